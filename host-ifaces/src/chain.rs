@@ -1,0 +1,236 @@
+//! The port of a chain actor, and the guest-facing `chain` interface over it.
+//!
+//! One actor per chain, real or mock, behind the same messages. Which methods a module may call is decided here, once.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use ractor::RpcReplyPort;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Address, Hash, HostError, HostErrorKind,
+    bindings::nexum::host::chain::{self, RpcRequest, RpcResult},
+    event::{Cursor, SourceId, Subscriber},
+    host::HostState,
+};
+
+/// How far behind the head a subscription's events are held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
+pub enum Hold {
+    #[default]
+    Latest,
+    Confirmations(u64),
+    Safe,
+    Finalized,
+}
+
+/// Which blocks a module wants as `block` events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Blocks {
+    None,
+    All,
+    /// Only the newest head when catching up; what is skipped is counted.
+    Latest,
+}
+
+/// One log subscription. A log matches when its address is listed (or the list is empty) and, for each position, its
+/// topic is listed (or that list is empty).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LogFilter {
+    pub addresses: BTreeSet<Address>,
+    pub topics: [BTreeSet<Hash>; 4],
+    /// First block whose logs may match.
+    pub from_block: u64,
+}
+
+/// What a module wants of one chain.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Interest {
+    pub blocks: Blocks,
+    pub logs: Vec<LogFilter>,
+    /// First block of interest; absent: from the head at first load.
+    pub start_block: Option<u64>,
+    pub hold: Hold,
+}
+
+/// One module's wish for what follows its cursor.
+#[derive(Debug, Clone)]
+pub struct ChainPull {
+    pub module: Arc<str>,
+    pub source: SourceId,
+    pub token: u64,
+    /// `None` on the very first pull: answer at once with no delivery and the starting point as `progress`
+    /// (`start_block - 1`, or the current head), so that it is durable before anything is delivered.
+    pub after: Option<Cursor>,
+    pub interest: Arc<Interest>,
+    /// At most this many deliveries in the answer.
+    pub max: usize,
+    pub to: Subscriber,
+}
+
+/// State of one endpoint, for the tree. `name` never carries a URL's key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    pub name: String,
+    pub healthy: bool,
+    pub last_error: Option<String>,
+}
+
+/// State of a chain actor, for the tree and health.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChainStatus {
+    pub chain_id: u64,
+    pub name: String,
+    pub connected: bool,
+    pub head: Option<(u64, Hash)>,
+    /// Blocks between the best head any endpoint reported and the newest block this actor has read.
+    pub blocks_behind: u64,
+    pub endpoints: Vec<EndpointStatus>,
+    pub waiting_modules: usize,
+    pub reorgs: u64,
+}
+
+#[derive(Debug)]
+pub enum ChainMsg {
+    /// Must answer once, when there is something. Replaces an earlier pull of the same module and source.
+    Pull(ChainPull),
+    /// Drop whatever this module waits for.
+    Forget { module: Arc<str> },
+    /// One JSON-RPC request; `params` is JSON text. Must reply; the caller stops listening after `deadline`.
+    Request { method: String, params: String, deadline: Duration, reply: RpcReplyPort<Result<String, HostError>> },
+    /// One JSON-RPC batch on the wire, answered in order. Must reply.
+    RequestBatch {
+        requests: Vec<(String, String)>,
+        deadline: Duration,
+        reply: RpcReplyPort<Result<Vec<Result<String, HostError>>, HostError>>,
+    },
+    /// Must reply.
+    Status(RpcReplyPort<ChainStatus>),
+}
+
+/// JSON-RPC code of a method that a module may not call.
+pub const CODE_METHOD_DENIED: i32 = -32601;
+/// JSON-RPC code of a chain that the module's manifest does not name or the operator does not serve.
+pub const CODE_UNKNOWN_CHAIN: i32 = -32002;
+/// A batch longer than this is refused: public endpoints refuse it too.
+pub const BATCH_REQUESTS_MAX: usize = 100;
+
+const READ_METHODS: &[&str] = &[
+    "eth_blockNumber",
+    "eth_call",
+    "eth_chainId",
+    "eth_estimateGas",
+    "eth_feeHistory",
+    "eth_gasPrice",
+    "eth_maxPriorityFeePerGas",
+    "eth_getBalance",
+    "eth_getBlockByHash",
+    "eth_getBlockByNumber",
+    "eth_getBlockReceipts",
+    "eth_getCode",
+    "eth_getLogs",
+    "eth_getProof",
+    "eth_getStorageAt",
+    "eth_getTransactionByHash",
+    "eth_getTransactionCount",
+    "eth_getTransactionReceipt",
+    "net_version",
+];
+
+/// Whether a module may call `method`, given the extra methods its manifest lists and the operator allows.
+pub fn method_allowed(method: &str, extra: &BTreeSet<String>) -> bool {
+    READ_METHODS.contains(&method) || extra.contains(method)
+}
+
+fn denied(method: &str) -> HostError {
+    HostError::new("chain", HostErrorKind::Denied, format!("method {method} is not available to modules"))
+        .with_code(CODE_METHOD_DENIED)
+}
+
+impl HostState {
+    fn chain_port(&self, chain_id: u64) -> Result<&crate::port::Port<ChainMsg>, HostError> {
+        self.chains.get(&chain_id).ok_or_else(|| {
+            let message = format!("chain {chain_id} is not available to module {}", self.module);
+            HostError::new("chain", HostErrorKind::Unsupported, message).with_code(CODE_UNKNOWN_CHAIN)
+        })
+    }
+
+    fn check_reply(&self, text: String) -> Result<String, HostError> {
+        let limit = self.limits.max_reply_bytes;
+        if text.len() > limit {
+            let message = format!("the reply of {} bytes is larger than the limit of {limit}", text.len());
+            return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
+        }
+        Ok(text)
+    }
+}
+
+impl chain::Host for HostState {
+    async fn request(&mut self, chain_id: u64, method: String, params: String) -> Result<String, HostError> {
+        self.count_host_call("chain")?;
+        let port = self.chain_port(chain_id)?;
+        if !method_allowed(&method, &self.extra_methods) {
+            return Err(denied(&method));
+        }
+        let deadline = self.limits.host_call_deadline;
+        let reply = port.call(deadline, |reply| ChainMsg::Request { method, params, deadline, reply }).await;
+        self.check_reply(reply.map_err(|error| error.to_host_error("chain"))??)
+    }
+
+    async fn request_batch(&mut self, chain_id: u64, requests: Vec<RpcRequest>) -> Result<Vec<RpcResult>, HostError> {
+        self.count_host_call("chain")?;
+        let port = self.chain_port(chain_id)?;
+        if requests.len() > BATCH_REQUESTS_MAX {
+            let message = format!("{} requests in one batch, at most {BATCH_REQUESTS_MAX}", requests.len());
+            return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
+        }
+        // What is not allowed is answered here; the rest goes out as one batch and is put back in its place.
+        let mut results: Vec<Option<RpcResult>> = Vec::with_capacity(requests.len());
+        let mut allowed = Vec::with_capacity(requests.len());
+        for RpcRequest { method, params } in requests {
+            if method_allowed(&method, &self.extra_methods) {
+                allowed.push((method, params));
+                results.push(None);
+            } else {
+                results.push(Some(RpcResult::Err(denied(&method))));
+            }
+        }
+        let mut answers = Vec::new();
+        if !allowed.is_empty() {
+            let deadline = self.limits.host_call_deadline;
+            let sent = allowed.len();
+            let reply = port
+                .call(deadline, |reply| ChainMsg::RequestBatch { requests: allowed, deadline, reply })
+                .await
+                .map_err(|error| error.to_host_error("chain"))??;
+            if reply.len() != sent {
+                let message = format!("{} answers to a batch of {sent}", reply.len());
+                return Err(HostError::new("chain", HostErrorKind::Internal, message));
+            }
+            answers = reply;
+        }
+        let mut answers = answers.into_iter();
+        let mut total_bytes = 0;
+        let mut merged = Vec::with_capacity(results.len());
+        for slot in results {
+            let result = match slot {
+                Some(refused) => refused,
+                None => match answers.next() {
+                    Some(Ok(text)) => {
+                        total_bytes += text.len();
+                        RpcResult::Ok(text)
+                    }
+                    Some(Err(error)) => RpcResult::Err(error),
+                    None => RpcResult::Err(HostError::new("chain", HostErrorKind::Internal, "an answer is missing")),
+                },
+            };
+            merged.push(result);
+        }
+        if total_bytes > self.limits.max_reply_bytes {
+            let limit = self.limits.max_reply_bytes;
+            let message = format!("the replies of {total_bytes} bytes are larger than the limit of {limit}");
+            return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
+        }
+        Ok(merged)
+    }
+}

@@ -1,0 +1,52 @@
+//! Time as modules and the kernel see it: an injected clock, and the `clock` interface over it.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::{bindings::nexum::host::clock, host::HostState};
+
+/// The only source of time. Tests and simulations inject their own.
+pub trait Clock: Send + Sync + 'static {
+    /// Milliseconds since the Unix epoch, UTC.
+    fn now_ms(&self) -> u64;
+    /// Nanoseconds since an arbitrary point; never goes back.
+    fn monotonic_ns(&self) -> u64;
+}
+
+/// The machine's clock.
+pub struct SystemClock {
+    started: Instant,
+}
+
+impl SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the place where the machine's clock is read")]
+    pub fn new() -> Self {
+        Self { started: Instant::now() }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the place where the machine's clock is read")]
+    fn now_ms(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+}
+
+impl clock::Host for HostState {
+    fn now_ms(&mut self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    fn monotonic_ns(&mut self) -> u64 {
+        self.clock.monotonic_ns()
+    }
+}

@@ -1,0 +1,179 @@
+//! Events as the kernel moves them: identity, cursors, deliveries, and how a module pulls them from a source.
+//!
+//! Invariant: a source never pushes. A module asks for what follows its cursor, one outstanding pull per source, and the
+//! source answers with one bounded reply when there is something. So there is no queue that can grow.
+
+use std::{fmt, sync::Arc};
+
+use ractor::DerivedActorRef;
+use serde::{Deserialize, Serialize};
+
+use crate::{Hash, types::Event};
+
+/// What a module calls one of its event streams; the key of its durable cursor. Stable across restarts and manifest
+/// edits that keep the subscription: `chain:1`, `chain:1:confirmations=3`, `cron:*/5 * * * *`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SourceId(Arc<str>);
+
+impl SourceId {
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How much of a block a module has handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Part {
+    /// Its logs; the block event is still to come.
+    Logs,
+    /// All of it.
+    Block,
+}
+
+/// A position in a source: everything up to and including it has been handled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cursor {
+    Chain {
+        number: u64,
+        /// Absent only for a starting point that nobody has read yet (`start_block - 1`).
+        hash: Option<Hash>,
+        part: Part,
+    },
+    /// Milliseconds since the Unix epoch of the last scheduled time handled.
+    Cron { fired_at: u64 },
+}
+
+impl Cursor {
+    /// The cursor after a whole block.
+    pub fn block(number: u64, hash: Hash) -> Self {
+        Self::Chain { number, hash: Some(hash), part: Part::Block }
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chain { number, part: Part::Block, .. } => write!(f, "{number}"),
+            Self::Chain { number, part: Part::Logs, .. } => write!(f, "{number}/logs"),
+            Self::Cron { fired_at } => write!(f, "{fired_at}"),
+        }
+    }
+}
+
+/// Names one event for ever: the same event delivered again has the same id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EventId {
+    Init,
+    Block {
+        chain_id: u64,
+        number: u64,
+        hash: Hash,
+    },
+    Logs {
+        chain_id: u64,
+        number: u64,
+        hash: Hash,
+    },
+    Tick {
+        source: SourceId,
+        fired_at: u64,
+    },
+    Reorg {
+        chain_id: u64,
+        old_head: Hash,
+        new_head: Hash,
+    },
+    /// A dead letter delivered again on the operator's word; `seq` is the letter's sequence number.
+    Retry {
+        seq: u64,
+    },
+}
+
+impl EventId {
+    /// The event's kind as metrics and logs name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Block { .. } => "block",
+            Self::Logs { .. } => "logs",
+            Self::Tick { .. } => "tick",
+            Self::Reorg { .. } => "reorg",
+            Self::Retry { .. } => "retry",
+        }
+    }
+
+    /// Chain and block number, for events that have them.
+    pub fn block(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Block { chain_id, number, .. } | Self::Logs { chain_id, number, .. } => Some((*chain_id, *number)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Init => f.write_str("init"),
+            Self::Block { chain_id, number, hash } => write!(f, "block:{chain_id}:{number}:{hash}"),
+            Self::Logs { chain_id, number, hash } => write!(f, "logs:{chain_id}:{number}:{hash}"),
+            Self::Tick { source, fired_at } => write!(f, "tick:{source}:{fired_at}"),
+            Self::Reorg { chain_id, old_head, new_head } => write!(f, "reorg:{chain_id}:{old_head}:{new_head}"),
+            Self::Retry { seq } => write!(f, "retry:{seq}"),
+        }
+    }
+}
+
+/// One event on its way to one module. Cheap to clone: the payload is shared by every subscriber.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub id: EventId,
+    pub event: Arc<Event>,
+    /// Where the source's cursor stands once this event is handled.
+    pub cursor: Cursor,
+    /// Monotonic nanoseconds at which the source saw the event; 0 when it is history.
+    pub seen_ns: u64,
+}
+
+/// A source's answer to one pull.
+#[derive(Debug)]
+pub struct SourceReply {
+    pub source: SourceId,
+    /// Copied from the pull; the module ignores answers to pulls it has given up.
+    pub token: u64,
+    pub answer: Answer,
+}
+
+#[derive(Debug)]
+pub enum Answer {
+    /// In order. `progress` is where the cursor stands after all of them, past whatever did not concern the module; it
+    /// is set even when `deliveries` is empty.
+    Events { deliveries: Vec<Delivery>, progress: Option<Cursor>, skipped: u64 },
+    /// The block at the module's cursor is no longer canonical.
+    Reorg(Reorg),
+    /// The source cannot serve this cursor and will not without the operator, such as a fork deeper than the history.
+    Stuck { reason: String },
+}
+
+/// A change of the canonical chain below a module's cursor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reorg {
+    pub chain_id: u64,
+    /// Number and hash of the last block that both branches share.
+    pub ancestor: (u64, Hash),
+    pub old_head: (u64, Hash),
+    pub new_head: (u64, Hash),
+}
+
+/// Where a source sends its answers.
+pub type Subscriber = DerivedActorRef<SourceReply>;

@@ -1,0 +1,175 @@
+//! What one module's Store holds: its overlay, its ports, its limits, and the WASI context.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::{
+    Hash, HostError, HostErrorKind,
+    bindings::nexum::host::types,
+    chain::ChainMsg,
+    clock::Clock,
+    event::{Cursor, EventId, SourceId},
+    ledger::{Ledger, Outcome},
+    limits::{Limits, MemoryLimiter},
+    local_store::Overlay,
+    logging::LogBudget,
+    port::Port,
+    store::{EventUnit, ModuleId, ModuleRecord, StateView, StoreMsg, UnitKind},
+};
+
+/// Everything a module's Store is built from; shared by every instance of the module.
+#[derive(Clone)]
+pub struct HostArgs {
+    pub module: Arc<str>,
+    pub id: ModuleId,
+    pub component: Hash,
+    pub limits: Arc<Limits>,
+    pub clock: Arc<dyn Clock>,
+    pub store: Port<StoreMsg>,
+    pub view: Arc<dyn StateView>,
+    /// The chains that manifest and operator grant.
+    pub chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
+    /// Methods beyond the standard ones that manifest and operator grant.
+    pub extra_methods: Arc<BTreeSet<String>>,
+}
+
+/// What the log lines of the event at hand carry.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EventLabel {
+    pub kind: &'static str,
+    pub chain_id: Option<u64>,
+    pub block: Option<u64>,
+}
+
+/// What one event used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub host_calls: u64,
+    pub log_lines_dropped: u64,
+}
+
+/// The data of one module's Store.
+pub struct HostState {
+    pub(crate) module: Arc<str>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) store: Port<StoreMsg>,
+    pub(crate) chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
+    pub(crate) extra_methods: Arc<BTreeSet<String>>,
+    pub(crate) overlay: Overlay,
+    pub(crate) ledger: Ledger,
+    pub(crate) event_id: Option<EventId>,
+    pub(crate) event_label: EventLabel,
+    pub(crate) log_budget: LogBudget,
+    pub(crate) usage: Usage,
+    poisoned: Option<String>,
+    memory: MemoryLimiter,
+    wasi: WasiCtx,
+    table: ResourceTable,
+}
+
+impl HostState {
+    /// The state of a fresh Store, over what is committed.
+    pub fn new(args: &HostArgs, record: ModuleRecord) -> Self {
+        let overlay = Overlay::new(args.view.clone(), args.id, record.state_bytes, args.limits.max_state_bytes);
+        Self {
+            module: args.module.clone(),
+            limits: args.limits.clone(),
+            clock: args.clock.clone(),
+            store: args.store.clone(),
+            chains: args.chains.clone(),
+            extra_methods: args.extra_methods.clone(),
+            overlay,
+            ledger: Ledger { module: args.id, component: args.component, record },
+            event_id: None,
+            event_label: EventLabel::default(),
+            log_budget: LogBudget::new(args.clock.monotonic_ns()),
+            usage: Usage::default(),
+            poisoned: None,
+            memory: MemoryLimiter::new(args.limits.max_memory_bytes),
+            wasi: crate::wasi::context(&args.module, &args.clock),
+            table: ResourceTable::new(),
+        }
+    }
+
+    /// Begins an event: its label goes into log lines, its id into the journal, and the counters start at zero.
+    pub fn begin(&mut self, id: &EventId) {
+        let block = id.block();
+        self.event_label = EventLabel {
+            kind: id.kind(),
+            chain_id: block.map(|(chain, _)| chain),
+            block: block.map(|(_, number)| number),
+        };
+        self.event_id = Some(id.clone());
+        self.usage = Usage::default();
+    }
+
+    /// Makes the unit of the event at hand from the overlay. The caller commits it and then calls `committed`.
+    pub fn seal(&mut self, kind: UnitKind, moved: Option<(SourceId, Cursor)>, fuel: u64) -> EventUnit {
+        let event = self.event_id.clone().unwrap_or(EventId::Init);
+        self.ledger.seal(Outcome {
+            kind,
+            event,
+            moved,
+            at_ms: self.clock.now_ms(),
+            fuel,
+            changes: self.overlay.take_changes(),
+            state_bytes: self.overlay.used_bytes(),
+        })
+    }
+
+    /// The unit was acknowledged: its record is the truth now.
+    pub fn committed(&mut self, record: ModuleRecord) {
+        self.ledger.adopt(record);
+    }
+
+    pub fn record(&self) -> &ModuleRecord {
+        &self.ledger.record
+    }
+
+    /// What the event at hand used so far.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// Why the event must fail whatever the guest answers, if it must.
+    pub fn poisoned(&self) -> Option<&str> {
+        self.poisoned.as_deref()
+    }
+
+    pub(crate) fn poison(&mut self, reason: String) {
+        self.poisoned = Some(reason);
+    }
+
+    pub fn memory(&mut self) -> &mut MemoryLimiter {
+        &mut self.memory
+    }
+
+    /// Linear memory in use, bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory.used_bytes()
+    }
+
+    pub(crate) fn count_host_call(&mut self, domain: &str) -> Result<(), HostError> {
+        self.usage.host_calls += 1;
+        let limit = self.limits.max_host_calls_per_event;
+        if self.usage.host_calls > limit {
+            let message = format!("more than {limit} host calls in one event");
+            return Err(HostError::new(domain, HostErrorKind::RateLimited, message));
+        }
+        Ok(())
+    }
+}
+
+impl WasiView for HostState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl types::Host for HostState {}

@@ -1,0 +1,149 @@
+//! The ledger: a module's progress as its actor holds it, from which each unit is made.
+//!
+//! Pure: it computes the next record and the journal entry; the store writes them. The ledger moves on only when the
+//! write is acknowledged.
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Hash,
+    event::{Cursor, EventId, SourceId},
+    store::{Change, EventUnit, JournalEntry, ModuleId, ModuleRecord, UnitKind},
+};
+
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    pub module: ModuleId,
+    pub component: Hash,
+    pub record: ModuleRecord,
+}
+
+/// What the caller knows of the unit to be.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub kind: UnitKind,
+    pub event: EventId,
+    /// The source and where its cursor stands now; absent for `init` and for retried dead letters.
+    pub moved: Option<(SourceId, Cursor)>,
+    pub at_ms: u64,
+    pub fuel: u64,
+    pub changes: Vec<Change>,
+    /// Keys plus values after the changes, bytes.
+    pub state_bytes: u64,
+}
+
+impl Ledger {
+    /// The unit that follows the current record. The ledger itself does not change; see `adopt`.
+    pub fn seal(&self, outcome: Outcome) -> EventUnit {
+        let mut record = self.record.clone();
+        record.seq += 1;
+        record.state_bytes = outcome.state_bytes;
+        let (source, cursor) = outcome.moved.unzip();
+        let cursor_before = source.as_ref().and_then(|source| record.cursors.get(source).cloned());
+        if let (Some(source), Some(cursor)) = (&source, &cursor) {
+            record.cursors.insert(source.clone(), cursor.clone());
+        }
+        let entry = JournalEntry {
+            seq: record.seq,
+            at_ms: outcome.at_ms,
+            kind: outcome.kind,
+            event: outcome.event,
+            source,
+            cursor_before,
+            cursor,
+            component: self.component,
+            fuel: outcome.fuel,
+            state_digest: state_digest(&outcome.changes),
+            effects_digest: Hash::default(),
+            previous: record.journal,
+        };
+        record.journal = entry.digest();
+        EventUnit {
+            module: self.module,
+            entry,
+            changes: outcome.changes,
+            record,
+            health: None,
+            quarantined: None,
+            resolved: None,
+            outbox: Vec::new(),
+        }
+    }
+
+    /// Moves on to a record whose unit was acknowledged.
+    pub fn adopt(&mut self, record: ModuleRecord) {
+        self.record = record;
+    }
+}
+
+impl JournalEntry {
+    /// SHA-256 over the entry, which contains the digest of the one before.
+    pub fn digest(&self) -> Hash {
+        let bytes = postcard::to_stdvec(self).unwrap_or_default();
+        Hash(Sha256::digest(bytes).into())
+    }
+}
+
+/// SHA-256 over keys and new values, each with its length, in order; zero when nothing changed.
+fn state_digest(changes: &[Change]) -> Hash {
+    if changes.is_empty() {
+        return Hash::default();
+    }
+    let mut hasher = Sha256::new();
+    for change in changes {
+        hasher.update((change.key.len() as u64).to_le_bytes());
+        hasher.update(change.key.as_bytes());
+        match &change.new {
+            Some(value) => {
+                hasher.update((value.len() as u64 + 1).to_le_bytes());
+                hasher.update(value);
+            }
+            None => hasher.update(0u64.to_le_bytes()),
+        }
+    }
+    Hash(hasher.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(cursor: u64) -> Outcome {
+        let source = SourceId::new("chain:1");
+        Outcome {
+            kind: UnitKind::Handled,
+            event: EventId::Block { chain_id: 1, number: cursor, hash: Hash([1; 32]) },
+            moved: Some((source, Cursor::block(cursor, Hash([1; 32])))),
+            at_ms: 5,
+            fuel: 7,
+            changes: vec![Change { key: "a".into(), new: Some(vec![1]), old: None }],
+            state_bytes: 2,
+        }
+    }
+
+    #[test]
+    fn units_follow_each_other_and_an_unacknowledged_one_changes_nothing() {
+        let mut ledger = Ledger { module: ModuleId(1), component: Hash::default(), record: ModuleRecord::default() };
+        let first = ledger.seal(outcome(10));
+        assert_eq!(ledger.record.seq, 0);
+        assert_eq!(first, ledger.seal(outcome(10)));
+        ledger.adopt(first.record.clone());
+        let second = ledger.seal(outcome(11));
+        assert_eq!(second.entry.seq, 2);
+        assert_eq!(second.entry.previous, first.entry.digest());
+        assert_eq!(second.entry.cursor_before, first.entry.cursor);
+    }
+
+    impl PartialEq for EventUnit {
+        fn eq(&self, other: &Self) -> bool {
+            self.entry == other.entry && self.changes == other.changes && self.record == other.record
+        }
+    }
+
+    #[test]
+    fn a_deletion_and_an_empty_value_have_different_digests() {
+        let change = |new| Change { key: "k".into(), new, old: None };
+        assert_ne!(state_digest(&[change(None)]), state_digest(&[change(Some(vec![]))]));
+        assert_eq!(state_digest(&[]), Hash::default());
+    }
+}

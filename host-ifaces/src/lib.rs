@@ -1,0 +1,49 @@
+//! The contract between modules, the kernel and the shared actors.
+//!
+//! Owns: the WIT package (`wit/`), its host bindings, the port `Msg` enum of every shared actor, the guest-facing
+//! `impl Host` of every interface that can be served, the grants and the link-time check against them.
+//!
+//! Invariant: nothing here names a chain library, a database, an HTTP server or a configuration format. A capability is
+//! a port, and a port is a message enum.
+
+mod bindings;
+pub mod chain;
+pub mod clock;
+pub mod cron;
+pub mod event;
+pub mod grants;
+mod hex_bytes;
+pub mod host;
+pub mod ledger;
+pub mod limits;
+pub mod link;
+pub mod local_store;
+pub mod logging;
+pub mod port;
+pub mod random;
+pub mod store;
+mod wasi;
+
+pub use bindings::EventModule;
+pub use bindings::nexum::host::types;
+pub use hex_bytes::{Address, Hash};
+pub use types::{HostError, HostErrorKind};
+
+impl HostError {
+    /// A host error without a numeric code or data. `domain` is the interface, such as `chain`.
+    pub fn new(domain: &str, kind: HostErrorKind, message: impl Into<String>) -> Self {
+        Self { domain: domain.to_owned(), kind, code: 0, message: message.into(), data: None }
+    }
+
+    /// The same error with the other side's numeric code.
+    pub fn with_code(mut self, code: i32) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The same error with extra data, such as revert bytes as 0x-hex.
+    pub fn with_data(mut self, data: impl Into<String>) -> Self {
+        self.data = Some(data.into());
+        self
+    }
+}

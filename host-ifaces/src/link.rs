@@ -1,0 +1,150 @@
+//! Linking: a component's imports are checked against its grants, then each import gets the real interface or a stub.
+
+use std::sync::Arc;
+
+use wasmtime::{
+    Engine,
+    component::{Component, HasSelf, Linker, Type, Val, types::ComponentItem},
+};
+
+use crate::{
+    bindings::nexum::host,
+    grants::{Capability, Grant, Grants},
+    host::HostState,
+};
+
+/// The package and version that is hosted.
+pub const PACKAGE: &str = "nexum:host";
+pub const PACKAGE_VERSION: &str = "0.3.0";
+
+/// Why a component cannot be linked. Each message names the import and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error(
+        "the component imports `{import}` but [capabilities] lists `{capability}` neither as required nor as optional"
+    )]
+    Undeclared { import: String, capability: Capability },
+    #[error(
+        "the component imports `{import}`, which is not hosted: modules may import {PACKAGE}@{PACKAGE_VERSION} and \
+         WASI 0.2 io, clocks, random and cli"
+    )]
+    Unknown { import: String },
+    #[error("the component imports `{import}`; this engine hosts {PACKAGE}@{PACKAGE_VERSION}, so it must be rebuilt")]
+    Version { import: String },
+    #[error("the component does not fit: {0}")]
+    Misfit(String),
+}
+
+fn misfit(error: wasmtime::Error) -> LinkError {
+    LinkError::Misfit(format!("{error:#}"))
+}
+
+/// A linker that serves exactly what `grants` say, for a component whose imports have been checked against them.
+pub fn link(
+    engine: &Engine,
+    component: &Component,
+    grants: &Grants,
+    module: &str,
+) -> Result<Linker<HostState>, LinkError> {
+    let mut linker = Linker::<HostState>::new(engine);
+    crate::wasi::add_to_linker(&mut linker).map_err(misfit)?;
+    host::types::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(misfit)?;
+    for (import, item) in component.component_type().imports(engine) {
+        let name = import.to_string();
+        if crate::wasi::SERVED.iter().any(|prefix| name.starts_with(prefix)) {
+            continue;
+        }
+        let Some(capability) = nexum_capability(&name)? else { continue };
+        match grants.get(capability) {
+            None => return Err(LinkError::Undeclared { import: name, capability }),
+            Some(Grant::Served) => serve(&mut linker, capability).map_err(misfit)?,
+            Some(Grant::Stub) => stub(engine, &mut linker, &name, item, capability, module).map_err(misfit)?,
+        }
+    }
+    Ok(linker)
+}
+
+/// The capability behind an import of our package; `None` for the shared types.
+fn nexum_capability(import: &str) -> Result<Option<Capability>, LinkError> {
+    let unknown = || LinkError::Unknown { import: import.to_owned() };
+    let rest = import.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix('/')).ok_or_else(unknown)?;
+    let (interface, version) = rest.split_once('@').ok_or_else(unknown)?;
+    if version != PACKAGE_VERSION {
+        return Err(LinkError::Version { import: import.to_owned() });
+    }
+    if interface == "types" {
+        return Ok(None);
+    }
+    interface.parse().map(Some).map_err(|_| unknown())
+}
+
+fn serve(linker: &mut Linker<HostState>, capability: Capability) -> wasmtime::Result<()> {
+    match capability {
+        Capability::Chain => host::chain::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
+        Capability::LocalStore => host::local_store::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
+        Capability::Logging => host::logging::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
+        Capability::Clock => host::clock::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
+        Capability::Random => host::random::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
+        Capability::Identity
+        | Capability::RemoteStore
+        | Capability::Messaging
+        | Capability::Http
+        | Capability::Outbox => Err(wasmtime::Error::msg(format!("`{capability}` has no actor behind it"))),
+    }
+}
+
+/// The capabilities that `serve` can link; an engine provides at most these.
+pub const SERVABLE: [Capability; 5] =
+    [Capability::Chain, Capability::LocalStore, Capability::Logging, Capability::Clock, Capability::Random];
+
+/// Defines every function of an interface so that it answers `unsupported`, naming module and capability. A function that
+/// cannot fail has no way to say so and traps.
+fn stub(
+    engine: &Engine,
+    linker: &mut Linker<HostState>,
+    import: &str,
+    item: wasmtime::component::types::ComponentExtern<'_>,
+    capability: Capability,
+    module: &str,
+) -> wasmtime::Result<()> {
+    let ComponentItem::ComponentInstance(interface) = item.ty else { return Ok(()) };
+    let mut instance = linker.instance(import)?;
+    let message: Arc<str> = format!("capability `{capability}` is not granted to module {module}").into();
+    for (name, item) in interface.exports(engine) {
+        let ComponentItem::ComponentFunc(_) = item.ty else { continue };
+        let message = message.clone();
+        instance.func_new(name, move |_, function, _, results| {
+            let fallible = matches!(function.results().next(), Some(Type::Result(_)));
+            let Some(result) = results.first_mut().filter(|_| fallible) else {
+                return Err(wasmtime::Error::msg(message.to_string()));
+            };
+            *result = Val::Result(Err(Some(Box::new(unsupported(capability, &message)))));
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn unsupported(capability: Capability, message: &str) -> Val {
+    Val::Record(vec![
+        ("domain".into(), Val::String(capability.name().into())),
+        ("kind".into(), Val::Variant("unsupported".into(), None)),
+        ("code".into(), Val::S32(0)),
+        ("message".into(), Val::String(message.into())),
+        ("data".into(), Val::Option(None)),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn imports_are_told_apart() {
+        assert_eq!(nexum_capability("nexum:host/types@0.3.0").unwrap(), None);
+        assert_eq!(nexum_capability("nexum:host/local-store@0.3.0").unwrap(), Some(Capability::LocalStore));
+        assert!(matches!(nexum_capability("nexum:host/chain@0.2.0"), Err(LinkError::Version { .. })));
+        assert!(matches!(nexum_capability("wasi:sockets/tcp@0.2.6"), Err(LinkError::Unknown { .. })));
+        assert!(matches!(nexum_capability("nexum:host/teapot@0.3.0"), Err(LinkError::Unknown { .. })));
+    }
+}

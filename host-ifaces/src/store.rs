@@ -1,0 +1,223 @@
+//! The port of the store actor, the records it keeps, and the direct read path.
+//!
+//! Invariant: everything one event leaves behind is one `EventUnit` and one atomic write. Reads of a module's own state
+//! do not cross the mailbox: they go through `StateView`.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use ractor::RpcReplyPort;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Hash,
+    event::{Cursor, EventId, SourceId},
+    types::Event,
+};
+
+/// The store's own number for a module name; the prefix of its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ModuleId(pub u32);
+
+/// Why the store refused or failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The disk or the database failed; nothing of the request was written.
+    #[error("store: {0}")]
+    Failed(String),
+    #[error("module `{0}` has no state here")]
+    UnknownModule(String),
+    #[error("module `{module}` has no dead letter {seq}")]
+    UnknownDeadLetter { module: String, seq: u64 },
+    /// The unit's sequence number does not follow the stored one: it comes from a superseded instance.
+    #[error("unit {got} does not follow {stored}: it comes from a superseded instance")]
+    OutOfSequence { stored: u64, got: u64 },
+}
+
+/// What is durable about a module's progress. One record per module, replaced by every unit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ModuleRecord {
+    /// Sequence number of the last unit.
+    pub seq: u64,
+    pub cursors: BTreeMap<SourceId, Cursor>,
+    /// Keys plus values of the state, bytes, counted exactly.
+    pub state_bytes: u64,
+    /// Digest of the last journal entry.
+    pub journal: Hash,
+}
+
+/// What is durable about a module's failures; the restart budget survives the process.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ModuleHealth {
+    pub standing: Standing,
+    pub consecutive_failures: u32,
+    pub restarts_total: u64,
+    /// Per source, the event that failed last and how often.
+    pub attempts: BTreeMap<SourceId, Attempt>,
+    pub last_error: Option<String>,
+}
+
+/// What should become of the module when the engine starts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Standing {
+    #[default]
+    Running,
+    Paused,
+    Dead {
+        reason: String,
+    },
+}
+
+/// Failed attempts at one event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    pub event: EventId,
+    pub count: u32,
+    pub error: String,
+    /// Wasm backtrace, when there was one.
+    pub backtrace: Option<String>,
+    pub fuel: u64,
+}
+
+/// One change of one key, with what it replaced so that it can be undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub key: String,
+    pub new: Option<Vec<u8>>,
+    pub old: Option<Vec<u8>>,
+}
+
+/// What a unit records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UnitKind {
+    /// The guest handled the event.
+    Handled,
+    /// The guest asked for its writes so far; the event is not handled yet.
+    Flushed,
+    /// The event went to the dead letters.
+    Quarantined,
+    /// Nothing concerned the module up to the new cursor.
+    Advanced,
+}
+
+/// The journal entry of one unit, with its undo records. `digest()` chains it to the one before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalEntry {
+    pub seq: u64,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    pub kind: UnitKind,
+    pub event: EventId,
+    pub source: Option<SourceId>,
+    /// The source's cursor before and after.
+    pub cursor_before: Option<Cursor>,
+    pub cursor: Option<Cursor>,
+    pub component: Hash,
+    pub fuel: u64,
+    pub state_digest: Hash,
+    pub effects_digest: Hash,
+    pub previous: Hash,
+}
+
+/// An event that the module could not handle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// The unit that quarantined it; its number for `nexumctl dlq`.
+    pub seq: u64,
+    pub at_ms: u64,
+    pub id: EventId,
+    pub event: Event,
+    pub component: Hash,
+    pub attempts: u32,
+    pub error: String,
+    pub backtrace: Option<String>,
+    pub fuel: u64,
+}
+
+/// Everything that one event leaves behind: one atomic write.
+#[derive(Debug, Clone)]
+pub struct EventUnit {
+    pub module: ModuleId,
+    pub entry: JournalEntry,
+    pub changes: Vec<Change>,
+    /// The whole record after this unit; `record.seq == entry.seq`.
+    pub record: ModuleRecord,
+    /// Written with the unit, when failure counters changed with it.
+    pub health: Option<ModuleHealth>,
+    pub quarantined: Option<Box<DeadLetter>>,
+    /// A dead letter that this unit handled after all.
+    pub resolved: Option<u64>,
+    /// Encoded outbox entries, by ordinal.
+    pub outbox: Vec<Vec<u8>>,
+}
+
+/// What the store knows of a module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleInfo {
+    pub name: String,
+    pub id: ModuleId,
+    pub record: ModuleRecord,
+    pub health: ModuleHealth,
+    pub dead_letters: u64,
+}
+
+/// State of the store, for the tree.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct StoreStatus {
+    pub directory: PathBuf,
+    pub disk_bytes: u64,
+    pub units_total: u64,
+    pub commits_total: u64,
+    /// Of the last thousand synced groups.
+    pub commit_p99_ms: f64,
+}
+
+pub type Reply<T> = RpcReplyPort<Result<T, StoreError>>;
+
+#[derive(Debug)]
+pub enum StoreMsg {
+    /// The module's record, made anew for a name never seen. Must reply.
+    Open { name: Arc<str>, reply: Reply<ModuleInfo> },
+    /// Write one unit durably. Must reply, after the sync; units of many modules share one.
+    Commit { unit: Box<EventUnit>, reply: Reply<()> },
+    /// Replace a module's failure counters. Durable with the next group; no reply.
+    PutHealth { module: ModuleId, health: Box<ModuleHealth> },
+    /// Undo every unit after `to_seq`, newest first, as one write; answers the record as it then stands. Must reply.
+    Rewind { module: ModuleId, to_seq: u64, reply: Reply<ModuleRecord> },
+    /// Journal entries with `from_seq <= seq`, oldest first, at most `limit`. Must reply.
+    Journal { module: ModuleId, from_seq: u64, limit: usize, reply: Reply<Vec<JournalEntry>> },
+    /// Every module the store knows. Must reply.
+    Modules { reply: Reply<Vec<ModuleInfo>> },
+    /// One module by name. Must reply.
+    Inspect { name: String, reply: Reply<ModuleInfo> },
+    /// Entries of a module's state with `prefix`, after `after`, at most `limit`. Must reply.
+    StateList {
+        name: String,
+        prefix: String,
+        after: Option<String>,
+        limit: usize,
+        reply: Reply<Vec<(String, Vec<u8>)>>,
+    },
+    /// Must reply.
+    StateGet { name: String, key: String, reply: Reply<Option<Vec<u8>>> },
+    /// Remove everything about a module. Must reply.
+    Purge { name: String, reply: Reply<()> },
+    /// Dead letters of a module, oldest first. Must reply.
+    DeadLetters { name: String, reply: Reply<Vec<DeadLetter>> },
+    /// Must reply.
+    DropDeadLetter { name: String, seq: u64, reply: Reply<()> },
+    /// A consistent copy of everything in a new directory, while running. Must reply.
+    Backup { to: PathBuf, reply: Reply<()> },
+    /// Must reply.
+    Status(RpcReplyPort<StoreStatus>),
+}
+
+/// A page of state entries, keys in byte order.
+pub type Entries = Vec<(String, Vec<u8>)>;
+
+/// The direct read path of one module's committed state.
+pub trait StateView: Send + Sync {
+    fn get(&self, module: ModuleId, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Entries with `prefix` whose key is greater than `after`, in byte order, at most `limit`.
+    fn scan(&self, module: ModuleId, prefix: &str, after: Option<&str>, limit: usize) -> Result<Entries, StoreError>;
+}

@@ -1,0 +1,165 @@
+//! The narrow WASI 0.2 subset that toolchains need: io, clocks, random, an empty environment, stdio into the module's
+//! log. The file system interfaces are linked because `std` imports them, with no directory behind them. No sockets.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use tokio::io::AsyncWrite;
+use wasmtime::component::Linker;
+use wasmtime_wasi::{
+    WasiCtx, WasiView as _,
+    cli::{IsTerminal, StdoutStream, WasiCli, WasiCliView as _},
+    clocks::{WasiClocks, WasiClocksView as _},
+    filesystem::{WasiFilesystem, WasiFilesystemView as _},
+    p2::{
+        OutputStream, Pollable, StreamResult,
+        bindings::{cli, clocks, filesystem, random},
+    },
+    random::WasiRandom,
+};
+
+use crate::{
+    clock::Clock,
+    host::HostState,
+    logging::{LINE_BYTES_MAX, LogBudget},
+};
+
+/// Import prefixes that `add_to_linker` serves.
+pub(crate) const SERVED: &[&str] = &["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/"];
+
+struct HasIo;
+
+impl wasmtime::component::HasData for HasIo {
+    type Data<'a> = &'a mut wasmtime::component::ResourceTable;
+}
+
+/// Links the subset. What is not here makes a component fail to load.
+pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    use wasmtime_wasi_io::bindings::wasi::io as wasi_io;
+    let l = linker;
+    wasi_io::error::add_to_linker::<_, HasIo>(l, |t| t.ctx().table)?;
+    wasi_io::poll::add_to_linker::<_, HasIo>(l, |t| t.ctx().table)?;
+    wasi_io::streams::add_to_linker::<_, HasIo>(l, |t| t.ctx().table)?;
+    clocks::wall_clock::add_to_linker::<_, WasiClocks>(l, HostState::clocks)?;
+    clocks::monotonic_clock::add_to_linker::<_, WasiClocks>(l, HostState::clocks)?;
+    random::random::add_to_linker::<_, WasiRandom>(l, |t| t.ctx().ctx.random())?;
+    random::insecure::add_to_linker::<_, WasiRandom>(l, |t| t.ctx().ctx.random())?;
+    random::insecure_seed::add_to_linker::<_, WasiRandom>(l, |t| t.ctx().ctx.random())?;
+    filesystem::types::add_to_linker::<_, WasiFilesystem>(l, HostState::filesystem)?;
+    filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, HostState::filesystem)?;
+    cli::exit::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
+    cli::environment::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
+    cli::stdin::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
+    cli::stdout::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
+    cli::stderr::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
+    cli::terminal_input::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
+    cli::terminal_output::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
+    cli::terminal_stdin::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
+    cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
+    cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
+    Ok(())
+}
+
+/// A context that grants nothing but stdio into the log.
+pub(crate) fn context(module: &Arc<str>, clock: &Arc<dyn Clock>) -> WasiCtx {
+    let log = |stream| StdioLog {
+        module: module.clone(),
+        stream,
+        clock: clock.clone(),
+        lines: Arc::new(Mutex::new(Lines { partial: String::new(), budget: LogBudget::new(clock.monotonic_ns()) })),
+    };
+    WasiCtx::builder()
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .stdout(log("stdout"))
+        .stderr(log("stderr"))
+        .build()
+}
+
+struct Lines {
+    partial: String,
+    budget: LogBudget,
+}
+
+/// Turns what a guest writes to stdout or stderr into log lines, at the module's log rate.
+#[derive(Clone)]
+struct StdioLog {
+    module: Arc<str>,
+    stream: &'static str,
+    clock: Arc<dyn Clock>,
+    lines: Arc<Mutex<Lines>>,
+}
+
+impl StdioLog {
+    fn take(&self, bytes: &[u8]) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.partial.push_str(&String::from_utf8_lossy(bytes));
+        while let Some(end) =
+            lines.partial.find('\n').or((lines.partial.len() > LINE_BYTES_MAX).then_some(LINE_BYTES_MAX))
+        {
+            let end = lines.partial.floor_char_boundary(end);
+            let rest = lines.partial.split_off(end);
+            let line = std::mem::replace(&mut lines.partial, rest.strip_prefix('\n').unwrap_or(&rest).to_owned());
+            if lines.budget.take(self.clock.monotonic_ns()).is_some() {
+                let (module, stream) = (&*self.module, self.stream);
+                tracing::info!(target: "module", module, stream, "{line}");
+            }
+        }
+    }
+}
+
+impl IsTerminal for StdioLog {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for StdioLog {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl AsyncWrite for StdioLog {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.take(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for StdioLog {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for StdioLog {
+    fn write(&mut self, bytes: bytes::Bytes) -> StreamResult<()> {
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(64 * 1024)
+    }
+}

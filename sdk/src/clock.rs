@@ -1,0 +1,12 @@
+//! Time as the host tells it. A replayed event may see another time than the first attempt did: decide by the event's
+//! own timestamp wherever one is there.
+
+/// Milliseconds since the Unix epoch, UTC.
+pub fn now_ms() -> u64 {
+    crate::raw::clock::now_ms()
+}
+
+/// Nanoseconds since an arbitrary point. Never goes back; comparable only within one instance.
+pub fn monotonic_ns() -> u64 {
+    crate::raw::clock::monotonic_ns()
+}

@@ -1,0 +1,107 @@
+//! nexum-sdk: everything a nexum module needs, and the only crate it has to depend on.
+//!
+//! A module is a struct and one `impl` block:
+//!
+//! ```no_run
+//! use nexum_sdk::{self as nexum, Block, Config, Result, state::Item};
+//!
+//! const SEEN: Item<u64> = Item::new("seen");
+//!
+//! struct Counter {
+//!     every: u64,
+//! }
+//!
+//! #[nexum::module]
+//! impl Counter {
+//!     #[init]
+//!     fn init(config: Config) -> Result<Self> {
+//!         Ok(Self { every: config.parse("every")? })
+//!     }
+//!
+//!     #[on_block]
+//!     fn count(&mut self, block: Block) -> Result<()> {
+//!         let seen = SEEN.update(|n| n.unwrap_or(0) + 1)?;
+//!         if seen % self.every == 0 {
+//!             nexum::info!("{seen} blocks, the newest is {}", block.number);
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//! ```
+//!
+//! **What the host promises.** Events come strictly one after the other, in order. The state writes and outbox entries
+//! of one event are applied together when its handler returns `Ok`, or not at all: after an `Err`, a panic or a spent
+//! deadline nothing is written, the instance is thrown away and the event is tried again on a fresh one. So a field of
+//! the struct is a cache: what must last goes into [`state`], and `init` runs before every first event of an instance.
+//! Direct calls ([`chain`], [`http`]) are immediate and repeat when their event does; an [`outbox`] entry does not.
+//!
+//! **Capabilities.** The component imports only the interfaces that its code reaches, and the manifest must list each
+//! (`chain`, `local-store`, `logging`, …). A missing one is an error when the module is loaded, not when it is called.
+//!
+//! **Off the target.** Natively there is no host. [`testing`] stands in for state, log, clock and chain, so that
+//! handlers run under `cargo test`; every other host call panics there.
+
+mod bindings;
+mod config;
+mod error;
+mod event;
+mod log;
+mod module;
+mod raw;
+
+pub mod chain;
+pub mod clock;
+pub mod hex;
+pub mod http;
+pub mod identity;
+pub mod messaging;
+pub mod outbox;
+pub mod random;
+pub mod state;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
+
+#[cfg(feature = "alloy")]
+mod provider;
+
+pub use bindings::nexum::host::types::{
+    Block, BlockRef, Log, Message, Outcome, OutcomeStatus, ReleasedEffect, Reorg, Tick,
+};
+pub use config::{Config, Scalar, Value};
+pub use error::{Context, Error, ErrorKind, Result};
+pub use log::Level;
+pub use module::Module;
+pub use nexum_sdk_macros::module;
+
+#[cfg(feature = "alloy")]
+pub use provider::{HostTransport, Provider, block_on, provider};
+
+/// The alloy crates that this SDK is built with, so that a module uses the same versions.
+///
+/// `sol!` refers to its runtime by a crate path: write `sol! { #![sol(alloy_sol_types = nexum_sdk::alloy::sol_types)] … }`.
+#[cfg(feature = "alloy")]
+pub mod alloy {
+    pub use alloy_contract as contract;
+    pub use alloy_network as network;
+    pub use alloy_primitives as primitives;
+    pub use alloy_provider as provider;
+    pub use alloy_rpc_types_eth as rpc_types;
+    pub use alloy_sol_types as sol_types;
+    pub use alloy_sol_types::sol;
+}
+
+/// The generated bindings, for what the wrappers do not cover.
+pub mod wit {
+    pub use crate::bindings::nexum::host::*;
+    pub use crate::bindings::{Event, Guest};
+}
+
+/// What the expansion of [`module`](macro@module) refers to. Not a public interface.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::bindings::__export_event_module as export;
+    pub use crate::bindings::nexum::host::types::{Config as RawConfig, HostError};
+    pub use crate::bindings::{self, Event, Guest};
+    pub use crate::log::log;
+    pub use crate::module::{Slot, Verdict};
+}

@@ -1,0 +1,161 @@
+//! A stand-in for the host when a module's code runs natively: state, log, clock and chain calls of the current
+//! thread, in memory. It is for tests of handlers; limits, rollback and delivery are the host's and are not imitated.
+//!
+//! ```
+//! use nexum_sdk::{state, testing};
+//!
+//! testing::reset();
+//! testing::set_now_ms(1_700_000_000_000);
+//! testing::on_chain(|_chain_id, method, _params| match method {
+//!     "eth_blockNumber" => Ok("\"0x2a\"".to_owned()),
+//!     other => Err(nexum_sdk::Error::msg(format!("unexpected {other}"))),
+//! });
+//!
+//! let head: String = nexum_sdk::chain::call(1, "eth_blockNumber", ())?;
+//! state::set("head", &head)?;
+//! nexum_sdk::info!("head {head}");
+//! assert_eq!(testing::logged(), [(nexum_sdk::Level::Info, "head 0x2a".to_owned())]);
+//! # Ok::<(), nexum_sdk::Error>(())
+//! ```
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use crate::{Level, Result};
+
+type Chain = Box<dyn FnMut(u64, &str, &str) -> Result<String>>;
+
+#[derive(Default)]
+struct Host {
+    state: BTreeMap<String, Vec<u8>>,
+    logged: Vec<(Level, String)>,
+    now_ms: u64,
+    chain: Option<Chain>,
+}
+
+thread_local! {
+    static HOST: RefCell<Host> = RefCell::default();
+}
+
+fn with<T>(use_host: impl FnOnce(&mut Host) -> T) -> T {
+    HOST.with_borrow_mut(use_host)
+}
+
+/// Forgets everything; a test begins with it.
+pub fn reset() {
+    with(|host| *host = Host::default());
+}
+
+/// Sets both clocks.
+pub fn set_now_ms(now_ms: u64) {
+    with(|host| host.now_ms = now_ms);
+}
+
+/// Answers chain requests from now on: (chain id, method, JSON text of params) → JSON text of the result.
+pub fn on_chain(answer: impl FnMut(u64, &str, &str) -> Result<String> + 'static) {
+    with(|host| host.chain = Some(Box::new(answer)));
+}
+
+/// Every line logged since [`reset`].
+pub fn logged() -> Vec<(Level, String)> {
+    with(|host| host.logged.clone())
+}
+
+/// The imports as the bindings declare them.
+pub(crate) mod host {
+    pub(crate) mod local_store {
+        use super::super::with;
+        use crate::bindings::nexum::host::local_store::{Entry, Write};
+        use crate::bindings::nexum::host::types::HostError;
+
+        pub(crate) fn get(key: &str) -> Result<Option<Vec<u8>>, HostError> {
+            Ok(with(|host| host.state.get(key).cloned()))
+        }
+
+        pub(crate) fn set(key: &str, value: &[u8]) -> Result<(), HostError> {
+            with(|host| host.state.insert(key.to_owned(), value.to_owned()));
+            Ok(())
+        }
+
+        pub(crate) fn delete(key: &str) -> Result<(), HostError> {
+            with(|host| host.state.remove(key));
+            Ok(())
+        }
+
+        pub(crate) fn list_keys(prefix: &str) -> Result<Vec<String>, HostError> {
+            Ok(with(|host| host.state.keys().filter(|key| key.starts_with(prefix)).cloned().collect()))
+        }
+
+        pub(crate) fn list_entries(prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<Entry>, HostError> {
+            Ok(with(|host| {
+                host.state
+                    .iter()
+                    .filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after))
+                    .take(usize::try_from(limit).unwrap_or(usize::MAX))
+                    .map(|(key, value)| Entry { key: key.clone(), value: value.clone() })
+                    .collect()
+            }))
+        }
+
+        pub(crate) fn apply(writes: &[Write]) -> Result<(), HostError> {
+            for write in writes {
+                match write {
+                    Write::Put(entry) => set(&entry.key, &entry.value)?,
+                    Write::Delete(key) => delete(key)?,
+                }
+            }
+            Ok(())
+        }
+
+        pub(crate) fn flush() -> Result<(), HostError> {
+            Ok(())
+        }
+    }
+
+    pub(crate) mod chain {
+        use super::super::{Chain, with};
+        use crate::Error;
+        use crate::bindings::nexum::host::chain::{RpcRequest, RpcResult};
+        use crate::bindings::nexum::host::types::HostError;
+
+        pub(crate) fn request(chain_id: u64, method: &str, params: &str) -> Result<String, HostError> {
+            // The closure is taken out while it runs, so that it may log or read state itself.
+            let mut answer: Chain = with(|host| host.chain.take())
+                .ok_or_else(|| Error::msg(format!("no testing::on_chain to answer {method}")))?;
+            let result = answer(chain_id, method, params);
+            with(|host| host.chain.get_or_insert(answer));
+            Ok(result?)
+        }
+
+        pub(crate) fn request_batch(chain_id: u64, requests: &[RpcRequest]) -> Result<Vec<RpcResult>, HostError> {
+            Ok(requests
+                .iter()
+                .map(|one| match request(chain_id, &one.method, &one.params) {
+                    Ok(text) => RpcResult::Ok(text),
+                    Err(error) => RpcResult::Err(error),
+                })
+                .collect())
+        }
+    }
+
+    pub(crate) mod clock {
+        use super::super::with;
+
+        pub(crate) fn now_ms() -> u64 {
+            with(|host| host.now_ms)
+        }
+
+        pub(crate) fn monotonic_ns() -> u64 {
+            with(|host| host.now_ms.saturating_mul(1_000_000))
+        }
+    }
+
+    pub(crate) mod logging {
+        use super::super::with;
+        use crate::Level;
+
+        pub(crate) fn log(level: Level, message: &str) {
+            with(|host| host.logged.push((level, message.to_owned())));
+        }
+    }
+}
