@@ -7,5 +7,5 @@ wit_bindgen::generate!({
     generate_all,
     pub_export_macro: true,
     export_macro_name: "__export_event_module",
-    default_bindings_module: "nexum_sdk::__private::bindings",
+    default_bindings_module: "nexum_sdk::bindings",
 });

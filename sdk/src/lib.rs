@@ -41,7 +41,8 @@
 //! **Off the target.** Natively there is no host. [`testing`] stands in for state, log, clock and chain, so that
 //! handlers run under `cargo test`; every other host call panics there.
 
-mod bindings;
+#[doc(hidden)]
+pub mod bindings;
 mod config;
 mod error;
 mod event;
@@ -101,7 +102,7 @@ pub mod wit {
 pub mod __private {
     pub use crate::bindings::__export_event_module as export;
     pub use crate::bindings::nexum::host::types::{Config as RawConfig, HostError};
-    pub use crate::bindings::{self, Event, Guest};
+    pub use crate::bindings::{Event, Guest};
     pub use crate::log::log;
     pub use crate::module::{Slot, Verdict};
 }

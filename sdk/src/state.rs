@@ -55,7 +55,7 @@ pub fn keys(prefix: &str) -> Result<Vec<String>> {
 }
 
 /// Every key and value whose key begins with `prefix`, in byte order, read page by page as the iterator advances.
-pub fn entries(prefix: &str) -> impl Iterator<Item = Result<(String, Vec<u8>)>> {
+pub fn entries(prefix: &str) -> impl Iterator<Item = Result<(String, Vec<u8>)>> + use<> {
     Scan { prefix: prefix.to_owned(), after: None, page: Vec::new().into_iter(), done: false }
 }
 

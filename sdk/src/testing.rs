@@ -123,7 +123,9 @@ pub(crate) mod host {
             let mut answer: Chain = with(|host| host.chain.take())
                 .ok_or_else(|| Error::msg(format!("no testing::on_chain to answer {method}")))?;
             let result = answer(chain_id, method, params);
-            with(|host| host.chain.get_or_insert(answer));
+            with(|host| {
+                host.chain.get_or_insert(answer);
+            });
             Ok(result?)
         }
 

@@ -76,7 +76,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Map<K, V> {
     }
 
     /// Every entry in key order, read page by page.
-    pub fn iter(&self) -> impl Iterator<Item = Result<(K, V)>> {
+    pub fn iter(&self) -> impl Iterator<Item = Result<(K, V)>> + use<K, V> {
         let prefix = format!("{}/", self.prefix);
         let skip = prefix.len();
         entries(&prefix).map(move |entry| {
