@@ -77,9 +77,19 @@ pub use nexum_sdk_macros::module;
 #[cfg(feature = "alloy")]
 pub use provider::{HostTransport, Provider, block_on, provider};
 
-/// The alloy crates that this SDK is built with, so that a module uses the same versions.
-///
-/// `sol!` refers to its runtime by a crate path: write `sol! { #![sol(alloy_sol_types = nexum_sdk::alloy::sol_types)] … }`.
+/// alloy's `sol!`, told where this SDK keeps the crates that its expansion needs.
+#[cfg(feature = "alloy")]
+#[macro_export]
+macro_rules! sol {
+    ($($input:tt)*) => {
+        $crate::alloy::sol_types::sol! {
+            #![sol(alloy_sol_types = $crate::alloy::sol_types, alloy_contract = $crate::alloy::contract)]
+            $($input)*
+        }
+    };
+}
+
+/// The alloy crates that this SDK is built with, so that a module needs none of its own.
 #[cfg(feature = "alloy")]
 pub mod alloy {
     pub use alloy_contract as contract;
@@ -88,7 +98,6 @@ pub mod alloy {
     pub use alloy_provider as provider;
     pub use alloy_rpc_types_eth as rpc_types;
     pub use alloy_sol_types as sol_types;
-    pub use alloy_sol_types::sol;
 }
 
 /// The generated bindings, for what the wrappers do not cover.
