@@ -62,13 +62,7 @@ impl Error {
 
     /// An error of the module itself, domain `module`, code 0.
     pub fn new(kind: ErrorKind, message: impl fmt::Display) -> Self {
-        Self(Box::new(Parts {
-            domain: "module".to_owned(),
-            kind,
-            code: 0,
-            message: message.to_string(),
-            data: None,
-        }))
+        Self(Box::new(Parts { domain: "module".to_owned(), kind, code: 0, message: message.to_string(), data: None }))
     }
 
     /// The same error with the other side's numeric code and extra data.

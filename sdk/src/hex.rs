@@ -20,7 +20,7 @@ pub fn encode(bytes: impl AsRef<[u8]>) -> String {
 /// An odd number of digits, or a character that is none.
 pub fn decode(text: &str) -> Result<Vec<u8>> {
     let digits = text.strip_prefix("0x").unwrap_or(text).as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(Error::invalid_input(format!("`{text}` has an odd number of hex digits")));
     }
     let digit = |byte: u8| {

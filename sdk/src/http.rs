@@ -98,7 +98,7 @@ impl Response {
             ..400 => return Ok(self),
             401 | 403 => ErrorKind::Denied,
             429 => ErrorKind::RateLimited,
-            ..500 => ErrorKind::InvalidInput,
+            400..500 => ErrorKind::InvalidInput,
             500.. => ErrorKind::Unavailable,
         };
         let retry_after_ms = self

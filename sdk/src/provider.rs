@@ -104,14 +104,10 @@ fn batch(chain_id: u64, requests: &[SerializedRequest]) -> Result<Vec<Response>,
         .iter()
         .zip(answers)
         .map(|(request, answer)| {
-            let answer = match answer {
-                RpcResult::Ok(text) => Ok(text),
-                RpcResult::Err(error) => Err(error),
-            };
-            // One refused call must not hide the answers of the others, so here even the host's own refusal is a payload.
             let payload = match answer {
-                Err(error) => ResponsePayload::Failure(error_payload(error)),
-                answer => payload(answer)?,
+                RpcResult::Ok(text) => payload(Ok(text))?,
+                // One refused call must not hide the answers of the others, so even the host's refusal is a payload.
+                RpcResult::Err(error) => ResponsePayload::Failure(error_payload(error)),
             };
             Ok(Response { id: request.id().clone(), payload })
         })
@@ -151,7 +147,11 @@ fn error_payload(error: HostError) -> ErrorPayload {
 fn transport_error(error: HostError) -> TransportError {
     let transient = Error::from_host(error.clone()).kind().is_transient();
     let error = Box::new(error);
-    RpcError::Transport(if transient { TransportErrorKind::Custom(error) } else { TransportErrorKind::NonRetryable(error) })
+    RpcError::Transport(if transient {
+        TransportErrorKind::Custom(error)
+    } else {
+        TransportErrorKind::NonRetryable(error)
+    })
 }
 
 /// The module's error for an alloy error, when it stands for an answer of the node.
@@ -163,9 +163,10 @@ pub(crate) fn typed_error(error: &(dyn StdError + 'static)) -> Option<Error> {
     };
     match transport {
         RpcError::ErrorResp(payload) => {
-            let data = payload.data.as_deref().map(|raw| {
-                serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
-            });
+            let data = payload
+                .data
+                .as_deref()
+                .map(|raw| serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned()));
             let code = i32::try_from(payload.code).unwrap_or_default();
             Some(Error::new(ErrorKind::InvalidInput, &payload.message).in_domain("chain").with_code(code, data))
         }
@@ -184,7 +185,7 @@ mod tests {
     use alloy_rpc_types_eth::TransactionRequest;
 
     fn host_error(kind: ErrorKind, code: i32, data: Option<&str>) -> Error {
-        Error::new(kind, "no").in_domain("chain").with_code(code, data.map(str::to_owned))
+        Error::new(kind, "execution reverted").in_domain("chain").with_code(code, data.map(str::to_owned))
     }
 
     #[test]
@@ -208,7 +209,7 @@ mod tests {
             other => Err(Error::msg(other)),
         });
         let provider = provider(5);
-        let mut batch = provider.client().new_batch();
+        let mut batch = alloy_rpc_client::BatchRequest::new(provider.client());
         let chain = batch.add_call::<_, U256>("eth_chainId", &()).unwrap();
         let head = batch.add_call::<_, U256>("eth_blockNumber", &()).unwrap();
         block_on(async {

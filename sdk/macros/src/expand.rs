@@ -165,7 +165,8 @@ fn handler(sdk: &Path, kind: &Ident, method: &ImplItemFn) -> Result<TokenStream>
     let event = if kind == "on_logs" { quote!(::std::vec::Vec<#sdk::Log>) } else { quote!(#sdk::#event) };
     // Spans of the user's own types, so that a wrong type is reported where it was written.
     let passed = quote_spanned!(argument.ty.span()=> event);
-    let call = quote_spanned!(method.sig.output.span()=> #sdk::__private::Verdict::into_result(Self::#name(self, #passed)));
+    let call =
+        quote_spanned!(method.sig.output.span()=> #sdk::__private::Verdict::into_result(Self::#name(self, #passed)));
     Ok(quote! {
         fn #kind(&mut self, event: #event) -> #sdk::Result<()> {
             #call
@@ -262,12 +263,19 @@ mod tests {
     #[test]
     fn refusals() {
         for (item, message) in [
-            (quote!(struct M;), "`#[module]` goes on the `impl` block of the struct that is the module"),
             (
-                quote!(impl Default for M {}),
-                "`#[module]` goes on an inherent `impl` block, not on that of a trait",
+                quote!(
+                    struct M;
+                ),
+                "`#[module]` goes on the `impl` block of the struct that is the module",
             ),
-            (quote!(impl<T> M<T> {}), "a module cannot be generic: the host needs one type"),
+            (quote!(impl Default for M {}), "`#[module]` goes on an inherent `impl` block, not on that of a trait"),
+            (
+                quote!(
+                    impl<T> M<T> {}
+                ),
+                "a module cannot be generic: the host needs one type",
+            ),
             (
                 quote!(impl M { #[init] fn a() -> Result<Self> {} #[init] fn b() -> Result<Self> {} }),
                 "a module has one `#[init]`; this is the second",

@@ -1,4 +1,4 @@
-//! The attribute `#[module]` of nexum-sdk. This file is only the entry; [`expand`] does the work, on plain token
+//! The attribute `#[module]` of nexum-sdk. This file is only the entry; `expand` does the work, on plain token
 //! streams, so that its errors can be tested.
 
 mod expand;

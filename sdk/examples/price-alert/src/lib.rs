@@ -1,10 +1,10 @@
 //! Watches a Chainlink price feed: on every block it reads the newest round with `eth_call`, and says once when the
 //! price crosses a threshold. The last round is in state, so that neither a restart nor a retried event repeats an alert.
 
-use nexum_sdk::alloy::primitives::{Address, I256, utils::format_units};
-use nexum_sdk::{
-    self as nexum, Block, Config, Context, Error, Result, block_on, provider, sol, state::Item,
-};
+use nexum_sdk::alloy::primitives::utils::{format_units, parse_units};
+use nexum_sdk::alloy::primitives::{Address, I256};
+use nexum_sdk::alloy::rpc_types::BlockId;
+use nexum_sdk::{self as nexum, Block, Config, Context, Error, Result, block_on, provider, sol, state::Item};
 use serde::{Deserialize, Serialize};
 
 sol! {
@@ -61,12 +61,12 @@ impl PriceAlert {
     fn check(&mut self, block: Block) -> Result<()> {
         let feed = AggregatorV3::new(self.settings.feed, provider(self.settings.chain_id));
         // At this very block, so that a retried or replayed event reads what it read the first time.
-        let at = block.block_hash()?;
+        let at = BlockId::hash_canonical(block.block_hash()?);
         let decimals = match self.decimals {
             Some(decimals) => decimals,
             None => *self.decimals.insert(block_on(feed.decimals().call()).context("decimals")?),
         };
-        let answer = block_on(feed.latestRoundData().block(at.into()).call()).context("latestRoundData")?;
+        let answer = block_on(feed.latestRoundData().block(at).call()).context("latestRoundData")?;
         let round = Round {
             id: answer.roundId.to_string(),
             price: answer.answer,
@@ -102,7 +102,7 @@ impl PriceAlert {
 
 /// A decimal price in the feed's unit.
 fn parse_price(text: &str, decimals: u8) -> Result<I256> {
-    nexum::alloy::primitives::utils::parse_units(text, decimals)
+    parse_units(text, decimals)
         .map(|price| price.get_signed())
         .map_err(|error| Error::invalid_input(format!("`{text}` is not a price: {error}")))
 }
@@ -122,14 +122,14 @@ mod tests {
         Block { chain_id: 31337, number, hash: vec![1; 32], parent_hash: vec![0; 32], timestamp: number * 1_000 }
     }
 
-    fn feed_says(round: u64, price: i64) {
+    fn feed_says(round: u64, cents: i64) {
         testing::on_chain(move |_, method, params| {
             assert_eq!(method, "eth_call");
             let answer = if params.contains(&hex::encode(AggregatorV3::decimalsCall::SELECTOR)) {
-                8_u8.abi_encode()
+                U256::from(8).abi_encode()
             } else {
                 assert!(params.contains("blockHash"), "{params}");
-                let (id, price) = (Uint::<80, 2>::from(round), I256::try_from(price).unwrap());
+                let (id, price) = (Uint::<80, 2>::from(round), I256::try_from(cents * 1_000_000).unwrap());
                 (id, price, U256::ZERO, U256::from(round), id).abi_encode()
             };
             Ok(format!("\"{}\"", hex::encode_prefixed(answer)))
@@ -146,10 +146,8 @@ mod tests {
             ("thresholds", thresholds),
         ];
         let mut module = PriceAlert::init(config.into_iter().collect()).unwrap();
-        for (number, round, price) in
-            [(1, 1, 2_400_00000000), (2, 2, 2_600_50000000), (3, 2, 2_600_50000000), (4, 3, 2_499_00000000)]
-        {
-            feed_says(round, price);
+        for (number, round, cents) in [(1, 1, 240_000), (2, 2, 260_050), (3, 2, 260_050), (4, 3, 249_900)] {
+            feed_says(round, cents);
             module.check(block(number)).unwrap();
         }
         let alerts: Vec<_> =
