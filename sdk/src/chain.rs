@@ -43,7 +43,7 @@ pub fn request(chain_id: u64, method: &str, params: &str) -> Result<String> {
 /// One JSON-RPC batch on the wire. The answers have the length and order of `requests`, each with its own error.
 ///
 /// # Errors
-/// As [`call`], when the batch as a whole could not be sent.
+/// As [`call`], when the batch as a whole could not be sent; `InvalidInput` for more than 100 requests.
 pub fn request_batch(chain_id: u64, requests: Vec<Request>) -> Result<Vec<Result<String>>> {
     let requests: Vec<_> =
         requests.into_iter().map(|Request { method, params }| RpcRequest { method, params }).collect();

@@ -25,6 +25,9 @@ use crate::{Error, ErrorKind, raw};
 
 pub use alloy_provider::Provider;
 
+/// JSON-RPC code of a method that the host or the node does not offer.
+const METHOD_DENIED: i32 = -32601;
+
 /// A chain that the manifest names, as an alloy provider. Making one costs an allocation and no host call.
 ///
 /// ```no_run
@@ -168,7 +171,8 @@ pub(crate) fn typed_error(error: &(dyn StdError + 'static)) -> Option<Error> {
                 .as_deref()
                 .map(|raw| serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned()));
             let code = i32::try_from(payload.code).unwrap_or_default();
-            Some(Error::new(ErrorKind::InvalidInput, &payload.message).in_domain("chain").with_code(code, data))
+            let kind = if code == METHOD_DENIED { ErrorKind::Denied } else { ErrorKind::InvalidInput };
+            Some(Error::new(kind, &payload.message).in_domain("chain").with_code(code, data))
         }
         RpcError::Transport(TransportErrorKind::Custom(inner) | TransportErrorKind::NonRetryable(inner)) => {
             inner.downcast_ref::<HostError>().map(|host| Error::from_host(host.clone()))
@@ -217,6 +221,7 @@ mod tests {
             assert_eq!(chain.await.unwrap(), U256::from(5));
             let error = head.await.unwrap_err();
             assert_eq!(error.as_error_resp().map(|payload| payload.code), Some(-32601));
+            assert_eq!(Error::from(error).kind(), ErrorKind::Denied);
         });
     }
 

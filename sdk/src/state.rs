@@ -50,6 +50,9 @@ pub fn set_bytes(key: &str, value: &[u8]) -> Result<()> {
 }
 
 /// Every key that begins with `prefix`, in byte order.
+///
+/// # Errors
+/// `InvalidInput` when there are more than 10,000; [`entries`] has no such limit.
 pub fn keys(prefix: &str) -> Result<Vec<String>> {
     raw::local_store::list_keys(prefix).map_err(Error::from_host)
 }
