@@ -24,8 +24,8 @@ pub mod random;
 pub mod store;
 mod wasi;
 
-pub use bindings::EventModule;
 pub use bindings::nexum::host::types;
+pub use bindings::{EventModule, EventModulePre};
 pub use hex_bytes::{Address, Hash};
 pub use types::{HostError, HostErrorKind};
 

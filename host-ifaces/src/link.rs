@@ -54,6 +54,10 @@ pub fn link(
         if crate::wasi::SERVED.iter().any(|prefix| name.starts_with(prefix)) {
             continue;
         }
+        // The world's own `use` of shared types imports them by name; types reach nothing.
+        if matches!(item.ty, ComponentItem::Type(_)) {
+            continue;
+        }
         let Some(capability) = nexum_capability(&name)? else { continue };
         match grants.get(capability) {
             None => return Err(LinkError::Undeclared { import: name, capability }),

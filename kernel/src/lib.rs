@@ -1,1 +1,20 @@
+//! The kernel: supervises modules, runs them on wasmtime, and keeps the delivery promises.
+//!
+//! Invariant: it reaches the world only through the ports of `nexum-host-ifaces`; it names no chain library, database,
+//! HTTP server or configuration format.
 
+pub mod admin;
+mod admin_desk;
+pub mod engine;
+pub mod instance;
+mod intensity;
+pub mod load;
+pub mod manifest;
+mod metrics;
+mod module;
+mod modules;
+pub mod restart;
+pub mod root;
+mod status;
+
+pub use root::{KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec};

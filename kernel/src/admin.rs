@@ -1,0 +1,175 @@
+//! The admin port of the kernel: what an operator can ask and order, and the answers as they are shown and serialised.
+//!
+//! Reads of the store (dead letters, state) go to the store's own port; here is what needs the supervisor tree.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use nexum_host_ifaces::{grants::Capability, limits::Limits};
+use ractor::RpcReplyPort;
+use serde::{Deserialize, Serialize};
+
+/// Where the engine's configuration takes a module from, and what the operator changes about it.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct ModuleSpec {
+    /// A bundle directory (`nexum.toml` and `module.wasm`).
+    pub source: PathBuf,
+    /// Capabilities that the operator withholds.
+    #[serde(default)]
+    pub denied: Vec<Capability>,
+    /// Ceilings for this module; the manifest's limits are lowered to them.
+    #[serde(default)]
+    pub ceiling: Option<Limits>,
+    /// Values that replace or add to the manifest's `[config]`.
+    #[serde(default)]
+    pub config: BTreeMap<String, toml::Value>,
+    /// Methods beyond the standard ones that the operator allows, if the manifest asks for them.
+    #[serde(default)]
+    pub extra_methods: Vec<String>,
+}
+
+/// Why an order was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum AdminError {
+    #[error("no module `{0}` is loaded")]
+    UnknownModule(String),
+    #[error("a module named `{0}` is loaded already")]
+    AlreadyLoaded(String),
+    #[error("module `{module}` is {state}: {hint}")]
+    WrongState { module: String, state: String, hint: String },
+    /// The artifact, manifest or grants are wrong; the message names file and line.
+    #[error("{0}")]
+    Load(String),
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+pub type AdminReply<T> = RpcReplyPort<Result<T, AdminError>>;
+
+/// Orders and questions for the running kernel. Every message must be answered.
+#[derive(Debug)]
+pub enum AdminMsg {
+    Tree(RpcReplyPort<Node>),
+    Health(RpcReplyPort<Health>),
+    /// Load a module now; it is not added to the configuration file. Answers its name.
+    Load {
+        spec: Box<ModuleSpec>,
+        reply: AdminReply<String>,
+    },
+    /// Stop a module after the event in flight and forget it; its state stays in the store.
+    Unload {
+        module: String,
+        reply: AdminReply<()>,
+    },
+    /// Start afresh with a full restart budget; the way out of Dead.
+    Restart {
+        module: String,
+        reply: AdminReply<()>,
+    },
+    /// Stop pulling after the event in flight; survives the process.
+    Pause {
+        module: String,
+        reply: AdminReply<()>,
+    },
+    Resume {
+        module: String,
+        reply: AdminReply<()>,
+    },
+    /// Deliver a dead letter again; it is removed when the module handles it.
+    RetryDeadLetter {
+        module: String,
+        seq: u64,
+        reply: AdminReply<()>,
+    },
+    /// Stop everything in order: modules finish the event in flight, the store syncs. Answers what could not finish.
+    Shutdown {
+        reply: RpcReplyPort<Vec<String>>,
+    },
+}
+
+/// What a tree node stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    Engine,
+    Store,
+    Chains,
+    Chain,
+    Cron,
+    Modules,
+    Module,
+}
+
+/// One node of the tree that `nexumctl tree` shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub name: String,
+    pub kind: NodeKind,
+    /// For modules the FSM state (`LOAD`, `INIT`, `RUN`, `RESTART`, `PAUSED`, `DEAD`); for services `UP` or `DOWN`.
+    pub state: String,
+    /// One line for people: heads, endpoints, figures.
+    pub summary: String,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub module: Option<ModuleFacts>,
+    pub children: Vec<Node>,
+}
+
+/// Failures in a row against the number allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    pub spent: u32,
+    pub max: u32,
+}
+
+/// What the tree knows of one module.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModuleFacts {
+    pub version: String,
+    /// `sha256:` and 64 hex digits.
+    pub component: String,
+    /// Restarts since the module was first loaded.
+    pub restarts: u64,
+    pub budget: Budget,
+    /// Source to position, such as `chain:1` to `21934117`.
+    pub cursors: BTreeMap<String, String>,
+    pub state_bytes: u64,
+    pub state_bytes_limit: u64,
+    pub memory_bytes: u64,
+    /// 99th percentile of fuel per event, since the module's actor started.
+    pub fuel_p99: u64,
+    pub events_processed: u64,
+    pub events_failed: u64,
+    pub dead_letters: u64,
+    pub last_event_age_ms: Option<u64>,
+    /// Time until the next start, while in `RESTART`.
+    pub next_start_in_ms: Option<u64>,
+    pub last_error: Option<String>,
+}
+
+/// What `GET /health` answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// `healthy` or `unhealthy`.
+    pub status: String,
+    /// Whether every configured module is in Run and every required chain is connected.
+    pub ready: bool,
+    pub uptime_seconds: u64,
+    pub modules: BTreeMap<String, ModuleHealthReport>,
+    pub chains: BTreeMap<String, ChainHealthReport>,
+    /// Why it is not healthy, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModuleHealthReport {
+    /// `loading`, `init`, `running`, `restarting`, `paused` or `dead`.
+    pub state: String,
+    pub last_event_age_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChainHealthReport {
+    pub connected: bool,
+    pub head_block: Option<u64>,
+    pub blocks_behind: u64,
+}

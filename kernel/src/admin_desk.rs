@@ -1,0 +1,258 @@
+//! The actor behind the admin port: gathers the tree and health from whoever knows, and passes orders on.
+//!
+//! It asks every service at once and with short deadlines, so that one that hangs shows as DOWN and delays nobody.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::join_all;
+use nexum_host_ifaces::{
+    chain::{ChainMsg, ChainStatus},
+    clock::Clock,
+    cron::CronMsg,
+    store::StoreMsg,
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
+
+use crate::{
+    admin::{AdminMsg, ChainHealthReport, Health, ModuleHealthReport, Node, NodeKind},
+    metrics::Metrics,
+    modules::{self, Order},
+    root::Ports,
+};
+
+/// A service that is up answers in microseconds.
+const STATUS_DEADLINE: Duration = Duration::from_millis(500);
+/// How long modules may finish their event in flight when the engine stops. systemd waits 90 s before it kills.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(20);
+
+pub struct Args {
+    pub ports: Ports,
+    pub modules: ActorRef<modules::Msg>,
+    pub metrics: Metrics,
+    pub clock: Arc<dyn Clock>,
+    pub started_ns: u64,
+    /// Ends the run once everything has stopped.
+    pub end: Arc<dyn Fn() + Send + Sync>,
+}
+
+pub struct AdminDesk;
+
+impl Actor for AdminDesk {
+    type Msg = AdminMsg;
+    type State = Args;
+    type Arguments = Args;
+
+    async fn pre_start(&self, _: ActorRef<AdminMsg>, args: Args) -> Result<Args, ActorProcessingErr> {
+        Ok(args)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<AdminMsg>,
+        message: AdminMsg,
+        desk: &mut Args,
+    ) -> Result<(), ActorProcessingErr> {
+        let order = |module, order, reply| modules::Msg::Order { module, order, reply };
+        let forward = match message {
+            AdminMsg::Tree(reply) => {
+                answer(reply, desk.tree().await);
+                return Ok(());
+            }
+            AdminMsg::Health(reply) => {
+                answer(reply, desk.health().await);
+                return Ok(());
+            }
+            AdminMsg::Shutdown { reply } => {
+                desk.shutdown(reply).await;
+                myself.stop(None);
+                return Ok(());
+            }
+            AdminMsg::Load { spec, reply } => modules::Msg::Load { spec, reply },
+            AdminMsg::Unload { module, reply } => order(module, Order::Unload, reply),
+            AdminMsg::Restart { module, reply } => order(module, Order::Restart, reply),
+            AdminMsg::Pause { module, reply } => order(module, Order::Pause, reply),
+            AdminMsg::Resume { module, reply } => order(module, Order::Resume, reply),
+            AdminMsg::RetryDeadLetter { module, seq, reply } => modules::Msg::RetryDeadLetter { module, seq, reply },
+        };
+        // When the supervisor is just being restarted the reply port is dropped, and the caller is told so.
+        let _ = desk.modules.send_message(forward);
+        Ok(())
+    }
+}
+
+/// Whoever asked may have gone; then there is nobody to tell.
+fn answer<T: Send + 'static>(reply: RpcReplyPort<T>, value: T) {
+    let _ = reply.send(value);
+}
+
+fn service(name: &str, kind: NodeKind, summary: Option<String>, children: Vec<Node>) -> Node {
+    let state = if summary.is_some() { "UP" } else { "DOWN" };
+    Node { name: name.into(), kind, state: state.into(), summary: summary.unwrap_or_default(), module: None, children }
+}
+
+impl Args {
+    fn uptime(&self) -> Duration {
+        Duration::from_nanos(self.clock.monotonic_ns().saturating_sub(self.started_ns))
+    }
+
+    async fn ask_modules<T: Send + 'static>(&self, build: impl FnOnce(RpcReplyPort<T>) -> modules::Msg) -> Option<T> {
+        match self.modules.call(build, Some(STATUS_DEADLINE)).await {
+            Ok(CallResult::Success(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    async fn chains(&self) -> Vec<(u64, Option<ChainStatus>)> {
+        let asked = self
+            .ports
+            .chains
+            .iter()
+            .map(|(id, port)| async move { (*id, port.call(STATUS_DEADLINE, ChainMsg::Status).await.ok()) });
+        join_all(asked).await
+    }
+
+    async fn tree(&self) -> Node {
+        let (store, cron, chains, modules) = futures::join!(
+            self.ports.store.call(STATUS_DEADLINE, StoreMsg::Status),
+            self.ports.cron.call(STATUS_DEADLINE, CronMsg::Status),
+            self.chains(),
+            self.ask_modules(modules::Msg::Facts),
+        );
+        let store = store.ok().map(|status| {
+            let mib = status.disk_bytes as f64 / (1024.0 * 1024.0);
+            format!("rocksdb {mib:.1} MiB, {} units, commit p99 {:.1} ms", status.units_total, status.commit_p99_ms)
+        });
+        let cron = cron.ok().map(|status| match status.next_in_ms {
+            Some(next) => format!("{} schedules, next in {:.1} s", status.schedules, next as f64 / 1000.0),
+            None => format!("{} schedules", status.schedules),
+        });
+        let any_module = modules.as_ref().map(|modules| format!("{} loaded", modules.len()));
+        let chains: Vec<_> = chains.into_iter().map(|(id, status)| chain_node(id, status)).collect();
+        let children = vec![
+            service("store", NodeKind::Store, store, Vec::new()),
+            service("chains", NodeKind::Chains, Some(String::new()), chains),
+            service("cron", NodeKind::Cron, cron, Vec::new()),
+            service("modules", NodeKind::Modules, any_module, modules.unwrap_or_default()),
+        ];
+        let up = humantime::format_duration(Duration::from_secs(self.uptime().as_secs()));
+        service("nexum", NodeKind::Engine, Some(format!("up {up}")), children)
+    }
+
+    async fn health(&self) -> Health {
+        let (chains, reports) = futures::join!(self.chains(), self.ask_modules(modules::Msg::Reports));
+        let uptime_seconds = self.uptime().as_secs();
+        self.metrics.uptime_seconds.set(uptime_seconds as i64);
+        let chains = chains.into_iter().map(|(id, status)| (id.to_string(), chain_report(status))).collect();
+        judge(reports, chains, uptime_seconds)
+    }
+
+    /// Modules first, so that what they commit last finds the store running; then the services.
+    async fn shutdown(&self, reply: RpcReplyPort<Vec<String>>) {
+        let stopped = self.modules.call(|reply| modules::Msg::StopAll { reply }, Some(SHUTDOWN_DEADLINE)).await;
+        let unfinished = match stopped {
+            Ok(CallResult::Success(())) => Vec::new(),
+            _ => self.ask_modules(|reply| modules::Msg::KillRest { reply }).await.unwrap_or_default(),
+        };
+        for line in &unfinished {
+            tracing::warn!("shutdown: {line}");
+        }
+        answer(reply, unfinished);
+        (self.end)();
+    }
+}
+
+fn chain_node(id: u64, status: Option<ChainStatus>) -> Node {
+    let Some(status) = status else { return service(&id.to_string(), NodeKind::Chain, None, Vec::new()) };
+    let healthy = status.endpoints.iter().filter(|endpoint| endpoint.healthy).count();
+    let head = status.head.map_or_else(|| "none yet".to_owned(), |(number, _)| number.to_string());
+    let mut summary = format!(
+        "{} head {head}, {healthy}/{} endpoints, lag {}",
+        status.name,
+        status.endpoints.len(),
+        status.blocks_behind
+    );
+    if status.reorgs > 0 {
+        summary.push_str(&format!(", {} reorgs", status.reorgs));
+    }
+    for endpoint in status.endpoints.iter().filter(|endpoint| !endpoint.healthy) {
+        let error = endpoint.last_error.as_deref().unwrap_or("no answer");
+        summary.push_str(&format!("; {}: {error}", endpoint.name));
+    }
+    let mut node = service(&id.to_string(), NodeKind::Chain, Some(summary), Vec::new());
+    if !status.connected {
+        node.state = "DOWN".into();
+    }
+    node
+}
+
+fn chain_report(status: Option<ChainStatus>) -> ChainHealthReport {
+    match status {
+        Some(status) => ChainHealthReport {
+            connected: status.connected,
+            head_block: status.head.map(|(number, _)| number),
+            blocks_behind: status.blocks_behind,
+        },
+        None => ChainHealthReport { connected: false, head_block: None, blocks_behind: 0 },
+    }
+}
+
+/// Unhealthy: a configured chain is disconnected or a module is Dead. Ready: besides, every module is in Run, or Paused
+/// by the operator.
+fn judge(
+    reports: Option<BTreeMap<String, ModuleHealthReport>>,
+    chains: BTreeMap<String, ChainHealthReport>,
+    uptime_seconds: u64,
+) -> Health {
+    let mut reasons = BTreeSet::new();
+    for (id, chain) in &chains {
+        if !chain.connected {
+            reasons.insert(format!("chain {id} is disconnected"));
+        }
+    }
+    if reports.is_none() {
+        reasons.insert("the module supervisor does not answer".into());
+    }
+    let modules = reports.unwrap_or_default();
+    for (name, module) in &modules {
+        if module.state == "dead" {
+            reasons.insert(format!("module {name} is dead"));
+        }
+    }
+    let settled = |module: &ModuleHealthReport| module.state == "running" || module.state == "paused";
+    Health {
+        status: if reasons.is_empty() { "healthy" } else { "unhealthy" }.into(),
+        ready: reasons.is_empty() && modules.values().all(settled),
+        uptime_seconds,
+        modules,
+        chains,
+        reasons: reasons.into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(state: &str) -> ModuleHealthReport {
+        ModuleHealthReport { state: state.into(), last_event_age_seconds: None }
+    }
+
+    #[test]
+    fn a_dead_module_or_a_lost_chain_is_unhealthy_and_a_starting_one_not_ready() {
+        let chain = |connected| ChainHealthReport { connected, head_block: None, blocks_behind: 0 };
+        let judged = |state: &str, connected| {
+            let modules = BTreeMap::from([("m".to_owned(), report(state))]);
+            judge(Some(modules), BTreeMap::from([("1".to_owned(), chain(connected))]), 3)
+        };
+        assert!(judged("running", true).ready);
+        assert!(judged("paused", true).ready);
+        let starting = judged("init", true);
+        assert_eq!((starting.status.as_str(), starting.ready), ("healthy", false));
+        assert_eq!(judged("dead", true).reasons, ["module m is dead"]);
+        assert_eq!(judged("running", false).reasons, ["chain 1 is disconnected"]);
+    }
+}

@@ -1,0 +1,142 @@
+//! One living instance of a module: a Store and its guest, with the bounds of one event set before every call.
+
+use std::sync::Arc;
+
+use nexum_host_ifaces::{
+    EventModule, Hash, HostError,
+    event::EventId,
+    grants::{Capability, Grant, Grants},
+    host::{HostArgs, HostState},
+    link,
+    store::ModuleRecord,
+    types::{Config, Event},
+};
+use wasmtime::{Store, WasmBacktrace, component::Component};
+
+use crate::engine::{EPOCH_TICK, FUEL_YIELD, WasmEngine};
+
+/// A component linked against its grants; instances are made from it in microseconds.
+pub type Prepared = nexum_host_ifaces::EventModulePre<HostState>;
+
+/// Links a component for one module. `Err` names the import that is wrong.
+pub fn prepare(engine: &WasmEngine, component: &Component, grants: &Grants, module: &str) -> Result<Prepared, String> {
+    let linker = link::link(engine.wasm(), component, grants, module).map_err(|error| error.to_string())?;
+    let pre = linker.instantiate_pre(component).map_err(|error| format!("the component does not fit: {error:#}"))?;
+    Prepared::new(pre).map_err(|error| format!("the component does not export a nexum module: {error:#}"))
+}
+
+/// Modules with the same component and the same grants can share what was linked, unless a stub names the module.
+pub fn shared_key(component: Hash, grants: &Grants) -> Option<(Hash, Grants)> {
+    let stubbed = Capability::ALL.into_iter().any(|capability| grants.get(capability) == Some(Grant::Stub));
+    (!stubbed).then(|| (component, grants.clone()))
+}
+
+/// The guest failed; this instance is dead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub message: String,
+    pub backtrace: Option<String>,
+    pub fuel: u64,
+}
+
+pub struct Instance {
+    store: Store<HostState>,
+    guest: EventModule,
+    fuel_max: u64,
+    epochs_max: u64,
+    deadline: std::time::Duration,
+}
+
+impl Instance {
+    /// A fresh Store over what is committed. `init` is still to be called.
+    pub async fn start(prepared: &Prepared, args: &HostArgs, record: ModuleRecord) -> Result<Self, Failure> {
+        let mut store = Store::new(prepared.engine(), HostState::new(args, record));
+        store.limiter(|state| state.memory());
+        store.epoch_deadline_trap();
+        let limits = &args.limits;
+        let deadline = limits.event_deadline;
+        let epochs_max = (deadline.as_millis() / EPOCH_TICK.as_millis()) as u64 + 2;
+        let fuel_max = limits.max_fuel_per_event;
+        // A component's start function runs here, under the same bounds as an event.
+        arm(&mut store, fuel_max, epochs_max).map_err(|error| failure(&error, "start", 0, deadline))?;
+        let guest = match tokio::time::timeout(deadline, prepared.instantiate_async(&mut store)).await {
+            Ok(Ok(guest)) => guest,
+            Ok(Err(error)) => return Err(failure(&error, "start", used(&store, fuel_max), deadline)),
+            Err(_) => return Err(late("start", used(&store, fuel_max), deadline)),
+        };
+        Ok(Self { store, guest, fuel_max, epochs_max, deadline })
+    }
+
+    /// Calls `init`; answers the fuel it took.
+    pub async fn init(&mut self, config: &Config) -> Result<u64, Failure> {
+        self.begin(&EventId::Init)?;
+        let called = self.guest.call_init(&mut self.store, config);
+        let result = tokio::time::timeout(self.deadline, called).await;
+        self.finish("init", result)
+    }
+
+    /// Calls `on-event`; answers the fuel it took.
+    pub async fn handle(&mut self, id: &EventId, event: &Arc<Event>) -> Result<u64, Failure> {
+        self.begin(id)?;
+        let called = self.guest.call_on_event(&mut self.store, event);
+        let result = tokio::time::timeout(self.deadline, called).await;
+        self.finish(id.kind(), result)
+    }
+
+    pub fn host(&mut self) -> &mut HostState {
+        self.store.data_mut()
+    }
+
+    fn begin(&mut self, id: &EventId) -> Result<(), Failure> {
+        self.store.data_mut().begin(id);
+        arm(&mut self.store, self.fuel_max, self.epochs_max)
+            .map_err(|error| failure(&error, id.kind(), 0, self.deadline))
+    }
+
+    fn finish<E>(
+        &mut self,
+        what: &str,
+        result: Result<wasmtime::Result<Result<(), HostError>>, E>,
+    ) -> Result<u64, Failure> {
+        let fuel = used(&self.store, self.fuel_max);
+        match result {
+            Ok(Ok(Ok(()))) => match self.store.data().poisoned() {
+                None => Ok(fuel),
+                Some(reason) => Err(Failure { message: format!("{what}: {reason}"), backtrace: None, fuel }),
+            },
+            Ok(Ok(Err(error))) => {
+                let message = format!("{what} failed: {} ({}, {:?})", error.message, error.domain, error.kind);
+                Err(Failure { message, backtrace: None, fuel })
+            }
+            Ok(Err(error)) => Err(failure(&error, what, fuel, self.deadline)),
+            Err(_) => Err(late(what, fuel, self.deadline)),
+        }
+    }
+}
+
+fn arm(store: &mut Store<HostState>, fuel: u64, epochs: u64) -> wasmtime::Result<()> {
+    store.set_fuel(fuel)?;
+    store.fuel_async_yield_interval(Some(FUEL_YIELD))?;
+    store.set_epoch_deadline(epochs);
+    Ok(())
+}
+
+fn used(store: &Store<HostState>, fuel_max: u64) -> u64 {
+    fuel_max.saturating_sub(store.get_fuel().unwrap_or(0))
+}
+
+fn late(what: &str, fuel: u64, deadline: std::time::Duration) -> Failure {
+    let message = format!("deadline: {what} took longer than {}", humantime::format_duration(deadline));
+    Failure { message, backtrace: None, fuel }
+}
+
+fn failure(error: &wasmtime::Error, what: &str, fuel: u64, deadline: std::time::Duration) -> Failure {
+    let backtrace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string);
+    let message = match error.downcast_ref::<wasmtime::Trap>() {
+        Some(wasmtime::Trap::OutOfFuel) => format!("trap: out of fuel in {what}"),
+        Some(wasmtime::Trap::Interrupt) => return late(what, fuel, deadline),
+        Some(trap) => format!("trap: {trap} in {what}"),
+        None => format!("trap in {what}: {}", error.root_cause()),
+    };
+    Failure { message, backtrace, fuel }
+}

@@ -1,0 +1,134 @@
+//! Load: manifest, grants, component and link, before anything runs. Every failure says what would be right.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use nexum_host_ifaces::{
+    Hash,
+    chain::ChainMsg,
+    cron::ScheduleCheck,
+    grants::{Asked, Capability, Grants},
+    limits::Limits,
+    link,
+    port::Port,
+    types::ConfigValue,
+};
+
+use crate::{
+    admin::ModuleSpec,
+    engine::WasmEngine,
+    instance::{self, Prepared},
+    manifest::{self, Manifest},
+};
+
+/// What is decided about a module before its component is touched.
+pub struct Plan {
+    pub manifest: Manifest,
+    pub component: PathBuf,
+    pub grants: Grants,
+    pub limits: Arc<Limits>,
+    pub chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
+    pub extra_methods: Arc<BTreeSet<String>>,
+    pub config: Arc<Vec<(String, ConfigValue)>>,
+}
+
+/// What plans are made against: the engine's services and ceilings.
+pub struct Loader {
+    pub engine: WasmEngine,
+    pub chains: BTreeMap<u64, Port<ChainMsg>>,
+    pub ceiling: Limits,
+    pub schedule_check: ScheduleCheck,
+    linked: Mutex<HashMap<(Hash, Grants), Arc<Prepared>>>,
+}
+
+impl Loader {
+    pub fn new(
+        engine: WasmEngine,
+        chains: BTreeMap<u64, Port<ChainMsg>>,
+        ceiling: Limits,
+        schedule_check: ScheduleCheck,
+    ) -> Self {
+        Self { engine, chains, ceiling, schedule_check, linked: Mutex::default() }
+    }
+
+    /// Reads the manifest and decides grants, limits and configuration.
+    pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
+        let (manifest_path, component) = bundle(&spec.source);
+        let manifest = Manifest::read(&manifest_path, &self.schedule_check).map_err(|error| error.to_string())?;
+        let at = manifest_path.display();
+        let provided: BTreeSet<_> =
+            link::SERVABLE.into_iter().filter(|c| *c != Capability::Chain || !self.chains.is_empty()).collect();
+        let denied = spec.denied.iter().copied().collect();
+        let asked = Asked { required: &manifest.required, optional: &manifest.optional };
+        let grants = Grants::decide(asked, &provided, &denied).map_err(|error| format!("{at}: {error}"))?;
+        if let Some(missing) = manifest.required_chains.iter().find(|chain| !self.chains.contains_key(chain)) {
+            let configured: Vec<_> = self.chains.keys().map(u64::to_string).collect();
+            return Err(format!(
+                "{at}: chain {missing} is required but the engine has no endpoint for it; configured are: {}",
+                configured.join(", ")
+            ));
+        }
+        let wanted = manifest.required_chains.union(&manifest.optional_chains);
+        let chains = wanted.filter_map(|chain| self.chains.get(chain).map(|port| (*chain, port.clone()))).collect();
+        let allowed: BTreeSet<_> = spec.extra_methods.iter().cloned().collect();
+        let extra_methods = manifest.extra_methods.intersection(&allowed).cloned().collect();
+        let mut limits = manifest.limits.lowered_to(&self.ceiling);
+        if let Some(ceiling) = &spec.ceiling {
+            limits = limits.lowered_to(ceiling);
+        }
+        let config = Arc::new(configuration(&manifest, spec).map_err(|error| format!("{at}: {error}"))?);
+        Ok(Plan {
+            component,
+            grants,
+            limits: Arc::new(limits),
+            chains: Arc::new(chains),
+            extra_methods: Arc::new(extra_methods),
+            config,
+            manifest,
+        })
+    }
+
+    /// Verifies, compiles and links. Blocks.
+    pub fn prepare(&self, plan: &Plan) -> Result<Arc<Prepared>, String> {
+        let hash = plan.manifest.component;
+        let component = self.engine.component(&plan.component, hash).map_err(|error| error.to_string())?;
+        let shared = instance::shared_key(hash, &plan.grants);
+        if let Some(key) = &shared {
+            let linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(prepared) = linked.get(key) {
+                return Ok(prepared.clone());
+            }
+        }
+        let prepared = instance::prepare(&self.engine, &component, &plan.grants, &plan.manifest.name)
+            .map_err(|error| format!("module `{}`: {error}", plan.manifest.name))?;
+        let prepared = Arc::new(prepared);
+        if let Some(key) = shared {
+            self.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(key, prepared.clone());
+        }
+        Ok(prepared)
+    }
+}
+
+/// Manifest and component of a bundle; a path to the manifest itself is accepted too.
+fn bundle(source: &Path) -> (PathBuf, PathBuf) {
+    if source.is_file() {
+        let dir = source.parent().unwrap_or(Path::new("."));
+        return (source.to_owned(), dir.join("module.wasm"));
+    }
+    (source.join("nexum.toml"), source.join("module.wasm"))
+}
+
+/// The manifest's configuration with the operator's values in place of its own.
+fn configuration(manifest: &Manifest, spec: &ModuleSpec) -> Result<Vec<(String, ConfigValue)>, String> {
+    let mut overrides = Vec::new();
+    for (key, value) in &spec.config {
+        manifest::config_values(key, value, &mut overrides)?;
+    }
+    let mut merged = manifest.config.clone();
+    merged.retain(|(key, _)| !overrides.iter().any(|(replaced, _)| replaced == key));
+    merged.extend(overrides);
+    Ok(merged)
+}

@@ -1,0 +1,281 @@
+//! The module manifest, `nexum.toml`: read, checked and turned into what the kernel works with.
+//!
+//! Everything a manifest asks for is validated here, when it is loaded; every error names the file and the line.
+//! `raw` mirrors the file; this file owns the meaning.
+
+mod raw;
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use nexum_host_ifaces::{
+    Hash,
+    chain::{Blocks, Hold, Interest, LogFilter},
+    cron::{Missed, Schedule, ScheduleCheck},
+    event::SourceId,
+    grants::Capability,
+    limits::Limits,
+    types::{ConfigScalar, ConfigValue},
+};
+
+/// A checked manifest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    pub name: Arc<str>,
+    pub version: String,
+    pub description: String,
+    pub authors: Vec<String>,
+    /// SHA-256 of `module.wasm`.
+    pub component: Hash,
+    pub limits: Limits,
+    pub restart: RestartPolicy,
+    pub on_reorg: OnReorg,
+    pub required_chains: BTreeSet<u64>,
+    pub optional_chains: BTreeSet<u64>,
+    pub required: Vec<Capability>,
+    pub optional: Vec<Capability>,
+    /// Chain methods beyond the standard ones.
+    pub extra_methods: BTreeSet<String>,
+    pub sources: Vec<Source>,
+    pub config: Vec<(String, ConfigValue)>,
+}
+
+/// When a failing module is started again, and when it is given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// Failures in a row after which the module is Dead.
+    pub max_consecutive_failures: u32,
+    /// Failed attempts after which an event goes to the dead letters.
+    pub max_event_attempts: u32,
+    pub backoff_first: Duration,
+    pub backoff_cap: Duration,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            max_consecutive_failures: 10,
+            max_event_attempts: 3,
+            backoff_first: Duration::from_secs(1),
+            backoff_cap: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What a module wants when blocks it handled are retracted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReorg {
+    /// Undo its state to before the first retracted event, then deliver the new branch.
+    #[default]
+    Rewind,
+    /// Leave its state; deliver a `reorg` event, then the new branch.
+    Notify,
+}
+
+/// One stream of events with a cursor of its own: the subscriptions that must stay in order with each other.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    Chain { id: SourceId, chain_id: u64, interest: Arc<Interest> },
+    Cron { id: SourceId, schedule: Arc<Schedule>, missed: Missed },
+}
+
+impl Source {
+    pub fn id(&self) -> &SourceId {
+        match self {
+            Self::Chain { id, .. } | Self::Cron { id, .. } => id,
+        }
+    }
+}
+
+/// What is wrong with a manifest, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestError {
+    pub file: PathBuf,
+    pub line: Option<usize>,
+    pub message: String,
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.file.display(), self.message),
+            None => write!(f, "{}: {}", self.file.display(), self.message),
+        }
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+/// A finding at a byte range of the file.
+type Finding = (std::ops::Range<usize>, String);
+
+impl Manifest {
+    /// Reads and checks the manifest at `path`. `check` knows which schedules can be used.
+    pub fn read(path: &Path, check: &ScheduleCheck) -> Result<Self, ManifestError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ManifestError {
+            file: path.to_owned(),
+            line: None,
+            message: format!("cannot be read: {error}"),
+        })?;
+        Self::parse(&text, path, check)
+    }
+
+    /// Checks a manifest's text; `file` is only for the error.
+    pub fn parse(text: &str, file: &Path, check: &ScheduleCheck) -> Result<Self, ManifestError> {
+        let located = |(span, message): Finding| ManifestError {
+            file: file.to_owned(),
+            line: Some(text[..span.start.min(text.len())].matches('\n').count() + 1),
+            message,
+        };
+        let raw: raw::Manifest = toml::from_str(text).map_err(|error| {
+            let message = error.message().replace('\n', " ");
+            match error.span() {
+                Some(span) => located((span, message)),
+                None => ManifestError { file: file.to_owned(), line: None, message },
+            }
+        })?;
+        raw.check(check).map_err(located)
+    }
+}
+
+/// Merges subscriptions of one chain with the same hold into one source, so that its blocks and logs stay in order.
+#[derive(Debug, Default)]
+struct Sources(Vec<Source>);
+
+impl Sources {
+    fn chain(&mut self, chain_id: u64, hold: Hold, change: impl FnOnce(&mut Interest)) {
+        let id = match hold {
+            Hold::Latest => format!("chain:{chain_id}"),
+            Hold::Confirmations(count) => format!("chain:{chain_id}:confirmations={count}"),
+            Hold::Safe => format!("chain:{chain_id}:safe"),
+            Hold::Finalized => format!("chain:{chain_id}:finalized"),
+        };
+        let found = self.0.iter_mut().find(|source| source.id().as_str() == id);
+        let interest = match found {
+            Some(Source::Chain { interest, .. }) => interest,
+            _ => {
+                let interest = Interest { blocks: Blocks::None, logs: Vec::new(), start_block: None, hold };
+                self.0.push(Source::Chain { id: SourceId::new(id), chain_id, interest: Arc::new(interest) });
+                match self.0.last_mut() {
+                    Some(Source::Chain { interest, .. }) => interest,
+                    _ => return,
+                }
+            }
+        };
+        change(Arc::make_mut(interest));
+    }
+
+    fn blocks(&mut self, chain_id: u64, hold: Hold, blocks: Blocks, start: Option<u64>) {
+        self.chain(chain_id, hold, |interest| {
+            interest.blocks = blocks;
+            interest.start_block = earliest(interest.start_block, start);
+        });
+    }
+
+    fn logs(&mut self, chain_id: u64, hold: Hold, filter: LogFilter, start: Option<u64>) {
+        self.chain(chain_id, hold, |interest| {
+            interest.logs.push(filter);
+            interest.start_block = earliest(interest.start_block, start);
+        });
+    }
+
+    fn cron(&mut self, schedule: Schedule, missed: Missed) -> Result<(), String> {
+        let id = match &schedule {
+            Schedule::Cron(expression) => format!("cron:{expression}"),
+            Schedule::Every { period_ms } => format!("cron:every={period_ms}ms"),
+        };
+        if self.0.iter().any(|source| source.id().as_str() == id) {
+            return Err("this schedule is subscribed twice".into());
+        }
+        self.0.push(Source::Cron { id: SourceId::new(id), schedule: Arc::new(schedule), missed });
+        Ok(())
+    }
+}
+
+fn earliest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// A TOML value as a module's `init` sees it; nested tables become dotted keys.
+pub fn config_values(key: &str, value: &toml::Value, out: &mut Vec<(String, ConfigValue)>) -> Result<(), String> {
+    let value = match value {
+        toml::Value::Table(table) => {
+            for (inner, value) in table {
+                config_values(&format!("{key}.{inner}"), value, out)?;
+            }
+            return Ok(());
+        }
+        toml::Value::Array(items) => {
+            ConfigValue::List(items.iter().map(|item| scalar(key, item)).collect::<Result<_, _>>()?)
+        }
+        single => match scalar(key, single)? {
+            ConfigScalar::String(text) => ConfigValue::String(text),
+            ConfigScalar::Integer(number) => ConfigValue::Integer(number),
+            ConfigScalar::Boolean(flag) => ConfigValue::Boolean(flag),
+        },
+    };
+    out.push((key.to_owned(), value));
+    Ok(())
+}
+
+fn scalar(key: &str, value: &toml::Value) -> Result<ConfigScalar, String> {
+    match value {
+        toml::Value::String(text) => Ok(ConfigScalar::String(text.clone())),
+        toml::Value::Integer(number) => Ok(ConfigScalar::Integer(*number)),
+        toml::Value::Boolean(flag) => Ok(ConfigScalar::Boolean(*flag)),
+        toml::Value::Datetime(time) => Ok(ConfigScalar::String(time.to_string())),
+        other => Err(format!(
+            "[config] {key}: a {} has no form in WIT here; write it as a string, an integer or a boolean",
+            other.type_str()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn any_schedule() -> ScheduleCheck {
+        Arc::new(|_| Ok(()))
+    }
+
+    const HEAD: &str = "[module]\nname = \"m\"\nversion = \"0.1.0\"\ncomponent = \"sha256:1111111111111111111111111111111111111111111111111111111111111111\"\n[capabilities]\nrequired = [\"logging\"]\n";
+
+    fn parse(rest: &str) -> Result<Manifest, String> {
+        Manifest::parse(&format!("{HEAD}{rest}"), Path::new("nexum.toml"), &any_schedule())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn subscriptions_of_one_chain_share_a_cursor_unless_they_are_held_back_differently() {
+        let manifest = parse(
+            "[chains]\nrequired = [1]\n\
+             [[subscription]]\nkind = \"block\"\nchain_id = 1\n\
+             [[subscription]]\nkind = \"log\"\nchain_id = 1\nstart_block = 7\naddress = \"0x5FbDB2315678afecb367f032d93F642f64180aa3\"\n\
+             [[subscription]]\nkind = \"chain-log\"\nchain_id = 1\nconfirmations = 3\n\
+             [[subscription]]\nkind = \"cron\"\nevery = \"30s\"\n",
+        )
+        .unwrap();
+        let ids: Vec<_> = manifest.sources.iter().map(|source| source.id().as_str()).collect();
+        assert_eq!(ids, ["chain:1", "chain:1:confirmations=3", "cron:every=30000ms"]);
+        let Source::Chain { interest, .. } = &manifest.sources[0] else { panic!("a chain source") };
+        assert_eq!((interest.blocks, interest.logs.len(), interest.start_block), (Blocks::All, 1, Some(7)));
+    }
+
+    #[test]
+    fn config_arrives_typed_and_flat() {
+        let manifest = parse("[config]\nurl = \"u\"\nn = 3\nlist = [1, true]\n[config.inner]\nflag = false\n").unwrap();
+        let config: std::collections::BTreeMap<_, _> = manifest.config.into_iter().collect();
+        assert!(matches!(config["inner.flag"], ConfigValue::Boolean(false)));
+        assert!(matches!(&config["list"], ConfigValue::List(items) if items.len() == 2));
+    }
+}

@@ -1,0 +1,447 @@
+//! The module actor: owns one instance, pulls its sources, and turns each delivery into one atomic unit.
+//!
+//! Invariants: strictly one event at a time; a cursor moves only with the unit that handled its event; after any failure
+//! the actor stops with an `Exit`, because the instance's memory may mirror state that was rolled back. When and whether
+//! it starts again is the supervisor's business (`modules`), by the decision in `restart`.
+
+mod feed;
+mod rewind;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use feed::Feeds;
+use nexum_host_ifaces::{
+    clock::Clock,
+    cron::CronMsg,
+    event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply},
+    host::HostArgs,
+    port::{Port, PortError},
+    store::{DeadLetter, EventUnit, ModuleHealth, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind},
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::{
+    admin::{AdminError, AdminReply},
+    instance::{Failure, Instance, Prepared},
+    load::{Loader, Plan},
+    metrics::{Metrics, ModuleMetrics},
+    modules,
+    restart::{self, Decision, Fault},
+    status::{ModuleStatus, Wish},
+};
+
+/// A commit is one synced group; past this the disk is in trouble and the module starts again from what is durable.
+const STORE_DEADLINE: Duration = Duration::from_secs(30);
+/// The source that failures of retried dead letters are counted under; it has no cursor.
+const RETRY_SOURCE: &str = "dlq";
+
+/// What every module actor shares.
+pub struct Shared {
+    pub loader: Loader,
+    pub store: Port<StoreMsg>,
+    pub view: Arc<dyn StateView>,
+    pub cron: Port<CronMsg>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Metrics,
+    /// Draws uniformly from 0 to 1, for backoff jitter.
+    pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
+}
+
+pub enum Msg {
+    /// Load, init and start pulling. Sent once, by the actor to itself.
+    Begin,
+    /// A source's answer to a pull.
+    Reply(SourceReply),
+    /// Deliver a dead letter again. Must reply.
+    Retry { letter: Box<DeadLetter>, reply: AdminReply<()> },
+}
+
+impl From<SourceReply> for Msg {
+    fn from(reply: SourceReply) -> Self {
+        Self::Reply(reply)
+    }
+}
+
+impl TryFrom<Msg> for SourceReply {
+    type Error = ();
+
+    fn try_from(message: Msg) -> Result<Self, ()> {
+        match message {
+            Msg::Reply(reply) => Ok(reply),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Why a module actor stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Exit {
+    /// The artifact cannot be run; starting again would not help.
+    #[error("load: {0}")]
+    Load(String),
+    /// The guest failed; counted in the health that goes with it.
+    #[error("{}", health.last_error.as_deref().unwrap_or("failed"))]
+    Fault { health: Box<ModuleHealth>, decision: Decision },
+    /// Something around the module failed; not counted against it.
+    #[error("{0}")]
+    Environment(String),
+    /// The module was Paused or Dead when the process last stopped.
+    #[error("standing")]
+    Standing(Box<ModuleHealth>),
+}
+
+impl From<PortError> for Exit {
+    fn from(error: PortError) -> Self {
+        Self::Environment(error.to_string())
+    }
+}
+
+impl From<StoreError> for Exit {
+    fn from(error: StoreError) -> Self {
+        Self::Environment(error.to_string())
+    }
+}
+
+pub struct Args {
+    pub shared: Arc<Shared>,
+    pub plan: Arc<Plan>,
+    /// Present on every start but the first.
+    pub prepared: Option<Arc<Prepared>>,
+    /// Counters that replace the stored ones.
+    pub health: Option<ModuleHealth>,
+    pub status: Arc<ModuleStatus>,
+    pub supervisor: ActorRef<modules::Msg>,
+    /// Tells the supervisor's messages about this actor from those about an earlier one.
+    pub generation: u64,
+}
+
+pub struct State {
+    args: Args,
+    running: Option<Running>,
+}
+
+/// A module past Init.
+struct Running {
+    instance: Instance,
+    prepared: Arc<Prepared>,
+    host: HostArgs,
+    health: ModuleHealth,
+    metrics: ModuleMetrics,
+    feeds: Feeds,
+}
+
+pub struct ModuleActor;
+
+impl Actor for ModuleActor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+        myself.send_message(Msg::Begin)?;
+        Ok(State { args, running: None })
+    }
+
+    async fn handle(&self, myself: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let done = match message {
+            Msg::Begin => state.begin(&myself).await,
+            Msg::Reply(reply) => state.on_reply(reply).await,
+            Msg::Retry { letter, reply } => state.on_retry(*letter, reply).await,
+        };
+        if let Err(exit) = done {
+            state.leave();
+            return Err(Box::new(exit));
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.leave();
+        Ok(())
+    }
+}
+
+impl State {
+    async fn begin(&mut self, myself: &ActorRef<Msg>) -> Result<(), Exit> {
+        let Args { shared, plan, supervisor, generation, status, .. } = &self.args;
+        let name = plan.manifest.name.clone();
+        let step =
+            |step| supervisor.send_message(modules::Msg::Step { module: name.clone(), generation: *generation, step });
+        let prepared = match &self.args.prepared {
+            Some(prepared) => prepared.clone(),
+            None => {
+                let (shared, plan) = (shared.clone(), plan.clone());
+                let loaded = tokio::task::spawn_blocking(move || shared.loader.prepare(&plan)).await;
+                loaded.map_err(|error| Exit::Load(error.to_string()))?.map_err(Exit::Load)?
+            }
+        };
+        let _ = step(modules::Step::Prepared(prepared.clone()));
+        let info: ModuleInfo =
+            shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await??;
+        let health = match &self.args.health {
+            Some(health) => {
+                let message = StoreMsg::PutHealth { module: info.id, health: Box::new(health.clone()) };
+                shared.store.cast(message)?;
+                health.clone()
+            }
+            None => info.health,
+        };
+        status.dead_letters.store(info.dead_letters, Ordering::Relaxed);
+        status.state_bytes.store(info.record.state_bytes, Ordering::Relaxed);
+        status.set_cursors(info.record.cursors.clone());
+        status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
+        if health.standing != Standing::Running {
+            return Err(Exit::Standing(Box::new(health)));
+        }
+        let _ = step(modules::Step::Opened(Box::new(health.clone())));
+        let metrics = ModuleMetrics::new(&shared.metrics, &name);
+        let limit = plan.limits.max_state_bytes;
+        shared.metrics.state_bytes_limit.with_label_values(&[&*name]).set(limit as i64);
+        let host = HostArgs {
+            module: name.clone(),
+            id: info.id,
+            component: plan.manifest.component,
+            limits: plan.limits.clone(),
+            clock: shared.clock.clone(),
+            store: shared.store.clone(),
+            view: shared.view.clone(),
+            chains: plan.chains.clone(),
+            extra_methods: plan.extra_methods.clone(),
+        };
+        let feeds = Feeds::new(&name, &plan.manifest.sources, &info.record, myself.get_derived());
+        let instance = match Instance::start(&prepared, &host, info.record).await {
+            Ok(instance) => instance,
+            Err(failure) => return Err(self.args.fault(health, failure, None)),
+        };
+        let mut running = Running { instance, prepared, host, health, metrics, feeds };
+        running.init(&self.args).await?;
+        let _ = self.args.supervisor.send_message(modules::Msg::Step {
+            module: name,
+            generation: self.args.generation,
+            step: modules::Step::Running,
+        });
+        self.running.insert(running).feeds.pull_all(&self.args)?;
+        Ok(())
+    }
+
+    async fn on_reply(&mut self, reply: SourceReply) -> Result<(), Exit> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let Some(index) = running.feeds.take(&reply) else { return Ok(()) };
+        match reply.answer {
+            Answer::Events { deliveries, progress, skipped } => {
+                running.metrics.skipped.inc_by(skipped);
+                for delivery in deliveries {
+                    if self.args.status.wish() == Wish::Hold {
+                        return Ok(());
+                    }
+                    running.deliver(&self.args, index, delivery).await?;
+                }
+                if let Some(cursor) = progress {
+                    running.advance(&self.args, index, cursor).await?;
+                }
+            }
+            Answer::Reorg(reorg) => running.on_reorg(&self.args, index, reorg).await?,
+            Answer::Stuck { reason } => return Err(Exit::Environment(reason)),
+        }
+        if self.args.status.wish() == Wish::Run {
+            running.feeds.pull(&self.args, index)?;
+        }
+        Ok(())
+    }
+
+    async fn on_retry(&mut self, letter: DeadLetter, reply: AdminReply<()>) -> Result<(), Exit> {
+        let Some(running) = &mut self.running else {
+            let error = AdminError::Unavailable("the module is not running".into());
+            let _ = reply.send(Err(error));
+            return Ok(());
+        };
+        let done = running.retry(&self.args, letter).await;
+        let answer =
+            done.as_ref().map(|()| ()).map_err(|exit| AdminError::Unavailable(format!("it failed again: {exit}")));
+        // The operator may have gone; the outcome is in the dead letters and the log.
+        let _ = reply.send(answer);
+        done
+    }
+
+    /// Withdraws what still waits at the sources.
+    fn leave(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.feeds.forget(&self.args);
+        }
+    }
+}
+
+impl Args {
+    fn name(&self) -> &Arc<str> {
+        &self.plan.manifest.name
+    }
+
+    /// Counts a failure of the guest and decides what follows.
+    fn fault(&self, mut health: ModuleHealth, failure: Failure, event: Option<(SourceId, EventId)>) -> Exit {
+        self.status.failed.fetch_add(1, Ordering::Relaxed);
+        let label = event.as_ref().map_or_else(|| "init".to_owned(), |(_, id)| id.to_string());
+        tracing::warn!(module = %self.name(), event = label, fuel = failure.fuel, "{}", failure.message);
+        let Failure { message, backtrace, fuel } = failure;
+        let fault = Fault { message, backtrace, fuel, event };
+        let decision = restart::decide(&mut health, &fault, &self.plan.manifest.restart, (self.shared.jitter)());
+        Exit::Fault { health: Box::new(health), decision }
+    }
+}
+
+impl Running {
+    async fn init(&mut self, args: &Args) -> Result<(), Exit> {
+        self.metrics.kind("init").dispatched.inc();
+        match self.instance.init(&args.plan.config).await {
+            Ok(fuel) => {
+                let unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
+                self.commit(args, unit).await?;
+                self.metrics.kind("init").processed.inc();
+                Ok(())
+            }
+            Err(failure) => {
+                self.metrics.kind("init").failed.inc();
+                Err(args.fault(self.health.clone(), failure, None))
+            }
+        }
+    }
+
+    /// One event of one source: the guest, then the unit; or the dead letters, when its attempts are used up.
+    async fn deliver(&mut self, args: &Args, index: usize, delivery: Delivery) -> Result<(), Exit> {
+        let source = self.feeds.id(index).clone();
+        let policy = &args.plan.manifest.restart;
+        if restart::exhausted(&self.health, &source, &delivery.id, policy).is_some() {
+            return self.quarantine(args, index, delivery).await;
+        }
+        let kind = delivery.id.kind();
+        let started_ns = args.shared.clock.monotonic_ns();
+        {
+            let metrics = self.metrics.kind(kind);
+            metrics.dispatched.inc();
+            if delivery.seen_ns > 0 {
+                metrics.latency.observe(started_ns.saturating_sub(delivery.seen_ns) as f64 / 1e9);
+            }
+        }
+        let handled = self.instance.handle(&delivery.id, &delivery.event).await;
+        let took_ns = args.shared.clock.monotonic_ns().saturating_sub(started_ns);
+        self.metrics.kind(kind).duration.observe(took_ns as f64 / 1e9);
+        self.note_usage(args);
+        let fuel = match handled {
+            Ok(fuel) => fuel,
+            Err(failure) => {
+                self.metrics.kind(kind).failed.inc();
+                return Err(args.fault(self.health.clone(), failure, Some((source, delivery.id))));
+            }
+        };
+        self.metrics.fuel.observe(fuel as f64);
+        args.status.add_fuel(fuel);
+        let moved = Some((source.clone(), delivery.cursor.clone()));
+        let mut unit = self.instance.host().seal(UnitKind::Handled, moved, fuel);
+        if restart::recovered(&mut self.health, Some(&source)) {
+            unit.health = Some(self.health.clone());
+            self.metrics.consecutive_failures.set(0);
+            args.status.consecutive_failures.store(0, Ordering::Relaxed);
+        }
+        self.commit(args, unit).await?;
+        self.metrics.kind(kind).processed.inc();
+        self.moved(args, index, delivery.cursor);
+        Ok(())
+    }
+
+    async fn quarantine(&mut self, args: &Args, index: usize, delivery: Delivery) -> Result<(), Exit> {
+        let source = self.feeds.id(index).clone();
+        let Some(attempt) = self.health.attempts.remove(&source) else { return Ok(()) };
+        let host = self.instance.host();
+        host.begin(&delivery.id);
+        let moved = Some((source, delivery.cursor.clone()));
+        let mut unit = host.seal(UnitKind::Quarantined, moved, 0);
+        tracing::error!(
+            module = %args.name(), event = %delivery.id, letter = unit.entry.seq, attempts = attempt.count,
+            "event moved to the dead letters: {}", attempt.error
+        );
+        unit.quarantined = Some(Box::new(DeadLetter {
+            seq: unit.entry.seq,
+            at_ms: unit.entry.at_ms,
+            id: delivery.id,
+            event: (*delivery.event).clone(),
+            component: unit.entry.component,
+            attempts: attempt.count,
+            error: attempt.error,
+            backtrace: attempt.backtrace,
+            fuel: attempt.fuel,
+        }));
+        unit.health = Some(self.health.clone());
+        self.commit(args, unit).await?;
+        args.status.dead_letters.fetch_add(1, Ordering::Relaxed);
+        self.moved(args, index, delivery.cursor);
+        Ok(())
+    }
+
+    async fn retry(&mut self, args: &Args, letter: DeadLetter) -> Result<(), Exit> {
+        let id = EventId::Retry { seq: letter.seq };
+        let event = Arc::new(letter.event);
+        self.metrics.kind("retry").dispatched.inc();
+        match self.instance.handle(&id, &event).await {
+            Ok(fuel) => {
+                let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
+                unit.resolved = Some(letter.seq);
+                if restart::recovered(&mut self.health, Some(&SourceId::new(RETRY_SOURCE))) {
+                    unit.health = Some(self.health.clone());
+                }
+                self.commit(args, unit).await?;
+                args.status.dead_letters.fetch_sub(1, Ordering::Relaxed);
+                self.metrics.kind("retry").processed.inc();
+                Ok(())
+            }
+            Err(failure) => {
+                self.metrics.kind("retry").failed.inc();
+                Err(args.fault(self.health.clone(), failure, Some((SourceId::new(RETRY_SOURCE), id))))
+            }
+        }
+    }
+
+    /// The source has nothing for this module up to `cursor`. Made durable now and then, so that a restart does not
+    /// read it all again; the first position at once, so that nothing before a first event is lost.
+    async fn advance(&mut self, args: &Args, index: usize, cursor: Cursor) -> Result<(), Exit> {
+        if !self.feeds.worth_keeping(index, &cursor) {
+            self.feeds.progress(index, cursor);
+            return Ok(());
+        }
+        let host = self.instance.host();
+        let moved = Some((self.feeds.id(index).clone(), cursor.clone()));
+        let unit = host.seal(UnitKind::Advanced, moved, 0);
+        self.commit(args, unit).await?;
+        self.moved(args, index, cursor);
+        Ok(())
+    }
+
+    fn moved(&mut self, args: &Args, index: usize, cursor: Cursor) {
+        args.status.set_cursor(self.feeds.id(index), &cursor);
+        self.feeds.durable(index, cursor);
+    }
+
+    async fn commit(&mut self, args: &Args, unit: EventUnit) -> Result<(), Exit> {
+        let record = unit.record.clone();
+        let unit = Box::new(unit);
+        args.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Commit { unit, reply }).await??;
+        args.status.processed.fetch_add(1, Ordering::Relaxed);
+        args.status.state_bytes.store(record.state_bytes, Ordering::Relaxed);
+        args.status.last_event_ms.store(args.shared.clock.now_ms(), Ordering::Relaxed);
+        self.metrics.state_bytes_used.set(record.state_bytes as i64);
+        self.instance.host().committed(record);
+        Ok(())
+    }
+
+    fn note_usage(&mut self, args: &Args) {
+        let host = self.instance.host();
+        let memory = host.memory_bytes();
+        let dropped = host.usage().log_lines_dropped;
+        args.status.memory_bytes.store(memory as u64, Ordering::Relaxed);
+        self.metrics.memory_bytes_used.set(memory as i64);
+        if dropped > 0 {
+            self.metrics.log_lines_dropped.inc_by(dropped);
+        }
+    }
+}

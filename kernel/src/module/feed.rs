@@ -1,0 +1,157 @@
+//! A module's feeds: per source the position, and the one outstanding pull.
+
+use std::sync::Arc;
+
+use nexum_host_ifaces::{
+    chain::{ChainMsg, ChainPull},
+    cron::{CronMsg, CronPull},
+    event::{Cursor, SourceId, SourceReply, Subscriber},
+    port::PortError,
+    store::ModuleRecord,
+};
+
+use super::Args;
+use crate::manifest::Source;
+
+/// Deliveries asked for at once: enough to amortise the message, few enough to bound what a held module drops.
+const DELIVERIES_PER_PULL: usize = 64;
+/// Blocks without concern after which the position is made durable.
+const KEEP_EVERY_BLOCKS: u64 = 64;
+
+struct Feed {
+    source: Source,
+    /// Where the source stands in memory; at or past what is durable.
+    cursor: Option<Cursor>,
+    durable: Option<Cursor>,
+    /// Of the outstanding pull; 0 when there is none.
+    token: u64,
+}
+
+pub(super) struct Feeds {
+    module: Arc<str>,
+    feeds: Vec<Feed>,
+    tokens: u64,
+    subscriber: Subscriber,
+}
+
+impl Feeds {
+    pub(super) fn new(module: &Arc<str>, sources: &[Source], record: &ModuleRecord, subscriber: Subscriber) -> Self {
+        let feeds = sources.iter().map(|source| {
+            let cursor = record.cursors.get(source.id()).cloned();
+            Feed { source: source.clone(), cursor: cursor.clone(), durable: cursor, token: 0 }
+        });
+        Self { module: module.clone(), feeds: feeds.collect(), tokens: 0, subscriber }
+    }
+
+    pub(super) fn id(&self, index: usize) -> &SourceId {
+        self.feeds[index].source.id()
+    }
+
+    /// Which feed an answer belongs to, when it answers the outstanding pull.
+    pub(super) fn take(&mut self, reply: &SourceReply) -> Option<usize> {
+        let index = self.feeds.iter().position(|feed| *feed.source.id() == reply.source)?;
+        let feed = &mut self.feeds[index];
+        if feed.token != reply.token {
+            return None;
+        }
+        feed.token = 0;
+        Some(index)
+    }
+
+    pub(super) fn progress(&mut self, index: usize, cursor: Cursor) {
+        self.feeds[index].cursor = Some(cursor);
+    }
+
+    pub(super) fn durable(&mut self, index: usize, cursor: Cursor) {
+        let feed = &mut self.feeds[index];
+        feed.cursor = Some(cursor.clone());
+        feed.durable = Some(cursor);
+    }
+
+    /// Positions as they stand in the store again, after a rewind.
+    pub(super) fn reset(&mut self, record: &ModuleRecord) {
+        for feed in &mut self.feeds {
+            feed.durable = record.cursors.get(feed.source.id()).cloned();
+            feed.cursor = feed.durable.clone();
+            feed.token = 0;
+        }
+    }
+
+    /// Whether a position without an event is worth a write.
+    pub(super) fn worth_keeping(&self, index: usize, cursor: &Cursor) -> bool {
+        match (&self.feeds[index].durable, cursor) {
+            (None, _) => true,
+            (Some(Cursor::Chain { number: kept, .. }), Cursor::Chain { number, .. }) => {
+                number.saturating_sub(*kept) >= KEEP_EVERY_BLOCKS
+            }
+            (Some(_), _) => false,
+        }
+    }
+
+    pub(super) fn pull_all(&mut self, args: &Args) -> Result<(), PortError> {
+        (0..self.feeds.len()).try_for_each(|index| self.pull(args, index))
+    }
+
+    /// Asks every source but one.
+    pub(super) fn pull_others(&mut self, args: &Args, index: usize) -> Result<(), PortError> {
+        (0..self.feeds.len()).filter(|other| *other != index).try_for_each(|other| self.pull(args, other))
+    }
+
+    /// Whether a chain source's durable position is past this block.
+    pub(super) fn durable_past(&self, index: usize, block: u64) -> bool {
+        matches!(self.feeds[index].durable, Some(Cursor::Chain { number, .. }) if number > block)
+    }
+
+    /// Asks a source for what follows its cursor.
+    pub(super) fn pull(&mut self, args: &Args, index: usize) -> Result<(), PortError> {
+        self.tokens += 1;
+        let token = self.tokens;
+        let feed = &mut self.feeds[index];
+        feed.token = token;
+        let (module, to) = (self.module.clone(), self.subscriber.clone());
+        match &feed.source {
+            Source::Chain { id, chain_id, interest } => {
+                // An optional chain that this engine does not serve never delivers.
+                let Some(port) = args.plan.chains.get(chain_id) else { return Ok(()) };
+                port.cast(ChainMsg::Pull(ChainPull {
+                    module,
+                    source: id.clone(),
+                    token,
+                    after: feed.cursor.clone(),
+                    interest: interest.clone(),
+                    max: DELIVERIES_PER_PULL,
+                    to,
+                }))
+            }
+            Source::Cron { id, schedule, missed } => {
+                let after = match feed.cursor {
+                    Some(Cursor::Cron { fired_at }) => Some(fired_at),
+                    _ => None,
+                };
+                args.shared.cron.cast(CronMsg::Pull(CronPull {
+                    module,
+                    source: id.clone(),
+                    token,
+                    schedule: schedule.clone(),
+                    missed: *missed,
+                    after,
+                    max: DELIVERIES_PER_PULL,
+                    to,
+                }))
+            }
+        }
+    }
+
+    /// Withdraws every outstanding pull. A source that is down has forgotten already.
+    pub(super) fn forget(&self, args: &Args) {
+        for feed in &self.feeds {
+            let module = self.module.clone();
+            let _ = match &feed.source {
+                Source::Chain { chain_id, .. } => {
+                    args.plan.chains.get(chain_id).map_or(Ok(()), |port| port.cast(ChainMsg::Forget { module }))
+                }
+                Source::Cron { .. } => args.shared.cron.cast(CronMsg::Forget { module }),
+            };
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! The supervisor of modules: drives each through Load → Init → Run → Restart → Dead, and carries out the operator's
+//! orders.
+//!
+//! Invariant: a module's state changes only here, by what its actor reported or by how it ended. Orders never wait for a
+//! guest: they ask the actor to stop after the event in flight and answer when it has.
+
+mod facts;
+mod slot;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use nexum_host_ifaces::store::{ModuleHealth, Standing, StoreError, StoreMsg};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use slot::{Phase, Slot, Then};
+
+use crate::{
+    admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node},
+    engine,
+    instance::Prepared,
+    module::{self, Exit, ModuleActor, Shared},
+    restart::{self, Decision, Fault},
+    status::{ModuleStatus, Wish},
+};
+
+/// The store answers orders in milliseconds; past this it is down and the order fails.
+const ORDER_DEADLINE: Duration = Duration::from_secs(5);
+/// Wait before a module starts again after something around it failed, which is not its fault.
+const ENVIRONMENT_RETRY: Duration = Duration::from_secs(1);
+
+/// How far an actor has come.
+pub enum Step {
+    /// Verified, compiled and linked.
+    Prepared(Arc<Prepared>),
+    /// Its durable state is read; Init follows.
+    Opened(Box<ModuleHealth>),
+    Running,
+}
+
+pub enum Msg {
+    Step {
+        module: Arc<str>,
+        generation: u64,
+        step: Step,
+    },
+    /// The wait before a restart is over.
+    Start {
+        module: Arc<str>,
+        generation: u64,
+    },
+    /// Must reply.
+    Facts(RpcReplyPort<Vec<Node>>),
+    /// Must reply: state by name, and whether all that are configured run.
+    Reports(RpcReplyPort<BTreeMap<String, ModuleHealthReport>>),
+    /// Must reply with the module's name.
+    Load {
+        spec: Box<ModuleSpec>,
+        reply: AdminReply<String>,
+    },
+    /// Must reply, once the module's actor has stopped.
+    Order {
+        module: String,
+        order: Order,
+        reply: AdminReply<()>,
+    },
+    /// Must reply.
+    RetryDeadLetter {
+        module: String,
+        seq: u64,
+        reply: AdminReply<()>,
+    },
+    /// Stop every module after its event in flight; must reply, when all have stopped.
+    StopAll {
+        reply: RpcReplyPort<()>,
+    },
+    /// Stop those that are still at an event; must reply with what they were at.
+    KillRest {
+        reply: RpcReplyPort<Vec<String>>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Unload,
+    Restart,
+    Pause,
+    Resume,
+}
+
+pub struct Args {
+    pub shared: Arc<Shared>,
+    pub modules: Vec<ModuleSpec>,
+}
+
+pub struct State {
+    shared: Arc<Shared>,
+    slots: BTreeMap<Arc<str>, Slot>,
+    by_actor: BTreeMap<ActorId, Arc<str>>,
+    generations: u64,
+    stopping: Vec<RpcReplyPort<()>>,
+    shutting_down: bool,
+}
+
+pub struct ModulesSupervisor;
+
+impl Actor for ModulesSupervisor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+        let mut state = State {
+            shared: args.shared,
+            slots: BTreeMap::new(),
+            by_actor: BTreeMap::new(),
+            generations: 0,
+            stopping: Vec::new(),
+            shutting_down: false,
+        };
+        for spec in args.modules {
+            state.load(&myself, spec, true).await.map_err(|error| error.to_string())?;
+        }
+        Ok(state)
+    }
+
+    async fn handle(&self, myself: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Step { module, generation, step } => state.on_step(&module, generation, step),
+            Msg::Start { module, generation } => {
+                let due =
+                    |slot: &&mut Slot| slot.generation == generation && matches!(slot.phase, Phase::Restart { .. });
+                if !state.shutting_down && state.slots.get_mut(&module).as_ref().is_some_and(due) {
+                    state.start(&myself, &module).await;
+                }
+            }
+            Msg::Facts(reply) => answer(reply, state.facts()),
+            Msg::Reports(reply) => answer(reply, state.reports()),
+            Msg::Load { spec, reply } => {
+                let loaded = state.load(&myself, *spec, false).await;
+                answer(reply, loaded);
+            }
+            Msg::Order { module, order, reply } => state.order(&myself, &module, order, reply).await,
+            Msg::RetryDeadLetter { module, seq, reply } => state.retry_dead_letter(&module, seq, reply).await,
+            Msg::StopAll { reply } => {
+                state.shutting_down = true;
+                state.slots.values().for_each(Slot::ask_to_stop);
+                state.stopping.push(reply);
+                state.report_stopped();
+            }
+            Msg::KillRest { reply } => answer(reply, state.kill_rest()),
+        }
+        state.count();
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(cell, _, reason) => state.on_ended(&myself, &cell, Ok(reason)).await,
+            SupervisionEvent::ActorFailed(cell, error) => state.on_ended(&myself, &cell, Err(error)).await,
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        state.report_stopped();
+        state.count();
+        Ok(())
+    }
+}
+
+/// Whoever asked may have gone; then there is nobody to tell.
+fn answer<T: Send + 'static>(reply: RpcReplyPort<T>, value: T) {
+    let _ = reply.send(value);
+}
+
+impl State {
+    /// Plans a module and starts it. At boot a wrong module is kept as Dead with its reason, so that the tree shows it;
+    /// an order to load a wrong module is refused.
+    async fn load(&mut self, myself: &ActorRef<Msg>, spec: ModuleSpec, boot: bool) -> Result<String, AdminError> {
+        let source = spec.source.display().to_string();
+        let planned = self.shared.loader.plan(&spec).and_then(|plan| match engine::instances_max() {
+            Some((fit, maps)) if self.slots.len() >= fit => Err(format!(
+                "{} modules are loaded and vm.max_map_count = {maps} has room for {fit}: raise it, such as with \
+                 `sysctl -w vm.max_map_count={}`",
+                self.slots.len(),
+                (self.slots.len() + 1) * 2 * engine::MAPS_PER_INSTANCE,
+            )),
+            _ => Ok(plan),
+        });
+        let plan = match planned {
+            Ok(plan) => Arc::new(plan),
+            Err(reason) if boot => {
+                tracing::error!(source, "module not loaded: {reason}");
+                self.slots.insert(source.as_str().into(), Slot::unplanned(spec, reason));
+                return Ok(source);
+            }
+            Err(reason) => return Err(AdminError::Load(reason)),
+        };
+        let name = plan.manifest.name.clone();
+        if self.slots.contains_key(&name) {
+            if boot {
+                tracing::error!(module = %name, source, "a module of this name is configured twice; the second is not loaded");
+                let reason = format!("a module named `{name}` is configured already; names are the identity of state");
+                self.slots.insert(format!("{name} ({source})").into(), Slot::unplanned(spec, reason));
+                return Ok(source);
+            }
+            return Err(AdminError::AlreadyLoaded(name.to_string()));
+        }
+        let status = Arc::new(ModuleStatus::default());
+        self.slots.insert(name.clone(), Slot::planned(spec, plan, status));
+        self.start(myself, &name).await;
+        Ok(name.to_string())
+    }
+
+    /// Spawns the actor of a slot: Load the first time, a fresh instance from what is prepared afterwards.
+    async fn start(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>) {
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        let Some(plan) = slot.plan.clone() else { return };
+        self.generations += 1;
+        slot.generation = self.generations;
+        slot.status.set_wish(Wish::Run);
+        let args = module::Args {
+            shared: self.shared.clone(),
+            plan,
+            prepared: slot.prepared.clone(),
+            health: slot.override_health.take(),
+            status: slot.status.clone(),
+            supervisor: myself.clone(),
+            generation: slot.generation,
+        };
+        match Actor::spawn_linked(None, ModuleActor, args, myself.get_cell()).await {
+            Ok((actor, _)) => {
+                self.by_actor.insert(actor.get_id(), name.clone());
+                slot.actor = Some(actor);
+                slot.phase = if slot.prepared.is_some() { Phase::Init } else { Phase::Load };
+            }
+            Err(error) => slot.die(format!("its actor did not start: {error}")),
+        }
+    }
+
+    fn on_step(&mut self, name: &Arc<str>, generation: u64, step: Step) {
+        let Some(slot) = self.slots.get_mut(name).filter(|slot| slot.generation == generation) else { return };
+        match step {
+            Step::Prepared(prepared) => {
+                slot.prepared = Some(prepared);
+                slot.enter(Phase::Init);
+            }
+            Step::Opened(health) => slot.health = *health,
+            Step::Running => {
+                slot.enter(Phase::Run);
+                tracing::info!(module = %name, "running");
+            }
+        }
+    }
+
+    /// A module's actor is gone: by order, by a failure it decided about, or by a bug in the host.
+    async fn on_ended(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        cell: &ActorCell,
+        how: Result<Option<String>, ActorProcessingErr>,
+    ) {
+        let Some(name) = self.by_actor.remove(&cell.get_id()) else { return };
+        let Some(slot) = self.slots.get_mut(&name) else { return };
+        slot.actor = None;
+        let then = slot.take_then();
+        let exit = match how {
+            Ok(_) => None,
+            Err(error) => Some(match error.downcast::<Exit>() {
+                Ok(exit) => *exit,
+                Err(bug) => slot.host_bug(&bug.to_string(), (self.shared.jitter)()),
+            }),
+        };
+        if let Some(Exit::Fault { health, .. }) = &exit {
+            slot.health = (**health).clone();
+            slot.override_health = Some((**health).clone());
+            let label = [&*name];
+            let failures = self.shared.metrics.consecutive_failures.with_label_values(&label);
+            failures.set(health.consecutive_failures.into());
+            slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
+        }
+        if let Some((then, reply)) = then {
+            let done = self.finish_order(myself, &name, then).await;
+            answer(reply, done);
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(&name) else { return };
+        match exit {
+            None => slot.phase = Phase::Stopped,
+            Some(Exit::Load(reason)) => {
+                tracing::error!(module = %name, "not loaded: {reason}");
+                slot.die(reason);
+            }
+            Some(Exit::Standing(health)) => {
+                slot.health = *health;
+                slot.phase = match &slot.health.standing {
+                    Standing::Dead { reason } => Phase::Dead { reason: reason.clone() },
+                    _ => Phase::Paused,
+                };
+            }
+            Some(Exit::Environment(reason)) => self.restart_in(myself, &name, ENVIRONMENT_RETRY, reason),
+            Some(Exit::Fault { health, decision }) => {
+                let reason = health.last_error.clone().unwrap_or_default();
+                match decision {
+                    Decision::RestartIn(wait) => {
+                        self.shared.metrics.restarts.with_label_values(&[&*name]).inc();
+                        self.restart_in(myself, &name, wait, reason);
+                    }
+                    Decision::Dead => {
+                        tracing::error!(module = %name, "dead: {reason}; `nexumctl module restart {name}` starts it again");
+                        let Standing::Dead { reason } = &health.standing else { return };
+                        slot.die(reason.clone());
+                        self.persist(&name).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn restart_in(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, wait: Duration, reason: String) {
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        tracing::warn!(module = %name, wait_ms = wait.as_millis() as u64, "restart: {reason}");
+        let at_ns = self.shared.clock.monotonic_ns() + wait.as_nanos() as u64;
+        slot.enter(Phase::Restart { at_ns, reason });
+        let (module, generation) = (name.clone(), slot.generation);
+        myself.send_after(wait, move || Msg::Start { module, generation });
+    }
+
+    /// Writes a slot's health where the next process finds it.
+    async fn persist(&mut self, name: &Arc<str>) {
+        let Some(slot) = self.slots.get(name) else { return };
+        if let Err(error) = self.put_health(name, slot.health.clone()).await {
+            tracing::error!(module = %name, "its failure counters were not written: {error}");
+        }
+    }
+
+    async fn put_health(&self, name: &Arc<str>, health: ModuleHealth) -> Result<(), AdminError> {
+        let unavailable = |error: String| AdminError::Unavailable(error);
+        let opened = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await;
+        let info = opened.map_err(|error| unavailable(error.to_string()))?;
+        let info = info.map_err(|error: StoreError| unavailable(error.to_string()))?;
+        let message = StoreMsg::PutHealth { module: info.id, health: Box::new(health) };
+        self.shared.store.cast(message).map_err(|error| unavailable(error.to_string()))
+    }
+
+    async fn order(&mut self, myself: &ActorRef<Msg>, module: &str, order: Order, reply: AdminReply<()>) {
+        let name: Arc<str> = module.into();
+        let Some(slot) = self.slots.get_mut(&name) else {
+            return answer(reply, Err(AdminError::UnknownModule(module.to_owned())));
+        };
+        let then = match slot.accept(module, order) {
+            Ok(then) => then,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        if slot.actor.is_some() {
+            slot.then = Some((then, reply));
+            slot.ask_to_stop();
+            return;
+        }
+        let done = self.finish_order(myself, &name, then).await;
+        answer(reply, done);
+    }
+
+    /// Carries out what an order wants once the module's actor is gone.
+    async fn finish_order(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, then: Then) -> Result<(), AdminError> {
+        // A module whose manifest was wrong has no name and no state yet: an order to start it loads it anew.
+        let planned = self.slots.get(name).is_some_and(|slot| slot.plan.is_some());
+        match then {
+            Then::Start { .. } if !planned => {
+                let Some(slot) = self.slots.get(name) else { return Ok(()) };
+                let spec = slot.spec.clone();
+                self.load(myself, spec, false).await?;
+                self.slots.remove(name);
+                Ok(())
+            }
+            Then::Forget => {
+                self.slots.remove(name);
+                self.shared.metrics.forget(name);
+                Ok(())
+            }
+            Then::Pause => {
+                let mut health = self.stored_health(name).await?;
+                health.standing = Standing::Paused;
+                self.put_health(name, health.clone()).await?;
+                if let Some(slot) = self.slots.get_mut(name) {
+                    slot.health = health;
+                    slot.enter(Phase::Paused);
+                }
+                Ok(())
+            }
+            Then::Start { afresh } => {
+                let mut health = self.stored_health(name).await?;
+                health.standing = Standing::Running;
+                if afresh {
+                    health.consecutive_failures = 0;
+                    health.attempts.clear();
+                }
+                self.replan(name)?;
+                if let Some(slot) = self.slots.get_mut(name) {
+                    slot.health = health.clone();
+                    slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
+                    slot.override_health = Some(health);
+                }
+                self.start(myself, name).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// A module that never loaded is planned again: its files may be right by now.
+    fn replan(&mut self, name: &Arc<str>) -> Result<(), AdminError> {
+        let Some(slot) = self.slots.get_mut(name) else { return Ok(()) };
+        if slot.prepared.is_some() {
+            return Ok(());
+        }
+        let plan = self.shared.loader.plan(&slot.spec).map_err(AdminError::Load)?;
+        slot.plan = Some(Arc::new(plan));
+        Ok(())
+    }
+
+    async fn stored_health(&self, name: &Arc<str>) -> Result<ModuleHealth, AdminError> {
+        let opened = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await;
+        match opened {
+            Ok(Ok(info)) => Ok(info.health),
+            Ok(Err(error)) => Err(AdminError::Unavailable(error.to_string())),
+            Err(error) => Err(AdminError::Unavailable(error.to_string())),
+        }
+    }
+
+    async fn retry_dead_letter(&mut self, module: &str, seq: u64, reply: AdminReply<()>) {
+        let Some(slot) = self.slots.get(module) else {
+            return answer(reply, Err(AdminError::UnknownModule(module.to_owned())));
+        };
+        let Some(actor) = slot.actor.clone().filter(|_| matches!(slot.phase, Phase::Run)) else {
+            let hint = "dead letters are delivered again only to a running module".to_owned();
+            let state = slot.phase.name().to_owned();
+            return answer(reply, Err(AdminError::WrongState { module: module.to_owned(), state, hint }));
+        };
+        let name = module.to_owned();
+        let letters = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::DeadLetters { name, reply }).await;
+        let letter = match letters {
+            Ok(Ok(letters)) => letters.into_iter().find(|letter| letter.seq == seq),
+            Ok(Err(error)) => return answer(reply, Err(AdminError::Unavailable(error.to_string()))),
+            Err(error) => return answer(reply, Err(AdminError::Unavailable(error.to_string()))),
+        };
+        let Some(letter) = letter else {
+            let error = StoreError::UnknownDeadLetter { module: module.to_owned(), seq };
+            return answer(reply, Err(AdminError::Unavailable(error.to_string())));
+        };
+        // A failed send drops the reply port, which the caller sees as "not running".
+        let _ = actor.send_message(module::Msg::Retry { letter: Box::new(letter), reply });
+    }
+
+    fn report_stopped(&mut self) {
+        if self.shutting_down && self.slots.values().all(|slot| slot.actor.is_none()) {
+            self.stopping.drain(..).for_each(|reply| answer(reply, ()));
+        }
+    }
+
+    fn kill_rest(&mut self) -> Vec<String> {
+        let mut unfinished = Vec::new();
+        for (name, slot) in &mut self.slots {
+            if let Some(actor) = slot.actor.take() {
+                unfinished.push(format!(
+                    "module {name}: its event in flight did not finish; it is delivered again at the next start"
+                ));
+                actor.kill();
+            }
+        }
+        unfinished
+    }
+
+    fn count(&self) {
+        self.shared.metrics.modules_loaded.set(self.slots.len() as i64);
+        let dead = self.slots.values().filter(|slot| matches!(slot.phase, Phase::Dead { .. })).count();
+        self.shared.metrics.modules_dead.set(dead as i64);
+    }
+}
+
+impl Slot {
+    /// The actor itself failed, by a panic or an unknown error: counted like a failure of the module.
+    fn host_bug(&mut self, bug: &str, jitter: f64) -> Exit {
+        tracing::error!(bug, "a module's actor failed: this is a bug in nexum");
+        let policy = self.plan.as_ref().map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
+        let fault = Fault { message: format!("host bug: {bug}"), backtrace: None, fuel: 0, event: None };
+        let mut health = self.health.clone();
+        let decision = restart::decide(&mut health, &fault, &policy, jitter);
+        Exit::Fault { health: Box::new(health), decision }
+    }
+}

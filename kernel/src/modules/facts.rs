@@ -1,0 +1,66 @@
+//! What the supervisor tells of its modules: tree nodes and health reports, read without asking any module's actor.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use super::{
+    State,
+    slot::{Phase, Slot},
+};
+use crate::admin::{Budget, ModuleFacts, ModuleHealthReport, Node, NodeKind};
+
+impl State {
+    pub(super) fn facts(&self) -> Vec<Node> {
+        let (now_ns, now_ms) = (self.shared.clock.monotonic_ns(), self.shared.clock.now_ms());
+        self.slots.iter().map(|(name, slot)| node(name, slot, now_ns, now_ms)).collect()
+    }
+
+    pub(super) fn reports(&self) -> BTreeMap<String, ModuleHealthReport> {
+        let now_ms = self.shared.clock.now_ms();
+        let report = |slot: &Slot| ModuleHealthReport {
+            state: slot.phase.report().to_owned(),
+            last_event_age_seconds: age_ms(slot, now_ms).map(|age| age / 1000),
+        };
+        self.slots.iter().map(|(name, slot)| (name.to_string(), report(slot))).collect()
+    }
+}
+
+fn age_ms(slot: &Slot, now_ms: u64) -> Option<u64> {
+    match slot.status.last_event_ms.load(Ordering::Relaxed) {
+        0 => None,
+        at => Some(now_ms.saturating_sub(at)),
+    }
+}
+
+fn node(name: &str, slot: &Slot, now_ns: u64, now_ms: u64) -> Node {
+    let status = &slot.status;
+    let next_start_in_ms = match &slot.phase {
+        Phase::Restart { at_ns, .. } => Some(at_ns.saturating_sub(now_ns) / 1_000_000),
+        _ => None,
+    };
+    let manifest = slot.plan.as_ref().map(|plan| &plan.manifest);
+    let max = manifest.map_or(0, |manifest| manifest.restart.max_consecutive_failures);
+    let facts = ModuleFacts {
+        version: manifest.map(|manifest| manifest.version.clone()).unwrap_or_default(),
+        component: manifest.map(|m| format!("sha256:{}", hex::encode(m.component.0))).unwrap_or_default(),
+        restarts: slot.health.restarts_total,
+        budget: Budget { spent: status.consecutive_failures.load(Ordering::Relaxed), max },
+        cursors: status.cursors(),
+        state_bytes: status.state_bytes.load(Ordering::Relaxed),
+        state_bytes_limit: slot.plan.as_ref().map_or(0, |plan| plan.limits.max_state_bytes),
+        memory_bytes: status.memory_bytes.load(Ordering::Relaxed),
+        fuel_p99: status.fuel_p99(),
+        events_processed: status.processed.load(Ordering::Relaxed),
+        events_failed: status.failed.load(Ordering::Relaxed),
+        dead_letters: status.dead_letters.load(Ordering::Relaxed),
+        last_event_age_ms: age_ms(slot, now_ms),
+        next_start_in_ms,
+        last_error: slot.reason(),
+    };
+    let summary = match &slot.phase {
+        Phase::Restart { reason, .. } => format!("last: {reason}"),
+        Phase::Dead { reason } => reason.clone(),
+        _ => String::new(),
+    };
+    let state = slot.phase.name().to_owned();
+    Node { name: name.to_owned(), kind: NodeKind::Module, state, summary, module: Some(facts), children: Vec::new() }
+}

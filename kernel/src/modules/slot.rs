@@ -1,0 +1,176 @@
+//! One module in its supervisor's eyes: where it stands in the FSM, and which orders fit that. Pure but for the asking.
+
+use std::sync::Arc;
+
+use nexum_host_ifaces::store::{ModuleHealth, Standing};
+use ractor::ActorRef;
+
+use super::Order;
+use crate::{
+    admin::{AdminError, AdminReply, ModuleSpec},
+    instance::Prepared,
+    load::Plan,
+    module,
+    status::{ModuleStatus, Wish},
+};
+
+/// Where a module stands. Load → Init → Run → Restart → Init … → Dead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Phase {
+    Load,
+    Init,
+    Run,
+    /// Waiting until `at_ns` of the monotonic clock.
+    Restart {
+        at_ns: u64,
+        reason: String,
+    },
+    Paused,
+    Dead {
+        reason: String,
+    },
+    /// The engine is shutting down.
+    Stopped,
+}
+
+impl Phase {
+    /// The name in the tree.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Load => "LOAD",
+            Self::Init => "INIT",
+            Self::Run => "RUN",
+            Self::Restart { .. } => "RESTART",
+            Self::Paused => "PAUSED",
+            Self::Dead { .. } => "DEAD",
+            Self::Stopped => "STOPPED",
+        }
+    }
+
+    /// The name in health reports.
+    pub(super) fn report(&self) -> &'static str {
+        match self {
+            Self::Load => "loading",
+            Self::Init => "init",
+            Self::Run => "running",
+            Self::Restart { .. } => "restarting",
+            Self::Paused => "paused",
+            Self::Dead { .. } => "dead",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What follows once the module's actor has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Forget,
+    Pause,
+    /// `afresh`: with a full restart budget.
+    Start {
+        afresh: bool,
+    },
+}
+
+pub(super) struct Slot {
+    pub(super) spec: ModuleSpec,
+    pub(super) plan: Option<Arc<Plan>>,
+    pub(super) prepared: Option<Arc<Prepared>>,
+    pub(super) phase: Phase,
+    /// As last reported; the store has the truth.
+    pub(super) health: ModuleHealth,
+    /// Handed to the next actor, in place of the stored counters.
+    pub(super) override_health: Option<ModuleHealth>,
+    pub(super) status: Arc<ModuleStatus>,
+    pub(super) actor: Option<ActorRef<module::Msg>>,
+    pub(super) generation: u64,
+    pub(super) then: Option<(Then, AdminReply<()>)>,
+}
+
+impl Slot {
+    pub(super) fn planned(spec: ModuleSpec, plan: Arc<Plan>, status: Arc<ModuleStatus>) -> Self {
+        Self {
+            spec,
+            plan: Some(plan),
+            prepared: None,
+            phase: Phase::Load,
+            health: ModuleHealth::default(),
+            override_health: None,
+            status,
+            actor: None,
+            generation: 0,
+            then: None,
+        }
+    }
+
+    /// A configured module whose manifest or grants are wrong.
+    pub(super) fn unplanned(spec: ModuleSpec, reason: String) -> Self {
+        Self {
+            spec,
+            plan: None,
+            prepared: None,
+            phase: Phase::Dead { reason: reason.clone() },
+            health: ModuleHealth { last_error: Some(reason), ..ModuleHealth::default() },
+            override_health: None,
+            status: Arc::default(),
+            actor: None,
+            generation: 0,
+            then: None,
+        }
+    }
+
+    pub(super) fn enter(&mut self, phase: Phase) {
+        tracing::debug!(from = self.phase.name(), to = phase.name(), "module state");
+        self.phase = phase;
+    }
+
+    pub(super) fn die(&mut self, reason: String) {
+        self.health.last_error = Some(reason.clone());
+        self.enter(Phase::Dead { reason });
+    }
+
+    pub(super) fn take_then(&mut self) -> Option<(Then, AdminReply<()>)> {
+        self.then.take()
+    }
+
+    /// Asks the actor to stop after the event in flight.
+    pub(super) fn ask_to_stop(&self) {
+        self.status.set_wish(Wish::Hold);
+        if let Some(actor) = &self.actor {
+            actor.stop(None);
+        }
+    }
+
+    /// Whether an order fits the module's state, and what it comes to.
+    pub(super) fn accept(&self, module: &str, order: Order) -> Result<Then, AdminError> {
+        let wrong = |hint: &str| AdminError::WrongState {
+            module: module.to_owned(),
+            state: self.phase.name().to_owned(),
+            hint: hint.to_owned(),
+        };
+        if self.then.is_some() {
+            return Err(wrong("another order waits for its event in flight"));
+        }
+        match (order, &self.phase) {
+            (Order::Unload, _) => Ok(Then::Forget),
+            (Order::Restart, _) => Ok(Then::Start { afresh: true }),
+            (Order::Pause, Phase::Dead { .. }) => Err(wrong("nothing runs that could be paused")),
+            (Order::Pause, Phase::Paused) => Err(wrong("it is paused already")),
+            (Order::Pause, _) => Ok(Then::Pause),
+            (Order::Resume, Phase::Paused) => Ok(Then::Start { afresh: false }),
+            (Order::Resume, Phase::Dead { .. }) => Err(wrong("a dead module is started with `module restart`")),
+            (Order::Resume, _) => Err(wrong("it is not paused")),
+        }
+    }
+
+    /// The reason to show, when there is one.
+    pub(super) fn reason(&self) -> Option<String> {
+        match &self.phase {
+            Phase::Dead { reason } | Phase::Restart { reason, .. } => Some(reason.clone()),
+            _ => match &self.health.standing {
+                Standing::Dead { reason } => Some(reason.clone()),
+                _ => self.health.last_error.clone(),
+            },
+        }
+    }
+}

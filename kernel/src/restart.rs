@@ -1,0 +1,129 @@
+//! The restart decision: history, fault and policy in, decision out. Pure.
+
+use std::time::Duration;
+
+use nexum_host_ifaces::{
+    event::{EventId, SourceId},
+    store::{Attempt, ModuleHealth, Standing},
+};
+
+use crate::manifest::RestartPolicy;
+
+/// One failure of a module, whatever its cause: a trap, an `Err`, a deadline, or a host bug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub message: String,
+    /// Wasm backtrace with names, when there was one.
+    pub backtrace: Option<String>,
+    pub fuel: u64,
+    /// The event at hand; absent when `init` failed.
+    pub event: Option<(SourceId, EventId)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Start a fresh instance after this wait.
+    RestartIn(Duration),
+    /// The budget is spent.
+    Dead,
+}
+
+/// Counts the fault in `health` and decides. `jitter` is a uniform draw from 0 to 1.
+pub fn decide(health: &mut ModuleHealth, fault: &Fault, policy: &RestartPolicy, jitter: f64) -> Decision {
+    health.consecutive_failures += 1;
+    health.last_error = Some(fault.message.clone());
+    if let Some((source, event)) = &fault.event {
+        let before = health.attempts.get(source).filter(|attempt| attempt.event == *event);
+        let attempt = Attempt {
+            event: event.clone(),
+            count: before.map_or(0, |attempt| attempt.count) + 1,
+            error: fault.message.clone(),
+            backtrace: fault.backtrace.clone(),
+            fuel: fault.fuel,
+        };
+        health.attempts.insert(source.clone(), attempt);
+    }
+    if health.consecutive_failures >= policy.max_consecutive_failures {
+        let reason = format!("budget spent {0}/{0}: {1}", policy.max_consecutive_failures, fault.message);
+        health.standing = Standing::Dead { reason };
+        return Decision::Dead;
+    }
+    health.restarts_total += 1;
+    Decision::RestartIn(backoff(health.consecutive_failures, policy, jitter))
+}
+
+/// A handled event resets what the failures before it had spent. Whether anything changed.
+pub fn recovered(health: &mut ModuleHealth, source: Option<&SourceId>) -> bool {
+    let attempts = source.is_some_and(|source| health.attempts.remove(source).is_some());
+    let failures = std::mem::take(&mut health.consecutive_failures) > 0;
+    attempts || failures
+}
+
+/// Whether this event has used up its attempts and belongs to the dead letters.
+pub fn exhausted<'a>(
+    health: &'a ModuleHealth,
+    source: &SourceId,
+    event: &EventId,
+    policy: &RestartPolicy,
+) -> Option<&'a Attempt> {
+    let attempt = health.attempts.get(source).filter(|attempt| attempt.event == *event)?;
+    (attempt.count >= policy.max_event_attempts).then_some(attempt)
+}
+
+/// Doubles from the first wait to the cap, less up to a quarter of it, so that modules that failed together do not start
+/// together.
+fn backoff(failures: u32, policy: &RestartPolicy, jitter: f64) -> Duration {
+    let doubled = policy.backoff_first.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+    doubled.min(policy.backoff_cap).mul_f64(1.0 - 0.25 * jitter.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(failures: u32, attempts: u32) -> RestartPolicy {
+        RestartPolicy { max_consecutive_failures: failures, max_event_attempts: attempts, ..RestartPolicy::default() }
+    }
+
+    fn fault(number: u64) -> Fault {
+        let event = EventId::Block { chain_id: 1, number, hash: Default::default() };
+        Fault { message: "trap".into(), backtrace: None, fuel: 0, event: Some((SourceId::new("chain:1"), event)) }
+    }
+
+    #[test]
+    fn waits_double_to_the_cap_and_jitter_shortens_them() {
+        let policy = RestartPolicy::default();
+        let waits: Vec<_> = (1..=11).map(|failures| backoff(failures, &policy, 0.0).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(backoff(3, &policy, 1.0), Duration::from_secs(3));
+        assert_eq!(backoff(200, &policy, 0.0).as_secs(), 300);
+    }
+
+    #[test]
+    fn dead_after_exactly_the_budget() {
+        let mut health = ModuleHealth::default();
+        for _ in 1..4 {
+            assert!(matches!(decide(&mut health, &fault(1), &policy(4, 3), 0.0), Decision::RestartIn(_)));
+        }
+        assert_eq!(decide(&mut health, &fault(1), &policy(4, 3), 0.0), Decision::Dead);
+        assert_eq!(health.standing, Standing::Dead { reason: "budget spent 4/4: trap".into() });
+        assert_eq!(health.restarts_total, 3);
+    }
+
+    #[test]
+    fn attempts_count_per_event_and_a_handled_event_resets() {
+        let mut health = ModuleHealth::default();
+        let source = SourceId::new("chain:1");
+        let poison = |number| fault(number).event.unwrap().1;
+        decide(&mut health, &fault(1), &policy(10, 2), 0.0);
+        assert!(exhausted(&health, &source, &poison(1), &policy(10, 2)).is_none());
+        decide(&mut health, &fault(1), &policy(10, 2), 0.0);
+        assert_eq!(exhausted(&health, &source, &poison(1), &policy(10, 2)).unwrap().count, 2);
+        assert!(exhausted(&health, &source, &poison(2), &policy(10, 2)).is_none());
+        decide(&mut health, &fault(2), &policy(10, 2), 0.0);
+        assert_eq!(health.attempts[&source].count, 1);
+        assert!(recovered(&mut health, Some(&source)));
+        assert_eq!(health.consecutive_failures, 0);
+        assert!(!recovered(&mut health, Some(&source)));
+    }
+}

@@ -1,0 +1,99 @@
+//! What a module's actor lets others see while it works: read by the tree and by health, without asking the actor.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use nexum_host_ifaces::event::{Cursor, SourceId};
+
+/// Fuel figures kept for the percentile: enough for a p99, small for a thousand modules.
+const FUEL_SAMPLES: usize = 128;
+
+/// What the operator wants of a module's actor; seen between two events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    Run,
+    /// Finish the event in flight and pull no more.
+    Hold,
+}
+
+/// Counters and positions of one module. Written by its actor alone.
+#[derive(Debug, Default)]
+pub struct ModuleStatus {
+    wish: AtomicU8,
+    pub processed: AtomicU64,
+    pub failed: AtomicU64,
+    pub dead_letters: AtomicU64,
+    pub consecutive_failures: AtomicU32,
+    pub memory_bytes: AtomicU64,
+    pub state_bytes: AtomicU64,
+    /// Milliseconds since the Unix epoch; 0 before the first event.
+    pub last_event_ms: AtomicU64,
+    cursors: Mutex<BTreeMap<SourceId, Cursor>>,
+    fuel: Mutex<VecDeque<u64>>,
+}
+
+impl ModuleStatus {
+    pub fn wish(&self) -> Wish {
+        if self.wish.load(Ordering::Acquire) == 0 { Wish::Run } else { Wish::Hold }
+    }
+
+    pub fn set_wish(&self, wish: Wish) {
+        self.wish.store((wish == Wish::Hold).into(), Ordering::Release);
+    }
+
+    pub fn set_cursor(&self, source: &SourceId, cursor: &Cursor) {
+        let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        match cursors.get_mut(source) {
+            Some(known) => known.clone_from(cursor),
+            None => {
+                cursors.insert(source.clone(), cursor.clone());
+            }
+        }
+    }
+
+    pub fn set_cursors(&self, all: BTreeMap<SourceId, Cursor>) {
+        *self.cursors.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+
+    pub fn cursors(&self) -> BTreeMap<String, String> {
+        let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        cursors.iter().map(|(source, cursor)| (source.to_string(), cursor.to_string())).collect()
+    }
+
+    pub fn add_fuel(&self, fuel: u64) {
+        let mut samples = self.fuel.lock().unwrap_or_else(PoisonError::into_inner);
+        if samples.len() == FUEL_SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back(fuel);
+    }
+
+    /// 99th percentile of the newest samples; 0 without any.
+    pub fn fuel_p99(&self) -> u64 {
+        let samples = self.fuel.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sorted: Vec<u64> = samples.iter().copied().collect();
+        sorted.sort_unstable();
+        let index = (sorted.len() * 99).div_ceil(100).saturating_sub(1);
+        sorted.get(index).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_percentile_is_over_the_newest_samples() {
+        let status = ModuleStatus::default();
+        assert_eq!(status.fuel_p99(), 0);
+        for fuel in 1..=1000 {
+            status.add_fuel(fuel);
+        }
+        assert_eq!(status.fuel_p99(), 999);
+    }
+}
