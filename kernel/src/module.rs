@@ -259,8 +259,10 @@ impl State {
             return Ok(());
         };
         let done = running.retry(&self.args, letter).await;
-        let answer =
-            done.as_ref().map(|()| ()).map_err(|exit| AdminError::Unavailable(format!("it failed again: {exit}")));
+        let answer = match &done {
+            Ok(()) => Ok(()),
+            Err(exit) => Err(AdminError::Unavailable(format!("it failed again: {exit}"))),
+        };
         // The operator may have gone; the outcome is in the dead letters and the log.
         let _ = reply.send(answer);
         done
