@@ -1,1 +1,33 @@
+//! The chain actor: follows one EVM chain and answers every module's pulls for what comes after its cursor.
+//!
+//! Owns: endpoints and failover, heads, logs, backfill, fork detection, and the mock chain that plays a fixture. The
+//! order and completeness of what is delivered is decided in [`tracker`] alone, which does no input or output; the
+//! backends only read.
+//!
+//! Leaves to others: what a module may ask for (host-ifaces), undoing state after a reorg (kernel), persisting headers
+//! (store, through [`History`]).
 
+mod actor;
+mod backend;
+mod backfill;
+mod branch;
+mod canon;
+mod config;
+mod driver;
+mod filter;
+mod header;
+mod history;
+mod interests;
+mod metrics;
+pub mod mock;
+mod range;
+mod rpc;
+mod scan;
+mod tracker;
+mod window;
+
+pub use actor::{Args, ChainActor, Source, spawn};
+pub use config::{ChainConfig, EndpointConfig};
+pub use header::Link;
+pub use history::History;
+pub use metrics::ChainMetrics;

@@ -1,0 +1,155 @@
+//! The actor: takes messages, hands pulls to its driver and requests to the backend. It decides nothing.
+
+use std::sync::Arc;
+
+use nexum_host_ifaces::{HostError, HostErrorKind, chain::ChainMsg, clock::Clock};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{
+    backend::DynBackend,
+    config::ChainConfig,
+    driver::Driver,
+    history::History,
+    metrics::ChainMetrics,
+    mock::{Fixture, MockBackend, MockChain},
+    rpc::RpcBackend,
+    tracker::Tracker,
+};
+
+/// Messages on their way from the mailbox to the driver.
+const MESSAGES_MAX: usize = 1_024;
+/// Module requests in flight at one chain; more are refused as rate-limited.
+const REQUESTS_MAX: usize = 512;
+
+/// Where the chain comes from.
+pub enum Source {
+    Rpc(ChainConfig),
+    /// Plays a fixture in real time.
+    Mock(Fixture),
+    /// A scripted chain that the holder of the same handle moves.
+    Manual(MockChain),
+}
+
+/// What a chain actor is started with.
+pub struct Args {
+    pub source: Source,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: ChainMetrics,
+    /// Headers of earlier runs. Keep a clone: its `headers()` is what to persist, and a restarted actor wants it back.
+    pub history: History,
+}
+
+pub struct ChainActor;
+
+pub struct State {
+    backend: DynBackend,
+    driver: mpsc::Sender<ChainMsg>,
+    permits: Arc<Semaphore>,
+    requests: JoinSet<()>,
+    /// Aborted with the actor.
+    _tasks: JoinSet<()>,
+}
+
+/// Starts a chain actor under a supervisor.
+pub async fn spawn(args: Args, supervisor: ActorCell) -> Result<(ActorRef<ChainMsg>, JoinHandle<()>), SpawnErr> {
+    Actor::spawn_linked(None, ChainActor, args, supervisor).await
+}
+
+impl Actor for ChainActor {
+    type Msg = ChainMsg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<ChainMsg>, args: Args) -> Result<State, ActorProcessingErr> {
+        let Args { source, clock, metrics, history } = args;
+        let (backend, chain_id, name, window_blocks, max_log_range): (DynBackend, _, _, _, _) = match source {
+            Source::Rpc(config) => {
+                let (id, name) = (config.chain_id, config.name.clone());
+                let (window, range) = (config.window_blocks, config.max_log_range);
+                (Arc::new(RpcBackend::new(config, clock, metrics.clone())?), id, name, window, range)
+            }
+            Source::Mock(fixture) => {
+                let (id, name) = (fixture.chain_id, fixture.name.clone());
+                let chain = MockChain::new(fixture);
+                (Arc::new(MockBackend::playing(chain, clock)), id, name, 256, 2_000)
+            }
+            Source::Manual(chain) => {
+                let (id, name) = (chain.chain_id(), chain.name());
+                (Arc::new(MockBackend::manual(chain, clock)), id, name, 256, 2_000)
+            }
+        };
+        let tracker = Tracker::new(chain_id, window_blocks, max_log_range, history);
+        let driver = Driver::new(chain_id, name, tracker, backend.clone(), metrics);
+        let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
+        let mut tasks = JoinSet::new();
+        let driving = tokio::spawn(driver.run(receiver));
+        // The actor must not outlive its driver: whoever supervises it then starts both anew.
+        let abort = AbortOnDrop(driving.abort_handle());
+        tasks.spawn(async move {
+            let _abort = abort;
+            if let Err(error) = driving.await {
+                tracing::error!(%error, "the chain driver died");
+            }
+            myself.kill();
+        });
+        let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
+        Ok(State { backend, driver: sender, permits, requests: JoinSet::new(), _tasks: tasks })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<ChainMsg>,
+        message: ChainMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        while state.requests.try_join_next().is_some() {}
+        match message {
+            ChainMsg::Request { method, params, deadline, reply } => match state.permits.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    let backend = state.backend.clone();
+                    state.requests.spawn(async move {
+                        let result = backend.request(&method, &params, deadline).await;
+                        // The caller may have given up.
+                        let _ = reply.send(result);
+                        drop(permit);
+                    });
+                }
+                Err(_) => {
+                    let _ = reply.send(Err(too_many()));
+                }
+            },
+            ChainMsg::RequestBatch { requests, deadline, reply } => match state.permits.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    let backend = state.backend.clone();
+                    state.requests.spawn(async move {
+                        let result = backend.request_batch(requests, deadline).await;
+                        let _ = reply.send(result);
+                        drop(permit);
+                    });
+                }
+                Err(_) => {
+                    let _ = reply.send(Err(too_many()));
+                }
+            },
+            message => state.driver.send(message).await.map_err(|_| "the chain driver is gone")?,
+        }
+        Ok(())
+    }
+}
+
+fn too_many() -> HostError {
+    let message = format!("more than {REQUESTS_MAX} requests to this chain are in flight");
+    HostError::new("chain", HostErrorKind::RateLimited, message)
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

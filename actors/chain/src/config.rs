@@ -1,0 +1,94 @@
+//! What the operator configures for one chain. Plain data: the cli reads the file and parses durations.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// One node that serves the chain.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// `http://`, `https://`, `ws://` or `wss://`; may carry a key, which is never shown.
+    pub url: String,
+    /// Smaller is preferred.
+    #[serde(default)]
+    pub priority: u32,
+}
+
+/// One chain and how to read it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChainConfig {
+    pub chain_id: u64,
+    #[serde(default)]
+    pub name: String,
+    pub endpoints: Vec<EndpointConfig>,
+    /// How long one request to one endpoint may take.
+    #[serde(default = "timeout")]
+    pub timeout: Duration,
+    /// Further attempts after the first, each on the next endpoint.
+    #[serde(default = "max_retries")]
+    pub max_retries: u32,
+    /// Per endpoint; 0 is unlimited.
+    #[serde(default)]
+    pub requests_per_second: u32,
+    /// Most blocks that one `eth_getLogs` asks for.
+    #[serde(default = "max_log_range")]
+    pub max_log_range: u64,
+    /// How often an HTTP endpoint is asked for its head.
+    #[serde(default = "poll_interval")]
+    pub poll_interval: Duration,
+    /// Without a new head for this long the followed endpoint is examined, and left when another one has advanced.
+    #[serde(default = "stall_after")]
+    pub stall_after: Duration,
+    /// Recent blocks kept in memory.
+    #[serde(default = "window_blocks")]
+    pub window_blocks: usize,
+}
+
+/// Long enough for a heavy `eth_getLogs` on a public endpoint.
+fn timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn max_retries() -> u32 {
+    3
+}
+
+/// What the common public endpoints accept.
+fn max_log_range() -> u64 {
+    2_000
+}
+
+fn poll_interval() -> Duration {
+    Duration::from_secs(1)
+}
+
+/// Two and a half slots of the slowest common chain.
+fn stall_after() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// Eight epochs: deeper than any reorg that finality allows on Ethereum.
+fn window_blocks() -> usize {
+    256
+}
+
+impl ChainConfig {
+    /// A chain with these endpoints, in this order of preference, and defaults for the rest.
+    pub fn new(chain_id: u64, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let endpoints = urls.into_iter().zip(0..).map(|(url, priority)| EndpointConfig { url: url.into(), priority });
+        Self {
+            chain_id,
+            name: String::new(),
+            endpoints: endpoints.collect(),
+            timeout: timeout(),
+            max_retries: max_retries(),
+            requests_per_second: 0,
+            max_log_range: max_log_range(),
+            poll_interval: poll_interval(),
+            stall_after: stall_after(),
+            window_blocks: window_blocks(),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The task that carries out what the core decides: runs its reads, sends its answers, listens for heads.
+
+use nexum_host_ifaces::{
+    chain::{ChainMsg, ChainStatus},
+    event::{SourceId, SourceReply, Subscriber},
+};
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinSet},
+};
+
+use crate::{
+    backend::{DynBackend, Seen},
+    backfill::Segment,
+    metrics::ChainMetrics,
+    tracker::{Effect, Failure, Found, Job, Tracker},
+};
+
+/// Messages handled before the effects of all of them are carried out.
+const BURST_MESSAGES: usize = 256;
+/// Heads waiting to be taken in; a backend waits when it is full.
+pub const HEADS_MAX: usize = 64;
+
+pub struct Driver {
+    chain_id: u64,
+    name: String,
+    tracker: Tracker,
+    backend: DynBackend,
+    metrics: ChainMetrics,
+    /// Return addresses by seat.
+    subscribers: Vec<Option<(SourceId, Subscriber)>>,
+    jobs: JoinSet<(Job, Result<Found, Failure>)>,
+}
+
+impl Driver {
+    pub fn new(chain_id: u64, name: String, tracker: Tracker, backend: DynBackend, metrics: ChainMetrics) -> Self {
+        Self { chain_id, name, tracker, backend, metrics, subscribers: Vec::new(), jobs: JoinSet::new() }
+    }
+
+    /// Runs until the actor drops its end.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<ChainMsg>) {
+        let (heads_out, mut heads) = mpsc::channel(HEADS_MAX);
+        let backend = self.backend.clone();
+        let mut follower = JoinSet::new();
+        follower.spawn(async move { backend.follow(heads_out).await });
+        let mut burst = Vec::with_capacity(BURST_MESSAGES);
+        loop {
+            tokio::select! {
+                biased;
+                Some(seen) = heads.recv() => self.seen(seen),
+                Some(ended) = self.jobs.join_next() => match ended {
+                    Ok((job, result)) => self.finished(job, result),
+                    Err(error) => propagate(error),
+                },
+                Some(ended) = follower.join_next() => if let Err(error) = ended {
+                    propagate(error);
+                },
+                count = messages.recv_many(&mut burst, BURST_MESSAGES) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for message in burst.drain(..) {
+                        self.take(message);
+                    }
+                }
+            }
+            self.carry_out();
+        }
+    }
+
+    fn seen(&mut self, seen: Seen) {
+        tracing::trace!(chain_id = self.chain_id, number = seen.header.number, hash = %seen.header.hash, "head");
+        self.tracker.head_seen(seen.header, seen.seen_ns);
+        self.metrics
+            .blocks_behind
+            .with_label_values(&[&self.chain_id.to_string()])
+            .set(i64::try_from(self.blocks_behind()).unwrap_or(i64::MAX));
+    }
+
+    fn blocks_behind(&self) -> u64 {
+        let head = self.tracker.head().map_or(0, |(number, _)| number);
+        self.backend.best_head().map_or(0, |best| best.saturating_sub(head))
+    }
+
+    fn finished(&mut self, job: Job, result: Result<Found, Failure>) {
+        if let Err(error) = &result {
+            tracing::debug!(chain_id = self.chain_id, %error, ?job, "a read of the chain failed");
+        }
+        self.tracker.finished(job, result);
+    }
+
+    fn take(&mut self, message: ChainMsg) {
+        match message {
+            ChainMsg::Pull(pull) => {
+                let seat = self.tracker.pull(
+                    pull.module,
+                    pull.source.clone(),
+                    pull.token,
+                    pull.after.as_ref(),
+                    &pull.interest,
+                    pull.max,
+                );
+                if self.subscribers.len() <= seat {
+                    self.subscribers.resize_with(seat + 1, || None);
+                }
+                self.subscribers[seat] = Some((pull.source, pull.to));
+            }
+            ChainMsg::Forget { module } => {
+                for seat in self.tracker.forget(&module) {
+                    if let Some(subscriber) = self.subscribers.get_mut(seat) {
+                        *subscriber = None;
+                    }
+                }
+            }
+            ChainMsg::Status(reply) => {
+                let endpoints = self.backend.endpoints();
+                // The caller may have given up; then nobody misses the answer.
+                let _ = reply.send(ChainStatus {
+                    chain_id: self.chain_id,
+                    name: self.name.clone(),
+                    connected: endpoints.iter().any(|endpoint| endpoint.healthy),
+                    head: self.tracker.head(),
+                    blocks_behind: self.blocks_behind(),
+                    endpoints,
+                    waiting_modules: self.tracker.waiting(),
+                    reorgs: self.tracker.reorgs(),
+                });
+            }
+            // The actor answers these itself.
+            ChainMsg::Request { .. } | ChainMsg::RequestBatch { .. } => {}
+        }
+    }
+
+    fn carry_out(&mut self) {
+        for effect in self.tracker.effects() {
+            match effect {
+                Effect::Answer { seat, token, answer } => {
+                    if let Some((source, to)) = self.subscribers.get_mut(seat).and_then(Option::take) {
+                        // A module that is gone needs no answer.
+                        let _ = to.send_message(SourceReply { source, token, answer });
+                    }
+                }
+                Effect::Start { job, after } => {
+                    let backend = self.backend.clone();
+                    self.jobs.spawn(async move {
+                        if !after.is_zero() {
+                            tokio::time::sleep(after).await;
+                        }
+                        let result = carry_out(&backend, &job).await;
+                        (job, result)
+                    });
+                }
+                Effect::Reorged { depth, ancestor } => {
+                    self.metrics.reorgs.with_label_values(&[&self.chain_id.to_string()]).inc();
+                    tracing::warn!(chain_id = self.chain_id, depth, ancestor, "the chain was reorganized");
+                }
+            }
+        }
+    }
+}
+
+/// A bug in a task is a bug of the actor: it dies and is supervised.
+fn propagate(error: JoinError) {
+    if error.is_panic() {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+async fn carry_out(backend: &DynBackend, job: &Job) -> Result<Found, Failure> {
+    match job {
+        Job::Headers { from, to, .. } | Job::Segment { segment: Segment::Headers { from, to }, .. } => {
+            let numbers: Vec<u64> = (*from..=*to).collect();
+            backend.headers(&numbers).await.map(Found::Headers)
+        }
+        Job::Segment { segment: Segment::Check { numbers }, .. } => backend.headers(numbers).await.map(Found::Headers),
+        Job::Header { hash, .. } => backend.header(*hash).await.map(Found::Header),
+        Job::Tag(tag) => backend.tagged(*tag).await.map(Found::Header),
+        Job::Logs { header, union, .. } => backend.block_logs(header, union).await.map(Found::Logs),
+        Job::Segment { segment: Segment::Logs { from, to, union, .. }, .. } => {
+            let (logs, end) = tokio::join!(
+                async {
+                    match union.is_empty() {
+                        true => Ok(vec![]),
+                        false => backend.range_logs(*from, *to, union).await,
+                    }
+                },
+                backend.headers(std::slice::from_ref(to)),
+            );
+            let end_hash = end?.first().map(|header| header.hash);
+            let end_hash = end_hash.ok_or_else(|| Failure::Failed(format!("no header {to}")))?;
+            Ok(Found::Segment { logs: logs?, end_hash })
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Which logs a module wants: matching, what a header's bloom rules out, and the union that one read serves all with.
+//!
+//! Invariant: a union matches whatever any of its filters matches, and a bloom never rules out a log that is there.
+
+use std::collections::BTreeSet;
+
+use alloy::primitives::{Bloom, keccak256};
+use nexum_host_ifaces::{Address, Hash, chain::LogFilter, types::Log};
+
+/// Nodes refuse long lists (geth: 1,000 per position). Past this a union asks for everything at that position instead.
+const UNION_ADDRESSES_MAX: usize = 500;
+const UNION_TOPICS_MAX: usize = 200;
+
+/// The three bits of a 2048-bit bloom that one address or topic sets.
+#[derive(Debug, Clone, Copy)]
+struct BloomBits([u16; 3]);
+
+impl BloomBits {
+    fn of(bytes: &[u8]) -> Self {
+        let hash = keccak256(bytes);
+        Self([0, 2, 4].map(|i| u16::from_be_bytes([hash[i], hash[i + 1]]) & 0x7ff))
+    }
+
+    fn set_in(self, bloom: &Bloom) -> bool {
+        self.0.iter().all(|bit| bloom[255 - usize::from(bit >> 3)] & (1 << (bit & 7)) != 0)
+    }
+}
+
+/// One filter with its bloom bits.
+#[derive(Debug)]
+struct Compiled {
+    filter: LogFilter,
+    addresses: Vec<BloomBits>,
+    topics: [Vec<BloomBits>; 4],
+}
+
+impl Compiled {
+    fn new(filter: &LogFilter) -> Self {
+        Self {
+            addresses: filter.addresses.iter().map(|address| BloomBits::of(&address.0)).collect(),
+            topics: filter.topics.each_ref().map(|set| set.iter().map(|topic| BloomBits::of(&topic.0)).collect()),
+            filter: filter.clone(),
+        }
+    }
+
+    fn possible_in(&self, number: u64, bloom: &Bloom) -> bool {
+        let any = |bits: &Vec<BloomBits>| bits.is_empty() || bits.iter().any(|bits| bits.set_in(bloom));
+        number >= self.filter.from_block && any(&self.addresses) && self.topics.iter().all(any)
+    }
+}
+
+/// Whether a log is what the filter asks for.
+pub fn matches(filter: &LogFilter, log: &Log) -> bool {
+    if log.block_number < filter.from_block {
+        return false;
+    }
+    let address_wanted = filter.addresses.is_empty()
+        || Address::try_from(log.address.as_slice()).is_ok_and(|address| filter.addresses.contains(&address));
+    address_wanted
+        && filter.topics.iter().enumerate().all(|(position, wanted)| {
+            wanted.is_empty()
+                || log
+                    .topics
+                    .get(position)
+                    .and_then(|topic| Hash::try_from(topic.as_slice()).ok())
+                    .is_some_and(|topic| wanted.contains(&topic))
+        })
+}
+
+/// The log filters of one interest, ready to be asked often.
+#[derive(Debug)]
+pub struct Filters(Vec<Compiled>);
+
+impl Filters {
+    pub fn new(filters: &[LogFilter]) -> Self {
+        Self(filters.iter().map(Compiled::new).collect())
+    }
+
+    /// True when no log can ever be wanted.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a block with this bloom may hold a wanted log.
+    pub fn possible_in(&self, number: u64, bloom: Option<&Bloom>) -> bool {
+        match bloom {
+            Some(bloom) => self.0.iter().any(|filter| filter.possible_in(number, bloom)),
+            None => self.0.iter().any(|filter| number >= filter.filter.from_block),
+        }
+    }
+
+    pub fn wants(&self, log: &Log) -> bool {
+        self.0.iter().any(|filter| matches(&filter.filter, log))
+    }
+
+    /// The first block that any filter looks at; the end of time when there is none.
+    pub fn from_block(&self) -> u64 {
+        self.0.iter().map(|filter| filter.filter.from_block).min().unwrap_or(u64::MAX)
+    }
+}
+
+/// A single `eth_getLogs` filter that covers several filters. `None` at a position means anything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Union {
+    /// False until a filter was added: then it matches nothing.
+    filled: bool,
+    addresses: Option<BTreeSet<Address>>,
+    topics: [Option<BTreeSet<Hash>>; 4],
+}
+
+impl Union {
+    pub fn of<'a>(filters: impl IntoIterator<Item = &'a LogFilter>) -> Self {
+        let mut union = Self::default();
+        for filter in filters {
+            union.add(filter);
+        }
+        union
+    }
+
+    pub fn is_empty(&self) -> bool {
+        !self.filled
+    }
+
+    pub fn add(&mut self, filter: &LogFilter) {
+        let filled = std::mem::replace(&mut self.filled, true);
+        merge(&mut self.addresses, &filter.addresses, filled, UNION_ADDRESSES_MAX);
+        for (mine, theirs) in self.topics.iter_mut().zip(&filter.topics) {
+            merge(mine, theirs, filled, UNION_TOPICS_MAX);
+        }
+    }
+
+    /// Whether a block with this bloom may hold a log of this union.
+    pub fn possible_in(&self, bloom: &Bloom) -> bool {
+        let set = |bytes: &[u8]| BloomBits::of(bytes).set_in(bloom);
+        let address = self.addresses.as_ref().is_none_or(|any| any.iter().any(|address| set(&address.0)));
+        let topic = |any: &Option<BTreeSet<Hash>>| any.as_ref().is_none_or(|any| any.iter().any(|topic| set(&topic.0)));
+        self.filled && address && self.topics.iter().all(topic)
+    }
+
+    /// Whether a node may answer with this log.
+    pub fn covers(&self, log: &Log) -> bool {
+        let address_fits = self
+            .addresses
+            .as_ref()
+            .is_none_or(|set| Address::try_from(log.address.as_slice()).is_ok_and(|address| set.contains(&address)));
+        self.filled
+            && address_fits
+            && self.topics.iter().enumerate().all(|(position, wanted)| {
+                wanted.as_ref().is_none_or(|wanted| {
+                    log.topics
+                        .get(position)
+                        .and_then(|topic| Hash::try_from(topic.as_slice()).ok())
+                        .is_some_and(|topic| wanted.contains(&topic))
+                })
+            })
+    }
+
+    /// The `address` and `topics` members of an `eth_getLogs` filter.
+    pub fn to_json(&self) -> serde_json::Map<String, serde_json::Value> {
+        let mut json = serde_json::Map::new();
+        if let Some(addresses) = &self.addresses {
+            json.insert("address".into(), addresses.iter().map(Address::to_string).collect());
+        }
+        if let Some(last) = self.topics.iter().rposition(Option::is_some) {
+            let topics = self.topics[..=last].iter().map(|set| match set {
+                None => serde_json::Value::Null,
+                Some(set) => set.iter().map(Hash::to_string).collect(),
+            });
+            json.insert("topics".into(), topics.collect());
+        }
+        json
+    }
+}
+
+/// Widens `mine` by `theirs`, where an empty set means anything.
+fn merge<T: Ord + Copy>(mine: &mut Option<BTreeSet<T>>, theirs: &BTreeSet<T>, filled: bool, max: usize) {
+    if theirs.is_empty() {
+        *mine = None;
+    } else if !filled {
+        *mine = Some(theirs.clone());
+    } else if let Some(set) = mine {
+        set.extend(theirs);
+    }
+    if mine.as_ref().is_some_and(|set| set.len() > max) {
+        *mine = None;
+    }
+}
+
+/// Whether an empty answer is hard to believe: the bloom says a wanted log is there, and is too sparse to say so by
+/// chance. Nodes that publish a head before its logs are indexed answer like this.
+pub fn doubtful_when_empty(union: &Union, bloom: Option<&Bloom>) -> bool {
+    /// With at most a quarter of the bits set, three bits match by chance less than once in 64, six once in 4,096.
+    const SPARSE_BITS_MAX: u32 = 512;
+    bloom.is_some_and(|bloom| {
+        let set: u32 = bloom.iter().map(|byte| byte.count_ones()).sum();
+        set <= SPARSE_BITS_MAX && (union.addresses.is_some() || union.topics[0].is_some()) && union.possible_in(bloom)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::BloomInput;
+
+    use super::*;
+
+    fn address(n: u8) -> Address {
+        Address([n; 20])
+    }
+
+    fn topic(n: u8) -> Hash {
+        Hash([n; 32])
+    }
+
+    fn filter(addresses: &[u8], topics: [&[u8]; 4]) -> LogFilter {
+        LogFilter {
+            addresses: addresses.iter().map(|n| address(*n)).collect(),
+            topics: topics.map(|set| set.iter().map(|n| topic(*n)).collect()),
+            from_block: 10,
+        }
+    }
+
+    fn log(address_byte: u8, topics: &[u8], number: u64) -> Log {
+        Log {
+            chain_id: 1,
+            address: address(address_byte).0.to_vec(),
+            topics: topics.iter().map(|n| topic(*n).0.to_vec()).collect(),
+            data: vec![],
+            block_number: number,
+            block_hash: vec![0; 32],
+            block_timestamp: 0,
+            transaction_hash: vec![0; 32],
+            transaction_index: 0,
+            log_index: 0,
+        }
+    }
+
+    #[test]
+    fn a_log_matches_by_address_topic_position_and_first_block() {
+        let cases: &[(&str, LogFilter, Log, bool)] = &[
+            ("no condition", filter(&[], [&[], &[], &[], &[]]), log(1, &[], 10), true),
+            ("before its first block", filter(&[], [&[], &[], &[], &[]]), log(1, &[], 9), false),
+            ("one of two addresses", filter(&[1, 2], [&[], &[], &[], &[]]), log(2, &[], 10), true),
+            ("another address", filter(&[1, 2], [&[], &[], &[], &[]]), log(3, &[], 10), false),
+            ("one of two topics", filter(&[], [&[7, 8], &[], &[], &[]]), log(1, &[8], 10), true),
+            ("second position only", filter(&[], [&[], &[9], &[], &[]]), log(1, &[1, 9], 10), true),
+            ("the topic at another position", filter(&[], [&[], &[9], &[], &[]]), log(1, &[9, 1], 10), false),
+            ("too few topics", filter(&[], [&[], &[9], &[], &[]]), log(1, &[9], 10), false),
+        ];
+        for (name, filter, log, expected) in cases {
+            assert_eq!(matches(filter, log), *expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_union_covers_each_of_its_filters() {
+        let filters = [filter(&[1], [&[7], &[], &[], &[]]), filter(&[2], [&[8], &[5], &[], &[]])];
+        let union = Union::of(&filters);
+        for log in [log(1, &[7], 10), log(2, &[8, 5], 10)] {
+            assert!(union.covers(&log));
+        }
+        assert!(!union.covers(&log(3, &[7], 10)));
+        let json = serde_json::Value::Object(union.to_json());
+        assert_eq!(json["address"].as_array().map(Vec::len), Some(2));
+        assert_eq!(json["topics"].as_array().map(Vec::len), Some(1), "the second position takes anything");
+    }
+
+    #[test]
+    fn a_union_that_grows_past_what_nodes_accept_asks_for_everything() {
+        let many = (0..=UNION_ADDRESSES_MAX as u32).map(|n| {
+            let mut bytes = [0; 20];
+            bytes[..4].copy_from_slice(&n.to_be_bytes());
+            LogFilter { addresses: [Address(bytes)].into(), topics: Default::default(), from_block: 0 }
+        });
+        let filters: Vec<LogFilter> = many.collect();
+        assert!(Union::of(&filters).to_json().is_empty());
+        assert!(!Union::default().covers(&log(1, &[], 0)), "an empty union wants nothing");
+    }
+
+    #[test]
+    fn the_bloom_agrees_with_alloy() {
+        let mut bloom = Bloom::default();
+        bloom.accrue(BloomInput::Raw(&address(1).0));
+        bloom.accrue(BloomInput::Raw(&topic(7).0));
+        let wanted = |addresses: &[u8], topics: [&[u8]; 4]| Filters::new(&[filter(addresses, topics)]);
+        assert!(wanted(&[1], [&[7], &[], &[], &[]]).possible_in(10, Some(&bloom)));
+        assert!(wanted(&[], [&[], &[], &[], &[]]).possible_in(10, Some(&bloom)));
+        assert!(!wanted(&[2], [&[7], &[], &[], &[]]).possible_in(10, Some(&bloom)));
+        assert!(!wanted(&[1], [&[6], &[], &[], &[]]).possible_in(10, Some(&bloom)));
+        assert!(!wanted(&[1], [&[7], &[], &[], &[]]).possible_in(9, Some(&bloom)), "before its first block");
+        assert!(wanted(&[2], [&[], &[], &[], &[]]).possible_in(10, None), "an unknown bloom rules nothing out");
+        let union = Union::of(&[filter(&[1], [&[7], &[], &[], &[]])]);
+        assert!(doubtful_when_empty(&union, Some(&bloom)));
+        assert!(!doubtful_when_empty(&union, Some(&Bloom::repeat_byte(0xff))), "a full bloom proves nothing");
+        assert!(!doubtful_when_empty(&union, Some(&Bloom::default())));
+    }
+}

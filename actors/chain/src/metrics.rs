@@ -1,0 +1,88 @@
+//! The numbers a chain actor reports; one registration serves every chain.
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+/// Methods that metrics name; whatever else a module may be allowed to call is `other`, so that labels stay few.
+const METHODS: &[&str] = &[
+    "eth_blockNumber",
+    "eth_call",
+    "eth_chainId",
+    "eth_estimateGas",
+    "eth_feeHistory",
+    "eth_gasPrice",
+    "eth_getBalance",
+    "eth_getBlockByHash",
+    "eth_getBlockByNumber",
+    "eth_getBlockReceipts",
+    "eth_getCode",
+    "eth_getLogs",
+    "eth_getProof",
+    "eth_getStorageAt",
+    "eth_getTransactionByHash",
+    "eth_getTransactionCount",
+    "eth_getTransactionReceipt",
+    "eth_maxPriorityFeePerGas",
+    "eth_sendRawTransaction",
+    "eth_subscribe",
+    "net_version",
+];
+
+/// From a node on the same machine to one that is given up.
+const DURATION_BUCKETS: &[f64] = &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Counters of all chains, by `chain_id`.
+#[derive(Debug, Clone)]
+pub struct ChainMetrics {
+    pub rpc_requests: IntCounterVec,
+    pub rpc_errors: IntCounterVec,
+    pub rpc_duration: HistogramVec,
+    pub rpc_fallbacks: IntCounterVec,
+    pub reconnects: IntCounterVec,
+    pub reorgs: IntCounterVec,
+    pub blocks_behind: IntGaugeVec,
+}
+
+impl ChainMetrics {
+    /// Creates the metrics and registers them. Fails when they are registered already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let chain = ["chain_id"];
+        let histogram = HistogramOpts::new("nexum_rpc_duration_seconds", "Time one JSON-RPC exchange took.");
+        let rpc_duration = HistogramVec::new(histogram.buckets(DURATION_BUCKETS.to_vec()), &["chain_id", "method"])?;
+        registry.register(Box::new(rpc_duration.clone()))?;
+        let blocks_behind =
+            Opts::new("nexum_blocks_behind", "Blocks between the best head any endpoint told and the newest one read.");
+        let blocks_behind = IntGaugeVec::new(blocks_behind, &chain)?;
+        registry.register(Box::new(blocks_behind.clone()))?;
+        Ok(Self {
+            rpc_requests: counter("nexum_rpc_requests_total", "JSON-RPC requests sent.", &["chain_id", "method"])?,
+            rpc_errors: counter(
+                "nexum_rpc_errors_total",
+                "JSON-RPC requests that an endpoint did not answer well.",
+                &["chain_id", "method", "endpoint"],
+            )?,
+            rpc_duration,
+            rpc_fallbacks: counter(
+                "nexum_rpc_fallbacks_total",
+                "Requests and subscriptions moved to another endpoint.",
+                &chain,
+            )?,
+            reconnects: counter(
+                "nexum_subscription_reconnects_total",
+                "Times the subscription to heads was made anew.",
+                &chain,
+            )?,
+            reorgs: counter("nexum_reorgs_total", "Forks followed.", &chain)?,
+            blocks_behind,
+        })
+    }
+
+    /// The label of a method.
+    pub fn method(method: &str) -> &'static str {
+        METHODS.iter().find(|known| **known == method).copied().unwrap_or("other")
+    }
+}
