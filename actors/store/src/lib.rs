@@ -1,1 +1,24 @@
+//! RocksDB behind the store port.
+//!
+//! Owns: the key layout and record encoding, the one database of an engine, group commit, rewind, retention, backup and
+//! restore. Every event unit is one atomic write, and units that queue while the disk syncs share the next sync.
+//!
+//! Invariant: only `open` and `store` know RocksDB's options and errors, only `keys` builds keys. What a unit contains
+//! is decided by the ledger in `nexum-host-ifaces`; nothing here looks inside an event.
 
+mod actor;
+mod backup;
+mod codec;
+mod committer;
+mod group;
+mod keys;
+mod metrics;
+mod open;
+mod purge;
+mod rewind;
+mod store;
+
+pub use actor::{Args, StoreActor, spawn};
+pub use backup::{RestoreError, restore};
+pub use open::{Durability, OpenError, Options};
+pub use store::Store;

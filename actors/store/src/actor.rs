@@ -1,0 +1,127 @@
+//! The store actor: takes messages of the port and hands them on. It owns the committer thread, nothing else; the
+//! database outlives it.
+
+use std::sync::Arc;
+
+use nexum_host_ifaces::store::{Reply, StateView, StoreError, StoreMsg};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, concurrency::JoinHandle};
+use tokio::sync::Semaphore;
+
+use crate::{backup, committer::Committer, purge, rewind, store::Store};
+
+/// Reads and administration that run at once beside the commits; more are refused. Each holds a blocking thread.
+const JOBS_MAX: usize = 32;
+
+/// What a store actor is started with.
+pub struct Args {
+    pub store: Arc<Store>,
+}
+
+pub struct State {
+    store: Arc<Store>,
+    committer: Committer,
+    jobs: Arc<Semaphore>,
+}
+
+pub struct StoreActor;
+
+/// Starts the store actor under `supervisor`. It can be started again on the same store when it died.
+pub async fn spawn(args: Args, supervisor: ActorCell) -> Result<(ActorRef<StoreMsg>, JoinHandle<()>), SpawnErr> {
+    Actor::spawn_linked(None, StoreActor, args, supervisor).await
+}
+
+impl Actor for StoreActor {
+    type Msg = StoreMsg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, _: ActorRef<StoreMsg>, Args { store }: Args) -> Result<State, ActorProcessingErr> {
+        let committer = tokio::task::spawn_blocking({
+            let store = store.clone();
+            move || Committer::start(store)
+        });
+        Ok(State { store, committer: committer.await??, jobs: Arc::new(Semaphore::new(JOBS_MAX)) })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<StoreMsg>,
+        message: StoreMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            StoreMsg::Commit { unit, reply } => state.committer.commit(&unit, reply),
+            StoreMsg::Open { name, reply } => state.committer.open(&name, reply),
+            StoreMsg::PutHealth { module, health } => {
+                if let Err(error) = state.committer.put_health(module, &health) {
+                    tracing::warn!(module = module.0, %error, "failure counters were not kept");
+                }
+            }
+            StoreMsg::DropDeadLetter { name, seq, reply } => state.committer.drop_letter(&name, seq, reply),
+            StoreMsg::Rewind { module, to_seq, reply } => match state.committer.fence(module) {
+                Ok(fence) => state.job(reply, move |store| {
+                    fence.settle()?;
+                    rewind::rewind(store, module, to_seq)
+                }),
+                Err(error) => refuse(reply, error),
+            },
+            StoreMsg::Purge { name, reply } => {
+                let fenced = state.store.id(&name).and_then(|id| Ok((id, state.committer.fence(id)?)));
+                match fenced {
+                    Ok((id, fence)) => state.job(reply, move |store| {
+                        fence.settle()?;
+                        purge::purge(store, &name, id)
+                    }),
+                    Err(error) => refuse(reply, error),
+                }
+            }
+            StoreMsg::Journal { module, from_seq, limit, reply } => {
+                state.job(reply, move |store| store.journal(module, from_seq, limit));
+            }
+            StoreMsg::Modules { reply } => state.job(reply, Store::modules),
+            StoreMsg::Inspect { name, reply } => state.job(reply, move |store| store.inspect(&name)),
+            StoreMsg::StateList { name, prefix, after, limit, reply } => {
+                state.job(reply, move |store| store.scan(store.id(&name)?, &prefix, after.as_deref(), limit));
+            }
+            StoreMsg::StateGet { name, key, reply } => {
+                state.job(reply, move |store| store.get(store.id(&name)?, &key));
+            }
+            StoreMsg::DeadLetters { name, reply } => state.job(reply, move |store| store.dead_letters(&name)),
+            StoreMsg::Backup { to, reply } => state.job(reply, move |store| backup::backup(store, &to)),
+            StoreMsg::Status(reply) => {
+                let store = state.store.clone();
+                let _status: tokio::task::JoinHandle<_> =
+                    tokio::task::spawn_blocking(move || reply.send(store.status()));
+            }
+        }
+        if state.committer.is_gone() {
+            return Err("the committer thread died".into());
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Runs something that blocks beside the commits, if not too much runs already.
+    fn job<T: Send + 'static>(
+        &self,
+        reply: Reply<T>,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) {
+        let Ok(permit) = self.jobs.clone().try_acquire_owned() else {
+            return refuse(reply, StoreError::Failed(format!("busy: {JOBS_MAX} requests run already")));
+        };
+        let store = self.store.clone();
+        let _job: tokio::task::JoinHandle<_> = tokio::task::spawn_blocking(move || {
+            let result = work(&store);
+            drop(permit);
+            // Nobody to tell when the caller gave up.
+            let _ = reply.send(result);
+        });
+    }
+}
+
+fn refuse<T>(reply: Reply<T>, error: StoreError) {
+    // Nobody to tell when the caller gave up.
+    let _ = reply.send(Err(error));
+}

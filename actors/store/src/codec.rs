@@ -1,0 +1,160 @@
+//! How records become bytes: postcard behind one format byte, so that a later layout can be told apart.
+
+use nexum_host_ifaces::store::{Change, JournalEntry, StoreError};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+
+const LAYOUT: u8 = 1;
+
+/// Bytes that postcard copies as a whole; a `Vec<u8>` it would write one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Raw<'a>(pub &'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&'a [u8]>::deserialize(deserializer).map(Self)
+    }
+}
+
+/// One journal record as it is written.
+#[derive(Serialize)]
+pub(crate) struct EventOut<'a> {
+    pub entry: &'a JournalEntry,
+    pub state_bytes_before: u64,
+    /// The dead letter that the unit resolved, encoded, to be put back when the unit is undone.
+    pub resolved: Option<(u64, Raw<'a>)>,
+    pub undo: Undos<'a>,
+}
+
+/// The changes of a unit, of which only key and old value are kept.
+pub(crate) struct Undos<'a>(pub &'a [Change]);
+
+impl Serialize for Undos<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|change| (change.key.as_str(), change.old.as_deref().map(Raw))))
+    }
+}
+
+/// The same record as it is read.
+#[derive(Debug, Deserialize)]
+pub(crate) struct EventIn<'a> {
+    pub entry: JournalEntry,
+    pub state_bytes_before: u64,
+    #[serde(borrow)]
+    pub resolved: Option<(u64, Raw<'a>)>,
+    /// Key and what the unit replaced.
+    #[serde(borrow)]
+    pub undo: Vec<(&'a str, Option<Raw<'a>>)>,
+}
+
+/// Encodes into a buffer that is used again.
+pub(crate) fn encode<'a, T: Serialize>(value: &T, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], StoreError> {
+    let mut taken = std::mem::take(buffer);
+    taken.clear();
+    taken.push(LAYOUT);
+    *buffer =
+        postcard::to_extend(value, taken).map_err(|error| StoreError::Failed(format!("cannot encode: {error}")))?;
+    Ok(buffer)
+}
+
+pub(crate) fn encode_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
+    let mut buffer = Vec::new();
+    encode(value, &mut buffer)?;
+    Ok(buffer)
+}
+
+fn body<'a>(bytes: &'a [u8], what: &str) -> Result<&'a [u8], StoreError> {
+    match bytes.split_first() {
+        Some((&LAYOUT, body)) => Ok(body),
+        Some((other, _)) => Err(StoreError::Failed(format!("{what} has layout {other}, known is {LAYOUT}"))),
+        None => Err(StoreError::Failed(format!("{what} is empty"))),
+    }
+}
+
+fn damaged(what: &str, error: &postcard::Error) -> StoreError {
+    StoreError::Failed(format!("{what} cannot be read: {error}"))
+}
+
+/// `what` names the record in errors.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, StoreError> {
+    postcard::from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))
+}
+
+pub(crate) fn decode_event(bytes: &[u8]) -> Result<EventIn<'_>, StoreError> {
+    let what = "a journal record";
+    postcard::from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))
+}
+
+/// The entry alone, which comes first in the record.
+pub(crate) fn decode_entry(bytes: &[u8]) -> Result<JournalEntry, StoreError> {
+    let what = "a journal record";
+    let (entry, _) = postcard::take_from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))?;
+    Ok(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use nexum_host_ifaces::{
+        Hash,
+        event::{Cursor, EventId, SourceId},
+        store::{ModuleRecord, UnitKind},
+    };
+
+    use super::*;
+
+    fn entry() -> JournalEntry {
+        JournalEntry {
+            seq: 3,
+            at_ms: 4,
+            kind: UnitKind::Handled,
+            event: EventId::Block { chain_id: 1, number: 2, hash: Hash([3; 32]) },
+            source: Some(SourceId::new("chain:1")),
+            cursor_before: None,
+            cursor: Some(Cursor::block(2, Hash([3; 32]))),
+            component: Hash([4; 32]),
+            fuel: 5,
+            state_digest: Hash([5; 32]),
+            effects_digest: Hash::default(),
+            previous: Hash([6; 32]),
+        }
+    }
+
+    #[test]
+    fn an_event_reads_back_with_what_undoes_it() {
+        let changes = [
+            Change { key: "a".into(), new: Some(vec![1]), old: None },
+            Change { key: "b".into(), new: None, old: Some(vec![0, 255]) },
+        ];
+        let entry = entry();
+        let letter = [9, 9];
+        let out = EventOut {
+            entry: &entry,
+            state_bytes_before: 77,
+            resolved: Some((2, Raw(&letter))),
+            undo: Undos(&changes),
+        };
+        let bytes = encode_vec(&out).unwrap();
+        let read = decode_event(&bytes).unwrap();
+        assert_eq!((&read.entry, read.state_bytes_before), (&entry, 77));
+        assert_eq!(read.resolved, Some((2, Raw(&letter))));
+        assert_eq!(read.undo, [("a", None), ("b", Some(Raw(&[0, 255])))]);
+        assert_eq!(decode_entry(&bytes).unwrap(), entry);
+    }
+
+    #[test]
+    fn unknown_layouts_and_cut_records_are_refused_by_name() {
+        let mut bytes = encode_vec(&ModuleRecord::default()).unwrap();
+        assert_eq!(decode::<ModuleRecord>(&bytes, "x").unwrap(), ModuleRecord::default());
+        let cut = decode::<ModuleRecord>(&bytes[..3], "the record of `m`").unwrap_err();
+        assert!(cut.to_string().starts_with("store: the record of `m` cannot be read"), "{cut}");
+        bytes[0] = 9;
+        let newer = decode::<ModuleRecord>(&bytes, "x").unwrap_err();
+        assert_eq!(newer.to_string(), "store: x has layout 9, known is 1");
+        assert!(decode::<ModuleRecord>(&[], "x").is_err());
+    }
+}

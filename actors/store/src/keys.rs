@@ -1,0 +1,137 @@
+//! The key layout. Owns every byte of every key; nothing else in the crate builds one.
+//!
+//! Invariant: everything about a module lies under its number, big-endian, so that one `delete_range` per family drops
+//! it and no key of another module is ever between. Numbers start at 1 and are never used again.
+
+use nexum_host_ifaces::store::ModuleId;
+
+/// Column family of module state: number ++ key.
+pub(crate) const STATE: &str = "state";
+/// Column family of the journal: number ++ sequence.
+pub(crate) const EVENTS: &str = "events";
+/// Every column family besides `default`, which holds the records below.
+pub(crate) const FAMILIES: [&str; 2] = [STATE, EVENTS];
+
+/// Version of everything below, two bytes, big-endian.
+pub(crate) const FORMAT: &[u8] = b"m/format";
+/// The next module number, four bytes, big-endian.
+pub(crate) const NEXT_ID: &[u8] = b"m/next-id";
+
+const NAME: u8 = b'n';
+const RECORD: u8 = b'r';
+const HEALTH: u8 = b'h';
+const LETTER: u8 = b'd';
+const OUTBOX: u8 = b'o';
+
+/// Prefix of every name key.
+pub(crate) const NAMES: &[u8] = &[NAME];
+/// Prefix of every dead letter.
+pub(crate) const LETTERS: &[u8] = &[LETTER];
+
+fn tagged(tag: u8, id: u32) -> [u8; 5] {
+    let [a, b, c, d] = id.to_be_bytes();
+    [tag, a, b, c, d]
+}
+
+fn numbered(tag: u8, id: ModuleId, seq: u64) -> [u8; 13] {
+    let mut key = [0; 13];
+    key[..5].copy_from_slice(&tagged(tag, id.0));
+    key[5..].copy_from_slice(&seq.to_be_bytes());
+    key
+}
+
+pub(crate) fn name(name: &str) -> Vec<u8> {
+    [NAMES, name.as_bytes()].concat()
+}
+
+pub(crate) fn record(id: ModuleId) -> [u8; 5] {
+    tagged(RECORD, id.0)
+}
+
+pub(crate) fn health(id: ModuleId) -> [u8; 5] {
+    tagged(HEALTH, id.0)
+}
+
+pub(crate) fn letter(id: ModuleId, seq: u64) -> [u8; 13] {
+    numbered(LETTER, id, seq)
+}
+
+/// Module and sequence of a dead letter's key.
+pub(crate) fn parse_letter(key: &[u8]) -> Option<(ModuleId, u64)> {
+    let (id, seq) = key.strip_prefix(LETTERS)?.split_at_checked(4)?;
+    Some((ModuleId(u32::from_be_bytes(id.try_into().ok()?)), u64::from_be_bytes(seq.try_into().ok()?)))
+}
+
+pub(crate) fn outbox(id: ModuleId, seq: u64, ordinal: u32) -> [u8; 17] {
+    let mut key = [0; 17];
+    key[..13].copy_from_slice(&numbered(OUTBOX, id, seq));
+    key[13..].copy_from_slice(&ordinal.to_be_bytes());
+    key
+}
+
+pub(crate) fn event(id: ModuleId, seq: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&id.0.to_be_bytes());
+    key[4..].copy_from_slice(&seq.to_be_bytes());
+    key
+}
+
+/// A state key, into a buffer that is used again.
+pub(crate) fn state<'a>(id: ModuleId, key: &str, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+    buffer.clear();
+    buffer.extend_from_slice(&id.0.to_be_bytes());
+    buffer.extend_from_slice(key.as_bytes());
+    buffer
+}
+
+/// Half-open range of everything of one module in `state` and in `events`.
+pub(crate) fn module(id: ModuleId) -> ([u8; 4], [u8; 4]) {
+    (id.0.to_be_bytes(), (id.0 + 1).to_be_bytes())
+}
+
+/// Half-open range of a module's dead letters.
+pub(crate) fn letters(id: ModuleId) -> ([u8; 5], [u8; 5]) {
+    (tagged(LETTER, id.0), tagged(LETTER, id.0 + 1))
+}
+
+/// Half-open range of a module's outbox.
+pub(crate) fn outboxes(id: ModuleId) -> ([u8; 5], [u8; 5]) {
+    (tagged(OUTBOX, id.0), tagged(OUTBOX, id.0 + 1))
+}
+
+/// The least byte string greater than everything that starts with `prefix`; none when there is no such string.
+pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_a_module_lie_together_in_order() {
+        let (low, high) = module(ModuleId(7));
+        let mut buffer = Vec::new();
+        for key in ["", "a", "\u{10ffff}"] {
+            let key = state(ModuleId(7), key, &mut buffer);
+            assert!(key >= &low[..] && key < &high[..]);
+        }
+        assert!(event(ModuleId(7), 255) < event(ModuleId(7), 256));
+        assert!(event(ModuleId(7), u64::MAX) < event(ModuleId(8), 0));
+        let (low, high) = letters(ModuleId(7));
+        assert!(letter(ModuleId(7), 0)[..] > low[..] && letter(ModuleId(7), u64::MAX)[..] < high[..]);
+        assert_eq!(parse_letter(&letter(ModuleId(7), 9)), Some((ModuleId(7), 9)));
+        assert_eq!(parse_letter(b"d123"), None);
+    }
+
+    #[test]
+    fn the_end_of_a_prefix_carries_over_full_bytes() {
+        assert_eq!(after_prefix(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(after_prefix(&[1, 255, 255]), Some(vec![2]));
+        assert_eq!(after_prefix(&[255]), None);
+        assert_eq!(after_prefix(b""), None);
+    }
+}

@@ -1,0 +1,287 @@
+//! Opening the database: options, the lock, the format version, and errors that say what to do.
+//!
+//! Invariant: a directory that held a store is never mistaken for an empty one, and a store of a newer format is not
+//! written to.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nexum_host_ifaces::clock::Clock;
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind, LogLevel};
+use serde::{Deserialize, Serialize};
+
+use crate::keys;
+
+/// Version of the key layout and of the column families. Layouts of single records have their own byte.
+pub(crate) const FORMAT_VERSION: u16 = 1;
+
+/// Block cache by default: with what RocksDB needs for itself, an idle engine stays below 40 MiB.
+const BLOCK_CACHE_BYTES: usize = 8 << 20;
+
+/// Memory for unwritten data over all column families. It is only taken when it is needed; at full load it holds about
+/// half a second of events, so that flushes are few and large.
+const WRITE_BUFFER_BYTES: usize = 96 << 20;
+
+/// Journal entries kept per module. A chain actor keeps about a thousand headers, each worth two units, so that a rewind
+/// never meets the end of the journal before the end of the headers.
+const JOURNAL_ENTRIES: u64 = 10_000;
+
+/// The log is read again at start: this bounds it to about a second.
+const WAL_BYTES_MAX: u64 = 128 << 20;
+
+/// RocksDB would keep every table open without a bound; the default limit of a process is 1,024 descriptors.
+const OPEN_FILES_MAX: i32 = 256;
+
+/// When a write counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// When it is on the disk: it survives a power failure.
+    #[default]
+    Sync,
+    /// When the operating system has it: it survives the death of the process; a power failure costs the last tenth of
+    /// a second.
+    Periodic,
+}
+
+/// How to open a store. `new` takes what has no default.
+#[derive(Clone)]
+pub struct Options {
+    pub durability: Durability,
+    pub block_cache_bytes: usize,
+    pub write_buffer_bytes: usize,
+    /// Journal entries kept per module; a rewind cannot go back further.
+    pub journal_entries: u64,
+    pub clock: Arc<dyn Clock>,
+    pub registry: prometheus::Registry,
+}
+
+impl Options {
+    pub fn new(clock: Arc<dyn Clock>, registry: prometheus::Registry) -> Self {
+        Self {
+            durability: Durability::default(),
+            block_cache_bytes: BLOCK_CACHE_BYTES,
+            write_buffer_bytes: WRITE_BUFFER_BYTES,
+            journal_entries: JOURNAL_ENTRIES,
+            clock,
+            registry,
+        }
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("another nexum engine uses {0}")]
+    InUse(PathBuf),
+    #[error("there is no store in {0}")]
+    Missing(PathBuf),
+    #[error(
+        "{directory} was written by a newer nexum (store format {found}, this one reads up to {FORMAT_VERSION}): \
+         run that version, or restore a backup that this one wrote"
+    )]
+    NewerFormat { directory: PathBuf, found: u16 },
+    #[error("{directory} holds something that is not a nexum store: {detail}")]
+    Foreign { directory: PathBuf, detail: String },
+    #[error("the store in {directory} is damaged: {detail}. Move it away and restore a backup")]
+    Damaged { directory: PathBuf, detail: String },
+    #[error("no space left on the disk that holds {directory}: {detail}")]
+    DiskFull { directory: PathBuf, detail: String },
+    #[error("cannot write to {directory}: {detail}")]
+    NotWritable { directory: PathBuf, detail: String },
+    #[error("cannot open the store in {directory}: {detail}")]
+    Failed { directory: PathBuf, detail: String },
+    #[error("cannot register the store's metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl OpenError {
+    pub(crate) fn from_io(directory: &Path, error: &io::Error) -> Self {
+        let directory = directory.to_owned();
+        let detail = error.to_string();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::AlreadyExists => Self::NotWritable { directory, detail },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { directory, detail },
+            _ => Self::Failed { directory, detail },
+        }
+    }
+
+    pub(crate) fn from_database(directory: &Path, error: &rocksdb::Error) -> Self {
+        let directory = directory.to_owned();
+        let detail = error.to_string();
+        // RocksDB passes the system's words on, not its numbers.
+        let says = |words: &str| detail.contains(words);
+        match error.kind() {
+            _ if says("No space left on device") || says("Disk quota exceeded") => Self::DiskFull { directory, detail },
+            _ if says("LOCK") && (says("lock hold by current process") || says("temporarily unavailable")) => {
+                Self::InUse(directory)
+            }
+            _ if says("Read-only file system") || says("Permission denied") => Self::NotWritable { directory, detail },
+            ErrorKind::Corruption => Self::Damaged { directory, detail },
+            ErrorKind::IOError if says("No such file") => Self::Damaged { directory, detail },
+            _ => Self::Failed { directory, detail },
+        }
+    }
+}
+
+/// Opens the database in `directory` for writing, making it when the directory is empty or absent.
+pub(crate) fn writable(directory: &Path, options: &Options) -> Result<DB, OpenError> {
+    std::fs::create_dir_all(directory).map_err(|error| OpenError::from_io(directory, &error))?;
+    if holds_database(directory)? {
+        check_families(directory)?;
+    }
+    let mut database_options = database_options(options);
+    database_options.create_if_missing(true);
+    database_options.create_missing_column_families(true);
+    let db = DB::open_cf_descriptors(&database_options, directory, families(options))
+        .map_err(|error| OpenError::from_database(directory, &error))?;
+    match format_version(directory, &db)? {
+        Some(_) => {}
+        None => {
+            let empty = db.iterator(rocksdb::IteratorMode::Start).next().is_none();
+            if !empty {
+                return Err(OpenError::Foreign { directory: directory.to_owned(), detail: "no format version".into() });
+            }
+            db.put_opt(keys::FORMAT, FORMAT_VERSION.to_be_bytes(), &synced())
+                .map_err(|error| OpenError::from_database(directory, &error))?;
+        }
+    }
+    Ok(db)
+}
+
+/// Opens an existing database without taking its lock and without writing to it.
+pub(crate) fn read_only(directory: &Path, options: &Options) -> Result<DB, OpenError> {
+    if !directory.is_dir() || !holds_database(directory)? {
+        return Err(OpenError::Missing(directory.to_owned()));
+    }
+    check_families(directory)?;
+    let db = DB::open_cf_descriptors_read_only(&database_options(options), directory, families(options), false)
+        .map_err(|error| OpenError::from_database(directory, &error))?;
+    match format_version(directory, &db)? {
+        Some(_) => Ok(db),
+        None => Err(OpenError::Foreign { directory: directory.to_owned(), detail: "no format version".into() }),
+    }
+}
+
+/// The options of a write that is done when it is on the disk.
+pub(crate) fn synced() -> rocksdb::WriteOptions {
+    let mut options = rocksdb::WriteOptions::default();
+    options.set_sync(true);
+    options
+}
+
+/// Whether a database lies in the directory. RocksDB takes the file `CURRENT` as the sign of one and would start an
+/// empty database over the tables of another whose `CURRENT` was lost.
+fn holds_database(directory: &Path) -> Result<bool, OpenError> {
+    let entries = std::fs::read_dir(directory).map_err(|error| OpenError::from_io(directory, &error))?;
+    let mut remains = None;
+    for entry in entries {
+        let name = entry.map_err(|error| OpenError::from_io(directory, &error))?.file_name();
+        let name = name.to_string_lossy();
+        if name == "CURRENT" {
+            return Ok(true);
+        }
+        if name.ends_with(".sst") || name.ends_with(".log") {
+            remains = Some(name.into_owned());
+        }
+    }
+    match remains {
+        None => Ok(false),
+        Some(name) => Err(OpenError::Damaged {
+            directory: directory.to_owned(),
+            detail: format!("{name} is there, but the file CURRENT is missing"),
+        }),
+    }
+}
+
+/// Refuses a database with other column families than ours, if possible with its version.
+fn check_families(directory: &Path) -> Result<(), OpenError> {
+    let plain = rocksdb::Options::default();
+    let present = DB::list_cf(&plain, directory).map_err(|error| OpenError::from_database(directory, &error))?;
+    let unknown = present.iter().find(|name| *name != "default" && !keys::FAMILIES.contains(&name.as_str()));
+    let Some(unknown) = unknown else { return Ok(()) };
+    let db = DB::open_cf_for_read_only(&plain, directory, &present, false)
+        .map_err(|error| OpenError::from_database(directory, &error))?;
+    format_version(directory, &db)?;
+    Err(OpenError::Foreign { directory: directory.to_owned(), detail: format!("it has a column family `{unknown}`") })
+}
+
+fn format_version(directory: &Path, db: &DB) -> Result<Option<u16>, OpenError> {
+    let stored = db.get(keys::FORMAT).map_err(|error| OpenError::from_database(directory, &error))?;
+    let Some(stored) = stored else { return Ok(None) };
+    let Ok(bytes) = <[u8; 2]>::try_from(stored.as_slice()) else {
+        let detail = format!("its format version has {} bytes", stored.len());
+        return Err(OpenError::Foreign { directory: directory.to_owned(), detail });
+    };
+    match u16::from_be_bytes(bytes) {
+        found if found > FORMAT_VERSION => Err(OpenError::NewerFormat { directory: directory.to_owned(), found }),
+        found => Ok(Some(found)),
+    }
+}
+
+fn database_options(options: &Options) -> rocksdb::Options {
+    let mut database = rocksdb::Options::default();
+    database.set_db_write_buffer_size(options.write_buffer_bytes);
+    database.set_max_total_wal_size(WAL_BYTES_MAX);
+    database.set_max_open_files(OPEN_FILES_MAX);
+    database.set_max_background_jobs(2);
+    // One thread writes; the machinery for several would only cost.
+    database.set_allow_concurrent_memtable_write(false);
+    database.set_enable_write_thread_adaptive_yield(false);
+    // A synced log that vanished or was cut is noticed at the next start.
+    database.set_track_and_verify_wals_in_manifest(true);
+    // RocksDB's own diary: small, and only what matters.
+    database.set_log_level(LogLevel::Warn);
+    database.set_keep_log_file_num(2);
+    database.set_max_log_file_size(1 << 20);
+    database.set_stats_dump_period_sec(0);
+    database.set_stats_persist_period_sec(0);
+    database
+}
+
+fn families(options: &Options) -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(options.block_cache_bytes);
+    let buffer = options.write_buffer_bytes;
+    // Records are rewritten with every unit, so that a small buffer collapses into a few kilobytes when it is flushed.
+    vec![
+        ColumnFamilyDescriptor::new("default", family_options(&cache, buffer / 8, true)),
+        ColumnFamilyDescriptor::new(keys::STATE, family_options(&cache, buffer / 3, true)),
+        ColumnFamilyDescriptor::new(keys::EVENTS, family_options(&cache, buffer / 3, false)),
+    ]
+}
+
+fn family_options(cache: &Cache, write_buffer_bytes: usize, looked_up: bool) -> rocksdb::Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_format_version(5);
+    if looked_up {
+        table.set_bloom_filter(10.0, false);
+    }
+    let mut family = rocksdb::Options::default();
+    family.set_block_based_table_factory(&table);
+    family.set_write_buffer_size(write_buffer_bytes);
+    family.set_max_write_buffer_number(3);
+    family.set_compression_type(DBCompressionType::Lz4);
+    family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_system_become_advice() {
+        let of = |kind| OpenError::from_io(Path::new("/d"), &io::Error::from(kind)).to_string();
+        assert!(of(io::ErrorKind::ReadOnlyFilesystem).starts_with("cannot write to /d: "));
+        assert!(of(io::ErrorKind::StorageFull).starts_with("no space left on the disk that holds /d: "));
+        assert!(of(io::ErrorKind::Interrupted).starts_with("cannot open the store in /d: "));
+    }
+}

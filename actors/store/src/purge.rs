@@ -1,0 +1,31 @@
+//! Removing everything about a module.
+
+use nexum_host_ifaces::store::{ModuleId, StoreError};
+use rocksdb::WriteBatch;
+
+use crate::{keys, open, store::Store};
+
+/// Removes the module in one synced write; its number is never used again. The caller sees to it that nobody writes
+/// about the module meanwhile.
+pub(crate) fn purge(store: &Store, name: &str, module: ModuleId) -> Result<(), StoreError> {
+    let mut batch = WriteBatch::new();
+    for family in keys::FAMILIES {
+        let (from, to) = keys::module(module);
+        batch.delete_range_cf(store.family(family)?, from, to);
+    }
+    for (from, to) in [keys::letters(module), keys::outboxes(module)] {
+        batch.delete_range(from, to);
+    }
+    batch.delete(keys::record(module));
+    batch.delete(keys::health(module));
+    batch.delete(keys::name(name));
+    store.db.write_opt(batch, &open::synced()).map_err(|error| store.failed(&error))?;
+
+    let mut index = store.index();
+    index.by_name.remove(name);
+    index.modules.remove(&module);
+    drop(index);
+    // The label may never have been used, which is no failure.
+    let _ = store.metrics.dead_letters.remove_label_values(&[name]);
+    Ok(())
+}

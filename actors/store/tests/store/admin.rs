@@ -1,0 +1,157 @@
+//! What operators do: look, drop dead letters, purge, back up, restore.
+
+use nexum_host_ifaces::store::{StateView, StoreError, StoreMsg};
+use nexum_store::{RestoreError, Store, restore};
+
+use crate::harness::{Harness, directory, options, put};
+
+#[tokio::test]
+async fn dead_letters_are_listed_resolved_and_dropped() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let mut letters = Vec::new();
+    for _ in 0..3 {
+        let unit = module.quarantine();
+        letters.push(*unit.quarantined.clone().unwrap());
+        module.ledger.adopt(unit.record.clone());
+        harness.commit(unit).await.unwrap();
+    }
+    let list = async || harness.ask(|reply| StoreMsg::DeadLetters { name: "a".into(), reply }).await.unwrap();
+    assert_eq!(list().await, letters);
+    let mut unit = module.unit(vec![]);
+    unit.resolved = Some(2);
+    harness.commit(unit).await.unwrap();
+    let drop = |seq| harness.ask(move |reply| StoreMsg::DropDeadLetter { name: "a".into(), seq, reply });
+    drop(1).await.unwrap();
+    assert_eq!(drop(1).await, Err(StoreError::UnknownDeadLetter { module: "a".into(), seq: 1 }));
+    assert_eq!(list().await, letters[2..]);
+    harness.close().await;
+    let harness = Harness::open(directory.path()).await;
+    assert_eq!(harness.module("a").await.info.dead_letters, 1);
+}
+
+#[tokio::test]
+async fn unknown_modules_are_named() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let unknown = StoreError::UnknownModule("nobody".into());
+    let name = || "nobody".to_owned();
+    assert_eq!(harness.ask(|reply| StoreMsg::Inspect { name: name(), reply }).await, Err(unknown.clone()));
+    assert_eq!(harness.ask(|reply| StoreMsg::Purge { name: name(), reply }).await, Err(unknown.clone()));
+    let get = harness.ask(|reply| StoreMsg::StateGet { name: name(), key: "k".into(), reply }).await;
+    assert_eq!(get, Err(unknown));
+}
+
+#[tokio::test]
+async fn a_purge_removes_everything_and_the_number_is_not_used_again() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut kept = harness.module("kept").await;
+    let mut module = harness.module("a").await;
+    let mut last = harness.module("last").await;
+    for module in [&mut kept, &mut module, &mut last] {
+        harness.handle(module, vec![put("k", "v", None)]).await;
+    }
+    harness.commit(module.quarantine()).await.unwrap();
+    harness.ask(|reply| StoreMsg::Purge { name: "a".into(), reply }).await.unwrap();
+
+    let names = |harness: &Harness| harness.store.modules().unwrap().into_iter().map(|m| m.name).collect::<Vec<_>>();
+    assert_eq!(names(&harness), ["kept", "last"]);
+    assert_eq!(harness.store.get(module.info.id, "k").unwrap(), None);
+    assert_eq!(harness.store.journal(module.info.id, 0, 9).unwrap(), []);
+    let late = harness.commit(module.unit(vec![])).await.unwrap_err();
+    assert_eq!(late, StoreError::UnknownModule(format!("#{}", module.info.id.0)));
+    for module in [&kept, &last] {
+        assert_eq!(harness.store.get(module.info.id, "k").unwrap(), Some(b"v".to_vec()));
+    }
+    harness.ask(|reply| StoreMsg::Purge { name: "last".into(), reply }).await.unwrap();
+    harness.close().await;
+
+    let harness = Harness::open(directory.path()).await;
+    assert_eq!(names(&harness), ["kept"]);
+    let again = harness.module("a").await.info;
+    assert!(again.id > last.info.id);
+    assert_eq!((again.record.seq, again.dead_letters), (0, 0));
+}
+
+#[tokio::test]
+async fn state_is_read_by_name() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    harness.handle(&mut module, vec![put("order:1", "x", None), put("order:2", "y", None), put("z", "", None)]).await;
+    let list = |prefix: &str, after: Option<&str>| {
+        let (name, prefix, after) = ("a".to_owned(), prefix.to_owned(), after.map(str::to_owned));
+        harness.ask(move |reply| StoreMsg::StateList { name, prefix, after, limit: 10, reply })
+    };
+    assert_eq!(list("order:", Some("order:1")).await.unwrap(), [("order:2".to_owned(), b"y".to_vec())]);
+    assert_eq!(list("", None).await.unwrap().len(), 3);
+    let get = harness.ask(|reply| StoreMsg::StateGet { name: "a".into(), key: "order:1".into(), reply }).await;
+    assert_eq!(get.unwrap(), Some(b"x".to_vec()));
+    // The same without an engine, and beside one.
+    let beside = Store::open_read_only(directory.path(), &options()).unwrap();
+    assert_eq!(beside.get(beside.id("a").unwrap(), "order:1").unwrap(), Some(b"x".to_vec()));
+}
+
+#[tokio::test]
+async fn a_backup_of_a_running_store_restores_to_what_it_was() {
+    let (directory, elsewhere) = (directory(), directory());
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    harness.handle(&mut module, vec![put("k", "then", None)]).await;
+    let then = module.ledger.record.clone();
+    let to = elsewhere.path().join("backup");
+    // What a killed backup left is not in the way.
+    std::fs::create_dir_all(elsewhere.path().join("backup.tmp/x")).unwrap();
+    let backup = |to: std::path::PathBuf| harness.ask(move |reply| StoreMsg::Backup { to, reply });
+    backup(to.clone()).await.unwrap();
+    harness.handle(&mut module, vec![put("k", "later", Some("then"))]).await;
+
+    let again = backup(to.clone()).await.unwrap_err().to_string();
+    assert!(again.ends_with("backup: it exists already"), "{again}");
+    let nowhere = backup(elsewhere.path().join("no/parent")).await.unwrap_err().to_string();
+    assert!(nowhere.ends_with("its parent directory does not exist"), "{nowhere}");
+
+    let target = elsewhere.path().join("deep/restored");
+    restore(&to, &target, &options()).unwrap();
+    let restored = Harness::open(&target).await;
+    let copy = restored.module("a").await;
+    assert_eq!(copy.info.record, then);
+    assert_eq!(restored.store.get(copy.info.id, "k").unwrap(), Some(b"then".to_vec()));
+    assert_eq!(harness.store.get(module.info.id, "k").unwrap(), Some(b"later".to_vec()));
+
+    let refused = restore(&to, &target, &options()).unwrap_err();
+    assert!(matches!(refused, RestoreError::TargetNotEmpty(path) if path == target));
+}
+
+#[tokio::test]
+async fn a_damaged_backup_is_not_restored() {
+    let (directory, elsewhere) = (directory(), directory());
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    harness.handle(&mut module, vec![put("k", &"v".repeat(10_000), None)]).await;
+    let backup = elsewhere.path().join("backup");
+    let to = backup.clone();
+    harness.ask(|reply| StoreMsg::Backup { to, reply }).await.unwrap();
+    let refused = |from: &std::path::Path| {
+        let target = elsewhere.path().join("target");
+        let error = restore(from, &target, &options()).unwrap_err().to_string();
+        assert!(!target.exists() && !elsewhere.path().join("target.restoring").exists());
+        error
+    };
+    let missing = refused(&elsewhere.path().join("nothing"));
+    assert!(missing.starts_with("the backup cannot be used: there is no store in "), "{missing}");
+    let largest = std::fs::read_dir(&backup)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sst"))
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let mut bytes = std::fs::read(&largest).unwrap();
+    bytes[20] ^= 0xff;
+    std::fs::remove_file(&largest).unwrap();
+    std::fs::write(&largest, bytes).unwrap();
+    let damaged = refused(&backup);
+    assert!(damaged.contains("is damaged"), "{damaged}");
+}

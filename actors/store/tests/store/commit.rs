@@ -1,0 +1,209 @@
+//! Commits: atomic, ordered, grouped, durable.
+
+use std::sync::Arc;
+
+use nexum_host_ifaces::store::{ModuleHealth, ModuleId, StateView, StoreError, StoreMsg};
+use nexum_store::{Durability, Options};
+
+use crate::harness::{Harness, Module, directory, options, put};
+
+#[tokio::test]
+async fn everything_of_a_unit_is_there_after_a_reopen() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    harness.handle(&mut module, vec![put("k", "1", None), put("gone", "x", None)]).await;
+    let mut unit = module.unit(vec![put("k", "2", Some("1"))]);
+    unit.changes.push(nexum_host_ifaces::store::Change { key: "gone".into(), new: None, old: Some(b"x".to_vec()) });
+    unit.record.state_bytes = 2;
+    unit.health = Some(ModuleHealth { restarts_total: 5, ..ModuleHealth::default() });
+    unit.outbox = vec![vec![1], vec![2]];
+    let record = unit.record.clone();
+    harness.commit(unit).await.unwrap();
+    harness.close().await;
+
+    let harness = Harness::open(directory.path()).await;
+    let again = harness.module("a").await;
+    assert_eq!(again.info.id, module.info.id);
+    assert_eq!(again.info.record, record);
+    assert_eq!(again.info.health.restarts_total, 5);
+    let id = again.info.id;
+    assert_eq!(harness.store.get(id, "k").unwrap(), Some(b"2".to_vec()));
+    assert_eq!(harness.store.get(id, "gone").unwrap(), None);
+    let journal = harness.ask(|reply| StoreMsg::Journal { module: id, from_seq: 0, limit: 9, reply }).await.unwrap();
+    assert_eq!(journal.len(), 2);
+    assert_eq!(journal[1].previous, journal[0].digest());
+    assert_eq!(record.journal, journal[1].digest());
+    let tail = harness.ask(|reply| StoreMsg::Journal { module: id, from_seq: 2, limit: 9, reply }).await.unwrap();
+    assert_eq!(tail, journal[1..]);
+}
+
+#[tokio::test]
+async fn modules_are_numbered_once_and_never_share_state() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    // Both before the first is written: they meet in one group.
+    let (a, a_again, b) = tokio::join!(harness.module("a"), harness.module("a"), harness.module("b"));
+    assert_eq!(a.info.id, a_again.info.id);
+    assert_ne!(a.info.id, b.info.id);
+    let (mut a, mut b) = (a, b);
+    harness.handle(&mut a, vec![put("k", "of a", None), put("kk", "", None)]).await;
+    harness.handle(&mut b, vec![put("k", "of b", None)]).await;
+    let store = &harness.store;
+    assert_eq!(store.get(b.info.id, "k").unwrap(), Some(b"of b".to_vec()));
+    let keys = |prefix, after, limit| {
+        let entries = store.scan(a.info.id, prefix, after, limit).unwrap();
+        entries.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("", None, 9), ["k", "kk"]);
+    assert_eq!(keys("", None, 1), ["k"]);
+    assert_eq!(keys("k", Some("k"), 9), ["kk"]);
+    assert_eq!(keys("kk", Some("a"), 9), ["kk"]);
+    assert_eq!(keys("k", Some("z"), 9), [""; 0]);
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn a_unit_of_a_superseded_instance_is_refused_and_changes_nothing() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let old = module.unit(vec![put("k", "old", None)]);
+    harness.handle(&mut module, vec![put("k", "new", None)]).await;
+    assert_eq!(harness.commit(old.clone()).await, Err(StoreError::OutOfSequence { stored: 1, got: 1 }));
+    harness.handle(&mut module, vec![]).await;
+    let harness = Harness::start(harness.stop().await).await;
+    // Also by an actor that has not seen the module yet.
+    assert_eq!(harness.commit(old).await, Err(StoreError::OutOfSequence { stored: 2, got: 1 }));
+    assert_eq!(harness.store.get(module.info.id, "k").unwrap(), Some(b"new".to_vec()));
+    let mut stranger = module.unit(vec![]);
+    stranger.module = ModuleId(99);
+    assert_eq!(harness.commit(stranger).await, Err(StoreError::UnknownModule("#99".into())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_modules_at_once_share_writes_and_lose_nothing() {
+    const MODULES: usize = 50;
+    const UNITS: u64 = 40;
+    let directory = directory();
+    let harness = Arc::new(Harness::open(directory.path()).await);
+    let tasks: Vec<_> = (0..MODULES)
+        .map(|index| {
+            let harness = harness.clone();
+            tokio::spawn(async move {
+                let mut module = harness.module(&format!("m{index}")).await;
+                for seq in 1..=UNITS {
+                    let old = (seq > 1).then(|| (seq - 1).to_string());
+                    harness.handle(&mut module, vec![put("count", &seq.to_string(), old.as_deref())]).await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let status = ractor::call!(harness.actor, StoreMsg::Status).unwrap();
+    assert_eq!(status.units_total, MODULES as u64 * UNITS);
+    assert!(status.commits_total < status.units_total / 2, "{} commits", status.commits_total);
+    assert!(status.disk_bytes > 0 && status.commit_p99_ms > 0.0);
+    Arc::into_inner(harness).unwrap().close().await;
+
+    let harness = Harness::open(directory.path()).await;
+    let modules = harness.ask(|reply| StoreMsg::Modules { reply }).await.unwrap();
+    assert_eq!(modules.len(), MODULES);
+    for module in modules {
+        assert_eq!(module.record.seq, UNITS);
+        assert_eq!(module.record.state_bytes, 7);
+        assert_eq!(harness.store.get(module.id, "count").unwrap(), Some(UNITS.to_string().into()));
+        assert_eq!(harness.store.journal(module.id, 0, usize::MAX).unwrap().len() as u64, UNITS);
+    }
+}
+
+#[tokio::test]
+async fn failure_counters_keep_their_place_among_units() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let health = |failures| ModuleHealth { consecutive_failures: failures, ..ModuleHealth::default() };
+    let send = |failures| {
+        let message = StoreMsg::PutHealth { module: module.info.id, health: Box::new(health(failures)) };
+        harness.actor.send_message(message).unwrap();
+    };
+    send(1);
+    send(2);
+    let mut unit = module.unit(vec![]);
+    unit.health = Some(health(0));
+    harness.commit(unit.clone()).await.unwrap();
+    module.ledger.adopt(unit.record);
+    assert_eq!(harness.module("a").await.info.health, health(0));
+    let message = StoreMsg::PutHealth { module: module.info.id, health: Box::new(health(3)) };
+    harness.actor.send_message(message).unwrap();
+    // Stopping writes what queued.
+    harness.close().await;
+    let harness = Harness::open(directory.path()).await;
+    assert_eq!(harness.store.inspect("a").unwrap().health, health(3));
+}
+
+#[tokio::test]
+async fn an_actor_that_dies_leaves_a_store_that_the_next_one_works_on() {
+    let directory = directory();
+    let mut harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    for seq in 1..=10u64 {
+        harness.handle(&mut module, vec![put("k", "v", (seq > 1).then_some("v"))]).await;
+        let store = harness.kill().await;
+        harness = Harness::start(store).await;
+        assert_eq!(harness.module("a").await.info.record.seq, seq);
+    }
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn periodic_durability_survives_the_process_without_a_sync_per_group() {
+    let directory = directory();
+    let periodic = || Options { durability: Durability::Periodic, ..options() };
+    let harness = Harness::open_with(directory.path(), &periodic()).await;
+    let mut module = harness.module("a").await;
+    for _ in 0..100 {
+        harness.handle(&mut module, vec![]).await;
+    }
+    harness.close().await;
+    let harness = Harness::open_with(directory.path(), &periodic()).await;
+    assert_eq!(harness.store.inspect("a").unwrap().record, module.ledger.record);
+}
+
+#[tokio::test]
+async fn the_journal_keeps_its_newest_entries_only() {
+    let directory = directory();
+    let kept = |journal_entries| Options { journal_entries, ..options() };
+    let harness = Harness::open_with(directory.path(), &kept(16)).await;
+    let mut module = harness.module("a").await;
+    for _ in 0..50 {
+        harness.handle(&mut module, vec![]).await;
+    }
+    let seqs = |module: &Module, harness: &Harness| {
+        let journal = harness.store.journal(module.info.id, 0, usize::MAX).unwrap();
+        journal.into_iter().map(|entry| entry.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(seqs(&module, &harness), (35..=50).collect::<Vec<_>>());
+    harness.close().await;
+    let harness = Harness::open_with(directory.path(), &kept(4)).await;
+    harness.handle(&mut module, vec![]).await;
+    assert_eq!(seqs(&module, &harness), [48, 49, 50, 51]);
+}
+
+#[tokio::test]
+async fn metrics_count_groups_and_dead_letters() {
+    let directory = directory();
+    let options = options();
+    let harness = Harness::open_with(directory.path(), &options).await;
+    let mut module = harness.module("a").await;
+    let unit = module.quarantine();
+    harness.commit(unit.clone()).await.unwrap();
+    module.ledger.adopt(unit.record);
+    harness.handle(&mut module, vec![]).await;
+    let text = prometheus::TextEncoder::new().encode_to_string(&options.registry.gather()).unwrap();
+    assert!(text.contains("nexum_dead_letters{module=\"a\"} 1"), "{text}");
+    assert!(text.contains("nexum_commit_batch_size_sum 2"), "{text}");
+    assert!(text.contains("nexum_commit_duration_seconds_count 3"), "{text}");
+}

@@ -1,0 +1,177 @@
+//! A store in a temporary directory with its actor, and modules that make units for it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use nexum_host_ifaces::{
+    Hash,
+    clock::SystemClock,
+    event::{Cursor, EventId, SourceId},
+    ledger::{Ledger, Outcome},
+    store::{Change, DeadLetter, EventUnit, ModuleInfo, Reply, StoreError, StoreMsg, UnitKind},
+    types::{Event, Tick},
+};
+use nexum_store::{Args, Options, Store};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent, rpc::CallResult};
+use tempfile::TempDir;
+
+/// Far more than any call takes; only a hang meets it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn options() -> Options {
+    Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new())
+}
+
+/// A supervisor that lets its children die.
+pub struct Parent;
+
+impl Actor for Parent {
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<()>,
+        _: SupervisionEvent,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+pub struct Harness {
+    pub store: Arc<Store>,
+    pub actor: ActorRef<StoreMsg>,
+    parent: ActorRef<()>,
+    handle: ractor::concurrency::JoinHandle<()>,
+}
+
+impl Harness {
+    pub async fn open(directory: &Path) -> Self {
+        Self::open_with(directory, &options()).await
+    }
+
+    pub async fn open_with(directory: &Path, options: &Options) -> Self {
+        Self::start(Store::open(directory, options).unwrap()).await
+    }
+
+    pub async fn start(store: Arc<Store>) -> Self {
+        let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
+        let (actor, handle) = nexum_store::spawn(Args { store: store.clone() }, parent.get_cell()).await.unwrap();
+        Self { store, actor, parent, handle }
+    }
+
+    /// Lets the actor handle what it was sent, stops it, waits for it, and leaves the store.
+    pub async fn stop(self) -> Arc<Store> {
+        self.actor.drain().unwrap();
+        tokio::time::timeout(PATIENCE, self.handle).await.unwrap().unwrap();
+        self.parent.stop(None);
+        self.store
+    }
+
+    /// Kills the actor in mid-life.
+    pub async fn kill(self) -> Arc<Store> {
+        self.actor.kill();
+        tokio::time::timeout(PATIENCE, self.handle).await.unwrap().unwrap();
+        self.parent.stop(None);
+        self.store
+    }
+
+    /// Stops the actor and closes the database.
+    pub async fn close(self) {
+        let store = self.stop().await;
+        assert_eq!(Arc::strong_count(&store), 1, "somebody still holds the store");
+    }
+
+    pub async fn ask<T: Send + 'static>(&self, build: impl FnOnce(Reply<T>) -> StoreMsg) -> Result<T, StoreError> {
+        match self.actor.call(build, Some(PATIENCE)).await.unwrap() {
+            CallResult::Success(answer) => answer,
+            other => panic!("no answer: {}", matches!(other, CallResult::Timeout)),
+        }
+    }
+
+    pub async fn module(&self, name: &str) -> Module {
+        let name = Arc::from(name);
+        Module::new(self.ask(|reply| StoreMsg::Open { name, reply }).await.unwrap())
+    }
+
+    pub async fn commit(&self, unit: EventUnit) -> Result<(), StoreError> {
+        self.ask(|reply| StoreMsg::Commit { unit: Box::new(unit), reply }).await
+    }
+
+    /// Commits and moves the module on.
+    pub async fn handle(&self, module: &mut Module, changes: Vec<Change>) {
+        let unit = module.unit(changes);
+        let record = unit.record.clone();
+        self.commit(unit).await.unwrap();
+        module.ledger.adopt(record);
+    }
+}
+
+/// A module as its actor sees it.
+pub struct Module {
+    pub name: String,
+    pub ledger: Ledger,
+    pub info: ModuleInfo,
+}
+
+impl Module {
+    pub fn new(info: ModuleInfo) -> Self {
+        let ledger = Ledger { module: info.id, component: Hash([7; 32]), record: info.record.clone() };
+        Self { name: info.name.clone(), ledger, info }
+    }
+
+    pub fn outcome(&self, changes: Vec<Change>) -> Outcome {
+        let number = self.ledger.record.seq + 1;
+        let size = |key: &str, value: &Option<Vec<u8>>| value.as_ref().map_or(0, |value| key.len() + value.len());
+        let mut state_bytes = self.ledger.record.state_bytes;
+        for Change { key, new, old } in &changes {
+            state_bytes = state_bytes - size(key, old) as u64 + size(key, new) as u64;
+        }
+        let hash = Hash([number as u8; 32]);
+        Outcome {
+            kind: UnitKind::Handled,
+            event: EventId::Block { chain_id: 1, number, hash },
+            moved: Some((SourceId::new("chain:1"), Cursor::block(number, hash))),
+            at_ms: number,
+            fuel: 1,
+            changes,
+            state_bytes,
+        }
+    }
+
+    pub fn unit(&self, changes: Vec<Change>) -> EventUnit {
+        self.ledger.seal(self.outcome(changes))
+    }
+
+    /// A unit that sends its event to the dead letters.
+    pub fn quarantine(&self) -> EventUnit {
+        let outcome = Outcome { kind: UnitKind::Quarantined, ..self.outcome(Vec::new()) };
+        let mut unit = self.ledger.seal(outcome);
+        unit.quarantined = Some(Box::new(DeadLetter {
+            seq: unit.entry.seq,
+            at_ms: 1,
+            id: unit.entry.event.clone(),
+            event: Event::Tick(Tick { fired_at: unit.entry.seq }),
+            component: unit.entry.component,
+            attempts: 3,
+            error: "it cannot".into(),
+            backtrace: None,
+            fuel: 9,
+        }));
+        unit
+    }
+}
+
+/// One write; what it replaces is given.
+pub fn put(key: &str, value: &str, old: Option<&str>) -> Change {
+    Change { key: key.into(), new: Some(value.into()), old: old.map(Into::into) }
+}
+
+pub fn directory() -> TempDir {
+    TempDir::new().unwrap()
+}
