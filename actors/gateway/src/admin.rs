@@ -1,0 +1,192 @@
+//! The admin API: `/v1/…` over the Unix socket, and over TCP for those who show the token.
+
+mod modules;
+mod state;
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Query, Request, State, rejection::JsonRejection, rejection::QueryRejection},
+    http::{StatusCode, header},
+    middleware::{self, Next as NextLayer},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use futures::stream;
+use nexum_host_ifaces::{port::Port, store::StoreMsg};
+use nexum_kernel::admin::{AdminMsg, Node, NodeKind};
+use prometheus::Registry;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::{
+    actor::Token,
+    api::{BackupRequest, Stopped},
+    error::ApiError,
+    logs::{self, Follow, LogTap, Next},
+    probes,
+};
+
+/// Questions are answered from memory or by one read of the database.
+pub(crate) const READ_DEADLINE: Duration = Duration::from_secs(5);
+/// Orders wait for the event in flight (`event_deadline`, 120 s by default) or for a compilation.
+pub(crate) const ORDER_DEADLINE: Duration = Duration::from_secs(150);
+/// A backup is made of links and a flush, but may cross file systems.
+const BACKUP_DEADLINE: Duration = Duration::from_secs(600);
+
+/// What the handlers reach.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub admin: Port<AdminMsg>,
+    pub store: Port<StoreMsg>,
+    pub registry: Registry,
+    pub logs: LogTap,
+    /// Turns true when the gateway stops; ends the log streams.
+    pub closed: watch::Receiver<bool>,
+}
+
+impl Api {
+    async fn tree(&self) -> Result<Node, ApiError> {
+        Ok(self.admin.call(READ_DEADLINE, AdminMsg::Tree).await?)
+    }
+
+    /// The loaded modules, as nodes of the tree.
+    async fn modules(&self) -> Result<Vec<Node>, ApiError> {
+        fn collect(node: Node, into: &mut Vec<Node>) {
+            match node.kind {
+                NodeKind::Module => into.push(node),
+                _ => node.children.into_iter().for_each(|child| collect(child, into)),
+            }
+        }
+        let mut modules = Vec::new();
+        collect(self.tree().await?, &mut modules);
+        Ok(modules)
+    }
+
+    async fn module(&self, name: &str) -> Result<Option<Node>, ApiError> {
+        Ok(self.modules().await?.into_iter().find(|module| module.name == name))
+    }
+}
+
+pub(crate) fn router(api: Api, token: Option<Token>) -> Router {
+    let router = Router::new()
+        .route("/v1/tree", get(async |State(api): State<Api>| api.tree().await.map(Json)))
+        .route("/v1/health", get(health))
+        .route("/v1/metrics", get(async |State(api): State<Api>| probes::metrics(&api.registry)))
+        .route("/v1/logs", get(follow_logs))
+        .route("/v1/backup", post(backup))
+        .route("/v1/shutdown", post(shutdown))
+        .merge(modules::routes())
+        .merge(state::routes())
+        .fallback(async |request: Request| ApiError::not_found(format!("no such path: {}", request.uri().path())))
+        .method_not_allowed_fallback(async |request: Request| {
+            let message = format!("{} does not take {}", request.uri().path(), request.method());
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        })
+        .with_state(api);
+    match token {
+        Some(token) => router.layer(middleware::from_fn_with_state(token, authenticate)),
+        None => router,
+    }
+}
+
+async fn authenticate(State(token): State<Token>, request: Request, next: NextLayer) -> Response {
+    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
+    if shown.is_some_and(|shown| token.matches(shown)) {
+        return next.run(request).await;
+    }
+    let error = ApiError::new(StatusCode::UNAUTHORIZED, "the admin API over TCP wants `Authorization: Bearer <token>`");
+    ([(header::WWW_AUTHENTICATE, "Bearer")], error).into_response()
+}
+
+/// Always 200 when the engine answers: the status code of `/health` is for probes.
+async fn health(State(api): State<Api>) -> Response {
+    let (_, health) = probes::read(&api.admin).await;
+    Json(health).into_response()
+}
+
+async fn backup(
+    State(api): State<Api>,
+    body: Result<Json<BackupRequest>, JsonRejection>,
+) -> Result<StatusCode, ApiError> {
+    let Json(BackupRequest { to }) = body?;
+    if !to.is_absolute() {
+        let message = format!("`to` must be an absolute path, not {}", to.display());
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, message));
+    }
+    api.store.call(BACKUP_DEADLINE, |reply| StoreMsg::Backup { to, reply }).await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn shutdown(State(api): State<Api>) -> Result<Json<Stopped>, ApiError> {
+    tracing::info!("shutdown asked for over the admin API");
+    let unfinished = api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Shutdown { reply }).await?;
+    Ok(Json(Stopped { unfinished }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogsQuery {
+    /// Only lines about this module.
+    module: Option<String>,
+    /// Go on with what is logged from now on.
+    #[serde(default)]
+    follow: bool,
+}
+
+struct LogStream {
+    lines: Follow,
+    module: Option<String>,
+    follow: bool,
+    closed: watch::Receiver<bool>,
+}
+
+/// Recent lines, then with `follow` the live ones, as NDJSON. A line `{"missed":n}` stands for lines that this reader was
+/// too slow for.
+async fn follow_logs(
+    State(api): State<Api>,
+    query: Result<Query<LogsQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(LogsQuery { module, follow }) = query?;
+    let stream = LogStream { lines: api.logs.follow(), module, follow, closed: api.closed };
+    let body = Body::from_stream(stream::unfold(stream, async |mut stream| {
+        let line = stream.next().await?;
+        Some((Ok::<_, Infallible>(line), stream))
+    }));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+impl LogStream {
+    async fn next(&mut self) -> Option<Bytes> {
+        while let Some(line) = self.lines.recent() {
+            if self.wants(&line) {
+                return Some(ended(&line));
+            }
+        }
+        while self.follow {
+            let next = tokio::select! {
+                next = self.lines.live() => next?,
+                _ = self.closed.wait_for(|closed| *closed) => return None,
+            };
+            match next {
+                Next::Line(line) if self.wants(&line) => return Some(ended(&line)),
+                Next::Line(_) => {}
+                Next::Missed(missed) => return Some(ended(&json!({ "missed": missed }).to_string())),
+            }
+        }
+        None
+    }
+
+    fn wants(&self, line: &Arc<str>) -> bool {
+        self.module.as_ref().is_none_or(|module| logs::is_about(line, module))
+    }
+}
+
+fn ended(line: &str) -> Bytes {
+    Bytes::from(format!("{line}\n"))
+}

@@ -1,0 +1,105 @@
+//! Orders to and questions about modules, and their dead letters.
+
+use axum::{
+    Json, Router,
+    extract::{
+        Path, State,
+        rejection::{JsonRejection, PathRejection},
+    },
+    http::StatusCode,
+    routing::{delete, get, post},
+};
+use nexum_host_ifaces::store::{DeadLetter, StoreError, StoreMsg};
+use nexum_kernel::admin::{AdminMsg, AdminReply, ModuleSpec, Node};
+
+use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
+use crate::{
+    api::{Letter, Loaded},
+    error::ApiError,
+};
+
+type Named = Result<Path<String>, PathRejection>;
+type Numbered = Result<Path<(String, u64)>, PathRejection>;
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/modules", get(list).post(load))
+        .route("/v1/modules/{name}", delete(unload))
+        .route("/v1/modules/{name}/restart", post(restart))
+        .route("/v1/modules/{name}/pause", post(pause))
+        .route("/v1/modules/{name}/resume", post(resume))
+        .route("/v1/modules/{name}/dlq", get(dead_letters))
+        .route("/v1/modules/{name}/dlq/{seq}", get(dead_letter).delete(drop_dead_letter))
+        .route("/v1/modules/{name}/dlq/{seq}/retry", post(retry_dead_letter))
+}
+
+async fn list(State(api): State<Api>) -> Result<Json<Vec<Node>>, ApiError> {
+    api.modules().await.map(Json)
+}
+
+async fn load(
+    State(api): State<Api>,
+    body: Result<Json<ModuleSpec>, JsonRejection>,
+) -> Result<(StatusCode, Json<Loaded>), ApiError> {
+    let Json(spec) = body?;
+    if !spec.source.is_absolute() {
+        let message = format!("`source` must be an absolute path, not {}", spec.source.display());
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, message));
+    }
+    let spec = Box::new(spec);
+    let name = api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Load { spec, reply }).await??;
+    Ok((StatusCode::CREATED, Json(Loaded { name })))
+}
+
+/// Gives the kernel an order about one module; 204 when it is carried out.
+async fn order(api: &Api, build: impl FnOnce(AdminReply<()>) -> AdminMsg) -> Result<StatusCode, ApiError> {
+    api.admin.call(ORDER_DEADLINE, build).await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn unload(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
+    let Path(module) = name?;
+    order(&api, |reply| AdminMsg::Unload { module, reply }).await
+}
+
+async fn restart(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
+    let Path(module) = name?;
+    order(&api, |reply| AdminMsg::Restart { module, reply }).await
+}
+
+async fn pause(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
+    let Path(module) = name?;
+    order(&api, |reply| AdminMsg::Pause { module, reply }).await
+}
+
+async fn resume(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
+    let Path(module) = name?;
+    order(&api, |reply| AdminMsg::Resume { module, reply }).await
+}
+
+async fn letters(api: &Api, name: String) -> Result<Vec<DeadLetter>, ApiError> {
+    Ok(api.store.call(READ_DEADLINE, |reply| StoreMsg::DeadLetters { name, reply }).await??)
+}
+
+async fn dead_letters(State(api): State<Api>, name: Named) -> Result<Json<Vec<Letter>>, ApiError> {
+    let Path(name) = name?;
+    Ok(Json(letters(&api, name).await?.iter().map(Letter::brief).collect()))
+}
+
+async fn dead_letter(State(api): State<Api>, path: Numbered) -> Result<Json<Letter>, ApiError> {
+    let Path((module, seq)) = path?;
+    let letters = letters(&api, module.clone()).await?;
+    let letter = letters.iter().find(|letter| letter.seq == seq);
+    Ok(Json(Letter::full(letter.ok_or(StoreError::UnknownDeadLetter { module, seq })?)))
+}
+
+async fn drop_dead_letter(State(api): State<Api>, path: Numbered) -> Result<StatusCode, ApiError> {
+    let Path((name, seq)) = path?;
+    api.store.call(READ_DEADLINE, |reply| StoreMsg::DropDeadLetter { name, seq, reply }).await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn retry_dead_letter(State(api): State<Api>, path: Numbered) -> Result<StatusCode, ApiError> {
+    let Path((module, seq)) = path?;
+    order(&api, |reply| AdminMsg::RetryDeadLetter { module, seq, reply }).await
+}

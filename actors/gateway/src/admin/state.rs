@@ -1,0 +1,85 @@
+//! What modules keep in the store: pages of it, single values, and its removal.
+
+use axum::{
+    Json, Router,
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    http::StatusCode,
+    routing::get,
+};
+use nexum_host_ifaces::store::StoreMsg;
+use serde::Deserialize;
+
+use super::{Api, READ_DEADLINE};
+use crate::{
+    api::{Inspection, StateEntry, StatePage},
+    error::ApiError,
+};
+
+/// Entries of a page when the caller does not say.
+const PAGE_DEFAULT: usize = 100;
+/// Entries of a page at most, so that an answer stays readable in memory on both sides.
+const PAGE_MAX: usize = 1000;
+
+type Named = Result<Path<String>, PathRejection>;
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/modules/{name}/inspect", get(inspect))
+        .route("/v1/modules/{name}/state", get(list).delete(purge))
+        .route("/v1/modules/{name}/state/{*key}", get(value))
+}
+
+async fn inspect(State(api): State<Api>, name: Named) -> Result<Json<Inspection>, ApiError> {
+    let Path(name) = name?;
+    let node = api.module(&name).await?;
+    let info = api.store.call(READ_DEADLINE, |reply| StoreMsg::Inspect { name, reply }).await??;
+    Ok(Json(Inspection::new(info, node.map(|node| node.state))))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageQuery {
+    #[serde(default)]
+    prefix: String,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn list(
+    State(api): State<Api>,
+    name: Named,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Json<StatePage>, ApiError> {
+    let Path(name) = name?;
+    let Query(PageQuery { prefix, after, limit }) = query?;
+    let limit = limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
+    let build = |reply| StoreMsg::StateList { name, prefix, after, limit, reply };
+    let entries = api.store.call(READ_DEADLINE, build).await??;
+    let next = if entries.len() == limit { entries.last().map(|(key, _)| key.clone()) } else { None };
+    let entries = entries.into_iter().map(|(key, value)| StateEntry::new(key, &value)).collect();
+    Ok(Json(StatePage { entries, next }))
+}
+
+async fn value(
+    State(api): State<Api>,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<Json<StateEntry>, ApiError> {
+    let Path((module, key)) = path?;
+    let (name, wanted) = (module.clone(), key.clone());
+    let found = api.store.call(READ_DEADLINE, |reply| StoreMsg::StateGet { name, key: wanted, reply }).await??;
+    let value = found.ok_or_else(|| ApiError::not_found(format!("module `{module}` has no key `{key}`")))?;
+    Ok(Json(StateEntry::new(key, &value)))
+}
+
+async fn purge(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
+    let Path(name) = name?;
+    if api.module(&name).await?.is_some() {
+        let message = format!("module `{name}` is loaded: `nexumctl module unload {name}` first");
+        return Err(ApiError::new(StatusCode::CONFLICT, message));
+    }
+    api.store.call(READ_DEADLINE, |reply| StoreMsg::Purge { name, reply }).await??;
+    Ok(StatusCode::NO_CONTENT)
+}

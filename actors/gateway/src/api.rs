@@ -1,0 +1,237 @@
+//! The JSON shapes of the admin API that are not the kernel's own (`Node`, `Health`, `ModuleSpec`).
+//!
+//! Bytes are 0x-hex, times are milliseconds since the Unix epoch. Fields are added, never renamed or removed.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use nexum_host_ifaces::{
+    store::{DeadLetter, ModuleInfo, Standing},
+    types::{Event, Log, OutcomeStatus},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Every answer that is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub error: String,
+}
+
+/// The answer to `POST /v1/modules`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    pub name: String,
+}
+
+/// The body of `POST /v1/backup`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupRequest {
+    /// A directory that does not exist yet, as the engine's user sees it.
+    pub to: PathBuf,
+}
+
+/// The answer to `POST /v1/shutdown`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// What could not finish in time, one line each.
+    pub unfinished: Vec<String>,
+}
+
+/// One entry of a module's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateEntry {
+    pub key: String,
+    pub bytes: usize,
+    /// 0x-hex.
+    pub value: String,
+    /// The same as text, when it is printable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+impl StateEntry {
+    pub fn new(key: String, value: &[u8]) -> Self {
+        let text = std::str::from_utf8(value).ok().filter(|text| text.chars().all(|c| !c.is_control() || c == '\n'));
+        Self { key, bytes: value.len(), value: hex(value), text: text.map(str::to_owned) }
+    }
+}
+
+/// A page of `GET /v1/modules/{name}/state`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatePage {
+    pub entries: Vec<StateEntry>,
+    /// `after` of the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// What the store knows of a module, and whether it is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspection {
+    pub name: String,
+    pub id: u32,
+    /// State in the tree, such as `RUN`; absent when the module is not loaded.
+    pub state: Option<String>,
+    /// Sequence number of the last unit.
+    pub seq: u64,
+    pub cursors: BTreeMap<String, String>,
+    pub state_bytes: u64,
+    /// Digest of the last journal entry.
+    pub journal: String,
+    /// What becomes of the module when the engine starts: `running`, `paused`, or `dead` with the reason.
+    pub standing: String,
+    pub dead_reason: Option<String>,
+    pub consecutive_failures: u32,
+    pub restarts_total: u64,
+    /// The events that failed last and may be tried again.
+    pub attempts: Vec<FailedEvent>,
+    pub last_error: Option<String>,
+    pub dead_letters: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedEvent {
+    pub source: String,
+    pub event: String,
+    pub count: u32,
+    pub error: String,
+}
+
+impl Inspection {
+    pub fn new(info: ModuleInfo, state: Option<String>) -> Self {
+        let ModuleInfo { name, id, record, health, dead_letters } = info;
+        let (standing, dead_reason) = match health.standing {
+            Standing::Running => ("running", None),
+            Standing::Paused => ("paused", None),
+            Standing::Dead { reason } => ("dead", Some(reason)),
+        };
+        let attempts = health.attempts.into_iter().map(|(source, attempt)| FailedEvent {
+            source: source.to_string(),
+            event: attempt.event.to_string(),
+            count: attempt.count,
+            error: attempt.error,
+        });
+        Self {
+            name,
+            id: id.0,
+            state,
+            seq: record.seq,
+            cursors: record.cursors.iter().map(|(source, cursor)| (source.to_string(), cursor.to_string())).collect(),
+            state_bytes: record.state_bytes,
+            journal: record.journal.to_string(),
+            standing: standing.to_owned(),
+            dead_reason,
+            consecutive_failures: health.consecutive_failures,
+            restarts_total: health.restarts_total,
+            attempts: attempts.collect(),
+            last_error: health.last_error,
+            dead_letters,
+        }
+    }
+}
+
+/// An event that a module could not handle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Letter {
+    /// Its number for `show`, `retry` and `drop`.
+    pub seq: u64,
+    pub at_ms: u64,
+    /// The event's id, such as `block:1:21934117:0x…`.
+    pub event: String,
+    /// `block`, `logs`, `tick`, …
+    pub kind: String,
+    /// `sha256:` and 64 hex digits.
+    pub component: String,
+    pub attempts: u32,
+    pub error: String,
+    pub fuel: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backtrace: Option<String>,
+    /// The event itself; only when one letter is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Value>,
+}
+
+impl Letter {
+    /// A line of the list: without backtrace and payload.
+    pub fn brief(letter: &DeadLetter) -> Self {
+        Self {
+            seq: letter.seq,
+            at_ms: letter.at_ms,
+            event: letter.id.to_string(),
+            kind: letter.id.kind().to_owned(),
+            component: format!("sha256:{}", hex::encode(letter.component.0)),
+            attempts: letter.attempts,
+            error: letter.error.clone(),
+            fuel: letter.fuel,
+            backtrace: None,
+            payload: None,
+        }
+    }
+
+    pub fn full(letter: &DeadLetter) -> Self {
+        Self { backtrace: letter.backtrace.clone(), payload: Some(event(&letter.event)), ..Self::brief(letter) }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    format!("0x{}", hex::encode(bytes))
+}
+
+/// An event as JSON-RPC users know it: bytes as hex.
+fn event(event: &Event) -> Value {
+    match event {
+        Event::Block(block) => json!({ "block": {
+            "chain_id": block.chain_id,
+            "number": block.number,
+            "hash": hex(&block.hash),
+            "parent_hash": hex(&block.parent_hash),
+            "timestamp": block.timestamp,
+        }}),
+        Event::Logs(logs) => json!({ "logs": logs.iter().map(log).collect::<Vec<_>>() }),
+        Event::Tick(tick) => json!({ "tick": { "fired_at": tick.fired_at } }),
+        Event::Message(message) => json!({ "message": {
+            "content_topic": message.content_topic,
+            "payload": hex(&message.payload),
+            "timestamp": message.timestamp,
+            "sender": message.sender.as_deref().map(hex),
+        }}),
+        Event::Reorg(reorg) => json!({ "reorg": {
+            "chain_id": reorg.chain_id,
+            "common_ancestor": { "number": reorg.common_ancestor.number, "hash": hex(&reorg.common_ancestor.hash) },
+            "old_head": { "number": reorg.old_head.number, "hash": hex(&reorg.old_head.hash) },
+            "new_head": { "number": reorg.new_head.number, "hash": hex(&reorg.new_head.hash) },
+            "released_effects": reorg.released_effects.iter()
+                .map(|effect| json!({ "id": effect.id, "key": effect.key })).collect::<Vec<_>>(),
+        }}),
+        Event::Outcome(outcome) => {
+            let (status, detail) = match &outcome.status {
+                OutcomeStatus::Delivered(answer) => ("delivered", hex(answer)),
+                OutcomeStatus::Failed(error) => ("failed", error.clone()),
+                OutcomeStatus::Cancelled(reason) => ("cancelled", reason.clone()),
+            };
+            json!({ "outcome": {
+                "effect_id": outcome.effect_id,
+                "key": outcome.key,
+                "attempts": outcome.attempts,
+                "status": status,
+                "detail": detail,
+            }})
+        }
+    }
+}
+
+fn log(log: &Log) -> Value {
+    json!({
+        "chain_id": log.chain_id,
+        "address": hex(&log.address),
+        "topics": log.topics.iter().map(|topic| hex(topic)).collect::<Vec<_>>(),
+        "data": hex(&log.data),
+        "block_number": log.block_number,
+        "block_hash": hex(&log.block_hash),
+        "block_timestamp": log.block_timestamp,
+        "transaction_hash": hex(&log.transaction_hash),
+        "transaction_index": log.transaction_index,
+        "log_index": log.log_index,
+    })
+}

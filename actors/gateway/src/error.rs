@@ -1,0 +1,79 @@
+//! Errors of the admin API: a status that fits and one line of text.
+
+use axum::{
+    Json,
+    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use nexum_host_ifaces::{port::PortError, store::StoreError};
+use nexum_kernel::admin::AdminError;
+
+use crate::api::ErrorBody;
+
+/// An answer that is not what was asked for.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    message: String,
+}
+
+impl ApiError {
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(ErrorBody { error: self.message })).into_response()
+    }
+}
+
+impl From<PortError> for ApiError {
+    fn from(error: PortError) -> Self {
+        let status = match error {
+            PortError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            PortError::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<AdminError> for ApiError {
+    fn from(error: AdminError) -> Self {
+        let status = match &error {
+            AdminError::UnknownModule(_) => StatusCode::NOT_FOUND,
+            AdminError::AlreadyLoaded(_) | AdminError::WrongState { .. } => StatusCode::CONFLICT,
+            AdminError::Load(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            AdminError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let status = match &error {
+            StoreError::UnknownModule(_) | StoreError::UnknownDeadLetter { .. } => StatusCode::NOT_FOUND,
+            StoreError::Failed(_) | StoreError::OutOfSequence { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+macro_rules! from_rejection {
+    ($($rejection:ty),*) => {
+        $(impl From<$rejection> for ApiError {
+            fn from(rejection: $rejection) -> Self {
+                Self::new(rejection.status(), rejection.body_text())
+            }
+        })*
+    };
+}
+
+from_rejection!(JsonRejection, PathRejection, QueryRejection);
