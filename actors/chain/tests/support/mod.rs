@@ -151,7 +151,7 @@ impl Chain {
                 if metric.get_histogram().get_sample_count() > 0 {
                     return metric.get_histogram().get_sample_count() as f64;
                 }
-                metric.get_counter().value() + metric.get_gauge().value()
+                metric.get_counter().get_value() + metric.get_gauge().get_value()
             })
             .sum()
     }

@@ -1,0 +1,286 @@
+//! What went wrong with one exchange, as the contract names it, with nothing of an endpoint's key in it.
+
+use std::{error::Error, time::Duration};
+
+use alloy::{
+    rpc::json_rpc::{ErrorPayload, RpcError},
+    transports::{TransportError, TransportErrorKind, http::reqwest},
+};
+use nexum_host_ifaces::{HostError, HostErrorKind};
+use serde_json::Value;
+
+/// Longest piece of a node's own words that is passed on.
+const MESSAGE_CHARS_MAX: usize = 400;
+/// geth's code for a reverted call.
+const CODE_REVERTED: i64 = 3;
+const CODE_LIMIT_EXCEEDED: i64 = -32005;
+
+/// Why one exchange with one endpoint brought no result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallError {
+    /// The node answered, with an error.
+    Node { code: i64, message: String, data: Option<String> },
+    /// The node did not answer, or something before it did.
+    Transport { kind: HostErrorKind, status: i32, message: String, retry_after: Option<Duration> },
+}
+
+impl CallError {
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::Transport { kind: HostErrorKind::Unavailable, status: 0, message: message.into(), retry_after: None }
+    }
+
+    pub fn timeout(after: Duration) -> Self {
+        let message = format!("no answer within {after:?}");
+        Self::Transport { kind: HostErrorKind::Timeout, status: 0, message, retry_after: None }
+    }
+
+    /// An answer that makes no sense.
+    pub fn nonsense(message: impl Into<String>) -> Self {
+        Self::unavailable(format!("the answer makes no sense: {}", message.into()))
+    }
+
+    pub fn of_transport(error: TransportError) -> Self {
+        match error {
+            RpcError::ErrorResp(payload) => Self::of_payload(&payload),
+            RpcError::Transport(kind) => of_transport_kind(&kind),
+            RpcError::DeserError { err, .. } => Self::nonsense(err.to_string()),
+            RpcError::NullResp => Self::nonsense("it is empty"),
+            // Messages of these kinds never hold a URL.
+            other => Self::unavailable(short(&other.to_string())),
+        }
+    }
+
+    pub fn of_payload(payload: &ErrorPayload) -> Self {
+        let data = payload.data.as_ref().and_then(|data| revert_data(data.get()));
+        Self::Node { code: payload.code, message: short(&payload.message), data }
+    }
+
+    /// Whether the node asks for fewer requests.
+    pub fn is_rate_limit(&self) -> bool {
+        match self {
+            Self::Transport { kind, .. } => *kind == HostErrorKind::RateLimited,
+            Self::Node { code, message, .. } => {
+                let message = message.to_lowercase();
+                let rate = ["rate limit", "per second", "compute units", "too many requests", "capacity"];
+                *code == 429 || rate.iter().any(|words| message.contains(words))
+            }
+        }
+    }
+
+    /// Whether another endpoint may do better.
+    pub fn may_differ_elsewhere(&self) -> bool {
+        match self {
+            Self::Node { .. } => self.is_rate_limit(),
+            Self::Transport { kind, .. } => *kind != HostErrorKind::InvalidInput,
+        }
+    }
+
+    /// Whether a smaller range of blocks may be answered.
+    pub fn is_too_large(&self) -> bool {
+        if self.is_rate_limit() {
+            return false;
+        }
+        match self {
+            Self::Node { code, message, .. } => {
+                let message = message.to_lowercase();
+                let words = ["range", "more than", "too large", "too many", "exceed", "size", "timeout", "timed out", "limit"];
+                *code == CODE_LIMIT_EXCEEDED || words.iter().any(|words| message.contains(words))
+            }
+            Self::Transport { kind, status, .. } => {
+                *kind == HostErrorKind::Timeout || matches!(status, 400 | 413 | 502 | 504)
+            }
+        }
+    }
+
+    pub fn to_host_error(&self) -> HostError {
+        match self {
+            Self::Node { code, message, data } => {
+                let kind = match code {
+                    _ if self.is_rate_limit() || *code == CODE_LIMIT_EXCEEDED => HostErrorKind::RateLimited,
+                    -32601 => HostErrorKind::Unsupported,
+                    &CODE_REVERTED | -32700 | -32600 | -32602 => HostErrorKind::InvalidInput,
+                    _ if message.contains("revert") => HostErrorKind::InvalidInput,
+                    _ => HostErrorKind::Internal,
+                };
+                let error = HostError::new("chain", kind, message.clone());
+                let error = error.with_code(i32::try_from(*code).unwrap_or(i32::MIN));
+                match data {
+                    Some(data) => error.with_data(data.clone()),
+                    None => error,
+                }
+            }
+            Self::Transport { kind, status, message, retry_after } => {
+                let error = HostError::new("chain", *kind, message.clone()).with_code(*status);
+                match retry_after {
+                    Some(after) => error.with_data(after.as_millis().to_string()),
+                    None => error,
+                }
+            }
+        }
+    }
+
+    /// One line for status and logs.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Node { code, message, .. } => format!("{message} ({code})"),
+            Self::Transport { message, .. } => message.clone(),
+        }
+    }
+
+    /// The same error without these words.
+    pub fn without(mut self, secrets: &[String]) -> Self {
+        let (Self::Node { message, .. } | Self::Transport { message, .. }) = &mut self;
+        for secret in secrets {
+            if message.contains(secret.as_str()) {
+                *message = message.replace(secret.as_str(), "…");
+            }
+        }
+        self
+    }
+}
+
+fn of_transport_kind(kind: &TransportErrorKind) -> CallError {
+    if let Some(http) = kind.as_http_error() {
+        let message = format!("HTTP status {}: {}", http.status, short(http.body.trim()));
+        return of_status(http.status, message, kind.retry_after());
+    }
+    match kind {
+        TransportErrorKind::BackendGone => CallError::unavailable("the connection was lost"),
+        TransportErrorKind::Custom(error) => of_custom(&**error),
+        other => CallError::unavailable(short(&other.to_string())),
+    }
+}
+
+fn of_status(status: u16, message: String, retry_after: Option<Duration>) -> CallError {
+    let kind = match status {
+        401 | 403 => HostErrorKind::Denied,
+        408 | 504 => HostErrorKind::Timeout,
+        429 => HostErrorKind::RateLimited,
+        400..=499 => HostErrorKind::InvalidInput,
+        _ => HostErrorKind::Unavailable,
+    };
+    CallError::Transport { kind, status: status.into(), message, retry_after }
+}
+
+/// An error of the HTTP client or the WebSocket library. Only its innermost cause is quoted: outer ones name the URL.
+fn of_custom(error: &(dyn Error + 'static)) -> CallError {
+    let mut cause: &dyn Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let client = error.downcast_ref::<reqwest::Error>();
+    if client.is_some_and(reqwest::Error::is_timeout) {
+        let message = "no answer in time".to_owned();
+        return CallError::Transport { kind: HostErrorKind::Timeout, status: 0, message, retry_after: None };
+    }
+    let text = match client {
+        Some(client) if std::ptr::eq(cause, error) => {
+            if client.is_connect() { "cannot connect".to_owned() } else { "the request failed".to_owned() }
+        }
+        _ => short(&cause.to_string()),
+    };
+    // The WebSocket library tells a refused handshake in words.
+    let status = text.strip_prefix("HTTP error: ").and_then(|rest| rest.get(..3)).and_then(|code| code.parse().ok());
+    match status {
+        Some(status) => of_status(status, text, None),
+        None => CallError::unavailable(text),
+    }
+}
+
+fn short(text: &str) -> String {
+    match text.char_indices().nth(MESSAGE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Revert bytes as 0x-hex, wherever a node puts them; other data as JSON text.
+fn revert_data(json: &str) -> Option<String> {
+    let value: Value = serde_json::from_str(json).ok()?;
+    let hex = |text: &str| {
+        let start = text.find("0x")?;
+        let digits = &text[start + 2..];
+        digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| text[start..].to_owned())
+    };
+    match &value {
+        Value::Null => None,
+        Value::String(text) => Some(hex(text).unwrap_or_else(|| text.clone())),
+        Value::Object(object) => {
+            let inner = ["data", "result", "output"].iter().find_map(|key| object.get(*key)?.as_str());
+            Some(inner.and_then(hex).unwrap_or_else(|| json.to_owned()))
+        }
+        _ => Some(json.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(code: i64, message: &str, data: Option<&str>) -> CallError {
+        let data = data.map(|data| serde_json::value::RawValue::from_string(data.to_owned()).unwrap());
+        CallError::of_payload(&ErrorPayload { code, message: message.to_owned().into(), data })
+    }
+
+    fn http(status: u16, body: &str) -> CallError {
+        CallError::of_transport(TransportErrorKind::http_error(status, body.to_owned()))
+    }
+
+    #[test]
+    fn errors_are_named_as_the_contract_says() {
+        use HostErrorKind::*;
+        let cases = [
+            (node(3, "execution reverted", Some("\"0x08c379a0\"")), InvalidInput, 3, Some("0x08c379a0")),
+            (node(-32000, "execution reverted: no", None), InvalidInput, -32000, None),
+            (node(-32015, "VM execution error.", Some("\"Reverted 0xab\"")), Internal, -32015, Some("0xab")),
+            (node(-32603, "x", Some(r#"{"data":"0xcd","message":"y"}"#)), Internal, -32603, Some("0xcd")),
+            (node(-32601, "no such method", None), Unsupported, -32601, None),
+            (node(-32602, "bad", None), InvalidInput, -32602, None),
+            (node(-32005, "limit", None), RateLimited, -32005, None),
+            (node(429, "slow down", None), RateLimited, 429, None),
+            (http(400, ""), InvalidInput, 400, None),
+            (http(401, ""), Denied, 401, None),
+            (http(403, ""), Denied, 403, None),
+            (http(404, ""), InvalidInput, 404, None),
+            (http(429, ""), RateLimited, 429, None),
+            (http(500, ""), Unavailable, 500, None),
+            (CallError::timeout(Duration::from_secs(1)), Timeout, 0, None),
+            (CallError::of_transport(TransportErrorKind::backend_gone()), Unavailable, 0, None),
+        ];
+        for (error, kind, code, data) in cases {
+            let host = error.to_host_error();
+            assert_eq!((host.kind, host.code, host.data.as_deref()), (kind, code, data), "{error:?}");
+        }
+        let wait = Some(Duration::from_millis(1_500));
+        let limited = TransportErrorKind::http_error_with_retry_after(429, String::new(), wait);
+        assert_eq!(CallError::of_transport(limited).to_host_error().data.as_deref(), Some("1500"));
+    }
+
+    #[test]
+    fn a_refused_range_is_told_from_other_refusals() {
+        let cases = [
+            (node(-32005, "query returned more than 10000 results", None), true),
+            (node(-32602, "block range is too wide", None), true),
+            (node(-32000, "exceed maximum block range: 5000", None), true),
+            (node(-32614, "eth_getLogs is limited to a 10,000 range", None), true),
+            (node(-32000, "Log response size exceeded", None), true),
+            (http(413, "Payload Too Large"), true),
+            (http(400, "bad"), true),
+            (CallError::timeout(Duration::ZERO), true),
+            (node(429, "rate limit exceeded", None), false),
+            (node(-32005, "too many requests per second", None), false),
+            (http(429, ""), false),
+            (node(-32601, "no such method", None), false),
+            (CallError::unavailable("connection refused"), false),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(error.is_too_large(), expected, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_cut_out_of_messages() {
+        let error = http(400, "no such key /v3/abcdef").without(&["/v3/abcdef".to_owned()]);
+        assert_eq!(error.message(), "HTTP status 400: no such key …");
+    }
+}
