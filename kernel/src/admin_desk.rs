@@ -52,7 +52,7 @@ impl Actor for AdminDesk {
 
     async fn handle(
         &self,
-        myself: ActorRef<AdminMsg>,
+        _: ActorRef<AdminMsg>,
         message: AdminMsg,
         desk: &mut Args,
     ) -> Result<(), ActorProcessingErr> {
@@ -68,7 +68,6 @@ impl Actor for AdminDesk {
             }
             AdminMsg::Shutdown { reply } => {
                 desk.shutdown(reply).await;
-                myself.stop(None);
                 return Ok(());
             }
             AdminMsg::Load { spec, reply } => modules::Msg::Load { spec, reply },

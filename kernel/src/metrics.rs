@@ -31,6 +31,11 @@ impl Metrics {
         const MODULE_EVENT: &[&str] = &["module", "event_type"];
         // From a tenth of a millisecond (a block handler) to the default event deadline.
         let seconds = vec![0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0];
+        // Fine around the goals: a head reaches its guests within milliseconds.
+        let latency = vec![
+            0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02,
+            0.03, 0.05, 0.1, 0.25, 1.0, 10.0,
+        ];
         let fuel = vec![1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
         let gauge = |name: &str, help: &str| keep(registry, IntGauge::new(name, help)?);
         let gauges = |name: &str, help: &str| keep(registry, IntGaugeVec::new(Opts::new(name, help), MODULE)?);
@@ -57,8 +62,8 @@ impl Metrics {
             latency: histograms(
                 "nexum_dispatch_latency_seconds",
                 "From a source seeing an event to the guest's call.",
-                &["event_type"],
-                &seconds,
+                MODULE_EVENT,
+                &latency,
             )?,
             fuel: histograms("nexum_fuel_consumed", "Fuel per event.", MODULE, &fuel)?,
             restarts: counters("nexum_restarts_total", "Fresh instances after a failure.", MODULE)?,
@@ -81,7 +86,9 @@ impl Metrics {
             for vector in [&self.dispatched, &self.processed, &self.failed] {
                 let _ = vector.remove_label_values(&labels);
             }
-            let _ = self.duration.remove_label_values(&labels);
+            for vector in [&self.duration, &self.latency] {
+                let _ = vector.remove_label_values(&labels);
+            }
         }
         let labels = [module];
         let _ = self.fuel.remove_label_values(&labels);
@@ -149,7 +156,7 @@ impl ModuleMetrics {
                 processed: self.all.processed.with_label_values(&labels),
                 failed: self.all.failed.with_label_values(&labels),
                 duration: self.all.duration.with_label_values(&labels),
-                latency: self.all.latency.with_label_values(&[kind]),
+                latency: self.all.latency.with_label_values(&labels),
             };
             self.kinds.push((kind, handles));
             self.kinds.len() - 1

@@ -88,6 +88,9 @@ pub enum Exit {
     /// Something around the module failed; not counted against it.
     #[error("{0}")]
     Environment(String),
+    /// A source cannot serve the module's cursor, and will not without the operator.
+    #[error("{0}")]
+    Stuck(String),
     /// The module was Paused or Dead when the process last stopped.
     #[error("standing")]
     Standing(Box<ModuleHealth>),
@@ -244,7 +247,7 @@ impl State {
                 }
             }
             Answer::Reorg(reorg) => running.on_reorg(&self.args, index, reorg).await?,
-            Answer::Stuck { reason } => return Err(Exit::Environment(reason)),
+            Answer::Stuck { reason } => return Err(Exit::Stuck(reason)),
         }
         if self.args.status.wish() == Wish::Run {
             running.feeds.pull(&self.args, index)?;
@@ -281,7 +284,7 @@ impl Args {
         &self.plan.manifest.name
     }
 
-    /// Counts a failure of the guest and decides what follows.
+    /// Counts a failure of the guest and decides what follows; the supervisor makes it durable.
     fn fault(&self, mut health: ModuleHealth, failure: Failure, event: Option<(SourceId, EventId)>) -> Exit {
         self.status.failed.fetch_add(1, Ordering::Relaxed);
         let label = event.as_ref().map_or_else(|| "init".to_owned(), |(_, id)| id.to_string());
@@ -348,6 +351,8 @@ impl Running {
         }
         self.commit(args, unit).await?;
         self.metrics.kind(kind).processed.inc();
+        args.status.processed.fetch_add(1, Ordering::Relaxed);
+        args.status.last_event_ms.store(args.shared.clock.now_ms(), Ordering::Relaxed);
         self.moved(args, index, delivery.cursor);
         Ok(())
     }
@@ -428,9 +433,7 @@ impl Running {
         let record = unit.record.clone();
         let unit = Box::new(unit);
         args.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Commit { unit, reply }).await??;
-        args.status.processed.fetch_add(1, Ordering::Relaxed);
         args.status.state_bytes.store(record.state_bytes, Ordering::Relaxed);
-        args.status.last_event_ms.store(args.shared.clock.now_ms(), Ordering::Relaxed);
         self.metrics.state_bytes_used.set(record.state_bytes as i64);
         self.instance.host().committed(record);
         Ok(())

@@ -31,6 +31,9 @@ const ORDER_DEADLINE: Duration = Duration::from_secs(5);
 /// Wait before a module starts again after something around it failed, which is not its fault.
 const ENVIRONMENT_RETRY: Duration = Duration::from_secs(1);
 
+/// Wait before a module tries again at a cursor that its source cannot serve.
+const STUCK_RETRY: Duration = Duration::from_secs(300);
+
 /// How far an actor has come.
 pub enum Step {
     /// Verified, compiled and linked.
@@ -276,14 +279,7 @@ impl State {
                 Err(bug) => slot.host_bug(&bug.to_string(), (self.shared.jitter)()),
             }),
         };
-        if let Some(Exit::Fault { health, .. }) = &exit {
-            slot.health = (**health).clone();
-            slot.override_health = Some((**health).clone());
-            let label = [&*name];
-            let failures = self.shared.metrics.consecutive_failures.with_label_values(&label);
-            failures.set(health.consecutive_failures.into());
-            slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
-        }
+        self.note_fault(&name, exit.as_ref()).await;
         if let Some((then, reply)) = then {
             let done = self.finish_order(myself, &name, then).await;
             answer(reply, done);
@@ -303,6 +299,7 @@ impl State {
                     _ => Phase::Paused,
                 };
             }
+            Some(Exit::Stuck(reason)) => self.restart_in(myself, &name, STUCK_RETRY, reason),
             Some(Exit::Environment(reason)) => self.restart_in(myself, &name, ENVIRONMENT_RETRY, reason),
             Some(Exit::Fault { health, decision }) => {
                 let reason = health.last_error.clone().unwrap_or_default();
@@ -315,10 +312,22 @@ impl State {
                         tracing::error!(module = %name, "dead: {reason}; `nexumctl module restart {name}` starts it again");
                         let Standing::Dead { reason } = &health.standing else { return };
                         slot.die(reason.clone());
-                        self.persist(&name).await;
                     }
                 }
             }
+        }
+    }
+
+    /// Keeps what a failure left of the budget: for the next actor, for whoever looks, and for the next process.
+    async fn note_fault(&mut self, name: &Arc<str>, exit: Option<&Exit>) {
+        let (Some(Exit::Fault { health, .. }), Some(slot)) = (exit, self.slots.get_mut(name)) else { return };
+        slot.health = (**health).clone();
+        slot.override_health = Some((**health).clone());
+        slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
+        let failures = self.shared.metrics.consecutive_failures.with_label_values(&[&**name]);
+        failures.set(health.consecutive_failures.into());
+        if let Err(error) = self.put_health(name, (**health).clone()).await {
+            tracing::error!(module = %name, "its failure counters were not written: {error}");
         }
     }
 
@@ -329,14 +338,6 @@ impl State {
         slot.enter(Phase::Restart { at_ns, reason });
         let (module, generation) = (name.clone(), slot.generation);
         myself.send_after(wait, move || Msg::Start { module, generation });
-    }
-
-    /// Writes a slot's health where the next process finds it.
-    async fn persist(&mut self, name: &Arc<str>) {
-        let Some(slot) = self.slots.get(name) else { return };
-        if let Err(error) = self.put_health(name, slot.health.clone()).await {
-            tracing::error!(module = %name, "its failure counters were not written: {error}");
-        }
     }
 
     async fn put_health(&self, name: &Arc<str>, health: ModuleHealth) -> Result<(), AdminError> {

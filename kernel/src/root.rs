@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use nexum_host_ifaces::{
@@ -27,6 +28,9 @@ use crate::{
     module::Shared,
     modules::{self, ModulesSupervisor},
 };
+
+/// How long the services may take to end in order; what is durable does not depend on it.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 type Started = Pin<Box<dyn Future<Output = Result<ActorCell, String>> + Send>>;
 
@@ -165,9 +169,10 @@ impl Actor for Root {
 
     async fn handle(&self, myself: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         let Msg::End = message;
-        let _ = state.end.send(Some(Ok(())));
         state.children.clear();
-        myself.get_cell().stop_children_and_wait(None, None).await;
+        myself.get_cell().stop_children_and_wait(None, Some(STOP_DEADLINE)).await;
+        // Whoever waited may have gone.
+        let _ = state.end.send(Some(Ok(())));
         myself.stop(None);
         Ok(())
     }

@@ -92,9 +92,7 @@ impl Running {
             until = from_seq.saturating_sub(1);
         }
         let oldest = newer.first().map_or(0, |entry| entry.seq);
-        Err(Exit::Environment(format!(
-            "a reorg to block {ancestor} reaches below the kept journal (oldest unit {oldest})"
-        )))
+        Err(Exit::Stuck(format!("a reorg to block {ancestor} reaches below the kept journal (oldest unit {oldest})")))
     }
 }
 

@@ -1,0 +1,42 @@
+//! Every figure of nexum beside its floor, measured in the same run: `make bench`.
+//!
+//! Writes `target/bench.json` and `docs/reference/performance.md`. Short by default; `NEXUM_BENCH=full` takes the larger
+//! sizes. A figure that misses its goal is reported as missed.
+
+mod dispatch;
+mod figures;
+mod kit;
+mod lifecycle;
+mod process;
+
+use figures::Figures;
+
+#[allow(clippy::disallowed_methods, reason = "set by the Makefile")]
+fn full() -> bool {
+    std::env::var("NEXUM_BENCH").is_ok_and(|size| size == "full")
+}
+
+fn main() {
+    // Cargo asks benches of every kind for their tests; there are none here.
+    if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
+        return;
+    }
+    let full = full();
+    let mut figures = Figures::default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        lifecycle::cold_start(&mut figures).await;
+        lifecycle::restart_after_a_trap(&mut figures).await;
+        for modules in if full { vec![1_000, 8_000] } else { vec![1_000] } {
+            dispatch::in_memory(&mut figures, modules).await;
+        }
+        dispatch::durable(&mut figures, 1_000).await;
+        dispatch::one_durable_event(&mut figures).await;
+    });
+    drop(runtime);
+    process::idle_engine(&mut figures);
+    process::thousand_modules(&mut figures);
+    process::head_to_guest(&mut figures, 100, if full { 100 } else { 30 });
+    process::noisy_neighbour(&mut figures, if full { 400 } else { 100 });
+    figures.write(full);
+}

@@ -1,0 +1,265 @@
+//! Figures of the real binary: its memory, its start, and how soon a head reaches the guests.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    dispatch::now,
+    figures::{Figures, Goal},
+    kit::{CHAIN, bundle, copies, resident_bytes},
+};
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port()
+}
+
+/// One HTTP exchange on loopback; the body, when the status is 200.
+fn http(port: u16, method: &str, path: &str, body: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+    .ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    text.starts_with("HTTP/1.1 200").then(|| text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())).flatten()
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let start = now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(120), "{what}: not within two minutes");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+struct Engine {
+    child: Child,
+    health: u16,
+    metrics: u16,
+    ready_after: Duration,
+    dir: TempDir,
+}
+
+impl Engine {
+    fn start(dir: TempDir, chain: &str, modules: &[(PathBuf, String)]) -> Self {
+        let (health, metrics) = (free_port(), free_port());
+        let mut config = format!(
+            "[engine]\nstate_dir = \"{}\"\nlog_level = \"error\"\n[observability]\nhealth_listen = \"127.0.0.1:{health}\"\n\
+             metrics_listen = \"127.0.0.1:{metrics}\"\n{chain}\n",
+            dir.path().join("state").display()
+        );
+        for (source, extra) in modules {
+            config.push_str(&format!("[[modules]]\nsource = \"{}\"\n{extra}\n", source.display()));
+        }
+        let file = dir.path().join("nexum-engine.toml");
+        fs::write(&file, config).unwrap();
+        let start = now();
+        let child = Command::new(env!("CARGO_BIN_EXE_nexum"))
+            .args(["run", "--config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait("the engine is ready", || http(health, "GET", "/ready", "").is_some());
+        Self { child, health, metrics, ready_after: start.elapsed(), dir }
+    }
+
+    fn scrape(&self) -> String {
+        http(self.metrics, "GET", "/metrics", "").unwrap()
+    }
+
+    /// Kills it and gives its directory back, with its cache.
+    fn end(mut self) -> TempDir {
+        assert!(http(self.health, "GET", "/live", "").is_some());
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.dir
+    }
+}
+
+fn mock(interval: &str, dir: &TempDir) -> String {
+    let fixture = dir.path().join("chain.toml");
+    fs::write(&fixture, format!("chain_id = {CHAIN}\nname = \"mock\"\nblock_interval = \"{interval}\"\n")).unwrap();
+    format!("[[chains]]\nchain_id = {CHAIN}\nmock = \"{}\"\n", fixture.display())
+}
+
+fn plain(sources: Vec<PathBuf>) -> Vec<(PathBuf, String)> {
+    sources.into_iter().map(|source| (source, String::new())).collect()
+}
+
+pub fn idle_engine(figures: &mut Figures) {
+    let dir = TempDir::with_prefix("nexum-bench.").unwrap();
+    let chain = mock("1s", &dir);
+    let engine = Engine::start(dir, &chain, &plain(vec![bundle("bench")]));
+    let resident = resident_bytes(engine.child.id()) / MIB;
+    figures.add("idle engine with one module, resident", resident, "MiB", None, Goal::AtMost(40.0));
+    engine.end();
+}
+
+pub fn thousand_modules(figures: &mut Figures) {
+    let dir = TempDir::with_prefix("nexum-bench.").unwrap();
+    let chain = mock("1s", &dir);
+    let sources = copies(dir.path(), "bench", "m", 1_000);
+    // The first start compiles; the second finds the cache, but no state.
+    let dir = Engine::start(dir, &chain, &plain(vec![bundle("bench")])).end();
+    let engine = Engine::start(dir, &chain, &plain(sources));
+    let ready = engine.ready_after.as_secs_f64();
+    figures.add("ready with 1,000 modules of one component", ready, "s", None, Goal::AtMost(2.0));
+    let resident = resident_bytes(engine.child.id()) / MIB;
+    figures.add("1,000 modules, resident", resident, "MiB", None, Goal::AtMost(110.0));
+    engine.end();
+}
+
+/// An upper bound of a quantile over the latency histograms of the modules with this prefix, milliseconds.
+fn latency_ms(before: &str, after: &str, prefix: &str, quantile: f64) -> f64 {
+    let buckets = |text: &str| {
+        let mut sums: BTreeMap<u64, f64> = BTreeMap::new();
+        for line in text.lines().filter(|line| line.starts_with("nexum_dispatch_latency_seconds_bucket")) {
+            let label = |name: &str| {
+                let start = line.find(&format!("{name}=\""))? + name.len() + 2;
+                Some(line[start..].split('"').next()?.to_owned())
+            };
+            if !label("module").is_some_and(|module| module.starts_with(prefix)) {
+                continue;
+            }
+            let bound: f64 = label("le").and_then(|le| le.parse().ok()).unwrap_or(f64::INFINITY);
+            let count: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+            *sums.entry(bound.to_bits()).or_default() += count;
+        }
+        sums
+    };
+    let (before, after) = (buckets(before), buckets(after));
+    let counts: Vec<_> = after
+        .iter()
+        .map(|(bound, count)| (f64::from_bits(*bound), count - before.get(bound).unwrap_or(&0.0)))
+        .collect();
+    let total = counts.last().map_or(0.0, |(_, count)| *count);
+    assert!(total > 0.0, "no event was dispatched");
+    // Between two bounds the events are taken as evenly spread, as Prometheus does.
+    let wanted = total * quantile;
+    let at = counts.iter().position(|(_, count)| *count >= wanted).unwrap();
+    let (upper, count) = counts[at];
+    let (lower, below) = if at == 0 { (0.0, 0.0) } else { counts[at - 1] };
+    if upper.is_infinite() {
+        return lower * 1e3;
+    }
+    (lower + (upper - lower) * (wanted - below) / (count - below)) * 1e3
+}
+
+struct Anvil {
+    child: Child,
+    port: u16,
+}
+
+impl Anvil {
+    #[allow(clippy::disallowed_methods, reason = "where `make test-deps` put the node")]
+    fn start() -> Self {
+        let port = free_port();
+        let child = Command::new(std::env::var("NEXUM_ANVIL").expect("NEXUM_ANVIL is set by `make bench`"))
+            .args(["--port", &port.to_string(), "--no-mining", "--silent"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let anvil = Self { child, port };
+        wait("anvil answers", || anvil.call("eth_chainId").is_some());
+        anvil
+    }
+
+    fn call(&self, method: &str) -> Option<String> {
+        http(self.port, "POST", "/", &format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"{method}\",\"params\":[]}}"))
+    }
+}
+
+impl Drop for Anvil {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn processed(scrape: &str) -> f64 {
+    let lines =
+        scrape.lines().filter(|line| line.starts_with("nexum_events_processed_total") && line.contains("\"block\""));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+}
+
+pub fn head_to_guest(figures: &mut Figures, modules: usize, blocks: usize) {
+    let anvil = Anvil::start();
+    let dir = TempDir::with_prefix("nexum-bench.").unwrap();
+    let chain = format!(
+        "[[chains]]\nchain_id = {CHAIN}\nname = \"anvil\"\n[[chains.endpoints]]\nurl = \"ws://127.0.0.1:{}\"\n",
+        anvil.port
+    );
+    let sources = copies(dir.path(), "bench", "m", modules);
+    let engine = Engine::start(dir, &chain, &plain(sources));
+    let mine = || {
+        let before = processed(&engine.scrape());
+        anvil.call("evm_mine").unwrap();
+        wait("every module handled the block", || processed(&engine.scrape()) >= before + modules as f64);
+    };
+    mine();
+    let before = engine.scrape();
+    (0..blocks).for_each(|_| mine());
+    let after = engine.scrape();
+    let p50 = latency_ms(&before, &after, "m", 0.5);
+    figures.add(format!("head seen to guest called, {modules} modules, p50"), p50, "ms", None, Goal::AtMost(5.0));
+    let p99 = latency_ms(&before, &after, "m", 0.99);
+    figures.add(format!("head seen to guest called, {modules} modules, p99"), p99, "ms", None, Goal::AtMost(5.0));
+    engine.end();
+}
+
+/// Fifty ordinary modules, alone and then beside the hostile ones.
+pub fn noisy_neighbour(figures: &mut Figures, blocks: u64) {
+    let run = |hostile: &[&str]| {
+        let dir = TempDir::with_prefix("nexum-bench.").unwrap();
+        let chain = mock("50ms", &dir);
+        let mut modules = plain(copies(dir.path(), "bench", "m", 50));
+        for mode in hostile {
+            let source = copies(dir.path(), "hostile", &format!("h-{mode}-"), 1).remove(0);
+            let file = source.join("nexum.toml");
+            let manifest = fs::read_to_string(&file).unwrap();
+            let quick = manifest
+                .replace("[\"1s\", \"5m\"]", "[\"10ms\", \"50ms\"]")
+                .replace("failures = 10", "failures = 100000");
+            fs::write(&file, quick).unwrap();
+            modules.push((source, format!("[modules.config]\nmode = \"{mode}\"")));
+        }
+        let engine = Engine::start(dir, &chain, &modules);
+        let good = |scrape: &str| {
+            let lines = scrape
+                .lines()
+                .filter(|l| l.starts_with("nexum_events_processed_total{event_type=\"block\",module=\"m"));
+            lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum::<f64>()
+        };
+        let before = engine.scrape();
+        let wanted = good(&before) + (blocks * 50) as f64;
+        wait("the ordinary modules handled their blocks", || {
+            std::thread::park_timeout(Duration::from_millis(50));
+            good(&engine.scrape()) >= wanted
+        });
+        let p99 = latency_ms(&before, &engine.scrape(), "m", 0.99);
+        engine.end();
+        p99
+    };
+    let alone = run(&[]);
+    let beside = run(&["fuel", "memory", "sleep", "log-bomb", "state-bomb", "rpc-bomb"]);
+    figures.add("p99 of 50 modules beside six hostile ones", beside, "ms", Some(alone), Goal::TimesFloorAtMost(1.1));
+}

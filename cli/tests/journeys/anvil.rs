@@ -1,0 +1,157 @@
+//! A real Anvil node, driven block by block.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::engine::{eventually, free_port};
+
+/// The first of Anvil's unlocked accounts.
+const ACCOUNT: &str = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
+/// Runtime code that emits one LOG1 with topic 0x11…11 and the first word of its input as data.
+const EMITTER: &str = "602d600c600039602d6000f360003560005\
+2 7f1111111111111111111111111111111111111111111111111111111111111111 60206000a100";
+
+pub struct Anvil {
+    port: u16,
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+impl Anvil {
+    /// A node that mines only when told to, and keeps its chain over a restart.
+    pub fn start() -> Self {
+        let mut anvil = Self { port: free_port(), dir: TempDir::with_prefix("nexum-anvil.").unwrap(), child: None };
+        anvil.launch();
+        anvil
+    }
+
+    pub fn launch(&mut self) {
+        #[allow(clippy::disallowed_methods, reason = "where `make test-deps` put the node")]
+        let program = std::env::var("NEXUM_ANVIL").map(PathBuf::from).unwrap_or_else(|_| {
+            let home = std::env::var("HOME").unwrap_or_default();
+            PathBuf::from(home).join(".cache/nexum/npm/node_modules/.bin/anvil")
+        });
+        let child = Command::new(&program)
+            .args(["--port", &self.port.to_string(), "--no-mining", "--silent", "--state"])
+            .arg(self.dir.path().join("state.json"))
+            .args(["--preserve-historical-states"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}; run `make test-deps`", program.display()));
+        self.child = Some(child);
+        eventually("anvil answers", || self.try_rpc("eth_chainId", json!([])));
+    }
+
+    pub fn ws(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.port)
+    }
+
+    pub fn http(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Ends the node so that it writes its state, and waits for that.
+    pub fn stop(&mut self) {
+        self.signal("-TERM");
+        self.child.take().unwrap().wait().unwrap();
+    }
+
+    fn try_rpc(&self, method: &str, params: Value) -> Result<Value, String> {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(|error| error.to_string())?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|error| error.to_string())?;
+        write!(
+            stream,
+            "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .map_err(|error| error.to_string())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map_err(|error| error.to_string())?;
+        let (_, body) = text.split_once("\r\n\r\n").ok_or("no body")?;
+        let start = body.find('{').ok_or("no JSON")?;
+        let end = body.rfind('}').ok_or("no JSON")?;
+        let answer: Value = serde_json::from_str(&body[start..=end]).map_err(|error| error.to_string())?;
+        match answer.get("result") {
+            Some(result) => Ok(result.clone()),
+            None => Err(answer["error"].to_string()),
+        }
+    }
+
+    pub fn rpc(&self, method: &str, params: Value) -> Value {
+        self.try_rpc(method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    pub fn mine(&self) {
+        self.rpc("evm_mine", json!([]));
+    }
+
+    pub fn head(&self) -> u64 {
+        number(&self.rpc("eth_blockNumber", json!([])))
+    }
+
+    /// Deploys a contract that emits one log per call; its address.
+    pub fn deploy_emitter(&self) -> String {
+        let code: String = EMITTER.split_whitespace().collect();
+        let hash =
+            self.rpc("eth_sendTransaction", json!([{"from": ACCOUNT, "data": format!("0x{code}"), "gas": "0x100000"}]));
+        self.mine();
+        let receipt = self.rpc("eth_getTransactionReceipt", json!([hash]));
+        receipt["contractAddress"].as_str().unwrap().to_owned()
+    }
+
+    /// Queues a call of the emitter for the next block.
+    pub fn emit(&self, emitter: &str, word: u64) {
+        let call = json!([{"from": ACCOUNT, "to": emitter, "data": format!("0x{word:064x}"), "gas": "0x100000"}]);
+        self.rpc("eth_sendTransaction", call);
+    }
+
+    /// Hash of every block from `from` to the head.
+    pub fn blocks(&self, from: u64) -> Vec<(u64, String)> {
+        let block = |number: u64| {
+            let block = self.rpc("eth_getBlockByNumber", json!([format!("0x{number:x}"), false]));
+            (number, block["hash"].as_str().unwrap().to_owned())
+        };
+        (from..=self.head()).map(block).collect()
+    }
+
+    /// Block, log index and transaction of every log of a contract from `from` on.
+    pub fn logs(&self, from: u64, address: &str) -> Vec<(u64, u64, String)> {
+        let filter = json!([{"fromBlock": format!("0x{from:x}"), "toBlock": "latest", "address": address}]);
+        let logs = self.rpc("eth_getLogs", filter);
+        let log = |log: &Value| {
+            let transaction = log["transactionHash"].as_str().unwrap().to_owned();
+            (number(&log["blockNumber"]), number(&log["logIndex"]), transaction)
+        };
+        logs.as_array().unwrap().iter().map(log).collect()
+    }
+}
+
+impl Drop for Anvil {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn number(value: &Value) -> u64 {
+    u64::from_str_radix(value.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
+}

@@ -1,0 +1,278 @@
+//! An engine under test: the real `nexum` in a directory of its own, asked through the real `nexumctl`.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Long enough for a loaded machine; a healthy run needs a fraction.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until there is an answer, for at most `PATIENCE`; fails with what was last seen.
+#[allow(clippy::disallowed_methods, reason = "waits for another process, whose clock is the machine's")]
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Ok(value) => return value,
+            Err(last) if Instant::now() > until => panic!("{what}: not within {PATIENCE:?}; last: {last}"),
+            Err(_) => std::thread::park_timeout(Duration::from_millis(25)),
+        }
+    }
+}
+
+/// A TCP port that nobody uses now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port()
+}
+
+/// A bundle that `make guests` built.
+pub fn bundle(name: &str) -> PathBuf {
+    #[allow(clippy::disallowed_methods, reason = "where `make guests` put the bundles")]
+    let bundles = std::env::var("NEXUM_BUNDLES").map(PathBuf::from).unwrap_or_else(|_| {
+        Path::new(env!("CARGO_BIN_EXE_nexum")).parent().and_then(Path::parent).unwrap().join("bundles")
+    });
+    let path = bundles.join(name);
+    assert!(path.join("module.wasm").is_file(), "no bundle at {}: run `make guests`", path.display());
+    path
+}
+
+/// What one test configures.
+pub struct Setup {
+    pub dir: TempDir,
+    config: String,
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        let dir = TempDir::with_prefix("nexum-journey.").unwrap();
+        let config = format!(
+            "[engine]\nstate_dir = \"{}\"\nlog_format = \"json\"\n\
+             [observability]\nhealth_listen = \"127.0.0.1:{}\"\nmetrics_listen = \"127.0.0.1:{}\"\n",
+            dir.path().join("state").display(),
+            free_port(),
+            free_port(),
+        );
+        Self { dir, config }
+    }
+
+    /// Appends to the engine's configuration.
+    pub fn with(mut self, toml: &str) -> Self {
+        self.config.push_str(toml);
+        self.config.push('\n');
+        self
+    }
+
+    /// A chain whose endpoints are these.
+    pub fn chain(self, chain_id: u64, urls: &[String]) -> Self {
+        let mut toml = format!("[[chains]]\nchain_id = {chain_id}\nname = \"anvil\"\n");
+        for (priority, url) in urls.iter().enumerate() {
+            toml.push_str(&format!("[[chains.endpoints]]\nurl = \"{url}\"\npriority = {priority}\n"));
+        }
+        self.with(&toml)
+    }
+
+    /// A mock chain that plays this fixture.
+    pub fn mock(self, chain_id: u64, fixture: &str) -> Self {
+        let path = self.dir.path().join("fixture.toml");
+        fs::write(&path, fixture).unwrap();
+        self.with(&format!("[[chains]]\nchain_id = {chain_id}\nmock = \"{}\"\n", path.display()))
+    }
+
+    /// A module from a built bundle, under another name and with changes to its manifest: each `(from, to)` must occur.
+    pub fn module(self, bundle_name: &str, name: &str, changes: &[(&str, &str)]) -> Self {
+        let dir = self.write_bundle(bundle_name, name, changes);
+        self.with(&format!("[[modules]]\nsource = \"{}\"\n", dir.display()))
+    }
+
+    /// The bundle of `module`, without configuring it.
+    pub fn write_bundle(&self, bundle_name: &str, name: &str, changes: &[(&str, &str)]) -> PathBuf {
+        let from = bundle(bundle_name);
+        let dir = self.dir.path().join(name);
+        fs::create_dir_all(&dir).unwrap();
+        fs::copy(from.join("module.wasm"), dir.join("module.wasm")).unwrap();
+        let mut manifest = fs::read_to_string(from.join("nexum.toml")).unwrap();
+        let renamed = format!("name = \"{bundle_name}\"");
+        for (old, new) in [(renamed.as_str(), format!("name = \"{name}\"").as_str())].iter().chain(changes) {
+            assert!(manifest.contains(old), "`{old}` is not in the manifest of {bundle_name}:\n{manifest}");
+            manifest = manifest.replace(old, new);
+        }
+        fs::write(dir.join("nexum.toml"), manifest).unwrap();
+        dir
+    }
+
+    pub fn start(self) -> Engine {
+        let engine = self.prepare();
+        engine.started()
+    }
+
+    /// Writes the configuration without starting.
+    pub fn prepare(self) -> Engine {
+        let config = self.dir.path().join("nexum-engine.toml");
+        fs::write(&config, &self.config).unwrap();
+        let socket = self.dir.path().join("state/admin.sock");
+        Engine { log: self.dir.path().join("engine.log"), dir: self.dir, config, socket, child: None }
+    }
+}
+
+/// A configured engine, running or not.
+pub struct Engine {
+    pub dir: TempDir,
+    pub config: PathBuf,
+    pub socket: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Engine {
+    fn started(mut self) -> Self {
+        self.launch();
+        self
+    }
+
+    /// Starts the process and waits until its admin socket answers.
+    pub fn launch(&mut self) {
+        self.spawn();
+        eventually("the engine answers", || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("the engine ended with {status}:\n{}", self.log_text());
+            }
+            self.try_ctl(&["tree", "--json"]).map(|_| ())
+        });
+    }
+
+    pub fn spawn(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_nexum"))
+            .args(["run", "--config"])
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Asks for an orderly end and waits for it.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let child = self.child.as_ref().unwrap();
+        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        self.wait()
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = eventually("the engine ends", || {
+            self.child.as_mut().unwrap().try_wait().unwrap().ok_or_else(|| "it still runs".to_owned())
+        });
+        self.child = None;
+        status
+    }
+
+    /// Runs `nexumctl` against this engine; its standard output, or its error.
+    pub fn try_ctl(&self, args: &[&str]) -> Result<String, String> {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_nexumctl")).arg("--socket").arg(&self.socket).args(args).output().unwrap();
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout).unwrap())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+
+    pub fn ctl(&self, args: &[&str]) -> String {
+        self.try_ctl(args).unwrap_or_else(|error| panic!("nexumctl {args:?}: {error}\n{}", self.log_text()))
+    }
+
+    pub fn json(&self, args: &[&str]) -> Value {
+        let mut args = args.to_vec();
+        args.push("--json");
+        serde_json::from_str(&self.ctl(&args)).unwrap()
+    }
+
+    /// A module's node in the tree.
+    pub fn module(&self, name: &str) -> Value {
+        let tree = self.json(&["tree"]);
+        find(&tree, name).unwrap_or_else(|| panic!("no module {name} in {tree:#}"))
+    }
+
+    /// Waits until a module's node is as wanted.
+    pub fn module_until(&self, name: &str, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+        eventually(&format!("{name}: {what}"), || {
+            let node = self.module(name);
+            if wanted(&node) { Ok(node) } else { Err(format!("{node:#}\n{}", tail(&self.log_text()))) }
+        })
+    }
+
+    /// State entries of a module with a prefix, values parsed as JSON, page by page.
+    pub fn state(&self, module: &str, prefix: &str) -> Vec<(String, Value)> {
+        let mut entries: Vec<(String, Value)> = Vec::new();
+        loop {
+            let mut args = vec!["state", "list", module, "--prefix", prefix, "--limit", "1000"];
+            let after = entries.last().map(|(key, _)| key.clone());
+            if let Some(after) = &after {
+                args.extend(["--after", after]);
+            }
+            let page = self.json(&args);
+            let page = page.as_array().or_else(|| page["entries"].as_array()).unwrap().clone();
+            let full = page.len() == 1000;
+            for entry in page {
+                let key = entry["key"].as_str().unwrap().to_owned();
+                let value = self.value(&entry);
+                entries.push((key, value));
+            }
+            if !full {
+                return entries;
+            }
+        }
+    }
+
+    fn value(&self, entry: &Value) -> Value {
+        let text = entry["text"].as_str().map(str::to_owned).unwrap_or_else(|| {
+            let hex = entry["value"].as_str().unwrap().trim_start_matches("0x").to_owned();
+            let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            String::from_utf8((0..hex.len()).step_by(2).map(byte).collect()).unwrap()
+        });
+        serde_json::from_str(&text).unwrap_or(Value::String(text))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.kill9();
+        if std::thread::panicking() {
+            eprintln!("--- the engine's log:\n{}", tail(&self.log_text()));
+        }
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+fn find(node: &Value, name: &str) -> Option<Value> {
+    if node["kind"] == "module" && node["name"] == name {
+        return Some(node.clone());
+    }
+    node["children"].as_array()?.iter().find_map(|child| find(child, name))
+}

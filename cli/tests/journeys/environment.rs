@@ -1,0 +1,101 @@
+//! Bad surroundings: each gives one clear message and loses nothing.
+
+use std::{fs, net::TcpListener, process::Command};
+
+use super::{
+    anvil::Anvil,
+    engine::{Setup, free_port},
+};
+
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nblock_interval = \"50ms\"\n";
+
+/// Starts an engine that must end by itself with a failure; its log.
+fn refused(setup: Setup) -> String {
+    let mut engine = setup.prepare();
+    engine.spawn();
+    let status = engine.wait();
+    assert!(!status.success());
+    engine.log_text()
+}
+
+#[test]
+fn a_second_engine_on_the_same_directory_is_refused() {
+    let engine = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).start();
+    let config = fs::read_to_string(&engine.config).unwrap();
+    let other = engine.dir.path().join("other.toml");
+    let moved = config.replace("health_listen", "#").replace("metrics_listen", "#");
+    fs::write(
+        &other,
+        moved.replace("[observability]", "[observability]\nhealth_listen = \"off\"\nmetrics_listen = \"off\""),
+    )
+    .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_nexum")).args(["run", "--config"]).arg(&other).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(said.contains("another nexum engine uses"), "{said}");
+    engine.module_until("a", "unharmed", |node| node["events_processed"].as_u64() > Some(3));
+}
+
+#[test]
+fn a_busy_port_is_named() {
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap().to_string();
+    let mut engine = Setup::new().mock(31337, CHAIN).prepare();
+    let config = fs::read_to_string(&engine.config).unwrap();
+    let line = config.lines().find(|line| line.starts_with("metrics_listen")).unwrap().to_owned();
+    fs::write(&engine.config, config.replace(&line, &format!("metrics_listen = \"{address}\""))).unwrap();
+    engine.spawn();
+    assert!(!engine.wait().success());
+    let said = engine.log_text();
+    assert!(said.contains(&address) && said.contains("metrics_listen"), "{said}");
+}
+
+#[test]
+fn a_damaged_store_is_said_and_left_alone() {
+    let mut engine = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).start();
+    engine.module_until("a", "runs", |node| node["events_processed"].as_u64() > Some(3));
+    assert!(engine.terminate().success());
+    let manifests: Vec<_> =
+        walk(&engine.dir.path().join("state")).into_iter().filter(|path| path.contains("MANIFEST-")).collect();
+    assert!(!manifests.is_empty());
+    for manifest in &manifests {
+        fs::write(manifest, b"not a manifest").unwrap();
+    }
+    engine.spawn();
+    assert!(!engine.wait().success());
+    let said = engine.log_text();
+    assert!(said.contains("damaged"), "{said}");
+}
+
+fn walk(dir: &std::path::Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path.display().to_string()] }).collect()
+}
+
+#[test]
+fn an_unreachable_endpoint_at_boot_is_shown_and_waited_for() {
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let engine = Setup::new().chain(31337, &[url]).module("recorder", "a", &[]).start();
+    let tree = engine.ctl(&["tree"]);
+    assert!(tree.contains("0/1 endpoints"), "{tree}");
+    engine.module_until("a", "waits in RUN", |node| node["state"] == "RUN");
+}
+
+#[test]
+fn a_wrong_chain_id_at_the_endpoint_is_refused_and_named() {
+    let anvil = Anvil::start();
+    let engine = Setup::new().chain(1, &[anvil.http()]).start();
+    super::engine::eventually("the wrong id is shown", || {
+        let tree = engine.ctl(&["tree"]);
+        if tree.contains("31337") { Ok(()) } else { Err(tree) }
+    });
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_named() {
+    let setup = Setup::new();
+    let file = setup.dir.path().join("state");
+    fs::write(&file, b"a file where the directory should be").unwrap();
+    let said = refused(setup.mock(31337, CHAIN));
+    assert!(said.contains(&file.display().to_string()), "{said}");
+}

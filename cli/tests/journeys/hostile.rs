@@ -1,0 +1,121 @@
+//! Hostile neighbours: each meets its limit, the FSM goes where it should, and nobody else loses an event.
+
+use serde_json::Value;
+
+use super::engine::{Engine, Setup};
+
+/// Twenty blocks a second, without end.
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nblock_interval = \"50ms\"\n";
+const QUICK: (&str, &str) = ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"50ms\"]");
+const BUDGET: (&str, &str) = ("max_consecutive_failures = 10", "max_consecutive_failures = 4");
+const SHORT: (&str, &str) = ("event_deadline = \"2s\"", "event_deadline = \"500ms\"");
+
+fn hostile(setup: Setup, mode: &str, changes: &[(&str, &str)]) -> Setup {
+    let wanted = format!("mode = \"{mode}\"");
+    let mut all = vec![("mode = \"good\"", wanted.as_str()), QUICK];
+    all.extend_from_slice(changes);
+    setup.module("hostile", mode, &all)
+}
+
+/// Every block from the first it saw to its cursor, once each.
+fn assert_handled_every_block(engine: &Engine, module: &str) {
+    let entries = engine.state(module, "b/");
+    let numbers: Vec<u64> = entries.iter().map(|(key, _)| key[2..].parse().unwrap()).collect();
+    let first = *numbers.first().unwrap_or_else(|| panic!("{module} saw no block"));
+    let expected: Vec<u64> = (first..first + numbers.len() as u64).collect();
+    assert_eq!(numbers, expected, "{module} has a gap");
+    assert!(entries.iter().all(|(_, value)| value["count"] == 1), "{module} has a double");
+}
+
+fn assert_dead(engine: &Engine, module: &str, reason: &str) -> Value {
+    let node = engine.module_until(module, "DEAD", |node| node["state"] == "DEAD");
+    let error = node["last_error"].as_str().unwrap_or_default();
+    assert!(error.contains(reason), "{module} died of `{error}`, not of `{reason}`");
+    node
+}
+
+#[test]
+fn each_meets_its_limit_and_the_neighbours_handle_every_event() {
+    let mut setup = Setup::new().mock(31337, CHAIN);
+    setup = setup.module("recorder", "witness-a", &[]).module("recorder", "witness-b", &[]);
+    for mode in ["fuel", "memory", "trap", "error", "init-trap"] {
+        setup = hostile(setup, mode, &[BUDGET]);
+    }
+    setup = hostile(setup, "sleep", &[BUDGET, SHORT]);
+    for mode in ["log-bomb", "state-bomb", "rpc-bomb"] {
+        setup = hostile(setup, mode, &[]);
+    }
+    let engine = setup.start();
+    // Budget 4 with 3 attempts per event: dead on the first attempt at the second event.
+    for (mode, reason) in
+        [("fuel", "out of fuel"), ("memory", "trap"), ("trap", "trap"), ("error", "failed"), ("sleep", "deadline")]
+    {
+        let node = assert_dead(&engine, mode, reason);
+        assert!(node["last_error"].as_str().unwrap().contains("budget spent 4/4"), "{node:#}");
+        assert_eq!((&node["dead_letters"], &node["restarts"]), (&1.into(), &3.into()), "{mode}: {node:#}");
+    }
+    let node = assert_dead(&engine, "init-trap", "trap");
+    assert_eq!((&node["dead_letters"], &node["restarts"]), (&0.into(), &3.into()), "{node:#}");
+    // Bombs that only meet a limit go on: refused writes and dropped lines are not failures.
+    for mode in ["log-bomb", "state-bomb", "rpc-bomb"] {
+        let node = engine.module_until(mode, "handles blocks", |node| node["events_processed"].as_u64() > Some(5));
+        assert_eq!((&node["state"], &node["events_failed"]), (&"RUN".into(), &0.into()), "{mode}: {node:#}");
+    }
+    for witness in ["witness-a", "witness-b"] {
+        let processed = engine.module(witness)["events_processed"].as_u64().unwrap();
+        engine.module_until(witness, "goes on", |node| node["events_processed"].as_u64() > Some(processed + 20));
+        assert_handled_every_block(&engine, witness);
+        assert_eq!(engine.module(witness)["events_failed"], 0);
+    }
+    assert!(engine.log_text().contains("log lines dropped"), "the log bomb met its rate");
+}
+
+#[test]
+fn one_bad_event_goes_to_the_dead_letters_and_comes_back_on_order() {
+    let changes = [("mode = \"good\"", "mode = \"trap-on\"\non = 5"), QUICK];
+    let engine = Setup::new().mock(31337, CHAIN).module("hostile", "picky", &changes).start();
+    let node = engine.module_until("picky", "past the bad block", |node| {
+        node["dead_letters"] == 1 && node["events_processed"].as_u64() > Some(10)
+    });
+    assert_eq!((&node["state"], &node["budget"]["spent"]), (&"RUN".into(), &0.into()), "{node:#}");
+    let letters = engine.json(&["dlq", "list", "picky"]);
+    let letter = letters.as_array().or_else(|| letters["letters"].as_array()).unwrap()[0].clone();
+    assert_eq!(letter["attempts"], 3, "{letter:#}");
+    let seq = letter["seq"].to_string();
+    let shown = engine.ctl(&["dlq", "show", "picky", &seq]);
+    assert!(shown.contains("trap"), "{shown}");
+    // It fails again, is counted, and stays where it is.
+    engine.try_ctl(&["dlq", "retry", "picky", &seq]).unwrap_err();
+    engine.module_until("picky", "runs on", |node| node["state"] == "RUN" && node["dead_letters"] == 1);
+    engine.ctl(&["dlq", "drop", "picky", &seq]);
+    let left = engine.json(&["dlq", "list", "picky"]);
+    assert_eq!(left.as_array().or_else(|| left["letters"].as_array()).map(Vec::len), Some(0), "{left:#}");
+}
+
+#[test]
+fn what_was_flushed_survives_the_trap_and_the_event_is_handled_once() {
+    let engine = hostile(Setup::new().mock(31337, CHAIN), "panic-once", &[]).start();
+    let node = engine.module_until("panic-once", "handled", |node| node["events_processed"].as_u64() > Some(8));
+    assert_eq!((&node["state"], &node["dead_letters"]), (&"RUN".into(), &0.into()), "{node:#}");
+    assert!(node["events_failed"].as_u64() >= Some(1), "{node:#}");
+}
+
+#[test]
+fn an_undeclared_import_does_not_load_and_is_named() {
+    let engine = Setup::new()
+        .mock(31337, CHAIN)
+        .module("undeclared", "undeclared", &[])
+        .module("recorder", "witness", &[])
+        .start();
+    let node = assert_dead(&engine, "undeclared", "nexum:host/http@0.3.0");
+    assert!(node["last_error"].as_str().unwrap().contains("[capabilities]"), "{node:#}");
+    engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
+}
+
+#[test]
+fn an_oversized_reply_is_refused_to_the_guest_alone() {
+    let engine = hostile(Setup::new().mock(31337, CHAIN), "big-reply", &[]).start();
+    engine.module_until("big-reply", "was asked", |node| {
+        node["events_processed"].as_u64() > Some(3) || node["events_failed"].as_u64() > Some(0)
+    });
+}

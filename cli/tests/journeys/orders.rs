@@ -1,0 +1,55 @@
+//! The operator's orders, and a clean end.
+
+use super::engine::Setup;
+
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nblock_interval = \"50ms\"\n";
+
+#[test]
+fn pause_resume_restart_load_and_unload_touch_one_module_alone() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).module("recorder", "b", &[]);
+    let late = setup.write_bundle("recorder", "late", &[]);
+    let mut engine = setup.start();
+    let processed = |engine: &super::engine::Engine, name: &str| engine.module(name)["events_processed"].as_u64();
+    engine.module_until("a", "runs", |node| node["events_processed"].as_u64() > Some(5));
+
+    engine.ctl(&["module", "pause", "a"]);
+    assert_eq!(engine.module("a")["state"], "PAUSED");
+    let (paused, other) = (processed(&engine, "a"), processed(&engine, "b"));
+    engine.module_until("b", "goes on", |node| node["events_processed"].as_u64() > other.map(|count| count + 10));
+    assert_eq!(processed(&engine, "a"), paused);
+
+    // Paused outlives the process, and so does every event that came meanwhile.
+    assert!(engine.terminate().success(), "{}", engine.log_text());
+    engine.launch();
+    engine.module_until("a", "still paused", |node| node["state"] == "PAUSED");
+    engine.ctl(&["module", "resume", "a"]);
+    engine.module_until("a", "runs again", |node| node["state"] == "RUN");
+
+    engine.ctl(&["module", "load", late.to_str().unwrap()]);
+    engine.module_until("late", "runs", |node| node["events_processed"].as_u64() > Some(3));
+    let twice = engine.try_ctl(&["module", "load", late.to_str().unwrap()]).unwrap_err();
+    assert!(twice.contains("loaded already"), "{twice}");
+    engine.ctl(&["module", "restart", "late"]);
+    engine.module_until("late", "runs", |node| node["state"] == "RUN");
+    engine.ctl(&["module", "unload", "late"]);
+    let unknown = engine.try_ctl(&["module", "pause", "late"]).unwrap_err();
+    assert!(unknown.contains("no module `late`"), "{unknown}");
+    assert!(engine.terminate().success());
+}
+
+#[test]
+fn dead_is_left_only_by_order_and_survives_the_process() {
+    let changes = [
+        ("mode = \"good\"", "mode = \"trap\""),
+        ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"20ms\"]"),
+        ("max_consecutive_failures = 10", "max_consecutive_failures = 2"),
+    ];
+    let mut engine = Setup::new().mock(31337, CHAIN).module("hostile", "bad", &changes).start();
+    engine.module_until("bad", "DEAD", |node| node["state"] == "DEAD");
+    engine.kill9();
+    engine.launch();
+    let node = engine.module_until("bad", "still DEAD", |node| node["state"] == "DEAD");
+    assert!(node["last_error"].as_str().unwrap().contains("budget spent 2/2"), "{node:#}");
+    engine.ctl(&["module", "restart", "bad"]);
+    engine.module_until("bad", "tried again", |node| node["restarts"].as_u64() > Some(1));
+}

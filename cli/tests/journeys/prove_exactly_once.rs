@@ -1,0 +1,116 @@
+//! The record of a module equals the chain, whatever is killed at whatever moment: no gap, no double.
+
+use std::time::Duration;
+
+use super::{
+    anvil::Anvil,
+    engine::{Engine, Setup, eventually},
+};
+
+/// How often something is killed: 5 in CI, more with `make prove-exactly-once KILLS=n`.
+fn kills() -> u64 {
+    #[allow(clippy::disallowed_methods, reason = "set by the Makefile")]
+    std::env::var("NEXUM_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+}
+
+/// A small generator with a fixed seed: moments differ within a run, not between runs.
+struct Moments(u64);
+
+impl Moments {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+fn engine(anvil: &Anvil, emitter: &str) -> Engine {
+    let log = format!("kind = \"log\"\nchain_id = 31337\naddress = \"{emitter}\"\nstart_block = 1");
+    Setup::new()
+        .chain(31337, &[anvil.ws()])
+        .module(
+            "recorder",
+            "recorder",
+            &[
+                ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
+                ("kind = \"log\"\nchain_id = 31337", &log),
+                ("backoff = [\"1s\", \"5m\"]", "backoff = [\"100ms\", \"1s\"]"),
+            ],
+        )
+        .start()
+}
+
+/// A few blocks, most with logs, some with several, some empty.
+fn mine_some(anvil: &Anvil, emitter: &str, moments: &mut Moments) {
+    for _ in 0..3 + moments.below(8) {
+        for _ in 0..moments.below(4) {
+            anvil.emit(emitter, moments.below(u64::MAX));
+        }
+        anvil.mine();
+    }
+}
+
+fn check(anvil: &Anvil, emitter: &str, engine: &Engine) -> (usize, usize) {
+    let head = anvil.head();
+    engine.module_until("recorder", "handled the head", |node| node["cursors"]["chain:31337"] == head.to_string());
+    let blocks = engine.state("recorder", "b/");
+    let expected = anvil.blocks(1);
+    assert_eq!(blocks.len(), expected.len(), "blocks recorded and blocks mined");
+    for ((key, value), (number, hash)) in blocks.iter().zip(&expected) {
+        assert_eq!(*key, format!("b/{number:020}"));
+        assert_eq!((value["hash"].as_str().unwrap(), value["count"].as_u64()), (hash.as_str(), Some(1)), "{key}");
+    }
+    let logs = engine.state("recorder", "l/");
+    let expected = anvil.logs(1, emitter);
+    assert_eq!(logs.len(), expected.len(), "logs recorded and logs emitted");
+    for ((key, value), (block, index, transaction)) in logs.iter().zip(&expected) {
+        assert_eq!(*key, format!("l/{block:020}/{index:06}"));
+        assert_eq!((value["tx"].as_str().unwrap(), value["count"].as_u64()), (transaction.as_str(), Some(1)), "{key}");
+    }
+    let node = engine.module("recorder");
+    assert_eq!(node["dead_letters"], 0, "{node:#}");
+    (blocks.len(), logs.len())
+}
+
+#[test]
+fn prove_exactly_once_when_the_engine_is_killed() {
+    let anvil = Anvil::start();
+    let emitter = anvil.deploy_emitter();
+    let mut engine = engine(&anvil, &emitter);
+    let mut moments = Moments(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..kills() {
+        mine_some(&anvil, &emitter, &mut moments);
+        // Somewhere between the first byte read and the last unit written.
+        std::thread::park_timeout(Duration::from_millis(moments.below(120)));
+        engine.kill9();
+        mine_some(&anvil, &emitter, &mut moments);
+        engine.launch();
+    }
+    mine_some(&anvil, &emitter, &mut moments);
+    let (blocks, logs) = check(&anvil, &emitter, &engine);
+    println!("engine killed {} times: {blocks} blocks and {logs} logs, each recorded once", kills());
+    assert!(engine.terminate().success());
+}
+
+#[test]
+fn prove_exactly_once_when_the_node_is_killed() {
+    let mut anvil = Anvil::start();
+    let emitter = anvil.deploy_emitter();
+    let engine = engine(&anvil, &emitter);
+    let mut moments = Moments(0x2545_f491_4f6c_dd1d);
+    for _ in 0..kills() {
+        mine_some(&anvil, &emitter, &mut moments);
+        std::thread::park_timeout(Duration::from_millis(moments.below(120)));
+        // SIGTERM, because a node that is killed outright forgets blocks it has announced.
+        anvil.stop();
+        eventually("the engine notices", || {
+            let tree = engine.json(&["tree"]).to_string();
+            if tree.contains("\"state\":\"DOWN\"") || tree.contains("0/1 endpoints") { Ok(()) } else { Err(tree) }
+        });
+        anvil.launch();
+        mine_some(&anvil, &emitter, &mut moments);
+    }
+    let (blocks, logs) = check(&anvil, &emitter, &engine);
+    println!("node killed {} times: {blocks} blocks and {logs} logs, each recorded once", kills());
+}

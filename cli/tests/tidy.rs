@@ -1,0 +1,135 @@
+//! House rules that a test can hold: which crate may depend on which, and how files are kept.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+/// A file past this wants a second look at what it owns.
+const LINES_MAX: usize = 500;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn metadata(args: &[&str]) -> Value {
+    let cargo = option_env!("CARGO").unwrap_or("cargo");
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--offline", "--locked"])
+        .args(args)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Direct dependencies by package, dev-dependencies left out.
+fn dependencies() -> BTreeMap<String, Vec<String>> {
+    let metadata = metadata(&["--no-deps"]);
+    let name = |value: &Value| value["name"].as_str().unwrap().to_owned();
+    let packages = metadata["packages"].as_array().unwrap();
+    let direct = |package: &Value| {
+        let all = package["dependencies"].as_array().unwrap();
+        all.iter().filter(|dependency| dependency["kind"] != "dev").map(name).collect()
+    };
+    packages.iter().map(|package| (name(package), direct(package))).collect()
+}
+
+#[test]
+fn crates_depend_only_on_what_the_architecture_allows() {
+    let allowed: &[(&str, &[&str])] = &[
+        ("nexum-host-ifaces", &[]),
+        ("nexum-kernel", &["nexum-host-ifaces"]),
+        ("nexum-store", &["nexum-host-ifaces"]),
+        ("nexum-chain", &["nexum-host-ifaces"]),
+        ("nexum-cron", &["nexum-host-ifaces"]),
+        ("nexum-gateway", &["nexum-host-ifaces", "nexum-kernel"]),
+        ("nexum-sdk", &["nexum-sdk-macros"]),
+        ("nexum-sdk-macros", &[]),
+    ];
+    let dependencies = dependencies();
+    let ours: Vec<_> = dependencies.keys().cloned().collect();
+    for (package, may) in allowed {
+        let direct = dependencies.get(*package).unwrap_or_else(|| panic!("no package {package}"));
+        for dependency in direct.iter().filter(|dependency| ours.contains(dependency)) {
+            assert!(may.contains(&dependency.as_str()), "{package} must not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn the_kernel_never_reaches_what_belongs_to_an_actor() {
+    let metadata = metadata(&[]);
+    let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+    let node = |id: &str| nodes.iter().find(|node| node["id"] == id).unwrap();
+    let names: BTreeMap<&str, &str> = metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| (package["id"].as_str().unwrap(), package["name"].as_str().unwrap()))
+        .collect();
+    let start = names.iter().find(|(_, name)| **name == "nexum-kernel").map(|(id, _)| *id).unwrap();
+    let (mut seen, mut open) = (vec![start], vec![start]);
+    while let Some(id) = open.pop() {
+        for dependency in node(id)["deps"].as_array().unwrap() {
+            let normal = dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null());
+            let id = dependency["pkg"].as_str().unwrap();
+            if normal && !seen.contains(&id) {
+                seen.push(id);
+                open.push(id);
+            }
+        }
+    }
+    for banned in ["alloy", "rocksdb", "axum", "reqwest", "figment"] {
+        let reached =
+            seen.iter().map(|id| names[id]).find(|name| *name == banned || name.starts_with(&format!("{banned}-")));
+        assert_eq!(reached, None, "nexum-kernel reaches {banned}");
+    }
+}
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, found);
+        } else if name.ends_with(".rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn files_say_what_they_own_and_stay_small() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    assert!(files.len() > 50);
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let shown = file.strip_prefix(root()).unwrap().display().to_string();
+        // What the compile-fail cases of the macros look like is their point.
+        if shown.contains("/ui/") {
+            continue;
+        }
+        if !text.starts_with("//!") {
+            wrong.push(format!("{shown}: does not begin with `//!` saying what it owns"));
+        }
+        if text.lines().count() > LINES_MAX {
+            wrong.push(format!("{shown}: {} lines, more than {LINES_MAX}", text.lines().count()));
+        }
+        if file.file_name().is_some_and(|name| name == "mod.rs") {
+            wrong.push(format!("{shown}: modules are `foo.rs` beside `foo/`"));
+        }
+        let ignore = concat!("#[", "ignore");
+        if text.contains(ignore) {
+            wrong.push(format!("{shown}: an ignored test hides a failure"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
