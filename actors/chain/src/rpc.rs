@@ -1,49 +1,279 @@
-//! stub
-use crate::{backend::*, config::ChainConfig, filter::Union, header::Header, metrics::ChainMetrics, tracker::*};
+//! The backend over JSON-RPC nodes: asks the best endpoint, checks what it says, and asks the next one when it must.
+
+mod endpoint;
+mod errors;
+mod follow;
+mod limiter;
+mod reads;
+mod scoreboard;
+mod wire;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    time::Duration,
+};
+
 use async_trait::async_trait;
-use nexum_host_ifaces::{Hash, HostError, chain::EndpointStatus, clock::Clock, types::Log};
-use std::{sync::Arc, time::Duration};
-use tokio::sync::mpsc;
-pub struct RpcBackend;
-impl RpcBackend {
-    pub fn new(_: ChainConfig, _: Arc<dyn Clock>, _: ChainMetrics) -> Result<Self, String> {
-        Ok(Self)
+use futures::{StreamExt, stream::FuturesUnordered};
+use nexum_host_ifaces::{Hash, HostError, HostErrorKind, chain::EndpointStatus, clock::Clock, types::Log};
+use serde_json::value::RawValue;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use crate::{
+    backend::{Backend, Seen},
+    config::ChainConfig,
+    filter::Union,
+    header::Header,
+    metrics::ChainMetrics,
+    tracker::{Failure, Tag},
+};
+use endpoint::Endpoint;
+use errors::CallError;
+use scoreboard::Scoreboard;
+
+/// How long an endpoint that did not answer in time is not the first choice.
+const SLOW_AVOIDED_NS: u64 = 10_000_000_000;
+/// How long one that answered wrongly is not.
+const WRONG_AVOIDED_NS: u64 = 60_000_000_000;
+/// First wait before the same endpoints are asked again; doubles.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+
+/// What the endpoints' tasks and the readers share.
+struct Shared {
+    config: ChainConfig,
+    endpoints: Vec<Endpoint>,
+    board: Mutex<Scoreboard>,
+    /// The endpoint whose heads are followed.
+    leader: watch::Sender<Option<usize>>,
+    clock: Arc<dyn Clock>,
+    metrics: ChainMetrics,
+}
+
+impl Shared {
+    /// Changes the scoreboard, and the leader if that follows from it.
+    fn update<T>(&self, change: impl FnOnce(&mut Scoreboard, u64) -> T) -> T {
+        let now_ns = self.clock.monotonic_ns();
+        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut board, now_ns);
+        let leader = board.leader(now_ns);
+        drop(board);
+        let changed = self.leader.send_if_modified(|current| {
+            let moved = current.is_some() && leader.is_some() && *current != leader;
+            let changed = *current != leader;
+            *current = leader;
+            if moved {
+                self.fell_back();
+            }
+            changed
+        });
+        if changed && let Some(leader) = leader {
+            tracing::info!(chain_id = self.config.chain_id, endpoint = %self.endpoints[leader].name, "following");
+        }
+        result
+    }
+
+    fn fell_back(&self) {
+        self.metrics.rpc_fallbacks.with_label_values(&[&self.config.chain_id.to_string()]).inc();
+    }
+
+    fn order(&self) -> Vec<usize> {
+        let now_ns = self.clock.monotonic_ns();
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).order(now_ns)
+    }
+
+    /// Records that an endpoint let a request down.
+    fn let_down(&self, index: usize, error: &CallError) {
+        let message = error.message();
+        match error {
+            CallError::Transport { kind: HostErrorKind::Timeout | HostErrorKind::RateLimited, .. } => {
+                self.update(|board, now| board.avoid(index, now, SLOW_AVOIDED_NS, message));
+            }
+            CallError::Transport { .. } => self.update(|board, _| board.note_error(index, message)),
+            CallError::Node { .. } => {}
+        }
+    }
+
+    /// Records that an endpoint answered what cannot be.
+    fn lied(&self, index: usize, what: &str) {
+        let (chain_id, endpoint) = (self.config.chain_id, &self.endpoints[index].name);
+        tracing::warn!(chain_id, %endpoint, what, "a wrong answer; the endpoint is avoided for a while");
+        self.update(|board, now| board.avoid(index, now, WRONG_AVOIDED_NS, format!("a wrong answer: {what}")));
     }
 }
+
+pub struct RpcBackend {
+    shared: Arc<Shared>,
+    /// Most headers in one batch; shrinks when a node refuses.
+    batch_max: AtomicUsize,
+}
+
+impl RpcBackend {
+    pub fn new(config: ChainConfig, clock: Arc<dyn Clock>, metrics: ChainMetrics) -> Result<Self, String> {
+        if config.endpoints.is_empty() {
+            return Err(format!("chain {}: no endpoint is configured", config.chain_id));
+        }
+        let keepalive = (config.stall_after / 2).clamp(Duration::from_secs(1), Duration::from_secs(10));
+        let endpoints = config.endpoints.iter().map(|endpoint| {
+            Endpoint::new(
+                endpoint,
+                config.chain_id,
+                config.requests_per_second,
+                keepalive,
+                clock.clone(),
+                metrics.clone(),
+            )
+            .map_err(|error| format!("chain {}: {error}", config.chain_id))
+        });
+        let endpoints = endpoints.collect::<Result<Vec<Endpoint>, String>>()?;
+        let entries = endpoints.iter().zip(&config.endpoints);
+        let entries = entries.map(|(endpoint, config)| (endpoint.name.clone(), config.priority));
+        let lag_ns = u64::try_from(config.stall_after.as_nanos()).unwrap_or(u64::MAX);
+        let board = Mutex::new(Scoreboard::new(entries, lag_ns));
+        let leader = watch::channel(None).0;
+        let shared = Arc::new(Shared { config, endpoints, board, leader, clock, metrics });
+        Ok(Self { shared, batch_max: AtomicUsize::new(100) })
+    }
+
+    /// Carries out a module's requests: the best endpoint first, the next one when it lets us down, within the deadline.
+    async fn persist(
+        &self,
+        requests: &[(&str, &RawValue)],
+        deadline: Duration,
+    ) -> Result<Vec<Result<Box<RawValue>, CallError>>, CallError> {
+        let repeatable = requests.iter().all(|(method, _)| is_repeatable(method));
+        let until = Instant::now() + deadline;
+        let mut error = CallError::unavailable("no endpoint may be used");
+        let mut tried = Vec::new();
+        let mut wait = RETRY_MIN;
+        for attempt in 0..=self.shared.config.max_retries {
+            let order = self.shared.order();
+            let fresh = order.iter().copied().find(|index| !tried.contains(index));
+            let index = match (fresh, order.first()) {
+                (Some(index), _) => index,
+                (None, Some(first)) => {
+                    // Every endpoint has been asked: begin again, not at once.
+                    tokio::time::sleep(wait.min(until.saturating_duration_since(Instant::now()))).await;
+                    wait *= 2;
+                    tried.clear();
+                    *first
+                }
+                (None, None) => break,
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                error = CallError::timeout(deadline);
+                break;
+            }
+            if attempt > 0 && fresh.is_some() {
+                self.shared.fell_back();
+            }
+            tried.push(index);
+            let timeout = left.min(self.shared.config.timeout);
+            match self.shared.endpoints[index].send(requests, timeout).await {
+                Ok(result) => return Ok(result),
+                Err(failure) => {
+                    self.shared.let_down(index, &failure);
+                    let stop = !failure.may_differ_elsewhere() || !repeatable;
+                    error = failure;
+                    if stop {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(error)
+    }
+}
+
+/// Whether a method may be sent twice. What a node may have acted on is not sent to another one.
+fn is_repeatable(method: &str) -> bool {
+    !(method.starts_with("eth_send") || method.starts_with("personal_") || method.contains("sign"))
+}
+
+fn parse_params(params: String) -> Result<Box<RawValue>, HostError> {
+    RawValue::from_string(params)
+        .map_err(|error| HostError::new("chain", HostErrorKind::InvalidInput, format!("params are not JSON: {error}")))
+}
+
+fn to_text(answer: Result<Box<RawValue>, CallError>) -> Result<String, HostError> {
+    match answer {
+        Ok(result) => Ok(Box::<str>::from(result).into_string()),
+        Err(error) => Err(error.to_host_error()),
+    }
+}
+
 #[async_trait]
 impl Backend for RpcBackend {
-    async fn follow(&self, _: mpsc::Sender<Seen>) {
-        todo!()
+    async fn follow(&self, heads: mpsc::Sender<Seen>) {
+        let lines = (0..self.shared.endpoints.len()).map(|index| {
+            let line = follow::Line::new(self.shared.clone(), index, heads.clone());
+            line.run()
+        });
+        let mut lines: FuturesUnordered<_> = lines.collect();
+        while lines.next().await.is_some() {}
     }
-    async fn headers(&self, _: &[u64]) -> Result<Vec<Header>, Failure> {
-        todo!()
+
+    async fn headers(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
+        self.read_headers(numbers).await
     }
-    async fn header(&self, _: Hash) -> Result<Option<Header>, Failure> {
-        todo!()
+
+    async fn header(&self, hash: Hash) -> Result<Option<Header>, Failure> {
+        self.read_header(hash).await
     }
-    async fn tagged(&self, _: Tag) -> Result<Option<Header>, Failure> {
-        todo!()
+
+    async fn tagged(&self, tag: Tag) -> Result<Option<Header>, Failure> {
+        self.read_tagged(tag).await
     }
-    async fn block_logs(&self, _: &Header, _: &Union) -> Result<Vec<Log>, Failure> {
-        todo!()
+
+    async fn block_logs(&self, block: &Header, union: &Union) -> Result<Vec<Log>, Failure> {
+        self.read_block_logs(block, union).await
     }
-    async fn range_logs(&self, _: u64, _: u64, _: &Union) -> Result<Vec<Log>, Failure> {
-        todo!()
+
+    async fn range_logs(&self, from: u64, to: u64, union: &Union) -> Result<Vec<Log>, Failure> {
+        self.read_range_logs(from, to, union).await
     }
-    async fn request(&self, _: &str, _: &str, _: Duration) -> Result<String, HostError> {
-        todo!()
+
+    async fn request(&self, method: &str, params: &str, deadline: Duration) -> Result<String, HostError> {
+        let params = parse_params(params.to_owned())?;
+        let answers = self.persist(&[(method, &params)], deadline).await;
+        match answers.map(|mut answers| answers.pop()) {
+            Ok(Some(answer)) => to_text(answer),
+            Ok(None) => Err(CallError::nonsense("it is empty").to_host_error()),
+            Err(error) => Err(error.to_host_error()),
+        }
     }
+
     async fn request_batch(
         &self,
-        _: Vec<(String, String)>,
-        _: Duration,
+        requests: Vec<(String, String)>,
+        deadline: Duration,
     ) -> Result<Vec<Result<String, HostError>>, HostError> {
-        todo!()
+        if requests.is_empty() {
+            return Ok(vec![]);
+        }
+        let mut parsed = Vec::with_capacity(requests.len());
+        for (method, params) in requests {
+            parsed.push((method, parse_params(params)?));
+        }
+        let batch: Vec<(&str, &RawValue)> =
+            parsed.iter().map(|(method, params)| (method.as_str(), &**params)).collect();
+        match self.persist(&batch, deadline).await {
+            Ok(answers) => Ok(answers.into_iter().map(to_text).collect()),
+            // A batch of one is sent as a plain request: the node's error is the answer to it.
+            Err(error @ CallError::Node { .. }) if batch.len() == 1 => Ok(vec![Err(error.to_host_error())]),
+            Err(error) => Err(error.to_host_error()),
+        }
     }
+
     fn endpoints(&self) -> Vec<EndpointStatus> {
-        todo!()
+        let now_ns = self.shared.clock.monotonic_ns();
+        self.shared.board.lock().unwrap_or_else(PoisonError::into_inner).status(now_ns)
     }
+
     fn best_head(&self) -> Option<u64> {
-        todo!()
+        self.shared.board.lock().unwrap_or_else(PoisonError::into_inner).best_head()
     }
 }

@@ -13,10 +13,7 @@ use nexum_host_ifaces::{
     types::{Event, Log},
 };
 
-use crate::{
-    header::{Header, Link},
-    interests::Watch,
-};
+use crate::{header::Header, interests::Watch};
 
 /// Logs of recent blocks held in memory; past it the oldest are dropped and read again when somebody needs them.
 const LOG_BYTES_MAX: usize = 64 << 20;
@@ -157,10 +154,6 @@ impl Window {
 
     pub fn hash_at(&self, number: u64) -> Option<Hash> {
         self.get(number).map(|block| block.header.hash)
-    }
-
-    pub fn links(&self) -> impl Iterator<Item = Link> {
-        self.blocks.iter().map(|block| block.header.link())
     }
 
     /// Puts a head on top. It must follow the tip.

@@ -83,7 +83,8 @@ impl CallError {
         match self {
             Self::Node { code, message, .. } => {
                 let message = message.to_lowercase();
-                let words = ["range", "more than", "too large", "too many", "exceed", "size", "timeout", "timed out", "limit"];
+                let words =
+                    ["range", "more than", "too large", "too many", "exceed", "size", "timeout", "timed out", "limit"];
                 *code == CODE_LIMIT_EXCEEDED || words.iter().any(|words| message.contains(words))
             }
             Self::Transport { kind, status, .. } => {
@@ -175,7 +176,11 @@ fn of_custom(error: &(dyn Error + 'static)) -> CallError {
     }
     let text = match client {
         Some(client) if std::ptr::eq(cause, error) => {
-            if client.is_connect() { "cannot connect".to_owned() } else { "the request failed".to_owned() }
+            if client.is_connect() {
+                "cannot connect".to_owned()
+            } else {
+                "the request failed".to_owned()
+            }
         }
         _ => short(&cause.to_string()),
     };

@@ -36,7 +36,7 @@ impl Limiter {
             let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
             let next = due.unwrap_or(now).max(now) + cost;
             *due = Some(next);
-            next - cost.max(BURST).min(next - now)
+            next.checked_sub(cost.max(BURST)).unwrap_or(now)
         };
         if go > now {
             tokio::time::sleep_until(go).await;

@@ -136,8 +136,7 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn board() -> Scoreboard {
-        let mut board =
-            Scoreboard::new([("a".to_owned(), 0), ("b".to_owned(), 1), ("c".to_owned(), 1)], 10 * S);
+        let mut board = Scoreboard::new([("a".to_owned(), 0), ("b".to_owned(), 1), ("c".to_owned(), 1)], 10 * S);
         assert_eq!(board.leader(0), None);
         (0..3).for_each(|index| board.up(index, 0));
         board

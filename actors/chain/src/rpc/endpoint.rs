@@ -1,0 +1,297 @@
+//! One node: its transport, its pace, its errors and numbers. Knows nothing of the other endpoints.
+
+use std::{
+    borrow::Cow,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use alloy::{
+    primitives::B256,
+    pubsub::{ConnectionHandle, PubSubConnect, PubSubFrontend, RawSubscription},
+    rpc::json_rpc::{Id, Request, RequestPacket, Response, ResponsePacket, ResponsePayload, SerializedRequest},
+    transports::{
+        TransportErrorKind, TransportResult,
+        http::{Http, reqwest},
+        ws::{WebSocketConfig, WsConnect},
+    },
+};
+use nexum_host_ifaces::clock::Clock;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use tower::Service;
+use url::Url;
+
+use super::{errors::CallError, limiter::Limiter};
+use crate::{config::EndpointConfig, metrics::ChainMetrics};
+
+/// Heads buffered between the socket and the actor; what overflows is fetched as a gap.
+const SUBSCRIPTION_ITEMS: usize = 256;
+/// A block's logs may be large; the library's 16 MiB per frame is too little for some.
+const WS_MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+type Payload = Result<Box<RawValue>, CallError>;
+
+enum Transport {
+    Http(Http<reqwest::Client>),
+    Ws { url: String, keepalive: Duration, frontend: Mutex<Option<PubSubFrontend>> },
+}
+
+/// A WebSocket that is not reconnected behind our back: alloy would give up after some retries, and lose heads silently.
+#[derive(Clone)]
+struct ConnectOnce(WsConnect);
+
+impl PubSubConnect for ConnectOnce {
+    fn is_local(&self) -> bool {
+        self.0.is_local()
+    }
+
+    async fn connect(&self) -> TransportResult<ConnectionHandle> {
+        self.0.connect().await
+    }
+
+    async fn try_reconnect(&self) -> TransportResult<ConnectionHandle> {
+        Err(TransportErrorKind::non_retryable_str("the endpoint reconnects itself"))
+    }
+}
+
+pub struct Endpoint {
+    /// Scheme, host and port: all of the URL that is ever shown.
+    pub name: String,
+    chain_label: String,
+    transport: Transport,
+    /// Parts of the URL that must not appear in any message.
+    secrets: Vec<String>,
+    limiter: Limiter,
+    next_id: AtomicU64,
+    clock: Arc<dyn Clock>,
+    metrics: ChainMetrics,
+}
+
+/// Scheme, host and port of a URL.
+pub fn public_name(url: &Url) -> String {
+    let host = url.host_str().unwrap_or("?");
+    match url.port_or_known_default() {
+        Some(port) => format!("{}://{host}:{port}", url.scheme()),
+        None => format!("{}://{host}", url.scheme()),
+    }
+}
+
+impl Endpoint {
+    pub fn new(
+        config: &EndpointConfig,
+        chain_id: u64,
+        requests_per_second: u32,
+        keepalive: Duration,
+        clock: Arc<dyn Clock>,
+        metrics: ChainMetrics,
+    ) -> Result<Self, String> {
+        // The URL may hold a key, so errors must not quote it.
+        let url: Url = config.url.parse().map_err(|error| format!("an endpoint's URL is malformed: {error}"))?;
+        let name = public_name(&url);
+        let transport = match url.scheme() {
+            "http" | "https" => {
+                let client = reqwest::Client::builder().no_proxy().build();
+                let client = client.map_err(|error| format!("{name}: cannot set up HTTP: {error}"))?;
+                Transport::Http(Http::with_client(client, url.clone()))
+            }
+            "ws" | "wss" => Transport::Ws { url: config.url.clone(), keepalive, frontend: Mutex::new(None) },
+            other => return Err(format!("{name}: scheme `{other}` is none of http, https, ws, wss")),
+        };
+        let mut secrets = vec![config.url.clone(), url.to_string()];
+        let parts = [Some(url.path()), url.query(), url.password(), Some(url.username())];
+        secrets.extend(parts.into_iter().flatten().filter(|part| part.len() > 3).map(str::to_owned));
+        let limiter = Limiter::new(requests_per_second);
+        let chain_label = chain_id.to_string();
+        Ok(Self { name, chain_label, transport, secrets, limiter, next_id: AtomicU64::new(1), clock, metrics })
+    }
+
+    pub fn is_ws(&self) -> bool {
+        matches!(self.transport, Transport::Ws { .. })
+    }
+
+    /// Opens the socket; does nothing for HTTP.
+    pub async fn connect(&self, timeout: Duration) -> Result<(), CallError> {
+        let Transport::Ws { url, keepalive, frontend } = &self.transport else { return Ok(()) };
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(WS_MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(WS_MESSAGE_BYTES_MAX));
+        let connect = WsConnect::new(url.clone()).with_config(config).with_keepalive_interval(*keepalive);
+        let connected = match tokio::time::timeout(timeout, ConnectOnce(connect).into_service()).await {
+            Ok(connected) => connected.map_err(|error| self.clean(CallError::of_transport(error)))?,
+            Err(_) => return Err(CallError::timeout(timeout)),
+        };
+        connected.set_channel_size(SUBSCRIPTION_ITEMS);
+        *frontend.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected);
+        Ok(())
+    }
+
+    /// Closes the socket; requests in flight fail.
+    pub fn disconnect(&self) {
+        if let Transport::Ws { frontend, .. } = &self.transport {
+            *frontend.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
+    fn frontend(&self) -> Result<PubSubFrontend, CallError> {
+        match &self.transport {
+            Transport::Http(_) => Err(CallError::unavailable("HTTP has no subscriptions")),
+            Transport::Ws { frontend, .. } => {
+                let frontend = frontend.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                frontend.ok_or_else(|| CallError::unavailable("not connected"))
+            }
+        }
+    }
+
+    fn clean(&self, error: CallError) -> CallError {
+        error.without(&self.secrets)
+    }
+
+    fn serialize(&self, method: &str, params: &RawValue) -> Result<SerializedRequest, CallError> {
+        let id = Id::Number(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let request = Request::new(Cow::Owned(method.to_owned()), id, params);
+        request.serialize().map_err(|error| CallError::nonsense(error.to_string()))
+    }
+
+    fn failed(&self, method: &str) {
+        let labels = [&self.chain_label, ChainMetrics::method(method), &self.name];
+        self.metrics.rpc_errors.with_label_values(&labels).inc();
+    }
+
+    async fn exchange(&self, packet: RequestPacket, timeout: Duration) -> Result<ResponsePacket, CallError> {
+        let exchange = async {
+            self.limiter.pass(packet.len()).await;
+            match &self.transport {
+                Transport::Http(http) => http.clone().call(packet).await,
+                Transport::Ws { .. } => self.frontend()?.send_packet(packet).await,
+            }
+            .map_err(CallError::of_transport)
+        };
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(result) => result.map_err(|error| self.clean(error)),
+            Err(_) => Err(CallError::timeout(timeout)),
+        }
+    }
+
+    /// One request, one answer.
+    pub async fn call(&self, method: &str, params: &RawValue, timeout: Duration) -> Payload {
+        let label = ChainMetrics::method(method);
+        self.metrics.rpc_requests.with_label_values(&[&self.chain_label, label]).inc();
+        let began_ns = self.clock.monotonic_ns();
+        let packet = RequestPacket::Single(self.serialize(method, params)?);
+        let result = match self.exchange(packet, timeout).await {
+            Ok(ResponsePacket::Single(response)) => self.payload(response),
+            Ok(ResponsePacket::Batch(mut responses)) if responses.len() == 1 => self.payload(responses.remove(0)),
+            Ok(ResponsePacket::Batch(_)) => Err(CallError::nonsense("a batch for one request")),
+            Err(error) => Err(error),
+        };
+        let seconds = self.clock.monotonic_ns().saturating_sub(began_ns) as f64 / 1e9;
+        self.metrics.rpc_duration.with_label_values(&[&self.chain_label, label]).observe(seconds);
+        if result.is_err() {
+            self.failed(method);
+        }
+        result
+    }
+
+    fn payload(&self, response: Response) -> Payload {
+        match response.payload {
+            ResponsePayload::Success(result) => Ok(result),
+            ResponsePayload::Failure(error) => Err(self.clean(CallError::of_payload(&error))),
+        }
+    }
+
+    /// One batch over HTTP; over a WebSocket, where alloy knows no batches, the requests go out one after the other
+    /// without waiting. As many answers as requests, in order.
+    pub async fn batch(&self, requests: &[(&str, &RawValue)], timeout: Duration) -> Result<Vec<Payload>, CallError> {
+        let mut packet = Vec::with_capacity(requests.len());
+        for (method, params) in requests {
+            let labels = [&self.chain_label, ChainMetrics::method(method)];
+            self.metrics.rpc_requests.with_label_values(&labels).inc();
+            packet.push(self.serialize(method, params)?);
+        }
+        let ids: Vec<Id> = packet.iter().map(|request| request.id().clone()).collect();
+        let began_ns = self.clock.monotonic_ns();
+        let answer = self.exchange(RequestPacket::Batch(packet), timeout).await;
+        let seconds = self.clock.monotonic_ns().saturating_sub(began_ns) as f64 / 1e9;
+        let method = requests.first().map_or("", |(method, _)| method);
+        let labels = [&self.chain_label, ChainMetrics::method(method)];
+        self.metrics.rpc_duration.with_label_values(&labels).observe(seconds);
+        let responses = match answer {
+            Ok(ResponsePacket::Batch(responses)) => responses,
+            Ok(ResponsePacket::Single(response)) => {
+                self.failed(method);
+                // The node refuses the batch as a whole.
+                return Err(match self.payload(response) {
+                    Ok(_) => CallError::nonsense("one answer to a batch"),
+                    Err(error) => error,
+                });
+            }
+            Err(error) => {
+                self.failed(method);
+                return Err(error);
+            }
+        };
+        let mut by_id: std::collections::HashMap<Id, Response> =
+            responses.into_iter().map(|response| (response.id.clone(), response)).collect();
+        let answers = ids.iter().zip(requests).map(|(id, (method, _))| {
+            let answer = match by_id.remove(id) {
+                Some(response) => self.payload(response),
+                None => Err(CallError::nonsense("an answer of the batch is missing")),
+            };
+            if answer.is_err() {
+                self.failed(method);
+            }
+            answer
+        });
+        Ok(answers.collect())
+    }
+
+    /// One request as such, several as one batch. A single request's failure is the outer one.
+    pub async fn send(&self, requests: &[(&str, &RawValue)], timeout: Duration) -> Result<Vec<Payload>, CallError> {
+        match requests {
+            [(method, params)] => Ok(vec![Ok(self.call(method, params, timeout).await?)]),
+            requests => self.batch(requests, timeout).await,
+        }
+    }
+
+    /// Subscribes to heads. The local id is for [`Endpoint::unsubscribe`].
+    pub async fn subscribe_heads(&self, timeout: Duration) -> Result<(RawSubscription, B256), CallError> {
+        let params = raw(&["newHeads"])?;
+        let local = self.call("eth_subscribe", &params, timeout).await?;
+        let local: B256 = serde_json::from_str(local.get()).map_err(|error| CallError::nonsense(error.to_string()))?;
+        let subscription = self.frontend()?.get_subscription(local).await;
+        Ok((subscription.map_err(|error| self.clean(CallError::of_transport(error)))?, local))
+    }
+
+    pub fn unsubscribe(&self, local: B256) {
+        if let Ok(frontend) = self.frontend() {
+            // A connection that is gone has no subscriptions.
+            let _ = frontend.unsubscribe(local);
+        }
+    }
+}
+
+/// JSON text of parameters.
+pub fn raw<T: serde::Serialize>(params: &T) -> Result<Box<RawValue>, CallError> {
+    serde_json::value::to_raw_value(params).map_err(|error| CallError::nonsense(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_never_holds_a_key() {
+        let cases = [
+            ("https://user:pass@mainnet.example.org/v3/0123456789?key=abc#x", "https://mainnet.example.org:443"),
+            ("ws://127.0.0.1:8545", "ws://127.0.0.1:8545"),
+            ("wss://node.example.org/ws", "wss://node.example.org:443"),
+        ];
+        for (url, name) in cases {
+            assert_eq!(public_name(&url.parse().unwrap()), name);
+        }
+    }
+}
