@@ -94,9 +94,13 @@ impl Engine {
     }
 }
 
-fn mock(interval: &str, dir: &TempDir) -> String {
+fn mock(interval: u64, dir: &TempDir) -> String {
     let fixture = dir.path().join("chain.toml");
-    fs::write(&fixture, format!("chain_id = {CHAIN}\nname = \"mock\"\nblock_interval = \"{interval}\"\n")).unwrap();
+    fs::write(
+        &fixture,
+        format!("chain_id = {CHAIN}\nname = \"mock\"\nblock_interval_ms = {interval}\nendless = true\n"),
+    )
+    .unwrap();
     format!("[[chains]]\nchain_id = {CHAIN}\nmock = \"{}\"\n", fixture.display())
 }
 
@@ -106,7 +110,7 @@ fn plain(sources: Vec<PathBuf>) -> Vec<(PathBuf, String)> {
 
 pub fn idle_engine(figures: &mut Figures) {
     let dir = TempDir::with_prefix("nexum-bench.").unwrap();
-    let chain = mock("1s", &dir);
+    let chain = mock(1_000, &dir);
     let engine = Engine::start(dir, &chain, &plain(vec![bundle("bench")]));
     let resident = resident_bytes(engine.child.id()) / MIB;
     figures.add("idle engine with one module, resident", resident, "MiB", None, Goal::AtMost(40.0));
@@ -115,7 +119,7 @@ pub fn idle_engine(figures: &mut Figures) {
 
 pub fn thousand_modules(figures: &mut Figures) {
     let dir = TempDir::with_prefix("nexum-bench.").unwrap();
-    let chain = mock("1s", &dir);
+    let chain = mock(1_000, &dir);
     let sources = copies(dir.path(), "bench", "m", 1_000);
     // The first start compiles; the second finds the cache, but no state.
     let dir = Engine::start(dir, &chain, &plain(vec![bundle("bench")])).end();
@@ -230,7 +234,7 @@ pub fn head_to_guest(figures: &mut Figures, modules: usize, blocks: usize) {
 pub fn noisy_neighbour(figures: &mut Figures, blocks: u64) {
     let run = |hostile: &[&str]| {
         let dir = TempDir::with_prefix("nexum-bench.").unwrap();
-        let chain = mock("50ms", &dir);
+        let chain = mock(50, &dir);
         let mut modules = plain(copies(dir.path(), "bench", "m", 50));
         for mode in hostile {
             let source = copies(dir.path(), "hostile", &format!("h-{mode}-"), 1).remove(0);

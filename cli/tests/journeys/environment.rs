@@ -7,7 +7,7 @@ use super::{
     engine::{Setup, free_port},
 };
 
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nblock_interval = \"50ms\"\n";
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 
 /// Starts an engine that must end by itself with a failure; its log.
 fn refused(setup: Setup) -> String {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::engine::{Engine, Setup};
 
 /// Twenty blocks a second, without end.
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nblock_interval = \"50ms\"\n";
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 const QUICK: (&str, &str) = ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"50ms\"]");
 const BUDGET: (&str, &str) = ("max_consecutive_failures = 10", "max_consecutive_failures = 4");
 const SHORT: (&str, &str) = ("event_deadline = \"2s\"", "event_deadline = \"500ms\"");

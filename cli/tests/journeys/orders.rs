@@ -2,7 +2,7 @@
 
 use super::engine::Setup;
 
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nblock_interval = \"50ms\"\n";
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 
 #[test]
 fn pause_resume_restart_load_and_unload_touch_one_module_alone() {

@@ -1,0 +1,285 @@
+//! The arguments of both programs, and the help that goes with them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use nexum_host_ifaces::grants::Capability;
+
+use crate::{config::LogFormat, exit::CODES};
+
+/// Runs WebAssembly modules that watch EVM chains.
+#[derive(Debug, Parser)]
+#[command(name = "nexum", version, propagate_version = true, max_term_width = 100, after_help = CODES)]
+#[command(after_long_help = concat!(
+    "Examples:\n",
+    "  nexum run --config nexum-engine.toml\n",
+    "  nexum run --mock fixtures/chains/demo.toml --module bundles/price-watch    no node needed\n",
+    "  nexum check-config --config nexum-engine.toml\n",
+    "  nexum module package modules/price-watch --component price_watch.wasm --out bundles/price-watch\n",
+    "  nexum health && echo fine\n\n",
+    "Settings: defaults < nexum-engine.toml < environment (NEXUM_SECTION__KEY, such as\n",
+    "NEXUM_ENGINE__LOG_LEVEL) < flags.\n\n",
+    "Exit codes: 0 done · 1 failed or refused · 2 wrong usage · 3 engine not reachable ·\n",
+    "4 engine not healthy · 5 no such module, key or dead letter"
+))]
+pub struct Nexum {
+    #[command(flatten)]
+    pub output: Output,
+    #[command(subcommand)]
+    pub command: NexumCommand,
+}
+
+/// Looks after a running nexum engine.
+#[derive(Debug, Parser)]
+#[command(name = "nexumctl", version, propagate_version = true, max_term_width = 100, after_help = CODES)]
+#[command(after_long_help = concat!(
+    "Examples:\n",
+    "  nexumctl tree --watch                      what runs, and how it is doing\n",
+    "  nexumctl logs -f --module price-watch      its log lines as they come\n",
+    "  nexumctl module restart old-probe          the way out of DEAD\n",
+    "  nexumctl dlq show price-watch 4711         an event that the module could not handle\n",
+    "  nexumctl state list price-watch --prefix last/ --json | jq .entries\n",
+    "  nexumctl --url http://10.0.0.5:8081 --token-file admin.token tree\n\n",
+    "The engine is looked for at --socket, else ./.nexum/admin.sock, else /var/lib/nexum/admin.sock.\n\n",
+    "Exit codes: 0 done · 1 failed or refused · 2 wrong usage · 3 engine not reachable ·\n",
+    "4 engine not healthy · 5 no such module, key or dead letter"
+))]
+pub struct Nexumctl {
+    #[command(flatten)]
+    pub output: Output,
+    #[command(subcommand)]
+    pub command: NexumctlCommand,
+}
+
+/// Which engine, and how to answer.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Output {
+    /// Answer as JSON, in a form that stays
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// The engine's admin socket
+    #[arg(long, global = true, value_name = "PATH", env = "NEXUM_SOCKET", conflicts_with = "url")]
+    pub socket: Option<PathBuf>,
+    /// The engine's admin API over TCP, such as http://10.0.0.5:8081
+    #[arg(long, global = true, value_name = "URL", env = "NEXUM_URL")]
+    pub url: Option<String>,
+    /// File with the token for --url; else the variable NEXUM_TOKEN
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NexumCommand {
+    Run(Run),
+    #[command(flatten)]
+    Common(Common),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NexumctlCommand {
+    #[command(flatten)]
+    Operator(Operator),
+    #[command(flatten)]
+    Common(Common),
+    Run(Run),
+}
+
+/// Run an engine until SIGTERM or SIGINT
+///
+/// The first signal stops it in order: modules finish the event in flight, the store syncs. A second one ends it at once.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Where settings come from, and those that flags can change.
+#[derive(Debug, Default, Args)]
+pub struct Settings {
+    /// The configuration [default: ./nexum-engine.toml, not needed with --mock]
+    #[arg(long, short, value_name = "FILE", env = "NEXUM_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Play this chain fixture in place of the configured chain with its id
+    #[arg(long, value_name = "FIXTURE")]
+    pub mock: Option<PathBuf>,
+    /// A bundle to load besides the configured ones; may be repeated
+    #[arg(long = "module", value_name = "DIR")]
+    pub modules: Vec<PathBuf>,
+    /// Where state is kept [default: ./.nexum; with --mock and no --config a directory that goes with the engine]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// A level, or directives such as info,nexum_chain=debug
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Common {
+    /// Check the configuration and print what it comes to, with secrets masked
+    CheckConfig(Settings),
+    /// Ask the engine whether it is healthy; exit code 4 when it is not
+    Health,
+    /// List, load and steer modules, or package one
+    #[command(subcommand)]
+    Module(Module),
+    /// Look at what modules keep, and back it up
+    #[command(subcommand)]
+    State(State),
+    /// Print a completion script, such as: source <(nexumctl completions bash)
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Module {
+    /// Loaded modules and their state
+    List,
+    /// Load a bundle into the running engine; the configuration file is not changed
+    Load(Load),
+    /// Stop a module after the event in flight and forget it; its state stays
+    Unload { name: String },
+    /// Start a module afresh with a full restart budget; the way out of DEAD
+    Restart { name: String },
+    /// Stop a module after the event in flight; it stays paused over restarts of the engine
+    Pause { name: String },
+    /// Let a paused module go on where it stopped
+    Resume { name: String },
+    /// Make a bundle: the manifest with the component's hash filled in, and the component
+    Package(Package),
+}
+
+#[derive(Debug, Args)]
+pub struct Load {
+    /// The bundle: a directory with nexum.toml and module.wasm
+    pub bundle: PathBuf,
+    /// Withhold a capability, such as http; may be repeated
+    #[arg(long, value_name = "CAPABILITY")]
+    pub deny: Vec<Capability>,
+    /// Set a value of the module's [config], as TOML or else as a string; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, toml::Value)>,
+    /// Allow a chain method that the manifest asks for beyond the standard ones; may be repeated
+    #[arg(long, value_name = "METHOD")]
+    pub extra_method: Vec<String>,
+}
+
+fn key_value(text: &str) -> Result<(String, toml::Value), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as interval=30")?;
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"));
+    let value = parsed.ok().and_then(|mut table| table.remove("value"));
+    let value = value.unwrap_or_else(|| toml::Value::String(text[key.len() + 1..].to_owned()));
+    Ok((key.trim().to_owned(), value))
+}
+
+#[derive(Debug, Args)]
+pub struct Package {
+    /// Directory with the manifest, nexum.toml
+    pub manifest_dir: PathBuf,
+    /// The compiled component
+    #[arg(long, value_name = "WASM")]
+    pub component: PathBuf,
+    /// The bundle to make; one that is there is replaced in one step
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum State {
+    /// Keys and values of a module, in byte order
+    List {
+        module: String,
+        /// Only keys that begin so
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// Only keys after this one: the `next` of the page before
+        #[arg(long, value_name = "KEY")]
+        after: Option<String>,
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// One value: its bytes as they are, or with --json as hex
+    Get { module: String, key: String },
+    /// What the engine knows of a module: cursors, sizes, failures
+    Inspect { module: String },
+    /// Copy the state of all modules to a new directory, while the engine runs
+    Backup {
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Fill an empty state directory from a backup; no engine may run on it
+    Restore {
+        /// A directory that `state backup` made
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// The state directory to fill
+        #[arg(long, value_name = "DIR")]
+        state_dir: PathBuf,
+    },
+    /// Remove everything the engine keeps of a module that is not loaded: state, cursors, journal, dead letters
+    Purge {
+        module: String,
+        /// Do it: there is no way back but a backup
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Operator {
+    /// The supervisor tree: services, chains and modules, and how they are doing
+    Tree {
+        /// Draw it again every two seconds; with --json one line each time
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Recent log lines of the engine
+    Logs {
+        /// Go on with what is logged from now on
+        #[arg(long, short)]
+        follow: bool,
+        /// Only lines about this module
+        #[arg(long, short, value_name = "NAME")]
+        module: Option<String>,
+    },
+    /// Events that a module could not handle
+    #[command(subcommand)]
+    Dlq(Dlq),
+    /// Current values of all metrics, in Prometheus' text format
+    Metrics,
+    /// Stop the engine in order, as SIGTERM does
+    Shutdown,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Dlq {
+    /// The dead letters of a module, oldest first
+    List { module: String },
+    /// One dead letter with its event and backtrace
+    Show { module: String, seq: u64 },
+    /// Deliver the event again; the letter goes when the module handles it
+    Retry { module: String, seq: u64 },
+    /// Forget the event
+    Drop { module: String, seq: u64 },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Nexum::command().debug_assert();
+        Nexumctl::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_toml_or_else_strings() {
+        assert_eq!(key_value("n=3").unwrap(), ("n".to_owned(), toml::Value::Integer(3)));
+        assert_eq!(key_value("flag=true").unwrap().1, toml::Value::Boolean(true));
+        assert_eq!(key_value("url=https://a.b/?c=d").unwrap().1, toml::Value::String("https://a.b/?c=d".to_owned()));
+        assert_eq!(key_value("text=\"3\"").unwrap().1, toml::Value::String("3".to_owned()));
+        assert!(key_value("n").is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! Packaging: a manifest and a component become a bundle that an engine verifies.
+//!
+//! Invariant: a bundle directory is complete or not there; one that is replaced goes in one step.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use sha2::{Digest, Sha256};
+use toml::de::{DeTable, DeValue};
+
+/// What was made.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Made {
+    pub name: String,
+    /// `sha256:` and 64 hex digits.
+    pub component: String,
+    pub bundle: PathBuf,
+}
+
+/// Writes `nexum.toml`, with the component's hash filled in, and `module.wasm` to the directory `out`.
+pub fn package(manifest_dir: &Path, component: &Path, out: &Path) -> anyhow::Result<Made> {
+    let manifest = manifest_dir.join("nexum.toml");
+    let text = fs::read_to_string(&manifest).with_context(|| format!("{}", manifest.display()))?;
+    let wasm = fs::read(component).with_context(|| format!("{}", component.display()))?;
+    check_component(&wasm).with_context(|| format!("{}", component.display()))?;
+    let hash = format!("sha256:{}", hex::encode(Sha256::digest(&wasm)));
+    let filled = fill_in(&text, &hash).with_context(|| format!("{}", manifest.display()))?;
+    // The check that an engine makes, so that a bundle that is made can be loaded.
+    let checked = nexum_kernel::manifest::Manifest::parse(&filled, &manifest, &crate::wire::schedule_check())?;
+
+    let absolute = std::path::absolute(out)?;
+    let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        bail!("--out {}: expected a directory to make", out.display());
+    };
+    fs::create_dir_all(parent).with_context(|| format!("{}", parent.display()))?;
+    let draft = parent.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let made = write(&draft, &filled, &wasm).map_err(Into::into).and_then(|()| put_in_place(&draft, &absolute));
+    // After an exchange this is the bundle before, else a draft that failed, else nothing.
+    let _ = fs::remove_dir_all(&draft);
+    made.with_context(|| format!("{}", out.display()))?;
+    Ok(Made { name: checked.name.to_string(), component: hash, bundle: out.to_owned() })
+}
+
+fn check_component(wasm: &[u8]) -> anyhow::Result<()> {
+    match (wasm.get(..4), wasm.get(4..8)) {
+        (Some(b"\0asm"), Some([0x0d, 0, 1, 0])) => Ok(()),
+        (Some(b"\0asm"), _) => {
+            bail!("is a core module, not a component: build for wasm32-wasip2, or use `wasm-tools component new`")
+        }
+        _ => bail!("is not WebAssembly"),
+    }
+}
+
+/// The manifest with `component` set in `[module]`; every other byte as it is.
+fn fill_in(manifest: &str, hash: &str) -> anyhow::Result<String> {
+    let line = |offset: usize| manifest[..offset].matches('\n').count() + 1;
+    let table = DeTable::parse(manifest).map_err(|error| {
+        anyhow::anyhow!("line {}: {}", error.span().map_or(1, |span| line(span.start)), error.message())
+    })?;
+    let module = table.get_ref().iter().find(|(key, _)| key.get_ref() == "module").map(|(_, value)| value);
+    let Some(DeValue::Table(keys)) = module.map(|module| module.get_ref()) else { bail!("has no [module]") };
+    let present = keys.iter().find(|(key, _)| key.get_ref() == "component").map(|(_, value)| value.span());
+    let (range, text) = match present {
+        Some(range) => (range, format!("\"{hash}\"")),
+        None => {
+            // After the line of the last plain key, so that tables below [module] stay where they are.
+            let plain = keys.iter().filter(|(_, value)| !matches!(value.get_ref(), DeValue::Table(_)));
+            let Some(end) = plain.map(|(_, value)| value.span().end).max() else { bail!("[module] is empty") };
+            let end = manifest[end..].find('\n').map_or(manifest.len(), |newline| end + newline);
+            (end..end, format!("\ncomponent = \"{hash}\""))
+        }
+    };
+    let mut filled = manifest.to_owned();
+    filled.replace_range(range, &text);
+    Ok(filled)
+}
+
+fn write(draft: &Path, manifest: &str, wasm: &[u8]) -> io::Result<()> {
+    fs::create_dir(draft)?;
+    for (name, content) in [("nexum.toml", manifest.as_bytes()), ("module.wasm", wasm)] {
+        let path = draft.join(name);
+        fs::write(&path, content)?;
+        fs::File::open(&path)?.sync_all()?;
+    }
+    fs::File::open(draft)?.sync_all()
+}
+
+fn put_in_place(draft: &Path, out: &Path) -> anyhow::Result<()> {
+    if !out.exists() {
+        return Ok(fs::rename(draft, out)?);
+    }
+    let is_bundle = out.join("nexum.toml").is_file() || (out.is_dir() && fs::read_dir(out)?.next().is_none());
+    if !is_bundle {
+        bail!("exists and is not a bundle: give another --out");
+    }
+    renameat_with(CWD, draft, CWD, out, RenameFlags::EXCHANGE)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    const MANIFEST: &str = "# about\n[module]\nname = \"m\"   # identity\nversion = \"0.1.0\"\n\n\
+                            [module.restart]\nmax_event_attempts = 2\n\n[capabilities]\nrequired = [\"logging\"]\n";
+
+    #[test]
+    fn the_hash_is_filled_in_and_the_rest_stays() {
+        let filled = fill_in(MANIFEST, "sha256:11").unwrap();
+        assert_eq!(filled, MANIFEST.replace("\"0.1.0\"\n", "\"0.1.0\"\ncomponent = \"sha256:11\"\n"));
+        assert_eq!(fill_in(&filled, "sha256:22").unwrap(), filled.replace("11", "22"));
+        assert_eq!(fill_in("name = 1\n", "x").unwrap_err().to_string(), "has no [module]");
+        assert!(fill_in("[module]\nname = \n", "x").unwrap_err().to_string().starts_with("line 2: "));
+    }
+
+    #[test]
+    fn a_bundle_is_made_and_replaced_whole() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let (source, out) = (directory.path().join("source"), directory.path().join("out/m"));
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("nexum.toml"), MANIFEST).unwrap();
+        let wasm = directory.path().join("m.wasm");
+        fs::write(&wasm, COMPONENT).unwrap();
+        let made = package(&source, &wasm, &out).unwrap();
+        assert_eq!((made.name.as_str(), &made.component[..7]), ("m", "sha256:"));
+        assert!(fs::read_to_string(out.join("nexum.toml")).unwrap().contains(&made.component));
+
+        fs::write(out.join("nexum.sig"), "of the component before").unwrap();
+        fs::write(&wasm, [COMPONENT, b"\0"].concat()).unwrap();
+        let again = package(&source, &wasm, &out).unwrap();
+        assert_ne!(again.component, made.component);
+        assert_eq!(fs::read(out.join("module.wasm")).unwrap().len(), COMPONENT.len() + 1);
+        assert!(!out.join("nexum.sig").exists());
+        assert_eq!(fs::read_dir(out.parent().unwrap()).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn what_cannot_be_a_bundle_is_refused() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let wasm = directory.path().join("m.wasm");
+        fs::write(directory.path().join("nexum.toml"), MANIFEST).unwrap();
+        let refused = |wasm: &Path, out: &Path| format!("{:#}", package(directory.path(), wasm, out).unwrap_err());
+        fs::write(&wasm, b"\0asm\x01\0\0\0").unwrap();
+        assert!(refused(&wasm, &directory.path().join("out")).contains("is a core module, not a component"));
+        fs::write(&wasm, COMPONENT).unwrap();
+        let precious = directory.path().join("precious");
+        fs::create_dir(&precious).unwrap();
+        fs::write(precious.join("thesis.txt"), "").unwrap();
+        assert!(refused(&wasm, &precious).contains("exists and is not a bundle"));
+        assert!(precious.join("thesis.txt").exists());
+    }
+}

@@ -1,0 +1,214 @@
+//! The client of the admin API, over the engine's Unix socket or over TCP with a token.
+//!
+//! Turns every way to fail into a line that says what to do: an engine that does not answer is exit code 3, an unknown
+//! name 5, a refusal 1.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use nexum_gateway::api::ErrorBody;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::net::{TcpStream, UnixStream};
+use url::Url;
+
+use crate::{args::Output, exit::Failure};
+
+/// Engines are looked for here when nothing is said: the working directory's, then the machine's.
+const SOCKETS: [&str; 2] = [".nexum/admin.sock", "/var/lib/nexum/admin.sock"];
+/// A host that does not answer at all is given up after this long.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+enum Target {
+    Unix(PathBuf),
+    Tcp { host: String, port: u16, token: String },
+}
+
+pub struct Client {
+    target: Target,
+}
+
+impl Client {
+    /// The engine that the arguments name.
+    pub fn new(output: &Output) -> Result<Self, Failure> {
+        let target = match (&output.url, &output.socket) {
+            (Some(url), _) => tcp(url, output.token_file.as_deref())?,
+            (None, Some(path)) => Target::Unix(path.clone()),
+            (None, None) => {
+                let found = SOCKETS.iter().find(|path| Path::new(path).exists());
+                Target::Unix(PathBuf::from(found.unwrap_or(&SOCKETS[0])))
+            }
+        };
+        Ok(Self { target })
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.read(Method::GET, path, None).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl serde::Serialize) -> Result<T, Failure> {
+        let body = serde_json::to_value(body).map_err(|error| Failure::failed(error.to_string()))?;
+        self.read(Method::POST, path, Some(body)).await
+    }
+
+    /// An order whose answer has no content.
+    pub async fn order(&self, method: Method, path: &str, body: Option<Value>) -> Result<(), Failure> {
+        self.whole(method, path, body).await.map(drop)
+    }
+
+    pub async fn text(&self, path: &str) -> Result<String, Failure> {
+        let bytes = self.whole(Method::GET, path, None).await?;
+        String::from_utf8(bytes.into())
+            .map_err(|_| Failure::failed("the engine answered with something that is no text"))
+    }
+
+    /// A streamed answer; its body is read frame by frame.
+    pub async fn stream(&self, path: &str) -> Result<Incoming, Failure> {
+        Ok(self.send(Method::GET, path, None).await?.into_body())
+    }
+
+    async fn read<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Value>) -> Result<T, Failure> {
+        let bytes = self.whole(method, path, body).await?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Failure::failed(format!("the engine's answer is not understood ({error}): is it of another version?"))
+        })
+    }
+
+    async fn whole(&self, method: Method, path: &str, body: Option<Value>) -> Result<Bytes, Failure> {
+        let response = self.send(method, path, body).await?;
+        response.into_body().collect().await.map(|body| body.to_bytes()).map_err(|error| self.broke_off(&error))
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<Response<Incoming>, Failure> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "engine");
+        if let Target::Tcp { host, port, token } = &self.target {
+            request = request.header(header::HOST, format!("{host}:{port}"));
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = Full::new(body.map(|body| Bytes::from(body.to_string())).unwrap_or_default());
+        let request = request.body(body).map_err(|error| Failure::usage(error.to_string()))?;
+        let response = match &self.target {
+            Target::Unix(path) => {
+                let socket = UnixStream::connect(path).await.map_err(|error| unreachable(path, &error))?;
+                exchange(socket, request).await
+            }
+            Target::Tcp { host, port, .. } => {
+                let connected =
+                    tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect((host.as_str(), *port))).await;
+                let timeout = || Err(io::Error::from(io::ErrorKind::TimedOut));
+                let socket = connected.unwrap_or_else(|_| timeout()).map_err(|error| {
+                    Failure::unreachable(format!("no engine answers at http://{host}:{port}: {error}"))
+                })?;
+                exchange(socket, request).await
+            }
+        };
+        let response = response.map_err(|error| self.broke_off(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let message = serde_json::from_slice(&body)
+            .map_or_else(|_| format!("the engine answered {status}"), |body: ErrorBody| body.error);
+        Err(match status {
+            StatusCode::NOT_FOUND => Failure::not_found(message),
+            StatusCode::UNAUTHORIZED => Failure::failed("the engine refused the token: see --token-file"),
+            _ => Failure::failed(message),
+        })
+    }
+
+    fn broke_off(&self, error: &hyper::Error) -> Failure {
+        let place = match &self.target {
+            Target::Unix(path) => path.display().to_string(),
+            Target::Tcp { host, port, .. } => format!("http://{host}:{port}"),
+        };
+        Failure::unreachable(format!("the engine at {place} broke off: {error}"))
+    }
+}
+
+/// Sends one request over a connection of its own.
+async fn exchange<S>(socket: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
+    // Drives the connection until the answer has been read; its errors come out at the answer.
+    tokio::spawn(connection);
+    sender.send_request(request).await
+}
+
+fn unreachable(path: &Path, error: &io::Error) -> Failure {
+    let path = path.display();
+    Failure::unreachable(match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("the engine's socket {path} belongs to another user: use sudo -u, or --url with a token")
+        }
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!("no engine answers at {path}: is `nexum run` running? give --socket")
+        }
+        _ => format!("no engine answers at {path}: {error}"),
+    })
+}
+
+fn tcp(url: &str, token_file: Option<&Path>) -> Result<Target, Failure> {
+    let expected = "expected one such as http://10.0.0.5:8081";
+    let parsed = Url::parse(url).map_err(|error| Failure::usage(format!("--url {url}: {error}; {expected}")))?;
+    let host = parsed.host_str().map(|host| host.trim_matches(['[', ']']).to_owned());
+    let (Some(host), "http") = (host, parsed.scheme()) else {
+        let hint = "the engine speaks plain HTTP: use a tunnel, or a proxy that ends TLS on its host";
+        return Err(Failure::usage(format!("--url {url}: {expected}; {hint}")));
+    };
+    let token = match token_file {
+        Some(file) => fs::read_to_string(file)
+            .map_err(|error| Failure::usage(format!("--token-file {}: {error}", file.display())))?,
+        None => crate::environment()
+            .remove("NEXUM_TOKEN")
+            .ok_or_else(|| Failure::usage("--url needs a token: give --token-file, or set NEXUM_TOKEN"))?,
+    };
+    Ok(Target::Tcp { host, port: parsed.port().unwrap_or(80), token: token.trim().to_owned() })
+}
+
+/// One part of a path, such as a key with slashes.
+pub fn part(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_path_are_encoded() {
+        assert_eq!(part("a b/c?d%+e"), "a%20b%2Fc%3Fd%25%2Be");
+        assert_eq!(part("price-watch"), "price-watch");
+    }
+
+    #[test]
+    fn only_plain_http_with_a_token() {
+        let wrong = |url: &str| tcp(url, None).unwrap_err();
+        assert!(wrong("https://a:1").message.contains("a proxy that ends TLS"));
+        assert_eq!(wrong("10.0.0.5:8081").code, 2);
+    }
+
+    #[tokio::test]
+    async fn nobody_there_says_what_to_do() {
+        let output = Output { socket: Some("/nonexistent/admin.sock".into()), ..Output::default() };
+        let failure = Client::new(&output).unwrap().text("/v1/tree").await.unwrap_err();
+        assert_eq!(failure.code, 3);
+        assert_eq!(
+            failure.message,
+            "no engine answers at /nonexistent/admin.sock: is `nexum run` running? give --socket"
+        );
+    }
+}

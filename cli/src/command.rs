@@ -1,0 +1,113 @@
+//! Carries out every command but `run`: asks the engine, prints the answer.
+
+mod operator;
+mod state;
+
+use clap::CommandFactory;
+use futures::future::BoxFuture;
+use hyper::Method;
+use nexum_kernel::admin::{Health, ModuleSpec, Node};
+use serde_json::json;
+
+use crate::{
+    args::{self, Common, Output},
+    bundle,
+    client::{Client, part},
+    config,
+    exit::Failure,
+    render::{self, print, print_json},
+    wire,
+};
+
+pub use operator::operator;
+
+/// Runs a conversation with an engine to its end.
+fn block_on(conversation: BoxFuture<'_, Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::failed(format!("no runtime: {error}")))?.block_on(conversation)
+}
+
+pub fn common(command: Common, output: Output, program: &str) -> Result<(), Failure> {
+    match command {
+        Common::CheckConfig(settings) => check_config(&settings, &output),
+        Common::Health => block_on(Box::pin(health(&output))),
+        Common::Module(args::Module::Package(package)) => {
+            let made = bundle::package(&package.manifest_dir, &package.component, &package.out)?;
+            match output.json {
+                true => print_json(&json!({ "module": made.name, "component": made.component, "bundle": made.bundle })),
+                false => print(&format!("{} {} in {}\n", made.name, made.component, made.bundle.display())),
+            }
+        }
+        Common::Module(command) => block_on(Box::pin(module(command, &output))),
+        Common::State(command) => state::state(command, &output),
+        Common::Completions { shell } => {
+            let mut command = if program == "nexum" { args::Nexum::command() } else { args::Nexumctl::command() };
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, program, &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+fn check_config(settings: &args::Settings, output: &Output) -> Result<(), Failure> {
+    let config = wire::settings(settings)?.config;
+    match output.json {
+        true => print_json(&config::shown_json(&config)),
+        false => print(&config::shown(&config)),
+    }
+}
+
+async fn health(output: &Output) -> Result<(), Failure> {
+    let health: Health = Client::new(output)?.get("/v1/health").await?;
+    match output.json {
+        true => print_json(&health)?,
+        false => print(&render::report::health(&health))?,
+    }
+    if health.status == "healthy" { Ok(()) } else { Err(Failure::unhealthy()) }
+}
+
+/// Says that an order was carried out.
+fn done(output: &Output, module: &str, what: &str) -> Result<(), Failure> {
+    match output.json {
+        true => print_json(&json!({ "module": module, "done": what })),
+        false => print(&format!("{module}: {what}\n")),
+    }
+}
+
+async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
+    let client = Client::new(output)?;
+    let (name, step, method, what) = match command {
+        args::Module::List => {
+            let modules: Vec<Node> = client.get("/v1/modules").await?;
+            return match output.json {
+                true => print_json(&modules),
+                false => print(&render::report::modules(&modules)),
+            };
+        }
+        args::Module::Load(load) => return load_module(&client, load, output).await,
+        // Needs no engine; carried out before.
+        args::Module::Package(_) => return Ok(()),
+        args::Module::Unload { name } => (name, "", Method::DELETE, "unloaded"),
+        args::Module::Restart { name } => (name, "/restart", Method::POST, "restarted"),
+        args::Module::Pause { name } => (name, "/pause", Method::POST, "paused"),
+        args::Module::Resume { name } => (name, "/resume", Method::POST, "resumed"),
+    };
+    client.order(method, &format!("/v1/modules/{}{step}", part(&name)), None).await?;
+    done(output, &name, what)
+}
+
+async fn load_module(client: &Client, load: args::Load, output: &Output) -> Result<(), Failure> {
+    let bundle = &load.bundle;
+    // The engine may run elsewhere or as another user, so that only it can say whether the bundle is right.
+    let source =
+        std::path::absolute(bundle).map_err(|error| Failure::usage(format!("{}: {error}", bundle.display())))?;
+    let spec = ModuleSpec {
+        source,
+        denied: load.deny,
+        ceiling: None,
+        config: load.set.into_iter().collect(),
+        extra_methods: load.extra_method,
+    };
+    let loaded: nexum_gateway::api::Loaded = client.post("/v1/modules", &spec).await?;
+    done(output, &loaded.name, "loaded")
+}

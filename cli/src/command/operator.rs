@@ -1,0 +1,116 @@
+//! What only `nexumctl` does: the tree, log lines, dead letters, metrics, and stopping the engine.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::Method;
+use nexum_gateway::api::{Letter, Stopped};
+use nexum_kernel::admin::Node;
+
+use super::{block_on, done};
+use crate::{
+    args::{Dlq, Operator, Output},
+    client::{Client, part},
+    exit::Failure,
+    render::{self, print, print_json},
+};
+
+/// How often `tree --watch` looks again.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+pub fn operator(command: Operator, output: Output) -> Result<(), Failure> {
+    block_on(Box::pin(async move {
+        let client = Client::new(&output)?;
+        match command {
+            Operator::Tree { watch } => tree(&client, watch, &output).await,
+            Operator::Logs { follow, module } => logs(&client, follow, module.as_deref(), &output).await,
+            Operator::Dlq(command) => dlq(&client, command, &output).await,
+            Operator::Metrics => {
+                let text = client.text("/v1/metrics").await?;
+                match output.json {
+                    true => print_json(&render::metrics::samples(&text)),
+                    false => print(&text),
+                }
+            }
+            Operator::Shutdown => {
+                let stopped: Stopped = client.post("/v1/shutdown", &()).await?;
+                if output.json {
+                    return print_json(&stopped);
+                }
+                let unfinished: String =
+                    stopped.unfinished.iter().map(|line| format!("  not finished: {line}\n")).collect();
+                print(&format!("stopped\n{unfinished}"))
+            }
+        }
+    }))
+}
+
+async fn tree(client: &Client, watch: bool, output: &Output) -> Result<(), Failure> {
+    let colours = render::colours();
+    let mut ticks = tokio::time::interval(WATCH_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let tree: Node = client.get("/v1/tree").await?;
+        match (output.json, watch) {
+            (true, false) => return print_json(&tree),
+            (true, true) => {
+                let line = serde_json::to_string(&tree).map_err(|error| Failure::failed(error.to_string()))?;
+                print(&format!("{line}\n"))?;
+            }
+            (false, false) => return print(&render::tree::tree(&tree, colours)),
+            // To the upper left corner, draw, clear what is left of the drawing before.
+            (false, true) => {
+                let drawn = render::tree::tree(&tree, colours).replace('\n', "\x1b[K\n");
+                print(&format!("\x1b[H{drawn}\x1b[J"))?;
+            }
+        }
+    }
+}
+
+async fn logs(client: &Client, follow: bool, module: Option<&str>, output: &Output) -> Result<(), Failure> {
+    let mut path = format!("/v1/logs?follow={follow}");
+    if let Some(module) = module {
+        path += &format!("&module={}", part(module));
+    }
+    let mut body = client.stream(&path).await?;
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Failure::unreachable(format!("the engine broke off: {error}")))?;
+        rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<_> = rest.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line[..end]);
+            let shown = if output.json { line.into_owned() } else { render::logs::line(&line) };
+            print(&format!("{shown}\n"))?;
+        }
+    }
+    Ok(())
+}
+
+async fn dlq(client: &Client, command: Dlq, output: &Output) -> Result<(), Failure> {
+    let path = |module: &str, seq: u64| format!("/v1/modules/{}/dlq/{seq}", part(module));
+    match command {
+        Dlq::List { module } => {
+            let letters: Vec<Letter> = client.get(&format!("/v1/modules/{}/dlq", part(&module))).await?;
+            match output.json {
+                true => print_json(&letters),
+                false => print(&render::report::letters(&letters)),
+            }
+        }
+        Dlq::Show { module, seq } => {
+            let letter: Letter = client.get(&path(&module, seq)).await?;
+            match output.json {
+                true => print_json(&letter),
+                false => print(&render::report::letter(&letter)),
+            }
+        }
+        Dlq::Retry { module, seq } => {
+            client.order(Method::POST, &format!("{}/retry", path(&module, seq)), None).await?;
+            done(output, &module, &format!("event of dead letter {seq} is delivered again"))
+        }
+        Dlq::Drop { module, seq } => {
+            client.order(Method::DELETE, &path(&module, seq), None).await?;
+            done(output, &module, &format!("dead letter {seq} dropped"))
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The engine's configuration: defaults < file < environment (`NEXUM_SECTION__KEY`) < flags.
+//!
+//! Invariant: what is not understood is refused. Every error is one line that names the file, the line and the key, or
+//! the environment variable.
+
+mod check;
+mod explain;
+mod model;
+mod show;
+mod source;
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use figment::{Figment, providers::Serialized};
+
+pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Period, Secret};
+pub use show::{shown, shown_json};
+
+use source::{Environment, File};
+
+/// What is wrong with the configuration; displays as one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// What the command line sets; wins over file and environment.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    pub state_dir: Option<PathBuf>,
+    pub admin_socket: Option<PathBuf>,
+    pub log_format: Option<LogFormat>,
+    pub log_level: Option<String>,
+    /// A fixture for an embedded mock chain: takes the place of the configured chain with its id, or comes on top.
+    pub mock: Option<(u64, PathBuf)>,
+    /// Bundles on top of the configured ones.
+    pub modules: Vec<PathBuf>,
+}
+
+/// The process environment, read once and handed in.
+pub type Variables = std::collections::BTreeMap<String, String>;
+
+/// The effective configuration. `file` is absent for an engine that is configured by flags alone.
+pub fn load(file: Option<&Path>, environment: &Variables, flags: &Flags) -> Result<Config, ConfigError> {
+    let file = match file {
+        Some(path) => {
+            let text = fs::read_to_string(path)
+                .map_err(|error| ConfigError(format!("{} cannot be read: {error}; give --config", path.display())))?;
+            File::parse(path, &text, environment)?
+        }
+        None => File::default(),
+    };
+    let mut figment =
+        Figment::from(Serialized::defaults(Config::default())).merge(file.provider()).merge(Environment(environment));
+    if let Some(directory) = &flags.state_dir {
+        figment = figment.merge(Serialized::default("engine.state_dir", directory));
+    }
+    if let Some(socket) = &flags.admin_socket {
+        figment = figment.merge(Serialized::default("observability.admin_socket", socket));
+    }
+    if let Some(format) = &flags.log_format {
+        figment = figment.merge(Serialized::default("engine.log_format", format));
+    }
+    if let Some(level) = &flags.log_level {
+        figment = figment.merge(Serialized::default("engine.log_level", level));
+    }
+    let mut config: Config = figment.extract().map_err(|error| explain::explain(&file, error))?;
+    if let Some((chain_id, fixture)) = &flags.mock {
+        config.chains.retain(|chain| chain.chain_id != *chain_id);
+        config.chains.push(Chain::mock(*chain_id, fixture.clone()));
+    }
+    config.modules.extend(flags.modules.iter().map(|directory| Module::at(directory)));
+    check::check(&config).map_err(|problem| ConfigError(file.located(&problem.path, &problem.message)))?;
+    config.engine.state_dir = absolute(&config.engine.state_dir)?;
+    let socket = config.observability.admin_socket.take().unwrap_or_else(|| config.engine.state_dir.join("admin.sock"));
+    config.observability.admin_socket = Some(absolute(&socket)?);
+    for module in &mut config.modules {
+        module.source = absolute(Path::new(&module.source))?.to_string_lossy().into_owned();
+    }
+    config.from_environment = file.expanded;
+    Ok(config)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(path).map_err(|error| ConfigError(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every folder of `fixtures/cases/engine-config` is a case: a file, and the error it must cause.
+    #[test]
+    fn cases() {
+        let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cases/engine-config");
+        let environment = Variables::from([("RPC_KEY".to_owned(), "k3y".to_owned())]);
+        let directory = cases.canonicalize().unwrap();
+        let (mut seen, mut wrong) = (0, String::new());
+        for case in fs::read_dir(&cases).unwrap() {
+            let case = case.unwrap().path();
+            let found = match load(Some(&case.join("nexum-engine.toml")), &environment, &Flags::default()) {
+                Ok(config) => shown(&config),
+                Err(error) => error.to_string().replace(&format!("{}/", case.display()), ""),
+            };
+            let expected =
+                fs::read_to_string(case.join("error.txt")).or_else(|_| fs::read_to_string(case.join("shown.toml")));
+            let found =
+                found.replace(&*cases.to_string_lossy(), "CASES").replace(&*directory.to_string_lossy(), "CASES");
+            let expected = expected.unwrap();
+            if found.trim_end() != expected.trim_end() {
+                wrong += &format!("{}\nexpected: {expected}found:    {found}\n\n", case.display());
+            }
+            seen += 1;
+        }
+        assert!(seen > 10, "{seen} cases in {}", cases.display());
+        assert!(wrong.is_empty(), "\n{wrong}");
+    }
+
+    #[test]
+    fn environment_wins_over_the_file_and_flags_over_both() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let file = directory.path().join("nexum-engine.toml");
+        fs::write(&file, "[engine]\nlog_level = \"warn\"\nstate_dir = \"state\"\nlog_format = \"json\"\n").unwrap();
+        let set = |pairs: &[(&str, &str)]| -> Variables {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let environment = set(&[
+            ("NEXUM_ENGINE__LOG_LEVEL", "debug"),
+            ("NEXUM_LIMITS__MAX_STATE_BYTES", "7"),
+            ("NEXUM_SERVICE_HOST", "10.0.0.1"),
+        ]);
+        let config = load(Some(&file), &environment, &Flags::default()).unwrap();
+        assert_eq!(config.engine.log_level, "debug");
+        assert_eq!(config.engine.log_format, LogFormat::Json);
+        assert_eq!(config.limits.max_state_bytes, Some(7));
+        assert_eq!(config.engine.state_dir, directory.path().join("state"));
+        assert_eq!(config.observability.admin_socket, Some(directory.path().join("state/admin.sock")));
+
+        let flags = Flags { log_level: Some("trace".to_owned()), ..Flags::default() };
+        assert_eq!(load(Some(&file), &environment, &flags).unwrap().engine.log_level, "trace");
+
+        let error = load(None, &set(&[("NEXUM_ENGINE__STAT_DIR", "x")]), &Flags::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "environment variable NEXUM_ENGINE__STAT_DIR: unknown key, did you mean NEXUM_ENGINE__STATE_DIR?"
+        );
+        let error = load(None, &set(&[("NEXUM_LIMITS__MAX_STATE_BYTES", "much")]), &Flags::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "environment variable NEXUM_LIMITS__MAX_STATE_BYTES: expected a whole number, not the string \"much\""
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! What the types cannot say: values that do not go together or cannot be used.
+
+use std::collections::BTreeMap;
+
+use url::Url;
+
+use super::{Chain, Config, Listen, Period, source::is_address};
+
+/// Shorter tokens can be guessed.
+const TOKEN_CHARS_MIN: usize = 16;
+
+/// Something wrong at a path.
+pub(super) struct Problem {
+    pub path: Vec<String>,
+    pub message: String,
+}
+
+fn problem(path: &str, message: impl Into<String>) -> Problem {
+    Problem { path: path.split('.').map(str::to_owned).collect(), message: message.into() }
+}
+
+/// The first thing that is wrong, if any.
+pub(super) fn check(config: &Config) -> Result<(), Problem> {
+    check_engine(config)?;
+    let mut names = BTreeMap::new();
+    for (index, chain) in config.chains.iter().enumerate() {
+        if names.insert(chain.chain_id, index).is_some() {
+            return Err(problem(
+                &format!("chains.{index}.chain_id"),
+                format!("chain {} is here twice", chain.chain_id),
+            ));
+        }
+        check_chain(index, chain)?;
+    }
+    for (index, module) in config.modules.iter().enumerate() {
+        let path = format!("modules.{index}");
+        let source = &module.source;
+        if source.is_empty() {
+            return Err(problem(&format!("{path}.source"), "is empty: expected a bundle directory"));
+        }
+        if is_address(source) {
+            let message = format!("`{source}`: only bundle directories are supported by this version");
+            return Err(problem(&format!("{path}.source"), message));
+        }
+        if let Some(first) = config.modules[..index].iter().position(|other| other.source == *source) {
+            return Err(problem(
+                &format!("{path}.source"),
+                format!("the bundle of [[modules]] number {} again", first + 1),
+            ));
+        }
+        check_periods(
+            &format!("{path}.limits"),
+            [
+                ("event_deadline", module.limits.event_deadline),
+                ("host_call_deadline", module.limits.host_call_deadline),
+            ],
+        )?;
+    }
+    check_periods(
+        "limits",
+        [("event_deadline", config.limits.event_deadline), ("host_call_deadline", config.limits.host_call_deadline)],
+    )
+}
+
+fn check_engine(config: &Config) -> Result<(), Problem> {
+    let observability = &config.observability;
+    let level = &config.engine.log_level;
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(level) {
+        let message = format!("`{level}`: {error}; expected a level such as info, or info,nexum_chain=debug");
+        return Err(problem("engine.log_level", message));
+    }
+    match (observability.admin_listen, &observability.admin_token) {
+        (Listen(Some(_)), None) => {
+            return Err(problem("observability.admin_listen", "needs admin_token, such as \"${NEXUM_ADMIN_TOKEN}\""));
+        }
+        (Listen(None), Some(_)) => {
+            let message = "is not used: the admin socket needs no token, and admin_listen is off";
+            return Err(problem("observability.admin_token", message));
+        }
+        (_, Some(token)) if token.0.chars().count() < TOKEN_CHARS_MIN => {
+            let message = format!("is too short: at least {TOKEN_CHARS_MIN} characters");
+            return Err(problem("observability.admin_token", message));
+        }
+        _ => {}
+    }
+    let mut taken = BTreeMap::new();
+    for (key, Listen(address)) in [
+        ("health_listen", observability.health_listen),
+        ("metrics_listen", observability.metrics_listen),
+        ("admin_listen", observability.admin_listen),
+    ] {
+        let Some(address) = address.filter(|address| address.port() != 0) else { continue };
+        if let Some(first) = taken.insert(address, key) {
+            return Err(problem(&format!("observability.{key}"), format!("{address} is taken by {first}")));
+        }
+    }
+    Ok(())
+}
+
+fn check_chain(index: usize, chain: &Chain) -> Result<(), Problem> {
+    let path = format!("chains.{index}");
+    if chain.chain_id == 0 {
+        return Err(problem(&format!("{path}.chain_id"), "0 is no chain id"));
+    }
+    match (&chain.mock, chain.endpoints.is_empty()) {
+        (None, true) => {
+            let message = format!("chain {} needs [[chains.endpoints]] or mock", chain.chain_id);
+            return Err(problem(&path, message));
+        }
+        (Some(_), false) => {
+            return Err(problem(&format!("{path}.mock"), "excludes [[chains.endpoints]]: a mock chain has no nodes"));
+        }
+        _ => {}
+    }
+    for (number, endpoint) in chain.endpoints.iter().enumerate() {
+        let path = format!("{path}.endpoints.{number}.url");
+        let scheme = Url::parse(&endpoint.url).ok().filter(Url::has_host).map(|url| url.scheme().to_owned());
+        // The URL is not repeated: it may hold a key.
+        match scheme.as_deref() {
+            Some("http" | "https" | "ws" | "wss") => {}
+            Some(other) => {
+                return Err(problem(&path, format!("{other}:// is not served; expected http, https, ws or wss")));
+            }
+            None => return Err(problem(&path, "is no URL: expected one such as https://rpc.example.org/key")),
+        }
+    }
+    let rpc = &chain.rpc;
+    if rpc.requests_per_second == Some(0) {
+        return Err(problem(
+            &format!("{path}.rpc.requests_per_second"),
+            "0 would allow nothing; leave it out for no limit",
+        ));
+    }
+    if rpc.max_log_range == Some(0) {
+        return Err(problem(&format!("{path}.rpc.max_log_range"), "must be at least 1"));
+    }
+    check_periods(
+        &format!("{path}.rpc"),
+        [("timeout", rpc.timeout), ("poll_interval", rpc.poll_interval), ("stall_after", rpc.stall_after)],
+    )
+}
+
+fn check_periods<const N: usize>(path: &str, periods: [(&str, Option<Period>); N]) -> Result<(), Problem> {
+    for (key, period) in periods {
+        if period.is_some_and(|Period(period)| period.is_zero()) {
+            return Err(problem(&format!("{path}.{key}"), "must be longer than nothing"));
+        }
+    }
+    Ok(())
+}

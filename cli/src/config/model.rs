@@ -1,0 +1,341 @@
+//! The configuration as it is written: one struct per table, with its defaults.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use nexum_host_ifaces::{grants::Capability, limits::Limits};
+use nexum_store::Durability;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+/// `nexum-engine.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub engine: Engine,
+    pub chains: Vec<Chain>,
+    pub modules: Vec<Module>,
+    pub observability: Observability,
+    /// Ceilings for every module.
+    pub limits: Ceiling,
+    /// Paths of the values that `${…}` stands in; not shown.
+    #[serde(skip)]
+    pub from_environment: BTreeSet<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            engine: Engine::default(),
+            chains: Vec::new(),
+            modules: Vec::new(),
+            observability: Observability::default(),
+            limits: Ceiling::of_engine(),
+            from_environment: BTreeSet::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Engine {
+    pub state_dir: PathBuf,
+    pub durability: Durability,
+    pub log_format: LogFormat,
+    /// A level, or directives such as `info,nexum_chain=debug`.
+    pub log_level: String,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from(".nexum"),
+            durability: Durability::Sync,
+            log_format: LogFormat::Pretty,
+            log_level: "info".to_owned(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Pretty,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chain {
+    pub chain_id: u64,
+    #[serde(default)]
+    pub name: String,
+    /// A fixture that an embedded chain plays instead of endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Rpc::is_absent")]
+    pub rpc: Rpc,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Chain {
+    pub fn mock(chain_id: u64, fixture: PathBuf) -> Self {
+        Self { chain_id, name: "mock".to_owned(), mock: Some(fixture), rpc: Rpc::default(), endpoints: Vec::new() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    pub url: String,
+    /// Smaller is preferred.
+    #[serde(default)]
+    pub priority: u32,
+}
+
+/// How a chain's endpoints are used; absent values are the chain actor's defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rpc {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Period>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<u32>,
+    /// Per endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_log_range: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub poll_interval: Option<Period>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_after: Option<Period>,
+}
+
+impl Rpc {
+    fn is_absent(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Module {
+    /// A bundle directory.
+    pub source: String,
+    /// Capabilities that the operator withholds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denied: Vec<Capability>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_methods: Vec<String>,
+    #[serde(default, skip_serializing_if = "Ceiling::is_absent")]
+    pub limits: Ceiling,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, toml::Value>,
+}
+
+impl Module {
+    pub fn at(directory: &Path) -> Self {
+        Self {
+            source: directory.to_string_lossy().into_owned(),
+            denied: Vec::new(),
+            extra_methods: Vec::new(),
+            limits: Ceiling::default(),
+            config: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Observability {
+    pub health_listen: Listen,
+    pub metrics_listen: Listen,
+    /// `<state_dir>/admin.sock` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_socket: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Listen::is_off")]
+    pub admin_listen: Listen,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_token: Option<Secret>,
+}
+
+impl Default for Observability {
+    fn default() -> Self {
+        let loopback = |port| Listen(Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)));
+        Self {
+            health_listen: loopback(8080),
+            metrics_listen: loopback(9090),
+            admin_socket: None,
+            admin_listen: Listen(None),
+            admin_token: None,
+        }
+    }
+}
+
+/// An address to listen on, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen(pub Option<SocketAddr>);
+
+impl Listen {
+    fn is_off(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(None)),
+            address => address.parse().map(|address| Self(Some(address))).map_err(|_| {
+                format!("`{address}` is no address to listen on: expected one such as 127.0.0.1:9090, or off")
+            }),
+        }
+    }
+}
+
+/// A value that is never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A length of time, written as a whole number and a unit: `500ms`, `10s`, `5m`, `2h`, `1d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Period(pub Duration);
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.as_millis();
+        match UNITS.iter().rev().find(|(_, unit)| ms > 0 && ms.is_multiple_of(u128::from(*unit))) {
+            Some((name, unit)) => write!(f, "{}{name}", ms / u128::from(*unit)),
+            None => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+/// Units and their milliseconds, rising.
+const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let unit = UNITS.iter().find(|(name, _)| *name == unit.trim_start()).map(|(_, ms)| *ms);
+        let ms = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+        let ms =
+            ms.ok_or_else(|| format!("`{text}` is no length of time: expected one such as 500ms, 10s, 5m, 2h or 1d"))?;
+        Ok(Self(Duration::from_millis(ms)))
+    }
+}
+
+/// Bounds that modules are lowered to; absent: as the manifest says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ceiling {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_memory_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_fuel_per_event: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_state_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_deadline: Option<Period>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_call_deadline: Option<Period>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_reply_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_host_calls_per_event: Option<u64>,
+}
+
+impl Ceiling {
+    fn is_absent(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What an engine allows when its operator says nothing: room for any honest module, and an end for every other.
+    fn of_engine() -> Self {
+        Self {
+            max_memory_bytes: Some(1 << 30),
+            max_fuel_per_event: Some(100_000_000_000),
+            max_state_bytes: Some(1 << 30),
+            event_deadline: Some(Period(Duration::from_secs(600))),
+            host_call_deadline: Some(Period(Duration::from_secs(120))),
+            max_reply_bytes: Some(64 << 20),
+            max_host_calls_per_event: Some(1_000_000),
+        }
+    }
+
+    /// As the kernel takes it; what is absent lowers nothing.
+    pub fn limits(&self) -> Limits {
+        let period = |period: Option<Period>| period.map_or(Duration::MAX, |period| period.0);
+        Limits {
+            max_memory_bytes: self.max_memory_bytes.unwrap_or(usize::MAX),
+            max_fuel_per_event: self.max_fuel_per_event.unwrap_or(u64::MAX),
+            max_state_bytes: self.max_state_bytes.unwrap_or(u64::MAX),
+            event_deadline: period(self.event_deadline),
+            host_call_deadline: period(self.host_call_deadline),
+            max_reply_bytes: self.max_reply_bytes.unwrap_or(usize::MAX),
+            max_host_calls_per_event: self.max_host_calls_per_event.unwrap_or(u64::MAX),
+        }
+    }
+}
+
+macro_rules! as_text {
+    ($($type:ty),*) => {
+        $(impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+            }
+        })*
+    };
+}
+
+as_text!(Listen, Period);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_read_what_they_print() {
+        for text in ["0ms", "500ms", "10s", "90s", "5m", "2h", "1d"] {
+            assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
+        }
+        assert_eq!("120 s".parse::<Period>().unwrap().to_string(), "2m");
+        for wrong in ["", "10", "s", "-1s", "1.5s", "1w", "99999999999999999999s", "213503982335d"] {
+            assert!(wrong.parse::<Period>().is_err(), "{wrong}");
+        }
+    }
+}

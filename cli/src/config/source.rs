@@ -1,0 +1,266 @@
+//! Where configuration comes from: the file, with the line of every key and `${VAR}` filled in, and the environment.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use figment::{
+    Error, Metadata, Profile, Provider,
+    value::{Dict, Map, Tag, Value},
+};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{ConfigError, Variables};
+
+/// The name of the environment's values in figment's errors.
+pub(super) const ENVIRONMENT: &str = "environment";
+const PREFIX: &str = "NEXUM_";
+/// Sections of the contract that this version does not have yet. Refused, because an operator who writes `[trust]` counts
+/// on it.
+const UNSUPPORTED: [&str; 7] = ["content", "discovery", "trust", "identity", "egress", "swarm", "waku"];
+/// Keys whose relative paths are relative to the file.
+const PATHS: [&str; 4] = ["engine.state_dir", "observability.admin_socket", "chains.#.mock", "modules.#.source"];
+
+/// A parsed file. The default is no file at all.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    path: PathBuf,
+    values: Dict,
+    /// Dotted path of every key and array element to its line.
+    lines: BTreeMap<String, usize>,
+    /// Dotted paths of the values that hold something from the environment.
+    pub expanded: BTreeSet<String>,
+}
+
+impl File {
+    pub fn parse(path: &Path, text: &str, environment: &Variables) -> Result<Self, ConfigError> {
+        let line_at = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
+        let table = DeTable::parse(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| line_at(span.start));
+            ConfigError(format!("{}:{line}: {}", path.display(), error.message().replace('\n', " ")))
+        })?;
+        let mut reader = Reader {
+            file: Self { path: path.to_owned(), ..Self::default() },
+            environment,
+            directory: path.parent().unwrap_or(Path::new("")),
+            line_at: &line_at,
+        };
+        for (key, _) in table.get_ref() {
+            if UNSUPPORTED.contains(&&**key.get_ref()) {
+                let line = line_at(key.span().start);
+                let message =
+                    format!("{}:{line}: [{}] is not supported by this version", path.display(), key.get_ref());
+                return Err(ConfigError(message));
+            }
+        }
+        let values = reader.table("", table.get_ref())?;
+        Ok(Self { values, ..reader.file })
+    }
+
+    pub fn provider(&self) -> impl Provider {
+        Layer { name: "file", values: self.values.clone() }
+    }
+
+    /// A message about a path, in front of it the file, the line and the key as they are written.
+    pub fn located(&self, path: &[String], message: &str) -> String {
+        let key = written(path);
+        let key = if key.is_empty() { key } else { format!("{key}: ") };
+        // The nearest enclosing thing that the file has: a missing key is missed in its table.
+        let line = (1..=path.len()).rev().find_map(|length| self.lines.get(&path[..length].join(".")));
+        match line {
+            Some(line) => format!("{}:{line}: {key}{message}", self.path.display()),
+            None if self.path.as_os_str().is_empty() => format!("configuration: {key}{message}"),
+            None => format!("{}: {key}{message}", self.path.display()),
+        }
+    }
+}
+
+/// A path as the file writes it: `[engine] state_dir`, `[[chains.endpoints]] url`.
+fn written(path: &[String]) -> String {
+    let is_index = |part: &String| part.bytes().all(|b| b.is_ascii_digit());
+    let (tables, key) = match path.split_last() {
+        Some((last, tables)) if !is_index(last) && !tables.is_empty() => (tables, Some(last)),
+        Some((last, _)) if path.len() == 1 => return format!("[{last}]"),
+        _ => (path, None),
+    };
+    let names: Vec<_> = tables.iter().filter(|part| !is_index(part)).map(String::as_str).collect();
+    let table = match tables.last() {
+        Some(last) if is_index(last) => format!("[[{}]]", names.join(".")),
+        Some(_) => format!("[{}]", names.join(".")),
+        None => return String::new(),
+    };
+    key.map_or_else(|| table.clone(), |key| format!("{table} {key}"))
+}
+
+struct Reader<'a> {
+    file: File,
+    environment: &'a Variables,
+    directory: &'a Path,
+    line_at: &'a dyn Fn(usize) -> usize,
+}
+
+impl Reader<'_> {
+    fn table(&mut self, at: &str, table: &DeTable<'_>) -> Result<Dict, ConfigError> {
+        let mut dict = Dict::new();
+        for (key, value) in table {
+            let path = join(at, key.get_ref());
+            self.file.lines.insert(path.clone(), (self.line_at)(key.span().start));
+            dict.insert(key.get_ref().to_string(), self.value(&path, value)?);
+        }
+        Ok(dict)
+    }
+
+    fn value(&mut self, at: &str, value: &Spanned<DeValue<'_>>) -> Result<Value, ConfigError> {
+        let line = (self.line_at)(value.span().start);
+        let refused = |message: String| ConfigError(self.file.located(&split(at), &message));
+        Ok(match value.get_ref() {
+            DeValue::String(text) => {
+                let text = self.expand(at, text)?;
+                let pattern: Vec<_> =
+                    at.split('.').map(|part| if part.parse::<usize>().is_ok() { "#" } else { part }).collect();
+                match PATHS.contains(&pattern.join(".").as_str()) && !is_address(&text) {
+                    true => self.directory.join(text).to_string_lossy().into_owned().into(),
+                    false => text.into(),
+                }
+            }
+            DeValue::Integer(number) => {
+                let parsed = i64::from_str_radix(number.as_str(), number.radix());
+                parsed.map_err(|_| refused(format!("{number} is too large")))?.into()
+            }
+            DeValue::Float(number) => {
+                let parsed = number.as_str().parse::<f64>();
+                parsed.map_err(|_| refused(format!("{} is not a number", number.as_str())))?.into()
+            }
+            DeValue::Boolean(flag) => (*flag).into(),
+            DeValue::Datetime(time) => time.to_string().into(),
+            DeValue::Array(items) => {
+                let mut values = Vec::new();
+                for (index, item) in items.iter().enumerate() {
+                    let path = join(at, &index.to_string());
+                    self.file.lines.insert(path.clone(), (self.line_at)(item.span().start));
+                    values.push(self.value(&path, item)?);
+                }
+                values.into()
+            }
+            DeValue::Table(table) => {
+                // A table with a header of its own is found at the header.
+                self.file.lines.entry(at.to_owned()).or_insert(line);
+                Value::Dict(Tag::Default, self.table(at, table)?)
+            }
+        })
+    }
+
+    /// Replaces `${VAR}` by the variable's value; `$${` stands for `${`.
+    fn expand(&mut self, at: &str, text: &str) -> Result<String, ConfigError> {
+        let refused = |message: String| ConfigError(self.file.located(&split(at), &message));
+        let mut expanded = String::new();
+        let mut rest = text;
+        let mut found = false;
+        while let Some(start) = rest.find("${") {
+            if let Some(before) = rest[..start].strip_suffix('$') {
+                expanded.push_str(before);
+                expanded.push_str("${");
+                rest = &rest[start + 2..];
+                continue;
+            }
+            expanded.push_str(&rest[..start]);
+            let Some((name, after)) = rest[start + 2..].split_once('}') else {
+                return Err(refused("`${` without its `}`; write `$${` for the text itself".to_owned()));
+            };
+            let value = self.environment.get(name);
+            let value = value.ok_or_else(|| refused(format!("the environment has no variable {name}")))?;
+            expanded.push_str(value);
+            found = true;
+            rest = after;
+        }
+        expanded.push_str(rest);
+        if found {
+            self.file.expanded.insert(at.to_owned());
+        }
+        Ok(expanded)
+    }
+}
+
+/// Whether a module's source names something else than a directory.
+pub(super) fn is_address(source: &str) -> bool {
+    let scheme = source.split_once(':').map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| ["sha256", "bzz", "ipfs", "oci", "https", "http", "ens", "registry"].contains(&scheme))
+        || (source.ends_with(".eth") && !source.contains('/'))
+}
+
+fn join(at: &str, key: &str) -> String {
+    if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") }
+}
+
+fn split(path: &str) -> Vec<String> {
+    path.split('.').map(str::to_owned).collect()
+}
+
+struct Layer {
+    name: &'static str,
+    values: Dict,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
+        Ok(Map::from([(Profile::Default, self.values.clone())]))
+    }
+}
+
+/// `NEXUM_SECTION__KEY`. The double underscore keeps apart what container platforms put into the environment for a
+/// service named nexum, such as `NEXUM_SERVICE_HOST`.
+pub(super) struct Environment<'a>(pub &'a Variables);
+
+/// The variable that sets a path.
+pub(super) fn variable(path: &[String]) -> String {
+    format!("{PREFIX}{}", path.join("__").to_uppercase())
+}
+
+impl Provider for Environment<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(ENVIRONMENT)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
+        let mut root = Dict::new();
+        for (name, text) in self.0 {
+            let Some((section, key)) = name.strip_prefix(PREFIX).and_then(|name| name.split_once("__")) else {
+                continue;
+            };
+            // What reads as a number or a list is one, as in the file; everything else is a string without quotes.
+            let value = match text.parse::<Value>() {
+                Ok(Value::String(..)) | Err(_) => Value::from(text.trim_matches('"').to_owned()),
+                Ok(value) => value,
+            };
+            let section = root.entry(section.to_lowercase()).or_insert_with(|| Value::from(Dict::new()));
+            if let Value::Dict(_, keys) = section {
+                keys.insert(key.to_lowercase(), value);
+            }
+        }
+        Ok(Map::from([(Profile::Default, root)]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_read_as_the_file_writes_them() {
+        let written = |path: &str| written(&split(path));
+        assert_eq!(written("engine"), "[engine]");
+        assert_eq!(written("engine.state_dir"), "[engine] state_dir");
+        assert_eq!(written("chains.0"), "[[chains]]");
+        assert_eq!(written("chains.0.chain_id"), "[[chains]] chain_id");
+        assert_eq!(written("chains.0.rpc.timeout"), "[chains.rpc] timeout");
+        assert_eq!(written("chains.0.endpoints.1.url"), "[[chains.endpoints]] url");
+    }
+}

@@ -1,0 +1,152 @@
+//! Health, modules, state and dead letters as text. Pure: answers in, lines out.
+
+use nexum_gateway::api::{Inspection, Letter, StatePage};
+use nexum_kernel::admin::{Health, Node};
+
+use super::{one_line, table, units};
+
+/// Longest value or error in a list; the command for one of them shows all of it.
+const CELL_CHARS_MAX: usize = 80;
+
+fn row(cells: &[&str]) -> Vec<String> {
+    cells.iter().map(|cell| (*cell).to_owned()).collect()
+}
+
+pub fn health(health: &Health) -> String {
+    let ready = if health.ready { "ready" } else { "not ready" };
+    let mut text = format!("{}, {ready}, up {}\n", health.status, units::duration_ms(health.uptime_seconds * 1000));
+    for reason in &health.reasons {
+        text += &format!("  {reason}\n");
+    }
+    text
+}
+
+pub fn modules(modules: &[Node]) -> String {
+    if modules.is_empty() {
+        return "no module is loaded\n".to_owned();
+    }
+    let mut rows =
+        vec![row(&["NAME", "VERSION", "STATE", "EVENTS", "FAILED", "DEAD LETTERS", "LAST EVENT", "STATE SIZE"])];
+    for node in modules {
+        let Some(facts) = &node.module else { continue };
+        rows.push(vec![
+            node.name.clone(),
+            facts.version.clone(),
+            node.state.clone(),
+            facts.events_processed.to_string(),
+            facts.events_failed.to_string(),
+            facts.dead_letters.to_string(),
+            facts.last_event_age_ms.map_or_else(|| "-".to_owned(), |age| format!("{} ago", units::duration_ms(age))),
+            units::bytes(facts.state_bytes),
+        ]);
+    }
+    table(&rows)
+}
+
+pub fn state(page: &StatePage) -> String {
+    if page.entries.is_empty() {
+        return "no such keys\n".to_owned();
+    }
+    let mut rows = vec![row(&["KEY", "BYTES", "VALUE"])];
+    for entry in &page.entries {
+        let value = entry.text.as_ref().unwrap_or(&entry.value);
+        rows.push(vec![entry.key.clone(), entry.bytes.to_string(), one_line(value, CELL_CHARS_MAX)]);
+    }
+    let mut text = table(&rows);
+    if let Some(next) = &page.next {
+        text += &format!("… more with --after '{next}'\n");
+    }
+    text
+}
+
+pub fn inspection(found: &Inspection) -> String {
+    let mut rows = vec![
+        vec!["module".to_owned(), found.name.clone()],
+        vec!["state".to_owned(), found.state.clone().unwrap_or_else(|| "not loaded".to_owned())],
+    ];
+    let reason = found.dead_reason.as_ref().map(|reason| format!(": {}", one_line(reason, usize::MAX)));
+    rows.push(vec!["at start".to_owned(), format!("{}{}", found.standing, reason.unwrap_or_default())]);
+    rows.push(vec!["units".to_owned(), found.seq.to_string()]);
+    for (source, at) in &found.cursors {
+        rows.push(vec!["cursor".to_owned(), format!("{source} {at}")]);
+    }
+    rows.push(vec!["state size".to_owned(), units::bytes(found.state_bytes)]);
+    rows.push(vec!["journal".to_owned(), found.journal.clone()]);
+    rows.push(vec!["restarts".to_owned(), found.restarts_total.to_string()]);
+    rows.push(vec!["failures in a row".to_owned(), found.consecutive_failures.to_string()]);
+    for failed in &found.attempts {
+        let error = one_line(&failed.error, usize::MAX);
+        rows.push(vec!["failing".to_owned(), format!("{} ({} times): {error}", failed.event, failed.count)]);
+    }
+    if let Some(error) = &found.last_error {
+        rows.push(vec!["last error".to_owned(), one_line(error, usize::MAX)]);
+    }
+    rows.push(vec!["dead letters".to_owned(), found.dead_letters.to_string()]);
+    table(&rows)
+}
+
+pub fn letters(letters: &[Letter]) -> String {
+    if letters.is_empty() {
+        return "no dead letters\n".to_owned();
+    }
+    let mut rows = vec![row(&["SEQ", "AT", "EVENT", "ATTEMPTS", "ERROR"])];
+    for letter in letters {
+        rows.push(vec![
+            letter.seq.to_string(),
+            units::time_ms(letter.at_ms),
+            one_line(&letter.event, 40),
+            letter.attempts.to_string(),
+            one_line(&letter.error, CELL_CHARS_MAX),
+        ]);
+    }
+    table(&rows)
+}
+
+pub fn letter(letter: &Letter) -> String {
+    let mut text = table(&[
+        vec!["seq".to_owned(), letter.seq.to_string()],
+        vec!["at".to_owned(), units::time_ms(letter.at_ms)],
+        vec!["event".to_owned(), letter.event.clone()],
+        vec!["component".to_owned(), letter.component.clone()],
+        vec!["attempts".to_owned(), letter.attempts.to_string()],
+        vec!["fuel".to_owned(), letter.fuel.to_string()],
+        vec!["error".to_owned(), one_line(&letter.error, usize::MAX)],
+    ]);
+    if let Some(backtrace) = &letter.backtrace {
+        text += &format!("\nbacktrace\n{}\n", backtrace.trim_end());
+    }
+    if let Some(payload) = &letter.payload {
+        text += &format!("\npayload\n{}\n", serde_json::to_string_pretty(payload).unwrap_or_default());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nexum_gateway::api::StateEntry;
+
+    #[test]
+    fn a_page_of_state_says_how_to_go_on() {
+        let entries = vec![StateEntry::new("a".into(), b"hi"), StateEntry::new("longer".into(), &[0xff; 60])];
+        let page = StatePage { entries, next: Some("longer".into()) };
+        let expected = format!(
+            "KEY     BYTES  VALUE\na       2      hi\nlonger  60     0x{}…\n… more with --after 'longer'\n",
+            "f".repeat(78)
+        );
+        assert_eq!(state(&page), expected);
+    }
+
+    #[test]
+    fn health_gives_its_reasons() {
+        let report = Health {
+            status: "unhealthy".into(),
+            ready: false,
+            uptime_seconds: 61,
+            modules: Default::default(),
+            chains: Default::default(),
+            reasons: vec!["module old-probe is dead".into()],
+        };
+        assert_eq!(health(&report), "unhealthy, not ready, up 61 s\n  module old-probe is dead\n");
+    }
+}

@@ -1,0 +1,187 @@
+//! The supervisor tree as text. Pure: a node in, lines out.
+
+use nexum_kernel::admin::{ModuleFacts, Node, NodeKind};
+
+use super::{one_line, units};
+
+/// Column of what is said about a node, unless a name is longer.
+const COLUMN_MIN: usize = 16;
+/// Longest part of an error in the tree; `nexumctl state inspect` has all of it.
+const REASON_CHARS_MAX: usize = 100;
+
+/// The tree, one node per line.
+pub fn tree(root: &Node, colours: bool) -> String {
+    let mut lines = vec![Line { left: root.name.clone(), state: String::new(), rest: about(root) }];
+    children(&root.children, "", &mut lines);
+    let column = lines.iter().map(|line| line.left.chars().count() + 2).max().unwrap_or(0).max(COLUMN_MIN);
+    let mut text = String::new();
+    for Line { left, state, rest } in lines {
+        let state = if state.is_empty() { state } else { format!("{} ", coloured(&state, colours)) };
+        let line = format!("{left:column$}{state}{rest}");
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+struct Line {
+    /// Branches and name.
+    left: String,
+    /// Padded, when it is worth a word.
+    state: String,
+    rest: String,
+}
+
+fn children(nodes: &[Node], indent: &str, lines: &mut Vec<Line>) {
+    let names = nodes.iter().filter(|node| node.module.is_some()).map(|node| node.name.chars().count());
+    let name_width = names.max().unwrap_or(0);
+    for (index, node) in nodes.iter().enumerate() {
+        let last = index + 1 == nodes.len();
+        let (branch, below) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        let mut left = format!("{indent}{branch}{}", node.name);
+        let (mut state, rest) = (String::new(), about(node));
+        if let Some(facts) = &node.module {
+            left = format!("{indent}{branch}{:name_width$} {}", node.name, facts.version);
+            state = format!("{:8}", node.state);
+        } else if node.state != "UP" {
+            state = node.state.clone();
+        }
+        lines.push(Line { left, state, rest });
+        children(&node.children, &format!("{indent}{below}"), lines);
+    }
+}
+
+fn about(node: &Node) -> String {
+    match (&node.module, node.kind) {
+        (Some(facts), NodeKind::Module) => module(node, facts).join("   "),
+        _ => one_line(&node.summary, 2 * REASON_CHARS_MAX),
+    }
+}
+
+fn module(node: &Node, facts: &ModuleFacts) -> Vec<String> {
+    let name = &node.name;
+    let reason = one_line(&node.summary, REASON_CHARS_MAX);
+    let budget = format!("{}/{}", facts.budget.spent, facts.budget.max);
+    match node.state.as_str() {
+        "RESTART" => {
+            let wait =
+                facts.next_start_in_ms.map_or_else(|| "soon".to_owned(), |ms| format!("in {}", units::duration_ms(ms)));
+            vec![format!("{wait} (attempt {budget})"), reason]
+        }
+        "DEAD" if facts.budget.max > 0 && facts.budget.spent >= facts.budget.max => {
+            vec![format!("budget spent {budget} — `nexumctl module restart {name}`"), reason]
+        }
+        "DEAD" => vec![reason],
+        "PAUSED" => vec![format!("by the operator — `nexumctl module resume {name}`")],
+        "RUN" => running(facts, &budget),
+        _ => vec![reason],
+    }
+}
+
+fn running(facts: &ModuleFacts, budget: &str) -> Vec<String> {
+    let mut parts = Vec::new();
+    let cursors = facts.cursors.iter().map(|(source, at)| match source.strip_prefix("chain:") {
+        Some(chain) => format!("{chain}:{at}"),
+        // A schedule's cursor is a time; that it has one says enough.
+        None => source.clone(),
+    });
+    let cursors = cursors.collect::<Vec<_>>().join(", ");
+    if !cursors.is_empty() {
+        parts.push(format!("cursor {cursors}"));
+    }
+    parts.push(format!("restarts {budget}"));
+    if facts.fuel_p99 > 0 {
+        parts.push(format!("fuel p99 {}", units::count(facts.fuel_p99)));
+    }
+    parts.push(format!("state {}", units::bytes_of(facts.state_bytes, facts.state_bytes_limit)));
+    if facts.dead_letters > 0 {
+        parts.push(format!("dead letters {}", facts.dead_letters));
+    }
+    parts
+}
+
+/// A padded state word in its colour.
+fn coloured(state: &str, colours: bool) -> String {
+    let colour = match state.trim_end() {
+        "RUN" | "UP" => "32",
+        "RESTART" | "PAUSED" | "LOAD" | "INIT" => "33",
+        _ => "31",
+    };
+    if colours { format!("\x1b[{colour}m{state}\x1b[0m") } else { state.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nexum_kernel::admin::Budget;
+    use std::collections::BTreeMap;
+
+    fn service(name: &str, kind: NodeKind, state: &str, summary: &str, children: Vec<Node>) -> Node {
+        Node { name: name.into(), kind, state: state.into(), summary: summary.into(), module: None, children }
+    }
+
+    fn module(name: &str, version: &str, state: &str, spent: u32, summary: &str) -> Node {
+        let facts = ModuleFacts {
+            version: version.into(),
+            component: String::new(),
+            restarts: 4,
+            budget: Budget { spent, max: 10 },
+            cursors: BTreeMap::from([("chain:1".into(), "21934117".into()), ("cron:*/5 * * * *".into(), "0".into())]),
+            state_bytes: 1_153_434,
+            state_bytes_limit: 52_428_800,
+            memory_bytes: 0,
+            fuel_p99: 2_100_000,
+            events_processed: 7,
+            events_failed: 0,
+            dead_letters: u64::from(name == "twap-monitor"),
+            last_event_age_ms: None,
+            next_start_in_ms: Some(4_200),
+            last_error: None,
+        };
+        Node { module: Some(facts), ..service(name, NodeKind::Module, state, summary, vec![]) }
+    }
+
+    fn engine() -> Node {
+        let chains = vec![
+            service("1", NodeKind::Chain, "UP", "ethereum head 21934117, 2/3 endpoints, lag 0", vec![]),
+            service("42161", NodeKind::Chain, "DOWN", "", vec![]),
+        ];
+        let modules = vec![
+            module("twap-monitor", "0.3.0", "RUN", 0, ""),
+            module("gov-watch", "1.2.0", "RESTART", 3, "last: trap: out of fuel\n  in on_logs"),
+            module("old-probe", "0.1.0", "DEAD", 10, "trap: unreachable"),
+            module("hand", "0.1.0", "PAUSED", 0, ""),
+        ];
+        let children = vec![
+            service("store", NodeKind::Store, "UP", "rocksdb 1.2 GiB", vec![]),
+            service("chains", NodeKind::Chains, "UP", "", chains),
+            service("modules", NodeKind::Modules, "UP", "4 loaded", modules),
+        ];
+        service("nexum", NodeKind::Engine, "UP", "up 3d 4h", children)
+    }
+
+    #[test]
+    fn a_tree_of_everything() {
+        let expected = "\
+nexum                     up 3d 4h
+├─ store                  rocksdb 1.2 GiB
+├─ chains
+│  ├─ 1                   ethereum head 21934117, 2/3 endpoints, lag 0
+│  └─ 42161               DOWN
+└─ modules                4 loaded
+   ├─ twap-monitor 0.3.0  RUN      cursor 1:21934117, cron:*/5 * * * *   restarts 0/10   fuel p99 2.1M   state 1.1/50 MiB   dead letters 1
+   ├─ gov-watch    1.2.0  RESTART  in 4 s (attempt 3/10)   last: trap: out of fuel in on_logs
+   ├─ old-probe    0.1.0  DEAD     budget spent 10/10 — `nexumctl module restart old-probe`   trap: unreachable
+   └─ hand         0.1.0  PAUSED   by the operator — `nexumctl module resume hand`
+";
+        let drawn = tree(&engine(), false);
+        assert_eq!(drawn, expected, "\n{drawn}");
+    }
+
+    #[test]
+    fn colour_is_only_on_the_state() {
+        let drawn = tree(&engine(), true);
+        assert!(drawn.contains("\x1b[32mRUN     \x1b[0m cursor"), "{drawn}");
+        assert!(drawn.contains("\x1b[31mDOWN\x1b[0m"), "{drawn}");
+    }
+}

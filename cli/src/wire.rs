@@ -1,0 +1,155 @@
+//! The composition root: configuration in, a running engine out.
+//!
+//! Owns: which actor serves which port, the layout of the state directory, signals, and how the process ends. Every
+//! decision about modules is the kernel's.
+
+mod headers;
+mod logging;
+mod services;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use nexum_chain::mock::Fixture;
+use nexum_host_ifaces::port::Port;
+use nexum_kernel::admin::AdminMsg;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+pub use services::schedule_check;
+
+use crate::{
+    args,
+    config::{self, Config, Flags},
+    exit::Failure,
+};
+
+/// The configuration in the working directory, used when none is named.
+const CONFIG_FILE: &str = "nexum-engine.toml";
+/// The kernel gives modules 20 s to finish the event in flight; past this it is stuck.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
+/// What shells make of a process that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+/// Where the database lies within a state directory.
+pub fn store_directory(state_dir: &Path) -> PathBuf {
+    state_dir.join("store")
+}
+
+/// A directory that goes with the engine.
+pub struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(directory = %self.0.display(), %error, "a temporary directory stays behind");
+        }
+    }
+}
+
+/// The effective configuration of a run.
+pub struct Effective {
+    pub config: Config,
+    temporary: Option<Temporary>,
+}
+
+/// Reads the configuration that flags, environment and file come to.
+pub fn settings(settings: &args::Settings) -> Result<Effective, Failure> {
+    let file = match &settings.config {
+        Some(file) => Some(file.clone()),
+        None if settings.mock.is_some() => None,
+        None => match Path::new(CONFIG_FILE).exists() {
+            true => Some(PathBuf::from(CONFIG_FILE)),
+            false => {
+                let hint = "give --config, or --mock FIXTURE to try nexum without a node";
+                return Err(Failure::usage(format!("there is no {CONFIG_FILE} here: {hint}")));
+            }
+        },
+    };
+    let mock = match &settings.mock {
+        Some(path) => {
+            let fixture = Fixture::load(path).map_err(|error| Failure::failed(error.to_string()))?;
+            Some((fixture.chain_id, path.clone()))
+        }
+        None => None,
+    };
+    let environment = crate::environment();
+    let mut flags = Flags {
+        state_dir: settings.state_dir.clone(),
+        admin_socket: None,
+        log_format: settings.log_format,
+        log_level: settings.log_level.clone(),
+        mock,
+        modules: settings.modules.clone(),
+    };
+    let mut temporary = None;
+    if file.is_none() && flags.state_dir.is_none() && !environment.contains_key("NEXUM_ENGINE__STATE_DIR") {
+        // A mock chain is another one each time it is played, so that the state of the run before is of no use.
+        let directory = std::env::temp_dir().join(format!("nexum-mock-{}", std::process::id()));
+        flags.state_dir = Some(directory.clone());
+        flags.admin_socket = Some(PathBuf::from(".nexum/admin.sock"));
+        temporary = Some(Temporary(directory));
+    }
+    let config = config::load(file.as_deref(), &environment, &flags)?;
+    Ok(Effective { config, temporary })
+}
+
+/// Runs an engine until a signal or an operator stops it.
+pub fn run(arguments: &args::Run) -> Result<(), Failure> {
+    let Effective { config, temporary } = settings(&arguments.settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let ended = runtime.block_on(engine(&config));
+    // Blocking work that is left, such as a backup, must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    drop(temporary);
+    Ok(ended?)
+}
+
+async fn engine(config: &Config) -> anyhow::Result<()> {
+    let tap = logging::install(&config.engine)?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let (mut kernel, admin, headers) = services::start(config, tap).await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        state_dir = %config.engine.state_dir.display(),
+        chains = config.chains.len(),
+        modules = config.modules.len(),
+        "nexum is up"
+    );
+    let ended = tokio::select! {
+        ended = kernel.wait() => ended,
+        () = either(&mut interrupt, &mut terminate) => {
+            tracing::info!("stopping: modules finish the event in flight; a second signal ends the process at once");
+            tokio::spawn(async move {
+                either(&mut interrupt, &mut terminate).await;
+                tracing::warn!("a second signal: ending at once");
+                std::process::exit(INTERRUPTED);
+            });
+            shut_down(&admin).await?;
+            kernel.wait().await
+        }
+    };
+    headers.save().await;
+    ended?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn shut_down(admin: &Port<AdminMsg>) -> anyhow::Result<()> {
+    // What could not finish has been logged by the kernel; its next attempt is at the next start.
+    admin.call(SHUTDOWN_DEADLINE, |reply| AdminMsg::Shutdown { reply }).await.context("the engine does not stop")?;
+    Ok(())
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

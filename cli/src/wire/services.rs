@@ -1,0 +1,227 @@
+//! Builds every service from the configuration and hands them to the kernel to supervise.
+
+use std::{fs, future::Future, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
+
+use anyhow::Context;
+use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, mock::Fixture};
+use nexum_gateway::{AdminTcp, LogTap, Token};
+use nexum_host_ifaces::{
+    chain::ChainMsg,
+    clock::{Clock, SystemClock},
+    cron::{CronMsg, ScheduleCheck},
+    port::Port,
+    store::StoreMsg,
+};
+use nexum_kernel::{
+    KernelArgs, Ports, ServiceSpec,
+    admin::{AdminMsg, ModuleSpec},
+    root::KernelHandle,
+};
+use nexum_store::Store;
+use prometheus::Registry;
+use ractor::{ActorCell, ActorRef, Message, SpawnErr};
+
+use super::{headers::Headers, store_directory};
+use crate::config::{Ceiling, Chain, Config, Module};
+
+/// Starts an engine. Answers once its services are up; modules load in the background.
+pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandle, Port<AdminMsg>, Headers)> {
+    let state_dir = &config.engine.state_dir;
+    private_directory(state_dir)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let registry = Registry::new();
+    let kept = config.chains.iter().filter(|chain| chain.mock.is_none()).map(|chain| chain.chain_id);
+    let headers = Headers::open(state_dir, kept);
+
+    let store = open_store(config, &clock, &registry)?;
+    let ports = Ports {
+        store: Port::new("store"),
+        view: store.clone(),
+        chains: config.chains.iter().map(|chain| (chain.chain_id, Port::new("chain"))).collect(),
+        cron: Port::new("cron"),
+        admin: Port::new("kernel"),
+    };
+    let mut services = vec![store_service(store, ports.store.clone())];
+    let metrics = ChainMetrics::register(&registry).context("metrics")?;
+    for chain in &config.chains {
+        let Some(port) = ports.chains.get(&chain.chain_id) else { continue };
+        services.push(chain_service(chain, port.clone(), &clock, &metrics, &headers)?);
+    }
+    services.push(cron_service(ports.cron.clone(), clock.clone()));
+    services.push(gateway_service(config, &ports, &registry, logs)?);
+
+    let admin = ports.admin.clone();
+    let args = KernelArgs {
+        services,
+        ports,
+        modules: config.modules.iter().map(module_spec).collect(),
+        ceiling: config.limits.limits(),
+        cache_dir: state_dir.join("cache"),
+        clock,
+        registry,
+        schedule_check: schedule_check(),
+        jitter: Arc::new(rand::random::<f64>),
+    };
+    let kernel = KernelHandle::start(args).await?;
+    headers.keep();
+    Ok((kernel, admin, headers))
+}
+
+/// What the cron actor can serve, for the check of manifests.
+pub fn schedule_check() -> ScheduleCheck {
+    Arc::new(nexum_cron::check)
+}
+
+fn private_directory(directory: &Path) -> anyhow::Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.with_context(|| format!("[engine] state_dir: {} cannot be made", directory.display()))
+}
+
+fn open_store(config: &Config, clock: &Arc<dyn Clock>, registry: &Registry) -> anyhow::Result<Arc<Store>> {
+    let mut options = nexum_store::Options::new(clock.clone(), registry.clone());
+    options.durability = config.engine.durability;
+    Ok(Store::open(store_directory(&config.engine.state_dir), &options)?)
+}
+
+/// A service whose actor is spawned by `spawn` and found behind `port`.
+fn service<M, F, S>(name: impl Into<String>, port: Port<M>, spawn: S) -> ServiceSpec
+where
+    M: Message,
+    F: Future<Output = Result<ActorRef<M>, SpawnErr>> + Send + 'static,
+    S: Fn(ActorCell) -> F + Send + Sync + 'static,
+{
+    let bound = port.clone();
+    let start = move |supervisor: ActorCell| {
+        let (spawning, bound) = (spawn(supervisor), bound.clone());
+        let started = async move {
+            let actor = spawning.await.map_err(reason)?;
+            let cell = actor.get_cell();
+            bound.bind(actor);
+            Ok(cell)
+        };
+        Box::pin(started) as _
+    };
+    ServiceSpec { name: name.into(), start: Arc::new(start), unbind: Arc::new(move || port.unbind()) }
+}
+
+/// What the actor said, without what ractor puts around it.
+fn reason(error: SpawnErr) -> String {
+    match error {
+        SpawnErr::StartupFailed(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn store_service(store: Arc<Store>, port: Port<StoreMsg>) -> ServiceSpec {
+    service("store", port, move |supervisor| {
+        let args = nexum_store::Args { store: store.clone() };
+        async move { nexum_store::spawn(args, supervisor).await.map(|(actor, _)| actor) }
+    })
+}
+
+fn cron_service(port: Port<CronMsg>, clock: Arc<dyn Clock>) -> ServiceSpec {
+    service("cron", port, move |supervisor| {
+        let args = nexum_cron::Args { clock: clock.clone() };
+        async move { nexum_cron::spawn(args, supervisor).await.map(|(actor, _)| actor) }
+    })
+}
+
+fn chain_service(
+    chain: &Chain,
+    port: Port<ChainMsg>,
+    clock: &Arc<dyn Clock>,
+    metrics: &ChainMetrics,
+    headers: &Headers,
+) -> anyhow::Result<ServiceSpec> {
+    let fixture = match &chain.mock {
+        Some(path) => {
+            let fixture = Fixture::load(path)?;
+            anyhow::ensure!(
+                fixture.chain_id == chain.chain_id,
+                "[[chains]] mock: {} is of chain {}, not {}",
+                path.display(),
+                fixture.chain_id,
+                chain.chain_id
+            );
+            Some(fixture)
+        }
+        None => None,
+    };
+    let (rpc, clock, metrics) = (rpc(chain), clock.clone(), metrics.clone());
+    let history = headers.history(chain.chain_id);
+    Ok(service(format!("chain {}", chain.chain_id), port, move |supervisor| {
+        let source = match &fixture {
+            Some(fixture) => nexum_chain::Source::Mock(fixture.clone()),
+            None => nexum_chain::Source::Rpc(rpc.clone()),
+        };
+        let args =
+            nexum_chain::Args { source, clock: clock.clone(), metrics: metrics.clone(), history: history.clone() };
+        async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
+    }))
+}
+
+/// The actor's configuration: its defaults, and what the operator changed.
+fn rpc(chain: &Chain) -> ChainConfig {
+    let mut config = ChainConfig::new(chain.chain_id, Vec::<String>::new());
+    let endpoint =
+        |endpoint: &crate::config::Endpoint| EndpointConfig { url: endpoint.url.clone(), priority: endpoint.priority };
+    config.endpoints = chain.endpoints.iter().map(endpoint).collect();
+    config.name = chain.name.clone();
+    let given = &chain.rpc;
+    config.timeout = given.timeout.map_or(config.timeout, |period| period.0);
+    config.max_retries = given.max_retries.unwrap_or(config.max_retries);
+    config.requests_per_second = given.requests_per_second.unwrap_or(config.requests_per_second);
+    config.max_log_range = given.max_log_range.unwrap_or(config.max_log_range);
+    config.poll_interval = given.poll_interval.map_or(config.poll_interval, |period| period.0);
+    config.stall_after = given.stall_after.map_or(config.stall_after, |period| period.0);
+    config
+}
+
+fn gateway_service(config: &Config, ports: &Ports, registry: &Registry, logs: LogTap) -> anyhow::Result<ServiceSpec> {
+    let observability = &config.observability;
+    if let Some(directory) = observability.admin_socket.as_deref().and_then(Path::parent) {
+        private_directory(directory).context("[observability] admin_socket")?;
+    }
+    let token = observability.admin_token.as_ref().map(|token| Token::new(token.0.as_str()));
+    let args = nexum_gateway::Args {
+        health: observability.health_listen.0,
+        metrics: observability.metrics_listen.0,
+        admin_socket: observability.admin_socket.clone(),
+        admin_tcp: observability.admin_listen.0.zip(token).map(|(address, token)| AdminTcp { address, token }),
+        admin: ports.admin.clone(),
+        store: ports.store.clone(),
+        registry: registry.clone(),
+        logs,
+    };
+    // Nobody calls the gateway; the port is what the kernel wants of a service.
+    Ok(service("gateway", Port::new("gateway"), move |supervisor| nexum_gateway::spawn(args.clone(), supervisor)))
+}
+
+fn module_spec(module: &Module) -> ModuleSpec {
+    ModuleSpec {
+        source: module.source.clone().into(),
+        denied: module.denied.clone(),
+        ceiling: (module.limits != Ceiling::default()).then(|| module.limits.limits()),
+        config: module.config.clone(),
+        extra_methods: module.extra_methods.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Endpoint, Period};
+    use std::time::Duration;
+
+    #[test]
+    fn a_chain_keeps_the_actors_defaults_but_for_what_is_said() {
+        let mut chain = Chain::mock(10, "x.toml".into());
+        chain.endpoints = vec![Endpoint { url: "http://a".into(), priority: 3 }];
+        chain.rpc.timeout = Some(Period(Duration::from_secs(7)));
+        let config = rpc(&chain);
+        let defaults = ChainConfig::new(10, ["http://a"]);
+        assert_eq!(config.timeout, Duration::from_secs(7));
+        assert_eq!((config.max_retries, config.max_log_range), (defaults.max_retries, defaults.max_log_range));
+        assert_eq!(config.endpoints[0].priority, 3);
+    }
+}
