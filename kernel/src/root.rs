@@ -15,7 +15,7 @@ use nexum_host_ifaces::{
     store::StoreMsg,
 };
 use prometheus::Registry;
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::watch;
 
 use crate::{
@@ -93,8 +93,14 @@ impl KernelHandle {
     /// Starts everything and returns once the services are up; modules load in the background.
     pub async fn start(args: KernelArgs) -> Result<Self, KernelError> {
         let (end, ended) = watch::channel(None);
-        let (root, _) =
-            Actor::spawn(None, Root, (args, end)).await.map_err(|error| KernelError::Start(error.to_string()))?;
+        let (root, _) = Actor::spawn(None, Root, (args, end)).await.map_err(|error| match error {
+            // What went wrong, without what ractor puts around it.
+            SpawnErr::StartupFailed(error) => match error.downcast() {
+                Ok(error) => *error,
+                Err(error) => KernelError::Start(error.to_string()),
+            },
+            other => KernelError::Start(other.to_string()),
+        })?;
         Ok(Self { root: root.get_cell(), ended })
     }
 
