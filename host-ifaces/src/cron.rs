@@ -60,6 +60,8 @@ pub enum CronMsg {
     Forget { module: Arc<str> },
     /// Must reply.
     Status(RpcReplyPort<CronStatus>),
+    /// The actor's own timer; from anyone else it changes nothing.
+    Wake,
 }
 
 /// Whether a schedule can be used; the message says what would be right. Implemented by the cron actor's crate and handed

@@ -95,7 +95,14 @@ impl Actor for StoreActor {
             }
         }
         if state.committer.is_gone() {
-            return Err("the committer thread died".into());
+            return Err("the committer has stopped".into());
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<StoreMsg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        if let Some(thread) = state.committer.stop() {
+            tokio::task::spawn_blocking(move || thread.join()).await?.map_err(|_| "the committer thread panicked")?;
         }
         Ok(())
     }

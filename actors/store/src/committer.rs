@@ -71,8 +71,13 @@ struct Queue {
 }
 
 impl Committer {
-    /// Starts the thread, once whoever wrote before has finished. Blocks.
+    /// Starts the thread, after stopping whoever wrote before: the actor that died may not have been dropped yet, because
+    /// ractor hands its state to the supervisor. Blocks.
     pub fn start(store: Arc<Store>) -> Result<Self, StoreError> {
+        let before = lock(&store.writer).upgrade();
+        if let Some(before) = before {
+            before.stop();
+        }
         let lease = Arc::new(store.lease()?);
         let next_id = store.index().next_id;
         let shared = Arc::new(Shared {
@@ -82,6 +87,7 @@ impl Committer {
             settled: Condvar::new(),
             lease: Mutex::new(Some(lease.clone())),
         });
+        *lock(&shared.store.writer) = Arc::downgrade(&shared);
         let thread = std::thread::Builder::new().name("nexum-commit".into()).spawn({
             let shared = shared.clone();
             move || {
@@ -93,7 +99,13 @@ impl Committer {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Whether the thread died of a bug; nothing is written any more.
+    /// Takes nothing more. What waits is written before the thread ends.
+    pub fn stop(&mut self) -> Option<JoinHandle<()>> {
+        self.shared.stop();
+        self.thread.take()
+    }
+
+    /// Whether the thread has ended, because of a bug or because another actor took over.
     pub fn is_gone(&self) -> bool {
         lock(&self.shared.queue).gone
     }
@@ -145,10 +157,7 @@ impl Committer {
 
 impl Drop for Committer {
     fn drop(&mut self) {
-        lock(&self.shared.queue).stopping = true;
-        self.shared.filled.notify_one();
-        *lock(&self.shared.lease) = None;
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+        if let Some(Err(_)) = self.stop().map(JoinHandle::join) {
             tracing::error!("the committer thread panicked");
         }
     }
@@ -162,7 +171,7 @@ fn refuse<T>(reply: Reply<T>, error: StoreError) {
 impl Queue {
     /// Whether anything may queue now.
     fn room(&self, store: &Store) -> Result<(), StoreError> {
-        if self.gone {
+        if self.gone || self.stopping {
             return Err(StoreError::Failed("the committer has stopped".into()));
         }
         if self.waiting.waiting.len() >= WAITING_MAX || self.waiting.batch.size_in_bytes() >= WAITING_BYTES_MAX {
@@ -241,6 +250,14 @@ impl Shared {
     fn push(&self, queue: &mut Queue, waiting: Waiting) {
         queue.waiting.waiting.push(waiting);
         self.wake(queue);
+    }
+
+    fn stop(&self) {
+        let mut queue = lock(&self.queue);
+        queue.stopping = true;
+        self.wake(&mut queue);
+        drop(queue);
+        *lock(&self.lease) = None;
     }
 
     fn wake(&self, queue: &mut Queue) {

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,7 +23,9 @@ use nexum_host_ifaces::{
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions};
 
 use crate::{
-    codec, keys,
+    codec,
+    committer::Shared,
+    keys,
     metrics::{Metrics, Window},
     open::{self, Durability, OpenError, Options},
 };
@@ -41,6 +43,8 @@ pub struct Store {
     pub(crate) metrics: Metrics,
     pub(crate) totals: Totals,
     index: Mutex<Index>,
+    /// The committer that writes, to be stopped by the one that follows it.
+    pub(crate) writer: Mutex<Weak<Shared>>,
     leased: Mutex<bool>,
     lease_freed: Condvar,
 }
@@ -111,6 +115,7 @@ impl Store {
             metrics,
             totals: Totals::default(),
             index: Mutex::new(index),
+            writer: Mutex::default(),
             leased: Mutex::new(false),
             lease_freed: Condvar::new(),
         };

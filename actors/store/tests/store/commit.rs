@@ -151,8 +151,7 @@ async fn an_actor_that_dies_leaves_a_store_that_the_next_one_works_on() {
     let mut module = harness.module("a").await;
     for seq in 1..=10u64 {
         harness.handle(&mut module, vec![put("k", "v", (seq > 1).then_some("v"))]).await;
-        let store = harness.kill().await;
-        harness = Harness::start(store).await;
+        harness = harness.restart().await;
         assert_eq!(harness.module("a").await.info.record.seq, seq);
     }
     harness.close().await;

@@ -21,24 +21,25 @@ pub fn options() -> Options {
     Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new())
 }
 
-/// A supervisor that lets its children die.
+/// A supervisor that lets its children die and keeps what they leave.
 pub struct Parent;
 
 impl Actor for Parent {
     type Msg = ();
-    type State = ();
+    type State = Vec<SupervisionEvent>;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
-        Ok(())
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<Vec<SupervisionEvent>, ActorProcessingErr> {
+        Ok(Vec::new())
     }
 
     async fn handle_supervisor_evt(
         &self,
         _: ActorRef<()>,
-        _: SupervisionEvent,
-        (): &mut (),
+        event: SupervisionEvent,
+        events: &mut Vec<SupervisionEvent>,
     ) -> Result<(), ActorProcessingErr> {
+        events.push(event);
         Ok(())
     }
 }
@@ -46,7 +47,7 @@ impl Actor for Parent {
 pub struct Harness {
     pub store: Arc<Store>,
     pub actor: ActorRef<StoreMsg>,
-    parent: ActorRef<()>,
+    parent: (ActorRef<()>, ractor::concurrency::JoinHandle<()>),
     handle: ractor::concurrency::JoinHandle<()>,
 }
 
@@ -60,8 +61,12 @@ impl Harness {
     }
 
     pub async fn start(store: Arc<Store>) -> Self {
-        let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
-        let (actor, handle) = nexum_store::spawn(Args { store: store.clone() }, parent.get_cell()).await.unwrap();
+        let parent = Actor::spawn(None, Parent, ()).await.unwrap();
+        Self::start_under(store, parent).await
+    }
+
+    async fn start_under(store: Arc<Store>, parent: (ActorRef<()>, ractor::concurrency::JoinHandle<()>)) -> Self {
+        let (actor, handle) = nexum_store::spawn(Args { store: store.clone() }, parent.0.get_cell()).await.unwrap();
         Self { store, actor, parent, handle }
     }
 
@@ -69,16 +74,17 @@ impl Harness {
     pub async fn stop(self) -> Arc<Store> {
         self.actor.drain().unwrap();
         tokio::time::timeout(PATIENCE, self.handle).await.unwrap().unwrap();
-        self.parent.stop(None);
+        let (parent, parent_handle) = self.parent;
+        parent.stop(None);
+        tokio::time::timeout(PATIENCE, parent_handle).await.unwrap().unwrap();
         self.store
     }
 
-    /// Kills the actor in mid-life.
-    pub async fn kill(self) -> Arc<Store> {
+    /// Kills the actor in mid-life and starts another. What the dead one left stays with the supervisor.
+    pub async fn restart(self) -> Self {
         self.actor.kill();
         tokio::time::timeout(PATIENCE, self.handle).await.unwrap().unwrap();
-        self.parent.stop(None);
-        self.store
+        Self::start_under(self.store, self.parent).await
     }
 
     /// Stops the actor and closes the database.

@@ -1,0 +1,181 @@
+//! When a schedule fires. Pure; all times are milliseconds since the Unix epoch, UTC.
+//!
+//! Cron expressions are the usual ones: five fields from the minute or six from the second; Sunday is 0 or 7; when both
+//! the day of the month and the day of the week are restricted, either is enough. The `cron` crate underneath numbers
+//! Sunday 1 and wants both days at once, so expressions are translated for it.
+
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use nexum_host_ifaces::cron::Schedule;
+
+/// A shorter period would be a busy loop: events are at least this far apart.
+const PERIOD_MS_MIN: u64 = 100;
+
+/// A longer period is a mistake of units.
+const PERIOD_MS_MAX: u64 = 366 * 24 * 3_600_000;
+
+const DAYS: [&str; 8] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"];
+
+/// A schedule that can be used.
+#[derive(Debug, Clone)]
+pub(crate) enum Plan {
+    Every {
+        period_ms: u64,
+    },
+    /// Fires when any of these does.
+    Cron(Vec<cron::Schedule>),
+}
+
+/// Whether a schedule can be used; the message says what would be right.
+pub fn check(schedule: &Schedule) -> Result<(), String> {
+    Plan::new(schedule).map(drop)
+}
+
+impl Plan {
+    pub fn new(schedule: &Schedule) -> Result<Self, String> {
+        match schedule {
+            Schedule::Every { period_ms } if *period_ms < PERIOD_MS_MIN => {
+                Err(format!("a period of {period_ms} ms is too short: at least {PERIOD_MS_MIN} ms"))
+            }
+            Schedule::Every { period_ms } if *period_ms > PERIOD_MS_MAX => {
+                Err(format!("a period of {period_ms} ms is too long: at most 366 days"))
+            }
+            Schedule::Every { period_ms } => Ok(Self::Every { period_ms: *period_ms }),
+            Schedule::Cron(expression) => parse(expression).map(Self::Cron),
+        }
+    }
+
+    /// The first time after `after_ms`; none when there is no such time before the year 2100.
+    pub fn next(&self, after_ms: u64) -> Option<u64> {
+        match self {
+            Self::Every { period_ms } => (after_ms / period_ms).checked_add(1)?.checked_mul(*period_ms),
+            Self::Cron(any) => {
+                let after = time(after_ms)?;
+                any.iter().filter_map(|schedule| schedule.after(&after).next()).map(millis).min()
+            }
+        }
+    }
+
+    /// The last time up to and including `now_ms`.
+    pub fn last(&self, now_ms: u64) -> Option<u64> {
+        match self {
+            Self::Every { period_ms } => Some(now_ms / period_ms * period_ms),
+            Self::Cron(any) => {
+                // The iterator goes back from a time that it leaves out.
+                let end = time(now_ms.checked_add(1)?)?;
+                any.iter().filter_map(|schedule| schedule.after(&end).next_back()).map(millis).max()
+            }
+        }
+    }
+
+    /// How many times lie in `after_ms < t <= until_ms`, counted up to `max`.
+    pub fn count(&self, after_ms: u64, until_ms: u64, max: u64) -> u64 {
+        match self {
+            Self::Every { period_ms } => (until_ms / period_ms).saturating_sub(after_ms / period_ms).min(max),
+            Self::Cron(_) => self.times(after_ms, until_ms).take(max as usize).count() as u64,
+        }
+    }
+
+    /// Every time in `after_ms < t <= until_ms`, in order.
+    pub fn times(&self, after_ms: u64, until_ms: u64) -> impl Iterator<Item = u64> + '_ {
+        let within = move |at: &u64| *at <= until_ms;
+        std::iter::successors(self.next(after_ms).filter(within), move |at| self.next(*at).filter(within))
+    }
+}
+
+fn time(at_ms: u64) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_millis(i64::try_from(at_ms).ok()?)
+}
+
+fn millis(at: DateTime<Utc>) -> u64 {
+    u64::try_from(at.timestamp_millis()).unwrap_or_default()
+}
+
+fn parse(expression: &str) -> Result<Vec<cron::Schedule>, String> {
+    let wrong = |why: String| {
+        format!("`{expression}`: {why}; a schedule is `minute hour day-of-month month day-of-week`, like `*/5 * * * *`")
+    };
+    let fields: Vec<&str> = expression.split_whitespace().collect();
+    let (second, fields) = match fields[..] {
+        [minute, hour, day, month, weekday] => ("0", [minute, hour, day, month, weekday]),
+        [second, minute, hour, day, month, weekday] => (second, [minute, hour, day, month, weekday]),
+        _ if expression.trim_start().starts_with('@') => {
+            return Err(wrong("shorthands with @ are not known".to_owned()));
+        }
+        _ => return Err(wrong(format!("{} fields instead of 5, or 6 with the second first", fields.len()))),
+    };
+    let [minute, hour, day, month, weekday] = fields;
+    for field in [second, minute, hour, day, month, weekday] {
+        check_steps(field).map_err(&wrong)?;
+    }
+    let weekday = weekdays(weekday).map_err(&wrong)?;
+    let one = |day: &str, weekday: &str| {
+        let translated = format!("{second} {minute} {hour} {day} {month} {weekday}");
+        cron::Schedule::from_str(&translated).map_err(|error| wrong(first_line(&error.to_string())))
+    };
+    let any_day = |field: &str| field.starts_with('*') || field == "?";
+    let schedules = match any_day(day) || any_day(&weekday) {
+        true => vec![one(day, &weekday)?],
+        false => vec![one(day, "*")?, one("*", &weekday)?],
+    };
+    // 2000 is a leap year and as good a start as any.
+    let start = DateTime::from_timestamp_millis(946_684_800_000).unwrap_or_default();
+    if schedules.iter().all(|schedule| schedule.after(&start).next().is_none()) {
+        return Err(wrong("it never fires".to_owned()));
+    }
+    Ok(schedules)
+}
+
+/// The crate panics on a step of zero.
+fn check_steps(field: &str) -> Result<(), String> {
+    for (_, step) in field.split(',').filter_map(|part| part.split_once('/')) {
+        match step.parse::<u32>() {
+            Ok(1..) => {}
+            _ => return Err(format!("the step `/{step}` in `{field}` is not a number above 0")),
+        }
+    }
+    Ok(())
+}
+
+/// Translates a day-of-week field: numbers become a list of names, which mean the same everywhere.
+fn weekdays(field: &str) -> Result<String, String> {
+    let parts: Result<Vec<String>, String> = field.split(',').map(weekday_part).collect();
+    Ok(parts?.join(","))
+}
+
+fn weekday_part(part: &str) -> Result<String, String> {
+    let (days, step) = match part.split_once('/') {
+        Some((days, step)) => (days, Some(step.parse::<usize>().map_err(|_| format!("the step in `{part}`"))?)),
+        None => (part, None),
+    };
+    let (first, last) = match days.split_once('-') {
+        Some((first, last)) => (weekday(first)?, weekday(last)?),
+        None if days == "*" || days == "?" => match step {
+            None => return Ok(days.to_owned()),
+            Some(_) => (0, 6),
+        },
+        // `2/2` goes on from Tuesday to the end of the week.
+        None => (weekday(days)?, if step.is_some() { 6 } else { weekday(days)? }),
+    };
+    if first > last {
+        return Err(format!("`{part}` runs backwards: days of the week go from 0 (Sunday) to 7 (Sunday)"));
+    }
+    let named: Vec<&str> = (first..=last).step_by(step.unwrap_or(1)).map(|day| DAYS[day]).collect();
+    Ok(named.join(","))
+}
+
+fn weekday(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|number| *number < DAYS.len());
+    let named = || DAYS.iter().position(|name| text.get(..3).is_some_and(|text| text.eq_ignore_ascii_case(name)));
+    number.or_else(named).ok_or_else(|| format!("`{text}` is no day of the week: 0 to 7, or SUN to SAT"))
+}
+
+fn first_line(text: &str) -> String {
+    // The crate draws a picture of several lines; its last one says what is wrong.
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.last().unwrap_or("it cannot be read").to_owned()
+}
+
+#[cfg(test)]
+mod tests;
