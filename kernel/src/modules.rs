@@ -271,6 +271,9 @@ impl State {
         let Some(name) = self.by_actor.remove(&cell.get_id()) else { return };
         let Some(slot) = self.slots.get_mut(&name) else { return };
         slot.actor = None;
+        // Supervision events overtake messages: what the actor reported before its end must not count after it.
+        self.generations += 1;
+        slot.generation = self.generations;
         let then = slot.take_then();
         let exit = match how {
             Ok(_) => None,

@@ -72,7 +72,8 @@ fn each_meets_its_limit_and_the_neighbours_handle_every_event() {
 
 #[test]
 fn one_bad_event_goes_to_the_dead_letters_and_comes_back_on_order() {
-    let changes = [("mode = \"good\"", "mode = \"trap-on\"\non = 5"), QUICK];
+    let from_the_first = ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
+    let changes = [("mode = \"good\"", "mode = \"trap-on\"\non = 5"), QUICK, from_the_first];
     let engine = Setup::new().mock(31337, CHAIN).module("hostile", "picky", &changes).start();
     let node = engine.module_until("picky", "past the bad block", |node| {
         node["dead_letters"] == 1 && node["events_processed"].as_u64() > Some(10)
