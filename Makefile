@@ -11,7 +11,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 # Guests get a folder of their own: their profile and target differ from the engine's.
 GUEST_TARGET_DIR := $(CARGO_TARGET_DIR)/guests
 export NEXUM_BUNDLES := $(CARGO_TARGET_DIR)/bundles
-export NEXUM_ANVIL ?= $(CACHE)/npm/node_modules/.bin/anvil
+export NEXUM_ANVIL ?= $(CACHE)/bin/anvil
 
 # One profile for clippy, tests and the binaries, so that nothing is built twice.
 CARGO_FLAGS := --release --workspace
@@ -45,7 +45,10 @@ build-deps:
 
 .PHONY: test-deps
 test-deps: build-deps ## install what the tests need besides Rust: Anvil, from npm
-	@[ -x $(NEXUM_ANVIL) ] || { mkdir -p $(CACHE)/npm && npm install --silent --no-fund --no-audit --prefix $(CACHE)/npm @foundry-rs/anvil@1.7.1; }
+	@# The node itself, not the npm wrapper: a signal to the wrapper does not reach it.
+	@[ -x $(NEXUM_ANVIL) ] || { mkdir -p $(CACHE)/npm $(CACHE)/bin && \
+		npm install --silent --no-fund --no-audit --prefix $(CACHE)/npm @foundry-rs/anvil@1.7.1 && \
+		ln -sf $(CACHE)/npm/node_modules/@foundry-rs/anvil-*/bin/anvil $(NEXUM_ANVIL); }
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 
 .PHONY: build

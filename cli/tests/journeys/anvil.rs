@@ -37,7 +37,7 @@ impl Anvil {
         #[allow(clippy::disallowed_methods, reason = "where `make test-deps` put the node")]
         let program = std::env::var("NEXUM_ANVIL").map(PathBuf::from).unwrap_or_else(|_| {
             let home = std::env::var("HOME").unwrap_or_default();
-            PathBuf::from(home).join(".cache/nexum/npm/node_modules/.bin/anvil")
+            PathBuf::from(home).join(".cache/nexum/bin/anvil")
         });
         let child = Command::new(&program)
             .args(["--port", &self.port.to_string(), "--no-mining", "--silent", "--state"])
