@@ -16,7 +16,7 @@ use std::{
 
 use figment::{Figment, providers::Serialized};
 
-pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Period, Secret};
+pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period, Secret};
 pub use show::{shown, shown_json};
 
 use source::{Environment, File};
@@ -123,6 +123,17 @@ mod tests {
         }
         assert!(seen > 10, "{seen} cases in {}", cases.display());
         assert!(wrong.is_empty(), "\n{wrong}");
+    }
+
+    #[test]
+    fn the_example_is_accepted_and_says_the_defaults() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/nexum-engine.toml");
+        let config = load(Some(&example), &Variables::new(), &Flags::default()).unwrap();
+        let defaults = Config::default();
+        assert_eq!(config.limits, defaults.limits);
+        let observability =
+            Observability { admin_socket: config.observability.admin_socket.clone(), ..defaults.observability };
+        assert_eq!(config.observability, observability);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use url::Url;
 
-use super::{Chain, Config, Listen, Period, source::is_address};
+use super::{Chain, Config, Listen, Observability, Period, source::is_address};
 
 /// Shorter tokens can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
@@ -65,8 +65,8 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
 fn check_engine(config: &Config) -> Result<(), Problem> {
     let observability = &config.observability;
     let level = &config.engine.log_level;
-    if let Err(error) = tracing_subscriber::EnvFilter::try_new(level) {
-        let message = format!("`{level}`: {error}; expected a level such as info, or info,nexum_chain=debug");
+    if tracing_subscriber::EnvFilter::try_new(level).is_err() {
+        let message = format!("`{level}` is no log level: expected one such as info, or info,nexum_chain=debug");
         return Err(problem("engine.log_level", message));
     }
     match (observability.admin_listen, &observability.admin_token) {
@@ -83,15 +83,18 @@ fn check_engine(config: &Config) -> Result<(), Problem> {
         }
         _ => {}
     }
+    let defaults = Observability::default();
     let mut taken = BTreeMap::new();
-    for (key, Listen(address)) in [
-        ("health_listen", observability.health_listen),
-        ("metrics_listen", observability.metrics_listen),
-        ("admin_listen", observability.admin_listen),
+    for (key, Listen(address), default) in [
+        ("health_listen", observability.health_listen, defaults.health_listen),
+        ("metrics_listen", observability.metrics_listen, defaults.metrics_listen),
+        ("admin_listen", observability.admin_listen, defaults.admin_listen),
     ] {
         let Some(address) = address.filter(|address| address.port() != 0) else { continue };
         if let Some(first) = taken.insert(address, key) {
-            return Err(problem(&format!("observability.{key}"), format!("{address} is taken by {first}")));
+            // The one that the operator chose is the one to change.
+            let (chosen, other) = if Listen(Some(address)) == default { (first, key) } else { (key, first) };
+            return Err(problem(&format!("observability.{chosen}"), format!("{address} is taken by {other}")));
         }
     }
     Ok(())

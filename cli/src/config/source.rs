@@ -22,6 +22,8 @@ const PREFIX: &str = "NEXUM_";
 /// Sections of the contract that this version does not have yet. Refused, because an operator who writes `[trust]` counts
 /// on it.
 const UNSUPPORTED: [&str; 7] = ["content", "discovery", "trust", "identity", "egress", "swarm", "waku"];
+/// Keys that hold lists of tables.
+const TABLES: [&str; 3] = ["chains", "endpoints", "modules"];
 /// Keys whose relative paths are relative to the file.
 const PATHS: [&str; 4] = ["engine.state_dir", "observability.admin_socket", "chains.#.mock", "modules.#.source"];
 
@@ -82,6 +84,14 @@ impl File {
 /// A path as the file writes it: `[engine] state_dir`, `[[chains.endpoints]] url`.
 fn written(path: &[String]) -> String {
     let is_index = |part: &String| part.bytes().all(|b| b.is_ascii_digit());
+    // An element of a plain list is its list.
+    let path = match path {
+        [tables @ .., list, element] if is_index(element) && !TABLES.contains(&list.as_str()) => {
+            [tables, &[list.clone()]].concat()
+        }
+        _ => path.to_vec(),
+    };
+    let path = path.as_slice();
     let (tables, key) = match path.split_last() {
         Some((last, tables)) if !is_index(last) && !tables.is_empty() => (tables, Some(last)),
         Some((last, _)) if path.len() == 1 => return format!("[{last}]"),
@@ -262,5 +272,6 @@ mod tests {
         assert_eq!(written("chains.0.chain_id"), "[[chains]] chain_id");
         assert_eq!(written("chains.0.rpc.timeout"), "[chains.rpc] timeout");
         assert_eq!(written("chains.0.endpoints.1.url"), "[[chains.endpoints]] url");
+        assert_eq!(written("modules.0.denied.1"), "[[modules]] denied");
     }
 }
