@@ -45,7 +45,8 @@ impl Compiled {
 
     fn possible_in(&self, number: u64, bloom: &Bloom) -> bool {
         let any = |bits: &Vec<BloomBits>| bits.is_empty() || bits.iter().any(|bits| bits.set_in(bloom));
-        number >= self.filter.from_block && any(&self.addresses) && self.topics.iter().all(any)
+        // Where nothing at all was logged not even a filter without conditions finds something.
+        number >= self.filter.from_block && !bloom.is_zero() && any(&self.addresses) && self.topics.iter().all(any)
     }
 }
 
@@ -134,7 +135,7 @@ impl Union {
         let set = |bytes: &[u8]| BloomBits::of(bytes).set_in(bloom);
         let address = self.addresses.as_ref().is_none_or(|any| any.iter().any(|address| set(&address.0)));
         let topic = |any: &Option<BTreeSet<Hash>>| any.as_ref().is_none_or(|any| any.iter().any(|topic| set(&topic.0)));
-        self.filled && address && self.topics.iter().all(topic)
+        self.filled && !bloom.is_zero() && address && self.topics.iter().all(topic)
     }
 
     /// Whether a node may answer with this log.
@@ -193,7 +194,8 @@ pub fn doubtful_when_empty(union: &Union, bloom: Option<&Bloom>) -> bool {
     const SPARSE_BITS_MAX: u32 = 512;
     bloom.is_some_and(|bloom| {
         let set: u32 = bloom.iter().map(|byte| byte.count_ones()).sum();
-        set <= SPARSE_BITS_MAX && (union.addresses.is_some() || union.topics[0].is_some()) && union.possible_in(bloom)
+        let anything = union.addresses.is_none() && union.topics.iter().all(Option::is_none);
+        (anything || set <= SPARSE_BITS_MAX) && union.possible_in(bloom)
     })
 }
 
@@ -292,5 +294,8 @@ mod tests {
         assert!(doubtful_when_empty(&union, Some(&bloom)));
         assert!(!doubtful_when_empty(&union, Some(&Bloom::repeat_byte(0xff))), "a full bloom proves nothing");
         assert!(!doubtful_when_empty(&union, Some(&Bloom::default())));
+        let anything = Union::of(&[filter(&[], [&[], &[], &[], &[]])]);
+        assert!(doubtful_when_empty(&anything, Some(&Bloom::repeat_byte(0xff))));
+        assert!(!wanted(&[], [&[], &[], &[], &[]]).possible_in(10, Some(&Bloom::default())), "nothing was logged");
     }
 }

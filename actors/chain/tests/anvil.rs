@@ -81,6 +81,7 @@ async fn blocks_and_logs_come_without_gap_over_websocket_and_http() {
 #[tokio::test]
 async fn another_endpoint_takes_over_when_one_is_cut_or_stalls_and_the_better_one_returns() {
     let anvil = Anvil::start().await;
+    anvil.mine(2).await;
     let (first, second) = (Relay::to(anvil.port).await, Relay::to(anvil.port).await);
     for (urls, mode) in [
         ([first.ws(), second.ws()], Mode::Cut),
@@ -154,6 +155,7 @@ async fn a_node_that_is_unreachable_at_boot_is_waited_for() {
 #[tokio::test]
 async fn a_frozen_node_is_noticed_and_followed_again_when_it_thaws() {
     let anvil = Anvil::start().await;
+    anvil.mine(2).await;
     for url in [anvil.ws(), anvil.http()] {
         let chain = rpc(&[url]).await;
         let mut reader = chain.reader("a", everything()).await;
@@ -242,6 +244,7 @@ async fn an_endpoint_of_another_chain_is_refused_by_name() {
 #[tokio::test]
 async fn an_endpoint_that_lies_about_logs_is_avoided_and_nothing_is_lost() {
     let anvil = Anvil::start().await;
+    anvil.mine(2).await;
     let lies: [fn(&mut serde_json::Value); 2] = [
         |answer| answer["result"] = json!([]),
         |answer| {

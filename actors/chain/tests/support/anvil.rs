@@ -39,8 +39,7 @@ pub struct Anvil {
 #[allow(clippy::disallowed_methods, reason = "where the node is may be told by the environment")]
 fn program() -> PathBuf {
     let home = std::env::var("HOME").unwrap_or_default();
-    std::env::var("NEXUM_ANVIL")
-        .map_or_else(|_| PathBuf::from(home).join(".cache/nexum/npm/node_modules/.bin/anvil"), PathBuf::from)
+    std::env::var("NEXUM_ANVIL").map_or_else(|_| PathBuf::from(home).join(".cache/nexum/bin/anvil"), PathBuf::from)
 }
 
 fn free_port() -> u16 {
@@ -57,7 +56,7 @@ fn launch(port: u16, arguments: &[String]) -> Child {
         .stderr(Stdio::null())
         .process_group(0)
         .spawn()
-        .expect("cannot start anvil: `npm i @foundry-rs/anvil@1.7.1` in ~/.cache/nexum/npm, or set NEXUM_ANVIL");
+        .expect("cannot start anvil: `npm i @foundry-rs/anvil@1.7.1` in ~/.cache/nexum/npm (`make test-deps`), or set NEXUM_ANVIL");
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let listens = lines.by_ref().map_while(Result::ok).any(|line| line.contains("Listening on"));
     assert!(listens, "anvil did not start on port {port}");

@@ -83,6 +83,8 @@ pub async fn start(source: Source) -> Chain {
 }
 
 pub async fn start_with(source: Source, history: History) -> Chain {
+    // Shown with a test that fails. The second start of a test finds it set.
+    let _ = tracing_subscriber::fmt().with_env_filter("nexum_chain=debug").with_test_writer().try_init();
     let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await.unwrap();
     let registry = prometheus::Registry::new();
     let metrics = ChainMetrics::register(&registry).unwrap();
