@@ -87,7 +87,7 @@ fn written(path: &[String]) -> String {
     // An element of a plain list is its list.
     let path = match path {
         [tables @ .., list, element] if is_index(element) && !TABLES.contains(&list.as_str()) => {
-            [tables, &[list.clone()]].concat()
+            [tables, std::slice::from_ref(list)].concat()
         }
         _ => path.to_vec(),
     };

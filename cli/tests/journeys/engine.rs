@@ -173,10 +173,14 @@ impl Engine {
 
     /// Asks for an orderly end and waits for it.
     pub fn terminate(&mut self) -> ExitStatus {
-        let child = self.child.as_ref().unwrap();
-        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+        self.signal("TERM");
         self.wait()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let child = self.child.as_ref().unwrap();
+        let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
     }
 
     /// Waits for the process to end by itself.

@@ -1,6 +1,9 @@
 //! Journeys through the real binaries: an engine as people run it, real components, a real node where a chain matters.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
 mod anvil;
+mod commands;
 mod engine;
 mod environment;
 mod hostile;

@@ -127,7 +127,7 @@ async fn orders_reach_the_kernel_and_refusals_come_back_with_a_fitting_status() 
     assert_eq!(relative.json(), refused("`source` must be an absolute path, not gov-watch"));
     let broken = fixture.post("/v1/modules", json!({ "source": "/bundles/broken" })).await;
     assert_eq!((broken.status, broken.json()), (422, refused("nexum.toml:3: unknown key `nmae`")));
-    let malformed = fixture.post("/v1/modules", json!({ "sauce": 1 })).await;
+    let malformed = fixture.post("/v1/modules", json!({ "denied": [] })).await;
     assert_eq!(malformed.status, 422);
     assert!(malformed.json()["error"].as_str().unwrap().contains("missing field `source`"), "{}", malformed.body);
 

@@ -1,0 +1,209 @@
+//! What the programs promise to scripts: exit codes, JSON, one line on stderr.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use super::engine::{Setup, bundle, eventually, free_port};
+
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
+
+const NEXUM: &str = env!("CARGO_BIN_EXE_nexum");
+const NEXUMCTL: &str = env!("CARGO_BIN_EXE_nexumctl");
+
+fn run(program: &str, args: &[&str]) -> Output {
+    Command::new(program).args(args).env_remove("NEXUM_SOCKET").output().unwrap()
+}
+
+/// Exit code and the one line on stderr.
+fn refused(program: &str, args: &[&str]) -> (i32, String) {
+    let output = run(program, args);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.stdout.is_empty(), "{args:?}");
+    assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
+    (output.status.code().unwrap(), said.trim_end().to_owned())
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn every_failure_has_its_exit_code_and_one_line() {
+    let engine = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).start();
+    engine.module_until("a", "runs", |node| node["state"] == "RUN");
+    let socket = path(&engine.socket);
+    let ctl = |args: &[&str]| refused(NEXUMCTL, &[&["--socket", socket], args].concat());
+
+    assert_eq!(ctl(&["module", "pause", "nobody"]), (5, "nexumctl: no module `nobody` is loaded".into()));
+    assert_eq!(ctl(&["state", "get", "a", "no/such"]), (5, "nexumctl: module `a` has no key `no/such`".into()));
+    assert_eq!(ctl(&["dlq", "show", "a", "7"]), (5, "nexumctl: module `a` has no dead letter 7".into()));
+    let (code, said) = ctl(&["state", "purge", "a", "--yes"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("is loaded: `nexumctl module unload a` first"), "{said}");
+    assert_eq!(ctl(&["state", "purge", "a"]).0, 2);
+    assert_eq!(ctl(&["module", "load", "/nonexistent"]).0, 1);
+
+    let nobody = refused(NEXUMCTL, &["--socket", "/nonexistent/admin.sock", "tree"]);
+    let said = "nexumctl: no engine answers at /nonexistent/admin.sock: is `nexum run` running? give --socket";
+    assert_eq!(nobody, (3, said.to_owned()));
+    let (code, said) = refused(NEXUM, &["run", "--config", "/nonexistent.toml"]);
+    assert_eq!(code, 1);
+    assert!(said.starts_with("nexum: /nonexistent.toml cannot be read: "), "{said}");
+    assert_eq!(run(NEXUMCTL, &["tree", "--no-such-flag"]).status.code(), Some(2));
+}
+
+#[test]
+fn an_engine_that_is_not_healthy_is_exit_code_four() {
+    let changes = [
+        ("mode = \"good\"", "mode = \"trap\""),
+        ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"20ms\"]"),
+        ("max_consecutive_failures = 10", "max_consecutive_failures = 2"),
+    ];
+    let engine = Setup::new().mock(31337, CHAIN).module("hostile", "bad", &changes).start();
+    engine.module_until("bad", "DEAD", |node| node["state"] == "DEAD");
+    let output = run(NEXUM, &["health", "--json", "--socket", path(&engine.socket)]);
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(4), &b""[..]));
+    let health: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(health["reasons"][0], "module bad is dead");
+}
+
+#[test]
+fn every_answer_has_a_json_form() {
+    let engine = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).start();
+    engine.module_until("a", "has state", |node| node["state_bytes"].as_u64() > Some(0));
+    let key = engine.json(&["state", "list", "a", "--limit", "1"])["entries"][0]["key"].as_str().unwrap().to_owned();
+    assert_eq!(engine.json(&["state", "get", "a", &key])["key"], key.as_str());
+    assert_eq!(engine.json(&["state", "inspect", "a"])["state"], "RUN");
+    assert_eq!(engine.json(&["health"])["status"], "healthy");
+    assert_eq!(engine.json(&["module", "list"])[0]["name"], "a");
+    assert_eq!(engine.json(&["dlq", "list", "a"]), Value::Array(Vec::new()));
+    assert_eq!(engine.json(&["module", "pause", "a"])["done"], "paused");
+    let metrics = engine.json(&["metrics"]);
+    let loaded = metrics.as_array().unwrap().iter().find(|sample| sample["name"] == "nexum_modules_loaded").unwrap();
+    assert_eq!(loaded["value"], 1.0);
+    let shown = run(NEXUM, &["check-config", "--json", "--config", path(&engine.config)]);
+    assert_eq!(serde_json::from_slice::<Value>(&shown.stdout).unwrap()["chains"][0]["chain_id"], 31337);
+    assert!(engine.ctl(&["tree"]).contains("└─ modules"));
+}
+
+#[test]
+fn a_backup_of_a_running_engine_restores_into_another_directory() {
+    let engine = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).start();
+    engine.module_until("a", "has state", |node| node["events_processed"].as_u64() > Some(5));
+    let (copy, other) = (engine.dir.path().join("copy"), engine.dir.path().join("other"));
+    engine.ctl(&["state", "backup", "--to", path(&copy)]);
+    let seq = engine.json(&["state", "inspect", "a"])["seq"].as_u64();
+
+    let restore = ["state", "restore", "--from", path(&copy), "--state-dir", path(&other), "--json"];
+    let restored = run(NEXUM, &restore);
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let (code, said) = refused(NEXUM, &restore);
+    assert_eq!(code, 1);
+    assert!(said.contains("is not empty: restore into a new directory"), "{said}");
+
+    // The module is paused first, so that what is compared stands still.
+    engine.ctl(&["module", "pause", "a"]);
+    let other_config = engine.dir.path().join("other.toml");
+    let config = format!(
+        "[engine]\nstate_dir = \"{}\"\n[observability]\nhealth_listen = \"off\"\nmetrics_listen = \"off\"\n",
+        path(&other)
+    );
+    fs::write(&other_config, config).unwrap();
+    let mut child = Command::new(NEXUM).args(["run", "-c", path(&other_config)]).stderr(Stdio::null()).spawn().unwrap();
+    let socket = other.join("admin.sock");
+    let found = eventually("the restored engine answers", || {
+        let output = run(NEXUMCTL, &["--socket", path(&socket), "--json", "state", "inspect", "a"]);
+        serde_json::from_slice::<Value>(&output.stdout).map_err(|error| error.to_string())
+    });
+    assert_eq!(found["state"], Value::Null);
+    assert!(found["seq"].as_u64() > Some(4) && found["seq"].as_u64() <= seq, "{found:#} of {seq:?}");
+    let stopped = run(NEXUMCTL, &["--socket", path(&socket), "shutdown", "--json"]);
+    assert_eq!(stopped.status.code(), Some(0), "{}", String::from_utf8_lossy(&stopped.stderr));
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn the_admin_api_over_tcp_wants_the_token() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let toml = format!("admin_listen = \"{address}\"\nadmin_token = \"0123456789abcdef\"\n");
+    // Straight after the [observability] that every setup begins with.
+    let engine = Setup::new().with(&toml).mock(31337, CHAIN).start();
+    let url = format!("http://{address}");
+    let (right, wrong) = (engine.dir.path().join("right"), engine.dir.path().join("wrong"));
+    fs::write(&right, "0123456789abcdef\n").unwrap();
+    fs::write(&wrong, "0123456789abcdee\n").unwrap();
+    let output = run(NEXUMCTL, &["--url", &url, "--token-file", path(&right), "health", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (code, said) = refused(NEXUMCTL, &["--url", &url, "--token-file", path(&wrong), "health"]);
+    assert_eq!((code, said.as_str()), (1, "nexumctl: the engine refused the token: see --token-file"));
+}
+
+#[test]
+fn logs_follow_one_module_and_end_with_the_engine() {
+    let heartbeat = [("every = \"5s\"", "every = \"1s\"")];
+    let setup =
+        Setup::new().mock(31337, CHAIN).module("heartbeat", "a", &heartbeat).module("heartbeat", "b", &heartbeat);
+    let mut engine = setup.start();
+    let mut child = Command::new(NEXUMCTL)
+        .args(["--socket", path(&engine.socket), "logs", "-f", "--module", "b", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+    for _ in 0..3 {
+        let line: Value = serde_json::from_str(&lines.next().unwrap()).unwrap();
+        assert_eq!(line["module"], "b", "{line}");
+    }
+    assert!(engine.terminate().success());
+    assert!(lines.all(|line| line.contains("\"b\"")));
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_packaged_module_loads() {
+    let engine = Setup::new().mock(31337, CHAIN).start();
+    let source = bundle("recorder");
+    let out = engine.dir.path().join("packaged");
+    let wasm = source.join("module.wasm");
+    let args = ["module", "package", path(&source), "--component", path(&wasm), "--out", path(&out), "--json"];
+    let made = run(NEXUM, &args);
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(made["module"], "recorder");
+    engine.ctl(&["module", "load", path(&out)]);
+    engine.module_until("recorder", "runs", |node| node["state"] == "RUN");
+}
+
+#[test]
+fn completions_are_for_the_program_that_prints_them() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(NEXUMCTL, &["completions", shell]).stdout;
+        assert!(String::from_utf8(script).unwrap().contains("nexumctl"), "{shell}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    let changes = [("mode = \"good\"", "mode = \"sleep\""), ("event_deadline = \"2s\"", "event_deadline = \"60s\"")];
+    let mut engine = Setup::new().mock(31337, CHAIN).module("hostile", "slow", &changes).start();
+    eventually("an event is in flight", || {
+        let metrics = engine.json(&["metrics"]);
+        let dispatched = |sample: &&Value| sample["name"] == "nexum_events_dispatched_total" && sample["value"] == 1.0;
+        metrics.as_array().unwrap().iter().find(dispatched).map(|_| ()).ok_or_else(|| "none yet".to_owned())
+    });
+    engine.signal("TERM");
+    eventually("the first signal is heard", || match engine.log_text().contains("stopping: ") {
+        true => Ok(()),
+        false => Err(engine.log_text()),
+    });
+    engine.signal("TERM");
+    assert_eq!(engine.wait().code(), Some(130));
+    // What was in flight is delivered again by the next engine, which replaces the socket that this one left.
+    engine.launch();
+    engine.module_until("slow", "is back", |node| node["state"] == "RUN");
+}
