@@ -94,7 +94,7 @@ test: check ## the same as `make check`
 KILLS ?= 50
 .PHONY: prove-exactly-once
 prove-exactly-once: test-deps guests ## kill the engine, then the node, KILLS times each; the record must equal the chain
-	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'binary(prove_exactly_once)'
+	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_exactly_once)'
 
 .PHONY: bench
 bench: test-deps guests ## measure everything beside its floor; writes target/bench.json and docs/reference/performance.md

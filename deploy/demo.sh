@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make run` does once everything is built: an engine on the embedded mock chain, two example modules, and a look at
+# What `make run` does once everything is built: an engine on the embedded mock chain, three example modules, and a look at
 # them. Ctrl-C ends it.
 set -euo pipefail
 

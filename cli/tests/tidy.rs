@@ -1,5 +1,7 @@
 //! House rules that a test can hold: which crate may depend on which, and how files are kept.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
 use std::{
     collections::BTreeMap,
     fs,

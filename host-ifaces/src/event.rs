@@ -93,6 +93,10 @@ pub enum EventId {
         old_head: Hash,
         new_head: Hash,
     },
+    /// No event: the source had nothing for the module up to its new cursor.
+    Advance {
+        source: SourceId,
+    },
     /// A dead letter delivered again on the operator's word; `seq` is the letter's sequence number.
     Retry {
         seq: u64,
@@ -108,6 +112,7 @@ impl EventId {
             Self::Logs { .. } => "logs",
             Self::Tick { .. } => "tick",
             Self::Reorg { .. } => "reorg",
+            Self::Advance { .. } => "advance",
             Self::Retry { .. } => "retry",
         }
     }
@@ -129,6 +134,7 @@ impl fmt::Display for EventId {
             Self::Logs { chain_id, number, hash } => write!(f, "logs:{chain_id}:{number}:{hash}"),
             Self::Tick { source, fired_at } => write!(f, "tick:{source}:{fired_at}"),
             Self::Reorg { chain_id, old_head, new_head } => write!(f, "reorg:{chain_id}:{old_head}:{new_head}"),
+            Self::Advance { source } => write!(f, "advance:{source}"),
             Self::Retry { seq } => write!(f, "retry:{seq}"),
         }
     }

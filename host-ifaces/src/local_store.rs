@@ -180,7 +180,15 @@ impl local_store::Host for HostState {
     fn list_entries(&mut self, prefix: String, after: Option<String>, limit: u32) -> Result<Vec<Entry>, HostError> {
         self.count_host_call("local-store")?;
         let limit = (limit as usize).min(LIST_ENTRIES_MAX);
-        let entries = self.overlay.list(&prefix, after.as_deref(), limit)?;
+        let mut entries = self.overlay.list(&prefix, after.as_deref(), limit)?;
+        // Cut like by `limit`: the guest pages on from the last key.
+        let mut bytes = 0;
+        let mut fits = |(key, value): &(String, Vec<u8>)| {
+            bytes += key.len() + value.len();
+            bytes <= self.limits.max_reply_bytes
+        };
+        let kept = entries.iter().take_while(|entry| fits(entry)).count();
+        entries.truncate(kept.max(1));
         Ok(entries.into_iter().map(|(key, value)| Entry { key, value }).collect())
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where the engine's configuration takes a module from, and what the operator changes about it.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
 pub struct ModuleSpec {
     /// A bundle directory (`nexum.toml` and `module.wasm`).
     pub source: PathBuf,
@@ -39,6 +40,8 @@ pub enum AdminError {
     /// The artifact, manifest or grants are wrong; the message names file and line.
     #[error("{0}")]
     Load(String),
+    #[error("module `{module}` has no dead letter {seq}")]
+    UnknownDeadLetter { module: String, seq: u64 },
     #[error("{0}")]
     Unavailable(String),
 }

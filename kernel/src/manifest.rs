@@ -171,11 +171,14 @@ impl Sources {
         change(Arc::make_mut(interest));
     }
 
-    fn blocks(&mut self, chain_id: u64, hold: Hold, blocks: Blocks, start: Option<u64>) {
+    fn blocks(&mut self, chain_id: u64, hold: Hold, blocks: Blocks, start: Option<u64>) -> Result<(), String> {
+        let mut twice = false;
         self.chain(chain_id, hold, |interest| {
+            twice = interest.blocks != Blocks::None;
             interest.blocks = blocks;
             interest.start_block = earliest(interest.start_block, start);
         });
+        if twice { Err("the blocks of this chain are subscribed twice".into()) } else { Ok(()) }
     }
 
     fn logs(&mut self, chain_id: u64, hold: Hold, filter: LogFilter, start: Option<u64>) {

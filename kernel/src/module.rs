@@ -396,6 +396,8 @@ impl Running {
                 unit.resolved = Some(letter.seq);
                 if restart::recovered(&mut self.health, Some(&SourceId::new(RETRY_SOURCE))) {
                     unit.health = Some(self.health.clone());
+                    self.metrics.consecutive_failures.set(0);
+                    args.status.consecutive_failures.store(0, Ordering::Relaxed);
                 }
                 self.commit(args, unit).await?;
                 args.status.dead_letters.fetch_sub(1, Ordering::Relaxed);
@@ -417,8 +419,9 @@ impl Running {
             return Ok(());
         }
         let host = self.instance.host();
-        let moved = Some((self.feeds.id(index).clone(), cursor.clone()));
-        let unit = host.seal(UnitKind::Advanced, moved, 0);
+        let source = self.feeds.id(index).clone();
+        host.begin(&EventId::Advance { source: source.clone() });
+        let unit = host.seal(UnitKind::Advanced, Some((source, cursor.clone())), 0);
         self.commit(args, unit).await?;
         self.moved(args, index, cursor);
         Ok(())

@@ -361,6 +361,12 @@ impl State {
             Ok(then) => then,
             Err(error) => return answer(reply, Err(error)),
         };
+        // What would not start again must not be stopped.
+        if matches!(then, Then::Start { afresh: true })
+            && let Err(reason) = self.shared.loader.plan(&slot.spec)
+        {
+            return answer(reply, Err(AdminError::Load(reason)));
+        }
         if slot.actor.is_some() {
             slot.then = Some((then, reply));
             slot.ask_to_stop();
@@ -404,7 +410,12 @@ impl State {
                     health.consecutive_failures = 0;
                     health.attempts.clear();
                 }
-                self.replan(name)?;
+                if afresh && let Err(error) = self.replan(name) {
+                    if let Some(slot) = self.slots.get_mut(name) {
+                        slot.die(error.to_string());
+                    }
+                    return Err(error);
+                }
                 if let Some(slot) = self.slots.get_mut(name) {
                     slot.health = health.clone();
                     slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
@@ -416,14 +427,19 @@ impl State {
         }
     }
 
-    /// A module that never loaded is planned again: its files may be right by now.
+    /// Reads the bundle again: its files may have changed since. The name is the identity of the state and must stay.
     fn replan(&mut self, name: &Arc<str>) -> Result<(), AdminError> {
         let Some(slot) = self.slots.get_mut(name) else { return Ok(()) };
-        if slot.prepared.is_some() {
-            return Ok(());
-        }
         let plan = self.shared.loader.plan(&slot.spec).map_err(AdminError::Load)?;
+        if plan.manifest.name != *name {
+            let source = slot.spec.source.display();
+            let found = &plan.manifest.name;
+            return Err(AdminError::Load(format!(
+                "{source} now holds module `{found}`, not `{name}`: unload and load it"
+            )));
+        }
         slot.plan = Some(Arc::new(plan));
+        slot.prepared = None;
         Ok(())
     }
 
@@ -453,8 +469,7 @@ impl State {
             Err(error) => return answer(reply, Err(AdminError::Unavailable(error.to_string()))),
         };
         let Some(letter) = letter else {
-            let error = StoreError::UnknownDeadLetter { module: module.to_owned(), seq };
-            return answer(reply, Err(AdminError::Unavailable(error.to_string())));
+            return answer(reply, Err(AdminError::UnknownDeadLetter { module: module.to_owned(), seq }));
         };
         // A failed send drops the reply port, which the caller sees as "not running".
         let _ = actor.send_message(module::Msg::Retry { letter: Box::new(letter), reply });

@@ -14,13 +14,13 @@ use nexum_host_ifaces::{
     port::Port,
     store::{ModuleId, ModuleRecord},
 };
-use nexum_kernel::{engine::WasmEngine, instance, manifest::Manifest};
+use nexum_kernel::{engine::WasmEngine, instance};
 use tempfile::TempDir;
 use wasmtime::Store;
 
 use crate::{
     figures::{Figures, Goal, median},
-    kit::{Bed, Disk, NoState, block_event, bundle, resident_bytes},
+    kit::{Bed, Disk, NoState, block_event, bundle, manifest, resident_bytes},
 };
 
 /// Blocks per wake, as after a short outage.
@@ -43,7 +43,7 @@ impl Guests {
     pub fn new() -> Self {
         let cache = TempDir::new().unwrap();
         let engine = WasmEngine::new(cache.path()).unwrap();
-        let manifest = Manifest::read(&bundle("bench").join("nexum.toml"), &(Arc::new(|_| Ok(())) as _)).unwrap();
+        let manifest = manifest("bench");
         let component = engine.component(&bundle("bench").join("module.wasm"), manifest.component).unwrap();
         let asked = Asked { required: &[Capability::LocalStore], optional: &[] };
         let grants = Grants::decide(asked, &[Capability::LocalStore].into(), &[].into()).unwrap();
@@ -143,7 +143,7 @@ async fn bare_group_commit(modules: usize) -> f64 {
             batch.put((index as u64).to_be_bytes(), [1; 8]);
             batch.put([(index as u64).to_be_bytes(), (round as u64).to_be_bytes()].concat(), [2; 64]);
         }
-        database.write_opt(&batch, &options).unwrap();
+        database.write_opt(batch, &options).unwrap();
         rates.push(modules as f64 / start.elapsed().as_secs_f64());
     }
     drop(dir);

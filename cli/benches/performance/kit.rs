@@ -14,14 +14,14 @@ use nexum_host_ifaces::{
     Hash,
     chain::{ChainMsg, ChainPull},
     clock::{Clock, SystemClock},
-    cron::CronMsg,
+    cron::{CronMsg, ScheduleCheck},
     event::{Answer, Cursor, Delivery, EventId, Part, SourceReply},
     limits::Limits,
     port::Port,
     store::{Entries, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, StateView, StoreError, StoreMsg},
     types::{Block, Event},
 };
-use nexum_kernel::{KernelArgs, KernelHandle, Ports, admin::ModuleSpec};
+use nexum_kernel::{KernelArgs, KernelHandle, Ports, admin::ModuleSpec, manifest::Manifest};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -32,6 +32,12 @@ pub const CHAIN: u64 = 31337;
 pub fn bundle(name: &str) -> PathBuf {
     let bundles = std::env::var("NEXUM_BUNDLES").expect("NEXUM_BUNDLES is set by `make bench`");
     PathBuf::from(bundles).join(name)
+}
+
+/// The manifest of a bundle without schedules.
+pub fn manifest(bundle_name: &str) -> Manifest {
+    let check: ScheduleCheck = Arc::new(|_| Ok(()));
+    Manifest::read(&bundle(bundle_name).join("nexum.toml"), &check).unwrap()
 }
 
 /// Copies of one bundle under many names, sharing the component.

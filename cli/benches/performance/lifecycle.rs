@@ -10,7 +10,6 @@ use nexum_host_ifaces::{
 use nexum_kernel::{
     engine::WasmEngine,
     instance::{self, Instance},
-    manifest::Manifest,
 };
 use tempfile::TempDir;
 use wasmtime::{Store, component::Component};
@@ -18,7 +17,7 @@ use wasmtime::{Store, component::Component};
 use crate::{
     dispatch::{Guests, now},
     figures::{Figures, Goal, median},
-    kit::{block_event, bundle},
+    kit::{block_event, bundle, manifest},
 };
 
 const SAMPLES: usize = 50;
@@ -31,7 +30,7 @@ fn cached(dir: &std::path::Path) -> std::path::PathBuf {
 
 pub async fn cold_start(figures: &mut Figures) {
     let cache = TempDir::new().unwrap();
-    let manifest = Manifest::read(&bundle("bench").join("nexum.toml"), &(Arc::new(|_| Ok(())) as _)).unwrap();
+    let manifest = manifest("bench");
     let file = bundle("bench").join("module.wasm");
     WasmEngine::new(cache.path()).unwrap().component(&file, manifest.component).unwrap();
     let guests = Guests::new();

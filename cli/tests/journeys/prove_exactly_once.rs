@@ -68,6 +68,17 @@ fn check(anvil: &Anvil, emitter: &str, engine: &Engine) -> (usize, usize) {
         assert_eq!(*key, format!("l/{block:020}/{index:06}"));
         assert_eq!((value["tx"].as_str().unwrap(), value["count"].as_u64()), (transaction.as_str(), Some(1)), "{key}");
     }
+    // In order: each event's number is one above the event's before it, logs of a block before the block.
+    let mut order: Vec<(u64, u64, u64)> = Vec::new();
+    order.extend(logs.iter().map(|(key, value)| {
+        let (block, index) = key[2..].split_once('/').unwrap();
+        (block.parse().unwrap(), index.parse().unwrap(), value["seq"].as_u64().unwrap())
+    }));
+    order.extend(
+        blocks.iter().map(|(key, value)| (key[2..].parse().unwrap(), u64::MAX, value["seq"].as_u64().unwrap())),
+    );
+    order.sort_unstable();
+    assert!(order.is_sorted_by_key(|(_, _, seq)| *seq), "an event was handled out of order");
     let node = engine.module("recorder");
     assert_eq!(node["dead_letters"], 0, "{node:#}");
     (blocks.len(), logs.len())

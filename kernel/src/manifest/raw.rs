@@ -361,8 +361,8 @@ impl Subscription {
                 return Err((span, format!("missed = `{other}`: a block subscription takes \"all\" or \"latest\"")));
             }
         };
-        sources.blocks(chain_id, hold, blocks, self.start_block.map(Spanned::into_inner));
-        Ok(())
+        let start = self.start_block.map(Spanned::into_inner);
+        sources.blocks(chain_id, hold, blocks, start).map_err(|message| (self.kind.span(), message))
     }
 
     fn logs(self, span: Range<usize>, chains: &BTreeSet<u64>, sources: &mut Sources) -> Result<(), Finding> {

@@ -22,10 +22,13 @@ fn first_retracted(entries: &[JournalEntry], source: &SourceId, ancestor: u64) -
         entry.source.as_ref() == Some(source) && past(&entry.cursor) && !past(&entry.cursor_before)
     };
     let crossed = entries.iter().rposition(crossing)?;
+    // An attempt that flushed and then failed left its flush behind, and each fresh instance an `init`; other sources may
+    // have gone on in between.
     let event = &entries[crossed].event;
-    let flushes = entries[..crossed].iter().rev();
-    let flushed = flushes.take_while(|entry| entry.kind == UnitKind::Flushed && entry.event == *event).count();
-    Some(entries[crossed - flushed].seq)
+    let since_before = entries[..crossed].iter().rposition(|entry| entry.source.as_ref() == Some(source));
+    let between = since_before.map_or(0, |before| before + 1)..crossed;
+    let flushed = between.into_iter().find(|at| entries[*at].kind == UnitKind::Flushed && entries[*at].event == *event);
+    Some(entries[flushed.unwrap_or(crossed)].seq)
 }
 
 impl Running {
@@ -119,6 +122,10 @@ mod tests {
         }
     }
 
+    fn init(seq: u64) -> JournalEntry {
+        JournalEntry { event: EventId::Init, ..entry(seq, "", None, None, UnitKind::Handled) }
+    }
+
     #[test]
     fn the_newest_crossing_counts_and_takes_its_flushes_along() {
         use UnitKind::*;
@@ -129,6 +136,7 @@ mod tests {
             entry(3, "chain:1", Some(11), Some(10), Handled),
             entry(4, "chain:2", Some(50), Some(51), Handled),
             entry(5, "chain:1", Some(11), None, Flushed),
+            init(5),
             entry(6, "chain:1", Some(10), Some(11), Handled),
             entry(7, "chain:1", Some(11), Some(12), Handled),
         ];
