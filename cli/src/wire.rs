@@ -17,6 +17,7 @@ use anyhow::Context;
 use nexum_chain::mock::Fixture;
 use nexum_host_ifaces::port::Port;
 use nexum_kernel::admin::AdminMsg;
+use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use services::schedule_check;
@@ -39,23 +40,11 @@ pub fn store_directory(state_dir: &Path) -> PathBuf {
     state_dir.join("store")
 }
 
-/// A directory that goes with the engine.
-pub struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(directory = %self.0.display(), %error, "a temporary directory stays behind");
-        }
-    }
-}
-
 /// The effective configuration of a run.
 pub struct Effective {
     pub config: Config,
-    temporary: Option<Temporary>,
+    /// Goes with the engine.
+    temporary: Option<TempDir>,
 }
 
 /// Reads the configuration that flags, environment and file come to.
@@ -90,10 +79,10 @@ pub fn settings(settings: &args::Settings) -> Result<Effective, Failure> {
     let mut temporary = None;
     if file.is_none() && flags.state_dir.is_none() && !environment.contains_key("NEXUM_ENGINE__STATE_DIR") {
         // A mock chain is another one each time it is played, so that the state of the run before is of no use.
-        let directory = std::env::temp_dir().join(format!("nexum-mock-{}", std::process::id()));
-        flags.state_dir = Some(directory.clone());
+        let directory = TempDir::with_prefix("nexum-mock-").context("no temporary directory")?;
+        flags.state_dir = Some(directory.path().to_owned());
         flags.admin_socket = Some(PathBuf::from(".nexum/admin.sock"));
-        temporary = Some(Temporary(directory));
+        temporary = Some(directory);
     }
     let config = config::load(file.as_deref(), &environment, &flags)?;
     Ok(Effective { config, temporary })

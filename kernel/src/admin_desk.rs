@@ -125,9 +125,11 @@ impl Args {
             let mib = status.disk_bytes as f64 / (1024.0 * 1024.0);
             format!("rocksdb {mib:.1} MiB, {} units, commit p99 {:.1} ms", status.units_total, status.commit_p99_ms)
         });
-        let cron = cron.ok().map(|status| match status.next_in_ms {
-            Some(next) => format!("{} schedules, next in {:.1} s", status.schedules, next as f64 / 1000.0),
-            None => format!("{} schedules", status.schedules),
+        let cron = cron.ok().map(|status| {
+            let noun = if status.schedules == 1 { "schedule" } else { "schedules" };
+            let next =
+                status.next_in_ms.map_or_else(String::new, |next| format!(", next in {:.1} s", next as f64 / 1000.0));
+            format!("{} {noun}{next}", status.schedules)
         });
         let any_module = modules.as_ref().map(|modules| format!("{} loaded", modules.len()));
         let chains: Vec<_> = chains.into_iter().map(|(id, status)| chain_node(id, status)).collect();

@@ -5,6 +5,7 @@
 //! guest: they ask the actor to stop after the event in flight and answer when it has.
 
 mod facts;
+mod orders;
 mod slot;
 
 use std::{
@@ -13,9 +14,9 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::store::{ModuleHealth, Standing, StoreError, StoreMsg};
+use nexum_host_ifaces::store::{ModuleHealth, Standing};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
-use slot::{Phase, Slot, Then};
+use slot::{Phase, Slot};
 
 use crate::{
     admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node},
@@ -341,138 +342,6 @@ impl State {
         slot.enter(Phase::Restart { at_ns, reason });
         let (module, generation) = (name.clone(), slot.generation);
         myself.send_after(wait, move || Msg::Start { module, generation });
-    }
-
-    async fn put_health(&self, name: &Arc<str>, health: ModuleHealth) -> Result<(), AdminError> {
-        let unavailable = |error: String| AdminError::Unavailable(error);
-        let opened = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await;
-        let info = opened.map_err(|error| unavailable(error.to_string()))?;
-        let info = info.map_err(|error: StoreError| unavailable(error.to_string()))?;
-        let message = StoreMsg::PutHealth { module: info.id, health: Box::new(health) };
-        self.shared.store.cast(message).map_err(|error| unavailable(error.to_string()))
-    }
-
-    async fn order(&mut self, myself: &ActorRef<Msg>, module: &str, order: Order, reply: AdminReply<()>) {
-        let name: Arc<str> = module.into();
-        let Some(slot) = self.slots.get_mut(&name) else {
-            return answer(reply, Err(AdminError::UnknownModule(module.to_owned())));
-        };
-        let then = match slot.accept(module, order) {
-            Ok(then) => then,
-            Err(error) => return answer(reply, Err(error)),
-        };
-        // What would not start again must not be stopped.
-        if matches!(then, Then::Start { afresh: true })
-            && let Err(reason) = self.shared.loader.plan(&slot.spec)
-        {
-            return answer(reply, Err(AdminError::Load(reason)));
-        }
-        if slot.actor.is_some() {
-            slot.then = Some((then, reply));
-            slot.ask_to_stop();
-            return;
-        }
-        let done = self.finish_order(myself, &name, then).await;
-        answer(reply, done);
-    }
-
-    /// Carries out what an order wants once the module's actor is gone.
-    async fn finish_order(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, then: Then) -> Result<(), AdminError> {
-        // A module whose manifest was wrong has no name and no state yet: an order to start it loads it anew.
-        let planned = self.slots.get(name).is_some_and(|slot| slot.plan.is_some());
-        match then {
-            Then::Start { .. } if !planned => {
-                let Some(slot) = self.slots.get(name) else { return Ok(()) };
-                let spec = slot.spec.clone();
-                self.load(myself, spec, false).await?;
-                self.slots.remove(name);
-                Ok(())
-            }
-            Then::Forget => {
-                self.slots.remove(name);
-                self.shared.metrics.forget(name);
-                Ok(())
-            }
-            Then::Pause => {
-                let mut health = self.stored_health(name).await?;
-                health.standing = Standing::Paused;
-                self.put_health(name, health.clone()).await?;
-                if let Some(slot) = self.slots.get_mut(name) {
-                    slot.health = health;
-                    slot.enter(Phase::Paused);
-                }
-                Ok(())
-            }
-            Then::Start { afresh } => {
-                let mut health = self.stored_health(name).await?;
-                health.standing = Standing::Running;
-                if afresh {
-                    health.consecutive_failures = 0;
-                    health.attempts.clear();
-                }
-                if afresh && let Err(error) = self.replan(name) {
-                    if let Some(slot) = self.slots.get_mut(name) {
-                        slot.die(error.to_string());
-                    }
-                    return Err(error);
-                }
-                if let Some(slot) = self.slots.get_mut(name) {
-                    slot.health = health.clone();
-                    slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
-                    slot.override_health = Some(health);
-                }
-                self.start(myself, name).await;
-                Ok(())
-            }
-        }
-    }
-
-    /// Reads the bundle again: its files may have changed since. The name is the identity of the state and must stay.
-    fn replan(&mut self, name: &Arc<str>) -> Result<(), AdminError> {
-        let Some(slot) = self.slots.get_mut(name) else { return Ok(()) };
-        let plan = self.shared.loader.plan(&slot.spec).map_err(AdminError::Load)?;
-        if plan.manifest.name != *name {
-            let source = slot.spec.source.display();
-            let found = &plan.manifest.name;
-            return Err(AdminError::Load(format!(
-                "{source} now holds module `{found}`, not `{name}`: unload and load it"
-            )));
-        }
-        slot.plan = Some(Arc::new(plan));
-        slot.prepared = None;
-        Ok(())
-    }
-
-    async fn stored_health(&self, name: &Arc<str>) -> Result<ModuleHealth, AdminError> {
-        let opened = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await;
-        match opened {
-            Ok(Ok(info)) => Ok(info.health),
-            Ok(Err(error)) => Err(AdminError::Unavailable(error.to_string())),
-            Err(error) => Err(AdminError::Unavailable(error.to_string())),
-        }
-    }
-
-    async fn retry_dead_letter(&mut self, module: &str, seq: u64, reply: AdminReply<()>) {
-        let Some(slot) = self.slots.get(module) else {
-            return answer(reply, Err(AdminError::UnknownModule(module.to_owned())));
-        };
-        let Some(actor) = slot.actor.clone().filter(|_| matches!(slot.phase, Phase::Run)) else {
-            let hint = "dead letters are delivered again only to a running module".to_owned();
-            let state = slot.phase.name().to_owned();
-            return answer(reply, Err(AdminError::WrongState { module: module.to_owned(), state, hint }));
-        };
-        let name = module.to_owned();
-        let letters = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::DeadLetters { name, reply }).await;
-        let letter = match letters {
-            Ok(Ok(letters)) => letters.into_iter().find(|letter| letter.seq == seq),
-            Ok(Err(error)) => return answer(reply, Err(AdminError::Unavailable(error.to_string()))),
-            Err(error) => return answer(reply, Err(AdminError::Unavailable(error.to_string()))),
-        };
-        let Some(letter) = letter else {
-            return answer(reply, Err(AdminError::UnknownDeadLetter { module: module.to_owned(), seq }));
-        };
-        // A failed send drops the reply port, which the caller sees as "not running".
-        let _ = actor.send_message(module::Msg::Retry { letter: Box::new(letter), reply });
     }
 
     fn report_stopped(&mut self) {
