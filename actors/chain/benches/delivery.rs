@@ -1,6 +1,13 @@
 //! How fast waiting pulls are answered, and how fast history is read, each against a bare loop in the same run.
 //!
 //! Prints medians; a figure is a ratio to the floor beside it. The second part needs Anvil.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a program for people"
+)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;

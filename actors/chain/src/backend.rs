@@ -42,6 +42,8 @@ pub trait Backend: Send + Sync + 'static {
         deadline: Duration,
     ) -> Result<Vec<Result<String, HostError>>, HostError>;
     fn endpoints(&self) -> Vec<EndpointStatus>;
+    /// The actor has read the chain up to this block.
+    fn read_up_to(&self, number: u64);
     /// The highest head that any endpoint told.
     fn best_head(&self) -> Option<u64>;
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
@@ -89,6 +90,16 @@ pub enum Segment {
         union: Arc<Union>,
         watches: Vec<Arc<Watch>>,
     },
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Headers { from, to } => write!(f, "headers {from} to {to} of the history"),
+            Self::Check { numbers } => write!(f, "{} headers to check cursors with", numbers.len()),
+            Self::Logs { from, to, .. } => write!(f, "logs of blocks {from} to {to}"),
+        }
+    }
 }
 
 impl Segment {
@@ -231,7 +242,7 @@ impl Backfill {
         let end = next.map_or(end, |next| next.saturating_sub(1).max(from));
         let to = match watch {
             // Nothing can be wanted before the first block of any filter: one header leads past it.
-            Some(watch) if from < watch.filters.from_block() => watch.filters.from_block() - 1,
+            Some(watch) if from < watch.filters.first_block() => watch.filters.first_block() - 1,
             Some(_) => from.saturating_add(self.log_range.current() - 1),
             None => from.saturating_add(self.header_range.current() - 1),
         };
@@ -261,11 +272,11 @@ impl Backfill {
             let segment = match watch {
                 None => Segment::Headers { from, to },
                 Some(watch) => {
-                    let reads_logs = from >= watch.filters.from_block();
+                    let reads_logs = from >= watch.filters.first_block();
                     let mut watches = vec![watch];
                     while reads_logs && index < wishes.len() && wishes[index].0 == from && wishes[index].1 >= to {
                         let (_, _, Some(other)) = &wishes[index] else { break };
-                        if other.filters.from_block() <= from && watches.iter().all(|watch| watch.id != other.id) {
+                        if other.filters.first_block() <= from && watches.iter().all(|watch| watch.id != other.id) {
                             let narrow = |watch: &Watch| watch.interest.logs.iter().all(|f| !f.addresses.is_empty());
                             if !narrow(other) || !watches.iter().all(|watch| narrow(watch)) {
                                 break;

@@ -1,5 +1,7 @@
 //! The task that carries out what the core decides: runs its reads, sends its answers, listens for heads.
 
+use std::time::Duration;
+
 use nexum_host_ifaces::{
     chain::{ChainMsg, ChainStatus},
     event::{SourceId, SourceReply, Subscriber},
@@ -21,6 +23,16 @@ const BURST_MESSAGES: usize = 256;
 /// Heads waiting to be taken in; a backend waits when it is full.
 pub const HEADS_MAX: usize = 64;
 
+/// A read whose repetition waited this long has failed about five times.
+const RETRY_LOUD: Duration = Duration::from_secs(2);
+
+struct Ended {
+    job: Job,
+    /// How long it had to wait for its turn after earlier failures.
+    waited: Duration,
+    result: Result<Found, Failure>,
+}
+
 pub struct Driver {
     chain_id: u64,
     name: String,
@@ -29,7 +41,7 @@ pub struct Driver {
     metrics: ChainMetrics,
     /// Return addresses by seat.
     subscribers: Vec<Option<(SourceId, Subscriber)>>,
-    jobs: JoinSet<(Job, Result<Found, Failure>)>,
+    jobs: JoinSet<Ended>,
 }
 
 impl Driver {
@@ -49,7 +61,7 @@ impl Driver {
                 biased;
                 Some(seen) = heads.recv() => self.seen(seen),
                 Some(ended) = self.jobs.join_next() => match ended {
-                    Ok((job, result)) => self.finished(job, result),
+                    Ok(ended) => self.finished(ended),
                     Err(error) => propagate(error),
                 },
                 Some(ended) = follower.join_next() => if let Err(error) = ended {
@@ -71,10 +83,6 @@ impl Driver {
     fn seen(&mut self, seen: Seen) {
         tracing::trace!(chain_id = self.chain_id, number = seen.header.number, hash = %seen.header.hash, "head");
         self.tracker.head_seen(seen.header, seen.seen_ns);
-        self.metrics
-            .blocks_behind
-            .with_label_values(&[&self.chain_id.to_string()])
-            .set(i64::try_from(self.blocks_behind()).unwrap_or(i64::MAX));
     }
 
     fn blocks_behind(&self) -> u64 {
@@ -82,9 +90,15 @@ impl Driver {
         self.backend.best_head().map_or(0, |best| best.saturating_sub(head))
     }
 
-    fn finished(&mut self, job: Job, result: Result<Found, Failure>) {
-        if let Err(error) = &result {
-            tracing::debug!(chain_id = self.chain_id, %error, ?job, "a read of the chain failed");
+    fn finished(&mut self, ended: Ended) {
+        let Ended { job, waited, result } = ended;
+        match &result {
+            // It was tried many times by now: somebody should know why nothing comes.
+            Err(error) if waited >= RETRY_LOUD => {
+                tracing::warn!(chain_id = self.chain_id, %error, what = %job, "a read of the chain fails again and again");
+            }
+            Err(error) => tracing::debug!(chain_id = self.chain_id, %error, what = %job, "a read of the chain failed"),
+            Ok(_) => {}
         }
         self.tracker.finished(job, result);
     }
@@ -132,6 +146,9 @@ impl Driver {
     }
 
     fn carry_out(&mut self) {
+        if let Some((number, _)) = self.tracker.head() {
+            self.backend.read_up_to(number);
+        }
         for effect in self.tracker.effects() {
             match effect {
                 Effect::Answer { seat, token, answer } => {
@@ -147,7 +164,7 @@ impl Driver {
                             tokio::time::sleep(after).await;
                         }
                         let result = carry_out(&backend, &job).await;
-                        (job, result)
+                        Ended { job, waited: after, result }
                     });
                 }
                 Effect::Reorged { depth, ancestor } => {

@@ -95,7 +95,7 @@ impl Filters {
     }
 
     /// The first block that any filter looks at; the end of time when there is none.
-    pub fn from_block(&self) -> u64 {
+    pub fn first_block(&self) -> u64 {
         self.0.iter().map(|filter| filter.filter.from_block).min().unwrap_or(u64::MAX)
     }
 }

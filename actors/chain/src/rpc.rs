@@ -9,13 +9,17 @@ mod scoreboard;
 mod wire;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::FuturesUnordered};
 use nexum_host_ifaces::{Hash, HostError, HostErrorKind, chain::EndpointStatus, clock::Clock, types::Log};
+use prometheus::IntGauge;
 use serde_json::value::RawValue;
 use tokio::{
     sync::{mpsc, watch},
@@ -48,8 +52,11 @@ struct Shared {
     board: Mutex<Scoreboard>,
     /// The endpoint whose heads are followed.
     leader: watch::Sender<Option<usize>>,
+    /// The newest block that the actor has read.
+    tip: AtomicU64,
     clock: Arc<dyn Clock>,
     metrics: ChainMetrics,
+    blocks_behind: IntGauge,
 }
 
 impl Shared {
@@ -59,7 +66,9 @@ impl Shared {
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         let result = change(&mut board, now_ns);
         let leader = board.leader(now_ns);
+        let behind = board.best_head().map_or(0, |best| best.saturating_sub(self.tip.load(Ordering::Relaxed)));
         drop(board);
+        self.blocks_behind.set(i64::try_from(behind).unwrap_or(i64::MAX));
         let changed = self.leader.send_if_modified(|current| {
             let moved = current.is_some() && leader.is_some() && *current != leader;
             let changed = *current != leader;
@@ -88,6 +97,8 @@ impl Shared {
     fn let_down(&self, index: usize, error: &CallError) {
         let message = error.message();
         match error {
+            // A pace of our own making is no fault of the endpoint.
+            CallError::Paced => {}
             CallError::Transport { kind: HostErrorKind::Timeout | HostErrorKind::RateLimited, .. } => {
                 self.update(|board, now| board.avoid(index, now, SLOW_AVOIDED_NS, message));
             }
@@ -133,7 +144,9 @@ impl RpcBackend {
         let lag_ns = u64::try_from(config.stall_after.as_nanos()).unwrap_or(u64::MAX);
         let board = Mutex::new(Scoreboard::new(entries, lag_ns));
         let leader = watch::channel(None).0;
-        let shared = Arc::new(Shared { config, endpoints, board, leader, clock, metrics });
+        let blocks_behind = metrics.blocks_behind.with_label_values(&[&config.chain_id.to_string()]);
+        let tip = AtomicU64::new(0);
+        let shared = Arc::new(Shared { config, endpoints, board, leader, tip, clock, metrics, blocks_behind });
         Ok(Self { shared, batch_max: AtomicUsize::new(100) })
     }
 
@@ -271,6 +284,12 @@ impl Backend for RpcBackend {
     fn endpoints(&self) -> Vec<EndpointStatus> {
         let now_ns = self.shared.clock.monotonic_ns();
         self.shared.board.lock().unwrap_or_else(PoisonError::into_inner).status(now_ns)
+    }
+
+    fn read_up_to(&self, number: u64) {
+        self.shared.tip.store(number, Ordering::Relaxed);
+        let behind = self.best_head().map_or(0, |best| best.saturating_sub(number));
+        self.shared.blocks_behind.set(i64::try_from(behind).unwrap_or(i64::MAX));
     }
 
     fn best_head(&self) -> Option<u64> {

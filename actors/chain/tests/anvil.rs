@@ -1,4 +1,5 @@
 //! The actor over real nodes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The actor over a mock chain that the test moves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 mod support;
 
@@ -128,6 +129,25 @@ async fn a_reorg_tells_the_ancestor_and_then_the_new_branch_even_when_the_node_f
             assert_eq!(actor.metric("nexum_reorgs_total"), 1.0);
         }
     }
+}
+
+#[tokio::test]
+async fn a_shorter_branch_is_followed_before_it_outgrows_the_old_one() {
+    let chain = chain();
+    chain.mine(30);
+    let actor = manual(&chain).await;
+    let mut reader = actor.reader("a", Interest { start_block: Some(1), ..blocks() }).await;
+    let mut all = vec![];
+    reader.until(30, None, &mut all).await;
+    reader.pull();
+    chain.reorg(10, 2);
+    let Answer::Reorg(reorg) = reader.answer().await else { panic!("no reorg") };
+    assert_eq!((reorg.ancestor.0, reorg.old_head.0, reorg.new_head.0), (20, 30, 22));
+    all.retain(|delivery| delivery.id.block().unwrap().1 <= 20);
+    reader.cursor = Some(Cursor::block(reorg.ancestor.0, reorg.ancestor.1));
+    chain.mine(20);
+    reader.until(42, None, &mut all).await;
+    assert_blocks(&all, &chain.hashes()[1..]);
 }
 
 #[tokio::test]

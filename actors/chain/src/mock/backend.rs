@@ -312,6 +312,8 @@ impl Backend for MockBackend {
         vec![EndpointStatus { name: "mock".into(), healthy: true, last_error: None }]
     }
 
+    fn read_up_to(&self, _: u64) {}
+
     fn best_head(&self) -> Option<u64> {
         Some(self.chain.head().0)
     }

@@ -163,7 +163,6 @@ impl Endpoint {
 
     async fn exchange(&self, packet: RequestPacket, timeout: Duration) -> Result<ResponsePacket, CallError> {
         let exchange = async {
-            self.limiter.pass(packet.len()).await;
             match &self.transport {
                 Transport::Http(http) => http.clone().call(packet).await,
                 Transport::Ws { .. } => self.frontend()?.send_packet(packet).await,
@@ -176,8 +175,18 @@ impl Endpoint {
         }
     }
 
+    async fn pace(&self, requests: usize, timeout: Duration) -> Result<(), CallError> {
+        if self.limiter.pass(requests, timeout).await { Ok(()) } else { Err(CallError::Paced) }
+    }
+
     /// One request, one answer.
     pub async fn call(&self, method: &str, params: &RawValue, timeout: Duration) -> Payload {
+        self.pace(1, timeout).await?;
+        self.call_now(method, params, timeout).await
+    }
+
+    /// The same without waiting for its turn: for what keeps the connection alive.
+    pub async fn call_now(&self, method: &str, params: &RawValue, timeout: Duration) -> Payload {
         let label = ChainMetrics::method(method);
         self.metrics.rpc_requests.with_label_values(&[&self.chain_label, label]).inc();
         let began_ns = self.clock.monotonic_ns();
@@ -206,6 +215,7 @@ impl Endpoint {
     /// One batch over HTTP; over a WebSocket, where alloy knows no batches, the requests go out one after the other
     /// without waiting. As many answers as requests, in order.
     pub async fn batch(&self, requests: &[(&str, &RawValue)], timeout: Duration) -> Result<Vec<Payload>, CallError> {
+        self.pace(requests.len(), timeout).await?;
         let mut packet = Vec::with_capacity(requests.len());
         for (method, params) in requests {
             let labels = [&self.chain_label, ChainMetrics::method(method)];
@@ -260,7 +270,7 @@ impl Endpoint {
     /// Subscribes to heads. The local id is for [`Endpoint::unsubscribe`].
     pub async fn subscribe_heads(&self, timeout: Duration) -> Result<(RawSubscription, B256), CallError> {
         let params = raw(&["newHeads"])?;
-        let local = self.call("eth_subscribe", &params, timeout).await?;
+        let local = self.call_now("eth_subscribe", &params, timeout).await?;
         let local: B256 = serde_json::from_str(local.get()).map_err(|error| CallError::nonsense(error.to_string()))?;
         let subscription = self.frontend()?.get_subscription(local).await;
         Ok((subscription.map_err(|error| self.clean(CallError::of_transport(error)))?, local))

@@ -14,12 +14,15 @@ const MESSAGE_CHARS_MAX: usize = 400;
 /// geth's code for a reverted call.
 const CODE_REVERTED: i64 = 3;
 const CODE_LIMIT_EXCEEDED: i64 = -32005;
+const PACED: &str = "the configured requests per second are used up";
 
 /// Why one exchange with one endpoint brought no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallError {
     /// The node answered, with an error.
     Node { code: i64, message: String, data: Option<String> },
+    /// Not sent: the configured `requests_per_second` are used up for longer than the request may take.
+    Paced,
     /// The node did not answer, or something before it did.
     Transport { kind: HostErrorKind, status: i32, message: String, retry_after: Option<Duration> },
 }
@@ -58,6 +61,7 @@ impl CallError {
     /// Whether the node asks for fewer requests.
     pub fn is_rate_limit(&self) -> bool {
         match self {
+            Self::Paced => true,
             Self::Transport { kind, .. } => *kind == HostErrorKind::RateLimited,
             Self::Node { code, message, .. } => {
                 let message = message.to_lowercase();
@@ -70,7 +74,7 @@ impl CallError {
     /// Whether another endpoint may do better.
     pub fn may_differ_elsewhere(&self) -> bool {
         match self {
-            Self::Node { .. } => self.is_rate_limit(),
+            Self::Node { .. } | Self::Paced => self.is_rate_limit(),
             Self::Transport { kind, .. } => *kind != HostErrorKind::InvalidInput,
         }
     }
@@ -87,6 +91,7 @@ impl CallError {
                     ["range", "more than", "too large", "too many", "exceed", "size", "timeout", "timed out", "limit"];
                 *code == CODE_LIMIT_EXCEEDED || words.iter().any(|words| message.contains(words))
             }
+            Self::Paced => false,
             Self::Transport { kind, status, .. } => {
                 *kind == HostErrorKind::Timeout || matches!(status, 400 | 413 | 502 | 504)
             }
@@ -95,6 +100,7 @@ impl CallError {
 
     pub fn to_host_error(&self) -> HostError {
         match self {
+            Self::Paced => HostError::new("chain", HostErrorKind::RateLimited, PACED),
             Self::Node { code, message, data } => {
                 let kind = match code {
                     _ if self.is_rate_limit() || *code == CODE_LIMIT_EXCEEDED => HostErrorKind::RateLimited,
@@ -123,6 +129,7 @@ impl CallError {
     /// One line for status and logs.
     pub fn message(&self) -> String {
         match self {
+            Self::Paced => PACED.to_owned(),
             Self::Node { code, message, .. } => format!("{message} ({code})"),
             Self::Transport { message, .. } => message.clone(),
         }
@@ -130,7 +137,7 @@ impl CallError {
 
     /// The same error without these words.
     pub fn without(mut self, secrets: &[String]) -> Self {
-        let (Self::Node { message, .. } | Self::Transport { message, .. }) = &mut self;
+        let (Self::Node { message, .. } | Self::Transport { message, .. }) = &mut self else { return self };
         for secret in secrets {
             if message.contains(secret.as_str()) {
                 *message = message.replace(secret.as_str(), "…");

@@ -127,7 +127,7 @@ impl Line {
 
     async fn ask(&self, method: &str, params: &str) -> Result<Box<RawValue>, CallError> {
         let params = RawValue::from_string(params.to_owned()).map_err(|e| CallError::nonsense(e.to_string()))?;
-        self.endpoint().call(method, &params, self.shared.config.timeout).await
+        self.endpoint().call_now(method, &params, self.shared.config.timeout).await
     }
 
     /// Asks for the number of the head.

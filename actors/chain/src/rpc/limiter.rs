@@ -25,21 +25,46 @@ impl Limiter {
         Self { per_request, due: Mutex::new(None) }
     }
 
-    /// Waits until `requests` more may go.
-    pub async fn pass(&self, requests: usize) {
+    /// Waits until `requests` more may go. False at once when that would take longer than `at_most`.
+    pub async fn pass(&self, requests: usize, at_most: Duration) -> bool {
         if self.per_request.is_zero() {
-            return;
+            return true;
         }
         let now = Instant::now();
         let cost = self.per_request * u32::try_from(requests).unwrap_or(u32::MAX);
         let go = {
             let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
             let next = due.unwrap_or(now).max(now) + cost;
+            let go = next.checked_sub(cost.max(BURST)).unwrap_or(now);
+            if go.saturating_duration_since(now) > at_most {
+                return false;
+            }
             *due = Some(next);
-            next.checked_sub(cost.max(BURST)).unwrap_or(now)
+            go
         };
         if go > now {
             tokio::time::sleep_until(go).await;
         }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_of_requests_may_go_at_once_and_what_would_wait_too_long_is_refused() {
+        let limiter = Limiter::new(10);
+        for _ in 0..10 {
+            assert!(limiter.pass(1, Duration::ZERO).await);
+        }
+        assert!(!limiter.pass(1, Duration::from_millis(1)).await);
+        assert!(limiter.pass(1, Duration::from_secs(1)).await, "a refused request takes no place");
+        assert!(Limiter::new(0).pass(1_000_000, Duration::ZERO).await);
+        assert!(
+            Limiter::new(10).pass(100, Duration::ZERO).await,
+            "a batch larger than the burst goes when it is first"
+        );
     }
 }

@@ -245,6 +245,6 @@ fn refuses_batches(error: &CallError) -> bool {
             let message = message.to_lowercase();
             message.contains("batch") || message.contains("too many") || error.is_too_large()
         }
-        CallError::Transport { .. } => error.is_too_large(),
+        CallError::Transport { .. } | CallError::Paced => error.is_too_large(),
     }
 }

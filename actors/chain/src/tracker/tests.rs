@@ -1,0 +1,286 @@
+//! The tracker without anything around it: a table chain answers its reads at once, or wrongly, or not at all.
+
+use std::{collections::HashMap, sync::Arc};
+
+use nexum_host_ifaces::{
+    Address, Hash,
+    chain::{Blocks, Hold, Interest, LogFilter},
+    event::{Answer, Cursor, SourceId},
+    types::Log,
+};
+
+use super::{Effect, Failure, Found, Job, Tracker};
+use crate::{backfill::Segment, header::Header, history::History};
+
+/// Blocks by number and branch.
+fn hash(branch: u8, number: u64) -> Hash {
+    let mut bytes = [branch; 32];
+    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    Hash(bytes)
+}
+
+/// A block of `branch`, which left branch 0 after `fork`.
+fn header(branch: u8, fork: u64, number: u64) -> Header {
+    let of = |number: u64| if number <= fork { 0 } else { branch };
+    Header {
+        number,
+        hash: hash(of(number), number),
+        parent: hash(of(number.wrapping_sub(1)), number.wrapping_sub(1)),
+        timestamp_s: number,
+        bloom: None,
+    }
+}
+
+fn log(header: &Header, address: u8) -> Log {
+    Log {
+        chain_id: 1,
+        address: vec![address; 20],
+        topics: vec![],
+        data: vec![],
+        block_number: header.number,
+        block_hash: header.hash.0.to_vec(),
+        block_timestamp: 0,
+        transaction_hash: vec![0; 32],
+        transaction_index: 0,
+        log_index: 0,
+    }
+}
+
+/// A tracker and a node with one canonical branch.
+struct Bench {
+    tracker: Tracker,
+    branch: u8,
+    fork: u64,
+    head: u64,
+    /// Jobs by name, in order.
+    jobs: Vec<String>,
+    /// Longest range of logs the node answers.
+    range_max: u64,
+    answers: HashMap<usize, Vec<Answer>>,
+}
+
+impl Bench {
+    fn new(window_blocks: usize, head: u64) -> Self {
+        let tracker = Tracker::new(1, window_blocks, 1_000, History::default());
+        let (jobs, answers) = (vec![], HashMap::new());
+        let mut bench = Self { tracker, branch: 0, fork: 0, head, jobs, range_max: u64::MAX, answers };
+        bench.see(head);
+        bench
+    }
+
+    fn header(&self, number: u64) -> Header {
+        header(self.branch, self.fork, number)
+    }
+
+    fn see(&mut self, number: u64) {
+        self.head = number;
+        let header = self.header(number);
+        self.tracker.head_seen(header, number);
+        self.work();
+    }
+
+    fn switch(&mut self, branch: u8, fork: u64, head: u64) {
+        (self.branch, self.fork) = (branch, fork);
+        self.see(head);
+    }
+
+    fn answer(&self, job: &Job) -> Result<Found, Failure> {
+        let known = |number: &u64| *number <= self.head;
+        Ok(match job {
+            Job::Headers { from, to, .. } | Job::Segment { segment: Segment::Headers { from, to }, .. } => {
+                Found::Headers((*from..=*to).filter(known).map(|number| self.header(number)).collect())
+            }
+            Job::Segment { segment: Segment::Check { numbers }, .. } => {
+                Found::Headers(numbers.iter().map(|number| self.header(*number)).collect())
+            }
+            Job::Header { hash, .. } => {
+                let canonical = (0..=self.head).map(|number| self.header(number)).find(|header| header.hash == *hash);
+                Found::Header(canonical)
+            }
+            Job::Logs { header, .. } => Found::Logs(vec![log(header, 1)]),
+            Job::Segment { segment: Segment::Logs { from, to, union, .. }, .. } => {
+                if to - from + 1 > self.range_max {
+                    return Err(Failure::TooLarge("range".into()));
+                }
+                let logs = (*from..=*to).flat_map(|number| [1, 2].map(|address| log(&self.header(number), address)));
+                let logs = logs.filter(|log| union.covers(log)).collect();
+                Found::Segment { logs, end_hash: self.header(*to).hash }
+            }
+            Job::Tag(_) => Found::Header(None),
+        })
+    }
+
+    /// Carries out everything until nothing is left to do.
+    fn work(&mut self) {
+        for _ in 0..10_000 {
+            let effects = self.tracker.effects();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
+                match effect {
+                    Effect::Answer { seat, answer, .. } => self.answers.entry(seat).or_default().push(answer),
+                    Effect::Start { job, .. } => {
+                        self.jobs.push(job.to_string());
+                        let result = self.answer(&job);
+                        self.tracker.finished(job, result);
+                    }
+                    Effect::Reorged { .. } => {}
+                }
+            }
+        }
+        panic!("it never comes to rest: {:?}", &self.jobs[self.jobs.len() - 10..]);
+    }
+
+    fn pull(&mut self, module: &str, after: Cursor, interest: &Arc<Interest>) -> usize {
+        let source = SourceId::new("chain:1");
+        let seat = self.tracker.pull(module.into(), source, 1, Some(&after), interest, 100);
+        self.work();
+        seat
+    }
+
+    /// The number of the cursor after the one answer that this seat got.
+    fn progress(&mut self, seat: usize) -> u64 {
+        let answers = self.answers.remove(&seat).unwrap_or_default();
+        match &answers[..] {
+            [Answer::Events { progress: Some(Cursor::Chain { number, .. }), .. }] => *number,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn blocks() -> Arc<Interest> {
+    Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Latest })
+}
+
+fn logs_of(address: u8) -> Arc<Interest> {
+    let filter = LogFilter { addresses: [Address([address; 20])].into(), topics: Default::default(), from_block: 0 };
+    Arc::new(Interest { blocks: Blocks::None, logs: vec![filter], start_block: None, hold: Hold::Latest })
+}
+
+#[test]
+fn a_gap_of_any_size_is_filled() {
+    for gap in [1, 2, 63, 64, 65, 99, 100, 101, 500] {
+        let mut bench = Bench::new(100, 1_000);
+        let seat = bench.pull("a", Cursor::block(1_000, hash(0, 1_000)), &blocks());
+        bench.see(1_000 + gap);
+        assert_eq!(bench.tracker.head(), Some((1_000 + gap, hash(0, 1_000 + gap))));
+        let mut at = bench.progress(seat);
+        while at < 1_000 + gap {
+            let seat = bench.pull("a", Cursor::block(at, hash(0, at)), &blocks());
+            let before = std::mem::replace(&mut at, bench.progress(seat));
+            assert!(at > before, "a gap of {gap} ends at {at}");
+        }
+    }
+}
+
+#[test]
+fn a_fork_of_any_depth_and_length_is_led_back_to_the_ancestor() {
+    for depth in [1_u64, 2, 3, 8, 40, 99, 100, 150] {
+        for longer in [-5_i64, 0, 1, 70] {
+            let mut bench = Bench::new(100, 1_000);
+            for number in 1_001..=1_200 {
+                bench.see(number);
+            }
+            let old = hash(0, 1_200);
+            let head = 1_200_u64.saturating_add_signed(longer);
+            if head <= 1_200 - depth {
+                continue;
+            }
+            let seat = bench.pull("a", Cursor::block(1_200, old), &blocks());
+            bench.switch(7, 1_200 - depth, head);
+            let answers = bench.answers.remove(&seat).unwrap_or_default();
+            let [Answer::Reorg(reorg)] = &answers[..] else { panic!("depth {depth}, {longer} longer: {answers:?}") };
+            assert_eq!(reorg.ancestor, (1_200 - depth, hash(0, 1_200 - depth)), "depth {depth}, {longer} longer");
+            assert_eq!(reorg.old_head, (1_200, old));
+            assert_eq!(reorg.new_head, (head, hash(7, head)));
+            let (number, hash) = reorg.ancestor;
+            bench.pull("a", Cursor::block(number, hash), &blocks());
+            assert_eq!(bench.progress(seat), head.min(number + 100));
+        }
+    }
+}
+
+#[test]
+fn a_node_that_lags_moves_nothing() {
+    let mut bench = Bench::new(100, 1_000);
+    bench.see(1_001);
+    let seat = bench.pull("a", Cursor::block(1_001, hash(0, 1_001)), &blocks());
+    for late in [1_000, 990, 400] {
+        bench.tracker.head_seen(header(0, 0, late), 0);
+        bench.work();
+    }
+    assert_eq!(bench.tracker.head().map(|head| head.0), Some(1_001));
+    assert!(bench.answers.is_empty());
+    let ahead = bench.pull("b", Cursor::block(1_050, hash(0, 1_050)), &blocks());
+    assert!(!bench.answers.contains_key(&ahead), "a cursor ahead of the node waits");
+    bench.see(1_051);
+    assert_eq!((bench.progress(seat), bench.progress(ahead)), (1_051, 1_051));
+}
+
+#[test]
+fn modules_at_one_cursor_cost_one_read_of_history() {
+    let mut bench = Bench::new(100, 50_000);
+    bench.jobs.clear();
+    let interest = logs_of(1);
+    for nth in 0..1_000 {
+        bench.tracker.pull(
+            format!("m{nth}").into(),
+            SourceId::new("chain:1"),
+            1,
+            Some(&Cursor::block(100, hash(0, 100))),
+            &interest,
+            100,
+        );
+    }
+    bench.work();
+    assert_eq!(bench.answers.len(), 1_000);
+    let mut reads = bench.jobs.clone();
+    reads.sort();
+    reads.dedup();
+    assert_eq!(reads.len(), bench.jobs.len(), "nothing is read twice: {:?}", bench.jobs);
+    // The first segment and those read ahead of it.
+    assert!(bench.jobs.iter().filter(|job| job.starts_with("logs")).count() <= 5, "{:?}", bench.jobs);
+}
+
+#[test]
+fn a_refused_range_is_asked_for_in_halves() {
+    let mut bench = Bench::new(100, 50_000);
+    bench.range_max = 300;
+    let seat = bench.pull("a", Cursor::block(100, hash(0, 100)), &logs_of(1));
+    assert_eq!(bench.progress(seat), 200, "a hundred logs, one per block");
+    assert!(bench.jobs.iter().any(|job| job == "logs of blocks 101 to 1100"));
+    assert!(bench.jobs.iter().any(|job| job == "logs of blocks 101 to 350"), "{:?}", bench.jobs);
+}
+
+#[test]
+fn history_and_window_meet_without_gap() {
+    let mut bench = Bench::new(100, 2_500);
+    for interest in [blocks(), logs_of(1)] {
+        let mut at = 10;
+        let mut seen = vec![];
+        while at < 2_500 {
+            let seat = bench.pull("a", Cursor::block(at, hash(0, at)), &interest);
+            let answers = bench.answers.remove(&seat).unwrap_or_default();
+            let [Answer::Events { deliveries, progress: Some(Cursor::Chain { number, .. }), .. }] = &answers[..] else {
+                panic!("{answers:?}");
+            };
+            seen.extend(deliveries.iter().filter_map(|delivery| delivery.id.block()).map(|(_, number)| number));
+            at = *number;
+        }
+        assert_eq!(seen, (11..=2_500).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn an_unknown_orphan_is_stuck_with_a_reason_and_asked_about_again_on_the_next_pull() {
+    let mut bench = Bench::new(100, 1_000);
+    for _ in 0..2 {
+        bench.jobs.clear();
+        let seat = bench.pull("a", Cursor::block(990, hash(9, 990)), &blocks());
+        let answers = bench.answers.remove(&seat).unwrap_or_default();
+        let [Answer::Stuck { reason }] = &answers[..] else { panic!("{answers:?}") };
+        assert!(reason.starts_with("block 990 of the cursor is on a dead branch; its block 990 ("), "{reason}");
+        assert!(bench.jobs.iter().any(|job| job.starts_with("header 0x")), "{:?}", bench.jobs);
+    }
+}
