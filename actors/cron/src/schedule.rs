@@ -173,8 +173,8 @@ fn weekday(text: &str) -> Result<usize, String> {
 
 fn first_line(text: &str) -> String {
     // The crate draws a picture of several lines; its last one says what is wrong.
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.last().unwrap_or("it cannot be read").to_owned()
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.next_back().unwrap_or("it cannot be read").to_owned()
 }
 
 #[cfg(test)]

@@ -29,16 +29,34 @@ fn length() -> Duration {
 }
 
 struct Figures {
+    cpu_us: f64,
     events_per_second: f64,
     p50_us: f64,
     p99_us: f64,
     max_us: f64,
 }
 
-fn figures(mut latencies: Vec<Duration>, elapsed: Duration) -> Figures {
+/// Resident memory of this process.
+fn resident_mib() -> f64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: f64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096.0 / f64::from(1 << 20)
+}
+
+/// Processor time of this process and all its threads so far.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    // After the name, which may contain spaces: user and system time, in hundredths of a second.
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    Duration::from_millis(10 * (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()))
+}
+
+fn figures(mut latencies: Vec<Duration>, elapsed: Duration, cpu_before: Duration) -> Figures {
+    let cpu_us = (cpu() - cpu_before).as_secs_f64() * 1e6 / latencies.len() as f64;
     latencies.sort_unstable();
     let at = |quantile: f64| latencies[((latencies.len() - 1) as f64 * quantile) as usize].as_secs_f64() * 1e6;
     Figures {
+        cpu_us,
         events_per_second: latencies.len() as f64 / elapsed.as_secs_f64(),
         p50_us: at(0.5),
         p99_us: at(0.99),
@@ -76,6 +94,7 @@ fn synced() -> WriteOptions {
 /// One synced put after the other.
 fn floor_put(directory: &Path) -> Figures {
     let db = plain(directory);
+    let cpu_before = cpu();
     let started = Instant::now();
     let mut latencies = Vec::new();
     while started.elapsed() < length() {
@@ -83,7 +102,7 @@ fn floor_put(directory: &Path) -> Figures {
         db.put_opt((latencies.len() as u64).to_be_bytes(), [7; 100], &synced()).unwrap();
         latencies.push(put.elapsed());
     }
-    figures(latencies, started.elapsed())
+    figures(latencies, started.elapsed(), cpu_before)
 }
 
 /// A bare committer: a thread that takes whatever queued, two keys per event, and answers when it is synced.
@@ -105,6 +124,7 @@ async fn floor_committer(directory: &Path, in_flight: usize) -> Figures {
             replies.into_iter().for_each(|reply| reply.send(()).unwrap());
         }
     });
+    let cpu_before = cpu();
     let started = Instant::now();
     let modules: Vec<_> = (0..in_flight as u32)
         .map(|module| {
@@ -126,7 +146,7 @@ async fn floor_committer(directory: &Path, in_flight: usize) -> Figures {
     let elapsed = started.elapsed();
     drop(sender);
     committer.join().unwrap();
-    figures(latencies, elapsed)
+    figures(latencies, elapsed, cpu_before)
 }
 
 async fn collect(modules: Vec<tokio::task::JoinHandle<Vec<Duration>>>) -> Vec<Duration> {
@@ -140,7 +160,11 @@ async fn collect(modules: Vec<tokio::task::JoinHandle<Vec<Duration>>>) -> Vec<Du
 /// Units of as many modules through the actor, each module waiting for its answer before the next.
 async fn ours(directory: &Path, in_flight: usize) -> Figures {
     let options = Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new());
+    let resident_before = resident_mib();
     let store = Store::open(directory, &options).unwrap();
+    if in_flight == 1 {
+        report("store.open.resident", resident_mib() - resident_before, "MiB", None);
+    }
     let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
     let (actor, handle) = nexum_store::spawn(Args { store: store.clone() }, parent.get_cell()).await.unwrap();
     let mut ledgers = Vec::new();
@@ -152,6 +176,7 @@ async fn ours(directory: &Path, in_flight: usize) -> Figures {
         let info = info.unwrap();
         ledgers.push(Ledger { module: info.id, component: Hash([9; 32]), record: info.record });
     }
+    let cpu_before = cpu();
     let started = Instant::now();
     let modules: Vec<_> = ledgers
         .into_iter()
@@ -191,7 +216,7 @@ async fn ours(directory: &Path, in_flight: usize) -> Figures {
         "units",
         None,
     );
-    figures(latencies, elapsed)
+    figures(latencies, elapsed, cpu_before)
 }
 
 /// A block event whose handler did one put.
@@ -234,9 +259,9 @@ impl Actor for Parent {
 async fn main() {
     let directory = tempfile::TempDir::new_in(".").unwrap();
     let at = |name: &str| directory.path().join(name);
+    let one = ours(&at("one"), 1).await;
     let put = floor_put(&at("put"));
     report("commit.floor.put.p50", put.p50_us, "us", None);
-    let one = ours(&at("one"), 1).await;
     report("commit.1.p50", one.p50_us, "us", Some((put.p50_us, "ratio <= 2")));
     report("commit.1.p99", one.p99_us, "us", Some((put.p99_us, "")));
     report("commit.1.max", one.max_us, "us", Some((put.max_us, "")));
@@ -248,6 +273,7 @@ async fn main() {
         report(&name("throughput"), all.events_per_second, "events/s", Some((floor.events_per_second, goal)));
         report(&name("p50"), all.p50_us, "us", Some((floor.p50_us, "")));
         report(&name("p99"), all.p99_us, "us", Some((floor.p99_us, "")));
+        report(&name("cpu"), all.cpu_us, "us/event", Some((floor.cpu_us, "")));
         report(&name("max"), all.max_us, "us", Some((floor.max_us, "")));
     }
 }

@@ -33,6 +33,9 @@ use crate::{
 /// How long a new store actor waits for the writes of the one before it.
 const LEASE_WAIT: Duration = Duration::from_secs(30);
 
+/// A key and its value, as RocksDB hands them out.
+type Found = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
+
 /// The one database of an engine. Outlives the store actor, which may die and be started again on it.
 pub struct Store {
     pub(crate) db: DB,
@@ -227,7 +230,7 @@ impl Store {
         family: &str,
         from: &[u8],
         end: Vec<u8>,
-    ) -> Result<impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>> + '_, StoreError> {
+    ) -> Result<impl Iterator<Item = Found> + '_, StoreError> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(end);
         let mode = IteratorMode::From(from, rocksdb::Direction::Forward);
@@ -318,10 +321,7 @@ impl Index {
     }
 }
 
-fn prefixed<'a>(
-    db: &'a DB,
-    prefix: &'a [u8],
-) -> impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>> + 'a {
+fn prefixed<'a>(db: &'a DB, prefix: &'a [u8]) -> impl Iterator<Item = Found> + 'a {
     let mut options = ReadOptions::default();
     if let Some(end) = keys::after_prefix(prefix) {
         options.set_iterate_upper_bound(end);

@@ -36,7 +36,7 @@ async fn child_commits_for_ever() {
         let harness = harness.clone();
         tokio::spawn(async move {
             let mut module = harness.module(&format!("m{index}")).await;
-            loop {
+            while harness.actor.get_status() == ractor::ActorStatus::Running {
                 let seq = module.ledger.record.seq + 1;
                 let old = harness.store.get(module.info.id, "seq").unwrap();
                 let old = old.map(|bytes| String::from_utf8(bytes).unwrap());
@@ -47,7 +47,8 @@ async fn child_commits_for_ever() {
             }
         })
     });
-    for task in loops.collect::<Vec<_>>() {
+    let loops: Vec<tokio::task::JoinHandle<()>> = loops.collect();
+    for task in loops {
         task.await.unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! The store actor over a real RocksDB.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod admin;
 mod commit;
 mod crash;

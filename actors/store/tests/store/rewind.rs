@@ -90,6 +90,37 @@ async fn after_a_rewind_the_store_is_what_it_was_then() {
 }
 
 #[tokio::test]
+async fn a_rewind_takes_in_what_queued_before_it_and_hurts_no_neighbour() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let mut neighbour = harness.module("b").await;
+    for _ in 0..20 {
+        let first = module.unit(vec![put("k", "v", None)]);
+        let mut behind = module.ledger.clone();
+        behind.adopt(first.record.clone());
+        let late = behind.seal(module.outcome(vec![]));
+        let next = neighbour.unit(vec![]);
+        let next_record = next.record.clone();
+        let id = module.info.id;
+        // All four queue before any is answered.
+        let (first, rewound, late, next) = tokio::join!(
+            harness.commit(first),
+            harness.ask(|reply| StoreMsg::Rewind { module: id, to_seq: 0, reply }),
+            harness.commit(late),
+            harness.commit(next),
+        );
+        assert_eq!((first, next), (Ok(()), Ok(())));
+        assert!(late.is_err(), "it follows a unit that is gone");
+        neighbour.ledger.adopt(next_record);
+        let rewound = rewound.unwrap();
+        assert_eq!((rewound.seq, rewound.state_bytes), (0, 0));
+        assert_eq!(harness.store.get(id, "k").unwrap(), None);
+        module.ledger.adopt(rewound);
+    }
+}
+
+#[tokio::test]
 async fn a_rewind_past_the_journal_or_into_the_future_is_refused_and_changes_nothing() {
     let directory = directory();
     let harness = Harness::open_with(directory.path(), &Options { journal_entries: 8, ..options() }).await;
