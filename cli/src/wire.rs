@@ -8,7 +8,6 @@ mod logging;
 mod services;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };

@@ -109,7 +109,7 @@ impl HostState {
         self.usage = Usage::default();
     }
 
-    /// Makes the unit of the event at hand from the overlay. The caller commits it and then calls `committed`.
+    /// Makes the unit of the event at hand from the overlay. The caller sends it and then calls `sent`.
     pub fn seal(&mut self, kind: UnitKind, moved: Option<(SourceId, Cursor)>, fuel: u64) -> EventUnit {
         let event = self.event_id.clone().unwrap_or(EventId::Init);
         self.ledger.seal(Outcome {
@@ -123,9 +123,20 @@ impl HostState {
         })
     }
 
-    /// The unit was acknowledged: its record is the truth now.
-    pub fn committed(&mut self, record: ModuleRecord) {
+    /// The unit is on its way: the next one follows its record. When it is not committed after all, this state must not
+    /// be used again.
+    pub fn sent(&mut self, record: ModuleRecord) {
         self.ledger.adopt(record);
+    }
+
+    /// Every unit sent is committed.
+    pub fn settled(&mut self) {
+        self.overlay.settled();
+    }
+
+    /// Size of the state changes that are on their way, bytes.
+    pub fn sent_bytes(&self) -> usize {
+        self.overlay.sent_bytes()
     }
 
     pub fn record(&self) -> &ModuleRecord {

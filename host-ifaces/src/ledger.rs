@@ -1,7 +1,7 @@
 //! The ledger: a module's progress as its actor holds it, from which each unit is made.
 //!
-//! Pure: it computes the next record and the journal entry; the store writes them. The ledger moves on only when the
-//! write is acknowledged.
+//! Pure: it computes the next record and the journal entry; the store writes them. The ledger moves on with what is sent;
+//! when a write is not acknowledged, the ledger is discarded with its instance.
 
 use sha2::{Digest, Sha256};
 
@@ -70,7 +70,7 @@ impl Ledger {
         }
     }
 
-    /// Moves on to a record whose unit was acknowledged.
+    /// Moves on to a record whose unit was sent.
     pub fn adopt(&mut self, record: ModuleRecord) {
         self.record = record;
     }

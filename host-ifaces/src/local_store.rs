@@ -3,7 +3,7 @@
 //! Invariant: reads see the event's own writes and never cross a mailbox; nothing reaches the store before the event is
 //! committed, except through `flush`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use crate::{
     HostError, HostErrorKind,
@@ -25,11 +25,14 @@ struct Written {
     old: Option<Vec<u8>>,
 }
 
-/// The writes of one event over the committed state.
+/// The writes of one event, over those of events whose units are on their way to the store, over the committed state.
 pub struct Overlay {
     view: Arc<dyn StateView>,
     module: ModuleId,
     writes: BTreeMap<String, Written>,
+    /// Newest value of what units on their way change.
+    sent: BTreeMap<String, Option<Vec<u8>>>,
+    sent_bytes: usize,
     /// Keys plus values, committed and overlaid, bytes.
     used_bytes: u64,
     limit_bytes: u64,
@@ -49,7 +52,7 @@ fn failed(error: StoreError) -> HostError {
 
 impl Overlay {
     pub fn new(view: Arc<dyn StateView>, module: ModuleId, used_bytes: u64, limit_bytes: u64) -> Self {
-        Self { view, module, writes: BTreeMap::new(), used_bytes, limit_bytes }
+        Self { view, module, writes: BTreeMap::new(), sent: BTreeMap::new(), sent_bytes: 0, used_bytes, limit_bytes }
     }
 
     /// Keys plus values as they stand with this event's writes, bytes.
@@ -60,6 +63,14 @@ impl Overlay {
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>, HostError> {
         match self.writes.get(key) {
             Some(written) => Ok(written.new.clone()),
+            None => self.before(key),
+        }
+    }
+
+    /// The value as the event at hand found it.
+    fn before(&self, key: &str) -> Result<Option<Vec<u8>>, HostError> {
+        match self.sent.get(key) {
+            Some(value) => Ok(value.clone()),
             None => self.view.get(self.module, key).map_err(failed),
         }
     }
@@ -71,7 +82,7 @@ impl Overlay {
         let (replaced, known) = match self.writes.get(&key) {
             Some(written) => (size(&key, written.new.as_ref()), None),
             None => {
-                let old = self.view.get(self.module, &key).map_err(failed)?;
+                let old = self.before(&key)?;
                 (size(&key, old.as_ref()), Some(old))
             }
         };
@@ -115,20 +126,21 @@ impl Overlay {
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Entries, HostError> {
-        let overlaid: Vec<(&String, &Written)> = self
-            .writes
-            .range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .filter(|(key, _)| after.is_none_or(|after| key.as_str() > after))
-            .collect();
+        let start = (Bound::Included(prefix), Bound::Unbounded);
+        let wanted = |key: &str| after.is_none_or(|after| key > after);
+        let mut overlaid: BTreeMap<&String, &Option<Vec<u8>>> = BTreeMap::new();
+        let sent = self.sent.range::<str, _>(start).take_while(|(key, _)| key.starts_with(prefix));
+        overlaid.extend(sent.filter(|(key, _)| wanted(key)));
+        let written = self.writes.range::<str, _>(start).take_while(|(key, _)| key.starts_with(prefix));
+        overlaid.extend(written.filter(|(key, _)| wanted(key)).map(|(key, written)| (key, &written.new)));
         // Every overlaid key may hide a committed one, so read that many more.
         let committed = self.view.scan(self.module, prefix, after, limit + overlaid.len()).map_err(failed)?;
         if overlaid.is_empty() {
             return Ok(committed);
         }
         let mut merged: BTreeMap<String, Vec<u8>> = committed.into_iter().collect();
-        for (key, written) in overlaid {
-            match &written.new {
+        for (key, value) in overlaid {
+            match value {
                 Some(value) => {
                     merged.insert(key.clone(), value.clone());
                 }
@@ -140,13 +152,28 @@ impl Overlay {
         Ok(merged.into_iter().take(limit).collect())
     }
 
-    /// Takes the writes so far, for a unit. What remains is an empty overlay at the same size.
+    /// Takes the writes so far, for a unit that goes to the store now. Reads see them until `settled` and after.
     pub fn take_changes(&mut self) -> Vec<Change> {
-        std::mem::take(&mut self.writes)
-            .into_iter()
-            .filter(|(_, written)| written.new != written.old)
-            .map(|(key, Written { new, old })| Change { key, new, old })
-            .collect()
+        let mut changes = Vec::with_capacity(self.writes.len());
+        for (key, Written { new, old }) in std::mem::take(&mut self.writes) {
+            if new != old {
+                self.sent_bytes += key.len() + new.as_ref().map_or(0, Vec::len);
+                self.sent.insert(key.clone(), new.clone());
+                changes.push(Change { key, new, old });
+            }
+        }
+        changes
+    }
+
+    /// Every unit sent is committed: the store answers for it from now on.
+    pub fn settled(&mut self) {
+        self.sent.clear();
+        self.sent_bytes = 0;
+    }
+
+    /// Size of what is on its way, bytes.
+    pub fn sent_bytes(&self) -> usize {
+        self.sent_bytes
     }
 }
 
@@ -296,6 +323,21 @@ mod tests {
         assert_eq!(overlay.get("a").unwrap(), Some(b"1".to_vec()));
         assert_eq!(overlay.get("b").unwrap(), None);
         assert_eq!(overlay.used_bytes(), 2);
+    }
+
+    #[test]
+    fn what_is_on_its_way_to_the_store_is_seen_by_the_next_event() {
+        let mut overlay = overlay(&[("a", "1"), ("b", "2")], 100);
+        overlay.put("a".into(), None).unwrap();
+        overlay.put("c".into(), Some(b"3".to_vec())).unwrap();
+        overlay.take_changes();
+        assert_eq!(overlay.get("a").unwrap(), None);
+        assert_eq!(overlay.list("", None, 9).unwrap().len(), 2);
+        overlay.put("c".into(), Some(b"4".to_vec())).unwrap();
+        let changes = overlay.take_changes();
+        assert_eq!((changes[0].old.as_deref(), changes[0].new.as_deref()), (Some(&b"3"[..]), Some(&b"4"[..])));
+        overlay.settled();
+        assert_eq!(overlay.get("a").unwrap(), Some(b"1".to_vec()), "the store answers again");
     }
 
     #[test]

@@ -40,6 +40,19 @@ pub struct Port<M: Message> {
     slot: Arc<RwLock<Option<ActorRef<M>>>>,
 }
 
+/// An answer on its way.
+pub struct Pending<R> {
+    service: &'static str,
+    receiver: ractor::concurrency::OneshotReceiver<R>,
+}
+
+impl<R> Pending<R> {
+    /// Waits for the answer, without a bound of its own.
+    pub async fn answer(self) -> Result<R, PortError> {
+        self.receiver.await.map_err(|_| PortError::Unavailable(self.service))
+    }
+}
+
 impl<M: Message> Clone for Port<M> {
     fn clone(&self) -> Self {
         Self { service: self.service, slot: self.slot.clone() }
@@ -75,6 +88,17 @@ impl<M: Message> Port<M> {
     /// Sends a message that has no answer.
     pub fn cast(&self, message: M) -> Result<(), PortError> {
         self.actor()?.send_message(message).map_err(|_| PortError::Unavailable(self.service))
+    }
+
+    /// Sends a message and hands out where its answer will arrive, so that the caller can go on meanwhile.
+    pub fn ask<R, F>(&self, build: F) -> Result<Pending<R>, PortError>
+    where
+        R: Send + 'static,
+        F: FnOnce(RpcReplyPort<R>) -> M,
+    {
+        let (sender, receiver) = ractor::concurrency::oneshot();
+        self.cast(build(sender.into()))?;
+        Ok(Pending { service: self.service, receiver })
     }
 
     /// Sends a message and waits for its answer, at most for `deadline`.

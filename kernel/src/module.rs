@@ -18,7 +18,7 @@ use nexum_host_ifaces::{
     cron::CronMsg,
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply},
     host::HostArgs,
-    port::{Port, PortError},
+    port::{Pending, Port, PortError},
     store::{DeadLetter, EventUnit, ModuleHealth, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -35,6 +35,8 @@ use crate::{
 
 /// A commit is one synced group; past this the disk is in trouble and the module starts again from what is durable.
 const STORE_DEADLINE: Duration = Duration::from_secs(30);
+/// State changes on their way to the store past which the module waits for it: bounds memory while it catches up.
+const SENT_BYTES_MAX: usize = 1024 * 1024;
 /// The source that failures of retried dead letters are counted under; it has no cursor.
 const RETRY_SOURCE: &str = "dlq";
 
@@ -134,6 +136,9 @@ struct Running {
     health: ModuleHealth,
     metrics: ModuleMetrics,
     feeds: Feeds,
+    /// Units that were sent and not yet acknowledged, oldest first. A module that catches up handles a whole pull before
+    /// it waits for the disk: units are written in order, so that what is durable is always a prefix of what was handled.
+    sent: Vec<Pending<Result<(), StoreError>>>,
 }
 
 pub struct ModuleActor;
@@ -219,7 +224,7 @@ impl State {
             Ok(instance) => instance,
             Err(failure) => return Err(self.args.fault(health, failure, None)),
         };
-        let mut running = Running { instance, prepared, host, health, metrics, feeds };
+        let mut running = Running { instance, prepared, host, health, metrics, feeds, sent: Vec::new() };
         running.init(&self.args).await?;
         let _ = self.args.supervisor.send_message(modules::Msg::Step {
             module: name,
@@ -238,13 +243,14 @@ impl State {
                 running.metrics.skipped.inc_by(skipped);
                 for delivery in deliveries {
                     if self.args.status.wish() == Wish::Hold {
-                        return Ok(());
+                        return running.settle().await;
                     }
                     running.deliver(&self.args, index, delivery).await?;
                 }
                 if let Some(cursor) = progress {
-                    running.advance(&self.args, index, cursor).await?;
+                    running.advance(&self.args, index, cursor)?;
                 }
+                running.settle().await?;
             }
             Answer::Reorg(reorg) => running.on_reorg(&self.args, index, reorg).await?,
             Answer::Stuck { reason } => return Err(Exit::Stuck(reason)),
@@ -302,7 +308,8 @@ impl Running {
         match self.instance.init(&args.plan.config).await {
             Ok(fuel) => {
                 let unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
-                self.commit(args, unit).await?;
+                self.send(args, unit)?;
+                self.settle().await?;
                 self.metrics.kind("init").processed.inc();
                 Ok(())
             }
@@ -318,7 +325,7 @@ impl Running {
         let source = self.feeds.id(index).clone();
         let policy = &args.plan.manifest.restart;
         if restart::exhausted(&self.health, &source, &delivery.id, policy).is_some() {
-            return self.quarantine(args, index, delivery).await;
+            return self.quarantine(args, index, delivery);
         }
         let kind = delivery.id.kind();
         let started_ns = args.shared.clock.monotonic_ns();
@@ -336,6 +343,8 @@ impl Running {
         let fuel = match handled {
             Ok(fuel) => fuel,
             Err(failure) => {
+                // What the module handled before this event stands.
+                self.settle().await?;
                 self.metrics.kind(kind).failed.inc();
                 return Err(args.fault(self.health.clone(), failure, Some((source, delivery.id))));
             }
@@ -349,15 +358,18 @@ impl Running {
             self.metrics.consecutive_failures.set(0);
             args.status.consecutive_failures.store(0, Ordering::Relaxed);
         }
-        self.commit(args, unit).await?;
+        self.send(args, unit)?;
         self.metrics.kind(kind).processed.inc();
         args.status.processed.fetch_add(1, Ordering::Relaxed);
         args.status.last_event_ms.store(args.shared.clock.now_ms(), Ordering::Relaxed);
         self.moved(args, index, delivery.cursor);
+        if self.instance.host().sent_bytes() > SENT_BYTES_MAX {
+            self.settle().await?;
+        }
         Ok(())
     }
 
-    async fn quarantine(&mut self, args: &Args, index: usize, delivery: Delivery) -> Result<(), Exit> {
+    fn quarantine(&mut self, args: &Args, index: usize, delivery: Delivery) -> Result<(), Exit> {
         let source = self.feeds.id(index).clone();
         let Some(attempt) = self.health.attempts.remove(&source) else { return Ok(()) };
         let host = self.instance.host();
@@ -380,7 +392,7 @@ impl Running {
             fuel: attempt.fuel,
         }));
         unit.health = Some(self.health.clone());
-        self.commit(args, unit).await?;
+        self.send(args, unit)?;
         args.status.dead_letters.fetch_add(1, Ordering::Relaxed);
         self.moved(args, index, delivery.cursor);
         Ok(())
@@ -399,7 +411,8 @@ impl Running {
                     self.metrics.consecutive_failures.set(0);
                     args.status.consecutive_failures.store(0, Ordering::Relaxed);
                 }
-                self.commit(args, unit).await?;
+                self.send(args, unit)?;
+                self.settle().await?;
                 args.status.dead_letters.fetch_sub(1, Ordering::Relaxed);
                 self.metrics.kind("retry").processed.inc();
                 Ok(())
@@ -413,7 +426,7 @@ impl Running {
 
     /// The source has nothing for this module up to `cursor`. Made durable now and then, so that a restart does not
     /// read it all again; the first position at once, so that nothing before a first event is lost.
-    async fn advance(&mut self, args: &Args, index: usize, cursor: Cursor) -> Result<(), Exit> {
+    fn advance(&mut self, args: &Args, index: usize, cursor: Cursor) -> Result<(), Exit> {
         if !self.feeds.worth_keeping(index, &cursor) {
             self.feeds.progress(index, cursor);
             return Ok(());
@@ -422,7 +435,7 @@ impl Running {
         let source = self.feeds.id(index).clone();
         host.begin(&EventId::Advance { source: source.clone() });
         let unit = host.seal(UnitKind::Advanced, Some((source, cursor.clone())), 0);
-        self.commit(args, unit).await?;
+        self.send(args, unit)?;
         self.moved(args, index, cursor);
         Ok(())
     }
@@ -432,13 +445,30 @@ impl Running {
         self.feeds.durable(index, cursor);
     }
 
-    async fn commit(&mut self, args: &Args, unit: EventUnit) -> Result<(), Exit> {
+    /// Hands a unit to the store without waiting for it; see `sent`.
+    fn send(&mut self, args: &Args, unit: EventUnit) -> Result<(), Exit> {
         let record = unit.record.clone();
         let unit = Box::new(unit);
-        args.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Commit { unit, reply }).await??;
+        self.sent.push(args.shared.store.ask(|reply| StoreMsg::Commit { unit, reply })?);
         args.status.state_bytes.store(record.state_bytes, Ordering::Relaxed);
         self.metrics.state_bytes_used.set(record.state_bytes as i64);
-        self.instance.host().committed(record);
+        self.instance.host().sent(record);
+        Ok(())
+    }
+
+    /// Waits until every unit sent is durable.
+    async fn settle(&mut self) -> Result<(), Exit> {
+        let sent = std::mem::take(&mut self.sent);
+        let all = async {
+            for unit in sent {
+                unit.answer().await??;
+            }
+            Ok::<(), Exit>(())
+        };
+        let late =
+            |_| Exit::Environment(format!("store: no answer within {}", humantime::format_duration(STORE_DEADLINE)));
+        tokio::time::timeout(STORE_DEADLINE, all).await.map_err(late)??;
+        self.instance.host().settled();
         Ok(())
     }
 

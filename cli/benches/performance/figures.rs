@@ -21,23 +21,23 @@ pub struct Figures(Vec<Figure>);
 /// What a figure is held against.
 pub enum Goal {
     /// The figure is a rate; the floor's rate over it stays at or below this.
-    SlowerAtMost(f64),
+    Slower(f64),
     /// The figure is a duration or a size; it over the floor's stays at or below this.
-    TimesFloorAtMost(f64),
-    AtMost(f64),
+    TimesFloor(f64),
+    Most(f64),
 }
 
 impl Figures {
     pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str, floor: Option<f64>, goal: Goal) {
         let name = name.into();
         let ratio = floor.map(|floor| match goal {
-            Goal::SlowerAtMost(_) => floor / value,
+            Goal::Slower(_) => floor / value,
             _ => value / floor,
         });
         let (met, goal) = match goal {
-            Goal::SlowerAtMost(most) => (ratio.is_some_and(|r| r <= most), format!("floor / value ≤ {most}")),
-            Goal::TimesFloorAtMost(most) => (ratio.is_some_and(|r| r <= most), format!("value / floor ≤ {most}")),
-            Goal::AtMost(most) => (value <= most, format!("≤ {most} {unit}")),
+            Goal::Slower(most) => (ratio.is_some_and(|r| r <= most), format!("floor / value ≤ {most}")),
+            Goal::TimesFloor(most) => (ratio.is_some_and(|r| r <= most), format!("value / floor ≤ {most}")),
+            Goal::Most(most) => (value <= most, format!("≤ {most} {unit}")),
         };
         let shown = |number: Option<f64>| number.map_or_else(|| "-".to_owned(), |number| format!("{number:.3}"));
         println!(

@@ -3,7 +3,12 @@
 //! Writes `target/bench.json` and `docs/reference/performance.md`. Short by default; `NEXUM_BENCH=full` takes the larger
 //! sizes. A figure that misses its goal is reported as missed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step ends the run")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a program that prints figures and ends at a failed step"
+)]
 
 mod dispatch;
 mod figures;

@@ -113,7 +113,7 @@ pub fn idle_engine(figures: &mut Figures) {
     let chain = mock(1_000, &dir);
     let engine = Engine::start(dir, &chain, &plain(vec![bundle("bench")]));
     let resident = resident_bytes(engine.child.id()) / MIB;
-    figures.add("idle engine with one module, resident", resident, "MiB", None, Goal::AtMost(40.0));
+    figures.add("idle engine with one module, resident", resident, "MiB", None, Goal::Most(40.0));
     engine.end();
 }
 
@@ -122,12 +122,16 @@ pub fn thousand_modules(figures: &mut Figures) {
     let chain = mock(1_000, &dir);
     let sources = copies(dir.path(), "bench", "m", 1_000);
     // The first start compiles; the second finds the cache, but no state.
-    let dir = Engine::start(dir, &chain, &plain(vec![bundle("bench")])).end();
+    let engine = Engine::start(dir, &chain, &plain(vec![bundle("bench")]));
+    let one = resident_bytes(engine.child.id()) / MIB;
+    let dir = engine.end();
     let engine = Engine::start(dir, &chain, &plain(sources));
     let ready = engine.ready_after.as_secs_f64();
-    figures.add("ready with 1,000 modules of one component", ready, "s", None, Goal::AtMost(2.0));
+    figures.add("ready with 1,000 modules of one component", ready, "s", None, Goal::Most(2.0));
     let resident = resident_bytes(engine.child.id()) / MIB;
-    figures.add("1,000 modules, resident", resident, "MiB", None, Goal::AtMost(110.0));
+    figures.add("1,000 modules, resident", resident, "MiB", None, Goal::Most(110.0));
+    let each = (resident - one) * 1024.0 / 999.0;
+    figures.add("resident memory per idle module, of 1,000", each, "KiB", None, Goal::Most(64.0));
     engine.end();
 }
 
@@ -137,7 +141,9 @@ fn latency_ms(before: &str, after: &str, prefix: &str, quantile: f64) -> f64 {
         let mut sums: BTreeMap<u64, f64> = BTreeMap::new();
         for line in text.lines().filter(|line| line.starts_with("nexum_dispatch_latency_seconds_bucket")) {
             let label = |name: &str| {
-                let start = line.find(&format!("{name}=\""))? + name.len() + 2;
+                // With what stands before a label, because `le` is the end of `module` too.
+                let start =
+                    [',', '{'].iter().find_map(|before| line.find(&format!("{before}{name}=\"")))? + name.len() + 3;
                 Some(line[start..].split('"').next()?.to_owned())
             };
             if !label("module").is_some_and(|module| module.starts_with(prefix)) {
@@ -217,16 +223,20 @@ pub fn head_to_guest(figures: &mut Figures, modules: usize, blocks: usize) {
     let mine = || {
         let before = processed(&engine.scrape());
         anvil.call("evm_mine").unwrap();
-        wait("every module handled the block", || processed(&engine.scrape()) >= before + modules as f64);
+        // Scraping costs the engine time, so look seldom.
+        wait("every module handled the block", || {
+            std::thread::park_timeout(Duration::from_millis(50));
+            processed(&engine.scrape()) >= before + modules as f64
+        });
     };
     mine();
     let before = engine.scrape();
     (0..blocks).for_each(|_| mine());
     let after = engine.scrape();
     let p50 = latency_ms(&before, &after, "m", 0.5);
-    figures.add(format!("head seen to guest called, {modules} modules, p50"), p50, "ms", None, Goal::AtMost(5.0));
+    figures.add(format!("head seen to guest called, {modules} modules, p50"), p50, "ms", None, Goal::Most(5.0));
     let p99 = latency_ms(&before, &after, "m", 0.99);
-    figures.add(format!("head seen to guest called, {modules} modules, p99"), p99, "ms", None, Goal::AtMost(5.0));
+    figures.add(format!("head seen to guest called, {modules} modules, p99"), p99, "ms", None, Goal::Most(5.0));
     engine.end();
 }
 
@@ -265,5 +275,5 @@ pub fn noisy_neighbour(figures: &mut Figures, blocks: u64) {
     };
     let alone = run(&[]);
     let beside = run(&["fuel", "memory", "sleep", "log-bomb", "state-bomb", "rpc-bomb"]);
-    figures.add("p99 of 50 modules beside six hostile ones", beside, "ms", Some(alone), Goal::TimesFloorAtMost(1.1));
+    figures.add("p99 of 50 modules beside six hostile ones", beside, "ms", Some(alone), Goal::TimesFloor(1.1));
 }

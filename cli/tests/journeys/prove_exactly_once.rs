@@ -52,8 +52,8 @@ fn mine_some(anvil: &Anvil, emitter: &str, moments: &mut Moments) {
 }
 
 fn check(anvil: &Anvil, emitter: &str, engine: &Engine) -> (usize, usize) {
-    let head = anvil.head();
-    engine.module_until("recorder", "handled the head", |node| node["cursors"]["chain:31337"] == head.to_string());
+    let head = anvil.head().to_string();
+    engine.module_until("recorder", "handled the head", |node| node["cursors"]["chain:31337"] == head.as_str());
     let blocks = engine.state("recorder", "b/");
     let expected = anvil.blocks(1);
     assert_eq!(blocks.len(), expected.len(), "blocks recorded and blocks mined");

@@ -50,7 +50,8 @@ impl Running {
             new_head: block(reorg.new_head),
             released_effects: Vec::new(),
         });
-        self.deliver(args, index, Delivery { id, event: Arc::new(event), cursor, seen_ns: 0 }).await
+        self.deliver(args, index, Delivery { id, event: Arc::new(event), cursor, seen_ns: 0 }).await?;
+        self.settle().await
     }
 
     /// Undoes every unit from the first one past the ancestor on, and goes on with a fresh instance over what stands.
