@@ -348,3 +348,46 @@ async fn the_demo_fixture_has_a_price_that_moves_and_transfers() {
     assert_eq!(answers[0].as_deref().ok(), Some("\"0x4c\""));
     assert_eq!(answers[1].as_ref().unwrap_err().code, -32601);
 }
+
+#[tokio::test]
+async fn a_fixture_plays_by_itself_with_its_script_its_reorg_and_its_faults() {
+    let text = r#"
+        chain_id = 31337
+        block_interval_ms = 5
+        endless = true
+        [[block]]
+        logs = [{ address = "0x0101010101010101010101010101010101010101", data = "0x07" }]
+        [[reorg]]
+        at = 12
+        depth = 3
+        [[fault]]
+        method = "eth_call"
+        kind = "error"
+        count = 1
+        [[call]]
+        to = "0x0101010101010101010101010101010101010101"
+        sequence = ["0x01", "0x02", "0x03"]
+        [[call]]
+        to = "0x0101010101010101010101010101010101010101"
+        data = "0xdead"
+        revert = "0xbeef"
+    "#;
+    let fixture = Fixture::parse(std::path::Path::new("f.toml"), text).unwrap();
+    let actor = support::start(Source::Mock(fixture)).await;
+    let interest = Interest { logs: vec![of_address(1)], start_block: Some(1), ..blocks() };
+    let mut reader = actor.reader("a", interest).await;
+    let mut all = vec![];
+    reader.until(20, None, &mut all).await;
+    assert_eq!(kinds(&all)[..2], [("logs", 1), ("block", 1)]);
+    let numbers: Vec<u64> =
+        kinds(&all).iter().filter(|(kind, _)| *kind == "block").map(|(_, number)| *number).collect();
+    assert!(numbers.iter().copied().eq(1..=numbers.len() as u64), "{numbers:?}");
+    let call = |data: &str, block: &str| {
+        format!(r#"[{{"to":"0x0101010101010101010101010101010101010101","data":"{data}"}},"{block}"]"#)
+    };
+    assert_eq!(actor.request("eth_call", &call("0x", "0x1")).await.unwrap_err().code, -32000);
+    assert_eq!(actor.request("eth_call", &call("0x", "0x1")).await.unwrap(), "\"0x02\"");
+    assert_eq!(actor.request("eth_call", &call("0x", "latest")).await.unwrap(), "\"0x03\"");
+    let error = actor.request("eth_call", &call("0xdead00", "latest")).await.unwrap_err();
+    assert_eq!((error.code, error.data.as_deref()), (3, Some("0xbeef")));
+}

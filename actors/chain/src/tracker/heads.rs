@@ -43,7 +43,9 @@ impl Tracker {
     /// The node's blocks below the window do not lead to it. A head below the window was then no lagging node's, but
     /// that of a shorter branch, which left ours before its base.
     pub(super) fn base_refuted(&mut self) {
-        if let Some((header, seen_ns)) = self.head_below.take() {
+        if self.branch.is_none()
+            && let Some((header, seen_ns)) = self.head_below.take()
+        {
             self.branch = Some(Branch::new(header));
             self.branch_seen_ns = seen_ns;
             self.adopt(None);
@@ -52,21 +54,24 @@ impl Tracker {
 
     /// Goes on linking the new head to the window.
     pub(super) fn connect(&mut self) {
-        while let Some(branch) = self.branch.as_ref().filter(|_| !self.branch_reading) {
+        while !self.branch_reading {
+            let Some(branch) = &self.branch else {
+                // What was told meanwhile.
+                let Some((header, seen_ns)) = self.next_head.take() else { return };
+                self.head_seen(header, seen_ns);
+                continue;
+            };
             match branch.next(&self.window) {
                 Step::Numbers { from, to } => {
                     self.branch_reading = true;
-                    return self.start(Job::Headers { from, to, use_for: UseFor::Branch });
+                    self.start(Job::Headers { from, to, use_for: UseFor::Branch });
                 }
                 Step::Hash { hash, .. } => {
                     self.branch_reading = true;
-                    return self.start(Job::Header { hash, use_for: UseFor::Branch });
+                    self.start(Job::Header { hash, use_for: UseFor::Branch });
                 }
                 Step::Links { ancestor } => self.adopt(Some(ancestor)),
                 Step::Apart => self.adopt(None),
-            }
-            if let Some((header, seen_ns)) = self.next_head.take() {
-                self.head_seen(header, seen_ns);
             }
         }
     }

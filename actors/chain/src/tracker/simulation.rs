@@ -110,9 +110,14 @@ impl Simulation {
         bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.random.below(u64::MAX).to_be_bytes()));
         let parent = self.chain.last().map_or(Hash::default(), |header| header.hash);
         self.chain.push(Header { number, hash: Hash(bytes), parent, timestamp_s: number, bloom: None });
+        self.longest = self.longest.max(self.chain.len());
     }
 
     fn fork(&mut self) {
+        // Forks upon forks must not reach below what is kept either.
+        if self.chain.len() + 20 < self.longest {
+            return self.mine();
+        }
         for _ in 0..=self.random.below(REORG_DEPTH_MAX) {
             if self.chain.len() > 1
                 && let Some(header) = self.chain.pop()
@@ -124,7 +129,6 @@ impl Simulation {
     }
 
     fn tell_head(&mut self) {
-        self.longest = self.longest.max(self.chain.len());
         if let Some(head) = self.chain.last() {
             self.tracker.head_seen(head.clone(), 1);
         }
@@ -239,9 +243,8 @@ impl Simulation {
         // In the end the node is well again and tells one more head, higher than all before: one that is behind what
         // it told before is waited for.
         self.failing = false;
-        while self.chain.len() <= self.longest + 1 {
-            self.mine();
-        }
+        let missing = self.longest + 2 - self.chain.len();
+        (0..missing).for_each(|_| self.mine());
         self.tell_head();
         for round in 0.. {
             assert!(round < 5_000, "it never comes to rest; jobs {:?}", self.jobs);
@@ -252,7 +255,15 @@ impl Simulation {
             self.run_job();
         }
         for module in &self.modules {
-            assert_eq!(module.got, self.expected(&module.interest), "{:?}", module.interest);
+            let expected = self.expected(&module.interest);
+            let differs = (0..).find(|index| module.got.get(*index) != expected.get(*index) || *index > expected.len());
+            let at = differs.unwrap_or_default();
+            if at <= expected.len() {
+                let near =
+                    |list: &[_]| format!("{:?}", list.iter().skip(at.saturating_sub(1)).take(3).collect::<Vec<_>>());
+                let (got, expected) = (near(&module.got), near(&expected));
+                panic!("{:?}: at {at} got {got}, expected {expected}; cursor {:?}", module.interest, module.cursor);
+            }
         }
     }
 }
