@@ -15,6 +15,8 @@ export NEXUM_ANVIL ?= $(CACHE)/bin/anvil
 
 # One profile for clippy, tests and the binaries, so that nothing is built twice.
 CARGO_FLAGS := --release --workspace
+BENCH_FLAGS := --workspace --quiet
+export NEXUM_BENCH ?= short
 
 # RocksDB's C++ takes ten minutes on two cores. It is kept per version and used when it is there.
 ROCKSDB_VERSION := $(shell grep -A1 'name = "librocksdb-sys"' Cargo.lock | sed -n 's/^version = "\(.*\)"/\1/p')
@@ -87,6 +89,7 @@ lint: build-deps ## rustfmt and clippy, warnings denied
 .PHONY: check
 check: test-deps lint guests ## what CI runs: lint, every test, the proofs in their short form
 	@cargo nextest run $(CARGO_FLAGS) --no-fail-fast
+	@$(MAKE) --no-print-directory bench NEXUM_BENCH=smoke
 
 .PHONY: test
 test: check ## the same as `make check`
@@ -96,6 +99,8 @@ KILLS ?= 50
 prove-exactly-once: test-deps guests ## kill the engine, then the node, KILLS times each; the record must equal the chain
 	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_exactly_once)'
 
+BENCH_LINES := $(CARGO_TARGET_DIR)/bench-lines.jsonl
 .PHONY: bench
 bench: test-deps guests ## measure everything beside its floor; writes target/bench.json and docs/reference/performance.md
-	@BIN=$(BIN) cargo bench $(CARGO_FLAGS)
+	@cargo bench $(BENCH_FLAGS) --bench delivery > $(BENCH_LINES)
+	@NEXUM_BENCH_LINES=$(BENCH_LINES) cargo bench $(BENCH_FLAGS) --bench performance

@@ -19,7 +19,6 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult}
 
 use crate::{
     admin::{AdminMsg, ChainHealthReport, Health, ModuleHealthReport, Node, NodeKind},
-    metrics::Metrics,
     modules::{self, Order},
     root::Ports,
 };
@@ -32,7 +31,6 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(20);
 pub struct Args {
     pub ports: Ports,
     pub modules: ActorRef<modules::Msg>,
-    pub metrics: Metrics,
     pub clock: Arc<dyn Clock>,
     pub started_ns: u64,
     /// Ends the run once everything has stopped.
@@ -146,7 +144,6 @@ impl Args {
     async fn health(&self) -> Health {
         let (chains, reports) = futures::join!(self.chains(), self.ask_modules(modules::Msg::Reports));
         let uptime_seconds = self.uptime().as_secs();
-        self.metrics.uptime_seconds.set(uptime_seconds as i64);
         let chains = chains.into_iter().map(|(id, status)| (id.to_string(), chain_report(status))).collect();
         judge(reports, chains, uptime_seconds)
     }

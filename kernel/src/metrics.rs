@@ -1,14 +1,18 @@
 //! The kernel's Prometheus metrics.
 
+use std::sync::Arc;
+
+use nexum_host_ifaces::clock::Clock;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::{Collector, Desc},
+    proto::MetricFamily,
 };
 
 #[derive(Clone)]
 pub struct Metrics {
     pub modules_loaded: IntGauge,
     pub modules_dead: IntGauge,
-    pub uptime_seconds: IntGauge,
     pub dispatched: IntCounterVec,
     pub processed: IntCounterVec,
     pub failed: IntCounterVec,
@@ -25,8 +29,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers everything on `registry`; fails only when a name is taken.
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+    /// Registers everything on `registry`; fails only when a name is taken. The uptime counts from now.
+    pub fn register(registry: &Registry, clock: Arc<dyn Clock>) -> prometheus::Result<Self> {
+        registry.register(Box::new(Uptime::new(clock)?))?;
         const MODULE: &[&str] = &["module"];
         const MODULE_EVENT: &[&str] = &["module", "event_type"];
         // From a tenth of a millisecond (a block handler) to the default event deadline.
@@ -48,7 +53,6 @@ impl Metrics {
         Ok(Self {
             modules_loaded: gauge("nexum_modules_loaded", "Modules that are loaded, whatever their state.")?,
             modules_dead: gauge("nexum_modules_dead", "Modules that are Dead.")?,
-            uptime_seconds: gauge("nexum_uptime_seconds", "Seconds since the engine started.")?,
             dispatched: counters("nexum_events_dispatched_total", "Events handed to a guest.", MODULE_EVENT)?,
             processed: counters("nexum_events_processed_total", "Events handled and committed.", MODULE_EVENT)?,
             failed: counters("nexum_events_failed_total", "Failed attempts at events.", MODULE_EVENT)?,
@@ -103,9 +107,36 @@ impl Metrics {
     }
 }
 
-fn keep<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+fn keep<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
+}
+
+/// The uptime, read when it is scraped.
+struct Uptime {
+    clock: Arc<dyn Clock>,
+    started_ns: u64,
+    seconds: IntGauge,
+}
+
+impl Uptime {
+    fn new(clock: Arc<dyn Clock>) -> prometheus::Result<Self> {
+        let started_ns = clock.monotonic_ns();
+        let seconds = IntGauge::new("nexum_uptime_seconds", "Seconds since the engine started.")?;
+        Ok(Self { clock, started_ns, seconds })
+    }
+}
+
+impl Collector for Uptime {
+    fn desc(&self) -> Vec<&Desc> {
+        self.seconds.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let since_ns = self.clock.monotonic_ns().saturating_sub(self.started_ns);
+        self.seconds.set((since_ns / 1_000_000_000) as i64);
+        self.seconds.collect()
+    }
 }
 
 /// The handles of one module, looked up once per event kind.

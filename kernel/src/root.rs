@@ -152,7 +152,7 @@ impl Actor for Root {
         myself: ActorRef<Msg>,
         (args, end): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let metrics = Metrics::register(&args.registry)?;
+        let metrics = Metrics::register(&args.registry, args.clock.clone())?;
         let engine = WasmEngine::new(&args.cache_dir)?;
         let loader = Loader::new(engine, args.ports.chains.clone(), args.ceiling.clone(), args.schedule_check.clone());
         let shared = Arc::new(Shared {
@@ -256,7 +256,6 @@ impl State {
         let args = admin_desk::Args {
             ports: self.args.ports.clone(),
             modules: supervisor,
-            metrics: self.shared.metrics.clone(),
             clock: self.args.clock.clone(),
             started_ns: self.started_ns,
             end: Arc::new(move || {

@@ -29,21 +29,38 @@ fn main() {
         return;
     }
     let full = full();
+    // `cargo bench --bench performance -- dispatch` measures one part and writes nothing.
+    let part = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let wanted = |name: &str| part.as_ref().is_none_or(|part| part == name);
     let mut figures = Figures::default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        lifecycle::cold_start(&mut figures).await;
-        lifecycle::restart_after_a_trap(&mut figures).await;
-        for modules in if full { vec![1_000, 8_000] } else { vec![1_000] } {
-            dispatch::in_memory(&mut figures, modules).await;
+        if wanted("lifecycle") {
+            lifecycle::cold_start(&mut figures).await;
+            lifecycle::restart_after_a_trap(&mut figures).await;
         }
-        dispatch::durable(&mut figures, 1_000).await;
-        dispatch::one_durable_event(&mut figures).await;
+        if wanted("dispatch") {
+            for modules in if full { vec![1_000, 8_000] } else { vec![1_000] } {
+                dispatch::in_memory(&mut figures, modules).await;
+            }
+        }
+        if wanted("durable") {
+            dispatch::durable(&mut figures, 1_000).await;
+            dispatch::one_durable_event(&mut figures).await;
+        }
     });
     drop(runtime);
-    process::idle_engine(&mut figures);
-    process::thousand_modules(&mut figures);
-    process::head_to_guest(&mut figures, 100, if full { 100 } else { 30 });
-    process::noisy_neighbour(&mut figures, if full { 400 } else { 100 });
-    figures.write(full);
+    if wanted("process") {
+        process::idle_engine(&mut figures);
+        process::thousand_modules(&mut figures);
+        process::head_to_guest(&mut figures, 100, if full { 100 } else { 30 });
+        process::noisy_neighbour(&mut figures, if full { 400 } else { 100 });
+    }
+    if part.is_none() {
+        #[allow(clippy::disallowed_methods, reason = "set by the Makefile")]
+        if let Ok(file) = std::env::var("NEXUM_BENCH_LINES") {
+            figures.import(&std::fs::read_to_string(file).unwrap());
+        }
+        figures.write(full);
+    }
 }

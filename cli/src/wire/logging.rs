@@ -15,8 +15,10 @@ const LINES: usize = 2048;
 /// Sets the process's log up. Everything that is logged from now on also goes to the tap.
 pub fn install(engine: &Engine) -> anyhow::Result<LogTap> {
     let tap = LogTap::new(LINES);
-    // ractor wraps every message of every actor in a span; lines say which module they are about anyway.
-    let directives = format!("ractor=warn,{}", engine.log_level);
+    // ractor wraps every message of every actor in a span; lines say which module they are about anyway. alloy reports a
+    // lost connection as an error on its own; the chain actor tells it once, with what it does about it.
+    let quiet = "ractor=warn,alloy_pubsub=off,alloy_transport_ws=off";
+    let directives = format!("{quiet},{}", engine.log_level);
     let filter = EnvFilter::try_new(directives).context("[engine] log_level")?;
     let stderr = fmt::layer().with_writer(io::stderr);
     let stderr = match engine.log_format {

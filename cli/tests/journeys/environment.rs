@@ -37,6 +37,20 @@ fn a_second_engine_on_the_same_directory_is_refused() {
 }
 
 #[test]
+fn a_component_that_is_not_the_one_of_the_manifest_is_not_run() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "witness", &[]);
+    let dir = setup.write_bundle("recorder", "tampered", &[]);
+    let file = dir.join("module.wasm");
+    let mut component = fs::read(&file).unwrap();
+    component.push(0);
+    fs::write(&file, component).unwrap();
+    let engine = setup.with(&format!("[[modules]]\nsource = \"{}\"\n", dir.display())).start();
+    let node = engine.module_until("tampered", "DEAD", |node| node["state"] == "DEAD");
+    assert!(node["last_error"].as_str().unwrap().contains("but the manifest names sha256:"), "{node:#}");
+    engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
+}
+
+#[test]
 fn a_busy_port_is_named() {
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
