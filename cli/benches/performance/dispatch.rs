@@ -25,7 +25,7 @@ use crate::{
 
 /// Blocks per wake, as after a short outage.
 const BLOCKS: u64 = 16;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 15;
 
 #[allow(clippy::disallowed_methods, reason = "a benchmark reads the machine's clock")]
 pub fn now() -> Instant {
