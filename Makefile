@@ -99,6 +99,10 @@ KILLS ?= 50
 prove-exactly-once: test-deps guests ## kill the engine, then the node, KILLS times each; the record must equal the chain
 	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_exactly_once)'
 
+.PHONY: prove-reorg
+prove-reorg: test-deps guests ## reorgs of depth 1 to 20, while running and while stopped; the state must equal the chain that stands
+	@cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_reorg)'
+
 BENCH_LINES := $(CARGO_TARGET_DIR)/bench-lines.jsonl
 .PHONY: bench
 bench: test-deps guests ## measure everything beside its floor; writes target/bench.json and docs/reference/performance.md

@@ -29,6 +29,21 @@ pub use bindings::{EventModule, EventModulePre};
 pub use hex_bytes::{Address, Hash};
 pub use types::{HostError, HostErrorKind};
 
+impl HostErrorKind {
+    /// The name in the WIT.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Unsupported => "unsupported",
+            Self::Unavailable => "unavailable",
+            Self::Denied => "denied",
+            Self::RateLimited => "rate-limited",
+            Self::Timeout => "timeout",
+            Self::InvalidInput => "invalid-input",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 impl HostError {
     /// A host error without a numeric code or data. `domain` is the interface, such as `chain`.
     pub fn new(domain: &str, kind: HostErrorKind, message: impl Into<String>) -> Self {

@@ -105,7 +105,7 @@ impl Instance {
                 Some(reason) => Err(Failure { message: format!("{what}: {reason}"), backtrace: None, fuel }),
             },
             Ok(Ok(Err(error))) => {
-                let message = format!("{what} failed: {} ({}, {:?})", error.message, error.domain, error.kind);
+                let message = format!("{what} failed: {} ({}: {})", error.message, error.domain, error.kind.name());
                 Err(Failure { message, backtrace: None, fuel })
             }
             Ok(Err(error)) => Err(failure(&error, what, fuel, self.deadline)),

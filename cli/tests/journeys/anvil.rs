@@ -101,6 +101,11 @@ impl Anvil {
         self.rpc("evm_mine", json!([]));
     }
 
+    /// Replaces the newest blocks by as many empty ones; what was in them is gone.
+    pub fn reorg(&self, depth: u64) {
+        self.rpc("anvil_reorg", json!([depth, []]));
+    }
+
     pub fn head(&self) -> u64 {
         number(&self.rpc("eth_blockNumber", json!([])))
     }

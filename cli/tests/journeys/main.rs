@@ -9,3 +9,4 @@ mod environment;
 mod hostile;
 mod orders;
 mod prove_exactly_once;
+mod prove_reorg;

@@ -14,10 +14,10 @@ fn kills() -> u64 {
 }
 
 /// A small generator with a fixed seed: moments differ within a run, not between runs.
-struct Moments(u64);
+pub struct Moments(pub u64);
 
 impl Moments {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -25,7 +25,7 @@ impl Moments {
     }
 }
 
-fn engine(anvil: &Anvil, emitter: &str) -> Engine {
+pub fn recording(anvil: &Anvil, emitter: &str) -> Engine {
     let log = format!("kind = \"log\"\nchain_id = 31337\naddress = \"{emitter}\"\nstart_block = 1");
     Setup::new()
         .chain(31337, &[anvil.ws()])
@@ -42,7 +42,7 @@ fn engine(anvil: &Anvil, emitter: &str) -> Engine {
 }
 
 /// A few blocks, most with logs, some with several, some empty.
-fn mine_some(anvil: &Anvil, emitter: &str, moments: &mut Moments) {
+pub fn mine_some(anvil: &Anvil, emitter: &str, moments: &mut Moments) {
     for _ in 0..3 + moments.below(8) {
         for _ in 0..moments.below(4) {
             anvil.emit(emitter, moments.below(u64::MAX));
@@ -51,7 +51,8 @@ fn mine_some(anvil: &Anvil, emitter: &str, moments: &mut Moments) {
     }
 }
 
-fn check(anvil: &Anvil, emitter: &str, engine: &Engine) -> (usize, usize) {
+/// Compares the record with the chain; how many blocks and logs there are.
+pub fn check(anvil: &Anvil, emitter: &str, engine: &Engine) -> (usize, usize) {
     let head = anvil.head().to_string();
     engine.module_until("recorder", "handled the head", |node| node["cursors"]["chain:31337"] == head.as_str());
     let blocks = engine.state("recorder", "b/");
@@ -88,7 +89,7 @@ fn check(anvil: &Anvil, emitter: &str, engine: &Engine) -> (usize, usize) {
 fn prove_exactly_once_when_the_engine_is_killed() {
     let anvil = Anvil::start();
     let emitter = anvil.deploy_emitter();
-    let mut engine = engine(&anvil, &emitter);
+    let mut engine = recording(&anvil, &emitter);
     let mut moments = Moments(0x9e37_79b9_7f4a_7c15);
     for _ in 0..kills() {
         mine_some(&anvil, &emitter, &mut moments);
@@ -108,7 +109,7 @@ fn prove_exactly_once_when_the_engine_is_killed() {
 fn prove_exactly_once_when_the_node_is_killed() {
     let mut anvil = Anvil::start();
     let emitter = anvil.deploy_emitter();
-    let engine = engine(&anvil, &emitter);
+    let engine = recording(&anvil, &emitter);
     let mut moments = Moments(0x2545_f491_4f6c_dd1d);
     for _ in 0..kills() {
         mine_some(&anvil, &emitter, &mut moments);
