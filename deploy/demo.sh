@@ -4,7 +4,8 @@
 set -euo pipefail
 
 state=$(mktemp -d "${TMPDIR:-/tmp}/nexum-demo.XXXXXX")
-"$BIN/nexum" run --mock fixtures/chains/demo.toml --state-dir "$state" \
+# In a session of its own, so that Ctrl-C reaches the engine once, through the trap.
+setsid "$BIN/nexum" run --mock fixtures/chains/demo.toml --state-dir "$state" \
 	--module "$BUNDLES/price-alert" --module "$BUNDLES/erc20-watch" --module "$BUNDLES/heartbeat" &
 engine=$!
 trap 'kill -TERM $engine 2>/dev/null || true; wait $engine || true; rm -rf "$state"' EXIT
