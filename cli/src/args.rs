@@ -20,7 +20,7 @@ use crate::{config::LogFormat, exit::CODES};
     "Settings: defaults < nexum-engine.toml < environment (NEXUM_SECTION__KEY, such as\n",
     "NEXUM_ENGINE__LOG_LEVEL) < flags.\n\n",
     "Exit codes: 0 done · 1 failed or refused · 2 wrong usage · 3 engine not reachable ·\n",
-    "4 engine not healthy · 5 no such module, key or dead letter"
+    "4 engine not healthy · 5 no such module, service, key or dead letter"
 ))]
 pub struct Nexum {
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub struct Nexum {
     "  nexumctl --url http://10.0.0.5:8081 --token-file admin.token tree\n\n",
     "The engine is looked for at --socket, else ./.nexum/admin.sock, else /var/lib/nexum/admin.sock.\n\n",
     "Exit codes: 0 done · 1 failed or refused · 2 wrong usage · 3 engine not reachable ·\n",
-    "4 engine not healthy · 5 no such module, key or dead letter"
+    "4 engine not healthy · 5 no such module, service, key or dead letter"
 ))]
 pub struct Nexumctl {
     #[command(flatten)]
@@ -245,10 +245,27 @@ pub enum Operator {
     /// Events that a module could not handle
     #[command(subcommand)]
     Dlq(Dlq),
+    /// The actors that modules share: what they are called, and restarting one
+    #[command(subcommand)]
+    Service(Service),
     /// Current values of all metrics, in Prometheus' text format
     Metrics,
     /// Stop the engine in order, as SIGTERM does
     Shutdown,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Service {
+    /// Every service, its restarts, and how near it is to the bound on failures
+    List,
+    /// End a service after what it has at hand; its supervisor starts it afresh, and modules ask it again
+    Restart {
+        /// Such as store, chain:1 or cron
+        name: String,
+        /// End it as a bug would: nothing is finished, and it counts against the bound on failures
+        #[arg(long)]
+        kill: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -40,6 +40,8 @@ pub enum AdminError {
     /// The artifact, manifest or grants are wrong; the message names file and line.
     #[error("{0}")]
     Load(String),
+    #[error("no service `{0}`: `nexumctl service list` names them")]
+    UnknownService(String),
     #[error("module `{module}` has no dead letter {seq}")]
     UnknownDeadLetter { module: String, seq: u64 },
     #[error("{0}")]
@@ -83,6 +85,13 @@ pub enum AdminMsg {
         seq: u64,
         reply: AdminReply<()>,
     },
+    Services(RpcReplyPort<Vec<ServiceReport>>),
+    /// Stop a shared actor, so that its supervisor starts it afresh; `kill` ends it as a bug would, and counts so.
+    RestartService {
+        service: String,
+        kill: bool,
+        reply: AdminReply<()>,
+    },
     /// Stop everything in order: modules finish the event in flight, the store syncs. Answers what could not finish.
     Shutdown {
         reply: RpcReplyPort<Vec<String>>,
@@ -121,6 +130,19 @@ pub struct Node {
 pub struct Budget {
     pub spent: u32,
     pub max: u32,
+}
+
+/// One shared actor, or one of the kernel's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceReport {
+    /// Such as `store`, `chain:1` or `cron`.
+    pub name: String,
+    /// `UP`, or `DOWN` while it is being started.
+    pub state: String,
+    /// Since the engine started, by order or not.
+    pub restarts: u64,
+    /// Failures in the window of supervision; one more than `max` ends the engine.
+    pub failures: Budget,
 }
 
 /// What the tree knows of one module.

@@ -20,7 +20,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult}
 use crate::{
     admin::{AdminMsg, ChainHealthReport, Health, ModuleHealthReport, Node, NodeKind},
     modules::{self, Order},
-    root::Ports,
+    root::{self, Ports},
 };
 
 /// A service that is up answers in microseconds.
@@ -33,8 +33,7 @@ pub struct Args {
     pub modules: ActorRef<modules::Msg>,
     pub clock: Arc<dyn Clock>,
     pub started_ns: u64,
-    /// Ends the run once everything has stopped.
-    pub end: Arc<dyn Fn() + Send + Sync>,
+    pub root: ActorRef<root::Msg>,
 }
 
 pub struct AdminDesk;
@@ -66,6 +65,14 @@ impl Actor for AdminDesk {
             }
             AdminMsg::Shutdown { reply } => {
                 desk.shutdown(reply).await;
+                return Ok(());
+            }
+            AdminMsg::Services(reply) => {
+                let _ = desk.root.send_message(root::Msg::Services(reply));
+                return Ok(());
+            }
+            AdminMsg::RestartService { service, kill, reply } => {
+                let _ = desk.root.send_message(root::Msg::RestartService { service, kill, reply });
                 return Ok(());
             }
             AdminMsg::Load { spec, reply } => modules::Msg::Load { spec, reply },
@@ -159,7 +166,8 @@ impl Args {
             tracing::warn!("shutdown: {line}");
         }
         answer(reply, unfinished);
-        (self.end)();
+        // A root that is gone has nothing left to end.
+        let _ = self.root.send_message(root::Msg::End);
     }
 }
 

@@ -16,15 +16,20 @@ pub struct Intensity {
 impl Intensity {
     /// Notes a failure at `now_ns`; whether the child may be started again.
     pub fn allow(&mut self, now_ns: u64) -> bool {
-        let window = WINDOW.as_nanos() as u64;
-        while self.restarts_ns.front().is_some_and(|&at| now_ns.saturating_sub(at) > window) {
-            self.restarts_ns.pop_front();
-        }
-        if self.restarts_ns.len() >= RESTARTS_MAX {
+        if self.spent(now_ns) >= RESTARTS_MAX {
             return false;
         }
         self.restarts_ns.push_back(now_ns);
         true
+    }
+
+    /// Failures within the window that ends now.
+    pub fn spent(&mut self, now_ns: u64) -> usize {
+        let window = WINDOW.as_nanos() as u64;
+        while self.restarts_ns.front().is_some_and(|&at| now_ns.saturating_sub(at) > window) {
+            self.restarts_ns.pop_front();
+        }
+        self.restarts_ns.len()
     }
 }
 
@@ -40,6 +45,7 @@ mod tests {
             assert!(intensity.allow(at * second));
         }
         assert!(!intensity.allow(5 * second));
+        assert_eq!((intensity.spent(5 * second), intensity.spent(61 * second)), (5, 4));
         assert!(intensity.allow(61 * second));
     }
 }

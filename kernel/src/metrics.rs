@@ -21,6 +21,7 @@ pub struct Metrics {
     pub latency: HistogramVec,
     pub fuel: HistogramVec,
     pub restarts: IntCounterVec,
+    pub service_restarts: IntCounterVec,
     pub consecutive_failures: IntGaugeVec,
     pub state_bytes_used: IntGaugeVec,
     pub state_bytes_limit: IntGaugeVec,
@@ -71,6 +72,11 @@ impl Metrics {
             )?,
             fuel: histograms("nexum_fuel_consumed", "Fuel per event.", MODULE, &fuel)?,
             restarts: counters("nexum_restarts_total", "Fresh instances after a failure.", MODULE)?,
+            service_restarts: counters(
+                "nexum_service_restarts_total",
+                "Services that ended and were started again.",
+                &["service"],
+            )?,
             consecutive_failures: gauges(
                 "nexum_consecutive_failures",
                 "Failures in a row; a handled event resets it.",

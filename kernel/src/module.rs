@@ -57,6 +57,8 @@ pub enum Msg {
     Begin,
     /// A source's answer to a pull.
     Reply(SourceReply),
+    /// A service has forgotten what waited there: ask every source anew. Answers to earlier pulls then count no more.
+    PullAgain,
     /// Deliver a dead letter again. Must reply.
     Retry { letter: Box<DeadLetter>, reply: AdminReply<()> },
 }
@@ -157,6 +159,7 @@ impl Actor for ModuleActor {
         let done = match message {
             Msg::Begin => state.begin(&myself).await,
             Msg::Reply(reply) => state.on_reply(reply).await,
+            Msg::PullAgain => state.pull_again(),
             Msg::Retry { letter, reply } => state.on_retry(*letter, reply).await,
         };
         if let Err(exit) = done {
@@ -275,6 +278,14 @@ impl State {
         // The operator may have gone; the outcome is in the dead letters and the log.
         let _ = reply.send(answer);
         done
+    }
+
+    fn pull_again(&mut self) -> Result<(), Exit> {
+        let wanted = self.args.status.wish() == Wish::Run;
+        match self.running.as_mut().filter(|_| wanted) {
+            Some(running) => Ok(running.feeds.pull_all(&self.args)?),
+            None => Ok(()),
+        }
     }
 
     /// Withdraws what still waits at the sources.

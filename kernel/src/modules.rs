@@ -55,6 +55,8 @@ pub enum Msg {
         module: Arc<str>,
         generation: u64,
     },
+    /// A service is back and has forgotten who waited there.
+    PullAgain,
     /// Must reply.
     Facts(RpcReplyPort<Vec<Node>>),
     /// Must reply: state by name, and whether all that are configured run.
@@ -144,6 +146,10 @@ impl Actor for ModulesSupervisor {
                     state.start(&myself, &module).await;
                 }
             }
+            Msg::PullAgain => state.slots.values().filter_map(|slot| slot.actor.as_ref()).for_each(|actor| {
+                // One that has just ended pulls when it starts again.
+                let _ = actor.send_message(module::Msg::PullAgain);
+            }),
             Msg::Facts(reply) => answer(reply, state.facts()),
             Msg::Reports(reply) => answer(reply, state.reports()),
             Msg::Load { spec, reply } => {

@@ -1,5 +1,10 @@
 //! The root of the supervisor tree: starts the shared services and the modules, restarts what dies within a bounded
 //! intensity, and ends the process's run when that is spent.
+//!
+//! Invariant: whatever waited at a service that died is asked for again once the service is back: the root tells the
+//! modules, because nobody else sees both ends.
+
+mod services;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,11 +20,12 @@ use nexum_host_ifaces::{
     store::StoreMsg,
 };
 use prometheus::Registry;
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, SupervisionEvent};
+use services::Ordered;
 use tokio::sync::watch;
 
 use crate::{
-    admin::{AdminMsg, ModuleSpec},
+    admin::{AdminMsg, AdminReply, ModuleSpec, ServiceReport},
     admin_desk::{self, AdminDesk},
     engine::{EngineError, WasmEngine},
     intensity::{Intensity, RESTARTS_MAX, WINDOW},
@@ -29,8 +35,10 @@ use crate::{
     modules::{self, ModulesSupervisor},
 };
 
-/// How long the services may take to end in order; what is durable does not depend on it.
+/// How long one service may take to end in order; what is durable does not depend on it.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// Wait before a service that could not be started again is tried once more, such as for an address that is not free yet.
+const START_AGAIN: Duration = Duration::from_millis(500);
 
 type Started = Pin<Box<dyn Future<Output = Result<ActorCell, String>> + Send>>;
 
@@ -121,6 +129,7 @@ impl KernelHandle {
 
 struct Root;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Child {
     Service(usize),
     Modules,
@@ -131,15 +140,26 @@ struct State {
     args: KernelArgs,
     shared: Arc<Shared>,
     children: HashMap<ActorId, Child>,
+    modules: Option<ActorRef<modules::Msg>>,
     intensities: HashMap<String, Intensity>,
+    /// Restarts since the run began, by name.
+    restarts: HashMap<String, u64>,
+    /// Ends that the operator ordered.
+    ordered: HashMap<ActorId, Ordered>,
     started_ns: u64,
     end: watch::Sender<Option<Result<(), Arc<KernelError>>>>,
 }
 
-/// The root takes no messages but supervision events and the order to end.
-enum Msg {
-    /// Everything has stopped in order.
+/// What the root takes besides supervision events.
+pub(crate) enum Msg {
+    /// Every module has stopped: stop the rest in order.
     End,
+    /// A service whose start failed is tried again.
+    StartAgain(usize),
+    /// Must reply.
+    Services(RpcReplyPort<Vec<ServiceReport>>),
+    /// Must reply, once the service is back.
+    RestartService { service: String, kill: bool, reply: AdminReply<()> },
 }
 
 impl Actor for Root {
@@ -164,8 +184,17 @@ impl Actor for Root {
             metrics,
             jitter: args.jitter.clone(),
         });
-        let started_ns = args.clock.monotonic_ns();
-        let mut state = State { args, shared, children: HashMap::new(), intensities: HashMap::new(), started_ns, end };
+        let mut state = State {
+            started_ns: args.clock.monotonic_ns(),
+            args,
+            shared,
+            children: HashMap::new(),
+            modules: None,
+            intensities: HashMap::new(),
+            restarts: HashMap::new(),
+            ordered: HashMap::new(),
+            end,
+        };
         for index in 0..state.args.services.len() {
             state.start_service(&myself, index).await?;
         }
@@ -174,12 +203,19 @@ impl Actor for Root {
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
-        let Msg::End = message;
-        state.children.clear();
-        myself.get_cell().stop_children_and_wait(None, Some(STOP_DEADLINE)).await;
-        // Whoever waited may have gone.
-        let _ = state.end.send(Some(Ok(())));
-        myself.stop(None);
+        match message {
+            Msg::End => {
+                state.stop_in_order(&myself).await;
+                // Whoever waited may have gone.
+                let _ = state.end.send(Some(Ok(())));
+                myself.stop(None);
+            }
+            Msg::StartAgain(index) => state.bring_back(&myself, Child::Service(index), None).await,
+            Msg::Services(reply) => {
+                let _ = reply.send(state.reports());
+            }
+            Msg::RestartService { service, kill, reply } => state.order_restart(&myself, &service, kill, reply),
+        }
         Ok(())
     }
 
@@ -190,43 +226,54 @@ impl Actor for Root {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let (cell, reason) = match event {
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+            SupervisionEvent::ActorTerminated(cell, left, reason) => {
+                // What the actor held, such as its listeners, must be free for the next one.
+                drop(left);
                 (cell, reason.unwrap_or_else(|| "stopped without an order".into()))
             }
             SupervisionEvent::ActorFailed(cell, error) => (cell, error.to_string()),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
         };
         let Some(child) = state.children.remove(&cell.get_id()) else { return Ok(()) };
-        let name = match &child {
-            Child::Service(index) => {
-                let service = &state.args.services[*index];
-                (service.unbind)();
-                service.name.clone()
-            }
-            Child::Modules => "modules".to_owned(),
-            Child::AdminDesk => "admin".to_owned(),
-        };
-        tracing::error!(service = name, "{reason}");
-        let now_ns = state.args.clock.monotonic_ns();
-        let restarted = if state.intensities.entry(name.clone()).or_default().allow(now_ns) {
-            match child {
-                Child::Service(index) => state.start_service(&myself, index).await,
-                // The two know each other's address, so they start together.
-                Child::Modules | Child::AdminDesk => state.start_modules(&myself).await,
-            }
-        } else {
-            Err(KernelError::IntensitySpent { service: name.clone(), reason: reason.clone() })
-        };
-        if let Err(error) = restarted {
-            tracing::error!(service = name, "giving up: {error}");
-            let _ = state.end.send(Some(Err(Arc::new(error))));
-            myself.stop(None);
+        let ordered = state.ordered.remove(&cell.get_id());
+        let name = state.name(child).to_owned();
+        if let Child::Service(index) = child {
+            (state.args.services[index].unbind)();
         }
+        *state.restarts.entry(name.clone()).or_default() += 1;
+        state.shared.metrics.service_restarts.with_label_values(&[&name]).inc();
+        match &ordered {
+            Some(Ordered { counts: false, .. }) => tracing::info!(service = name, "restart by order"),
+            _ => {
+                tracing::error!(service = name, "{reason}");
+                if !state.may_restart(&myself, &name, &reason) {
+                    return Ok(());
+                }
+            }
+        }
+        state.bring_back(&myself, child, ordered.map(|ordered| ordered.reply)).await;
         Ok(())
     }
 }
 
 impl State {
+    /// Notes a failure; ends the run when there were too many.
+    fn may_restart(&mut self, myself: &ActorRef<Msg>, name: &str, reason: &str) -> bool {
+        let now_ns = self.args.clock.monotonic_ns();
+        if self.intensities.entry(name.to_owned()).or_default().allow(now_ns) {
+            return true;
+        }
+        self.give_up(myself, KernelError::IntensitySpent { service: name.to_owned(), reason: reason.to_owned() });
+        false
+    }
+
+    fn give_up(&self, myself: &ActorRef<Msg>, error: KernelError) {
+        tracing::error!("giving up: {error}");
+        // Whoever waited may have gone.
+        let _ = self.end.send(Some(Err(Arc::new(error))));
+        myself.stop(None);
+    }
+
     async fn start_service(&mut self, myself: &ActorRef<Msg>, index: usize) -> Result<(), KernelError> {
         let service = &self.args.services[index];
         let cell = (service.start)(myself.get_cell())
@@ -244,7 +291,7 @@ impl State {
             self.children.iter().filter(|(_, child)| !matches!(child, Child::Service(_))).map(|(id, _)| *id).collect();
         for id in left {
             self.children.remove(&id);
-            if let Some(cell) = myself.get_cell().get_children().into_iter().find(|cell| cell.get_id() == id) {
+            if let Some(cell) = self.cell(myself, id) {
                 cell.kill_and_wait(None).await.unwrap_or_default();
             }
         }
@@ -252,16 +299,13 @@ impl State {
         let (supervisor, _) =
             Actor::spawn_linked(None, ModulesSupervisor, args, myself.get_cell()).await.map_err(failed)?;
         self.children.insert(supervisor.get_id(), Child::Modules);
-        let root = myself.clone();
+        self.modules = Some(supervisor.clone());
         let args = admin_desk::Args {
             ports: self.args.ports.clone(),
             modules: supervisor,
             clock: self.args.clock.clone(),
             started_ns: self.started_ns,
-            end: Arc::new(move || {
-                // A root that is gone has nothing left to end.
-                let _ = root.send_message(Msg::End);
-            }),
+            root: myself.clone(),
         };
         let (admin_desk, _) = Actor::spawn_linked(None, AdminDesk, args, myself.get_cell()).await.map_err(failed)?;
         self.args.ports.admin.bind(admin_desk.clone());

@@ -1,6 +1,7 @@
 //! The admin API: `/v1/…` over the Unix socket, and over TCP for those who show the token.
 
 mod modules;
+mod services;
 mod state;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -81,6 +82,7 @@ pub(crate) fn router(api: Api, token: Option<Token>) -> Router {
         .route("/v1/backup", post(backup))
         .route("/v1/shutdown", post(shutdown))
         .merge(modules::routes())
+        .merge(services::routes())
         .merge(state::routes())
         .fallback(async |request: Request| ApiError::not_found(format!("no such path: {}", request.uri().path())))
         .method_not_allowed_fallback(async |request: Request| {

@@ -30,6 +30,15 @@ pub struct BackupRequest {
     pub to: PathBuf,
 }
 
+/// The body of `POST /v1/services/{name}/restart`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestartRequest {
+    /// End it as a bug would, which counts against its restarts.
+    #[serde(default)]
+    pub kill: bool,
+}
+
 /// The answer to `POST /v1/shutdown`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {

@@ -47,7 +47,9 @@ impl From<PortError> for ApiError {
 impl From<AdminError> for ApiError {
     fn from(error: AdminError) -> Self {
         let status = match &error {
-            AdminError::UnknownModule(_) | AdminError::UnknownDeadLetter { .. } => StatusCode::NOT_FOUND,
+            AdminError::UnknownModule(_) | AdminError::UnknownService(_) | AdminError::UnknownDeadLetter { .. } => {
+                StatusCode::NOT_FOUND
+            }
             AdminError::AlreadyLoaded(_) | AdminError::WrongState { .. } => StatusCode::CONFLICT,
             AdminError::Load(_) => StatusCode::UNPROCESSABLE_ENTITY,
             AdminError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,

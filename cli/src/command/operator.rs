@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::Method;
-use nexum_gateway::api::{Letter, Stopped};
-use nexum_kernel::admin::Node;
+use nexum_gateway::api::{Letter, RestartRequest, Stopped};
+use nexum_kernel::admin::{Node, ServiceReport};
+use serde_json::json;
 
 use super::{block_on, done};
 use crate::{
-    args::{Dlq, Operator, Output},
+    args::{Dlq, Operator, Output, Service},
     client::{Client, part},
     exit::Failure,
     render::{self, print, print_json},
@@ -25,6 +26,7 @@ pub fn operator(command: Operator, output: Output) -> Result<(), Failure> {
             Operator::Tree { watch } => tree(&client, watch, &output).await,
             Operator::Logs { follow, module } => logs(&client, follow, module.as_deref(), &output).await,
             Operator::Dlq(command) => dlq(&client, command, &output).await,
+            Operator::Service(command) => service(&client, command, &output).await,
             Operator::Metrics => {
                 let text = client.text("/v1/metrics").await?;
                 match output.json {
@@ -85,6 +87,26 @@ async fn logs(client: &Client, follow: bool, module: Option<&str>, output: &Outp
         }
     }
     Ok(())
+}
+
+async fn service(client: &Client, command: Service, output: &Output) -> Result<(), Failure> {
+    match command {
+        Service::List => {
+            let services: Vec<ServiceReport> = client.get("/v1/services").await?;
+            match output.json {
+                true => print_json(&services),
+                false => print(&render::report::services(&services)),
+            }
+        }
+        Service::Restart { name, kill } => {
+            let body = json!(RestartRequest { kill });
+            client.order(Method::POST, &format!("/v1/services/{}/restart", part(&name)), Some(body)).await?;
+            match output.json {
+                true => print_json(&json!({ "service": name, "done": "restarted" })),
+                false => print(&format!("{name}: restarted\n")),
+            }
+        }
+    }
 }
 
 async fn dlq(client: &Client, command: Dlq, output: &Output) -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! Health, modules, state and dead letters as text. Pure: answers in, lines out.
 
 use nexum_gateway::api::{Inspection, Letter, StatePage};
-use nexum_kernel::admin::{Health, Node};
+use nexum_kernel::admin::{Health, Node, ServiceReport};
 
 use super::{one_line, table, units};
 
@@ -39,6 +39,15 @@ pub fn modules(modules: &[Node]) -> String {
             facts.last_event_age_ms.map_or_else(|| "-".to_owned(), |age| format!("{} ago", units::duration_ms(age))),
             units::bytes(facts.state_bytes),
         ]);
+    }
+    table(&rows)
+}
+
+pub fn services(services: &[ServiceReport]) -> String {
+    let mut rows = vec![row(&["NAME", "STATE", "RESTARTS", "FAILURES IN A MINUTE"])];
+    for service in services {
+        let failures = format!("{}/{}", service.failures.spent, service.failures.max);
+        rows.push(vec![service.name.clone(), service.state.clone(), service.restarts.to_string(), failures]);
     }
     table(&rows)
 }

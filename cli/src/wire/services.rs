@@ -149,7 +149,7 @@ fn chain_service(
     };
     let (rpc, clock, metrics) = (rpc(chain), clock.clone(), metrics.clone());
     let history = headers.history(chain.chain_id);
-    Ok(service(format!("chain {}", chain.chain_id), port, move |supervisor| {
+    Ok(service(format!("chain:{}", chain.chain_id), port, move |supervisor| {
         let source = match &fixture {
             Some(fixture) => nexum_chain::Source::Mock(fixture.clone()),
             None => nexum_chain::Source::Rpc(rpc.clone()),

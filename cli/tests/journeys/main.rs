@@ -10,3 +10,4 @@ mod hostile;
 mod orders;
 mod prove_exactly_once;
 mod prove_reorg;
+mod services;

@@ -127,6 +127,11 @@ impl Actor for FakeKernel {
                 shared.orders.push(format!("retry {module} {seq}"));
                 reply.send(Ok(()))?;
             }
+            AdminMsg::Services(reply) => reply.send(Vec::new())?,
+            AdminMsg::RestartService { service, kill, reply } => {
+                shared.orders.push(format!("restart service {service} kill={kill}"));
+                reply.send(Ok(()))?;
+            }
             AdminMsg::Shutdown { reply } => {
                 if let Some(actor) = shared.stop.take() {
                     actor.stop(None);

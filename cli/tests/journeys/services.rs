@@ -1,0 +1,118 @@
+//! Shared actors that die: they come back, whoever waited there is served again, and past the bound the process ends.
+
+use serde_json::Value;
+
+use super::{
+    anvil::Anvil,
+    engine::{Engine, Setup, eventually},
+    prove_exactly_once::{Moments, check, mine_some},
+};
+
+/// A recorder of blocks, logs and ticks, on a real node.
+fn waiting(anvil: &Anvil, emitter: &str) -> Engine {
+    let log = format!(
+        "kind = \"log\"\nchain_id = 31337\naddress = \"{emitter}\"\nstart_block = 1\n\n\
+         [[subscription]]\nkind = \"cron\"\nevery = \"1s\""
+    );
+    let changes = [
+        ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
+        ("kind = \"log\"\nchain_id = 31337", log.as_str()),
+    ];
+    Setup::new().chain(31337, &[anvil.ws()]).module("recorder", "recorder", &changes).start()
+}
+
+fn service(engine: &Engine, name: &str) -> Value {
+    let services = engine.json(&["service", "list"]);
+    services.as_array().unwrap().iter().find(|service| service["name"] == name).unwrap().clone()
+}
+
+fn ticks(engine: &Engine) -> usize {
+    let ticks = engine.state("recorder", "t/");
+    assert!(ticks.iter().all(|(_, value)| value["count"] == 1), "{ticks:?}");
+    ticks.len()
+}
+
+/// Waits for ticks that nobody asked for before.
+fn more_ticks(engine: &Engine) {
+    let before = ticks(engine);
+    eventually("the schedule fires again", || match ticks(engine) {
+        now if now > before + 1 => Ok(()),
+        now => Err(format!("{now} ticks, {before} before")),
+    });
+}
+
+#[test]
+fn a_module_that_waited_at_a_service_that_died_loses_nothing() {
+    let anvil = Anvil::start();
+    let emitter = anvil.deploy_emitter();
+    let engine = waiting(&anvil, &emitter);
+    let mut moments = Moments(0x1234_5678_9abc_def1);
+    mine_some(&anvil, &emitter, &mut moments);
+    check(&anvil, &emitter, &engine);
+    for round in 1..=3 {
+        // Its pull waits at the chain actor now, and nothing but a new block would answer it.
+        for name in ["chain:31337", "cron", "store"] {
+            engine.ctl(&["service", "restart", name, "--kill"]);
+            mine_some(&anvil, &emitter, &mut moments);
+            check(&anvil, &emitter, &engine);
+            let found = service(&engine, name);
+            assert_eq!((&found["state"], &found["failures"]["spent"]), (&"UP".into(), &round.into()), "{found:#}");
+        }
+        more_ticks(&engine);
+    }
+    // By order it is no failure, however often.
+    for _ in 0..7 {
+        engine.ctl(&["service", "restart", "chain:31337"]);
+        anvil.mine();
+    }
+    check(&anvil, &emitter, &engine);
+    let found = service(&engine, "chain:31337");
+    assert_eq!((&found["restarts"], &found["failures"]["spent"]), (&10.into(), &3.into()), "{found:#}");
+    let metrics = engine.ctl(&["metrics"]);
+    assert!(metrics.contains("nexum_service_restarts_total{service=\"chain:31337\"} 10"), "{metrics}");
+    let unknown = engine.try_ctl(&["service", "restart", "nothing"]).unwrap_err();
+    assert!(unknown.contains("no service `nothing`"), "{unknown}");
+}
+
+#[test]
+fn past_the_bound_the_process_ends_with_its_state_intact() {
+    let anvil = Anvil::start();
+    let emitter = anvil.deploy_emitter();
+    let mut engine = waiting(&anvil, &emitter);
+    let mut moments = Moments(0xfeed_beef_1357_9bdf);
+    mine_some(&anvil, &emitter, &mut moments);
+    check(&anvil, &emitter, &engine);
+    for _ in 0..5 {
+        engine.ctl(&["service", "restart", "store", "--kill"]);
+        mine_some(&anvil, &emitter, &mut moments);
+    }
+    engine.try_ctl(&["service", "restart", "store", "--kill"]).unwrap_err();
+    assert_eq!(engine.wait().code(), Some(1));
+    let log = engine.log_text();
+    assert!(log.contains("store failed 5 times in 60s"), "{log}");
+    mine_some(&anvil, &emitter, &mut moments);
+    engine.launch();
+    check(&anvil, &emitter, &engine);
+    more_ticks(&engine);
+    assert!(engine.terminate().success());
+}
+
+#[test]
+fn the_gateway_and_the_supervisor_of_modules_come_back_too() {
+    let anvil = Anvil::start();
+    let emitter = anvil.deploy_emitter();
+    let engine = waiting(&anvil, &emitter);
+    let mut moments = Moments(0x0f0f_3c3c_5a5a_9696);
+    for args in [&["service", "restart", "gateway"][..], &["service", "restart", "gateway", "--kill"]] {
+        // The connection that carries the order ends with it.
+        let _ = engine.try_ctl(args);
+        eventually("the gateway answers", || engine.try_ctl(&["tree"]));
+    }
+    for args in [&["service", "restart", "modules"][..], &["service", "restart", "modules", "--kill"]] {
+        engine.ctl(args);
+        mine_some(&anvil, &emitter, &mut moments);
+        eventually("the module is there", || engine.try_ctl(&["state", "inspect", "recorder"]));
+        engine.module_until("recorder", "runs", |node| node["state"] == "RUN");
+        check(&anvil, &emitter, &engine);
+    }
+}
