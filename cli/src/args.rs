@@ -1,5 +1,7 @@
 //! The arguments of both programs, and the help that goes with them.
 
+pub mod journal;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -127,6 +129,9 @@ pub enum Common {
     /// Look at what modules keep, and back it up
     #[command(subcommand)]
     State(State),
+    /// Look at what modules did, event by event; verify and compare it
+    #[command(subcommand)]
+    Journal(journal::Journal),
     /// Print a completion script, such as: source <(nexumctl completions bash)
     Completions { shell: clap_complete::Shell },
 }

@@ -1,5 +1,6 @@
 //! Carries out every command but `run`: asks the engine, prints the answer.
 
+mod journal;
 mod operator;
 mod state;
 
@@ -40,6 +41,7 @@ pub fn common(command: Common, output: Output, program: &str) -> Result<(), Fail
         }
         Common::Module(command) => block_on(Box::pin(module(command, &output))),
         Common::State(command) => state::state(command, &output),
+        Common::Journal(command) => journal::journal(command, &output),
         Common::Completions { shell } => {
             let mut command = if program == "nexum" { args::Nexum::command() } else { args::Nexumctl::command() };
             let mut script = Vec::new();

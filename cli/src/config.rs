@@ -5,6 +5,7 @@
 
 mod check;
 mod explain;
+mod journal;
 mod model;
 mod show;
 mod source;
@@ -20,6 +21,8 @@ pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Mod
 pub use show::{shown, shown_json};
 
 use source::{Environment, File};
+
+pub use journal::Journal;
 
 /// What is wrong with the configuration; displays as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +86,7 @@ pub fn load(file: Option<&Path>, environment: &Variables, flags: &Flags) -> Resu
     config.engine.state_dir = absolute(&config.engine.state_dir)?;
     let socket = config.observability.admin_socket.take().unwrap_or_else(|| config.engine.state_dir.join("admin.sock"));
     config.observability.admin_socket = Some(absolute(&socket)?);
+    config.journal.key = config.journal.key.take().map(|key| absolute(&key)).transpose()?;
     for module in &mut config.modules {
         module.source = absolute(Path::new(&module.source))?.to_string_lossy().into_owned();
     }

@@ -10,6 +10,7 @@ mod client;
 mod command;
 pub mod config;
 mod exit;
+mod journal;
 mod render;
 mod wire;
 

@@ -4,6 +4,7 @@
 //! decision about modules is the kernel's.
 
 mod headers;
+mod journal_key;
 mod logging;
 mod services;
 

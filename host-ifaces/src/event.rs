@@ -33,6 +33,7 @@ impl fmt::Display for SourceId {
 
 /// How much of a block a module has handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Part {
     /// Its logs; the block event is still to come.
     Logs,
@@ -42,6 +43,7 @@ pub enum Part {
 
 /// A position in a source: everything up to and including it has been handled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Cursor {
     Chain {
         number: u64,
@@ -72,6 +74,7 @@ impl fmt::Display for Cursor {
 
 /// Names one event for ever: the same event delivered again has the same id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum EventId {
     Init,
     Block {

@@ -1,4 +1,4 @@
-//! Fixed-size byte strings that read and print as 0x-hex: `Hash` (32 bytes) and `Address` (20 bytes).
+//! Fixed-size byte strings that read and print as 0x-hex: hashes, addresses, keys and signatures.
 
 use std::{fmt, str::FromStr};
 
@@ -7,8 +7,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 macro_rules! hex_bytes {
     ($(#[$doc:meta])* $name:ident, $len:literal, $what:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub [u8; $len]);
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self([0; $len])
+            }
+        }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,6 +79,12 @@ hex_bytes!(
 hex_bytes!(
     /// A 20-byte account or contract address.
     Address, 20, "a 20-byte address");
+hex_bytes!(
+    /// An ed25519 public key: names an engine.
+    PublicKey, 32, "a 32-byte public key");
+hex_bytes!(
+    /// An ed25519 signature.
+    Signature, 64, "a 64-byte signature");
 
 #[cfg(test)]
 mod tests {

@@ -14,6 +14,7 @@ pub mod event;
 pub mod grants;
 mod hex_bytes;
 pub mod host;
+pub mod journal;
 pub mod ledger;
 pub mod limits;
 pub mod link;
@@ -26,7 +27,7 @@ mod wasi;
 
 pub use bindings::nexum::host::types;
 pub use bindings::{EventModule, EventModulePre};
-pub use hex_bytes::{Address, Hash};
+pub use hex_bytes::{Address, Hash, PublicKey, Signature};
 pub use types::{HostError, HostErrorKind};
 
 impl HostErrorKind {

@@ -9,8 +9,9 @@ use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Hash,
+    Hash, PublicKey,
     event::{Cursor, EventId, SourceId},
+    journal::{JournalPage, JournalStart, RewindRecord, UnitDetail},
     types::Event,
 };
 
@@ -28,6 +29,8 @@ pub enum StoreError {
     UnknownModule(String),
     #[error("module `{module}` has no dead letter {seq}")]
     UnknownDeadLetter { module: String, seq: u64 },
+    #[error("module `{module}` has no unit {seq} in its journal, which holds {oldest} to {newest}")]
+    UnknownUnit { module: String, seq: u64, oldest: u64, newest: u64 },
     /// The unit's sequence number does not follow the stored one: it comes from a superseded instance.
     #[error("unit {got} does not follow {stored}: it comes from a superseded instance")]
     OutOfSequence { stored: u64, got: u64 },
@@ -88,6 +91,7 @@ pub struct Change {
 
 /// What a unit records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum UnitKind {
     /// The guest handled the event.
     Handled,
@@ -99,7 +103,8 @@ pub enum UnitKind {
     Advanced,
 }
 
-/// The journal entry of one unit, with its undo records. `digest()` chains it to the one before.
+/// The journal entry of one unit. `digest()` chains it to the one before, so that fields and variants are appended and
+/// never reordered: that would change the digest of every entry there is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalEntry {
     pub seq: u64,
@@ -169,6 +174,8 @@ pub struct StoreStatus {
     pub commits_total: u64,
     /// Of the last thousand synced groups.
     pub commit_p99_ms: f64,
+    /// Whose receipts it writes; none when it signs nothing.
+    pub journal_key: Option<PublicKey>,
 }
 
 pub type Reply<T> = RpcReplyPort<Result<T, StoreError>>;
@@ -185,6 +192,12 @@ pub enum StoreMsg {
     Rewind { module: ModuleId, to_seq: u64, reply: Reply<ModuleRecord> },
     /// Journal entries with `from_seq <= seq`, oldest first, at most `limit`. Must reply.
     Journal { module: ModuleId, from_seq: u64, limit: usize, reply: Reply<Vec<JournalEntry>> },
+    /// Part of a module's journal as operators see it, at one moment. Must reply.
+    JournalPage { name: String, start: JournalStart, limit: usize, reply: Reply<JournalPage> },
+    /// One kept unit with the keys it changed. Must reply.
+    JournalUnit { name: String, seq: u64, reply: Reply<UnitDetail> },
+    /// The newest rewinds of a module, oldest first. Must reply.
+    Rewinds { name: String, reply: Reply<Vec<RewindRecord>> },
     /// Every module the store knows. Must reply.
     Modules { reply: Reply<Vec<ModuleInfo>> },
     /// One module by name. Must reply.

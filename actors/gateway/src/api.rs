@@ -2,6 +2,8 @@
 //!
 //! Bytes are 0x-hex, times are milliseconds since the Unix epoch. Fields are added, never renamed or removed.
 
+pub mod journal;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use nexum_host_ifaces::{

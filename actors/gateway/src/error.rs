@@ -28,6 +28,12 @@ impl ApiError {
     }
 }
 
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.status, Json(ErrorBody { error: self.message })).into_response()
@@ -61,7 +67,9 @@ impl From<AdminError> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let status = match &error {
-            StoreError::UnknownModule(_) | StoreError::UnknownDeadLetter { .. } => StatusCode::NOT_FOUND,
+            StoreError::UnknownModule(_) | StoreError::UnknownDeadLetter { .. } | StoreError::UnknownUnit { .. } => {
+                StatusCode::NOT_FOUND
+            }
             StoreError::Failed(_) | StoreError::OutOfSequence { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

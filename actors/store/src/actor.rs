@@ -78,6 +78,13 @@ impl Actor for StoreActor {
             StoreMsg::Journal { module, from_seq, limit, reply } => {
                 state.job(reply, move |store| store.journal(module, from_seq, limit));
             }
+            StoreMsg::JournalPage { name, start, limit, reply } => {
+                state.job(reply, move |store| store.journal_page(&name, start, limit));
+            }
+            StoreMsg::JournalUnit { name, seq, reply } => {
+                state.job(reply, move |store| store.journal_unit(&name, seq));
+            }
+            StoreMsg::Rewinds { name, reply } => state.job(reply, move |store| store.rewinds(&name)),
             StoreMsg::Modules { reply } => state.job(reply, Store::modules),
             StoreMsg::Inspect { name, reply } => state.job(reply, move |store| store.inspect(&name)),
             StoreMsg::StateList { name, prefix, after, limit, reply } => {
@@ -121,7 +128,8 @@ impl State {
         let store = self.store.clone();
         let _job: tokio::task::JoinHandle<_> = tokio::task::spawn_blocking(move || {
             let result = work(&store);
-            drop(permit);
+            // Whoever has the answer may close the store.
+            drop((store, permit));
             // Nobody to tell when the caller gave up.
             let _ = reply.send(result);
         });

@@ -31,12 +31,15 @@ pub(crate) struct EventOut<'a> {
     pub undo: Undos<'a>,
 }
 
-/// The changes of a unit, of which only key and old value are kept.
+/// The changes of a unit, of which key, old value and the new value's size are kept.
 pub(crate) struct Undos<'a>(pub &'a [Change]);
 
 impl Serialize for Undos<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|change| (change.key.as_str(), change.old.as_deref().map(Raw))))
+        serializer.collect_seq(self.0.iter().map(|change| {
+            let new_bytes = change.new.as_ref().map(|new| new.len() as u64);
+            (change.key.as_str(), change.old.as_deref().map(Raw), new_bytes)
+        }))
     }
 }
 
@@ -47,9 +50,9 @@ pub(crate) struct EventIn<'a> {
     pub state_bytes_before: u64,
     #[serde(borrow)]
     pub resolved: Option<(u64, Raw<'a>)>,
-    /// Key and what the unit replaced.
+    /// Key, what the unit replaced, and the size of what it wrote.
     #[serde(borrow)]
-    pub undo: Vec<(&'a str, Option<Raw<'a>>)>,
+    pub undo: Vec<(&'a str, Option<Raw<'a>>, Option<u64>)>,
 }
 
 /// Encodes into a buffer that is used again.
@@ -142,7 +145,7 @@ mod tests {
         let read = decode_event(&bytes).unwrap();
         assert_eq!((&read.entry, read.state_bytes_before), (&entry, 77));
         assert_eq!(read.resolved, Some((2, Raw(&letter))));
-        assert_eq!(read.undo, [("a", None), ("b", Some(Raw(&[0, 255])))]);
+        assert_eq!(read.undo, [("a", None, Some(1)), ("b", Some(Raw(&[0, 255])), None)]);
         assert_eq!(decode_entry(&bytes).unwrap(), entry);
     }
 

@@ -20,6 +20,7 @@ use rocksdb::WriteOptions;
 use crate::{
     group::{Group, LetterChange, Scratch, Waiting},
     open::Durability,
+    receipts::Last,
     store::{Known, Lease, Store, lock},
 };
 
@@ -58,7 +59,7 @@ struct Queue {
     /// Every group below this number was answered.
     answered: u64,
     /// Last unit written or waiting, of the modules that wrote since the actor started.
-    sequence: HashMap<ModuleId, u64>,
+    sequence: HashMap<ModuleId, Last>,
     /// Names given in groups that are not written yet.
     naming: HashMap<Arc<str>, ModuleId>,
     next_id: u32,
@@ -198,17 +199,31 @@ impl Queue {
 
     fn add(&mut self, store: &Store, unit: &EventUnit) -> Result<(), StoreError> {
         self.admit(store, unit.module)?;
-        let (stored, first) = match self.sequence.get(&unit.module) {
-            Some(seq) => (*seq, false),
-            None => (store.record(unit.module)?.seq, true),
+        let (mut last, first) = match self.sequence.get(&unit.module) {
+            Some(last) => (*last, false),
+            None => (Last::read(store, unit)?, true),
         };
+        let stored = last.seq();
         let got = unit.entry.seq;
         if got != stored + 1 || unit.record.seq != got {
             return Err(StoreError::OutOfSequence { stored, got });
         }
         self.waiting.add(store, unit, first, &mut self.scratch)?;
-        self.sequence.insert(unit.module, got);
+        if let Some(receipt) = last.follow(store, unit) {
+            self.waiting.put_receipt(unit.module, &receipt)?;
+        }
+        self.sequence.insert(unit.module, last);
         Ok(())
+    }
+
+    /// Signs where every module stands, at an orderly stop.
+    fn sign_all(&mut self, store: &Store) {
+        for (id, last) in &mut self.sequence {
+            let Some(receipt) = last.sign(store, *id) else { continue };
+            if let Err(error) = self.waiting.put_receipt(*id, &receipt) {
+                tracing::warn!(module = id.0, %error, "no receipt at the stop");
+            }
+        }
     }
 
     fn open(&mut self, store: &Store, name: &Arc<str>) -> Result<ModuleId, StoreError> {
@@ -254,6 +269,9 @@ impl Shared {
 
     fn stop(&self) {
         let mut queue = lock(&self.queue);
+        if !queue.stopping && !queue.gone {
+            queue.sign_all(&self.store);
+        }
         queue.stopping = true;
         self.wake(&mut queue);
         drop(queue);

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use nexum_host_ifaces::store::{
-    Change, DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, Reply, StoreError,
+use nexum_host_ifaces::{
+    journal::Receipt,
+    store::{Change, DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, Reply, StoreError},
 };
 use rocksdb::WriteBatch;
 
@@ -104,6 +105,7 @@ impl Group {
         }
         if let Some((from, to)) = outdated(seq, store.journal_entries, first) {
             self.batch.delete_range_cf(events, keys::event(id, from), keys::event(id, to));
+            self.batch.delete_range(keys::receipt(id, from), keys::receipt(id, to));
         }
         self.units += 1;
         Ok(())
@@ -121,6 +123,11 @@ impl Group {
 
     pub fn put_health(&mut self, id: ModuleId, health: &ModuleHealth) -> Result<(), StoreError> {
         self.batch.put(keys::health(id), codec::encode_vec(health)?);
+        Ok(())
+    }
+
+    pub fn put_receipt(&mut self, id: ModuleId, receipt: &Receipt) -> Result<(), StoreError> {
+        self.batch.put(keys::receipt(id, receipt.seq), codec::encode_vec(receipt)?);
         Ok(())
     }
 

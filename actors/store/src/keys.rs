@@ -22,6 +22,8 @@ const RECORD: u8 = b'r';
 const HEALTH: u8 = b'h';
 const LETTER: u8 = b'd';
 const OUTBOX: u8 = b'o';
+const RECEIPT: u8 = b'y';
+const REWIND: u8 = b'w';
 
 /// Prefix of every name key.
 pub(crate) const NAMES: &[u8] = &[NAME];
@@ -97,6 +99,26 @@ pub(crate) fn letters(id: ModuleId) -> ([u8; 5], [u8; 5]) {
 /// Half-open range of a module's outbox.
 pub(crate) fn outboxes(id: ModuleId) -> ([u8; 5], [u8; 5]) {
     (tagged(OUTBOX, id.0), tagged(OUTBOX, id.0 + 1))
+}
+
+/// A receipt, by the unit it covers.
+pub(crate) fn receipt(id: ModuleId, seq: u64) -> [u8; 13] {
+    numbered(RECEIPT, id, seq)
+}
+
+/// Half-open range of a module's receipts.
+pub(crate) fn receipts(id: ModuleId) -> ([u8; 5], [u8; 5]) {
+    (tagged(RECEIPT, id.0), tagged(RECEIPT, id.0 + 1))
+}
+
+/// The record of a rewind.
+pub(crate) fn rewind(id: ModuleId, number: u64) -> [u8; 13] {
+    numbered(REWIND, id, number)
+}
+
+/// Half-open range of a module's rewinds.
+pub(crate) fn rewinds(id: ModuleId) -> ([u8; 5], [u8; 5]) {
+    (tagged(REWIND, id.0), tagged(REWIND, id.0 + 1))
 }
 
 /// The least byte string greater than everything that starts with `prefix`; none when there is no such string.

@@ -11,14 +11,17 @@ mod backup;
 mod codec;
 mod committer;
 mod group;
+mod journal;
 mod keys;
 mod metrics;
 mod open;
 mod purge;
+mod receipts;
 mod rewind;
 mod store;
 
 pub use actor::{Args, StoreActor, spawn};
 pub use backup::{RestoreError, restore};
-pub use open::{Durability, OpenError, Options};
+pub use open::{Durability, JOURNAL_ENTRIES, OpenError, Options};
+pub use receipts::Receipts;
 pub use store::Store;

@@ -13,10 +13,10 @@ use nexum_host_ifaces::clock::Clock;
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind, LogLevel};
 use serde::{Deserialize, Serialize};
 
-use crate::keys;
+use crate::{keys, receipts::Receipts};
 
 /// Version of the key layout and of the column families. Layouts of single records have their own byte.
-pub(crate) const FORMAT_VERSION: u16 = 1;
+pub(crate) const FORMAT_VERSION: u16 = 2;
 
 /// Block cache by default: with what RocksDB needs for itself, an idle engine stays below 40 MiB.
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
@@ -27,7 +27,7 @@ const WRITE_BUFFER_BYTES: usize = 96 << 20;
 
 /// Journal entries kept per module. A chain actor keeps about a thousand headers, each worth two units, so that a rewind
 /// never meets the end of the journal before the end of the headers.
-const JOURNAL_ENTRIES: u64 = 10_000;
+pub const JOURNAL_ENTRIES: u64 = 10_000;
 
 /// The log is read again at start: this bounds it to about a second.
 const WAL_BYTES_MAX: u64 = 128 << 20;
@@ -55,6 +55,8 @@ pub struct Options {
     pub write_buffer_bytes: usize,
     /// Journal entries kept per module; a rewind cannot go back further.
     pub journal_entries: u64,
+    /// Absent: nothing is signed.
+    pub receipts: Option<Receipts>,
     pub clock: Arc<dyn Clock>,
     pub registry: prometheus::Registry,
 }
@@ -66,6 +68,7 @@ impl Options {
             block_cache_bytes: BLOCK_CACHE_BYTES,
             write_buffer_bytes: WRITE_BUFFER_BYTES,
             journal_entries: JOURNAL_ENTRIES,
+            receipts: None,
             clock,
             registry,
         }
@@ -84,6 +87,11 @@ pub enum OpenError {
          run that version, or restore a backup that this one wrote"
     )]
     NewerFormat { directory: PathBuf, found: u16 },
+    #[error(
+        "{directory} was written by an older nexum (store format {found}, this one reads {FORMAT_VERSION}): run that \
+         version, or start with an empty state directory"
+    )]
+    OlderFormat { directory: PathBuf, found: u16 },
     #[error("{directory} holds something that is not a nexum store: {detail}")]
     Foreign { directory: PathBuf, detail: String },
     #[error("the store in {directory} is damaged: {detail}. Move it away and restore a backup")]
@@ -221,6 +229,7 @@ fn format_version(directory: &Path, db: &DB) -> Result<Option<u16>, OpenError> {
     };
     match u16::from_be_bytes(bytes) {
         found if found > FORMAT_VERSION => Err(OpenError::NewerFormat { directory: directory.to_owned(), found }),
+        found if found < FORMAT_VERSION => Err(OpenError::OlderFormat { directory: directory.to_owned(), found }),
         found => Ok(Some(found)),
     }
 }

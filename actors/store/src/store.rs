@@ -16,8 +16,7 @@ use std::{
 use nexum_host_ifaces::{
     clock::Clock,
     store::{
-        DeadLetter, Entries, JournalEntry, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, StateView, StoreError,
-        StoreStatus,
+        DeadLetter, Entries, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, StateView, StoreError, StoreStatus,
     },
 };
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions};
@@ -28,6 +27,7 @@ use crate::{
     keys,
     metrics::{Metrics, Window},
     open::{self, Durability, OpenError, Options},
+    receipts::Receipts,
 };
 
 /// How long a new store actor waits for the writes of the one before it.
@@ -42,6 +42,7 @@ pub struct Store {
     pub(crate) directory: PathBuf,
     pub(crate) durability: Durability,
     pub(crate) journal_entries: u64,
+    pub(crate) receipts: Option<Receipts>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
     pub(crate) totals: Totals,
@@ -114,6 +115,7 @@ impl Store {
             directory: directory.to_owned(),
             durability: options.durability,
             journal_entries: options.journal_entries.max(1),
+            receipts: options.receipts.clone(),
             clock: options.clock.clone(),
             metrics,
             totals: Totals::default(),
@@ -207,16 +209,6 @@ impl Store {
         Ok(modules)
     }
 
-    /// Journal entries with `from_seq <= seq`, oldest first, at most `limit`.
-    pub fn journal(&self, module: ModuleId, from_seq: u64, limit: usize) -> Result<Vec<JournalEntry>, StoreError> {
-        let (_, end) = keys::module(module);
-        let from = keys::event(module, from_seq);
-        self.range(keys::EVENTS, &from, end.to_vec())?
-            .take(limit)
-            .map(|item| codec::decode_entry(&item.map_err(|error| self.failed(&error))?.1))
-            .collect()
-    }
-
     /// Dead letters of a module, oldest first.
     pub fn dead_letters(&self, name: &str) -> Result<Vec<DeadLetter>, StoreError> {
         let (from, end) = keys::letters(self.id(name)?);
@@ -246,6 +238,7 @@ impl Store {
             units_total: self.totals.units.load(Ordering::Relaxed),
             commits_total: self.totals.commits.load(Ordering::Relaxed),
             commit_p99_ms: lock(&self.totals.window).p99_ns() as f64 / 1e6,
+            journal_key: self.receipts.as_ref().map(|receipts| receipts.key.public()),
         }
     }
 }

@@ -15,13 +15,14 @@ pub(super) struct Problem {
     pub message: String,
 }
 
-fn problem(path: &str, message: impl Into<String>) -> Problem {
+pub(super) fn problem(path: &str, message: impl Into<String>) -> Problem {
     Problem { path: path.split('.').map(str::to_owned).collect(), message: message.into() }
 }
 
 /// The first thing that is wrong, if any.
 pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_engine(config)?;
+    super::journal::check(&config.journal)?;
     let mut names = BTreeMap::new();
     for (index, chain) in config.chains.iter().enumerate() {
         if names.insert(chain.chain_id, index).is_some() {

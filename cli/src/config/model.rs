@@ -13,6 +13,8 @@ use nexum_host_ifaces::{grants::Capability, limits::Limits};
 use nexum_store::Durability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
+use super::journal::Journal;
+
 /// `nexum-engine.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,6 +23,7 @@ pub struct Config {
     pub chains: Vec<Chain>,
     pub modules: Vec<Module>,
     pub observability: Observability,
+    pub journal: Journal,
     /// Ceilings for every module.
     pub limits: Ceiling,
     /// Paths of the values that `${…}` stands in; not shown.
@@ -35,6 +38,7 @@ impl Default for Config {
             chains: Vec::new(),
             modules: Vec::new(),
             observability: Observability::default(),
+            journal: Journal::default(),
             limits: Ceiling::of_engine(),
             from_environment: BTreeSet::new(),
         }

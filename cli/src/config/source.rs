@@ -25,7 +25,8 @@ const UNSUPPORTED: [&str; 7] = ["content", "discovery", "trust", "identity", "eg
 /// Keys that hold lists of tables.
 const TABLES: [&str; 3] = ["chains", "endpoints", "modules"];
 /// Keys whose relative paths are relative to the file.
-const PATHS: [&str; 4] = ["engine.state_dir", "observability.admin_socket", "chains.#.mock", "modules.#.source"];
+const PATHS: [&str; 5] =
+    ["engine.state_dir", "observability.admin_socket", "journal.key", "chains.#.mock", "modules.#.source"];
 
 /// A parsed file. The default is no file at all.
 #[derive(Debug, Default)]

@@ -21,7 +21,7 @@ use nexum_store::Store;
 use prometheus::Registry;
 use ractor::{ActorCell, ActorRef, Message, SpawnErr};
 
-use super::{headers::Headers, store_directory};
+use super::{headers::Headers, journal_key, store_directory};
 use crate::config::{Ceiling, Chain, Config, Module};
 
 /// Starts an engine. Answers once its services are up; modules load in the background.
@@ -80,6 +80,13 @@ fn private_directory(directory: &Path) -> anyhow::Result<()> {
 fn open_store(config: &Config, clock: &Arc<dyn Clock>, registry: &Registry) -> anyhow::Result<Arc<Store>> {
     let mut options = nexum_store::Options::new(clock.clone(), registry.clone());
     options.durability = config.engine.durability;
+    let journal = &config.journal;
+    options.journal_entries = journal.entries;
+    if journal.receipts {
+        let key = Arc::new(journal_key::load(journal.key.as_deref(), &config.engine.state_dir)?);
+        let (every_units, every) = (journal.receipt_entries, journal.receipt_interval.0);
+        options.receipts = Some(nexum_store::Receipts { key, every_units, every });
+    }
     Ok(Store::open(store_directory(&config.engine.state_dir), &options)?)
 }
 

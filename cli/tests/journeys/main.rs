@@ -7,6 +7,7 @@ mod commands;
 mod engine;
 mod environment;
 mod hostile;
+mod journal;
 mod orders;
 mod prove_exactly_once;
 mod prove_reorg;

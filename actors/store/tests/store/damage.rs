@@ -132,10 +132,10 @@ async fn a_newer_format_is_refused_and_not_touched() {
     Harness::open(directory.path()).await.close().await;
     let plain = rocksdb::Options::default();
     let db = rocksdb::DB::open_cf(&plain, directory.path(), ["default", "state", "events"]).unwrap();
-    db.put(b"m/format", 2u16.to_be_bytes()).unwrap();
+    db.put(b"m/format", u16::MAX.to_be_bytes()).unwrap();
     drop(db);
     let newer = |error: OpenError| {
-        let expected = format!("{} was written by a newer nexum (store format 2,", directory.path().display());
+        let expected = format!("{} was written by a newer nexum (store format 65535,", directory.path().display());
         assert!(error.to_string().starts_with(&expected), "{error}");
     };
     newer(refusal(directory.path()));

@@ -7,4 +7,5 @@ mod commit;
 mod crash;
 mod damage;
 mod harness;
+mod receipts;
 mod rewind;

@@ -1,0 +1,145 @@
+//! The JSON shapes of the journal, of which the lines of an export are the stable form that is verified and compared.
+
+use nexum_host_ifaces::{
+    Hash, PublicKey,
+    journal::{ChangedKey, JournalPage, Receipt, RewindRecord, UnitDetail},
+    store::{JournalEntry, UnitKind},
+};
+use serde::{Deserialize, Serialize};
+
+/// Version of the export.
+pub const EXPORT_FORMAT: u32 = 1;
+
+/// An entry with what is computed from it: the event's name and the digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryLine {
+    /// The event's id, such as `block:1:21934117:0x…`.
+    pub id: String,
+    #[serde(flatten)]
+    pub entry: JournalEntry,
+    /// Of the entry, which contains the digest of the one before.
+    pub digest: Hash,
+}
+
+impl From<JournalEntry> for EntryLine {
+    fn from(entry: JournalEntry) -> Self {
+        Self { id: entry.event.to_string(), digest: entry.digest(), entry }
+    }
+}
+
+/// The first line of an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportHeader {
+    pub format: u32,
+    pub module: String,
+    /// The oldest entry kept; 0 when there is none.
+    pub oldest: u64,
+    /// The newest entry and its digest, as the module's record has them.
+    pub newest: u64,
+    pub digest: Hash,
+    pub rewinds: u64,
+    /// Who signs; absent when nothing is signed.
+    pub key: Option<PublicKey>,
+}
+
+impl ExportHeader {
+    pub fn new(module: &str, page: &JournalPage) -> Self {
+        Self {
+            format: EXPORT_FORMAT,
+            module: module.to_owned(),
+            oldest: page.oldest,
+            newest: page.newest,
+            digest: page.digest,
+            rewinds: page.rewinds,
+            key: page.key,
+        }
+    }
+}
+
+/// The last line of an export that is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportEnd {
+    pub entries: u64,
+    pub receipts: u64,
+}
+
+/// One line of an export: the header, the rewinds, the entries each followed by its receipt if it has one, the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Line {
+    Journal(ExportHeader),
+    Rewind(RewindRecord),
+    Entry(Box<EntryLine>),
+    Receipt(Receipt),
+    End(ExportEnd),
+    /// In place of the end: why the export could not go on, such as a rewind meanwhile.
+    Broken {
+        reason: String,
+    },
+}
+
+/// A page of `GET /v1/modules/{name}/journal`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalList {
+    pub oldest: u64,
+    pub newest: u64,
+    pub digest: Hash,
+    pub rewinds: u64,
+    pub entries: Vec<EntryLine>,
+    pub receipts: Vec<Receipt>,
+    /// `from` of the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+impl From<JournalPage> for JournalList {
+    fn from(page: JournalPage) -> Self {
+        let next = page.entries.last().map(|entry| entry.seq + 1).filter(|next| *next <= page.newest);
+        Self {
+            oldest: page.oldest,
+            newest: page.newest,
+            digest: page.digest,
+            rewinds: page.rewinds,
+            entries: page.entries.into_iter().map(EntryLine::from).collect(),
+            receipts: page.receipts,
+            next,
+        }
+    }
+}
+
+/// One unit: its entry, what it changed, and who vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalUnit {
+    #[serde(flatten)]
+    pub entry: EntryLine,
+    pub changes: Vec<ChangedKey>,
+    pub state_bytes_before: u64,
+    /// The dead letter that the unit handled after all.
+    pub resolved: Option<u64>,
+    /// The oldest receipt that covers the unit; absent when none does yet.
+    pub receipt: Option<Receipt>,
+}
+
+impl From<UnitDetail> for JournalUnit {
+    fn from(unit: UnitDetail) -> Self {
+        let UnitDetail { entry, changes, state_bytes_before, resolved, receipt } = unit;
+        Self { entry: entry.into(), changes, state_bytes_before, resolved, receipt }
+    }
+}
+
+/// The answer to `GET /v1/journal/key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalKey {
+    /// Absent when nothing is signed.
+    pub key: Option<PublicKey>,
+}
+
+/// A unit's kind as it is shown.
+pub fn kind(kind: &UnitKind) -> &'static str {
+    match kind {
+        UnitKind::Handled => "handled",
+        UnitKind::Flushed => "flushed",
+        UnitKind::Quarantined => "quarantined",
+        UnitKind::Advanced => "advanced",
+    }
+}

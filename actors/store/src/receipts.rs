@@ -1,0 +1,66 @@
+//! When a receipt is due, per module.
+//!
+//! Invariant: a receipt is written in the same atomic write as the unit it covers, or in one that follows it in the
+//! queue; so whatever survives a crash, no receipt covers a unit that did not.
+
+use std::{sync::Arc, time::Duration};
+
+use nexum_host_ifaces::{
+    journal::{EngineKey, Place, Receipt},
+    store::{EventUnit, ModuleId, StoreError},
+};
+
+use crate::store::Store;
+
+/// Who signs, and how often. A signature takes some 20 µs of processor time, so that one in a thousand units costs less
+/// than anything else about a unit.
+#[derive(Debug, Clone)]
+pub struct Receipts {
+    pub key: Arc<EngineKey>,
+    /// A receipt after this many units of a module,
+    pub every_units: u64,
+    /// and with the first unit after this time since the one before.
+    pub every: Duration,
+}
+
+/// A module's last unit, and its last receipt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Last {
+    place: Place,
+    signed_seq: u64,
+    signed_ms: u64,
+}
+
+impl Last {
+    /// As the store has it, before `unit`, which is the first one since the actor started.
+    pub fn read(store: &Store, unit: &EventUnit) -> Result<Self, StoreError> {
+        let seq = store.record(unit.module)?.seq;
+        let receipt = store.last_receipt(unit.module)?;
+        let (signed_seq, signed_ms) = receipt.map_or((0, unit.entry.at_ms), |receipt| (receipt.seq, receipt.at_ms));
+        let place = Place { seq, digest: unit.entry.previous, component: unit.entry.component, at_ms: signed_ms };
+        Ok(Self { place, signed_seq, signed_ms })
+    }
+
+    pub fn seq(&self) -> u64 {
+        self.place.seq
+    }
+
+    /// Moves on to `unit`; answers its receipt when one is due.
+    pub fn follow(&mut self, store: &Store, unit: &EventUnit) -> Option<Receipt> {
+        let entry = &unit.entry;
+        self.place =
+            Place { seq: entry.seq, digest: unit.record.journal, component: entry.component, at_ms: entry.at_ms };
+        let receipts = store.receipts.as_ref()?;
+        let due = entry.seq.saturating_sub(self.signed_seq) >= receipts.every_units
+            || u128::from(entry.at_ms.saturating_sub(self.signed_ms)) >= receipts.every.as_millis();
+        if due { self.sign(store, unit.module) } else { None }
+    }
+
+    /// A receipt for the last unit, unless it has one.
+    pub fn sign(&mut self, store: &Store, module: ModuleId) -> Option<Receipt> {
+        let receipts = store.receipts.as_ref().filter(|_| self.place.seq > self.signed_seq)?;
+        let name = store.index().modules.get(&module)?.name.clone();
+        (self.signed_seq, self.signed_ms) = (self.place.seq, self.place.at_ms);
+        Some(receipts.key.receipt(&name, self.place))
+    }
+}

@@ -1,0 +1,47 @@
+//! `[journal]`: what is kept of what modules did, and who vouches for it.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Period, check::Problem};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journal {
+    /// Entries kept per module, which is also how far a rewind can go back.
+    pub entries: u64,
+    /// Whether receipts are signed.
+    pub receipts: bool,
+    /// File with the secret key; `<state_dir>/journal.key`, made at the first start, when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// A receipt after this many units of a module,
+    pub receipt_entries: u64,
+    /// and with the first unit after this time since the one before.
+    pub receipt_interval: Period,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            entries: nexum_store::JOURNAL_ENTRIES,
+            receipts: true,
+            key: None,
+            receipt_entries: 1000,
+            receipt_interval: Period(Duration::from_secs(600)),
+        }
+    }
+}
+
+pub(super) fn check(journal: &Journal) -> Result<(), Problem> {
+    for (key, number) in [("entries", journal.entries), ("receipt_entries", journal.receipt_entries)] {
+        if number == 0 {
+            return Err(super::check::problem(&format!("journal.{key}"), "must be at least 1"));
+        }
+    }
+    if journal.key.is_some() && !journal.receipts {
+        return Err(super::check::problem("journal.key", "is not used: receipts = false"));
+    }
+    Ok(())
+}
