@@ -140,9 +140,9 @@ pub enum Common {
 pub enum Module {
     /// Loaded modules and their state
     List,
-    /// Load a bundle into the running engine; the configuration file is not changed
+    /// Load a bundle into the running engine; it stays loaded over restarts of the engine
     Load(Load),
-    /// Stop a module after the event in flight and forget it; its state stays
+    /// Stop a module after the event in flight and forget it, over restarts of the engine too; its state stays
     Unload { name: String },
     /// Start a module afresh with a full restart budget; the way out of DEAD
     Restart { name: String },
@@ -281,8 +281,22 @@ pub enum Dlq {
     Show { module: String, seq: u64 },
     /// Deliver the event again; the letter goes when the module handles it
     Retry { module: String, seq: u64 },
+    /// Deliver the events of all letters again, oldest first; stops at the first that fails again
+    RetryAll {
+        module: String,
+        /// Go on with the next one when one fails again
+        #[arg(long)]
+        keep_going: bool,
+    },
     /// Forget the event
     Drop { module: String, seq: u64 },
+    /// Forget the events of all letters
+    DropAll {
+        module: String,
+        /// Do it: the events are gone then
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[cfg(test)]

@@ -59,6 +59,10 @@ impl Client {
         self.read(Method::POST, path, Some(body)).await
     }
 
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.read(Method::DELETE, path, None).await
+    }
+
     /// An order whose answer has no content.
     pub async fn order(&self, method: Method, path: &str, body: Option<Value>) -> Result<(), Failure> {
         self.whole(method, path, body).await.map(drop)

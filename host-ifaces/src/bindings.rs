@@ -6,6 +6,8 @@ wasmtime::component::bindgen!({
     imports: {
         "nexum:host/chain": async,
         "nexum:host/local-store.flush": async,
+        "nexum:host/clock": trappable,
+        "nexum:host/logging": trappable,
         "nexum:host/random": trappable,
     },
     exports: { default: async },

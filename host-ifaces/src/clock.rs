@@ -42,11 +42,13 @@ impl Clock for SystemClock {
 }
 
 impl clock::Host for HostState {
-    fn now_ms(&mut self) -> u64 {
-        self.clock.now_ms()
+    fn now_ms(&mut self) -> wasmtime::Result<u64> {
+        self.count_or_trap("clock")?;
+        Ok(self.clock.now_ms())
     }
 
-    fn monotonic_ns(&mut self) -> u64 {
-        self.clock.monotonic_ns()
+    fn monotonic_ns(&mut self) -> wasmtime::Result<u64> {
+        self.count_or_trap("clock")?;
+        Ok(self.clock.monotonic_ns())
     }
 }

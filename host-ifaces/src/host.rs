@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use wasmtime::component::ResourceTable;
@@ -67,6 +70,8 @@ pub struct HostState {
     pub(crate) event_label: EventLabel,
     pub(crate) log_budget: LogBudget,
     pub(crate) usage: Usage,
+    /// Lines of WASI stdio that the event at hand lost to the rate.
+    printed_dropped: Arc<AtomicU64>,
     poisoned: Option<String>,
     memory: MemoryLimiter,
     wasi: WasiCtx,
@@ -76,6 +81,7 @@ pub struct HostState {
 impl HostState {
     /// The state of a fresh Store, over what is committed.
     pub fn new(args: &HostArgs, record: ModuleRecord) -> Self {
+        let printed_dropped = Arc::<AtomicU64>::default();
         let overlay = Overlay::new(args.view.clone(), args.id, record.state_bytes, args.limits.max_state_bytes);
         Self {
             module: args.module.clone(),
@@ -90,9 +96,10 @@ impl HostState {
             event_label: EventLabel::default(),
             log_budget: LogBudget::new(args.clock.monotonic_ns()),
             usage: Usage::default(),
+            printed_dropped: printed_dropped.clone(),
             poisoned: None,
             memory: MemoryLimiter::new(args.limits.max_memory_bytes),
-            wasi: crate::wasi::context(&args.module, &args.clock),
+            wasi: crate::wasi::context(&args.module, &args.clock, &printed_dropped),
             table: ResourceTable::new(),
         }
     }
@@ -107,6 +114,7 @@ impl HostState {
         };
         self.event_id = Some(id.clone());
         self.usage = Usage::default();
+        self.printed_dropped.store(0, Ordering::Relaxed);
     }
 
     /// Makes the unit of the event at hand from the overlay. The caller sends it and then calls `sent`.
@@ -145,10 +153,11 @@ impl HostState {
 
     /// What the event at hand used so far.
     pub fn usage(&self) -> Usage {
-        self.usage
+        let printed_dropped = self.printed_dropped.load(Ordering::Relaxed);
+        Usage { log_lines_dropped: self.usage.log_lines_dropped + printed_dropped, ..self.usage }
     }
 
-    /// Why the event must fail whatever the guest answers, if it must.
+    /// Why the event must fail whatever the guest answers, if it must: something around the module failed, not the guest.
     pub fn poisoned(&self) -> Option<&str> {
         self.poisoned.as_deref()
     }
@@ -174,6 +183,11 @@ impl HostState {
             return Err(HostError::new(domain, HostErrorKind::RateLimited, message));
         }
         Ok(())
+    }
+
+    /// Counts a call that has no error to answer: past the limit it traps.
+    pub(crate) fn count_or_trap(&mut self, domain: &str) -> wasmtime::Result<()> {
+        self.count_host_call(domain).map_err(|error| wasmtime::Error::msg(error.message))
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Limits {
     pub max_reply_bytes: usize,
     /// Host calls of one event, all interfaces together.
     pub max_host_calls_per_event: u64,
+    /// Events set aside; a module that would need one more stops at the event instead.
+    pub max_dead_letters: u64,
 }
 
 impl Default for Limits {
@@ -36,6 +38,8 @@ impl Default for Limits {
             max_reply_bytes: 8 * 1024 * 1024,
             // A handler that rewrites 10,000 keys is at home; a loop around a host call is stopped in milliseconds.
             max_host_calls_per_event: 100_000,
+            // Far more than anybody reads one by one; a module that fails at so many events fails at all of them.
+            max_dead_letters: 1_000,
         }
     }
 }
@@ -51,6 +55,7 @@ impl Limits {
             host_call_deadline: self.host_call_deadline.min(ceiling.host_call_deadline),
             max_reply_bytes: self.max_reply_bytes.min(ceiling.max_reply_bytes),
             max_host_calls_per_event: self.max_host_calls_per_event.min(ceiling.max_host_calls_per_event),
+            max_dead_letters: self.max_dead_letters.min(ceiling.max_dead_letters),
         }
     }
 }

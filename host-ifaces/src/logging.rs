@@ -67,8 +67,10 @@ impl HostState {
 }
 
 impl logging::Host for HostState {
-    fn log(&mut self, level: Level, message: String) {
+    fn log(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
+        self.count_or_trap("logging")?;
         self.log_line(level, &message);
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ pub const FILL_BYTES_MAX: u32 = 64 * 1024;
 
 impl random::Host for HostState {
     fn fill(&mut self, len: u32) -> wasmtime::Result<Vec<u8>> {
+        self.count_or_trap("random")?;
         if len > FILL_BYTES_MAX {
             return Err(wasmtime::Error::msg(format!(
                 "random.fill: {len} bytes asked, at most {FILL_BYTES_MAX} per call"

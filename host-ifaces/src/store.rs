@@ -172,6 +172,8 @@ pub struct StoreStatus {
     pub disk_bytes: u64,
     pub units_total: u64,
     pub commits_total: u64,
+    /// By module; those that have none are left out.
+    pub dead_letters: BTreeMap<String, u64>,
     /// Of the last thousand synced groups.
     pub commit_p99_ms: f64,
     /// Whose receipts it writes; none when it signs nothing.
@@ -218,6 +220,8 @@ pub enum StoreMsg {
     DeadLetters { name: String, reply: Reply<Vec<DeadLetter>> },
     /// Must reply.
     DropDeadLetter { name: String, seq: u64, reply: Reply<()> },
+    /// Replace a dead letter by what a failed retry made of it. Must reply.
+    PutDeadLetter { module: ModuleId, letter: Box<DeadLetter>, reply: Reply<()> },
     /// A consistent copy of everything in a new directory, while running. Must reply.
     Backup { to: PathBuf, reply: Reply<()> },
     /// Must reply.

@@ -4,7 +4,10 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -65,11 +68,12 @@ pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
 }
 
 /// A context that grants nothing but stdio into the log.
-pub(crate) fn context(module: &Arc<str>, clock: &Arc<dyn Clock>) -> WasiCtx {
+pub(crate) fn context(module: &Arc<str>, clock: &Arc<dyn Clock>, dropped: &Arc<AtomicU64>) -> WasiCtx {
     let log = |stream| StdioLog {
         module: module.clone(),
         stream,
         clock: clock.clone(),
+        dropped: dropped.clone(),
         lines: Arc::new(Mutex::new(Lines { partial: String::new(), budget: LogBudget::new(clock.monotonic_ns()) })),
     };
     WasiCtx::builder()
@@ -92,6 +96,8 @@ struct StdioLog {
     module: Arc<str>,
     stream: &'static str,
     clock: Arc<dyn Clock>,
+    /// Lines over the rate; read and set to nothing with each event.
+    dropped: Arc<AtomicU64>,
     lines: Arc<Mutex<Lines>>,
 }
 
@@ -108,6 +114,8 @@ impl StdioLog {
             if lines.budget.take(self.clock.monotonic_ns()).is_some() {
                 let (module, stream) = (&*self.module, self.stream);
                 tracing::info!(target: "module", module, stream, "{line}");
+            } else {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
     }

@@ -44,6 +44,9 @@ pub enum AdminError {
     UnknownService(String),
     #[error("module `{module}` has no dead letter {seq}")]
     UnknownDeadLetter { module: String, seq: u64 },
+    /// The module could not handle the event of a dead letter this time either.
+    #[error("it failed again: {0}")]
+    FailedAgain(String),
     #[error("{0}")]
     Unavailable(String),
 }
@@ -55,7 +58,7 @@ pub type AdminReply<T> = RpcReplyPort<Result<T, AdminError>>;
 pub enum AdminMsg {
     Tree(RpcReplyPort<Node>),
     Health(RpcReplyPort<Health>),
-    /// Load a module now; it is not added to the configuration file. Answers its name.
+    /// Load a module now, and at the next start. Answers its name.
     Load {
         spec: Box<ModuleSpec>,
         reply: AdminReply<String>,

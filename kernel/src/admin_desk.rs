@@ -126,6 +126,13 @@ impl Args {
             self.chains(),
             self.ask_modules(modules::Msg::Facts),
         );
+        let mut modules = modules;
+        if let (Ok(status), Some(nodes)) = (&store, &mut modules) {
+            // The store's own count: letters are dropped, and put back by rewinds, without the module's knowing.
+            for facts in nodes.iter_mut().filter_map(|node| node.module.as_mut().map(|facts| (&node.name, facts))) {
+                facts.1.dead_letters = status.dead_letters.get(facts.0).copied().unwrap_or(0);
+            }
+        }
         let store = store.ok().map(|status| {
             let mib = status.disk_bytes as f64 / (1024.0 * 1024.0);
             format!("rocksdb {mib:.1} MiB, {} units, commit p99 {:.1} ms", status.units_total, status.commit_p99_ms)

@@ -15,6 +15,7 @@ mod module;
 mod modules;
 pub mod restart;
 pub mod root;
+mod roster;
 mod status;
 
 pub use root::{KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec};

@@ -5,6 +5,7 @@
 //! it starts again is the supervisor's business (`modules`), by the decision in `restart`.
 
 mod feed;
+mod quarantine;
 mod rewind;
 
 use std::{
@@ -24,7 +25,7 @@ use nexum_host_ifaces::{
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::{
-    admin::{AdminError, AdminReply},
+    admin::AdminReply,
     instance::{Failure, Instance, Prepared},
     load::{Loader, Plan},
     metrics::{Metrics, ModuleMetrics},
@@ -37,8 +38,6 @@ use crate::{
 const STORE_DEADLINE: Duration = Duration::from_secs(30);
 /// State changes on their way to the store past which the module waits for it: bounds memory while it catches up.
 const SENT_BYTES_MAX: usize = 1024 * 1024;
-/// The source that failures of retried dead letters are counted under; it has no cursor.
-const RETRY_SOURCE: &str = "dlq";
 
 /// What every module actor shares.
 pub struct Shared {
@@ -264,22 +263,6 @@ impl State {
         Ok(())
     }
 
-    async fn on_retry(&mut self, letter: DeadLetter, reply: AdminReply<()>) -> Result<(), Exit> {
-        let Some(running) = &mut self.running else {
-            let error = AdminError::Unavailable("the module is not running".into());
-            let _ = reply.send(Err(error));
-            return Ok(());
-        };
-        let done = running.retry(&self.args, letter).await;
-        let answer = match &done {
-            Ok(()) => Ok(()),
-            Err(exit) => Err(AdminError::Unavailable(format!("it failed again: {exit}"))),
-        };
-        // The operator may have gone; the outcome is in the dead letters and the log.
-        let _ = reply.send(answer);
-        done
-    }
-
     fn pull_again(&mut self) -> Result<(), Exit> {
         let wanted = self.args.status.wish() == Wish::Run;
         match self.running.as_mut().filter(|_| wanted) {
@@ -326,7 +309,7 @@ impl Running {
             }
             Err(failure) => {
                 self.metrics.kind("init").failed.inc();
-                Err(args.fault(self.health.clone(), failure, None))
+                Err(self.failed(args, failure, None))
             }
         }
     }
@@ -336,7 +319,7 @@ impl Running {
         let source = self.feeds.id(index).clone();
         let policy = &args.plan.manifest.restart;
         if restart::exhausted(&self.health, &source, &delivery.id, policy).is_some() {
-            return self.quarantine(args, index, delivery);
+            return self.quarantine(args, index, delivery).await;
         }
         let kind = delivery.id.kind();
         let started_ns = args.shared.clock.monotonic_ns();
@@ -357,7 +340,7 @@ impl Running {
                 // What the module handled before this event stands.
                 self.settle().await?;
                 self.metrics.kind(kind).failed.inc();
-                return Err(args.fault(self.health.clone(), failure, Some((source, delivery.id))));
+                return Err(self.failed(args, failure, Some((source, delivery.id))));
             }
         };
         self.metrics.fuel.observe(fuel as f64);
@@ -378,61 +361,6 @@ impl Running {
             self.settle().await?;
         }
         Ok(())
-    }
-
-    fn quarantine(&mut self, args: &Args, index: usize, delivery: Delivery) -> Result<(), Exit> {
-        let source = self.feeds.id(index).clone();
-        let Some(attempt) = self.health.attempts.remove(&source) else { return Ok(()) };
-        let host = self.instance.host();
-        host.begin(&delivery.id);
-        let moved = Some((source, delivery.cursor.clone()));
-        let mut unit = host.seal(UnitKind::Quarantined, moved, 0);
-        tracing::error!(
-            module = %args.name(), event = %delivery.id, letter = unit.entry.seq, attempts = attempt.count,
-            "event moved to the dead letters: {}", attempt.error
-        );
-        unit.quarantined = Some(Box::new(DeadLetter {
-            seq: unit.entry.seq,
-            at_ms: unit.entry.at_ms,
-            id: delivery.id,
-            event: (*delivery.event).clone(),
-            component: unit.entry.component,
-            attempts: attempt.count,
-            error: attempt.error,
-            backtrace: attempt.backtrace,
-            fuel: attempt.fuel,
-        }));
-        unit.health = Some(self.health.clone());
-        self.send(args, unit)?;
-        args.status.dead_letters.fetch_add(1, Ordering::Relaxed);
-        self.moved(args, index, delivery.cursor);
-        Ok(())
-    }
-
-    async fn retry(&mut self, args: &Args, letter: DeadLetter) -> Result<(), Exit> {
-        let id = EventId::Retry { seq: letter.seq };
-        let event = Arc::new(letter.event);
-        self.metrics.kind("retry").dispatched.inc();
-        match self.instance.handle(&id, &event).await {
-            Ok(fuel) => {
-                let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
-                unit.resolved = Some(letter.seq);
-                if restart::recovered(&mut self.health, Some(&SourceId::new(RETRY_SOURCE))) {
-                    unit.health = Some(self.health.clone());
-                    self.metrics.consecutive_failures.set(0);
-                    args.status.consecutive_failures.store(0, Ordering::Relaxed);
-                }
-                self.send(args, unit)?;
-                self.settle().await?;
-                args.status.dead_letters.fetch_sub(1, Ordering::Relaxed);
-                self.metrics.kind("retry").processed.inc();
-                Ok(())
-            }
-            Err(failure) => {
-                self.metrics.kind("retry").failed.inc();
-                Err(args.fault(self.health.clone(), failure, Some((SourceId::new(RETRY_SOURCE), id))))
-            }
-        }
     }
 
     /// The source has nothing for this module up to `cursor`. Made durable now and then, so that a restart does not
@@ -481,6 +409,14 @@ impl Running {
         tokio::time::timeout(STORE_DEADLINE, all).await.map_err(late)??;
         self.instance.host().settled();
         Ok(())
+    }
+
+    /// What the failure of an attempt comes to: the module's own, unless something around it failed meanwhile.
+    fn failed(&mut self, args: &Args, failure: Failure, event: Option<(SourceId, EventId)>) -> Exit {
+        match self.instance.host().poisoned() {
+            Some(reason) => Exit::Environment(reason.to_owned()),
+            None => args.fault(self.health.clone(), failure, event),
+        }
     }
 
     fn note_usage(&mut self, args: &Args) {

@@ -24,6 +24,7 @@ use crate::{
     instance::Prepared,
     module::{self, Exit, ModuleActor, Shared},
     restart::{self, Decision, Fault},
+    roster::{self, Roster, Start},
     status::{ModuleStatus, Wish},
 };
 
@@ -98,12 +99,17 @@ pub enum Order {
 
 pub struct Args {
     pub shared: Arc<Shared>,
-    pub modules: Vec<ModuleSpec>,
+    /// The modules of the configuration; the roster says which of them the operator has changed since.
+    pub configured: Vec<ModuleSpec>,
+    pub roster: Roster,
 }
 
 pub struct State {
     shared: Arc<Shared>,
     slots: BTreeMap<Arc<str>, Slot>,
+    roster: Roster,
+    /// Configured, and unloaded by order.
+    unloaded: Vec<ModuleSpec>,
     by_actor: BTreeMap<ActorId, Arc<str>>,
     generations: u64,
     stopping: Vec<RpcReplyPort<()>>,
@@ -118,16 +124,19 @@ impl Actor for ModulesSupervisor {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+        let (starts, unloaded) = roster::decide(&args.configured, args.roster.read()?);
         let mut state = State {
             shared: args.shared,
             slots: BTreeMap::new(),
+            roster: args.roster,
+            unloaded,
             by_actor: BTreeMap::new(),
             generations: 0,
             stopping: Vec::new(),
             shutting_down: false,
         };
-        for spec in args.modules {
-            state.load(&myself, spec, true).await.map_err(|error| error.to_string())?;
+        for Start { spec, configured } in starts {
+            state.load(&myself, spec, configured, true).await.map_err(|error| error.to_string())?;
         }
         Ok(state)
     }
@@ -153,7 +162,7 @@ impl Actor for ModulesSupervisor {
             Msg::Facts(reply) => answer(reply, state.facts()),
             Msg::Reports(reply) => answer(reply, state.reports()),
             Msg::Load { spec, reply } => {
-                let loaded = state.load(&myself, *spec, false).await;
+                let loaded = state.load_by_order(&myself, *spec).await;
                 answer(reply, loaded);
             }
             Msg::Order { module, order, reply } => state.order(&myself, &module, order, reply).await,
@@ -195,7 +204,13 @@ fn answer<T: Send + 'static>(reply: RpcReplyPort<T>, value: T) {
 impl State {
     /// Plans a module and starts it. At boot a wrong module is kept as Dead with its reason, so that the tree shows it;
     /// an order to load a wrong module is refused.
-    async fn load(&mut self, myself: &ActorRef<Msg>, spec: ModuleSpec, boot: bool) -> Result<String, AdminError> {
+    async fn load(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        spec: ModuleSpec,
+        configured: Option<ModuleSpec>,
+        boot: bool,
+    ) -> Result<String, AdminError> {
         let source = spec.source.display().to_string();
         let planned = self.shared.loader.plan(&spec).and_then(|plan| match engine::instances_max() {
             Some((fit, maps)) if self.slots.len() >= fit => Err(format!(
@@ -210,23 +225,27 @@ impl State {
             Ok(plan) => Arc::new(plan),
             Err(reason) if boot => {
                 tracing::error!(source, "module not loaded: {reason}");
-                self.slots.insert(source.as_str().into(), Slot::unplanned(spec, reason));
+                self.slots.insert(source.as_str().into(), Slot::unplanned(spec, configured, reason));
                 return Ok(source);
             }
             Err(reason) => return Err(AdminError::Load(reason)),
         };
         let name = plan.manifest.name.clone();
         if self.slots.contains_key(&name) {
+            if boot && configured.is_none() {
+                tracing::warn!(module = %name, source, "configured by now: what was loaded at run time gives way");
+                return Ok(source);
+            }
             if boot {
                 tracing::error!(module = %name, source, "a module of this name is configured twice; the second is not loaded");
                 let reason = format!("a module named `{name}` is configured already; names are the identity of state");
-                self.slots.insert(format!("{name} ({source})").into(), Slot::unplanned(spec, reason));
+                self.slots.insert(format!("{name} ({source})").into(), Slot::unplanned(spec, configured, reason));
                 return Ok(source);
             }
             return Err(AdminError::AlreadyLoaded(name.to_string()));
         }
         let status = Arc::new(ModuleStatus::default());
-        self.slots.insert(name.clone(), Slot::planned(spec, plan, status));
+        self.slots.insert(name.clone(), Slot::planned(spec, configured, plan, status));
         self.start(myself, &name).await;
         Ok(name.to_string())
     }

@@ -33,6 +33,7 @@ use crate::{
     metrics::Metrics,
     module::Shared,
     modules::{self, ModulesSupervisor},
+    roster::Roster,
 };
 
 /// How long one service may take to end in order; what is durable does not depend on it.
@@ -70,6 +71,8 @@ pub struct KernelArgs {
     pub modules: Vec<ModuleSpec>,
     /// The operator's ceilings for every module.
     pub ceiling: Limits,
+    /// The file that keeps which modules were loaded and unloaded at run time.
+    pub roster: PathBuf,
     /// Where compiled components are kept; for this engine alone.
     pub cache_dir: PathBuf,
     pub clock: Arc<dyn Clock>,
@@ -295,7 +298,11 @@ impl State {
                 cell.kill_and_wait(None).await.unwrap_or_default();
             }
         }
-        let args = modules::Args { shared: self.shared.clone(), modules: self.args.modules.clone() };
+        let args = modules::Args {
+            shared: self.shared.clone(),
+            configured: self.args.modules.clone(),
+            roster: Roster::new(self.args.roster.clone()),
+        };
         let (supervisor, _) =
             Actor::spawn_linked(None, ModulesSupervisor, args, myself.get_cell()).await.map_err(failed)?;
         self.children.insert(supervisor.get_id(), Child::Modules);

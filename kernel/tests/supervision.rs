@@ -91,6 +91,7 @@ async fn kernel(cron: &Port<CronMsg>, dir: &TempDir) -> KernelHandle {
         },
         modules: Vec::new(),
         ceiling: Limits::default(),
+        roster: dir.path().join("modules.json"),
         cache_dir: dir.path().to_owned(),
         clock: Arc::new(SystemClock::new()),
         registry: prometheus::Registry::new(),

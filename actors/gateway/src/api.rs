@@ -185,6 +185,39 @@ impl Letter {
     }
 }
 
+/// The body of `POST /v1/modules/{name}/dlq/retry`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryRequest {
+    /// Go on with the next letter when one fails again.
+    #[serde(default)]
+    pub keep_going: bool,
+}
+
+/// What became of the letters that were there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retried {
+    pub handled: usize,
+    pub failed: Vec<FailedRetry>,
+    /// Left as they were, after one that failed or because the module stopped.
+    pub not_tried: usize,
+    /// Why it was not gone on, when that was not a letter's fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedRetry {
+    pub seq: u64,
+    pub error: String,
+}
+
+/// The answer to `DELETE /v1/modules/{name}/dlq`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    pub dropped: usize,
+}
+
 fn hex(bytes: &[u8]) -> String {
     format!("0x{}", hex::encode(bytes))
 }

@@ -57,7 +57,7 @@ impl From<AdminError> for ApiError {
                 StatusCode::NOT_FOUND
             }
             AdminError::AlreadyLoaded(_) | AdminError::WrongState { .. } => StatusCode::CONFLICT,
-            AdminError::Load(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            AdminError::Load(_) | AdminError::FailedAgain(_) => StatusCode::UNPROCESSABLE_ENTITY,
             AdminError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())

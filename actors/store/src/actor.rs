@@ -58,6 +58,7 @@ impl Actor for StoreActor {
                 }
             }
             StoreMsg::DropDeadLetter { name, seq, reply } => state.committer.drop_letter(&name, seq, reply),
+            StoreMsg::PutDeadLetter { module, letter, reply } => state.committer.put_letter(module, &letter, reply),
             StoreMsg::Rewind { module, to_seq, reply } => match state.committer.fence(module) {
                 Ok(fence) => state.job(reply, move |store| {
                     fence.settle()?;

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::store::{EventUnit, ModuleHealth, ModuleId, ModuleInfo, Reply, StoreError};
+use nexum_host_ifaces::store::{DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, Reply, StoreError};
 use rocksdb::WriteOptions;
 
 use crate::{
@@ -144,6 +144,14 @@ impl Committer {
         }
     }
 
+    pub fn put_letter(&self, module: ModuleId, letter: &DeadLetter, reply: Reply<()>) {
+        let mut queue = lock(&self.shared.queue);
+        match queue.put_letter(&self.shared.store, module, letter) {
+            Ok(()) => self.shared.push(&mut queue, Waiting::Done(reply)),
+            Err(error) => refuse(reply, error),
+        }
+    }
+
     /// Refuses units of the module from now on. Its past may be replaced after `Fence::settle`.
     pub fn fence(&self, module: ModuleId) -> Result<Fence, StoreError> {
         let mut queue = lock(&self.shared.queue);
@@ -247,12 +255,15 @@ impl Queue {
     fn drop_letter(&mut self, store: &Store, name: &str, seq: u64) -> Result<(), StoreError> {
         let id = store.id(name)?;
         self.admit(store, id)?;
-        let exists = store.index().modules.get(&id).is_some_and(|known| known.letters.contains(&seq));
-        if !exists {
-            return Err(StoreError::UnknownDeadLetter { module: name.to_owned(), seq });
-        }
+        store.check_letter(id, seq)?;
         self.waiting.remove_letter(id, seq);
         Ok(())
+    }
+
+    fn put_letter(&mut self, store: &Store, id: ModuleId, letter: &DeadLetter) -> Result<(), StoreError> {
+        self.admit(store, id)?;
+        store.check_letter(id, letter.seq)?;
+        self.waiting.put_letter(id, letter)
     }
 
     fn take(&mut self) -> Group {

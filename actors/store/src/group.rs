@@ -131,6 +131,11 @@ impl Group {
         Ok(())
     }
 
+    pub fn put_letter(&mut self, id: ModuleId, letter: &DeadLetter) -> Result<(), StoreError> {
+        self.batch.put(keys::letter(id, letter.seq), codec::encode_vec(letter)?);
+        Ok(())
+    }
+
     pub fn remove_letter(&mut self, id: ModuleId, seq: u64) {
         self.batch.delete(keys::letter(id, seq));
         self.letters.push((id, LetterChange::Removed(seq)));

@@ -173,6 +173,18 @@ impl Store {
         self.index().by_name.get(name).copied().ok_or_else(|| StoreError::UnknownModule(name.to_owned()))
     }
 
+    pub(crate) fn check_letter(&self, module: ModuleId, seq: u64) -> Result<(), StoreError> {
+        let index = self.index();
+        let known = index.modules.get(&module);
+        match known.is_some_and(|known| known.letters.contains(&seq)) {
+            true => Ok(()),
+            false => {
+                let module = known.map_or_else(|| format!("#{}", module.0), |known| known.name.to_string());
+                Err(StoreError::UnknownDeadLetter { module, seq })
+            }
+        }
+    }
+
     pub(crate) fn record(&self, module: ModuleId) -> Result<ModuleRecord, StoreError> {
         match self.db.get_pinned(keys::record(module)).map_err(|error| self.failed(&error))? {
             Some(bytes) => codec::decode(&bytes, "a module record"),
@@ -232,7 +244,12 @@ impl Store {
     /// State of the store, for the tree.
     pub fn status(&self) -> StoreStatus {
         let files = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let index = self.index();
+        let with_letters = index.modules.values().filter(|known| !known.letters.is_empty());
+        let dead_letters = with_letters.map(|known| (known.name.to_string(), known.letters.len() as u64)).collect();
+        drop(index);
         StoreStatus {
+            dead_letters,
             directory: self.directory.clone(),
             disk_bytes: files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum(),
             units_total: self.totals.units.load(Ordering::Relaxed),

@@ -258,6 +258,7 @@ impl Bed {
             },
             modules: sources.into_iter().map(spec).collect(),
             ceiling: Limits::default(),
+            roster: dir.path().join("modules.json"),
             cache_dir: dir.path().join("cache"),
             clock,
             registry,

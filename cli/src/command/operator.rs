@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::Method;
-use nexum_gateway::api::{Letter, RestartRequest, Stopped};
+use nexum_gateway::api::{Dropped, Letter, RestartRequest, Retried, RetryRequest, Stopped};
 use nexum_kernel::admin::{Node, ServiceReport};
 use serde_json::json;
 
@@ -129,6 +129,28 @@ async fn dlq(client: &Client, command: Dlq, output: &Output) -> Result<(), Failu
         Dlq::Retry { module, seq } => {
             client.order(Method::POST, &format!("{}/retry", path(&module, seq)), None).await?;
             done(output, &module, &format!("event of dead letter {seq} is delivered again"))
+        }
+        Dlq::RetryAll { module, keep_going } => {
+            let path = format!("/v1/modules/{}/dlq/retry", part(&module));
+            let retried: Retried = client.post(&path, &RetryRequest { keep_going }).await?;
+            match output.json {
+                true => print_json(&retried)?,
+                false => print(&render::report::retried(&retried))?,
+            }
+            match retried.failed.is_empty() && retried.stopped.is_none() {
+                true => Ok(()),
+                false => Err(Failure { code: 1, message: String::new() }),
+            }
+        }
+        Dlq::DropAll { module, yes: false } => Err(Failure::usage(format!(
+            "this forgets every event that {module} could not handle: say --yes, perhaps after `dlq list --json`"
+        ))),
+        Dlq::DropAll { module, .. } => {
+            let dropped: Dropped = client.delete(&format!("/v1/modules/{}/dlq", part(&module))).await?;
+            match output.json {
+                true => print_json(&dropped),
+                false => print(&format!("{module}: {} dead letters dropped\n", dropped.dropped)),
+            }
         }
         Dlq::Drop { module, seq } => {
             client.order(Method::DELETE, &path(&module, seq), None).await?;

@@ -275,6 +275,8 @@ pub struct Ceiling {
     pub max_reply_bytes: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_host_calls_per_event: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_dead_letters: Option<u64>,
 }
 
 impl Ceiling {
@@ -292,6 +294,7 @@ impl Ceiling {
             host_call_deadline: Some(Period(Duration::from_secs(120))),
             max_reply_bytes: Some(64 << 20),
             max_host_calls_per_event: Some(1_000_000),
+            max_dead_letters: Some(100_000),
         }
     }
 
@@ -306,6 +309,7 @@ impl Ceiling {
             host_call_deadline: period(self.host_call_deadline),
             max_reply_bytes: self.max_reply_bytes.unwrap_or(usize::MAX),
             max_host_calls_per_event: self.max_host_calls_per_event.unwrap_or(u64::MAX),
+            max_dead_letters: self.max_dead_letters.unwrap_or(u64::MAX),
         }
     }
 }

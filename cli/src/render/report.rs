@@ -1,6 +1,6 @@
 //! Health, modules, state and dead letters as text. Pure: answers in, lines out.
 
-use nexum_gateway::api::{Inspection, Letter, StatePage};
+use nexum_gateway::api::{Inspection, Letter, Retried, StatePage};
 use nexum_kernel::admin::{Health, Node, ServiceReport};
 
 use super::{one_line, table, units};
@@ -109,6 +109,22 @@ pub fn letters(letters: &[Letter]) -> String {
         ]);
     }
     table(&rows)
+}
+
+pub fn retried(retried: &Retried) -> String {
+    let mut text = format!(
+        "{} handled, {} failed again, {} not tried\n",
+        retried.handled,
+        retried.failed.len(),
+        retried.not_tried
+    );
+    for failed in &retried.failed {
+        text += &format!("  {}: {}\n", failed.seq, one_line(&failed.error, CELL_CHARS_MAX));
+    }
+    if let Some(reason) = &retried.stopped {
+        text += &format!("  stopped: {}\n", one_line(reason, usize::MAX));
+    }
+    text
 }
 
 pub fn letter(letter: &Letter) -> String {

@@ -56,6 +56,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         ports,
         modules: config.modules.iter().map(module_spec).collect(),
         ceiling: config.limits.limits(),
+        roster: state_dir.join("modules.json"),
         cache_dir: state_dir.join("cache"),
         clock,
         registry,

@@ -194,13 +194,17 @@ impl Engine {
 
     /// Runs `nexumctl` against this engine; its standard output, or its error.
     pub fn try_ctl(&self, args: &[&str]) -> Result<String, String> {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_nexumctl")).arg("--socket").arg(&self.socket).args(args).output().unwrap();
+        let output = self.raw_ctl(args);
         if output.status.success() {
             Ok(String::from_utf8(output.stdout).unwrap())
         } else {
             Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
+    }
+
+    /// Runs `nexumctl` against this engine, whatever comes of it.
+    pub fn raw_ctl(&self, args: &[&str]) -> std::process::Output {
+        Command::new(env!("CARGO_BIN_EXE_nexumctl")).arg("--socket").arg(&self.socket).args(args).output().unwrap()
     }
 
     pub fn ctl(&self, args: &[&str]) -> String {

@@ -4,6 +4,7 @@
 
 mod anvil;
 mod commands;
+mod dead_letters;
 mod engine;
 mod environment;
 mod hostile;

@@ -1,6 +1,6 @@
 //! The operator's orders, and a clean end.
 
-use super::engine::Setup;
+use super::engine::{Setup, eventually};
 
 const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 
@@ -35,6 +35,59 @@ fn pause_resume_restart_load_and_unload_touch_one_module_alone() {
     let unknown = engine.try_ctl(&["module", "pause", "late"]).unwrap_err();
     assert!(unknown.contains("no module `late`"), "{unknown}");
     assert!(engine.terminate().success());
+}
+
+#[test]
+fn what_was_loaded_and_unloaded_stays_so_until_the_configuration_changes() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).module("recorder", "b", &[]);
+    let (late, early) = (setup.write_bundle("recorder", "late", &[]), setup.dir.path().join("a"));
+    let mut engine = setup.start();
+    let names = |engine: &super::engine::Engine| -> Vec<String> {
+        let modules = engine.json(&["module", "list"]);
+        modules.as_array().unwrap().iter().map(|node| node["name"].as_str().unwrap().to_owned()).collect()
+    };
+    engine.ctl(&["module", "load", late.to_str().unwrap()]);
+    engine.ctl(&["module", "unload", "a"]);
+    assert_eq!(names(&engine), ["b", "late"]);
+    // Over the end of the supervisor, and of the process, in order and at once.
+    engine.ctl(&["service", "restart", "modules", "--kill"]);
+    eventually("the supervisor is back", || match names(&engine) {
+        names if names == ["b", "late"] => Ok(()),
+        names => Err(format!("{names:?}")),
+    });
+    engine.module_until("late", "runs", |node| node["state"] == "RUN");
+    assert!(engine.terminate().success());
+    engine.launch();
+    assert_eq!(names(&engine), ["b", "late"]);
+    engine.kill9();
+    engine.launch();
+    assert_eq!(names(&engine), ["b", "late"]);
+
+    // The configured one comes back as configured; what was loaded goes for good.
+    engine.ctl(&["module", "load", early.to_str().unwrap()]);
+    engine.ctl(&["module", "unload", "late"]);
+    engine.kill9();
+    engine.launch();
+    assert_eq!(names(&engine), ["a", "b"]);
+
+    // Unloaded as it was configured then; a module that is configured otherwise is another matter.
+    engine.ctl(&["module", "unload", "a"]);
+    assert!(engine.terminate().success());
+    let config = std::fs::read_to_string(&engine.config).unwrap();
+    let source = format!("source = \"{}\"\n", early.display());
+    let changed = config.replace(&source, &format!("{source}denied = [\"http\"]\n"));
+    assert_ne!(changed, config);
+    std::fs::write(&engine.config, changed).unwrap();
+    engine.launch();
+    assert_eq!(names(&engine), ["a", "b"]);
+    let kept = std::fs::read_to_string(engine.dir.path().join("state/modules.json")).unwrap();
+    assert!(kept.contains("changes"), "{kept}");
+    std::fs::write(engine.dir.path().join("state/modules.json"), "{").unwrap();
+    assert!(engine.terminate().success());
+    engine.spawn();
+    assert_eq!(engine.wait().code(), Some(1));
+    let log = engine.log_text();
+    assert!(log.contains("without this file the modules of the configuration run"), "{log}");
 }
 
 #[test]

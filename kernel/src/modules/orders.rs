@@ -10,8 +10,9 @@ use super::{
     slot::{Phase, Then},
 };
 use crate::{
-    admin::{AdminError, AdminReply},
+    admin::{AdminError, AdminReply, ModuleSpec},
     module,
+    roster::Change,
 };
 
 impl State {
@@ -22,6 +23,33 @@ impl State {
         let info = info.map_err(|error: StoreError| unavailable(error.to_string()))?;
         let message = StoreMsg::PutHealth { module: info.id, health: Box::new(health) };
         self.shared.store.cast(message).map_err(|error| unavailable(error.to_string()))
+    }
+
+    /// Loads a module now; it is there after a restart of the engine, too.
+    pub(super) async fn load_by_order(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        spec: ModuleSpec,
+    ) -> Result<String, AdminError> {
+        // What was configured and unloaded comes back as configured.
+        let configured = self.unloaded.iter().find(|unloaded| **unloaded == spec).cloned();
+        let name = self.load(myself, spec, configured.clone(), false).await?;
+        self.unloaded.retain(|unloaded| Some(unloaded) != configured.as_ref());
+        self.keep(&name).await?;
+        Ok(name)
+    }
+
+    /// Makes durable which modules run, as far as that is not what the configuration says.
+    pub(super) async fn keep(&self, name: &str) -> Result<(), AdminError> {
+        let unloaded = self.unloaded.iter().map(|spec| Change { configured: Some(spec.clone()), running: None });
+        let changed = self.slots.values().filter(|slot| slot.configured.as_ref() != Some(&slot.spec));
+        let changed =
+            changed.map(|slot| Change { configured: slot.configured.clone(), running: Some(slot.spec.clone()) });
+        let (roster, changes) = (self.roster.clone(), unloaded.chain(changed).collect());
+        let written = tokio::task::spawn_blocking(move || roster.write(changes)).await;
+        written.map_err(|error| error.to_string()).flatten().map_err(|error| {
+            AdminError::Unavailable(format!("{name}: done, but not after the next start of the engine: {error}"))
+        })
     }
 
     pub(super) async fn order(&mut self, myself: &ActorRef<Msg>, module: &str, order: Order, reply: AdminReply<()>) {
@@ -60,15 +88,16 @@ impl State {
         match then {
             Then::Start { .. } if !planned => {
                 let Some(slot) = self.slots.get(name) else { return Ok(()) };
-                let spec = slot.spec.clone();
-                self.load(myself, spec, false).await?;
+                let (spec, configured) = (slot.spec.clone(), slot.configured.clone());
+                self.load(myself, spec, configured, false).await?;
                 self.slots.remove(name);
                 Ok(())
             }
             Then::Forget => {
-                self.slots.remove(name);
+                let slot = self.slots.remove(name);
+                self.unloaded.extend(slot.and_then(|slot| slot.configured));
                 self.shared.metrics.forget(name);
-                Ok(())
+                self.keep(name).await
             }
             Then::Pause => {
                 let mut health = self.stored_health(name).await?;

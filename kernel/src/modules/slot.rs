@@ -74,6 +74,8 @@ pub(super) enum Then {
 
 pub(super) struct Slot {
     pub(super) spec: ModuleSpec,
+    /// As the configuration has it; absent for a module that was loaded at run time.
+    pub(super) configured: Option<ModuleSpec>,
     pub(super) plan: Option<Arc<Plan>>,
     pub(super) prepared: Option<Arc<Prepared>>,
     pub(super) phase: Phase,
@@ -88,9 +90,15 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn planned(spec: ModuleSpec, plan: Arc<Plan>, status: Arc<ModuleStatus>) -> Self {
+    pub(super) fn planned(
+        spec: ModuleSpec,
+        configured: Option<ModuleSpec>,
+        plan: Arc<Plan>,
+        status: Arc<ModuleStatus>,
+    ) -> Self {
         Self {
             spec,
+            configured,
             plan: Some(plan),
             prepared: None,
             phase: Phase::Load,
@@ -104,9 +112,10 @@ impl Slot {
     }
 
     /// A configured module whose manifest or grants are wrong.
-    pub(super) fn unplanned(spec: ModuleSpec, reason: String) -> Self {
+    pub(super) fn unplanned(spec: ModuleSpec, configured: Option<ModuleSpec>, reason: String) -> Self {
         Self {
             spec,
+            configured,
             plan: None,
             prepared: None,
             phase: Phase::Dead { reason: reason.clone() },

@@ -10,11 +10,11 @@ use axum::{
     routing::{delete, get, post},
 };
 use nexum_host_ifaces::store::{DeadLetter, StoreError, StoreMsg};
-use nexum_kernel::admin::{AdminMsg, AdminReply, ModuleSpec, Node};
+use nexum_kernel::admin::{AdminError, AdminMsg, AdminReply, ModuleSpec, Node};
 
 use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
 use crate::{
-    api::{Letter, Loaded},
+    api::{Dropped, FailedRetry, Letter, Loaded, Retried, RetryRequest},
     error::ApiError,
 };
 
@@ -28,7 +28,8 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/modules/{name}/restart", post(restart))
         .route("/v1/modules/{name}/pause", post(pause))
         .route("/v1/modules/{name}/resume", post(resume))
-        .route("/v1/modules/{name}/dlq", get(dead_letters))
+        .route("/v1/modules/{name}/dlq", get(dead_letters).delete(drop_dead_letters))
+        .route("/v1/modules/{name}/dlq/retry", post(retry_dead_letters))
         .route("/v1/modules/{name}/dlq/{seq}", get(dead_letter).delete(drop_dead_letter))
         .route("/v1/modules/{name}/dlq/{seq}/retry", post(retry_dead_letter))
 }
@@ -97,6 +98,54 @@ async fn drop_dead_letter(State(api): State<Api>, path: Numbered) -> Result<Stat
     let Path((name, seq)) = path?;
     api.store.call(READ_DEADLINE, |reply| StoreMsg::DropDeadLetter { name, seq, reply }).await??;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn drop_dead_letters(State(api): State<Api>, name: Named) -> Result<Json<Dropped>, ApiError> {
+    let Path(name) = name?;
+    let mut dropped = 0;
+    for letter in letters(&api, name.clone()).await? {
+        let (name, seq) = (name.clone(), letter.seq);
+        match api.store.call(READ_DEADLINE, |reply| StoreMsg::DropDeadLetter { name, seq, reply }).await? {
+            Ok(()) => dropped += 1,
+            // Somebody else was faster.
+            Err(StoreError::UnknownDeadLetter { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Json(Dropped { dropped }))
+}
+
+/// Every letter that is there now, oldest first, one after the other. Stops with the caller, too.
+async fn retry_dead_letters(
+    State(api): State<Api>,
+    name: Named,
+    body: Result<Json<RetryRequest>, JsonRejection>,
+) -> Result<Json<Retried>, ApiError> {
+    let (Path(module), Json(RetryRequest { keep_going })) = (name?, body?);
+    let mut waiting = letters(&api, module.clone()).await?.into_iter().map(|letter| letter.seq);
+    let mut retried = Retried::default();
+    for seq in waiting.by_ref() {
+        let module = module.clone();
+        match api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::RetryDeadLetter { module, seq, reply }).await? {
+            Ok(()) => retried.handled += 1,
+            Err(AdminError::UnknownDeadLetter { .. }) => {}
+            Err(AdminError::FailedAgain(error)) => {
+                retried.failed.push(FailedRetry { seq, error });
+                if !keep_going {
+                    break;
+                }
+            }
+            // The module does not run (any more): nothing is wrong with the letter.
+            Err(error) if retried.handled == 0 && retried.failed.is_empty() => return Err(error.into()),
+            Err(error) => {
+                retried.not_tried = 1;
+                retried.stopped = Some(error.to_string());
+                break;
+            }
+        }
+    }
+    retried.not_tried += waiting.len();
+    Ok(Json(retried))
 }
 
 async fn retry_dead_letter(State(api): State<Api>, path: Numbered) -> Result<StatusCode, ApiError> {

@@ -1,0 +1,152 @@
+//! Events that the module could not handle: to the dead letters, and out of them again on the operator's word.
+//!
+//! Invariants: an event is set aside with everything known about its failure in the unit that moves the cursor past it,
+//! or not at all. A retry that fails costs its letter an attempt and the module nothing.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use nexum_host_ifaces::{
+    event::{Delivery, EventId},
+    store::{DeadLetter, ModuleHealth, Standing, StoreError, StoreMsg, UnitKind},
+};
+
+use super::{Args, Exit, Running, STORE_DEADLINE, State};
+use crate::{
+    admin::{AdminError, AdminReply},
+    instance::Instance,
+    restart::Decision,
+};
+
+impl State {
+    pub(super) async fn on_retry(&mut self, letter: DeadLetter, reply: AdminReply<()>) -> Result<(), Exit> {
+        let Some(running) = &mut self.running else {
+            let error = AdminError::Unavailable("the module is not running".into());
+            let _ = reply.send(Err(error));
+            return Ok(());
+        };
+        let done = running.retry(&self.args, letter).await;
+        let (answer, done) = match done {
+            Ok(None) => (Ok(()), Ok(())),
+            Ok(Some(error)) => (Err(AdminError::FailedAgain(error)), Ok(())),
+            Err(exit) => (Err(AdminError::Unavailable(exit.to_string())), Err(exit)),
+        };
+        // The operator may have gone; the outcome is in the dead letters and the log.
+        let _ = reply.send(answer);
+        done
+    }
+}
+
+impl Running {
+    /// Sets an event aside. A module whose dead letters are full stops at it instead, so that none is ever lost.
+    pub(super) async fn quarantine(&mut self, args: &Args, index: usize, delivery: Delivery) -> Result<(), Exit> {
+        let source = self.feeds.id(index).clone();
+        let Some(attempt) = self.health.attempts.get(&source).cloned() else { return Ok(()) };
+        if let Some(full) = self.full(args).await? {
+            // What the module handled before this event stands.
+            self.settle().await?;
+            return Err(full);
+        }
+        self.health.attempts.remove(&source);
+        let host = self.instance.host();
+        host.begin(&delivery.id);
+        let moved = Some((source, delivery.cursor.clone()));
+        let mut unit = host.seal(UnitKind::Quarantined, moved, 0);
+        tracing::error!(
+            module = %args.name(), event = %delivery.id, letter = unit.entry.seq, attempts = attempt.count,
+            "event moved to the dead letters: {}", attempt.error
+        );
+        unit.quarantined = Some(Box::new(DeadLetter {
+            seq: unit.entry.seq,
+            at_ms: unit.entry.at_ms,
+            id: delivery.id,
+            event: (*delivery.event).clone(),
+            component: unit.entry.component,
+            attempts: attempt.count,
+            error: attempt.error,
+            backtrace: attempt.backtrace,
+            fuel: attempt.fuel,
+        }));
+        unit.health = Some(self.health.clone());
+        self.send(args, unit)?;
+        args.status.dead_letters.fetch_add(1, Ordering::Relaxed);
+        self.moved(args, index, delivery.cursor);
+        Ok(())
+    }
+
+    /// The end of a module that may not set another event aside.
+    async fn full(&mut self, args: &Args) -> Result<Option<Exit>, Exit> {
+        let max = self.host.limits.max_dead_letters;
+        // Letters that the operator dropped are not seen here, so the store has the last word.
+        if args.status.dead_letters.load(Ordering::Relaxed) < max {
+            return Ok(None);
+        }
+        let name = args.name().to_string();
+        let info = args.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Inspect { name, reply }).await??;
+        args.status.dead_letters.store(info.dead_letters, Ordering::Relaxed);
+        if info.dead_letters < max {
+            return Ok(None);
+        }
+        let reason = format!(
+            "dead letters full {0}/{max}: the next event that it cannot handle would be lost; `nexumctl dlq` retries or \
+             drops them",
+            info.dead_letters
+        );
+        tracing::error!(module = %args.name(), "dead: {reason}");
+        let standing = Standing::Dead { reason: reason.clone() };
+        let health = ModuleHealth { standing, last_error: Some(reason), ..self.health.clone() };
+        Ok(Some(Exit::Fault { health: Box::new(health), decision: Decision::Dead }))
+    }
+
+    /// Delivers the event of a dead letter again. `Some` is why it failed again: the letter is then brought up to date,
+    /// and the module goes on with a fresh instance.
+    async fn retry(&mut self, args: &Args, letter: DeadLetter) -> Result<Option<String>, Exit> {
+        let id = EventId::Retry { seq: letter.seq };
+        let event = Arc::new(letter.event.clone());
+        self.metrics.kind("retry").dispatched.inc();
+        let failure = match self.instance.handle(&id, &event).await {
+            Ok(fuel) => {
+                let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
+                unit.resolved = Some(letter.seq);
+                self.send(args, unit)?;
+                self.settle().await?;
+                args.status.dead_letters.fetch_sub(1, Ordering::Relaxed);
+                self.metrics.kind("retry").processed.inc();
+                return Ok(None);
+            }
+            Err(failure) => failure,
+        };
+        if let Some(reason) = self.instance.host().poisoned() {
+            return Err(Exit::Environment(reason.to_owned()));
+        }
+        self.metrics.kind("retry").failed.inc();
+        args.status.failed.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(module = %args.name(), letter = letter.seq, fuel = failure.fuel, "retry: {}", failure.message);
+        let letter = DeadLetter {
+            component: self.host.component,
+            attempts: letter.attempts.saturating_add(1),
+            error: failure.message.clone(),
+            backtrace: failure.backtrace,
+            fuel: failure.fuel,
+            ..letter
+        };
+        let (module, letter) = (self.host.id, Box::new(letter));
+        let put = |reply| StoreMsg::PutDeadLetter { module, letter, reply };
+        match args.shared.store.call(STORE_DEADLINE, put).await? {
+            // Dropped by the operator meanwhile.
+            Ok(()) | Err(StoreError::UnknownDeadLetter { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.renew(args).await?;
+        Ok(Some(failure.message))
+    }
+
+    /// A fresh instance over what is committed, in place of one that failed at something that does not count.
+    async fn renew(&mut self, args: &Args) -> Result<(), Exit> {
+        // A flush of the failed attempt has moved the record on.
+        let record = self.instance.host().record().clone();
+        self.instance = Instance::start(&self.prepared, &self.host, record)
+            .await
+            .map_err(|failure| args.fault(self.health.clone(), failure, None))?;
+        self.init(args).await
+    }
+}

@@ -1,0 +1,141 @@
+//! The roster: which modules run after a restart, where the operator's orders changed that from the configuration.
+//!
+//! Owns the file and the rule: what was loaded, upgraded or unloaded at run time stays so, over the end of the
+//! supervisor and of the process, until the configuration of that very module is changed. Then the configuration counts.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin::ModuleSpec;
+
+/// One module that is not as configured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// As the configuration had it when the order came; absent for a module that was only ever loaded at run time.
+    pub configured: Option<ModuleSpec>,
+    /// What runs in its place; absent when it was unloaded.
+    pub running: Option<ModuleSpec>,
+}
+
+/// A module to start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Start {
+    pub spec: ModuleSpec,
+    pub configured: Option<ModuleSpec>,
+}
+
+/// What to start, and what is configured but was unloaded. Changes to modules that are configured otherwise by now are
+/// left out.
+pub fn decide(configured: &[ModuleSpec], changes: Vec<Change>) -> (Vec<Start>, Vec<ModuleSpec>) {
+    let (mut starts, mut unloaded) = (Vec::new(), Vec::new());
+    for spec in configured {
+        match changes.iter().find(|change| change.configured.as_ref() == Some(spec)) {
+            None => starts.push(Start { spec: spec.clone(), configured: Some(spec.clone()) }),
+            Some(Change { running: Some(running), .. }) => {
+                starts.push(Start { spec: running.clone(), configured: Some(spec.clone()) });
+            }
+            Some(Change { running: None, .. }) => unloaded.push(spec.clone()),
+        }
+    }
+    let loaded = changes.into_iter().filter(|change| change.configured.is_none()).filter_map(|change| change.running);
+    starts.extend(loaded.map(|spec| Start { spec, configured: None }));
+    (starts, unloaded)
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    changes: Vec<Change>,
+}
+
+/// The file that keeps the changes.
+#[derive(Debug, Clone)]
+pub struct Roster {
+    path: PathBuf,
+}
+
+impl Roster {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Blocks on the disk. A file that is not there holds no change.
+    pub fn read(&self) -> Result<Vec<Change>, String> {
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(format!("{}: {error}", self.path.display())),
+        };
+        let content: Content = serde_json::from_slice(&text).map_err(|error| {
+            format!("{}: {error}; without this file the modules of the configuration run", self.path.display())
+        })?;
+        Ok(content.changes)
+    }
+
+    /// Replaces the file in one step. Blocks on the disk.
+    pub fn write(&self, changes: Vec<Change>) -> Result<(), String> {
+        self.replace(&Content { changes }).map_err(|error| format!("{}: {error}", self.path.display()))
+    }
+
+    fn replace(&self, content: &Content) -> io::Result<()> {
+        let draft = self.path.with_extension("draft");
+        let mut file = File::create(&draft)?;
+        serde_json::to_writer_pretty(&mut file, content)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&draft, &self.path)?;
+        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(source: &str) -> ModuleSpec {
+        let toml = toml::Table::from_iter([("source".to_owned(), toml::Value::String(source.to_owned()))]);
+        toml.try_into().unwrap()
+    }
+
+    fn change(configured: Option<&str>, running: Option<&str>) -> Change {
+        Change { configured: configured.map(spec), running: running.map(spec) }
+    }
+
+    #[test]
+    fn orders_stand_until_the_configuration_changes() {
+        let changes = vec![
+            change(Some("/a1"), Some("/a2")),
+            change(Some("/b1"), None),
+            change(Some("/c1"), Some("/c2")),
+            change(None, Some("/d1")),
+        ];
+        // The operator has configured another `c` since.
+        let configured = ["/a1", "/b1", "/c3", "/e1"].map(spec);
+        let (starts, unloaded) = decide(&configured, changes);
+        let starts: Vec<_> = starts.iter().map(|start| start.spec.source.display().to_string()).collect();
+        assert_eq!(starts, ["/a2", "/c3", "/e1", "/d1"]);
+        assert_eq!(unloaded, [spec("/b1")]);
+    }
+
+    #[test]
+    fn the_file_is_read_as_it_was_written_and_damage_is_told() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("modules.json");
+        let roster = Roster::new(path.clone());
+        assert_eq!(roster.read().unwrap(), []);
+        let mut changed = spec("/a");
+        changed.config.insert("interval".into(), toml::Value::Integer(3));
+        changed.config.insert("since".into(), toml::Value::Datetime("2026-11-20T00:00:00Z".parse().unwrap()));
+        let changes = vec![Change { configured: None, running: Some(changed) }, change(Some("/b"), None)];
+        roster.write(changes.clone()).unwrap();
+        assert_eq!(roster.read().unwrap(), changes);
+        fs::write(&path, "{").unwrap();
+        assert!(roster.read().unwrap_err().contains("without this file the modules of the configuration run"));
+    }
+}
