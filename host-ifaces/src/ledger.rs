@@ -67,6 +67,8 @@ impl Ledger {
             quarantined: None,
             resolved: None,
             outbox: Vec::new(),
+            told: None,
+            replayed: Vec::new(),
         }
     }
 

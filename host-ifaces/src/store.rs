@@ -12,7 +12,7 @@ use crate::{
     Hash, PublicKey,
     event::{Cursor, EventId, SourceId},
     journal::{JournalPage, JournalStart, RewindRecord, UnitDetail},
-    types::Event,
+    types::{self, Event},
 };
 
 /// The store's own number for a module name; the prefix of its keys.
@@ -31,6 +31,9 @@ pub enum StoreError {
     UnknownDeadLetter { module: String, seq: u64 },
     #[error("module `{module}` has no unit {seq} in its journal, which holds {oldest} to {newest}")]
     UnknownUnit { module: String, seq: u64, oldest: u64, newest: u64 },
+    /// Undoing would reach units that retention has dropped.
+    #[error("block {block} of {source_id} is below the kept journal, which begins with unit {oldest}")]
+    BelowJournal { source_id: SourceId, block: u64, oldest: u64 },
     /// The unit's sequence number does not follow the stored one: it comes from a superseded instance.
     #[error("unit {got} does not follow {stored}: it comes from a superseded instance")]
     OutOfSequence { stored: u64, got: u64 },
@@ -153,6 +156,53 @@ pub struct EventUnit {
     pub resolved: Option<u64>,
     /// Encoded outbox entries, by ordinal.
     pub outbox: Vec<Vec<u8>>,
+    /// What the module was told, when the event is a reorg: kept with the unit, so that it is told again when the unit
+    /// is undone.
+    pub told: Option<Box<types::Reorg>>,
+    /// Positions in the replay queue that are done with this unit.
+    pub replayed: Vec<u64>,
+}
+
+/// How far back a module is taken.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RewindTo {
+    /// To the state after this unit. What is undone is not replayed: cursors move back, and the sources deliver anew.
+    Unit(u64),
+    /// To the state before the first unit past a fork.
+    Fork(Box<Fork>),
+}
+
+/// A fork below what a module has handled of one source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fork {
+    pub source: SourceId,
+    /// The last block that stands.
+    pub ancestor: (u64, Hash),
+    /// What the module is told first.
+    pub event: EventId,
+    pub reorg: types::Reorg,
+}
+
+/// One event that a module still has to go through after a rewind, before its sources go on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplayItem {
+    /// Orders the queue; its key in the store.
+    pub position: u64,
+    pub source: SourceId,
+    pub event: EventId,
+    /// Where the source's cursor stands once it is handled.
+    pub cursor: Cursor,
+    /// For a reorg event, what it says.
+    pub told: Option<Box<types::Reorg>>,
+}
+
+/// What a rewind left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rewound {
+    pub record: ModuleRecord,
+    /// The whole replay queue: the reorg, then the undone events of the other sources in their original order, then what
+    /// an earlier rewind had left.
+    pub replay: Vec<ReplayItem>,
 }
 
 /// What the store knows of a module.
@@ -163,6 +213,8 @@ pub struct ModuleInfo {
     pub record: ModuleRecord,
     pub health: ModuleHealth,
     pub dead_letters: u64,
+    /// Events that are still to be gone through after a rewind.
+    pub replay: u64,
 }
 
 /// State of the store, for the tree.
@@ -190,8 +242,11 @@ pub enum StoreMsg {
     Commit { unit: Box<EventUnit>, reply: Reply<()> },
     /// Replace a module's failure counters. Durable with the next group; no reply.
     PutHealth { module: ModuleId, health: Box<ModuleHealth> },
-    /// Undo every unit after `to_seq`, newest first, as one write; answers the record as it then stands. Must reply.
-    Rewind { module: ModuleId, to_seq: u64, reply: Reply<ModuleRecord> },
+    /// Undo every unit after a point, newest first, and queue what is to be replayed, as one write. `None`: nothing is
+    /// past that point, and nothing was changed. Must reply.
+    Rewind { module: ModuleId, to: RewindTo, reply: Reply<Option<Rewound>> },
+    /// The replay queue of a module, in order. Must reply.
+    Replay { module: ModuleId, reply: Reply<Vec<ReplayItem>> },
     /// Journal entries with `from_seq <= seq`, oldest first, at most `limit`. Must reply.
     Journal { module: ModuleId, from_seq: u64, limit: usize, reply: Reply<Vec<JournalEntry>> },
     /// Part of a module's journal as operators see it, at one moment. Must reply.

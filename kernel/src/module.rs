@@ -6,6 +6,7 @@
 
 mod feed;
 mod quarantine;
+mod replay;
 mod rewind;
 
 use std::{
@@ -21,8 +22,10 @@ use nexum_host_ifaces::{
     host::HostArgs,
     port::{Pending, Port, PortError},
     store::{DeadLetter, EventUnit, ModuleHealth, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind},
+    types::Event,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use replay::Replay;
 
 use crate::{
     admin::AdminReply,
@@ -137,6 +140,7 @@ struct Running {
     health: ModuleHealth,
     metrics: ModuleMetrics,
     feeds: Feeds,
+    replay: Replay,
     /// Units that were sent and not yet acknowledged, oldest first. A module that catches up handles a whole pull before
     /// it waits for the disk: units are written in order, so that what is durable is always a prefix of what was handled.
     sent: Vec<Pending<Result<(), StoreError>>>,
@@ -226,21 +230,30 @@ impl State {
             Ok(instance) => instance,
             Err(failure) => return Err(self.args.fault(health, failure, None)),
         };
-        let mut running = Running { instance, prepared, host, health, metrics, feeds, sent: Vec::new() };
+        let replay = match info.replay {
+            0 => Replay::default(),
+            _ => {
+                let items = |reply| StoreMsg::Replay { module: info.id, reply };
+                Replay::new(shared.store.call(STORE_DEADLINE, items).await??)
+            }
+        };
+        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay, sent: Vec::new() };
         running.init(&self.args).await?;
         let _ = self.args.supervisor.send_message(modules::Msg::Step {
             module: name,
             generation: self.args.generation,
             step: modules::Step::Running,
         });
-        self.running.insert(running).feeds.pull_all(&self.args)?;
-        Ok(())
+        self.running.insert(running).go_on_with_all(&self.args).await
     }
 
     async fn on_reply(&mut self, reply: SourceReply) -> Result<(), Exit> {
         let Some(running) = &mut self.running else { return Ok(()) };
         let Some(index) = running.feeds.take(&reply) else { return Ok(()) };
         match reply.answer {
+            Answer::Events { deliveries, progress, .. } if !running.replay.is_empty() => {
+                running.replay_from(&self.args, index, deliveries, progress).await?;
+            }
             Answer::Events { deliveries, progress, skipped } => {
                 running.metrics.skipped.inc_by(skipped);
                 for delivery in deliveries {
@@ -254,13 +267,13 @@ impl State {
                 }
                 running.settle().await?;
             }
-            Answer::Reorg(reorg) => running.on_reorg(&self.args, index, reorg).await?,
+            Answer::Reorg(reorg) => return running.on_reorg(&self.args, index, reorg).await,
             Answer::Stuck { reason } => return Err(Exit::Stuck(reason)),
         }
-        if self.args.status.wish() == Wish::Run {
-            running.feeds.pull(&self.args, index)?;
+        match self.args.status.wish() {
+            Wish::Run => running.go_on(&self.args, index).await,
+            Wish::Hold => running.settle().await,
         }
-        Ok(())
     }
 
     fn pull_again(&mut self) -> Result<(), Exit> {
@@ -347,6 +360,9 @@ impl Running {
         args.status.add_fuel(fuel);
         let moved = Some((source.clone(), delivery.cursor.clone()));
         let mut unit = self.instance.host().seal(UnitKind::Handled, moved, fuel);
+        if let Event::Reorg(told) = &*delivery.event {
+            unit.told = Some(Box::new(told.clone()));
+        }
         if restart::recovered(&mut self.health, Some(&source)) {
             unit.health = Some(self.health.clone());
             self.metrics.consecutive_failures.set(0);
@@ -385,7 +401,8 @@ impl Running {
     }
 
     /// Hands a unit to the store without waiting for it; see `sent`.
-    fn send(&mut self, args: &Args, unit: EventUnit) -> Result<(), Exit> {
+    fn send(&mut self, args: &Args, mut unit: EventUnit) -> Result<(), Exit> {
+        unit.replayed = self.replay.take_done();
         let record = unit.record.clone();
         let unit = Box::new(unit);
         self.sent.push(args.shared.store.ask(|reply| StoreMsg::Commit { unit, reply })?);

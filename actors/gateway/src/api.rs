@@ -98,6 +98,8 @@ pub struct Inspection {
     pub attempts: Vec<FailedEvent>,
     pub last_error: Option<String>,
     pub dead_letters: u64,
+    /// Events that are still to be gone through after a rewind.
+    pub replay: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +112,7 @@ pub struct FailedEvent {
 
 impl Inspection {
     pub fn new(info: ModuleInfo, state: Option<String>) -> Self {
-        let ModuleInfo { name, id, record, health, dead_letters } = info;
+        let ModuleInfo { name, id, record, health, dead_letters, replay } = info;
         let (standing, dead_reason) = match health.standing {
             Standing::Running => ("running", None),
             Standing::Paused => ("paused", None),
@@ -137,6 +139,7 @@ impl Inspection {
             attempts: attempts.collect(),
             last_error: health.last_error,
             dead_letters,
+            replay,
         }
     }
 }

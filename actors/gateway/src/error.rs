@@ -70,6 +70,7 @@ impl From<StoreError> for ApiError {
             StoreError::UnknownModule(_) | StoreError::UnknownDeadLetter { .. } | StoreError::UnknownUnit { .. } => {
                 StatusCode::NOT_FOUND
             }
+            StoreError::BelowJournal { .. } => StatusCode::CONFLICT,
             StoreError::Failed(_) | StoreError::OutOfSequence { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

@@ -59,10 +59,10 @@ impl Actor for StoreActor {
             }
             StoreMsg::DropDeadLetter { name, seq, reply } => state.committer.drop_letter(&name, seq, reply),
             StoreMsg::PutDeadLetter { module, letter, reply } => state.committer.put_letter(module, &letter, reply),
-            StoreMsg::Rewind { module, to_seq, reply } => match state.committer.fence(module) {
+            StoreMsg::Rewind { module, to, reply } => match state.committer.fence(module) {
                 Ok(fence) => state.job(reply, move |store| {
                     fence.settle()?;
-                    rewind::rewind(store, module, to_seq)
+                    rewind::rewind(store, module, &to)
                 }),
                 Err(error) => refuse(reply, error),
             },
@@ -76,6 +76,7 @@ impl Actor for StoreActor {
                     Err(error) => refuse(reply, error),
                 }
             }
+            StoreMsg::Replay { module, reply } => state.job(reply, move |store| store.replay(module)),
             StoreMsg::Journal { module, from_seq, limit, reply } => {
                 state.job(reply, move |store| store.journal(module, from_seq, limit));
             }

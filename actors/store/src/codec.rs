@@ -1,6 +1,9 @@
 //! How records become bytes: postcard behind one format byte, so that a later layout can be told apart.
 
-use nexum_host_ifaces::store::{Change, JournalEntry, StoreError};
+use nexum_host_ifaces::{
+    store::{Change, JournalEntry, StoreError},
+    types::Reorg,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 const LAYOUT: u8 = 1;
@@ -28,6 +31,8 @@ pub(crate) struct EventOut<'a> {
     pub state_bytes_before: u64,
     /// The dead letter that the unit resolved, encoded, to be put back when the unit is undone.
     pub resolved: Option<(u64, Raw<'a>)>,
+    /// What the module was told of a reorg, to be told again when the unit is undone.
+    pub told: Option<&'a Reorg>,
     pub undo: Undos<'a>,
 }
 
@@ -50,6 +55,7 @@ pub(crate) struct EventIn<'a> {
     pub state_bytes_before: u64,
     #[serde(borrow)]
     pub resolved: Option<(u64, Raw<'a>)>,
+    pub told: Option<Box<Reorg>>,
     /// Key, what the unit replaced, and the size of what it wrote.
     #[serde(borrow)]
     pub undo: Vec<(&'a str, Option<Raw<'a>>, Option<u64>)>,
@@ -139,6 +145,7 @@ mod tests {
             entry: &entry,
             state_bytes_before: 77,
             resolved: Some((2, Raw(&letter))),
+            told: None,
             undo: Undos(&changes),
         };
         let bytes = encode_vec(&out).unwrap();

@@ -72,6 +72,7 @@ impl Group {
             entry: &unit.entry,
             state_bytes_before: state_bytes_before(&unit.record, &unit.changes),
             resolved: resolved.as_ref().map(|(letter, bytes)| (*letter, Raw(bytes))),
+            told: unit.told.as_deref(),
             undo: Undos(&unit.changes),
         };
         let Scratch { key, event: event_bytes, record } = scratch;
@@ -102,6 +103,9 @@ impl Group {
         }
         for (ordinal, entry) in (0..).zip(&unit.outbox) {
             self.batch.put(keys::outbox(id, seq, ordinal), entry);
+        }
+        for position in &unit.replayed {
+            self.batch.delete(keys::replay(id, *position));
         }
         if let Some((from, to)) = outdated(seq, store.journal_entries, first) {
             self.batch.delete_range_cf(events, keys::event(id, from), keys::event(id, to));

@@ -24,6 +24,7 @@ const LETTER: u8 = b'd';
 const OUTBOX: u8 = b'o';
 const RECEIPT: u8 = b'y';
 const REWIND: u8 = b'w';
+const REPLAY: u8 = b'q';
 
 /// Prefix of every name key.
 pub(crate) const NAMES: &[u8] = &[NAME];
@@ -69,6 +70,11 @@ pub(crate) fn outbox(id: ModuleId, seq: u64, ordinal: u32) -> [u8; 17] {
     key[..13].copy_from_slice(&numbered(OUTBOX, id, seq));
     key[13..].copy_from_slice(&ordinal.to_be_bytes());
     key
+}
+
+/// An item of a module's replay queue.
+pub(crate) fn replay(id: ModuleId, position: u64) -> [u8; 13] {
+    numbered(REPLAY, id, position)
 }
 
 pub(crate) fn event(id: ModuleId, seq: u64) -> [u8; 12] {
@@ -119,6 +125,11 @@ pub(crate) fn rewind(id: ModuleId, number: u64) -> [u8; 13] {
 /// Half-open range of a module's rewinds.
 pub(crate) fn rewinds(id: ModuleId) -> ([u8; 5], [u8; 5]) {
     (tagged(REWIND, id.0), tagged(REWIND, id.0 + 1))
+}
+
+/// Half-open range of a module's replay queue.
+pub(crate) fn replays(id: ModuleId) -> ([u8; 5], [u8; 5]) {
+    (tagged(REPLAY, id.0), tagged(REPLAY, id.0 + 1))
 }
 
 /// The least byte string greater than everything that starts with `prefix`; none when there is no such string.

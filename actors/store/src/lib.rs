@@ -10,6 +10,7 @@ mod actor;
 mod backup;
 mod codec;
 mod committer;
+mod fork;
 mod group;
 mod journal;
 mod keys;

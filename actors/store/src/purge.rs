@@ -13,7 +13,14 @@ pub(crate) fn purge(store: &Store, name: &str, module: ModuleId) -> Result<(), S
         let (from, to) = keys::module(module);
         batch.delete_range_cf(store.family(family)?, from, to);
     }
-    for (from, to) in [keys::letters(module), keys::outboxes(module), keys::receipts(module), keys::rewinds(module)] {
+    let own = [
+        keys::letters(module),
+        keys::outboxes(module),
+        keys::replays(module),
+        keys::receipts(module),
+        keys::rewinds(module),
+    ];
+    for (from, to) in own {
         batch.delete_range(from, to);
     }
     batch.delete(keys::record(module));

@@ -1,43 +1,91 @@
-//! Undoing a module's last units.
+//! Undoing a module's last units, and what is to be gone through again.
 //!
 //! Invariant: after a rewind to unit n everything about the module is, byte for byte, what it was when unit n had been
-//! written; only the failure counters stay, because failures did happen, and the signed record of the rewind is added,
-//! with the receipts of what was undone.
+//! written; only the failure counters stay, because failures did happen, and two things are added: the signed record of
+//! the rewind with the receipts of what was undone, and the replay queue, which holds what the module has to be told and
+//! to handle again before its sources go on.
 
 use nexum_host_ifaces::{
     Hash,
+    event::Cursor,
     journal::{Receipt, RewindRecord},
-    store::{ModuleId, ModuleRecord, StoreError},
+    store::{Fork, ModuleId, ModuleRecord, ReplayItem, RewindTo, Rewound, StoreError, UnitKind},
 };
 use rocksdb::{IteratorMode, ReadOptions, WriteBatch};
 
-use crate::{codec, journal::REWINDS_MAX, keys, open, store::Store};
+use crate::{codec, fork, journal::REWINDS_MAX, keys, open, store::Store};
 
 /// Receipts of undone units that the record of a rewind keeps, the newest: at one in a thousand units more than the
 /// journal holds.
 const WITHDRAWN_MAX: usize = 256;
 
-/// Undoes every unit after `to_seq`, newest first, in one synced write. The caller sees to it that nobody writes about
+/// Undoes every unit past a point, newest first, in one synced write. The caller sees to it that nobody writes about
 /// the module meanwhile.
-pub(crate) fn rewind(store: &Store, module: ModuleId, to_seq: u64) -> Result<ModuleRecord, StoreError> {
-    let mut record = store.record(module)?;
-    if to_seq == record.seq {
-        return Ok(record);
-    }
+pub(crate) fn rewind(store: &Store, module: ModuleId, to: &RewindTo) -> Result<Option<Rewound>, StoreError> {
+    let record = store.record(module)?;
+    let (to_seq, fork) = match to {
+        RewindTo::Unit(seq) => (*seq, None),
+        RewindTo::Fork(fork) => match before_fork(store, module, &record, fork)? {
+            Some(seq) => (seq, Some(&**fork)),
+            None => return Ok(None),
+        },
+    };
     if to_seq > record.seq {
         return Err(StoreError::Failed(format!("cannot rewind to unit {to_seq}: the last one is {}", record.seq)));
     }
+    if to_seq == record.seq {
+        return Ok(Some(Rewound { record, replay: store.replay(module)? }));
+    }
+    undo(store, module, record, to_seq, fork).map(Some)
+}
+
+/// The unit before the first one that a fork retracts.
+fn before_fork(store: &Store, module: ModuleId, record: &ModuleRecord, fork: &Fork) -> Result<Option<u64>, StoreError> {
+    let (block, _) = fork.ancestor;
+    if !fork::past(record.cursors.get(&fork.source), block) {
+        return Ok(None);
+    }
+    let mut oldest = record.seq + 1;
+    let entries = newest_first(store, module, 0, record.seq)?.map(|item| {
+        let entry = codec::decode_entry(&item.map_err(|error| store.failed(&error))?.1)?;
+        oldest = entry.seq;
+        Ok(entry)
+    });
+    match fork::first_retracted(entries, &fork.source, block)? {
+        Some(seq) => Ok(Some(seq - 1)),
+        None => Err(StoreError::BelowJournal { source_id: fork.source.clone(), block, oldest }),
+    }
+}
+
+type Found = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
+
+/// Journal records with `from < seq <= to`, newest first.
+fn newest_first(
+    store: &Store,
+    module: ModuleId,
+    from: u64,
+    to: u64,
+) -> Result<impl Iterator<Item = Found>, StoreError> {
+    let mut range = ReadOptions::default();
+    range.set_iterate_lower_bound(keys::event(module, from + 1));
+    range.set_iterate_upper_bound(keys::event(module, to + 1));
+    Ok(store.db.iterator_cf_opt(store.family(keys::EVENTS)?, range, IteratorMode::End))
+}
+
+fn undo(
+    store: &Store,
+    module: ModuleId,
+    mut record: ModuleRecord,
+    to_seq: u64,
+    fork: Option<&Fork>,
+) -> Result<Rewound, StoreError> {
     let (state, events) = (store.family(keys::STATE)?, store.family(keys::EVENTS)?);
-    let (from_seq, from_digest) = (record.seq, record.journal);
-    let (from, to) = (keys::event(module, to_seq + 1), keys::event(module, from_seq + 1));
+    let (last, last_digest) = (record.seq, record.journal);
     let mut batch = WriteBatch::new();
     let mut buffer = Vec::new();
     let mut restored = Vec::new();
-
-    let mut range = ReadOptions::default();
-    range.set_iterate_lower_bound(from);
-    range.set_iterate_upper_bound(to);
-    for item in store.db.iterator_cf_opt(events, range, IteratorMode::End) {
+    let mut undone = Vec::new();
+    for item in newest_first(store, module, to_seq, last)? {
         let (_, bytes) = item.map_err(|error| store.failed(&error))?;
         let event = codec::decode_event(&bytes)?;
         if event.entry.seq != record.seq {
@@ -54,15 +102,21 @@ pub(crate) fn rewind(store: &Store, module: ModuleId, to_seq: u64) -> Result<Mod
             batch.put(keys::letter(module, seq), letter.0);
             restored.push(seq);
         }
-        if let Some(source) = event.entry.source {
-            match event.entry.cursor_before {
-                Some(cursor) => record.cursors.insert(source, cursor),
-                None => record.cursors.remove(&source),
+        let entry = event.entry;
+        if let Some(source) = &entry.source {
+            match entry.cursor_before {
+                Some(cursor) => record.cursors.insert(source.clone(), cursor),
+                None => record.cursors.remove(source),
             };
         }
         record.state_bytes = event.state_bytes_before;
-        record.journal = event.entry.previous;
+        record.journal = entry.previous;
         record.seq -= 1;
+        if let (UnitKind::Handled | UnitKind::Quarantined, Some(source), Some(cursor)) =
+            (entry.kind, entry.source, entry.cursor)
+        {
+            undone.push(ReplayItem { position: 0, source, event: entry.event, cursor, told: event.told });
+        }
     }
     if record.seq != to_seq {
         return Err(StoreError::Failed(format!(
@@ -70,12 +124,20 @@ pub(crate) fn rewind(store: &Store, module: ModuleId, to_seq: u64) -> Result<Mod
             record.seq, store.journal_entries
         )));
     }
-    batch.delete_range_cf(events, from, to);
+    undone.reverse();
+    let replay = fork.map_or_else(|| Ok(Vec::new()), |fork| Ok(queue(fork, undone, store.replay(module)?)))?;
+
+    batch.delete_range_cf(events, keys::event(module, to_seq + 1), keys::event(module, last + 1));
     batch.delete_range(&keys::letter(module, to_seq + 1)[..], &keys::letters(module).1[..]);
     batch.delete_range(&keys::outbox(module, to_seq + 1, 0)[..], &keys::outboxes(module).1[..]);
     batch.delete_range(&keys::receipt(module, to_seq + 1)[..], &keys::receipts(module).1[..]);
+    let (from, end) = keys::replays(module);
+    batch.delete_range(from, end);
+    for item in &replay {
+        batch.put(keys::replay(module, item.position), codec::encode_vec(item)?);
+    }
     batch.put(keys::record(module), codec::encode_vec(&record)?);
-    let rewound = rewound(store, module, (from_seq, from_digest), &record)?;
+    let rewound = rewound(store, module, (last, last_digest), &record)?;
     batch.put(keys::rewind(module, rewound.number), codec::encode_vec(&rewound)?);
     let outdated = (rewound.number + 1).saturating_sub(REWINDS_MAX);
     batch.delete_range(keys::rewind(module, 0), keys::rewind(module, outdated));
@@ -86,7 +148,34 @@ pub(crate) fn rewind(store: &Store, module: ModuleId, to_seq: u64) -> Result<Mod
         known.letters.extend(restored);
         store.show_letters(known);
     }
-    Ok(record)
+    Ok(Rewound { record, replay })
+}
+
+/// What the module goes through next: the reorg, then what was undone of its other sources, then what an earlier rewind
+/// had left. Of the forked source nothing is replayed, because it delivers what stands; an earlier reorg of it that is
+/// no longer handled is told again with this one, so that no released effect is forgotten.
+fn queue(fork: &Fork, undone: Vec<ReplayItem>, left: Vec<ReplayItem>) -> Vec<ReplayItem> {
+    let mut reorg = fork.reorg.clone();
+    let mut others = Vec::new();
+    for item in undone.into_iter().chain(left) {
+        if item.source != fork.source {
+            others.push(item);
+        } else if let Some(told) = item.told {
+            let known = |id: &str| reorg.released_effects.iter().any(|effect| effect.id == id);
+            let forgotten: Vec<_> = told.released_effects.into_iter().filter(|effect| !known(&effect.id)).collect();
+            reorg.released_effects.extend(forgotten);
+        }
+    }
+    let (number, hash) = fork.ancestor;
+    let told = ReplayItem {
+        position: 0,
+        source: fork.source.clone(),
+        event: fork.event.clone(),
+        cursor: Cursor::block(number, hash),
+        told: Some(Box::new(reorg)),
+    };
+    let items = std::iter::once(told).chain(others);
+    (0..).zip(items).map(|(position, item)| ReplayItem { position, ..item }).collect()
 }
 
 /// The record of the rewind from one place in the journal to where the module's record then stands.

@@ -16,7 +16,8 @@ use std::{
 use nexum_host_ifaces::{
     clock::Clock,
     store::{
-        DeadLetter, Entries, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, StateView, StoreError, StoreStatus,
+        DeadLetter, Entries, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, ReplayItem, StateView, StoreError,
+        StoreStatus,
     },
 };
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions};
@@ -204,7 +205,9 @@ impl Store {
             Some(known) => (known.name.to_string(), known.letters.len() as u64),
             None => return Err(StoreError::UnknownModule(format!("#{}", module.0))),
         };
-        Ok(ModuleInfo { name, id: module, record: self.record(module)?, health: self.health(module)?, dead_letters })
+        let (record, health) = (self.record(module)?, self.health(module)?);
+        let replay = self.replays(module)?.count() as u64;
+        Ok(ModuleInfo { name, id: module, record, health, dead_letters, replay })
     }
 
     /// One module by name.
@@ -229,12 +232,24 @@ impl Store {
             .collect()
     }
 
+    /// What a module still has to go through after a rewind, in order.
+    pub fn replay(&self, module: ModuleId) -> Result<Vec<ReplayItem>, StoreError> {
+        self.replays(module)?
+            .map(|item| codec::decode(&item.map_err(|error| self.failed(&error))?.1, "a replay item"))
+            .collect()
+    }
+
+    fn replays(&self, module: ModuleId) -> Result<impl Iterator<Item = Found> + use<'_>, StoreError> {
+        let (from, end) = keys::replays(module);
+        self.range("default", &from, end.to_vec())
+    }
+
     pub(crate) fn range(
         &self,
         family: &str,
         from: &[u8],
         end: Vec<u8>,
-    ) -> Result<impl Iterator<Item = Found> + '_, StoreError> {
+    ) -> Result<impl Iterator<Item = Found> + use<'_>, StoreError> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(end);
         let mode = IteratorMode::From(from, rocksdb::Direction::Forward);

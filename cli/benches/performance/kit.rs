@@ -195,7 +195,14 @@ impl Actor for Forgetful {
                 *ids += 1;
                 let (record, health) = (ModuleRecord::default(), ModuleHealth::default());
                 let id = ModuleId(*ids);
-                reply.send(Ok(ModuleInfo { name: name.to_string(), id, record, health, dead_letters: 0 }))?;
+                reply.send(Ok(ModuleInfo {
+                    name: name.to_string(),
+                    id,
+                    record,
+                    health,
+                    dead_letters: 0,
+                    replay: 0,
+                }))?;
             }
             StoreMsg::Commit { reply, .. } => reply.send(Ok(()))?,
             _ => {}

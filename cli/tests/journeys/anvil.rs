@@ -21,6 +21,7 @@ const EMITTER: &str = "602d600c600039602d6000f360003560005\
 
 pub struct Anvil {
     port: u16,
+    chain_id: u64,
     dir: TempDir,
     child: Option<Child>,
 }
@@ -28,7 +29,13 @@ pub struct Anvil {
 impl Anvil {
     /// A node that mines only when told to, and keeps its chain over a restart.
     pub fn start() -> Self {
-        let mut anvil = Self { port: free_port(), dir: TempDir::with_prefix("nexum-anvil.").unwrap(), child: None };
+        Self::of_chain(31337)
+    }
+
+    /// The same for a chain with another id.
+    pub fn of_chain(chain_id: u64) -> Self {
+        let dir = TempDir::with_prefix("nexum-anvil.").unwrap();
+        let mut anvil = Self { port: free_port(), chain_id, dir, child: None };
         anvil.launch();
         anvil
     }
@@ -40,7 +47,8 @@ impl Anvil {
             PathBuf::from(home).join(".cache/nexum/bin/anvil")
         });
         let child = Command::new(&program)
-            .args(["--port", &self.port.to_string(), "--no-mining", "--silent", "--state"])
+            .args(["--port", &self.port.to_string(), "--chain-id", &self.chain_id.to_string()])
+            .args(["--no-mining", "--silent", "--state"])
             .arg(self.dir.path().join("state.json"))
             .args(["--preserve-historical-states"])
             .stdin(Stdio::null())

@@ -12,4 +12,5 @@ mod journal;
 mod orders;
 mod prove_exactly_once;
 mod prove_reorg;
+mod replay;
 mod services;

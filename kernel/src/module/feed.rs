@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
-    chain::{ChainMsg, ChainPull},
+    chain::{Blocks, ChainMsg, ChainPull, Interest},
     cron::{CronMsg, CronPull},
     event::{Cursor, SourceId, SourceReply, Subscriber},
     port::PortError,
@@ -47,9 +47,14 @@ impl Feeds {
         self.feeds[index].source.id()
     }
 
+    /// Which feed a source has, if the manifest still names it.
+    pub(super) fn index(&self, source: &SourceId) -> Option<usize> {
+        self.feeds.iter().position(|feed| feed.source.id() == source)
+    }
+
     /// Which feed an answer belongs to, when it answers the outstanding pull.
     pub(super) fn take(&mut self, reply: &SourceReply) -> Option<usize> {
-        let index = self.feeds.iter().position(|feed| *feed.source.id() == reply.source)?;
+        let index = self.index(&reply.source)?;
         let feed = &mut self.feeds[index];
         if feed.token != reply.token {
             return None;
@@ -92,11 +97,6 @@ impl Feeds {
         (0..self.feeds.len()).try_for_each(|index| self.pull(args, index))
     }
 
-    /// Asks every source but one.
-    pub(super) fn pull_others(&mut self, args: &Args, index: usize) -> Result<(), PortError> {
-        (0..self.feeds.len()).filter(|other| *other != index).try_for_each(|other| self.pull(args, other))
-    }
-
     /// Whether a chain source's durable position is past this block.
     pub(super) fn durable_past(&self, index: usize, block: u64) -> bool {
         matches!(self.feeds[index].durable, Some(Cursor::Chain { number, .. }) if number > block)
@@ -104,6 +104,15 @@ impl Feeds {
 
     /// Asks a source for what follows its cursor.
     pub(super) fn pull(&mut self, args: &Args, index: usize) -> Result<(), PortError> {
+        self.ask(args, index, false)
+    }
+
+    /// Asks for every event that follows the cursor, also for heads that the module would skip when it catches up.
+    pub(super) fn pull_every_event(&mut self, args: &Args, index: usize) -> Result<(), PortError> {
+        self.ask(args, index, true)
+    }
+
+    fn ask(&mut self, args: &Args, index: usize, every_event: bool) -> Result<(), PortError> {
         self.tokens += 1;
         let token = self.tokens;
         let feed = &mut self.feeds[index];
@@ -113,12 +122,16 @@ impl Feeds {
             Source::Chain { id, chain_id, interest } => {
                 // An optional chain that this engine does not serve never delivers.
                 let Some(port) = args.plan.chains.get(chain_id) else { return Ok(()) };
+                let interest = match (every_event, interest.blocks) {
+                    (true, Blocks::Latest) => Arc::new(Interest { blocks: Blocks::All, ..(**interest).clone() }),
+                    _ => interest.clone(),
+                };
                 port.cast(ChainMsg::Pull(ChainPull {
                     module,
                     source: id.clone(),
                     token,
                     after: feed.cursor.clone(),
-                    interest: interest.clone(),
+                    interest,
                     max: DELIVERIES_PER_PULL,
                     to,
                 }))

@@ -233,6 +233,7 @@ fn info(name: String) -> ModuleInfo {
         record,
         health: ModuleHealth { standing, ..Default::default() },
         dead_letters: 1,
+        replay: 0,
     }
 }
 

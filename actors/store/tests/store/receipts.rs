@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     journal::{EngineKey, JournalPage, JournalStart, Receipt},
-    store::{StoreError, StoreMsg},
+    store::{RewindTo, StoreError, StoreMsg},
 };
 use nexum_store::{Options, Receipts};
 
@@ -85,8 +85,9 @@ async fn a_rewind_keeps_the_receipts_that_it_withdraws_and_signs_why() {
     units(&harness, &mut module, 13).await;
     let before = page(&harness);
     let id = module.info.id;
-    let record = harness.ask(|reply| StoreMsg::Rewind { module: id, to_seq: 7, reply }).await.unwrap();
-    module.ledger.adopt(record);
+    let to = RewindTo::Unit(7);
+    let rewound = harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await.unwrap().unwrap();
+    module.ledger.adopt(rewound.record);
     let after = page(&harness);
     assert_eq!((numbers(&after.receipts), after.newest, after.rewinds), (vec![5], 7, 1));
 
@@ -116,7 +117,8 @@ async fn receipts_go_with_their_entries_and_with_the_module() {
     assert!(found.oldest > 20 && numbers(&found.receipts).iter().all(|seq| *seq >= found.oldest), "{found:?}");
     assert_good(&found);
     let id = module.info.id;
-    harness.ask(|reply| StoreMsg::Rewind { module: id, to_seq: 38, reply }).await.unwrap();
+    let to = RewindTo::Unit(38);
+    harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await.unwrap();
     harness.ask(|reply| StoreMsg::Purge { name: "a".into(), reply }).await.unwrap();
     harness.module("a").await;
     let empty = page(&harness);

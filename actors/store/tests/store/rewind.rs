@@ -1,6 +1,12 @@
 //! Rewind: the store is as if the undone units had never been.
 
-use nexum_host_ifaces::store::{Change, Entries, ModuleRecord, StateView, StoreError, StoreMsg};
+use nexum_host_ifaces::{
+    Hash,
+    event::{Cursor, EventId, SourceId},
+    ledger::Outcome,
+    store::{Change, Entries, Fork, ModuleRecord, RewindTo, Rewound, StateView, StoreError, StoreMsg},
+    types::{BlockRef, ReleasedEffect, Reorg},
+};
 use nexum_store::Options;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -29,8 +35,10 @@ fn snapshot(harness: &Harness, module: &Module) -> Snapshot {
 
 async fn rewind(harness: &Harness, module: &mut Module, to_seq: u64) -> Result<(), StoreError> {
     let id = module.info.id;
-    let record = harness.ask(|reply| StoreMsg::Rewind { module: id, to_seq, reply }).await?;
-    module.ledger.adopt(record);
+    let to = RewindTo::Unit(to_seq);
+    let rewound = harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await?.unwrap();
+    assert!(rewound.replay.is_empty(), "the sources deliver anew");
+    module.ledger.adopt(rewound.record);
     Ok(())
 }
 
@@ -106,14 +114,14 @@ async fn a_rewind_takes_in_what_queued_before_it_and_hurts_no_neighbour() {
         // All four queue before any is answered.
         let (first, rewound, late, next) = tokio::join!(
             harness.commit(first),
-            harness.ask(|reply| StoreMsg::Rewind { module: id, to_seq: 0, reply }),
+            harness.ask(|reply| StoreMsg::Rewind { module: id, to: RewindTo::Unit(0), reply }),
             harness.commit(late),
             harness.commit(next),
         );
         assert_eq!((first, next), (Ok(()), Ok(())));
         assert!(late.is_err(), "it follows a unit that is gone");
         neighbour.ledger.adopt(next_record);
-        let rewound = rewound.unwrap();
+        let rewound = rewound.unwrap().unwrap().record;
         assert_eq!((rewound.seq, rewound.state_bytes), (0, 0));
         assert_eq!(harness.store.get(id, "k").unwrap(), None);
         module.ledger.adopt(rewound);
@@ -141,4 +149,131 @@ async fn a_rewind_past_the_journal_or_into_the_future_is_refused_and_changes_not
     rewind(&harness, &mut module, 12).await.unwrap();
     harness.handle(&mut module, vec![]).await;
     assert_eq!(module.ledger.record.seq, 13);
+}
+
+/// One unit of a source at a block.
+async fn at(harness: &Harness, module: &mut Module, source: &str, number: u64, event: Option<EventId>) {
+    let source = SourceId::new(source);
+    let hash = Hash([number as u8; 32]);
+    let mut outcome = module.outcome(vec![]);
+    outcome.event = event.unwrap_or(EventId::Block { chain_id: 1, number, hash });
+    outcome.moved = Some((source, Cursor::block(number, hash)));
+    let mut unit = module.ledger.seal(outcome);
+    if let EventId::Reorg { .. } = unit.entry.event {
+        unit.told = Some(Box::new(reorg(number, &["earlier"])));
+    }
+    let record = unit.record.clone();
+    harness.commit(unit).await.unwrap();
+    module.ledger.adopt(record);
+}
+
+fn reorg(number: u64, released: &[&str]) -> Reorg {
+    let block = |number| BlockRef { number, hash: vec![0; 32] };
+    let effect = |id: &&str| ReleasedEffect { id: (*id).into(), key: (*id).into() };
+    Reorg {
+        chain_id: 1,
+        common_ancestor: block(number),
+        old_head: block(number + 1),
+        new_head: block(number + 2),
+        released_effects: released.iter().map(effect).collect(),
+    }
+}
+
+fn reorg_id(number: u64) -> EventId {
+    EventId::Reorg { chain_id: 1, old_head: Hash([number as u8; 32]), new_head: Hash::default() }
+}
+
+async fn fork(
+    harness: &Harness,
+    module: &mut Module,
+    source: &str,
+    number: u64,
+) -> Result<Option<Rewound>, StoreError> {
+    let id = module.info.id;
+    let fork = Fork {
+        source: SourceId::new(source),
+        ancestor: (number, Hash([number as u8; 32])),
+        event: reorg_id(number),
+        reorg: reorg(number, &[]),
+    };
+    let to = RewindTo::Fork(Box::new(fork));
+    let rewound = harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await?;
+    if let Some(rewound) = &rewound {
+        module.ledger.adopt(rewound.record.clone());
+        assert_eq!(harness.store.replay(id).unwrap(), rewound.replay, "what is answered is what is durable");
+        assert_eq!(harness.store.inspect(&module.name).unwrap().replay, rewound.replay.len() as u64);
+    }
+    Ok(rewound)
+}
+
+fn shown(rewound: &Rewound) -> Vec<String> {
+    let show = |item: &nexum_host_ifaces::store::ReplayItem| match &item.told {
+        Some(told) => {
+            let released: Vec<_> = told.released_effects.iter().map(|effect| effect.id.as_str()).collect();
+            format!("{} reorg to {} {released:?}", item.source, item.cursor)
+        }
+        None => format!("{} {}", item.source, item.cursor),
+    };
+    rewound.replay.iter().map(show).collect()
+}
+
+#[tokio::test]
+async fn a_fork_queues_the_reorg_and_the_other_sources_in_their_order() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    for (source, number) in [("one", 5), ("two", 50), ("one", 6), ("two", 51), ("three", 7), ("one", 7), ("two", 52)] {
+        at(&harness, &mut module, source, number, None).await;
+    }
+    assert_eq!(fork(&harness, &mut module, "one", 7).await.unwrap(), None, "nothing is past it");
+    let rewound = fork(&harness, &mut module, "one", 5).await.unwrap().unwrap();
+    assert_eq!(rewound.record.seq, 2);
+    assert_eq!(shown(&rewound), ["one reorg to 5 []", "two 51", "three 7", "two 52"]);
+
+    // Two items are gone through, then the second source forks below the first of them.
+    let mut unit = module.ledger.seal(Outcome { event: reorg_id(5), ..module.outcome(vec![]) });
+    unit.told = Some(Box::new(reorg(5, &["earlier"])));
+    unit.replayed = vec![0];
+    module.ledger.adopt(unit.record.clone());
+    harness.commit(unit).await.unwrap();
+    let hash = Hash([51; 32]);
+    let moved = Some((SourceId::new("two"), Cursor::block(51, hash)));
+    let mut unit = module.ledger.seal(Outcome { moved, ..module.outcome(vec![]) });
+    unit.replayed = vec![1];
+    module.ledger.adopt(unit.record.clone());
+    harness.commit(unit).await.unwrap();
+    assert_eq!(harness.store.replay(module.info.id).unwrap().len(), 2);
+    let rewound = fork(&harness, &mut module, "two", 50).await.unwrap().unwrap();
+    assert_eq!(shown(&rewound), ["two reorg to 50 []", "three 7"], "the fork delivers its own; the rest is still due");
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn a_reorg_whose_telling_is_undone_is_told_with_the_next() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    at(&harness, &mut module, "one", 5, None).await;
+    at(&harness, &mut module, "one", 8, None).await;
+    at(&harness, &mut module, "one", 6, Some(reorg_id(6))).await;
+    at(&harness, &mut module, "one", 9, None).await;
+    let rewound = fork(&harness, &mut module, "one", 5).await.unwrap().unwrap();
+    assert_eq!(rewound.record.seq, 1);
+    assert_eq!(shown(&rewound), [r#"one reorg to 5 ["earlier"]"#]);
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn a_fork_below_the_kept_journal_says_so_and_changes_nothing() {
+    let directory = directory();
+    let harness = Harness::open_with(directory.path(), &Options { journal_entries: 8, ..options() }).await;
+    let mut module = harness.module("a").await;
+    for number in 1..=20 {
+        at(&harness, &mut module, "one", number, None).await;
+    }
+    let before = snapshot(&harness, &module);
+    let error = fork(&harness, &mut module, "one", 3).await.unwrap_err();
+    assert!(matches!(error, StoreError::BelowJournal { block: 3, .. }), "{error}");
+    assert_eq!(snapshot(&harness, &module), before);
+    harness.close().await;
 }

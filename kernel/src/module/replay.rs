@@ -1,0 +1,224 @@
+//! What a module goes through again after a rewind: the reorg, then the undone events of its other sources in their
+//! original order, one source at a time; only then do all sources go on.
+//!
+//! Invariant: the queue is durable since the rewind, and an item leaves it with the unit that handled it. Items whose
+//! block is no longer canonical are void: their source delivers what stands instead.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use nexum_host_ifaces::{
+    event::{Cursor, Delivery, EventId, Part, SourceId},
+    store::{ReplayItem, UnitKind},
+    types::{Event, Tick},
+};
+
+use super::{Args, Exit, Running};
+use crate::status::Wish;
+
+/// The queue in memory, in order, and the positions that go with the next unit.
+#[derive(Default)]
+pub(super) struct Replay {
+    items: VecDeque<ReplayItem>,
+    done: Vec<u64>,
+}
+
+/// How a delivery of a source stands to the item that waits for it.
+#[derive(Debug, PartialEq, Eq)]
+enum Match {
+    Same,
+    /// Before the item: the module had not been given it, such as a head it skipped.
+    Before,
+    /// The item is not there any more.
+    Gone,
+}
+
+impl Replay {
+    pub(super) fn new(items: Vec<ReplayItem>) -> Self {
+        Self { items: items.into(), done: Vec::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Positions that the unit at hand makes durable as done.
+    pub(super) fn take_done(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.done)
+    }
+
+    fn head_of(&self, source: &SourceId) -> Option<&ReplayItem> {
+        self.items.front().filter(|item| item.source == *source)
+    }
+
+    fn pop(&mut self) {
+        if let Some(item) = self.items.pop_front() {
+            self.done.push(item.position);
+        }
+    }
+
+    /// Drops what waits for a source.
+    fn forget(&mut self, source: &SourceId) {
+        let Self { items, done } = self;
+        items.retain(|item| {
+            let stays = item.source != *source;
+            if !stays {
+                done.push(item.position);
+            }
+            stays
+        });
+    }
+}
+
+impl Match {
+    fn of(item: &ReplayItem, delivery: &Delivery) -> Self {
+        match (item.event == delivery.id, position(&delivery.cursor) < position(&item.cursor)) {
+            (true, _) => Self::Same,
+            (false, true) => Self::Before,
+            (false, false) => Self::Gone,
+        }
+    }
+}
+
+/// Orders the positions of one source.
+fn position(cursor: &Cursor) -> (u64, Part) {
+    match cursor {
+        Cursor::Chain { number, part, .. } => (*number, *part),
+        Cursor::Cron { fired_at } => (*fired_at, Part::Block),
+    }
+}
+
+/// The delivery of an item that needs no source: what it says is in the item.
+fn known(item: &ReplayItem) -> Option<Delivery> {
+    let event = match (&item.event, &item.told) {
+        (EventId::Reorg { .. }, Some(told)) => Event::Reorg((**told).clone()),
+        (EventId::Tick { fired_at, .. }, _) => Event::Tick(Tick { fired_at: *fired_at }),
+        _ => return None,
+    };
+    Some(Delivery { id: item.event.clone(), event: Arc::new(event), cursor: item.cursor.clone(), seen_ns: 0 })
+}
+
+impl Running {
+    /// Asks one source for what follows, unless there is something to replay first.
+    pub(super) async fn go_on(&mut self, args: &Args, index: usize) -> Result<(), Exit> {
+        match self.replay.is_empty() {
+            true => Ok(self.feeds.pull(args, index)?),
+            false => self.go_on_with_all(args).await,
+        }
+    }
+
+    /// Replays what can be replayed now; when nothing is left, asks every source.
+    pub(super) async fn go_on_with_all(&mut self, args: &Args) -> Result<(), Exit> {
+        while let Some(item) = self.replay.items.front() {
+            if args.status.wish() == Wish::Hold {
+                return self.settle().await;
+            }
+            let Some(index) = self.feeds.index(&item.source) else {
+                // The manifest has dropped the subscription.
+                let source = item.source.clone();
+                self.replay.forget(&source);
+                continue;
+            };
+            let Some(delivery) = known(item) else {
+                self.settle().await?;
+                return Ok(self.feeds.pull_every_event(args, index)?);
+            };
+            self.replay.pop();
+            self.deliver(args, index, delivery).await?;
+        }
+        self.close_replay(args)?;
+        self.settle().await?;
+        Ok(self.feeds.pull_all(args)?)
+    }
+
+    /// Takes a source's answer while it is the one that replays.
+    pub(super) async fn replay_from(
+        &mut self,
+        args: &Args,
+        index: usize,
+        deliveries: Vec<Delivery>,
+        progress: Option<Cursor>,
+    ) -> Result<(), Exit> {
+        let source = self.feeds.id(index).clone();
+        for delivery in deliveries {
+            // The next item is another source's: what else is in the answer is asked for again in its turn.
+            let Some(item) = self.replay.head_of(&source) else { return Ok(()) };
+            if args.status.wish() == Wish::Hold {
+                return Ok(());
+            }
+            match Match::of(item, &delivery) {
+                Match::Same => {
+                    self.replay.pop();
+                    self.deliver(args, index, delivery).await?;
+                }
+                Match::Before => self.feeds.progress(index, delivery.cursor),
+                Match::Gone => {
+                    tracing::info!(module = %args.name(), %source, event = %item.event, "no longer canonical: not replayed");
+                    self.replay.forget(&source);
+                }
+            }
+        }
+        if let (Some(item), Some(progress)) = (self.replay.head_of(&source), progress) {
+            match position(&progress) < position(&item.cursor) {
+                true => self.feeds.progress(index, progress),
+                // The source has nothing there any more.
+                false => self.replay.forget(&source),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes it durable that what was void is done, when no event is left to do it.
+    fn close_replay(&mut self, args: &Args) -> Result<(), Exit> {
+        if self.replay.done.is_empty() {
+            return Ok(());
+        }
+        let host = self.instance.host();
+        host.begin(&EventId::Advance { source: SourceId::new("replay") });
+        let unit = host.seal(UnitKind::Advanced, None, 0);
+        self.send(args, unit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nexum_host_ifaces::Hash;
+
+    fn item(position: u64, source: &str, number: u64, hash: u8) -> ReplayItem {
+        let hash = Hash([hash; 32]);
+        ReplayItem {
+            position,
+            source: SourceId::new(source),
+            event: EventId::Block { chain_id: 2, number, hash },
+            cursor: Cursor::block(number, hash),
+            told: None,
+        }
+    }
+
+    fn delivery(number: u64, hash: u8) -> Delivery {
+        let item = item(0, "chain:2", number, hash);
+        let event = Arc::new(Event::Tick(Tick { fired_at: 0 }));
+        Delivery { id: item.event, event, cursor: item.cursor, seen_ns: 0 }
+    }
+
+    #[test]
+    fn a_delivery_is_the_item_or_before_it_or_shows_that_it_is_gone() {
+        let waiting = item(0, "chain:2", 7, 1);
+        assert_eq!(Match::of(&waiting, &delivery(7, 1)), Match::Same);
+        assert_eq!(Match::of(&waiting, &delivery(6, 1)), Match::Before);
+        assert_eq!(Match::of(&waiting, &delivery(7, 2)), Match::Gone);
+        assert_eq!(Match::of(&waiting, &delivery(8, 1)), Match::Gone);
+    }
+
+    #[test]
+    fn what_is_void_is_done_with_the_next_unit() {
+        let mut replay = Replay::new(vec![item(0, "chain:2", 7, 1), item(1, "cron:x", 8, 1), item(2, "chain:2", 8, 1)]);
+        assert!(replay.head_of(&SourceId::new("cron:x")).is_none());
+        replay.forget(&SourceId::new("chain:2"));
+        assert_eq!(replay.head_of(&SourceId::new("cron:x")).map(|item| item.position), Some(1));
+        replay.pop();
+        assert!(replay.is_empty());
+        assert_eq!(replay.take_done(), [0, 2, 1]);
+        assert!(replay.take_done().is_empty());
+    }
+}
