@@ -162,7 +162,7 @@ impl Actor for ModuleActor {
         let done = match message {
             Msg::Begin => state.begin(&myself).await,
             Msg::Reply(reply) => state.on_reply(reply).await,
-            Msg::PullAgain => state.pull_again(),
+            Msg::PullAgain => state.pull_again().await,
             Msg::Retry { letter, reply } => state.on_retry(*letter, reply).await,
         };
         if let Err(exit) = done {
@@ -258,28 +258,28 @@ impl State {
                 running.metrics.skipped.inc_by(skipped);
                 for delivery in deliveries {
                     if self.args.status.wish() == Wish::Hold {
-                        return running.settle().await;
+                        return running.settle(&self.args).await;
                     }
                     running.deliver(&self.args, index, delivery).await?;
                 }
                 if let Some(cursor) = progress {
                     running.advance(&self.args, index, cursor)?;
                 }
-                running.settle().await?;
+                running.settle(&self.args).await?;
             }
             Answer::Reorg(reorg) => return running.on_reorg(&self.args, index, reorg).await,
             Answer::Stuck { reason } => return Err(Exit::Stuck(reason)),
         }
         match self.args.status.wish() {
             Wish::Run => running.go_on(&self.args, index).await,
-            Wish::Hold => running.settle().await,
+            Wish::Hold => running.settle(&self.args).await,
         }
     }
 
-    fn pull_again(&mut self) -> Result<(), Exit> {
+    async fn pull_again(&mut self) -> Result<(), Exit> {
         let wanted = self.args.status.wish() == Wish::Run;
         match self.running.as_mut().filter(|_| wanted) {
-            Some(running) => Ok(running.feeds.pull_all(&self.args)?),
+            Some(running) => running.go_on_with_all(&self.args).await,
             None => Ok(()),
         }
     }
@@ -316,7 +316,7 @@ impl Running {
             Ok(fuel) => {
                 let unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
                 self.send(args, unit)?;
-                self.settle().await?;
+                self.settle(args).await?;
                 self.metrics.kind("init").processed.inc();
                 Ok(())
             }
@@ -351,7 +351,7 @@ impl Running {
             Ok(fuel) => fuel,
             Err(failure) => {
                 // What the module handled before this event stands.
-                self.settle().await?;
+                self.settle(args).await?;
                 self.metrics.kind(kind).failed.inc();
                 return Err(self.failed(args, failure, Some((source, delivery.id))));
             }
@@ -372,9 +372,9 @@ impl Running {
         self.metrics.kind(kind).processed.inc();
         args.status.processed.fetch_add(1, Ordering::Relaxed);
         args.status.last_event_ms.store(args.shared.clock.now_ms(), Ordering::Relaxed);
-        self.moved(args, index, delivery.cursor);
+        self.feeds.durable(index, delivery.cursor);
         if self.instance.host().sent_bytes() > SENT_BYTES_MAX {
-            self.settle().await?;
+            self.settle(args).await?;
         }
         Ok(())
     }
@@ -391,13 +391,8 @@ impl Running {
         host.begin(&EventId::Advance { source: source.clone() });
         let unit = host.seal(UnitKind::Advanced, Some((source, cursor.clone())), 0);
         self.send(args, unit)?;
-        self.moved(args, index, cursor);
-        Ok(())
-    }
-
-    fn moved(&mut self, args: &Args, index: usize, cursor: Cursor) {
-        args.status.set_cursor(self.feeds.id(index), &cursor);
         self.feeds.durable(index, cursor);
+        Ok(())
     }
 
     /// Hands a unit to the store without waiting for it; see `sent`.
@@ -413,7 +408,7 @@ impl Running {
     }
 
     /// Waits until every unit sent is durable.
-    async fn settle(&mut self) -> Result<(), Exit> {
+    async fn settle(&mut self, args: &Args) -> Result<(), Exit> {
         let sent = std::mem::take(&mut self.sent);
         let all = async {
             for unit in sent {
@@ -425,6 +420,7 @@ impl Running {
             |_| Exit::Environment(format!("store: no answer within {}", humantime::format_duration(STORE_DEADLINE)));
         tokio::time::timeout(STORE_DEADLINE, all).await.map_err(late)??;
         self.instance.host().settled();
+        self.feeds.show(&args.status);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use nexum_host_ifaces::{
 };
 
 use super::Args;
-use crate::manifest::Source;
+use crate::{manifest::Source, status::ModuleStatus};
 
 /// Deliveries asked for at once: enough to amortise the message, few enough to bound what a held module drops.
 const DELIVERIES_PER_PULL: usize = 64;
@@ -22,7 +22,10 @@ struct Feed {
     source: Source,
     /// Where the source stands in memory; at or past what is durable.
     cursor: Option<Cursor>,
+    /// Where the last unit sent to the store left it.
     durable: Option<Cursor>,
+    /// Whether `durable` is still to be shown.
+    moved: bool,
     /// Of the outstanding pull; 0 when there is none.
     token: u64,
 }
@@ -38,7 +41,7 @@ impl Feeds {
     pub(super) fn new(module: &Arc<str>, sources: &[Source], record: &ModuleRecord, subscriber: Subscriber) -> Self {
         let feeds = sources.iter().map(|source| {
             let cursor = record.cursors.get(source.id()).cloned();
-            Feed { source: source.clone(), cursor: cursor.clone(), durable: cursor, token: 0 }
+            Feed { source: source.clone(), cursor: cursor.clone(), durable: cursor, moved: false, token: 0 }
         });
         Self { module: module.clone(), feeds: feeds.collect(), tokens: 0, subscriber }
     }
@@ -71,6 +74,16 @@ impl Feeds {
         let feed = &mut self.feeds[index];
         feed.cursor = Some(cursor.clone());
         feed.durable = Some(cursor);
+        feed.moved = true;
+    }
+
+    /// Shows positions, now that their units are written.
+    pub(super) fn show(&mut self, status: &ModuleStatus) {
+        for feed in &mut self.feeds {
+            if let (true, Some(cursor)) = (std::mem::take(&mut feed.moved), &feed.durable) {
+                status.set_cursor(feed.source.id(), cursor);
+            }
+        }
     }
 
     /// Positions as they stand in the store again, after a rewind.

@@ -43,7 +43,7 @@ impl Running {
         let Some(attempt) = self.health.attempts.get(&source).cloned() else { return Ok(()) };
         if let Some(full) = self.full(args).await? {
             // What the module handled before this event stands.
-            self.settle().await?;
+            self.settle(args).await?;
             return Err(full);
         }
         self.health.attempts.remove(&source);
@@ -69,7 +69,7 @@ impl Running {
         unit.health = Some(self.health.clone());
         self.send(args, unit)?;
         args.status.dead_letters.fetch_add(1, Ordering::Relaxed);
-        self.moved(args, index, delivery.cursor);
+        self.feeds.durable(index, delivery.cursor);
         Ok(())
     }
 
@@ -108,7 +108,7 @@ impl Running {
                 let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
                 unit.resolved = Some(letter.seq);
                 self.send(args, unit)?;
-                self.settle().await?;
+                self.settle(args).await?;
                 args.status.dead_letters.fetch_sub(1, Ordering::Relaxed);
                 self.metrics.kind("retry").processed.inc();
                 return Ok(None);

@@ -110,7 +110,7 @@ impl Running {
     pub(super) async fn go_on_with_all(&mut self, args: &Args) -> Result<(), Exit> {
         while let Some(item) = self.replay.items.front() {
             if args.status.wish() == Wish::Hold {
-                return self.settle().await;
+                return self.settle(args).await;
             }
             let Some(index) = self.feeds.index(&item.source) else {
                 // The manifest has dropped the subscription.
@@ -119,14 +119,14 @@ impl Running {
                 continue;
             };
             let Some(delivery) = known(item) else {
-                self.settle().await?;
+                self.settle(args).await?;
                 return Ok(self.feeds.pull_every_event(args, index)?);
             };
             self.replay.pop();
             self.deliver(args, index, delivery).await?;
         }
         self.close_replay(args)?;
-        self.settle().await?;
+        self.settle(args).await?;
         Ok(self.feeds.pull_all(args)?)
     }
 

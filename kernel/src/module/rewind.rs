@@ -36,7 +36,7 @@ impl Running {
             OnReorg::Notify => {
                 let event_payload = Arc::new(types::Event::Reorg(told));
                 self.deliver(args, index, Delivery { id: event, event: event_payload, cursor, seen_ns: 0 }).await?;
-                self.settle().await?;
+                self.settle(args).await?;
                 self.go_on(args, index).await
             }
         }
