@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use nexum_host_ifaces::grants::Capability;
 
-use crate::{config::LogFormat, exit::CODES};
+use crate::{
+    config::{LogFormat, Period},
+    exit::CODES,
+};
 
 /// Runs WebAssembly modules that watch EVM chains.
 #[derive(Debug, Parser)]
@@ -144,14 +147,29 @@ pub enum Module {
     Load(Load),
     /// Stop a module after the event in flight and forget it, over restarts of the engine too; its state stays
     Unload { name: String },
+    /// Put another version in a module's place, on its state; if its init fails, the old one goes on
+    Upgrade(Upgrade),
     /// Start a module afresh with a full restart budget; the way out of DEAD
     Restart { name: String },
     /// Stop a module after the event in flight; it stays paused over restarts of the engine
     Pause { name: String },
+    /// Pause a module, and wait until it has nothing left to do
+    Drain {
+        name: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Let a paused module go on where it stopped
     Resume { name: String },
     /// Make a bundle: the manifest with the component's hash filled in, and the component
     Package(Package),
+}
+
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Answer by then, whatever is finished; what is not is told, and exit code 1
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub deadline: Period,
 }
 
 #[derive(Debug, Args)]
@@ -167,6 +185,16 @@ pub struct Load {
     /// Allow a chain method that the manifest asks for beyond the standard ones; may be repeated
     #[arg(long, value_name = "METHOD")]
     pub extra_method: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Upgrade {
+    pub name: String,
+    /// The bundle of the new version; by default the present one's directory is read again
+    pub bundle: Option<PathBuf>,
+    /// Let the new version reach more than the running one, as its manifest asks
+    #[arg(long)]
+    pub allow_capabilities: bool,
 }
 
 fn key_value(text: &str) -> Result<(String, toml::Value), String> {
@@ -255,6 +283,12 @@ pub enum Operator {
     Service(Service),
     /// Current values of all metrics, in Prometheus' text format
     Metrics,
+    /// Stop every module from pulling and wait until none has anything left to do; the engine runs on
+    ///
+    /// They stay paused until `nexumctl resume`, or until the engine is started again.
+    Drain(Wait),
+    /// Let every paused module go on
+    Resume,
     /// Stop the engine in order, as SIGTERM does
     Shutdown,
 }

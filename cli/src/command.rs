@@ -4,10 +4,13 @@ mod journal;
 mod operator;
 mod state;
 
+use std::path::{Path, PathBuf};
+
 use clap::CommandFactory;
 use futures::future::BoxFuture;
 use hyper::Method;
-use nexum_kernel::admin::{Health, ModuleSpec, Node};
+use nexum_gateway::api::{DrainRequest, UpgradeRequest};
+use nexum_kernel::admin::{Drained, Health, ModuleSpec, Node, Upgraded};
 use serde_json::json;
 
 use crate::{
@@ -87,6 +90,10 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
             };
         }
         args::Module::Load(load) => return load_module(&client, load, output).await,
+        args::Module::Drain { name, wait } => {
+            return drain(&client, &format!("/v1/modules/{}/drain", part(&name)), &wait, output).await;
+        }
+        args::Module::Upgrade(upgrade) => return upgrade_module(&client, upgrade, output).await,
         // Needs no engine; carried out before.
         args::Module::Package(_) => return Ok(()),
         args::Module::Unload { name } => (name, "", Method::DELETE, "unloaded"),
@@ -98,11 +105,33 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
     done(output, &name, what)
 }
 
+async fn drain(client: &Client, path: &str, wait: &args::Wait, output: &Output) -> Result<(), Failure> {
+    let deadline_ms = wait.deadline.0.as_millis() as u64;
+    let drained: Drained = client.post(path, &DrainRequest { deadline_ms }).await?;
+    match output.json {
+        true => print_json(&drained)?,
+        false => print(&render::report::drained(&drained))?,
+    }
+    if drained.unfinished.is_empty() { Ok(()) } else { Err(Failure { code: 1, message: String::new() }) }
+}
+
+/// The engine may run elsewhere or as another user, so that only it can say whether the bundle is right.
+fn absolute(bundle: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(bundle).map_err(|error| Failure::usage(format!("{}: {error}", bundle.display())))
+}
+
+async fn upgrade_module(client: &Client, upgrade: args::Upgrade, output: &Output) -> Result<(), Failure> {
+    let args::Upgrade { name, bundle, allow_capabilities } = upgrade;
+    let request = UpgradeRequest { source: bundle.as_deref().map(absolute).transpose()?, allow_capabilities };
+    let upgraded: Upgraded = client.post(&format!("/v1/modules/{}/upgrade", part(&name)), &request).await?;
+    match output.json {
+        true => print_json(&upgraded),
+        false => print(&format!("{name}: {} → {}, {}\n", upgraded.from, upgraded.to, upgraded.state)),
+    }
+}
+
 async fn load_module(client: &Client, load: args::Load, output: &Output) -> Result<(), Failure> {
-    let bundle = &load.bundle;
-    // The engine may run elsewhere or as another user, so that only it can say whether the bundle is right.
-    let source =
-        std::path::absolute(bundle).map_err(|error| Failure::usage(format!("{}: {error}", bundle.display())))?;
+    let source = absolute(&load.bundle)?;
     let spec = ModuleSpec {
         source,
         denied: load.deny,

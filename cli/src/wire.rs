@@ -30,8 +30,8 @@ use crate::{
 
 /// The configuration in the working directory, used when none is named.
 const CONFIG_FILE: &str = "nexum-engine.toml";
-/// The kernel gives modules 20 s to finish the event in flight; past this it is stuck.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
+/// What the kernel may need beyond the deadline it gives to modules; past both it is stuck.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// What shells make of a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
@@ -111,6 +111,7 @@ async fn engine(config: &Config) -> anyhow::Result<()> {
         modules = config.modules.len(),
         "nexum is up"
     );
+    let mut unfinished = Vec::new();
     let ended = tokio::select! {
         ended = kernel.wait() => ended,
         () = either(&mut interrupt, &mut terminate) => {
@@ -120,20 +121,23 @@ async fn engine(config: &Config) -> anyhow::Result<()> {
                 tracing::warn!("a second signal: ending at once");
                 std::process::exit(INTERRUPTED);
             });
-            shut_down(&admin).await?;
+            unfinished = shut_down(&admin, config.engine.shutdown_deadline.0).await?;
             kernel.wait().await
         }
     };
     headers.save().await;
     ended?;
-    tracing::info!("stopped");
+    match unfinished.len() {
+        0 => tracing::info!("stopped"),
+        count => tracing::warn!(count, "stopped, but not everything was finished: {}", unfinished.join("; ")),
+    }
     Ok(())
 }
 
-async fn shut_down(admin: &Port<AdminMsg>) -> anyhow::Result<()> {
-    // What could not finish has been logged by the kernel; its next attempt is at the next start.
-    admin.call(SHUTDOWN_DEADLINE, |reply| AdminMsg::Shutdown { reply }).await.context("the engine does not stop")?;
-    Ok(())
+/// Answers what could not be finished; its next attempt is at the next start.
+async fn shut_down(admin: &Port<AdminMsg>, deadline: Duration) -> anyhow::Result<Vec<String>> {
+    let stopped = admin.call(deadline + SHUTDOWN_GRACE, |reply| AdminMsg::Shutdown { reply }).await;
+    stopped.context("the engine does not stop")
 }
 
 async fn either(interrupt: &mut Signal, terminate: &mut Signal) {

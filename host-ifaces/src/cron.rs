@@ -64,6 +64,9 @@ pub enum CronMsg {
     Wake,
 }
 
+/// The first time after the given one at which a schedule fires, milliseconds; none when it fires no more.
+pub type ScheduleNext = Arc<dyn Fn(&Schedule, u64) -> Option<u64> + Send + Sync>;
+
 /// Whether a schedule can be used; the message says what would be right. Implemented by the cron actor's crate and handed
 /// to the manifest check, so that the kernel needs no cron parser.
 pub type ScheduleCheck = Arc<dyn Fn(&Schedule) -> Result<(), String> + Send + Sync>;

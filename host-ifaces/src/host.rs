@@ -73,6 +73,8 @@ pub struct HostState {
     /// Lines of WASI stdio that the event at hand lost to the rate.
     printed_dropped: Arc<AtomicU64>,
     poisoned: Option<String>,
+    /// `flush` changes nothing: the writes wait for the end of the event.
+    pub(crate) flushes_held: bool,
     memory: MemoryLimiter,
     wasi: WasiCtx,
     table: ResourceTable,
@@ -98,6 +100,7 @@ impl HostState {
             usage: Usage::default(),
             printed_dropped: printed_dropped.clone(),
             poisoned: None,
+            flushes_held: false,
             memory: MemoryLimiter::new(args.limits.max_memory_bytes),
             wasi: crate::wasi::context(&args.module, &args.clock, &printed_dropped),
             table: ResourceTable::new(),
@@ -155,6 +158,11 @@ impl HostState {
     pub fn usage(&self) -> Usage {
         let printed_dropped = self.printed_dropped.load(Ordering::Relaxed);
         Usage { log_lines_dropped: self.usage.log_lines_dropped + printed_dropped, ..self.usage }
+    }
+
+    /// While an upgrade tries `init`, nothing of it may become durable: flushes wait for its end.
+    pub fn hold_flushes(&mut self, held: bool) {
+        self.flushes_held = held;
     }
 
     /// Why the event must fail whatever the guest answers, if it must: something around the module failed, not the guest.

@@ -226,6 +226,9 @@ impl local_store::Host for HostState {
 
     async fn flush(&mut self) -> Result<(), HostError> {
         self.count_host_call("local-store")?;
+        if self.flushes_held {
+            return Ok(());
+        }
         let changes = self.overlay.take_changes();
         if changes.is_empty() {
             return Ok(());

@@ -2,11 +2,13 @@
 //!
 //! Reads of the store (dead letters, state) go to the store's own port; here is what needs the supervisor tree.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use nexum_host_ifaces::{grants::Capability, limits::Limits};
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
+
+pub use crate::modules::Wanted;
 
 /// Where the engine's configuration takes a module from, and what the operator changes about it.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -44,6 +46,10 @@ pub enum AdminError {
     UnknownService(String),
     #[error("module `{module}` has no dead letter {seq}")]
     UnknownDeadLetter { module: String, seq: u64 },
+    #[error("the new version of `{module}` may reach more than the running one ({beyond}): say --allow-capabilities")]
+    NeedsApproval { module: String, beyond: String },
+    #[error("`{module}` goes on as it was; the new version was refused: {reason}")]
+    NotUpgraded { module: String, reason: String },
     /// The module could not handle the event of a dead letter this time either.
     #[error("it failed again: {0}")]
     FailedAgain(String),
@@ -67,6 +73,11 @@ pub enum AdminMsg {
     Unload {
         module: String,
         reply: AdminReply<()>,
+    },
+    /// Put another version in the place of a module, if its `init` succeeds on the module's state.
+    Upgrade {
+        wanted: Wanted,
+        reply: AdminReply<Upgraded>,
     },
     /// Start afresh with a full restart budget; the way out of Dead.
     Restart {
@@ -95,10 +106,41 @@ pub enum AdminMsg {
         kill: bool,
         reply: AdminReply<()>,
     },
+    /// Stop a module from pulling, let it finish the event in flight, and leave it paused. Without a name: every module,
+    /// until it is resumed or the engine is started again. The reply comes within `deadline`.
+    Drain {
+        module: Option<String>,
+        deadline: Duration,
+        reply: AdminReply<Drained>,
+    },
+    /// Let every paused module go on. Answers their names.
+    ResumeAll(AdminReply<Vec<String>>),
     /// Stop everything in order: modules finish the event in flight, the store syncs. Answers what could not finish.
     Shutdown {
         reply: RpcReplyPort<Vec<String>>,
     },
+}
+
+/// An upgrade that was carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    pub module: String,
+    /// Version before and after.
+    pub from: String,
+    pub to: String,
+    /// `sha256:` and 64 hex digits.
+    pub component: String,
+    /// State in the tree as the upgrade was done; only `RUN` says that the new version's `init` has succeeded.
+    pub state: String,
+}
+
+/// What draining came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Modules that have nothing left to do.
+    pub drained: Vec<String>,
+    /// What was not finished within the deadline, one line each; it still finishes, and then the module is paused.
+    pub unfinished: Vec<String>,
 }
 
 /// What a tree node stands for.
@@ -193,6 +235,9 @@ pub struct ModuleHealthReport {
     /// `loading`, `init`, `running`, `restarting`, `paused` or `dead`.
     pub state: String,
     pub last_event_age_seconds: Option<u64>,
+    /// How long ago the oldest event came that the module should have handled by now; absent when there is none.
+    #[serde(default)]
+    pub expected_event_age_seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

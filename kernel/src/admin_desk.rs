@@ -2,6 +2,8 @@
 //!
 //! It asks every service at once and with short deadlines, so that one that hangs shows as DOWN and delays nobody.
 
+mod drain;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -25,8 +27,6 @@ use crate::{
 
 /// A service that is up answers in microseconds.
 const STATUS_DEADLINE: Duration = Duration::from_millis(500);
-/// How long modules may finish their event in flight when the engine stops. systemd waits 90 s before it kills.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(20);
 
 pub struct Args {
     pub ports: Ports,
@@ -34,6 +34,8 @@ pub struct Args {
     pub clock: Arc<dyn Clock>,
     pub started_ns: u64,
     pub root: ActorRef<root::Msg>,
+    pub shutdown_deadline: Duration,
+    pub event_age_threshold: Duration,
 }
 
 pub struct AdminDesk;
@@ -67,6 +69,13 @@ impl Actor for AdminDesk {
                 desk.shutdown(reply).await;
                 return Ok(());
             }
+            AdminMsg::Drain { module, deadline, reply } => {
+                // It may take minutes, and questions are answered meanwhile.
+                let _draining: tokio::task::JoinHandle<_> =
+                    tokio::spawn(drain::drain(desk.modules.clone(), module, deadline, reply));
+                return Ok(());
+            }
+            AdminMsg::ResumeAll(reply) => modules::Msg::ResumeAll(reply),
             AdminMsg::Services(reply) => {
                 let _ = desk.root.send_message(root::Msg::Services(reply));
                 return Ok(());
@@ -76,6 +85,7 @@ impl Actor for AdminDesk {
                 return Ok(());
             }
             AdminMsg::Load { spec, reply } => modules::Msg::Load { spec, reply },
+            AdminMsg::Upgrade { wanted, reply } => modules::Msg::Upgrade { wanted, reply },
             AdminMsg::Unload { module, reply } => order(module, Order::Unload, reply),
             AdminMsg::Restart { module, reply } => order(module, Order::Restart, reply),
             AdminMsg::Pause { module, reply } => order(module, Order::Pause, reply),
@@ -159,12 +169,12 @@ impl Args {
         let (chains, reports) = futures::join!(self.chains(), self.ask_modules(modules::Msg::Reports));
         let uptime_seconds = self.uptime().as_secs();
         let chains = chains.into_iter().map(|(id, status)| (id.to_string(), chain_report(status))).collect();
-        judge(reports, chains, uptime_seconds)
+        judge(reports, chains, uptime_seconds, self.event_age_threshold)
     }
 
     /// Modules first, so that what they commit last finds the store running; then the services.
     async fn shutdown(&self, reply: RpcReplyPort<Vec<String>>) {
-        let stopped = self.modules.call(|reply| modules::Msg::StopAll { reply }, Some(SHUTDOWN_DEADLINE)).await;
+        let stopped = self.modules.call(|reply| modules::Msg::StopAll { reply }, Some(self.shutdown_deadline)).await;
         let unfinished = match stopped {
             Ok(CallResult::Success(())) => Vec::new(),
             _ => self.ask_modules(|reply| modules::Msg::KillRest { reply }).await.unwrap_or_default(),
@@ -213,12 +223,13 @@ fn chain_report(status: Option<ChainStatus>) -> ChainHealthReport {
     }
 }
 
-/// Unhealthy: a configured chain is disconnected or a module is Dead. Ready: besides, every module is in Run, or Paused
-/// by the operator.
+/// Unhealthy: a configured chain is disconnected, a module is Dead, or an event that it should have handled waits for
+/// longer than the threshold. Ready: besides, every module is in Run, or Paused by the operator.
 fn judge(
     reports: Option<BTreeMap<String, ModuleHealthReport>>,
     chains: BTreeMap<String, ChainHealthReport>,
     uptime_seconds: u64,
+    threshold: Duration,
 ) -> Health {
     let mut reasons = BTreeSet::new();
     for (id, chain) in &chains {
@@ -233,6 +244,11 @@ fn judge(
     for (name, module) in &modules {
         if module.state == "dead" {
             reasons.insert(format!("module {name} is dead"));
+        }
+        if let Some(age) = module.expected_event_age_seconds.filter(|age| *age > threshold.as_secs()) {
+            let threshold = humantime::format_duration(threshold);
+            let waits = humantime::format_duration(Duration::from_secs(age));
+            reasons.insert(format!("module {name} should have handled an event {waits} ago (threshold {threshold})"));
         }
     }
     let settled = |module: &ModuleHealthReport| module.state == "running" || module.state == "paused";
@@ -250,8 +266,10 @@ fn judge(
 mod tests {
     use super::*;
 
+    const THRESHOLD: Duration = Duration::from_secs(600);
+
     fn report(state: &str) -> ModuleHealthReport {
-        ModuleHealthReport { state: state.into(), last_event_age_seconds: None }
+        ModuleHealthReport { state: state.into(), last_event_age_seconds: None, expected_event_age_seconds: None }
     }
 
     #[test]
@@ -259,7 +277,7 @@ mod tests {
         let chain = |connected| ChainHealthReport { connected, head_block: None, blocks_behind: 0 };
         let judged = |state: &str, connected| {
             let modules = BTreeMap::from([("m".to_owned(), report(state))]);
-            judge(Some(modules), BTreeMap::from([("1".to_owned(), chain(connected))]), 3)
+            judge(Some(modules), BTreeMap::from([("1".to_owned(), chain(connected))]), 3, THRESHOLD)
         };
         assert!(judged("running", true).ready);
         assert!(judged("paused", true).ready);
@@ -267,5 +285,15 @@ mod tests {
         assert_eq!((starting.status.as_str(), starting.ready), ("healthy", false));
         assert_eq!(judged("dead", true).reasons, ["module m is dead"]);
         assert_eq!(judged("running", false).reasons, ["chain 1 is disconnected"]);
+    }
+
+    #[test]
+    fn an_event_that_waits_past_the_threshold_is_unhealthy() {
+        let judged = |age| {
+            let report = ModuleHealthReport { expected_event_age_seconds: Some(age), ..report("running") };
+            judge(Some(BTreeMap::from([("m".to_owned(), report)])), BTreeMap::new(), 3, THRESHOLD)
+        };
+        assert_eq!(judged(600).status, "healthy");
+        assert_eq!(judged(601).reasons, ["module m should have handled an event 10m 1s ago (threshold 10m)"]);
     }
 }

@@ -10,7 +10,7 @@ use nexum_host_ifaces::{
     Hash,
     chain::ChainMsg,
     cron::ScheduleCheck,
-    grants::{Asked, Capability, Grants},
+    grants::{Asked, Capability, Grant, Grants},
     limits::Limits,
     link,
     port::Port,
@@ -33,6 +33,20 @@ pub struct Plan {
     pub chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
     pub extra_methods: Arc<BTreeSet<String>>,
     pub config: Arc<Vec<(String, ConfigValue)>>,
+}
+
+impl Plan {
+    /// What this version may reach and another may not, in words.
+    pub fn beyond(&self, other: &Self) -> Vec<String> {
+        let served = |plan: &Self, capability| plan.grants.get(capability) == Some(Grant::Served);
+        let capabilities = Capability::ALL.into_iter().filter(|c| served(self, *c) && !served(other, *c));
+        let chains = self.chains.keys().filter(|chain| !other.chains.contains_key(chain));
+        let methods = self.extra_methods.difference(&other.extra_methods);
+        let mut beyond: Vec<_> = capabilities.map(|capability| format!("capability `{capability}`")).collect();
+        beyond.extend(chains.map(|chain| format!("chain {chain}")));
+        beyond.extend(methods.map(|method| format!("method {method}")));
+        beyond
+    }
 }
 
 /// What plans are made against: the engine's services and ceilings.

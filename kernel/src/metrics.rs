@@ -26,6 +26,7 @@ pub struct Metrics {
     pub state_bytes_used: IntGaugeVec,
     pub state_bytes_limit: IntGaugeVec,
     pub memory_bytes_used: IntGaugeVec,
+    pub expected_event_age: IntGaugeVec,
     pub log_lines_dropped: IntCounterVec,
 }
 
@@ -84,6 +85,10 @@ impl Metrics {
             state_bytes_used: gauges("nexum_state_bytes_used", "Keys plus values of the module's state.")?,
             state_bytes_limit: gauges("nexum_state_bytes_limit", "Quota of the module's state.")?,
             memory_bytes_used: gauges("nexum_memory_bytes_used", "Linear memory of the module's instance.")?,
+            expected_event_age: gauges(
+                "nexum_expected_event_age_seconds",
+                "How long the oldest event waits that the module should have handled.",
+            )?,
             log_lines_dropped: counters("nexum_log_lines_dropped_total", "Log lines over the module's rate.", MODULE)?,
         })
     }
@@ -105,9 +110,13 @@ impl Metrics {
         for vector in [&self.skipped, &self.restarts, &self.log_lines_dropped] {
             let _ = vector.remove_label_values(&labels);
         }
-        for vector in
-            [&self.consecutive_failures, &self.state_bytes_used, &self.state_bytes_limit, &self.memory_bytes_used]
-        {
+        for vector in [
+            &self.consecutive_failures,
+            &self.state_bytes_used,
+            &self.state_bytes_limit,
+            &self.memory_bytes_used,
+            &self.expected_event_age,
+        ] {
             let _ = vector.remove_label_values(&labels);
         }
     }

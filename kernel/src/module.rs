@@ -8,6 +8,7 @@ mod feed;
 mod quarantine;
 mod replay;
 mod rewind;
+mod upgrade;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -21,7 +22,9 @@ use nexum_host_ifaces::{
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply},
     host::HostArgs,
     port::{Pending, Port, PortError},
-    store::{DeadLetter, EventUnit, ModuleHealth, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind},
+    store::{
+        DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind,
+    },
     types::Event,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -32,7 +35,7 @@ use crate::{
     instance::{Failure, Instance, Prepared},
     load::{Loader, Plan},
     metrics::{Metrics, ModuleMetrics},
-    modules,
+    modules::{self, Candidate},
     restart::{self, Decision, Fault},
     status::{ModuleStatus, Wish},
 };
@@ -61,6 +64,8 @@ pub enum Msg {
     Reply(SourceReply),
     /// A service has forgotten what waited there: ask every source anew. Answers to earlier pulls then count no more.
     PullAgain,
+    /// Try another version in the place of this one, and tell the supervisor what came of it.
+    Upgrade(Arc<Candidate>),
     /// Deliver a dead letter again. Must reply.
     Retry { letter: Box<DeadLetter>, reply: AdminReply<()> },
 }
@@ -163,6 +168,7 @@ impl Actor for ModuleActor {
             Msg::Begin => state.begin(&myself).await,
             Msg::Reply(reply) => state.on_reply(reply).await,
             Msg::PullAgain => state.pull_again().await,
+            Msg::Upgrade(candidate) => state.on_upgrade(candidate).await,
             Msg::Retry { letter, reply } => state.on_retry(*letter, reply).await,
         };
         if let Err(exit) = done {
@@ -214,17 +220,7 @@ impl State {
         let metrics = ModuleMetrics::new(&shared.metrics, &name);
         let limit = plan.limits.max_state_bytes;
         shared.metrics.state_bytes_limit.with_label_values(&[&*name]).set(limit as i64);
-        let host = HostArgs {
-            module: name.clone(),
-            id: info.id,
-            component: plan.manifest.component,
-            limits: plan.limits.clone(),
-            clock: shared.clock.clone(),
-            store: shared.store.clone(),
-            view: shared.view.clone(),
-            chains: plan.chains.clone(),
-            extra_methods: plan.extra_methods.clone(),
-        };
+        let host = host_args(shared, plan, info.id);
         let feeds = Feeds::new(&name, &plan.manifest.sources, &info.record, myself.get_derived());
         let instance = match Instance::start(&prepared, &host, info.record).await {
             Ok(instance) => instance,
@@ -289,6 +285,21 @@ impl State {
         if let Some(running) = self.running.take() {
             running.feeds.forget(&self.args);
         }
+    }
+}
+
+/// What every instance of one version of a module is made from.
+fn host_args(shared: &Shared, plan: &Plan, id: ModuleId) -> HostArgs {
+    HostArgs {
+        module: plan.manifest.name.clone(),
+        id,
+        component: plan.manifest.component,
+        limits: plan.limits.clone(),
+        clock: shared.clock.clone(),
+        store: shared.store.clone(),
+        view: shared.view.clone(),
+        chains: plan.chains.clone(),
+        extra_methods: plan.extra_methods.clone(),
     }
 }
 
@@ -383,6 +394,7 @@ impl Running {
     /// read it all again; the first position at once, so that nothing before a first event is lost.
     fn advance(&mut self, args: &Args, index: usize, cursor: Cursor) -> Result<(), Exit> {
         if !self.feeds.worth_keeping(index, &cursor) {
+            args.status.set_seen(self.feeds.id(index), cursor.clone());
             self.feeds.progress(index, cursor);
             return Ok(());
         }

@@ -4,9 +4,11 @@
 //! Invariant: a module's state changes only here, by what its actor reported or by how it ended. Orders never wait for a
 //! guest: they ask the actor to stop after the event in flight and answer when it has.
 
+mod expected;
 mod facts;
 mod orders;
 mod slot;
+mod upgrade;
 
 use std::{
     collections::BTreeMap,
@@ -14,14 +16,20 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::store::{ModuleHealth, Standing};
+use expected::Expected;
+use nexum_host_ifaces::{
+    cron::ScheduleNext,
+    store::{ModuleHealth, Standing},
+};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use slot::{Phase, Slot};
+pub use upgrade::{Candidate, Wanted};
 
 use crate::{
-    admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node},
+    admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node, Upgraded},
     engine,
     instance::Prepared,
+    load::Plan,
     module::{self, Exit, ModuleActor, Shared},
     restart::{self, Decision, Fault},
     roster::{self, Roster, Start},
@@ -58,6 +66,10 @@ pub enum Msg {
     },
     /// A service is back and has forgotten who waited there.
     PullAgain,
+    /// It is time to see what modules should have handled by now.
+    Look,
+    /// Where the chains stand.
+    Heads(BTreeMap<u64, u64>),
     /// Must reply.
     Facts(RpcReplyPort<Vec<Node>>),
     /// Must reply: state by name, and whether all that are configured run.
@@ -73,12 +85,32 @@ pub enum Msg {
         order: Order,
         reply: AdminReply<()>,
     },
+    /// Must reply, once it is known which version runs.
+    Upgrade {
+        wanted: Wanted,
+        reply: AdminReply<Upgraded>,
+    },
+    /// The new version of an upgrade is linked, or is not to be had.
+    Candidate {
+        module: Arc<str>,
+        number: u64,
+        plan: Arc<Plan>,
+        prepared: Result<Arc<Prepared>, String>,
+    },
+    /// A module's actor has tried the new version; why it was not taken.
+    UpgradeTried {
+        module: Arc<str>,
+        generation: u64,
+        tried: Result<(), String>,
+    },
     /// Must reply.
     RetryDeadLetter {
         module: String,
         seq: u64,
         reply: AdminReply<()>,
     },
+    /// Let every paused module go on; must reply with their names.
+    ResumeAll(AdminReply<Vec<String>>),
     /// Stop every module after its event in flight; must reply, when all have stopped.
     StopAll {
         reply: RpcReplyPort<()>,
@@ -94,6 +126,8 @@ pub enum Order {
     Unload,
     Restart,
     Pause,
+    /// Paused until it is resumed or the engine is started again.
+    Hold,
     Resume,
 }
 
@@ -102,12 +136,14 @@ pub struct Args {
     /// The modules of the configuration; the roster says which of them the operator has changed since.
     pub configured: Vec<ModuleSpec>,
     pub roster: Roster,
+    pub schedule_next: ScheduleNext,
 }
 
 pub struct State {
     shared: Arc<Shared>,
     slots: BTreeMap<Arc<str>, Slot>,
     roster: Roster,
+    expected: Expected,
     /// Configured, and unloaded by order.
     unloaded: Vec<ModuleSpec>,
     by_actor: BTreeMap<ActorId, Arc<str>>,
@@ -129,6 +165,7 @@ impl Actor for ModulesSupervisor {
             shared: args.shared,
             slots: BTreeMap::new(),
             roster: args.roster,
+            expected: Expected::new(args.schedule_next),
             unloaded,
             by_actor: BTreeMap::new(),
             generations: 0,
@@ -138,6 +175,7 @@ impl Actor for ModulesSupervisor {
         for Start { spec, configured } in starts {
             state.load(&myself, spec, configured, true).await.map_err(|error| error.to_string())?;
         }
+        myself.send_interval(expected::LOOK, || Msg::Look);
         Ok(state)
     }
 
@@ -159,6 +197,8 @@ impl Actor for ModulesSupervisor {
                 // One that has just ended pulls when it starts again.
                 let _ = actor.send_message(module::Msg::PullAgain);
             }),
+            Msg::Look => state.ask_heads(&myself),
+            Msg::Heads(heads) => state.look(heads),
             Msg::Facts(reply) => answer(reply, state.facts()),
             Msg::Reports(reply) => answer(reply, state.reports()),
             Msg::Load { spec, reply } => {
@@ -166,6 +206,19 @@ impl Actor for ModulesSupervisor {
                 answer(reply, loaded);
             }
             Msg::Order { module, order, reply } => state.order(&myself, &module, order, reply).await,
+            Msg::ResumeAll(reply) => {
+                let resumed = state.resume_all(&myself).await;
+                answer(reply, resumed);
+            }
+            Msg::Upgrade { wanted, reply } => state.upgrade(&myself, wanted, reply),
+            Msg::Candidate { module, number, plan, prepared } => {
+                state.on_candidate(&myself, &module, number, plan, prepared).await;
+            }
+            Msg::UpgradeTried { module, generation, tried } => {
+                if state.slots.get(&module).is_some_and(|slot| slot.generation == generation) {
+                    state.end_upgrade(&module, tried.err().as_deref().unwrap_or_default()).await;
+                }
+            }
             Msg::RetryDeadLetter { module, seq, reply } => state.retry_dead_letter(&module, seq, reply).await,
             Msg::StopAll { reply } => {
                 state.shutting_down = true;
@@ -313,6 +366,8 @@ impl State {
             }),
         };
         self.note_fault(&name, exit.as_ref()).await;
+        let reason = exit.as_ref().map_or_else(|| "it was stopped".to_owned(), ToString::to_string);
+        self.end_upgrade(&name, &format!("the running version ended before: {reason}")).await;
         if let Some((then, reply)) = then {
             let done = self.finish_order(myself, &name, then).await;
             answer(reply, done);

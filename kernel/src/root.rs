@@ -16,7 +16,12 @@ use std::{
 };
 
 use nexum_host_ifaces::{
-    chain::ChainMsg, clock::Clock, cron::CronMsg, cron::ScheduleCheck, limits::Limits, port::Port, store::StateView,
+    chain::ChainMsg,
+    clock::Clock,
+    cron::{CronMsg, ScheduleCheck, ScheduleNext},
+    limits::Limits,
+    port::Port,
+    store::StateView,
     store::StoreMsg,
 };
 use prometheus::Registry;
@@ -78,6 +83,11 @@ pub struct KernelArgs {
     pub clock: Arc<dyn Clock>,
     pub registry: Registry,
     pub schedule_check: ScheduleCheck,
+    pub schedule_next: ScheduleNext,
+    /// How long modules may take to finish the event in flight when the engine stops.
+    pub shutdown_deadline: Duration,
+    /// How long an event that a module should have handled may wait before the engine is not healthy.
+    pub event_age_threshold: Duration,
     /// Draws uniformly from 0 to 1, for backoff jitter.
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
 }
@@ -302,6 +312,7 @@ impl State {
             shared: self.shared.clone(),
             configured: self.args.modules.clone(),
             roster: Roster::new(self.args.roster.clone()),
+            schedule_next: self.args.schedule_next.clone(),
         };
         let (supervisor, _) =
             Actor::spawn_linked(None, ModulesSupervisor, args, myself.get_cell()).await.map_err(failed)?;
@@ -313,6 +324,8 @@ impl State {
             clock: self.args.clock.clone(),
             started_ns: self.started_ns,
             root: myself.clone(),
+            shutdown_deadline: self.args.shutdown_deadline,
+            event_age_threshold: self.args.event_age_threshold,
         };
         let (admin_desk, _) = Actor::spawn_linked(None, AdminDesk, args, myself.get_cell()).await.map_err(failed)?;
         self.args.ports.admin.bind(admin_desk.clone());

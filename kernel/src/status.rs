@@ -34,6 +34,8 @@ pub struct ModuleStatus {
     /// Milliseconds since the Unix epoch; 0 before the first event.
     pub last_event_ms: AtomicU64,
     cursors: Mutex<BTreeMap<SourceId, Cursor>>,
+    /// Positions past what is durable: nothing concerned the module up to there.
+    seen: Mutex<BTreeMap<SourceId, Cursor>>,
     fuel: Mutex<VecDeque<u64>>,
 }
 
@@ -56,8 +58,27 @@ impl ModuleStatus {
         }
     }
 
+    /// Notes a position that was not worth a write.
+    pub fn set_seen(&self, source: &SourceId, cursor: Cursor) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(source.clone(), cursor);
+    }
+
+    /// How far the module has come in a source, durable or not.
+    pub fn position(&self, source: &SourceId) -> Option<Cursor> {
+        let durable = self.cursors.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned();
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned();
+        match (&durable, &seen) {
+            (Some(Cursor::Chain { number: durable, .. }), Some(Cursor::Chain { number, .. })) if number > durable => {
+                seen
+            }
+            (Some(Cursor::Cron { fired_at: durable }), Some(Cursor::Cron { fired_at })) if fired_at > durable => seen,
+            _ => durable,
+        }
+    }
+
     pub fn set_cursors(&self, all: BTreeMap<SourceId, Cursor>) {
         *self.cursors.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub fn cursors(&self) -> BTreeMap<String, String> {

@@ -96,6 +96,9 @@ async fn kernel(cron: &Port<CronMsg>, dir: &TempDir) -> KernelHandle {
         clock: Arc::new(SystemClock::new()),
         registry: prometheus::Registry::new(),
         schedule_check: Arc::new(|_| Ok(())),
+        schedule_next: Arc::new(|_, _| None),
+        shutdown_deadline: Duration::from_secs(20),
+        event_age_threshold: Duration::from_secs(600),
         jitter: Arc::new(|| 0.5),
     })
     .await

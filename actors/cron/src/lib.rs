@@ -8,4 +8,4 @@ mod due;
 mod schedule;
 
 pub use actor::{Args, CronActor, spawn};
-pub use schedule::check;
+pub use schedule::{check, next_after};

@@ -32,6 +32,11 @@ pub fn check(schedule: &Schedule) -> Result<(), String> {
     Plan::new(schedule).map(drop)
 }
 
+/// The first time after `after_ms` at which a schedule fires; none when it cannot be used or fires no more.
+pub fn next_after(schedule: &Schedule, after_ms: u64) -> Option<u64> {
+    Plan::new(schedule).ok()?.next(after_ms)
+}
+
 impl Plan {
     pub fn new(schedule: &Schedule) -> Result<Self, String> {
         match schedule {

@@ -41,6 +41,32 @@ pub struct RestartRequest {
     pub kill: bool,
 }
 
+/// The body of `POST /v1/modules/{name}/upgrade`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeRequest {
+    /// A bundle, as the engine's user sees it, by absolute path; absent: the present one, read again.
+    #[serde(default)]
+    pub source: Option<PathBuf>,
+    /// Whether the new version may reach more than the running one.
+    #[serde(default)]
+    pub allow_capabilities: bool,
+}
+
+/// The body of `POST /v1/drain` and `POST /v1/modules/{name}/drain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    /// Answered within this time, whatever was finished by then.
+    pub deadline_ms: u64,
+}
+
+/// The answer to `POST /v1/resume`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    pub resumed: Vec<String>,
+}
+
 /// The answer to `POST /v1/shutdown`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {

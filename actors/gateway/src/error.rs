@@ -56,8 +56,12 @@ impl From<AdminError> for ApiError {
             AdminError::UnknownModule(_) | AdminError::UnknownService(_) | AdminError::UnknownDeadLetter { .. } => {
                 StatusCode::NOT_FOUND
             }
-            AdminError::AlreadyLoaded(_) | AdminError::WrongState { .. } => StatusCode::CONFLICT,
-            AdminError::Load(_) | AdminError::FailedAgain(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            AdminError::AlreadyLoaded(_) | AdminError::WrongState { .. } | AdminError::NeedsApproval { .. } => {
+                StatusCode::CONFLICT
+            }
+            AdminError::Load(_) | AdminError::FailedAgain(_) | AdminError::NotUpgraded { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             AdminError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())

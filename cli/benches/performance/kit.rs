@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use nexum_host_ifaces::{
@@ -270,6 +271,9 @@ impl Bed {
             clock,
             registry,
             schedule_check: Arc::new(|_| Ok(())),
+            schedule_next: Arc::new(|_, _| None),
+            shutdown_deadline: Duration::from_secs(20),
+            event_age_threshold: Duration::from_secs(600),
             jitter: Arc::new(|| 0.5),
         })
         .await

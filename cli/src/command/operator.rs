@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::Method;
-use nexum_gateway::api::{Dropped, Letter, RestartRequest, Retried, RetryRequest, Stopped};
+use nexum_gateway::api::{Dropped, Letter, RestartRequest, Resumed, Retried, RetryRequest, Stopped};
 use nexum_kernel::admin::{Node, ServiceReport};
 use serde_json::json;
 
@@ -32,6 +32,16 @@ pub fn operator(command: Operator, output: Output) -> Result<(), Failure> {
                 match output.json {
                     true => print_json(&render::metrics::samples(&text)),
                     false => print(&text),
+                }
+            }
+            Operator::Drain(wait) => super::drain(&client, "/v1/drain", &wait, &output).await,
+            Operator::Resume => {
+                let resumed: Resumed = client.post("/v1/resume", &()).await?;
+                match output.json {
+                    true => print_json(&resumed),
+                    false => {
+                        print(&resumed.resumed.iter().map(|name| format!("{name}: resumed\n")).collect::<String>())
+                    }
                 }
             }
             Operator::Shutdown => {

@@ -53,6 +53,8 @@ pub struct Engine {
     pub log_format: LogFormat,
     /// A level, or directives such as `info,nexum_chain=debug`.
     pub log_level: String,
+    /// How long modules may take to finish the event in flight when the engine stops.
+    pub shutdown_deadline: Period,
 }
 
 impl Default for Engine {
@@ -62,6 +64,7 @@ impl Default for Engine {
             durability: Durability::Sync,
             log_format: LogFormat::Pretty,
             log_level: "info".to_owned(),
+            shutdown_deadline: Period(Duration::from_secs(20)),
         }
     }
 }
@@ -168,6 +171,8 @@ pub struct Observability {
     pub admin_listen: Listen,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_token: Option<Secret>,
+    /// How long an event that a module should have handled may wait before the engine is not healthy.
+    pub event_age_threshold: Period,
 }
 
 impl Default for Observability {
@@ -179,6 +184,7 @@ impl Default for Observability {
             admin_socket: None,
             admin_listen: Listen(None),
             admin_token: None,
+            event_age_threshold: Period(Duration::from_secs(600)),
         }
     }
 }

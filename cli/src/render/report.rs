@@ -1,7 +1,7 @@
 //! Health, modules, state and dead letters as text. Pure: answers in, lines out.
 
 use nexum_gateway::api::{Inspection, Letter, Retried, StatePage};
-use nexum_kernel::admin::{Health, Node, ServiceReport};
+use nexum_kernel::admin::{Drained, Health, Node, ServiceReport};
 
 use super::{one_line, table, units};
 
@@ -112,6 +112,11 @@ pub fn letters(letters: &[Letter]) -> String {
         ]);
     }
     table(&rows)
+}
+
+pub fn drained(drained: &Drained) -> String {
+    let done = drained.drained.iter().map(|name| format!("{name}: drained\n"));
+    done.chain(drained.unfinished.iter().map(|line| format!("not finished: {line}\n"))).collect()
 }
 
 pub fn retried(retried: &Retried) -> String {

@@ -61,6 +61,9 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         clock,
         registry,
         schedule_check: schedule_check(),
+        shutdown_deadline: config.engine.shutdown_deadline.0,
+        event_age_threshold: config.observability.event_age_threshold.0,
+        schedule_next: Arc::new(nexum_cron::next_after),
         jitter: Arc::new(rand::random::<f64>),
     };
     let kernel = KernelHandle::start(args).await?;

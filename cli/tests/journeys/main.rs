@@ -5,6 +5,7 @@
 mod anvil;
 mod commands;
 mod dead_letters;
+mod drain;
 mod engine;
 mod environment;
 mod hostile;
@@ -14,3 +15,4 @@ mod prove_exactly_once;
 mod prove_reorg;
 mod replay;
 mod services;
+mod upgrade;

@@ -39,11 +39,18 @@ pub(super) struct Feeds {
 
 impl Feeds {
     pub(super) fn new(module: &Arc<str>, sources: &[Source], record: &ModuleRecord, subscriber: Subscriber) -> Self {
+        let mut feeds = Self { module: module.clone(), feeds: Vec::new(), tokens: 0, subscriber };
+        feeds.replace(sources, record);
+        feeds
+    }
+
+    /// Other sources, at their durable positions. Tokens go on, so that answers to earlier pulls count no more.
+    pub(super) fn replace(&mut self, sources: &[Source], record: &ModuleRecord) {
         let feeds = sources.iter().map(|source| {
             let cursor = record.cursors.get(source.id()).cloned();
             Feed { source: source.clone(), cursor: cursor.clone(), durable: cursor, moved: false, token: 0 }
         });
-        Self { module: module.clone(), feeds: feeds.collect(), tokens: 0, subscriber }
+        self.feeds = feeds.collect();
     }
 
     pub(super) fn id(&self, index: usize) -> &SourceId {

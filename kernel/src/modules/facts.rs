@@ -16,11 +16,12 @@ impl State {
 
     pub(super) fn reports(&self) -> BTreeMap<String, ModuleHealthReport> {
         let now_ms = self.shared.clock.now_ms();
-        let report = |slot: &Slot| ModuleHealthReport {
+        let report = |name: &str, slot: &Slot| ModuleHealthReport {
             state: slot.phase.report().to_owned(),
             last_event_age_seconds: age_ms(slot, now_ms).map(|age| age / 1000),
+            expected_event_age_seconds: self.expected.since_ms(name).map(|since| now_ms.saturating_sub(since) / 1000),
         };
-        self.slots.iter().map(|(name, slot)| (name.to_string(), report(slot))).collect()
+        self.slots.iter().map(|(name, slot)| (name.to_string(), report(name, slot))).collect()
     }
 }
 

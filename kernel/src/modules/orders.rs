@@ -109,6 +109,12 @@ impl State {
                 }
                 Ok(())
             }
+            Then::Hold => {
+                if let Some(slot) = self.slots.get_mut(name) {
+                    slot.enter(Phase::Paused);
+                }
+                Ok(())
+            }
             Then::Start { afresh } => {
                 let mut health = self.stored_health(name).await?;
                 health.standing = Standing::Running;
@@ -131,6 +137,15 @@ impl State {
                 Ok(())
             }
         }
+    }
+
+    pub(super) async fn resume_all(&mut self, myself: &ActorRef<Msg>) -> Result<Vec<String>, AdminError> {
+        let paused = self.slots.iter().filter(|(_, slot)| slot.phase == Phase::Paused && slot.then.is_none());
+        let paused: Vec<Arc<str>> = paused.map(|(name, _)| name.clone()).collect();
+        for name in &paused {
+            self.finish_order(myself, name, Then::Start { afresh: false }).await?;
+        }
+        Ok(paused.iter().map(ToString::to_string).collect())
     }
 
     /// Reads the bundle again: its files may have changed since. The name is the identity of the state and must stay.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nexum_host_ifaces::store::{ModuleHealth, Standing};
 use ractor::ActorRef;
 
-use super::Order;
+use super::{Order, upgrade::Upgrade};
 use crate::{
     admin::{AdminError, AdminReply, ModuleSpec},
     instance::Prepared,
@@ -66,6 +66,7 @@ impl Phase {
 pub(super) enum Then {
     Forget,
     Pause,
+    Hold,
     /// `afresh`: with a full restart budget.
     Start {
         afresh: bool,
@@ -87,6 +88,7 @@ pub(super) struct Slot {
     pub(super) actor: Option<ActorRef<module::Msg>>,
     pub(super) generation: u64,
     pub(super) then: Option<(Then, AdminReply<()>)>,
+    pub(super) upgrade: Option<Upgrade>,
 }
 
 impl Slot {
@@ -108,6 +110,7 @@ impl Slot {
             actor: None,
             generation: 0,
             then: None,
+            upgrade: None,
         }
     }
 
@@ -125,6 +128,7 @@ impl Slot {
             actor: None,
             generation: 0,
             then: None,
+            upgrade: None,
         }
     }
 
@@ -157,15 +161,16 @@ impl Slot {
             state: self.phase.name().to_owned(),
             hint: hint.to_owned(),
         };
-        if self.then.is_some() {
-            return Err(wrong("another order waits for its event in flight"));
+        if self.then.is_some() || self.upgrade.is_some() {
+            return Err(wrong("another order is being carried out"));
         }
         match (order, &self.phase) {
             (Order::Unload, _) => Ok(Then::Forget),
             (Order::Restart, _) => Ok(Then::Start { afresh: true }),
-            (Order::Pause, Phase::Dead { .. }) => Err(wrong("nothing runs that could be paused")),
-            (Order::Pause, Phase::Paused) => Err(wrong("it is paused already")),
+            (Order::Pause | Order::Hold, Phase::Dead { .. }) => Err(wrong("nothing runs that could be paused")),
+            (Order::Pause | Order::Hold, Phase::Paused) => Err(wrong("it is paused already")),
             (Order::Pause, _) => Ok(Then::Pause),
+            (Order::Hold, _) => Ok(Then::Hold),
             (Order::Resume, Phase::Paused) => Ok(Then::Start { afresh: false }),
             (Order::Resume, Phase::Dead { .. }) => Err(wrong("a dead module is started with `module restart`")),
             (Order::Resume, _) => Err(wrong("it is not paused")),

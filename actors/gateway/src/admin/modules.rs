@@ -1,5 +1,7 @@
 //! Orders to and questions about modules, and their dead letters.
 
+use std::time::Duration;
+
 use axum::{
     Json, Router,
     extract::{
@@ -10,13 +12,16 @@ use axum::{
     routing::{delete, get, post},
 };
 use nexum_host_ifaces::store::{DeadLetter, StoreError, StoreMsg};
-use nexum_kernel::admin::{AdminError, AdminMsg, AdminReply, ModuleSpec, Node};
+use nexum_kernel::admin::{AdminError, AdminMsg, AdminReply, Drained, ModuleSpec, Node, Upgraded, Wanted};
 
 use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
 use crate::{
-    api::{Dropped, FailedRetry, Letter, Loaded, Retried, RetryRequest},
+    api::{DrainRequest, Dropped, FailedRetry, Letter, Loaded, Resumed, Retried, RetryRequest, UpgradeRequest},
     error::ApiError,
 };
+
+/// Nobody waits longer for modules to finish.
+const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 type Named = Result<Path<String>, PathRejection>;
 type Numbered = Result<Path<(String, u64)>, PathRejection>;
@@ -25,9 +30,13 @@ pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/v1/modules", get(list).post(load))
         .route("/v1/modules/{name}", delete(unload))
+        .route("/v1/modules/{name}/upgrade", post(upgrade))
         .route("/v1/modules/{name}/restart", post(restart))
         .route("/v1/modules/{name}/pause", post(pause))
         .route("/v1/modules/{name}/resume", post(resume))
+        .route("/v1/modules/{name}/drain", post(drain))
+        .route("/v1/drain", post(drain_all))
+        .route("/v1/resume", post(resume_all))
         .route("/v1/modules/{name}/dlq", get(dead_letters).delete(drop_dead_letters))
         .route("/v1/modules/{name}/dlq/retry", post(retry_dead_letters))
         .route("/v1/modules/{name}/dlq/{seq}", get(dead_letter).delete(drop_dead_letter))
@@ -50,6 +59,20 @@ async fn load(
     let spec = Box::new(spec);
     let name = api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Load { spec, reply }).await??;
     Ok((StatusCode::CREATED, Json(Loaded { name })))
+}
+
+async fn upgrade(
+    State(api): State<Api>,
+    name: Named,
+    body: Result<Json<UpgradeRequest>, JsonRejection>,
+) -> Result<Json<Upgraded>, ApiError> {
+    let (Path(module), Json(UpgradeRequest { source, allow_capabilities })) = (name?, body?);
+    if let Some(relative) = source.as_ref().filter(|source| !source.is_absolute()) {
+        let message = format!("`source` must be an absolute path, not {}", relative.display());
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, message));
+    }
+    let wanted = Wanted { module, source, allow_capabilities };
+    Ok(Json(api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Upgrade { wanted, reply }).await??))
 }
 
 /// Gives the kernel an order about one module; 204 when it is carried out.
@@ -76,6 +99,33 @@ async fn pause(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiErr
 async fn resume(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
     let Path(module) = name?;
     order(&api, |reply| AdminMsg::Resume { module, reply }).await
+}
+
+async fn drain(
+    State(api): State<Api>,
+    name: Named,
+    body: Result<Json<DrainRequest>, JsonRejection>,
+) -> Result<Json<Drained>, ApiError> {
+    let (Path(module), Json(request)) = (name?, body?);
+    order_drain(&api, Some(module), &request).await
+}
+
+async fn drain_all(
+    State(api): State<Api>,
+    body: Result<Json<DrainRequest>, JsonRejection>,
+) -> Result<Json<Drained>, ApiError> {
+    let Json(request) = body?;
+    order_drain(&api, None, &request).await
+}
+
+async fn order_drain(api: &Api, module: Option<String>, request: &DrainRequest) -> Result<Json<Drained>, ApiError> {
+    let deadline = Duration::from_millis(request.deadline_ms).min(DRAIN_DEADLINE_MAX);
+    let drained = api.admin.call(deadline + READ_DEADLINE, |reply| AdminMsg::Drain { module, deadline, reply });
+    Ok(Json(drained.await??))
+}
+
+async fn resume_all(State(api): State<Api>) -> Result<Json<Resumed>, ApiError> {
+    Ok(Json(Resumed { resumed: api.admin.call(ORDER_DEADLINE, AdminMsg::ResumeAll).await?? }))
 }
 
 async fn letters(api: &Api, name: String) -> Result<Vec<DeadLetter>, ApiError> {

@@ -12,7 +12,9 @@ use nexum_host_ifaces::{
     store::{DeadLetter, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, Standing, StoreError, StoreMsg},
     types::{Event, Tick},
 };
-use nexum_kernel::admin::{AdminError, AdminMsg, ChainHealthReport, Health, ModuleHealthReport, Node, NodeKind};
+use nexum_kernel::admin::{
+    AdminError, AdminMsg, ChainHealthReport, Drained, Health, ModuleHealthReport, Node, NodeKind,
+};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 
 #[derive(Default)]
@@ -127,6 +129,15 @@ impl Actor for FakeKernel {
                 shared.orders.push(format!("retry {module} {seq}"));
                 reply.send(Ok(()))?;
             }
+            AdminMsg::Upgrade { wanted, reply } => {
+                let reason = "init failed".to_owned();
+                reply.send(Err(AdminError::NotUpgraded { module: wanted.module, reason }))?;
+            }
+            AdminMsg::Drain { module, reply, .. } => {
+                let drained = module.into_iter().collect();
+                reply.send(Ok(Drained { drained, unfinished: Vec::new() }))?;
+            }
+            AdminMsg::ResumeAll(reply) => reply.send(Ok(Vec::new()))?,
             AdminMsg::Services(reply) => reply.send(Vec::new())?,
             AdminMsg::RestartService { service, kill, reply } => {
                 shared.orders.push(format!("restart service {service} kill={kill}"));
@@ -158,7 +169,11 @@ fn tree() -> Node {
 }
 
 fn health(unhealthy: Option<String>) -> Health {
-    let module = ModuleHealthReport { state: "running".to_owned(), last_event_age_seconds: Some(2) };
+    let module = ModuleHealthReport {
+        state: "running".to_owned(),
+        last_event_age_seconds: Some(2),
+        expected_event_age_seconds: None,
+    };
     let chain = ChainHealthReport { connected: true, head_block: Some(19_000_500), blocks_behind: 0 };
     Health {
         status: if unhealthy.is_some() { "unhealthy" } else { "healthy" }.to_owned(),

@@ -1,0 +1,119 @@
+//! Drain and shutdown within a deadline, and events that wait too long: what is not finished is told, and nothing is lost.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::engine::{Engine, Setup, eventually};
+
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
+/// An event that outlasts the test, were it not for a deadline.
+const SLEEPS: [(&str, &str); 2] =
+    [("mode = \"good\"", "mode = \"sleep\""), ("event_deadline = \"2s\"", "event_deadline = \"60s\"")];
+
+fn answer(engine: &Engine, args: &[&str]) -> (Option<i32>, Value) {
+    let output = engine.raw_ctl(args);
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Waits until the module is in the middle of an event.
+fn in_an_event(engine: &Engine, module: &str) {
+    eventually("an event is handed to the guest", || {
+        let metrics = engine.json(&["metrics"]);
+        let mut samples = metrics.as_array().unwrap().iter();
+        let dispatched = samples.any(|sample| {
+            sample["name"] == "nexum_events_dispatched_total"
+                && (&sample["labels"]["module"], &sample["labels"]["event_type"]) == (&module.into(), &"block".into())
+        });
+        if dispatched { Ok(()) } else { Err(String::new()) }
+    });
+}
+
+#[test]
+fn drained_modules_are_paused_and_lose_nothing() {
+    let short = ("event_deadline = \"2s\"", "event_deadline = \"5s\"");
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).module("recorder", "b", &[]);
+    let mut engine = setup.module("hostile", "slow", &[SLEEPS[0], short]).start();
+    engine.module_until("a", "runs", |node| node["events_processed"].as_u64() > Some(5));
+    in_an_event(&engine, "slow");
+
+    // The order stands when the answer had to be given before it was carried out.
+    let (code, drained) = answer(&engine, &["module", "drain", "slow", "--deadline", "100ms", "--json"]);
+    assert_eq!((code, &drained["drained"]), (Some(1), &Value::Array(Vec::new())), "{drained:#}");
+    assert!(drained["unfinished"][0].as_str().unwrap().contains("did not finish within 100ms"), "{drained:#}");
+    engine.module_until("slow", "paused after its event", |node| node["state"] == "PAUSED");
+
+    let (code, drained) = answer(&engine, &["drain", "--json"]);
+    assert_eq!((code, &drained["drained"]), (Some(0), &serde_json::json!(["a", "b"])), "{drained:#}");
+    assert_eq!((&engine.module("a")["state"], &engine.module("b")["state"]), (&"PAUSED".into(), &"PAUSED".into()));
+    let resumed = engine.json(&["resume"]);
+    assert_eq!(resumed["resumed"], serde_json::json!(["a", "b", "slow"]));
+    engine.module_until("a", "runs again", |node| node["state"] == "RUN");
+
+    // By name it is an order about the module; of the whole engine it ends with the process.
+    engine.ctl(&["module", "drain", "b"]);
+    engine.ctl(&["drain"]);
+    assert!(engine.terminate().success());
+    engine.launch();
+    engine.module_until("a", "runs", |node| node["state"] == "RUN");
+    engine.module_until("b", "stays paused", |node| node["state"] == "PAUSED");
+    let blocks = engine.state("a", "b/");
+    let numbers: Vec<u64> = blocks.iter().map(|(key, _)| key[2..].parse().unwrap()).collect();
+    assert!(numbers.is_sorted_by(|a, b| *b == a + 1), "{numbers:?}");
+    assert!(blocks.iter().all(|(_, value)| value["count"] == 1));
+}
+
+#[test]
+fn the_shutdown_deadline_ends_an_event_that_does_not_end_and_says_so() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).module("hostile", "sleepy", &SLEEPS);
+    let mut engine = setup.prepare();
+    let config = fs::read_to_string(&engine.config).unwrap();
+    fs::write(&engine.config, config.replacen("[engine]\n", "[engine]\nshutdown_deadline = \"300ms\"\n", 1)).unwrap();
+    engine.launch();
+    in_an_event(&engine, "sleepy");
+    engine.module_until("a", "runs", |node| node["events_processed"].as_u64() > Some(5));
+    assert_eq!(engine.terminate().code(), Some(0));
+    let log = engine.log_text();
+    assert!(log.contains("not everything was finished: module sleepy: its event in flight did not finish"), "{log}");
+    assert!(!log.contains("did not end in order"), "{log}");
+
+    engine.launch();
+    in_an_event(&engine, "sleepy");
+    let node = engine.module("sleepy");
+    assert_eq!((&node["events_failed"], &node["budget"]["spent"]), (&0.into(), &0.into()), "not its fault: {node:#}");
+    let shutdown = engine.json(&["shutdown"]);
+    assert!(shutdown["unfinished"][0].as_str().unwrap().starts_with("module sleepy:"), "{shutdown:#}");
+    assert_eq!(engine.wait().code(), Some(0));
+}
+
+#[test]
+fn an_event_that_waits_past_the_threshold_makes_the_engine_unhealthy() {
+    let patient = ("backoff = [\"1s\", \"5m\"]", "backoff = [\"5m\", \"5m\"]");
+    let trap = ("mode = \"good\"", "mode = \"trap\"");
+    let cron = ("kind = \"block\"\nchain_id = 31337", "kind = \"cron\"\nevery = \"1s\"");
+    let setup = Setup::new().with("event_age_threshold = \"4s\"").mock(31337, CHAIN);
+    let setup = setup.module("recorder", "fine", &[]).module("hostile", "good", &[cron]);
+    let engine =
+        setup.module("hostile", "blocks", &[trap, patient]).module("hostile", "ticks", &[trap, patient, cron]).start();
+    let reasons = |engine: &Engine| {
+        let (code, health) = answer(engine, &["health", "--json"]);
+        (code, health["reasons"].as_array().cloned().unwrap_or_default(), health)
+    };
+    eventually("both are found", || match reasons(&engine) {
+        (Some(4), found, _) if found.len() == 2 => Ok(()),
+        (code, _, health) => Err(format!("{code:?}: {health:#}")),
+    });
+    let (_, found, health) = reasons(&engine);
+    assert!(found[0].as_str().unwrap().starts_with("module blocks should have handled an event"), "{health:#}");
+    assert!(found[1].as_str().unwrap().starts_with("module ticks should have handled an event"), "{health:#}");
+    let metrics = engine.ctl(&["metrics"]);
+    assert!(metrics.contains("nexum_expected_event_age_seconds{module=\"blocks\"}"), "{metrics}");
+
+    // What is paused is not expected to do anything.
+    engine.ctl(&["module", "pause", "blocks"]);
+    engine.ctl(&["module", "pause", "ticks"]);
+    eventually("healthy again", || match reasons(&engine) {
+        (Some(0), _, _) => Ok(()),
+        (code, _, health) => Err(format!("{code:?}: {health:#}")),
+    });
+}

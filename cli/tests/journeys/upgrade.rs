@@ -1,0 +1,148 @@
+//! Upgrades in place: the new version runs on the old one's state, or the old one goes on as if nothing had happened.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{
+    anvil::Anvil,
+    engine::{Engine, Setup},
+    prove_exactly_once::{Moments, check, mine_some, recording},
+};
+
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
+const VERSION: (&str, &str) = ("version = \"0.3.0\"", "version = \"0.4.0\"");
+const FROM_ONE: (&str, &str) =
+    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
+
+fn upgrade(engine: &Engine, bundle: &std::path::Path) -> Value {
+    engine.json(&["module", "upgrade", "m", bundle.to_str().unwrap()])
+}
+
+fn refused(engine: &Engine, bundle: &std::path::Path) -> String {
+    engine.try_ctl(&["module", "upgrade", "m", bundle.to_str().unwrap()]).unwrap_err()
+}
+
+/// Writes a bundle of `hostile` under the name of the running module, in a directory of its own.
+fn version(setup: &Setup, directory: &str, changes: &[(&str, &str)]) -> std::path::PathBuf {
+    let dir = setup.write_bundle("hostile", directory, changes);
+    let manifest = dir.join("nexum.toml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace(&format!("name = \"{directory}\""), "name = \"m\"")).unwrap();
+    dir
+}
+
+#[test]
+fn a_new_version_runs_on_inherited_state_and_is_there_after_a_restart() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "m", &[FROM_ONE]);
+    let next = version(&setup, "next", &[VERSION, ("mode = \"good\"", "mode = \"init-flush\"")]);
+    let mut engine = setup.start();
+    engine.module_until("m", "runs", |node| node["events_processed"].as_u64() > Some(10));
+    let before = engine.module("m");
+
+    // It may reach more than the one that runs: `chain` and `logging`.
+    let asked = refused(&engine, &next);
+    assert!(asked.contains("(capability `chain`, capability `logging`): say --allow-capabilities"), "{asked}");
+    assert_eq!(engine.module("m")["version"], "0.3.0");
+    let done = engine.json(&["module", "upgrade", "m", next.to_str().unwrap(), "--allow-capabilities"]);
+    assert_eq!((&done["from"], &done["to"], &done["state"]), (&"0.3.0".into(), &"0.4.0".into(), &"RUN".into()));
+
+    let node = engine.module("m");
+    assert_ne!(node["component"], before["component"]);
+    assert_eq!((&node["version"], &node["restarts"]), (&"0.4.0".into(), &0.into()), "{node:#}");
+    // What the old one wrote is there, what `init` wrote too, and the new one goes on where the old one was.
+    let recorded = engine.state("m", "b/").len() as u64;
+    assert!(recorded > 10);
+    assert_eq!(engine.state("m", "init"), [("init".to_owned(), Value::Bool(true))]);
+    let counted = |engine: &Engine| engine.state("m", "count").first().map_or(0, |(_, count)| count.as_u64().unwrap());
+    engine.module_until("m", "goes on", |node| node["events_processed"].as_u64() > Some(recorded + 10));
+    for restarted in [false, true] {
+        if restarted {
+            engine.kill9();
+            engine.launch();
+            engine.module_until("m", "is back", |node| node["state"] == "RUN" && node["version"] == "0.4.0");
+        }
+        engine.ctl(&["module", "pause", "m"]);
+        let cursor: u64 = engine.module("m")["cursors"]["chain:31337"].as_str().unwrap().parse().unwrap();
+        assert_eq!(recorded + counted(&engine), cursor, "each block once, by the one version or the other");
+        engine.ctl(&["module", "resume", "m"]);
+    }
+}
+
+#[test]
+fn a_version_that_cannot_start_changes_nothing() {
+    let setup = Setup::new().mock(31337, CHAIN).module("hostile", "m", &[FROM_ONE]);
+    let traps = version(&setup, "traps", &[VERSION, ("mode = \"good\"", "mode = \"init-flush-trap\"")]);
+    let fails = version(&setup, "fails", &[VERSION, ("mode = \"good\"", "mode = \"init-error\"")]);
+    let damaged = version(&setup, "damaged", &[VERSION]);
+    fs::write(damaged.join("module.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
+    let stranger = setup.write_bundle("hostile", "stranger", &[]);
+    let engine = setup.start();
+    engine.module_until("m", "runs", |node| node["events_processed"].as_u64() > Some(3));
+
+    let said = refused(&engine, &traps);
+    assert!(said.contains("`m` goes on as it was; the new version was refused: trap"), "{said}");
+    assert_eq!(engine.state("m", "init"), [], "what a refused init flushed is not there");
+    let said = refused(&engine, &fails);
+    assert!(said.contains("init fails, as configured"), "{said}");
+    let said = refused(&engine, &damaged);
+    assert!(said.contains("but the manifest names sha256:"), "{said}");
+    let said = refused(&engine, &stranger);
+    assert!(said.contains("holds module `stranger`, not `m`"), "{said}");
+    let said = refused(&engine, &engine.dir.path().join("nowhere"));
+    assert!(said.contains("nowhere"), "{said}");
+
+    let node = engine.module("m");
+    let facts = (&node["state"], &node["version"], &node["restarts"], &node["budget"]["spent"], &node["events_failed"]);
+    assert_eq!(facts, (&"RUN".into(), &"0.3.0".into(), &0.into(), &0.into(), &0.into()), "{node:#}");
+    let processed = node["events_processed"].as_u64();
+    engine.module_until("m", "goes on", |node| node["events_processed"].as_u64() > processed.map(|n| n + 5));
+    engine.ctl(&["module", "pause", "m"]);
+    let cursor = engine.module("m")["cursors"]["chain:31337"].as_str().unwrap().to_owned();
+    assert_eq!(engine.state("m", "count")[0].1.to_string(), cursor, "no block lost and none twice");
+}
+
+#[test]
+fn a_module_that_does_not_run_takes_the_new_version_as_it_is() {
+    let changes = [
+        ("mode = \"good\"", "mode = \"trap\""),
+        ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"20ms\"]"),
+        ("max_consecutive_failures = 10", "max_consecutive_failures = 2"),
+    ];
+    let setup = Setup::new().mock(31337, CHAIN).module("hostile", "m", &changes);
+    let good = version(&setup, "good", &[VERSION]);
+    let engine = setup.start();
+    engine.module_until("m", "DEAD", |node| node["state"] == "DEAD");
+    upgrade(&engine, &good);
+    engine.module_until("m", "runs", |node| node["version"] == "0.4.0" && node["events_processed"].as_u64() > Some(3));
+
+    // A paused one stays paused. A bundle that was changed in its place is read again.
+    engine.ctl(&["module", "pause", "m"]);
+    let manifest = good.join("nexum.toml");
+    fs::write(&manifest, fs::read_to_string(&manifest).unwrap().replace("0.4.0", "0.5.0")).unwrap();
+    let done = engine.json(&["module", "upgrade", "m"]);
+    assert_eq!((&done["from"], &done["to"], &done["state"]), (&"0.4.0".into(), &"0.5.0".into(), &"PAUSED".into()));
+    engine.ctl(&["module", "resume", "m"]);
+    engine.module_until("m", "runs", |node| node["version"] == "0.5.0" && node["state"] == "RUN");
+}
+
+#[test]
+fn upgrades_between_events_lose_none_and_repeat_none() {
+    let anvil = Anvil::start();
+    let emitter = anvil.deploy_emitter();
+    let engine = recording(&anvil, &emitter);
+    engine.module_until("recorder", "runs", |node| node["state"] == "RUN");
+    let mut moments = Moments(0x7777_1234_abcd_ef01);
+    let manifest = engine.dir.path().join("recorder/nexum.toml");
+    for round in 0..6 {
+        mine_some(&anvil, &emitter, &mut moments);
+        let text = fs::read_to_string(&manifest).unwrap();
+        let (from, to) = (format!("version = \"0.3.{round}\""), format!("version = \"0.3.{}\"", round + 1));
+        assert!(text.contains(&from));
+        fs::write(&manifest, text.replace(&from, &to)).unwrap();
+        engine.ctl(&["module", "upgrade", "recorder"]);
+        mine_some(&anvil, &emitter, &mut moments);
+    }
+    check(&anvil, &emitter, &engine);
+    assert_eq!(engine.module("recorder")["version"], "0.3.6");
+}

@@ -1,0 +1,71 @@
+//! The new version in the place of the running one, between two events.
+//!
+//! Invariant: the running instance is not touched before the new one's `init` has succeeded, and nothing that `init`
+//! wrote is durable before that.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use nexum_host_ifaces::store::UnitKind;
+
+use super::{Exit, State, host_args};
+use crate::{
+    instance::{Failure, Instance},
+    modules::{self, Candidate},
+    status::Wish,
+};
+
+impl State {
+    pub(super) async fn on_upgrade(&mut self, candidate: Arc<Candidate>) -> Result<(), Exit> {
+        let tried = match self.try_upgrade(&candidate).await? {
+            Ok(()) => Ok(()),
+            Err(Failure { message, .. }) => Err(message),
+        };
+        let (module, generation) = (self.args.name().clone(), self.args.generation);
+        // A supervisor that is gone takes its actors with it.
+        let _ = self.args.supervisor.send_message(modules::Msg::UpgradeTried { module, generation, tried });
+        match &mut self.running {
+            // The new version has its own sources, none of which has been asked yet.
+            Some(running) if candidate.passed.load(Ordering::Acquire) && self.args.status.wish() == Wish::Run => {
+                running.go_on_with_all(&self.args).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The inner failure is the new version's, and leaves everything as it was.
+    async fn try_upgrade(&mut self, candidate: &Candidate) -> Result<Result<(), Failure>, Exit> {
+        let Some(running) = &mut self.running else { return Ok(Ok(())) };
+        let (plan, prepared) = (&candidate.plan, &candidate.prepared);
+        let host = host_args(&self.args.shared, plan, running.host.id);
+        let record = running.instance.host().record().clone();
+        let mut instance = match Instance::start(prepared, &host, record).await {
+            Ok(instance) => instance,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        instance.host().hold_flushes(true);
+        let fuel = match instance.init(&plan.config).await {
+            Ok(fuel) => fuel,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        instance.host().hold_flushes(false);
+        candidate.passed.store(true, Ordering::Release);
+
+        let unit = instance.host().seal(UnitKind::Handled, None, fuel);
+        running.feeds.forget(&self.args);
+        running.feeds.replace(&plan.manifest.sources, &unit.record);
+        running.instance = instance;
+        running.prepared = prepared.clone();
+        self.args
+            .shared
+            .metrics
+            .state_bytes_limit
+            .with_label_values(&[&*host.module])
+            .set(host.limits.max_state_bytes as i64);
+        running.host = host;
+        self.args.plan = plan.clone();
+        self.args.prepared = Some(prepared.clone());
+        running.send(&self.args, unit)?;
+        running.settle(&self.args).await?;
+        Ok(Ok(()))
+    }
+}

@@ -1,0 +1,177 @@
+//! Events that modules should have handled by now: what `/health` holds against its threshold.
+//!
+//! An event is expected when a subscription should have fired: the head of a chain is past the module's position and it
+//! wants blocks, or a schedule's time has come. Its age counts from when the module last moved in that source, so that
+//! one that catches up is not late, however much lies before it. Log subscriptions alone expect nothing while the module
+//! runs: nobody knows whether a matching log exists. A paused module is not expected to do anything.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::join_all;
+use nexum_host_ifaces::{
+    chain::{Blocks, ChainMsg, Hold},
+    cron::ScheduleNext,
+    event::{Cursor, Part, SourceId},
+};
+use ractor::ActorRef;
+
+use super::{
+    Msg, State,
+    slot::{Phase, Slot},
+};
+use crate::manifest::Source;
+
+/// How often it is looked; thresholds are minutes.
+pub(super) const LOOK: Duration = Duration::from_secs(2);
+/// A chain that does not tell its head within this is looked at next time.
+const HEAD_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What was found, and since when.
+pub(super) struct Expected {
+    next: ScheduleNext,
+    /// Per module and source: the position it has not left although something is there.
+    waits: HashMap<(Arc<str>, SourceId), Wait>,
+    oldest_ms: BTreeMap<Arc<str>, u64>,
+}
+
+#[derive(Clone)]
+struct Wait {
+    at: Option<Cursor>,
+    since_ms: u64,
+}
+
+impl Expected {
+    pub(super) fn new(next: ScheduleNext) -> Self {
+        Self { next, waits: HashMap::new(), oldest_ms: BTreeMap::new() }
+    }
+
+    /// When the oldest event came that the module should have handled; none when there is none.
+    pub(super) fn since_ms(&self, module: &str) -> Option<u64> {
+        self.oldest_ms.get(module).copied()
+    }
+
+    /// Whether a source has something past this position.
+    fn due(&self, source: &Source, at: Option<&Cursor>, heads: &BTreeMap<u64, u64>, now_ms: u64) -> bool {
+        match source {
+            Source::Chain { chain_id, interest, .. } => {
+                let confirmations = match interest.hold {
+                    Hold::Latest => 0,
+                    Hold::Confirmations(confirmations) => confirmations,
+                    // How far these trail the head is for the chain to say.
+                    Hold::Safe | Hold::Finalized => return false,
+                };
+                let Some(head) = heads.get(chain_id).and_then(|head| head.checked_sub(confirmations)) else {
+                    return false;
+                };
+                interest.blocks != Blocks::None
+                    && match at {
+                        Some(Cursor::Chain { number, part, .. }) => {
+                            *number < head || (*number == head && *part == Part::Logs)
+                        }
+                        _ => false,
+                    }
+            }
+            Source::Cron { schedule, .. } => match at {
+                Some(Cursor::Cron { fired_at }) => (self.next)(schedule, *fired_at).is_some_and(|next| next <= now_ms),
+                _ => false,
+            },
+        }
+    }
+
+    fn look(&mut self, slots: &BTreeMap<Arc<str>, Slot>, heads: &BTreeMap<u64, u64>, now_ms: u64) {
+        let (mut waits, mut oldest_ms) = (HashMap::new(), BTreeMap::new());
+        for (name, slot) in slots {
+            let Some(plan) = slot.plan.as_ref().filter(|_| slot.is_expected_to_work()) else { continue };
+            // Not running at all is a wait of its own, for those whose sources cannot say what is due.
+            let stopped = (slot.phase != Phase::Run).then(|| (SourceId::new(""), None));
+            let due = plan.manifest.sources.iter().filter_map(|source| {
+                let at = slot.status.position(source.id());
+                self.due(source, at.as_ref(), heads, now_ms).then(|| (source.id().clone(), at))
+            });
+            for (source, at) in stopped.into_iter().chain(due) {
+                let key = (name.clone(), source);
+                let same = self.waits.get(&key).filter(|wait| wait.at == at).cloned();
+                let wait = same.unwrap_or(Wait { at, since_ms: now_ms });
+                let oldest = oldest_ms.entry(name.clone()).or_insert(wait.since_ms);
+                *oldest = (*oldest).min(wait.since_ms);
+                waits.insert(key, wait);
+            }
+        }
+        (self.waits, self.oldest_ms) = (waits, oldest_ms);
+    }
+}
+
+impl State {
+    /// Asks the chains for their heads without waiting for them here.
+    pub(super) fn ask_heads(&self, myself: &ActorRef<Msg>) {
+        let (chains, myself) = (self.shared.loader.chains.clone(), myself.clone());
+        let _asking: tokio::task::JoinHandle<_> = tokio::spawn(async move {
+            let asked = chains.iter().map(|(id, port)| async move {
+                let status = port.call(HEAD_DEADLINE, ChainMsg::Status).await.ok()?;
+                Some((*id, status.head?.0))
+            });
+            let heads = join_all(asked).await.into_iter().flatten().collect();
+            // A supervisor that is gone has no use for them.
+            let _ = myself.send_message(Msg::Heads(heads));
+        });
+    }
+
+    pub(super) fn look(&mut self, heads: BTreeMap<u64, u64>) {
+        let now_ms = self.shared.clock.now_ms();
+        self.expected.look(&self.slots, &heads, now_ms);
+        for name in self.slots.keys() {
+            let age_ms = self.expected.since_ms(name).map_or(0, |since| now_ms.saturating_sub(since));
+            self.shared.metrics.expected_event_age.with_label_values(&[&**name]).set((age_ms / 1000) as i64);
+        }
+    }
+}
+
+impl Slot {
+    fn is_expected_to_work(&self) -> bool {
+        matches!(self.phase, Phase::Load | Phase::Init | Phase::Run | Phase::Restart { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nexum_host_ifaces::{
+        Hash,
+        chain::Interest,
+        cron::{Missed, Schedule},
+    };
+
+    use super::*;
+
+    fn chain(blocks: Blocks, hold: Hold) -> Source {
+        let interest = Interest { blocks, logs: Vec::new(), start_block: None, hold };
+        Source::Chain { id: SourceId::new("chain:1"), chain_id: 1, interest: Arc::new(interest) }
+    }
+
+    #[test]
+    fn an_event_is_due_when_the_source_is_past_the_position() {
+        let expected = Expected::new(Arc::new(|_, after| Some(after + 100)));
+        let heads = BTreeMap::from([(1, 10)]);
+        let due = |source: &Source, at: Option<&Cursor>| expected.due(source, at, &heads, 1_000);
+        let block = |number| Cursor::block(number, Hash::default());
+        let all = chain(Blocks::All, Hold::Latest);
+        assert!(due(&all, Some(&block(9))));
+        assert!(!due(&all, Some(&block(10))));
+        assert!(!due(&all, None), "nobody has told where it starts");
+        assert!(due(&all, Some(&Cursor::Chain { number: 10, hash: None, part: Part::Logs })));
+        let held = chain(Blocks::All, Hold::Confirmations(3));
+        assert!(!due(&held, Some(&block(7))));
+        assert!(due(&held, Some(&block(6))));
+        assert!(!due(&chain(Blocks::All, Hold::Confirmations(11)), Some(&block(0))));
+        assert!(!due(&chain(Blocks::All, Hold::Safe), Some(&block(1))));
+        assert!(!due(&chain(Blocks::None, Hold::Latest), Some(&block(1))), "a matching log may not exist");
+
+        let schedule = Arc::new(Schedule::Every { period_ms: 100 });
+        let cron = Source::Cron { id: SourceId::new("cron:every=100ms"), schedule, missed: Missed::Skip };
+        assert!(due(&cron, Some(&Cursor::Cron { fired_at: 900 })));
+        assert!(!due(&cron, Some(&Cursor::Cron { fired_at: 901 })));
+    }
+}
