@@ -130,8 +130,19 @@ impl Anvil {
 
     /// Queues a call of the emitter for the next block.
     pub fn emit(&self, emitter: &str, word: u64) {
-        let call = json!([{"from": ACCOUNT, "to": emitter, "data": format!("0x{word:064x}"), "gas": "0x100000"}]);
+        self.emit_word(emitter, &format!("{word:064x}"));
+    }
+
+    /// The same with any word, 64 hex digits.
+    pub fn emit_word(&self, emitter: &str, word: &str) {
+        let call = json!([{"from": ACCOUNT, "to": emitter, "data": format!("0x{word}"), "gas": "0x100000"}]);
         self.rpc("eth_sendTransaction", call);
+    }
+
+    /// Wei that an account holds at the head.
+    pub fn balance(&self, account: &str) -> u128 {
+        let balance = self.rpc("eth_getBalance", json!([account, "latest"]));
+        u128::from_str_radix(balance.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
     }
 
     /// Hash of every block from `from` to the head.

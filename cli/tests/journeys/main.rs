@@ -14,5 +14,6 @@ mod orders;
 mod prove_exactly_once;
 mod prove_reorg;
 mod replay;
+mod reserve;
 mod services;
 mod upgrade;
