@@ -103,6 +103,12 @@ prove-exactly-once: test-deps guests ## kill the engine, then the node, KILLS ti
 prove-reorg: test-deps guests ## reorgs of depth 1 to 20, while running and while stopped; the state must equal the chain that stands
 	@cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_reorg)'
 
+.PHONY: check-deploy
+check-deploy: ## check the alert rules and what they make of samples; installs promtool when it is missing
+	@command -v promtool >/dev/null || apt-get install -y --no-install-recommends prometheus >/dev/null
+	@promtool check rules deploy/alerts.yaml
+	@cd deploy && promtool test rules alerts.test.yaml
+
 BENCH_LINES := $(CARGO_TARGET_DIR)/bench-lines.jsonl
 .PHONY: bench
 bench: test-deps guests ## measure everything beside its floor; writes target/bench.json and docs/reference/performance.md
