@@ -236,7 +236,7 @@ pub struct ModuleHealthReport {
     pub state: String,
     pub last_event_age_seconds: Option<u64>,
     /// How long ago the oldest event came that the module should have handled by now; absent when there is none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_event_age_seconds: Option<u64>,
 }
 
