@@ -1,6 +1,7 @@
 //! The arguments of both programs, and the help that goes with them.
 
 pub mod journal;
+pub mod replay;
 
 use std::path::PathBuf;
 
@@ -76,6 +77,7 @@ pub struct Output {
 #[derive(Debug, Subcommand)]
 pub enum NexumCommand {
     Run(Run),
+    Replay(replay::Replay),
     #[command(flatten)]
     Common(Common),
 }
@@ -278,6 +280,9 @@ pub enum Operator {
     /// Events that a module could not handle
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Failed events that are kept, to be replayed with `nexum replay`
+    #[command(subcommand)]
+    Crash(replay::Crash),
     /// The actors that modules share: what they are called, and restarting one
     #[command(subcommand)]
     Service(Service),

@@ -74,6 +74,10 @@ impl Client {
             .map_err(|_| Failure::failed("the engine answered with something that is no text"))
     }
 
+    pub async fn bytes(&self, path: &str) -> Result<Bytes, Failure> {
+        self.whole(Method::GET, path, None).await
+    }
+
     /// A streamed answer; its body is read frame by frame.
     pub async fn stream(&self, path: &str) -> Result<Incoming, Failure> {
         Ok(self.send(Method::GET, path, None).await?.into_body())

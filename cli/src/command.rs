@@ -1,7 +1,9 @@
 //! Carries out every command but `run`: asks the engine, prints the answer.
 
+mod crash;
 mod journal;
 mod operator;
+mod replay;
 mod state;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use crate::{
 };
 
 pub use operator::operator;
+pub use replay::replay;
 
 /// Runs a conversation with an engine to its end.
 fn block_on(conversation: BoxFuture<'_, Result<(), Failure>>) -> Result<(), Failure> {
@@ -138,6 +141,7 @@ async fn load_module(client: &Client, load: args::Load, output: &Output) -> Resu
         ceiling: None,
         config: load.set.into_iter().collect(),
         extra_methods: load.extra_method,
+        record: None,
     };
     let loaded: nexum_gateway::api::Loaded = client.post("/v1/modules", &spec).await?;
     done(output, &loaded.name, "loaded")

@@ -25,6 +25,7 @@ pub fn nexum() -> ExitCode {
     let args::Nexum { output, command } = args::Nexum::parse();
     let done = match command {
         args::NexumCommand::Run(run) => wire::run(&run),
+        args::NexumCommand::Replay(replay) => command::replay(&replay, &output),
         args::NexumCommand::Common(common) => command::common(common, output, "nexum"),
     };
     exit::report("nexum", done)

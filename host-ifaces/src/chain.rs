@@ -168,18 +168,23 @@ impl HostState {
 impl chain::Host for HostState {
     async fn request(&mut self, chain_id: u64, method: String, params: String) -> Result<String, HostError> {
         self.count_host_call("chain")?;
-        let port = self.chain_port(chain_id)?;
+        let port = self.chain_port(chain_id)?.clone();
         if !method_allowed(&method, &self.extra_methods) {
             return Err(denied(&method));
         }
         let deadline = self.limits.host_call_deadline;
-        let reply = port.call(deadline, |reply| ChainMsg::Request { method, params, deadline, reply }).await;
-        self.check_reply(reply.map_err(|error| error.to_host_error("chain"))??)
+        let asked = self.tape.ask("chain.request", &(chain_id, &method, &params));
+        let live = async {
+            let reply = port.call(deadline, |reply| ChainMsg::Request { method, params, deadline, reply }).await;
+            reply.map_err(|error| error.to_host_error("chain"))?
+        };
+        let reply = self.reach(asked, "chain", live).await?;
+        self.check_reply(reply)
     }
 
     async fn request_batch(&mut self, chain_id: u64, requests: Vec<RpcRequest>) -> Result<Vec<RpcResult>, HostError> {
         self.count_host_call("chain")?;
-        let port = self.chain_port(chain_id)?;
+        let port = self.chain_port(chain_id)?.clone();
         if requests.len() > BATCH_REQUESTS_MAX {
             let message = format!("{} requests in one batch, at most {BATCH_REQUESTS_MAX}", requests.len());
             return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
@@ -199,10 +204,13 @@ impl chain::Host for HostState {
         if !allowed.is_empty() {
             let deadline = self.limits.host_call_deadline;
             let sent = allowed.len();
-            let reply = port
-                .call(deadline, |reply| ChainMsg::RequestBatch { requests: allowed, deadline, reply })
-                .await
-                .map_err(|error| error.to_host_error("chain"))??;
+            let asked = self.tape.ask("chain.request-batch", &(chain_id, &allowed));
+            let live = async {
+                let reply =
+                    port.call(deadline, |reply| ChainMsg::RequestBatch { requests: allowed, deadline, reply }).await;
+                reply.map_err(|error| error.to_host_error("chain"))?
+            };
+            let reply = self.reach(asked, "chain", live).await?;
             if reply.len() != sent {
                 let message = format!("{} answers to a batch of {sent}", reply.len());
                 return Err(HostError::new("chain", HostErrorKind::Internal, message));

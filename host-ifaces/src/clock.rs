@@ -44,11 +44,11 @@ impl Clock for SystemClock {
 impl clock::Host for HostState {
     fn now_ms(&mut self) -> wasmtime::Result<u64> {
         self.count_or_trap("clock")?;
-        Ok(self.clock.now_ms())
+        Ok(self.tape.time(|| self.clock.now_ms()))
     }
 
     fn monotonic_ns(&mut self) -> wasmtime::Result<u64> {
         self.count_or_trap("clock")?;
-        Ok(self.clock.monotonic_ns())
+        Ok(self.tape.time(|| self.clock.monotonic_ns()))
     }
 }

@@ -22,7 +22,9 @@ use crate::{
     local_store::Overlay,
     logging::LogBudget,
     port::Port,
+    recording::{Tape, Taping},
     store::{EventUnit, ModuleId, ModuleRecord, StateView, StoreMsg, UnitKind},
+    wasi::WasiTape,
 };
 
 /// Everything a module's Store is built from; shared by every instance of the module.
@@ -39,6 +41,8 @@ pub struct HostArgs {
     pub chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
     /// Methods beyond the standard ones that manifest and operator grant.
     pub extra_methods: Arc<BTreeSet<String>>,
+    /// Whether what the guest sees of the world is recorded, or comes from a recording.
+    pub taping: Taping,
 }
 
 /// What the log lines of the event at hand carry.
@@ -72,6 +76,10 @@ pub struct HostState {
     pub(crate) usage: Usage,
     /// Lines of WASI stdio that the event at hand lost to the rate.
     printed_dropped: Arc<AtomicU64>,
+    /// State bytes and last unit when the call at hand began.
+    began: (u64, u64),
+    pub(crate) tape: Tape,
+    pub(crate) wasi_tape: WasiTape,
     poisoned: Option<String>,
     /// `flush` changes nothing: the writes wait for the end of the event.
     pub(crate) flushes_held: bool,
@@ -84,7 +92,11 @@ impl HostState {
     /// The state of a fresh Store, over what is committed.
     pub fn new(args: &HostArgs, record: ModuleRecord) -> Self {
         let printed_dropped = Arc::<AtomicU64>::default();
-        let overlay = Overlay::new(args.view.clone(), args.id, record.state_bytes, args.limits.max_state_bytes);
+        let mut overlay = Overlay::new(args.view.clone(), args.id, record.state_bytes, args.limits.max_state_bytes);
+        if !matches!(args.taping, Taping::Off) {
+            overlay = overlay.noting();
+        }
+        let wasi_tape = WasiTape::new(&args.taping);
         Self {
             module: args.module.clone(),
             limits: args.limits.clone(),
@@ -93,16 +105,19 @@ impl HostState {
             chains: args.chains.clone(),
             extra_methods: args.extra_methods.clone(),
             overlay,
-            ledger: Ledger { module: args.id, component: args.component, record },
+            ledger: Ledger { module: args.id, component: args.component, record: record.clone() },
             event_id: None,
             event_label: EventLabel::default(),
             log_budget: LogBudget::new(args.clock.monotonic_ns()),
             usage: Usage::default(),
             printed_dropped: printed_dropped.clone(),
+            began: (record.state_bytes, record.seq),
+            tape: Tape::new(&args.taping),
             poisoned: None,
             flushes_held: false,
             memory: MemoryLimiter::new(args.limits.max_memory_bytes),
-            wasi: crate::wasi::context(&args.module, &args.clock, &printed_dropped),
+            wasi: crate::wasi::context(&args.module, &args.clock, &printed_dropped, &wasi_tape),
+            wasi_tape,
             table: ResourceTable::new(),
         }
     }
@@ -116,6 +131,13 @@ impl HostState {
             block: block.map(|(_, number)| number),
         };
         self.event_id = Some(id.clone());
+        self.began = (self.overlay.used_bytes(), self.ledger.record.seq);
+        // What the start of the instance saw belongs to `init`.
+        if *id != EventId::Init {
+            self.tape.begin();
+            self.wasi_tape.begin();
+            self.overlay.begin();
+        }
         self.usage = Usage::default();
         self.printed_dropped.store(0, Ordering::Relaxed);
     }
@@ -152,6 +174,16 @@ impl HostState {
 
     pub fn record(&self) -> &ModuleRecord {
         &self.ledger.record
+    }
+
+    /// Size of the state in bytes, and the last unit, when the call at hand began.
+    pub fn began(&self) -> (u64, u64) {
+        self.began
+    }
+
+    /// Milliseconds since the Unix epoch, of the engine and not of a recording.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
     }
 
     /// What the event at hand used so far.

@@ -69,6 +69,7 @@ impl Ledger {
             outbox: Vec::new(),
             told: None,
             replayed: Vec::new(),
+            recording: None,
         }
     }
 

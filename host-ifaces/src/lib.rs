@@ -22,6 +22,7 @@ pub mod local_store;
 pub mod logging;
 pub mod port;
 pub mod random;
+pub mod recording;
 pub mod store;
 mod wasi;
 

@@ -3,6 +3,8 @@
 //! Invariant: reads see the event's own writes and never cross a mailbox; nothing reaches the store before the event is
 //! committed, except through `flush`.
 
+mod seen;
+
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use crate::{
@@ -36,7 +38,11 @@ pub struct Overlay {
     /// Keys plus values, committed and overlaid, bytes.
     used_bytes: u64,
     limit_bytes: u64,
+    /// What the event at hand read, when that is recorded.
+    notes: Option<Box<seen::Notes>>,
 }
+
+pub(crate) use seen::Seen;
 
 fn size(key: &str, value: Option<&Vec<u8>>) -> u64 {
     value.map_or(0, |value| (key.len() + value.len()) as u64)
@@ -52,7 +58,8 @@ fn failed(error: StoreError) -> HostError {
 
 impl Overlay {
     pub fn new(view: Arc<dyn StateView>, module: ModuleId, used_bytes: u64, limit_bytes: u64) -> Self {
-        Self { view, module, writes: BTreeMap::new(), sent: BTreeMap::new(), sent_bytes: 0, used_bytes, limit_bytes }
+        let (writes, sent) = (BTreeMap::new(), BTreeMap::new());
+        Self { view, module, writes, sent, sent_bytes: 0, used_bytes, limit_bytes, notes: None }
     }
 
     /// Keys plus values as they stand with this event's writes, bytes.
@@ -89,6 +96,7 @@ impl Overlay {
         let added = size(&key, new.as_ref());
         let used = self.used_bytes.saturating_sub(replaced) + added;
         if added > replaced && used > self.limit_bytes {
+            self.note_read(key);
             return Err(invalid(format!(
                 "state quota: this write would make {used} bytes of the {} allowed",
                 self.limit_bytes
@@ -97,7 +105,7 @@ impl Overlay {
         self.used_bytes = used;
         match known {
             // A deletion of what never was leaves no trace.
-            Some(None) if new.is_none() => {}
+            Some(None) if new.is_none() => self.note_read(key),
             Some(old) => {
                 self.writes.insert(key, Written { new, old });
             }
@@ -118,7 +126,10 @@ impl Overlay {
                 Write::Delete(key) => self.put(key, None),
             };
             if let Err(error) = result {
-                (self.writes, self.used_bytes) = before;
+                for key in std::mem::replace(&mut self.writes, before.0).into_keys() {
+                    self.note_read(key);
+                }
+                self.used_bytes = before.1;
                 return Err(error);
             }
         }
@@ -180,7 +191,9 @@ impl Overlay {
 impl local_store::Host for HostState {
     fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, HostError> {
         self.count_host_call("local-store")?;
-        self.overlay.get(&key)
+        let value = self.overlay.get(&key);
+        self.overlay.note_read(key);
+        value
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), HostError> {
@@ -195,6 +208,7 @@ impl local_store::Host for HostState {
 
     fn list_keys(&mut self, prefix: String) -> Result<Vec<String>, HostError> {
         self.count_host_call("local-store")?;
+        self.overlay.note_scan(&prefix, None, LIST_ENTRIES_MAX + 1);
         let entries = self.overlay.list(&prefix, None, LIST_ENTRIES_MAX + 1)?;
         if entries.len() > LIST_ENTRIES_MAX {
             return Err(invalid(format!(
@@ -207,6 +221,7 @@ impl local_store::Host for HostState {
     fn list_entries(&mut self, prefix: String, after: Option<String>, limit: u32) -> Result<Vec<Entry>, HostError> {
         self.count_host_call("local-store")?;
         let limit = (limit as usize).min(LIST_ENTRIES_MAX);
+        self.overlay.note_scan(&prefix, after.as_deref(), limit);
         let mut entries = self.overlay.list(&prefix, after.as_deref(), limit)?;
         // Cut like by `limit`: the guest pages on from the last key.
         let mut bytes = 0;
@@ -233,6 +248,7 @@ impl local_store::Host for HostState {
         if changes.is_empty() {
             return Ok(());
         }
+        self.overlay.note_flush(&changes);
         let unit = self.ledger.seal(Outcome {
             kind: UnitKind::Flushed,
             event: self.event_id.clone().unwrap_or(EventId::Init),
@@ -244,6 +260,9 @@ impl local_store::Host for HostState {
         });
         let record = unit.record.clone();
         let unit = Box::new(unit);
+        if self.tape.is_playing() {
+            return Ok(());
+        }
         let committed = self.store.call(self.limits.host_call_deadline, |reply| StoreMsg::Commit { unit, reply }).await;
         match committed {
             Ok(Ok(())) => {
@@ -281,14 +300,14 @@ mod tests {
         }
     }
 
-    fn overlay(committed: &[(&str, &str)], limit: u64) -> Overlay {
+    pub(super) fn overlay(committed: &[(&str, &str)], limit: u64) -> Overlay {
         let committed: BTreeMap<String, Vec<u8>> =
             committed.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect();
         let used = committed.iter().map(|(key, value)| size(key, Some(value))).sum();
         Overlay::new(Arc::new(Fixed(committed)), ModuleId(1), used, limit)
     }
 
-    fn put(key: &str, value: &str) -> Write {
+    pub(super) fn put(key: &str, value: &str) -> Write {
         Write::Put(Entry { key: key.into(), value: value.into() })
     }
 

@@ -15,8 +15,11 @@ impl random::Host for HostState {
                 "random.fill: {len} bytes asked, at most {FILL_BYTES_MAX} per call"
             )));
         }
-        let mut bytes = vec![0; len as usize];
-        rand::rng().fill_bytes(&mut bytes);
-        Ok(bytes)
+        let draw = || {
+            let mut bytes = vec![0; len as usize];
+            rand::rng().fill_bytes(&mut bytes);
+            bytes
+        };
+        Ok(self.tape.random(len as usize, draw))
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     Hash, PublicKey,
     event::{Cursor, EventId, SourceId},
     journal::{JournalPage, JournalStart, RewindRecord, UnitDetail},
+    recording::{Crash, CrashBrief, Wanted},
     types::{self, Event},
 };
 
@@ -34,6 +35,8 @@ pub enum StoreError {
     /// Undoing would reach units that retention has dropped.
     #[error("block {block} of {source_id} is below the kept journal, which begins with unit {oldest}")]
     BelowJournal { source_id: SourceId, block: u64, oldest: u64 },
+    #[error("{0}")]
+    UnknownRecording(String),
     /// The unit's sequence number does not follow the stored one: it comes from a superseded instance.
     #[error("unit {got} does not follow {stored}: it comes from a superseded instance")]
     OutOfSequence { stored: u64, got: u64 },
@@ -156,6 +159,8 @@ pub struct EventUnit {
     pub resolved: Option<u64>,
     /// Encoded outbox entries, by ordinal.
     pub outbox: Vec<Vec<u8>>,
+    /// An encoded `Recording` of the event, kept as long as the entry.
+    pub recording: Option<Vec<u8>>,
     /// What the module was told, when the event is a reorg: kept with the unit, so that it is told again when the unit
     /// is undone.
     pub told: Option<Box<types::Reorg>>,
@@ -253,6 +258,12 @@ pub enum StoreMsg {
     JournalPage { name: String, start: JournalStart, limit: usize, reply: Reply<JournalPage> },
     /// One kept unit with the keys it changed. Must reply.
     JournalUnit { name: String, seq: u64, reply: Reply<UnitDetail> },
+    /// Keep a failed event; the oldest ones go. Durable with the next group; no reply.
+    PutCrash { module: ModuleId, crash: Box<Crash> },
+    /// The crashes kept of a module, oldest first. Must reply.
+    Crashes { name: String, reply: Reply<Vec<CrashBrief>> },
+    /// An encoded `Recording`. Must reply.
+    Recording { name: String, wanted: Wanted, reply: Reply<Vec<u8>> },
     /// The newest rewinds of a module, oldest first. Must reply.
     Rewinds { name: String, reply: Reply<Vec<RewindRecord>> },
     /// Every module the store knows. Must reply.

@@ -1,6 +1,8 @@
 //! The narrow WASI 0.2 subset that toolchains need: io, clocks, random, an empty environment, stdio into the module's
 //! log. The file system interfaces are linked because `std` imports them, with no directory behind them. No sockets.
 
+mod tape;
+
 use std::{
     io,
     pin::Pin,
@@ -30,6 +32,10 @@ use crate::{
     host::HostState,
     logging::{LINE_BYTES_MAX, LogBudget},
 };
+
+pub use tape::WasiAnswers;
+pub(crate) use tape::WasiTape;
+use tape::{TapedClock, TapedRandom};
 
 /// Import prefixes that `add_to_linker` serves.
 pub(crate) const SERVED: &[&str] = &["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/"];
@@ -67,19 +73,26 @@ pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
     Ok(())
 }
 
-/// A context that grants nothing but stdio into the log.
-pub(crate) fn context(module: &Arc<str>, clock: &Arc<dyn Clock>, dropped: &Arc<AtomicU64>) -> WasiCtx {
+/// A context that grants nothing but stdio into the log, time and randomness.
+pub(crate) fn context(module: &Arc<str>, clock: &Arc<dyn Clock>, dropped: &Arc<AtomicU64>, tape: &WasiTape) -> WasiCtx {
+    let taped_clock = || TapedClock { clock: clock.clone(), tape: tape.clone() };
     let log = |stream| StdioLog {
         module: module.clone(),
         stream,
         clock: clock.clone(),
         dropped: dropped.clone(),
+        tape: tape.clone(),
         lines: Arc::new(Mutex::new(Lines { partial: String::new(), budget: LogBudget::new(clock.monotonic_ns()) })),
     };
     WasiCtx::builder()
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
+        .wall_clock(taped_clock())
+        .monotonic_clock(taped_clock())
+        .secure_random(TapedRandom(tape.clone()))
+        .insecure_random(TapedRandom(tape.clone()))
+        .insecure_random_seed(tape.seed())
         .stdout(log("stdout"))
         .stderr(log("stderr"))
         .build()
@@ -98,6 +111,7 @@ struct StdioLog {
     clock: Arc<dyn Clock>,
     /// Lines over the rate; read and set to nothing with each event.
     dropped: Arc<AtomicU64>,
+    tape: WasiTape,
     lines: Arc<Mutex<Lines>>,
 }
 
@@ -111,6 +125,11 @@ impl StdioLog {
             let end = lines.partial.floor_char_boundary(end);
             let rest = lines.partial.split_off(end);
             let line = std::mem::replace(&mut lines.partial, rest.strip_prefix('\n').unwrap_or(&rest).to_owned());
+            self.tape.line(self.stream, &line);
+            // A replay prints nothing: what it says is compared.
+            if self.tape.is_playing() {
+                continue;
+            }
             if lines.budget.take(self.clock.monotonic_ns()).is_some() {
                 let (module, stream) = (&*self.module, self.stream);
                 tracing::info!(target: "module", module, stream, "{line}");

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use nexum_host_ifaces::{grants::Capability, limits::Limits};
+use nexum_host_ifaces::{grants::Capability, limits::Limits, recording::Record};
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,9 @@ pub struct ModuleSpec {
     /// Methods beyond the standard ones that the operator allows, if the manifest asks for them.
     #[serde(default)]
     pub extra_methods: Vec<String>,
+    /// What is recorded of its events, if otherwise than of the other modules'.
+    #[serde(default)]
+    pub record: Option<Record>,
 }
 
 /// Why an order was not carried out.

@@ -99,6 +99,11 @@ impl WasmEngine {
         Ok(slot.get_or_init(|| component).clone())
     }
 
+    /// The compiled component of this hash, if an engine of this version and these settings compiled it before.
+    pub fn kept(&self, hash: Hash) -> Option<Component> {
+        self.cached(hash)
+    }
+
     fn cache_path(&self, hash: Hash) -> PathBuf {
         self.cache_dir.join(format!("{}.cwasm", hex::encode(hash.0)))
     }

@@ -8,6 +8,7 @@ use nexum_host_ifaces::{
     grants::{Capability, Grant, Grants},
     host::{HostArgs, HostState},
     link,
+    recording::{Fault, Outcome, Recorded, Recording, Session, Setting},
     store::ModuleRecord,
     types::{Config, Event},
 };
@@ -45,6 +46,10 @@ pub struct Instance {
     fuel_max: u64,
     epochs_max: u64,
     deadline: std::time::Duration,
+    /// What the start and `init` saw, encoded, and the size of the state before them; absent when nothing is recorded.
+    started: Option<(Box<[u8]>, u64)>,
+    /// Events that the guest was called with since.
+    handled: u64,
 }
 
 impl Instance {
@@ -64,7 +69,7 @@ impl Instance {
             Ok(Err(error)) => return Err(failure(&error, "start", used(&store, fuel_max), deadline)),
             Err(_) => return Err(late("start", used(&store, fuel_max), deadline)),
         };
-        Ok(Self { store, guest, fuel_max, epochs_max, deadline })
+        Ok(Self { store, guest, fuel_max, epochs_max, deadline, started: None, handled: 0 })
     }
 
     /// Calls `init`; answers the fuel it took.
@@ -72,15 +77,54 @@ impl Instance {
         self.begin(&EventId::Init)?;
         let called = self.guest.call_init(&mut self.store, config);
         let result = tokio::time::timeout(self.deadline, called).await;
-        self.finish("init", result)
+        let finished = self.finish("init", result)?;
+        let host = self.store.data();
+        self.started = host.capture().map(|captured| (captured.session.pack(), host.began().0));
+        Ok(finished)
     }
 
     /// Calls `on-event`; answers the fuel it took.
     pub async fn handle(&mut self, id: &EventId, event: &Arc<Event>) -> Result<u64, Failure> {
         self.begin(id)?;
+        self.handled += 1;
         let called = self.guest.call_on_event(&mut self.store, event);
         let result = tokio::time::timeout(self.deadline, called).await;
         self.finish(id.kind(), result)
+    }
+
+    /// The recording of the call that just ended, when it was recorded. To be asked before its changes are taken.
+    pub fn recording(
+        &self,
+        setting: impl FnOnce() -> Setting,
+        event: Option<(&EventId, &Arc<Event>)>,
+        fuel: u64,
+        failure: Option<&Failure>,
+    ) -> Option<Recording> {
+        let host = self.store.data();
+        let captured = host.capture()?;
+        let (state_bytes, after_seq) = host.began();
+        let fault =
+            |failure: &Failure| Fault { message: failure.message.clone(), backtrace: failure.backtrace.clone() };
+        let outcome = Outcome { failure: failure.map(fault), fuel, changes: captured.changes, lines: captured.lines };
+        let (init, init_state_bytes, event) = match event {
+            None => (captured.session, state_bytes, None),
+            Some((id, event)) => {
+                let (init, init_state_bytes) = self.started.as_ref()?;
+                let (id, event) = (id.clone(), Event::clone(event));
+                let recorded = Recorded { id, event, state_bytes, session: captured.session };
+                (Session::unpack(init), *init_state_bytes, Some(recorded))
+            }
+        };
+        Some(Recording {
+            setting: setting(),
+            at_ms: host.now_ms(),
+            after_seq,
+            handled_before: self.handled.saturating_sub(1),
+            init,
+            init_state_bytes,
+            event,
+            outcome,
+        })
     }
 
     pub fn host(&mut self) -> &mut HostState {

@@ -13,6 +13,7 @@ pub mod manifest;
 mod metrics;
 mod module;
 mod modules;
+pub mod replay;
 pub mod restart;
 pub mod root;
 mod roster;

@@ -14,6 +14,7 @@ use nexum_host_ifaces::{
     limits::Limits,
     link,
     port::Port,
+    recording::Record,
     types::ConfigValue,
 };
 
@@ -33,6 +34,7 @@ pub struct Plan {
     pub chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
     pub extra_methods: Arc<BTreeSet<String>>,
     pub config: Arc<Vec<(String, ConfigValue)>>,
+    pub record: Record,
 }
 
 impl Plan {
@@ -55,6 +57,8 @@ pub struct Loader {
     pub chains: BTreeMap<u64, Port<ChainMsg>>,
     pub ceiling: Limits,
     pub schedule_check: ScheduleCheck,
+    /// For modules of which the operator says nothing.
+    pub record: Record,
     linked: Mutex<HashMap<(Hash, Grants), Arc<Prepared>>>,
 }
 
@@ -65,7 +69,7 @@ impl Loader {
         ceiling: Limits,
         schedule_check: ScheduleCheck,
     ) -> Self {
-        Self { engine, chains, ceiling, schedule_check, linked: Mutex::default() }
+        Self { engine, chains, ceiling, schedule_check, record: Record::default(), linked: Mutex::default() }
     }
 
     /// Reads the manifest and decides grants, limits and configuration.
@@ -101,6 +105,7 @@ impl Loader {
             chains: Arc::new(chains),
             extra_methods: Arc::new(extra_methods),
             config,
+            record: spec.record.unwrap_or(self.record),
             manifest,
         })
     }

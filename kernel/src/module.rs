@@ -6,6 +6,7 @@
 
 mod feed;
 mod quarantine;
+mod recording;
 mod replay;
 mod rewind;
 mod upgrade;
@@ -300,6 +301,7 @@ fn host_args(shared: &Shared, plan: &Plan, id: ModuleId) -> HostArgs {
         view: shared.view.clone(),
         chains: plan.chains.clone(),
         extra_methods: plan.extra_methods.clone(),
+        taping: plan.taping(),
     }
 }
 
@@ -332,6 +334,7 @@ impl Running {
                 Ok(())
             }
             Err(failure) => {
+                self.keep_crash(args, None, &failure);
                 self.metrics.kind("init").failed.inc();
                 Err(self.failed(args, failure, None))
             }
@@ -361,6 +364,7 @@ impl Running {
         let fuel = match handled {
             Ok(fuel) => fuel,
             Err(failure) => {
+                self.keep_crash(args, Some((&delivery.id, &delivery.event)), &failure);
                 // What the module handled before this event stands.
                 self.settle(args).await?;
                 self.metrics.kind(kind).failed.inc();
@@ -370,7 +374,9 @@ impl Running {
         self.metrics.fuel.observe(fuel as f64);
         args.status.add_fuel(fuel);
         let moved = Some((source.clone(), delivery.cursor.clone()));
+        let recording = self.handled(args, (&delivery.id, &delivery.event), fuel);
         let mut unit = self.instance.host().seal(UnitKind::Handled, moved, fuel);
+        unit.recording = recording;
         if let Event::Reorg(told) = &*delivery.event {
             unit.told = Some(Box::new(told.clone()));
         }
@@ -441,17 +447,6 @@ impl Running {
         match self.instance.host().poisoned() {
             Some(reason) => Exit::Environment(reason.to_owned()),
             None => args.fault(self.health.clone(), failure, event),
-        }
-    }
-
-    fn note_usage(&mut self, args: &Args) {
-        let host = self.instance.host();
-        let memory = host.memory_bytes();
-        let dropped = host.usage().log_lines_dropped;
-        args.status.memory_bytes.store(memory as u64, Ordering::Relaxed);
-        self.metrics.memory_bytes_used.set(memory as i64);
-        if dropped > 0 {
-            self.metrics.log_lines_dropped.inc_by(dropped);
         }
     }
 }

@@ -21,6 +21,7 @@ use nexum_host_ifaces::{
     cron::{CronMsg, ScheduleCheck, ScheduleNext},
     limits::Limits,
     port::Port,
+    recording::Record,
     store::StateView,
     store::StoreMsg,
 };
@@ -78,6 +79,8 @@ pub struct KernelArgs {
     pub ceiling: Limits,
     /// The file that keeps which modules were loaded and unloaded at run time.
     pub roster: PathBuf,
+    /// What is recorded of events, of modules of which the operator says nothing.
+    pub record: Record,
     /// Where compiled components are kept; for this engine alone.
     pub cache_dir: PathBuf,
     pub clock: Arc<dyn Clock>,
@@ -187,7 +190,9 @@ impl Actor for Root {
     ) -> Result<State, ActorProcessingErr> {
         let metrics = Metrics::register(&args.registry, args.clock.clone())?;
         let engine = WasmEngine::new(&args.cache_dir)?;
-        let loader = Loader::new(engine, args.ports.chains.clone(), args.ceiling.clone(), args.schedule_check.clone());
+        let mut loader =
+            Loader::new(engine, args.ports.chains.clone(), args.ceiling.clone(), args.schedule_check.clone());
+        loader.record = args.record;
         let shared = Arc::new(Shared {
             loader,
             store: args.ports.store.clone(),

@@ -90,6 +90,7 @@ async fn kernel(cron: &Port<CronMsg>, dir: &TempDir) -> KernelHandle {
             admin: Port::new("admin"),
         },
         modules: Vec::new(),
+        record: Default::default(),
         ceiling: Limits::default(),
         roster: dir.path().join("modules.json"),
         cache_dir: dir.path().to_owned(),

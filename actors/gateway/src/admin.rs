@@ -1,5 +1,6 @@
 //! The admin API: `/v1/…` over the Unix socket, and over TCP for those who show the token.
 
+mod crashes;
 mod journal;
 mod modules;
 mod services;
@@ -86,6 +87,7 @@ pub(crate) fn router(api: Api, token: Option<Token>) -> Router {
         .merge(services::routes())
         .merge(state::routes())
         .merge(journal::routes())
+        .merge(crashes::routes())
         .fallback(async |request: Request| ApiError::not_found(format!("no such path: {}", request.uri().path())))
         .method_not_allowed_fallback(async |request: Request| {
             let message = format!("{} does not take {}", request.uri().path(), request.method());

@@ -2,6 +2,7 @@
 //!
 //! Bytes are 0x-hex, times are milliseconds since the Unix epoch. Fields are added, never renamed or removed.
 
+pub mod crashes;
 pub mod journal;
 
 use std::{collections::BTreeMap, path::PathBuf};

@@ -71,9 +71,10 @@ impl From<AdminError> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let status = match &error {
-            StoreError::UnknownModule(_) | StoreError::UnknownDeadLetter { .. } | StoreError::UnknownUnit { .. } => {
-                StatusCode::NOT_FOUND
-            }
+            StoreError::UnknownModule(_)
+            | StoreError::UnknownDeadLetter { .. }
+            | StoreError::UnknownUnit { .. }
+            | StoreError::UnknownRecording(_) => StatusCode::NOT_FOUND,
             StoreError::BelowJournal { .. } => StatusCode::CONFLICT,
             StoreError::Failed(_) | StoreError::OutOfSequence { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };

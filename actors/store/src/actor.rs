@@ -80,6 +80,15 @@ impl Actor for StoreActor {
             StoreMsg::Journal { module, from_seq, limit, reply } => {
                 state.job(reply, move |store| store.journal(module, from_seq, limit));
             }
+            StoreMsg::PutCrash { module, crash } => {
+                if let Err(error) = state.committer.put_crash(module, &crash) {
+                    tracing::warn!(module = module.0, %error, "a crash was not kept");
+                }
+            }
+            StoreMsg::Crashes { name, reply } => state.job(reply, move |store| store.crashes(&name)),
+            StoreMsg::Recording { name, wanted, reply } => {
+                state.job(reply, move |store| store.recording(&name, wanted));
+            }
             StoreMsg::JournalPage { name, start, limit, reply } => {
                 state.job(reply, move |store| store.journal_page(&name, start, limit));
             }

@@ -94,6 +94,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T,
     postcard::from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))
 }
 
+/// The same for a record that borrows from the bytes.
+pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, StoreError> {
+    postcard::from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))
+}
+
 pub(crate) fn decode_event(bytes: &[u8]) -> Result<EventIn<'_>, StoreError> {
     let what = "a journal record";
     postcard::from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))

@@ -7,6 +7,8 @@
 //! Invariant: units of a module are written in the order of their sequence, without a gap. When a write fails, the group
 //! and everything that queued behind it fails with it, and the sequences are read anew from the disk.
 
+mod kept;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Condvar, Mutex, PoisonError, atomic::Ordering},
@@ -60,6 +62,8 @@ struct Queue {
     answered: u64,
     /// Last unit written or waiting, of the modules that wrote since the actor started.
     sequence: HashMap<ModuleId, Last>,
+    /// Number of the last crash, of the modules that had one since the actor started.
+    crashes: HashMap<ModuleId, u64>,
     /// Names given in groups that are not written yet.
     naming: HashMap<Arc<str>, ModuleId>,
     next_id: u32,
@@ -222,16 +226,6 @@ impl Queue {
         }
         self.sequence.insert(unit.module, last);
         Ok(())
-    }
-
-    /// Signs where every module stands, at an orderly stop.
-    fn sign_all(&mut self, store: &Store) {
-        for (id, last) in &mut self.sequence {
-            let Some(receipt) = last.sign(store, *id) else { continue };
-            if let Err(error) = self.waiting.put_receipt(*id, &receipt) {
-                tracing::warn!(module = id.0, %error, "no receipt at the stop");
-            }
-        }
     }
 
     fn open(&mut self, store: &Store, name: &Arc<str>) -> Result<ModuleId, StoreError> {

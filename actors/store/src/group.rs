@@ -61,6 +61,7 @@ impl Group {
     ) -> Result<(), StoreError> {
         let (id, seq) = (unit.module, unit.entry.seq);
         let (state, events) = (store.family(keys::STATE)?, store.family(keys::EVENTS)?);
+        let recordings = store.family(keys::RECORDINGS)?;
         let resolved = match unit.resolved {
             Some(letter) => {
                 let bytes = store.db.get(keys::letter(id, letter)).map_err(|error| store.failed(&error))?;
@@ -89,6 +90,9 @@ impl Group {
             }
         }
         self.batch.put_cf(events, keys::event(id, seq), event_bytes);
+        if let Some(recording) = &unit.recording {
+            self.batch.put_cf(recordings, keys::recording(id, seq), recording);
+        }
         self.batch.put(keys::record(id), record);
         if let Some(health) = health {
             self.batch.put(keys::health(id), health);
@@ -110,6 +114,7 @@ impl Group {
         if let Some((from, to)) = outdated(seq, store.journal_entries, first) {
             self.batch.delete_range_cf(events, keys::event(id, from), keys::event(id, to));
             self.batch.delete_range(keys::receipt(id, from), keys::receipt(id, to));
+            self.batch.delete_range_cf(recordings, keys::recording(id, from), keys::recording(id, to));
         }
         self.units += 1;
         Ok(())

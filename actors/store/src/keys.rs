@@ -9,8 +9,10 @@ use nexum_host_ifaces::store::ModuleId;
 pub(crate) const STATE: &str = "state";
 /// Column family of the journal: number ++ sequence.
 pub(crate) const EVENTS: &str = "events";
+/// Column family of recordings: number, 0 ++ sequence of a handled event, or number, 1 ++ number of a crash.
+pub(crate) const RECORDINGS: &str = "recordings";
 /// Every column family besides `default`, which holds the records below.
-pub(crate) const FAMILIES: [&str; 2] = [STATE, EVENTS];
+pub(crate) const FAMILIES: [&str; 3] = [STATE, EVENTS, RECORDINGS];
 
 /// Version of everything below, two bytes, big-endian.
 pub(crate) const FORMAT: &[u8] = b"m/format";
@@ -105,6 +107,33 @@ pub(crate) fn letters(id: ModuleId) -> ([u8; 5], [u8; 5]) {
 /// Half-open range of a module's outbox.
 pub(crate) fn outboxes(id: ModuleId) -> ([u8; 5], [u8; 5]) {
     (tagged(OUTBOX, id.0), tagged(OUTBOX, id.0 + 1))
+}
+
+fn recorded(id: ModuleId, crash: bool, number: u64) -> [u8; 13] {
+    let mut key = [0; 13];
+    key[..4].copy_from_slice(&id.0.to_be_bytes());
+    key[4] = crash.into();
+    key[5..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// The recording of a handled event.
+pub(crate) fn recording(id: ModuleId, seq: u64) -> [u8; 13] {
+    recorded(id, false, seq)
+}
+
+pub(crate) fn crash(id: ModuleId, number: u64) -> [u8; 13] {
+    recorded(id, true, number)
+}
+
+/// Half-open range of a module's crashes.
+pub(crate) fn crashes(id: ModuleId) -> ([u8; 13], [u8; 4]) {
+    (crash(id, 0), module(id).1)
+}
+
+/// The number in the key of a recording.
+pub(crate) fn parse_recording(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(5..)?.try_into().ok()?))
 }
 
 /// A receipt, by the unit it covers.

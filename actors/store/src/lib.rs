@@ -18,6 +18,7 @@ mod metrics;
 mod open;
 mod purge;
 mod receipts;
+mod recordings;
 mod rewind;
 mod store;
 

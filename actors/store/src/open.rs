@@ -262,6 +262,7 @@ fn families(options: &Options) -> Vec<ColumnFamilyDescriptor> {
         ColumnFamilyDescriptor::new("default", family_options(&cache, buffer / 8, true)),
         ColumnFamilyDescriptor::new(keys::STATE, family_options(&cache, buffer / 3, true)),
         ColumnFamilyDescriptor::new(keys::EVENTS, family_options(&cache, buffer / 3, false)),
+        ColumnFamilyDescriptor::new(keys::RECORDINGS, family_options(&cache, buffer / 8, false)),
     ]
 }
 

@@ -130,6 +130,8 @@ fn undo(
     batch.delete_range_cf(events, keys::event(module, to_seq + 1), keys::event(module, last + 1));
     batch.delete_range(&keys::letter(module, to_seq + 1)[..], &keys::letters(module).1[..]);
     batch.delete_range(&keys::outbox(module, to_seq + 1, 0)[..], &keys::outboxes(module).1[..]);
+    let recordings = store.family(keys::RECORDINGS)?;
+    batch.delete_range_cf(recordings, keys::recording(module, to_seq + 1), keys::crash(module, 0));
     batch.delete_range(&keys::receipt(module, to_seq + 1)[..], &keys::receipts(module).1[..]);
     let (from, end) = keys::replays(module);
     batch.delete_range(from, end);

@@ -12,6 +12,7 @@ use nexum_host_ifaces::{
     host::{HostArgs, HostState},
     limits::Limits,
     port::Port,
+    recording::Taping,
     store::{ModuleId, ModuleRecord},
 };
 use nexum_kernel::{engine::WasmEngine, instance};
@@ -58,6 +59,7 @@ impl Guests {
             view: Arc::new(NoState),
             chains: Arc::default(),
             extra_methods: Arc::default(),
+            taping: Taping::Off,
         };
         Self { prepared, args, _cache: cache }
     }

@@ -251,6 +251,7 @@ impl Bed {
         let spec = |source: PathBuf| ModuleSpec {
             source,
             denied: Vec::new(),
+            record: Default::default(),
             ceiling: None,
             config: BTreeMap::new(),
             extra_methods: Vec::new(),
@@ -265,6 +266,7 @@ impl Bed {
                 admin: Port::new("admin"),
             },
             modules: sources.into_iter().map(spec).collect(),
+            record: Default::default(),
             ceiling: Limits::default(),
             roster: dir.path().join("modules.json"),
             cache_dir: dir.path().join("cache"),

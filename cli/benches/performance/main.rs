@@ -15,8 +15,10 @@ mod figures;
 mod kit;
 mod lifecycle;
 mod process;
+mod recording;
 
 use figures::Figures;
+use nexum_host_ifaces::recording::Taping;
 
 #[allow(clippy::disallowed_methods, reason = "set by the Makefile")]
 fn full() -> bool {
@@ -43,6 +45,15 @@ fn main() {
             for modules in if full { vec![1_000, 8_000] } else { vec![1_000] } {
                 dispatch::in_memory(&mut figures, modules).await;
             }
+        }
+        if wanted("recording") {
+            recording::overhead(&mut figures).await;
+        }
+        // To be counted from outside, each alone.
+        match part.as_deref() {
+            Some("recording-none") => recording::alone(Taping::Off).await,
+            Some("recording-failures") => recording::alone(Taping::On).await,
+            _ => {}
         }
         if wanted("durable") {
             dispatch::durable(&mut figures, 1_000).await;

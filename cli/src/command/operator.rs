@@ -26,6 +26,7 @@ pub fn operator(command: Operator, output: Output) -> Result<(), Failure> {
             Operator::Tree { watch } => tree(&client, watch, &output).await,
             Operator::Logs { follow, module } => logs(&client, follow, module.as_deref(), &output).await,
             Operator::Dlq(command) => dlq(&client, command, &output).await,
+            Operator::Crash(command) => super::crash::crash(&client, command, &output).await,
             Operator::Service(command) => service(&client, command, &output).await,
             Operator::Metrics => {
                 let text = client.text("/v1/metrics").await?;

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use nexum_host_ifaces::recording::Record;
 use serde::{Deserialize, Serialize};
 
 use super::{Period, check::Problem};
@@ -20,6 +21,8 @@ pub struct Journal {
     pub receipt_entries: u64,
     /// and with the first unit after this time since the one before.
     pub receipt_interval: Period,
+    /// What is recorded of events, to be replayed.
+    pub record: Record,
 }
 
 impl Default for Journal {
@@ -30,6 +33,7 @@ impl Default for Journal {
             key: None,
             receipt_entries: 1000,
             receipt_interval: Period(Duration::from_secs(600)),
+            record: Record::default(),
         }
     }
 }

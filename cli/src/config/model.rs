@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::{grants::Capability, limits::Limits};
+use nexum_host_ifaces::{grants::Capability, limits::Limits, recording::Record};
 use nexum_store::Durability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -141,6 +141,9 @@ pub struct Module {
     pub denied: Vec<Capability>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_methods: Vec<String>,
+    /// What is recorded of its events, if otherwise than `[journal] record` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Record>,
     #[serde(default, skip_serializing_if = "Ceiling::is_absent")]
     pub limits: Ceiling,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -153,6 +156,7 @@ impl Module {
             source: directory.to_string_lossy().into_owned(),
             denied: Vec::new(),
             extra_methods: Vec::new(),
+            record: None,
             limits: Ceiling::default(),
             config: BTreeMap::new(),
         }

@@ -50,9 +50,10 @@ pub fn open(directory: &Path) -> Result<Arc<Store>, Failure> {
 /// What a store says of a module, as a failure of the command.
 pub fn failed(error: StoreError) -> Failure {
     match error {
-        StoreError::UnknownModule(_) | StoreError::UnknownUnit { .. } | StoreError::UnknownDeadLetter { .. } => {
-            Failure::not_found(error.to_string())
-        }
+        StoreError::UnknownModule(_)
+        | StoreError::UnknownUnit { .. }
+        | StoreError::UnknownRecording(_)
+        | StoreError::UnknownDeadLetter { .. } => Failure::not_found(error.to_string()),
         error => Failure::failed(error.to_string()),
     }
 }

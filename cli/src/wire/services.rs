@@ -57,6 +57,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         modules: config.modules.iter().map(module_spec).collect(),
         ceiling: config.limits.limits(),
         roster: state_dir.join("modules.json"),
+        record: config.journal.record,
         cache_dir: state_dir.join("cache"),
         clock,
         registry,
@@ -215,6 +216,7 @@ fn module_spec(module: &Module) -> ModuleSpec {
         ceiling: (module.limits != Ceiling::default()).then(|| module.limits.limits()),
         config: module.config.clone(),
         extra_methods: module.extra_methods.clone(),
+        record: module.record,
     }
 }
 

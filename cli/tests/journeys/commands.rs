@@ -193,7 +193,11 @@ fn a_second_signal_ends_the_process_at_once() {
     let mut engine = Setup::new().mock(31337, CHAIN).module("hostile", "slow", &changes).start();
     eventually("an event is in flight", || {
         let metrics = engine.json(&["metrics"]);
-        let dispatched = |sample: &&Value| sample["name"] == "nexum_events_dispatched_total" && sample["value"] == 1.0;
+        let dispatched = |sample: &&Value| {
+            // Not `init`, which is over in no time.
+            let of_a_block = sample["labels"]["event_type"] == "block";
+            sample["name"] == "nexum_events_dispatched_total" && of_a_block && sample["value"] == 1.0
+        };
         metrics.as_array().unwrap().iter().find(dispatched).map(|_| ()).ok_or_else(|| "none yet".to_owned())
     });
     engine.signal("TERM");

@@ -4,6 +4,7 @@
 
 mod anvil;
 mod commands;
+mod crashes;
 mod dead_letters;
 mod drain;
 mod engine;

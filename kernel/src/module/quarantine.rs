@@ -118,6 +118,7 @@ impl Running {
         if let Some(reason) = self.instance.host().poisoned() {
             return Err(Exit::Environment(reason.to_owned()));
         }
+        self.keep_crash(args, Some((&id, &event)), &failure);
         self.metrics.kind("retry").failed.inc();
         args.status.failed.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(module = %args.name(), letter = letter.seq, fuel = failure.fuel, "retry: {}", failure.message);

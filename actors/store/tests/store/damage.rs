@@ -131,7 +131,7 @@ async fn a_newer_format_is_refused_and_not_touched() {
     let directory = directory();
     Harness::open(directory.path()).await.close().await;
     let plain = rocksdb::Options::default();
-    let db = rocksdb::DB::open_cf(&plain, directory.path(), ["default", "state", "events"]).unwrap();
+    let db = rocksdb::DB::open_cf(&plain, directory.path(), ["default", "state", "events", "recordings"]).unwrap();
     db.put(b"m/format", u16::MAX.to_be_bytes()).unwrap();
     drop(db);
     let newer = |error: OpenError| {
@@ -143,7 +143,10 @@ async fn a_newer_format_is_refused_and_not_touched() {
     // A newer one may have column families that this one does not know.
     let mut create = rocksdb::Options::default();
     create.create_missing_column_families(true);
-    drop(rocksdb::DB::open_cf(&create, directory.path(), ["default", "state", "events", "timers"]).unwrap());
+    drop(
+        rocksdb::DB::open_cf(&create, directory.path(), ["default", "state", "events", "recordings", "timers"])
+            .unwrap(),
+    );
     newer(refusal(directory.path()));
 }
 

@@ -8,4 +8,5 @@ mod crash;
 mod damage;
 mod harness;
 mod receipts;
+mod recordings;
 mod rewind;

@@ -1,0 +1,10 @@
+//! The JSON shape of the crashes that are kept.
+
+use nexum_host_ifaces::recording::CrashBrief;
+use serde::{Deserialize, Serialize};
+
+/// The answer to `GET /v1/modules/{name}/crashes`, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrashList {
+    pub crashes: Vec<CrashBrief>,
+}

@@ -1,0 +1,44 @@
+//! What is kept of modules besides their units: crashes, and the receipts of an orderly stop.
+
+use nexum_host_ifaces::{
+    recording::Crash,
+    store::{ModuleId, StoreError},
+};
+
+use super::{Committer, Queue};
+use crate::{
+    recordings,
+    store::{Store, lock},
+};
+
+impl Committer {
+    pub fn put_crash(&self, module: ModuleId, crash: &Crash) -> Result<(), StoreError> {
+        let mut queue = lock(&self.shared.queue);
+        queue.admit(&self.shared.store, module)?;
+        queue.put_crash(&self.shared.store, module, crash)?;
+        self.shared.wake(&mut queue);
+        Ok(())
+    }
+}
+
+impl Queue {
+    fn put_crash(&mut self, store: &Store, module: ModuleId, crash: &Crash) -> Result<(), StoreError> {
+        let last = match self.crashes.get(&module) {
+            Some(last) => *last,
+            None => store.last_crash(module)?,
+        };
+        recordings::put(&mut self.waiting.batch, store, module, crash, last + 1)?;
+        self.crashes.insert(module, last + 1);
+        Ok(())
+    }
+
+    /// Signs where every module stands, at an orderly stop.
+    pub(super) fn sign_all(&mut self, store: &Store) {
+        for (id, last) in &mut self.sequence {
+            let Some(receipt) = last.sign(store, *id) else { continue };
+            if let Err(error) = self.waiting.put_receipt(*id, &receipt) {
+                tracing::warn!(module = id.0, %error, "no receipt at the stop");
+            }
+        }
+    }
+}

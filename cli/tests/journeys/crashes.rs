@@ -1,0 +1,156 @@
+//! Crashes that are reproduced by one command, handled events that come out the same again, and a component that is tried
+//! on a crash.
+
+use std::{path::Path, process::Command};
+
+use serde_json::Value;
+
+use super::engine::{Engine, Setup, bundle};
+
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
+const FROM_THE_FIRST: (&str, &str) =
+    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
+/// Fuel ends first, however slow the machine.
+const PATIENT: (&str, &str) = ("event_deadline = \"2s\"", "event_deadline = \"60s\"");
+const QUICK: (&str, &str) = ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"50ms\"]");
+
+fn hostile(setup: Setup, name: &str, mode: &str) -> Setup {
+    let wanted = format!("mode = \"{mode}\"");
+    setup.module("hostile", name, &[("mode = \"good\"", &wanted), FROM_THE_FIRST, QUICK, PATIENT])
+}
+
+/// Exit code and what `nexum replay` says, as JSON.
+fn replay(args: &[&str]) -> (i32, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_nexum")).arg("replay").args(args).arg("--json").output().unwrap();
+    let said = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{args:?}: {error}: {}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code().unwrap(), said)
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn state(engine: &Engine) -> String {
+    engine.dir.path().join("state").to_str().unwrap().to_owned()
+}
+
+/// The unit that handled a block late enough for the instance to have handled others before.
+fn handled_block(engine: &Engine, module: &str) -> String {
+    engine.module_until(module, "handled some", |node| node["events_processed"].as_u64() > Some(8));
+    let list = engine.json(&["journal", "tail", module, "-n", "1000"]);
+    let entries = list["entries"].as_array().unwrap();
+    let block = |entry: &&Value| entry["kind"] == "handled" && entry["id"].as_str().unwrap().starts_with("block:");
+    entries.iter().filter(block).nth(5).unwrap()["seq"].to_string()
+}
+
+#[test]
+fn a_crash_is_reproduced_by_one_command_here_and_elsewhere() {
+    let engine = hostile(Setup::new().mock(31337, CHAIN), "m", "trap-on\"\non = \"7").start();
+    engine.module_until("m", "past the bad block", |node| node["dead_letters"] == 1);
+    let list = engine.json(&["crash", "list", "m"]);
+    let crashes = list["crashes"].as_array().unwrap();
+    assert_eq!(crashes.len(), 3, "one for each attempt: {list:#}");
+    assert!(crashes.iter().all(|crash| crash["event"].as_str().unwrap().starts_with("block:31337:7:")), "{list:#}");
+    assert_eq!((&crashes[0]["number"], &crashes[2]["handled_before"]), (&1.into(), &0.into()), "{list:#}");
+    let shown = engine.ctl(&["crash", "show", "m"]);
+    for part in ["backtrace", "guest_hostile.wasm!on-event", "what it logged", "trap on b7, as configured"] {
+        assert!(shown.contains(part), "no `{part}` in\n{shown}");
+    }
+
+    // The engine runs on meanwhile.
+    let (code, said) = replay(&["m", "--last-crash", "--state-dir", &state(&engine)]);
+    assert_eq!((code, &said["equal"]), (0, &true.into()), "{said:#}");
+    assert_eq!(said["recorded"], said["replayed"]);
+    assert!(said["replayed"]["fuel"].as_u64() > Some(0) && said["replayed"]["result"]["backtrace"].is_string());
+    assert!(said["replayed"]["result"]["error"].as_str().unwrap().contains("trap"), "{said:#}");
+
+    // Elsewhere, with nothing but the file and the component.
+    let capsule = engine.dir.path().join("crash.rec");
+    engine.ctl(&["crash", "export", "m", "--to", path(&capsule)]);
+    let same = bundle("hostile").join("module.wasm");
+    let nowhere = engine.dir.path().join("nowhere");
+    let elsewhere = ["--capsule", path(&capsule), "--state-dir", path(&nowhere), "--component"];
+    let (code, said) = replay(&[elsewhere.as_slice(), &[path(&same)]].concat());
+    assert_eq!((code, &said["equal"]), (0, &true.into()), "{said:#}");
+
+    // A build that does not trap.
+    let other = bundle("recorder").join("module.wasm");
+    let (code, said) = replay(&[elsewhere.as_slice(), &[path(&other)]].concat());
+    assert_eq!((code, &said["equal"], &said["replayed"]["result"]), (1, &false.into(), &"ok".into()), "{said:#}");
+    assert_eq!(
+        (&said["differences"][0]["what"], &said["differences"][0]["replayed"]),
+        (&"result".into(), &"ok".into())
+    );
+    let missing = said["missing"].as_array().unwrap();
+    assert!(missing.iter().any(|missing| missing == "the state key `n`"), "{said:#}");
+
+    let missing = engine.try_ctl(&["crash", "show", "m", "99"]).unwrap_err();
+    assert!(missing.contains("no crash 99 of module `m` is kept"), "{missing}");
+}
+
+#[test]
+fn every_way_to_fail_is_reproduced() {
+    let mut setup = Setup::new().mock(31337, CHAIN);
+    let modes = ["fuel", "error", "stack", "flush", "panic-once", "init-trap"];
+    for mode in modes {
+        setup = hostile(setup, mode, mode);
+    }
+    let short = ("event_deadline = \"2s\"", "event_deadline = \"500ms\"");
+    let engine = setup.module("hostile", "sleep", &[("mode = \"good\"", "mode = \"sleep\""), short, QUICK]).start();
+    for mode in modes.into_iter().chain(["sleep"]) {
+        engine.module_until(mode, "failed", |node| {
+            node["events_failed"].as_u64() > Some(1) || node["restarts"].as_u64() > Some(1)
+        });
+        let (code, said) = replay(&[mode, "--last-crash", "--state-dir", &state(&engine)]);
+        assert_eq!((code, &said["equal"]), (0, &true.into()), "{mode}: {said:#}");
+    }
+    let shown = engine.ctl(&["crash", "show", "error"]);
+    assert!(shown.contains("what it saw\nstate count"), "{shown}");
+}
+
+#[test]
+fn a_handled_event_comes_out_the_same_and_another_component_does_not() {
+    let setup = Setup::new().mock(31337, CHAIN).with("[journal]\nrecord = \"all\"");
+    let engine = hostile(setup, "asks", "big-reply").module("recorder", "a", &[FROM_THE_FIRST]).start();
+    for module in ["a", "asks"] {
+        let seq = handled_block(&engine, module);
+        let (code, said) = replay(&[module, "--event", &seq, "--state-dir", &state(&engine)]);
+        assert_eq!((code, &said["equal"]), (0, &true.into()), "{module}: {said:#}");
+        assert!(said["handled_before"].as_u64() > Some(0), "{said:#}");
+        assert!(!said["replayed"]["changed_keys"].as_array().unwrap().is_empty(), "{said:#}");
+    }
+    let seq = handled_block(&engine, "a");
+    let other = bundle("hostile").join("module.wasm");
+    let args = ["a", "--event", &seq, "--state-dir", &state(&engine), "--component", path(&other)];
+    let output = Command::new(env!("CARGO_BIN_EXE_nexum")).arg("replay").args(args).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("the component imports `nexum:host/chain@0.3.0` but [capabilities] lists"), "{error}");
+
+    // A backup has the recordings too; the compiled component is the engine's.
+    let backup = engine.dir.path().join("backup");
+    engine.ctl(&["state", "backup", "--to", path(&backup)]);
+    let component = bundle("recorder").join("module.wasm");
+    let (code, said) = replay(&["a", "--event", &seq, "--backup", path(&backup), "--component", path(&component)]);
+    assert_eq!((code, &said["equal"]), (0, &true.into()), "{said:#}");
+}
+
+#[test]
+fn what_was_not_recorded_is_said() {
+    let engine = hostile(Setup::new().mock(31337, CHAIN), "quiet", "trap").with("record = \"none\"").start();
+    engine.module_until("quiet", "failed", |node| node["events_failed"].as_u64() > Some(0));
+    assert_eq!(engine.json(&["crash", "list", "quiet"])["crashes"], Value::Array(Vec::new()));
+    let refused = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_nexum")).arg("replay").args(args).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = refused(&["quiet", "--state-dir", &state(&engine)]);
+    assert_eq!((code, said.as_str()), (5, "nexum: no crash of module `quiet` is kept\n"));
+    let (code, said) = refused(&["quiet", "--event", "1", "--state-dir", &state(&engine)]);
+    assert_eq!(code, 5);
+    assert!(said.contains("has no recording of unit 1: [journal] record = \"all\" keeps them"), "{said}");
+    let (code, said) = refused(&["--capsule", path(&engine.config), "--state-dir", &state(&engine)]);
+    assert_eq!(code, 1);
+    assert!(said.contains("this is no recording"), "{said}");
+}

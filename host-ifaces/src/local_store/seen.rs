@@ -1,0 +1,192 @@
+//! What an event read of its module's state, noted by key while it runs and looked up when it is wanted.
+//!
+//! Invariant: until an event is committed the store answers as it did before it, so that a value that was read can be
+//! read again; only what the event flushed must be remembered.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Overlay, Written};
+use crate::{
+    recording::Scan,
+    store::{Change, Entries, ModuleId, StateView},
+};
+
+/// Keys that an idle overlay keeps room for.
+const KEPT_KEYS: usize = 32;
+/// Keys noted per event; at most that many values are looked up again.
+const KEYS_MAX: usize = 50_000;
+
+#[derive(Default)]
+pub(super) struct Notes {
+    reads: Vec<String>,
+    scans: Vec<(String, Option<String>, usize)>,
+    /// Values before the event of keys that it flushed.
+    before: BTreeMap<String, Option<Vec<u8>>>,
+    flushed: Vec<(String, Option<Vec<u8>>)>,
+    cut: bool,
+}
+
+/// What an event saw of the state.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    pub reads: Vec<(String, Option<Vec<u8>>)>,
+    pub scans: Vec<Scan>,
+    pub cut: bool,
+}
+
+impl Overlay {
+    /// The same overlay, which notes what is read from now on.
+    pub(crate) fn noting(mut self) -> Self {
+        self.notes = Some(Box::default());
+        self
+    }
+
+    /// Begins the next event.
+    pub(crate) fn begin(&mut self) {
+        let Some(notes) = &mut self.notes else { return };
+        notes.reads.clear();
+        notes.reads.shrink_to(KEPT_KEYS);
+        notes.scans.clear();
+        notes.before.clear();
+        notes.flushed.clear();
+        notes.cut = false;
+    }
+
+    pub(super) fn note_read(&mut self, key: String) {
+        if let Some(notes) = &mut self.notes {
+            match notes.reads.len() < KEYS_MAX {
+                true => notes.reads.push(key),
+                false => notes.cut = true,
+            }
+        }
+    }
+
+    pub(super) fn note_scan(&mut self, prefix: &str, after: Option<&str>, limit: usize) {
+        if let Some(notes) = &mut self.notes {
+            match notes.scans.len() < KEYS_MAX {
+                true => notes.scans.push((prefix.to_owned(), after.map(str::to_owned), limit)),
+                false => notes.cut = true,
+            }
+        }
+    }
+
+    pub(super) fn note_flush(&mut self, changes: &[Change]) {
+        let Some(notes) = &mut self.notes else { return };
+        for Change { key, new, old } in changes {
+            notes.before.entry(key.clone()).or_insert_with(|| old.clone());
+            notes.flushed.push((key.clone(), new.clone()));
+        }
+    }
+
+    /// What the event at hand saw, at most `bytes_max` of keys and values. What can no longer be read counts as cut.
+    pub(crate) fn seen(&self, bytes_max: usize) -> Seen {
+        let Some(notes) = &self.notes else { return Seen::default() };
+        let mut seen = Seen { cut: notes.cut, ..Seen::default() };
+        let mut bytes = 0;
+        let mut reads: BTreeMap<&String, Option<Vec<u8>>> = BTreeMap::new();
+        for key in notes.reads.iter().chain(self.writes.keys()).chain(notes.before.keys()) {
+            if seen.cut || reads.contains_key(key) {
+                continue;
+            }
+            let value = match (notes.before.get(key), self.writes.get(key)) {
+                (Some(before), _) => Ok(before.clone()),
+                (None, Some(Written { old, .. })) => Ok(old.clone()),
+                (None, None) => self.before(key),
+            };
+            let Ok(value) = value else {
+                seen.cut = true;
+                break;
+            };
+            bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+            seen.cut |= bytes > bytes_max;
+            reads.insert(key, value);
+        }
+        for (prefix, after, limit) in &notes.scans {
+            let known = |scan: &Scan| scan.prefix == *prefix && scan.after == *after && scan.entries.len() >= *limit;
+            if seen.cut || seen.scans.iter().any(known) {
+                continue;
+            }
+            match self.scan_before(notes, prefix, after.as_deref(), *limit) {
+                Some(scan) => {
+                    bytes += scan.entries.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+                    seen.cut |= bytes > bytes_max;
+                    seen.scans.push(scan);
+                }
+                None => seen.cut = true,
+            }
+        }
+        if seen.cut {
+            seen.scans.clear();
+            reads.clear();
+        }
+        seen.reads = reads.into_iter().map(|(key, value)| (key.clone(), value)).collect();
+        seen
+    }
+
+    /// Keys that the event at hand changed and their new values, those first that it flushed.
+    pub(crate) fn changed(&self) -> Vec<(String, Option<Vec<u8>>)> {
+        let flushed = self.notes.iter().flat_map(|notes| notes.flushed.iter().cloned());
+        let written = self.writes.iter().filter(|(_, written)| written.new != written.old);
+        flushed.chain(written.map(|(key, written)| (key.clone(), written.new.clone()))).collect()
+    }
+
+    /// A listing as it was before the event, long enough for whatever the event's own writes hide of it.
+    fn scan_before(&self, notes: &Notes, prefix: &str, after: Option<&str>, limit: usize) -> Option<Scan> {
+        let wanted = |key: &str| key.starts_with(prefix) && after.is_none_or(|after| key > after);
+        let own = self.writes.keys().filter(|key| wanted(key)).count();
+        let past = |map: &BTreeMap<String, Option<Vec<u8>>>| map.keys().filter(|key| wanted(key)).count();
+        let asked = limit + own + past(&notes.before);
+        let mut entries = self.view.scan(self.module, prefix, after, asked + past(&self.sent)).ok()?;
+        let whole = entries.len() < asked + past(&self.sent);
+        // Past the last one read nothing is known of the store.
+        let end = entries.last().map(|(key, _)| key.clone()).filter(|_| !whole);
+        let mut merged: BTreeMap<String, Vec<u8>> = entries.drain(..).collect();
+        for (key, value) in self.sent.iter().chain(&notes.before).filter(|(key, _)| wanted(key)) {
+            match value {
+                Some(value) => drop(merged.insert(key.clone(), value.clone())),
+                None => drop(merged.remove(key)),
+            }
+        }
+        let known = |key: &String| end.as_ref().is_none_or(|end| key <= end);
+        let entries: Entries = merged.into_iter().filter(|(key, _)| known(key)).collect();
+        Some(Scan { prefix: prefix.to_owned(), after: after.map(str::to_owned), entries, whole })
+    }
+
+    /// Looks at another state from now on, as if nothing had been written.
+    pub(crate) fn rebase(&mut self, view: Arc<dyn StateView>, module: ModuleId, used_bytes: u64) {
+        self.writes.clear();
+        self.settled();
+        (self.view, self.module, self.used_bytes) = (view, module, used_bytes);
+        self.begin();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{overlay, put};
+
+    #[test]
+    fn values_are_those_before_the_event_whatever_it_wrote_or_flushed() {
+        let mut overlay = overlay(&[("a", "1"), ("b", "2"), ("p/1", "x"), ("p/2", "y")], 1000).noting();
+        overlay.begin();
+        overlay.apply(vec![put("a", "9")]).unwrap();
+        let flushed = overlay.take_changes();
+        overlay.note_flush(&flushed);
+        overlay.apply(vec![put("a", "10"), put("p/0", "new")]).unwrap();
+        overlay.note_read("b".into());
+        overlay.note_read("gone".into());
+        overlay.note_scan("p/", None, 5);
+        let seen = overlay.seen(1000);
+        let read = |key: &str| seen.reads.iter().find(|(read, _)| read == key).unwrap().1.clone();
+        assert_eq!([read("a"), read("b")], [Some(b"1".to_vec()), Some(b"2".to_vec())]);
+        assert_eq!([read("gone"), read("p/0")], [None, None]);
+        let keys: Vec<&str> = seen.scans[0].entries.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!((keys.as_slice(), seen.scans[0].whole), (["p/1", "p/2"].as_slice(), true));
+        let changed: Vec<String> = overlay.changed().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(changed, ["a", "a", "p/0"]);
+        assert!(!seen.cut);
+        assert!(overlay.seen(5).cut);
+        overlay.begin();
+        assert!(overlay.seen(1000).scans.is_empty());
+    }
+}

@@ -1,0 +1,302 @@
+//! Recordings: what one call of a guest depended on and what came of it, enough to run it again anywhere.
+//!
+//! Invariant: a recording carries everything that the guest saw of the world, every answer in the order of the calls, or
+//! says that it was cut. While the guest runs, recording costs little more than keeping what would be dropped; values are
+//! read again and encoded only when the recording is kept, which is after the guest is done and before anything of the
+//! event is written.
+
+mod tape;
+mod view;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use tape::Tape;
+pub use view::RecordedView;
+
+use crate::{
+    Hash, HostError,
+    event::EventId,
+    grants::Capability,
+    host::HostState,
+    limits::Limits,
+    local_store::Seen,
+    store::{ModuleId, StateView},
+    types::{Config, Event},
+    wasi::WasiAnswers,
+};
+
+/// What is recorded of a module's events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Record {
+    /// Nothing.
+    None,
+    /// Events that fail.
+    #[default]
+    Failures,
+    /// Every event; those that are handled are kept with their journal entry.
+    All,
+}
+
+/// More than an event reads in practice, and little enough that eight crashes of a thousand modules fit on a disk. What
+/// needs more is cut, and cannot be replayed.
+pub const RECORDING_BYTES_MAX: usize = 4 << 20;
+/// Log lines that are kept for comparison.
+pub const LINES_MAX: usize = 256;
+/// Log text that is kept for comparison, bytes.
+pub const LINE_TEXT_BYTES_MAX: usize = 64 << 10;
+
+/// What a file with a recording begins with; the number is that of the layout.
+const MAGIC: &[u8] = b"nexum recording 1\n";
+
+/// What one call saw of the world.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Session {
+    /// Keys of the state with their values as the call found them.
+    pub reads: Vec<(String, Option<Vec<u8>>)>,
+    pub scans: Vec<Scan>,
+    /// Calls that left the module, in the order in which they were begun.
+    pub exchanges: Vec<Exchange>,
+    /// Answers of the `clock` interface.
+    pub times: Vec<u64>,
+    /// Answers of `random.fill`.
+    pub random: Vec<Vec<u8>>,
+    pub wasi: WasiAnswers,
+    /// More was seen than is kept.
+    pub cut: bool,
+}
+
+/// A listing of state as the call found it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scan {
+    pub prefix: String,
+    pub after: Option<String>,
+    pub entries: Vec<(String, Vec<u8>)>,
+    /// Nothing with the prefix follows the entries.
+    pub whole: bool,
+}
+
+/// One call that left the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// Interface and function, such as `chain.request`.
+    pub call: String,
+    /// The arguments, in postcard.
+    pub request: Vec<u8>,
+    /// The result as the guest got it, in postcard; absent when the event ended before there was one.
+    pub answer: Option<Vec<u8>>,
+}
+
+impl Exchange {
+    /// Chain, method and parameters of a `chain.request`, and the answer if there was one.
+    #[expect(clippy::type_complexity, reason = "the parts of a call, taken apart at once")]
+    pub fn chain_request(&self) -> Option<((u64, String, String), Option<Result<String, HostError>>)> {
+        if self.call != "chain.request" {
+            return None;
+        }
+        let request = postcard::from_bytes(&self.request).ok()?;
+        Some((request, self.answer.as_ref().and_then(|answer| postcard::from_bytes(answer).ok())))
+    }
+}
+
+/// A line that the guest logged or printed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The level, or `stdout` or `stderr`.
+    pub level: String,
+    pub text: String,
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Absent when the guest answered Ok.
+    pub failure: Option<Fault>,
+    pub fuel: u64,
+    /// Keys and their new values, those that were flushed first.
+    pub changes: Vec<(String, Option<Vec<u8>>)>,
+    /// The first lines.
+    pub lines: Vec<LogLine>,
+}
+
+/// How the guest failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    pub message: String,
+    pub backtrace: Option<String>,
+}
+
+/// How the module was set up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Version of the engine.
+    pub engine: String,
+    pub module: Arc<str>,
+    pub component: Hash,
+    pub limits: Limits,
+    pub config: Config,
+    /// Capabilities that are served; those below are stubs.
+    pub served: Vec<Capability>,
+    pub stubs: Vec<Capability>,
+    pub chains: Vec<u64>,
+    pub extra_methods: BTreeSet<String>,
+}
+
+/// One event of one module, or its `init`, with everything that it depended on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recording {
+    pub setting: Setting,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The module's last unit before the event.
+    pub after_seq: u64,
+    /// Events that the instance had handled since its `init`; what they left in its memory is not recorded.
+    pub handled_before: u64,
+    /// What the instance's start and `init` saw; the whole recording when `event` is absent.
+    pub init: Session,
+    /// Keys plus values of the state before `init`, bytes.
+    pub init_state_bytes: u64,
+    pub event: Option<Recorded>,
+    pub outcome: Outcome,
+}
+
+/// The event of a recording.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    pub id: EventId,
+    pub event: Event,
+    /// Keys plus values of the state before it, bytes.
+    pub state_bytes: u64,
+    pub session: Session,
+}
+
+/// What the `init` of an idle instance may hold in memory for a later crash: with 10,000 modules, what an instance itself
+/// takes.
+const INIT_BYTES_MAX: usize = 64 << 10;
+
+impl Session {
+    /// Encoded for keeping; one that is large is cut.
+    pub fn pack(&self) -> Box<[u8]> {
+        let cut = || Self { cut: true, ..Self::default() };
+        let packed = postcard::to_stdvec(self).ok().filter(|packed| packed.len() <= INIT_BYTES_MAX);
+        packed.or_else(|| postcard::to_stdvec(&cut()).ok()).unwrap_or_default().into()
+    }
+
+    pub fn unpack(packed: &[u8]) -> Self {
+        postcard::from_bytes(packed).unwrap_or_else(|_| Self { cut: true, ..Self::default() })
+    }
+}
+
+impl Recording {
+    /// The bytes of a file with the recording.
+    pub fn encode(&self) -> Result<Vec<u8>, String> {
+        postcard::to_extend(self, MAGIC.to_vec()).map_err(|error| format!("the recording cannot be encoded: {error}"))
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let Some(body) = bytes.strip_prefix(MAGIC) else {
+            return Err(match bytes.starts_with(b"nexum recording ") {
+                true => "the recording was made by another version of nexum".to_owned(),
+                false => "this is no recording".to_owned(),
+            });
+        };
+        postcard::from_bytes(body).map_err(|error| format!("the recording cannot be read: {error}"))
+    }
+
+    /// Whether everything that is needed for a replay was kept.
+    pub fn is_whole(&self) -> bool {
+        !self.init.cut && self.event.as_ref().is_none_or(|event| !event.session.cut)
+    }
+
+    /// The event's id, or `init`.
+    pub fn event_id(&self) -> EventId {
+        self.event.as_ref().map_or(EventId::Init, |event| event.id.clone())
+    }
+}
+
+/// What is known of a kept crash without decoding it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrashBrief {
+    /// Of the module, from 1 on; the store gives it.
+    pub number: u64,
+    pub at_ms: u64,
+    /// The event's id, such as `block:1:21934117:0x…`, or `init`.
+    pub event: String,
+    pub component: Hash,
+    pub error: String,
+    pub fuel: u64,
+    /// Events that the instance had handled before.
+    pub handled_before: u64,
+    /// Whether it can be replayed.
+    pub whole: bool,
+    /// Size of the recording.
+    pub bytes: u64,
+}
+
+/// A failed event on its way to the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crash {
+    /// `number` and `bytes` are the store's to fill in.
+    pub brief: CrashBrief,
+    pub recording: Vec<u8>,
+}
+
+/// Which recording of a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Of the event that this unit handled.
+    Unit(u64),
+    Crash(u64),
+    LastCrash,
+}
+
+/// Whether a fresh state records, or plays a recording.
+#[derive(Clone, Default)]
+pub enum Taping {
+    #[default]
+    Off,
+    On,
+    /// The session is that of the start and `init`.
+    Play(Arc<Session>),
+}
+
+/// What the call at hand saw so far, and what it changed and logged.
+#[derive(Debug, Clone, Default)]
+pub struct Captured {
+    pub session: Session,
+    pub changes: Vec<(String, Option<Vec<u8>>)>,
+    pub lines: Vec<LogLine>,
+    /// What a replay asked for that its recording does not have.
+    pub missing: Vec<String>,
+}
+
+impl HostState {
+    /// What the call at hand saw, when that is recorded or played. To be asked before its changes are taken.
+    pub fn capture(&self) -> Option<Captured> {
+        let mut captured = self.tape.capture()?;
+        let (answers, printed) = self.wasi_tape.capture();
+        captured.session.wasi = answers;
+        captured.lines.extend(printed);
+        if self.tape.is_playing() {
+            // What it reads is in the recording; to ask for it again would count as asking.
+            captured.changes = self.overlay.changed();
+            captured.missing.extend(self.wasi_tape.missing());
+            return Some(captured);
+        }
+        let Seen { reads, scans, cut } = self.overlay.seen(RECORDING_BYTES_MAX);
+        captured.session.reads = reads;
+        captured.session.scans = scans;
+        captured.session.cut |= cut || self.wasi_tape.is_cut();
+        captured.changes = self.overlay.changed();
+        Some(captured)
+    }
+
+    /// Plays this session to the next call, which sees the state that it recorded.
+    pub fn play(&mut self, session: &Session, view: Arc<dyn StateView>, state_bytes: u64) {
+        self.tape.play(session);
+        self.wasi_tape.play(&session.wasi);
+        self.overlay.rebase(view, ModuleId(0), state_bytes);
+    }
+}

@@ -1,0 +1,304 @@
+//! The tape of one instance: notes what the world answered, or answers in its place.
+
+use std::{collections::VecDeque, fmt::Display};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Captured, Exchange, LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, RECORDING_BYTES_MAX, Session, Taping};
+use crate::{HostError, HostErrorKind, host::HostState};
+
+/// Room that an idle tape keeps for the next event.
+const KEPT_ITEMS: usize = 32;
+
+#[derive(Default)]
+pub(crate) enum Tape {
+    #[default]
+    Off,
+    On(Box<Recorder>),
+    Play(Box<Player>),
+}
+
+#[derive(Default)]
+pub(crate) struct Recorder {
+    exchanges: Vec<Exchange>,
+    times: Vec<u64>,
+    random: Vec<Vec<u8>>,
+    lines: Vec<LogLine>,
+    line_bytes: usize,
+    bytes: usize,
+    cut: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Player {
+    exchanges: Vec<Option<Exchange>>,
+    times: VecDeque<u64>,
+    last_time: u64,
+    random: VecDeque<Vec<u8>>,
+    lines: Vec<LogLine>,
+    line_bytes: usize,
+    missing: Vec<String>,
+}
+
+/// Where the answer to a call that leaves the module comes from.
+pub(crate) enum Asked {
+    /// From the world.
+    Live,
+    /// From the world, and is noted here.
+    Noted(usize),
+    Played(Vec<u8>),
+    /// There never was one: the event ended while the call waited.
+    Unanswered,
+    /// Not from the recording.
+    Missing,
+}
+
+impl Recorder {
+    fn room(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        self.cut |= self.bytes > RECORDING_BYTES_MAX;
+        !self.cut
+    }
+}
+
+fn keep_line(lines: &mut Vec<LogLine>, bytes: &mut usize, level: &str, text: String) {
+    *bytes += text.len();
+    if lines.len() < LINES_MAX && *bytes <= LINE_TEXT_BYTES_MAX {
+        lines.push(LogLine { level: level.to_owned(), text });
+    }
+}
+
+impl Player {
+    /// Noted once: what follows a first miss says little.
+    fn miss(&mut self, what: impl Display) {
+        if self.missing.len() < LINES_MAX {
+            self.missing.push(what.to_string());
+        }
+    }
+}
+
+fn trim<T>(items: &mut Vec<T>) {
+    items.clear();
+    items.shrink_to(KEPT_ITEMS);
+}
+
+impl Tape {
+    pub fn new(taping: &Taping) -> Self {
+        match taping {
+            Taping::Off => Self::Off,
+            Taping::On => Self::On(Box::default()),
+            Taping::Play(session) => {
+                let mut tape = Self::Play(Box::default());
+                tape.play(session);
+                tape
+            }
+        }
+    }
+
+    /// Begins the next call. What is played stays.
+    pub fn begin(&mut self) {
+        if let Self::On(recorder) = self {
+            trim(&mut recorder.exchanges);
+            trim(&mut recorder.times);
+            trim(&mut recorder.random);
+            trim(&mut recorder.lines);
+            (recorder.line_bytes, recorder.bytes, recorder.cut) = (0, 0, false);
+        }
+    }
+
+    pub fn play(&mut self, session: &Session) {
+        let exchanges = session.exchanges.iter().cloned().map(Some).collect();
+        let (times, random) = (session.times.iter().copied().collect(), session.random.iter().cloned().collect());
+        *self = Self::Play(Box::new(Player { exchanges, times, random, ..Player::default() }));
+    }
+
+    pub fn capture(&self) -> Option<Captured> {
+        match self {
+            Self::Off => None,
+            Self::On(recorder) => {
+                let Recorder { exchanges, times, random, lines, cut, .. } = &**recorder;
+                let session = Session {
+                    exchanges: exchanges.clone(),
+                    times: times.clone(),
+                    random: random.clone(),
+                    cut: *cut,
+                    ..Session::default()
+                };
+                Some(Captured { session, lines: lines.clone(), ..Captured::default() })
+            }
+            Self::Play(player) => {
+                let (lines, missing) = (player.lines.clone(), player.missing.clone());
+                Some(Captured { lines, missing, ..Captured::default() })
+            }
+        }
+    }
+
+    /// An answer of the clock.
+    pub fn time(&mut self, live: impl FnOnce() -> u64) -> u64 {
+        match self {
+            Self::Off => live(),
+            Self::On(recorder) => {
+                let time = live();
+                if recorder.room(size_of::<u64>()) {
+                    recorder.times.push(time);
+                }
+                time
+            }
+            Self::Play(player) => match player.times.pop_front() {
+                Some(time) => {
+                    player.last_time = time;
+                    time
+                }
+                None => {
+                    player.miss("a further reading of the clock");
+                    player.last_time
+                }
+            },
+        }
+    }
+
+    /// Random bytes.
+    pub fn random(&mut self, len: usize, live: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+        match self {
+            Self::Off => live(),
+            Self::On(recorder) => {
+                let bytes = live();
+                if recorder.room(bytes.len()) {
+                    recorder.random.push(bytes.clone());
+                }
+                bytes
+            }
+            Self::Play(player) => match player.random.pop_front().filter(|bytes| bytes.len() == len) {
+                Some(bytes) => bytes,
+                None => {
+                    player.miss(format!("{len} random bytes"));
+                    vec![0; len]
+                }
+            },
+        }
+    }
+
+    /// A line that was logged. Answers whether it is for the tape alone.
+    pub fn line(&mut self, level: &str, text: String) {
+        match self {
+            Self::Off => {}
+            Self::On(recorder) => keep_line(&mut recorder.lines, &mut recorder.line_bytes, level, text),
+            Self::Play(player) => keep_line(&mut player.lines, &mut player.line_bytes, level, text),
+        }
+    }
+
+    pub fn is_playing(&self) -> bool {
+        matches!(self, Self::Play(_))
+    }
+
+    /// Begins a call that leaves the module.
+    pub fn ask(&mut self, call: &'static str, arguments: &impl Serialize) -> Asked {
+        match self {
+            Self::Off => Asked::Live,
+            Self::On(recorder) => {
+                let request = postcard::to_stdvec(arguments).unwrap_or_default();
+                if !recorder.room(request.len() + call.len()) {
+                    return Asked::Live;
+                }
+                recorder.exchanges.push(Exchange { call: call.to_owned(), request, answer: None });
+                Asked::Noted(recorder.exchanges.len() - 1)
+            }
+            Self::Play(player) => {
+                let request = postcard::to_stdvec(arguments).unwrap_or_default();
+                let same = |exchange: &&mut Option<Exchange>| {
+                    exchange.as_ref().is_some_and(|exchange| exchange.call == call && exchange.request == request)
+                };
+                match player.exchanges.iter_mut().find(same).and_then(Option::take) {
+                    Some(Exchange { answer: Some(answer), .. }) => Asked::Played(answer),
+                    Some(_) => Asked::Unanswered,
+                    None => {
+                        player.miss(format!("an answer to {call}"));
+                        Asked::Missing
+                    }
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, index: usize, result: &impl Serialize) {
+        let Self::On(recorder) = self else { return };
+        let answer = postcard::to_stdvec(result).unwrap_or_default();
+        if recorder.room(answer.len())
+            && let Some(exchange) = recorder.exchanges.get_mut(index)
+        {
+            exchange.answer = Some(answer);
+        }
+    }
+}
+
+impl HostState {
+    /// Finishes a call that leaves the module: `live` is only waited for when the world is asked.
+    pub(crate) async fn reach<T: Serialize + DeserializeOwned>(
+        &mut self,
+        asked: Asked,
+        domain: &str,
+        live: impl Future<Output = Result<T, HostError>>,
+    ) -> Result<T, HostError> {
+        match asked {
+            Asked::Live => live.await,
+            Asked::Noted(index) => {
+                let result = live.await;
+                self.tape.answered(index, &result);
+                result
+            }
+            Asked::Played(answer) => postcard::from_bytes(&answer).unwrap_or_else(|error| {
+                let message = format!("the recorded answer cannot be read: {error}");
+                Err(HostError::new(domain, HostErrorKind::Internal, message))
+            }),
+            Asked::Unanswered => std::future::pending().await,
+            Asked::Missing => {
+                let message = "the recording has no answer to this call";
+                Err(HostError::new(domain, HostErrorKind::Unavailable, message))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_recorded_is_played_in_order_and_what_is_missing_is_told() {
+        let mut tape = Tape::new(&Taping::On);
+        assert_eq!([tape.time(|| 5), tape.time(|| 7)], [5, 7]);
+        assert_eq!(tape.random(2, || vec![1, 2]), [1, 2]);
+        for answer in ["one", "two"] {
+            let Asked::Noted(index) = tape.ask("chain.request", &(1u64, "m")) else { panic!() };
+            tape.answered(index, &Ok::<_, HostError>(answer.to_owned()));
+        }
+        assert!(matches!(tape.ask("chain.request", &(1u64, "late")), Asked::Noted(2)));
+        tape.line("info", "hello".into());
+        let session = tape.capture().unwrap().session;
+        tape.begin();
+        assert_eq!(tape.capture().unwrap().session, Session::default());
+
+        let mut played = Tape::new(&Taping::Play(session.into()));
+        assert_eq!([played.time(|| 0), played.time(|| 0), played.time(|| 0)], [5, 7, 7]);
+        assert_eq!(played.random(2, Vec::new), [1, 2]);
+        for answer in ["one", "two"] {
+            let Asked::Played(bytes) = played.ask("chain.request", &(1u64, "m")) else { panic!() };
+            let result: Result<String, HostError> = postcard::from_bytes(&bytes).unwrap();
+            assert_eq!(result.unwrap(), answer);
+        }
+        assert!(matches!(played.ask("chain.request", &(1u64, "late")), Asked::Unanswered));
+        assert!(matches!(played.ask("chain.request", &(1u64, "other")), Asked::Missing));
+        let missing = played.capture().unwrap().missing;
+        assert_eq!(missing, ["a further reading of the clock", "an answer to chain.request"]);
+    }
+
+    #[test]
+    fn a_recording_that_grows_too_large_is_cut_and_says_so() {
+        let mut tape = Tape::new(&Taping::On);
+        tape.random(RECORDING_BYTES_MAX, || vec![0; RECORDING_BYTES_MAX]);
+        assert!(!tape.capture().unwrap().session.cut);
+        tape.time(|| 1);
+        let session = tape.capture().unwrap().session;
+        assert!(session.cut && session.times.is_empty());
+    }
+}

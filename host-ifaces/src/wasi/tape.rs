@@ -1,0 +1,236 @@
+//! WASI's clocks, randomness and printed lines, recorded or played. Shared by the parts of one instance's context.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rand::RngCore as _;
+use serde::{Deserialize, Serialize};
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock};
+
+use crate::{
+    clock::Clock,
+    recording::{LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, RECORDING_BYTES_MAX, Taping},
+};
+
+/// What WASI answered.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WasiAnswers {
+    /// Of the instance: what `insecure-seed` answers, always.
+    pub seed: u128,
+    /// Milliseconds since the Unix epoch.
+    pub wall_ms: Vec<u64>,
+    pub monotonic_ns: Vec<u64>,
+    pub random: Vec<u8>,
+}
+
+impl WasiAnswers {
+    fn bytes(&self) -> usize {
+        (self.wall_ms.len() + self.monotonic_ns.len()) * size_of::<u64>() + self.random.len()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Off,
+    On,
+    Play,
+}
+
+struct State {
+    mode: Mode,
+    answers: WasiAnswers,
+    /// How many of each were played.
+    played: (usize, usize, usize),
+    lines: Vec<LogLine>,
+    line_bytes: usize,
+    cut: bool,
+    missing: Vec<String>,
+}
+
+#[derive(Clone)]
+pub(crate) struct WasiTape(Arc<Mutex<State>>);
+
+impl WasiTape {
+    pub fn new(taping: &Taping) -> Self {
+        let (mode, answers) = match taping {
+            Taping::Off => (Mode::Off, WasiAnswers { seed: rand::random(), ..WasiAnswers::default() }),
+            Taping::On => (Mode::On, WasiAnswers { seed: rand::random(), ..WasiAnswers::default() }),
+            Taping::Play(session) => (Mode::Play, session.wasi.clone()),
+        };
+        let (played, lines, line_bytes, cut, missing) = ((0, 0, 0), Vec::new(), 0, false, Vec::new());
+        Self(Arc::new(Mutex::new(State { mode, answers, played, lines, line_bytes, cut, missing })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn seed(&self) -> u128 {
+        self.state().answers.seed
+    }
+
+    /// Begins the next call. What is played stays.
+    pub fn begin(&self) {
+        let mut state = self.state();
+        if state.mode == Mode::On {
+            state.answers = WasiAnswers { seed: state.answers.seed, ..WasiAnswers::default() };
+            state.lines = Vec::new();
+            (state.line_bytes, state.cut) = (0, false);
+        }
+    }
+
+    pub fn play(&self, answers: &WasiAnswers) {
+        let mut state = self.state();
+        state.mode = Mode::Play;
+        state.answers.clone_from(answers);
+        state.played = (0, 0, 0);
+        state.lines = Vec::new();
+        state.line_bytes = 0;
+    }
+
+    pub fn capture(&self) -> (WasiAnswers, Vec<LogLine>) {
+        let state = self.state();
+        (state.answers.clone(), state.lines.clone())
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.state().cut
+    }
+
+    pub fn missing(&self) -> Vec<String> {
+        self.state().missing.clone()
+    }
+
+    pub fn is_playing(&self) -> bool {
+        self.state().mode == Mode::Play
+    }
+
+    /// A line that the guest printed.
+    pub fn line(&self, stream: &str, text: &str) {
+        let mut state = self.state();
+        state.line_bytes += text.len();
+        if state.mode != Mode::Off && state.lines.len() < LINES_MAX && state.line_bytes <= LINE_TEXT_BYTES_MAX {
+            state.lines.push(LogLine { level: stream.to_owned(), text: text.to_owned() });
+        }
+    }
+}
+
+/// Which of WASI's clocks.
+#[derive(Debug, Clone, Copy)]
+enum Which {
+    Wall,
+    Monotonic,
+}
+
+impl State {
+    fn time(&mut self, which: Which, live: u64) -> u64 {
+        let full = self.answers.bytes() > RECORDING_BYTES_MAX;
+        let (times, played) = match which {
+            Which::Wall => (&mut self.answers.wall_ms, &mut self.played.0),
+            Which::Monotonic => (&mut self.answers.monotonic_ns, &mut self.played.1),
+        };
+        match self.mode {
+            Mode::Off => live,
+            Mode::On => {
+                if !full {
+                    times.push(live);
+                }
+                self.cut |= full;
+                live
+            }
+            Mode::Play => match times.get(*played) {
+                Some(time) => {
+                    *played += 1;
+                    *time
+                }
+                None => {
+                    self.missing.push(format!("a further reading of WASI's {which:?} clock"));
+                    self.missing.dedup();
+                    times.last().copied().unwrap_or_default()
+                }
+            },
+        }
+    }
+
+    fn random(&mut self, bytes: &mut [u8]) {
+        match self.mode {
+            Mode::Off => rand::rng().fill_bytes(bytes),
+            Mode::On => {
+                rand::rng().fill_bytes(bytes);
+                self.cut |= self.answers.bytes() + bytes.len() > RECORDING_BYTES_MAX;
+                if !self.cut {
+                    self.answers.random.extend_from_slice(bytes);
+                }
+            }
+            Mode::Play => {
+                let from = self.played.2;
+                match self.answers.random.get(from..from + bytes.len()) {
+                    Some(recorded) => {
+                        bytes.copy_from_slice(recorded);
+                        self.played.2 += bytes.len();
+                    }
+                    None => {
+                        bytes.fill(0);
+                        self.missing.push("further random bytes of WASI".to_owned());
+                        self.missing.dedup();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// WASI's clocks over the engine's.
+pub(super) struct TapedClock {
+    pub clock: Arc<dyn Clock>,
+    pub tape: WasiTape,
+}
+
+impl HostWallClock for TapedClock {
+    fn resolution(&self) -> Duration {
+        Duration::from_millis(1)
+    }
+
+    fn now(&self) -> Duration {
+        let live = self.clock.now_ms();
+        Duration::from_millis(self.tape.state().time(Which::Wall, live))
+    }
+}
+
+impl HostMonotonicClock for TapedClock {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        let live = self.clock.monotonic_ns();
+        self.tape.state().time(Which::Monotonic, live)
+    }
+}
+
+/// WASI's randomness, both kinds.
+pub(super) struct TapedRandom(pub WasiTape);
+
+impl rand_core::TryRng for TapedRandom {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        let mut bytes = [0; 4];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        let mut bytes = [0; 8];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        self.0.state().random(bytes);
+        Ok(())
+    }
+}

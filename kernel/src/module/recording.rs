@@ -1,0 +1,98 @@
+//! What is told of events besides their units: what they used, and recordings of every event that failed, and where it is
+//! wanted of those that were handled.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use nexum_host_ifaces::{
+    event::EventId,
+    grants::{Capability, Grant},
+    recording::{Crash, CrashBrief, Record, Setting, Taping},
+    store::StoreMsg,
+    types::Event,
+};
+
+use super::{Args, Running};
+use crate::{instance::Failure, load::Plan};
+
+impl Args {
+    /// How the module is set up, for whoever runs a recording again.
+    fn setting(&self) -> Setting {
+        let plan = &self.plan;
+        let granted = |wanted: Grant| {
+            Capability::ALL.into_iter().filter(move |capability| plan.grants.get(*capability) == Some(wanted)).collect()
+        };
+        Setting {
+            engine: env!("CARGO_PKG_VERSION").to_owned(),
+            module: plan.manifest.name.clone(),
+            component: plan.manifest.component,
+            limits: (*plan.limits).clone(),
+            config: (*plan.config).clone(),
+            served: granted(Grant::Served),
+            stubs: granted(Grant::Stub),
+            chains: plan.chains.keys().copied().collect(),
+            extra_methods: (*plan.extra_methods).clone(),
+        }
+    }
+}
+
+impl Plan {
+    /// Whether its instances record.
+    pub(super) fn taping(&self) -> Taping {
+        if self.record == Record::None { Taping::Off } else { Taping::On }
+    }
+}
+
+impl Running {
+    /// Shows what the event used.
+    pub(super) fn note_usage(&mut self, args: &Args) {
+        let host = self.instance.host();
+        let memory = host.memory_bytes();
+        let dropped = host.usage().log_lines_dropped;
+        args.status.memory_bytes.store(memory as u64, Ordering::Relaxed);
+        self.metrics.memory_bytes_used.set(memory as i64);
+        if dropped > 0 {
+            self.metrics.log_lines_dropped.inc_by(dropped);
+        }
+    }
+
+    /// Sends the recording of the call that just failed to the store. To be called while its changes are still there.
+    pub(super) fn keep_crash(&mut self, args: &Args, event: Option<(&EventId, &Arc<Event>)>, failure: &Failure) {
+        // Then something around the module failed, not the module.
+        if self.instance.host().poisoned().is_some() {
+            return;
+        }
+        let setting = || args.setting();
+        let Some(recording) = self.instance.recording(setting, event, failure.fuel, Some(failure)) else { return };
+        let brief = CrashBrief {
+            number: 0,
+            at_ms: recording.at_ms,
+            event: recording.event_id().to_string(),
+            component: recording.setting.component,
+            error: failure.message.clone(),
+            fuel: failure.fuel,
+            handled_before: recording.handled_before,
+            whole: recording.is_whole(),
+            bytes: 0,
+        };
+        match recording.encode() {
+            Ok(recording) => {
+                let crash = Box::new(Crash { brief, recording });
+                // A store that is away now costs the recording; the failure itself is counted by the supervisor.
+                let _ = args.shared.store.cast(StoreMsg::PutCrash { module: self.host.id, crash });
+            }
+            Err(error) => tracing::warn!(module = %args.name(), "the crash is not kept: {error}"),
+        }
+    }
+
+    /// The recording of the event that was just handled, when every event is recorded.
+    pub(super) fn handled(&mut self, args: &Args, event: (&EventId, &Arc<Event>), fuel: u64) -> Option<Vec<u8>> {
+        if args.plan.record != Record::All {
+            return None;
+        }
+        let recording = self.instance.recording(|| args.setting(), Some(event), fuel, None)?;
+        recording
+            .encode()
+            .inspect_err(|error| tracing::warn!(module = %args.name(), "an event is not recorded: {error}"))
+            .ok()
+    }
+}

@@ -1,0 +1,212 @@
+//! Runs a recorded event again: the same component or another one, over what the recording holds and nothing else.
+//!
+//! Invariant: nothing outside is reached. Every port is unbound, and whatever the guest asks for is answered from the
+//! recording or reported as missing.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use nexum_host_ifaces::{
+    clock::Clock,
+    grants::{Asked, Grants},
+    host::HostArgs,
+    port::Port,
+    recording::{Captured, Fault, Outcome, RecordedView, Recording, Taping},
+    store::{ModuleId, ModuleRecord},
+};
+use wasmtime::component::Component;
+
+use crate::{
+    engine::WasmEngine,
+    instance::{self, Failure, Instance},
+};
+
+/// What a replay came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed {
+    pub outcome: Outcome,
+    /// What the guest asked for that the recording does not have, one line each.
+    pub missing: Vec<String>,
+}
+
+/// One thing that came out otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    pub what: String,
+    pub recorded: String,
+    pub replayed: String,
+}
+
+/// Runs the recording. `Err` says why it cannot be run at all.
+pub async fn replay(
+    engine: &WasmEngine,
+    component: &Component,
+    recording: &Recording,
+    clock: Arc<dyn Clock>,
+) -> Result<Replayed, String> {
+    if !recording.is_whole() {
+        return Err("the recording was cut, because the event saw more than is kept: it cannot be replayed".into());
+    }
+    let setting = &recording.setting;
+    let served: BTreeSet<_> = setting.served.iter().copied().collect();
+    let asked = Asked { required: &setting.served, optional: &setting.stubs };
+    let grants = Grants::decide(asked, &served, &BTreeSet::new()).map_err(|error| error.to_string())?;
+    let prepared = instance::prepare(engine, component, &grants, &setting.module)?;
+    let init_view = Arc::new(RecordedView::new(&recording.init));
+    let args = HostArgs {
+        module: setting.module.clone(),
+        id: ModuleId(0),
+        component: setting.component,
+        limits: Arc::new(setting.limits.clone()),
+        clock,
+        store: Port::new("store"),
+        view: init_view.clone(),
+        chains: Arc::new(setting.chains.iter().map(|chain| (*chain, Port::new("chain"))).collect()),
+        extra_methods: Arc::new(setting.extra_methods.clone()),
+        taping: Taping::Play(Arc::new(recording.init.clone())),
+    };
+    let record = ModuleRecord { state_bytes: recording.init_state_bytes, ..ModuleRecord::default() };
+    let mut instance = match Instance::start(&prepared, &args, record).await {
+        Ok(instance) => instance,
+        Err(failure) => {
+            return Ok(Replayed { outcome: outcome(Err(failure), Captured::default()), missing: Vec::new() });
+        }
+    };
+    let started = instance.init(&setting.config).await;
+    let mut missing = init_view.missing();
+    let Some(event) = recording.event.as_ref().filter(|_| started.is_ok()) else {
+        let captured = instance.host().capture().unwrap_or_default();
+        missing.extend(captured.missing.clone());
+        return Ok(Replayed { outcome: outcome(started, captured), missing });
+    };
+    missing.extend(instance.host().capture().unwrap_or_default().missing);
+    let view = Arc::new(RecordedView::new(&event.session));
+    instance.host().play(&event.session, view.clone(), event.state_bytes);
+    let result = instance.handle(&event.id, &Arc::new(event.event.clone())).await;
+    let captured = instance.host().capture().unwrap_or_default();
+    missing.extend(view.missing());
+    missing.extend(captured.missing.clone());
+    Ok(Replayed { outcome: outcome(result, captured), missing })
+}
+
+fn outcome(result: Result<u64, Failure>, captured: Captured) -> Outcome {
+    let (fuel, failure) = match result {
+        Ok(fuel) => (fuel, None),
+        Err(Failure { message, backtrace, fuel }) => (fuel, Some(Fault { message, backtrace })),
+    };
+    Outcome { failure, fuel, changes: captured.changes, lines: captured.lines }
+}
+
+const SHOWN_MAX: usize = 160;
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn value(value: Option<&Option<Vec<u8>>>) -> String {
+    match value {
+        None => "not written".into(),
+        Some(None) => "deleted".into(),
+        Some(Some(bytes)) => match std::str::from_utf8(bytes) {
+            Ok(text) if !text.chars().any(char::is_control) => cut(text),
+            _ => cut(&format!("0x{}", hex::encode(bytes))),
+        },
+    }
+}
+
+/// Whether an error was the deadline, which ends a guest after more or less work each time.
+fn is_late(outcome: &Outcome) -> bool {
+    outcome.failure.as_ref().is_some_and(|failure| failure.message.starts_with("deadline: "))
+}
+
+/// What differs. The backtrace counts only for the same component. Fuel does not count where a deadline ended the guest,
+/// nor where the instance was not fresh (`fresh`): its allocator takes other ways through a memory that was used.
+pub fn compare(recorded: &Outcome, replayed: &Outcome, same_component: bool, fresh: bool) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let mut differ = |what: &str, recorded: String, replayed: String| {
+        if recorded != replayed {
+            found.push(Difference { what: what.to_owned(), recorded, replayed });
+        }
+    };
+    let result = |outcome: &Outcome| outcome.failure.as_ref().map_or("ok".into(), |failure| failure.message.clone());
+    differ("result", result(recorded), result(replayed));
+    let backtrace = |outcome: &Outcome| outcome.failure.as_ref().and_then(|failure| failure.backtrace.clone());
+    if same_component {
+        let shown = |outcome: &Outcome| backtrace(outcome).unwrap_or_else(|| "none".into());
+        differ("backtrace", shown(recorded), shown(replayed));
+    }
+    if fresh && !(is_late(recorded) && is_late(replayed)) {
+        differ("fuel", recorded.fuel.to_string(), replayed.fuel.to_string());
+    }
+    let last = |outcome: &Outcome, key: &str| -> Option<Option<Vec<u8>>> {
+        outcome.changes.iter().rev().find(|(changed, _)| changed == key).map(|(_, value)| value.clone())
+    };
+    let keys: BTreeSet<&String> = recorded.changes.iter().chain(&replayed.changes).map(|(key, _)| key).collect();
+    for key in keys {
+        let (before, after) = (last(recorded, key), last(replayed, key));
+        if before != after {
+            differ(&format!("state key `{key}`"), value(before.as_ref()), value(after.as_ref()));
+        }
+    }
+    let line = |outcome: &Outcome, at: usize| {
+        outcome
+            .lines
+            .get(at)
+            .map_or_else(|| "nothing".to_owned(), |line| cut(&format!("{}: {}", line.level, line.text)))
+    };
+    let first = (0..recorded.lines.len().max(replayed.lines.len()))
+        .find(|at| recorded.lines.get(*at) != replayed.lines.get(*at));
+    if let Some(at) = first {
+        differ(&format!("log line {}", at + 1), line(recorded, at), line(replayed, at));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nexum_host_ifaces::recording::LogLine;
+
+    fn recorded() -> Outcome {
+        Outcome {
+            failure: Some(Fault { message: "trap: unreachable in block".into(), backtrace: Some("0: 0x1f".into()) }),
+            fuel: 7,
+            changes: vec![("a".into(), Some(b"1".to_vec())), ("a".into(), Some(b"2".to_vec())), ("b".into(), None)],
+            lines: vec![LogLine { level: "info".into(), text: "hello".into() }],
+        }
+    }
+
+    #[test]
+    fn the_same_is_the_same_and_a_value_is_the_last_one_written() {
+        let mut again = recorded();
+        assert!(compare(&recorded(), &again, true, true).is_empty());
+        again.changes.remove(0);
+        assert!(compare(&recorded(), &again, true, true).is_empty());
+        again.fuel = 8;
+        assert_eq!(compare(&recorded(), &again, true, true)[0].what, "fuel");
+        assert!(compare(&recorded(), &again, true, false).is_empty());
+    }
+
+    #[test]
+    fn every_part_that_differs_is_named() {
+        let fixed = Outcome { failure: None, fuel: 9, changes: vec![("b".into(), Some(vec![0]))], lines: Vec::new() };
+        let found = compare(&recorded(), &fixed, false, true);
+        let named: Vec<&str> = found.iter().map(|difference| difference.what.as_str()).collect();
+        assert_eq!(named, ["result", "fuel", "state key `a`", "state key `b`", "log line 1"]);
+        assert_eq!((found[2].recorded.as_str(), found[2].replayed.as_str()), ("2", "not written"));
+        assert_eq!((found[3].recorded.as_str(), found[3].replayed.as_str()), ("deleted", "0x00"));
+        assert_eq!(compare(&recorded(), &fixed, true, true)[1].what, "backtrace");
+    }
+
+    #[test]
+    fn a_deadline_ends_a_guest_after_more_or_less_work() {
+        let late = |fuel| Outcome {
+            failure: Some(Fault { message: "deadline: block took longer than 2s".into(), backtrace: None }),
+            fuel,
+            ..Outcome::default()
+        };
+        assert!(compare(&late(5), &late(6), true, true).is_empty());
+    }
+}
