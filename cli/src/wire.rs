@@ -3,7 +3,6 @@
 //! Owns: which actor serves which port, the layout of the state directory, signals, and how the process ends. Every
 //! decision about modules is the kernel's.
 
-mod headers;
 mod journal_key;
 mod logging;
 mod services;
@@ -103,7 +102,7 @@ async fn engine(config: &Config) -> anyhow::Result<()> {
     let tap = logging::install(&config.engine)?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let (mut kernel, admin, headers) = services::start(config, tap).await?;
+    let (mut kernel, admin) = services::start(config, tap).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         state_dir = %config.engine.state_dir.display(),
@@ -125,7 +124,6 @@ async fn engine(config: &Config) -> anyhow::Result<()> {
             kernel.wait().await
         }
     };
-    headers.save().await;
     ended?;
     match unfinished.len() {
         0 => tracing::info!("stopped"),

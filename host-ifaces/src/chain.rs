@@ -14,6 +14,14 @@ use crate::{
     host::HostState,
 };
 
+/// A block's place in the chain: all that fork detection needs, and what is kept over restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    pub number: u64,
+    pub hash: Hash,
+    pub parent: Hash,
+}
+
 /// How far behind the head a subscription's events are held back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 pub enum Hold {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Hash, PublicKey,
+    chain::Link,
     event::{Cursor, EventId, SourceId},
     journal::{JournalPage, JournalStart, RewindRecord, UnitDetail},
     recording::{Crash, CrashBrief, Wanted},
@@ -252,6 +253,9 @@ pub enum StoreMsg {
     Rewind { module: ModuleId, to: RewindTo, reply: Reply<Option<Rewound>> },
     /// The replay queue of a module, in order. Must reply.
     Replay { module: ModuleId, reply: Reply<Vec<ReplayItem>> },
+    /// Keep headers of a chain and drop others; `anew`: first drop all that are kept. On the disk no later than any unit
+    /// that is sent afterwards, and with the next one: alone they cause no write. No reply.
+    PutHeaders { chain_id: u64, anew: bool, headers: Vec<Link>, dropped: Vec<Link> },
     /// Journal entries with `from_seq <= seq`, oldest first, at most `limit`. Must reply.
     Journal { module: ModuleId, from_seq: u64, limit: usize, reply: Reply<Vec<JournalEntry>> },
     /// Part of a module's journal as operators see it, at one moment. Must reply.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nexum_host_ifaces::{HostError, HostErrorKind, chain::ChainMsg, clock::Clock};
+use nexum_host_ifaces::{HostError, HostErrorKind, chain::ChainMsg, clock::Clock, port::Port, store::StoreMsg};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     backend::DynBackend,
     config::ChainConfig,
-    driver::Driver,
+    driver::{Driver, Keeper},
     history::History,
     metrics::ChainMetrics,
     mock::{Fixture, MockBackend, MockChain},
@@ -39,8 +39,10 @@ pub struct Args {
     pub source: Source,
     pub clock: Arc<dyn Clock>,
     pub metrics: ChainMetrics,
-    /// Headers of earlier runs. Keep a clone: its `headers()` is what to persist, and a restarted actor wants it back.
+    /// Headers of earlier runs. Keep a clone: a restarted actor wants it back, and so does a restarted store.
     pub history: History,
+    /// Where new headers are kept before anybody gets their blocks; absent for a chain that begins anew with each run.
+    pub headers: Option<Port<StoreMsg>>,
 }
 
 pub struct ChainActor;
@@ -65,7 +67,7 @@ impl Actor for ChainActor {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<ChainMsg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let Args { source, clock, metrics, history } = args;
+        let Args { source, clock, metrics, history, headers } = args;
         let (backend, chain_id, name, window_blocks, max_log_range): (DynBackend, _, _, _, _) = match source {
             Source::Rpc(config) => {
                 let (id, name) = (config.chain_id, config.name.clone());
@@ -82,8 +84,9 @@ impl Actor for ChainActor {
                 (Arc::new(MockBackend::manual(chain, clock)), id, name, 256, 2_000)
             }
         };
-        let tracker = Tracker::new(chain_id, window_blocks, max_log_range, history);
-        let driver = Driver::new(chain_id, name, tracker, backend.clone(), metrics);
+        let tracker = Tracker::new(chain_id, window_blocks, max_log_range, history.clone());
+        let keeper = Keeper { chain_id, history, store: headers };
+        let driver = Driver::new(chain_id, name, tracker, keeper, backend.clone(), metrics);
         let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
         let mut tasks = JoinSet::new();
         let driving = tokio::spawn(driver.run(receiver));

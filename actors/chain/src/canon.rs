@@ -2,12 +2,9 @@
 
 use std::collections::HashSet;
 
-use nexum_host_ifaces::Hash;
+use nexum_host_ifaces::{Hash, chain::Link};
 
-use crate::{backfill::Backfill, header::Link, history::History, window::Window};
-
-/// A fork deeper than this is not followed back: the history does not reach further either.
-const FORK_DEPTH_MAX: u64 = 4_096;
+use crate::{backfill::Backfill, history::History, window::Window};
 
 /// The canonical hash at a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +52,17 @@ impl Canon {
     /// The parent of a block of a dead branch that began at `from_number`. `Err(None)`: a node has to be asked.
     pub fn parent(&mut self, at: (u64, Hash), from_number: u64) -> Result<(u64, Hash), Option<String>> {
         let depth = from_number - at.0 + 1;
-        if depth > FORK_DEPTH_MAX {
+        let depth_max = self.history.capacity() as u64;
+        if depth > depth_max {
             return Err(Some(format!(
-                "block {from_number} of the cursor is on a dead branch more than {FORK_DEPTH_MAX} blocks long"
+                "block {from_number} of the cursor is on a dead branch more than {depth_max} blocks long"
+            )));
+        }
+        if at.0 == 0 {
+            return Err(Some(format!(
+                "block {from_number} of the cursor descends from another genesis block ({}) than the endpoint's chain: \
+                 the endpoint serves another chain under the same id, or a chain that began anew",
+                at.1
             )));
         }
         match self.history.get(&at.1) {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use nexum_host_ifaces::{
     chain::{ChainMsg, ChainStatus},
     event::{SourceId, SourceReply, Subscriber},
+    port::{Port, PortError},
+    store::StoreMsg,
 };
 use tokio::{
     sync::mpsc,
@@ -14,6 +16,7 @@ use tokio::{
 use crate::{
     backend::{DynBackend, Seen},
     backfill::Segment,
+    history::History,
     metrics::ChainMetrics,
     tracker::{Effect, Failure, Found, Job, Tracker},
 };
@@ -22,6 +25,9 @@ use crate::{
 const BURST_MESSAGES: usize = 256;
 /// Heads waiting to be taken in; a backend waits when it is full.
 pub const HEADS_MAX: usize = 64;
+
+/// How soon answers are tried again that the store's absence held up.
+const HELD_RETRY: Duration = Duration::from_millis(50);
 
 /// A read whose repetition waited this long has failed about five times.
 const RETRY_LOUD: Duration = Duration::from_secs(2);
@@ -33,20 +39,54 @@ struct Ended {
     result: Result<Found, Failure>,
 }
 
+/// Hands headers to the store.
+pub struct Keeper {
+    pub chain_id: u64,
+    pub history: History,
+    pub store: Option<Port<StoreMsg>>,
+}
+
+impl Keeper {
+    /// Hands over what is new. Units of the blocks that are answered afterwards are behind it in the store's queue.
+    fn keep(&self) -> Result<(), PortError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let chain_id = self.chain_id;
+        let put = |headers, dropped| StoreMsg::PutHeaders { chain_id, anew: false, headers, dropped };
+        self.history.hand_over(|headers, dropped| store.cast(put(headers, dropped)))
+    }
+}
+
+/// An answer that waits for the store.
+struct Held {
+    seat: usize,
+    to: Subscriber,
+    reply: SourceReply,
+}
+
 pub struct Driver {
     chain_id: u64,
     name: String,
     tracker: Tracker,
+    keeper: Keeper,
+    held: Vec<Held>,
     backend: DynBackend,
     metrics: ChainMetrics,
-    /// Return addresses by seat.
-    subscribers: Vec<Option<(SourceId, Subscriber)>>,
+    /// Return addresses by seat, with the token of the pull that they belong to.
+    subscribers: Vec<Option<(u64, SourceId, Subscriber)>>,
     jobs: JoinSet<Ended>,
 }
 
 impl Driver {
-    pub fn new(chain_id: u64, name: String, tracker: Tracker, backend: DynBackend, metrics: ChainMetrics) -> Self {
-        Self { chain_id, name, tracker, backend, metrics, subscribers: Vec::new(), jobs: JoinSet::new() }
+    pub fn new(
+        chain_id: u64,
+        name: String,
+        tracker: Tracker,
+        keeper: Keeper,
+        backend: DynBackend,
+        metrics: ChainMetrics,
+    ) -> Self {
+        let (subscribers, jobs, held) = (Vec::new(), JoinSet::new(), Vec::new());
+        Self { chain_id, name, tracker, keeper, held, backend, metrics, subscribers, jobs }
     }
 
     /// Runs until the actor drops its end.
@@ -67,6 +107,7 @@ impl Driver {
                 Some(ended) = follower.join_next() => if let Err(error) = ended {
                     propagate(error);
                 },
+                () = tokio::time::sleep(HELD_RETRY), if !self.held.is_empty() => {}
                 count = messages.recv_many(&mut burst, BURST_MESSAGES) => {
                     if count == 0 {
                         return;
@@ -114,13 +155,15 @@ impl Driver {
                     &pull.interest,
                     pull.max,
                 );
+                self.held.retain(|held| held.seat != seat);
                 if self.subscribers.len() <= seat {
                     self.subscribers.resize_with(seat + 1, || None);
                 }
-                self.subscribers[seat] = Some((pull.source, pull.to));
+                self.subscribers[seat] = Some((pull.token, pull.source, pull.to));
             }
             ChainMsg::Forget { module } => {
                 for seat in self.tracker.forget(&module) {
+                    self.held.retain(|held| held.seat != seat);
                     if let Some(subscriber) = self.subscribers.get_mut(seat) {
                         *subscriber = None;
                     }
@@ -152,9 +195,11 @@ impl Driver {
         for effect in self.tracker.effects() {
             match effect {
                 Effect::Answer { seat, token, answer } => {
-                    if let Some((source, to)) = self.subscribers.get_mut(seat).and_then(Option::take) {
-                        // A module that is gone needs no answer.
-                        let _ = to.send_message(SourceReply { source, token, answer });
+                    // A pull that was replaced needs no answer, and must not take the address of the one after it.
+                    let subscriber = self.subscribers.get_mut(seat);
+                    let subscriber = subscriber.and_then(|subscriber| subscriber.take_if(|(of, ..)| *of == token));
+                    if let Some((_, source, to)) = subscriber {
+                        self.held.push(Held { seat, to, reply: SourceReply { source, token, answer } });
                     }
                 }
                 Effect::Start { job, after } => {
@@ -172,6 +217,20 @@ impl Driver {
                     tracing::warn!(chain_id = self.chain_id, depth, ancestor, "the chain was reorganized");
                 }
             }
+        }
+        self.answer();
+    }
+
+    /// Sends what was decided, once the store has the headers that it depends on. Without them a module whose block is
+    /// retracted while the engine is down could not be led back.
+    fn answer(&mut self) {
+        if let Err(error) = self.keeper.keep() {
+            tracing::debug!(chain_id = self.chain_id, %error, answers = self.held.len(), "headers wait for the store");
+            return;
+        }
+        for Held { to, reply, .. } in self.held.drain(..) {
+            // A module that is gone needs no answer.
+            let _ = to.send_message(reply);
         }
     }
 }

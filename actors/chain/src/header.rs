@@ -3,17 +3,9 @@
 use alloy::primitives::Bloom;
 use nexum_host_ifaces::{
     Hash,
+    chain::Link,
     types::{Block, Event},
 };
-use serde::{Deserialize, Serialize};
-
-/// A block's place in the chain: all that fork detection needs, and what is kept across restarts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Link {
-    pub number: u64,
-    pub hash: Hash,
-    pub parent: Hash,
-}
 
 /// A block header.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,8 +4,8 @@
 //! order and completeness of what is delivered is decided in [`tracker`] alone, which does no input or output; the
 //! backends only read.
 //!
-//! Leaves to others: what a module may ask for (host-ifaces), undoing state after a reorg (kernel), persisting headers
-//! (store, through [`History`]).
+//! Leaves to others: what a module may ask for (host-ifaces), undoing state after a reorg (kernel), writing headers to
+//! the disk (store; this actor hands them over before it answers with their blocks).
 
 mod actor;
 mod backend;
@@ -28,6 +28,5 @@ mod window;
 
 pub use actor::{Args, ChainActor, Source, spawn};
 pub use config::{ChainConfig, EndpointConfig};
-pub use header::Link;
-pub use history::History;
+pub use history::{History, KEPT_HEADERS};
 pub use metrics::ChainMetrics;

@@ -241,7 +241,14 @@ impl Tracker {
 
     /// Answers one pull if there is something to answer.
     fn settle(&mut self, index: usize) {
+        let rooted = self.rooted();
         let Some(seat) = self.seats[index].as_mut() else { return };
+        if !rooted {
+            if let Some(waiting) = &mut seat.waiting {
+                waiting.reading = true;
+            }
+            return;
+        }
         let Some(mut waiting) = seat.waiting.take() else { return };
         let watch = seat.watch.clone();
         waiting.reading = false;

@@ -13,8 +13,12 @@ use nexum_host_ifaces::{
     Address, Hash,
     chain::{Blocks, ChainMsg, Hold, Interest, LogFilter},
     event::{Answer, Cursor, Part},
+    port::Port,
+    store::StoreMsg,
 };
-use support::{all_logs, assert_blocks, blocks, kinds, logs, logs_of, manual, start_with};
+use ractor::Actor;
+use support::{Sink, all_logs, assert_blocks, blocks, kinds, logs, logs_of, manual, start_keeping, start_with};
+use tokio::sync::mpsc;
 
 fn chain() -> MockChain {
     MockChain::new(Fixture::empty(31337))
@@ -164,7 +168,7 @@ async fn a_reorg_while_down_is_found_with_the_kept_headers_and_named_without_the
     drop(first);
     chain.reorg(5, 400);
 
-    let second = start_with(Source::Manual(chain.clone()), History::new(kept)).await;
+    let second = start_with(Source::Manual(chain.clone()), History::new(200, kept)).await;
     let mut reader = second.reader("a", blocks()).await;
     reader.cursor = cursor.clone();
     reader.pull();
@@ -177,6 +181,65 @@ async fn a_reorg_while_down_is_found_with_the_kept_headers_and_named_without_the
     reader.pull();
     let Answer::Stuck { reason } = reader.answer().await else { panic!("not stuck") };
     assert!(reason.contains("block 500 of the cursor is on a dead branch"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_pull_that_replaces_an_answered_one_is_answered_too() {
+    let chain = chain();
+    chain.mine(100);
+    let actor = manual(&chain).await;
+    let mut reader = actor.reader("a", Interest { start_block: Some(50), ..blocks() }).await;
+    reader.next().await;
+    for _ in 0..200 {
+        // Both may be taken in before either is answered, as when a service comes back while a module pulls.
+        reader.pull();
+        reader.pull();
+        reader.last_answer().await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_delivered_before_the_store_has_the_headers_of_it() {
+    let chain = chain();
+    chain.mine(100);
+    let port = Port::new("store");
+    let actor = start_keeping(Source::Manual(chain.clone()), History::default(), Some(port.clone())).await;
+    let mut reader = actor.reader("a", Interest { start_block: Some(100), ..blocks() }).await;
+    reader.pull();
+    actor.status_when(|status| status.head.is_some() && status.waiting_modules == 0).await;
+    assert!(reader.answered().is_none(), "the store is down");
+
+    // Pulled anew, as a module does that was started again meanwhile.
+    reader.pull();
+    actor.status_when(|status| status.waiting_modules == 0).await;
+    let (sender, mut stored) = mpsc::channel(1_024);
+    let (store, _) = Actor::spawn(None, Sink, sender.clone()).await.unwrap();
+    port.bind(store.clone());
+    let Answer::Events { progress, .. } = reader.answer().await else { panic!("no events") };
+    reader.cursor = progress;
+    let mut kept = vec![];
+    let mut drain = |stored: &mut mpsc::Receiver<StoreMsg>| {
+        while let Ok(message) = stored.try_recv() {
+            let StoreMsg::PutHeaders { headers, chain_id: 31337, .. } = message else { panic!("{message:?}") };
+            kept.extend(headers.iter().map(|link| link.number));
+        }
+        kept.sort_unstable();
+        kept.clone()
+    };
+    // Down to where a fork of the head could begin, although nobody was given those blocks.
+    assert_eq!(drain(&mut stored), (36..=100).collect::<Vec<_>>());
+
+    // The store dies, and another takes its place.
+    port.unbind();
+    chain.mine(2);
+    actor.status_when(|status| status.head == Some(chain.head())).await;
+    reader.pull();
+    actor.status_when(|status| status.waiting_modules == 0).await;
+    assert!(reader.answered().is_none(), "the headers of two blocks are in memory alone");
+    port.bind(store);
+    let Answer::Events { deliveries, .. } = reader.answer().await else { panic!("no events") };
+    assert_eq!(kinds(&deliveries), [("block", 100), ("block", 101), ("block", 102)]);
+    assert_eq!(drain(&mut stored), (36..=102).collect::<Vec<_>>());
 }
 
 #[tokio::test]

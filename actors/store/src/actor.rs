@@ -57,6 +57,9 @@ impl Actor for StoreActor {
                     tracing::warn!(module = module.0, %error, "failure counters were not kept");
                 }
             }
+            StoreMsg::PutHeaders { chain_id, anew, headers, dropped } => {
+                state.committer.put_headers(chain_id, anew, &headers, &dropped);
+            }
             StoreMsg::DropDeadLetter { name, seq, reply } => state.committer.drop_letter(&name, seq, reply),
             StoreMsg::PutDeadLetter { module, letter, reply } => state.committer.put_letter(module, &letter, reply),
             StoreMsg::Rewind { module, to, reply } => match state.committer.fence(module) {

@@ -7,6 +7,7 @@
 //! Invariant: units of a module are written in the order of their sequence, without a gap. When a write fails, the group
 //! and everything that queued behind it fails with it, and the sequences are read anew from the disk.
 
+mod fence;
 mod kept;
 
 use std::{
@@ -16,11 +17,16 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::store::{DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, Reply, StoreError};
+use fence::Fence;
+use nexum_host_ifaces::{
+    chain::Link,
+    store::{DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, Reply, StoreError},
+};
 use rocksdb::WriteOptions;
 
 use crate::{
     group::{Group, LetterChange, Scratch, Waiting},
+    headers::Owed,
     open::Durability,
     receipts::Last,
     store::{Known, Lease, Store, lock},
@@ -56,6 +62,8 @@ pub(crate) struct Shared {
 struct Queue {
     waiting: Group,
     scratch: Scratch,
+    /// Headers that go with the next group.
+    owed: Owed,
     /// Number of the group that waits; every smaller one was taken.
     number: u64,
     /// Every group below this number was answered.
@@ -138,6 +146,11 @@ impl Committer {
         queue.waiting.put_health(module, health)?;
         self.shared.wake(&mut queue);
         Ok(())
+    }
+
+    /// Wakes nobody: headers go with whatever is written next.
+    pub fn put_headers(&self, chain_id: u64, anew: bool, headers: &[Link], dropped: &[Link]) {
+        lock(&self.shared.queue).owed.add(chain_id, anew, headers, dropped);
     }
 
     pub fn drop_letter(&self, name: &str, seq: u64, reply: Reply<()>) {
@@ -262,7 +275,7 @@ impl Queue {
 
     fn take(&mut self) -> Group {
         self.number += 1;
-        std::mem::take(&mut self.waiting)
+        Group { headers: std::mem::take(&mut self.owed), ..std::mem::take(&mut self.waiting) }
     }
 }
 
@@ -320,6 +333,9 @@ impl Shared {
             if !queue.waiting.is_empty() {
                 return Next::Write(queue.take());
             }
+            if queue.stopping && !queue.owed.is_empty() {
+                return Next::Write(queue.take());
+            }
             if queue.stopping {
                 return Next::Stop;
             }
@@ -344,7 +360,8 @@ impl Shared {
     }
 
     fn write(&self, group: Group, options: &WriteOptions) {
-        let Group { batch, units, named, letters, waiting } = group;
+        let Group { mut batch, units, named, letters, waiting, headers } = group;
+        headers.write(&mut batch);
         let written = if batch.is_empty() {
             Ok(())
         } else {
@@ -365,7 +382,13 @@ impl Shared {
                     let mut queue = lock(&self.queue);
                     queue.sequence.clear();
                     queue.naming.clear();
-                    queue.take()
+                    let mut behind = queue.take();
+                    behind.headers.put_back(headers);
+                    // A disk that fails at the end keeps nobody from ending.
+                    if !queue.stopping {
+                        queue.owed = std::mem::take(&mut behind.headers);
+                    }
+                    behind
                 };
                 self.settle();
                 for waiting in waiting.into_iter().chain(behind.waiting) {
@@ -455,35 +478,5 @@ impl Drop for Bye<'_> {
         drop(lock(&self.0.queue).take());
         lock(&self.0.queue).gone = true;
         self.0.settle();
-    }
-}
-
-/// A module whose past is being replaced. Until it is dropped, no unit of the module is taken.
-pub(crate) struct Fence {
-    shared: Arc<Shared>,
-    module: ModuleId,
-    /// Every group below this number was there before the fence.
-    until: u64,
-    _lease: Arc<Lease>,
-}
-
-impl Fence {
-    /// Waits until everything that queued before the fence is answered. Blocks.
-    pub fn settle(&self) -> Result<(), StoreError> {
-        let queue = lock(&self.shared.queue);
-        let unsettled = |queue: &mut Queue| !queue.gone && queue.answered < self.until;
-        let queue = self.shared.settled.wait_while(queue, unsettled).unwrap_or_else(PoisonError::into_inner);
-        match queue.gone {
-            true => Err(StoreError::Failed("the committer has stopped".into())),
-            false => Ok(()),
-        }
-    }
-}
-
-impl Drop for Fence {
-    fn drop(&mut self) {
-        let mut queue = lock(&self.shared.queue);
-        queue.fenced.remove(&self.module);
-        queue.sequence.remove(&self.module);
     }
 }

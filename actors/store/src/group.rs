@@ -12,6 +12,7 @@ use rocksdb::WriteBatch;
 
 use crate::{
     codec::{self, EventOut, Raw, Undos},
+    headers::Owed,
     keys,
     store::Store,
 };
@@ -25,6 +26,7 @@ pub(crate) struct Group {
     pub named: Vec<(Arc<str>, ModuleId)>,
     pub letters: Vec<(ModuleId, LetterChange)>,
     pub waiting: Vec<Waiting>,
+    pub headers: Owed,
 }
 
 pub(crate) enum LetterChange {

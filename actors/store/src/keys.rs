@@ -3,7 +3,7 @@
 //! Invariant: everything about a module lies under its number, big-endian, so that one `delete_range` per family drops
 //! it and no key of another module is ever between. Numbers start at 1 and are never used again.
 
-use nexum_host_ifaces::store::ModuleId;
+use nexum_host_ifaces::{Hash, store::ModuleId};
 
 /// Column family of module state: number ++ key.
 pub(crate) const STATE: &str = "state";
@@ -27,6 +27,7 @@ const OUTBOX: u8 = b'o';
 const RECEIPT: u8 = b'y';
 const REWIND: u8 = b'w';
 const REPLAY: u8 = b'q';
+const HEADER: u8 = b'c';
 
 /// Prefix of every name key.
 pub(crate) const NAMES: &[u8] = &[NAME];
@@ -77,6 +78,28 @@ pub(crate) fn outbox(id: ModuleId, seq: u64, ordinal: u32) -> [u8; 17] {
 /// An item of a module's replay queue.
 pub(crate) fn replay(id: ModuleId, position: u64) -> [u8; 13] {
     numbered(REPLAY, id, position)
+}
+
+/// A header of a chain: chain ++ number ++ hash, so that a chain's lie together, oldest first.
+pub(crate) fn header(chain_id: u64, number: u64, hash: &Hash) -> [u8; 49] {
+    let mut key = [0; 49];
+    key[..9].copy_from_slice(&headers(chain_id));
+    key[9..17].copy_from_slice(&number.to_be_bytes());
+    key[17..].copy_from_slice(&hash.0);
+    key
+}
+
+/// Prefix of every header of a chain.
+pub(crate) fn headers(chain_id: u64) -> [u8; 9] {
+    let mut key = [HEADER; 9];
+    key[1..].copy_from_slice(&chain_id.to_be_bytes());
+    key
+}
+
+/// Number and hash of a header's key.
+pub(crate) fn parse_header(key: &[u8]) -> Option<(u64, Hash)> {
+    let (number, hash) = key.get(9..)?.split_at_checked(8)?;
+    Some((u64::from_be_bytes(number.try_into().ok()?), Hash(hash.try_into().ok()?)))
 }
 
 pub(crate) fn event(id: ModuleId, seq: u64) -> [u8; 12] {
@@ -187,6 +210,10 @@ mod tests {
         assert!(letter(ModuleId(7), 0)[..] > low[..] && letter(ModuleId(7), u64::MAX)[..] < high[..]);
         assert_eq!(parse_letter(&letter(ModuleId(7), 9)), Some((ModuleId(7), 9)));
         assert_eq!(parse_letter(b"d123"), None);
+        let hash = Hash([9; 32]);
+        assert!(header(7, 255, &hash) < header(7, 256, &hash) && header(7, u64::MAX, &hash) < header(8, 0, &hash));
+        assert_eq!(parse_header(&header(7, 5, &hash)), Some((5, hash)));
+        assert_eq!(parse_header(&headers(7)), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod codec;
 mod committer;
 mod fork;
 mod group;
+mod headers;
 mod journal;
 mod keys;
 mod metrics;

@@ -25,8 +25,8 @@ const BLOCK_CACHE_BYTES: usize = 8 << 20;
 /// half a second of events, so that flushes are few and large.
 const WRITE_BUFFER_BYTES: usize = 96 << 20;
 
-/// Journal entries kept per module. A chain actor keeps about a thousand headers, each worth two units, so that a rewind
-/// never meets the end of the journal before the end of the headers.
+/// Journal entries kept per module. A chain actor keeps 4,096 headers, each worth two units, so that a rewind rarely
+/// meets the end of the journal before the end of the headers.
 pub const JOURNAL_ENTRIES: u64 = 10_000;
 
 /// The log is read again at start: this bounds it to about a second.

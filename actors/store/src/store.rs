@@ -35,7 +35,7 @@ use crate::{
 const LEASE_WAIT: Duration = Duration::from_secs(30);
 
 /// A key and its value, as RocksDB hands them out.
-type Found = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
+pub(crate) type Found = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
 
 /// The one database of an engine. Outlives the store actor, which may die and be started again on it.
 pub struct Store {

@@ -1,6 +1,6 @@
 //! What the types cannot say: values that do not go together or cannot be used.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use url::Url;
 
@@ -8,6 +8,9 @@ use super::{Chain, Config, Listen, Observability, Period, source::is_address};
 
 /// Shorter tokens can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
+
+/// Fewer would be little more than what a fresh start reads; more would take hundreds of megabytes.
+const KEPT_HEADERS: RangeInclusive<usize> = 256..=1_000_000;
 
 /// Something wrong at a path.
 pub(super) struct Problem {
@@ -127,6 +130,12 @@ fn check_chain(index: usize, chain: &Chain) -> Result<(), Problem> {
             }
             None => return Err(problem(&path, "is no URL: expected one such as https://rpc.example.org/key")),
         }
+    }
+    if let Some(kept) = chain.kept_headers
+        && !KEPT_HEADERS.contains(&kept)
+    {
+        let (least, most) = KEPT_HEADERS.into_inner();
+        return Err(problem(&format!("{path}.kept_headers"), format!("{kept} is not between {least} and {most}")));
     }
     let rpc = &chain.rpc;
     if rpc.requests_per_second == Some(0) {

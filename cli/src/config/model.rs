@@ -85,6 +85,9 @@ pub struct Chain {
     /// A fixture that an embedded chain plays instead of endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<PathBuf>,
+    /// Recent headers kept over restarts; absent is the chain actor's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_headers: Option<usize>,
     #[serde(default, skip_serializing_if = "Rpc::is_absent")]
     pub rpc: Rpc,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -93,7 +96,14 @@ pub struct Chain {
 
 impl Chain {
     pub fn mock(chain_id: u64, fixture: PathBuf) -> Self {
-        Self { chain_id, name: "mock".to_owned(), mock: Some(fixture), rpc: Rpc::default(), endpoints: Vec::new() }
+        Self {
+            chain_id,
+            name: "mock".to_owned(),
+            mock: Some(fixture),
+            kept_headers: None,
+            rpc: Rpc::default(),
+            endpoints: Vec::new(),
+        }
     }
 }
 

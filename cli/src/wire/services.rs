@@ -1,9 +1,19 @@
 //! Builds every service from the configuration and hands them to the kernel to supervise.
 
-use std::{fs, future::Future, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    future::Future,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use anyhow::Context;
-use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, mock::Fixture};
+use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History, KEPT_HEADERS, mock::Fixture};
 use nexum_gateway::{AdminTcp, LogTap, Token};
 use nexum_host_ifaces::{
     chain::ChainMsg,
@@ -21,19 +31,18 @@ use nexum_store::Store;
 use prometheus::Registry;
 use ractor::{ActorCell, ActorRef, Message, SpawnErr};
 
-use super::{headers::Headers, journal_key, store_directory};
+use super::{journal_key, store_directory};
 use crate::config::{Ceiling, Chain, Config, Module};
 
 /// Starts an engine. Answers once its services are up; modules load in the background.
-pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandle, Port<AdminMsg>, Headers)> {
+pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandle, Port<AdminMsg>)> {
     let state_dir = &config.engine.state_dir;
     private_directory(state_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let registry = Registry::new();
-    let kept = config.chains.iter().filter(|chain| chain.mock.is_none()).map(|chain| chain.chain_id);
-    let headers = Headers::open(state_dir, kept);
 
     let store = open_store(config, &clock, &registry)?;
+    let histories = Arc::new(histories(config, &store)?);
     let ports = Ports {
         store: Port::new("store"),
         view: store.clone(),
@@ -41,11 +50,11 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         cron: Port::new("cron"),
         admin: Port::new("kernel"),
     };
-    let mut services = vec![store_service(store, ports.store.clone())];
+    let mut services = vec![store_service(store, ports.store.clone(), histories.clone())];
     let metrics = ChainMetrics::register(&registry).context("metrics")?;
     for chain in &config.chains {
         let Some(port) = ports.chains.get(&chain.chain_id) else { continue };
-        services.push(chain_service(chain, port.clone(), &clock, &metrics, &headers)?);
+        services.push(chain_service(chain, &ports, port.clone(), &clock, &metrics, &histories)?);
     }
     services.push(cron_service(ports.cron.clone(), clock.clone()));
     services.push(gateway_service(config, &ports, &registry, logs)?);
@@ -68,8 +77,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         jitter: Arc::new(rand::random::<f64>),
     };
     let kernel = KernelHandle::start(args).await?;
-    headers.keep();
-    Ok((kernel, admin, headers))
+    Ok((kernel, admin))
 }
 
 /// What the cron actor can serve, for the check of manifests.
@@ -124,10 +132,33 @@ fn reason(error: SpawnErr) -> String {
     }
 }
 
-fn store_service(store: Arc<Store>, port: Port<StoreMsg>) -> ServiceSpec {
+/// The headers of every chain that has endpoints. A mock chain is another one each time it is played.
+type Histories = BTreeMap<u64, History>;
+
+fn histories(config: &Config, store: &Store) -> anyhow::Result<Histories> {
+    let real = config.chains.iter().filter(|chain| chain.mock.is_none());
+    let history = |chain: &Chain| {
+        let links = store.headers(chain.chain_id)?;
+        Ok((chain.chain_id, History::new(chain.kept_headers.unwrap_or(KEPT_HEADERS), links)))
+    };
+    real.map(history).collect()
+}
+
+fn store_service(store: Arc<Store>, port: Port<StoreMsg>, histories: Arc<Histories>) -> ServiceSpec {
+    let started = AtomicBool::new(false);
     service("store", port, move |supervisor| {
-        let args = nexum_store::Args { store: store.clone() };
-        async move { nexum_store::spawn(args, supervisor).await.map(|(actor, _)| actor) }
+        let (args, histories) = (nexum_store::Args { store: store.clone() }, histories.clone());
+        let again = started.swap(true, Ordering::Relaxed);
+        async move {
+            let (actor, _) = nexum_store::spawn(args, supervisor).await?;
+            // What the actor before was handed may have died with it. Nobody reaches this one before it has it all.
+            for (chain_id, history) in histories.iter().filter(|_| again) {
+                let (chain_id, headers) = (*chain_id, history.headers());
+                let put = StoreMsg::PutHeaders { chain_id, anew: true, headers, dropped: Vec::new() };
+                actor.send_message(put).map_err(|error| SpawnErr::StartupFailed(error.into()))?;
+            }
+            Ok(actor)
+        }
     })
 }
 
@@ -140,10 +171,11 @@ fn cron_service(port: Port<CronMsg>, clock: Arc<dyn Clock>) -> ServiceSpec {
 
 fn chain_service(
     chain: &Chain,
+    ports: &Ports,
     port: Port<ChainMsg>,
     clock: &Arc<dyn Clock>,
     metrics: &ChainMetrics,
-    headers: &Headers,
+    histories: &Histories,
 ) -> anyhow::Result<ServiceSpec> {
     let fixture = match &chain.mock {
         Some(path) => {
@@ -160,14 +192,15 @@ fn chain_service(
         None => None,
     };
     let (rpc, clock, metrics) = (rpc(chain), clock.clone(), metrics.clone());
-    let history = headers.history(chain.chain_id);
+    let kept = histories.get(&chain.chain_id).cloned();
+    let (headers, history) = (kept.is_some().then(|| ports.store.clone()), kept.unwrap_or_default());
     Ok(service(format!("chain:{}", chain.chain_id), port, move |supervisor| {
         let source = match &fixture {
             Some(fixture) => nexum_chain::Source::Mock(fixture.clone()),
             None => nexum_chain::Source::Rpc(rpc.clone()),
         };
-        let args =
-            nexum_chain::Args { source, clock: clock.clone(), metrics: metrics.clone(), history: history.clone() };
+        let (clock, metrics) = (clock.clone(), metrics.clone());
+        let args = nexum_chain::Args { source, clock, metrics, history: history.clone(), headers: headers.clone() };
         async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
     }))
 }

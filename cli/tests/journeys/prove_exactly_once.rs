@@ -8,7 +8,7 @@ use super::{
 };
 
 /// How often something is killed: 5 in CI, more with `make prove-exactly-once KILLS=n`.
-fn kills() -> u64 {
+pub fn kills() -> u64 {
     #[allow(clippy::disallowed_methods, reason = "set by the Makefile")]
     std::env::var("NEXUM_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
 }
@@ -51,38 +51,54 @@ pub fn mine_some(anvil: &Anvil, emitter: &str, moments: &mut Moments) {
     }
 }
 
-/// Compares the record with the chain; how many blocks and logs there are.
+/// Waits until the record equals the chain; how many blocks and logs there are.
 pub fn check(anvil: &Anvil, emitter: &str, engine: &Engine) -> (usize, usize) {
     let head = anvil.head().to_string();
     engine.module_until("recorder", "handled the head", |node| node["cursors"]["chain:31337"] == head.as_str());
-    let blocks = engine.state("recorder", "b/");
+    // The cursor is shown when a unit is sent, the state when it is written.
+    let counts = eventually("the record equals the chain", || compare(anvil, emitter, engine));
+    let node = engine.module("recorder");
+    assert_eq!(node["dead_letters"], 0, "{node:#}");
+    counts
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, recorded: &[T], expected: &[T]) -> Result<(), String> {
+    if let Some((left, right)) = recorded.iter().zip(expected).find(|(left, right)| left != right) {
+        return Err(format!("{what}: recorded {left:?}, the chain has {right:?}"));
+    }
+    if recorded.len() != expected.len() {
+        return Err(format!("{what}: {} recorded, the chain has {}", recorded.len(), expected.len()));
+    }
+    Ok(())
+}
+
+/// Compares the record with the chain: everything once, and in order.
+pub fn compare(anvil: &Anvil, emitter: &str, engine: &Engine) -> Result<(usize, usize), String> {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let (blocks, logs) = (engine.state("recorder", "b/"), engine.state("recorder", "l/"));
+    let recorded: Vec<_> = blocks.iter().map(|(key, v)| (key.clone(), text(&v["hash"]), v["count"].as_u64())).collect();
     let expected = anvil.blocks(1);
-    assert_eq!(blocks.len(), expected.len(), "blocks recorded and blocks mined");
-    for ((key, value), (number, hash)) in blocks.iter().zip(&expected) {
-        assert_eq!(*key, format!("b/{number:020}"));
-        assert_eq!((value["hash"].as_str().unwrap(), value["count"].as_u64()), (hash.as_str(), Some(1)), "{key}");
-    }
-    let logs = engine.state("recorder", "l/");
+    let expected: Vec<_> =
+        expected.into_iter().map(|(number, hash)| (format!("b/{number:020}"), hash, Some(1))).collect();
+    same("blocks", &recorded, &expected)?;
+    let recorded: Vec<_> = logs.iter().map(|(key, v)| (key.clone(), text(&v["tx"]), v["count"].as_u64())).collect();
     let expected = anvil.logs(1, emitter);
-    assert_eq!(logs.len(), expected.len(), "logs recorded and logs emitted");
-    for ((key, value), (block, index, transaction)) in logs.iter().zip(&expected) {
-        assert_eq!(*key, format!("l/{block:020}/{index:06}"));
-        assert_eq!((value["tx"].as_str().unwrap(), value["count"].as_u64()), (transaction.as_str(), Some(1)), "{key}");
-    }
+    let expected: Vec<_> = expected
+        .into_iter()
+        .map(|(block, index, transaction)| (format!("l/{block:020}/{index:06}"), transaction, Some(1)))
+        .collect();
+    same("logs", &recorded, &expected)?;
     // In order: each event's number is one above the event's before it, logs of a block before the block.
+    let seq = |value: &serde_json::Value| value["seq"].as_u64().unwrap();
     let mut order: Vec<(u64, u64, u64)> = Vec::new();
     order.extend(logs.iter().map(|(key, value)| {
         let (block, index) = key[2..].split_once('/').unwrap();
-        (block.parse().unwrap(), index.parse().unwrap(), value["seq"].as_u64().unwrap())
+        (block.parse().unwrap(), index.parse().unwrap(), seq(value))
     }));
-    order.extend(
-        blocks.iter().map(|(key, value)| (key[2..].parse().unwrap(), u64::MAX, value["seq"].as_u64().unwrap())),
-    );
+    order.extend(blocks.iter().map(|(key, value)| (key[2..].parse().unwrap(), u64::MAX, seq(value))));
     order.sort_unstable();
     assert!(order.is_sorted_by_key(|(_, _, seq)| *seq), "an event was handled out of order");
-    let node = engine.module("recorder");
-    assert_eq!(node["dead_letters"], 0, "{node:#}");
-    (blocks.len(), logs.len())
+    Ok((blocks.len(), logs.len()))
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     anvil::Anvil,
-    prove_exactly_once::{Moments, check, mine_some, recording},
+    prove_exactly_once::{Moments, check, kills, mine_some, recording},
 };
 
 /// Blocks below every reorg, so that none reaches the contract's deployment.
@@ -31,6 +31,29 @@ fn prove_reorg_while_running() {
     let told = engine.state("recorder", "r/").len();
     assert_eq!(told, 20, "reorg events");
     println!("20 reorgs of depth 1 to 20 while running: the record equals the chain each time");
+}
+
+#[test]
+fn prove_reorg_after_a_kill_at_an_orphaned_head() {
+    let anvil = Anvil::start();
+    let emitter = anvil.deploy_emitter();
+    let mut engine = recording(&anvil, &emitter);
+    let mut moments = Moments(0x5851_f42d_4c95_7f2d);
+    grow(&anvil, &emitter, &mut moments, 20);
+    for _ in 0..kills() {
+        let depth = 1 + moments.below(4);
+        mine_some(&anvil, &emitter, &mut moments);
+        // As soon as the module has the head: whatever is not durable with the cursor is lost.
+        let head = anvil.head().to_string();
+        engine.module_until("recorder", "has the head", |node| node["cursors"]["chain:31337"] == head.as_str());
+        engine.kill9();
+        anvil.reorg(depth);
+        mine_some(&anvil, &emitter, &mut moments);
+        engine.launch();
+        check(&anvil, &emitter, &engine);
+    }
+    assert!(!engine.log_text().contains("dead branch"), "{}", engine.log_text());
+    println!("killed {} times at a head that was then orphaned: the record equals the chain each time", kills());
 }
 
 #[test]

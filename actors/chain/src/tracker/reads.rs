@@ -182,13 +182,22 @@ impl Tracker {
         self.effects.push(Effect::Start { job, after });
     }
 
+    /// The block down to which the window must reach.
+    fn roots(&self) -> u64 {
+        let tip = self.window.tip().map_or(0, |tip| tip.header.number);
+        tip.saturating_sub(ROOTS_BLOCKS).max(self.window.floor())
+    }
+
+    /// Whether enough is known below the head to follow a fork of it. Before that nothing is delivered: a module whose
+    /// very first block is retracted while the engine is down must be led back, too.
+    pub(super) fn rooted(&self) -> bool {
+        self.window.base().is_none_or(|base| base.header.number <= self.roots())
+    }
+
     /// Hands reads of history to whoever carries them out.
     pub(super) fn plan(&mut self) {
-        let base = self.window.base().map_or(0, |base| base.header.number);
-        let tip = self.window.tip().map_or(0, |tip| tip.header.number);
-        let roots = tip.saturating_sub(ROOTS_BLOCKS).max(self.window.floor());
-        if base > roots {
-            self.extend_window(roots);
+        if !self.rooted() {
+            self.extend_window(self.roots());
         }
         for (flight, segment) in self.backfill.plan() {
             self.start(Job::Segment { flight, segment });

@@ -284,3 +284,34 @@ fn an_unknown_orphan_is_stuck_with_a_reason_and_asked_about_again_on_the_next_pu
         assert!(bench.jobs.iter().any(|job| job.starts_with("header 0x")), "{:?}", bench.jobs);
     }
 }
+
+#[test]
+fn nothing_is_delivered_before_a_fork_of_the_head_could_be_followed() {
+    let mut tracker = Tracker::new(1, 100, 1_000, History::default());
+    tracker.head_seen(header(0, 0, 500), 0);
+    let interest = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Latest });
+    tracker.pull("a".into(), SourceId::new("chain:1"), 1, None, &interest, 10);
+    let mut effects = tracker.effects();
+    let Some(Effect::Start { job: job @ Job::Headers { from: 436, to: 499, .. }, .. }) = effects.pop() else {
+        panic!("{effects:?}")
+    };
+    assert!(effects.is_empty(), "{effects:?}");
+    tracker.finished(job, Ok(Found::Headers((436..500).map(|number| header(0, 0, number)).collect())));
+    let effects = tracker.effects();
+    assert!(matches!(effects[..], [Effect::Answer { token: 1, .. }]), "{effects:?}");
+}
+
+#[test]
+fn a_chain_with_another_genesis_is_named() {
+    let history = History::new(4_096, (0..50).map(|number| header(7, 0, number).link()));
+    let mut tracker = Tracker::new(1, 100, 1_000, history);
+    let mut other = header(0, 0, 0);
+    other.hash = hash(3, 0);
+    tracker.head_seen(other, 0);
+    let interest = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Latest });
+    let cursor = Cursor::block(49, header(7, 0, 49).hash);
+    tracker.pull("a".into(), SourceId::new("chain:1"), 1, Some(&cursor), &interest, 10);
+    let effects = tracker.effects();
+    let [Effect::Answer { answer: Answer::Stuck { reason }, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert!(reason.contains("descends from another genesis block"), "{reason}");
+}

@@ -11,6 +11,8 @@ use nexum_host_ifaces::{
     chain::{Blocks, ChainMsg, ChainPull, ChainStatus, Hold, Interest, LogFilter},
     clock::SystemClock,
     event::{Answer, Cursor, Delivery, EventId, Part, SourceId, SourceReply},
+    port::Port,
+    store::StoreMsg,
     types::{Event, Log},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -41,6 +43,33 @@ impl Actor for Mailbox {
         to: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let _ = to.send(reply).await;
+        Ok(())
+    }
+}
+
+/// A store that keeps nothing but what it is sent.
+pub struct Sink;
+
+impl Actor for Sink {
+    type Msg = StoreMsg;
+    type State = mpsc::Sender<StoreMsg>;
+    type Arguments = mpsc::Sender<StoreMsg>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<StoreMsg>,
+        to: mpsc::Sender<StoreMsg>,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(to)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<StoreMsg>,
+        message: StoreMsg,
+        to: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let _ = to.send(message).await;
         Ok(())
     }
 }
@@ -83,12 +112,16 @@ pub async fn start(source: Source) -> Chain {
 }
 
 pub async fn start_with(source: Source, history: History) -> Chain {
+    start_keeping(source, history, None).await
+}
+
+pub async fn start_keeping(source: Source, history: History, headers: Option<Port<StoreMsg>>) -> Chain {
     // Shown with a test that fails. The second start of a test finds it set.
     let _ = tracing_subscriber::fmt().with_env_filter("nexum_chain=debug").with_test_writer().try_init();
     let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await.unwrap();
     let registry = prometheus::Registry::new();
     let metrics = ChainMetrics::register(&registry).unwrap();
-    let args = Args { source, clock: Arc::new(SystemClock::new()), metrics, history: history.clone() };
+    let args = Args { source, clock: Arc::new(SystemClock::new()), metrics, history: history.clone(), headers };
     let (actor, _) = nexum_chain::spawn(args, supervisor.get_cell()).await.unwrap();
     Chain { actor, registry, history }
 }
@@ -230,6 +263,17 @@ impl Reader {
         assert_eq!(reply.token, self.token);
         assert_eq!(reply.source, self.source);
         reply.answer
+    }
+
+    /// The answer to the last pull, whatever becomes of those before.
+    pub async fn last_answer(&mut self) -> Answer {
+        loop {
+            let reply = tokio::time::timeout(PATIENCE, self.replies.recv()).await;
+            let reply = reply.expect("the pull was never answered").unwrap();
+            if reply.token == self.token {
+                return reply.answer;
+            }
+        }
     }
 
     /// Pulls, takes the answer and moves the cursor; a reorg moves it to the ancestor.

@@ -7,6 +7,7 @@ mod commit;
 mod crash;
 mod damage;
 mod harness;
+mod headers;
 mod receipts;
 mod recordings;
 mod rewind;
