@@ -100,8 +100,13 @@ prove-exactly-once: test-deps guests ## kill the engine, then the node, KILLS ti
 	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_exactly_once)'
 
 .PHONY: prove-reorg
-prove-reorg: test-deps guests ## reorgs of depth 1 to 20, while running and while stopped; the state must equal the chain that stands
-	@cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_reorg)'
+prove-reorg: test-deps guests ## reorgs of depth 1 to 20, while running, stopped and killed; the state must equal a fresh replay
+	@NEXUM_REORGS=all NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_reorg)'
+
+OUTAGE_SECONDS ?= 250
+.PHONY: prove-outage
+prove-outage: test-deps guests ## endpoints that stall, lag, lie, refuse, cut; then all down for OUTAGE_SECONDS; nothing lost or doubled
+	@NEXUM_OUTAGE_SECONDS=$(OUTAGE_SECONDS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_outage)'
 
 .PHONY: check-deploy
 check-deploy: ## check the alert rules and what they make of samples; installs promtool when it is missing

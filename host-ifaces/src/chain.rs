@@ -77,10 +77,23 @@ pub struct ChainPull {
 }
 
 /// State of one endpoint, for the tree. `name` never carries a URL's key.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct EndpointStatus {
     pub name: String,
+    pub connected: bool,
+    /// Connected, and not demoted.
     pub healthy: bool,
+    /// The first choice: its heads are followed.
+    pub leads: bool,
+    /// How much of what it was asked lately it answered, 0 to 100.
+    pub score: u32,
+    pub head: Option<u64>,
+    /// Blocks behind the best head that any endpoint told.
+    pub lag: Option<u64>,
+    /// Median of the last exchanges.
+    pub latency_p50_ms: Option<f64>,
+    /// How often others were preferred because of what it did.
+    pub demotions: u64,
     pub last_error: Option<String>,
 }
 

@@ -154,6 +154,7 @@ pub enum NodeKind {
     Store,
     Chains,
     Chain,
+    Endpoint,
     Cron,
     Modules,
     Module,

@@ -12,7 +12,7 @@ use std::{
 
 use futures::future::join_all;
 use nexum_host_ifaces::{
-    chain::{ChainMsg, ChainStatus},
+    chain::{ChainMsg, ChainStatus, EndpointStatus},
     clock::Clock,
     cron::CronMsg,
     store::StoreMsg,
@@ -201,14 +201,40 @@ fn chain_node(id: u64, status: Option<ChainStatus>) -> Node {
     if status.reorgs > 0 {
         summary.push_str(&format!(", {} reorgs", status.reorgs));
     }
-    for endpoint in status.endpoints.iter().filter(|endpoint| !endpoint.healthy) {
-        let error = endpoint.last_error.as_deref().unwrap_or("no answer");
-        summary.push_str(&format!("; {}: {error}", endpoint.name));
-    }
-    let mut node = service(&id.to_string(), NodeKind::Chain, Some(summary), Vec::new());
+    let endpoints = status.endpoints.iter().map(endpoint_node).collect();
+    let mut node = service(&id.to_string(), NodeKind::Chain, Some(summary), endpoints);
     if !status.connected {
         node.state = "DOWN".into();
     }
+    node
+}
+
+fn endpoint_node(endpoint: &EndpointStatus) -> Node {
+    let mut parts = Vec::new();
+    if endpoint.leads {
+        parts.push("followed".to_owned());
+    }
+    parts.push(format!("score {}", endpoint.score));
+    if let Some(lag) = endpoint.lag {
+        parts.push(format!("lag {lag}"));
+    }
+    if let Some(latency_ms) = endpoint.latency_p50_ms {
+        parts.push(format!("p50 {latency_ms:.1} ms"));
+    }
+    if endpoint.demotions > 0 {
+        parts.push(format!("{} demotions", endpoint.demotions));
+    }
+    // What is over is worth a look in the log, not in the tree.
+    if let Some(error) = endpoint.last_error.as_deref().filter(|_| !endpoint.healthy) {
+        parts.push(format!("last error: {error}"));
+    }
+    let mut node = service(&endpoint.name, NodeKind::Endpoint, Some(parts.join(", ")), Vec::new());
+    node.state = match (endpoint.connected, endpoint.healthy) {
+        (false, _) => "DOWN",
+        (true, false) => "DEMOTED",
+        (true, true) => "UP",
+    }
+    .into();
     node
 }
 

@@ -122,6 +122,11 @@ impl Union {
         !self.filled
     }
 
+    /// Whether every log is covered.
+    pub fn is_everything(&self) -> bool {
+        self.filled && self.addresses.is_none() && self.topics.iter().all(Option::is_none)
+    }
+
     pub fn add(&mut self, filter: &LogFilter) {
         let filled = std::mem::replace(&mut self.filled, true);
         merge(&mut self.addresses, &filter.addresses, filled, UNION_ADDRESSES_MAX);
@@ -194,8 +199,7 @@ pub fn doubtful_when_empty(union: &Union, bloom: Option<&Bloom>) -> bool {
     const SPARSE_BITS_MAX: u32 = 512;
     bloom.is_some_and(|bloom| {
         let set: u32 = bloom.iter().map(|byte| byte.count_ones()).sum();
-        let anything = union.addresses.is_none() && union.topics.iter().all(Option::is_none);
-        (anything || set <= SPARSE_BITS_MAX) && union.possible_in(bloom)
+        (union.is_everything() || set <= SPARSE_BITS_MAX) && union.possible_in(bloom)
     })
 }
 

@@ -37,6 +37,11 @@ pub struct ChainMetrics {
     pub rpc_errors: IntCounterVec,
     pub rpc_duration: HistogramVec,
     pub rpc_fallbacks: IntCounterVec,
+    pub rpc_confirmations: IntCounterVec,
+    pub endpoint_errors: IntCounterVec,
+    pub endpoint_demotions: IntCounterVec,
+    pub endpoint_lag: IntGaugeVec,
+    pub endpoint_score: IntGaugeVec,
     pub reconnects: IntCounterVec,
     pub reorgs: IntCounterVec,
     pub blocks_behind: IntGaugeVec,
@@ -54,10 +59,12 @@ impl ChainMetrics {
         let histogram = HistogramOpts::new("nexum_rpc_duration_seconds", "Time one JSON-RPC exchange took.");
         let rpc_duration = HistogramVec::new(histogram.buckets(DURATION_BUCKETS.to_vec()), &["chain_id", "method"])?;
         registry.register(Box::new(rpc_duration.clone()))?;
-        let blocks_behind =
-            Opts::new("nexum_blocks_behind", "Blocks between the best head any endpoint told and the newest one read.");
-        let blocks_behind = IntGaugeVec::new(blocks_behind, &chain)?;
-        registry.register(Box::new(blocks_behind.clone()))?;
+        let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let endpoint = ["chain_id", "endpoint"];
         Ok(Self {
             rpc_requests: counter("nexum_rpc_requests_total", "JSON-RPC requests sent.", &["chain_id", "method"])?,
             rpc_errors: counter(
@@ -77,7 +84,36 @@ impl ChainMetrics {
                 &chain,
             )?,
             reorgs: counter("nexum_reorgs_total", "Forks followed.", &chain)?,
-            blocks_behind,
+            rpc_confirmations: counter(
+                "nexum_rpc_confirmations_total",
+                "Blocks said to hold no wanted logs against their bloom, for which a second endpoint was asked.",
+                &chain,
+            )?,
+            endpoint_errors: counter(
+                "nexum_endpoint_errors_total",
+                "Exchanges that failed, by what went wrong.",
+                &["chain_id", "endpoint", "kind"],
+            )?,
+            endpoint_demotions: counter(
+                "nexum_endpoint_demotions_total",
+                "Times others were preferred to an endpoint because of what it did.",
+                &["chain_id", "endpoint", "reason"],
+            )?,
+            endpoint_lag: gauge(
+                "nexum_endpoint_lag_blocks",
+                "Blocks between the best head any endpoint told and this one's.",
+                &endpoint,
+            )?,
+            endpoint_score: gauge(
+                "nexum_endpoint_score",
+                "How much of what it was asked lately an endpoint answered, 0 to 100.",
+                &endpoint,
+            )?,
+            blocks_behind: gauge(
+                "nexum_blocks_behind",
+                "Blocks between the best head any endpoint told and the newest one read.",
+                &chain,
+            )?,
         })
     }
 

@@ -36,12 +36,8 @@ use crate::{
 };
 use endpoint::Endpoint;
 use errors::CallError;
-use scoreboard::Scoreboard;
+use scoreboard::{Demotion, Scoreboard};
 
-/// How long an endpoint that did not answer in time is not the first choice.
-const SLOW_AVOIDED_NS: u64 = 10_000_000_000;
-/// How long one that answered wrongly is not.
-const WRONG_AVOIDED_NS: u64 = 60_000_000_000;
 /// First wait before the same endpoints are asked again; doubles.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 
@@ -57,6 +53,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     metrics: ChainMetrics,
     blocks_behind: IntGauge,
+    /// Lag and score of each endpoint.
+    gauges: Vec<(IntGauge, IntGauge)>,
 }
 
 impl Shared {
@@ -65,10 +63,20 @@ impl Shared {
         let now_ns = self.clock.monotonic_ns();
         let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         let result = change(&mut board, now_ns);
-        let leader = board.leader(now_ns);
+        let (leader, demoted) = (board.leader(now_ns), board.take_demoted());
         let behind = board.best_head().map_or(0, |best| best.saturating_sub(self.tip.load(Ordering::Relaxed)));
+        for (index, (lag, score)) in self.gauges.iter().enumerate() {
+            let (blocks, of_hundred) = board.figures(index);
+            lag.set(i64::try_from(blocks).unwrap_or(i64::MAX));
+            score.set(of_hundred.into());
+        }
         drop(board);
         self.blocks_behind.set(i64::try_from(behind).unwrap_or(i64::MAX));
+        for (index, why) in demoted {
+            let (chain_id, endpoint) = (self.config.chain_id, &self.endpoints[index].name);
+            self.metrics.endpoint_demotions.with_label_values(&[&chain_id.to_string(), endpoint, why.label()]).inc();
+            tracing::info!(chain_id, %endpoint, reason = why.label(), "endpoint demoted");
+        }
         let changed = self.leader.send_if_modified(|current| {
             let moved = current.is_some() && leader.is_some() && *current != leader;
             let changed = *current != leader;
@@ -93,25 +101,62 @@ impl Shared {
         self.board.lock().unwrap_or_else(PoisonError::into_inner).order(now_ns)
     }
 
+    /// Records that an endpoint answered, and how long it took.
+    fn answered(&self, index: usize, began_ns: u64) {
+        self.update(|board, now| board.answered(index, now.saturating_sub(began_ns)));
+    }
+
     /// Records that an endpoint let a request down.
     fn let_down(&self, index: usize, error: &CallError) {
         let message = error.message();
-        match error {
-            // A pace of our own making is no fault of the endpoint.
-            CallError::Paced => {}
-            CallError::Transport { kind: HostErrorKind::Timeout | HostErrorKind::RateLimited, .. } => {
-                self.update(|board, now| board.avoid(index, now, SLOW_AVOIDED_NS, message));
+        let at_least_ns = u64::try_from(error.retry_after().as_nanos()).unwrap_or(u64::MAX);
+        self.update(|board, now| {
+            let why = match error {
+                // A pace of our own making is no fault of the endpoint.
+                CallError::Paced => return,
+                error if error.is_rate_limit() => Some(Demotion::RateLimited),
+                CallError::Transport { kind: HostErrorKind::Timeout, .. } => Some(Demotion::Slow),
+                _ => None,
+            };
+            board.failed(index);
+            match why {
+                Some(why) => board.avoid(index, now, why, at_least_ns, message),
+                None => board.note_error(index, message),
             }
-            CallError::Transport { .. } => self.update(|board, _| board.note_error(index, message)),
-            CallError::Node { .. } => {}
+        });
+    }
+
+    /// One exchange with one endpoint. What goes wrong on the way is held against it, unless the question may have been
+    /// too large; whether the answers are what they should be is for the caller to say.
+    async fn send(
+        &self,
+        index: usize,
+        requests: &[(&str, &RawValue)],
+        timeout: Duration,
+        may_be_too_large: bool,
+    ) -> Result<Vec<Result<Box<RawValue>, CallError>>, CallError> {
+        let began_ns = self.clock.monotonic_ns();
+        let result = self.endpoints[index].send(requests, timeout).await;
+        match &result {
+            // Also when it answered with an error: a call that reverts is the module's business.
+            Ok(_) => self.answered(index, began_ns),
+            Err(error @ CallError::Node { .. }) if !error.is_rate_limit() => self.answered(index, began_ns),
+            Err(error) if may_be_too_large && error.is_too_large() => {}
+            Err(error) => self.let_down(index, error),
         }
+        result
     }
 
     /// Records that an endpoint answered what cannot be.
     fn lied(&self, index: usize, what: &str) {
         let (chain_id, endpoint) = (self.config.chain_id, &self.endpoints[index].name);
         tracing::warn!(chain_id, %endpoint, what, "a wrong answer; the endpoint is avoided for a while");
-        self.update(|board, now| board.avoid(index, now, WRONG_AVOIDED_NS, format!("a wrong answer: {what}")));
+        self.update(|board, now| {
+            board.failed(index);
+            board.avoid(index, now, Demotion::Wrong, 0, format!("a wrong answer: {what}"));
+        });
+        let labels = [&chain_id.to_string(), endpoint, "wrong"];
+        self.metrics.endpoint_errors.with_label_values(&labels).inc();
     }
 }
 
@@ -144,9 +189,15 @@ impl RpcBackend {
         let lag_ns = u64::try_from(config.stall_after.as_nanos()).unwrap_or(u64::MAX);
         let board = Mutex::new(Scoreboard::new(entries, lag_ns));
         let leader = watch::channel(None).0;
-        let blocks_behind = metrics.blocks_behind.with_label_values(&[&config.chain_id.to_string()]);
+        let chain_label = config.chain_id.to_string();
+        let blocks_behind = metrics.blocks_behind.with_label_values(&[&chain_label]);
+        let gauges = endpoints.iter().map(|endpoint| {
+            let labels = [chain_label.as_str(), endpoint.name.as_str()];
+            (metrics.endpoint_lag.with_label_values(&labels), metrics.endpoint_score.with_label_values(&labels))
+        });
+        let gauges = gauges.collect();
         let tip = AtomicU64::new(0);
-        let shared = Arc::new(Shared { config, endpoints, board, leader, tip, clock, metrics, blocks_behind });
+        let shared = Arc::new(Shared { config, endpoints, board, leader, tip, clock, metrics, blocks_behind, gauges });
         Ok(Self { shared, batch_max: AtomicUsize::new(100) })
     }
 
@@ -185,10 +236,9 @@ impl RpcBackend {
             }
             tried.push(index);
             let timeout = left.min(self.shared.config.timeout);
-            match self.shared.endpoints[index].send(requests, timeout).await {
+            match self.shared.send(index, requests, timeout, false).await {
                 Ok(result) => return Ok(result),
                 Err(failure) => {
-                    self.shared.let_down(index, &failure);
                     let stop = !failure.may_differ_elsewhere() || !repeatable;
                     error = failure;
                     if stop {

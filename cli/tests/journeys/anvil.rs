@@ -114,6 +114,16 @@ impl Anvil {
         self.rpc("anvil_reorg", json!([depth, []]));
     }
 
+    /// Replaces the newest blocks by as many others, which call the emitter: `(word, nth)` in the nth new block.
+    pub fn reorg_with(&self, depth: u64, emitter: &str, calls: &[(u64, u64)]) {
+        let call = |(word, nth): &(u64, u64)| json!([{"from": ACCOUNT, "to": emitter, "data": format!("0x{word:064x}"), "gas": "0x100000"}, nth]);
+        self.rpc("anvil_reorg", json!([depth, calls.iter().map(call).collect::<Vec<_>>()]));
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn head(&self) -> u64 {
         number(&self.rpc("eth_blockNumber", json!([])))
     }

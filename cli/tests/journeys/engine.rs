@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -217,10 +218,38 @@ impl Engine {
         serde_json::from_str(&self.ctl(&args)).unwrap()
     }
 
+    /// The sum of a metric's series that have all of these labels, read as Prometheus does.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let text = self.metrics_text();
+        let series = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")))
+        });
+        let values = series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        values.fold(0.0, |sum, value| sum + value)
+    }
+
+    /// What `GET /metrics` answers.
+    pub fn metrics_text(&self) -> String {
+        let config = fs::read_to_string(&self.config).unwrap();
+        let line = config.lines().find_map(|line| line.strip_prefix("metrics_listen = ")).unwrap();
+        let mut stream = std::net::TcpStream::connect(line.trim_matches('"')).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// An endpoint's node in the tree; `url` as it was configured.
+    pub fn endpoint(&self, url: &str) -> Value {
+        let tree = self.json(&["tree"]);
+        find(&tree, "endpoint", url).unwrap_or_else(|| panic!("no endpoint {url} in {tree:#}"))
+    }
+
     /// A module's node in the tree.
     pub fn module(&self, name: &str) -> Value {
         let tree = self.json(&["tree"]);
-        find(&tree, name).unwrap_or_else(|| panic!("no module {name} in {tree:#}"))
+        find(&tree, "module", name).unwrap_or_else(|| panic!("no module {name} in {tree:#}"))
     }
 
     /// Waits until a module's node is as wanted.
@@ -278,9 +307,9 @@ fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
-fn find(node: &Value, name: &str) -> Option<Value> {
-    if node["kind"] == "module" && node["name"] == name {
+fn find(node: &Value, kind: &str, name: &str) -> Option<Value> {
+    if node["kind"] == kind && node["name"] == name {
         return Some(node.clone());
     }
-    node["children"].as_array()?.iter().find_map(|child| find(child, name))
+    node["children"].as_array()?.iter().find_map(|child| find(child, kind, name))
 }

@@ -26,9 +26,16 @@ impl Moments {
 }
 
 pub fn recording(anvil: &Anvil, emitter: &str) -> Engine {
-    let log = format!("kind = \"log\"\nchain_id = 31337\naddress = \"{emitter}\"\nstart_block = 1");
+    recording_over(&[anvil.ws()], "", Some(emitter))
+}
+
+/// An engine with these endpoints, `more` about them, and the recorder, which wants one contract's logs or all there are.
+pub fn recording_over(endpoints: &[String], more: &str, contract: Option<&str>) -> Engine {
+    let address = contract.map_or_else(String::new, |address| format!("address = \"{address}\"\n"));
+    let log = format!("kind = \"log\"\nchain_id = 31337\n{address}start_block = 1");
     Setup::new()
-        .chain(31337, &[anvil.ws()])
+        .chain(31337, endpoints)
+        .with(more)
         .module(
             "recorder",
             "recorder",

@@ -309,7 +309,8 @@ impl Backend for MockBackend {
     }
 
     fn endpoints(&self) -> Vec<EndpointStatus> {
-        vec![EndpointStatus { name: "mock".into(), healthy: true, last_error: None }]
+        let (name, score) = ("mock".to_owned(), 100);
+        vec![EndpointStatus { name, score, connected: true, healthy: true, leads: true, ..EndpointStatus::default() }]
     }
 
     fn read_up_to(&self, _: u64) {}

@@ -156,9 +156,16 @@ impl Endpoint {
         request.serialize().map_err(|error| CallError::nonsense(error.to_string()))
     }
 
-    fn failed(&self, method: &str) {
+    fn failed(&self, method: &str, error: &CallError) {
         let labels = [&self.chain_label, ChainMetrics::method(method), &self.name];
         self.metrics.rpc_errors.with_label_values(&labels).inc();
+        self.went_wrong(error);
+    }
+
+    /// Counts an error by its kind.
+    pub fn went_wrong(&self, error: &CallError) {
+        let labels = [self.chain_label.as_str(), &self.name, error.label()];
+        self.metrics.endpoint_errors.with_label_values(&labels).inc();
     }
 
     async fn exchange(&self, packet: RequestPacket, timeout: Duration) -> Result<ResponsePacket, CallError> {
@@ -199,8 +206,8 @@ impl Endpoint {
         };
         let seconds = self.clock.monotonic_ns().saturating_sub(began_ns) as f64 / 1e9;
         self.metrics.rpc_duration.with_label_values(&[&self.chain_label, label]).observe(seconds);
-        if result.is_err() {
-            self.failed(method);
+        if let Err(error) = &result {
+            self.failed(method, error);
         }
         result
     }
@@ -232,15 +239,14 @@ impl Endpoint {
         let responses = match answer {
             Ok(ResponsePacket::Batch(responses)) => responses,
             Ok(ResponsePacket::Single(response)) => {
-                self.failed(method);
                 // The node refuses the batch as a whole.
-                return Err(match self.payload(response) {
-                    Ok(_) => CallError::nonsense("one answer to a batch"),
-                    Err(error) => error,
-                });
+                let error =
+                    self.payload(response).err().unwrap_or_else(|| CallError::nonsense("one answer to a batch"));
+                self.failed(method, &error);
+                return Err(error);
             }
             Err(error) => {
-                self.failed(method);
+                self.failed(method, &error);
                 return Err(error);
             }
         };
@@ -251,8 +257,8 @@ impl Endpoint {
                 Some(response) => self.payload(response),
                 None => Err(CallError::nonsense("an answer of the batch is missing")),
             };
-            if answer.is_err() {
-                self.failed(method);
+            if let Err(error) = &answer {
+                self.failed(method, error);
             }
             answer
         });

@@ -14,6 +14,7 @@ const MESSAGE_CHARS_MAX: usize = 400;
 /// geth's code for a reverted call.
 const CODE_REVERTED: i64 = 3;
 const CODE_LIMIT_EXCEEDED: i64 = -32005;
+const NONSENSE: &str = "the answer makes no sense";
 const PACED: &str = "the configured requests per second are used up";
 
 /// Why one exchange with one endpoint brought no result.
@@ -39,7 +40,7 @@ impl CallError {
 
     /// An answer that makes no sense.
     pub fn nonsense(message: impl Into<String>) -> Self {
-        Self::unavailable(format!("the answer makes no sense: {}", message.into()))
+        Self::unavailable(format!("{NONSENSE}: {}", message.into()))
     }
 
     pub fn of_transport(error: TransportError) -> Self {
@@ -56,6 +57,27 @@ impl CallError {
     pub fn of_payload(payload: &ErrorPayload) -> Self {
         let data = payload.data.as_ref().and_then(|data| revert_data(data.get()));
         Self::Node { code: payload.code, message: short(&payload.message), data }
+    }
+
+    /// The label in metrics of what went wrong.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Paced => "paced",
+            error if error.is_rate_limit() => "rate-limited",
+            Self::Node { .. } => "refused",
+            Self::Transport { message, .. } if message.starts_with(NONSENSE) => "nonsense",
+            Self::Transport { kind: HostErrorKind::Timeout, .. } => "timeout",
+            Self::Transport { kind: HostErrorKind::Denied, .. } => "denied",
+            Self::Transport { .. } => "unavailable",
+        }
+    }
+
+    /// How long the node asks to be left alone.
+    pub fn retry_after(&self) -> Duration {
+        match self {
+            Self::Transport { retry_after, .. } => retry_after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        }
     }
 
     /// Whether the node asks for fewer requests.

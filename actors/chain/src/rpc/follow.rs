@@ -105,7 +105,7 @@ impl Line {
 
     async fn session(&mut self) -> Result<Infallible, Ended> {
         let timeout = self.shared.config.timeout;
-        self.endpoint().connect(timeout).await?;
+        self.endpoint().connect(timeout).await.inspect_err(|error| self.endpoint().went_wrong(error))?;
         let chain_id = self.ask("eth_chainId", "[]").await?;
         let chain_id = wire::quantity(chain_id.get()).map_err(|error| CallError::nonsense(error.to_string()))?;
         if chain_id != self.shared.config.chain_id {
@@ -127,7 +127,10 @@ impl Line {
 
     async fn ask(&self, method: &str, params: &str) -> Result<Box<RawValue>, CallError> {
         let params = RawValue::from_string(params.to_owned()).map_err(|e| CallError::nonsense(e.to_string()))?;
-        self.endpoint().call_now(method, &params, self.shared.config.timeout).await
+        let began_ns = self.shared.clock.monotonic_ns();
+        let answer = self.endpoint().call_now(method, &params, self.shared.config.timeout).await?;
+        self.shared.answered(self.index, began_ns);
+        Ok(answer)
     }
 
     /// Asks for the number of the head.

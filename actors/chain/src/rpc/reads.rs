@@ -2,17 +2,11 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
-use alloy::primitives::Bloom;
+use alloy::primitives::{Bloom, BloomInput};
 use nexum_host_ifaces::{Hash, types::Log};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{
-    RpcBackend,
-    endpoint::{Endpoint, raw},
-    errors::CallError,
-    follow::by_number,
-    wire,
-};
+use super::{RpcBackend, endpoint::raw, errors::CallError, follow::by_number, wire};
 use crate::{
     filter::{Union, doubtful_when_empty},
     header::Header,
@@ -28,6 +22,20 @@ impl From<CallError> for Failure {
     }
 }
 
+/// Whether a number is missing among all logs of a block, which are in order.
+fn has_gap(logs: &[Log]) -> bool {
+    (0..).zip(logs).any(|(index, log)| log.log_index != index)
+}
+
+fn bloom_of(logs: &[Log]) -> Bloom {
+    let mut bloom = Bloom::default();
+    for log in logs {
+        bloom.accrue(BloomInput::Raw(&log.address));
+        log.topics.iter().for_each(|topic| bloom.accrue(BloomInput::Raw(topic)));
+    }
+    bloom
+}
+
 /// Why an answer about one block's logs cannot be; `None` when it can.
 pub fn impossible(block: &Header, union: &Union, logs: &[Log]) -> Option<&'static str> {
     if logs.iter().any(|log| log.block_hash != block.hash.0 || log.block_number != block.number) {
@@ -37,11 +45,15 @@ pub fn impossible(block: &Header, union: &Union, logs: &[Log]) -> Option<&'stati
         return Some("logs that were not asked for");
     }
     let in_bloom = |bloom: &Bloom, log: &Log| {
-        let bytes = |bytes: &Vec<u8>| bloom.contains_input(alloy::primitives::BloomInput::Raw(bytes));
+        let bytes = |bytes: &Vec<u8>| bloom.contains_input(BloomInput::Raw(bytes));
         bytes(&log.address) && log.topics.iter().all(bytes)
     };
     match &block.bloom {
         Some(bloom) if logs.iter().any(|log| !in_bloom(bloom, log)) => Some("logs that the block's bloom excludes"),
+        // Whoever asks for everything can tell what is missing. Nothing at all is another matter: see `read_block_logs`.
+        Some(bloom) if union.is_everything() && !logs.is_empty() && (has_gap(logs) || bloom_of(logs) != **bloom) => {
+            Some("a block's logs were left out")
+        }
         _ => None,
     }
 }
@@ -54,11 +66,10 @@ impl RpcBackend {
             if nth > 0 {
                 self.shared.fell_back();
             }
-            match self.ask_headers(&self.shared.endpoints[index], requests).await {
+            match self.ask_headers(index, requests).await {
                 Ok(Some(found)) => return Ok(Some(found)),
                 Ok(None) => result = Ok(None),
                 Err(error) => {
-                    self.shared.let_down(index, &error);
                     if result.is_err() {
                         result = Err(error);
                     }
@@ -71,18 +82,34 @@ impl RpcBackend {
     /// These headers, or `None` when one of them is not there.
     async fn ask_headers(
         &self,
-        endpoint: &Endpoint,
+        index: usize,
         requests: &[(&str, &RawValue)],
     ) -> Result<Option<Vec<Header>>, CallError> {
-        let answers = endpoint.send(requests, self.shared.config.timeout).await?;
+        let answers = self.shared.send(index, requests, self.shared.config.timeout, requests.len() > 1).await;
+        let answers = answers.inspect_err(|error| self.refused(index, error))?;
         let mut headers = Vec::with_capacity(requests.len());
         for answer in answers {
-            match wire::header(answer?.get()).map_err(|error| CallError::nonsense(error.to_string()))? {
+            let json = answer.inspect_err(|error| self.shared.let_down(index, error))?;
+            let header = wire::header(json.get()).map_err(|error| CallError::nonsense(error.to_string()));
+            match header.inspect_err(|error| self.misread(index, error))? {
                 Some(header) => headers.push(header),
                 None => return Ok(None),
             }
         }
         Ok(Some(headers))
+    }
+
+    /// An endpoint refused a read that every node serves. `Shared::send` lets that pass, for modules ask what they like.
+    fn refused(&self, index: usize, error: &CallError) {
+        if matches!(error, CallError::Node { .. }) && !error.is_rate_limit() && !error.is_too_large() {
+            self.shared.let_down(index, error);
+        }
+    }
+
+    /// An answer that arrived cannot be used.
+    fn misread(&self, index: usize, error: &CallError) {
+        self.shared.endpoints[index].went_wrong(error);
+        self.shared.let_down(index, error);
     }
 
     pub(super) async fn read_header(&self, hash: Hash) -> Result<Option<Header>, Failure> {
@@ -124,10 +151,13 @@ impl RpcBackend {
         Ok(headers)
     }
 
-    async fn ask_logs(&self, endpoint: &Endpoint, filter: Value) -> Result<Vec<wire::ReadLog>, CallError> {
+    async fn ask_logs(&self, index: usize, filter: Value, range: bool) -> Result<Vec<wire::ReadLog>, CallError> {
         let params = raw(&[filter])?;
-        let json = endpoint.call("eth_getLogs", &params, self.shared.config.timeout).await?;
-        wire::logs(self.shared.config.chain_id, json.get()).map_err(CallError::nonsense)
+        let answers = self.shared.send(index, &[("eth_getLogs", &params)], self.shared.config.timeout, range).await;
+        let mut answers = answers.inspect_err(|error| self.refused(index, error))?;
+        let json = answers.pop().unwrap_or_else(|| Err(CallError::nonsense("it is empty")))?;
+        let logs = wire::logs(self.shared.config.chain_id, json.get()).map_err(CallError::nonsense);
+        logs.inspect_err(|error| self.misread(index, error))
     }
 
     pub(super) async fn read_block_logs(&self, block: &Header, union: &Union) -> Result<Vec<Log>, Failure> {
@@ -135,14 +165,27 @@ impl RpcBackend {
         filter.insert("blockHash".into(), json!(block.hash.to_string()));
         let filter = Value::Object(filter);
         let mut failure = Failure::Failed("no endpoint may be used".into());
-        // Endpoints that say nothing was logged, although the bloom makes that hard to believe.
+        let order = self.shared.order();
+        let bloom = block.bloom.as_deref();
+        // A second opinion costs one request. Whoever is alone is asked again only when it is hard to believe.
+        let doubtful = match order.len() {
+            1 => doubtful_when_empty(union, bloom),
+            _ => bloom.is_some_and(|bloom| union.possible_in(bloom)),
+        };
+        // Endpoints that say nothing was logged, although the bloom says that something may have been.
         let mut doubted = Vec::new();
-        for (nth, index) in self.shared.order().into_iter().enumerate() {
-            if nth > 0 {
+        for (nth, index) in order.into_iter().enumerate() {
+            if nth > doubted.len() {
                 self.shared.fell_back();
+            } else if nth > 0 {
+                self.shared
+                    .metrics
+                    .rpc_confirmations
+                    .with_label_values(&[&self.shared.config.chain_id.to_string()])
+                    .inc();
             }
             match self.block_logs_from(index, &filter, block, union).await {
-                Ok(logs) if logs.is_empty() && doubtful_when_empty(union, block.bloom.as_deref()) => {
+                Ok(logs) if logs.is_empty() && doubtful => {
                     doubted.push(index);
                     if doubted.len() > 1 {
                         return Ok(logs);
@@ -169,13 +212,7 @@ impl RpcBackend {
         block: &Header,
         union: &Union,
     ) -> Result<Vec<Log>, Failure> {
-        let logs = match self.ask_logs(&self.shared.endpoints[index], filter.clone()).await {
-            Ok(logs) => logs,
-            Err(error) => {
-                self.shared.let_down(index, &error);
-                return Err(error.into());
-            }
-        };
+        let logs = self.ask_logs(index, filter.clone(), false).await?;
         let mut logs: Vec<Log> = logs.into_iter().map(|read| read.log).collect();
         if let Some(what) = impossible(block, union, &logs) {
             self.shared.lied(index, what);
@@ -197,24 +234,37 @@ impl RpcBackend {
             if nth > 0 {
                 self.shared.fell_back();
             }
-            match self.ask_logs(&self.shared.endpoints[index], filter.clone()).await {
+            match self.ask_logs(index, filter.clone(), to > from).await {
                 Ok(logs) => {
                     let fits = |log: &Log| (from..=to).contains(&log.block_number) && union.covers(log);
-                    if logs.iter().all(|read| fits(&read.log)) {
-                        return self.date(logs).await;
-                    }
-                    self.shared.lied(index, "logs that were not asked for");
-                    failure = Failure::Failed("logs that were not asked for".into());
+                    let what = match logs.iter().all(|read| fits(&read.log)) {
+                        true => self.sample(&logs, union).await?,
+                        false => Some("logs that were not asked for"),
+                    };
+                    let Some(what) = what else { return self.date(logs).await };
+                    self.shared.lied(index, what);
+                    failure = Failure::Failed(what.into());
                 }
                 // Before another endpoint is bothered, a smaller question is tried.
                 Err(error) if to > from && error.is_too_large() => return Err(Failure::TooLarge(error.message())),
-                Err(error) => {
-                    self.shared.let_down(index, &error);
-                    failure = error.into();
-                }
+                Err(error) => failure = error.into(),
             }
         }
         Err(failure)
+    }
+
+    /// Compares some of the blocks that a range's logs name with their headers; why it cannot be, when it cannot.
+    async fn sample(&self, logs: &[wire::ReadLog], union: &Union) -> Result<Option<&'static str>, Failure> {
+        let places = [0, logs.len() / 2, logs.len().saturating_sub(1)];
+        let numbers: BTreeSet<u64> =
+            places.iter().filter_map(|place| logs.get(*place)).map(|read| read.log.block_number).collect();
+        let numbers: Vec<u64> = numbers.into_iter().collect();
+        let headers = self.read_headers(&numbers).await?;
+        let wrong = headers.iter().find_map(|header| {
+            let of_block = logs.iter().filter(|read| read.log.block_number == header.number);
+            impossible(header, union, &of_block.map(|read| read.log.clone()).collect::<Vec<_>>())
+        });
+        Ok(wrong)
     }
 
     /// Fills in timestamps that the node did not tell.
