@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use nexum_host_ifaces::grants::Capability;
+use nexum_kernel::admin::ResyncTo;
 
 use crate::{
     config::{LogFormat, Period},
@@ -163,8 +164,32 @@ pub enum Module {
     },
     /// Let a paused module go on where it stopped
     Resume { name: String },
+    /// Put a module onto the endpoint's chain, when a reorg was too deep for it to find its way itself
+    Resync(Resync),
     /// Make a bundle: the manifest with the component's hash filled in, and the component
     Package(Package),
+}
+
+/// Either undo state, or keep it and choose a block.
+#[derive(Debug, Args)]
+pub struct Resync {
+    pub name: String,
+    /// The chain that the module is to be put onto
+    #[arg(long, value_name = "ID")]
+    pub chain: u64,
+    /// Undo the module's state to the newest position in its journal that lies on the chain, and go on from there
+    #[arg(long, required_unless_present = "to", conflicts_with = "to")]
+    pub rewind: bool,
+    /// Keep the module's state, whatever retracted events are in it, and go on after this block, or after the `head`
+    #[arg(long, value_name = "BLOCK", value_parser = resync_to)]
+    pub to: Option<ResyncTo>,
+}
+
+fn resync_to(text: &str) -> Result<ResyncTo, String> {
+    match text {
+        "head" => Ok(ResyncTo::Head),
+        number => number.parse().map(ResyncTo::Block).map_err(|_| "expected a block number, or `head`".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use clap::CommandFactory;
 use futures::future::BoxFuture;
 use hyper::Method;
 use nexum_gateway::api::{DrainRequest, UpgradeRequest};
-use nexum_kernel::admin::{Drained, Health, ModuleSpec, Node, Upgraded};
+use nexum_kernel::admin::{Drained, Health, ModuleSpec, Node, ResyncOrder, ResyncTo, Resynced, Upgraded};
 use serde_json::json;
 
 use crate::{
@@ -97,6 +97,7 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
             return drain(&client, &format!("/v1/modules/{}/drain", part(&name)), &wait, output).await;
         }
         args::Module::Upgrade(upgrade) => return upgrade_module(&client, upgrade, output).await,
+        args::Module::Resync(resync) => return resync_module(&client, resync, output).await,
         // Needs no engine; carried out before.
         args::Module::Package(_) => return Ok(()),
         args::Module::Unload { name } => (name, "", Method::DELETE, "unloaded"),
@@ -130,6 +131,16 @@ async fn upgrade_module(client: &Client, upgrade: args::Upgrade, output: &Output
     match output.json {
         true => print_json(&upgraded),
         false => print(&format!("{name}: {} → {}, {}\n", upgraded.from, upgraded.to, upgraded.state)),
+    }
+}
+
+async fn resync_module(client: &Client, resync: args::Resync, output: &Output) -> Result<(), Failure> {
+    let order = ResyncOrder { chain_id: resync.chain, to: resync.to.unwrap_or(ResyncTo::Journal) };
+    let path = format!("/v1/modules/{}/resync", part(&resync.name));
+    let resynced: Resynced = client.post(&path, &order).await?;
+    match output.json {
+        true => print_json(&resynced),
+        false => done(output, &resync.name, &format!("goes on after block {}", resynced.after_block)),
     }
 }
 

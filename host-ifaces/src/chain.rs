@@ -125,6 +125,8 @@ pub enum ChainMsg {
         deadline: Duration,
         reply: RpcReplyPort<Result<Vec<Result<String, HostError>>, HostError>>,
     },
+    /// The canonical hashes at these numbers, in order; fails when one is above the head. Must reply.
+    Hashes { numbers: Vec<u64>, reply: RpcReplyPort<Result<Vec<Hash>, HostError>> },
     /// Must reply.
     Status(RpcReplyPort<ChainStatus>),
 }

@@ -56,6 +56,9 @@ pub enum AdminError {
     /// The module could not handle the event of a dead letter this time either.
     #[error("it failed again: {0}")]
     FailedAgain(String),
+    /// What was asked for cannot be; the module is as it was.
+    #[error("{0}")]
+    Refused(String),
     #[error("{0}")]
     Unavailable(String),
 }
@@ -95,6 +98,12 @@ pub enum AdminMsg {
     Resume {
         module: String,
         reply: AdminReply<()>,
+    },
+    /// Put a module onto the endpoint's chain, when it cannot find its way itself. Answers where it goes on.
+    Resync {
+        module: String,
+        order: ResyncOrder,
+        reply: AdminReply<Resynced>,
     },
     /// Deliver a dead letter again; it is removed when the module handles it.
     RetryDeadLetter {
@@ -144,6 +153,33 @@ pub struct Drained {
     pub drained: Vec<String>,
     /// What was not finished within the deadline, one line each; it still finishes, and then the module is paused.
     pub unfinished: Vec<String>,
+}
+
+/// How a module gets onto the endpoint's chain again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResyncTo {
+    /// Undo its state to the newest position in its journal that lies on the chain.
+    Journal,
+    /// Keep its state, and go on after the head.
+    Head,
+    /// Keep its state, and go on after this block.
+    Block(u64),
+}
+
+/// An order to put a module onto a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResyncOrder {
+    pub chain_id: u64,
+    pub to: ResyncTo,
+}
+
+/// Where a module goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resynced {
+    /// The block before the next one that it gets.
+    pub after_block: u64,
 }
 
 /// What a tree node stands for.

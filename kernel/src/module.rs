@@ -8,6 +8,7 @@ mod feed;
 mod quarantine;
 mod recording;
 mod replay;
+mod resync;
 mod rewind;
 mod upgrade;
 
@@ -30,6 +31,7 @@ use nexum_host_ifaces::{
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use replay::Replay;
+pub use resync::Resync;
 
 use crate::{
     admin::AdminReply,
@@ -131,6 +133,8 @@ pub struct Args {
     pub supervisor: ActorRef<modules::Msg>,
     /// Tells the supervisor's messages about this actor from those about an earlier one.
     pub generation: u64,
+    /// An order to find its place on a chain, before any source is asked.
+    pub resync: Option<Resync>,
 }
 
 pub struct State {
@@ -241,6 +245,9 @@ impl State {
             generation: self.args.generation,
             step: modules::Step::Running,
         });
+        if let Some(resync) = self.args.resync.take() {
+            running.resync(&self.args, resync).await?;
+        }
         self.running.insert(running).go_on_with_all(&self.args).await
     }
 

@@ -26,7 +26,7 @@ use slot::{Phase, Slot};
 pub use upgrade::{Candidate, Wanted};
 
 use crate::{
-    admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node, Upgraded},
+    admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded},
     engine,
     instance::Prepared,
     load::Plan,
@@ -102,6 +102,12 @@ pub enum Msg {
         module: Arc<str>,
         generation: u64,
         tried: Result<(), String>,
+    },
+    /// Must reply, once the module's next actor has carried it out.
+    Resync {
+        module: String,
+        order: ResyncOrder,
+        reply: AdminReply<Resynced>,
     },
     /// Must reply.
     RetryDeadLetter {
@@ -219,6 +225,7 @@ impl Actor for ModulesSupervisor {
                     state.end_upgrade(&module, tried.err().as_deref().unwrap_or_default()).await;
                 }
             }
+            Msg::Resync { module, order, reply } => state.resync(&myself, &module, order, reply).await,
             Msg::RetryDeadLetter { module, seq, reply } => state.retry_dead_letter(&module, seq, reply).await,
             Msg::StopAll { reply } => {
                 state.shutting_down = true;
@@ -315,6 +322,7 @@ impl State {
             plan,
             prepared: slot.prepared.clone(),
             health: slot.override_health.take(),
+            resync: slot.resync.take(),
             status: slot.status.clone(),
             supervisor: myself.clone(),
             generation: slot.generation,
@@ -387,7 +395,10 @@ impl State {
                     _ => Phase::Paused,
                 };
             }
-            Some(Exit::Stuck(reason)) => self.restart_in(myself, &name, STUCK_RETRY, reason),
+            Some(Exit::Stuck(reason)) => {
+                let reason = format!("`nexumctl module resync {name}` has to choose: {reason}");
+                self.restart_in(myself, &name, STUCK_RETRY, reason);
+            }
             Some(Exit::Environment(reason)) => self.restart_in(myself, &name, ENVIRONMENT_RETRY, reason),
             Some(Exit::Fault { health, decision }) => {
                 let reason = health.last_error.clone().unwrap_or_default();

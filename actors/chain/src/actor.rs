@@ -138,6 +138,21 @@ impl Actor for ChainActor {
                     let _ = reply.send(Err(too_many()));
                 }
             },
+            ChainMsg::Hashes { numbers, reply } => match state.permits.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    let backend = state.backend.clone();
+                    state.requests.spawn(async move {
+                        let headers = backend.headers(&numbers).await;
+                        let hashes = headers.map(|headers| headers.iter().map(|header| header.hash).collect());
+                        let failed = |error| HostError::new("chain", HostErrorKind::Unavailable, format!("{error}"));
+                        let _ = reply.send(hashes.map_err(failed));
+                        drop(permit);
+                    });
+                }
+                Err(_) => {
+                    let _ = reply.send(Err(too_many()));
+                }
+            },
             message => state.driver.send(message).await.map_err(|_| "the chain driver is gone")?,
         }
         Ok(())

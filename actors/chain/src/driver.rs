@@ -184,7 +184,7 @@ impl Driver {
                 });
             }
             // The actor answers these itself.
-            ChainMsg::Request { .. } | ChainMsg::RequestBatch { .. } => {}
+            ChainMsg::Request { .. } | ChainMsg::RequestBatch { .. } | ChainMsg::Hashes { .. } => {}
         }
     }
 

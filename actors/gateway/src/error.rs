@@ -59,9 +59,10 @@ impl From<AdminError> for ApiError {
             AdminError::AlreadyLoaded(_) | AdminError::WrongState { .. } | AdminError::NeedsApproval { .. } => {
                 StatusCode::CONFLICT
             }
-            AdminError::Load(_) | AdminError::FailedAgain(_) | AdminError::NotUpgraded { .. } => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            AdminError::Load(_)
+            | AdminError::Refused(_)
+            | AdminError::FailedAgain(_)
+            | AdminError::NotUpgraded { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             AdminError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())

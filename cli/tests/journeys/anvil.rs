@@ -23,6 +23,8 @@ pub struct Anvil {
     port: u16,
     chain_id: u64,
     dir: TempDir,
+    /// Of the genesis block, when it is not the time of the start.
+    timestamp: Option<u64>,
     child: Option<Child>,
 }
 
@@ -35,7 +37,7 @@ impl Anvil {
     /// The same for a chain with another id.
     pub fn of_chain(chain_id: u64) -> Self {
         let dir = TempDir::with_prefix("nexum-anvil.").unwrap();
-        let mut anvil = Self { port: free_port(), chain_id, dir, child: None };
+        let mut anvil = Self { port: free_port(), chain_id, dir, timestamp: None, child: None };
         anvil.launch();
         anvil
     }
@@ -51,6 +53,7 @@ impl Anvil {
             .args(["--no-mining", "--silent", "--state"])
             .arg(self.dir.path().join("state.json"))
             .args(["--preserve-historical-states"])
+            .args(self.timestamp.map(|timestamp| format!("--timestamp={timestamp}")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -71,6 +74,14 @@ impl Anvil {
     fn signal(&self, signal: &str) {
         let pid = self.child.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Another chain with the same id at the same address: the deepest of all forks.
+    pub fn begin_anew(&mut self) {
+        self.stop();
+        std::fs::remove_file(self.dir.path().join("state.json")).unwrap();
+        self.timestamp = Some(1_700_000_000);
+        self.launch();
     }
 
     /// Ends the node so that it writes its state, and waits for that.

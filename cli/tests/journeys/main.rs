@@ -18,5 +18,6 @@ mod prove_reorg;
 mod proxy;
 mod replay;
 mod reserve;
+mod resync;
 mod services;
 mod upgrade;

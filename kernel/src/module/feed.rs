@@ -6,7 +6,7 @@ use nexum_host_ifaces::{
     chain::{Blocks, ChainMsg, ChainPull, Interest},
     cron::{CronMsg, CronPull},
     event::{Cursor, SourceId, SourceReply, Subscriber},
-    port::PortError,
+    port::{Port, PortError},
     store::ModuleRecord,
 };
 
@@ -115,6 +115,18 @@ impl Feeds {
 
     pub(super) fn pull_all(&mut self, args: &Args) -> Result<(), PortError> {
         (0..self.feeds.len()).try_for_each(|index| self.pull(args, index))
+    }
+
+    /// The feed of a chain that this engine serves, and the way to ask it.
+    pub(super) fn chain(&self, args: &Args, chain_id: u64) -> Option<(usize, Port<ChainMsg>)> {
+        let of_chain = |feed: &Feed| matches!(feed.source, Source::Chain { chain_id: id, .. } if id == chain_id);
+        let index = self.feeds.iter().position(of_chain)?;
+        args.plan.chains.get(&chain_id).map(|port| (index, port.clone()))
+    }
+
+    /// Where a source stands on the disk.
+    pub(super) fn position(&self, index: usize) -> Option<Cursor> {
+        self.feeds[index].durable.clone()
     }
 
     /// Whether a chain source's durable position is past this block.

@@ -25,21 +25,30 @@ impl Running {
             module = %args.name(), chain = reorg.chain_id, ancestor = number, old_head = reorg.old_head.0,
             new_head = reorg.new_head.0, "reorg below the module's cursor"
         );
-        let event = EventId::Reorg { chain_id: reorg.chain_id, old_head: reorg.old_head.1, new_head: reorg.new_head.1 };
-        let told = told(&reorg);
         match args.plan.manifest.on_reorg {
             OnReorg::Rewind => {
-                let source = self.feeds.id(index).clone();
-                self.rewind(args, Fork { source, ancestor: reorg.ancestor, event, reorg: told }).await?;
+                self.undo(args, index, &reorg).await?;
                 self.go_on_with_all(args).await
             }
             OnReorg::Notify => {
-                let event_payload = Arc::new(types::Event::Reorg(told));
-                self.deliver(args, index, Delivery { id: event, event: event_payload, cursor, seen_ns: 0 }).await?;
-                self.settle(args).await?;
+                self.tell(args, index, &reorg).await?;
                 self.go_on(args, index).await
             }
         }
+    }
+
+    /// Undoes what was made of retracted blocks.
+    pub(super) async fn undo(&mut self, args: &Args, index: usize, reorg: &Reorg) -> Result<(), Exit> {
+        let source = self.feeds.id(index).clone();
+        self.rewind(args, Fork { source, ancestor: reorg.ancestor, event: event(reorg), reorg: told(reorg) }).await
+    }
+
+    /// Lets the state be, and tells the module that it holds what was made of retracted blocks.
+    pub(super) async fn tell(&mut self, args: &Args, index: usize, reorg: &Reorg) -> Result<(), Exit> {
+        let cursor = Cursor::block(reorg.ancestor.0, reorg.ancestor.1);
+        let payload = Arc::new(types::Event::Reorg(told(reorg)));
+        self.deliver(args, index, Delivery { id: event(reorg), event: payload, cursor, seen_ns: 0 }).await?;
+        self.settle(args).await
     }
 
     /// Undoes every unit from the first one past the fork on, and goes on with a fresh instance over what stands. What
@@ -62,6 +71,10 @@ impl Running {
             .map_err(|failure| args.fault(self.health.clone(), failure, None))?;
         self.init(args).await
     }
+}
+
+fn event(reorg: &Reorg) -> EventId {
+    EventId::Reorg { chain_id: reorg.chain_id, old_head: reorg.old_head.1, new_head: reorg.new_head.1 }
 }
 
 fn told(reorg: &Reorg) -> types::Reorg {

@@ -10,8 +10,8 @@ use super::{
     slot::{Phase, Then},
 };
 use crate::{
-    admin::{AdminError, AdminReply, ModuleSpec},
-    module,
+    admin::{AdminError, AdminReply, ModuleSpec, ResyncOrder, Resynced},
+    module::{self, Resync},
     roster::Change,
 };
 
@@ -74,6 +74,39 @@ impl State {
         }
         let done = self.finish_order(myself, &name, then).await;
         answer(reply, done);
+    }
+
+    /// Starts a module that shall find its place on a chain first. A fresh actor does it before it asks any source.
+    pub(super) async fn resync(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        module: &str,
+        order: ResyncOrder,
+        reply: AdminReply<Resynced>,
+    ) {
+        let name: Arc<str> = module.into();
+        let Some(slot) = self.slots.get_mut(&name) else {
+            return answer(reply, Err(AdminError::UnknownModule(module.to_owned())));
+        };
+        let hint = match slot.phase {
+            _ if slot.then.is_some() || slot.resync.is_some() => Some("another order waits for its event in flight"),
+            Phase::Init | Phase::Run | Phase::Restart { .. } => None,
+            Phase::Paused => Some("let it go on with `module resume` first"),
+            _ => Some("it must run, or wait for its restart"),
+        };
+        if let Some(hint) = hint {
+            let (state, hint) = (slot.phase.name().to_owned(), hint.to_owned());
+            return answer(reply, Err(AdminError::WrongState { module: module.to_owned(), state, hint }));
+        }
+        slot.resync = Some(Resync { order, reply });
+        if slot.actor.is_some() {
+            // Who waits is told by the actor that carries it out.
+            let unheard = ractor::concurrency::oneshot().0.into();
+            slot.then = Some((Then::Start { afresh: false }, unheard));
+            slot.ask_to_stop();
+        } else {
+            self.start(myself, &name).await;
+        }
     }
 
     /// Carries out what an order wants once the module's actor is gone.

@@ -10,7 +10,7 @@ use crate::{
     admin::{AdminError, AdminReply, ModuleSpec},
     instance::Prepared,
     load::Plan,
-    module,
+    module::{self, Resync},
     status::{ModuleStatus, Wish},
 };
 
@@ -89,6 +89,8 @@ pub(super) struct Slot {
     pub(super) generation: u64,
     pub(super) then: Option<(Then, AdminReply<()>)>,
     pub(super) upgrade: Option<Upgrade>,
+    /// Handed to the next actor.
+    pub(super) resync: Option<Resync>,
 }
 
 impl Slot {
@@ -111,6 +113,7 @@ impl Slot {
             generation: 0,
             then: None,
             upgrade: None,
+            resync: None,
         }
     }
 
@@ -129,6 +132,7 @@ impl Slot {
             generation: 0,
             then: None,
             upgrade: None,
+            resync: None,
         }
     }
 

@@ -12,7 +12,9 @@ use axum::{
     routing::{delete, get, post},
 };
 use nexum_host_ifaces::store::{DeadLetter, StoreError, StoreMsg};
-use nexum_kernel::admin::{AdminError, AdminMsg, AdminReply, Drained, ModuleSpec, Node, Upgraded, Wanted};
+use nexum_kernel::admin::{
+    AdminError, AdminMsg, AdminReply, Drained, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded, Wanted,
+};
 
 use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
 use crate::{
@@ -37,6 +39,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/modules/{name}/drain", post(drain))
         .route("/v1/drain", post(drain_all))
         .route("/v1/resume", post(resume_all))
+        .route("/v1/modules/{name}/resync", post(resync))
         .route("/v1/modules/{name}/dlq", get(dead_letters).delete(drop_dead_letters))
         .route("/v1/modules/{name}/dlq/retry", post(retry_dead_letters))
         .route("/v1/modules/{name}/dlq/{seq}", get(dead_letter).delete(drop_dead_letter))
@@ -126,6 +129,17 @@ async fn order_drain(api: &Api, module: Option<String>, request: &DrainRequest) 
 
 async fn resume_all(State(api): State<Api>) -> Result<Json<Resumed>, ApiError> {
     Ok(Json(Resumed { resumed: api.admin.call(ORDER_DEADLINE, AdminMsg::ResumeAll).await?? }))
+}
+
+async fn resync(
+    State(api): State<Api>,
+    name: Named,
+    body: Result<Json<ResyncOrder>, JsonRejection>,
+) -> Result<Json<Resynced>, ApiError> {
+    let Path(module) = name?;
+    let Json(order) = body?;
+    let resynced = api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Resync { module, order, reply }).await??;
+    Ok(Json(resynced))
 }
 
 async fn letters(api: &Api, name: String) -> Result<Vec<DeadLetter>, ApiError> {

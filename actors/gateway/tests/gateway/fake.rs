@@ -13,7 +13,7 @@ use nexum_host_ifaces::{
     types::{Event, Tick},
 };
 use nexum_kernel::admin::{
-    AdminError, AdminMsg, ChainHealthReport, Drained, Health, ModuleHealthReport, Node, NodeKind,
+    AdminError, AdminMsg, ChainHealthReport, Drained, Health, ModuleHealthReport, Node, NodeKind, Resynced,
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 
@@ -124,6 +124,10 @@ impl Actor for FakeKernel {
             AdminMsg::Resume { module, reply } => {
                 let (state, hint) = ("RUN".to_owned(), "it is not paused".to_owned());
                 reply.send(Err(AdminError::WrongState { module, state, hint }))?;
+            }
+            AdminMsg::Resync { module, order, reply } => {
+                shared.orders.push(format!("resync {module} {} {:?}", order.chain_id, order.to));
+                reply.send(Ok(Resynced { after_block: 7 }))?;
             }
             AdminMsg::RetryDeadLetter { module, seq, reply } => {
                 shared.orders.push(format!("retry {module} {seq}"));
