@@ -63,7 +63,8 @@ impl Actor for Frail {
     }
 }
 
-async fn kernel(cron: &Port<CronMsg>, dir: &TempDir) -> KernelHandle {
+/// A kernel whose one service cannot be started at the starts in `fails`.
+async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) -> KernelHandle {
     let (port, starts) = (cron.clone(), Arc::new(AtomicUsize::new(0)));
     let unbound = cron.clone();
     let service = ServiceSpec {
@@ -71,6 +72,9 @@ async fn kernel(cron: &Port<CronMsg>, dir: &TempDir) -> KernelHandle {
         start: Arc::new(move |supervisor| {
             let (port, start) = (port.clone(), starts.fetch_add(1, Ordering::SeqCst) + 1);
             Box::pin(async move {
+                if fails.contains(&start) {
+                    return Err("its address is taken".to_owned());
+                }
                 let spawned = Actor::spawn_linked(None, Frail, start, supervisor).await;
                 let (actor, _) = spawned.map_err(|error| error.to_string())?;
                 let cell = actor.get_cell();
@@ -119,7 +123,7 @@ async fn answers(cron: &Port<CronMsg>, start: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_dies_is_back_behind_its_port_until_the_intensity_is_spent() {
     let (cron, dir) = (Port::new("cron"), TempDir::new().unwrap());
-    let mut kernel = kernel(&cron, &dir).await;
+    let mut kernel = kernel(&cron, &dir, &[]).await;
     for start in 1..=6 {
         answers(&cron, start).await;
         cron.cast(CronMsg::Forget { module: "any".into() }).unwrap();
@@ -127,4 +131,17 @@ async fn a_service_that_dies_is_back_behind_its_port_until_the_intensity_is_spen
     let end = tokio::time::timeout(PATIENCE, kernel.wait()).await.unwrap().unwrap_err();
     assert!(matches!(&*end, KernelError::IntensitySpent { service, .. } if service == "frail"), "{end}");
     assert!(cron.call(PATIENCE, CronMsg::Status).await.is_err(), "nobody answers once the run has ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_does_not_start_again_at_once_is_tried_within_the_same_bound() {
+    let (cron, dir) = (Port::new("cron"), TempDir::new().unwrap());
+    let mut kernel = kernel(&cron, &dir, &[2, 3, 5, 6, 7]).await;
+    answers(&cron, 1).await;
+    cron.cast(CronMsg::Forget { module: "any".into() }).unwrap();
+    answers(&cron, 4).await;
+    // Its death and two failed starts; another death and the next failed starts are more than is allowed.
+    cron.cast(CronMsg::Forget { module: "any".into() }).unwrap();
+    let end = tokio::time::timeout(PATIENCE, kernel.wait()).await.unwrap().unwrap_err();
+    assert!(end.to_string().contains("its address is taken"), "{end}");
 }

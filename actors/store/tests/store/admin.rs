@@ -1,6 +1,6 @@
 //! What operators do: look, drop dead letters, purge, back up, restore.
 
-use nexum_host_ifaces::store::{StateView, StoreError, StoreMsg};
+use nexum_host_ifaces::store::{DeadLetter, StateView, StoreError, StoreMsg};
 use nexum_store::{RestoreError, Store, restore};
 
 use crate::harness::{Harness, directory, options, put};
@@ -26,6 +26,18 @@ async fn dead_letters_are_listed_resolved_and_dropped() {
     drop(1).await.unwrap();
     assert_eq!(drop(1).await, Err(StoreError::UnknownDeadLetter { module: "a".into(), seq: 1 }));
     assert_eq!(list().await, letters[2..]);
+    // What a failed retry made of it takes its place; one that is gone does not come back so.
+    letters[2].attempts += 1;
+    letters[2].error = "failed again".into();
+    let id = module.info.id;
+    let put = |letter: DeadLetter| {
+        harness.ask(move |reply| StoreMsg::PutDeadLetter { module: id, letter: Box::new(letter), reply })
+    };
+    put(letters[2].clone()).await.unwrap();
+    assert_eq!(put(letters[0].clone()).await, Err(StoreError::UnknownDeadLetter { module: "a".into(), seq: 1 }));
+    assert_eq!(list().await, letters[2..]);
+    let status = ractor::call!(harness.actor, StoreMsg::Status).unwrap();
+    assert_eq!(status.dead_letters.into_iter().collect::<Vec<_>>(), [("a".to_owned(), 1)]);
     harness.close().await;
     let harness = Harness::open(directory.path()).await;
     assert_eq!(harness.module("a").await.info.dead_letters, 1);
