@@ -4,6 +4,7 @@
 //! Owns: arguments, the engine's configuration, the composition root (`wire`), the client of the admin API, and how
 //! answers look. The only place that reads the environment and the configuration file.
 
+pub mod allocator;
 pub mod args;
 mod bundle;
 mod client;

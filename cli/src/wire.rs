@@ -90,6 +90,7 @@ pub fn settings(settings: &args::Settings) -> Result<Effective, Failure> {
 /// Runs an engine until a signal or an operator stops it.
 pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     let Effective { config, temporary } = settings(&arguments.settings)?;
+    crate::allocator::tune();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let ended = runtime.block_on(engine(&config));
     // Blocking work that is left, such as a backup, must not keep the process.

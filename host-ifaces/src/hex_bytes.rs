@@ -53,7 +53,7 @@ macro_rules! hex_bytes {
                 if serializer.is_human_readable() {
                     serializer.collect_str(self)
                 } else {
-                    self.0.as_slice().serialize(serializer)
+                    serializer.serialize_bytes(&self.0)
                 }
             }
         }
@@ -65,8 +65,21 @@ macro_rules! hex_bytes {
                     let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
                     text.parse().map_err(D::Error::custom)
                 } else {
-                    let bytes = Vec::<u8>::deserialize(deserializer)?;
-                    Self::try_from(bytes.as_slice()).map_err(D::Error::custom)
+                    struct Bytes;
+
+                    impl serde::de::Visitor<'_> for Bytes {
+                        type Value = $name;
+
+                        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                            f.write_str($what)
+                        }
+
+                        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<$name, E> {
+                            $name::try_from(bytes).map_err(E::custom)
+                        }
+                    }
+
+                    deserializer.deserialize_bytes(Bytes)
                 }
             }
         }

@@ -22,8 +22,11 @@ use wasmtime::{Config, Engine, component::Component};
 pub const EPOCH_TICK: Duration = Duration::from_millis(100);
 /// A guest gives its thread back after this much fuel, about 50 µs, so that a long handler never starves the others.
 pub const FUEL_YIELD: u64 = 100_000;
-/// Memory maps one instance takes on this allocator, with room to spare (seven were measured).
-pub const MAPS_PER_INSTANCE: usize = 8;
+/// Memory maps one instance takes on this allocator: five of its linear memory, two of its stack. A component with
+/// several memories takes more.
+const MAPS_PER_INSTANCE: usize = 7;
+/// Memory maps of everything else: libraries, threads, heaps, the database, machine code.
+const MAPS_OF_THE_ENGINE: usize = 1_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -83,18 +86,16 @@ impl WasmEngine {
             compiled.entry(expected).or_default().clone()
         };
         // The file is verified for every module that names it, even when the machine code is there already.
-        let bytes = fs::read(path).map_err(|error| EngineError::Read { path: path.to_owned(), error })?;
-        let found = Hash(Sha256::digest(&bytes).into());
-        if found != expected {
-            let hex = |hash: Hash| hex::encode(hash.0);
-            return Err(EngineError::Mismatch { path: path.to_owned(), found: hex(found), expected: hex(expected) });
-        }
+        let read = |error| EngineError::Read { path: path.to_owned(), error };
+        let mut hasher = Sha256::new();
+        std::io::copy(&mut fs::File::open(path).map_err(read)?, &mut hasher).map_err(read)?;
+        verify(path, hasher, expected)?;
         if let Some(component) = slot.get() {
             return Ok(component.clone());
         }
         let component = match self.cached(expected) {
             Some(component) => component,
-            None => self.compile(path, expected, &bytes)?,
+            None => self.compile(path, expected)?,
         };
         Ok(slot.get_or_init(|| component).clone())
     }
@@ -124,14 +125,16 @@ impl WasmEngine {
     }
 
     /// Compiles and caches.
-    fn compile(&self, path: &Path, hash: Hash, bytes: &[u8]) -> Result<Component, EngineError> {
+    fn compile(&self, path: &Path, hash: Hash) -> Result<Component, EngineError> {
         let _turn = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(component) = self.cached(hash) {
             return Ok(component);
         }
         let wrong =
             |error: wasmtime::Error| EngineError::Compile { path: path.to_owned(), error: format!("{error:#}") };
-        let code = self.engine.precompile_component(bytes).map_err(wrong)?;
+        let bytes = fs::read(path).map_err(|error| EngineError::Read { path: path.to_owned(), error })?;
+        verify(path, Sha256::new_with_prefix(&bytes), hash)?;
+        let code = self.engine.precompile_component(&bytes).map_err(wrong)?;
         let kept = self.cache_path(hash);
         let write = || -> std::io::Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(&self.cache_dir)?;
@@ -143,9 +146,18 @@ impl WasmEngine {
         write().map_err(|error| EngineError::Cache { path: kept.clone(), error })?;
         match self.cached(hash) {
             Some(component) => Ok(component),
-            None => Component::new(&self.engine, bytes).map_err(wrong),
+            None => Component::new(&self.engine, &bytes).map_err(wrong),
         }
     }
+}
+
+fn verify(path: &Path, content: Sha256, expected: Hash) -> Result<(), EngineError> {
+    let found = Hash(content.finalize().into());
+    if found == expected {
+        return Ok(());
+    }
+    let hex = |hash: Hash| hex::encode(hash.0);
+    Err(EngineError::Mismatch { path: path.to_owned(), found: hex(found), expected: hex(expected) })
 }
 
 fn restrict(dir: &Path) -> std::io::Result<()> {
@@ -165,8 +177,36 @@ fn start_ticker(engine: &Engine) {
     });
 }
 
-/// How many instances fit into this process's memory maps, from `/proc/sys/vm/max_map_count`; `None` when unknown.
-pub fn instances_max() -> Option<(usize, usize)> {
-    let limit: usize = fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()?;
-    Some((limit / MAPS_PER_INSTANCE, limit))
+/// How many memory maps a process may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapLimit(pub usize);
+
+impl MapLimit {
+    /// The kernel's `vm.max_map_count`; `None` when it cannot be read.
+    pub fn of_this_machine() -> Option<Self> {
+        fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok().map(Self)
+    }
+
+    /// How many instances fit.
+    pub fn instances(self) -> usize {
+        self.0.saturating_sub(MAPS_OF_THE_ENGINE) / MAPS_PER_INSTANCE
+    }
+
+    /// A limit that this many instances fit into.
+    pub fn for_instances(count: usize) -> Self {
+        Self(MAPS_OF_THE_ENGINE + count * MAPS_PER_INSTANCE)
+    }
+
+    /// Why one more instance than `loaded` is refused; `None` when there is room.
+    pub fn refusal(self, loaded: usize) -> Option<String> {
+        let fit = self.instances();
+        (loaded >= fit).then(|| {
+            format!(
+                "{loaded} modules are loaded and vm.max_map_count = {} has room for {fit}: raise it, such as with \
+                 `sysctl -w vm.max_map_count={}`",
+                self.0,
+                Self::for_instances((loaded + 1) * 2).0
+            )
+        })
+    }
 }

@@ -6,6 +6,7 @@
 pub mod admin;
 mod admin_desk;
 pub mod engine;
+mod histogram;
 pub mod instance;
 mod intensity;
 pub mod load;

@@ -17,6 +17,7 @@ use nexum_host_ifaces::{
     recording::Record,
     types::ConfigValue,
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     admin::ModuleSpec,
@@ -60,6 +61,9 @@ pub struct Loader {
     /// For modules of which the operator says nothing.
     pub record: Record,
     linked: Mutex<HashMap<(Hash, Grants), Arc<Prepared>>>,
+    /// Modules that may be verified and compiled at once: as many as there are cores. More would each take a thread and
+    /// its memory and be done no sooner.
+    turns: Semaphore,
 }
 
 impl Loader {
@@ -69,7 +73,15 @@ impl Loader {
         ceiling: Limits,
         schedule_check: ScheduleCheck,
     ) -> Self {
-        Self { engine, chains, ceiling, schedule_check, record: Record::default(), linked: Mutex::default() }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let turns = Semaphore::new(cores);
+        Self { engine, chains, ceiling, schedule_check, record: Record::default(), linked: Mutex::default(), turns }
+    }
+
+    /// Waits until it is the caller's turn to `prepare`, which lasts as long as what is answered.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // Nobody closes the semaphore.
+        self.turns.acquire().await.ok()
     }
 
     /// Reads the manifest and decides grants, limits and configuration.

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use nexum_host_ifaces::clock::Clock;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
+
+use crate::histogram::{Histogram, HistogramVec};
 
 #[derive(Clone)]
 pub struct Metrics {
@@ -50,7 +52,7 @@ impl Metrics {
             keep(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };
         let histograms = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
-            keep(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?)
+            keep(registry, HistogramVec::new(name, help, labels, buckets)?)
         };
         Ok(Self {
             modules_loaded: gauge("nexum_modules_loaded", "Modules that are loaded, whatever their state.")?,
@@ -102,11 +104,11 @@ impl Metrics {
                 let _ = vector.remove_label_values(&labels);
             }
             for vector in [&self.duration, &self.latency] {
-                let _ = vector.remove_label_values(&labels);
+                vector.remove_label_values(&labels);
             }
         }
         let labels = [module];
-        let _ = self.fuel.remove_label_values(&labels);
+        self.fuel.remove_label_values(&labels);
         for vector in [&self.skipped, &self.restarts, &self.log_lines_dropped] {
             let _ = vector.remove_label_values(&labels);
         }
@@ -159,7 +161,7 @@ pub struct ModuleMetrics {
     all: Metrics,
     module: String,
     kinds: Vec<(&'static str, KindMetrics)>,
-    pub fuel: Histogram,
+    pub fuel: Arc<Histogram>,
     pub skipped: IntCounter,
     pub state_bytes_used: IntGauge,
     pub memory_bytes_used: IntGauge,
@@ -172,8 +174,8 @@ pub struct KindMetrics {
     pub dispatched: IntCounter,
     pub processed: IntCounter,
     pub failed: IntCounter,
-    pub duration: Histogram,
-    pub latency: Histogram,
+    pub duration: Arc<Histogram>,
+    pub latency: Arc<Histogram>,
 }
 
 impl ModuleMetrics {

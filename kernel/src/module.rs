@@ -35,6 +35,7 @@ pub use resync::Resync;
 
 use crate::{
     admin::AdminReply,
+    engine::MapLimit,
     instance::{Failure, Instance, Prepared},
     load::{Loader, Plan},
     metrics::{Metrics, ModuleMetrics},
@@ -56,6 +57,8 @@ pub struct Shared {
     pub cron: Port<CronMsg>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Metrics,
+    /// Bounds how many modules are loaded; `None` when unknown.
+    pub map_limit: Option<MapLimit>,
     /// Draws uniformly from 0 to 1, for backoff jitter.
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
 }
@@ -198,6 +201,7 @@ impl State {
         let prepared = match &self.args.prepared {
             Some(prepared) => prepared.clone(),
             None => {
+                let _turn = shared.loader.turn().await;
                 let (shared, plan) = (shared.clone(), plan.clone());
                 let loaded = tokio::task::spawn_blocking(move || shared.loader.prepare(&plan)).await;
                 loaded.map_err(|error| Exit::Load(error.to_string()))?.map_err(Exit::Load)?

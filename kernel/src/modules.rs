@@ -27,7 +27,6 @@ pub use upgrade::{Candidate, Wanted};
 
 use crate::{
     admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded},
-    engine,
     instance::Prepared,
     load::Plan,
     module::{self, Exit, ModuleActor, Shared},
@@ -272,15 +271,9 @@ impl State {
         boot: bool,
     ) -> Result<String, AdminError> {
         let source = spec.source.display().to_string();
-        let planned = self.shared.loader.plan(&spec).and_then(|plan| match engine::instances_max() {
-            Some((fit, maps)) if self.slots.len() >= fit => Err(format!(
-                "{} modules are loaded and vm.max_map_count = {maps} has room for {fit}: raise it, such as with \
-                 `sysctl -w vm.max_map_count={}`",
-                self.slots.len(),
-                (self.slots.len() + 1) * 2 * engine::MAPS_PER_INSTANCE,
-            )),
-            _ => Ok(plan),
-        });
+        let tight = self.shared.map_limit.filter(|limit| self.slots.len() >= limit.instances());
+        let refusal = tight.and_then(|limit| limit.refusal(self.planned()));
+        let planned = self.shared.loader.plan(&spec).and_then(|plan| refusal.map_or(Ok(plan), Err));
         let plan = match planned {
             Ok(plan) => Arc::new(plan),
             Err(reason) if boot => {
@@ -308,6 +301,11 @@ impl State {
         self.slots.insert(name.clone(), Slot::planned(spec, configured, plan, status));
         self.start(myself, &name).await;
         Ok(name.to_string())
+    }
+
+    /// Modules that have or may have an instance; one that was refused has none.
+    fn planned(&self) -> usize {
+        self.slots.values().filter(|slot| slot.plan.is_some()).count()
     }
 
     /// Spawns the actor of a slot: Load the first time, a fresh instance from what is prepared afterwards.

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use crate::{
     admin::{AdminMsg, AdminReply, ModuleSpec, ServiceReport},
     admin_desk::{self, AdminDesk},
-    engine::{EngineError, WasmEngine},
+    engine::{EngineError, MapLimit, WasmEngine},
     intensity::{Intensity, RESTARTS_MAX, WINDOW},
     load::Loader,
     metrics::Metrics,
@@ -85,6 +85,8 @@ pub struct KernelArgs {
     pub cache_dir: PathBuf,
     pub clock: Arc<dyn Clock>,
     pub registry: Registry,
+    /// How many memory maps this process may have, which bounds the modules; `None` when unknown.
+    pub map_limit: Option<MapLimit>,
     pub schedule_check: ScheduleCheck,
     pub schedule_next: ScheduleNext,
     /// How long modules may take to finish the event in flight when the engine stops.
@@ -200,6 +202,7 @@ impl Actor for Root {
             cron: args.ports.cron.clone(),
             clock: args.clock.clone(),
             metrics,
+            map_limit: args.map_limit,
             jitter: args.jitter.clone(),
         });
         let mut state = State {

@@ -100,6 +100,7 @@ async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) ->
         cache_dir: dir.path().to_owned(),
         clock: Arc::new(SystemClock::new()),
         registry: prometheus::Registry::new(),
+        map_limit: None,
         schedule_check: Arc::new(|_| Ok(())),
         schedule_next: Arc::new(|_, _| None),
         shutdown_deadline: Duration::from_secs(20),

@@ -22,7 +22,12 @@ use nexum_host_ifaces::{
     store::{Entries, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, StateView, StoreError, StoreMsg},
     types::{Block, Event},
 };
-use nexum_kernel::{KernelArgs, KernelHandle, Ports, admin::ModuleSpec, manifest::Manifest};
+use nexum_kernel::{
+    KernelArgs, KernelHandle, Ports,
+    admin::{AdminMsg, ModuleSpec},
+    engine::MapLimit,
+    manifest::Manifest,
+};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -212,9 +217,23 @@ impl Actor for Forgetful {
     }
 }
 
+/// A module as it is configured without any wish of the operator's.
+pub fn spec(source: PathBuf) -> ModuleSpec {
+    ModuleSpec {
+        source,
+        denied: Vec::new(),
+        record: Default::default(),
+        ceiling: None,
+        config: BTreeMap::new(),
+        extra_methods: Vec::new(),
+    }
+}
+
 /// A kernel over a feed.
 pub struct Bed {
     pub kernel: KernelHandle,
+    #[allow(dead_code, reason = "only the test of refusals asks it")]
+    pub admin: Port<AdminMsg>,
     pub feed: Arc<Feed>,
     pub dir: TempDir,
 }
@@ -227,6 +246,13 @@ pub enum Disk {
 
 impl Bed {
     pub async fn start(modules: usize, disk: Disk) -> Self {
+        let bed = Self::with(modules, disk, None).await;
+        bed.feed.all_at_head(modules as u64).await;
+        bed
+    }
+
+    /// The same under a limit of memory maps, without waiting for the modules.
+    pub async fn with(modules: usize, disk: Disk, map_limit: Option<MapLimit>) -> Self {
         let dir = TempDir::with_prefix("nexum-bench.").unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let registry = prometheus::Registry::new();
@@ -248,14 +274,7 @@ impl Bed {
             }
         };
         let sources = copies(dir.path(), "bench", "m", modules);
-        let spec = |source: PathBuf| ModuleSpec {
-            source,
-            denied: Vec::new(),
-            record: Default::default(),
-            ceiling: None,
-            config: BTreeMap::new(),
-            extra_methods: Vec::new(),
-        };
+        let admin = Port::new("admin");
         let kernel = KernelHandle::start(KernelArgs {
             services: Vec::new(),
             ports: Ports {
@@ -263,7 +282,7 @@ impl Bed {
                 view,
                 chains: BTreeMap::from([(CHAIN, chain)]),
                 cron: Port::<CronMsg>::new("cron"),
-                admin: Port::new("admin"),
+                admin: admin.clone(),
             },
             modules: sources.into_iter().map(spec).collect(),
             record: Default::default(),
@@ -272,6 +291,7 @@ impl Bed {
             cache_dir: dir.path().join("cache"),
             clock,
             registry,
+            map_limit,
             schedule_check: Arc::new(|_| Ok(())),
             schedule_next: Arc::new(|_, _| None),
             shutdown_deadline: Duration::from_secs(20),
@@ -280,9 +300,7 @@ impl Bed {
         })
         .await
         .unwrap();
-        let bed = Self { kernel, feed, dir };
-        bed.feed.all_at_head(modules as u64).await;
-        bed
+        Self { kernel, admin, feed, dir }
     }
 }
 

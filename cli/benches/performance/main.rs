@@ -30,6 +30,7 @@ fn main() {
     if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
         return;
     }
+    nexum_cli::allocator::tune();
     let full = full();
     // `cargo bench --bench performance -- dispatch` measures one part and writes nothing.
     let part = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
@@ -42,7 +43,7 @@ fn main() {
             lifecycle::restart_after_a_trap(&mut figures).await;
         }
         if wanted("dispatch") {
-            for modules in if full { vec![1_000, 8_000] } else { vec![1_000] } {
+            for modules in if full { vec![1_000, 10_000] } else { vec![1_000] } {
                 dispatch::in_memory(&mut figures, modules).await;
             }
         }
@@ -63,7 +64,9 @@ fn main() {
     drop(runtime);
     if wanted("process") {
         process::idle_engine(&mut figures);
-        process::thousand_modules(&mut figures);
+        for modules in if full { vec![1_000, 10_000] } else { vec![1_000] } {
+            process::many_modules(&mut figures, modules);
+        }
         process::head_to_guest(&mut figures, 100, if full { 100 } else { 30 });
         process::noisy_neighbour(&mut figures, if full { 400 } else { 100 });
     }

@@ -25,6 +25,7 @@ use nexum_host_ifaces::{
 use nexum_kernel::{
     KernelArgs, Ports, ServiceSpec,
     admin::{AdminMsg, ModuleSpec},
+    engine::MapLimit,
     root::KernelHandle,
 };
 use nexum_store::Store;
@@ -70,6 +71,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         cache_dir: state_dir.join("cache"),
         clock,
         registry,
+        map_limit: MapLimit::of_this_machine(),
         schedule_check: schedule_check(),
         shutdown_deadline: config.engine.shutdown_deadline.0,
         event_age_threshold: config.observability.event_age_threshold.0,

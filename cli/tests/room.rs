@@ -1,0 +1,65 @@
+//! More modules than the process has memory maps for: a clear refusal, and no harm to those that run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
+
+#[allow(dead_code, reason = "shared with the benchmarks, which use more of it")]
+#[path = "../benches/performance/kit.rs"]
+mod kit;
+
+use std::time::Duration;
+
+use kit::{Bed, Disk, copies, spec};
+use nexum_kernel::{
+    admin::{AdminError, AdminMsg, ModuleFacts, Node},
+    engine::MapLimit,
+};
+
+/// Far more than a loaded machine needs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn modules(node: &Node, found: &mut Vec<(String, String, ModuleFacts)>) {
+    if let Some(facts) = &node.module {
+        found.push((node.name.clone(), node.state.clone(), facts.clone()));
+    }
+    node.children.iter().for_each(|child| modules(child, found));
+}
+
+async fn loaded(bed: &Bed) -> Vec<(String, String, ModuleFacts)> {
+    let tree = bed.admin.call(PATIENCE, AdminMsg::Tree).await.unwrap();
+    let mut found = Vec::new();
+    modules(&tree, &mut found);
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_without_room_is_refused_with_the_sysctl_and_its_neighbours_run() {
+    const FIT: u64 = 3;
+    let limit = MapLimit::for_instances(FIT as usize);
+    let bed = Bed::with(5, Disk::None, Some(limit)).await;
+    tokio::time::timeout(PATIENCE, bed.feed.all_at_head(FIT)).await.unwrap();
+    bed.feed.add(4);
+    tokio::time::timeout(PATIENCE, bed.feed.all_at_head(FIT)).await.unwrap();
+
+    let reason = format!(
+        "3 modules are loaded and vm.max_map_count = {} has room for 3: raise it, such as with `sysctl -w \
+         vm.max_map_count={}`",
+        limit.0,
+        MapLimit::for_instances(8).0
+    );
+    let all = loaded(&bed).await;
+    let (run, refused): (Vec<_>, Vec<_>) = all.iter().partition(|(_, state, _)| state == "RUN");
+    assert_eq!((run.len(), refused.len()), (3, 2), "{all:?}");
+    assert!(run.iter().all(|(_, _, facts)| facts.events_processed == 4), "{run:?}");
+    assert!(
+        refused.iter().all(|(_, state, facts)| state == "DEAD" && facts.last_error.as_ref() == Some(&reason)),
+        "{refused:?}"
+    );
+
+    // By order it is refused the same way, and there is room again when another one leaves.
+    let late = copies(bed.dir.path(), "bench", "late", 1).remove(0);
+    let load = || bed.admin.call(PATIENCE, |reply| AdminMsg::Load { spec: Box::new(spec(late.clone())), reply });
+    assert_eq!(load().await.unwrap(), Err(AdminError::Load(reason)));
+    let module = run[0].0.clone();
+    bed.admin.call(PATIENCE, |reply| AdminMsg::Unload { module, reply }).await.unwrap().unwrap();
+    assert_eq!(load().await.unwrap(), Ok("late00000".to_owned()));
+}
