@@ -7,6 +7,7 @@
 //! a port, and a port is a message enum.
 
 mod bindings;
+pub mod blocking;
 pub mod chain;
 pub mod clock;
 pub mod cron;

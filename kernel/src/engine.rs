@@ -57,6 +57,14 @@ pub struct WasmEngine {
 impl WasmEngine {
     /// `cache_dir` must be writable by this engine alone: machine code found there is run.
     pub fn new(cache_dir: &Path) -> Result<Self, EngineError> {
+        let engine = Self::without_wall_clock(cache_dir)?;
+        start_ticker(&engine.engine);
+        Ok(engine)
+    }
+
+    /// An engine whose epochs stand still, so that fuel alone bounds a guest that never waits: for simulations, where
+    /// nothing may depend on the machine's clock.
+    pub fn without_wall_clock(cache_dir: &Path) -> Result<Self, EngineError> {
         let mut config = Config::new();
         // Components with the new async ABI are not hosted; support for them doubles the cost of every call.
         config.concurrency_support(false);
@@ -70,7 +78,6 @@ impl WasmEngine {
         fs::create_dir_all(&cache_dir)
             .and_then(|()| restrict(&cache_dir))
             .map_err(|error| EngineError::Cache { path: cache_dir.clone(), error })?;
-        start_ticker(&engine);
         Ok(Self { engine, cache_dir, compiled: Arc::default(), compiling: Arc::default() })
     }
 

@@ -19,6 +19,7 @@ use std::{
 
 use feed::Feeds;
 use nexum_host_ifaces::{
+    blocking::Blocking,
     clock::Clock,
     cron::CronMsg,
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply},
@@ -61,6 +62,7 @@ pub struct Shared {
     pub map_limit: Option<MapLimit>,
     /// Draws uniformly from 0 to 1, for backoff jitter.
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
+    pub blocking: Blocking,
 }
 
 pub enum Msg {
@@ -202,8 +204,8 @@ impl State {
             Some(prepared) => prepared.clone(),
             None => {
                 let _turn = shared.loader.turn().await;
-                let (shared, plan) = (shared.clone(), plan.clone());
-                let loaded = tokio::task::spawn_blocking(move || shared.loader.prepare(&plan)).await;
+                let (preparing, plan) = (shared.clone(), plan.clone());
+                let loaded = shared.blocking.run(move || preparing.loader.prepare(&plan)).await;
                 loaded.map_err(|error| Exit::Load(error.to_string()))?.map_err(Exit::Load)?
             }
         };

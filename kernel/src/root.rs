@@ -16,6 +16,7 @@ use std::{
 };
 
 use nexum_host_ifaces::{
+    blocking::Blocking,
     chain::ChainMsg,
     clock::Clock,
     cron::{CronMsg, ScheduleCheck, ScheduleNext},
@@ -33,7 +34,7 @@ use tokio::sync::watch;
 use crate::{
     admin::{AdminMsg, AdminReply, ModuleSpec, ServiceReport},
     admin_desk::{self, AdminDesk},
-    engine::{EngineError, MapLimit, WasmEngine},
+    engine::{MapLimit, WasmEngine},
     intensity::{Intensity, RESTARTS_MAX, WINDOW},
     load::Loader,
     metrics::Metrics,
@@ -81,8 +82,9 @@ pub struct KernelArgs {
     pub roster: PathBuf,
     /// What is recorded of events, of modules of which the operator says nothing.
     pub record: Record,
-    /// Where compiled components are kept; for this engine alone.
-    pub cache_dir: PathBuf,
+    pub engine: WasmEngine,
+    /// Where components are compiled and linked.
+    pub blocking: Blocking,
     pub clock: Arc<dyn Clock>,
     pub registry: Registry,
     /// How many memory maps this process may have, which bounds the modules; `None` when unknown.
@@ -99,8 +101,6 @@ pub struct KernelArgs {
 
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    #[error(transparent)]
-    Engine(#[from] EngineError),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("{0}")]
@@ -191,9 +191,12 @@ impl Actor for Root {
         (args, end): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let metrics = Metrics::register(&args.registry, args.clock.clone())?;
-        let engine = WasmEngine::new(&args.cache_dir)?;
-        let mut loader =
-            Loader::new(engine, args.ports.chains.clone(), args.ceiling.clone(), args.schedule_check.clone());
+        let mut loader = Loader::new(
+            args.engine.clone(),
+            args.ports.chains.clone(),
+            args.ceiling.clone(),
+            args.schedule_check.clone(),
+        );
         loader.record = args.record;
         let shared = Arc::new(Shared {
             loader,
@@ -204,6 +207,7 @@ impl Actor for Root {
             metrics,
             map_limit: args.map_limit,
             jitter: args.jitter.clone(),
+            blocking: args.blocking,
         });
         let mut state = State {
             started_ns: args.clock.monotonic_ns(),

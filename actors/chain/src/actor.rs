@@ -16,7 +16,7 @@ use crate::{
     history::History,
     metrics::ChainMetrics,
     mock::{Fixture, MockBackend, MockChain},
-    rpc::RpcBackend,
+    rpc::{Dial, Network, RpcBackend},
     tracker::Tracker,
 };
 
@@ -28,6 +28,8 @@ const REQUESTS_MAX: usize = 512;
 /// Where the chain comes from.
 pub enum Source {
     Rpc(ChainConfig),
+    /// Nodes that are reached in another way than over the network.
+    Dialled(ChainConfig, Arc<dyn Dial>),
     /// Plays a fixture in real time.
     Mock(Fixture),
     /// A scripted chain that the holder of the same handle moves.
@@ -69,11 +71,8 @@ impl Actor for ChainActor {
     async fn pre_start(&self, myself: ActorRef<ChainMsg>, args: Args) -> Result<State, ActorProcessingErr> {
         let Args { source, clock, metrics, history, headers } = args;
         let (backend, chain_id, name, window_blocks, max_log_range): (DynBackend, _, _, _, _) = match source {
-            Source::Rpc(config) => {
-                let (id, name) = (config.chain_id, config.name.clone());
-                let (window, range) = (config.window_blocks, config.max_log_range);
-                (Arc::new(RpcBackend::new(config, clock, metrics.clone())?), id, name, window, range)
-            }
+            Source::Rpc(config) => nodes(config, &(Arc::new(Network) as _), clock, &metrics)?,
+            Source::Dialled(config, dial) => nodes(config, &dial, clock, &metrics)?,
             Source::Mock(fixture) => {
                 let (id, name) = (fixture.chain_id, fixture.name.clone());
                 let chain = MockChain::new(fixture);
@@ -157,6 +156,18 @@ impl Actor for ChainActor {
         }
         Ok(())
     }
+}
+
+/// The backend over nodes, with what the tracker wants to know of it.
+fn nodes(
+    config: ChainConfig,
+    dial: &Arc<dyn Dial>,
+    clock: Arc<dyn Clock>,
+    metrics: &ChainMetrics,
+) -> Result<(DynBackend, u64, String, usize, u64), String> {
+    let (id, name) = (config.chain_id, config.name.clone());
+    let (window, range) = (config.window_blocks, config.max_log_range);
+    Ok((Arc::new(RpcBackend::new(config, dial, clock, metrics.clone())?), id, name, window, range))
 }
 
 fn too_many() -> HostError {

@@ -30,3 +30,4 @@ pub use actor::{Args, ChainActor, Source, spawn};
 pub use config::{ChainConfig, EndpointConfig};
 pub use history::{History, KEPT_HEADERS};
 pub use metrics::ChainMetrics;
+pub use rpc::{Dial, Network};

@@ -1,5 +1,6 @@
 //! The backend over JSON-RPC nodes: asks the best endpoint, checks what it says, and asks the next one when it must.
 
+mod dial;
 mod endpoint;
 mod errors;
 mod follow;
@@ -34,6 +35,7 @@ use crate::{
     metrics::ChainMetrics,
     tracker::{Failure, Tag},
 };
+pub use dial::{Dial, Network};
 use endpoint::Endpoint;
 use errors::CallError;
 use scoreboard::{Demotion, Scoreboard};
@@ -167,7 +169,12 @@ pub struct RpcBackend {
 }
 
 impl RpcBackend {
-    pub fn new(config: ChainConfig, clock: Arc<dyn Clock>, metrics: ChainMetrics) -> Result<Self, String> {
+    pub fn new(
+        config: ChainConfig,
+        dial: &Arc<dyn Dial>,
+        clock: Arc<dyn Clock>,
+        metrics: ChainMetrics,
+    ) -> Result<Self, String> {
         if config.endpoints.is_empty() {
             return Err(format!("chain {}: no endpoint is configured", config.chain_id));
         }
@@ -178,6 +185,7 @@ impl RpcBackend {
                 config.chain_id,
                 config.requests_per_second,
                 keepalive,
+                dial.clone(),
                 clock.clone(),
                 metrics.clone(),
             )

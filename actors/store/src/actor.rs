@@ -36,11 +36,12 @@ impl Actor for StoreActor {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<StoreMsg>, Args { store }: Args) -> Result<State, ActorProcessingErr> {
-        let committer = tokio::task::spawn_blocking({
+        let committer = store.blocking.run({
             let store = store.clone();
             move || Committer::start(store)
         });
-        Ok(State { store, committer: committer.await??, jobs: Arc::new(Semaphore::new(JOBS_MAX)) })
+        let committer = committer.await??;
+        Ok(State { store, committer, jobs: Arc::new(Semaphore::new(JOBS_MAX)) })
     }
 
     async fn handle(
@@ -111,8 +112,8 @@ impl Actor for StoreActor {
             StoreMsg::Backup { to, reply } => state.job(reply, move |store| backup::backup(store, &to)),
             StoreMsg::Status(reply) => {
                 let store = state.store.clone();
-                let _status: tokio::task::JoinHandle<_> =
-                    tokio::task::spawn_blocking(move || reply.send(store.status()));
+                // Nobody to tell when the caller gave up.
+                state.store.blocking.detach(move || drop(reply.send(store.status())));
             }
         }
         if state.committer.is_gone() {
@@ -140,7 +141,7 @@ impl State {
             return refuse(reply, StoreError::Failed(format!("busy: {JOBS_MAX} requests run already")));
         };
         let store = self.store.clone();
-        let _job: tokio::task::JoinHandle<_> = tokio::task::spawn_blocking(move || {
+        self.store.blocking.detach(move || {
             let result = work(&store);
             // Whoever has the answer may close the store.
             drop((store, permit));

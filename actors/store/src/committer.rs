@@ -1,4 +1,5 @@
-//! Group commit: one thread that writes whatever queued while its last write went to the disk.
+//! Group commit: one thread that writes whatever queued while its last write went to the disk. A store that runs inline
+//! has a task in the thread's place, and everything it does is done at once.
 //!
 //! Owns the queue between the actor and the thread, and each module's place in its sequence. Units are encoded into the
 //! waiting group by the actor, so that the thread has nothing to do but write and answer. There is no timer: waiting to
@@ -8,6 +9,7 @@
 //! and everything that queued behind it fails with it, and the sequences are read anew from the disk.
 
 mod fence;
+mod inline;
 mod kept;
 
 use std::{
@@ -17,14 +19,17 @@ use std::{
     time::Duration,
 };
 
-use fence::Fence;
+pub(crate) use fence::Fence;
 use nexum_host_ifaces::{
+    blocking::Blocking,
     chain::Link,
     store::{DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, Reply, StoreError},
 };
 use rocksdb::WriteOptions;
+use tokio::{sync::Notify, task::AbortHandle};
 
 use crate::{
+    disk::Written,
     group::{Group, LetterChange, Scratch, Waiting},
     headers::Owed,
     open::Durability,
@@ -46,6 +51,7 @@ const SYNC_PERIOD: Duration = Duration::from_millis(100);
 pub(crate) struct Committer {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    task: Option<AbortHandle>,
 }
 
 pub(crate) struct Shared {
@@ -53,6 +59,8 @@ pub(crate) struct Shared {
     queue: Mutex<Queue>,
     /// Something waits, or the thread shall stop.
     filled: Condvar,
+    /// The same for the task.
+    filled_task: Notify,
     /// A group was answered, or the thread is gone.
     settled: Condvar,
     lease: Mutex<Option<Arc<Lease>>>,
@@ -97,10 +105,16 @@ impl Committer {
             store,
             queue: Mutex::new(Queue { next_id, ..Queue::default() }),
             filled: Condvar::new(),
+            filled_task: Notify::new(),
             settled: Condvar::new(),
             lease: Mutex::new(Some(lease.clone())),
         });
         *lock(&shared.store.writer) = Arc::downgrade(&shared);
+        if shared.store.blocking == Blocking::Inline {
+            drop(lease);
+            let task = tokio::spawn(shared.clone().run_as_task());
+            return Ok(Self { shared, thread: None, task: Some(task.abort_handle()) });
+        }
         let thread = std::thread::Builder::new().name("nexum-commit".into()).spawn({
             let shared = shared.clone();
             move || {
@@ -109,7 +123,7 @@ impl Committer {
             }
         });
         let thread = thread.map_err(|error| StoreError::Failed(format!("cannot start the committer: {error}")))?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Some(thread), task: None })
     }
 
     /// Takes nothing more. What waits is written before the thread ends.
@@ -185,6 +199,9 @@ impl Drop for Committer {
     fn drop(&mut self) {
         if let Some(Err(_)) = self.stop().map(JoinHandle::join) {
             tracing::error!("the committer thread panicked");
+        }
+        if let Some(task) = &self.task {
+            task.abort();
         }
     }
 }
@@ -293,12 +310,17 @@ impl Shared {
         queue.stopping = true;
         self.wake(&mut queue);
         drop(queue);
+        if self.store.blocking == Blocking::Inline {
+            let _bye = Bye(self);
+            self.drain();
+        }
         *lock(&self.lease) = None;
     }
 
     fn wake(&self, queue: &mut Queue) {
         if std::mem::take(&mut queue.sleeping) {
             self.filled.notify_one();
+            self.filled_task.notify_one();
         }
     }
 
@@ -366,7 +388,7 @@ impl Shared {
             Ok(())
         } else {
             let started_ns = self.store.clock.monotonic_ns();
-            let written = self.store.db.write_opt(batch, options).map_err(|error| self.store.failed(&error));
+            let written = self.store.write(Written::Group, batch, options);
             self.measure(units, self.store.clock.monotonic_ns().saturating_sub(started_ns));
             written
         };

@@ -10,6 +10,7 @@ mod actor;
 mod backup;
 mod codec;
 mod committer;
+mod disk;
 mod fork;
 mod group;
 mod headers;
@@ -25,6 +26,7 @@ mod store;
 
 pub use actor::{Args, StoreActor, spawn};
 pub use backup::{RestoreError, restore};
+pub use disk::{Disk, Written};
 pub use open::{Durability, JOURNAL_ENTRIES, OpenError, Options};
 pub use receipts::Receipts;
 pub use store::Store;

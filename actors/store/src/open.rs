@@ -9,11 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use nexum_host_ifaces::clock::Clock;
+use nexum_host_ifaces::{blocking::Blocking, clock::Clock};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind, LogLevel};
 use serde::{Deserialize, Serialize};
 
-use crate::{keys, receipts::Receipts};
+use crate::{disk::Disk, keys, receipts::Receipts};
 
 /// Version of the key layout and of the column families. Layouts of single records have their own byte.
 pub(crate) const FORMAT_VERSION: u16 = 2;
@@ -57,6 +57,10 @@ pub struct Options {
     pub journal_entries: u64,
     /// Absent: nothing is signed.
     pub receipts: Option<Receipts>,
+    /// `Inline`: no thread of its own, everything runs on the actor's. For simulations; durability is then `Sync`.
+    pub blocking: Blocking,
+    /// What stands between the store and the disk. For simulations.
+    pub disk: Option<Arc<dyn Disk>>,
     pub clock: Arc<dyn Clock>,
     pub registry: prometheus::Registry,
 }
@@ -69,6 +73,8 @@ impl Options {
             write_buffer_bytes: WRITE_BUFFER_BYTES,
             journal_entries: JOURNAL_ENTRIES,
             receipts: None,
+            blocking: Blocking::default(),
+            disk: None,
             clock,
             registry,
         }

@@ -3,7 +3,7 @@
 use nexum_host_ifaces::store::{ModuleId, StoreError};
 use rocksdb::WriteBatch;
 
-use crate::{keys, open, store::Store};
+use crate::{disk::Written, keys, open, store::Store};
 
 /// Removes the module in one synced write; its number is never used again. The caller sees to it that nobody writes
 /// about the module meanwhile.
@@ -26,7 +26,7 @@ pub(crate) fn purge(store: &Store, name: &str, module: ModuleId) -> Result<(), S
     batch.delete(keys::record(module));
     batch.delete(keys::health(module));
     batch.delete(keys::name(name));
-    store.db.write_opt(batch, &open::synced()).map_err(|error| store.failed(&error))?;
+    store.write(Written::Purge, batch, &open::synced())?;
 
     let mut index = store.index();
     index.by_name.remove(name);

@@ -13,7 +13,7 @@ use nexum_host_ifaces::{
 };
 use rocksdb::{IteratorMode, ReadOptions, WriteBatch};
 
-use crate::{codec, fork, journal::REWINDS_MAX, keys, open, store::Store};
+use crate::{codec, disk::Written, fork, journal::REWINDS_MAX, keys, open, store::Store};
 
 /// Receipts of undone units that the record of a rewind keeps, the newest: at one in a thousand units more than the
 /// journal holds.
@@ -143,7 +143,7 @@ fn undo(
     batch.put(keys::rewind(module, rewound.number), codec::encode_vec(&rewound)?);
     let outdated = (rewound.number + 1).saturating_sub(REWINDS_MAX);
     batch.delete_range(keys::rewind(module, 0), keys::rewind(module, outdated));
-    store.db.write_opt(batch, &open::synced()).map_err(|error| store.failed(&error))?;
+    store.write(Written::Rewind, batch, &open::synced())?;
 
     if let Some(known) = store.index().modules.get_mut(&module) {
         known.letters.retain(|seq| *seq <= to_seq);

@@ -14,17 +14,19 @@ use std::{
 };
 
 use nexum_host_ifaces::{
+    blocking::Blocking,
     clock::Clock,
     store::{
         DeadLetter, Entries, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, ReplayItem, StateView, StoreError,
         StoreStatus,
     },
 };
-use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions};
+use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::{
     codec,
     committer::Shared,
+    disk::{Disk, Written},
     keys,
     metrics::{Metrics, Window},
     open::{self, Durability, OpenError, Options},
@@ -44,6 +46,8 @@ pub struct Store {
     pub(crate) durability: Durability,
     pub(crate) journal_entries: u64,
     pub(crate) receipts: Option<Receipts>,
+    pub(crate) blocking: Blocking,
+    pub(crate) disk: Option<Arc<dyn Disk>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
     pub(crate) totals: Totals,
@@ -117,6 +121,8 @@ impl Store {
             durability: options.durability,
             journal_entries: options.journal_entries.max(1),
             receipts: options.receipts.clone(),
+            blocking: options.blocking,
+            disk: options.disk.clone(),
             clock: options.clock.clone(),
             metrics,
             totals: Totals::default(),
@@ -158,6 +164,18 @@ impl Store {
 
     pub(crate) fn family(&self, name: &str) -> Result<&ColumnFamily, StoreError> {
         self.db.cf_handle(name).ok_or_else(|| StoreError::Failed(format!("no column family `{name}`")))
+    }
+
+    /// Every write goes through here.
+    pub(crate) fn write(&self, what: Written, batch: WriteBatch, options: &WriteOptions) -> Result<(), StoreError> {
+        if let Some(disk) = &self.disk {
+            disk.before(what).map_err(StoreError::Failed)?;
+        }
+        self.db.write_opt(batch, options).map_err(|error| self.failed(&error))?;
+        match &self.disk {
+            Some(disk) => disk.after(what).map_err(StoreError::Failed),
+            None => Ok(()),
+        }
     }
 
     /// What RocksDB says, in the words of the port.

@@ -16,6 +16,7 @@ use anyhow::Context;
 use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History, KEPT_HEADERS, mock::Fixture};
 use nexum_gateway::{AdminTcp, LogTap, Token};
 use nexum_host_ifaces::{
+    blocking::Blocking,
     chain::ChainMsg,
     clock::{Clock, SystemClock},
     cron::{CronMsg, ScheduleCheck},
@@ -25,7 +26,7 @@ use nexum_host_ifaces::{
 use nexum_kernel::{
     KernelArgs, Ports, ServiceSpec,
     admin::{AdminMsg, ModuleSpec},
-    engine::MapLimit,
+    engine::{MapLimit, WasmEngine},
     root::KernelHandle,
 };
 use nexum_store::Store;
@@ -68,7 +69,8 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         ceiling: config.limits.limits(),
         roster: state_dir.join("modules.json"),
         record: config.journal.record,
-        cache_dir: state_dir.join("cache"),
+        engine: WasmEngine::new(&state_dir.join("cache"))?,
+        blocking: Blocking::Threads,
         clock,
         registry,
         map_limit: MapLimit::of_this_machine(),

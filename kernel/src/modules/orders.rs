@@ -46,7 +46,7 @@ impl State {
         let changed =
             changed.map(|slot| Change { configured: slot.configured.clone(), running: Some(slot.spec.clone()) });
         let (roster, changes) = (self.roster.clone(), unloaded.chain(changed).collect());
-        let written = tokio::task::spawn_blocking(move || roster.write(changes)).await;
+        let written = self.shared.blocking.run(move || roster.write(changes)).await;
         written.map_err(|error| error.to_string()).flatten().map_err(|error| {
             AdminError::Unavailable(format!("{name}: done, but not after the next start of the engine: {error}"))
         })

@@ -11,13 +11,9 @@ use std::{
 
 use alloy::{
     primitives::B256,
-    pubsub::{ConnectionHandle, PubSubConnect, PubSubFrontend, RawSubscription},
+    pubsub::{PubSubFrontend, RawSubscription},
     rpc::json_rpc::{Id, Request, RequestPacket, Response, ResponsePacket, ResponsePayload, SerializedRequest},
-    transports::{
-        TransportErrorKind, TransportResult,
-        http::{Http, reqwest},
-        ws::{WebSocketConfig, WsConnect},
-    },
+    transports::BoxTransport,
 };
 use nexum_host_ifaces::clock::Clock;
 use serde_json::value::RawValue;
@@ -25,37 +21,21 @@ use std::sync::Arc;
 use tower::Service;
 use url::Url;
 
-use super::{errors::CallError, limiter::Limiter};
+use super::{
+    dial::{self, Dial},
+    errors::CallError,
+    limiter::Limiter,
+};
 use crate::{config::EndpointConfig, metrics::ChainMetrics};
 
 /// Heads buffered between the socket and the actor; what overflows is fetched as a gap.
 const SUBSCRIPTION_ITEMS: usize = 256;
-/// A block's logs may be large; the library's 16 MiB per frame is too little for some.
-const WS_MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 type Payload = Result<Box<RawValue>, CallError>;
 
 enum Transport {
-    Http(Http<reqwest::Client>),
-    Ws { url: String, keepalive: Duration, frontend: Mutex<Option<PubSubFrontend>> },
-}
-
-/// A WebSocket that is not reconnected behind our back: alloy would give up after some retries, and lose heads silently.
-#[derive(Clone)]
-struct ConnectOnce(WsConnect);
-
-impl PubSubConnect for ConnectOnce {
-    fn is_local(&self) -> bool {
-        self.0.is_local()
-    }
-
-    async fn connect(&self) -> TransportResult<ConnectionHandle> {
-        self.0.connect().await
-    }
-
-    async fn try_reconnect(&self) -> TransportResult<ConnectionHandle> {
-        Err(TransportErrorKind::non_retryable_str("the endpoint reconnects itself"))
-    }
+    Http(BoxTransport),
+    Ws { url: String, keepalive: Duration, dial: Arc<dyn Dial>, frontend: Mutex<Option<PubSubFrontend>> },
 }
 
 pub struct Endpoint {
@@ -86,6 +66,7 @@ impl Endpoint {
         chain_id: u64,
         requests_per_second: u32,
         keepalive: Duration,
+        dial: Arc<dyn Dial>,
         clock: Arc<dyn Clock>,
         metrics: ChainMetrics,
     ) -> Result<Self, String> {
@@ -93,12 +74,8 @@ impl Endpoint {
         let url: Url = config.url.parse().map_err(|error| format!("an endpoint's URL is malformed: {error}"))?;
         let name = public_name(&url);
         let transport = match url.scheme() {
-            "http" | "https" => {
-                let client = reqwest::Client::builder().no_proxy().build();
-                let client = client.map_err(|error| format!("{name}: cannot set up HTTP: {error}"))?;
-                Transport::Http(Http::with_client(client, url.clone()))
-            }
-            "ws" | "wss" => Transport::Ws { url: config.url.clone(), keepalive, frontend: Mutex::new(None) },
+            "http" | "https" => Transport::Http(dial.http(&url).map_err(|error| format!("{name}: {error}"))?),
+            "ws" | "wss" => Transport::Ws { url: config.url.clone(), keepalive, dial, frontend: Mutex::new(None) },
             other => return Err(format!("{name}: scheme `{other}` is none of http, https, ws, wss")),
         };
         let mut secrets = vec![config.url.clone(), url.to_string()];
@@ -115,12 +92,9 @@ impl Endpoint {
 
     /// Opens the socket; does nothing for HTTP.
     pub async fn connect(&self, timeout: Duration) -> Result<(), CallError> {
-        let Transport::Ws { url, keepalive, frontend } = &self.transport else { return Ok(()) };
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(WS_MESSAGE_BYTES_MAX))
-            .max_frame_size(Some(WS_MESSAGE_BYTES_MAX));
-        let connect = WsConnect::new(url.clone()).with_config(config).with_keepalive_interval(*keepalive);
-        let connected = match tokio::time::timeout(timeout, ConnectOnce(connect).into_service()).await {
+        let Transport::Ws { url, keepalive, dial, frontend } = &self.transport else { return Ok(()) };
+        let connecting = dial::connect(dial.clone(), url.clone(), *keepalive);
+        let connected = match tokio::time::timeout(timeout, connecting).await {
             Ok(connected) => connected.map_err(|error| self.clean(CallError::of_transport(error)))?,
             Err(_) => return Err(CallError::timeout(timeout)),
         };

@@ -1,8 +1,11 @@
-//! The fence around a module whose past is being replaced.
+//! Holding a module's units back while its past is replaced.
 
 use std::sync::{Arc, PoisonError};
 
-use nexum_host_ifaces::store::{ModuleId, StoreError};
+use nexum_host_ifaces::{
+    blocking::Blocking,
+    store::{ModuleId, StoreError},
+};
 
 use super::{Queue, Shared};
 use crate::store::{Lease, lock};
@@ -19,6 +22,9 @@ pub(crate) struct Fence {
 impl Fence {
     /// Waits until everything that queued before the fence is answered. Blocks.
     pub fn settle(&self) -> Result<(), StoreError> {
+        if self.shared.store.blocking == Blocking::Inline {
+            self.shared.drain();
+        }
         let queue = lock(&self.shared.queue);
         let unsettled = |queue: &mut Queue| !queue.gone && queue.answered < self.until;
         let queue = self.shared.settled.wait_while(queue, unsettled).unwrap_or_else(PoisonError::into_inner);
