@@ -87,7 +87,10 @@ pub struct Tracker {
     orphan_reads: Vec<Hash>,
     safe: Option<u64>,
     finalized: Option<u64>,
-    tags_reading: Vec<Tag>,
+    /// Which head it was when they were asked for.
+    tags_reading: Vec<(Tag, Hash)>,
+    /// The same, of those known: safe, finalized.
+    tags_read: [Option<Hash>; 2],
     /// In a row, by kind of job.
     failures: [u32; 5],
     reorgs: u64,
@@ -117,6 +120,7 @@ impl Tracker {
             safe: None,
             finalized: None,
             tags_reading: Vec::new(),
+            tags_read: [None; 2],
             failures: [0; 5],
             reorgs: 0,
             effects: Vec::new(),
@@ -321,10 +325,8 @@ impl Tracker {
                 Verdict::Lost { reason } => return Some(Answer::Stuck { reason }),
             }
         }
-        let Some(limit) = self.limit(watch.interest.hold) else {
-            self.read_tag(watch.interest.hold);
-            return None;
-        };
+        self.read_tag(watch.interest.hold);
+        let limit = self.limit(watch.interest.hold)?;
         for _ in 0..2 {
             if let Some(answer) = self.scan(watch, after, waiting, limit) {
                 return answer;

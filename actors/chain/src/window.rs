@@ -115,10 +115,6 @@ impl Window {
         Self { chain_id, blocks: VecDeque::new(), blocks_max, log_bytes: 0, log_bytes_max: LOG_BYTES_MAX }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
-    }
-
     pub fn tip(&self) -> Option<&Block> {
         self.blocks.back()
     }

@@ -117,14 +117,17 @@ pub(super) fn kind(job: &Job) -> usize {
 }
 
 impl Tracker {
+    /// Asks for the block that a hold waits for, unless it was asked for since the newest head.
     pub(super) fn read_tag(&mut self, hold: Hold) {
         let tag = match hold {
             Hold::Safe => Tag::Safe,
             Hold::Finalized => Tag::Finalized,
             Hold::Latest | Hold::Confirmations(_) => return,
         };
-        if !self.window.is_empty() && !self.tags_reading.contains(&tag) {
-            self.tags_reading.push(tag);
+        let Some((_, head)) = self.head() else { return };
+        let reading = self.tags_reading.iter().any(|(reading, _)| *reading == tag);
+        if !reading && self.tags_read[tag as usize] != Some(head) {
+            self.tags_reading.push((tag, head));
             self.start(Job::Tag(tag));
         }
     }
@@ -243,13 +246,21 @@ impl Tracker {
             }
             (Job::Segment { flight, segment }, result) => self.segment_read(flight, &segment, result),
             (Job::Tag(tag), result) => {
-                self.tags_reading.retain(|reading| *reading != tag);
-                if let Ok(Found::Header(Some(header))) = result {
-                    match tag {
-                        Tag::Safe => self.safe = Some(header.number),
-                        Tag::Finalized => self.finalized = Some(header.number),
+                let asked = self.tags_reading.iter().position(|(reading, _)| *reading == tag);
+                let head = asked.map(|index| self.tags_reading.swap_remove(index).1);
+                if let Ok(Found::Header(header)) = result {
+                    self.tags_read[tag as usize] = head;
+                    match (tag, header) {
+                        (Tag::Safe, Some(header)) => self.safe = Some(header.number),
+                        (Tag::Finalized, Some(header)) => self.finalized = Some(header.number),
+                        (_, None) => {}
                     }
                     self.settle_all(false);
+                }
+                // The head moved on meanwhile, or nobody answered.
+                let hold = if tag == Tag::Safe { Hold::Safe } else { Hold::Finalized };
+                if self.interests.iter().any(|watch| watch.interest.hold == hold) {
+                    self.read_tag(hold);
                 }
             }
         }

@@ -56,6 +56,8 @@ struct Bench {
     jobs: Vec<String>,
     /// Longest range of logs the node answers.
     range_max: u64,
+    /// How far the finalized block is behind the head.
+    finalized_lag: u64,
     answers: HashMap<usize, Vec<Answer>>,
 }
 
@@ -63,7 +65,8 @@ impl Bench {
     fn new(window_blocks: usize, head: u64) -> Self {
         let tracker = Tracker::new(1, window_blocks, 1_000, History::default());
         let (jobs, answers) = (vec![], HashMap::new());
-        let mut bench = Self { tracker, branch: 0, fork: 0, head, jobs, range_max: u64::MAX, answers };
+        let mut bench =
+            Self { tracker, branch: 0, fork: 0, head, jobs, range_max: u64::MAX, finalized_lag: 10, answers };
         bench.see(head);
         bench
     }
@@ -106,7 +109,7 @@ impl Bench {
                 let logs = logs.filter(|log| union.covers(log)).collect();
                 Found::Segment { logs, end_hash: self.header(*to).hash }
             }
-            Job::Tag(_) => Found::Header(None),
+            Job::Tag(_) => Found::Header(self.head.checked_sub(self.finalized_lag).map(|number| self.header(number))),
         })
     }
 
@@ -216,6 +219,19 @@ fn a_node_that_lags_moves_nothing() {
     assert!(!bench.answers.contains_key(&ahead), "a cursor ahead of the node waits");
     bench.see(1_051);
     assert_eq!((bench.progress(seat), bench.progress(ahead)), (1_051, 1_051));
+}
+
+#[test]
+fn a_module_that_was_away_when_the_head_moved_learns_what_is_final() {
+    let finalized = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Finalized });
+    let mut bench = Bench::new(100, 1_000);
+    let seat = bench.pull("a", Cursor::block(980, hash(0, 980)), &finalized);
+    assert_eq!(bench.progress(seat), 990);
+    bench.tracker.forget("a");
+    // Nobody waits for what is final while this head comes, and it is the last one for a while.
+    bench.see(1_005);
+    let seat = bench.pull("a", Cursor::block(990, hash(0, 990)), &finalized);
+    assert_eq!(bench.progress(seat), 995);
 }
 
 #[test]
