@@ -1,0 +1,258 @@
+//! The disk under the store: every write is a point where the engine may die or the write may fail, and after every write
+//! what became durable is checked against what was.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use futures::FutureExt;
+use nexum_host_ifaces::{
+    event::{Cursor, EventId, SourceId},
+    store::{ModuleInfo, ModuleRecord, UnitKind},
+};
+use nexum_store::{Disk, Store, Written};
+use tokio::sync::Notify;
+
+use crate::{
+    chance::Chance,
+    scenario::{FaultPlan, When},
+    trace::{Trace, lock},
+};
+
+pub struct SimDisk {
+    trace: Trace,
+    plan: FaultPlan,
+    inner: Mutex<Inner>,
+    /// Told when the engine has died.
+    pub died: Notify,
+}
+
+struct Inner {
+    chance: Chance,
+    store: Weak<Store>,
+    calm: bool,
+    dead: bool,
+    writes: u64,
+    crashes: u32,
+    seen: BTreeMap<String, ModuleRecord>,
+    violations: Vec<String>,
+}
+
+impl SimDisk {
+    pub fn new(seed: u64, plan: FaultPlan, trace: Trace) -> Arc<Self> {
+        let inner = Inner {
+            chance: Chance::new(seed, "disk"),
+            store: Weak::new(),
+            calm: false,
+            dead: false,
+            writes: 0,
+            crashes: 0,
+            seen: BTreeMap::new(),
+            violations: Vec::new(),
+        };
+        Arc::new(Self { trace, plan, inner: Mutex::new(inner), died: Notify::new() })
+    }
+
+    /// An engine has opened the store; what it finds must be what was durable.
+    pub fn opened(&self, store: &Arc<Store>) {
+        lock(&self.inner).store = Arc::downgrade(store);
+        self.look(Written::Group);
+    }
+
+    /// A new engine may write again.
+    pub fn revive(&self) {
+        lock(&self.inner).dead = false;
+        // A death that nobody waited for.
+        let _ = self.died.notified().now_or_never();
+    }
+
+    /// The engine dies now: nothing reaches the disk any more.
+    pub fn die(&self, why: &str) {
+        let mut inner = lock(&self.inner);
+        if !std::mem::replace(&mut inner.dead, true) {
+            inner.crashes += 1;
+            self.trace.note(format_args!("CRASH {why} (write {})", inner.writes));
+            self.died.notify_one();
+        }
+    }
+
+    pub fn calm_down(&self) {
+        lock(&self.inner).calm = true;
+    }
+
+    pub fn is_dead(&self) -> bool {
+        lock(&self.inner).dead
+    }
+
+    pub fn may_crash(&self) -> bool {
+        let inner = lock(&self.inner);
+        !inner.calm && inner.crashes < self.plan.crashes_max
+    }
+
+    pub fn writes(&self) -> u64 {
+        lock(&self.inner).writes
+    }
+
+    pub fn crashes(&self) -> u32 {
+        lock(&self.inner).crashes
+    }
+
+    pub fn violations(&self) -> Vec<String> {
+        lock(&self.inner).violations.clone()
+    }
+
+    fn draw(&self, per_myriad: u64) -> bool {
+        let mut inner = lock(&self.inner);
+        let drawn = inner.chance.per_myriad(per_myriad);
+        drawn && !inner.calm
+    }
+
+    fn crash_due(&self, when: When, per_myriad: u64) -> bool {
+        let due = self.plan.crash_at == Some((self.writes(), when)) && self.may_crash();
+        self.draw(per_myriad) && self.may_crash() || due
+    }
+
+    /// Compares the durable records with those before the write.
+    fn look(&self, what: Written) {
+        let Some(store) = lock(&self.inner).store.upgrade() else { return };
+        let modules = match store.modules() {
+            Ok(modules) => modules,
+            Err(error) => return self.violated(format!("the store cannot be read: {error}")),
+        };
+        for module in modules {
+            let before = lock(&self.inner).seen.get(&module.name).cloned().unwrap_or_default();
+            if before == module.record {
+                continue;
+            }
+            let checked = match what {
+                Written::Group => self.advanced(&store, &module, &before),
+                Written::Rewind | Written::Purge => self.rewound(&store, &module, &before),
+            };
+            if let Err(violation) = checked {
+                self.violated(format!("{}: {violation}", module.name));
+            }
+            lock(&self.inner).seen.insert(module.name, module.record);
+        }
+    }
+
+    fn violated(&self, what: String) {
+        self.trace.note(format_args!("VIOLATED {what}"));
+        lock(&self.inner).violations.push(what);
+    }
+
+    /// Units were added: numbers without a gap, each entry chained to the one before, cursors that do not go back.
+    fn advanced(&self, store: &Store, module: &ModuleInfo, before: &ModuleRecord) -> Result<(), String> {
+        let (name, record) = (&module.name, &module.record);
+        if record.seq <= before.seq {
+            return Err(format!("unit {} was followed by {}", before.seq, record.seq));
+        }
+        let entries = store.journal(module.id, before.seq + 1, usize::MAX).map_err(|error| error.to_string())?;
+        let (mut seq, mut digest, mut cursors) = (before.seq, before.journal, before.cursors.clone());
+        for entry in &entries {
+            if entry.seq != seq + 1 || entry.previous != digest {
+                return Err(format!("journal entry {} does not follow {seq}", entry.seq));
+            }
+            (seq, digest) = (entry.seq, entry.digest());
+            let at = entry.cursor.as_ref().map_or_else(String::new, |cursor| format!(" -> {cursor}"));
+            let short = short(&entry.event);
+            self.trace.note(format_args!("commit {name} #{seq} {:?} {short}{at}", entry.kind));
+            if let (Some(source), Some(cursor)) = (&entry.source, &entry.cursor) {
+                if cursors.get(source) != entry.cursor_before.as_ref() {
+                    return Err(format!("unit {seq} takes {source} from where it was not"));
+                }
+                let may_go_back = matches!(entry.event, EventId::Reorg { .. });
+                if let Some(known) = cursors.get(source).filter(|_| !may_go_back)
+                    && !goes_on(known, cursor, source, &entry.kind)
+                {
+                    return Err(format!("unit {seq} takes {source} from {known} to {cursor}"));
+                }
+                cursors.insert(source.clone(), cursor.clone());
+            }
+        }
+        if seq != record.seq || digest != record.journal || cursors != record.cursors {
+            return Err(format!("the record of unit {} does not agree with the journal", record.seq));
+        }
+        Ok(())
+    }
+
+    fn rewound(&self, store: &Store, module: &ModuleInfo, before: &ModuleRecord) -> Result<(), String> {
+        let (name, record) = (&module.name, &module.record);
+        self.trace.note(format_args!("rewind {name} #{} -> #{}", before.seq, record.seq));
+        if record.seq >= before.seq {
+            return Err(format!("a rewind went from unit {} to {}", before.seq, record.seq));
+        }
+        let entries = store.journal(module.id, record.seq, 2).map_err(|error| error.to_string())?;
+        match entries.as_slice() {
+            [last] if last.digest() == record.journal => Ok(()),
+            [] if record.seq == 0 => Ok(()),
+            entries => Err(format!("{} entries at the end of the rewound journal, or another digest", entries.len())),
+        }
+    }
+}
+
+/// Whether a cursor moved as it may.
+fn goes_on(from: &Cursor, to: &Cursor, _: &SourceId, kind: &UnitKind) -> bool {
+    match (from, to) {
+        (Cursor::Chain { number: a, part: p, .. }, Cursor::Chain { number: b, part: q, .. }) => {
+            let moved = (a, p) < (b, q);
+            // A position may be told again when nothing concerned the module.
+            moved || (*kind == UnitKind::Advanced && (a, p) == (b, q))
+        }
+        (Cursor::Cron { fired_at: a }, Cursor::Cron { fired_at: b }) => a < b || *kind == UnitKind::Advanced,
+        _ => false,
+    }
+}
+
+/// An event's id with four bytes of each hash.
+pub fn short(event: &EventId) -> String {
+    let text = event.to_string();
+    let parts = text.split(':').map(|part| match part.strip_prefix("0x") {
+        Some(digits) if digits.len() == 64 => &digits[..8],
+        _ => part,
+    });
+    parts.collect::<Vec<_>>().join(":")
+}
+
+impl Disk for SimDisk {
+    fn latency(&self) -> Duration {
+        let slow = self.draw(self.plan.slow_write);
+        let mut inner = lock(&self.inner);
+        match slow {
+            // Once in a while longer than a module waits for its units.
+            true if inner.chance.percent(10) => Duration::from_secs(35),
+            true => Duration::from_millis(inner.chance.between(20, 3_000)),
+            false => Duration::from_millis(inner.chance.below(3)),
+        }
+    }
+
+    fn before(&self, _: Written) -> Result<(), String> {
+        if self.is_dead() {
+            return Err("the engine is dead".into());
+        }
+        lock(&self.inner).writes += 1;
+        if self.crash_due(When::Before, self.plan.crash_before_write) {
+            self.die("before a write");
+            return Err("the engine is dead".into());
+        }
+        if self.draw(self.plan.write_error) {
+            self.trace.note(format_args!("FAULT a write fails"));
+            return Err("injected: the disk failed".into());
+        }
+        Ok(())
+    }
+
+    fn after(&self, what: Written) -> Result<(), String> {
+        self.look(what);
+        if self.crash_due(When::After, self.plan.crash_after_write) {
+            self.die("after a write");
+            return Err("the engine is dead".into());
+        }
+        if self.draw(self.plan.acknowledgement_lost) {
+            self.trace.note(format_args!("FAULT a write is there, but is said to have failed"));
+            return Err("injected: the disk failed after the write".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! One incarnation of the engine: the real kernel, store, chain and cron actors over the simulated world, composed as the
+//! command line composes them, but on one thread.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History};
+use nexum_host_ifaces::{blocking::Blocking, clock::Clock, limits::Limits, port::Port};
+use nexum_kernel::{
+    KernelArgs, KernelHandle, Ports, ServiceSpec,
+    admin::{AdminMsg, ModuleSpec, Node},
+    engine::WasmEngine,
+};
+use nexum_store::Store;
+use prometheus::Registry;
+use ractor::{ActorCell, ActorRef, Message, SpawnErr};
+
+use crate::{
+    chance::Chance,
+    dial::{self, Net},
+    disk::SimDisk,
+    scenario::Scenario,
+    trace::{SimClock, Trace, lock},
+};
+
+/// What outlives an incarnation, and what all share.
+pub struct Machine {
+    pub scenario: Scenario,
+    pub directory: PathBuf,
+    /// Manifests of the modules.
+    pub modules: Vec<PathBuf>,
+    pub wasm: WasmEngine,
+    pub clock: Arc<SimClock>,
+    pub disk: Arc<SimDisk>,
+    /// Headers that the chain actors keep.
+    pub histories: Vec<History>,
+    pub jitter: Arc<Mutex<Chance>>,
+    pub trace: Trace,
+}
+
+pub struct Engine {
+    admin: Port<AdminMsg>,
+    pub store: Arc<Store>,
+    /// The living actor of each service, by name.
+    actors: Arc<Mutex<BTreeMap<String, ActorCell>>>,
+}
+
+impl Engine {
+    pub async fn start(machine: &Machine, net: &Net) -> Result<(Self, KernelHandle), String> {
+        let clock: Arc<dyn Clock> = machine.clock.clone();
+        let registry = Registry::new();
+        let mut options = nexum_store::Options::new(clock.clone(), registry.clone());
+        options.blocking = Blocking::Inline;
+        options.disk = Some(machine.disk.clone());
+        // As small as the run: opening is what a simulation does most.
+        options.write_buffer_bytes = 4 << 20;
+        let store = Store::open(store_directory(&machine.directory), &options).map_err(|error| error.to_string())?;
+        machine.disk.opened(&store);
+
+        let ports = Ports {
+            store: Port::new("store"),
+            view: store.clone(),
+            chains: machine.scenario.chains.iter().map(|chain| (chain.id, Port::new("chain"))).collect(),
+            cron: Port::new("cron"),
+            admin: Port::new("kernel"),
+        };
+        let actors = Actors::default();
+        let mut services = vec![actors.service("store", ports.store.clone(), {
+            let store = store.clone();
+            move |supervisor| {
+                let args = nexum_store::Args { store: store.clone() };
+                async move { nexum_store::spawn(args, supervisor).await.map(|(actor, _)| actor) }
+            }
+        })];
+        let metrics = ChainMetrics::register(&registry).map_err(|error| error.to_string())?;
+        for (index, plan) in machine.scenario.chains.iter().enumerate() {
+            let Some(port) = ports.chains.get(&plan.id) else { continue };
+            let mut config = ChainConfig::new(plan.id, Vec::<String>::new());
+            config.endpoints = (0..)
+                .zip(&plan.nodes)
+                .map(|(node, plan)| EndpointConfig {
+                    url: dial::url(index, node, plan.websocket),
+                    priority: u32::try_from(node).unwrap_or(0),
+                })
+                .collect();
+            config.timeout = Duration::from_secs(5);
+            config.poll_interval = Duration::from_millis(plan.block_ms.max(1_000));
+            config.max_log_range = plan.max_log_range;
+            config.window_blocks = plan.window_blocks;
+            let (net, clock, history) = (net.clone(), clock.clone(), machine.histories[index].clone());
+            let metrics = metrics.clone();
+            services.push(actors.service(&format!("chain {}", plan.id), port.clone(), move |supervisor| {
+                let source = nexum_chain::Source::Dialled(config.clone(), Arc::new(net.clone()));
+                let (clock, metrics, history) = (clock.clone(), metrics.clone(), history.clone());
+                let args = nexum_chain::Args { source, clock, metrics, history };
+                async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
+            }));
+        }
+        services.push(actors.service("cron", ports.cron.clone(), {
+            let clock = clock.clone();
+            move |supervisor| {
+                let args = nexum_cron::Args { clock: clock.clone() };
+                async move { nexum_cron::spawn(args, supervisor).await.map(|(actor, _)| actor) }
+            }
+        }));
+
+        let admin = ports.admin.clone();
+        let spec = |source: &PathBuf| ModuleSpec {
+            source: source.clone(),
+            denied: Vec::new(),
+            ceiling: None,
+            config: BTreeMap::new(),
+            extra_methods: Vec::new(),
+        };
+        let jitter = machine.jitter.clone();
+        let kernel = KernelHandle::start(KernelArgs {
+            services,
+            ports,
+            modules: machine.modules.iter().map(spec).collect(),
+            ceiling: Limits::default(),
+            roster: machine.directory.join("roster.json"),
+            engine: machine.wasm.clone(),
+            blocking: Blocking::Inline,
+            clock,
+            registry,
+            schedule_check: Arc::new(nexum_cron::check),
+            jitter: Arc::new(move || lock(&jitter).unit()),
+        })
+        .await
+        .map_err(|error| error.to_string())?;
+        Ok((Self { admin, store, actors: actors.0 }, kernel))
+    }
+
+    /// Kills the actor of one service, by number.
+    pub fn kill(&self, nth: u64) -> Option<String> {
+        let actors = lock(&self.actors);
+        let nth = usize::try_from(nth).unwrap_or(0) % actors.len().max(1);
+        let (name, cell) = actors.iter().nth(nth)?;
+        cell.kill();
+        Some(name.clone())
+    }
+
+    /// The modules as the tree shows them.
+    pub async fn modules(&self) -> Vec<Node> {
+        let tree = self.admin.call(Duration::from_secs(5), AdminMsg::Tree).await;
+        let children = tree.map(|tree| tree.children).unwrap_or_default();
+        children.into_iter().find(|node| node.name == "modules").map(|node| node.children).unwrap_or_default()
+    }
+
+    pub async fn restart(&self, module: &str) {
+        let module = module.to_owned();
+        // When it does not work the module is found dead again, and asked again.
+        let _ = self.admin.call(Duration::from_secs(30), |reply| AdminMsg::Restart { module, reply }).await;
+    }
+}
+
+pub fn store_directory(directory: &Path) -> PathBuf {
+    directory.join("store")
+}
+
+#[derive(Default)]
+struct Actors(Arc<Mutex<BTreeMap<String, ActorCell>>>);
+
+impl Actors {
+    fn service<M, F, S>(&self, name: &str, port: Port<M>, spawn: S) -> ServiceSpec
+    where
+        M: Message,
+        F: Future<Output = Result<ActorRef<M>, SpawnErr>> + Send + 'static,
+        S: Fn(ActorCell) -> F + Send + Sync + 'static,
+    {
+        let (bound, actors, named) = (port.clone(), self.0.clone(), name.to_owned());
+        let start = move |supervisor: ActorCell| {
+            let (spawning, bound, actors, named) = (spawn(supervisor), bound.clone(), actors.clone(), named.clone());
+            let started = async move {
+                let actor = spawning.await.map_err(|error| error.to_string())?;
+                let cell = actor.get_cell();
+                bound.bind(actor);
+                lock(&actors).insert(named, cell.clone());
+                Ok(cell)
+            };
+            Box::pin(started) as _
+        };
+        ServiceSpec { name: name.to_owned(), start: Arc::new(start), unbind: Arc::new(move || port.unbind()) }
+    }
+}

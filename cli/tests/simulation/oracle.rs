@@ -1,0 +1,249 @@
+//! What the state of every module must be in the end, worked out from the canonical chains alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nexum_host_ifaces::{
+    Hash,
+    event::EventId,
+    store::{DeadLetter, StateView},
+};
+use nexum_store::Store;
+
+use crate::{
+    disk::short,
+    scenario::{Blocks, ChainSource, Hold, ModulePlan, Scenario},
+    world::{Block, Chain, Log, World},
+};
+
+/// Differences told of one module.
+const TOLD_MAX: usize = 6;
+
+/// The guest's draw: see `fixtures/guests/simulated`.
+fn one_in(count: u64, parts: &[&[u8]]) -> bool {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in parts.iter().copied().flatten() {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    count > 0 && ((hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 16).is_multiple_of(count)
+}
+
+/// Compares every module with what it must be; the error says what differs.
+pub fn check(scenario: &Scenario, world: &World, store: &Store, now_ms: u64) -> Result<(), String> {
+    let mut differences = Vec::new();
+    for plan in &scenario.modules {
+        match Found::read(store, plan) {
+            Ok(found) => differences.extend(found.check(world, now_ms)),
+            Err(error) => differences.push(format!("{}: {error}", plan.name)),
+        }
+    }
+    if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
+}
+
+struct Record<'a> {
+    what: &'a str,
+    count: u64,
+    seq: u64,
+}
+
+fn record(text: &str) -> Option<Record<'_>> {
+    let mut parts = text.split(' ');
+    Some(Record { what: parts.next()?, count: parts.next()?.parse().ok()?, seq: parts.next()?.parse().ok()? })
+}
+
+/// What one module left in the store.
+struct Found<'a> {
+    plan: &'a ModulePlan,
+    state: BTreeMap<String, String>,
+    letters: BTreeMap<String, DeadLetter>,
+    differences: Vec<String>,
+}
+
+impl<'a> Found<'a> {
+    fn read(store: &Store, plan: &'a ModulePlan) -> Result<Self, String> {
+        let id = store.id(&plan.name).map_err(|error| error.to_string())?;
+        let entries = store.scan(id, "", None, usize::MAX).map_err(|error| error.to_string())?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let state = entries.into_iter().map(|(key, value)| (key, text(value))).collect();
+        let letters = store.dead_letters(&plan.name).map_err(|error| error.to_string())?;
+        let letters = letters.into_iter().map(|letter| (letter.id.to_string(), letter)).collect();
+        Ok(Self { plan, state, letters, differences: Vec::new() })
+    }
+
+    fn differs(&mut self, what: String) {
+        self.differences.push(format!("{}: {what}", self.plan.name));
+    }
+
+    fn check(mut self, world: &World, now_ms: u64) -> Vec<String> {
+        for (key, value) in self.state.range("wrong/".to_owned().."wrong0".to_owned()) {
+            self.differences.push(format!("{}: {key}: {value}", self.plan.name));
+        }
+        let mut due = BTreeSet::new();
+        for source in &self.plan.chains {
+            self.source(source, &world.chains[source.chain], &mut due);
+        }
+        self.letters(&due);
+        self.ticks(now_ms);
+        if self.plan.rewinds {
+            self.sequence();
+        }
+        self.differences.truncate(TOLD_MAX);
+        self.differences
+    }
+
+    /// Everything of one chain. `due` collects the ids of all events that the module must have been given.
+    fn source(&mut self, source: &ChainSource, chain: &Chain, due: &mut BTreeSet<String>) {
+        let head = chain.canon.len() as u64 - 1;
+        let limit = match source.hold {
+            Hold::Latest => Some(head),
+            Hold::Confirmations(count) => head.checked_sub(count),
+            Hold::Safe => Some(head.saturating_sub(chain.plan.safe_lag)),
+            Hold::Finalized => Some(head.saturating_sub(chain.plan.finalized_lag)),
+        };
+        let (chain_id, mut expected) = (chain.plan.id, BTreeMap::new());
+        for block in chain.canon.iter().filter(|block| block.number >= source.start && Some(block.number) <= limit) {
+            let (number, hash) = (block.number, Hash(block.hash));
+            let logs: Vec<&Log> = block.logs.iter().filter(|log| wanted(source, log)).collect();
+            if !logs.is_empty() {
+                let id = EventId::Logs { chain_id, number, hash };
+                if !self.is_letter(&id, b"logs", block) {
+                    for log in logs {
+                        let key = format!("l/{chain_id:020}/{number:020}/{:06}", log.index);
+                        expected.insert(key, hex::encode(log.transaction));
+                    }
+                }
+                due.insert(id.to_string());
+            }
+            let key = format!("b/{chain_id:020}/{number:020}");
+            // What stands there may be of a retracted block, when nothing is undone.
+            let hashed = hex::encode(block.hash);
+            let has = self.state.get(&key).is_some_and(|text| self.plan.rewinds || text.starts_with(&hashed));
+            let skipped = source.blocks == Blocks::Latest && Some(number) != limit && !has;
+            let id = EventId::Block { chain_id, number, hash };
+            let skipped = skipped && !self.letters.contains_key(&id.to_string());
+            if source.blocks != Blocks::None && !skipped {
+                if !self.is_letter(&id, b"block", block) {
+                    expected.insert(key, hex::encode(block.hash));
+                }
+                due.insert(id.to_string());
+            }
+        }
+        self.compare(chain_id, &expected);
+    }
+
+    fn compare(&mut self, chain_id: u64, expected: &BTreeMap<String, String>) {
+        let mut differences = Vec::new();
+        for (key, what) in expected {
+            match self.state.get(key).map(|text| (text, record(text))) {
+                None => differences.push(format!("lost: {key}")),
+                Some((_, Some(found))) if found.what == what && (found.count == 1 || !self.plan.rewinds) => {}
+                Some((text, _)) => differences.push(format!("{key} is {text}, not {what}")),
+            }
+        }
+        if self.plan.rewinds {
+            for kind in ["b", "l"] {
+                let (from, to) = (format!("{kind}/{chain_id:020}/"), format!("{kind}/{chain_id:020}0"));
+                for (key, text) in self.state.range(from..to).filter(|(key, _)| !expected.contains_key(*key)) {
+                    differences.push(format!("not of the chain: {key} {text}"));
+                }
+            }
+        }
+        differences.into_iter().for_each(|difference| self.differs(difference));
+    }
+
+    /// Whether the event is a dead letter; a poisoned one must be.
+    fn is_letter(&mut self, id: &EventId, kind: &[u8], block: &Block) -> bool {
+        let is = self.letters.contains_key(&id.to_string());
+        if one_in(self.plan.poison, &[kind, &block.hash]) && !is {
+            self.differs(format!("poisoned, but no dead letter: {}", short(id)));
+        }
+        is
+    }
+
+    /// Dead letters are of events that the module was given, failed as often as allowed, and could fail.
+    fn letters(&mut self, due: &BTreeSet<String>) {
+        let mut differences = Vec::new();
+        for (id, letter) in &self.letters {
+            let of_chain = matches!(letter.id, EventId::Block { .. } | EventId::Logs { .. });
+            if of_chain && self.plan.rewinds && !due.contains(id) {
+                differences.push(format!("a dead letter that is not of the chain: {}", short(&letter.id)));
+            }
+            let poisoned = match &letter.id {
+                EventId::Block { hash, .. } => one_in(self.plan.poison, &[b"block", &hash.0]),
+                EventId::Logs { hash, .. } => one_in(self.plan.poison, &[b"logs", &hash.0]),
+                _ => self.plan.poison > 0,
+            };
+            if letter.attempts != self.plan.attempts_max || (!poisoned && self.plan.flaky == 0) {
+                let (id, error) = (short(&letter.id), &letter.error);
+                differences.push(format!("dead letter {id} after {} attempts: {error}", letter.attempts));
+            }
+        }
+        differences.into_iter().for_each(|difference| self.differs(difference));
+    }
+
+    fn ticks(&mut self, now_ms: u64) {
+        let Some(cron) = &self.plan.cron else { return };
+        let mut times = BTreeSet::new();
+        let mut differences = Vec::new();
+        for (key, text) in self.state.range("t/".to_owned().."t0".to_owned()) {
+            if record(text).is_none_or(|found| found.count != 1) {
+                differences.push(format!("{key} is {text}"));
+            }
+            times.extend(key[2..].parse::<u64>());
+        }
+        for letter in self.letters.values() {
+            if let EventId::Tick { fired_at, .. } = letter.id {
+                times.insert(fired_at);
+            }
+        }
+        let last = times.last().copied().unwrap_or(0);
+        if last + 2 * cron.period_ms < now_ms {
+            differences.push(format!("the last tick was at {last}, now it is {now_ms}"));
+        }
+        let first = times.first().copied().unwrap_or(0);
+        let all = (last - first) / cron.period_ms + 1;
+        if cron.missed == "all" && all != times.len() as u64 {
+            differences.push(format!("{} of {all} ticks", times.len()));
+        }
+        differences.into_iter().for_each(|difference| self.differs(difference));
+    }
+
+    /// Every event that the state counts is there, and those of a chain came in its order.
+    fn sequence(&mut self) {
+        let mut seqs = BTreeSet::new();
+        let mut orders: BTreeMap<&str, Vec<(u64, u64, bool)>> = BTreeMap::new();
+        for (key, text) in &self.state {
+            let parts: Vec<&str> = key.split('/').collect();
+            match (parts.as_slice(), record(text)) {
+                (["r", seq], _) => seqs.extend(seq.parse::<u64>()),
+                ([kind @ ("b" | "l"), chain, number, ..], Some(found)) => {
+                    seqs.insert(found.seq);
+                    orders.entry(chain).or_default().push((found.seq, number.parse().unwrap_or(0), *kind == "b"));
+                }
+                (["t", _], Some(found)) => {
+                    seqs.insert(found.seq);
+                }
+                _ => {}
+            }
+        }
+        let count = self.state.get("n").and_then(|text| text.parse().ok()).unwrap_or(0_u64);
+        let mut differences = Vec::new();
+        if !seqs.iter().copied().eq(1..=count) {
+            let lost: Vec<u64> = (1..=count).filter(|seq| !seqs.contains(seq)).take(5).collect();
+            differences.push(format!("{count} events were counted, {} are there; missing {lost:?}", seqs.len()));
+        }
+        for (chain, mut order) in orders {
+            order.sort_unstable();
+            if let Some(pair) = order.windows(2).find(|pair| (pair[0].1, pair[0].2) > (pair[1].1, pair[1].2)) {
+                differences.push(format!("chain {chain}: out of order at {pair:?}"));
+            }
+        }
+        differences.into_iter().for_each(|difference| self.differs(difference));
+    }
+}
+
+fn wanted(source: &ChainSource, log: &Log) -> bool {
+    source.logs.iter().any(|plan| {
+        (plan.contracts.is_empty() || plan.contracts.contains(&log.contract))
+            && (plan.signatures.is_empty() || plan.signatures.contains(&log.signature))
+    })
+}

@@ -1,0 +1,308 @@
+//! One run of one scenario: incarnations of the engine one after the other until the world is calm and every module is
+//! what it must be, or a difference stays.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use nexum_chain::History;
+use nexum_host_ifaces::clock::Clock;
+use nexum_kernel::engine::WasmEngine;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::{
+    chance::Chance,
+    dial::Net,
+    disk::SimDisk,
+    engine::{Engine, Machine},
+    oracle,
+    scenario::Scenario,
+    trace::{SimClock, Trace, lock},
+    world::World,
+};
+
+/// How long after the world calmed down everything must be right: some of the longest waits that the engine has, which
+/// are five minutes, one after the other. Milliseconds.
+const PATIENCE_MS: u64 = 40 * 60_000;
+/// How long what is right must stay right.
+const STAYS_MS: u64 = 45_000;
+/// The first look at the modules after the calm; further ones come at growing distances.
+const FIRST_LOOK_MS: u64 = 2_000;
+
+/// Orders to start dead modules again.
+const RESTARTS_MAX: u64 = 100;
+
+pub struct Report {
+    pub result: Result<(), String>,
+    pub trace: Trace,
+    pub writes: u64,
+    pub crashes: u32,
+    pub simulated_ms: u64,
+}
+
+/// Where the component lies and machine code is kept.
+pub struct Shop {
+    pub component: PathBuf,
+    pub cache: PathBuf,
+}
+
+enum End {
+    Crashed,
+    Done,
+    Failed(String),
+}
+
+pub fn run(seed: u64, scenario: Scenario, shop: &Shop) -> Result<Report, String> {
+    let clock = Arc::new(SimClock::default());
+    let trace = Trace::new(clock.clone());
+    let _subscribed = tracing::subscriber::set_default(trace.clone());
+    let directory = directory()?;
+    let machine = machine(seed, scenario, shop, directory.path(), clock, &trace)?;
+    let world = Arc::new(Mutex::new(World::new(seed, &machine.scenario, trace.clone())));
+    let mut life = Life::new(seed, &machine);
+    machine.scenario.chains.iter().for_each(|plan| trace.note(format_args!("{plan:?}")));
+    machine.scenario.modules.iter().for_each(|plan| trace.note(format_args!("{plan:?}")));
+    let result = loop {
+        match incarnation(&machine, &world, &mut life) {
+            End::Crashed => {
+                let down = life.downtime();
+                machine.clock.pass(down);
+                lock(&world).advance_to(machine.clock.elapsed_ms());
+                machine.disk.revive();
+            }
+            End::Done => break Ok(()),
+            End::Failed(reason) => break Err(reason),
+        }
+    };
+    let violations = machine.disk.violations();
+    let result = match (result, violations.is_empty()) {
+        (result, true) => result,
+        (_, false) => Err(violations.join("\n")),
+    };
+    let (writes, crashes) = (machine.disk.writes(), machine.disk.crashes());
+    Ok(Report { result, trace, writes, crashes, simulated_ms: machine.clock.elapsed_ms() })
+}
+
+/// In memory where the system has such a directory: nothing here needs a real disk.
+fn directory() -> Result<TempDir, String> {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { TempDir::with_prefix_in("nexum-sim-", memory) } else { TempDir::new() };
+    made.map_err(|error| error.to_string())
+}
+
+fn machine(
+    seed: u64,
+    scenario: Scenario,
+    shop: &Shop,
+    directory: &Path,
+    clock: Arc<SimClock>,
+    trace: &Trace,
+) -> Result<Machine, String> {
+    let bytes = fs::read(&shop.component)
+        .map_err(|error| format!("{}: {error}; `make guests` builds it", shop.component.display()))?;
+    let hash = hex::encode(Sha256::digest(&bytes));
+    let mut modules = Vec::new();
+    for plan in &scenario.modules {
+        let bundle = directory.join("modules").join(&plan.name);
+        let made = fs::create_dir_all(&bundle)
+            .and_then(|()| fs::write(bundle.join("nexum.toml"), plan.manifest(&hash, &scenario.chains)))
+            .and_then(|()| symlink(&shop.component, bundle.join("module.wasm")));
+        made.map_err(|error| error.to_string())?;
+        modules.push(bundle);
+    }
+    Ok(Machine {
+        disk: SimDisk::new(seed, scenario.faults.clone(), trace.clone()),
+        histories: scenario.chains.iter().map(|_| History::default()).collect(),
+        jitter: Arc::new(Mutex::new(Chance::new(seed, "jitter"))),
+        wasm: WasmEngine::without_wall_clock(&shop.cache).map_err(|error| error.to_string())?,
+        directory: directory.to_owned(),
+        trace: trace.clone(),
+        scenario,
+        modules,
+        clock,
+    })
+}
+
+/// When what befalls the engine, over all its incarnations.
+struct Life {
+    chance: Chance,
+    calm_at: u64,
+    crash_at: u64,
+    kill_at: u64,
+    jump_at: u64,
+    look_at: u64,
+    looks: u64,
+    restarts: u64,
+    right_since: Option<u64>,
+    last_difference: String,
+}
+
+impl Life {
+    fn new(seed: u64, machine: &Machine) -> Self {
+        let faults = &machine.scenario.faults;
+        let mut chance = Chance::new(seed, "life");
+        let [crash_at, kill_at, jump_at] = [faults.crash_every_ms, faults.kill_actor_every_ms, faults.jump_every_ms]
+            .map(|mean| after(&mut chance, 0, mean));
+        Self {
+            chance,
+            calm_at: machine.scenario.live_ms,
+            crash_at,
+            kill_at,
+            jump_at,
+            look_at: u64::MAX,
+            looks: 0,
+            restarts: 0,
+            right_since: None,
+            last_difference: String::new(),
+        }
+    }
+
+    fn downtime(&mut self) -> Duration {
+        let ms = match self.chance.below(10) {
+            0..=5 => self.chance.below(2_000),
+            6..=8 => self.chance.between(2_000, 30_000),
+            _ => self.chance.between(30_000, 300_000),
+        };
+        Duration::from_millis(ms)
+    }
+}
+
+/// The next time something happens that happens every so often.
+fn after(chance: &mut Chance, now_ms: u64, mean_ms: u64) -> u64 {
+    if mean_ms == 0 { u64::MAX } else { now_ms + chance.between(mean_ms / 4, mean_ms * 7 / 4) }
+}
+
+fn incarnation(machine: &Machine, world: &Arc<Mutex<World>>, life: &mut Life) -> End {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return End::Failed(error.to_string()),
+    };
+    runtime.block_on(async {
+        machine.clock.enter();
+        let end = lifetime(machine, world, life).await;
+        // From here on time stands still; it is the runtime's, which ends.
+        machine.clock.leave();
+        end
+    })
+}
+
+async fn lifetime(machine: &Machine, world: &Arc<Mutex<World>>, life: &mut Life) -> End {
+    machine.trace.note(format_args!("START"));
+    let net = Net::new(world.clone());
+    let (engine, mut kernel) = match Engine::start(machine, &net).await {
+        Ok(started) => started,
+        Err(_) if machine.disk.is_dead() => return End::Crashed,
+        Err(error) => return End::Failed(format!("the engine does not start: {error}")),
+    };
+    tokio::select! {
+        biased;
+        () = machine.disk.died.notified() => End::Crashed,
+        ended = kernel.wait() => {
+            machine.trace.note(format_args!("THE ENGINE GAVE UP {ended:?}"));
+            machine.disk.die("by its own word");
+            End::Crashed
+        }
+        end = live(machine, &engine, &net, life) => end,
+    }
+}
+
+async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) -> End {
+    let (faults, clock) = (&machine.scenario.faults, &machine.clock);
+    loop {
+        let next = [life.calm_at, life.crash_at, life.kill_at, life.jump_at, life.look_at];
+        let next = next.into_iter().min().unwrap_or(u64::MAX).min(lock(&net.world).next_ms());
+        let wait = next.saturating_sub(clock.elapsed_ms()).max(1);
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let now = clock.elapsed_ms();
+        let stirred = lock(&net.world).advance_to(now);
+        if stirred {
+            net.stir();
+        }
+        if now >= life.calm_at {
+            life.calm_at = u64::MAX;
+            (life.crash_at, life.kill_at, life.jump_at) = (u64::MAX, u64::MAX, u64::MAX);
+            machine.trace.note(format_args!("CALM"));
+            machine.disk.calm_down();
+            lock(&net.world).calm_down();
+            net.stir();
+            life.look_at = now + FIRST_LOOK_MS;
+        }
+        if now >= life.crash_at {
+            life.crash_at = after(&mut life.chance, now, faults.crash_every_ms);
+            if machine.disk.may_crash() {
+                machine.disk.die("at any moment");
+            }
+        }
+        if now >= life.kill_at {
+            life.kill_at = after(&mut life.chance, now, faults.kill_actor_every_ms);
+            let name = engine.kill(life.chance.next());
+            machine.trace.note(format_args!("KILL {name:?}"));
+        }
+        if now >= life.jump_at {
+            life.jump_at = after(&mut life.chance, now, faults.jump_every_ms);
+            let by_ms = life.chance.between(0, 240_000).cast_signed() - 120_000;
+            machine.trace.note(format_args!("JUMP of the calendar by {by_ms} ms"));
+            clock.jump(by_ms);
+        }
+        if now >= life.look_at
+            && let Some(end) = look(machine, engine, net, life, now).await
+        {
+            return end;
+        }
+    }
+}
+
+/// Looks whether everything is as it must be.
+async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, now: u64) -> Option<End> {
+    let modules = engine.modules().await;
+    let mut restarted = false;
+    for module in &modules {
+        if module.state == "DEAD" {
+            machine.trace.note(format_args!("ORDER restart {}", module.name));
+            engine.restart(&module.name).await;
+            restarted = true;
+        }
+    }
+    let still: Vec<String> = modules
+        .iter()
+        .filter(|module| module.state != "RUN")
+        .map(|module| format!("{} is {} {}", module.name, module.state, module.summary))
+        .collect();
+    let checked = match still.is_empty() && modules.len() == machine.scenario.modules.len() {
+        true => oracle::check(&machine.scenario, &lock(&net.world), &engine.store, machine.clock.now_ms()),
+        false => Err(format!("{}: {}", modules.len(), still.join(", "))),
+    };
+    match checked {
+        Ok(()) => {
+            let since = *life.right_since.get_or_insert(now);
+            if now >= since + STAYS_MS {
+                return Some(End::Done);
+            }
+            life.look_at = since + STAYS_MS;
+        }
+        Err(difference) if life.right_since.is_some() => {
+            return Some(End::Failed(format!("it was right, and then it was not:\n{difference}")));
+        }
+        Err(difference) => {
+            life.last_difference = difference;
+            // It goes on where it died; many events may make it die again, but not for ever.
+            life.restarts += u64::from(restarted);
+            if restarted && life.restarts < RESTARTS_MAX {
+                life.looks = 0;
+            }
+            life.looks += 1;
+            let since_calm = FIRST_LOOK_MS << life.looks.min(20);
+            if since_calm > PATIENCE_MS {
+                return Some(End::Failed(life.last_difference.clone()));
+            }
+            life.look_at = now + (FIRST_LOOK_MS << (life.looks - 1)).min(300_000);
+        }
+    }
+    None
+}

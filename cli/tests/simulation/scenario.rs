@@ -1,0 +1,341 @@
+//! What a seed stands for: chains, nodes, modules and the faults that befall them.
+
+use std::fmt::Write;
+
+use crate::chance::Chance;
+
+/// Contracts and event signatures that logs are drawn from.
+pub const CONTRACTS: u64 = 4;
+pub const SIGNATURES: u64 = 3;
+
+pub fn contract(index: u64) -> [u8; 20] {
+    [0xc0 + index as u8; 20]
+}
+
+pub fn signature(index: u64) -> [u8; 32] {
+    [0x50 + index as u8; 32]
+}
+
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    pub chains: Vec<ChainPlan>,
+    pub modules: Vec<ModulePlan>,
+    pub faults: FaultPlan,
+    /// How long faults befall it and blocks are made, milliseconds.
+    pub live_ms: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct ChainPlan {
+    pub id: u64,
+    /// Blocks that are there at the start.
+    pub history: u64,
+    pub block_ms: u64,
+    /// Of a hundred new heads, so many are reorgs.
+    pub reorg_percent: u64,
+    pub reorg_depth_max: u64,
+    pub safe_lag: u64,
+    pub finalized_lag: u64,
+    pub blooms: bool,
+    /// Of a hundred blocks, so many log something.
+    pub log_percent: u64,
+    pub window_blocks: usize,
+    pub max_log_range: u64,
+    pub nodes: Vec<NodePlan>,
+}
+
+#[derive(Debug, Clone)]
+pub struct NodePlan {
+    pub websocket: bool,
+    /// Of a request and its answer, at most.
+    pub delay_ms_max: u64,
+    /// Until it has what the chain has, at most.
+    pub lag_ms_max: u64,
+    pub remembers_orphans: bool,
+    /// Of ten thousand new heads, so many begin a bad time for the node.
+    pub trouble: u64,
+    /// Of ten thousand requests, so many fail in a good time too.
+    pub hiccups: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    Latest,
+    Confirmations(u64),
+    Safe,
+    Finalized,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocks {
+    None,
+    All,
+    Latest,
+}
+
+#[derive(Debug, Clone)]
+pub struct LogPlan {
+    pub contracts: Vec<u64>,
+    pub signatures: Vec<u64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ChainSource {
+    /// Index into the scenario's chains.
+    pub chain: usize,
+    pub hold: Hold,
+    pub blocks: Blocks,
+    pub logs: Vec<LogPlan>,
+    pub start: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct CronSource {
+    pub period_ms: u64,
+    pub missed: &'static str,
+}
+
+#[derive(Debug, Clone)]
+pub struct ModulePlan {
+    pub name: String,
+    pub rewinds: bool,
+    pub chains: Vec<ChainSource>,
+    pub cron: Option<CronSource>,
+    pub poison: u64,
+    pub how: &'static str,
+    pub flaky: u64,
+    pub flush: bool,
+    pub failures_max: u32,
+    pub attempts_max: u32,
+}
+
+/// Chances are of ten thousand.
+#[derive(Debug, Clone, Default)]
+pub struct FaultPlan {
+    pub crash_before_write: u64,
+    pub crash_after_write: u64,
+    pub write_error: u64,
+    /// The write is there, but is said to have failed.
+    pub acknowledgement_lost: u64,
+    pub slow_write: u64,
+    /// Mean time between, milliseconds; 0 is never.
+    pub crash_every_ms: u64,
+    pub kill_actor_every_ms: u64,
+    pub jump_every_ms: u64,
+    pub crashes_max: u32,
+    /// The engine dies at exactly this write, before or after it.
+    pub crash_at: Option<(u64, When)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    Before,
+    After,
+}
+
+impl Scenario {
+    pub fn draw(seed: u64) -> Self {
+        let mut chance = Chance::new(seed, "scenario");
+        let chains: Vec<ChainPlan> =
+            (0..*chance.pick(&[1, 1, 1, 2, 2, 3])).map(|nth| chain(&mut chance, nth)).collect();
+        let modules = (0..chance.between(2, 5)).map(|nth| module(&mut chance, nth, &chains)).collect();
+        let slowest = chains.iter().map(|chain| chain.block_ms).max().unwrap_or(1);
+        let live_ms = (slowest * chance.between(20, 60)).min(600_000);
+        let faults = faults(&mut chance);
+        Self { chains, modules, faults, live_ms }
+    }
+
+    /// A short and simple one, for trying every crash point.
+    pub fn short(crash_at: Option<(u64, When)>) -> Self {
+        let mut chance = Chance::new(7, "short");
+        let mut chain = chain(&mut chance, 0);
+        chain.history = 8;
+        chain.block_ms = 3_000;
+        chain.reorg_percent = 20;
+        chain.reorg_depth_max = 4;
+        chain.log_percent = 70;
+        chain.nodes.truncate(1);
+        for node in &mut chain.nodes {
+            (node.trouble, node.hiccups, node.lag_ms_max, node.delay_ms_max) = (0, 0, 200, 50);
+        }
+        let source = |hold, logs| ChainSource { chain: 0, hold, blocks: Blocks::All, logs, start: 5 };
+        let all = || vec![LogPlan { contracts: vec![0, 1, 2], signatures: vec![] }];
+        let plain = |name: &str, rewinds, chains| ModulePlan {
+            name: name.into(),
+            rewinds,
+            chains,
+            cron: None,
+            poison: 0,
+            how: "trap",
+            flaky: 0,
+            flush: false,
+            failures_max: 10,
+            attempts_max: 2,
+        };
+        let cron = Some(CronSource { period_ms: 10_000, missed: "all" });
+        let modules = vec![
+            ModulePlan { cron, ..plain("rewinds", true, vec![source(Hold::Latest, all())]) },
+            ModulePlan { poison: 9, flush: true, ..plain("poisoned", true, vec![source(Hold::Latest, all())]) },
+            plain("told", false, vec![source(Hold::Confirmations(2), vec![])]),
+        ];
+        let faults = FaultPlan { crash_at, crashes_max: 1, ..FaultPlan::default() };
+        Self { chains: vec![chain], modules, faults, live_ms: 60_000 }
+    }
+}
+
+fn chain(chance: &mut Chance, nth: u64) -> ChainPlan {
+    let forks = *chance.pick(&[0, 5, 10, 25]);
+    let nodes = (0..*chance.pick(&[1, 2, 2, 3])).map(|_| node(chance)).collect();
+    let safe_lag = chance.between(1, 12);
+    ChainPlan {
+        id: nth + 1,
+        history: *chance.pick(&[3, 20, 60, 150]),
+        block_ms: *chance.pick(&[1_000, 2_000, 4_000, 12_000]),
+        reorg_percent: forks,
+        reorg_depth_max: *chance.pick(&[1, 3, 8, 20]),
+        safe_lag,
+        finalized_lag: safe_lag * 2,
+        blooms: chance.percent(80),
+        log_percent: *chance.pick(&[10, 50, 90]),
+        window_blocks: *chance.pick(&[64, 128, 256]),
+        max_log_range: *chance.pick(&[1, 7, 50, 2_000]),
+        nodes,
+    }
+}
+
+fn node(chance: &mut Chance) -> NodePlan {
+    NodePlan {
+        websocket: chance.percent(60),
+        delay_ms_max: *chance.pick(&[5, 50, 400]),
+        lag_ms_max: *chance.pick(&[1, 100, 3_000]),
+        remembers_orphans: chance.percent(50),
+        trouble: *chance.pick(&[0, 100, 500, 1_000]),
+        hiccups: *chance.pick(&[0, 20, 200]),
+    }
+}
+
+fn source(chance: &mut Chance, index: usize, chain: &ChainPlan) -> ChainSource {
+    let hold = match chance.below(10) {
+        0..=5 => Hold::Latest,
+        6..=7 => Hold::Confirmations(chance.between(1, 8)),
+        8 => Hold::Safe,
+        _ => Hold::Finalized,
+    };
+    let mut blocks = *chance.pick(&[Blocks::All, Blocks::All, Blocks::All, Blocks::None, Blocks::Latest]);
+    let logs: Vec<LogPlan> = (0..chance.below(3)).map(|_| log_plan(chance)).collect();
+    if logs.is_empty() && blocks == Blocks::None {
+        blocks = Blocks::All;
+    }
+    ChainSource { chain: index, hold, blocks, logs, start: chance.between(1, chain.history + 2) }
+}
+
+fn log_plan(chance: &mut Chance) -> LogPlan {
+    let contracts = (0..CONTRACTS).filter(|_| chance.percent(40)).collect();
+    let signatures = if chance.percent(50) { vec![] } else { vec![chance.below(SIGNATURES)] };
+    LogPlan { contracts, signatures }
+}
+
+fn module(chance: &mut Chance, nth: u64, chains: &[ChainPlan]) -> ModulePlan {
+    let rewinds = chance.percent(75);
+    let mut sources = Vec::new();
+    for (index, chain) in chains.iter().enumerate() {
+        if chance.percent(if chains.len() == 1 { 95 } else { 60 }) {
+            sources.push(source(chance, index, chain));
+        }
+    }
+    let fails = chance.percent(40);
+    let (how, rule) = (*chance.pick(&["trap", "error", "fuel"]), *chance.pick(&["all", "once", "skip"]));
+    let cron = (sources.is_empty() || chance.percent(30)).then(|| CronSource {
+        period_ms: *chance.pick(&[5_000, 20_000, 60_000]),
+        // What a rule leaves out is left out again, or not, when a rewind repeats it.
+        missed: if rewinds && !sources.is_empty() { "all" } else { rule },
+    });
+    ModulePlan {
+        name: format!("m{nth}"),
+        rewinds,
+        chains: sources,
+        cron,
+        poison: if fails { *chance.pick(&[0, 9, 25]) } else { 0 },
+        how,
+        flaky: if fails { *chance.pick(&[0, 6, 20]) } else { 0 },
+        flush: chance.percent(50),
+        failures_max: *chance.pick(&[4, 10]),
+        attempts_max: *chance.pick(&[1, 2, 3]),
+    }
+}
+
+fn faults(chance: &mut Chance) -> FaultPlan {
+    FaultPlan {
+        crash_before_write: *chance.pick(&[0, 30, 100]),
+        crash_after_write: *chance.pick(&[0, 30, 100]),
+        write_error: *chance.pick(&[0, 0, 30, 150]),
+        acknowledgement_lost: *chance.pick(&[0, 0, 30, 100]),
+        slow_write: *chance.pick(&[0, 50, 500]),
+        crash_every_ms: *chance.pick(&[0, 30_000, 120_000]),
+        kill_actor_every_ms: *chance.pick(&[0, 0, 30_000, 120_000]),
+        jump_every_ms: *chance.pick(&[0, 0, 0, 60_000]),
+        crashes_max: *chance.pick(&[0, 2, 5]) as u32,
+        crash_at: None,
+    }
+}
+
+impl ModulePlan {
+    /// The manifest, for a component with this hash.
+    pub fn manifest(&self, component: &str, chains: &[ChainPlan]) -> String {
+        let mut text = format!(
+            "[module]\nname = \"{}\"\nversion = \"0.3.0\"\ncomponent = \"sha256:{component}\"\non_reorg = \"{}\"\n\
+             [module.resources]\nmax_memory_bytes = 16777216\nmax_fuel_per_event = 3000000\nevent_deadline = \"10s\"\n\
+             [module.restart]\nmax_consecutive_failures = {}\nmax_event_attempts = {}\nbackoff = [\"1s\", \"1m\"]\n",
+            self.name,
+            if self.rewinds { "rewind" } else { "notify" },
+            self.failures_max,
+            self.attempts_max,
+        );
+        let ids: Vec<String> = self.chains.iter().map(|source| chains[source.chain].id.to_string()).collect();
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "[chains]\nrequired = [{}]", ids.join(", "));
+        let _ = writeln!(text, "[capabilities]\nrequired = [\"local-store\", \"clock\"]");
+        let _ = writeln!(
+            text,
+            "[config]\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}",
+            self.poison,
+            self.how,
+            self.flaky,
+            self.flush,
+            self.chains.iter().any(|source| source.blocks == Blocks::Latest),
+        );
+        for source in &self.chains {
+            let hold = match source.hold {
+                Hold::Latest => String::new(),
+                Hold::Confirmations(count) => format!("confirmations = {count}\n"),
+                Hold::Safe => "finality = \"safe\"\n".into(),
+                Hold::Finalized => "finality = \"finalized\"\n".into(),
+            };
+            let common = format!("chain_id = {}\nstart_block = {}\n{hold}", chains[source.chain].id, source.start);
+            if source.blocks != Blocks::None {
+                let missed = if source.blocks == Blocks::All { "all" } else { "latest" };
+                let _ = write!(text, "[[subscription]]\nkind = \"block\"\nmissed = \"{missed}\"\n{common}");
+            }
+            for log in &source.logs {
+                let list = |items: Vec<String>| items.join("\", \"");
+                let _ = write!(text, "[[subscription]]\nkind = \"log\"\n{common}");
+                if !log.contracts.is_empty() {
+                    let addresses = log.contracts.iter().map(|index| format!("0x{}", hex::encode(contract(*index))));
+                    let _ = writeln!(text, "address = [\"{}\"]", list(addresses.collect()));
+                }
+                if !log.signatures.is_empty() {
+                    let topics = log.signatures.iter().map(|index| format!("0x{}", hex::encode(signature(*index))));
+                    let _ = writeln!(text, "topics = [[\"{}\"]]", list(topics.collect()));
+                }
+            }
+        }
+        if let Some(cron) = &self.cron {
+            let _ = write!(
+                text,
+                "[[subscription]]\nkind = \"cron\"\nevery = \"{}ms\"\nmissed = \"{}\"\n",
+                cron.period_ms, cron.missed
+            );
+        }
+        text
+    }
+}
