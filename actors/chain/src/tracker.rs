@@ -343,6 +343,12 @@ impl Tracker {
         waiting: &mut Waiting,
         limit: u64,
     ) -> Option<Option<Answer>> {
+        // A reorg leads a cursor to the common ancestor, but what lies before the start is of no interest.
+        if let Some(before) = watch.interest.start_block.map(|start| start.saturating_sub(1))
+            && waiting.at.number < before
+        {
+            waiting.at = Position { number: before, hash: None, part: Part::Block };
+        }
         let mut scan = Scan {
             chain_id: self.chain_id,
             window: &mut self.window,

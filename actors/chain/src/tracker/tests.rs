@@ -235,6 +235,18 @@ fn a_module_that_was_away_when_the_head_moved_learns_what_is_final() {
 }
 
 #[test]
+fn a_reorg_below_the_start_brings_nothing_from_before_it() {
+    let from_990 = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: Some(990), hold: Hold::Latest });
+    let mut bench = Bench::new(100, 1_000);
+    bench.switch(1, 980, 1_003);
+    let seat = bench.pull("a", Cursor::block(980, hash(0, 980)), &from_990);
+    let answers = bench.answers.remove(&seat).unwrap_or_default();
+    let [Answer::Events { deliveries, .. }] = &answers[..] else { panic!("{answers:?}") };
+    let numbers: Vec<u64> = deliveries.iter().filter_map(|delivery| delivery.id.block()).map(|(_, n)| n).collect();
+    assert_eq!(numbers, (990..=1_003).collect::<Vec<_>>());
+}
+
+#[test]
 fn modules_at_one_cursor_cost_one_read_of_history() {
     let mut bench = Bench::new(100, 50_000);
     bench.jobs.clear();
