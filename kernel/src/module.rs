@@ -263,6 +263,11 @@ impl State {
         match reply.answer {
             Answer::Events { deliveries, progress, .. } if !running.replay.is_empty() => {
                 running.replay_from(&self.args, index, deliveries, progress).await?;
+                // Once nothing is left to replay, every source goes on: none was asked meanwhile.
+                return match self.args.status.wish() {
+                    Wish::Run => running.go_on_with_all(&self.args).await,
+                    Wish::Hold => running.settle(&self.args).await,
+                };
             }
             Answer::Events { deliveries, progress, skipped } => {
                 running.metrics.skipped.inc_by(skipped);
