@@ -116,6 +116,7 @@ impl Engine {
             ceiling: None,
             config: BTreeMap::new(),
             extra_methods: Vec::new(),
+            record: None,
         };
         let jitter = machine.jitter.clone();
         let kernel = KernelHandle::start(KernelArgs {
@@ -124,11 +125,15 @@ impl Engine {
             modules: machine.modules.iter().map(spec).collect(),
             ceiling: Limits::default(),
             roster: machine.directory.join("roster.json"),
+            record: Default::default(),
             engine: machine.wasm.clone(),
             blocking: Blocking::Inline,
             clock,
             registry,
             schedule_check: Arc::new(nexum_cron::check),
+            schedule_next: Arc::new(nexum_cron::next_after),
+            event_age_threshold: Duration::from_secs(600),
+            shutdown_deadline: Duration::from_secs(20),
             jitter: Arc::new(move || lock(&jitter).unit()),
         })
         .await

@@ -274,7 +274,8 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
         .filter(|module| module.state != "RUN")
         .map(|module| format!("{} is {} {}", module.name, module.state, module.summary))
         .collect();
-    let checked = match still.is_empty() && modules.len() == machine.scenario.modules.len() {
+    let running = still.is_empty() && modules.len() == machine.scenario.modules.len();
+    let checked = match running {
         true => oracle::check(&machine.scenario, &lock(&net.world), &engine.store, machine.clock.now_ms()),
         false => Err(format!("{}: {}", modules.len(), still.join(", "))),
     };
@@ -286,6 +287,8 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
             }
             life.look_at = since + STAYS_MS;
         }
+        // One whose next tick is a poisoned one is just being started again.
+        Err(_) if life.right_since.is_some() && !running => life.look_at = now + FIRST_LOOK_MS,
         Err(difference) if life.right_since.is_some() => {
             return Some(End::Failed(format!("it was right, and then it was not:\n{difference}")));
         }

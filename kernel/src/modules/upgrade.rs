@@ -67,7 +67,7 @@ impl State {
             slot.upgrade = Some(Upgrade { number, spec, from, candidate: None, reply });
         }
         let (shared, myself) = (self.shared.clone(), myself.clone());
-        let _preparing: tokio::task::JoinHandle<_> = tokio::task::spawn_blocking(move || {
+        self.shared.blocking.detach(move || {
             let prepared = shared.loader.prepare(&plan);
             // A supervisor that is gone drops the operator's reply with the upgrade.
             let _ = myself.send_message(Msg::Candidate { module: name, number, plan, prepared });
