@@ -5,12 +5,15 @@ use std::{
     collections::BTreeMap,
     future::Future,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History};
-use nexum_host_ifaces::{blocking::Blocking, clock::Clock, limits::Limits, port::Port};
+use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History, KEPT_HEADERS};
+use nexum_host_ifaces::{blocking::Blocking, clock::Clock, limits::Limits, port::Port, store::StoreMsg};
 use nexum_kernel::{
     KernelArgs, KernelHandle, Ports, ServiceSpec,
     admin::{AdminMsg, ModuleSpec, Node},
@@ -37,8 +40,6 @@ pub struct Machine {
     pub wasm: WasmEngine,
     pub clock: Arc<SimClock>,
     pub disk: Arc<SimDisk>,
-    /// Headers that the chain actors keep.
-    pub histories: Vec<History>,
     pub jitter: Arc<Mutex<Chance>>,
     pub trace: Trace,
 }
@@ -69,12 +70,27 @@ impl Engine {
             cron: Port::new("cron"),
             admin: Port::new("kernel"),
         };
+        let mut histories = Vec::new();
+        for plan in &machine.scenario.chains {
+            let links = store.headers(plan.id).map_err(|error| error.to_string())?;
+            histories.push((plan.id, History::new(KEPT_HEADERS, links)));
+        }
+        let histories = Arc::new(histories);
         let actors = Actors::default();
         let mut services = vec![actors.service("store", ports.store.clone(), {
-            let store = store.clone();
+            let (store, histories, started) = (store.clone(), histories.clone(), AtomicBool::new(false));
             move |supervisor| {
-                let args = nexum_store::Args { store: store.clone() };
-                async move { nexum_store::spawn(args, supervisor).await.map(|(actor, _)| actor) }
+                let (args, histories) = (nexum_store::Args { store: store.clone() }, histories.clone());
+                let again = started.swap(true, Ordering::Relaxed);
+                async move {
+                    let (actor, _) = nexum_store::spawn(args, supervisor).await?;
+                    for (chain_id, history) in histories.iter().filter(|_| again) {
+                        let (chain_id, headers) = (*chain_id, history.headers());
+                        let put = StoreMsg::PutHeaders { chain_id, anew: true, headers, dropped: Vec::new() };
+                        actor.send_message(put).map_err(|error| SpawnErr::StartupFailed(error.into()))?;
+                    }
+                    Ok(actor)
+                }
             }
         })];
         let metrics = ChainMetrics::register(&registry).map_err(|error| error.to_string())?;
@@ -92,12 +108,14 @@ impl Engine {
             config.poll_interval = Duration::from_millis(plan.block_ms.max(1_000));
             config.max_log_range = plan.max_log_range;
             config.window_blocks = plan.window_blocks;
-            let (net, clock, history) = (net.clone(), clock.clone(), machine.histories[index].clone());
+            let (net, clock, history) = (net.clone(), clock.clone(), histories[index].1.clone());
+            let headers = ports.store.clone();
             let metrics = metrics.clone();
             services.push(actors.service(&format!("chain {}", plan.id), port.clone(), move |supervisor| {
                 let source = nexum_chain::Source::Dialled(config.clone(), Arc::new(net.clone()));
                 let (clock, metrics, history) = (clock.clone(), metrics.clone(), history.clone());
-                let args = nexum_chain::Args { source, clock, metrics, history };
+                let headers = Some(headers.clone());
+                let args = nexum_chain::Args { source, clock, metrics, history, headers };
                 async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
             }));
         }

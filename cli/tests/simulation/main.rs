@@ -40,8 +40,6 @@ use run::{Report, Shop};
 use scenario::{Scenario, When};
 use serde::{Deserialize, Serialize};
 
-/// Seeds of the short form.
-const SEEDS_SHORT: u64 = 100;
 /// Seeds that are run twice.
 const SEEDS_TWICE: u64 = 8;
 
@@ -236,8 +234,7 @@ fn show(case: Case) -> bool {
 
 type Test = (&'static str, fn() -> bool);
 
-const TESTS: [Test; 3] = [
-    ("every_seed_ends_with_what_the_chain_says", || seeds(0, SEEDS_SHORT)),
+const TESTS: [Test; 2] = [
     ("two_runs_of_a_seed_give_the_same_trace", twice),
     ("every_crash_point_is_survived", crash_points),
 ];

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use nexum_chain::History;
 use nexum_host_ifaces::clock::Clock;
 use nexum_kernel::engine::WasmEngine;
 use sha2::{Digest, Sha256};
@@ -117,7 +116,6 @@ fn machine(
     }
     Ok(Machine {
         disk: SimDisk::new(seed, scenario.faults.clone(), trace.clone()),
-        histories: scenario.chains.iter().map(|_| History::default()).collect(),
         jitter: Arc::new(Mutex::new(Chance::new(seed, "jitter"))),
         wasm: WasmEngine::without_wall_clock(&shop.cache).map_err(|error| error.to_string())?,
         directory: directory.to_owned(),
