@@ -145,6 +145,7 @@ impl Engine {
             roster: machine.directory.join("roster.json"),
             record: Default::default(),
             engine: machine.wasm.clone(),
+            map_limit: None,
             blocking: Blocking::Inline,
             clock,
             registry,

@@ -234,10 +234,8 @@ fn show(case: Case) -> bool {
 
 type Test = (&'static str, fn() -> bool);
 
-const TESTS: [Test; 2] = [
-    ("two_runs_of_a_seed_give_the_same_trace", twice),
-    ("every_crash_point_is_survived", crash_points),
-];
+const TESTS: [Test; 2] =
+    [("two_runs_of_a_seed_give_the_same_trace", twice), ("every_crash_point_is_survived", crash_points)];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
