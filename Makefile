@@ -118,6 +118,16 @@ SEEDS ?= 2000
 sim: guests ## simulate the engine: SEEDS=2000 worlds, or the trace of one with SEED=n; each must end as the chain says
 	@cargo test $(CARGO_FLAGS) --quiet --test simulation -- $(if $(SEED),--seed $(SEED),$(if $(CASE),--case $(CASE),--seeds $(SEEDS)))
 
+ROUNDS ?= 5
+.PHONY: prove-isolation
+prove-isolation: test-deps guests ## hostile neighbours beside fifty modules: every event once; the others' p99 with and without them
+	@NEXUM_ROUNDS=$(ROUNDS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_isolation)'
+
+STORE_FORMAT := v$(shell sed -n 's/.*const FORMAT_VERSION: u16 = \([0-9]*\);/\1/p' actors/store/src/open.rs)
+.PHONY: golden
+golden: test-deps guests ## write fixtures/state/vN with this version, once per store format; every later version must open it
+	@NEXUM_GOLDEN=$(STORE_FORMAT) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(golden_write)'
+
 BENCH_LINES := $(CARGO_TARGET_DIR)/bench-lines.jsonl
 .PHONY: bench
 bench: test-deps guests ## measure everything beside its floor; writes target/bench.json and docs/reference/performance.md

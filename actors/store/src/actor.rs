@@ -116,10 +116,10 @@ impl Actor for StoreActor {
                 state.store.blocking.detach(move || drop(reply.send(store.status())));
             }
         }
-        if state.committer.is_gone() {
-            return Err("the committer has stopped".into());
+        match state.committer.gone() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     async fn post_stop(&self, _: ActorRef<StoreMsg>, state: &mut State) -> Result<(), ActorProcessingErr> {

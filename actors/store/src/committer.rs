@@ -11,10 +11,11 @@
 mod fence;
 mod inline;
 mod kept;
+mod write;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Condvar, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -29,12 +30,11 @@ use rocksdb::WriteOptions;
 use tokio::{sync::Notify, task::AbortHandle};
 
 use crate::{
-    disk::Written,
-    group::{Group, LetterChange, Scratch, Waiting},
+    group::{Group, Scratch, Waiting},
     headers::Owed,
     open::Durability,
     receipts::Last,
-    store::{Known, Lease, Store, lock},
+    store::{Lease, Store, lock},
 };
 
 /// Most answers that one group may owe. A module has one unit in flight, so this is reached only when something asks
@@ -89,6 +89,8 @@ struct Queue {
     sleeping: bool,
     stopping: bool,
     gone: bool,
+    /// Why no more is written, once too many writes have failed.
+    failed: Option<StoreError>,
 }
 
 impl Committer {
@@ -132,9 +134,10 @@ impl Committer {
         self.thread.take()
     }
 
-    /// Whether the thread has ended, because of a bug or because another actor took over.
-    pub fn is_gone(&self) -> bool {
-        lock(&self.shared.queue).gone
+    /// Why the thread has ended, if it has: writes failed, a bug, or another actor that took over.
+    pub fn gone(&self) -> Option<StoreError> {
+        let queue = lock(&self.shared.queue);
+        queue.gone.then(|| queue.failed.clone().unwrap_or_else(stopped))
     }
 
     pub fn commit(&self, unit: &EventUnit, reply: Reply<()>) {
@@ -206,6 +209,10 @@ impl Drop for Committer {
     }
 }
 
+fn stopped() -> StoreError {
+    StoreError::Failed("the committer has stopped".into())
+}
+
 fn refuse<T>(reply: Reply<T>, error: StoreError) {
     // Nobody to tell when the caller gave up.
     let _ = reply.send(Err(error));
@@ -215,7 +222,7 @@ impl Queue {
     /// Whether anything may queue now.
     fn room(&self, store: &Store) -> Result<(), StoreError> {
         if self.gone || self.stopping {
-            return Err(StoreError::Failed("the committer has stopped".into()));
+            return Err(self.failed.clone().unwrap_or_else(stopped));
         }
         if self.waiting.waiting.len() >= WAITING_MAX || self.waiting.batch.size_in_bytes() >= WAITING_BYTES_MAX {
             store.metrics.rejected.inc();
@@ -334,7 +341,9 @@ impl Shared {
         loop {
             match self.next(unsynced) {
                 Next::Write(group) => {
-                    self.write(group, &options);
+                    if !self.write(group, &options) {
+                        return;
+                    }
                     unsynced = self.store.durability == Durability::Periodic;
                 }
                 Next::Sync => {
@@ -378,109 +387,6 @@ impl Shared {
     fn sync(&self) {
         if let Err(error) = self.store.db.flush_wal(true) {
             tracing::error!(error = %self.store.failed(&error), "the log could not be synced");
-        }
-    }
-
-    fn write(&self, group: Group, options: &WriteOptions) {
-        let Group { mut batch, units, named, letters, waiting, headers } = group;
-        headers.write(&mut batch);
-        let written = if batch.is_empty() {
-            Ok(())
-        } else {
-            let started_ns = self.store.clock.monotonic_ns();
-            let written = self.store.write(Written::Group, batch, options);
-            self.measure(units, self.store.clock.monotonic_ns().saturating_sub(started_ns));
-            written
-        };
-        match written {
-            Ok(()) => {
-                self.remember(named, letters);
-                self.settle();
-                waiting.into_iter().for_each(|waiting| self.answer(waiting));
-            }
-            Err(error) => {
-                tracing::error!(%error, units, "a group of event units could not be written");
-                let behind = {
-                    let mut queue = lock(&self.queue);
-                    queue.sequence.clear();
-                    queue.naming.clear();
-                    let mut behind = queue.take();
-                    behind.headers.put_back(headers);
-                    // A disk that fails at the end keeps nobody from ending.
-                    if !queue.stopping {
-                        queue.owed = std::mem::take(&mut behind.headers);
-                    }
-                    behind
-                };
-                self.settle();
-                for waiting in waiting.into_iter().chain(behind.waiting) {
-                    match waiting {
-                        Waiting::Done(reply) => refuse(reply, error.clone()),
-                        Waiting::Opened(_, reply) => refuse(reply, error.clone()),
-                    }
-                }
-            }
-        }
-    }
-
-    fn measure(&self, units: u64, duration_ns: u64) {
-        let Store { metrics, totals, .. } = &*self.store;
-        metrics.commit_duration.observe(duration_ns as f64 / 1e9);
-        // Failure counters and names are written without a unit.
-        if units > 0 {
-            metrics.batch_size.observe(units as f64);
-        }
-        totals.units.fetch_add(units, Ordering::Relaxed);
-        totals.commits.fetch_add(1, Ordering::Relaxed);
-        lock(&totals.window).push(duration_ns);
-    }
-
-    /// Brings the index up to what was written.
-    fn remember(&self, named: Vec<(Arc<str>, ModuleId)>, letters: Vec<(ModuleId, LetterChange)>) {
-        if named.is_empty() && letters.is_empty() {
-            return;
-        }
-        let mut index = self.store.index();
-        for (name, id) in &named {
-            index.by_name.insert(name.clone(), *id);
-            index.next_id = index.next_id.max(id.0 + 1);
-            let known = Known { name: name.clone(), letters: Default::default() };
-            self.store.show_letters(&known);
-            index.modules.insert(*id, known);
-        }
-        for (id, change) in letters {
-            if let Some(known) = index.modules.get_mut(&id) {
-                match change {
-                    LetterChange::Added(seq) => known.letters.insert(seq),
-                    LetterChange::Removed(seq) => known.letters.remove(&seq),
-                };
-                self.store.show_letters(known);
-            }
-        }
-        drop(index);
-        let mut queue = lock(&self.queue);
-        for (name, _) in &named {
-            queue.naming.remove(name);
-        }
-    }
-
-    /// Marks everything taken so far as answered.
-    fn settle(&self) {
-        let mut queue = lock(&self.queue);
-        queue.answered = queue.number;
-        drop(queue);
-        self.settled.notify_all();
-    }
-
-    fn answer(&self, waiting: Waiting) {
-        // Nobody to tell when the caller gave up.
-        match waiting {
-            Waiting::Done(reply) => {
-                let _ = reply.send(Ok(()));
-            }
-            Waiting::Opened(id, reply) => {
-                let _ = reply.send(self.store.info(id));
-            }
         }
     }
 }

@@ -104,6 +104,11 @@ pub enum OpenError {
     Damaged { directory: PathBuf, detail: String },
     #[error("no space left on the disk that holds {directory}: {detail}")]
     DiskFull { directory: PathBuf, detail: String },
+    #[error(
+        "a file in {directory} must not grow further, by a limit of the process (`ulimit -f`) or of the file system: \
+         {detail}"
+    )]
+    FileLimit { directory: PathBuf, detail: String },
     #[error("cannot write to {directory}: {detail}")]
     NotWritable { directory: PathBuf, detail: String },
     #[error("cannot open the store in {directory}: {detail}")]
@@ -122,6 +127,7 @@ impl OpenError {
             | io::ErrorKind::NotADirectory
             | io::ErrorKind::AlreadyExists => Self::NotWritable { directory, detail },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { directory, detail },
+            io::ErrorKind::FileTooLarge => Self::FileLimit { directory, detail },
             _ => Self::Failed { directory, detail },
         }
     }
@@ -133,6 +139,7 @@ impl OpenError {
         let says = |words: &str| detail.contains(words);
         match error.kind() {
             _ if says("No space left on device") || says("Disk quota exceeded") => Self::DiskFull { directory, detail },
+            _ if says("File too large") => Self::FileLimit { directory, detail },
             _ if says("LOCK") && (says("lock hold by current process") || says("temporarily unavailable")) => {
                 Self::InUse(directory)
             }

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,8 @@ pub struct Store {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
     pub(crate) totals: Totals,
+    /// Group writes that failed since one succeeded.
+    pub(crate) failing: AtomicU32,
     index: Mutex<Index>,
     /// The committer that writes, to be stopped by the one that follows it.
     pub(crate) writer: Mutex<Weak<Shared>>,
@@ -126,6 +128,7 @@ impl Store {
             clock: options.clock.clone(),
             metrics,
             totals: Totals::default(),
+            failing: AtomicU32::new(0),
             index: Mutex::new(index),
             writer: Mutex::default(),
             leased: Mutex::new(false),

@@ -118,7 +118,14 @@ impl Setup {
         let config = self.dir.path().join("nexum-engine.toml");
         fs::write(&config, &self.config).unwrap();
         let socket = self.dir.path().join("state/admin.sock");
-        Engine { log: self.dir.path().join("engine.log"), dir: self.dir, config, socket, child: None }
+        Engine {
+            log: self.dir.path().join("engine.log"),
+            dir: self.dir,
+            config,
+            socket,
+            under: Vec::new(),
+            child: None,
+        }
     }
 }
 
@@ -127,6 +134,8 @@ pub struct Engine {
     pub dir: TempDir,
     pub config: PathBuf,
     pub socket: PathBuf,
+    /// A program that starts the engine, with its arguments; none by default.
+    pub under: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -150,8 +159,9 @@ impl Engine {
 
     pub fn spawn(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_nexum"))
-            .args(["run", "--config"])
+        let mut words = self.under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_nexum"), "run", "--config"]);
+        let child = Command::new(words.next().unwrap())
+            .args(words)
             .arg(&self.config)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -178,9 +188,13 @@ impl Engine {
         self.wait()
     }
 
+    /// The running process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     pub fn signal(&self, name: &str) {
-        let child = self.child.as_ref().unwrap();
-        let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 

@@ -1,10 +1,11 @@
 //! Bad surroundings: each gives one clear message and loses nothing.
 
-use std::{fs, net::TcpListener, process::Command};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use super::{
     anvil::Anvil,
-    engine::{Setup, free_port},
+    engine::{Engine, Setup, free_port},
+    prove_exactly_once::{Moments, check, mine_some, recording},
 };
 
 const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
@@ -112,4 +113,106 @@ fn a_state_directory_that_cannot_be_written_is_named() {
     fs::write(&file, b"a file where the directory should be").unwrap();
     let said = refused(setup.mock(31337, CHAIN));
     assert!(said.contains(&file.display().to_string()), "{said}");
+}
+
+/// Runs to the end of the process, which must fail with one last line that names the path; that line.
+fn last_words(engine: &mut Engine, path: &Path) -> String {
+    assert!(!engine.wait().success());
+    let said = engine.log_text();
+    let last = said.lines().last().unwrap_or_default().to_owned();
+    assert!(last.starts_with("nexum: ") && last.contains(&path.display().to_string()), "{said}");
+    last
+}
+
+/// How large a file of the running engine may become, bytes. A file that must not grow is what a full disk comes to, and
+/// needs no right to mount one.
+fn limit_files(engine: &Engine, bytes: u64) {
+    let limit = [format!("--pid={}", engine.pid()), format!("--fsize={bytes}:")];
+    assert!(Command::new("prlimit").args(limit).status().unwrap().success());
+}
+
+#[test]
+fn a_full_disk_ends_the_run_and_with_room_the_next_one_goes_on_without_gap_or_double() {
+    let anvil = Anvil::start();
+    let emitter = anvil.deploy_emitter();
+    let mut moments = Moments(0x9e37_79b9);
+    let mut engine = recording(&anvil, &emitter);
+    mine_some(&anvil, &emitter, &mut moments);
+    assert!(engine.terminate().success());
+    // Without this the signal that goes with the limit would end the process before it can say anything.
+    engine.under = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"].map(str::to_owned).to_vec();
+    engine.launch();
+    // Enough that the log of the database is the largest file, far above what the engine says.
+    (0..400).for_each(|_| anvil.mine());
+    check(&anvil, &emitter, &engine);
+    let store = engine.dir.path().join("state/store");
+    let logs = fs::read_dir(&store).unwrap().map(|entry| entry.unwrap());
+    let logs = logs.filter(|entry| entry.file_name().to_string_lossy().ends_with(".log"));
+    let largest = logs.map(|entry| entry.metadata().unwrap().len()).max().unwrap();
+    limit_files(&engine, largest + 1_000);
+    for _ in 0..10 {
+        mine_some(&anvil, &emitter, &mut moments);
+    }
+    let said = last_words(&mut engine, &store);
+    assert!(said.contains("must not grow further"), "{said}");
+
+    engine.under.clear();
+    engine.launch();
+    mine_some(&anvil, &emitter, &mut moments);
+    check(&anvil, &emitter, &engine);
+    assert!(engine.terminate().success());
+}
+
+#[test]
+fn a_read_only_state_directory_is_named_and_loses_nothing() {
+    let anvil = Anvil::start();
+    let emitter = anvil.deploy_emitter();
+    let mut moments = Moments(0x2545_f491);
+    let mut engine = recording(&anvil, &emitter);
+    mine_some(&anvil, &emitter, &mut moments);
+    check(&anvil, &emitter, &engine);
+    assert!(engine.terminate().success());
+
+    let store = engine.dir.path().join("state/store");
+    let mode = |mode| fs::set_permissions(&store, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o555);
+    // Permissions do not concern root, unless it gives that up.
+    if fs::write(store.join("probe"), b"").is_ok() {
+        fs::remove_file(store.join("probe")).unwrap();
+        engine.under = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"].map(str::to_owned).to_vec();
+    }
+    engine.spawn();
+    let said = last_words(&mut engine, &store);
+    assert!(said.contains("cannot write to"), "{said}");
+
+    mode(0o755);
+    mine_some(&anvil, &emitter, &mut moments);
+    engine.launch();
+    mine_some(&anvil, &emitter, &mut moments);
+    check(&anvil, &emitter, &engine);
+    assert!(engine.terminate().success());
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_refused_and_left_alone() {
+    let mut engine = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).start();
+    engine.module_until("a", "runs", |node| node["events_processed"].as_u64() > Some(3));
+    assert!(engine.terminate().success());
+    let store = engine.dir.path().join("state/store");
+    let options = rocksdb::Options::default();
+    let families = rocksdb::DB::list_cf(&options, &store).unwrap();
+    let put = |version: u16| {
+        let database = rocksdb::DB::open_cf(&options, &store, &families).unwrap();
+        let before = database.get(b"m/format").unwrap().unwrap();
+        database.put(b"m/format", version.to_be_bytes()).unwrap();
+        u16::from_be_bytes(before.try_into().unwrap())
+    };
+    let known = put(999);
+    engine.spawn();
+    let said = last_words(&mut engine, &store);
+    let wanted = format!("written by a newer nexum (store format 999, this one reads up to {known}): run that version");
+    assert!(said.contains(&wanted), "{said}");
+    put(known);
+    engine.launch();
+    engine.module_until("a", "runs on", |node| node["state"] == "RUN");
 }

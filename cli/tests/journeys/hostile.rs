@@ -6,7 +6,7 @@ use super::engine::{Engine, Setup};
 
 /// Twenty blocks a second, without end.
 const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
-const QUICK: (&str, &str) = ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"50ms\"]");
+pub const QUICK: (&str, &str) = ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"50ms\"]");
 const BUDGET: (&str, &str) = ("max_consecutive_failures = 10", "max_consecutive_failures = 4");
 const SHORT: (&str, &str) = ("event_deadline = \"2s\"", "event_deadline = \"500ms\"");
 
@@ -18,7 +18,7 @@ fn hostile(setup: Setup, mode: &str, changes: &[(&str, &str)]) -> Setup {
 }
 
 /// Every block from the first it saw to its cursor, once each.
-fn assert_handled_every_block(engine: &Engine, module: &str) {
+pub fn assert_handled_every_block(engine: &Engine, module: &str) {
     let entries = engine.state(module, "b/");
     let numbers: Vec<u64> = entries.iter().map(|(key, _)| key[2..].parse().unwrap()).collect();
     let first = *numbers.first().unwrap_or_else(|| panic!("{module} saw no block"));

@@ -1,0 +1,131 @@
+//! Writing a group, and what becomes of those who wait for it.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use nexum_host_ifaces::store::ModuleId;
+use rocksdb::WriteOptions;
+
+use super::{Shared, refuse};
+use crate::{
+    disk::Written,
+    group::{Group, LetterChange, Waiting},
+    store::{Known, Store, lock},
+};
+
+/// Writes that fail in a row before the committer gives up: RocksDB takes nothing more after an error of the disk until
+/// it is opened again, which is for whoever supervises the actor, and in the end for whoever starts the process.
+const FAILED_MAX: u32 = 3;
+
+impl Shared {
+    /// Writes one group and answers who waits for it. Whether the database is still to be written to: once several
+    /// writes in a row have failed it takes nothing more until it is opened again.
+    pub(super) fn write(&self, group: Group, options: &WriteOptions) -> bool {
+        let Group { mut batch, units, named, letters, waiting, headers } = group;
+        headers.write(&mut batch);
+        let written = if batch.is_empty() {
+            Ok(())
+        } else {
+            let started_ns = self.store.clock.monotonic_ns();
+            let written = self.store.write(Written::Group, batch, options);
+            self.measure(units, self.store.clock.monotonic_ns().saturating_sub(started_ns));
+            written
+        };
+        match written {
+            Ok(()) => {
+                self.remember(named, letters);
+                self.settle();
+                waiting.into_iter().for_each(|waiting| self.answer(waiting));
+                self.store.failing.store(0, Ordering::Relaxed);
+                true
+            }
+            Err(error) => {
+                let failed = self.store.failing.fetch_add(1, Ordering::Relaxed) + 1;
+                tracing::error!(%error, units, "a group of event units could not be written");
+                let behind = {
+                    let mut queue = lock(&self.queue);
+                    queue.sequence.clear();
+                    queue.naming.clear();
+                    if failed >= FAILED_MAX {
+                        queue.failed = Some(error.clone());
+                    }
+                    let mut behind = queue.take();
+                    behind.headers.put_back(headers);
+                    // A disk that fails at the end keeps nobody from ending.
+                    if !queue.stopping {
+                        queue.owed = std::mem::take(&mut behind.headers);
+                    }
+                    behind
+                };
+                self.settle();
+                for waiting in waiting.into_iter().chain(behind.waiting) {
+                    match waiting {
+                        Waiting::Done(reply) => refuse(reply, error.clone()),
+                        Waiting::Opened(_, reply) => refuse(reply, error.clone()),
+                    }
+                }
+                failed < FAILED_MAX
+            }
+        }
+    }
+
+    fn measure(&self, units: u64, duration_ns: u64) {
+        let Store { metrics, totals, .. } = &*self.store;
+        metrics.commit_duration.observe(duration_ns as f64 / 1e9);
+        // Failure counters and names are written without a unit.
+        if units > 0 {
+            metrics.batch_size.observe(units as f64);
+        }
+        totals.units.fetch_add(units, Ordering::Relaxed);
+        totals.commits.fetch_add(1, Ordering::Relaxed);
+        lock(&totals.window).push(duration_ns);
+    }
+
+    /// Brings the index up to what was written.
+    fn remember(&self, named: Vec<(Arc<str>, ModuleId)>, letters: Vec<(ModuleId, LetterChange)>) {
+        if named.is_empty() && letters.is_empty() {
+            return;
+        }
+        let mut index = self.store.index();
+        for (name, id) in &named {
+            index.by_name.insert(name.clone(), *id);
+            index.next_id = index.next_id.max(id.0 + 1);
+            let known = Known { name: name.clone(), letters: Default::default() };
+            self.store.show_letters(&known);
+            index.modules.insert(*id, known);
+        }
+        for (id, change) in letters {
+            if let Some(known) = index.modules.get_mut(&id) {
+                match change {
+                    LetterChange::Added(seq) => known.letters.insert(seq),
+                    LetterChange::Removed(seq) => known.letters.remove(&seq),
+                };
+                self.store.show_letters(known);
+            }
+        }
+        drop(index);
+        let mut queue = lock(&self.queue);
+        for (name, _) in &named {
+            queue.naming.remove(name);
+        }
+    }
+
+    /// Marks everything taken so far as answered.
+    pub(super) fn settle(&self) {
+        let mut queue = lock(&self.queue);
+        queue.answered = queue.number;
+        drop(queue);
+        self.settled.notify_all();
+    }
+
+    fn answer(&self, waiting: Waiting) {
+        // Nobody to tell when the caller gave up.
+        match waiting {
+            Waiting::Done(reply) => {
+                let _ = reply.send(Ok(()));
+            }
+            Waiting::Opened(id, reply) => {
+                let _ = reply.send(self.store.info(id));
+            }
+        }
+    }
+}
