@@ -128,6 +128,10 @@ STORE_FORMAT := v$(shell sed -n 's/.*const FORMAT_VERSION: u16 = \([0-9]*\);/\1/
 golden: test-deps guests ## write fixtures/state/vN with this version, once per store format; every later version must open it
 	@NEXUM_GOLDEN=$(STORE_FORMAT) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(golden_write)'
 
+.PHONY: prove-outbox
+prove-outbox: test-deps guests ## kill the engine around sends KILLS times while the receiver fails; it must have exactly what was meant
+	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_outbox)'
+
 BENCH_LINES := $(CARGO_TARGET_DIR)/bench-lines.jsonl
 .PHONY: bench
 bench: test-deps guests ## measure everything beside its floor; writes target/bench.json and docs/reference/performance.md

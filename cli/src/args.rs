@@ -45,6 +45,7 @@ pub struct Nexum {
     "  nexumctl logs -f --module price-watch      its log lines as they come\n",
     "  nexumctl module restart old-probe          the way out of DEAD\n",
     "  nexumctl dlq show price-watch 4711         an event that the module could not handle\n",
+    "  nexumctl outbox list webhook-alert         what it has sent, and what became of it\n",
     "  nexumctl state list price-watch --prefix last/ --json | jq .entries\n",
     "  nexumctl --url http://10.0.0.5:8081 --token-file admin.token tree\n\n",
     "The engine is looked for at --socket, else ./.nexum/admin.sock, else /var/lib/nexum/admin.sock.\n\n",
@@ -311,6 +312,9 @@ pub enum Operator {
     /// The actors that modules share: what they are called, and restarting one
     #[command(subcommand)]
     Service(Service),
+    /// What modules have sent: requests that leave once their event is committed
+    #[command(subcommand)]
+    Outbox(Outbox),
     /// Current values of all metrics, in Prometheus' text format
     Metrics,
     /// Stop every module from pulling and wait until none has anything left to do; the engine runs on
@@ -335,6 +339,22 @@ pub enum Service {
         #[arg(long)]
         kill: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Outbox {
+    /// The effects of a module: those that have not ended, then the newest that have
+    List {
+        module: String,
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10000))]
+        limit: u16,
+    },
+    /// One effect with what it sends
+    Show { module: String, id: String },
+    /// Attempt an effect now; one that failed or was cancelled begins anew
+    Retry { module: String, id: String },
+    /// Withdraw an effect; one that was attempted before may have left
+    Cancel { module: String, id: String },
 }
 
 #[derive(Debug, Subcommand)]

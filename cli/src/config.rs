@@ -4,6 +4,7 @@
 //! the environment variable.
 
 mod check;
+mod effects;
 mod explain;
 mod journal;
 mod model;
@@ -17,6 +18,7 @@ use std::{
 
 use figment::{Figment, providers::Serialized};
 
+pub use effects::{Egress, Outbox};
 pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period, Secret};
 pub use show::{shown, shown_json};
 

@@ -3,6 +3,7 @@
 pub mod journal;
 pub mod logs;
 pub mod metrics;
+pub mod outbox;
 pub mod replay;
 pub mod report;
 pub mod tree;

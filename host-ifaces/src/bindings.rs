@@ -5,6 +5,7 @@ wasmtime::component::bindgen!({
     world: "event-module",
     imports: {
         "nexum:host/chain": async,
+        "nexum:host/http": async,
         "nexum:host/local-store.flush": async,
         "nexum:host/clock": trappable,
         "nexum:host/logging": trappable,

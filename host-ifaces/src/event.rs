@@ -53,6 +53,8 @@ pub enum Cursor {
     },
     /// Milliseconds since the Unix epoch of the last scheduled time handled.
     Cron { fired_at: u64 },
+    /// Number of the last outcome handled.
+    Outbox { number: u64 },
 }
 
 impl Cursor {
@@ -68,6 +70,7 @@ impl fmt::Display for Cursor {
             Self::Chain { number, part: Part::Block, .. } => write!(f, "{number}"),
             Self::Chain { number, part: Part::Logs, .. } => write!(f, "{number}/logs"),
             Self::Cron { fired_at } => write!(f, "{fired_at}"),
+            Self::Outbox { number } => write!(f, "{number}"),
         }
     }
 }
@@ -96,6 +99,11 @@ pub enum EventId {
         old_head: Hash,
         new_head: Hash,
     },
+    /// What became of an effect. `effect` is the digest of its id; `round` counts how often it had ended before.
+    Outcome {
+        effect: Hash,
+        round: u32,
+    },
     /// No event: the source had nothing for the module up to its new cursor.
     Advance {
         source: SourceId,
@@ -115,6 +123,7 @@ impl EventId {
             Self::Logs { .. } => "logs",
             Self::Tick { .. } => "tick",
             Self::Reorg { .. } => "reorg",
+            Self::Outcome { .. } => "outcome",
             Self::Advance { .. } => "advance",
             Self::Retry { .. } => "retry",
         }
@@ -137,6 +146,7 @@ impl fmt::Display for EventId {
             Self::Logs { chain_id, number, hash } => write!(f, "logs:{chain_id}:{number}:{hash}"),
             Self::Tick { source, fired_at } => write!(f, "tick:{source}:{fired_at}"),
             Self::Reorg { chain_id, old_head, new_head } => write!(f, "reorg:{chain_id}:{old_head}:{new_head}"),
+            Self::Outcome { effect, round } => write!(f, "outcome:{effect}:{round}"),
             Self::Advance { source } => write!(f, "advance:{source}"),
             Self::Retry { seq } => write!(f, "retry:{seq}"),
         }

@@ -17,10 +17,12 @@ use crate::{
     chain::ChainMsg,
     clock::Clock,
     event::{Cursor, EventId, SourceId},
+    http::{Allowlist, EgressMsg},
     ledger::{Ledger, Outcome},
     limits::{Limits, MemoryLimiter},
     local_store::Overlay,
     logging::LogBudget,
+    outbox::{Drafts, Quota},
     port::Port,
     recording::{Tape, Taping},
     store::{EventUnit, ModuleId, ModuleRecord, StateView, StoreMsg, UnitKind},
@@ -43,6 +45,10 @@ pub struct HostArgs {
     pub extra_methods: Arc<BTreeSet<String>>,
     /// Whether what the guest sees of the world is recorded, or comes from a recording.
     pub taping: Taping,
+    pub egress: Port<EgressMsg>,
+    /// The hosts that the manifest allows.
+    pub allow: Arc<Allowlist>,
+    pub quota: Arc<Quota>,
 }
 
 /// What the log lines of the event at hand carry.
@@ -68,6 +74,12 @@ pub struct HostState {
     pub(crate) store: Port<StoreMsg>,
     pub(crate) chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
     pub(crate) extra_methods: Arc<BTreeSet<String>>,
+    pub(crate) egress: Port<EgressMsg>,
+    pub(crate) allow: Arc<Allowlist>,
+    pub(crate) quota: Arc<Quota>,
+    pub(crate) drafts: Drafts,
+    /// The event that effects are named after: the one at hand, or the one that a retried dead letter holds.
+    pub(crate) origin: Option<EventId>,
     pub(crate) overlay: Overlay,
     pub(crate) ledger: Ledger,
     pub(crate) event_id: Option<EventId>,
@@ -104,6 +116,11 @@ impl HostState {
             store: args.store.clone(),
             chains: args.chains.clone(),
             extra_methods: args.extra_methods.clone(),
+            egress: args.egress.clone(),
+            allow: args.allow.clone(),
+            quota: args.quota.clone(),
+            drafts: Drafts::default(),
+            origin: None,
             overlay,
             ledger: Ledger { module: args.id, component: args.component, record: record.clone() },
             event_id: None,
@@ -138,8 +155,15 @@ impl HostState {
             self.wasi_tape.begin();
             self.overlay.begin();
         }
+        self.origin = Some(id.clone());
+        self.drafts.clear();
         self.usage = Usage::default();
         self.printed_dropped.store(0, Ordering::Relaxed);
+    }
+
+    /// The event at hand is another one delivered again; its effects have that one's ids.
+    pub fn stand_for(&mut self, origin: &EventId) {
+        self.origin = Some(origin.clone());
     }
 
     /// Makes the unit of the event at hand from the overlay. The caller sends it and then calls `sent`.
@@ -153,6 +177,7 @@ impl HostState {
             fuel,
             changes: self.overlay.take_changes(),
             state_bytes: self.overlay.used_bytes(),
+            effects: self.drafts.take(),
         })
     }
 

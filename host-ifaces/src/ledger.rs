@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Hash,
     event::{Cursor, EventId, SourceId},
+    outbox::Entry,
     store::{Change, EventUnit, JournalEntry, ModuleId, ModuleRecord, UnitKind},
 };
 
@@ -30,6 +31,7 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// Keys plus values after the changes, bytes.
     pub state_bytes: u64,
+    pub effects: Vec<Entry>,
 }
 
 impl Ledger {
@@ -54,7 +56,7 @@ impl Ledger {
             component: self.component,
             fuel: outcome.fuel,
             state_digest: state_digest(&outcome.changes),
-            effects_digest: Hash::default(),
+            effects_digest: effects_digest(&outcome.effects),
             previous: record.journal,
         };
         record.journal = entry.digest();
@@ -66,7 +68,7 @@ impl Ledger {
             health: None,
             quarantined: None,
             resolved: None,
-            outbox: Vec::new(),
+            outbox: outcome.effects,
             told: None,
             replayed: Vec::new(),
             recording: None,
@@ -107,6 +109,21 @@ fn state_digest(changes: &[Change]) -> Hash {
     Hash(hasher.finalize().into())
 }
 
+/// SHA-256 over what the effects are and how they go, in order; zero without effects. When they were sent is left out, so
+/// that two engines agree.
+fn effects_digest(effects: &[Entry]) -> Hash {
+    if effects.is_empty() {
+        return Hash::default();
+    }
+    let mut hasher = Sha256::new();
+    for Entry { id, key, lane, release, effect, block: _, sent_at_ms: _ } in effects {
+        let bytes = postcard::to_stdvec(&(id, key, lane, release, effect)).unwrap_or_default();
+        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    }
+    Hash(hasher.finalize().into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +138,7 @@ mod tests {
             fuel: 7,
             changes: vec![Change { key: "a".into(), new: Some(vec![1]), old: None }],
             state_bytes: 2,
+            effects: Vec::new(),
         }
     }
 

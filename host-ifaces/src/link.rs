@@ -89,17 +89,24 @@ fn serve(linker: &mut Linker<HostState>, capability: Capability) -> wasmtime::Re
         Capability::Logging => host::logging::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
         Capability::Clock => host::clock::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
         Capability::Random => host::random::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Identity
-        | Capability::RemoteStore
-        | Capability::Messaging
-        | Capability::Http
-        | Capability::Outbox => Err(wasmtime::Error::msg(format!("`{capability}` has no actor behind it"))),
+        Capability::Http => host::http::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
+        Capability::Outbox => host::outbox::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
+        Capability::Identity | Capability::RemoteStore | Capability::Messaging => {
+            Err(wasmtime::Error::msg(format!("`{capability}` has no actor behind it")))
+        }
     }
 }
 
 /// The capabilities that `serve` can link; an engine provides at most these.
-pub const SERVABLE: [Capability; 5] =
-    [Capability::Chain, Capability::LocalStore, Capability::Logging, Capability::Clock, Capability::Random];
+pub const SERVABLE: [Capability; 7] = [
+    Capability::Chain,
+    Capability::LocalStore,
+    Capability::Logging,
+    Capability::Clock,
+    Capability::Random,
+    Capability::Http,
+    Capability::Outbox,
+];
 
 /// Defines every function of an interface so that it answers `unsupported`, naming module and capability. A function that
 /// cannot fail has no way to say so and traps.

@@ -257,6 +257,8 @@ impl local_store::Host for HostState {
             fuel: 0,
             changes,
             state_bytes: self.overlay.used_bytes(),
+            // They stay with the event until it is handled.
+            effects: Vec::new(),
         });
         let record = unit.record.clone();
         let unit = Box::new(unit);

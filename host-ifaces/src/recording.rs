@@ -20,6 +20,7 @@ use crate::{
     event::EventId,
     grants::Capability,
     host::HostState,
+    http::Allowlist,
     limits::Limits,
     local_store::Seen,
     store::{ModuleId, StateView},
@@ -142,6 +143,7 @@ pub struct Setting {
     pub stubs: Vec<Capability>,
     pub chains: Vec<u64>,
     pub extra_methods: BTreeSet<String>,
+    pub allow: Allowlist,
 }
 
 /// One event of one module, or its `init`, with everything that it depended on.

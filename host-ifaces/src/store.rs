@@ -13,6 +13,7 @@ use crate::{
     chain::Link,
     event::{Cursor, EventId, SourceId},
     journal::{JournalPage, JournalStart, RewindRecord, UnitDetail},
+    outbox::{Entry, OutboxRequest, ReleasedEffect},
     recording::{Crash, CrashBrief, Wanted},
     types::{self, Event},
 };
@@ -38,6 +39,11 @@ pub enum StoreError {
     BelowJournal { source_id: SourceId, block: u64, oldest: u64 },
     #[error("{0}")]
     UnknownRecording(String),
+    #[error("module `{module}` has no effect `{id}` in its outbox")]
+    UnknownEffect { module: String, id: String },
+    /// What was asked does not fit the state of the effect.
+    #[error("{0}")]
+    Refused(String),
     /// The unit's sequence number does not follow the stored one: it comes from a superseded instance.
     #[error("unit {got} does not follow {stored}: it comes from a superseded instance")]
     OutOfSequence { stored: u64, got: u64 },
@@ -158,8 +164,8 @@ pub struct EventUnit {
     pub quarantined: Option<Box<DeadLetter>>,
     /// A dead letter that this unit handled after all.
     pub resolved: Option<u64>,
-    /// Encoded outbox entries, by ordinal.
-    pub outbox: Vec<Vec<u8>>,
+    /// What the event sends, by ordinal.
+    pub outbox: Vec<Entry>,
     /// An encoded `Recording` of the event, kept as long as the entry.
     pub recording: Option<Vec<u8>>,
     /// What the module was told, when the event is a reorg: kept with the unit, so that it is told again when the unit
@@ -209,6 +215,8 @@ pub struct Rewound {
     /// The whole replay queue: the reorg, then the undone events of the other sources in their original order, then what
     /// an earlier rewind had left.
     pub replay: Vec<ReplayItem>,
+    /// Effects of the undone units that may have left the host; they are not taken back.
+    pub released: Vec<ReleasedEffect>,
 }
 
 /// What the store knows of a module.
@@ -256,6 +264,8 @@ pub enum StoreMsg {
     /// Keep headers of a chain and drop others; `anew`: first drop all that are kept. On the disk no later than any unit
     /// that is sent afterwards, and with the next one: alone they cause no write. No reply.
     PutHeaders { chain_id: u64, anew: bool, headers: Vec<Link>, dropped: Vec<Link> },
+    /// A question of the outbox actor. Must reply.
+    Outbox(OutboxRequest),
     /// Journal entries with `from_seq <= seq`, oldest first, at most `limit`. Must reply.
     Journal { module: ModuleId, from_seq: u64, limit: usize, reply: Reply<Vec<JournalEntry>> },
     /// Part of a module's journal as operators see it, at one moment. Must reply.

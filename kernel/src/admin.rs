@@ -56,7 +56,9 @@ pub enum AdminError {
     /// The module could not handle the event of a dead letter this time either.
     #[error("it failed again: {0}")]
     FailedAgain(String),
-    /// What was asked for cannot be; the module is as it was.
+    #[error("module `{module}` has no effect `{id}` that waits: `nexumctl outbox list {module}` names them")]
+    UnknownEffect { module: String, id: String },
+    /// What was asked for cannot be; everything is as it was.
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
@@ -109,6 +111,18 @@ pub enum AdminMsg {
     RetryDeadLetter {
         module: String,
         seq: u64,
+        reply: AdminReply<()>,
+    },
+    /// Attempt an effect of the outbox now; one that failed or was cancelled begins anew.
+    RetryEffect {
+        module: String,
+        id: String,
+        reply: AdminReply<()>,
+    },
+    /// End an effect of the outbox that no attempt is under way for; its module is told.
+    CancelEffect {
+        module: String,
+        id: String,
         reply: AdminReply<()>,
     },
     Services(RpcReplyPort<Vec<ServiceReport>>),
@@ -192,6 +206,8 @@ pub enum NodeKind {
     Chain,
     Endpoint,
     Cron,
+    Egress,
+    Outbox,
     Modules,
     Module,
 }
@@ -249,6 +265,12 @@ pub struct ModuleFacts {
     pub events_processed: u64,
     pub events_failed: u64,
     pub dead_letters: u64,
+    /// Effects that have not ended.
+    #[serde(default)]
+    pub outbox_pending: u64,
+    /// Since the oldest of them was sent.
+    #[serde(default)]
+    pub outbox_oldest_age_ms: Option<u64>,
     pub last_event_age_ms: Option<u64>,
     /// Time until the next start, while in `RESTART`.
     pub next_start_in_ms: Option<u64>,

@@ -15,6 +15,8 @@ use nexum_host_ifaces::{
     chain::{ChainMsg, ChainStatus, EndpointStatus},
     clock::Clock,
     cron::CronMsg,
+    http::{EgressMsg, EgressStatus},
+    port::Port,
     store::StoreMsg,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
@@ -22,6 +24,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult}
 use crate::{
     admin::{AdminMsg, ChainHealthReport, Health, ModuleHealthReport, Node, NodeKind},
     modules::{self, Order},
+    outbox::{self, OutboxStatus},
     root::{self, Ports},
 };
 
@@ -30,6 +33,7 @@ const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 
 pub struct Args {
     pub ports: Ports,
+    pub outbox: Port<outbox::Msg>,
     pub modules: ActorRef<modules::Msg>,
     pub clock: Arc<dyn Clock>,
     pub started_ns: u64,
@@ -76,6 +80,15 @@ impl Actor for AdminDesk {
                 return Ok(());
             }
             AdminMsg::ResumeAll(reply) => modules::Msg::ResumeAll(reply),
+            AdminMsg::RetryEffect { module, id, reply } => {
+                // When the outbox is down the reply port is dropped, and the caller is told so.
+                let _ = desk.outbox.cast(outbox::Msg::Retry { module, id, reply });
+                return Ok(());
+            }
+            AdminMsg::CancelEffect { module, id, reply } => {
+                let _ = desk.outbox.cast(outbox::Msg::Cancel { module, id, reply });
+                return Ok(());
+            }
             AdminMsg::Services(reply) => {
                 let _ = desk.root.send_message(root::Msg::Services(reply));
                 return Ok(());
@@ -131,9 +144,11 @@ impl Args {
     }
 
     async fn tree(&self) -> Node {
-        let (store, cron, chains, modules) = futures::join!(
+        let (store, cron, egress, outbox, chains, modules) = futures::join!(
             self.ports.store.call(STATUS_DEADLINE, StoreMsg::Status),
             self.ports.cron.call(STATUS_DEADLINE, CronMsg::Status),
+            self.ports.egress.call(STATUS_DEADLINE, EgressMsg::Status),
+            self.outbox.call(STATUS_DEADLINE, outbox::Msg::Status),
             self.chains(),
             self.ask_modules(modules::Msg::Facts),
         );
@@ -154,12 +169,24 @@ impl Args {
                 status.next_in_ms.map_or_else(String::new, |next| format!(", next in {:.1} s", next as f64 / 1000.0));
             format!("{} {noun}{next}", status.schedules)
         });
+        let egress = egress.ok().map(|status| {
+            let EgressStatus { in_flight, requests_total, errors_total } = status;
+            format!("{requests_total} requests, {errors_total} without an answer, {in_flight} under way")
+        });
+        let now_ms = self.clock.now_ms();
+        let outbox = outbox.ok();
+        if let (Some(outbox), Some(modules)) = (&outbox, &mut modules) {
+            modules.iter_mut().for_each(|module| show_pending(module, outbox, now_ms));
+        }
+        let outbox = outbox.map(|outbox| outbox_summary(&outbox, now_ms));
         let any_module = modules.as_ref().map(|modules| format!("{} loaded", modules.len()));
         let chains: Vec<_> = chains.into_iter().map(|(id, status)| chain_node(id, status)).collect();
         let children = vec![
             service("store", NodeKind::Store, store, Vec::new()),
             service("chains", NodeKind::Chains, Some(String::new()), chains),
             service("cron", NodeKind::Cron, cron, Vec::new()),
+            service("egress", NodeKind::Egress, egress, Vec::new()),
+            service("outbox", NodeKind::Outbox, outbox, Vec::new()),
             service("modules", NodeKind::Modules, any_module, modules.unwrap_or_default()),
         ];
         let up = humantime::format_duration(Duration::from_secs(self.uptime().as_secs()));
@@ -186,6 +213,23 @@ impl Args {
         answer(reply, unfinished);
         // A root that is gone has nothing left to end.
         let _ = self.root.send_message(root::Msg::End);
+    }
+}
+
+fn outbox_summary(outbox: &OutboxStatus, now_ms: u64) -> String {
+    let pending: u64 = outbox.pending.values().map(|(count, _)| count).sum();
+    let oldest = outbox.pending.values().filter_map(|(_, oldest)| *oldest).min();
+    let age = oldest.map_or_else(String::new, |at| {
+        let age = Duration::from_secs(now_ms.saturating_sub(at) / 1_000);
+        format!(", oldest {}", humantime::format_duration(age))
+    });
+    format!("{pending} pending{age}, {} under way", outbox.in_flight)
+}
+
+fn show_pending(node: &mut Node, outbox: &OutboxStatus, now_ms: u64) {
+    if let (Some(facts), Some((count, oldest))) = (&mut node.module, outbox.pending.get(&node.name)) {
+        facts.outbox_pending = *count;
+        facts.outbox_oldest_age_ms = oldest.map(|at| now_ms.saturating_sub(at));
     }
 }
 

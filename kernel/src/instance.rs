@@ -127,6 +127,16 @@ impl Instance {
         })
     }
 
+    /// The same for an event that stands for another one: its effects have that one's ids.
+    pub async fn handle_again(&mut self, id: &EventId, origin: &EventId, event: &Arc<Event>) -> Result<u64, Failure> {
+        self.begin(id)?;
+        self.handled += 1;
+        self.host().stand_for(origin);
+        let called = self.guest.call_on_event(&mut self.store, event);
+        let result = tokio::time::timeout(self.deadline, called).await;
+        self.finish(id.kind(), result)
+    }
+
     pub fn host(&mut self) -> &mut HostState {
         self.store.data_mut()
     }

@@ -14,6 +14,7 @@ pub mod manifest;
 mod metrics;
 mod module;
 mod modules;
+pub mod outbox;
 pub mod replay;
 pub mod restart;
 pub mod root;

@@ -11,8 +11,10 @@ use nexum_host_ifaces::{
     chain::ChainMsg,
     cron::ScheduleCheck,
     grants::{Asked, Capability, Grant, Grants},
+    http::Allowlist,
     limits::Limits,
     link,
+    outbox::{PENDING_MAX, Quota},
     port::Port,
     recording::Record,
     types::ConfigValue,
@@ -34,6 +36,9 @@ pub struct Plan {
     pub limits: Arc<Limits>,
     pub chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
     pub extra_methods: Arc<BTreeSet<String>>,
+    /// The hosts that the manifest allows.
+    pub allow: Arc<Allowlist>,
+    pub quota: Arc<Quota>,
     pub config: Arc<Vec<(String, ConfigValue)>>,
     pub record: Record,
 }
@@ -60,6 +65,8 @@ pub struct Loader {
     pub schedule_check: ScheduleCheck,
     /// For modules of which the operator says nothing.
     pub record: Record,
+    /// Effects of one module that have not ended.
+    pub pending_max: u64,
     linked: Mutex<HashMap<(Hash, Grants), Arc<Prepared>>>,
     /// Modules that may be verified and compiled at once: as many as there are cores. More would each take a thread and
     /// its memory and be done no sooner.
@@ -74,8 +81,16 @@ impl Loader {
         schedule_check: ScheduleCheck,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let turns = Semaphore::new(cores);
-        Self { engine, chains, ceiling, schedule_check, record: Record::default(), linked: Mutex::default(), turns }
+        Self {
+            engine,
+            chains,
+            ceiling,
+            schedule_check,
+            record: Record::default(),
+            pending_max: PENDING_MAX,
+            linked: Mutex::default(),
+            turns: Semaphore::new(cores),
+        }
     }
 
     /// Waits until it is the caller's turn to `prepare`, which lasts as long as what is answered.
@@ -84,13 +99,19 @@ impl Loader {
         self.turns.acquire().await.ok()
     }
 
+    fn provides(&self, capability: Capability) -> bool {
+        match capability {
+            Capability::Chain => !self.chains.is_empty(),
+            _ => true,
+        }
+    }
+
     /// Reads the manifest and decides grants, limits and configuration.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
         let (manifest_path, component) = bundle(&spec.source);
         let manifest = Manifest::read(&manifest_path, &self.schedule_check).map_err(|error| error.to_string())?;
         let at = manifest_path.display();
-        let provided: BTreeSet<_> =
-            link::SERVABLE.into_iter().filter(|c| *c != Capability::Chain || !self.chains.is_empty()).collect();
+        let provided: BTreeSet<_> = link::SERVABLE.into_iter().filter(|c| self.provides(*c)).collect();
         let denied = spec.denied.iter().copied().collect();
         let asked = Asked { required: &manifest.required, optional: &manifest.optional };
         let grants = Grants::decide(asked, &provided, &denied).map_err(|error| format!("{at}: {error}"))?;
@@ -116,6 +137,8 @@ impl Loader {
             limits: Arc::new(limits),
             chains: Arc::new(chains),
             extra_methods: Arc::new(extra_methods),
+            allow: Arc::new(manifest.allow.clone()),
+            quota: Quota::new(self.pending_max),
             config,
             record: spec.record.unwrap_or(self.record),
             manifest,

@@ -19,7 +19,9 @@ use nexum_host_ifaces::{
     cron::{Missed, Schedule, ScheduleCheck},
     event::SourceId,
     grants::Capability,
+    http::Allowlist,
     limits::Limits,
+    outbox,
     types::{ConfigScalar, ConfigValue},
 };
 
@@ -41,6 +43,8 @@ pub struct Manifest {
     pub optional: Vec<Capability>,
     /// Chain methods beyond the standard ones.
     pub extra_methods: BTreeSet<String>,
+    /// Hosts that requests may go to.
+    pub allow: Allowlist,
     pub sources: Vec<Source>,
     pub config: Vec<(String, ConfigValue)>,
 }
@@ -81,14 +85,26 @@ pub enum OnReorg {
 /// One stream of events with a cursor of its own: the subscriptions that must stay in order with each other.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
-    Chain { id: SourceId, chain_id: u64, interest: Arc<Interest> },
-    Cron { id: SourceId, schedule: Arc<Schedule>, missed: Missed },
+    Chain {
+        id: SourceId,
+        chain_id: u64,
+        interest: Arc<Interest>,
+    },
+    Cron {
+        id: SourceId,
+        schedule: Arc<Schedule>,
+        missed: Missed,
+    },
+    /// What became of the module's effects; there for every module that asks for the outbox.
+    Outbox {
+        id: SourceId,
+    },
 }
 
 impl Source {
     pub fn id(&self) -> &SourceId {
         match self {
-            Self::Chain { id, .. } | Self::Cron { id, .. } => id,
+            Self::Chain { id, .. } | Self::Cron { id, .. } | Self::Outbox { id } => id,
         }
     }
 }
@@ -186,6 +202,10 @@ impl Sources {
             interest.logs.push(filter);
             interest.start_block = earliest(interest.start_block, start);
         });
+    }
+
+    fn outbox(&mut self) {
+        self.0.push(Source::Outbox { id: SourceId::new(outbox::SOURCE) });
     }
 
     fn cron(&mut self, schedule: Schedule, missed: Missed) -> Result<(), String> {

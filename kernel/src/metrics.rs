@@ -97,7 +97,7 @@ impl Metrics {
 
     /// Forgets a module that was unloaded.
     pub fn forget(&self, module: &str) {
-        for kind in ["init", "block", "logs", "tick", "reorg", "retry"] {
+        for kind in ["init", "block", "logs", "tick", "reorg", "outcome", "retry"] {
             let labels = [module, kind];
             // An event kind that the module never saw has no series.
             for vector in [&self.dispatched, &self.processed, &self.failed] {

@@ -24,6 +24,7 @@ use nexum_host_ifaces::{
     cron::CronMsg,
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply},
     host::HostArgs,
+    http::EgressMsg,
     port::{Pending, Port, PortError},
     store::{
         DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind,
@@ -41,6 +42,7 @@ use crate::{
     load::{Loader, Plan},
     metrics::{Metrics, ModuleMetrics},
     modules::{self, Candidate},
+    outbox::{self, OutboxMetrics, Permits},
     restart::{self, Decision, Fault},
     status::{ModuleStatus, Wish},
 };
@@ -56,6 +58,11 @@ pub struct Shared {
     pub store: Port<StoreMsg>,
     pub view: Arc<dyn StateView>,
     pub cron: Port<CronMsg>,
+    pub egress: Port<EgressMsg>,
+    pub outbox: Port<outbox::Msg>,
+    /// Whose effects may go out.
+    pub permits: Permits,
+    pub outbox_metrics: OutboxMetrics,
     pub clock: Arc<dyn Clock>,
     pub metrics: Metrics,
     /// Bounds how many modules are loaded; `None` when unknown.
@@ -320,6 +327,9 @@ fn host_args(shared: &Shared, plan: &Plan, id: ModuleId) -> HostArgs {
         chains: plan.chains.clone(),
         extra_methods: plan.extra_methods.clone(),
         taping: plan.taping(),
+        egress: shared.egress.clone(),
+        allow: plan.allow.clone(),
+        quota: plan.quota.clone(),
     }
 }
 

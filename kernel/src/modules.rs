@@ -30,6 +30,7 @@ use crate::{
     instance::Prepared,
     load::Plan,
     module::{self, Exit, ModuleActor, Shared},
+    outbox,
     restart::{self, Decision, Fault},
     roster::{self, Roster, Start},
     status::{ModuleStatus, Wish},
@@ -298,6 +299,7 @@ impl State {
             return Err(AdminError::AlreadyLoaded(name.to_string()));
         }
         let status = Arc::new(ModuleStatus::default());
+        self.permit(&plan);
         self.slots.insert(name.clone(), Slot::planned(spec, configured, plan, status));
         self.start(myself, &name).await;
         Ok(name.to_string())
@@ -306,6 +308,13 @@ impl State {
     /// Modules that have or may have an instance; one that was refused has none.
     fn planned(&self) -> usize {
         self.slots.values().filter(|slot| slot.plan.is_some()).count()
+    }
+
+    /// Lets the effects of a module go out, within what its plan grants.
+    pub(super) fn permit(&self, plan: &Arc<Plan>) {
+        self.shared.permits.set(plan);
+        // An outbox that is down looks when it is back.
+        let _ = self.shared.outbox.cast(outbox::Msg::Look);
     }
 
     /// Spawns the actor of a slot: Load the first time, a fresh instance from what is prepared afterwards.

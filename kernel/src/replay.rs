@@ -9,6 +9,7 @@ use nexum_host_ifaces::{
     clock::Clock,
     grants::{Asked, Grants},
     host::HostArgs,
+    outbox::{PENDING_MAX, Quota},
     port::Port,
     recording::{Captured, Fault, Outcome, RecordedView, Recording, Taping},
     store::{ModuleId, ModuleRecord},
@@ -62,6 +63,9 @@ pub async fn replay(
         view: init_view.clone(),
         chains: Arc::new(setting.chains.iter().map(|chain| (*chain, Port::new("chain"))).collect()),
         extra_methods: Arc::new(setting.extra_methods.clone()),
+        egress: Port::new("egress"),
+        allow: Arc::new(setting.allow.clone()),
+        quota: Quota::new(PENDING_MAX),
         taping: Taping::Play(Arc::new(recording.init.clone())),
     };
     let record = ModuleRecord { state_bytes: recording.init_state_bytes, ..ModuleRecord::default() };

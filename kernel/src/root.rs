@@ -20,6 +20,7 @@ use nexum_host_ifaces::{
     chain::ChainMsg,
     clock::Clock,
     cron::{CronMsg, ScheduleCheck, ScheduleNext},
+    http::EgressMsg,
     limits::Limits,
     port::Port,
     recording::Record,
@@ -40,6 +41,7 @@ use crate::{
     metrics::Metrics,
     module::Shared,
     modules::{self, ModulesSupervisor},
+    outbox::{self, OutboxMetrics, Permits},
     roster::Roster,
 };
 
@@ -67,6 +69,7 @@ pub struct Ports {
     pub view: Arc<dyn StateView>,
     pub chains: BTreeMap<u64, Port<ChainMsg>>,
     pub cron: Port<CronMsg>,
+    pub egress: Port<EgressMsg>,
     /// Bound by the kernel itself.
     pub admin: Port<AdminMsg>,
 }
@@ -95,6 +98,7 @@ pub struct KernelArgs {
     pub shutdown_deadline: Duration,
     /// How long an event that a module should have handled may wait before the engine is not healthy.
     pub event_age_threshold: Duration,
+    pub outbox: outbox::Settings,
     /// Draws uniformly from 0 to 1, for backoff jitter.
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
 }
@@ -145,6 +149,34 @@ impl KernelHandle {
     }
 }
 
+/// The outbox is the kernel's own service: it is delivery, and needs nothing but ports.
+fn outbox_service(args: &KernelArgs, port: Port<outbox::Msg>, permits: Permits, metrics: OutboxMetrics) -> ServiceSpec {
+    let outbox = outbox::Args {
+        settings: args.outbox.clone(),
+        store: args.ports.store.clone(),
+        egress: args.ports.egress.clone(),
+        chains: args.ports.chains.clone(),
+        permits,
+        clock: args.clock.clone(),
+        metrics,
+        jitter: args.jitter.clone(),
+    };
+    let unbound = port.clone();
+    ServiceSpec {
+        name: "outbox".into(),
+        start: Arc::new(move |supervisor| {
+            let (outbox, port) = (outbox.clone(), port.clone());
+            Box::pin(async move {
+                let actor = outbox::spawn(outbox, supervisor).await.map_err(|error| error.to_string())?;
+                let cell = actor.get_cell();
+                port.bind(actor);
+                Ok(cell)
+            })
+        }),
+        unbind: Arc::new(move || unbound.unbind()),
+    }
+}
+
 struct Root;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,7 +220,7 @@ impl Actor for Root {
     async fn pre_start(
         &self,
         myself: ActorRef<Msg>,
-        (args, end): Self::Arguments,
+        (mut args, end): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let metrics = Metrics::register(&args.registry, args.clock.clone())?;
         let mut loader = Loader::new(
@@ -198,11 +230,19 @@ impl Actor for Root {
             args.schedule_check.clone(),
         );
         loader.record = args.record;
+        loader.pending_max = args.outbox.pending_max;
+        let (outbox, permits) = (Port::new("outbox"), Permits::default());
+        let outbox_metrics = OutboxMetrics::register(&args.registry)?;
+        args.services.push(outbox_service(&args, outbox.clone(), permits.clone(), outbox_metrics.clone()));
         let shared = Arc::new(Shared {
             loader,
             store: args.ports.store.clone(),
             view: args.ports.view.clone(),
             cron: args.ports.cron.clone(),
+            egress: args.ports.egress.clone(),
+            outbox: outbox.clone(),
+            permits: permits.clone(),
+            outbox_metrics,
             clock: args.clock.clone(),
             metrics,
             map_limit: args.map_limit,
@@ -332,6 +372,7 @@ impl State {
         self.modules = Some(supervisor.clone());
         let args = admin_desk::Args {
             ports: self.args.ports.clone(),
+            outbox: self.shared.outbox.clone(),
             modules: supervisor,
             clock: self.args.clock.clone(),
             started_ns: self.started_ns,

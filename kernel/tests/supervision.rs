@@ -91,6 +91,7 @@ async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) ->
             view: Arc::new(NoState),
             chains: BTreeMap::new(),
             cron: cron.clone(),
+            egress: Port::new("egress"),
             admin: Port::new("admin"),
         },
         modules: Vec::new(),
@@ -106,6 +107,7 @@ async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) ->
         schedule_next: Arc::new(|_, _| None),
         shutdown_deadline: Duration::from_secs(20),
         event_age_threshold: Duration::from_secs(600),
+        outbox: Default::default(),
         jitter: Arc::new(|| 0.5),
     })
     .await

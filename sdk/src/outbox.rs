@@ -65,7 +65,8 @@ impl<E> Effect<E> {
         Self { effect, options: host::Options { key: None, release: Release::Committed, lane: None } }
     }
 
-    /// The idempotency key. Without it, the event's id and the effect's ordinal within the event.
+    /// The idempotency key, 1 to 255 visible ASCII characters. Without it the effect's id: module, event and ordinal
+    /// within the event, the same whenever the event is handled again.
     pub fn key(mut self, key: impl Into<String>) -> Self {
         self.options.key = Some(key.into());
         self
@@ -126,7 +127,9 @@ impl<E: Into<host::Effect>> Effect<E> {
     /// Puts the effect into the outbox of this event.
     ///
     /// # Errors
-    /// `Denied` when a policy refuses it, `InvalidInput` when it is malformed or its key was used for another effect.
+    /// `Denied` when the manifest does not allow its host or method, `InvalidInput` when it is malformed or too large,
+    /// `RateLimited` when the event or the module has too many, `Unsupported` for a kind that the engine has no actor for,
+    /// and in `init`.
     pub fn send(self) -> Result<EffectId> {
         Ok(host::send(&self.effect.into(), &self.options)?)
     }

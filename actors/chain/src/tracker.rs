@@ -158,7 +158,7 @@ impl Tracker {
         let after = match after {
             Some(Cursor::Chain { number, hash, part }) => Some(Position { number: *number, hash: *hash, part: *part }),
             // The cursor of another kind of source is as good as none.
-            Some(Cursor::Cron { .. }) | None => None,
+            Some(Cursor::Cron { .. } | Cursor::Outbox { .. }) | None => None,
         };
         let at = after.unwrap_or(Position { number: 0, hash: None, part: Part::Block });
         let waiting = Waiting { token, after, at, verified: false, skipped: 0, max: max.max(1), reading: false };

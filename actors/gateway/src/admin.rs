@@ -3,6 +3,7 @@
 mod crashes;
 mod journal;
 mod modules;
+mod outbox;
 mod services;
 mod state;
 
@@ -84,6 +85,7 @@ pub(crate) fn router(api: Api, token: Option<Token>) -> Router {
         .route("/v1/backup", post(backup))
         .route("/v1/shutdown", post(shutdown))
         .merge(modules::routes())
+        .merge(outbox::routes())
         .merge(services::routes())
         .merge(state::routes())
         .merge(journal::routes())

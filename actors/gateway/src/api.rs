@@ -8,6 +8,7 @@ pub mod journal;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use nexum_host_ifaces::{
+    outbox::{self, Ended, Listed, Release},
     store::{DeadLetter, ModuleInfo, Standing},
     types::{Event, Log, OutcomeStatus},
 };
@@ -246,6 +247,96 @@ pub struct FailedRetry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
     pub dropped: usize,
+}
+
+/// An effect of a module's outbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Effect {
+    /// Its name for `show`, `retry` and `cancel`.
+    pub id: String,
+    pub key: String,
+    /// `pending`, `released` once it may have left, or how it ended: `delivered`, `failed`, `cancelled`.
+    pub state: String,
+    /// `http` or `rpc`.
+    pub kind: String,
+    /// An origin without its path, or a chain.
+    pub destination: String,
+    pub lane: Option<String>,
+    /// `committed`, `safe` or `finalized`.
+    pub release: String,
+    pub sent_at_ms: u64,
+    pub attempts: u32,
+    pub next_attempt_ms: Option<u64>,
+    pub last_error: Option<String>,
+    /// The event that sent it was undone by a reorg, after it may have left.
+    pub retracted: bool,
+    /// What is sent; only when one effect is asked for. The body of a delivered one is not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Value>,
+}
+
+impl Effect {
+    /// A line of the list: without payload.
+    pub fn brief(listed: &Listed) -> Self {
+        let Listed { entry, progress, retracted } = listed;
+        let state = match &progress.ended {
+            Some(end) => match end.how {
+                Ended::Delivered => "delivered",
+                Ended::Failed => "failed",
+                Ended::Cancelled | Ended::Retracted => "cancelled",
+            },
+            None if progress.released => "released",
+            None => "pending",
+        };
+        let kind = match &entry.effect {
+            outbox::Effect::Http(_) => "http",
+            outbox::Effect::Rpc(_) => "rpc",
+            outbox::Effect::Transaction(_) => "transaction",
+            outbox::Effect::Message(_) => "message",
+        };
+        let release = match entry.release {
+            Release::Committed => "committed",
+            Release::Safe => "safe",
+            Release::Finalized => "finalized",
+        };
+        let waits = progress.ended.is_none() && progress.next_attempt_ms > 0;
+        Self {
+            id: entry.id.clone(),
+            key: entry.key.clone(),
+            state: state.to_owned(),
+            kind: kind.to_owned(),
+            destination: entry.destination(),
+            lane: entry.lane.clone(),
+            release: release.to_owned(),
+            sent_at_ms: entry.sent_at_ms,
+            attempts: progress.attempts,
+            next_attempt_ms: waits.then_some(progress.next_attempt_ms),
+            last_error: progress.last_error.clone(),
+            retracted: *retracted,
+            payload: None,
+        }
+    }
+
+    pub fn full(listed: &Listed) -> Self {
+        let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => hex(bytes),
+        };
+        let payload = match &listed.entry.effect {
+            outbox::Effect::Http(effect) => json!({
+                "method": effect.method,
+                "url": effect.url,
+                "headers": effect.headers.iter().map(|header| (&header.name, &header.value)).collect::<Vec<_>>(),
+                "body": effect.body.as_deref().map(text),
+            }),
+            outbox::Effect::Rpc(effect) => {
+                json!({ "chain_id": effect.chain_id, "method": effect.method, "params": effect.params })
+            }
+            outbox::Effect::Transaction(effect) => json!({ "chain_id": effect.chain_id, "data": hex(&effect.data) }),
+            outbox::Effect::Message(effect) => json!({ "content_topic": effect.content_topic }),
+        };
+        Self { payload: Some(payload), ..Self::brief(listed) }
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -56,6 +56,7 @@ impl From<AdminError> for ApiError {
             AdminError::UnknownModule(_) | AdminError::UnknownService(_) | AdminError::UnknownDeadLetter { .. } => {
                 StatusCode::NOT_FOUND
             }
+            AdminError::UnknownEffect { .. } => StatusCode::NOT_FOUND,
             AdminError::AlreadyLoaded(_) | AdminError::WrongState { .. } | AdminError::NeedsApproval { .. } => {
                 StatusCode::CONFLICT
             }
@@ -75,8 +76,9 @@ impl From<StoreError> for ApiError {
             StoreError::UnknownModule(_)
             | StoreError::UnknownDeadLetter { .. }
             | StoreError::UnknownUnit { .. }
-            | StoreError::UnknownRecording(_) => StatusCode::NOT_FOUND,
-            StoreError::BelowJournal { .. } => StatusCode::CONFLICT,
+            | StoreError::UnknownRecording(_)
+            | StoreError::UnknownEffect { .. } => StatusCode::NOT_FOUND,
+            StoreError::BelowJournal { .. } | StoreError::Refused(_) => StatusCode::CONFLICT,
             StoreError::Failed(_) | StoreError::OutOfSequence { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

@@ -231,6 +231,7 @@ fn unit(ledger: &Ledger, source: &SourceId, old: Option<Vec<u8>>) -> nexum_host_
         fuel: 12_345,
         changes: vec![Change { key: "last".into(), new: Some(vec![number as u8; 100]), old }],
         state_bytes: 104,
+        effects: Vec::new(),
     })
 }
 

@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
-use nexum_host_ifaces::store::{Reply, StateView, StoreError, StoreMsg};
+use nexum_host_ifaces::{
+    outbox::{Change, OutboxRequest},
+    store::{Reply, StateView, StoreError, StoreMsg},
+};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, concurrency::JoinHandle};
 use tokio::sync::Semaphore;
 
-use crate::{backup, committer::Committer, purge, rewind, store::Store};
+use crate::{backup, committer::Committer, outbox, purge, rewind, store::Store};
 
 /// Reads and administration that run at once beside the commits; more are refused. Each holds a blocking thread.
 const JOBS_MAX: usize = 32;
@@ -66,7 +69,11 @@ impl Actor for StoreActor {
             StoreMsg::Rewind { module, to, reply } => match state.committer.fence(module) {
                 Ok(fence) => state.job(reply, move |store| {
                     fence.settle()?;
-                    rewind::rewind(store, module, &to)
+                    let rewound = rewind::rewind(store, module, &to)?;
+                    if let Some(rewound) = &rewound {
+                        fence.tell(Change::Rewound { module, to_seq: rewound.record.seq });
+                    }
+                    Ok(rewound)
                 }),
                 Err(error) => refuse(reply, error),
             },
@@ -75,12 +82,15 @@ impl Actor for StoreActor {
                 match fenced {
                     Ok((id, fence)) => state.job(reply, move |store| {
                         fence.settle()?;
-                        purge::purge(store, &name, id)
+                        purge::purge(store, &name, id)?;
+                        fence.tell(Change::Purged { module: id });
+                        Ok(())
                     }),
                     Err(error) => refuse(reply, error),
                 }
             }
             StoreMsg::Replay { module, reply } => state.job(reply, move |store| store.replay(module)),
+            StoreMsg::Outbox(request) => state.outbox(request),
             StoreMsg::Journal { module, from_seq, limit, reply } => {
                 state.job(reply, move |store| store.journal(module, from_seq, limit));
             }
@@ -131,6 +141,35 @@ impl Actor for StoreActor {
 }
 
 impl State {
+    fn outbox(&self, request: OutboxRequest) {
+        match request {
+            OutboxRequest::Live { reply } => {
+                self.committer.news().begin();
+                self.job(reply, outbox::live);
+            }
+            OutboxRequest::News { reply } => self.committer.news().ask(reply),
+            OutboxRequest::Outcomes { name, after, limit, reply } => {
+                self.job(reply, move |store| outbox::outcomes(store, store.id(&name)?, after, limit));
+            }
+            OutboxRequest::List { name, limit, reply } => {
+                self.job(reply, move |store| outbox::list(store, store.id(&name)?, limit));
+            }
+            OutboxRequest::Show { name, id, reply } => self.job(reply, move |store| outbox::show(store, &name, &id)),
+            OutboxRequest::ReleasedAbove { module, chain_id, number, reply } => {
+                self.job(reply, move |store| outbox::released_above(store, module, chain_id, number));
+            }
+            OutboxRequest::Prune { module, reply } => self.job(reply, move |store| outbox::prune(store, module)),
+            OutboxRequest::Release { module, id, at, now_ms, reply } => {
+                self.committer.release(module, &id, at, now_ms, reply);
+            }
+            OutboxRequest::Attempted { module, id, progress, reply } => {
+                self.committer.attempted(module, &id, &progress, reply);
+            }
+            OutboxRequest::End { end, reply } => self.committer.end(&end, reply),
+            OutboxRequest::Reopen { name, id, now_ms, reply } => self.committer.reopen(&name, &id, now_ms, reply),
+        }
+    }
+
     /// Runs something that blocks beside the commits, if not too much runs already.
     fn job<T: Send + 'static>(
         &self,

@@ -11,6 +11,7 @@
 mod fence;
 mod inline;
 mod kept;
+mod outbox;
 mod write;
 
 use std::{
@@ -32,6 +33,7 @@ use tokio::{sync::Notify, task::AbortHandle};
 use crate::{
     group::{Group, Scratch, Waiting},
     headers::Owed,
+    news::NewsDesk,
     open::Durability,
     receipts::Last,
     store::{Lease, Store, lock},
@@ -64,6 +66,8 @@ pub(crate) struct Shared {
     /// A group was answered, or the thread is gone.
     settled: Condvar,
     lease: Mutex<Option<Arc<Lease>>>,
+    /// What the outbox actor is told.
+    pub(crate) news: NewsDesk,
 }
 
 #[derive(Default)]
@@ -82,6 +86,8 @@ struct Queue {
     crashes: HashMap<ModuleId, u64>,
     /// Names given in groups that are not written yet.
     naming: HashMap<Arc<str>, ModuleId>,
+    /// Number of the last outcome, of the modules whose effects ended since the actor started.
+    outcomes: HashMap<ModuleId, u64>,
     next_id: u32,
     /// Modules whose past is being replaced.
     fenced: HashSet<ModuleId>,
@@ -110,6 +116,7 @@ impl Committer {
             filled_task: Notify::new(),
             settled: Condvar::new(),
             lease: Mutex::new(Some(lease.clone())),
+            news: NewsDesk::default(),
         });
         *lock(&shared.store.writer) = Arc::downgrade(&shared);
         if shared.store.blocking == Blocking::Inline {

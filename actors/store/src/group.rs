@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nexum_host_ifaces::{
     journal::Receipt,
+    outbox::{Entry, Live, Location, Released},
     store::{Change, DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, Reply, StoreError},
 };
 use rocksdb::WriteBatch;
@@ -25,6 +26,8 @@ pub(crate) struct Group {
     /// What becomes of the index when the write succeeds.
     pub named: Vec<(Arc<str>, ModuleId)>,
     pub letters: Vec<(ModuleId, LetterChange)>,
+    /// Effects that the outbox actor hears of when the write succeeds.
+    pub sent: Vec<(ModuleId, Location, Entry)>,
     pub waiting: Vec<Waiting>,
     pub headers: Owed,
 }
@@ -38,6 +41,29 @@ pub(crate) enum LetterChange {
 pub(crate) enum Waiting {
     Done(Reply<()>),
     Opened(ModuleId, Reply<ModuleInfo>),
+    Released(Box<Released>, Reply<Released>),
+    Reopened(Box<Live>, Reply<Live>),
+}
+
+impl Waiting {
+    /// The write succeeded. Nobody is told when the caller gave up.
+    pub fn answer(self, store: &Store) {
+        match self {
+            Self::Done(reply) => drop(reply.send(Ok(()))),
+            Self::Opened(id, reply) => drop(reply.send(store.info(id))),
+            Self::Released(released, reply) => drop(reply.send(Ok(*released))),
+            Self::Reopened(live, reply) => drop(reply.send(Ok(*live))),
+        }
+    }
+
+    pub fn refuse(self, error: StoreError) {
+        match self {
+            Self::Done(reply) => drop(reply.send(Err(error))),
+            Self::Opened(_, reply) => drop(reply.send(Err(error))),
+            Self::Released(_, reply) => drop(reply.send(Err(error))),
+            Self::Reopened(_, reply) => drop(reply.send(Err(error))),
+        }
+    }
 }
 
 /// Buffers for encoding, used again for every unit.
@@ -84,6 +110,8 @@ impl Group {
         let health = unit.health.as_ref().map(codec::encode_vec).transpose()?;
         let quarantined = unit.quarantined.as_deref().map(codec::encode_vec::<DeadLetter>).transpose()?;
 
+        let effects = unit.outbox.iter().map(codec::encode_vec).collect::<Result<Vec<_>, _>>()?;
+
         for Change { key: name, new, .. } in &unit.changes {
             let key = keys::state(id, name, key);
             match new {
@@ -107,8 +135,10 @@ impl Group {
             self.batch.put(keys::letter(id, seq), letter);
             self.letters.push((id, LetterChange::Added(seq)));
         }
-        for (ordinal, entry) in (0..).zip(&unit.outbox) {
-            self.batch.put(keys::outbox(id, seq, ordinal), entry);
+        for ((ordinal, entry), bytes) in (0..).zip(&unit.outbox).zip(effects) {
+            let at = Location { seq, ordinal };
+            self.batch.put(keys::outbox(id, at), bytes);
+            self.sent.push((id, at, entry.clone()));
         }
         for position in &unit.replayed {
             self.batch.delete(keys::replay(id, *position));

@@ -3,7 +3,7 @@
 //! Invariant: everything about a module lies under its number, big-endian, so that one `delete_range` per family drops
 //! it and no key of another module is ever between. Numbers start at 1 and are never used again.
 
-use nexum_host_ifaces::{Hash, store::ModuleId};
+use nexum_host_ifaces::{Hash, outbox::Location, store::ModuleId};
 
 /// Column family of module state: number ++ key.
 pub(crate) const STATE: &str = "state";
@@ -23,7 +23,16 @@ const NAME: u8 = b'n';
 const RECORD: u8 = b'r';
 const HEALTH: u8 = b'h';
 const LETTER: u8 = b'd';
+/// Effects that have not ended: the unit that sent them, ordinal.
 const OUTBOX: u8 = b'o';
+/// Effects that have ended, under the same key.
+const ENDED: u8 = b's';
+/// Released effects that have not ended and whose unit was undone: digest of the id.
+const RETRACTED: u8 = b'k';
+/// What happened to an effect: digest of the id.
+const PROGRESS: u8 = b'p';
+/// Outcomes that wait for the module or were handled lately: number.
+const OUTCOME: u8 = b'e';
 const RECEIPT: u8 = b'y';
 const REWIND: u8 = b'w';
 const REPLAY: u8 = b'q';
@@ -68,10 +77,10 @@ pub(crate) fn parse_letter(key: &[u8]) -> Option<(ModuleId, u64)> {
     Some((ModuleId(u32::from_be_bytes(id.try_into().ok()?)), u64::from_be_bytes(seq.try_into().ok()?)))
 }
 
-pub(crate) fn outbox(id: ModuleId, seq: u64, ordinal: u32) -> [u8; 17] {
+fn located(tag: u8, id: ModuleId, at: Location) -> [u8; 17] {
     let mut key = [0; 17];
-    key[..13].copy_from_slice(&numbered(OUTBOX, id, seq));
-    key[13..].copy_from_slice(&ordinal.to_be_bytes());
+    key[..13].copy_from_slice(&numbered(tag, id, at.seq));
+    key[13..].copy_from_slice(&at.ordinal.to_be_bytes());
     key
 }
 
@@ -102,6 +111,49 @@ pub(crate) fn parse_header(key: &[u8]) -> Option<(u64, Hash)> {
     Some((u64::from_be_bytes(number.try_into().ok()?), Hash(hash.try_into().ok()?)))
 }
 
+fn named(tag: u8, id: ModuleId, digest: Hash) -> [u8; 37] {
+    let mut key = [0; 37];
+    key[..5].copy_from_slice(&tagged(tag, id.0));
+    key[5..].copy_from_slice(&digest.0);
+    key
+}
+
+pub(crate) fn outbox(id: ModuleId, at: Location) -> [u8; 17] {
+    located(OUTBOX, id, at)
+}
+
+pub(crate) fn ended(id: ModuleId, at: Location) -> [u8; 17] {
+    located(ENDED, id, at)
+}
+
+pub(crate) fn retracted(id: ModuleId, effect: Hash) -> [u8; 37] {
+    named(RETRACTED, id, effect)
+}
+
+pub(crate) fn progress(id: ModuleId, effect: Hash) -> [u8; 37] {
+    named(PROGRESS, id, effect)
+}
+
+pub(crate) fn outcome(id: ModuleId, number: u64) -> [u8; 13] {
+    numbered(OUTCOME, id, number)
+}
+
+/// Module and location of the key of an effect that has not ended.
+pub(crate) fn parse_outbox(key: &[u8]) -> Option<(ModuleId, Location)> {
+    let (id, rest) = key.split_at_checked(5)?;
+    let (seq, ordinal) = rest.split_at_checked(8)?;
+    let at = Location {
+        seq: u64::from_be_bytes(seq.try_into().ok()?),
+        ordinal: u32::from_be_bytes(ordinal.try_into().ok()?),
+    };
+    Some((ModuleId(u32::from_be_bytes(id[1..].try_into().ok()?)), at))
+}
+
+/// Module of the key of a retracted effect.
+pub(crate) fn parse_retracted(key: &[u8]) -> Option<ModuleId> {
+    Some(ModuleId(u32::from_be_bytes(key.get(1..5)?.try_into().ok()?)))
+}
+
 pub(crate) fn event(id: ModuleId, seq: u64) -> [u8; 12] {
     let mut key = [0; 12];
     key[..4].copy_from_slice(&id.0.to_be_bytes());
@@ -127,9 +179,38 @@ pub(crate) fn letters(id: ModuleId) -> ([u8; 5], [u8; 5]) {
     (tagged(LETTER, id.0), tagged(LETTER, id.0 + 1))
 }
 
-/// Half-open range of a module's outbox.
-pub(crate) fn outboxes(id: ModuleId) -> ([u8; 5], [u8; 5]) {
-    (tagged(OUTBOX, id.0), tagged(OUTBOX, id.0 + 1))
+/// One kind of record about effects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shelf {
+    Outbox,
+    Ended,
+    Retracted,
+    Progress,
+    Outcomes,
+}
+
+impl Shelf {
+    pub const ALL: [Self; 5] = [Self::Outbox, Self::Ended, Self::Retracted, Self::Progress, Self::Outcomes];
+
+    fn tag(self) -> u8 {
+        match self {
+            Self::Outbox => OUTBOX,
+            Self::Ended => ENDED,
+            Self::Retracted => RETRACTED,
+            Self::Progress => PROGRESS,
+            Self::Outcomes => OUTCOME,
+        }
+    }
+
+    /// Half-open range of a module's records.
+    pub fn of(self, id: ModuleId) -> ([u8; 5], [u8; 5]) {
+        (tagged(self.tag(), id.0), tagged(self.tag(), id.0 + 1))
+    }
+
+    /// Half-open range of every module's records.
+    pub fn all(self) -> ([u8; 1], [u8; 1]) {
+        ([self.tag()], [self.tag() + 1])
+    }
 }
 
 fn recorded(id: ModuleId, crash: bool, number: u64) -> [u8; 13] {
@@ -214,6 +295,11 @@ mod tests {
         assert!(header(7, 255, &hash) < header(7, 256, &hash) && header(7, u64::MAX, &hash) < header(8, 0, &hash));
         assert_eq!(parse_header(&header(7, 5, &hash)), Some((5, hash)));
         assert_eq!(parse_header(&headers(7)), None);
+        let at = Location { seq: u64::MAX, ordinal: 3 };
+        let (low, high) = Shelf::Outbox.of(ModuleId(7));
+        assert!(outbox(ModuleId(7), at)[..] > low[..] && outbox(ModuleId(7), at)[..] < high[..]);
+        assert_eq!(parse_outbox(&outbox(ModuleId(7), at)), Some((ModuleId(7), at)));
+        assert_eq!(parse_retracted(&retracted(ModuleId(7), Hash([9; 32]))), Some(ModuleId(7)));
     }
 
     #[test]

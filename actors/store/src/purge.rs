@@ -3,7 +3,12 @@
 use nexum_host_ifaces::store::{ModuleId, StoreError};
 use rocksdb::WriteBatch;
 
-use crate::{disk::Written, keys, open, store::Store};
+use crate::{
+    disk::Written,
+    keys::{self, Shelf},
+    open,
+    store::Store,
+};
 
 /// Removes the module in one synced write; its number is never used again. The caller sees to it that nobody writes
 /// about the module meanwhile.
@@ -13,14 +18,9 @@ pub(crate) fn purge(store: &Store, name: &str, module: ModuleId) -> Result<(), S
         let (from, to) = keys::module(module);
         batch.delete_range_cf(store.family(family)?, from, to);
     }
-    let own = [
-        keys::letters(module),
-        keys::outboxes(module),
-        keys::replays(module),
-        keys::receipts(module),
-        keys::rewinds(module),
-    ];
-    for (from, to) in own {
+    let own = [keys::letters(module), keys::replays(module), keys::receipts(module), keys::rewinds(module)];
+    let shelves = Shelf::ALL.into_iter().map(|shelf| shelf.of(module));
+    for (from, to) in shelves.chain(own) {
         batch.delete_range(from, to);
     }
     batch.delete(keys::record(module));

@@ -1,19 +1,21 @@
 //! Undoing a module's last units, and what is to be gone through again.
 //!
 //! Invariant: after a rewind to unit n everything about the module is, byte for byte, what it was when unit n had been
-//! written; only the failure counters stay, because failures did happen, and two things are added: the signed record of
-//! the rewind with the receipts of what was undone, and the replay queue, which holds what the module has to be told and
-//! to handle again before its sources go on.
+//! written. What did happen stays: the failure counters, and what became of effects that may have left the host. Two
+//! things are added: the signed record of the rewind with the receipts of what was undone, and the replay queue, which
+//! holds what the module has to be told and to handle again before its sources go on.
 
 use nexum_host_ifaces::{
     Hash,
     event::Cursor,
     journal::{Receipt, RewindRecord},
+    outbox::ReleasedEffect,
     store::{Fork, ModuleId, ModuleRecord, ReplayItem, RewindTo, Rewound, StoreError, UnitKind},
+    types,
 };
 use rocksdb::{IteratorMode, ReadOptions, WriteBatch};
 
-use crate::{codec, disk::Written, fork, journal::REWINDS_MAX, keys, open, store::Store};
+use crate::{codec, disk::Written, fork, journal::REWINDS_MAX, keys, open, outbox, store::Store};
 
 /// Receipts of undone units that the record of a rewind keeps, the newest: at one in a thousand units more than the
 /// journal holds.
@@ -34,7 +36,7 @@ pub(crate) fn rewind(store: &Store, module: ModuleId, to: &RewindTo) -> Result<O
         return Err(StoreError::Failed(format!("cannot rewind to unit {to_seq}: the last one is {}", record.seq)));
     }
     if to_seq == record.seq {
-        return Ok(Some(Rewound { record, replay: store.replay(module)? }));
+        return Ok(Some(Rewound { record, replay: store.replay(module)?, released: Vec::new() }));
     }
     undo(store, module, record, to_seq, fork).map(Some)
 }
@@ -125,11 +127,14 @@ fn undo(
         )));
     }
     undone.reverse();
-    let replay = fork.map_or_else(|| Ok(Vec::new()), |fork| Ok(queue(fork, undone, store.replay(module)?)))?;
+    let released = outbox::unsend(store, module, to_seq, &mut batch)?;
+    let replay = match fork {
+        Some(fork) => queue(fork, &released, undone, store.replay(module)?),
+        None => Vec::new(),
+    };
 
     batch.delete_range_cf(events, keys::event(module, to_seq + 1), keys::event(module, last + 1));
     batch.delete_range(&keys::letter(module, to_seq + 1)[..], &keys::letters(module).1[..]);
-    batch.delete_range(&keys::outbox(module, to_seq + 1, 0)[..], &keys::outboxes(module).1[..]);
     let recordings = store.family(keys::RECORDINGS)?;
     batch.delete_range_cf(recordings, keys::recording(module, to_seq + 1), keys::crash(module, 0));
     batch.delete_range(&keys::receipt(module, to_seq + 1)[..], &keys::receipts(module).1[..]);
@@ -150,14 +155,18 @@ fn undo(
         known.letters.extend(restored);
         store.show_letters(known);
     }
-    Ok(Rewound { record, replay })
+    Ok(Rewound { record, replay, released })
 }
 
 /// What the module goes through next: the reorg, then what was undone of its other sources, then what an earlier rewind
 /// had left. Of the forked source nothing is replayed, because it delivers what stands; an earlier reorg of it that is
 /// no longer handled is told again with this one, so that no released effect is forgotten.
-fn queue(fork: &Fork, undone: Vec<ReplayItem>, left: Vec<ReplayItem>) -> Vec<ReplayItem> {
+fn queue(fork: &Fork, released: &[ReleasedEffect], undone: Vec<ReplayItem>, left: Vec<ReplayItem>) -> Vec<ReplayItem> {
     let mut reorg = fork.reorg.clone();
+    reorg.released_effects = released
+        .iter()
+        .map(|effect| types::ReleasedEffect { id: effect.id.clone(), key: effect.key.clone() })
+        .collect();
     let mut others = Vec::new();
     for item in undone.into_iter().chain(left) {
         if item.source != fork.source {

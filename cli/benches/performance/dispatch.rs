@@ -11,6 +11,7 @@ use nexum_host_ifaces::{
     grants::{Asked, Capability, Grants},
     host::{HostArgs, HostState},
     limits::Limits,
+    outbox::Quota,
     port::Port,
     recording::Taping,
     store::{ModuleId, ModuleRecord},
@@ -60,6 +61,9 @@ impl Guests {
             chains: Arc::default(),
             extra_methods: Arc::default(),
             taping: Taping::Off,
+            egress: Port::new("egress"),
+            allow: Arc::default(),
+            quota: Quota::new(0),
         };
         Self { prepared, args, _cache: cache }
     }

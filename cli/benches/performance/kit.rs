@@ -282,6 +282,7 @@ impl Bed {
                 view,
                 chains: BTreeMap::from([(CHAIN, chain)]),
                 cron: Port::<CronMsg>::new("cron"),
+                egress: Port::new("egress"),
                 admin: admin.clone(),
             },
             modules: sources.into_iter().map(spec).collect(),
@@ -297,6 +298,7 @@ impl Bed {
             schedule_next: Arc::new(|_, _| None),
             shutdown_deadline: Duration::from_secs(20),
             event_age_threshold: Duration::from_secs(600),
+            outbox: Default::default(),
             jitter: Arc::new(|| 0.5),
         })
         .await

@@ -1,16 +1,16 @@
-//! What only `nexumctl` does: the tree, log lines, dead letters, metrics, and stopping the engine.
+//! What only `nexumctl` does: the tree, log lines, dead letters, effects, metrics, and stopping the engine.
 
 use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::Method;
-use nexum_gateway::api::{Dropped, Letter, RestartRequest, Resumed, Retried, RetryRequest, Stopped};
+use nexum_gateway::api::{Dropped, Effect, Letter, RestartRequest, Resumed, Retried, RetryRequest, Stopped};
 use nexum_kernel::admin::{Node, ServiceReport};
 use serde_json::json;
 
 use super::{block_on, done};
 use crate::{
-    args::{Dlq, Operator, Output, Service},
+    args::{Dlq, Operator, Outbox, Output, Service},
     client::{Client, part},
     exit::Failure,
     render::{self, print, print_json},
@@ -27,6 +27,7 @@ pub fn operator(command: Operator, output: Output) -> Result<(), Failure> {
             Operator::Logs { follow, module } => logs(&client, follow, module.as_deref(), &output).await,
             Operator::Dlq(command) => dlq(&client, command, &output).await,
             Operator::Crash(command) => super::crash::crash(&client, command, &output).await,
+            Operator::Outbox(command) => outbox(&client, command, &output).await,
             Operator::Service(command) => service(&client, command, &output).await,
             Operator::Metrics => {
                 let text = client.text("/v1/metrics").await?;
@@ -166,6 +167,35 @@ async fn dlq(client: &Client, command: Dlq, output: &Output) -> Result<(), Failu
         Dlq::Drop { module, seq } => {
             client.order(Method::DELETE, &path(&module, seq), None).await?;
             done(output, &module, &format!("dead letter {seq} dropped"))
+        }
+    }
+}
+
+async fn outbox(client: &Client, command: Outbox, output: &Output) -> Result<(), Failure> {
+    let path = |module: &str, id: &str| format!("/v1/modules/{}/outbox/{}", part(module), part(id));
+    match command {
+        Outbox::List { module, limit } => {
+            let path = format!("/v1/modules/{}/outbox?limit={limit}", part(&module));
+            let effects: Vec<Effect> = client.get(&path).await?;
+            match output.json {
+                true => print_json(&effects),
+                false => print(&render::outbox::effects(&effects)),
+            }
+        }
+        Outbox::Show { module, id } => {
+            let effect: Effect = client.get(&path(&module, &id)).await?;
+            match output.json {
+                true => print_json(&effect),
+                false => print(&render::outbox::effect(&effect)),
+            }
+        }
+        Outbox::Retry { module, id } => {
+            client.order(Method::POST, &format!("{}/retry", path(&module, &id)), None).await?;
+            done(output, &module, &format!("effect {id} is attempted now"))
+        }
+        Outbox::Cancel { module, id } => {
+            client.order(Method::DELETE, &path(&module, &id), None).await?;
+            done(output, &module, &format!("effect {id} cancelled"))
         }
     }
 }

@@ -60,6 +60,12 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
             ],
         )?;
     }
+    if let Some((key, wrong)) = config.egress.wrong() {
+        return Err(problem(&format!("egress.{key}"), wrong));
+    }
+    if let Some((key, wrong)) = config.outbox.wrong() {
+        return Err(problem(&format!("outbox.{key}"), wrong));
+    }
     check_periods(
         "limits",
         [("event_deadline", config.limits.event_deadline), ("host_call_deadline", config.limits.host_call_deadline)],

@@ -13,6 +13,7 @@ use nexum_host_ifaces::{grants::Capability, limits::Limits, recording::Record};
 use nexum_store::Durability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
+use super::effects::{Egress, Outbox};
 use super::journal::Journal;
 
 /// `nexum-engine.toml`.
@@ -24,6 +25,8 @@ pub struct Config {
     pub modules: Vec<Module>,
     pub observability: Observability,
     pub journal: Journal,
+    pub egress: Egress,
+    pub outbox: Outbox,
     /// Ceilings for every module.
     pub limits: Ceiling,
     /// Paths of the values that `${…}` stands in; not shown.
@@ -39,6 +42,8 @@ impl Default for Config {
             modules: Vec::new(),
             observability: Observability::default(),
             journal: Journal::default(),
+            egress: Egress::default(),
+            outbox: Outbox::default(),
             limits: Ceiling::of_engine(),
             from_environment: BTreeSet::new(),
         }

@@ -21,7 +21,7 @@ pub(super) const ENVIRONMENT: &str = "environment";
 const PREFIX: &str = "NEXUM_";
 /// Sections of the contract that this version does not have yet. Refused, because an operator who writes `[trust]` counts
 /// on it.
-const UNSUPPORTED: [&str; 7] = ["content", "discovery", "trust", "identity", "egress", "swarm", "waku"];
+const UNSUPPORTED: [&str; 6] = ["content", "discovery", "trust", "identity", "swarm", "waku"];
 /// Keys that hold lists of tables.
 const TABLES: [&str; 3] = ["chains", "endpoints", "modules"];
 /// Keys whose relative paths are relative to the file.

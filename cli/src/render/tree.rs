@@ -94,6 +94,11 @@ fn running(facts: &ModuleFacts, budget: &str) -> Vec<String> {
         parts.push(format!("fuel p99 {}", units::count(facts.fuel_p99)));
     }
     parts.push(format!("state {}", units::bytes_of(facts.state_bytes, facts.state_bytes_limit)));
+    if facts.outbox_pending > 0 {
+        let age =
+            facts.outbox_oldest_age_ms.map_or_else(String::new, |age| format!(", oldest {}", units::duration_ms(age)));
+        parts.push(format!("outbox {} pending{age}", facts.outbox_pending));
+    }
     if facts.dead_letters > 0 {
         parts.push(format!("dead letters {}", facts.dead_letters));
     }
@@ -134,6 +139,8 @@ mod tests {
             events_processed: 7,
             events_failed: 0,
             dead_letters: u64::from(name == "twap-monitor"),
+            outbox_pending: 3 * u64::from(name == "twap-monitor"),
+            outbox_oldest_age_ms: Some(4_000),
             last_event_age_ms: None,
             next_start_in_ms: Some(4_200),
             last_error: None,
@@ -169,7 +176,7 @@ nexum                     up 3d 4h
 │  ├─ 1                   ethereum head 21934117, 2/3 endpoints, lag 0
 │  └─ 42161               DOWN
 └─ modules                4 loaded
-   ├─ twap-monitor 0.3.0  RUN      cursor 1:21934117, cron:*/5 * * * *   restarts 0/10   fuel p99 2.1M   state 1.1/50 MiB   dead letters 1
+   ├─ twap-monitor 0.3.0  RUN      cursor 1:21934117, cron:*/5 * * * *   restarts 0/10   fuel p99 2.1M   state 1.1/50 MiB   outbox 3 pending, oldest 4 s   dead letters 1
    ├─ gov-watch    1.2.0  RESTART  in 4 s (attempt 3/10)   last: trap: out of fuel in on_logs
    ├─ old-probe    0.1.0  DEAD     budget spent 10/10 — `nexumctl module restart old-probe`   trap: unreachable
    └─ hand         0.1.0  PAUSED   by the operator — `nexumctl module resume hand`

@@ -14,12 +14,14 @@ use std::{
 
 use anyhow::Context;
 use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History, KEPT_HEADERS, mock::Fixture};
+use nexum_egress::EgressMetrics;
 use nexum_gateway::{AdminTcp, LogTap, Token};
 use nexum_host_ifaces::{
     blocking::Blocking,
     chain::ChainMsg,
     clock::{Clock, SystemClock},
     cron::{CronMsg, ScheduleCheck},
+    http::EgressMsg,
     port::Port,
     store::StoreMsg,
 };
@@ -50,6 +52,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         view: store.clone(),
         chains: config.chains.iter().map(|chain| (chain.chain_id, Port::new("chain"))).collect(),
         cron: Port::new("cron"),
+        egress: Port::new("egress"),
         admin: Port::new("kernel"),
     };
     let mut services = vec![store_service(store, ports.store.clone(), histories.clone())];
@@ -59,6 +62,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         services.push(chain_service(chain, &ports, port.clone(), &clock, &metrics, &histories)?);
     }
     services.push(cron_service(ports.cron.clone(), clock.clone()));
+    services.push(egress_service(config, ports.egress.clone(), clock.clone(), &registry)?);
     services.push(gateway_service(config, &ports, &registry, logs)?);
 
     let admin = ports.admin.clone();
@@ -78,6 +82,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         shutdown_deadline: config.engine.shutdown_deadline.0,
         event_age_threshold: config.observability.event_age_threshold.0,
         schedule_next: Arc::new(nexum_cron::next_after),
+        outbox: config.outbox.settings(),
         jitter: Arc::new(rand::random::<f64>),
     };
     let kernel = KernelHandle::start(args).await?;
@@ -171,6 +176,20 @@ fn cron_service(port: Port<CronMsg>, clock: Arc<dyn Clock>) -> ServiceSpec {
         let args = nexum_cron::Args { clock: clock.clone() };
         async move { nexum_cron::spawn(args, supervisor).await.map(|(actor, _)| actor) }
     })
+}
+
+fn egress_service(
+    config: &Config,
+    port: Port<EgressMsg>,
+    clock: Arc<dyn Clock>,
+    registry: &Registry,
+) -> anyhow::Result<ServiceSpec> {
+    let limits = config.egress.limits();
+    let metrics = EgressMetrics::register(registry).context("metrics")?;
+    Ok(service("egress", port, move |supervisor| {
+        let args = nexum_egress::Args { limits, clock: clock.clone(), metrics: metrics.clone() };
+        async move { nexum_egress::spawn(args, supervisor).await.map(|(actor, _)| actor) }
+    }))
 }
 
 fn chain_service(

@@ -26,18 +26,29 @@ pub struct Anvil {
     /// Of the genesis block, when it is not the time of the start.
     timestamp: Option<u64>,
     child: Option<Child>,
+    extra: Vec<String>,
 }
 
 impl Anvil {
     /// A node that mines only when told to, and keeps its chain over a restart.
     pub fn start() -> Self {
-        Self::of_chain(31337)
+        Self::with(31337, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(extra: &[&str]) -> Self {
+        Self::with(31337, extra)
     }
 
     /// The same for a chain with another id.
     pub fn of_chain(chain_id: u64) -> Self {
+        Self::with(chain_id, &[])
+    }
+
+    fn with(chain_id: u64, extra: &[&str]) -> Self {
         let dir = TempDir::with_prefix("nexum-anvil.").unwrap();
-        let mut anvil = Self { port: free_port(), chain_id, dir, timestamp: None, child: None };
+        let extra = extra.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut anvil = Self { port: free_port(), chain_id, dir, timestamp: None, child: None, extra };
         anvil.launch();
         anvil
     }
@@ -54,6 +65,7 @@ impl Anvil {
             .arg(self.dir.path().join("state.json"))
             .args(["--preserve-historical-states"])
             .args(self.timestamp.map(|timestamp| format!("--timestamp={timestamp}")))
+            .args(&self.extra)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -137,6 +149,11 @@ impl Anvil {
 
     pub fn head(&self) -> u64 {
         number(&self.rpc("eth_blockNumber", json!([])))
+    }
+
+    /// Number of the block that a tag such as `finalized` stands for.
+    pub fn number_of(&self, tag: &str) -> u64 {
+        number(&self.rpc("eth_getBlockByNumber", json!([tag, false]))["number"])
     }
 
     /// Deploys a contract that emits one log per call; its address.

@@ -141,20 +141,22 @@ fn an_undeclared_import_does_not_load_and_is_named() {
 }
 
 #[test]
-fn an_optional_capability_without_a_service_answers_unsupported() {
+fn an_optional_capability_that_the_operator_denies_answers_unsupported() {
     let listed = "required = [\"local-store\", \"logging\"]";
     let optional = format!("{listed}\noptional = [\"http\"]");
     let required = "required = [\"local-store\", \"logging\", \"http\"]";
     let engine = Setup::new()
         .mock(31337, CHAIN)
         .module("undeclared", "optional", &[(listed, &optional)])
+        .with("denied = [\"http\"]")
         .module("undeclared", "required", &[(listed, required)])
+        .with("denied = [\"http\"]")
         .start();
     let node = engine.module_until("optional", "was told", |node| node["events_failed"].as_u64() > Some(0));
     let told = "capability `http` is not granted to module optional (http: unsupported)";
     assert!(node["last_error"].as_str().unwrap().contains(told), "{node:#}");
     let tree = engine.json(&["tree"]).to_string();
-    assert!(tree.contains("capability `http` is required but this engine provides no such service"), "{tree}");
+    assert!(tree.contains("capability `http` is required but the operator denies it"), "{tree}");
 }
 
 #[test]

@@ -68,6 +68,7 @@ impl Engine {
             view: store.clone(),
             chains: machine.scenario.chains.iter().map(|chain| (chain.id, Port::new("chain"))).collect(),
             cron: Port::new("cron"),
+            egress: Port::new("egress"),
             admin: Port::new("kernel"),
         };
         let mut histories = Vec::new();
@@ -149,6 +150,7 @@ impl Engine {
             blocking: Blocking::Inline,
             clock,
             registry,
+            outbox: Default::default(),
             schedule_check: Arc::new(nexum_cron::check),
             schedule_next: Arc::new(nexum_cron::next_after),
             event_age_threshold: Duration::from_secs(600),

@@ -7,6 +7,7 @@ use nexum_host_ifaces::{
     chain::{Blocks, Hold, LogFilter},
     cron::{Missed, Schedule, ScheduleCheck},
     grants::Capability,
+    http::Allowlist,
     limits::Limits,
 };
 use serde::Deserialize;
@@ -171,6 +172,9 @@ impl Manifest {
             let span = subscription.span();
             subscription.into_inner().check(span, &known_chains, schedules, &mut sources)?;
         }
+        if self.capabilities.required.iter().chain(&self.capabilities.optional).any(|c| *c == Capability::Outbox) {
+            sources.outbox();
+        }
         let mut config = Vec::new();
         for (key, value) in &self.config {
             config_values(key, value.get_ref(), &mut config).map_err(|message| (value.span(), message))?;
@@ -189,6 +193,9 @@ impl Manifest {
             required: self.capabilities.required,
             optional: self.capabilities.optional,
             extra_methods: self.capabilities.chain.extra_methods,
+            allow: Allowlist::new(
+                self.capabilities.http.into_iter().flat_map(|http| http.allow).map(Spanned::into_inner),
+            ),
             sources: sources.0,
             config,
         })

@@ -6,12 +6,13 @@ use nexum_host_ifaces::{
     chain::{Blocks, ChainMsg, ChainPull, Interest},
     cron::{CronMsg, CronPull},
     event::{Cursor, SourceId, SourceReply, Subscriber},
+    grants::{Capability, Grant},
     port::{Port, PortError},
     store::ModuleRecord,
 };
 
 use super::Args;
-use crate::{manifest::Source, status::ModuleStatus};
+use crate::{manifest::Source, outbox, status::ModuleStatus};
 
 /// Deliveries asked for at once: enough to amortise the message, few enough to bound what a held module drops.
 const DELIVERIES_PER_PULL: usize = 64;
@@ -168,6 +169,18 @@ impl Feeds {
                     to,
                 }))
             }
+            Source::Outbox { id } => {
+                // A stub sends nothing, so that nothing comes back.
+                if args.plan.grants.get(Capability::Outbox) != Some(Grant::Served) {
+                    return Ok(());
+                }
+                let after = match feed.cursor {
+                    Some(Cursor::Outbox { number }) => number,
+                    _ => 0,
+                };
+                let (source, max) = (id.clone(), DELIVERIES_PER_PULL);
+                args.shared.outbox.cast(outbox::Msg::Pull(outbox::Pull { module, source, token, after, max, to }))
+            }
             Source::Cron { id, schedule, missed } => {
                 let after = match feed.cursor {
                     Some(Cursor::Cron { fired_at }) => Some(fired_at),
@@ -196,6 +209,7 @@ impl Feeds {
                     args.plan.chains.get(chain_id).map_or(Ok(()), |port| port.cast(ChainMsg::Forget { module }))
                 }
                 Source::Cron { .. } => args.shared.cron.cast(CronMsg::Forget { module }),
+                Source::Outbox { .. } => args.shared.outbox.cast(outbox::Msg::Forget { module }),
             };
         }
     }

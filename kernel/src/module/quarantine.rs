@@ -103,7 +103,7 @@ impl Running {
         let id = EventId::Retry { seq: letter.seq };
         let event = Arc::new(letter.event.clone());
         self.metrics.kind("retry").dispatched.inc();
-        let failure = match self.instance.handle(&id, &event).await {
+        let failure = match self.instance.handle_again(&id, &letter.id, &event).await {
             Ok(fuel) => {
                 let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
                 unit.resolved = Some(letter.seq);

@@ -31,6 +31,7 @@ impl Args {
             stubs: granted(Grant::Stub),
             chains: plan.chains.keys().copied().collect(),
             extra_methods: (*plan.extra_methods).clone(),
+            allow: (*plan.allow).clone(),
         }
     }
 }

@@ -84,6 +84,7 @@ fn position(cursor: &Cursor) -> (u64, Part) {
     match cursor {
         Cursor::Chain { number, part, .. } => (*number, *part),
         Cursor::Cron { fired_at } => (*fired_at, Part::Block),
+        Cursor::Outbox { number } => (*number, Part::Block),
     }
 }
 

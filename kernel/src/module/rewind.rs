@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use nexum_host_ifaces::{
     event::{Cursor, Delivery, EventId, Reorg},
+    outbox::OutboxRequest,
     store::{Fork, RewindTo, StoreError, StoreMsg},
     types,
 };
@@ -46,9 +47,19 @@ impl Running {
     /// Lets the state be, and tells the module that it holds what was made of retracted blocks.
     pub(super) async fn tell(&mut self, args: &Args, index: usize, reorg: &Reorg) -> Result<(), Exit> {
         let cursor = Cursor::block(reorg.ancestor.0, reorg.ancestor.1);
-        let payload = Arc::new(types::Event::Reorg(told(reorg)));
+        let mut said = told(reorg);
+        said.released_effects = self.released_above(args, reorg).await?;
+        let payload = Arc::new(types::Event::Reorg(said));
         self.deliver(args, index, Delivery { id: event(reorg), event: payload, cursor, seen_ns: 0 }).await?;
         self.settle(args).await
+    }
+
+    /// Effects of retracted events that may have left the host, of a module whose state stays.
+    async fn released_above(&mut self, args: &Args, reorg: &Reorg) -> Result<Vec<types::ReleasedEffect>, Exit> {
+        let (module, chain_id, number) = (self.host.id, reorg.chain_id, reorg.ancestor.0);
+        let asked = |reply| StoreMsg::Outbox(OutboxRequest::ReleasedAbove { module, chain_id, number, reply });
+        let released = args.shared.store.call(STORE_DEADLINE, asked).await??;
+        Ok(released.into_iter().map(|effect| types::ReleasedEffect { id: effect.id, key: effect.key }).collect())
     }
 
     /// Undoes every unit from the first one past the fork on, and goes on with a fresh instance over what stands. What

@@ -53,6 +53,9 @@ fn node(name: &str, slot: &Slot, now_ns: u64, now_ms: u64) -> Node {
         events_processed: status.processed.load(Ordering::Relaxed),
         events_failed: status.failed.load(Ordering::Relaxed),
         dead_letters: status.dead_letters.load(Ordering::Relaxed),
+        // The outbox knows; see the admin desk.
+        outbox_pending: 0,
+        outbox_oldest_age_ms: None,
         last_event_age_ms: age_ms(slot, now_ms),
         next_start_in_ms,
         last_error: slot.reason(),

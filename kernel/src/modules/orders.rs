@@ -130,6 +130,8 @@ impl State {
                 let slot = self.slots.remove(name);
                 self.unloaded.extend(slot.and_then(|slot| slot.configured));
                 self.shared.metrics.forget(name);
+                self.shared.permits.remove(name);
+                self.shared.outbox_metrics.forget(name);
                 self.keep(name).await
             }
             Then::Pause => {
@@ -192,8 +194,10 @@ impl State {
                 "{source} now holds module `{found}`, not `{name}`: unload and load it"
             )));
         }
-        slot.plan = Some(Arc::new(plan));
+        let plan = Arc::new(plan);
+        slot.plan = Some(plan.clone());
         slot.prepared = None;
+        self.permit(&plan);
         Ok(())
     }
 

@@ -151,6 +151,7 @@ impl State {
         slot.spec = spec;
         slot.plan = Some(candidate.plan.clone());
         slot.prepared = Some(candidate.prepared.clone());
+        self.permit(&candidate.plan);
         tracing::info!(module = %name, from = upgraded.from, to = upgraded.to, "upgraded");
         let kept = self.keep(name).await;
         answer(reply, kept.map(|()| upgraded));

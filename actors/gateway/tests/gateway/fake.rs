@@ -142,6 +142,13 @@ impl Actor for FakeKernel {
                 reply.send(Ok(Drained { drained, unfinished: Vec::new() }))?;
             }
             AdminMsg::ResumeAll(reply) => reply.send(Ok(Vec::new()))?,
+            AdminMsg::RetryEffect { module, id, reply } => {
+                shared.orders.push(format!("retry effect {module} {id}"));
+                reply.send(Ok(()))?;
+            }
+            AdminMsg::CancelEffect { module, id, reply } => {
+                reply.send(Err(AdminError::Refused(format!("effect `{id}` of {module} is under way"))))?;
+            }
             AdminMsg::Services(reply) => reply.send(Vec::new())?,
             AdminMsg::RestartService { service, kill, reply } => {
                 shared.orders.push(format!("restart service {service} kill={kill}"));

@@ -172,6 +172,13 @@ async fn dead_letters_are_listed_shown_retried_and_dropped() {
     );
     assert_eq!(fixture.admin("GET", "/v1/modules/twap-monitor/dlq/x").await.status, 400);
     assert_eq!(fixture.admin("POST", "/v1/modules/twap-monitor/dlq/7/retry").await.status, 204);
+    // Ids of effects have slashes.
+    assert_eq!(fixture.admin("POST", "/v1/modules/twap-monitor/outbox/a%2Fb%2F0/retry").await.status, 204);
+    let refused = fixture.admin("DELETE", "/v1/modules/twap-monitor/outbox/a%2Fb%2F0").await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]),
+        (409, &"effect `a/b/0` of twap-monitor is under way".into())
+    );
     assert_eq!(fixture.admin("DELETE", "/v1/modules/twap-monitor/dlq/7").await.status, 204);
     assert_eq!(fixture.engine.orders(), ["retry twap-monitor 7", "drop twap-monitor 7"]);
 }

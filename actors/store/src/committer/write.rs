@@ -5,10 +5,10 @@ use std::sync::{Arc, atomic::Ordering};
 use nexum_host_ifaces::store::ModuleId;
 use rocksdb::WriteOptions;
 
-use super::{Shared, refuse};
+use super::Shared;
 use crate::{
     disk::Written,
-    group::{Group, LetterChange, Waiting},
+    group::{Group, LetterChange},
     store::{Known, Store, lock},
 };
 
@@ -20,7 +20,7 @@ impl Shared {
     /// Writes one group and answers who waits for it. Whether the database is still to be written to: once several
     /// writes in a row have failed it takes nothing more until it is opened again.
     pub(super) fn write(&self, group: Group, options: &WriteOptions) -> bool {
-        let Group { mut batch, units, named, letters, waiting, headers } = group;
+        let Group { mut batch, units, named, letters, sent, waiting, headers } = group;
         headers.write(&mut batch);
         let written = if batch.is_empty() {
             Ok(())
@@ -33,8 +33,9 @@ impl Shared {
         match written {
             Ok(()) => {
                 self.remember(named, letters);
+                self.news.sent(&self.store, sent);
                 self.settle();
-                waiting.into_iter().for_each(|waiting| self.answer(waiting));
+                waiting.into_iter().for_each(|waiting| waiting.answer(&self.store));
                 self.store.failing.store(0, Ordering::Relaxed);
                 true
             }
@@ -45,6 +46,7 @@ impl Shared {
                     let mut queue = lock(&self.queue);
                     queue.sequence.clear();
                     queue.naming.clear();
+                    queue.outcomes.clear();
                     if failed >= FAILED_MAX {
                         queue.failed = Some(error.clone());
                     }
@@ -57,12 +59,7 @@ impl Shared {
                     behind
                 };
                 self.settle();
-                for waiting in waiting.into_iter().chain(behind.waiting) {
-                    match waiting {
-                        Waiting::Done(reply) => refuse(reply, error.clone()),
-                        Waiting::Opened(_, reply) => refuse(reply, error.clone()),
-                    }
-                }
+                waiting.into_iter().chain(behind.waiting).for_each(|waiting| waiting.refuse(error.clone()));
                 failed < FAILED_MAX
             }
         }
@@ -115,17 +112,5 @@ impl Shared {
         queue.answered = queue.number;
         drop(queue);
         self.settled.notify_all();
-    }
-
-    fn answer(&self, waiting: Waiting) {
-        // Nobody to tell when the caller gave up.
-        match waiting {
-            Waiting::Done(reply) => {
-                let _ = reply.send(Ok(()));
-            }
-            Waiting::Opened(id, reply) => {
-                let _ = reply.send(self.store.info(id));
-            }
-        }
     }
 }

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use nexum_host_ifaces::store::{ModuleHealth, ModuleId, StateView, StoreError, StoreMsg};
+use nexum_host_ifaces::{
+    outbox::OutboxRequest,
+    store::{ModuleHealth, ModuleId, StateView, StoreError, StoreMsg},
+};
 use nexum_store::{Durability, Options};
 
-use crate::harness::{Harness, Module, directory, options, put};
+use crate::harness::{Harness, Module, directory, effect, options, put};
 
 #[tokio::test]
 async fn everything_of_a_unit_is_there_after_a_reopen() {
@@ -17,7 +20,7 @@ async fn everything_of_a_unit_is_there_after_a_reopen() {
     unit.changes.push(nexum_host_ifaces::store::Change { key: "gone".into(), new: None, old: Some(b"x".to_vec()) });
     unit.record.state_bytes = 2;
     unit.health = Some(ModuleHealth { restarts_total: 5, ..ModuleHealth::default() });
-    unit.outbox = vec![vec![1], vec![2]];
+    unit.outbox = vec![effect("one"), effect("two")];
     let record = unit.record.clone();
     harness.commit(unit).await.unwrap();
     harness.close().await;
@@ -34,6 +37,8 @@ async fn everything_of_a_unit_is_there_after_a_reopen() {
     assert_eq!(journal.len(), 2);
     assert_eq!(journal[1].previous, journal[0].digest());
     assert_eq!(record.journal, journal[1].digest());
+    let live = harness.ask(|reply| StoreMsg::Outbox(OutboxRequest::Live { reply })).await.unwrap();
+    assert_eq!(live.iter().map(|live| &*live.id).collect::<Vec<_>>(), ["one", "two"]);
     let tail = harness.ask(|reply| StoreMsg::Journal { module: id, from_seq: 2, limit: 9, reply }).await.unwrap();
     assert_eq!(tail, journal[1..]);
 }

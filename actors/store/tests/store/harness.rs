@@ -7,6 +7,7 @@ use nexum_host_ifaces::{
     clock::SystemClock,
     event::{Cursor, EventId, SourceId},
     ledger::{Ledger, Outcome},
+    outbox::{Effect, Entry, HttpEffect, Release},
     store::{Change, DeadLetter, EventUnit, ModuleInfo, Reply, StoreError, StoreMsg, UnitKind},
     types::{Event, Tick},
 };
@@ -147,6 +148,7 @@ impl Module {
             fuel: 1,
             changes,
             state_bytes,
+            effects: Vec::new(),
         }
     }
 
@@ -176,6 +178,24 @@ impl Module {
 /// One write; what it replaces is given.
 pub fn put(key: &str, value: &str, old: Option<&str>) -> Change {
     Change { key: key.into(), new: Some(value.into()), old: old.map(Into::into) }
+}
+
+/// An effect with this id.
+pub fn effect(id: &str) -> Entry {
+    Entry {
+        id: id.into(),
+        key: format!("key of {id}"),
+        lane: None,
+        release: Release::Committed,
+        block: None,
+        sent_at_ms: 1,
+        effect: Effect::Http(HttpEffect {
+            method: "POST".into(),
+            url: "https://hooks.example.org/secret".into(),
+            headers: Vec::new(),
+            body: Some(b"body".to_vec()),
+        }),
+    }
 }
 
 pub fn directory() -> TempDir {

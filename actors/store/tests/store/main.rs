@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod harness;
 mod headers;
+mod outbox;
 mod receipts;
 mod recordings;
 mod rewind;

@@ -1,0 +1,178 @@
+//! The egress actor: one client for all, and a bound on what runs at once.
+//!
+//! Invariant: nothing queues here. A request past a bound is refused as `rate-limited` and counted; whoever wants it
+//! done tries again.
+
+use std::{collections::HashMap, sync::Arc};
+
+use nexum_host_ifaces::{
+    HostError, HostErrorKind,
+    clock::Clock,
+    http::{EgressMsg, EgressStatus, Fetch, Response},
+};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, concurrency::JoinHandle};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
+
+use crate::{client, metrics::EgressMetrics};
+
+/// The operator's bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests of all modules at once; each may hold a body of `response_bytes_max`.
+    pub requests_max: usize,
+    /// Requests of one module at once.
+    pub module_requests_max: usize,
+    /// Body of one answer, bytes.
+    pub response_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { requests_max: 128, module_requests_max: 16, response_bytes_max: 8 * 1024 * 1024 }
+    }
+}
+
+/// What an egress actor is started with.
+#[derive(Clone)]
+pub struct Args {
+    pub limits: Limits,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: EgressMetrics,
+}
+
+pub struct State {
+    args: Args,
+    client: reqwest::Client,
+    all: Arc<Semaphore>,
+    modules: HashMap<Arc<str>, Arc<Semaphore>>,
+    requests: JoinSet<bool>,
+    requests_total: u64,
+    errors_total: u64,
+}
+
+pub struct EgressActor;
+
+/// Starts the egress actor under `supervisor`.
+pub async fn spawn(args: Args, supervisor: ActorCell) -> Result<(ActorRef<EgressMsg>, JoinHandle<()>), SpawnErr> {
+    Actor::spawn_linked(None, EgressActor, args, supervisor).await
+}
+
+impl Actor for EgressActor {
+    type Msg = EgressMsg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, _: ActorRef<EgressMsg>, args: Args) -> Result<State, ActorProcessingErr> {
+        args.metrics.in_flight.set(0);
+        Ok(State {
+            client: client::build()?,
+            all: Arc::new(Semaphore::new(args.limits.requests_max)),
+            modules: HashMap::new(),
+            requests: JoinSet::new(),
+            requests_total: 0,
+            errors_total: 0,
+            args,
+        })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<EgressMsg>,
+        message: EgressMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.reap();
+        match message {
+            EgressMsg::Fetch { fetch, reply } => state.fetch(*fetch, reply),
+            EgressMsg::Status(reply) => {
+                let status = EgressStatus {
+                    in_flight: state.requests.len(),
+                    requests_total: state.requests_total,
+                    errors_total: state.errors_total,
+                };
+                // Nobody to tell when the caller gave up.
+                let _ = reply.send(status);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Takes note of requests that have ended.
+    fn reap(&mut self) {
+        while let Some(ended) = self.requests.try_join_next() {
+            self.errors_total += u64::from(!ended.unwrap_or(false));
+        }
+    }
+
+    fn fetch(&mut self, fetch: Fetch, reply: RpcReplyPort<Result<Response, HostError>>) {
+        self.requests_total += 1;
+        let permits = match self.admit(&fetch.module) {
+            Ok(permits) => permits,
+            Err(error) => {
+                self.errors_total += 1;
+                self.args.metrics.requests.with_label_values(&[&*fetch.module, error.kind.name()]).inc();
+                // Nobody to tell when the caller gave up.
+                let _ = reply.send(Err(error));
+                return;
+            }
+        };
+        let (client, limit) = (self.client.clone(), self.args.limits.response_bytes_max);
+        let (clock, metrics) = (self.args.clock.clone(), self.args.metrics.clone());
+        self.requests.spawn(async move {
+            let module = fetch.module.clone();
+            let _flying = Flying::new(&metrics);
+            let started_ns = clock.monotonic_ns();
+            let answer = client::fetch(&client, fetch, limit).await;
+            metrics.duration.observe(clock.monotonic_ns().saturating_sub(started_ns) as f64 / 1e9);
+            let result = match &answer {
+                Ok(response) => format!("{}xx", response.status / 100),
+                Err(error) => error.kind.name().to_owned(),
+            };
+            metrics.requests.with_label_values(&[&*module, &result]).inc();
+            let answered = answer.is_ok();
+            drop(permits);
+            let _ = reply.send(answer);
+            answered
+        });
+    }
+
+    fn admit(&mut self, module: &Arc<str>) -> Result<[OwnedSemaphorePermit; 2], HostError> {
+        let refused = |message: String| HostError::new("http", HostErrorKind::RateLimited, message).with_data("1000");
+        let limits = self.args.limits;
+        let own = self.modules.entry(module.clone());
+        let own = own.or_insert_with(|| Arc::new(Semaphore::new(limits.module_requests_max))).clone();
+        let own = own.try_acquire_owned().map_err(|_| {
+            refused(format!(
+                "{} requests of module {module} are under way, which is the limit",
+                limits.module_requests_max
+            ))
+        })?;
+        let all = self.all.clone().try_acquire_owned();
+        let all =
+            all.map_err(|_| refused(format!("{} requests are under way, which is the limit", limits.requests_max)))?;
+        // Modules come and go; what nobody uses is forgotten.
+        self.modules.retain(|_, permits| permits.available_permits() < limits.module_requests_max);
+        Ok([own, all])
+    }
+}
+
+/// Counts a request as under way until it is dropped, however it ends.
+struct Flying(prometheus::IntGauge);
+
+impl Flying {
+    fn new(metrics: &EgressMetrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics.in_flight.clone())
+    }
+}
+
+impl Drop for Flying {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,162 @@
+//! One request: sent, its redirects followed one by one, its answer read up to a limit.
+//!
+//! Invariant: every URL that is connected to was checked against the allowlist. Errors say what happened, in the kinds
+//! that modules know; they never carry a URL's path or query.
+
+use std::error::Error as _;
+
+use nexum_host_ifaces::{
+    HostError, HostErrorKind,
+    http::{self, Allowlist, Fetch, Header, Request, Response},
+};
+use reqwest::{Client, Method, StatusCode, header, redirect};
+use url::Url;
+
+/// Longer chains are loops.
+const REDIRECTS_MAX: usize = 5;
+
+/// Headers that must not reach another host than the one they were meant for.
+const SECRET: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+/// Headers that speak of a body that a redirect left behind.
+const OF_BODY: [&str; 4] = ["content-type", "content-encoding", "content-language", "content-location"];
+
+fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
+    HostError::new("http", kind, message)
+}
+
+/// The one client. Proxies of the environment are not used: where a module may go is the manifest's to say.
+pub(crate) fn build() -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+/// Carries out a request within its deadline.
+///
+/// # Errors
+/// `unavailable` without a connection, `timeout`, `denied` for a redirect to where the module may not go,
+/// `invalid-input` for a request that cannot be made or an answer that is too large.
+pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usize) -> Result<Response, HostError> {
+    let Fetch { request, allow, deadline, max_reply_bytes, keep_method, .. } = fetch;
+    let limit = max_reply_bytes.min(response_bytes_max);
+    let done = follow(client, request, &allow, limit, keep_method);
+    let late = |_| error(HostErrorKind::Timeout, format!("no answer within {} ms", deadline.as_millis()));
+    tokio::time::timeout(deadline, done).await.map_err(late)?
+}
+
+async fn follow(
+    client: &Client,
+    mut request: Request,
+    allow: &Allowlist,
+    limit: usize,
+    keep_method: bool,
+) -> Result<Response, HostError> {
+    let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
+    for _ in 0..=REDIRECTS_MAX {
+        let answer = send(client, &request, &url).await?;
+        match redirected(&answer, &request, &url, keep_method)? {
+            None => return read(answer, limit).await,
+            Some((next, becomes_get)) => {
+                allow
+                    .check(&next)
+                    .map_err(|refusal| HostError { message: format!("redirected: {}", refusal.message), ..refusal })?;
+                turn(&mut request, &url, &next, becomes_get);
+                url = next;
+            }
+        }
+    }
+    Err(error(HostErrorKind::Unavailable, format!("more than {REDIRECTS_MAX} redirects")))
+}
+
+async fn send(client: &Client, request: &Request, url: &Url) -> Result<reqwest::Response, HostError> {
+    let invalid = |what: String| error(HostErrorKind::InvalidInput, what);
+    let method = Method::from_bytes(request.method.as_bytes()).map_err(|why| invalid(why.to_string()))?;
+    let mut out = client.request(method, url.clone());
+    for Header { name, value } in &request.headers {
+        out = out.header(name, value);
+    }
+    if let Some(body) = &request.body {
+        out = out.body(body.clone());
+    }
+    out.send().await.map_err(|failed| failure(failed, url))
+}
+
+/// Where the answer leads, and whether the method becomes GET there; none when it is the last one.
+fn redirected(
+    answer: &reqwest::Response,
+    request: &Request,
+    url: &Url,
+    keep_method: bool,
+) -> Result<Option<(Url, bool)>, HostError> {
+    let plain = matches!(request.method.as_str(), "GET" | "HEAD");
+    let becomes_get = match answer.status() {
+        StatusCode::SEE_OTHER => !plain,
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => request.method == "POST",
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => false,
+        _ => return Ok(None),
+    };
+    let Some(location) = answer.headers().get(header::LOCATION) else { return Ok(None) };
+    if becomes_get && keep_method {
+        return Ok(None);
+    }
+    let unusable = || error(HostErrorKind::Unavailable, "redirected to something that is no URL");
+    let next = location.to_str().ok().and_then(|text| url.join(text).ok()).ok_or_else(unusable)?;
+    if url.scheme() == "https" && next.scheme() != "https" {
+        return Err(error(HostErrorKind::Denied, "redirected from https to http"));
+    }
+    Ok(Some((next, becomes_get)))
+}
+
+/// Makes the request that a redirect asks for.
+fn turn(request: &mut Request, from: &Url, to: &Url, becomes_get: bool) {
+    let drop = |headers: &mut Vec<Header>, names: &[&str]| {
+        headers.retain(|header| !names.iter().any(|name| header.name.eq_ignore_ascii_case(name)));
+    };
+    if becomes_get {
+        request.method = "GET".into();
+        request.body = None;
+        drop(&mut request.headers, &OF_BODY);
+    }
+    if from.origin() != to.origin() {
+        drop(&mut request.headers, &SECRET);
+    }
+}
+
+async fn read(mut answer: reqwest::Response, limit: usize) -> Result<Response, HostError> {
+    let url = answer.url().clone();
+    let status = answer.status().as_u16();
+    let header = |(name, value): (&header::HeaderName, &header::HeaderValue)| Header {
+        name: name.to_string(),
+        value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
+    };
+    let headers = answer.headers().iter().map(header).collect();
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|failed| failure(failed, &url))? {
+        if body.len() + chunk.len() > limit {
+            let message = format!("the answer's body is larger than the limit of {limit} bytes");
+            return Err(error(HostErrorKind::InvalidInput, message).with_code(status.into()));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Response { status, headers, body })
+}
+
+/// What kept a request from its answer.
+fn failure(failed: reqwest::Error, url: &Url) -> HostError {
+    let place = url.origin().ascii_serialization();
+    let failed = failed.without_url();
+    let mut cause = failed.to_string();
+    let mut inner = failed.source();
+    while let Some(error) = inner {
+        cause = error.to_string();
+        inner = error.source();
+    }
+    let kind = match () {
+        () if failed.is_timeout() => HostErrorKind::Timeout,
+        () if failed.is_builder() => HostErrorKind::InvalidInput,
+        () => HostErrorKind::Unavailable,
+    };
+    error(kind, format!("{place}: {cause}"))
+}

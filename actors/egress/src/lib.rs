@@ -1,0 +1,12 @@
+//! The egress actor: outbound HTTP for modules and for the outbox.
+//!
+//! `client` carries out one request and follows its redirects; `actor` holds how many run at once. Where a request may
+//! go is the allowlist's to say (`nexum_host_ifaces::http`), here for every redirect. Left out so far: credentials of
+//! the operator, `wasi:http`, and rules about private addresses.
+
+mod actor;
+mod client;
+mod metrics;
+
+pub use actor::{Args, EgressActor, Limits, spawn};
+pub use metrics::EgressMetrics;

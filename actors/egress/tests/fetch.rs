@@ -1,0 +1,179 @@
+//! The egress actor against a real server on the loopback.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{sync::Arc, time::Duration};
+
+use nexum_egress::{Args, EgressMetrics, Limits};
+use nexum_host_ifaces::{
+    HostError,
+    clock::SystemClock,
+    http::{Allowlist, EgressMsg, Fetch, Header, Request, Response},
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// Far more than a loaded machine needs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Parent;
+
+impl Actor for Parent {
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+async fn actor(limits: Limits) -> ActorRef<EgressMsg> {
+    let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
+    let metrics = EgressMetrics::register(&prometheus::Registry::new()).unwrap();
+    let args = Args { limits, clock: Arc::new(SystemClock::new()), metrics };
+    nexum_egress::spawn(args, parent.get_cell()).await.unwrap().0
+}
+
+/// A server whose answer depends on the path, and which echoes what it was asked.
+async fn server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream, port));
+        }
+    });
+    port
+}
+
+async fn serve(mut stream: TcpStream, port: u16) {
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    // Requests of these tests come with their length, or without a body.
+    let complete = |text: &str| {
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        (body.len() >= length.map_or(0, |length| length.parse().unwrap())).then_some(())
+    };
+    while complete(&text).is_none() {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => text.push_str(std::str::from_utf8(&buffer[..count]).unwrap()),
+        }
+    }
+    let path = text.split([' ', '?']).nth(1).unwrap();
+    let redirect = |status: &str, to: &str| format!("HTTP/1.1 {status} x\r\nlocation: {to}\r\n");
+    let (head, body) = match path {
+        "/hang" => return std::future::pending().await,
+        "/drop" => return,
+        "/big" => ("HTTP/1.1 200 OK\r\n".to_owned(), "x".repeat(2_000)),
+        "/503" => ("HTTP/1.1 503 no\r\nretry-after: 7\r\n".to_owned(), String::new()),
+        "/relative" => (redirect("307", "/echo"), String::new()),
+        "/other" => (redirect("303", "/echo"), String::new()),
+        "/elsewhere" => (redirect("302", &format!("http://localhost:{port}/echo")), String::new()),
+        "/forbidden" => (redirect("302", "http://evil.test/"), String::new()),
+        "/loop" => (redirect("302", "/loop"), String::new()),
+        _ => ("HTTP/1.1 200 OK\r\n".to_owned(), text.clone()),
+    };
+    let answer = format!("{head}connection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let _ = stream.write_all(answer.as_bytes()).await;
+}
+
+fn fetch_of(method: &str, url: String) -> Fetch {
+    let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
+    Fetch {
+        module: "m".into(),
+        request: Request {
+            method: method.into(),
+            url,
+            headers: vec![header("authorization", "secret"), header("content-type", "text/plain")],
+            body: (method == "POST").then(|| b"the body".to_vec()),
+            timeout_ms: None,
+        },
+        allow: Arc::new(Allowlist::new(["127.0.0.1".to_owned(), "localhost".to_owned()])),
+        deadline: PATIENCE,
+        max_reply_bytes: 1_000,
+        keep_method: false,
+    }
+}
+
+async fn ask(actor: &ActorRef<EgressMsg>, fetch: Fetch) -> Result<Response, HostError> {
+    actor.call(|reply| EgressMsg::Fetch { fetch: Box::new(fetch), reply }, Some(PATIENCE)).await.unwrap().unwrap()
+}
+
+fn text(response: Response) -> String {
+    String::from_utf8(response.body).unwrap()
+}
+
+#[tokio::test]
+async fn a_request_goes_out_as_it_is_and_any_status_is_an_answer() {
+    let (actor, port) = (actor(Limits::default()).await, server().await);
+    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let echo = text(ask(&actor, fetch_of("POST", url("/echo?q=1"))).await.unwrap());
+    assert!(echo.starts_with("POST /echo?q=1 HTTP/1.1\r\n") && echo.ends_with("\r\n\r\nthe body"), "{echo}");
+    assert!(echo.contains("authorization: secret") && echo.contains("user-agent: nexum/"), "{echo}");
+    let refused = ask(&actor, fetch_of("GET", url("/503"))).await.unwrap();
+    assert_eq!(refused.status, 503);
+    assert!(refused.headers.iter().any(|header| header.name == "retry-after" && header.value == "7"));
+}
+
+#[tokio::test]
+async fn redirects_are_followed_within_the_allowlist_and_leave_secrets_behind() {
+    let (actor, port) = (actor(Limits::default()).await, server().await);
+    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let same = text(ask(&actor, fetch_of("POST", url("/relative"))).await.unwrap());
+    assert!(same.starts_with("POST /echo") && same.contains("authorization") && same.ends_with("the body"), "{same}");
+    let other = text(ask(&actor, fetch_of("POST", url("/other"))).await.unwrap());
+    assert!(other.starts_with("GET /echo") && !other.contains("content-type") && !other.contains("the body"));
+    let elsewhere = text(ask(&actor, fetch_of("GET", url("/elsewhere"))).await.unwrap());
+    assert!(elsewhere.contains("host: localhost") && !elsewhere.contains("authorization"), "{elsewhere}");
+
+    let forbidden = ask(&actor, fetch_of("GET", url("/forbidden"))).await.unwrap_err();
+    assert_eq!(forbidden.kind.name(), "denied");
+    assert!(forbidden.message.starts_with("redirected: host `evil.test` is not allowed"), "{}", forbidden.message);
+    assert!(ask(&actor, fetch_of("GET", url("/loop"))).await.unwrap_err().message.contains("5 redirects"));
+    // An effect that would become another request is answered as it stands.
+    let kept = ask(&actor, Fetch { keep_method: true, ..fetch_of("POST", url("/other")) }).await.unwrap();
+    assert_eq!(kept.status, 303);
+}
+
+#[tokio::test]
+async fn what_goes_wrong_has_its_kind() {
+    let (actor, port) = (actor(Limits::default()).await, server().await);
+    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let kind = async |fetch: Fetch| ask(&actor, fetch).await.unwrap_err().kind.name();
+    assert_eq!(kind(fetch_of("GET", url("/big"))).await, "invalid-input");
+    assert_eq!(kind(fetch_of("GET", url("/drop"))).await, "unavailable");
+    assert_eq!(kind(fetch_of("GET", "http://evil.test/".into())).await, "denied");
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    assert_eq!(kind(fetch_of("GET", format!("http://127.0.0.1:{closed}/"))).await, "unavailable");
+    let hanging = Fetch { deadline: Duration::from_millis(50), ..fetch_of("GET", url("/hang")) };
+    assert_eq!(kind(hanging).await, "timeout");
+    let secret = ask(&actor, fetch_of("GET", url("/drop?token=secret"))).await.unwrap_err();
+    assert!(!secret.message.contains("secret"), "{}", secret.message);
+}
+
+#[tokio::test]
+async fn past_a_bound_requests_are_refused_at_once() {
+    let limits = Limits { requests_max: 3, module_requests_max: 2, ..Limits::default() };
+    let (actor, port) = (actor(limits).await, server().await);
+    let hanging = || fetch_of("GET", format!("http://127.0.0.1:{port}/hang"));
+    let other = || Fetch { module: "other".into(), ..hanging() };
+    for fetch in [hanging(), hanging(), other()] {
+        let (reply, _) = ractor::concurrency::oneshot();
+        actor.send_message(EgressMsg::Fetch { fetch: Box::new(fetch), reply: reply.into() }).unwrap();
+    }
+    let own = ask(&actor, hanging()).await.unwrap_err();
+    assert_eq!(
+        (own.kind.name(), &*own.message),
+        ("rate-limited", "2 requests of module m are under way, which is the limit")
+    );
+    let all = ask(&actor, other()).await.unwrap_err();
+    assert_eq!((all.kind.name(), &*all.message), ("rate-limited", "3 requests are under way, which is the limit"));
+    let status = actor.call(EgressMsg::Status, Some(PATIENCE)).await.unwrap().unwrap();
+    assert_eq!((status.in_flight, status.requests_total, status.errors_total), (3, 5, 2));
+}

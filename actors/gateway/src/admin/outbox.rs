@@ -1,0 +1,67 @@
+//! Effects of modules: which there are, one of them, and the orders about one.
+
+use axum::{
+    Json, Router,
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    http::StatusCode,
+    routing::{get, post},
+};
+use nexum_host_ifaces::{outbox::OutboxRequest, store::StoreMsg};
+use nexum_kernel::admin::AdminMsg;
+use serde::Deserialize;
+
+use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
+use crate::{api::Effect, error::ApiError};
+
+/// Effects of a list when the caller does not say.
+const LIST_DEFAULT: usize = 100;
+/// Effects of a list at most, so that an answer stays readable in memory on both sides.
+const LIST_MAX: usize = 10_000;
+
+type Named = Result<Path<(String, String)>, PathRejection>;
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/modules/{name}/outbox", get(list))
+        .route("/v1/modules/{name}/outbox/{id}", get(show).delete(cancel))
+        .route("/v1/modules/{name}/outbox/{id}/retry", post(retry))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    limit: Option<usize>,
+}
+
+async fn list(
+    State(api): State<Api>,
+    name: Result<Path<String>, PathRejection>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<Vec<Effect>>, ApiError> {
+    let (Path(name), Query(ListQuery { limit })) = (name?, query?);
+    let limit = limit.unwrap_or(LIST_DEFAULT).clamp(1, LIST_MAX);
+    let asked = |reply| StoreMsg::Outbox(OutboxRequest::List { name, limit, reply });
+    let found = api.store.call(READ_DEADLINE, asked).await??;
+    Ok(Json(found.iter().map(Effect::brief).collect()))
+}
+
+async fn show(State(api): State<Api>, path: Named) -> Result<Json<Effect>, ApiError> {
+    let Path((name, id)) = path?;
+    let asked = |reply| StoreMsg::Outbox(OutboxRequest::Show { name, id, reply });
+    Ok(Json(Effect::full(&api.store.call(READ_DEADLINE, asked).await??)))
+}
+
+async fn retry(State(api): State<Api>, path: Named) -> Result<StatusCode, ApiError> {
+    let Path((module, id)) = path?;
+    api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::RetryEffect { module, id, reply }).await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn cancel(State(api): State<Api>, path: Named) -> Result<StatusCode, ApiError> {
+    let Path((module, id)) = path?;
+    api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::CancelEffect { module, id, reply }).await??;
+    Ok(StatusCode::NO_CONTENT)
+}

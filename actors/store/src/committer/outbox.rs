@@ -1,0 +1,213 @@
+//! What the outbox actor writes: marks, attempts and ends, each in the same groups as the units.
+//!
+//! Each change is decided when it queues, from what is on the disk. That is enough: the outbox actor has one change of an
+//! effect in flight, a unit never touches what is known of an effect, and a rewind waits for the queue and shuts it. So
+//! an entry that is found here is still the same when the group is written.
+
+use nexum_host_ifaces::{
+    outbox::{Change, End, EndOf, Ended, Entry, Live, Location, OutcomeRecord, Progress, Released, digest},
+    store::{ModuleId, Reply, StoreError},
+    types::Outcome,
+};
+
+use super::{Committer, Fence, Queue, refuse};
+use crate::{
+    codec,
+    group::Waiting,
+    keys,
+    news::NewsDesk,
+    outbox,
+    store::{Store, lock},
+};
+
+impl Committer {
+    /// Where the outbox actor's questions are answered.
+    pub fn news(&self) -> &NewsDesk {
+        &self.shared.news
+    }
+
+    /// Marks an effect as released and answers its body, once the mark is durable.
+    pub fn release(&self, module: ModuleId, id: &str, at: Option<Location>, now_ms: u64, reply: Reply<Released>) {
+        let mut queue = lock(&self.shared.queue);
+        match queue.release(&self.shared.store, module, id, at, now_ms) {
+            Ok(released) => self.shared.push(&mut queue, Waiting::Released(Box::new(released), reply)),
+            Err(error) => refuse(reply, error),
+        }
+    }
+
+    pub fn attempted(&self, module: ModuleId, id: &str, progress: &Progress, reply: Reply<()>) {
+        let mut queue = lock(&self.shared.queue);
+        match queue.attempted(&self.shared.store, module, id, progress) {
+            Ok(()) => self.shared.push(&mut queue, Waiting::Done(reply)),
+            Err(error) => refuse(reply, error),
+        }
+    }
+
+    pub fn end(&self, end: &EndOf, reply: Reply<()>) {
+        let mut queue = lock(&self.shared.queue);
+        match queue.end(&self.shared.store, end) {
+            Ok(()) => self.shared.push(&mut queue, Waiting::Done(reply)),
+            Err(error) => refuse(reply, error),
+        }
+    }
+
+    pub fn reopen(&self, name: &str, id: &str, now_ms: u64, reply: Reply<Live>) {
+        let mut queue = lock(&self.shared.queue);
+        match queue.reopen(&self.shared.store, name, id, now_ms) {
+            Ok(live) => self.shared.push(&mut queue, Waiting::Reopened(Box::new(live), reply)),
+            Err(error) => refuse(reply, error),
+        }
+    }
+}
+
+impl Fence {
+    /// Tells the outbox actor what became of the module's past.
+    pub(crate) fn tell(&self, change: Change) {
+        self.shared.news.push(vec![change]);
+    }
+}
+
+impl Queue {
+    fn release(
+        &mut self,
+        store: &Store,
+        module: ModuleId,
+        id: &str,
+        at: Option<Location>,
+        now_ms: u64,
+    ) -> Result<Released, StoreError> {
+        self.admit(store, module)?;
+        let known = outbox::progress(store, module, id)?;
+        let mut progress = known.clone().unwrap_or_default();
+        let located = match at {
+            Some(at) => outbox::entry_at(store, module, at, id)?.map(|entry| (at, entry)),
+            None => None,
+        };
+        if progress.ended.is_some() {
+            if let Some((at, entry)) = located {
+                progress.at = Some(at);
+                self.shelve(module, at, &entry, &progress)?;
+            }
+            return Ok(Released::Ended);
+        }
+        let entry = match located {
+            Some((at, entry)) => {
+                progress.at = Some(at);
+                // Sent again by the same event after a rewind: it belongs to a unit again.
+                self.waiting.batch.delete(keys::retracted(module, digest(id)));
+                entry
+            }
+            None => match outbox::retracted(store, module, id)? {
+                Some(entry) => entry,
+                None => return Ok(Released::Gone),
+            },
+        };
+        progress.released = true;
+        if progress.first_attempt_ms == 0 {
+            progress.first_attempt_ms = now_ms;
+        }
+        if known.as_ref() != Some(&progress) {
+            self.waiting.batch.put(keys::progress(module, digest(id)), codec::encode_vec(&progress)?);
+        }
+        Ok(Released::Now { entry: Box::new(entry), progress })
+    }
+
+    fn attempted(&mut self, store: &Store, module: ModuleId, id: &str, progress: &Progress) -> Result<(), StoreError> {
+        self.admit(store, module)?;
+        let bytes = codec::encode_vec(progress)?;
+        self.waiting.batch.put(keys::progress(module, digest(id)), bytes);
+        Ok(())
+    }
+
+    fn end(&mut self, store: &Store, end: &EndOf) -> Result<(), StoreError> {
+        self.admit(store, end.module)?;
+        let EndOf { module, id, .. } = end;
+        let (module, name) = (*module, digest(id));
+        let mut progress = end.progress.clone();
+        let ended_before = outbox::progress(store, module, id)?.and_then(|known| known.ended);
+        let located = match end.at {
+            Some(at) => outbox::entry_at(store, module, at, id)?.map(|entry| (at, entry)),
+            None => None,
+        };
+        let outcome = match ended_before {
+            Some(before) => {
+                progress.ended = Some(before);
+                None
+            }
+            None => {
+                let number = self.next_outcome(store, module)?;
+                progress.ended = Some(End { how: end.how, at_ms: end.now_ms, outcome: number });
+                let outcome = Outcome {
+                    effect_id: id.clone(),
+                    key: end.key.clone(),
+                    attempts: progress.attempts,
+                    status: end.status.clone(),
+                };
+                let record = OutcomeRecord { number, at_ms: end.now_ms, round: progress.round, outcome };
+                Some((number, codec::encode_vec(&record)?))
+            }
+        };
+        match located {
+            Some((at, entry)) => {
+                progress.at = Some(at);
+                self.shelve(module, at, &entry, &progress)?;
+            }
+            None => self.waiting.batch.put(keys::progress(module, name), codec::encode_vec(&progress)?),
+        }
+        self.waiting.batch.delete(keys::retracted(module, name));
+        if let Some((number, bytes)) = outcome {
+            self.waiting.batch.put(keys::outcome(module, number), bytes);
+            self.outcomes.insert(module, number);
+        }
+        Ok(())
+    }
+
+    /// Moves an entry to the ended ones. What may be taken up again keeps its body.
+    fn shelve(&mut self, module: ModuleId, at: Location, entry: &Entry, progress: &Progress) -> Result<(), StoreError> {
+        let delivered = progress.ended.as_ref().is_some_and(|end| end.how == Ended::Delivered);
+        let bytes = codec::encode_vec(&if delivered { entry.stripped() } else { entry.clone() })?;
+        let known = codec::encode_vec(progress)?;
+        self.waiting.batch.delete(keys::outbox(module, at));
+        self.waiting.batch.put(keys::ended(module, at), bytes);
+        self.waiting.batch.put(keys::progress(module, digest(&entry.id)), known);
+        Ok(())
+    }
+
+    fn next_outcome(&mut self, store: &Store, module: ModuleId) -> Result<u64, StoreError> {
+        let last = match self.outcomes.get(&module) {
+            Some(last) => *last,
+            None => outbox::last_outcome(store, module)?,
+        };
+        Ok(last + 1)
+    }
+
+    fn reopen(&mut self, store: &Store, name: &str, id: &str, now_ms: u64) -> Result<Live, StoreError> {
+        let module = store.id(name)?;
+        self.admit(store, module)?;
+        let unknown = || StoreError::UnknownEffect { module: name.to_owned(), id: id.to_owned() };
+        let mut progress = outbox::progress(store, module, id)?.ok_or_else(unknown)?;
+        let how = progress.ended.as_ref().map(|end| end.how);
+        if !matches!(how, Some(Ended::Failed | Ended::Cancelled)) {
+            let state = how.map_or("pending", |how| match how {
+                Ended::Delivered => "delivered",
+                _ => "withdrawn with its block",
+            });
+            return Err(StoreError::Refused(format!(
+                "effect `{id}` is {state}: only a failed or cancelled one is retried"
+            )));
+        }
+        let at = progress.at.ok_or_else(unknown)?;
+        let entry = outbox::ended_at(store, module, at, id)?.ok_or_else(unknown)?;
+        progress.ended = None;
+        progress.round += 1;
+        progress.attempts = 0;
+        // Its age counts from now.
+        progress.first_attempt_ms = now_ms;
+        progress.next_attempt_ms = 0;
+        let (bytes, known) = (codec::encode_vec(&entry)?, codec::encode_vec(&progress)?);
+        self.waiting.batch.delete(keys::ended(module, at));
+        self.waiting.batch.put(keys::outbox(module, at), bytes);
+        self.waiting.batch.put(keys::progress(module, digest(id)), known);
+        Ok(Live::new(module, name.into(), Some(at), &entry, progress))
+    }
+}

@@ -1,0 +1,86 @@
+//! What the outbox actor is told of: effects that units sent, and rewinds.
+//!
+//! Invariant: in the order of the writes, and never more than `CHANGES_MAX` at once. When more gathers, all of it is
+//! dropped and the listener is told to read everything again.
+
+use std::sync::Mutex;
+
+use nexum_host_ifaces::{
+    outbox::{Change, Entry, Live, Location, News, Progress},
+    store::{ModuleId, Reply},
+};
+
+use crate::store::{Store, lock};
+
+/// Changes that wait for the outbox actor: some 20 MiB at most, and more than it ever lags while it lives.
+const CHANGES_MAX: usize = 1 << 16;
+
+#[derive(Default)]
+pub(crate) struct NewsDesk(Mutex<Desk>);
+
+#[derive(Default)]
+struct Desk {
+    /// Somebody has read what there was, and wants what follows.
+    begun: bool,
+    lost: bool,
+    changes: Vec<Change>,
+    asking: Option<Reply<News>>,
+}
+
+impl NewsDesk {
+    /// What is written from now on is news.
+    pub fn begin(&self) {
+        *lock(&self.0) = Desk { begun: true, ..Desk::default() };
+    }
+
+    pub fn ask(&self, reply: Reply<News>) {
+        let mut desk = lock(&self.0);
+        desk.asking = Some(reply);
+        // An actor that started after the listener knows nothing of what it has heard.
+        desk.lost |= !desk.begun;
+        desk.tell();
+    }
+
+    pub fn push(&self, changes: Vec<Change>) {
+        let mut desk = lock(&self.0);
+        if !desk.begun || changes.is_empty() {
+            return;
+        }
+        desk.changes.extend(changes);
+        if desk.changes.len() > CHANGES_MAX {
+            desk.changes = Vec::new();
+            desk.lost = true;
+        }
+        desk.tell();
+    }
+
+    /// Effects that are durable now.
+    pub fn sent(&self, store: &Store, sent: Vec<(ModuleId, Location, Entry)>) {
+        if sent.is_empty() {
+            return;
+        }
+        let names = store.index();
+        let live = sent.into_iter().filter_map(|(id, at, entry)| {
+            let name = names.modules.get(&id)?.name.clone();
+            Some(Change::Sent(Live::new(id, name, Some(at), &entry, Progress::default())))
+        });
+        let changes = live.collect();
+        drop(names);
+        self.push(changes);
+    }
+}
+
+impl Desk {
+    fn tell(&mut self) {
+        if !self.lost && self.changes.is_empty() {
+            return;
+        }
+        let Some(reply) = self.asking.take() else { return };
+        let news = match self.lost {
+            true => News::Lost,
+            false => News::Changes(std::mem::take(&mut self.changes)),
+        };
+        // A listener that is gone begins anew.
+        let _ = reply.send(Ok(news));
+    }
+}

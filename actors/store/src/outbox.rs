@@ -1,0 +1,252 @@
+//! Effects in the database: every read of them, what a rewind makes of them, and what is forgotten in time.
+//!
+//! Invariant: an effect that has not ended is under `outbox`, or, when its unit was undone after it was released, under
+//! `retracted`; never under both. One that has ended is under `ended` for as long as its unit can be undone.
+
+use nexum_host_ifaces::{
+    event::{Cursor, SourceId},
+    outbox::{Ended, Entry, Listed, Live, Location, OutcomeRecord, Progress, ReleasedEffect, SOURCE, digest},
+    store::{ModuleId, StoreError},
+};
+use rocksdb::WriteBatch;
+
+use crate::{
+    codec,
+    keys::{self, Shelf},
+    store::Store,
+};
+
+/// Effects that failed are kept past the journal, this many per module: somebody may want to take them up again.
+const FAILED_KEPT: usize = 1_000;
+
+const ENTRY: &str = "an outbox entry";
+const PROGRESS: &str = "the progress of an effect";
+
+/// A key and its value.
+type Row = Result<(Box<[u8]>, Box<[u8]>), StoreError>;
+
+fn get<T: serde::de::DeserializeOwned>(store: &Store, key: &[u8], what: &str) -> Result<Option<T>, StoreError> {
+    let found = store.db.get_pinned(key).map_err(|error| store.failed(&error))?;
+    found.map(|bytes| codec::decode(&bytes, what)).transpose()
+}
+
+/// What is known of an effect; none before it was released.
+pub(crate) fn progress(store: &Store, module: ModuleId, id: &str) -> Result<Option<Progress>, StoreError> {
+    get(store, &keys::progress(module, digest(id)), PROGRESS)
+}
+
+/// The live entry at a location, if it is that effect's: the number of an undone unit is used again.
+pub(crate) fn entry_at(store: &Store, module: ModuleId, at: Location, id: &str) -> Result<Option<Entry>, StoreError> {
+    let found: Option<Entry> = get(store, &keys::outbox(module, at), ENTRY)?;
+    Ok(found.filter(|entry| entry.id == id))
+}
+
+pub(crate) fn ended_at(store: &Store, module: ModuleId, at: Location, id: &str) -> Result<Option<Entry>, StoreError> {
+    let found: Option<Entry> = get(store, &keys::ended(module, at), ENTRY)?;
+    Ok(found.filter(|entry| entry.id == id))
+}
+
+pub(crate) fn retracted(store: &Store, module: ModuleId, id: &str) -> Result<Option<Entry>, StoreError> {
+    get(store, &keys::retracted(module, digest(id)), ENTRY)
+}
+
+fn scan<'a>(store: &'a Store, from: &[u8], to: &[u8]) -> Result<impl Iterator<Item = Row> + 'a, StoreError> {
+    let range = store.range("default", from, to.to_vec())?;
+    Ok(range.map(|item| item.map_err(|error| store.failed(&error))))
+}
+
+fn misplaced() -> StoreError {
+    StoreError::Failed("a key of the outbox is damaged".into())
+}
+
+/// Every effect that has not ended.
+pub(crate) fn live(store: &Store) -> Result<Vec<Live>, StoreError> {
+    let mut all = Vec::new();
+    let name = |id: ModuleId| store.index().modules.get(&id).map(|known| known.name.clone());
+    let known = |module: ModuleId, entry: &Entry| progress(store, module, &entry.id).map(Option::unwrap_or_default);
+    let (from, to) = Shelf::Retracted.all();
+    for item in scan(store, &from, &to)? {
+        let (key, bytes) = item?;
+        let module = keys::parse_retracted(&key).ok_or_else(misplaced)?;
+        let entry: Entry = codec::decode(&bytes, ENTRY)?;
+        let Some(name) = name(module) else { continue };
+        all.push(Live::new(module, name, None, &entry, known(module, &entry)?));
+    }
+    let (from, to) = Shelf::Outbox.all();
+    for item in scan(store, &from, &to)? {
+        let (key, bytes) = item?;
+        let (module, at) = keys::parse_outbox(&key).ok_or_else(misplaced)?;
+        let entry: Entry = codec::decode(&bytes, ENTRY)?;
+        let Some(name) = name(module) else { continue };
+        all.push(Live::new(module, name, Some(at), &entry, known(module, &entry)?));
+    }
+    Ok(all)
+}
+
+/// Outcomes with a number above `after`, in order.
+pub(crate) fn outcomes(
+    store: &Store,
+    module: ModuleId,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<OutcomeRecord>, StoreError> {
+    let (from, to) = (keys::outcome(module, after.saturating_add(1)), Shelf::Outcomes.of(module).1);
+    scan(store, &from, &to)?.take(limit).map(|item| codec::decode(&item?.1, "an outcome")).collect()
+}
+
+/// Number of the newest outcome that was ever told.
+pub(crate) fn last_outcome(store: &Store, module: ModuleId) -> Result<u64, StoreError> {
+    let (from, to) = Shelf::Outcomes.of(module);
+    let mut options = rocksdb::ReadOptions::default();
+    options.set_iterate_lower_bound(from);
+    options.set_iterate_upper_bound(to);
+    let newest = match store.db.iterator_opt(rocksdb::IteratorMode::End, options).next() {
+        Some(item) => {
+            let (_, bytes) = item.map_err(|error| store.failed(&error))?;
+            codec::decode::<OutcomeRecord>(&bytes, "an outcome")?.number
+        }
+        None => 0,
+    };
+    Ok(newest.max(handled(store, module)?))
+}
+
+/// Number of the newest outcome that the module has handled.
+fn handled(store: &Store, module: ModuleId) -> Result<u64, StoreError> {
+    Ok(match store.record(module)?.cursors.get(&SourceId::new(SOURCE)) {
+        Some(Cursor::Outbox { number }) => *number,
+        _ => 0,
+    })
+}
+
+/// The entries of one shelf of a module from a unit on, with their place.
+fn entries(store: &Store, shelf: Shelf, module: ModuleId, from_seq: u64) -> Result<Vec<(Location, Entry)>, StoreError> {
+    let at = Location { seq: from_seq, ordinal: 0 };
+    let from = if shelf == Shelf::Outbox { keys::outbox(module, at) } else { keys::ended(module, at) };
+    let read = |item: Row| {
+        let (key, bytes) = item?;
+        let (_, at) = keys::parse_outbox(&key).ok_or_else(misplaced)?;
+        Ok((at, codec::decode(&bytes, ENTRY)?))
+    };
+    scan(store, &from, &shelf.of(module).1)?.map(read).collect()
+}
+
+/// Undoes the sending of everything that units after `to_seq` sent. What was not released is as if it had never been;
+/// what may have left is answered, and goes on without its unit until it ends.
+pub(crate) fn unsend(
+    store: &Store,
+    module: ModuleId,
+    to_seq: u64,
+    batch: &mut WriteBatch,
+) -> Result<Vec<ReleasedEffect>, StoreError> {
+    let mut released = Vec::new();
+    for shelf in [Shelf::Outbox, Shelf::Ended] {
+        for (at, entry) in entries(store, shelf, module, to_seq + 1)? {
+            let known = progress(store, module, &entry.id)?.unwrap_or_default();
+            match shelf {
+                Shelf::Outbox => batch.delete(keys::outbox(module, at)),
+                _ => batch.delete(keys::ended(module, at)),
+            }
+            if known.released {
+                if shelf == Shelf::Outbox && known.ended.is_none() {
+                    batch.put(keys::retracted(module, digest(&entry.id)), codec::encode_vec(&entry)?);
+                }
+                released.push((at, ReleasedEffect { id: entry.id, key: entry.key }));
+            } else if known.ended.is_some_and(|end| end.how == Ended::Retracted) {
+                // Should its block come back, it is an effect like any other.
+                batch.delete(keys::progress(module, digest(&entry.id)));
+            }
+        }
+    }
+    released.sort_by_key(|(at, _)| *at);
+    Ok(released.into_iter().map(|(_, effect)| effect).collect())
+}
+
+/// Released effects of events of a chain above a block.
+pub(crate) fn released_above(
+    store: &Store,
+    module: ModuleId,
+    chain_id: u64,
+    number: u64,
+) -> Result<Vec<ReleasedEffect>, StoreError> {
+    let mut found = Vec::new();
+    for shelf in [Shelf::Outbox, Shelf::Ended] {
+        for (at, entry) in entries(store, shelf, module, 0)? {
+            let above = entry.block.is_some_and(|block| block.chain_id == chain_id && block.number > number);
+            if above && progress(store, module, &entry.id)?.is_some_and(|known| known.released) {
+                found.push((at, ReleasedEffect { id: entry.id, key: entry.key }));
+            }
+        }
+    }
+    found.sort_by_key(|(at, _)| *at);
+    Ok(found.into_iter().map(|(_, effect)| effect).collect())
+}
+
+/// Effects of a module without their bodies: the live ones, then the ended ones, newest last.
+pub(crate) fn list(store: &Store, module: ModuleId, limit: usize) -> Result<Vec<Listed>, StoreError> {
+    let mut all = Vec::new();
+    let (from, to) = Shelf::Retracted.of(module);
+    for item in scan(store, &from, &to)? {
+        all.push((codec::decode::<Entry>(&item?.1, ENTRY)?, true));
+    }
+    all.extend(entries(store, Shelf::Outbox, module, 0)?.into_iter().map(|(_, entry)| (entry, false)));
+    let room = limit.saturating_sub(all.len());
+    let mut ended = entries(store, Shelf::Ended, module, 0)?;
+    ended.drain(..ended.len().saturating_sub(room));
+    all.extend(ended.into_iter().map(|(_, entry)| (entry, false)));
+    all.truncate(limit);
+    let shown = |(entry, retracted): (Entry, bool)| {
+        let progress = progress(store, module, &entry.id)?.unwrap_or_default();
+        Ok(Listed { entry: entry.stripped(), progress, retracted })
+    };
+    all.into_iter().map(shown).collect()
+}
+
+/// One effect with its body as far as it is kept.
+pub(crate) fn show(store: &Store, name: &str, id: &str) -> Result<Listed, StoreError> {
+    let module = store.id(name)?;
+    let progress = progress(store, module, id)?.unwrap_or_default();
+    if let Some(entry) = retracted(store, module, id)? {
+        return Ok(Listed { entry, progress, retracted: true });
+    }
+    for shelf in [Shelf::Outbox, Shelf::Ended] {
+        if let Some((_, entry)) = entries(store, shelf, module, 0)?.into_iter().find(|(_, entry)| entry.id == id) {
+            return Ok(Listed { entry, progress, retracted: false });
+        }
+    }
+    Err(StoreError::UnknownEffect { module: name.to_owned(), id: id.to_owned() })
+}
+
+/// Forgets ended effects whose unit no rewind can reach, but for the newest failures, and outcomes that no rewind can
+/// bring back: each one handled is a unit of its own.
+pub(crate) fn prune(store: &Store, module: ModuleId) -> Result<(), StoreError> {
+    let kept = store.journal_entries + store.journal_entries / 8;
+    let oldest = store.record(module)?.seq.saturating_sub(kept);
+    let mut batch = WriteBatch::new();
+    let mut failed = Vec::new();
+    let (from, to) = Shelf::Progress.of(module);
+    for item in scan(store, &from, &to)? {
+        let (key, bytes) = item?;
+        let known: Progress = codec::decode(&bytes, PROGRESS)?;
+        let (Some(end), Some(at)) = (known.ended, known.at) else { continue };
+        if at.seq >= oldest {
+            continue;
+        }
+        match end.how {
+            Ended::Failed => failed.push((end.at_ms, key, at)),
+            _ => forget(&mut batch, module, &key, at),
+        }
+    }
+    failed.sort_unstable_by_key(|(at_ms, ..)| *at_ms);
+    let excess = failed.len().saturating_sub(FAILED_KEPT);
+    failed.drain(..excess).for_each(|(_, key, at)| forget(&mut batch, module, &key, at));
+    if let Some(through) = handled(store, module)?.checked_sub(kept) {
+        batch.delete_range(keys::outcome(module, 0), keys::outcome(module, through + 1));
+    }
+    // Losing this write loses nothing.
+    store.db.write(batch).map_err(|error| store.failed(&error))
+}
+
+fn forget(batch: &mut WriteBatch, module: ModuleId, progress: &[u8], at: Location) {
+    batch.delete(progress);
+    batch.delete(keys::ended(module, at));
+}

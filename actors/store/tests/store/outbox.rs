@@ -1,0 +1,262 @@
+//! Effects in the store: part of their unit, marked before they leave, and neither lost nor repeated by a rewind.
+
+use nexum_host_ifaces::{
+    event::{Cursor, SourceId},
+    outbox::{
+        Change, EndOf, Ended, Listed, Live, Location, News, OutboxRequest, OutcomeRecord, Progress, Released, SOURCE,
+    },
+    store::{Reply, RewindTo, Rewound, StoreError, StoreMsg},
+    types::OutcomeStatus,
+};
+use nexum_store::Options;
+
+use crate::harness::{Harness, Module, directory, effect, options};
+
+async fn ask<T: Send + 'static>(
+    harness: &Harness,
+    build: impl FnOnce(Reply<T>) -> OutboxRequest,
+) -> Result<T, StoreError> {
+    harness.ask(|reply| StoreMsg::Outbox(build(reply))).await
+}
+
+/// One unit that sends these effects.
+async fn send(harness: &Harness, module: &mut Module, ids: &[&str]) -> u64 {
+    let mut unit = module.unit(Vec::new());
+    unit.outbox = ids.iter().map(|id| effect(id)).collect();
+    let record = unit.record.clone();
+    harness.commit(unit).await.unwrap();
+    module.ledger.adopt(record);
+    module.ledger.record.seq
+}
+
+/// One unit that handles outcomes up to a number.
+async fn handle_outcome(harness: &Harness, module: &mut Module, number: u64) {
+    let mut outcome = module.outcome(Vec::new());
+    outcome.moved = Some((SourceId::new(SOURCE), Cursor::Outbox { number }));
+    let unit = module.ledger.seal(outcome);
+    let record = unit.record.clone();
+    harness.commit(unit).await.unwrap();
+    module.ledger.adopt(record);
+}
+
+async fn live(harness: &Harness) -> Vec<Live> {
+    ask(harness, |reply| OutboxRequest::Live { reply }).await.unwrap()
+}
+
+async fn live_ids(harness: &Harness) -> Vec<String> {
+    live(harness).await.into_iter().map(|live| live.id).collect()
+}
+
+async fn release(harness: &Harness, module: &Module, id: &str, at: Option<Location>) -> Released {
+    let (module, id) = (module.info.id, id.to_owned());
+    ask(harness, |reply| OutboxRequest::Release { module, id, at, now_ms: 5, reply }).await.unwrap()
+}
+
+async fn end(harness: &Harness, module: &Module, id: &str, at: Option<Location>, progress: Progress, how: Ended) {
+    let status = match how {
+        Ended::Delivered => OutcomeStatus::Delivered(b"ok".to_vec()),
+        Ended::Failed => OutcomeStatus::Failed("no".into()),
+        _ => OutcomeStatus::Cancelled("no".into()),
+    };
+    let (id, key) = (id.to_owned(), format!("key of {id}"));
+    let end = Box::new(EndOf { module: module.info.id, id, key, at, progress, how, now_ms: 9, status });
+    ask(harness, |reply| OutboxRequest::End { end, reply }).await.unwrap();
+}
+
+async fn deliver(harness: &Harness, module: &Module, id: &str, at: Option<Location>) {
+    let Released::Now { progress, .. } = release(harness, module, id, at).await else { panic!("{id} is not there") };
+    let progress = Progress { attempts: progress.attempts + 1, ..progress };
+    end(harness, module, id, at, progress, Ended::Delivered).await;
+}
+
+async fn rewind(harness: &Harness, module: &mut Module, to_seq: u64) -> Vec<String> {
+    let id = module.info.id;
+    let to = RewindTo::Unit(to_seq);
+    let rewound = harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await.unwrap();
+    let Rewound { record, released, .. } = rewound.unwrap();
+    module.ledger.adopt(record);
+    released.into_iter().map(|effect| effect.id).collect()
+}
+
+async fn outcomes(harness: &Harness, after: u64) -> Vec<OutcomeRecord> {
+    ask(harness, |reply| OutboxRequest::Outcomes { name: "a".into(), after, limit: 99, reply }).await.unwrap()
+}
+
+async fn show(harness: &Harness, id: &str) -> Result<Listed, StoreError> {
+    ask(harness, |reply| OutboxRequest::Show { name: "a".into(), id: id.into(), reply }).await
+}
+
+fn at(seq: u64, ordinal: u32) -> Option<Location> {
+    Some(Location { seq, ordinal })
+}
+
+#[tokio::test]
+async fn an_effect_goes_from_its_unit_to_its_outcome_and_survives_a_reopen() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let seq = send(&harness, &mut module, &["x", "y"]).await;
+    let Released::Now { entry, progress } = release(&harness, &module, "x", at(seq, 0)).await else { panic!() };
+    assert_eq!((&*entry.key, progress.released, progress.first_attempt_ms), ("key of x", true, 5));
+    let failed = Progress { attempts: 3, last_error: Some("503".into()), ..progress };
+    let (id, progress) = (module.info.id, failed.clone());
+    ask(&harness, |reply| OutboxRequest::Attempted { module: id, id: "x".into(), progress, reply }).await.unwrap();
+    harness.close().await;
+
+    let harness = Harness::open(directory.path()).await;
+    let known = live(&harness).await;
+    assert_eq!((&*known[0].id, &known[0].progress), ("x", &failed));
+    assert_eq!((&*known[1].id, &known[1].progress), ("y", &Progress::default()));
+    deliver(&harness, &module, "x", at(seq, 0)).await;
+    assert_eq!(live_ids(&harness).await, ["y"]);
+    let told = outcomes(&harness, 0).await;
+    assert_eq!((told.len(), told[0].number, told[0].outcome.attempts), (1, 1, 4));
+    let shown = show(&harness, "x").await.unwrap();
+    assert_eq!(shown.progress.ended.map(|end| end.how), Some(Ended::Delivered));
+    assert_eq!(shown.entry, effect("x").stripped(), "a delivered body is not kept");
+    // Ending twice tells once.
+    end(&harness, &module, "x", at(seq, 0), failed, Ended::Failed).await;
+    assert_eq!(outcomes(&harness, 0).await.len(), 1);
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn a_rewind_takes_back_what_has_not_left_and_names_what_may_have() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let kept = send(&harness, &mut module, &["kept"]).await;
+    let seq = send(&harness, &mut module, &["waiting", "leaving", "left", "dropped"]).await;
+    release(&harness, &module, "leaving", at(seq, 1)).await;
+    deliver(&harness, &module, "left", at(seq, 2)).await;
+    end(&harness, &module, "dropped", at(seq, 3), Progress::default(), Ended::Cancelled).await;
+    handle_outcome(&harness, &mut module, 2).await;
+
+    assert_eq!(rewind(&harness, &mut module, kept).await, ["leaving", "left"]);
+    let known = live(&harness).await;
+    assert_eq!(
+        known.iter().map(|live| (&*live.id, live.at)).collect::<Vec<_>>(),
+        [("leaving", None), ("kept", at(kept, 0))]
+    );
+    assert_eq!(release(&harness, &module, "waiting", at(seq, 0)).await, Released::Gone);
+    assert_eq!(outcomes(&harness, 0).await.len(), 2, "they are delivered again");
+
+    // The same event comes again, and what it sends is known.
+    let again = send(&harness, &mut module, &["waiting", "leaving", "left", "dropped"]).await;
+    assert_eq!(again, seq);
+    assert_eq!(release(&harness, &module, "left", at(again, 2)).await, Released::Ended);
+    assert_eq!(release(&harness, &module, "dropped", at(again, 3)).await, Released::Ended);
+    let Released::Now { progress, .. } = release(&harness, &module, "leaving", at(again, 1)).await else { panic!() };
+    assert_eq!(progress.first_attempt_ms, 5, "it goes on where it was");
+    assert_eq!(live_ids(&harness).await, ["kept", "waiting", "leaving"]);
+    deliver(&harness, &module, "leaving", at(again, 1)).await;
+    deliver(&harness, &module, "waiting", at(again, 0)).await;
+    assert_eq!(outcomes(&harness, 0).await.len(), 4, "one each");
+    // They have ended, so that a second rewind names them and nothing is left to do.
+    assert_eq!(rewind(&harness, &mut module, kept).await, ["waiting", "leaving", "left"]);
+    assert_eq!(live_ids(&harness).await, ["kept"]);
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn what_was_withdrawn_with_its_block_is_an_effect_again_when_the_block_comes_back() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let seq = send(&harness, &mut module, &["x"]).await;
+    end(&harness, &module, "x", at(seq, 0), Progress::default(), Ended::Retracted).await;
+    assert_eq!(outcomes(&harness, 0).await.len(), 1);
+    assert!(rewind(&harness, &mut module, 0).await.is_empty());
+    assert_eq!(outcomes(&harness, 0).await.len(), 1, "it was told");
+    let again = send(&harness, &mut module, &["x"]).await;
+    assert!(matches!(release(&harness, &module, "x", at(again, 0)).await, Released::Now { .. }));
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn a_place_that_another_unit_took_is_not_taken_for_the_effect() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let seq = send(&harness, &mut module, &["old"]).await;
+    let Released::Now { progress, .. } = release(&harness, &module, "old", at(seq, 0)).await else { panic!() };
+    rewind(&harness, &mut module, 0).await;
+    send(&harness, &mut module, &["new"]).await;
+    // The attempt that was under way ends where it began.
+    end(&harness, &module, "old", at(seq, 0), progress, Ended::Delivered).await;
+    assert_eq!(live_ids(&harness).await, ["new"]);
+    assert_eq!(outcomes(&harness, 0).await[0].outcome.effect_id, "old");
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn a_failed_effect_is_taken_up_again_by_order() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let seq = send(&harness, &mut module, &["x", "y"]).await;
+    let reopen = |id: &str| {
+        let id = id.to_owned();
+        ask(&harness, |reply| OutboxRequest::Reopen { name: "a".into(), id, now_ms: 77, reply })
+    };
+    assert!(matches!(reopen("z").await, Err(StoreError::UnknownEffect { .. })));
+    end(&harness, &module, "x", at(seq, 0), Progress { attempts: 9, ..Progress::default() }, Ended::Failed).await;
+    let again = reopen("x").await.unwrap();
+    assert_eq!((again.at, again.progress.round, again.progress.attempts), (at(seq, 0), 1, 0));
+    let refused = reopen("x").await.unwrap_err().to_string();
+    assert_eq!(refused, "effect `x` is pending: only a failed or cancelled one is retried");
+    deliver(&harness, &module, "x", at(seq, 0)).await;
+    let rounds: Vec<_> = outcomes(&harness, 0).await.iter().map(|told| (told.number, told.round)).collect();
+    assert_eq!(rounds, [(1, 0), (2, 1)]);
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn news_come_in_order_and_a_new_actor_says_that_it_knows_nothing() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let news = |harness: &Harness| {
+        let actor = harness.actor.clone();
+        async move {
+            let asked = actor.call(|reply| StoreMsg::Outbox(OutboxRequest::News { reply }), None).await.unwrap();
+            asked.unwrap().unwrap()
+        }
+    };
+    assert_eq!(news(&harness).await, News::Lost, "nobody has read what there is");
+    live(&harness).await;
+    let (told, seq) = tokio::join!(news(&harness), send(&harness, &mut module, &["x"]));
+    let News::Changes(changes) = told else { panic!() };
+    assert!(matches!(&changes[..], [Change::Sent(live)] if live.id == "x" && live.at == at(seq, 0)), "{changes:?}");
+    send(&harness, &mut module, &["y"]).await;
+    rewind(&harness, &mut module, seq).await;
+    let News::Changes(changes) = news(&harness).await else { panic!() };
+    assert!(matches!(&changes[..], [Change::Sent(_), Change::Rewound { to_seq, .. }] if *to_seq == seq));
+    let harness = harness.restart().await;
+    assert_eq!(news(&harness).await, News::Lost);
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn what_no_rewind_can_reach_is_forgotten() {
+    let directory = directory();
+    let harness = Harness::open_with(directory.path(), &Options { journal_entries: 8, ..options() }).await;
+    let mut module = harness.module("a").await;
+    let seq = send(&harness, &mut module, &["old", "failed", "pending"]).await;
+    deliver(&harness, &module, "old", at(seq, 0)).await;
+    end(&harness, &module, "failed", at(seq, 1), Progress { at: at(seq, 1), ..Progress::default() }, Ended::Failed)
+        .await;
+    for number in 1..=12 {
+        handle_outcome(&harness, &mut module, number.min(2)).await;
+    }
+    let fresh = send(&harness, &mut module, &["fresh"]).await;
+    deliver(&harness, &module, "fresh", at(fresh, 0)).await;
+    let id = module.info.id;
+    ask(&harness, |reply| OutboxRequest::Prune { module: id, reply }).await.unwrap();
+    assert!(matches!(show(&harness, "old").await, Err(StoreError::UnknownEffect { .. })));
+    for kept in ["failed", "pending", "fresh"] {
+        assert!(show(&harness, kept).await.is_ok(), "{kept}");
+    }
+    assert_eq!(outcomes(&harness, 0).await.last().unwrap().number, 3);
+    harness.close().await;
+}

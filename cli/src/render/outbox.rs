@@ -1,0 +1,87 @@
+//! Effects as text. Pure: answers in, lines out.
+
+use nexum_gateway::api::Effect;
+
+use super::{one_line, table, units};
+
+/// Longest error in a list; `show` has all of it.
+const ERROR_CHARS_MAX: usize = 60;
+
+pub fn effects(effects: &[Effect]) -> String {
+    if effects.is_empty() {
+        return "no effects\n".to_owned();
+    }
+    let head = ["STATE", "ATTEMPTS", "SENT", "LANE", "TO", "ID", "LAST ERROR"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for effect in effects {
+        let retracted = if effect.retracted { " (retracted)" } else { "" };
+        rows.push(vec![
+            format!("{}{retracted}", effect.state),
+            effect.attempts.to_string(),
+            units::time_ms(effect.sent_at_ms),
+            effect.lane.clone().unwrap_or_else(|| "-".to_owned()),
+            effect.destination.clone(),
+            effect.id.clone(),
+            effect.last_error.as_ref().map_or_else(String::new, |error| one_line(error, ERROR_CHARS_MAX)),
+        ]);
+    }
+    table(&rows)
+}
+
+pub fn effect(effect: &Effect) -> String {
+    let mut rows = vec![
+        vec!["id".to_owned(), effect.id.clone()],
+        vec!["key".to_owned(), effect.key.clone()],
+        vec!["state".to_owned(), effect.state.clone()],
+        vec!["to".to_owned(), effect.destination.clone()],
+        vec!["sent".to_owned(), units::time_ms(effect.sent_at_ms)],
+        vec!["release".to_owned(), effect.release.clone()],
+        vec!["attempts".to_owned(), effect.attempts.to_string()],
+    ];
+    if let Some(lane) = &effect.lane {
+        rows.push(vec!["lane".to_owned(), lane.clone()]);
+    }
+    if let Some(next) = effect.next_attempt_ms {
+        rows.push(vec!["next attempt".to_owned(), units::time_ms(next)]);
+    }
+    if effect.retracted {
+        rows.push(vec!["retracted".to_owned(), "its event was undone after it may have left".to_owned()]);
+    }
+    if let Some(error) = &effect.last_error {
+        rows.push(vec!["last error".to_owned(), one_line(error, usize::MAX)]);
+    }
+    let mut text = table(&rows);
+    if let Some(payload) = &effect.payload {
+        text += &format!("\npayload\n{}\n", serde_json::to_string_pretty(payload).unwrap_or_default());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_says_what_is_stuck_and_why() {
+        let effect = Effect {
+            id: "alerts/block:1:5:0xab/0".into(),
+            key: "k".into(),
+            state: "released".into(),
+            kind: "http".into(),
+            destination: "https://hooks.example.org".into(),
+            lane: None,
+            release: "committed".into(),
+            sent_at_ms: 0,
+            attempts: 3,
+            next_attempt_ms: Some(9),
+            last_error: Some("status 503:\n busy".into()),
+            retracted: true,
+            payload: None,
+        };
+        let text = effects(std::slice::from_ref(&effect));
+        let line = text.lines().nth(1).unwrap_or_default();
+        assert!(line.starts_with("released (retracted)  3"), "{text}");
+        assert!(line.ends_with("https://hooks.example.org  alerts/block:1:5:0xab/0  status 503: busy"), "{text}");
+        assert_eq!(effects(&[]), "no effects\n");
+    }
+}

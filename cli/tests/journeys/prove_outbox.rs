@@ -1,0 +1,162 @@
+//! What a receiver has, repetitions left out, is exactly what the module meant: nothing lost, nothing twice, in order
+//! where a lane was asked for. The engine is killed around every send; the receiver fails, hangs and restarts.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    anvil::Anvil,
+    engine::{Engine, Setup, eventually},
+    outbox::{EAGER, sender, sent},
+    prove_exactly_once::Moments,
+    receiver::{Hit, Mood, Receiver},
+};
+
+/// How often the engine is killed: 5 in CI, more with `make prove-outbox KILLS=n`.
+fn kills() -> u64 {
+    #[allow(clippy::disallowed_methods, reason = "set by the Makefile")]
+    std::env::var("NEXUM_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+}
+
+const START: (&str, &str) =
+    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
+
+fn handled_the_head(anvil: &Anvil, engine: &Engine) {
+    let head = anvil.head().to_string();
+    engine.module_until("sender", "handled the head", |node| node["cursors"]["chain:31337"] == head.as_str());
+}
+
+/// Waits until every effect has ended and the module was told of each.
+fn settled(engine: &Engine) {
+    eventually("every effect has ended", || {
+        let sent: usize = sent(engine).iter().map(|(_, ids)| ids.len()).sum();
+        let told = engine.state("sender", "o/").len();
+        let pending = engine.module("sender")["outbox_pending"].as_u64();
+        if told >= sent && pending == Some(0) {
+            Ok(())
+        } else {
+            Err(format!("{sent} sent, {told} told, {pending:?} pending\n{}", engine.ctl(&["tree"])))
+        }
+    });
+}
+
+fn numbers<'a>(hits: impl IntoIterator<Item = &'a Hit>) -> Vec<u64> {
+    hits.into_iter().filter(|hit| hit.path == "/lane").map(|hit| hit.body.parse().unwrap()).collect()
+}
+
+#[test]
+fn prove_outbox_when_the_engine_is_killed_and_the_receiver_fails() {
+    let anvil = Anvil::start();
+    let mut receiver = Receiver::start();
+    let setup = Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
+    let mut engine = sender(setup, &receiver.url(), "lane", &[START]).start();
+    let mut moments = Moments(0x6a09_e667_f3bc_c908);
+    let moods = [Mood::Fine, Mood::LosesAnswers, Mood::Refuses(503), Mood::Confused, Mood::Hangs, Mood::Refuses(429)];
+    for round in 0..kills() {
+        receiver.set(moods[(round % moods.len() as u64) as usize]);
+        for _ in 0..1 + moments.below(4) {
+            anvil.mine();
+        }
+        // Somewhere between the block and the last answer.
+        std::thread::park_timeout(Duration::from_millis(moments.below(150)));
+        engine.kill9();
+        if moments.below(3) == 0 {
+            receiver.stop();
+        }
+        anvil.mine();
+        engine.launch();
+        std::thread::park_timeout(Duration::from_millis(moments.below(100)));
+        receiver.resume();
+    }
+    receiver.set(Mood::Fine);
+    handled_the_head(&anvil, &engine);
+    settled(&engine);
+
+    let meant: BTreeMap<String, u64> =
+        sent(&engine).into_iter().flat_map(|(number, ids)| ids.into_iter().map(move |id| (id, number))).collect();
+    assert_eq!(meant.len() as u64, 2 * anvil.head());
+    let took = receiver.deduplicated();
+    assert_eq!(took.len(), meant.len(), "effects taken and effects meant");
+    for hit in &took {
+        assert_eq!(meant.get(&hit.key).map(u64::to_string), Some(hit.body.clone()), "{hit:?}");
+    }
+    assert_eq!(numbers(&took), (1..=anvil.head()).collect::<Vec<_>>(), "the lane's order");
+    let repeated = numbers(&receiver.hits());
+    assert!(repeated.is_sorted(), "an effect came after a later one of its lane: {repeated:?}");
+    for (key, told) in engine.state("sender", "o/") {
+        assert_eq!((&told["status"], &told["count"]), (&"delivered".into(), &1.into()), "{key}: {told:#}");
+    }
+    println!(
+        "engine killed {} times: {} effects, {} requests taken, {} after the receiver left out repetitions; the lane in order",
+        kills(),
+        meant.len(),
+        receiver.hits().len(),
+        took.len()
+    );
+    assert!(engine.terminate().success());
+}
+
+#[test]
+fn prove_outbox_what_waits_for_finality_never_leaves_an_orphaned_block() {
+    let anvil = Anvil::start_with(&["--slots-in-an-epoch", "2"]);
+    let receiver = Receiver::start();
+    let setup = Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
+    let finalized = ("release = \"committed\"", "release = \"finalized\"");
+    let mut engine = sender(setup, &receiver.url(), "lane", &[START, finalized]).start();
+    let mine = |count: u64| (0..count).for_each(|_| anvil.mine());
+    for depth in [1, 2, 3] {
+        mine(6);
+        handled_the_head(&anvil, &engine);
+        if depth == 2 {
+            engine.kill9();
+        }
+        anvil.reorg(depth);
+        mine(2);
+        if depth == 2 {
+            engine.launch();
+        }
+        handled_the_head(&anvil, &engine);
+    }
+    mine(6);
+    handled_the_head(&anvil, &engine);
+    let finalized = anvil.number_of("finalized");
+    let canonical: BTreeMap<String, u64> =
+        sent(&engine).into_iter().flat_map(|(number, ids)| ids.into_iter().map(move |id| (id, number))).collect();
+    let through = canonical.values().filter(|number| **number <= finalized).count();
+    let took = eventually("everything final has arrived", || {
+        let took = receiver.deduplicated();
+        if took.len() >= through { Ok(took) } else { Err(format!("{} of {through}", took.len())) }
+    });
+    for hit in &took {
+        let number = canonical.get(&hit.key).unwrap_or_else(|| panic!("of an orphaned block: {hit:?}"));
+        assert!(*number <= finalized && hit.body == number.to_string(), "{hit:?}");
+    }
+    assert_eq!(numbers(&took), (1..=finalized).collect::<Vec<_>>());
+    assert!(engine.state("sender", "r/").iter().all(|(_, keys)| keys.as_array().is_some_and(Vec::is_empty)));
+    println!("3 reorgs: {} effects of final blocks arrived, none of an orphaned one", took.len());
+}
+
+#[test]
+fn prove_outbox_a_reorg_names_what_had_left() {
+    let anvil = Anvil::start();
+    let receiver = Receiver::start();
+    let setup = Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
+    let engine = sender(setup, &receiver.url(), "lane", &[START]).start();
+    (0..6).for_each(|_| anvil.mine());
+    handled_the_head(&anvil, &engine);
+    settled(&engine);
+    let before = sent(&engine);
+    anvil.reorg(3);
+    anvil.mine();
+    handled_the_head(&anvil, &engine);
+    settled(&engine);
+    let orphaned: Vec<String> = before.iter().skip(before.len() - 3).flat_map(|(_, ids)| ids.clone()).collect();
+    let named: Vec<String> = eventually("the module was told", || {
+        let (_, keys) = engine.state("sender", "r/").pop().ok_or("no reorg yet")?;
+        Ok(keys.as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_owned()).collect())
+    });
+    assert_eq!(named, orphaned);
+    // What the new branch sends is new, and arrives.
+    let after: Vec<String> = sent(&engine).into_iter().flat_map(|(_, ids)| ids).collect();
+    assert!(orphaned.iter().all(|id| !after.contains(id)));
+    assert_eq!(receiver.deduplicated().len(), after.len() + orphaned.len());
+}

@@ -1,0 +1,254 @@
+//! The port of the egress actor, the allowlist of hosts, and the guest-facing `http` interface over them.
+//!
+//! What a request may look like and where it may go is decided here, once, for `http.fetch`, for effects of the outbox
+//! and for every redirect.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use ractor::RpcReplyPort;
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+pub use crate::bindings::nexum::host::http::{Header, Request, Response};
+use crate::{HostError, HostErrorKind, bindings::nexum::host::http, host::HostState};
+
+/// A longer URL is refused by common servers and proxies.
+pub const URL_BYTES_MAX: usize = 8 * 1024;
+/// Headers of a request: servers commonly take 100.
+pub const HEADERS_MAX: usize = 64;
+/// Names and values of a request's headers together: common servers take 8 to 16 KiB.
+pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Body of a direct request. What is larger is an upload, which has interfaces of its own.
+pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The methods a module may use. `CONNECT` and `TRACE` are for proxies.
+pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/// Headers that belong to the connection, and are the host's alone.
+const RESERVED: [&str; 11] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "upgrade",
+    "te",
+    "trailer",
+    "keep-alive",
+    "expect",
+    "proxy-authorization",
+    "proxy-connection",
+];
+
+fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
+    HostError::new("http", kind, message)
+}
+
+fn invalid(message: impl Into<String>) -> HostError {
+    error(HostErrorKind::InvalidInput, message)
+}
+
+/// The hosts that a manifest allows: exact names, or `*.suffix`, which leaves out the suffix itself. Any port.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Allowlist(Vec<String>);
+
+impl Allowlist {
+    pub fn new(patterns: impl IntoIterator<Item = String>) -> Self {
+        Self(patterns.into_iter().map(|pattern| pattern.to_ascii_lowercase()).collect())
+    }
+
+    fn allows(&self, host: &Host<&str>) -> bool {
+        let name = host.to_string();
+        self.0.iter().any(|pattern| match (pattern.strip_prefix('*'), host) {
+            // `*.0.0.1` must not stand for addresses.
+            (Some(suffix), Host::Domain(_)) => name.len() > suffix.len() && name.ends_with(suffix),
+            (Some(_), _) => false,
+            (None, _) => name == *pattern,
+        })
+    }
+
+    /// Whether a request may go to this URL, first or by a redirect.
+    ///
+    /// # Errors
+    /// `invalid-input` when it is no plain http or https URL, `denied` when its host is not on the list.
+    pub fn check(&self, url: &Url) -> Result<(), HostError> {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(invalid(format!("the URL has the scheme `{}`: expected http or https", url.scheme())));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(invalid("the URL carries credentials: put them into a header"));
+        }
+        let host = url.host().ok_or_else(|| invalid("the URL has no host"))?;
+        if self.allows(&host) {
+            return Ok(());
+        }
+        let hint = "add it to [capabilities.http] allow in the manifest";
+        Err(error(HostErrorKind::Denied, format!("host `{host}` is not allowed to this module: {hint}")))
+    }
+}
+
+impl fmt::Display for Allowlist {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+/// Scheme, host and port of a URL, for lists and limits; paths and queries may hold secrets.
+pub fn origin(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| "invalid".to_owned(), |url| url.origin().ascii_serialization())
+}
+
+/// Whether a request is one that may go out.
+///
+/// # Errors
+/// `invalid-input` with what would be right, `denied` for a host that is not allowed.
+pub fn check(
+    method: &str,
+    url: &str,
+    headers: &[Header],
+    body: Option<&[u8]>,
+    allow: &Allowlist,
+) -> Result<Url, HostError> {
+    if !METHODS.contains(&method) {
+        return Err(invalid(format!("method `{method}`: expected one of {}", METHODS.join(", "))));
+    }
+    if url.len() > URL_BYTES_MAX {
+        return Err(invalid(format!("a URL of {} bytes, at most {URL_BYTES_MAX}", url.len())));
+    }
+    let parsed = Url::parse(url).map_err(|why| invalid(format!("`{url}` is no URL: {why}")))?;
+    allow.check(&parsed)?;
+    if headers.len() > HEADERS_MAX {
+        return Err(invalid(format!("{} headers, at most {HEADERS_MAX}", headers.len())));
+    }
+    let bytes: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+    if bytes > HEADER_BYTES_MAX {
+        return Err(invalid(format!("headers of {bytes} bytes, at most {HEADER_BYTES_MAX}")));
+    }
+    for Header { name, value } in headers {
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || !name.chars().all(token) {
+            return Err(invalid(format!("`{name}` is no header name")));
+        }
+        if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
+            return Err(invalid(format!("header `{name}` is the host's to set")));
+        }
+        if value.bytes().any(|byte| byte != b'\t' && (byte < 0x20 || byte == 0x7f)) {
+            return Err(invalid(format!("header `{name}`: its value has a control character")));
+        }
+    }
+    let body = body.map_or(0, <[u8]>::len);
+    if body > BODY_BYTES_MAX {
+        return Err(invalid(format!("a body of {body} bytes, at most {BODY_BYTES_MAX}")));
+    }
+    Ok(parsed)
+}
+
+/// One request on its way out.
+#[derive(Debug, Clone)]
+pub struct Fetch {
+    pub module: Arc<str>,
+    pub request: Request,
+    pub allow: Arc<Allowlist>,
+    /// From connecting to the last byte of the body, redirects included.
+    pub deadline: Duration,
+    /// A larger body is an error.
+    pub max_reply_bytes: usize,
+    /// Follow no redirect that would change the method: the answer to another request says nothing about this one.
+    pub keep_method: bool,
+}
+
+/// State of the egress actor, for the tree.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct EgressStatus {
+    pub in_flight: usize,
+    pub requests_total: u64,
+    /// Requests without an answer.
+    pub errors_total: u64,
+}
+
+#[derive(Debug)]
+pub enum EgressMsg {
+    /// Must reply. Any status is an answer; an error says why there was none.
+    Fetch { fetch: Box<Fetch>, reply: RpcReplyPort<Result<Response, HostError>> },
+    /// Must reply.
+    Status(RpcReplyPort<EgressStatus>),
+}
+
+impl http::Host for HostState {
+    async fn fetch(&mut self, request: Request) -> Result<Response, HostError> {
+        self.count_host_call("http")?;
+        check(&request.method, &request.url, &request.headers, request.body.as_deref(), &self.allow)?;
+        let limit = self.limits.host_call_deadline;
+        let deadline = request.timeout_ms.map_or(limit, |ms| limit.min(Duration::from_millis(ms.into())));
+        let asked = self.tape.ask("http.fetch", &request);
+        let fetch = Box::new(Fetch {
+            module: self.module.clone(),
+            request,
+            allow: self.allow.clone(),
+            deadline,
+            max_reply_bytes: self.limits.max_reply_bytes,
+            keep_method: false,
+        });
+        let egress = self.egress.clone();
+        let live = async {
+            let answer = egress.call(deadline, |reply| EgressMsg::Fetch { fetch, reply }).await;
+            answer.map_err(|error| error.to_host_error("http"))?
+        };
+        self.reach(asked, "http", live).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allow(patterns: &[&str]) -> Allowlist {
+        Allowlist::new(patterns.iter().map(|pattern| (*pattern).to_owned()))
+    }
+
+    fn refusal(method: &str, url: &str, headers: &[(&str, &str)]) -> String {
+        let header = |(name, value): &(&str, &str)| Header { name: (*name).into(), value: (*value).into() };
+        let headers: Vec<_> = headers.iter().map(header).collect();
+        check(method, url, &headers, None, &allow(&["a.org"])).map_or_else(|error| error.message, |url| url.to_string())
+    }
+
+    #[test]
+    fn hosts_are_exact_or_below_a_suffix() {
+        let list = allow(&["api.cow.fi", "*.Example.org", "127.0.0.1", "*.0.0.1"]);
+        let allowed = |url: &str| list.check(&Url::parse(url).unwrap()).is_ok();
+        for url in [
+            "https://api.cow.fi/x",
+            "http://API.cow.fi:8080",
+            "https://a.example.org",
+            "https://a.b.example.org",
+            "http://127.0.0.1:9",
+        ] {
+            assert!(allowed(url), "{url}");
+        }
+        for url in [
+            "https://cow.fi",
+            "https://x.api.cow.fi",
+            "https://example.org",
+            "https://evilexample.org",
+            "https://api.cow.fi.evil.org",
+            "http://128.0.0.1",
+            "http://[::1]/",
+            "ftp://api.cow.fi",
+            "https://user@api.cow.fi",
+            "https://api.cow.fi.",
+        ] {
+            assert!(!allowed(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_request_is_said() {
+        assert_eq!(refusal("GET", "https://a.org/x", &[("accept", "*/*")]), "https://a.org/x");
+        assert!(refusal("TRACE", "https://a.org", &[]).starts_with("method `TRACE`: expected one of GET"));
+        assert!(refusal("GET", "a.org", &[]).starts_with("`a.org` is no URL"));
+        assert!(refusal("GET", "https://b.org", &[]).starts_with("host `b.org` is not allowed to this module"));
+        assert_eq!(refusal("GET", "https://a.org", &[("Host", "b.org")]), "header `Host` is the host's to set");
+        assert_eq!(refusal("GET", "https://a.org", &[("a b", "")]), "`a b` is no header name");
+        assert!(refusal("GET", "https://a.org", &[("a", "1\r\nb: 2")]).contains("control character"));
+        assert_eq!(origin("https://hooks.org:444/secret?token=1"), "https://hooks.org:444");
+    }
+}

@@ -1,0 +1,287 @@
+//! The outbox: effects that leave the host only once their event is committed.
+//!
+//! Owns what the store keeps of an effect, and the questions that the outbox actor asks the store. An effect has one
+//! name for ever, its id: the same event delivered again sends the same ids. What happened to an effect (`Progress`) is
+//! kept by its id, apart from the unit that sent it (`Entry`), so that a rewind can undo the sending and not the past.
+//!
+//! Invariant: `Progress::released` is durable before the first attempt leaves, so that a rewind knows what may have left.
+
+mod draft;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+pub use crate::bindings::nexum::host::outbox::{Effect, HttpEffect, Release, RpcEffect};
+use crate::{
+    Hash,
+    event::EventId,
+    store::{ModuleId, Reply},
+    types::{Outcome, OutcomeStatus},
+};
+pub(crate) use draft::Drafts;
+pub use draft::{PENDING_MAX, Quota};
+
+/// An event id longer than this goes into effect ids as its digest: receivers commonly take keys of at most 255 bytes.
+const EVENT_TEXT_BYTES_MAX: usize = 150;
+
+/// The source of a module's outcomes.
+pub const SOURCE: &str = "outbox";
+
+/// The block that an effect's event belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockPoint {
+    pub chain_id: u64,
+    pub number: u64,
+    pub hash: Hash,
+}
+
+/// One effect as its event sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub id: String,
+    /// The idempotency key; the id unless the module chose one.
+    pub key: String,
+    pub lane: Option<String>,
+    pub release: Release,
+    /// Absent for events without a block.
+    pub block: Option<BlockPoint>,
+    /// Milliseconds since the Unix epoch.
+    pub sent_at_ms: u64,
+    pub effect: Effect,
+}
+
+impl Entry {
+    /// Where it goes, for limits and lists: `https://host:port`, or `chain:1`. Never the path, which may hold a secret.
+    pub fn destination(&self) -> String {
+        match &self.effect {
+            Effect::Http(effect) => crate::http::origin(&effect.url),
+            Effect::Rpc(effect) => format!("chain:{}", effect.chain_id),
+            Effect::Transaction(effect) => format!("chain:{}", effect.chain_id),
+            Effect::Message(effect) => format!("topic:{}", effect.content_topic),
+        }
+    }
+
+    /// The same without what only a further attempt would need.
+    pub fn stripped(&self) -> Self {
+        let mut entry = self.clone();
+        match &mut entry.effect {
+            Effect::Http(effect) => {
+                effect.headers.clear();
+                effect.body = None;
+            }
+            Effect::Rpc(effect) => effect.params.clear(),
+            Effect::Transaction(effect) => effect.data.clear(),
+            Effect::Message(effect) => effect.payload.clear(),
+        }
+        entry
+    }
+}
+
+/// The id of the effect that a module's event sent as its `ordinal`-th.
+pub fn effect_id(module: &str, event: &EventId, ordinal: usize) -> String {
+    let mut event = event.to_string();
+    if event.len() > EVENT_TEXT_BYTES_MAX {
+        event = Hash(Sha256::digest(&event).into()).to_string();
+    }
+    format!("{module}/{event}/{ordinal}")
+}
+
+/// The fixed-length name of an effect in keys of the store.
+pub fn digest(effect_id: &str) -> Hash {
+    Hash(Sha256::digest(effect_id).into())
+}
+
+/// Where the store keeps an entry: the unit that sent it, and which of its effects it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Location {
+    pub seq: u64,
+    pub ordinal: u32,
+}
+
+/// What became of an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    Delivered,
+    Failed,
+    /// By the operator.
+    Cancelled,
+    /// The block of its event was retracted before it was released.
+    Retracted,
+}
+
+/// How far an effect has come.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Where it was sent last.
+    pub at: Option<Location>,
+    /// It may have left the host.
+    pub released: bool,
+    pub attempts: u32,
+    /// Milliseconds since the Unix epoch.
+    pub first_attempt_ms: u64,
+    /// Not before; milliseconds since the Unix epoch.
+    pub next_attempt_ms: u64,
+    pub last_error: Option<String>,
+    /// Times that it was ended and taken up again by the operator.
+    pub round: u32,
+    pub ended: Option<End>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    pub how: Ended,
+    pub at_ms: u64,
+    /// Number of the outcome that told the module.
+    pub outcome: u64,
+}
+
+/// An outcome event as it waits for its module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeRecord {
+    /// Ascending per module; the position of the module's `outbox` source.
+    pub number: u64,
+    pub at_ms: u64,
+    pub round: u32,
+    pub outcome: Outcome,
+}
+
+/// What is known of a live effect without its body.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Live {
+    pub module: ModuleId,
+    pub name: Arc<str>,
+    /// Absent when the unit that sent it was undone after it was released.
+    pub at: Option<Location>,
+    pub id: String,
+    pub key: String,
+    pub lane: Option<String>,
+    pub release: Release,
+    pub block: Option<BlockPoint>,
+    pub destination: String,
+    pub sent_at_ms: u64,
+    pub progress: Progress,
+}
+
+impl Live {
+    pub fn new(module: ModuleId, name: Arc<str>, at: Option<Location>, entry: &Entry, progress: Progress) -> Self {
+        Self {
+            module,
+            name,
+            at,
+            id: entry.id.clone(),
+            key: entry.key.clone(),
+            lane: entry.lane.clone(),
+            release: entry.release,
+            block: entry.block,
+            destination: entry.destination(),
+            sent_at_ms: entry.sent_at_ms,
+            progress,
+        }
+    }
+}
+
+/// What changed in the store's outbox, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// A unit sent an effect; it is durable.
+    Sent(Live),
+    /// Units after `to_seq` were undone, and so was what they sent and had not been released.
+    Rewound { module: ModuleId, to_seq: u64 },
+    /// Everything about the module was removed.
+    Purged { module: ModuleId },
+}
+
+/// Changes since the last answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    Changes(Vec<Change>),
+    /// More changed than is kept: read everything again.
+    Lost,
+}
+
+/// The answer to `OutboxRequest::Release`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Released {
+    /// It may go out now.
+    Now { entry: Box<Entry>, progress: Progress },
+    /// It had ended in an earlier history, so that it does not go out again.
+    Ended,
+    /// It is not there any more.
+    Gone,
+}
+
+/// One effect for people, live or ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    pub entry: Entry,
+    pub progress: Progress,
+    /// The unit that sent it was undone.
+    pub retracted: bool,
+}
+
+/// An effect that had been released when a rewind undid its sending.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasedEffect {
+    pub id: String,
+    pub key: String,
+}
+
+/// What the outbox actor asks of the store. Every request must be answered; writes after the sync.
+#[derive(Debug)]
+pub enum OutboxRequest {
+    /// Every live effect of every module, and the start of `News`.
+    Live { reply: Reply<Vec<Live>> },
+    /// Answers when something changed; replaces an earlier request.
+    News { reply: Reply<News> },
+    /// Marks an effect as released, durably, and hands out its body.
+    Release { module: ModuleId, id: String, at: Option<Location>, now_ms: u64, reply: Reply<Released> },
+    /// Replaces what is known of a live effect after a failed attempt.
+    Attempted { module: ModuleId, id: String, progress: Progress, reply: Reply<()> },
+    /// Ends an effect: its outcome waits for the module from now on.
+    End { end: Box<EndOf>, reply: Reply<()> },
+    /// Outcomes with a number above `after`, in order, at most `limit`.
+    Outcomes { name: String, after: u64, limit: usize, reply: Reply<Vec<OutcomeRecord>> },
+    /// Takes up an effect that failed or was cancelled; answers it as live.
+    Reopen { name: String, id: String, now_ms: u64, reply: Reply<Live> },
+    /// Effects of a module, oldest first, live ones before ended ones, at most `limit`; bodies stay out.
+    List { name: String, limit: usize, reply: Reply<Vec<Listed>> },
+    /// One effect with its body as far as it is kept.
+    Show { name: String, id: String, reply: Reply<Listed> },
+    /// Released effects of events above a block that is no longer canonical.
+    ReleasedAbove { module: ModuleId, chain_id: u64, number: u64, reply: Reply<Vec<ReleasedEffect>> },
+    /// Forgets what no rewind can reach any more.
+    Prune { module: ModuleId, reply: Reply<()> },
+}
+
+/// How an effect ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndOf {
+    pub module: ModuleId,
+    pub id: String,
+    pub key: String,
+    pub at: Option<Location>,
+    pub progress: Progress,
+    pub how: Ended,
+    pub now_ms: u64,
+    pub status: OutcomeStatus,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::SourceId;
+
+    #[test]
+    fn an_effect_id_is_stable_readable_and_short_enough_for_a_header() {
+        let block = EventId::Block { chain_id: 1, number: 5, hash: Hash([0xab; 32]) };
+        let id = effect_id("alerts", &block, 2);
+        assert_eq!(id, format!("alerts/block:1:5:0x{}/2", "ab".repeat(32)));
+        assert_eq!(id, effect_id("alerts", &block, 2));
+        let long = EventId::Tick { source: SourceId::new(format!("cron:{}", "1,".repeat(200))), fired_at: 7 };
+        let id = effect_id(&"m".repeat(64), &long, 63);
+        assert!(id.len() <= 255 && id.contains("/0x"), "{id}");
+    }
+}

@@ -1,0 +1,195 @@
+//! The `outbox` interface: effects are collected while their event is handled, and become part of its unit.
+//!
+//! Invariant: nothing here leaves the event. A handler that fails takes its effects with it; `local-store.flush` makes
+//! writes durable, never effects.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::{BlockPoint, Effect, Entry, effect_id};
+use crate::{
+    HostError, HostErrorKind,
+    bindings::nexum::host::outbox::{self, Options},
+    chain::{CODE_UNKNOWN_CHAIN, method_allowed},
+    event::EventId,
+    host::HostState,
+    http,
+};
+
+/// One effect, everything about it: it is written twice and kept until it ends. Larger payloads belong behind a URL.
+pub const EFFECT_BYTES_MAX: usize = 256 * 1024;
+/// Effects of one event: one per log of a busy block, far below what a unit can carry.
+pub const EVENT_EFFECTS_MAX: usize = 256;
+/// Effects of one event together: the store's groups hold the units of every module.
+pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Receivers commonly keep keys of up to 255 bytes.
+pub const KEY_BYTES_MAX: usize = 255;
+/// A lane is a name.
+pub const LANE_BYTES_MAX: usize = 128;
+/// Effects of one module that have not ended, unless the operator says otherwise. Each costs some 300 bytes of memory.
+pub const PENDING_MAX: u64 = 10_000;
+
+/// What a module may have in its outbox, and what it has.
+#[derive(Debug)]
+pub struct Quota {
+    /// Effects that have not ended, as the outbox actor last counted them: what a module handles before they are
+    /// counted may go past the limit, by one pull at most.
+    pub pending: AtomicU64,
+    pub pending_max: u64,
+}
+
+impl Quota {
+    pub fn new(pending_max: u64) -> Arc<Self> {
+        Arc::new(Self { pending: AtomicU64::new(0), pending_max })
+    }
+}
+
+/// The effects of the event at hand.
+#[derive(Debug, Default)]
+pub(crate) struct Drafts {
+    entries: Vec<Entry>,
+    bytes: usize,
+}
+
+impl Drafts {
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    pub fn take(&mut self) -> Vec<Entry> {
+        self.bytes = 0;
+        std::mem::take(&mut self.entries)
+    }
+}
+
+fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
+    HostError::new("outbox", kind, message)
+}
+
+fn invalid(message: impl Into<String>) -> HostError {
+    error(HostErrorKind::InvalidInput, message)
+}
+
+fn later(message: impl Into<String>) -> HostError {
+    error(HostErrorKind::RateLimited, message)
+}
+
+fn size(effect: &Effect) -> usize {
+    match effect {
+        Effect::Http(effect) => {
+            let headers: usize = effect.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+            effect.method.len() + effect.url.len() + headers + effect.body.as_ref().map_or(0, Vec::len)
+        }
+        Effect::Rpc(effect) => effect.method.len() + effect.params.len(),
+        Effect::Transaction(effect) => effect.data.len(),
+        Effect::Message(effect) => effect.content_topic.len() + effect.payload.len(),
+    }
+}
+
+fn check_options(options: &Options) -> Result<(), HostError> {
+    if let Some(key) = &options.key
+        && (key.is_empty() || key.len() > KEY_BYTES_MAX || !key.bytes().all(|byte| (0x21..0x7f).contains(&byte)))
+    {
+        let what = format!("expected 1 to {KEY_BYTES_MAX} visible ASCII characters");
+        return Err(invalid(format!("key `{key}`: {what}, because it is sent as a header")));
+    }
+    if let Some(lane) = &options.lane
+        && (lane.is_empty() || lane.len() > LANE_BYTES_MAX)
+    {
+        return Err(invalid(format!("a lane of {} bytes: expected 1 to {LANE_BYTES_MAX}", lane.len())));
+    }
+    Ok(())
+}
+
+/// The block of an event, whose finality `release` speaks of.
+fn block_of(event: &EventId) -> Option<BlockPoint> {
+    match event {
+        EventId::Block { chain_id, number, hash } | EventId::Logs { chain_id, number, hash } => {
+            Some(BlockPoint { chain_id: *chain_id, number: *number, hash: *hash })
+        }
+        _ => None,
+    }
+}
+
+impl HostState {
+    fn check_effect(&self, effect: &Effect) -> Result<(), HostError> {
+        let moved = |mut error: HostError| {
+            error.domain = "outbox".into();
+            error
+        };
+        let none =
+            |what: &str| error(HostErrorKind::Unsupported, format!("{what}: this engine has no actor for them yet"));
+        match effect {
+            Effect::Http(effect) => {
+                http::check(&effect.method, &effect.url, &effect.headers, effect.body.as_deref(), &self.allow)
+                    .map_err(moved)?;
+                if effect.headers.iter().any(|header| header.name.eq_ignore_ascii_case("idempotency-key")) {
+                    return Err(invalid("header `idempotency-key` is the host's to set: give the key as an option"));
+                }
+                Ok(())
+            }
+            Effect::Rpc(effect) => {
+                let chain_id = effect.chain_id;
+                if !self.chains.contains_key(&chain_id) {
+                    let message = format!("chain {chain_id} is not available to module {}", self.module);
+                    return Err(error(HostErrorKind::Unsupported, message).with_code(CODE_UNKNOWN_CHAIN));
+                }
+                if !method_allowed(&effect.method, &self.extra_methods) {
+                    let message = format!("method {} is not available to modules", effect.method);
+                    return Err(error(HostErrorKind::Denied, message));
+                }
+                match serde_json::from_str::<serde_json::Value>(&effect.params) {
+                    Ok(params) if params.is_array() => Ok(()),
+                    _ => Err(invalid("`params` is not the JSON text of an array")),
+                }
+            }
+            Effect::Transaction(_) => Err(none("transaction effects")),
+            Effect::Message(_) => Err(none("message effects")),
+        }
+    }
+}
+
+impl outbox::Host for HostState {
+    fn send(&mut self, effect: Effect, options: Options) -> Result<String, HostError> {
+        self.count_host_call("outbox")?;
+        let event = match &self.origin {
+            None | Some(EventId::Init) => {
+                let message = "init sends no effects: it runs at every start, before any event";
+                return Err(error(HostErrorKind::Unsupported, message));
+            }
+            Some(event) => event.clone(),
+        };
+        check_options(&options)?;
+        let bytes = size(&effect);
+        if bytes > EFFECT_BYTES_MAX {
+            return Err(invalid(format!("an effect of {bytes} bytes, at most {EFFECT_BYTES_MAX}")));
+        }
+        self.check_effect(&effect)?;
+        let ordinal = self.drafts.entries.len();
+        if ordinal >= EVENT_EFFECTS_MAX {
+            return Err(later(format!("more than {EVENT_EFFECTS_MAX} effects in one event")));
+        }
+        if self.drafts.bytes + bytes > EVENT_BYTES_MAX {
+            return Err(later(format!("the effects of one event have more than {EVENT_BYTES_MAX} bytes")));
+        }
+        let Quota { pending, pending_max } = &*self.quota;
+        if pending.load(Ordering::Relaxed) + ordinal as u64 >= *pending_max {
+            return Err(later(format!("{pending_max} effects of this module have not ended yet, which is the limit")));
+        }
+        let id = effect_id(&self.module, &event, ordinal);
+        self.drafts.bytes += bytes;
+        self.drafts.entries.push(Entry {
+            key: options.key.unwrap_or_else(|| id.clone()),
+            id: id.clone(),
+            lane: options.lane,
+            release: options.release,
+            block: block_of(&event),
+            sent_at_ms: self.clock.now_ms(),
+            effect,
+        });
+        Ok(id)
+    }
+}

@@ -1,0 +1,442 @@
+//! The outbox actor: carries out what modules have sent, and hands each module the outcomes.
+//!
+//! Owns the effects that have not ended, as the store told of them; the timer for the next one; and the modules that
+//! wait for outcomes. What to do next is decided by `schedule` and `verdict`, which are pure; `courier` makes an attempt.
+//!
+//! Invariant: everything here can be lost. An effect is marked in the store before it leaves, and its end is written
+//! before the module hears of it; after a crash the store tells everything again. So an effect may reach its
+//! destination more than once, with the same key, and its outcome reaches the module exactly once.
+
+mod courier;
+mod finality;
+mod metrics;
+mod permits;
+mod requests;
+mod schedule;
+mod verdict;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use courier::{Courier, Done};
+pub use metrics::OutboxMetrics;
+use nexum_host_ifaces::{
+    chain::ChainMsg,
+    clock::Clock,
+    event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply, Subscriber},
+    http::EgressMsg,
+    outbox::{Change, Ended, Live, News, OutboxRequest, OutcomeRecord, PENDING_MAX, Progress, digest},
+    port::Port,
+    store::{ModuleId, StoreError, StoreMsg},
+    types::Event,
+};
+pub use permits::Permits;
+use ractor::{
+    Actor, ActorCell, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort, SpawnErr, concurrency::JoinHandle,
+};
+pub use schedule::Concurrency;
+use schedule::{Pending, Schedule};
+use tokio::task::JoinSet;
+pub use verdict::RetryPolicy;
+
+use crate::admin::AdminReply;
+
+/// The store answers in milliseconds; past this it is down and is asked again.
+const STORE_DEADLINE: Duration = Duration::from_secs(30);
+/// Wait before a store that failed is asked again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// How often a chain is asked how far it is final, while an effect waits for it. Blocks come no faster.
+const FINALITY_POLL: Duration = Duration::from_secs(1);
+/// The timer runs on the machine's monotonic clock, due times are the calendar's: bounds how long they may disagree.
+const LOOK_MAX: Duration = Duration::from_secs(30);
+/// Ends of a module's effects after which what no rewind can reach is forgotten.
+const PRUNE_EVERY: u32 = 512;
+
+/// The operator's bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    pub policy: RetryPolicy,
+    pub concurrency: Concurrency,
+    /// One attempt, from connecting to the last byte of the answer.
+    pub attempt_deadline: Duration,
+    /// Effects of one module that have not ended; `send` is refused past it.
+    pub pending_max: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            policy: RetryPolicy::default(),
+            concurrency: Concurrency::default(),
+            attempt_deadline: Duration::from_secs(30),
+            pending_max: PENDING_MAX,
+        }
+    }
+}
+
+/// A module's wish for the outcomes that follow its cursor.
+#[derive(Debug, Clone)]
+pub struct Pull {
+    pub module: Arc<str>,
+    pub source: SourceId,
+    pub token: u64,
+    /// Number of the last outcome handled.
+    pub after: u64,
+    pub max: usize,
+    pub to: Subscriber,
+}
+
+/// State of the outbox, for the tree.
+#[derive(Debug, Clone, Default)]
+pub struct OutboxStatus {
+    pub in_flight: usize,
+    /// Effects that have not ended, and when the oldest of them was sent, by module.
+    pub pending: BTreeMap<String, (u64, Option<u64>)>,
+}
+
+pub enum Msg {
+    /// Must answer once, when there is an outcome. Replaces an earlier pull of the module.
+    Pull(Pull),
+    /// Drop whatever this module waits for.
+    Forget { module: Arc<str> },
+    /// What modules may do has changed, or time has passed: see what can start.
+    Look,
+    /// Attempt an effect now; one that failed or was cancelled begins anew. Must reply.
+    Retry { module: String, id: String, reply: AdminReply<()> },
+    /// End an effect that is not under way. Must reply.
+    Cancel { module: String, id: String, reply: AdminReply<()> },
+    /// Must reply.
+    Status(RpcReplyPort<OutboxStatus>),
+    /// What the actor's own tasks found; from anyone else it changes nothing.
+    Found(Found),
+}
+
+pub enum Found {
+    Live(Result<Vec<Live>, String>),
+    News(Result<News, String>),
+    Done { live: Box<Live>, done: Done },
+    Outcomes { module: Arc<str>, token: u64, ended: u64, outcomes: Result<Vec<OutcomeRecord>, String> },
+    Final { chain_id: u64, effects: Vec<(Live, bool)> },
+    Reopened(Box<Live>),
+}
+
+#[derive(Clone)]
+pub struct Args {
+    pub settings: Settings,
+    pub store: Port<StoreMsg>,
+    pub egress: Port<EgressMsg>,
+    pub chains: BTreeMap<u64, Port<ChainMsg>>,
+    pub permits: Permits,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: OutboxMetrics,
+    /// Draws uniformly from 0 to 1, for backoff jitter.
+    pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
+}
+
+type Timer = JoinHandle<Result<(), MessagingErr<Msg>>>;
+
+pub struct State {
+    args: Args,
+    courier: Arc<Courier>,
+    schedule: Schedule,
+    /// Modules that wait for an outcome.
+    waiting: HashMap<Arc<str>, Pull>,
+    /// Ends of effects by module, since the actor started.
+    ended: HashMap<Arc<str>, u64>,
+    /// Chains that are being asked how far they are final, or were lately.
+    asked: BTreeSet<u64>,
+    tasks: JoinSet<()>,
+    timer: Option<(Timer, u64)>,
+}
+
+pub struct OutboxActor;
+
+/// Starts the outbox actor under `supervisor`.
+pub async fn spawn(args: Args, supervisor: ActorCell) -> Result<ActorRef<Msg>, SpawnErr> {
+    Actor::spawn_linked(None, OutboxActor, args, supervisor).await.map(|(actor, _)| actor)
+}
+
+impl Actor for OutboxActor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+        let courier = Arc::new(Courier::new(&args));
+        let schedule = Schedule::new(args.settings.concurrency);
+        let mut state = State {
+            args,
+            courier,
+            schedule,
+            waiting: HashMap::new(),
+            ended: HashMap::new(),
+            asked: BTreeSet::new(),
+            tasks: JoinSet::new(),
+            timer: None,
+        };
+        state.read_all(&myself, Duration::ZERO);
+        Ok(state)
+    }
+
+    async fn handle(&self, myself: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        while state.tasks.try_join_next().is_some() {}
+        match message {
+            Msg::Pull(pull) => {
+                let module = pull.module.clone();
+                state.waiting.insert(module.clone(), pull);
+                state.read_outcomes(&myself, &module, Duration::ZERO);
+            }
+            Msg::Forget { module } => {
+                state.waiting.remove(&module);
+            }
+            Msg::Look => {
+                state.disarm();
+                state.publish_all();
+            }
+            Msg::Retry { module, id, reply } => state.retry(&myself, module, id, reply),
+            Msg::Cancel { module, id, reply } => state.cancel(&myself, module, id, reply),
+            Msg::Status(reply) => {
+                let pending =
+                    state.schedule.pending().map(|pending| (pending.module, (pending.count, pending.oldest_ms)));
+                // Nobody to tell when the caller gave up.
+                let _ = reply.send(OutboxStatus { in_flight: state.schedule.flying(), pending: pending.collect() });
+                return Ok(());
+            }
+            Msg::Found(found) => state.found(&myself, found),
+        }
+        state.look(&myself);
+        Ok(())
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.disarm();
+    }
+}
+
+impl State {
+    /// Runs something that waits, and brings what it found back as a message.
+    fn task(&mut self, myself: &ActorRef<Msg>, work: impl Future<Output = Found> + Send + 'static) {
+        let myself = myself.clone();
+        self.tasks.spawn(async move {
+            let found = work.await;
+            // An actor that has ended needs it no more.
+            let _ = myself.send_message(Msg::Found(found));
+        });
+    }
+
+    fn read_all(&mut self, myself: &ActorRef<Msg>, wait: Duration) {
+        let store = self.args.store.clone();
+        self.task(myself, async move {
+            tokio::time::sleep(wait).await;
+            let all = store.call(STORE_DEADLINE, |reply| StoreMsg::Outbox(OutboxRequest::Live { reply })).await;
+            Found::Live(flat(all))
+        });
+    }
+
+    fn await_news(&mut self, myself: &ActorRef<Msg>) {
+        let store = self.args.store.clone();
+        self.task(myself, async move {
+            let asked = store.ask(|reply| StoreMsg::Outbox(OutboxRequest::News { reply }));
+            Found::News(match asked {
+                Ok(pending) => flat(pending.answer().await),
+                Err(error) => Err(error.to_string()),
+            })
+        });
+    }
+
+    fn read_outcomes(&mut self, myself: &ActorRef<Msg>, module: &Arc<str>, wait: Duration) {
+        let Some(pull) = self.waiting.get(module) else { return };
+        let (module, token, after, limit) = (module.clone(), pull.token, pull.after, pull.max);
+        let ended = self.ended.get(&module).copied().unwrap_or(0);
+        let store = self.args.store.clone();
+        self.task(myself, async move {
+            tokio::time::sleep(wait).await;
+            let name = module.to_string();
+            let asked = |reply| StoreMsg::Outbox(OutboxRequest::Outcomes { name, after, limit, reply });
+            let outcomes = flat(store.call(STORE_DEADLINE, asked).await);
+            Found::Outcomes { module, token, ended, outcomes }
+        });
+    }
+
+    fn found(&mut self, myself: &ActorRef<Msg>, found: Found) {
+        match found {
+            Found::Live(Ok(all)) => {
+                self.schedule.replace(all);
+                self.await_news(myself);
+                self.publish_all();
+            }
+            Found::News(Ok(News::Changes(changes))) => {
+                changes.into_iter().for_each(|change| self.change(change));
+                self.await_news(myself);
+            }
+            Found::News(Ok(News::Lost)) => self.read_all(myself, Duration::ZERO),
+            Found::Live(Err(error)) | Found::News(Err(error)) => {
+                tracing::debug!("the outbox is read again: {error}");
+                self.read_all(myself, STORE_RETRY);
+            }
+            Found::Done { live, done } => self.done(myself, &live, done),
+            Found::Outcomes { module, token, ended, outcomes } => {
+                self.outcomes(myself, &module, token, ended, outcomes);
+            }
+            Found::Final { chain_id, effects } => self.finalized(myself, chain_id, effects),
+            Found::Reopened(live) => {
+                self.change(Change::Sent(*live));
+            }
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Sent(live) => {
+                let (module, name) = (live.module, live.name.clone());
+                self.schedule.add(live);
+                return self.publish(module, &name);
+            }
+            Change::Rewound { module, to_seq } => self.schedule.rewound(module, to_seq),
+            Change::Purged { module } => self.schedule.purged(module),
+        }
+        self.publish_all();
+    }
+
+    /// Starts what can start, and arms the timer for what comes next.
+    fn look(&mut self, myself: &ActorRef<Msg>) {
+        let now_ms = self.args.clock.now_ms();
+        let permits = self.args.permits.clone();
+        while let Some(live) = self.schedule.start(now_ms, |name| permits.get(name).is_some()) {
+            let (courier, plan) = (self.courier.clone(), permits.get(&live.name));
+            self.task(myself, async move {
+                let done = match plan {
+                    Some(plan) => courier.attempt(&live, &plan).await,
+                    None => Done::Trouble("its module is not loaded".into(), None),
+                };
+                Found::Done { live: Box::new(live), done }
+            });
+        }
+        self.ask_chains(myself);
+        let next = self.schedule.next_due_ms(now_ms, |name| permits.get(name).is_some());
+        let Some(next) = next else { return };
+        let wait = Duration::from_millis(next.saturating_sub(now_ms)).min(LOOK_MAX);
+        let at = now_ms.saturating_add(wait.as_millis() as u64);
+        if self.timer.as_ref().is_some_and(|(_, armed)| *armed <= at) {
+            return;
+        }
+        self.disarm();
+        self.timer = Some((myself.send_after(wait, || Msg::Look), at));
+    }
+
+    fn disarm(&mut self) {
+        if let Some((timer, _)) = self.timer.take() {
+            timer.abort();
+        }
+    }
+
+    fn done(&mut self, myself: &ActorRef<Msg>, live: &Live, done: Done) {
+        match done {
+            Done::Gone => self.schedule.ended(live.module, &live.id, live.at),
+            Done::Again(progress) => self.schedule.again(live.module, &live.id, progress),
+            Done::Trouble(reason, known) => {
+                tracing::debug!(module = %live.name, effect = live.id, "tried again: {reason}");
+                let next_attempt_ms = self.args.clock.now_ms() + STORE_RETRY.as_millis() as u64;
+                let known = known.unwrap_or_else(|| live.progress.clone());
+                let progress = Progress { next_attempt_ms, ..known };
+                self.schedule.again(live.module, &live.id, progress);
+            }
+            Done::Ended(how) => {
+                self.args.metrics.ended(&live.name, how);
+                self.schedule.ended(live.module, &live.id, live.at);
+                let ended = self.ended.entry(live.name.clone()).or_default();
+                *ended += 1;
+                if ended.is_multiple_of(u64::from(PRUNE_EVERY)) {
+                    self.prune(live.module);
+                }
+                self.read_outcomes(myself, &live.name, Duration::ZERO);
+            }
+        }
+        self.publish(live.module, &live.name);
+    }
+
+    fn prune(&mut self, module: ModuleId) {
+        let store = self.args.store.clone();
+        self.tasks.spawn(async move {
+            let asked = |reply| StoreMsg::Outbox(OutboxRequest::Prune { module, reply });
+            if let Err(error) = flat(store.call(STORE_DEADLINE, asked).await) {
+                tracing::warn!("old outcomes are kept for now: {error}");
+            }
+        });
+    }
+
+    fn outcomes(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        module: &Arc<str>,
+        token: u64,
+        ended: u64,
+        outcomes: Result<Vec<OutcomeRecord>, String>,
+    ) {
+        let current = self.ended.get(module).copied().unwrap_or(0);
+        let Some(pull) = self.waiting.get(module).filter(|pull| pull.token == token) else { return };
+        match outcomes {
+            Ok(outcomes) if outcomes.is_empty() => {
+                if current != ended {
+                    self.read_outcomes(myself, module, Duration::ZERO);
+                }
+            }
+            Ok(outcomes) => {
+                let deliveries = outcomes.into_iter().map(delivery).collect();
+                let answer = Answer::Events { deliveries, progress: None, skipped: 0 };
+                let reply = SourceReply { source: pull.source.clone(), token, answer };
+                // A module that has stopped meanwhile pulls again when it starts.
+                let _ = pull.to.send_message(reply);
+                self.waiting.remove(module);
+            }
+            Err(_) => self.read_outcomes(myself, module, STORE_RETRY),
+        }
+    }
+
+    /// Tells metrics and quota how much of a module has not ended.
+    fn publish(&self, module: ModuleId, name: &str) {
+        let (count, oldest_ms) = self.schedule.pending_of(module);
+        if let Some(plan) = self.args.permits.get(name) {
+            plan.quota.pending.store(count, Ordering::Relaxed);
+        }
+        self.args.metrics.show(&Pending { module: name.to_owned(), count, oldest_ms });
+    }
+
+    fn publish_all(&self) {
+        let pending: HashMap<String, Pending> =
+            self.schedule.pending().map(|pending| (pending.module.clone(), pending)).collect();
+        for (name, plan) in self.args.permits.all() {
+            let count = pending.get(&*name).map_or(0, |pending| pending.count);
+            plan.quota.pending.store(count, Ordering::Relaxed);
+        }
+        self.args.metrics.show_all(&pending);
+    }
+}
+
+fn delivery(record: OutcomeRecord) -> Delivery {
+    Delivery {
+        id: EventId::Outcome { effect: digest(&record.outcome.effect_id), round: record.round },
+        cursor: Cursor::Outbox { number: record.number },
+        event: Arc::new(Event::Outcome(record.outcome)),
+        seen_ns: 0,
+    }
+}
+
+/// A port's answer with both kinds of failure in words.
+fn flat<T>(answer: Result<Result<T, StoreError>, nexum_host_ifaces::port::PortError>) -> Result<T, String> {
+    answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+/// How people read it.
+pub(crate) fn name(how: Ended) -> &'static str {
+    match how {
+        Ended::Delivered => "delivered",
+        Ended::Failed => "failed",
+        Ended::Cancelled | Ended::Retracted => "cancelled",
+    }
+}

@@ -1,0 +1,183 @@
+//! One attempt at one effect, from the mark in the store to what is written about its end.
+
+use std::{sync::Arc, time::Duration};
+
+use nexum_host_ifaces::{
+    HostError, HostErrorKind,
+    chain::{ChainMsg, method_allowed},
+    clock::Clock,
+    http::{EgressMsg, Fetch, Header, Request},
+    outbox::{Effect, EndOf, Ended, Entry, HttpEffect, Live, OutboxRequest, Progress, Released, RpcEffect},
+    port::Port,
+    store::StoreMsg,
+    types::OutcomeStatus,
+};
+
+use super::{
+    Args, STORE_DEADLINE, flat,
+    metrics::OutboxMetrics,
+    verdict::{self, RetryPolicy, Verdict},
+};
+use crate::load::Plan;
+
+/// The header that a receiver tells repeated requests by.
+const KEY_HEADER: &str = "Idempotency-Key";
+/// Wait after an attempt that the engine's own bounds refused.
+const REFUSED_RETRY_MS: u64 = 250;
+
+/// What an attempt came to.
+pub enum Done {
+    /// It is not there any more, or ended in an earlier history.
+    Gone,
+    Again(Progress),
+    Ended(Ended),
+    /// The store did not answer; what is known of it, if anything.
+    Trouble(String, Option<Progress>),
+}
+
+pub(super) struct Courier {
+    store: Port<StoreMsg>,
+    egress: Port<EgressMsg>,
+    clock: Arc<dyn Clock>,
+    policy: RetryPolicy,
+    deadline: Duration,
+    metrics: OutboxMetrics,
+    jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
+}
+
+impl Courier {
+    pub fn new(args: &Args) -> Self {
+        Self {
+            store: args.store.clone(),
+            egress: args.egress.clone(),
+            clock: args.clock.clone(),
+            policy: args.settings.policy.clone(),
+            deadline: args.settings.attempt_deadline,
+            metrics: args.metrics.clone(),
+            jitter: args.jitter.clone(),
+        }
+    }
+
+    pub async fn attempt(&self, live: &Live, plan: &Plan) -> Done {
+        let (module, id, at) = (live.module, live.id.clone(), live.at);
+        let now_ms = self.clock.now_ms();
+        let asked = |reply| StoreMsg::Outbox(OutboxRequest::Release { module, id, at, now_ms, reply });
+        let (entry, progress) = match flat(self.store.call(STORE_DEADLINE, asked).await) {
+            Ok(Released::Now { entry, progress }) => (entry, progress),
+            Ok(Released::Ended | Released::Gone) => return Done::Gone,
+            Err(error) => return Done::Trouble(error, None),
+        };
+        self.metrics.attempts.with_label_values(&[&*live.name]).inc();
+        let verdict = match &entry.effect {
+            Effect::Http(effect) => self.http(plan, &entry.key, effect).await,
+            Effect::Rpc(effect) => self.rpc(plan, effect).await,
+            Effect::Transaction(_) | Effect::Message(_) => {
+                Verdict::Failed("this engine has no actor for such effects yet".into())
+            }
+        };
+        self.conclude(live, &entry, progress, verdict).await
+    }
+
+    async fn conclude(&self, live: &Live, entry: &Entry, mut progress: Progress, verdict: Verdict) -> Done {
+        let now_ms = self.clock.now_ms();
+        let (error, after) = match verdict {
+            Verdict::Retry { counts: false, error, .. } => {
+                progress.next_attempt_ms = now_ms + REFUSED_RETRY_MS;
+                progress.last_error = Some(error);
+                return Done::Again(progress);
+            }
+            Verdict::Retry { error, after, .. } => (error, after),
+            Verdict::Delivered(answer) => {
+                progress.attempts += 1;
+                return self.end(live, progress, Ended::Delivered, OutcomeStatus::Delivered(answer)).await;
+            }
+            Verdict::Failed(error) => {
+                progress.attempts += 1;
+                progress.last_error = Some(error.clone());
+                return self.fail(live, entry, progress, error).await;
+            }
+        };
+        progress.attempts += 1;
+        progress.last_error = Some(error.clone());
+        let next = verdict::next_attempt_ms(&progress, after, &self.policy, now_ms, (self.jitter)());
+        let Some(next) = next else {
+            let error = format!("given up after {} attempts: {error}", progress.attempts);
+            return self.fail(live, entry, progress, error).await;
+        };
+        tracing::debug!(
+            module = %live.name, effect = entry.id, attempts = progress.attempts, in_ms = next - now_ms,
+            "effect is tried again: {error}"
+        );
+        progress.next_attempt_ms = next;
+        let (module, id, known) = (live.module, live.id.clone(), progress.clone());
+        let asked = |reply| StoreMsg::Outbox(OutboxRequest::Attempted { module, id, progress: known, reply });
+        match flat(self.store.call(STORE_DEADLINE, asked).await) {
+            Ok(()) => {}
+            // At worst the count starts lower after a crash.
+            Err(error) => tracing::debug!("an attempt was not counted: {error}"),
+        }
+        Done::Again(progress)
+    }
+
+    async fn fail(&self, live: &Live, entry: &Entry, progress: Progress, error: String) -> Done {
+        tracing::warn!(
+            module = %live.name, effect = entry.id, to = live.destination, attempts = progress.attempts,
+            "effect failed: {error}; `nexumctl outbox retry {} {}` takes it up again", live.name, entry.id
+        );
+        self.end(live, progress, Ended::Failed, OutcomeStatus::Failed(error)).await
+    }
+
+    /// Writes the end of an effect and the outcome that its module will hear of.
+    pub async fn end(&self, live: &Live, progress: Progress, how: Ended, status: OutcomeStatus) -> Done {
+        let end = Box::new(EndOf {
+            module: live.module,
+            id: live.id.clone(),
+            key: live.key.clone(),
+            at: live.at,
+            progress: progress.clone(),
+            how,
+            now_ms: self.clock.now_ms(),
+            status,
+        });
+        let asked = |reply| StoreMsg::Outbox(OutboxRequest::End { end, reply });
+        match flat(self.store.call(STORE_DEADLINE, asked).await) {
+            Ok(()) => Done::Ended(how),
+            Err(error) => Done::Trouble(error, Some(progress)),
+        }
+    }
+
+    async fn http(&self, plan: &Plan, key: &str, effect: &HttpEffect) -> Verdict {
+        let HttpEffect { method, url, headers, body } = effect.clone();
+        let mut request = Request { method, url, headers, body, timeout_ms: None };
+        request.headers.push(Header { name: KEY_HEADER.into(), value: key.to_owned() });
+        let fetch = Box::new(Fetch {
+            module: plan.manifest.name.clone(),
+            request,
+            allow: plan.allow.clone(),
+            deadline: self.deadline,
+            max_reply_bytes: plan.limits.max_reply_bytes,
+            keep_method: true,
+        });
+        // The egress actor keeps the deadline; the call waits longer only for its word.
+        let waited = self.deadline + Duration::from_secs(1);
+        let answer = self.egress.call(waited, |reply| EgressMsg::Fetch { fetch, reply }).await;
+        let answer = answer.unwrap_or_else(|error| Err(error.to_host_error("http")));
+        verdict::of_http(answer, self.clock.now_ms())
+    }
+
+    async fn rpc(&self, plan: &Plan, effect: &RpcEffect) -> Verdict {
+        let RpcEffect { chain_id, method, params } = effect.clone();
+        let Some(port) = plan.chains.get(&chain_id) else {
+            return Verdict::Failed(format!("chain {chain_id} is not available to this module any more"));
+        };
+        if !method_allowed(&method, &plan.extra_methods) {
+            return Verdict::Failed(format!("method {method} is not available to this module any more"));
+        }
+        let deadline = self.deadline;
+        let answer = port.call(deadline, |reply| ChainMsg::Request { method, params, deadline, reply }).await;
+        let unavailable = |error: nexum_host_ifaces::port::PortError| {
+            HostError::new("chain", HostErrorKind::Unavailable, error.to_string())
+        };
+        verdict::of_rpc(effect, answer.unwrap_or_else(|error| Err(unavailable(error))))
+    }
+}

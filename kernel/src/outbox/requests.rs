@@ -1,0 +1,77 @@
+//! The operator's orders about single effects.
+
+use nexum_host_ifaces::{
+    outbox::{Ended, OutboxRequest},
+    port::PortError,
+    store::{StoreError, StoreMsg},
+    types::OutcomeStatus,
+};
+use ractor::ActorRef;
+
+use super::{Found, Msg, STORE_DEADLINE, State, courier::Done};
+use crate::admin::{AdminError, AdminReply};
+
+fn refused(error: StoreError) -> AdminError {
+    match error {
+        StoreError::UnknownEffect { module, id } => AdminError::UnknownEffect { module, id },
+        StoreError::UnknownModule(module) => AdminError::UnknownModule(module),
+        StoreError::Refused(reason) => AdminError::Refused(reason),
+        other => AdminError::Unavailable(other.to_string()),
+    }
+}
+
+/// Whoever asked may have gone; then there is nobody to tell.
+fn answer(reply: AdminReply<()>, answer: Result<(), AdminError>) {
+    let _ = reply.send(answer);
+}
+
+impl State {
+    /// Makes a waiting effect due now, or takes up one that ended without being delivered.
+    pub(super) fn retry(&mut self, myself: &ActorRef<Msg>, module: String, id: String, reply: AdminReply<()>) {
+        if self.schedule.hurry(&module, &id).is_some() {
+            return answer(reply, Ok(()));
+        }
+        let (store, now_ms, myself) = (self.args.store.clone(), self.args.clock.now_ms(), myself.clone());
+        self.tasks.spawn(async move {
+            let asked = |reply| StoreMsg::Outbox(OutboxRequest::Reopen { name: module, id, now_ms, reply });
+            let reopened: Result<_, PortError> = store.call(STORE_DEADLINE, asked).await;
+            let done = match reopened {
+                Ok(Ok(live)) => {
+                    // An actor that is gone reads it from the store when it is back.
+                    let _ = myself.send_message(Msg::Found(Found::Reopened(Box::new(live))));
+                    Ok(())
+                }
+                Ok(Err(error)) => Err(refused(error)),
+                Err(error) => Err(AdminError::Unavailable(error.to_string())),
+            };
+            answer(reply, done);
+        });
+    }
+
+    pub(super) fn cancel(&mut self, myself: &ActorRef<Msg>, module: String, id: String, reply: AdminReply<()>) {
+        let live = match self.schedule.seize(&module, &id) {
+            None => {
+                return answer(reply, Err(AdminError::UnknownEffect { module, id }));
+            }
+            Some(Err(())) => {
+                let reason = format!("an attempt at effect `{id}` is under way: try again when it has come to its end");
+                return answer(reply, Err(AdminError::Refused(reason)));
+            }
+            Some(Ok(live)) => live,
+        };
+        let courier = self.courier.clone();
+        self.task(myself, async move {
+            let left = if live.progress.released { ", after it may have left" } else { "" };
+            let status = OutcomeStatus::Cancelled(format!("by the operator{left}"));
+            let done = courier.end(&live, live.progress.clone(), Ended::Cancelled, status).await;
+            answer(
+                reply,
+                match &done {
+                    Done::Trouble(error, _) => Err(AdminError::Unavailable(error.clone())),
+                    _ => Ok(()),
+                },
+            );
+            Found::Done { live: Box::new(live), done }
+        });
+    }
+}

@@ -1,0 +1,357 @@
+//! Which effect goes out next. Pure: what is live, what is due, what is under way.
+//!
+//! Invariants: effects of a module with the same lane start one after another, in the order they were sent, each only
+//! when the one before has ended. Never more than the bounds are under way. Modules take turns.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use nexum_host_ifaces::{
+    outbox::{Live, Location, Progress, Release},
+    store::ModuleId,
+};
+
+/// Due effects looked at for one that may start; the rest wait for the next look.
+const LOOKED_AT_MAX: usize = 64;
+
+/// How much may be under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Concurrency {
+    pub all: usize,
+    pub per_module: usize,
+    /// Per module and destination: an origin, or a chain.
+    pub per_destination: usize,
+}
+
+impl Default for Concurrency {
+    fn default() -> Self {
+        Self { all: 64, per_module: 8, per_destination: 4 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Behind another one of its lane.
+    Behind,
+    /// Waits for its block to be final.
+    Held,
+    /// In `due`, under this time.
+    Due(u64),
+    Flying,
+}
+
+#[derive(Debug)]
+struct Item {
+    live: Live,
+    state: State,
+    is_final: bool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    name: String,
+    items: BTreeMap<u64, Item>,
+    places: HashMap<String, u64>,
+    lanes: HashMap<String, BTreeSet<u64>>,
+    due: BTreeSet<(u64, u64)>,
+    held: BTreeSet<u64>,
+    flying: usize,
+    destinations: HashMap<String, usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Schedule {
+    bounds: Concurrency,
+    queues: BTreeMap<ModuleId, Queue>,
+    flying: usize,
+    next_place: u64,
+    /// The module that started an effect last.
+    turn: ModuleId,
+}
+
+impl Queue {
+    /// Decides where an item stands that is neither under way nor placed.
+    fn place(&mut self, place: u64) {
+        let Some(item) = self.items.get_mut(&place) else { return };
+        let first = |lane: &String| self.lanes.get(lane).and_then(|lane| lane.first()) == Some(&place);
+        let live = &item.live;
+        let waits = live.release != Release::Committed && live.block.is_some();
+        item.state = match () {
+            () if !live.lane.as_ref().is_none_or(first) => State::Behind,
+            // What may have left once is not held back again.
+            () if waits && !item.is_final && !live.progress.released => State::Held,
+            () => State::Due(live.progress.next_attempt_ms),
+        };
+        match item.state {
+            State::Due(at) => drop(self.due.insert((at, place))),
+            State::Held => drop(self.held.insert(place)),
+            State::Behind | State::Flying => {}
+        }
+    }
+
+    fn unplace(&mut self, place: u64) {
+        match self.items.get(&place).map(|item| item.state) {
+            Some(State::Due(at)) => drop(self.due.remove(&(at, place))),
+            Some(State::Held) => drop(self.held.remove(&place)),
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, place: u64) {
+        self.unplace(place);
+        let Some(item) = self.items.remove(&place) else { return };
+        self.places.remove(&item.live.id);
+        let Some(name) = item.live.lane else { return };
+        let Some(lane) = self.lanes.get_mut(&name) else { return };
+        lane.remove(&place);
+        match lane.first().copied() {
+            Some(next) => {
+                if self.items.get(&next).is_some_and(|item| item.state == State::Behind) {
+                    self.place(next);
+                }
+            }
+            None => {
+                self.lanes.remove(&name);
+            }
+        }
+    }
+
+    /// The first due item that a destination has room for.
+    fn startable(&self, now_ms: u64, bounds: &Concurrency) -> Option<u64> {
+        if self.flying >= bounds.per_module {
+            return None;
+        }
+        let due = self.due.iter().take_while(|(at, _)| *at <= now_ms).take(LOOKED_AT_MAX);
+        let room = |place: &u64| {
+            let destination = self.items.get(place).map(|item| &item.live.destination)?;
+            Some(self.destinations.get(destination).copied().unwrap_or(0) < bounds.per_destination)
+        };
+        due.map(|(_, place)| *place).find(|place| room(place) == Some(true))
+    }
+}
+
+/// A module's effects that have not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pending {
+    pub module: String,
+    pub count: u64,
+    /// Milliseconds since the Unix epoch.
+    pub oldest_ms: Option<u64>,
+}
+
+impl Schedule {
+    pub fn new(bounds: Concurrency) -> Self {
+        Self { bounds, queues: BTreeMap::new(), flying: 0, next_place: 1, turn: ModuleId(0) }
+    }
+
+    /// Takes what is live now in place of what was known; what is under way stays so.
+    pub fn replace(&mut self, all: Vec<Live>) {
+        let known: BTreeSet<(ModuleId, &str)> = all.iter().map(|live| (live.module, &*live.id)).collect();
+        let mut gone = Vec::new();
+        for (module, queue) in &self.queues {
+            let missing = queue
+                .items
+                .iter()
+                .filter(|(_, item)| item.state != State::Flying && !known.contains(&(*module, item.live.id.as_str())));
+            gone.extend(missing.map(|(place, _)| (*module, *place)));
+        }
+        for (module, place) in gone {
+            self.queues.entry(module).or_default().remove(place);
+        }
+        all.into_iter().for_each(|live| self.add(live));
+        self.sweep();
+    }
+
+    /// A new effect; or one that was known, sent again by the same event after a rewind.
+    pub fn add(&mut self, live: Live) {
+        let queue = self.queues.entry(live.module).or_default();
+        queue.name = live.name.to_string();
+        if let Some(item) = queue.places.get(&live.id).and_then(|place| queue.items.get_mut(place)) {
+            item.live.at = live.at.or(item.live.at);
+            return;
+        }
+        let place = self.next_place;
+        self.next_place += 1;
+        queue.places.insert(live.id.clone(), place);
+        if let Some(lane) = &live.lane {
+            queue.lanes.entry(lane.clone()).or_default().insert(place);
+        }
+        queue.items.insert(place, Item { live, state: State::Behind, is_final: false });
+        queue.place(place);
+    }
+
+    /// Units after `to_seq` were undone: what had not been released is gone with them.
+    pub fn rewound(&mut self, module: ModuleId, to_seq: u64) {
+        let Some(queue) = self.queues.get_mut(&module) else { return };
+        let undone = |item: &Item| item.live.at.is_some_and(|at| at.seq > to_seq);
+        let undone: Vec<u64> = queue.items.iter().filter(|(_, item)| undone(item)).map(|(place, _)| *place).collect();
+        for place in undone {
+            let Some(item) = queue.items.get_mut(&place) else { continue };
+            // Whether one under way was marked in time is for its attempt to find out.
+            if item.live.progress.released || item.state == State::Flying {
+                item.live.at = None;
+            } else {
+                queue.remove(place);
+            }
+        }
+        self.sweep();
+    }
+
+    pub fn purged(&mut self, module: ModuleId) {
+        if let Some(queue) = self.queues.remove(&module) {
+            self.flying -= queue.flying;
+        }
+    }
+
+    /// The next effect that may start now, which is under way from now on.
+    pub fn start(&mut self, now_ms: u64, permitted: impl Fn(&str) -> bool) -> Option<Live> {
+        if self.flying >= self.bounds.all {
+            return None;
+        }
+        let next = ModuleId(self.turn.0.wrapping_add(1));
+        let after = self.queues.range(next..).chain(self.queues.range(..next));
+        let mut found = after.filter_map(|(module, queue)| {
+            let place = queue.startable(now_ms, &self.bounds)?;
+            permitted(&queue.name).then_some((*module, place))
+        });
+        let (module, place) = found.next()?;
+        self.turn = module;
+        self.fly(module, place)
+    }
+
+    fn fly(&mut self, module: ModuleId, place: u64) -> Option<Live> {
+        let queue = self.queues.get_mut(&module)?;
+        queue.unplace(place);
+        let item = queue.items.get_mut(&place)?;
+        item.state = State::Flying;
+        queue.flying += 1;
+        *queue.destinations.entry(item.live.destination.clone()).or_default() += 1;
+        self.flying += 1;
+        Some(item.live.clone())
+    }
+
+    /// Takes an effect out of turn, such as to cancel it. None when it is not there; `Err` when it is under way.
+    pub fn seize(&mut self, module: &str, id: &str) -> Option<Result<Live, ()>> {
+        let (module, place) = self.find(module, id)?;
+        let item = self.queues.get(&module)?.items.get(&place)?;
+        if item.state == State::Flying {
+            return Some(Err(()));
+        }
+        self.fly(module, place).map(Ok)
+    }
+
+    /// Makes a waiting effect due at once. None when it is not there.
+    pub fn hurry(&mut self, module: &str, id: &str) -> Option<()> {
+        let (module, place) = self.find(module, id)?;
+        let queue = self.queues.get_mut(&module)?;
+        queue.unplace(place);
+        let item = queue.items.get_mut(&place)?;
+        item.live.progress.next_attempt_ms = 0;
+        if item.state != State::Flying {
+            queue.place(place);
+        }
+        Some(())
+    }
+
+    fn find(&self, module: &str, id: &str) -> Option<(ModuleId, u64)> {
+        let (module, queue) = self.queues.iter().find(|(_, queue)| queue.name == module)?;
+        queue.places.get(id).map(|place| (*module, *place))
+    }
+
+    /// The effect under way that was known as `live` ended, or is gone.
+    pub fn ended(&mut self, module: ModuleId, id: &str, at: Option<Location>) {
+        if let Some(place) = self.landed(module, id)
+            && let Some(queue) = self.queues.get_mut(&module)
+        {
+            let moved = queue.items.get(&place).is_some_and(|item| item.live.at.is_some() && item.live.at != at);
+            if moved {
+                // Sent again meanwhile, after a rewind: the store is still to be told that it has ended there too.
+                queue.place(place);
+            } else {
+                queue.remove(place);
+            }
+        }
+        self.sweep();
+    }
+
+    /// An effect under way needs another attempt; its progress says when.
+    pub fn again(&mut self, module: ModuleId, id: &str, progress: Progress) {
+        if let Some(place) = self.landed(module, id)
+            && let Some(queue) = self.queues.get_mut(&module)
+            && let Some(item) = queue.items.get_mut(&place)
+        {
+            item.live.progress = progress;
+            queue.place(place);
+        }
+    }
+
+    fn landed(&mut self, module: ModuleId, id: &str) -> Option<u64> {
+        let queue = self.queues.get_mut(&module)?;
+        let place = *queue.places.get(id)?;
+        let item = queue.items.get_mut(&place)?;
+        if item.state != State::Flying {
+            return None;
+        }
+        item.state = State::Behind;
+        queue.flying -= 1;
+        self.flying -= 1;
+        if let Some(count) = queue.destinations.get_mut(&item.live.destination) {
+            *count -= 1;
+            if *count == 0 {
+                queue.destinations.remove(&item.live.destination);
+            }
+        }
+        Some(place)
+    }
+
+    /// Effects that wait for their block to be final.
+    pub fn held(&self) -> impl Iterator<Item = &Live> {
+        let held = self.queues.values().flat_map(|queue| queue.held.iter().filter_map(|place| queue.items.get(place)));
+        held.map(|item| &item.live)
+    }
+
+    /// The block of a held effect is as final as was asked for.
+    pub fn finalized(&mut self, module: ModuleId, id: &str) {
+        if let Some(queue) = self.queues.get_mut(&module)
+            && let Some(place) = queue.places.get(id).copied()
+            && let Some(item) = queue.items.get_mut(&place)
+        {
+            item.is_final = true;
+            if item.state == State::Held {
+                queue.unplace(place);
+                queue.place(place);
+            }
+        }
+    }
+
+    /// When the next effect becomes due. What is due already waits for room, which the end of another one makes.
+    pub fn next_due_ms(&self, now_ms: u64, permitted: impl Fn(&str) -> bool) -> Option<u64> {
+        let open = self.queues.values().filter(|queue| permitted(&queue.name));
+        open.filter_map(|queue| queue.due.range((now_ms.saturating_add(1), 0)..).next().map(|(at, _)| *at)).min()
+    }
+
+    /// How many effects of a module have not ended, and when the oldest was sent.
+    pub fn pending_of(&self, module: ModuleId) -> (u64, Option<u64>) {
+        let queue = self.queues.get(&module);
+        let oldest = queue.and_then(|queue| queue.items.values().next()).map(|item| item.live.sent_at_ms);
+        (queue.map_or(0, |queue| queue.items.len() as u64), oldest)
+    }
+
+    pub fn pending(&self) -> impl Iterator<Item = Pending> {
+        self.queues.values().map(|queue| Pending {
+            module: queue.name.clone(),
+            count: queue.items.len() as u64,
+            oldest_ms: queue.items.values().next().map(|item| item.live.sent_at_ms),
+        })
+    }
+
+    pub fn flying(&self) -> usize {
+        self.flying
+    }
+
+    fn sweep(&mut self) {
+        self.queues.retain(|_, queue| !queue.items.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! The order of effects, as tables and as a random walk.
+
+use nexum_host_ifaces::{
+    Hash,
+    outbox::{BlockPoint, Location},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use super::*;
+
+const BOUNDS: Concurrency = Concurrency { all: 5, per_module: 3, per_destination: 2 };
+
+fn live(module: u32, seq: u64, id: &str, lane: Option<&str>) -> Live {
+    Live {
+        module: ModuleId(module),
+        name: format!("m{module}").into(),
+        at: Some(Location { seq, ordinal: 0 }),
+        id: id.into(),
+        key: id.into(),
+        lane: lane.map(Into::into),
+        release: Release::Committed,
+        block: Some(BlockPoint { chain_id: 1, number: seq, hash: Hash::default() }),
+        destination: id.split('-').next().unwrap().into(),
+        sent_at_ms: seq,
+        progress: Progress::default(),
+    }
+}
+
+fn started(schedule: &mut Schedule, now_ms: u64) -> Vec<String> {
+    std::iter::from_fn(|| schedule.start(now_ms, |_| true)).map(|live| live.id).collect()
+}
+
+#[test]
+fn a_lane_goes_one_by_one_and_others_pass_it() {
+    let mut schedule = Schedule::new(BOUNDS);
+    for (seq, id, lane) in [(1, "a-1", Some("x")), (2, "a-2", Some("x")), (3, "b-3", Some("y")), (4, "b-4", None)] {
+        schedule.add(live(1, seq, id, lane));
+    }
+    assert_eq!(started(&mut schedule, 0), ["a-1", "b-3", "b-4"]);
+    schedule.again(ModuleId(1), "a-1", Progress { next_attempt_ms: 50, released: true, ..Progress::default() });
+    assert!(started(&mut schedule, 0).is_empty(), "the first of the lane waits, and all behind it");
+    assert_eq!(schedule.next_due_ms(0, |_| true), Some(50));
+    assert_eq!(started(&mut schedule, 50), ["a-1"]);
+    schedule.ended(ModuleId(1), "a-1", Some(Location { seq: 1, ordinal: 0 }));
+    assert_eq!(started(&mut schedule, 50), ["a-2"]);
+}
+
+#[test]
+fn bounds_hold_and_modules_take_turns() {
+    let mut schedule = Schedule::new(BOUNDS);
+    for seq in 1..=4 {
+        schedule.add(live(1, seq, &format!("a-{seq}"), None));
+        schedule.add(live(2, seq, &format!("a-{seq}"), None));
+        schedule.add(live(3, seq, &format!("b-{seq}"), None));
+    }
+    let modules: Vec<_> =
+        std::iter::from_fn(|| schedule.start(0, |name| name != "m3")).map(|live| live.module.0).collect();
+    assert_eq!(modules, [1, 2, 1, 2], "two each per destination, and a module that is not loaded waits");
+    assert_eq!(schedule.start(0, |_| true).map(|live| live.module.0), Some(3));
+    assert_eq!(schedule.start(0, |_| true), None, "five at once");
+    schedule.purged(ModuleId(1));
+    assert_eq!(schedule.flying(), 3);
+    schedule.ended(ModuleId(1), "a-1", Some(Location { seq: 1, ordinal: 0 }));
+    assert_eq!(schedule.flying(), 3);
+}
+
+#[test]
+fn what_waits_for_finality_goes_when_its_block_is_final() {
+    let mut schedule = Schedule::new(BOUNDS);
+    schedule.add(Live { release: Release::Finalized, ..live(1, 1, "a-1", Some("x")) });
+    schedule.add(live(1, 2, "a-2", Some("x")));
+    schedule.add(Live { release: Release::Safe, block: None, ..live(1, 3, "b-3", None) });
+    assert_eq!(started(&mut schedule, 0), ["b-3"], "an event without a block waits for none");
+    assert_eq!(schedule.held().map(|live| &*live.id).collect::<Vec<_>>(), ["a-1"]);
+    schedule.finalized(ModuleId(1), "a-1");
+    assert_eq!(started(&mut schedule, 0), ["a-1"]);
+}
+
+#[test]
+fn a_rewind_takes_what_has_not_left_and_frees_its_lane() {
+    let mut schedule = Schedule::new(BOUNDS);
+    let released = Progress { released: true, next_attempt_ms: 9, ..Progress::default() };
+    schedule.add(Live { progress: released, ..live(1, 5, "a-5", None) });
+    for (seq, id) in [(4, "b-4"), (6, "b-6"), (7, "c-7")] {
+        schedule.add(live(1, seq, id, Some("x")));
+    }
+    assert_eq!(started(&mut schedule, 0), ["b-4"]);
+    schedule.rewound(ModuleId(1), 4);
+    assert_eq!(schedule.pending().next().unwrap().count, 2);
+    schedule.add(live(1, 5, "c-9", Some("x")));
+    schedule.add(live(1, 6, "a-5", None));
+    schedule.ended(ModuleId(1), "b-4", Some(Location { seq: 4, ordinal: 0 }));
+    assert_eq!(started(&mut schedule, 9), ["c-9", "a-5"]);
+    assert_eq!(schedule.pending().next().unwrap().count, 2, "an effect that was sent again is the same one");
+}
+
+/// Whatever happens, a lane is never out of order and nothing is started twice or forgotten.
+#[test]
+fn a_random_walk_keeps_the_promises() {
+    for seed in 0..200 {
+        let random = &mut StdRng::seed_from_u64(seed);
+        let mut schedule = Schedule::new(BOUNDS);
+        let mut sent: BTreeMap<String, (u32, Option<String>, u64)> = BTreeMap::new();
+        let mut flying: Vec<Live> = Vec::new();
+        let mut ended: Vec<String> = Vec::new();
+        let mut now_ms = 0;
+        for step in 0..300u64 {
+            match random.random_range(0..10) {
+                0..4 if step < 250 => {
+                    let module = random.random_range(1..4);
+                    let lane = random.random_bool(0.6).then(|| format!("l{}", random.random_range(0..2)));
+                    let id = format!("d{}-{step}", random.random_range(0..3));
+                    schedule.add(live(module, step, &id, lane.as_deref()));
+                    sent.insert(id, (module, lane, step));
+                }
+                4..7 if !flying.is_empty() => {
+                    let live = flying.swap_remove(random.random_range(0..flying.len()));
+                    if random.random_bool(0.6) {
+                        schedule.ended(live.module, &live.id, live.at);
+                        ended.push(live.id);
+                    } else {
+                        let next_attempt_ms = now_ms + random.random_range(0..20);
+                        let progress = Progress { released: true, next_attempt_ms, ..Progress::default() };
+                        schedule.again(live.module, &live.id, progress);
+                    }
+                }
+                _ => now_ms += random.random_range(0..10),
+            }
+            while let Some(live) = schedule.start(now_ms, |_| true) {
+                let (module, lane, place) = &sent[&live.id];
+                for (id, other) in sent.iter().filter(|(_, other)| other.0 == *module && other.1 == *lane) {
+                    let before = lane.is_some() && other.2 < *place;
+                    assert!(!before || ended.contains(id), "seed {seed}: {} started before {id} ended", live.id);
+                }
+                assert!(!flying.iter().any(|other| other.id == live.id) && !ended.contains(&live.id));
+                flying.push(live);
+            }
+            assert!(flying.len() <= BOUNDS.all && schedule.flying() == flying.len());
+        }
+        while !flying.is_empty() {
+            for live in std::mem::take(&mut flying) {
+                schedule.ended(live.module, &live.id, live.at);
+                ended.push(live.id);
+            }
+            flying.extend(std::iter::from_fn(|| schedule.start(u64::MAX, |_| true)));
+        }
+        assert_eq!(ended.len(), sent.len(), "seed {seed}");
+    }
+}
