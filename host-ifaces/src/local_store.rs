@@ -171,6 +171,9 @@ impl Overlay {
                 self.sent_bytes += key.len() + new.as_ref().map_or(0, Vec::len);
                 self.sent.insert(key.clone(), new.clone());
                 changes.push(Change { key, new, old });
+            } else {
+                // What it compared with is something that it saw.
+                self.note_read(key);
             }
         }
         changes

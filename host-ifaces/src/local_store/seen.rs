@@ -189,4 +189,13 @@ mod tests {
         overlay.begin();
         assert!(overlay.seen(1000).scans.is_empty());
     }
+
+    #[test]
+    fn a_flush_that_changes_nothing_does_not_forget_what_it_compared_with() {
+        let mut overlay = overlay(&[("a", "1")], 1000).noting();
+        overlay.begin();
+        overlay.apply(vec![put("a", "1")]).unwrap();
+        assert!(overlay.take_changes().is_empty());
+        assert_eq!(overlay.seen(1000).reads, [("a".to_owned(), Some(b"1".to_vec()))]);
+    }
 }

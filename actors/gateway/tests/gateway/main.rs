@@ -177,7 +177,7 @@ async fn dead_letters_are_listed_shown_retried_and_dropped() {
     let refused = fixture.admin("DELETE", "/v1/modules/twap-monitor/outbox/a%2Fb%2F0").await;
     assert_eq!(
         (refused.status, &refused.json()["error"]),
-        (409, &"effect `a/b/0` of twap-monitor is under way".into())
+        (422, &"effect `a/b/0` of twap-monitor is under way".into())
     );
     assert_eq!(fixture.admin("DELETE", "/v1/modules/twap-monitor/dlq/7").await.status, 204);
     assert_eq!(fixture.engine.orders(), ["retry twap-monitor 7", "drop twap-monitor 7"]);
