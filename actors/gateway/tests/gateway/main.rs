@@ -180,7 +180,8 @@ async fn dead_letters_are_listed_shown_retried_and_dropped() {
         (422, &"effect `a/b/0` of twap-monitor is under way".into())
     );
     assert_eq!(fixture.admin("DELETE", "/v1/modules/twap-monitor/dlq/7").await.status, 204);
-    assert_eq!(fixture.engine.orders(), ["retry twap-monitor 7", "drop twap-monitor 7"]);
+    let orders = ["retry twap-monitor 7", "retry effect twap-monitor a/b/0", "drop twap-monitor 7"];
+    assert_eq!(fixture.engine.orders(), orders);
 }
 
 #[tokio::test]
