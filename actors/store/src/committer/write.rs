@@ -22,7 +22,8 @@ impl Shared {
     pub(super) fn write(&self, group: Group, options: &WriteOptions) -> bool {
         let Group { mut batch, units, named, letters, sent, waiting, headers } = group;
         headers.write(&mut batch);
-        let written = if batch.is_empty() {
+        let touches_disk = !batch.is_empty();
+        let written = if !touches_disk {
             Ok(())
         } else {
             let started_ns = self.store.clock.monotonic_ns();
@@ -36,7 +37,10 @@ impl Shared {
                 self.news.sent(&self.store, sent);
                 self.settle();
                 waiting.into_iter().for_each(|waiting| waiting.answer(&self.store));
-                self.store.failing.store(0, Ordering::Relaxed);
+                // A group that only answers says nothing about the disk.
+                if touches_disk {
+                    self.store.failing.store(0, Ordering::Relaxed);
+                }
                 true
             }
             Err(error) => {
