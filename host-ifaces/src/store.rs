@@ -254,8 +254,8 @@ pub enum StoreMsg {
     Open { name: Arc<str>, reply: Reply<ModuleInfo> },
     /// Write one unit durably. Must reply, after the sync; units of many modules share one.
     Commit { unit: Box<EventUnit>, reply: Reply<()> },
-    /// Replace a module's failure counters. Durable with the next group; no reply.
-    PutHealth { module: ModuleId, health: Box<ModuleHealth> },
+    /// Replace a module's failure counters and standing. Must reply, after the sync.
+    PutHealth { module: ModuleId, health: Box<ModuleHealth>, reply: Reply<()> },
     /// Undo every unit after a point, newest first, and queue what is to be replayed, as one write. `None`: nothing is
     /// past that point, and nothing was changed. Must reply.
     Rewind { module: ModuleId, to: RewindTo, reply: Reply<Option<Rewound>> },

@@ -221,8 +221,9 @@ impl State {
             shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await??;
         let health = match &self.args.health {
             Some(health) => {
-                let message = StoreMsg::PutHealth { module: info.id, health: Box::new(health.clone()) };
-                shared.store.cast(message)?;
+                let kept = Box::new(health.clone());
+                let put = |reply| StoreMsg::PutHealth { module: info.id, health: kept, reply };
+                shared.store.call(STORE_DEADLINE, put).await??;
                 health.clone()
             }
             None => info.health,

@@ -428,12 +428,14 @@ impl State {
     async fn note_fault(&mut self, name: &Arc<str>, exit: Option<&Exit>) {
         let (Some(Exit::Fault { health, .. }), Some(slot)) = (exit, self.slots.get_mut(name)) else { return };
         slot.health = (**health).clone();
-        slot.override_health = Some((**health).clone());
         slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
         let failures = self.shared.metrics.consecutive_failures.with_label_values(&[&**name]);
         failures.set(health.consecutive_failures.into());
         if let Err(error) = self.put_health(name, (**health).clone()).await {
             tracing::error!(module = %name, "its failure counters were not written: {error}");
+            if let Some(slot) = self.slots.get_mut(name) {
+                slot.override_health = Some((**health).clone());
+            }
         }
     }
 

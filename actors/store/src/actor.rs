@@ -56,11 +56,7 @@ impl Actor for StoreActor {
         match message {
             StoreMsg::Commit { unit, reply } => state.committer.commit(&unit, reply),
             StoreMsg::Open { name, reply } => state.committer.open(&name, reply),
-            StoreMsg::PutHealth { module, health } => {
-                if let Err(error) = state.committer.put_health(module, &health) {
-                    tracing::warn!(module = module.0, %error, "failure counters were not kept");
-                }
-            }
+            StoreMsg::PutHealth { module, health, reply } => state.committer.put_health(module, &health, reply),
             StoreMsg::PutHeaders { chain_id, anew, headers, dropped } => {
                 state.committer.put_headers(chain_id, anew, &headers, &dropped);
             }

@@ -141,10 +141,10 @@ impl Committer {
         self.thread.take()
     }
 
-    /// Why the thread has ended, if it has: writes failed, a bug, or another actor that took over.
+    /// Why the thread has ended or is about to, if so: writes failed, a bug, or another actor that took over.
     pub fn gone(&self) -> Option<StoreError> {
         let queue = lock(&self.shared.queue);
-        queue.gone.then(|| queue.failed.clone().unwrap_or_else(stopped))
+        queue.failed.clone().or_else(|| queue.gone.then(stopped))
     }
 
     pub fn commit(&self, unit: &EventUnit, reply: Reply<()>) {
@@ -164,12 +164,13 @@ impl Committer {
         }
     }
 
-    pub fn put_health(&self, module: ModuleId, health: &ModuleHealth) -> Result<(), StoreError> {
+    pub fn put_health(&self, module: ModuleId, health: &ModuleHealth, reply: Reply<()>) {
         let mut queue = lock(&self.shared.queue);
-        queue.admit(&self.shared.store, module)?;
-        queue.waiting.put_health(module, health)?;
-        self.shared.wake(&mut queue);
-        Ok(())
+        let put = queue.admit(&self.shared.store, module).and_then(|()| queue.waiting.put_health(module, health));
+        match put {
+            Ok(()) => self.shared.push(&mut queue, Waiting::Done(reply)),
+            Err(error) => refuse(reply, error),
+        }
     }
 
     /// Wakes nobody: headers go with whatever is written next.
@@ -228,7 +229,7 @@ fn refuse<T>(reply: Reply<T>, error: StoreError) {
 impl Queue {
     /// Whether anything may queue now.
     fn room(&self, store: &Store) -> Result<(), StoreError> {
-        if self.gone || self.stopping {
+        if self.gone || self.stopping || self.failed.is_some() {
             return Err(self.failed.clone().unwrap_or_else(stopped));
         }
         if self.waiting.waiting.len() >= WAITING_MAX || self.waiting.batch.size_in_bytes() >= WAITING_BYTES_MAX {

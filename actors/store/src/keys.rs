@@ -19,36 +19,44 @@ pub(crate) const FORMAT: &[u8] = b"m/format";
 /// The next module number, four bytes, big-endian.
 pub(crate) const NEXT_ID: &[u8] = b"m/next-id";
 
-const NAME: u8 = b'n';
-const RECORD: u8 = b'r';
-const HEALTH: u8 = b'h';
-const LETTER: u8 = b'd';
-/// Effects that have not ended: the unit that sent them, ordinal.
-const OUTBOX: u8 = b'o';
-/// Effects that have ended, under the same key.
-const ENDED: u8 = b's';
-/// Released effects that have not ended and whose unit was undone: digest of the id.
-const RETRACTED: u8 = b'k';
-/// What happened to an effect: digest of the id.
-const PROGRESS: u8 = b'p';
-/// Outcomes that wait for the module or were handled lately: number.
-const OUTCOME: u8 = b'e';
-const RECEIPT: u8 = b'y';
-const REWIND: u8 = b'w';
-const REPLAY: u8 = b'q';
-const HEADER: u8 = b'c';
-
-/// Prefix of every name key.
-pub(crate) const NAMES: &[u8] = &[NAME];
-/// Prefix of every dead letter.
-pub(crate) const LETTERS: &[u8] = &[LETTER];
-
-fn tagged(tag: u8, id: u32) -> [u8; 5] {
-    let [a, b, c, d] = id.to_be_bytes();
-    [tag, a, b, c, d]
+/// First byte of a key in `default`. The compiler refuses two of the same.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Tag {
+    /// What belongs to no module: the two keys above.
+    #[expect(dead_code, reason = "keeps its byte from being given to another")]
+    Meta = b'm',
+    Name = b'n',
+    Record = b'r',
+    Health = b'h',
+    Letter = b'd',
+    /// Effects that have not ended: the unit that sent them, ordinal.
+    Outbox = b'o',
+    /// Effects that have ended, under the same key.
+    Ended = b's',
+    /// Released effects that have not ended and whose unit was undone: digest of the id.
+    Retracted = b'k',
+    /// What happened to an effect: digest of the id.
+    Progress = b'p',
+    /// Outcomes that wait for the module or were handled lately: number.
+    Outcome = b'e',
+    Receipt = b'y',
+    Rewind = b'w',
+    Replay = b'q',
+    Header = b'c',
 }
 
-fn numbered(tag: u8, id: ModuleId, seq: u64) -> [u8; 13] {
+/// Prefix of every name key.
+pub(crate) const NAMES: &[u8] = &[Tag::Name as u8];
+/// Prefix of every dead letter.
+pub(crate) const LETTERS: &[u8] = &[Tag::Letter as u8];
+
+fn tagged(tag: Tag, id: u32) -> [u8; 5] {
+    let [a, b, c, d] = id.to_be_bytes();
+    [tag as u8, a, b, c, d]
+}
+
+fn numbered(tag: Tag, id: ModuleId, seq: u64) -> [u8; 13] {
     let mut key = [0; 13];
     key[..5].copy_from_slice(&tagged(tag, id.0));
     key[5..].copy_from_slice(&seq.to_be_bytes());
@@ -60,15 +68,15 @@ pub(crate) fn name(name: &str) -> Vec<u8> {
 }
 
 pub(crate) fn record(id: ModuleId) -> [u8; 5] {
-    tagged(RECORD, id.0)
+    tagged(Tag::Record, id.0)
 }
 
 pub(crate) fn health(id: ModuleId) -> [u8; 5] {
-    tagged(HEALTH, id.0)
+    tagged(Tag::Health, id.0)
 }
 
 pub(crate) fn letter(id: ModuleId, seq: u64) -> [u8; 13] {
-    numbered(LETTER, id, seq)
+    numbered(Tag::Letter, id, seq)
 }
 
 /// Module and sequence of a dead letter's key.
@@ -77,7 +85,7 @@ pub(crate) fn parse_letter(key: &[u8]) -> Option<(ModuleId, u64)> {
     Some((ModuleId(u32::from_be_bytes(id.try_into().ok()?)), u64::from_be_bytes(seq.try_into().ok()?)))
 }
 
-fn located(tag: u8, id: ModuleId, at: Location) -> [u8; 17] {
+fn located(tag: Tag, id: ModuleId, at: Location) -> [u8; 17] {
     let mut key = [0; 17];
     key[..13].copy_from_slice(&numbered(tag, id, at.seq));
     key[13..].copy_from_slice(&at.ordinal.to_be_bytes());
@@ -86,7 +94,7 @@ fn located(tag: u8, id: ModuleId, at: Location) -> [u8; 17] {
 
 /// An item of a module's replay queue.
 pub(crate) fn replay(id: ModuleId, position: u64) -> [u8; 13] {
-    numbered(REPLAY, id, position)
+    numbered(Tag::Replay, id, position)
 }
 
 /// A header of a chain: chain ++ number ++ hash, so that a chain's lie together, oldest first.
@@ -100,7 +108,7 @@ pub(crate) fn header(chain_id: u64, number: u64, hash: &Hash) -> [u8; 49] {
 
 /// Prefix of every header of a chain.
 pub(crate) fn headers(chain_id: u64) -> [u8; 9] {
-    let mut key = [HEADER; 9];
+    let mut key = [Tag::Header as u8; 9];
     key[1..].copy_from_slice(&chain_id.to_be_bytes());
     key
 }
@@ -111,7 +119,7 @@ pub(crate) fn parse_header(key: &[u8]) -> Option<(u64, Hash)> {
     Some((u64::from_be_bytes(number.try_into().ok()?), Hash(hash.try_into().ok()?)))
 }
 
-fn named(tag: u8, id: ModuleId, digest: Hash) -> [u8; 37] {
+fn named(tag: Tag, id: ModuleId, digest: Hash) -> [u8; 37] {
     let mut key = [0; 37];
     key[..5].copy_from_slice(&tagged(tag, id.0));
     key[5..].copy_from_slice(&digest.0);
@@ -119,23 +127,23 @@ fn named(tag: u8, id: ModuleId, digest: Hash) -> [u8; 37] {
 }
 
 pub(crate) fn outbox(id: ModuleId, at: Location) -> [u8; 17] {
-    located(OUTBOX, id, at)
+    located(Tag::Outbox, id, at)
 }
 
 pub(crate) fn ended(id: ModuleId, at: Location) -> [u8; 17] {
-    located(ENDED, id, at)
+    located(Tag::Ended, id, at)
 }
 
 pub(crate) fn retracted(id: ModuleId, effect: Hash) -> [u8; 37] {
-    named(RETRACTED, id, effect)
+    named(Tag::Retracted, id, effect)
 }
 
 pub(crate) fn progress(id: ModuleId, effect: Hash) -> [u8; 37] {
-    named(PROGRESS, id, effect)
+    named(Tag::Progress, id, effect)
 }
 
 pub(crate) fn outcome(id: ModuleId, number: u64) -> [u8; 13] {
-    numbered(OUTCOME, id, number)
+    numbered(Tag::Outcome, id, number)
 }
 
 /// Module and location of the key of an effect that has not ended.
@@ -176,7 +184,7 @@ pub(crate) fn module(id: ModuleId) -> ([u8; 4], [u8; 4]) {
 
 /// Half-open range of a module's dead letters.
 pub(crate) fn letters(id: ModuleId) -> ([u8; 5], [u8; 5]) {
-    (tagged(LETTER, id.0), tagged(LETTER, id.0 + 1))
+    (tagged(Tag::Letter, id.0), tagged(Tag::Letter, id.0 + 1))
 }
 
 /// One kind of record about effects.
@@ -192,13 +200,13 @@ pub(crate) enum Shelf {
 impl Shelf {
     pub const ALL: [Self; 5] = [Self::Outbox, Self::Ended, Self::Retracted, Self::Progress, Self::Outcomes];
 
-    fn tag(self) -> u8 {
+    fn tag(self) -> Tag {
         match self {
-            Self::Outbox => OUTBOX,
-            Self::Ended => ENDED,
-            Self::Retracted => RETRACTED,
-            Self::Progress => PROGRESS,
-            Self::Outcomes => OUTCOME,
+            Self::Outbox => Tag::Outbox,
+            Self::Ended => Tag::Ended,
+            Self::Retracted => Tag::Retracted,
+            Self::Progress => Tag::Progress,
+            Self::Outcomes => Tag::Outcome,
         }
     }
 
@@ -209,7 +217,7 @@ impl Shelf {
 
     /// Half-open range of every module's records.
     pub fn all(self) -> ([u8; 1], [u8; 1]) {
-        ([self.tag()], [self.tag() + 1])
+        ([self.tag() as u8], [self.tag() as u8 + 1])
     }
 }
 
@@ -242,27 +250,27 @@ pub(crate) fn parse_recording(key: &[u8]) -> Option<u64> {
 
 /// A receipt, by the unit it covers.
 pub(crate) fn receipt(id: ModuleId, seq: u64) -> [u8; 13] {
-    numbered(RECEIPT, id, seq)
+    numbered(Tag::Receipt, id, seq)
 }
 
 /// Half-open range of a module's receipts.
 pub(crate) fn receipts(id: ModuleId) -> ([u8; 5], [u8; 5]) {
-    (tagged(RECEIPT, id.0), tagged(RECEIPT, id.0 + 1))
+    (tagged(Tag::Receipt, id.0), tagged(Tag::Receipt, id.0 + 1))
 }
 
 /// The record of a rewind.
 pub(crate) fn rewind(id: ModuleId, number: u64) -> [u8; 13] {
-    numbered(REWIND, id, number)
+    numbered(Tag::Rewind, id, number)
 }
 
 /// Half-open range of a module's rewinds.
 pub(crate) fn rewinds(id: ModuleId) -> ([u8; 5], [u8; 5]) {
-    (tagged(REWIND, id.0), tagged(REWIND, id.0 + 1))
+    (tagged(Tag::Rewind, id.0), tagged(Tag::Rewind, id.0 + 1))
 }
 
 /// Half-open range of a module's replay queue.
 pub(crate) fn replays(id: ModuleId) -> ([u8; 5], [u8; 5]) {
-    (tagged(REPLAY, id.0), tagged(REPLAY, id.0 + 1))
+    (tagged(Tag::Replay, id.0), tagged(Tag::Replay, id.0 + 1))
 }
 
 /// The least byte string greater than everything that starts with `prefix`; none when there is no such string.

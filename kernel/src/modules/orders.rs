@@ -21,8 +21,10 @@ impl State {
         let opened = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await;
         let info = opened.map_err(|error| unavailable(error.to_string()))?;
         let info = info.map_err(|error: StoreError| unavailable(error.to_string()))?;
-        let message = StoreMsg::PutHealth { module: info.id, health: Box::new(health) };
-        self.shared.store.cast(message).map_err(|error| unavailable(error.to_string()))
+        let (module, health) = (info.id, Box::new(health));
+        let put = |reply| StoreMsg::PutHealth { module, health, reply };
+        let put = self.shared.store.call(ORDER_DEADLINE, put).await.map_err(|error| unavailable(error.to_string()))?;
+        put.map_err(|error| unavailable(error.to_string()))
     }
 
     /// Loads a module now; it is there after a restart of the engine, too.
@@ -163,10 +165,12 @@ impl State {
                     }
                     return Err(error);
                 }
+                // Whoever ordered it may rely on it once it is answered, whatever becomes of the process.
+                self.put_health(name, health.clone()).await?;
                 if let Some(slot) = self.slots.get_mut(name) {
-                    slot.health = health.clone();
                     slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
-                    slot.override_health = Some(health);
+                    slot.health = health;
+                    slot.override_health = None;
                 }
                 self.start(myself, name).await;
                 Ok(())

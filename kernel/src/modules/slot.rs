@@ -82,7 +82,7 @@ pub(super) struct Slot {
     pub(super) phase: Phase,
     /// As last reported; the store has the truth.
     pub(super) health: ModuleHealth,
-    /// Handed to the next actor, in place of the stored counters.
+    /// What could not be written: handed to the next actor, in place of the stored counters.
     pub(super) override_health: Option<ModuleHealth>,
     pub(super) status: Arc<ModuleStatus>,
     pub(super) actor: Option<ActorRef<module::Msg>>,

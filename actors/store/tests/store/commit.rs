@@ -1,12 +1,18 @@
 //! Commits: atomic, ordered, grouped, durable.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use nexum_host_ifaces::{
     outbox::OutboxRequest,
     store::{ModuleHealth, ModuleId, StateView, StoreError, StoreMsg},
 };
-use nexum_store::{Durability, Options};
+use nexum_store::{Disk, Durability, Options, Written};
 
 use crate::harness::{Harness, Module, directory, effect, options, put};
 
@@ -131,19 +137,17 @@ async fn failure_counters_keep_their_place_among_units() {
     let mut module = harness.module("a").await;
     let health = |failures| ModuleHealth { consecutive_failures: failures, ..ModuleHealth::default() };
     let send = |failures| {
-        let message = StoreMsg::PutHealth { module: module.info.id, health: Box::new(health(failures)) };
-        harness.actor.send_message(message).unwrap();
+        let (module, health) = (module.info.id, Box::new(health(failures)));
+        harness.ask(move |reply| StoreMsg::PutHealth { module, health, reply })
     };
-    send(1);
-    send(2);
+    send(1).await.unwrap();
+    send(2).await.unwrap();
     let mut unit = module.unit(vec![]);
     unit.health = Some(health(0));
     harness.commit(unit.clone()).await.unwrap();
     module.ledger.adopt(unit.record);
     assert_eq!(harness.module("a").await.info.health, health(0));
-    let message = StoreMsg::PutHealth { module: module.info.id, health: Box::new(health(3)) };
-    harness.actor.send_message(message).unwrap();
-    // Stopping writes what queued.
+    send(3).await.unwrap();
     harness.close().await;
     let harness = Harness::open(directory.path()).await;
     assert_eq!(harness.store.inspect("a").unwrap().health, health(3));
@@ -210,4 +214,56 @@ async fn metrics_count_groups_and_dead_letters() {
     assert!(text.contains("nexum_dead_letters{module=\"a\"} 1"), "{text}");
     assert!(text.contains("nexum_commit_batch_size_sum 2"), "{text}");
     assert!(text.contains("nexum_commit_duration_seconds_count 3"), "{text}");
+}
+
+/// Refuses every write of event units, or none.
+#[derive(Default)]
+struct Failing(AtomicBool);
+
+impl Disk for Failing {
+    fn latency(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn before(&self, _: Written) -> Result<(), String> {
+        if self.0.load(Ordering::Relaxed) { Err("no space left on device".into()) } else { Ok(()) }
+    }
+
+    fn after(&self, _: Written) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_ends_the_actor_though_answers_that_need_no_write_succeed_in_between() {
+    let directory = directory();
+    let disk = Arc::new(Failing::default());
+    let options = Options { disk: Some(disk.clone()), ..options() };
+    let harness = Harness::open_with(directory.path(), &options).await;
+    let mut module = harness.module("a").await;
+    harness.handle(&mut module, vec![put("k", "v", None)]).await;
+    disk.0.store(true, Ordering::Relaxed);
+    // As a module does that starts again after each failure: it opens itself, which writes nothing, and handles the event.
+    for _ in 0..2 {
+        let error = harness.commit(module.unit(vec![])).await.unwrap_err();
+        assert!(error.to_string().contains("no space left on device"), "{error}");
+        module = harness.module("a").await;
+    }
+    // A write that succeeds is news of the disk.
+    disk.0.store(false, Ordering::Relaxed);
+    harness.handle(&mut module, vec![]).await;
+    disk.0.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        harness.commit(module.unit(vec![])).await.unwrap_err();
+        module = harness.module("a").await;
+    }
+    harness.commit(module.unit(vec![])).await.unwrap_err();
+    let name = Arc::from("a");
+    harness.ask(|reply| StoreMsg::Open { name, reply }).await.unwrap_err();
+    disk.0.store(false, Ordering::Relaxed);
+    let harness = harness.follow().await;
+    let mut module = harness.module("a").await;
+    assert_eq!(module.info.record.seq, 2, "what was acknowledged before");
+    harness.handle(&mut module, vec![]).await;
+    harness.close().await;
 }

@@ -88,6 +88,12 @@ impl Harness {
         Self::start_under(self.store, self.parent).await
     }
 
+    /// Waits for the actor's own end and starts another.
+    pub async fn follow(self) -> Self {
+        tokio::time::timeout(PATIENCE, self.handle).await.unwrap().unwrap();
+        Self::start_under(self.store, self.parent).await
+    }
+
     /// Stops the actor and closes the database.
     pub async fn close(self) {
         let store = self.stop().await;
