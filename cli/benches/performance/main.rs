@@ -19,10 +19,21 @@ mod recording;
 
 use figures::Figures;
 use nexum_host_ifaces::recording::Taping;
+use nexum_kernel::engine::MapLimit;
 
 #[allow(clippy::disallowed_methods, reason = "set by the Makefile")]
 fn full() -> bool {
     std::env::var("NEXUM_BENCH").is_ok_and(|size| size == "full")
+}
+
+/// Numbers of modules to measure with: the larger one is what this machine has memory maps for, when that is less.
+fn sizes(full: bool) -> Vec<usize> {
+    const LARGE: usize = 10_000;
+    let room = MapLimit::of_this_machine().map_or(LARGE, MapLimit::instances);
+    if full && room < LARGE {
+        println!("{LARGE} modules do not fit: vm.max_map_count has room for {room}, the rest is refused");
+    }
+    if full { vec![1_000, LARGE.min(room)] } else { vec![1_000] }
 }
 
 fn main() {
@@ -43,7 +54,7 @@ fn main() {
             lifecycle::restart_after_a_trap(&mut figures).await;
         }
         if wanted("dispatch") {
-            for modules in if full { vec![1_000, 10_000] } else { vec![1_000] } {
+            for modules in sizes(full) {
                 dispatch::in_memory(&mut figures, modules).await;
             }
         }
@@ -64,7 +75,7 @@ fn main() {
     drop(runtime);
     if wanted("process") {
         process::idle_engine(&mut figures);
-        for modules in if full { vec![1_000, 10_000] } else { vec![1_000] } {
+        for modules in sizes(full) {
             process::many_modules(&mut figures, modules);
         }
         process::head_to_guest(&mut figures, 100, if full { 100 } else { 30 });

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use nexum_kernel::engine::MapLimit;
 use tempfile::TempDir;
 
 use crate::{
@@ -119,12 +118,7 @@ pub fn idle_engine(figures: &mut Figures) {
 }
 
 /// As many modules as asked for, or as the machine has memory maps for: then the rest is refused, and said so.
-pub fn many_modules(figures: &mut Figures, wanted: usize) {
-    let room = MapLimit::of_this_machine().map_or(wanted, MapLimit::instances);
-    let count = wanted.min(room);
-    if count < wanted {
-        println!("{wanted} modules do not fit: vm.max_map_count has room for {room}, the rest is refused");
-    }
+pub fn many_modules(figures: &mut Figures, count: usize) {
     let dir = TempDir::with_prefix("nexum-bench.").unwrap();
     let chain = mock(1_000, &dir);
     let sources = copies(dir.path(), "bench", "m", count);
