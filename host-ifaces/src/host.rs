@@ -13,6 +13,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::{
     Hash, HostError, HostErrorKind,
+    ahead::Ahead,
     bindings::nexum::host::types,
     chain::ChainMsg,
     clock::Clock,
@@ -25,7 +26,7 @@ use crate::{
     outbox::{Drafts, Quota},
     port::Port,
     recording::{Tape, Taping},
-    store::{EventUnit, ModuleId, ModuleRecord, StateView, StoreMsg, UnitKind},
+    store::{EventUnit, ModuleId, ModuleRecord, StateView, UnitKind},
     wasi::WasiTape,
 };
 
@@ -37,7 +38,7 @@ pub struct HostArgs {
     pub component: Hash,
     pub limits: Arc<Limits>,
     pub clock: Arc<dyn Clock>,
-    pub store: Port<StoreMsg>,
+    pub ahead: Arc<Ahead>,
     pub view: Arc<dyn StateView>,
     /// The chains that manifest and operator grant.
     pub chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
@@ -71,7 +72,7 @@ pub struct HostState {
     pub(crate) module: Arc<str>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) store: Port<StoreMsg>,
+    pub(crate) ahead: Arc<Ahead>,
     pub(crate) chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
     pub(crate) extra_methods: Arc<BTreeSet<String>>,
     pub(crate) egress: Port<EgressMsg>,
@@ -113,7 +114,7 @@ impl HostState {
             module: args.module.clone(),
             limits: args.limits.clone(),
             clock: args.clock.clone(),
-            store: args.store.clone(),
+            ahead: args.ahead.clone(),
             chains: args.chains.clone(),
             extra_methods: args.extra_methods.clone(),
             egress: args.egress.clone(),
@@ -166,7 +167,7 @@ impl HostState {
         self.origin = Some(origin.clone());
     }
 
-    /// Makes the unit of the event at hand from the overlay. The caller sends it and then calls `sent`.
+    /// Makes the unit of the event at hand from the overlay. The caller then calls `send`.
     pub fn seal(&mut self, kind: UnitKind, moved: Option<(SourceId, Cursor)>, fuel: u64) -> EventUnit {
         let event = self.event_id.clone().unwrap_or(EventId::Init);
         self.ledger.seal(Outcome {
@@ -181,10 +182,11 @@ impl HostState {
         })
     }
 
-    /// The unit is on its way: the next one follows its record. When it is not committed after all, this state must not
-    /// be used again.
-    pub fn sent(&mut self, record: ModuleRecord) {
-        self.ledger.adopt(record);
+    /// Puts the unit on its way: the next one follows its record. When it is not committed after all, this state must
+    /// not be used again.
+    pub fn send(&mut self, unit: EventUnit) {
+        self.ledger.adopt(unit.record.clone());
+        self.ahead.push(unit);
     }
 
     /// Every unit sent is committed.

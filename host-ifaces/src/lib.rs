@@ -6,6 +6,7 @@
 //! Invariant: nothing here names a chain library, a database, an HTTP server or a configuration format. A capability is
 //! a port, and a port is a message enum.
 
+pub mod ahead;
 mod bindings;
 pub mod blocking;
 pub mod chain;

@@ -9,11 +9,12 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use crate::{
     HostError, HostErrorKind,
+    ahead::NotKept,
     bindings::nexum::host::local_store::{self, Entry, Write},
     event::EventId,
     host::HostState,
     ledger::Outcome,
-    store::{Change, Entries, ModuleId, StateView, StoreError, StoreMsg, UnitKind},
+    store::{Change, Entries, ModuleId, StateView, StoreError, UnitKind},
 };
 
 /// RocksDB copies keys into every index block; a key longer than this belongs into the value.
@@ -263,27 +264,19 @@ impl local_store::Host for HostState {
             // They stay with the event until it is handled.
             effects: Vec::new(),
         });
-        let record = unit.record.clone();
-        let unit = Box::new(unit);
         if self.tape.is_playing() {
             return Ok(());
         }
-        let committed = self.store.call(self.limits.host_call_deadline, |reply| StoreMsg::Commit { unit, reply }).await;
-        match committed {
-            Ok(Ok(())) => {
-                self.ledger.adopt(record);
-                Ok(())
-            }
+        self.send(unit);
+        let (ahead, deadline) = (self.ahead.clone(), self.limits.host_call_deadline);
+        ahead.settle(deadline).await.map_err(|error| {
             // Whether it was written is not known, and the overlay is gone: the event must not go on.
-            Ok(Err(error)) => {
-                self.poison(format!("flush failed: {error}"));
-                Err(failed(error))
+            self.poison(format!("flush failed: {error}"));
+            match error {
+                NotKept::Store(error) => failed(error),
+                NotKept::Port(error) => error.to_host_error("local-store"),
             }
-            Err(error) => {
-                self.poison(format!("flush failed: {error}"));
-                Err(error.to_host_error("local-store"))
-            }
-        }
+        })
     }
 }
 

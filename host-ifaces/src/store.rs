@@ -252,8 +252,9 @@ pub type Reply<T> = RpcReplyPort<Result<T, StoreError>>;
 pub enum StoreMsg {
     /// The module's record, made anew for a name never seen. Must reply.
     Open { name: Arc<str>, reply: Reply<ModuleInfo> },
-    /// Write one unit durably. Must reply, after the sync; units of many modules share one.
-    Commit { unit: Box<EventUnit>, reply: Reply<()> },
+    /// Write units of one module that follow each other. Must reply, after the sync, which units of many modules share.
+    /// After an error those before the one that is at fault may be durable.
+    Commit { units: Vec<EventUnit>, reply: Reply<()> },
     /// Replace a module's failure counters and standing. Must reply, after the sync.
     PutHealth { module: ModuleId, health: Box<ModuleHealth>, reply: Reply<()> },
     /// Undo every unit after a point, newest first, and queue what is to be replayed, as one write. `None`: nothing is

@@ -1,9 +1,10 @@
 //! One living instance of a module: a Store and its guest, with the bounds of one event set before every call.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, task::Poll};
 
 use nexum_host_ifaces::{
     EventModule, Hash, HostError,
+    ahead::Ahead,
     event::EventId,
     grants::{Capability, Grant, Grants},
     host::{HostArgs, HostState},
@@ -12,6 +13,7 @@ use nexum_host_ifaces::{
     store::ModuleRecord,
     types::{Config, Event},
 };
+use tokio::time::error::Elapsed;
 use wasmtime::{Store, WasmBacktrace, component::Component};
 
 use crate::engine::{EPOCH_TICK, FUEL_YIELD, WasmEngine};
@@ -41,6 +43,7 @@ pub struct Failure {
 }
 
 pub struct Instance {
+    ahead: Arc<Ahead>,
     store: Store<HostState>,
     guest: EventModule,
     fuel_max: u64,
@@ -69,7 +72,7 @@ impl Instance {
             Ok(Err(error)) => return Err(failure(&error, "start", used(&store, fuel_max), deadline)),
             Err(_) => return Err(late("start", used(&store, fuel_max), deadline)),
         };
-        Ok(Self { store, guest, fuel_max, epochs_max, deadline, started: None, handled: 0 })
+        Ok(Self { ahead: args.ahead.clone(), store, guest, fuel_max, epochs_max, deadline, started: None, handled: 0 })
     }
 
     /// Calls `init`; answers the fuel it took.
@@ -87,8 +90,7 @@ impl Instance {
     pub async fn handle(&mut self, id: &EventId, event: &Arc<Event>) -> Result<u64, Failure> {
         self.begin(id)?;
         self.handled += 1;
-        let called = self.guest.call_on_event(&mut self.store, event);
-        let result = tokio::time::timeout(self.deadline, called).await;
+        let result = self.call(event).await;
         self.finish(id.kind(), result)
     }
 
@@ -132,9 +134,21 @@ impl Instance {
         self.begin(id)?;
         self.handled += 1;
         self.host().stand_for(origin);
-        let called = self.guest.call_on_event(&mut self.store, event);
-        let result = tokio::time::timeout(self.deadline, called).await;
+        let result = self.call(event).await;
         self.finish(id.kind(), result)
+    }
+
+    /// Calls the guest. Most answer at once and cost no timer; when one does not, what was handled before it goes on its
+    /// way to the disk meanwhile.
+    async fn call(&mut self, event: &Arc<Event>) -> Result<wasmtime::Result<Result<(), HostError>>, Elapsed> {
+        let mut called = pin!(self.guest.call_on_event(&mut self.store, event));
+        match futures::poll!(called.as_mut()) {
+            Poll::Ready(result) => Ok(result),
+            Poll::Pending => {
+                self.ahead.dispatch();
+                tokio::time::timeout(self.deadline, called).await
+            }
+        }
     }
 
     pub fn host(&mut self) -> &mut HostState {

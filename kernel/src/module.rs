@@ -19,13 +19,14 @@ use std::{
 
 use feed::Feeds;
 use nexum_host_ifaces::{
+    ahead::{Ahead, NotKept},
     blocking::Blocking,
     clock::Clock,
     cron::CronMsg,
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply},
     host::HostArgs,
     http::EgressMsg,
-    port::{Pending, Port, PortError},
+    port::{Port, PortError},
     store::{
         DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind,
     },
@@ -128,6 +129,12 @@ impl From<PortError> for Exit {
     }
 }
 
+impl From<NotKept> for Exit {
+    fn from(error: NotKept) -> Self {
+        Self::Environment(error.to_string())
+    }
+}
+
 impl From<StoreError> for Exit {
     fn from(error: StoreError) -> Self {
         Self::Environment(error.to_string())
@@ -163,9 +170,6 @@ struct Running {
     metrics: ModuleMetrics,
     feeds: Feeds,
     replay: Replay,
-    /// Units that were sent and not yet acknowledged, oldest first. A module that catches up handles a whole pull before
-    /// it waits for the disk: units are written in order, so that what is durable is always a prefix of what was handled.
-    sent: Vec<Pending<Result<(), StoreError>>>,
 }
 
 pub struct ModuleActor;
@@ -252,7 +256,7 @@ impl State {
                 Replay::new(shared.store.call(STORE_DEADLINE, items).await??)
             }
         };
-        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay, sent: Vec::new() };
+        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay };
         running.init(&self.args).await?;
         let _ = self.args.supervisor.send_message(modules::Msg::Step {
             module: name,
@@ -286,7 +290,7 @@ impl State {
                     running.deliver(&self.args, index, delivery).await?;
                 }
                 if let Some(cursor) = progress {
-                    running.advance(&self.args, index, cursor)?;
+                    running.advance(&self.args, index, cursor);
                 }
                 running.settle(&self.args).await?;
             }
@@ -323,7 +327,7 @@ fn host_args(shared: &Shared, plan: &Plan, id: ModuleId) -> HostArgs {
         component: plan.manifest.component,
         limits: plan.limits.clone(),
         clock: shared.clock.clone(),
-        store: shared.store.clone(),
+        ahead: Arc::new(Ahead::new(shared.store.clone())),
         view: shared.view.clone(),
         chains: plan.chains.clone(),
         extra_methods: plan.extra_methods.clone(),
@@ -357,7 +361,7 @@ impl Running {
         match self.instance.init(&args.plan.config).await {
             Ok(fuel) => {
                 let unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
-                self.send(args, unit)?;
+                self.send(args, unit);
                 self.settle(args).await?;
                 self.metrics.kind("init").processed.inc();
                 Ok(())
@@ -414,7 +418,7 @@ impl Running {
             self.metrics.consecutive_failures.set(0);
             args.status.consecutive_failures.store(0, Ordering::Relaxed);
         }
-        self.send(args, unit)?;
+        self.send(args, unit);
         self.metrics.kind(kind).processed.inc();
         args.status.processed.fetch_add(1, Ordering::Relaxed);
         args.status.last_event_ms.store(args.shared.clock.now_ms(), Ordering::Relaxed);
@@ -427,45 +431,33 @@ impl Running {
 
     /// The source has nothing for this module up to `cursor`. Made durable now and then, so that a restart does not
     /// read it all again; the first position at once, so that nothing before a first event is lost.
-    fn advance(&mut self, args: &Args, index: usize, cursor: Cursor) -> Result<(), Exit> {
+    fn advance(&mut self, args: &Args, index: usize, cursor: Cursor) {
         if !self.feeds.worth_keeping(index, &cursor) {
             args.status.set_seen(self.feeds.id(index), cursor.clone());
             self.feeds.progress(index, cursor);
-            return Ok(());
+            return;
         }
         let host = self.instance.host();
         let source = self.feeds.id(index).clone();
         host.begin(&EventId::Advance { source: source.clone() });
         let unit = host.seal(UnitKind::Advanced, Some((source, cursor.clone())), 0);
-        self.send(args, unit)?;
+        self.send(args, unit);
         self.feeds.durable(index, cursor);
-        Ok(())
     }
 
-    /// Hands a unit to the store without waiting for it; see `sent`.
-    fn send(&mut self, args: &Args, mut unit: EventUnit) -> Result<(), Exit> {
+    /// Hands a unit on without waiting for it. A module that catches up handles a whole pull before it waits for the disk:
+    /// units are written in order, so that what is durable is always a prefix of what was handled.
+    fn send(&mut self, args: &Args, mut unit: EventUnit) {
         unit.replayed = self.replay.take_done();
-        let record = unit.record.clone();
-        let unit = Box::new(unit);
-        self.sent.push(args.shared.store.ask(|reply| StoreMsg::Commit { unit, reply })?);
-        args.status.state_bytes.store(record.state_bytes, Ordering::Relaxed);
-        self.metrics.state_bytes_used.set(record.state_bytes as i64);
-        self.instance.host().sent(record);
-        Ok(())
+        let state_bytes = unit.record.state_bytes;
+        args.status.state_bytes.store(state_bytes, Ordering::Relaxed);
+        self.metrics.state_bytes_used.set(state_bytes as i64);
+        self.instance.host().send(unit);
     }
 
     /// Waits until every unit sent is durable.
     async fn settle(&mut self, args: &Args) -> Result<(), Exit> {
-        let sent = std::mem::take(&mut self.sent);
-        let all = async {
-            for unit in sent {
-                unit.answer().await??;
-            }
-            Ok::<(), Exit>(())
-        };
-        let late =
-            |_| Exit::Environment(format!("store: no answer within {}", humantime::format_duration(STORE_DEADLINE)));
-        tokio::time::timeout(STORE_DEADLINE, all).await.map_err(late)??;
+        self.host.ahead.settle(STORE_DEADLINE).await?;
         self.instance.host().settled();
         self.feeds.show(&args.status);
         Ok(())

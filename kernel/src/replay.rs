@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use nexum_host_ifaces::{
+    ahead::Ahead,
     clock::Clock,
     grants::{Asked, Grants},
     host::HostArgs,
@@ -59,7 +60,7 @@ pub async fn replay(
         component: setting.component,
         limits: Arc::new(setting.limits.clone()),
         clock,
-        store: Port::new("store"),
+        ahead: Arc::new(Ahead::new(Port::new("store"))),
         view: init_view.clone(),
         chains: Arc::new(setting.chains.iter().map(|chain| (*chain, Port::new("chain"))).collect()),
         extra_methods: Arc::new(setting.extra_methods.clone()),

@@ -191,7 +191,7 @@ async fn ours(directory: &Path, in_flight: usize) -> Figures {
                     let record = unit.record.clone();
                     old = unit.changes[0].new.clone();
                     let sent = Instant::now();
-                    let commit = |reply| StoreMsg::Commit { unit: Box::new(unit), reply };
+                    let commit = |reply| StoreMsg::Commit { units: vec![unit], reply };
                     match actor.call(commit, Some(CALL_DEADLINE)).await.unwrap() {
                         CallResult::Success(answer) => answer.unwrap(),
                         _ => panic!("no answer"),

@@ -54,7 +54,7 @@ impl Actor for StoreActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            StoreMsg::Commit { unit, reply } => state.committer.commit(&unit, reply),
+            StoreMsg::Commit { units, reply } => state.committer.commit(&units, reply),
             StoreMsg::Open { name, reply } => state.committer.open(&name, reply),
             StoreMsg::PutHealth { module, health, reply } => state.committer.put_health(module, &health, reply),
             StoreMsg::PutHeaders { chain_id, anew, headers, dropped } => {

@@ -147,9 +147,9 @@ impl Committer {
         queue.failed.clone().or_else(|| queue.gone.then(stopped))
     }
 
-    pub fn commit(&self, unit: &EventUnit, reply: Reply<()>) {
+    pub fn commit(&self, units: &[EventUnit], reply: Reply<()>) {
         let mut queue = lock(&self.shared.queue);
-        match queue.add(&self.shared.store, unit) {
+        match queue.add(&self.shared.store, units) {
             Ok(()) => self.shared.push(&mut queue, Waiting::Done(reply)),
             Err(error) => refuse(reply, error),
         }
@@ -254,7 +254,20 @@ impl Queue {
         }
     }
 
-    fn add(&mut self, store: &Store, unit: &EventUnit) -> Result<(), StoreError> {
+    /// Adds units of one module up to the first one that is at fault, and the record of the last.
+    fn add(&mut self, store: &Store, units: &[EventUnit]) -> Result<(), StoreError> {
+        let failed = units.iter().enumerate().find_map(|(at, unit)| Some((at, self.add_unit(store, unit).err()?)));
+        let (added, result) = match failed {
+            Some((at, error)) => (&units[..at], Err(error)),
+            None => (units, Ok(())),
+        };
+        if let Some(unit) = added.last() {
+            self.waiting.put_record(unit, &mut self.scratch)?;
+        }
+        result
+    }
+
+    fn add_unit(&mut self, store: &Store, unit: &EventUnit) -> Result<(), StoreError> {
         self.admit(store, unit.module)?;
         let (mut last, first) = match self.sequence.get(&unit.module) {
             Some(last) => (*last, false),

@@ -79,7 +79,7 @@ impl Group {
         self.batch.is_empty() && self.waiting.is_empty()
     }
 
-    /// Adds a unit. `first` says that no unit of this module has passed since the actor started.
+    /// Adds a unit, but for its record. `first` says that no unit of this module has passed since the actor started.
     pub fn add(
         &mut self,
         store: &Store,
@@ -104,9 +104,8 @@ impl Group {
             told: unit.told.as_deref(),
             undo: Undos(&unit.changes),
         };
-        let Scratch { key, event: event_bytes, record } = scratch;
+        let Scratch { key, event: event_bytes, .. } = scratch;
         codec::encode(&event, event_bytes)?;
-        codec::encode(&unit.record, record)?;
         let health = unit.health.as_ref().map(codec::encode_vec).transpose()?;
         let quarantined = unit.quarantined.as_deref().map(codec::encode_vec::<DeadLetter>).transpose()?;
 
@@ -123,7 +122,6 @@ impl Group {
         if let Some(recording) = &unit.recording {
             self.batch.put_cf(recordings, keys::recording(id, seq), recording);
         }
-        self.batch.put(keys::record(id), record);
         if let Some(health) = health {
             self.batch.put(keys::health(id), health);
         }
@@ -149,6 +147,13 @@ impl Group {
             self.batch.delete_range_cf(recordings, keys::recording(id, from), keys::recording(id, to));
         }
         self.units += 1;
+        Ok(())
+    }
+
+    /// Adds the record that stands after a unit, the last of those added of its module.
+    pub fn put_record(&mut self, unit: &EventUnit, scratch: &mut Scratch) -> Result<(), StoreError> {
+        codec::encode(&unit.record, &mut scratch.record)?;
+        self.batch.put(keys::record(unit.module), &scratch.record);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::{
 
 use nexum_host_ifaces::{
     Hash,
+    ahead::Ahead,
     clock::SystemClock,
     grants::{Asked, Capability, Grants},
     host::{HostArgs, HostState},
@@ -56,7 +57,7 @@ impl Guests {
             component: Hash::default(),
             limits: Arc::new(Limits::default()),
             clock: Arc::new(SystemClock::new()),
-            store: Port::new("store"),
+            ahead: Arc::new(Ahead::new(Port::new("store"))),
             view: Arc::new(NoState),
             chains: Arc::default(),
             extra_methods: Arc::default(),

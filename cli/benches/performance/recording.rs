@@ -25,7 +25,7 @@ async fn rate(instance: &mut Instance, first: u64) -> f64 {
         let (id, event) = block_event(number);
         instance.handle(&id, &event).await.unwrap();
         let unit = instance.host().seal(UnitKind::Handled, None, 0);
-        instance.host().sent(unit.record);
+        instance.host().send(unit);
         instance.host().settled();
     }
     EVENTS as f64 / start.elapsed().as_secs_f64()

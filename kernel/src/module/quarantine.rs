@@ -67,7 +67,7 @@ impl Running {
             fuel: attempt.fuel,
         }));
         unit.health = Some(self.health.clone());
-        self.send(args, unit)?;
+        self.send(args, unit);
         args.status.dead_letters.fetch_add(1, Ordering::Relaxed);
         self.feeds.durable(index, delivery.cursor);
         Ok(())
@@ -107,7 +107,7 @@ impl Running {
             Ok(fuel) => {
                 let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
                 unit.resolved = Some(letter.seq);
-                self.send(args, unit)?;
+                self.send(args, unit);
                 self.settle(args).await?;
                 args.status.dead_letters.fetch_sub(1, Ordering::Relaxed);
                 self.metrics.kind("retry").processed.inc();

@@ -126,7 +126,7 @@ impl Running {
             self.replay.pop();
             self.deliver(args, index, delivery).await?;
         }
-        self.close_replay(args)?;
+        self.close_replay(args);
         self.settle(args).await?;
         Ok(self.feeds.pull_all(args)?)
     }
@@ -169,14 +169,14 @@ impl Running {
     }
 
     /// Makes it durable that what was void is done, when no event is left to do it.
-    fn close_replay(&mut self, args: &Args) -> Result<(), Exit> {
+    fn close_replay(&mut self, args: &Args) {
         if self.replay.done.is_empty() {
-            return Ok(());
+            return;
         }
         let host = self.instance.host();
         host.begin(&EventId::Advance { source: SourceId::new("replay") });
         let unit = host.seal(UnitKind::Advanced, None, 0);
-        self.send(args, unit)
+        self.send(args, unit);
     }
 }
 

@@ -64,7 +64,7 @@ impl State {
         running.host = host;
         self.args.plan = plan.clone();
         self.args.prepared = Some(prepared.clone());
-        running.send(&self.args, unit)?;
+        running.send(&self.args, unit);
         running.settle(&self.args).await?;
         Ok(Ok(()))
     }

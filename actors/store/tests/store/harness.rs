@@ -113,7 +113,7 @@ impl Harness {
     }
 
     pub async fn commit(&self, unit: EventUnit) -> Result<(), StoreError> {
-        self.ask(|reply| StoreMsg::Commit { unit: Box::new(unit), reply }).await
+        self.ask(|reply| StoreMsg::Commit { units: vec![unit], reply }).await
     }
 
     /// Commits and moves the module on.
