@@ -27,9 +27,7 @@ use nexum_host_ifaces::{
     host::HostArgs,
     http::EgressMsg,
     port::{Port, PortError},
-    store::{
-        DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind,
-    },
+    store::{EventUnit, ModuleHealth, ModuleId, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind},
     types::Event,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -83,7 +81,7 @@ pub enum Msg {
     /// Try another version in the place of this one, and tell the supervisor what came of it.
     Upgrade(Arc<Candidate>),
     /// Deliver a dead letter again. Must reply.
-    Retry { letter: Box<DeadLetter>, reply: AdminReply<()> },
+    Retry { seq: u64, reply: AdminReply<()> },
 }
 
 impl From<SourceReply> for Msg {
@@ -190,7 +188,7 @@ impl Actor for ModuleActor {
             Msg::Reply(reply) => state.on_reply(reply).await,
             Msg::PullAgain => state.pull_again().await,
             Msg::Upgrade(candidate) => state.on_upgrade(candidate).await,
-            Msg::Retry { letter, reply } => state.on_retry(*letter, reply).await,
+            Msg::Retry { seq, reply } => state.on_retry(seq, reply).await,
         };
         if let Err(exit) = done {
             state.leave();

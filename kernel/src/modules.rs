@@ -4,24 +4,18 @@
 //! Invariant: a module's state changes only here, by what its actor reported or by how it ended. Orders never wait for a
 //! guest: they ask the actor to stop after the event in flight and answer when it has.
 
+mod ended;
 mod expected;
 mod facts;
 mod orders;
 mod slot;
 mod upgrade;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use expected::Expected;
-use nexum_host_ifaces::{
-    cron::ScheduleNext,
-    store::{ModuleHealth, Standing},
-};
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use nexum_host_ifaces::{cron::ScheduleNext, store::ModuleHealth};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use slot::{Phase, Slot};
 pub use upgrade::{Candidate, Wanted};
 
@@ -29,20 +23,14 @@ use crate::{
     admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded},
     instance::Prepared,
     load::Plan,
-    module::{self, Exit, ModuleActor, Shared},
+    module::{self, ModuleActor, Shared},
     outbox,
-    restart::{self, Decision, Fault},
     roster::{self, Roster, Start},
     status::{ModuleStatus, Wish},
 };
 
 /// The store answers orders in milliseconds; past this it is down and the order fails.
 const ORDER_DEADLINE: Duration = Duration::from_secs(5);
-/// Wait before a module starts again after something around it failed, which is not its fault.
-const ENVIRONMENT_RETRY: Duration = Duration::from_secs(1);
-
-/// Wait before a module tries again at a cursor that its source cannot serve.
-const STUCK_RETRY: Duration = Duration::from_secs(300);
 
 /// How far an actor has come.
 pub enum Step {
@@ -226,7 +214,7 @@ impl Actor for ModulesSupervisor {
                 }
             }
             Msg::Resync { module, order, reply } => state.resync(&myself, &module, order, reply).await,
-            Msg::RetryDeadLetter { module, seq, reply } => state.retry_dead_letter(&module, seq, reply).await,
+            Msg::RetryDeadLetter { module, seq, reply } => state.retry_dead_letter(&module, seq, reply),
             Msg::StopAll { reply } => {
                 state.shutting_down = true;
                 state.slots.values().for_each(Slot::ask_to_stop);
@@ -359,95 +347,6 @@ impl State {
         }
     }
 
-    /// A module's actor is gone: by order, by a failure it decided about, or by a bug in the host.
-    async fn on_ended(
-        &mut self,
-        myself: &ActorRef<Msg>,
-        cell: &ActorCell,
-        how: Result<Option<String>, ActorProcessingErr>,
-    ) {
-        let Some(name) = self.by_actor.remove(&cell.get_id()) else { return };
-        let Some(slot) = self.slots.get_mut(&name) else { return };
-        slot.actor = None;
-        // Supervision events overtake messages: what the actor reported before its end must not count after it.
-        self.generations += 1;
-        slot.generation = self.generations;
-        let then = slot.take_then();
-        let exit = match how {
-            Ok(_) => None,
-            Err(error) => Some(match error.downcast::<Exit>() {
-                Ok(exit) => *exit,
-                Err(bug) => slot.host_bug(&bug.to_string(), (self.shared.jitter)()),
-            }),
-        };
-        self.note_fault(&name, exit.as_ref()).await;
-        let reason = exit.as_ref().map_or_else(|| "it was stopped".to_owned(), ToString::to_string);
-        self.end_upgrade(&name, &format!("the running version ended before: {reason}")).await;
-        if let Some((then, reply)) = then {
-            let done = self.finish_order(myself, &name, then).await;
-            answer(reply, done);
-            return;
-        }
-        let Some(slot) = self.slots.get_mut(&name) else { return };
-        match exit {
-            None => slot.phase = Phase::Stopped,
-            Some(Exit::Load(reason)) => {
-                tracing::error!(module = %name, "not loaded: {reason}");
-                slot.die(reason);
-            }
-            Some(Exit::Standing(health)) => {
-                slot.health = *health;
-                slot.phase = match &slot.health.standing {
-                    Standing::Dead { reason } => Phase::Dead { reason: reason.clone() },
-                    _ => Phase::Paused,
-                };
-            }
-            Some(Exit::Stuck(reason)) => {
-                let reason = format!("`nexumctl module resync {name}` has to choose: {reason}");
-                self.restart_in(myself, &name, STUCK_RETRY, reason);
-            }
-            Some(Exit::Environment(reason)) => self.restart_in(myself, &name, ENVIRONMENT_RETRY, reason),
-            Some(Exit::Fault { health, decision }) => {
-                let reason = health.last_error.clone().unwrap_or_default();
-                match decision {
-                    Decision::RestartIn(wait) => {
-                        self.shared.metrics.restarts.with_label_values(&[&*name]).inc();
-                        self.restart_in(myself, &name, wait, reason);
-                    }
-                    Decision::Dead => {
-                        tracing::error!(module = %name, "dead: {reason}; `nexumctl module restart {name}` starts it again");
-                        let Standing::Dead { reason } = &health.standing else { return };
-                        slot.die(reason.clone());
-                    }
-                }
-            }
-        }
-    }
-
-    /// Keeps what a failure left of the budget: for the next actor, for whoever looks, and for the next process.
-    async fn note_fault(&mut self, name: &Arc<str>, exit: Option<&Exit>) {
-        let (Some(Exit::Fault { health, .. }), Some(slot)) = (exit, self.slots.get_mut(name)) else { return };
-        slot.health = (**health).clone();
-        slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
-        let failures = self.shared.metrics.consecutive_failures.with_label_values(&[&**name]);
-        failures.set(health.consecutive_failures.into());
-        if let Err(error) = self.put_health(name, (**health).clone()).await {
-            tracing::error!(module = %name, "its failure counters were not written: {error}");
-            if let Some(slot) = self.slots.get_mut(name) {
-                slot.override_health = Some((**health).clone());
-            }
-        }
-    }
-
-    fn restart_in(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, wait: Duration, reason: String) {
-        let Some(slot) = self.slots.get_mut(name) else { return };
-        tracing::warn!(module = %name, wait_ms = wait.as_millis() as u64, "restart: {reason}");
-        let at_ns = self.shared.clock.monotonic_ns() + wait.as_nanos() as u64;
-        slot.enter(Phase::Restart { at_ns, reason });
-        let (module, generation) = (name.clone(), slot.generation);
-        myself.send_after(wait, move || Msg::Start { module, generation });
-    }
-
     fn report_stopped(&mut self) {
         if self.shutting_down && self.slots.values().all(|slot| slot.actor.is_none()) {
             self.stopping.drain(..).for_each(|reply| answer(reply, ()));
@@ -471,17 +370,5 @@ impl State {
         self.shared.metrics.modules_loaded.set(self.slots.len() as i64);
         let dead = self.slots.values().filter(|slot| matches!(slot.phase, Phase::Dead { .. })).count();
         self.shared.metrics.modules_dead.set(dead as i64);
-    }
-}
-
-impl Slot {
-    /// The actor itself failed, by a panic or an unknown error: counted like a failure of the module.
-    fn host_bug(&mut self, bug: &str, jitter: f64) -> Exit {
-        tracing::error!(bug, "a module's actor failed: this is a bug in nexum");
-        let policy = self.plan.as_ref().map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
-        let fault = Fault { message: format!("host bug: {bug}"), backtrace: None, fuel: 0, event: None };
-        let mut health = self.health.clone();
-        let decision = restart::decide(&mut health, &fault, &policy, jitter);
-        Exit::Fault { health: Box::new(health), decision }
     }
 }

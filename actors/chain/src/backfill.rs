@@ -4,7 +4,7 @@
 //! ends below the window's floor, where no reorg is expected; a reorg that deep clears everything.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::Arc,
 };
@@ -30,8 +30,9 @@ const AHEAD_SEGMENTS: usize = 4;
 const HEADERS_PER_READ_MAX: u64 = 100;
 /// Memory of all segments together.
 const BYTES_MAX: usize = 64 << 20;
-/// Hashes remembered for checking cursors.
-const CHECKED_MAX: usize = 4_096;
+/// Hashes remembered for checking cursors, in each of two generations: far more than is read ahead of all readers, so
+/// that a cursor is looked at before its hash is forgotten.
+const CHECKED_MAX: usize = 16_384;
 
 /// The logs of one block that one interest wants.
 #[derive(Debug, Clone)]
@@ -121,12 +122,38 @@ impl Segment {
     }
 }
 
+/// Hashes by number, the newest added: when one generation is full, the one before it is forgotten.
+#[derive(Debug, Default)]
+struct Checked {
+    young: HashMap<u64, Hash>,
+    old: HashMap<u64, Hash>,
+}
+
+impl Checked {
+    fn add(&mut self, number: u64, hash: Hash) {
+        self.old.remove(&number);
+        self.young.insert(number, hash);
+        if self.young.len() >= CHECKED_MAX {
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+
+    fn get(&self, number: u64) -> Option<Hash> {
+        self.young.get(&number).or_else(|| self.old.get(&number)).copied()
+    }
+
+    fn remove(&mut self, number: u64) {
+        self.young.remove(&number);
+        self.old.remove(&number);
+    }
+}
+
 #[derive(Debug)]
 pub struct Backfill {
     chain_id: u64,
     logs: BTreeMap<(u64, u64), LogSegment>,
     headers: BTreeMap<u64, HeaderSegment>,
-    checked: BTreeMap<u64, Hash>,
+    checked: Checked,
     flights: Vec<(u64, Segment)>,
     next_flight: u64,
     checks: BTreeSet<u64>,
@@ -144,7 +171,7 @@ impl Backfill {
             chain_id,
             logs: BTreeMap::new(),
             headers: BTreeMap::new(),
-            checked: BTreeMap::new(),
+            checked: Checked::default(),
             flights: Vec::new(),
             next_flight: 0,
             checks: BTreeSet::new(),
@@ -160,14 +187,14 @@ impl Backfill {
     pub fn clear(&mut self) {
         self.logs.clear();
         self.headers.clear();
-        self.checked.clear();
+        self.checked = Checked::default();
         self.flights.clear();
         self.bytes = 0;
     }
 
     /// The canonical hash at a number, when it has been read.
     pub fn hash_at(&self, number: u64) -> Option<Hash> {
-        self.checked.get(&number).copied()
+        self.checked.get(number)
     }
 
     pub fn header(&mut self, number: u64) -> Option<(&Header, Arc<Event>)> {
@@ -327,7 +354,7 @@ impl Backfill {
         self.header_range.accepted(to - from + 1);
         self.tick += 1;
         for header in &headers {
-            self.check(header.number, header.hash);
+            self.checked.add(header.number, header.hash);
         }
         let blocks = headers.into_iter().map(|header| {
             let event = Arc::new(header.event(self.chain_id));
@@ -345,7 +372,7 @@ impl Backfill {
     /// Keeps the hashes of single headers.
     pub fn add_checked(&mut self, headers: &[Header]) {
         for header in headers {
-            self.check(header.number, header.hash);
+            self.checked.add(header.number, header.hash);
         }
     }
 
@@ -353,7 +380,7 @@ impl Backfill {
     pub fn add_logs(&mut self, from: u64, to: u64, watches: &[Arc<Watch>], logs: Vec<Log>, end_hash: Hash) {
         self.log_range.accepted(to - from + 1);
         self.tick += 1;
-        self.check(to, end_hash);
+        self.checked.add(to, end_hash);
         let mut blocks: Vec<(u64, Hash, Arc<Event>, usize)> = Vec::new();
         let mut logs = logs.into_iter().peekable();
         while let Some(first) = logs.next() {
@@ -364,7 +391,7 @@ impl Backfill {
                 of_block.push(log);
             }
             let bytes = of_block.iter().map(log_bytes).sum();
-            self.check(number, hash);
+            self.checked.add(number, hash);
             blocks.push((number, hash, Arc::new(Event::Logs(of_block)), bytes));
         }
         for watch in watches {
@@ -385,7 +412,7 @@ impl Backfill {
 
     /// Forgets what was read at a block where two reads contradict each other.
     pub fn forget(&mut self, number: u64) {
-        self.checked.remove(&number);
+        self.checked.remove(number);
         let header_froms: Vec<u64> =
             self.headers.range(..=number).next_back().map(|(from, _)| *from).into_iter().collect();
         for from in header_froms {
@@ -402,13 +429,6 @@ impl Backfill {
         self.bytes -= freed;
     }
 
-    fn check(&mut self, number: u64, hash: Hash) {
-        self.checked.insert(number, hash);
-        while self.checked.len() > CHECKED_MAX {
-            self.checked.pop_first();
-        }
-    }
-
     fn evict(&mut self) {
         while self.bytes > BYTES_MAX && self.logs.len() + self.headers.len() > 1 {
             let log = self.logs.iter().min_by_key(|(_, segment)| segment.used).map(|(key, s)| (*key, s.used));
@@ -423,5 +443,22 @@ impl Backfill {
                 _ => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_below_everything_that_was_checked_is_known_once_it_is_checked() {
+        let mut backfill = Backfill::new(1, 1_000);
+        let hash = |number: u64| Hash([number as u8; 32]);
+        let add = |backfill: &mut Backfill, number| backfill.checked.add(number, hash(number));
+        (1_000..1_000 + 3 * CHECKED_MAX as u64).for_each(|number| add(&mut backfill, number));
+        assert_eq!(backfill.hash_at(1_000), None, "it is bounded");
+        add(&mut backfill, 7);
+        (100_000..100_000 + CHECKED_MAX as u64 - 1).for_each(|number| add(&mut backfill, number));
+        assert_eq!(backfill.hash_at(7), Some(hash(7)), "what is read ahead does not drive it out");
     }
 }

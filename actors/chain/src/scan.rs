@@ -79,6 +79,11 @@ impl Scan<'_> {
         }
     }
 
+    /// Whether a step to this block would pass one that is due, or end on it.
+    fn reaches_due(&self, number: u64) -> bool {
+        self.watch.interest.blocks == Blocks::Latest && number >= self.limit
+    }
+
     fn skip(&mut self, blocks: u64) {
         if self.watch.interest.blocks == Blocks::Latest {
             self.skipped += blocks;
@@ -175,19 +180,26 @@ impl Scan<'_> {
                 self.skip(1);
                 return Ok(None);
             }
+            // The one block that is due is read with its header.
+            let end = if self.block_due(end) { end.saturating_sub(1) } else { end };
             self.backfill.want(Some(self.watch), number, end);
             let Some(stretch) = self.backfill.logs_from(self.watch, number) else { return Err(Stop::NeedsHistory) };
-            if let Some(hit) = stretch.hit {
-                // Its own block event is not due either.
-                self.skip(hit.number - number + 1);
-                *at = Position { number: hit.number, hash: Some(hit.hash), part: Part::Block };
-                let id = EventId::Logs { chain_id: self.chain_id, number: hit.number, hash: hit.hash };
-                self.deliveries.push(Delivery { id, event: hit.event, cursor: at.cursor(), seen_ns: 0 });
-                return Ok(None);
+            match stretch.hit {
+                Some(hit) if !self.reaches_due(hit.number) => {
+                    self.skip(hit.number - number + 1);
+                    *at = Position { number: hit.number, hash: Some(hit.hash), part: Part::Block };
+                    let id = EventId::Logs { chain_id: self.chain_id, number: hit.number, hash: hit.hash };
+                    self.deliveries.push(Delivery { id, event: hit.event, cursor: at.cursor(), seen_ns: 0 });
+                    return Ok(None);
+                }
+                None if !self.reaches_due(stretch.to) => {
+                    self.skip(stretch.to - at.number);
+                    *at = Position { number: stretch.to, hash: Some(stretch.end_hash), part: Part::Block };
+                    return Ok(None);
+                }
+                // It was read when the limit was higher: on by single blocks, so that none is passed that is due.
+                _ => {}
             }
-            self.skip(stretch.to - at.number);
-            *at = Position { number: stretch.to, hash: Some(stretch.end_hash), part: Part::Block };
-            return Ok(None);
         }
         self.backfill.want(None, number, end);
         let Some((header, event)) = self.backfill.header(number) else { return Err(Stop::NeedsHistory) };

@@ -220,6 +220,8 @@ impl Tracker {
                 self.free.push(*index);
             }
         }
+        // The next who sits there may wait with the same token.
+        self.effects.retain(|effect| !matches!(effect, Effect::Answer { seat, .. } if indices.contains(seat)));
         indices
     }
 

@@ -184,7 +184,7 @@ impl StateView for NoState {
 }
 
 /// A store that acknowledges everything at once.
-struct Forgetful;
+pub struct Forgetful;
 
 impl Actor for Forgetful {
     type Msg = StoreMsg;
@@ -210,7 +210,7 @@ impl Actor for Forgetful {
                     replay: 0,
                 }))?;
             }
-            StoreMsg::Commit { reply, .. } => reply.send(Ok(()))?,
+            StoreMsg::Commit { reply, .. } | StoreMsg::PutHealth { reply, .. } => reply.send(Ok(()))?,
             _ => {}
         }
         Ok(())
@@ -234,6 +234,8 @@ pub struct Bed {
     pub kernel: KernelHandle,
     #[allow(dead_code, reason = "only the test of refusals asks it")]
     pub admin: Port<AdminMsg>,
+    #[allow(dead_code, reason = "only the test of orders takes it away")]
+    pub store: Port<StoreMsg>,
     pub feed: Arc<Feed>,
     pub dir: TempDir,
 }
@@ -278,7 +280,7 @@ impl Bed {
         let kernel = KernelHandle::start(KernelArgs {
             services: Vec::new(),
             ports: Ports {
-                store,
+                store: store.clone(),
                 view,
                 chains: BTreeMap::from([(CHAIN, chain)]),
                 cron: Port::<CronMsg>::new("cron"),
@@ -303,7 +305,7 @@ impl Bed {
         })
         .await
         .unwrap();
-        Self { kernel, admin, feed, dir }
+        Self { kernel, admin, store, feed, dir }
     }
 }
 

@@ -63,6 +63,15 @@ impl Feeds {
         self.feeds.iter().position(|feed| feed.source.id() == source)
     }
 
+    /// The same, if this engine serves the source at all.
+    pub(super) fn served(&self, args: &Args, source: &SourceId) -> Option<usize> {
+        self.index(source).filter(|index| match &self.feeds[*index].source {
+            Source::Chain { chain_id, .. } => args.plan.chains.contains_key(chain_id),
+            Source::Outbox { .. } => args.plan.grants.get(Capability::Outbox) == Some(Grant::Served),
+            Source::Cron { .. } => true,
+        })
+    }
+
     /// Which feed an answer belongs to, when it answers the outstanding pull.
     pub(super) fn take(&mut self, reply: &SourceReply) -> Option<usize> {
         let index = self.index(&reply.source)?;

@@ -18,11 +18,19 @@ use crate::{
 };
 
 impl State {
-    pub(super) async fn on_retry(&mut self, letter: DeadLetter, reply: AdminReply<()>) -> Result<(), Exit> {
+    pub(super) async fn on_retry(&mut self, seq: u64, reply: AdminReply<()>) -> Result<(), Exit> {
         let Some(running) = &mut self.running else {
             let error = AdminError::Unavailable("the module is not running".into());
             let _ = reply.send(Err(error));
             return Ok(());
+        };
+        // Looked up only now: an order before this one may have retried or dropped it.
+        let letter = match letter(&self.args, seq).await {
+            Ok(letter) => letter,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return Ok(());
+            }
         };
         let done = running.retry(&self.args, letter).await;
         let (answer, done) = match done {
@@ -150,4 +158,14 @@ impl Running {
             .map_err(|failure| args.fault(self.health.clone(), failure, None))?;
         self.init(args).await
     }
+}
+
+async fn letter(args: &Args, seq: u64) -> Result<DeadLetter, AdminError> {
+    let name = args.name().to_string();
+    let unavailable = |error: String| AdminError::Unavailable(error);
+    let letters = args.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::DeadLetters { name, reply }).await;
+    let letters = letters.map_err(|error| unavailable(error.to_string()))?;
+    let mut letters = letters.map_err(|error| unavailable(error.to_string()))?.into_iter();
+    let unknown = || AdminError::UnknownDeadLetter { module: args.name().to_string(), seq };
+    letters.find(|letter| letter.seq == seq).ok_or_else(unknown)
 }

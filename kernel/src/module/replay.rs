@@ -113,8 +113,8 @@ impl Running {
             if args.status.wish() == Wish::Hold {
                 return self.settle(args).await;
             }
-            let Some(index) = self.feeds.index(&item.source) else {
-                // The manifest has dropped the subscription.
+            let Some(index) = self.feeds.served(args, &item.source) else {
+                // The manifest has dropped the subscription, or the engine no longer serves it.
                 let source = item.source.clone();
                 self.replay.forget(&source);
                 continue;

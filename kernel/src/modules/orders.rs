@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     admin::{AdminError, AdminReply, ModuleSpec, ResyncOrder, Resynced},
+    load::Plan,
     module::{self, Resync},
     roster::Change,
 };
@@ -159,18 +160,28 @@ impl State {
                     health.consecutive_failures = 0;
                     health.attempts.clear();
                 }
-                if afresh && let Err(error) = self.replan(name) {
-                    if let Some(slot) = self.slots.get_mut(name) {
-                        slot.die(error.to_string());
+                let plan = match if afresh { self.replanned(name) } else { Ok(None) } {
+                    Ok(plan) => plan,
+                    Err(error) => {
+                        if let Some(slot) = self.slots.get_mut(name) {
+                            slot.die(error.to_string());
+                        }
+                        return Err(error);
                     }
-                    return Err(error);
-                }
+                };
                 // Whoever ordered it may rely on it once it is answered, whatever becomes of the process.
                 self.put_health(name, health.clone()).await?;
                 if let Some(slot) = self.slots.get_mut(name) {
                     slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
                     slot.health = health;
                     slot.override_health = None;
+                    if let Some(plan) = &plan {
+                        slot.plan = Some(plan.clone());
+                        slot.prepared = None;
+                    }
+                }
+                if let Some(plan) = &plan {
+                    self.permit(plan);
                 }
                 self.start(myself, name).await;
                 Ok(())
@@ -188,8 +199,8 @@ impl State {
     }
 
     /// Reads the bundle again: its files may have changed since. The name is the identity of the state and must stay.
-    fn replan(&mut self, name: &Arc<str>) -> Result<(), AdminError> {
-        let Some(slot) = self.slots.get_mut(name) else { return Ok(()) };
+    fn replanned(&self, name: &Arc<str>) -> Result<Option<Arc<Plan>>, AdminError> {
+        let Some(slot) = self.slots.get(name) else { return Ok(None) };
         let plan = self.shared.loader.plan(&slot.spec).map_err(AdminError::Load)?;
         if plan.manifest.name != *name {
             let source = slot.spec.source.display();
@@ -198,11 +209,7 @@ impl State {
                 "{source} now holds module `{found}`, not `{name}`: unload and load it"
             )));
         }
-        let plan = Arc::new(plan);
-        slot.plan = Some(plan.clone());
-        slot.prepared = None;
-        self.permit(&plan);
-        Ok(())
+        Ok(Some(Arc::new(plan)))
     }
 
     pub(super) async fn stored_health(&self, name: &Arc<str>) -> Result<ModuleHealth, AdminError> {
@@ -214,7 +221,7 @@ impl State {
         }
     }
 
-    pub(super) async fn retry_dead_letter(&mut self, module: &str, seq: u64, reply: AdminReply<()>) {
+    pub(super) fn retry_dead_letter(&mut self, module: &str, seq: u64, reply: AdminReply<()>) {
         let Some(slot) = self.slots.get(module) else {
             return answer(reply, Err(AdminError::UnknownModule(module.to_owned())));
         };
@@ -223,17 +230,7 @@ impl State {
             let state = slot.phase.name().to_owned();
             return answer(reply, Err(AdminError::WrongState { module: module.to_owned(), state, hint }));
         };
-        let name = module.to_owned();
-        let letters = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::DeadLetters { name, reply }).await;
-        let letter = match letters {
-            Ok(Ok(letters)) => letters.into_iter().find(|letter| letter.seq == seq),
-            Ok(Err(error)) => return answer(reply, Err(AdminError::Unavailable(error.to_string()))),
-            Err(error) => return answer(reply, Err(AdminError::Unavailable(error.to_string()))),
-        };
-        let Some(letter) = letter else {
-            return answer(reply, Err(AdminError::UnknownDeadLetter { module: module.to_owned(), seq }));
-        };
         // A failed send drops the reply port, which the caller sees as "not running".
-        let _ = actor.send_message(module::Msg::Retry { letter: Box::new(letter), reply });
+        let _ = actor.send_message(module::Msg::Retry { seq, reply });
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use nexum_host_ifaces::{
     Address, Hash,
     chain::{Blocks, Hold, Interest, LogFilter},
-    event::{Answer, Cursor, SourceId},
+    event::{Answer, Cursor, EventId, SourceId},
     types::Log,
 };
 
@@ -342,4 +342,48 @@ fn a_chain_with_another_genesis_is_named() {
     let effects = tracker.effects();
     let [Effect::Answer { answer: Answer::Stuck { reason }, .. }] = &effects[..] else { panic!("{effects:?}") };
     assert!(reason.contains("descends from another genesis block"), "{reason}");
+}
+
+#[test]
+fn the_newest_final_block_is_delivered_though_it_lies_in_the_history() {
+    for filters in [vec![], logs_of(1).logs.clone()] {
+        let interest = Interest { blocks: Blocks::Latest, logs: filters, start_block: None, hold: Hold::Finalized };
+        let interest = Arc::new(interest);
+        let mut bench = Bench::new(100, 1_000);
+        bench.finalized_lag = 500;
+        let mut after = Cursor::block(400, hash(0, 400));
+        for head in [1_001, 1_020, 1_021, 1_050] {
+            bench.see(head);
+            let newest = EventId::Block { chain_id: 1, number: head - 500, hash: hash(0, head - 500) };
+            let mut blocks = Vec::new();
+            // The way there may be told first. A pull that waits would be answered by the next head.
+            for _ in 0..3 {
+                if !blocks.is_empty() {
+                    break;
+                }
+                let seat = bench.pull("a", after.clone(), &interest);
+                for answer in bench.answers.remove(&seat).unwrap_or_default() {
+                    let Answer::Events { deliveries, progress, .. } = answer else { panic!("{answer:?}") };
+                    let ids = deliveries.into_iter().map(|delivery| delivery.id);
+                    blocks.extend(ids.filter(|id| matches!(id, EventId::Block { .. })));
+                    after = progress.unwrap();
+                }
+            }
+            assert_eq!(blocks, [newest]);
+        }
+    }
+}
+
+#[test]
+fn who_takes_the_place_of_a_module_that_was_forgotten_does_not_get_its_answer() {
+    let mut bench = Bench::new(100, 1_000);
+    let source = || SourceId::new("chain:1");
+    let behind = Cursor::block(990, hash(0, 990));
+    let left = bench.tracker.pull("a".into(), source(), 1, Some(&behind), &blocks(), 100);
+    assert_eq!(bench.tracker.forget("a"), [left]);
+    let head = Cursor::block(1_000, hash(0, 1_000));
+    let seat = bench.tracker.pull("b".into(), source(), 1, Some(&head), &blocks(), 100);
+    assert_eq!(seat, left);
+    bench.work();
+    assert!(bench.answers.is_empty(), "{:?}", bench.answers);
 }

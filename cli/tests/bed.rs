@@ -1,4 +1,4 @@
-//! More modules than the process has memory maps for: a clear refusal, and no harm to those that run.
+//! The kernel in its least surroundings, where what is around it can be taken away.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
@@ -8,11 +8,12 @@ mod kit;
 
 use std::time::Duration;
 
-use kit::{Bed, Disk, copies, spec};
+use kit::{Bed, Disk, Forgetful, copies, spec};
 use nexum_kernel::{
     admin::{AdminError, AdminMsg, ModuleFacts, Node},
     engine::MapLimit,
 };
+use ractor::Actor;
 
 /// Far more than a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,6 +32,7 @@ async fn loaded(bed: &Bed) -> Vec<(String, String, ModuleFacts)> {
     found
 }
 
+/// More modules than the process has memory maps for: a clear refusal, and no harm to those that run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_module_without_room_is_refused_with_the_sysctl_and_its_neighbours_run() {
     const FIT: u64 = 3;
@@ -62,4 +64,22 @@ async fn a_module_without_room_is_refused_with_the_sysctl_and_its_neighbours_run
     let module = run[0].0.clone();
     bed.admin.call(PATIENCE, |reply| AdminMsg::Unload { module, reply }).await.unwrap().unwrap();
     assert_eq!(load().await.unwrap(), Ok("late00000".to_owned()));
+}
+
+/// The module has stopped for the order by the time the order fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_whose_order_could_not_be_kept_goes_on_by_itself() {
+    let bed = Bed::start(1, Disk::None).await;
+    let module = loaded(&bed).await[0].0.clone();
+    let order = |module: String| bed.admin.call(PATIENCE, |reply| AdminMsg::Pause { module, reply });
+    bed.store.unbind();
+    let refused = order(module.clone()).await.unwrap().unwrap_err();
+    assert!(matches!(refused, AdminError::Unavailable(_)), "{refused}");
+    let (_, state, facts) = loaded(&bed).await.remove(0);
+    assert_eq!((&*state, facts.last_error.is_some()), ("RESTART", true), "{facts:?}");
+    bed.store.bind(Actor::spawn(None, Forgetful, ()).await.unwrap().0);
+    bed.feed.add(4);
+    tokio::time::timeout(PATIENCE, bed.feed.all_at_head(1)).await.unwrap();
+    order(module).await.unwrap().unwrap();
+    assert_eq!(loaded(&bed).await[0].1, "PAUSED");
 }

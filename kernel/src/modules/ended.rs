@@ -1,0 +1,143 @@
+//! What follows the end of a module's actor: the order it stopped for, a restart after a wait, or nothing more.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use nexum_host_ifaces::store::Standing;
+use ractor::{ActorCell, ActorProcessingErr, ActorRef};
+
+use super::{Msg, State, answer, slot::Phase};
+use crate::{
+    admin::AdminError,
+    module::Exit,
+    restart::{self, Decision, Fault},
+};
+
+/// Wait before a module starts again after something around it failed, which is not its fault.
+const ENVIRONMENT_RETRY: Duration = Duration::from_secs(1);
+
+/// Wait before a module tries again at a cursor that its source cannot serve.
+const STUCK_RETRY: Duration = Duration::from_secs(300);
+
+impl State {
+    /// A module's actor is gone: by order, by a failure it decided about, or by a bug in the host.
+    pub(super) async fn on_ended(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        cell: &ActorCell,
+        how: Result<Option<String>, ActorProcessingErr>,
+    ) {
+        let Some(name) = self.by_actor.remove(&cell.get_id()) else { return };
+        let Some(slot) = self.slots.get_mut(&name) else { return };
+        slot.actor = None;
+        // Supervision events overtake messages: what the actor reported before its end must not count after it.
+        self.generations += 1;
+        slot.generation = self.generations;
+        let then = slot.take_then();
+        let exit = match how {
+            Ok(_) => None,
+            Err(error) => Some(match error.downcast::<Exit>() {
+                Ok(exit) => *exit,
+                Err(bug) => self.host_bug(&name, &bug.to_string()).await,
+            }),
+        };
+        self.note_fault(&name, exit.as_ref()).await;
+        let reason = exit.as_ref().map_or_else(|| "it was stopped".to_owned(), ToString::to_string);
+        self.end_upgrade(&name, &format!("the running version ended before: {reason}")).await;
+        if let Some((then, reply)) = then {
+            let done = self.finish_order(myself, &name, then).await;
+            if let Err(error) = &done {
+                self.fall_back(myself, &name, error);
+            }
+            answer(reply, done);
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(&name) else { return };
+        match exit {
+            None => slot.phase = Phase::Stopped,
+            Some(Exit::Load(reason)) => {
+                tracing::error!(module = %name, "not loaded: {reason}");
+                slot.die(reason);
+            }
+            Some(Exit::Standing(health)) => {
+                slot.health = *health;
+                slot.phase = match &slot.health.standing {
+                    Standing::Dead { reason } => Phase::Dead { reason: reason.clone() },
+                    _ => Phase::Paused,
+                };
+            }
+            Some(Exit::Stuck(reason)) => {
+                let reason = format!("`nexumctl module resync {name}` has to choose: {reason}");
+                self.restart_in(myself, &name, STUCK_RETRY, reason);
+            }
+            Some(Exit::Environment(reason)) => self.restart_in(myself, &name, ENVIRONMENT_RETRY, reason),
+            Some(Exit::Fault { health, decision }) => {
+                let reason = health.last_error.clone().unwrap_or_default();
+                match decision {
+                    Decision::RestartIn(wait) => {
+                        self.shared.metrics.restarts.with_label_values(&[&*name]).inc();
+                        self.restart_in(myself, &name, wait, reason);
+                    }
+                    Decision::Dead => {
+                        tracing::error!(module = %name, "dead: {reason}; `nexumctl module restart {name}` starts it again");
+                        let Standing::Dead { reason } = &health.standing else { return };
+                        slot.die(reason.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps what a failure left of the budget: for the next actor, for whoever looks, and for the next process.
+    async fn note_fault(&mut self, name: &Arc<str>, exit: Option<&Exit>) {
+        let (Some(Exit::Fault { health, .. }), Some(slot)) = (exit, self.slots.get_mut(name)) else { return };
+        slot.health = (**health).clone();
+        slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
+        let failures = self.shared.metrics.consecutive_failures.with_label_values(&[&**name]);
+        failures.set(health.consecutive_failures.into());
+        if let Err(error) = self.put_health(name, (**health).clone()).await {
+            tracing::error!(module = %name, "its failure counters were not written: {error}");
+            if let Some(slot) = self.slots.get_mut(name) {
+                slot.override_health = Some((**health).clone());
+            }
+        }
+    }
+
+    /// A module stopped for an order that then failed: it starts again by itself, unless that is what failed.
+    fn fall_back(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, error: &AdminError) {
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        if let Some(resync) = slot.resync.take() {
+            answer(resync.reply, Err(AdminError::Unavailable(error.to_string())));
+        }
+        if self.shutting_down {
+            slot.phase = Phase::Stopped;
+        } else if !matches!(slot.phase, Phase::Dead { .. }) {
+            self.restart_in(myself, name, ENVIRONMENT_RETRY, error.to_string());
+        }
+    }
+
+    pub(super) fn restart_in(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, wait: Duration, reason: String) {
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        tracing::warn!(module = %name, wait_ms = wait.as_millis() as u64, "restart: {reason}");
+        let at_ns = self.shared.clock.monotonic_ns() + wait.as_nanos() as u64;
+        slot.enter(Phase::Restart { at_ns, reason });
+        let (module, generation) = (name.clone(), slot.generation);
+        myself.send_after(wait, move || Msg::Start { module, generation });
+    }
+
+    /// The actor itself failed, by a panic or an unknown error: counted like a failure of the module, on top of what its
+    /// last unit left.
+    async fn host_bug(&mut self, name: &Arc<str>, bug: &str) -> Exit {
+        tracing::error!(module = %name, bug, "a module's actor failed: this is a bug in nexum");
+        let stored = self.stored_health(name).await.ok();
+        let slot = self.slots.get(name);
+        let mut health = stored.or_else(|| slot.map(|slot| slot.health.clone())).unwrap_or_default();
+        let plan = slot.and_then(|slot| slot.plan.as_ref());
+        let policy = plan.map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
+        let fault = Fault { message: format!("host bug: {bug}"), backtrace: None, fuel: 0, event: None };
+        let decision = restart::decide(&mut health, &fault, &policy, (self.shared.jitter)());
+        Exit::Fault { health: Box::new(health), decision }
+    }
+}
