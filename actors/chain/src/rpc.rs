@@ -38,6 +38,7 @@ use crate::{
 pub use dial::{Dial, Network};
 use endpoint::Endpoint;
 use errors::CallError;
+use limiter::Caller;
 use scoreboard::{Demotion, Scoreboard};
 
 /// First wait before the same endpoints are asked again; doubles.
@@ -128,8 +129,7 @@ impl Shared {
         });
     }
 
-    /// One exchange with one endpoint. What goes wrong on the way is held against it, unless the question may have been
-    /// too large; whether the answers are what they should be is for the caller to say.
+    /// One exchange with one endpoint for the engine itself; see `send_for`.
     async fn send(
         &self,
         index: usize,
@@ -137,13 +137,27 @@ impl Shared {
         timeout: Duration,
         may_be_too_large: bool,
     ) -> Result<Vec<Result<Box<RawValue>, CallError>>, CallError> {
+        self.send_for(Caller::Engine, index, requests, timeout, may_be_too_large).await
+    }
+
+    /// One exchange with one endpoint. What goes wrong on the way is held against it, unless the question may have been
+    /// too large; whether the answers are what they should be is for the caller to say. Silence is held against it in
+    /// any case: a smaller question may be answered, but better by another.
+    async fn send_for(
+        &self,
+        caller: Caller,
+        index: usize,
+        requests: &[(&str, &RawValue)],
+        timeout: Duration,
+        may_be_too_large: bool,
+    ) -> Result<Vec<Result<Box<RawValue>, CallError>>, CallError> {
         let began_ns = self.clock.monotonic_ns();
-        let result = self.endpoints[index].send(requests, timeout).await;
+        let result = self.endpoints[index].send(caller, requests, timeout).await;
         match &result {
             // Also when it answered with an error: a call that reverts is the module's business.
             Ok(_) => self.answered(index, began_ns),
             Err(error @ CallError::Node { .. }) if !error.is_rate_limit() => self.answered(index, began_ns),
-            Err(error) if may_be_too_large && error.is_too_large() => {}
+            Err(error) if may_be_too_large && error.is_too_large() && !error.is_silence() => {}
             Err(error) => self.let_down(index, error),
         }
         result
@@ -244,7 +258,7 @@ impl RpcBackend {
             }
             tried.push(index);
             let timeout = left.min(self.shared.config.timeout);
-            match self.shared.send(index, requests, timeout, false).await {
+            match self.shared.send_for(Caller::Module, index, requests, timeout, false).await {
                 Ok(result) => return Ok(result),
                 Err(failure) => {
                     let stop = !failure.may_differ_elsewhere() || !repeatable;

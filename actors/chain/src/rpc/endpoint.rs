@@ -24,7 +24,7 @@ use url::Url;
 use super::{
     dial::{self, Dial},
     errors::CallError,
-    limiter::Limiter,
+    limiter::{Caller, Limiter},
 };
 use crate::{config::EndpointConfig, metrics::ChainMetrics};
 
@@ -156,17 +156,11 @@ impl Endpoint {
         }
     }
 
-    async fn pace(&self, requests: usize, timeout: Duration) -> Result<(), CallError> {
-        if self.limiter.pass(requests, timeout).await { Ok(()) } else { Err(CallError::Paced) }
+    async fn pace(&self, caller: Caller, requests: usize, timeout: Duration) -> Result<(), CallError> {
+        if self.limiter.pass(caller, requests, timeout).await { Ok(()) } else { Err(CallError::Paced) }
     }
 
-    /// One request, one answer.
-    pub async fn call(&self, method: &str, params: &RawValue, timeout: Duration) -> Payload {
-        self.pace(1, timeout).await?;
-        self.call_now(method, params, timeout).await
-    }
-
-    /// The same without waiting for its turn: for what keeps the connection alive.
+    /// One request, one answer, without waiting for its turn: for what keeps the connection alive.
     pub async fn call_now(&self, method: &str, params: &RawValue, timeout: Duration) -> Payload {
         let label = ChainMetrics::method(method);
         self.metrics.rpc_requests.with_label_values(&[&self.chain_label, label]).inc();
@@ -195,8 +189,7 @@ impl Endpoint {
 
     /// One batch over HTTP; over a WebSocket, where alloy knows no batches, the requests go out one after the other
     /// without waiting. As many answers as requests, in order.
-    pub async fn batch(&self, requests: &[(&str, &RawValue)], timeout: Duration) -> Result<Vec<Payload>, CallError> {
-        self.pace(requests.len(), timeout).await?;
+    async fn batch(&self, requests: &[(&str, &RawValue)], timeout: Duration) -> Result<Vec<Payload>, CallError> {
         let mut packet = Vec::with_capacity(requests.len());
         for (method, params) in requests {
             let labels = [&self.chain_label, ChainMetrics::method(method)];
@@ -239,10 +232,16 @@ impl Endpoint {
         Ok(answers.collect())
     }
 
-    /// One request as such, several as one batch. A single request's failure is the outer one.
-    pub async fn send(&self, requests: &[(&str, &RawValue)], timeout: Duration) -> Result<Vec<Payload>, CallError> {
+    /// One request as such, several as one batch, in their turn. A single request's failure is the outer one.
+    pub async fn send(
+        &self,
+        caller: Caller,
+        requests: &[(&str, &RawValue)],
+        timeout: Duration,
+    ) -> Result<Vec<Payload>, CallError> {
+        self.pace(caller, requests.len(), timeout).await?;
         match requests {
-            [(method, params)] => Ok(vec![Ok(self.call(method, params, timeout).await?)]),
+            [(method, params)] => Ok(vec![Ok(self.call_now(method, params, timeout).await?)]),
             requests => self.batch(requests, timeout).await,
         }
     }

@@ -93,6 +93,11 @@ impl CallError {
         }
     }
 
+    /// Whether no answer came in time.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Transport { kind: HostErrorKind::Timeout, status: 0, .. })
+    }
+
     /// Whether another endpoint may do better.
     pub fn may_differ_elsewhere(&self) -> bool {
         match self {

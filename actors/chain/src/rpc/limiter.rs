@@ -10,23 +10,38 @@ use tokio::time::Instant;
 /// Requests that may go at once after a pause, in seconds' worth of the rate.
 const BURST: Duration = Duration::from_secs(1);
 
-/// At most so many requests per second, in the order they came.
+/// For whom a request goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// What every module waits for: heads, headers, logs.
+    Engine,
+    Module,
+}
+
+/// At most so many requests per second, in the order they came. The engine's own reads do not wait for modules' calls,
+/// which wait for both: a module that floods the endpoint holds up nobody's events.
 #[derive(Debug)]
 pub struct Limiter {
     per_request: Duration,
-    /// When the next request would go if there were no burst.
-    due: Mutex<Option<Instant>>,
+    due: Mutex<Due>,
+}
+
+/// When the next request would go if there were no burst.
+#[derive(Debug, Default)]
+struct Due {
+    of_engine: Option<Instant>,
+    of_all: Option<Instant>,
 }
 
 impl Limiter {
     /// `per_second` 0 is unlimited.
     pub fn new(per_second: u32) -> Self {
         let per_request = Duration::from_secs(1).checked_div(per_second).unwrap_or_default();
-        Self { per_request, due: Mutex::new(None) }
+        Self { per_request, due: Mutex::default() }
     }
 
     /// Waits until `requests` more may go. False at once when that would take longer than `at_most`.
-    pub async fn pass(&self, requests: usize, at_most: Duration) -> bool {
+    pub async fn pass(&self, caller: Caller, requests: usize, at_most: Duration) -> bool {
         if self.per_request.is_zero() {
             return true;
         }
@@ -34,12 +49,17 @@ impl Limiter {
         let cost = self.per_request * u32::try_from(requests).unwrap_or(u32::MAX);
         let go = {
             let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = due.unwrap_or(now).max(now) + cost;
+            let after = |due: Option<Instant>| due.unwrap_or(now).max(now) + cost;
+            let (next_of_engine, next_of_all) = (after(due.of_engine), after(due.of_all));
+            let next = if caller == Caller::Engine { next_of_engine } else { next_of_all };
             let go = next.checked_sub(cost.max(BURST)).unwrap_or(now);
             if go.saturating_duration_since(now) > at_most {
                 return false;
             }
-            *due = Some(next);
+            due.of_all = Some(next_of_all);
+            if caller == Caller::Engine {
+                due.of_engine = Some(next_of_engine);
+            }
             go
         };
         if go > now {
@@ -55,16 +75,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_of_requests_may_go_at_once_and_what_would_wait_too_long_is_refused() {
+        for caller in [Caller::Engine, Caller::Module] {
+            let limiter = Limiter::new(10);
+            for _ in 0..10 {
+                assert!(limiter.pass(caller, 1, Duration::ZERO).await);
+            }
+            assert!(!limiter.pass(caller, 1, Duration::from_millis(1)).await);
+            assert!(limiter.pass(caller, 1, Duration::from_secs(1)).await, "a refused request takes no place");
+            assert!(Limiter::new(0).pass(caller, 1_000_000, Duration::ZERO).await);
+            assert!(
+                Limiter::new(10).pass(caller, 100, Duration::ZERO).await,
+                "a batch larger than the burst goes when it is first"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn reads_of_the_engine_pass_calls_of_modules_and_count_against_them() {
+        let limiter = Limiter::new(10);
+        assert!(limiter.pass(Caller::Module, 100, Duration::ZERO).await);
+        assert!(!limiter.pass(Caller::Module, 1, Duration::from_secs(1)).await);
+        for _ in 0..10 {
+            assert!(limiter.pass(Caller::Engine, 1, Duration::ZERO).await);
+        }
+        assert!(!limiter.pass(Caller::Engine, 1, Duration::ZERO).await, "they have a pace, too");
         let limiter = Limiter::new(10);
         for _ in 0..10 {
-            assert!(limiter.pass(1, Duration::ZERO).await);
+            assert!(limiter.pass(Caller::Engine, 1, Duration::ZERO).await);
         }
-        assert!(!limiter.pass(1, Duration::from_millis(1)).await);
-        assert!(limiter.pass(1, Duration::from_secs(1)).await, "a refused request takes no place");
-        assert!(Limiter::new(0).pass(1_000_000, Duration::ZERO).await);
-        assert!(
-            Limiter::new(10).pass(100, Duration::ZERO).await,
-            "a batch larger than the burst goes when it is first"
-        );
+        assert!(!limiter.pass(Caller::Module, 1, Duration::ZERO).await);
     }
 }
