@@ -1,6 +1,6 @@
 //! The port of a chain actor, and the guest-facing `chain` interface over it.
 //!
-//! One actor per chain, real or mock, behind the same messages. Which methods a module may call is decided here, once.
+//! One actor per chain, real or mock, behind the same messages. Which chains and methods a module may call is its grants' to say.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -12,6 +12,7 @@ use crate::{
     bindings::nexum::host::chain::{self, RpcRequest, RpcResult},
     event::{Cursor, SourceId, Subscriber},
     host::HostState,
+    port::Port,
 };
 
 /// A block's place in the chain: all that fork detection needs, and what is kept over restarts.
@@ -138,7 +139,8 @@ pub const CODE_UNKNOWN_CHAIN: i32 = -32002;
 /// A batch longer than this is refused: public endpoints refuse it too.
 pub const BATCH_REQUESTS_MAX: usize = 100;
 
-const READ_METHODS: &[&str] = &[
+/// The methods that every module with a chain may call.
+pub(crate) const READ_METHODS: &[&str] = &[
     "eth_blockNumber",
     "eth_call",
     "eth_chainId",
@@ -160,22 +162,11 @@ const READ_METHODS: &[&str] = &[
     "net_version",
 ];
 
-/// Whether a module may call `method`, given the extra methods its manifest lists and the operator allows.
-pub fn method_allowed(method: &str, extra: &BTreeSet<String>) -> bool {
-    READ_METHODS.contains(&method) || extra.contains(method)
-}
-
-fn denied(method: &str) -> HostError {
-    HostError::new("chain", HostErrorKind::Denied, format!("method {method} is not available to modules"))
-        .with_code(CODE_METHOD_DENIED)
-}
-
 impl HostState {
-    fn chain_port(&self, chain_id: u64) -> Result<&crate::port::Port<ChainMsg>, HostError> {
-        self.chains.get(&chain_id).ok_or_else(|| {
-            let message = format!("chain {chain_id} is not available to module {}", self.module);
-            HostError::new("chain", HostErrorKind::Unsupported, message).with_code(CODE_UNKNOWN_CHAIN)
-        })
+    fn chain_port(&self, chain_id: u64) -> Result<Port<ChainMsg>, HostError> {
+        self.grants.chain(&self.module, chain_id)?;
+        let unserved = || HostError::new("chain", HostErrorKind::Internal, format!("chain {chain_id} has no port"));
+        self.chains.get(&chain_id).cloned().ok_or_else(unserved)
     }
 
     fn check_reply(&self, text: String) -> Result<String, HostError> {
@@ -191,10 +182,8 @@ impl HostState {
 impl chain::Host for HostState {
     async fn request(&mut self, chain_id: u64, method: String, params: String) -> Result<String, HostError> {
         self.count_host_call("chain")?;
-        let port = self.chain_port(chain_id)?.clone();
-        if !method_allowed(&method, &self.extra_methods) {
-            return Err(denied(&method));
-        }
+        let port = self.chain_port(chain_id)?;
+        self.grants.method(&method)?;
         let deadline = self.limits.host_call_deadline;
         let asked = self.tape.ask("chain.request", &(chain_id, &method, &params));
         let live = async {
@@ -207,7 +196,7 @@ impl chain::Host for HostState {
 
     async fn request_batch(&mut self, chain_id: u64, requests: Vec<RpcRequest>) -> Result<Vec<RpcResult>, HostError> {
         self.count_host_call("chain")?;
-        let port = self.chain_port(chain_id)?.clone();
+        let port = self.chain_port(chain_id)?;
         if requests.len() > BATCH_REQUESTS_MAX {
             let message = format!("{} requests in one batch, at most {BATCH_REQUESTS_MAX}", requests.len());
             return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
@@ -216,11 +205,12 @@ impl chain::Host for HostState {
         let mut results: Vec<Option<RpcResult>> = Vec::with_capacity(requests.len());
         let mut allowed = Vec::with_capacity(requests.len());
         for RpcRequest { method, params } in requests {
-            if method_allowed(&method, &self.extra_methods) {
-                allowed.push((method, params));
-                results.push(None);
-            } else {
-                results.push(Some(RpcResult::Err(denied(&method))));
+            match self.grants.method(&method) {
+                Ok(()) => {
+                    allowed.push((method, params));
+                    results.push(None);
+                }
+                Err(denied) => results.push(Some(RpcResult::Err(denied))),
             }
         }
         let mut answers = Vec::new();

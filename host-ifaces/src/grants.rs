@@ -1,8 +1,20 @@
-//! Grants: what a module may reach. Decided once, at load, from manifest and operator; there is no second check.
+//! Grants: what a module may reach, all of it: interfaces, chains, methods, hosts. Decided once, at load, from manifest
+//! and operator.
+//!
+//! Invariant: whatever leaves for a module is held against its grants, by a call now or by an effect later, and nothing
+//! else decides. The interfaces among them are decided by linking; `rpc` and `effect` answer for the rest.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::{
+    HostError, HostErrorKind,
+    chain::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN, READ_METHODS},
+    http::Allowlist,
+    outbox::Effect,
+};
 
 /// A host interface that a module can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,10 +100,32 @@ pub enum Grant {
     Stub,
 }
 
-/// The decision for every capability of one module. Two modules with equal grants and the same component share what is
-/// linked.
+/// The decision for every interface that a module asked for. Modules with the same component and the same interfaces
+/// share what is linked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Grants(Vec<(Capability, Grant)>);
+pub struct Interfaces(Vec<(Capability, Grant)>);
+
+impl Interfaces {
+    /// The grant for a capability, if the manifest asked for it.
+    pub fn get(&self, capability: Capability) -> Option<Grant> {
+        self.0.iter().find(|(asked, _)| *asked == capability).map(|(_, grant)| *grant)
+    }
+
+    pub fn has_stubs(&self) -> bool {
+        self.0.iter().any(|(_, grant)| *grant == Grant::Stub)
+    }
+}
+
+/// Everything that one module may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Grants {
+    interfaces: Interfaces,
+    /// What the operator withholds, whether or not it was asked for.
+    withheld: BTreeSet<Capability>,
+    chains: BTreeSet<u64>,
+    extra_methods: BTreeSet<String>,
+    hosts: Arc<Allowlist>,
+}
 
 /// Why a required capability is missing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -116,7 +150,7 @@ impl Grants {
         provided: &BTreeSet<Capability>,
         denied: &BTreeSet<Capability>,
     ) -> Result<Self, GrantError> {
-        let mut grants = Vec::new();
+        let mut interfaces = Vec::new();
         for &capability in asked.required {
             if denied.contains(&capability) {
                 return Err(GrantError::Denied(capability));
@@ -124,20 +158,133 @@ impl Grants {
             if !provided.contains(&capability) {
                 return Err(GrantError::NotProvided(capability));
             }
-            grants.push((capability, Grant::Served));
+            interfaces.push((capability, Grant::Served));
         }
         for &capability in asked.optional {
             let served = provided.contains(&capability) && !denied.contains(&capability);
-            grants.push((capability, if served { Grant::Served } else { Grant::Stub }));
+            interfaces.push((capability, if served { Grant::Served } else { Grant::Stub }));
         }
-        grants.sort();
-        grants.dedup_by_key(|(capability, _)| *capability);
-        Ok(Self(grants))
+        interfaces.sort();
+        interfaces.dedup_by_key(|(capability, _)| *capability);
+        Ok(Self { interfaces: Interfaces(interfaces), withheld: denied.clone(), ..Self::default() })
+    }
+
+    /// With the chains that are both asked for and served.
+    pub fn with_chains(self, chains: impl IntoIterator<Item = u64>) -> Self {
+        Self { chains: chains.into_iter().collect(), ..self }
+    }
+
+    /// With the methods beyond the standard ones that are both asked for and allowed.
+    pub fn with_extra_methods(self, extra_methods: impl IntoIterator<Item = String>) -> Self {
+        Self { extra_methods: extra_methods.into_iter().collect(), ..self }
+    }
+
+    /// With the hosts that the manifest names.
+    pub fn with_hosts(self, hosts: Allowlist) -> Self {
+        Self { hosts: Arc::new(hosts), ..self }
+    }
+
+    pub fn interfaces(&self) -> &Interfaces {
+        &self.interfaces
     }
 
     /// The grant for a capability, if the manifest asked for it.
     pub fn get(&self, capability: Capability) -> Option<Grant> {
-        self.0.iter().find(|(asked, _)| *asked == capability).map(|(_, grant)| *grant)
+        self.interfaces.get(capability)
+    }
+
+    pub fn chains(&self) -> &BTreeSet<u64> {
+        &self.chains
+    }
+
+    pub fn extra_methods(&self) -> &BTreeSet<String> {
+        &self.extra_methods
+    }
+
+    pub fn hosts(&self) -> &Arc<Allowlist> {
+        &self.hosts
+    }
+
+    /// Capabilities that answer `unsupported`: stubs, and what the operator withholds besides.
+    pub fn refused(&self) -> BTreeSet<Capability> {
+        let stubs = self.interfaces.0.iter().filter(|(_, grant)| *grant == Grant::Stub);
+        stubs.map(|(capability, _)| *capability).chain(self.withheld.iter().copied()).collect()
+    }
+
+    /// Whether the module may ask this of this chain.
+    ///
+    /// # Errors
+    /// `unsupported` (−32002) for a chain that is not granted, `denied` (−32601) for a method.
+    pub fn rpc(&self, module: &str, chain_id: u64, method: &str) -> Result<(), HostError> {
+        self.chain(module, chain_id)?;
+        self.method(method)
+    }
+
+    /// Whether the module may ask anything of this chain.
+    ///
+    /// # Errors
+    /// `unsupported` (−32002).
+    pub fn chain(&self, module: &str, chain_id: u64) -> Result<(), HostError> {
+        if self.chains.contains(&chain_id) {
+            return Ok(());
+        }
+        let message = format!("chain {chain_id} is not available to module {module}");
+        Err(HostError::new("chain", HostErrorKind::Unsupported, message).with_code(CODE_UNKNOWN_CHAIN))
+    }
+
+    /// Whether the module may call this method, on any chain.
+    ///
+    /// # Errors
+    /// `denied` (−32601).
+    pub fn method(&self, method: &str) -> Result<(), HostError> {
+        if READ_METHODS.contains(&method) || self.extra_methods.contains(method) {
+            return Ok(());
+        }
+        let message = format!("method {method} is not available to modules");
+        Err(HostError::new("chain", HostErrorKind::Denied, message).with_code(CODE_METHOD_DENIED))
+    }
+
+    /// Whether an effect may go where it wants to: what a call of the interface behind it may reach, an effect may. An
+    /// effect over RPC needs the capability `chain`. One over HTTP needs a host from the allowlist, as an effect is asked
+    /// for by that alone, and that the operator does not withhold `http`.
+    ///
+    /// # Errors
+    /// Those of `rpc` and `Allowlist::check`, and `unsupported` for a capability that is not granted.
+    pub fn effect(&self, module: &str, effect: &Effect) -> Result<(), HostError> {
+        let missing = |capability: Capability, what: &str| {
+            let message = format!("capability `{capability}` is not granted to module {module}, and {what} need it");
+            HostError::new("outbox", HostErrorKind::Unsupported, message)
+        };
+        match effect {
+            Effect::Http(effect) => {
+                if self.refused().contains(&Capability::Http) {
+                    return Err(missing(Capability::Http, "effects over HTTP"));
+                }
+                let url = Url::parse(&effect.url).map_err(|why| {
+                    let message = format!("`{}` is no URL: {why}", effect.url);
+                    HostError::new("http", HostErrorKind::InvalidInput, message)
+                })?;
+                self.hosts.check(&url)
+            }
+            Effect::Rpc(effect) => {
+                if self.get(Capability::Chain) != Some(Grant::Served) {
+                    return Err(missing(Capability::Chain, "effects over RPC"));
+                }
+                self.rpc(module, effect.chain_id, &effect.method)
+            }
+            // They name what they need once there is an actor for them.
+            Effect::Transaction(_) | Effect::Message(_) => Ok(()),
+        }
+    }
+
+    /// What these grants reach and others do not, in words.
+    pub fn beyond(&self, other: &Self) -> Vec<String> {
+        let served = |grants: &Self, capability| grants.get(capability) == Some(Grant::Served);
+        let capabilities = Capability::ALL.into_iter().filter(|c| served(self, *c) && !served(other, *c));
+        let mut beyond: Vec<_> = capabilities.map(|capability| format!("capability `{capability}`")).collect();
+        beyond.extend(self.chains.difference(&other.chains).map(|chain| format!("chain {chain}")));
+        beyond.extend(self.extra_methods.difference(&other.extra_methods).map(|method| format!("method {method}")));
+        beyond
     }
 }
 
@@ -173,5 +320,42 @@ mod tests {
         assert_eq!(grants.get(Logging), Some(Grant::Stub));
         assert_eq!(grants.get(Http), Some(Grant::Stub));
         assert_eq!(grants.get(Clock), None);
+    }
+
+    fn rpc(chain_id: u64, method: &str) -> Effect {
+        Effect::Rpc(crate::outbox::RpcEffect { chain_id, method: method.into(), params: "[]".into() })
+    }
+
+    fn post(url: &str) -> Effect {
+        let url = url.to_owned();
+        Effect::Http(crate::outbox::HttpEffect { method: "POST".into(), url, headers: Vec::new(), body: None })
+    }
+
+    #[test]
+    fn an_effect_reaches_what_a_call_reaches() {
+        use Capability::*;
+        let refusal = |grants: Result<Grants, GrantError>, effect: &Effect| {
+            let grants = grants.unwrap().with_chains([1]).with_extra_methods(["eth_sendRawTransaction".to_owned()]);
+            let grants = grants.with_hosts(Allowlist::new(["a.org".to_owned()]));
+            grants.effect("m", effect).map_err(|error| (error.kind, error.code, error.message))
+        };
+        let granted = || decide(&[Chain], &[], &[]);
+        let send = rpc(1, "eth_sendRawTransaction");
+        assert_eq!(refusal(granted(), &send), Ok(()));
+        let denied = refusal(granted(), &rpc(1, "eth_sign")).unwrap_err();
+        assert!(matches!(denied, (HostErrorKind::Denied, CODE_METHOD_DENIED, _)), "{denied:?}");
+        let unknown = refusal(granted(), &rpc(2, "eth_call")).unwrap_err();
+        assert!(matches!(unknown, (HostErrorKind::Unsupported, CODE_UNKNOWN_CHAIN, _)), "{unknown:?}");
+        // Not asked for, and asked for but denied by the operator.
+        for without in [decide(&[], &[], &[]), decide(&[], &[Chain], &[Chain])] {
+            let (kind, _, message) = refusal(without, &send).unwrap_err();
+            let expected = "capability `chain` is not granted to module m, and effects over RPC need it";
+            assert_eq!((kind, message.as_str()), (HostErrorKind::Unsupported, expected));
+        }
+
+        assert_eq!(refusal(granted(), &post("https://a.org/x")), Ok(()));
+        assert!(matches!(refusal(granted(), &post("https://b.org")), Err((HostErrorKind::Denied, ..))));
+        let withheld = refusal(decide(&[], &[], &[Http]), &post("https://a.org/x")).unwrap_err();
+        assert!(withheld.2.starts_with("capability `http` is not granted to module m"), "{withheld:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! What one module's Store holds: its overlay, its ports, its limits, and the WASI context.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +18,8 @@ use crate::{
     chain::ChainMsg,
     clock::Clock,
     event::{Cursor, EventId, SourceId},
-    http::{Allowlist, EgressMsg},
+    grants::Grants,
+    http::EgressMsg,
     ledger::{Ledger, Outcome},
     limits::{Limits, MemoryLimiter},
     local_store::Overlay,
@@ -40,15 +41,12 @@ pub struct HostArgs {
     pub clock: Arc<dyn Clock>,
     pub ahead: Arc<Ahead>,
     pub view: Arc<dyn StateView>,
-    /// The chains that manifest and operator grant.
+    pub grants: Arc<Grants>,
+    /// The ports of the chains that are granted.
     pub chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
-    /// Methods beyond the standard ones that manifest and operator grant.
-    pub extra_methods: Arc<BTreeSet<String>>,
     /// Whether what the guest sees of the world is recorded, or comes from a recording.
     pub taping: Taping,
     pub egress: Port<EgressMsg>,
-    /// The hosts that the manifest allows.
-    pub allow: Arc<Allowlist>,
     pub quota: Arc<Quota>,
 }
 
@@ -74,9 +72,8 @@ pub struct HostState {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ahead: Arc<Ahead>,
     pub(crate) chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
-    pub(crate) extra_methods: Arc<BTreeSet<String>>,
+    pub(crate) grants: Arc<Grants>,
     pub(crate) egress: Port<EgressMsg>,
-    pub(crate) allow: Arc<Allowlist>,
     pub(crate) quota: Arc<Quota>,
     pub(crate) drafts: Drafts,
     /// The event that effects are named after: the one at hand, or the one that a retried dead letter holds.
@@ -116,9 +113,8 @@ impl HostState {
             clock: args.clock.clone(),
             ahead: args.ahead.clone(),
             chains: args.chains.clone(),
-            extra_methods: args.extra_methods.clone(),
+            grants: args.grants.clone(),
             egress: args.egress.clone(),
-            allow: args.allow.clone(),
             quota: args.quota.clone(),
             drafts: Drafts::default(),
             origin: None,

@@ -176,14 +176,14 @@ pub enum EgressMsg {
 impl http::Host for HostState {
     async fn fetch(&mut self, request: Request) -> Result<Response, HostError> {
         self.count_host_call("http")?;
-        check(&request.method, &request.url, &request.headers, request.body.as_deref(), &self.allow)?;
+        check(&request.method, &request.url, &request.headers, request.body.as_deref(), self.grants.hosts())?;
         let limit = self.limits.host_call_deadline;
         let deadline = request.timeout_ms.map_or(limit, |ms| limit.min(Duration::from_millis(ms.into())));
         let asked = self.tape.ask("http.fetch", &request);
         let fetch = Box::new(Fetch {
             module: self.module.clone(),
             request,
-            allow: self.allow.clone(),
+            allow: self.grants.hosts().clone(),
             deadline,
             max_reply_bytes: self.limits.max_reply_bytes,
             keep_method: false,

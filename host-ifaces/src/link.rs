@@ -9,7 +9,7 @@ use wasmtime::{
 
 use crate::{
     bindings::nexum::host,
-    grants::{Capability, Grant, Grants},
+    grants::{Capability, Grant, Interfaces},
     host::HostState,
 };
 
@@ -39,11 +39,11 @@ fn misfit(error: wasmtime::Error) -> LinkError {
     LinkError::Misfit(format!("{error:#}"))
 }
 
-/// A linker that serves exactly what `grants` say, for a component whose imports have been checked against them.
+/// A linker that serves exactly what `interfaces` say, for a component whose imports have been checked against them.
 pub fn link(
     engine: &Engine,
     component: &Component,
-    grants: &Grants,
+    interfaces: &Interfaces,
     module: &str,
 ) -> Result<Linker<HostState>, LinkError> {
     let mut linker = Linker::<HostState>::new(engine);
@@ -59,7 +59,7 @@ pub fn link(
             continue;
         }
         let Some(capability) = nexum_capability(&name)? else { continue };
-        match grants.get(capability) {
+        match interfaces.get(capability) {
             None => return Err(LinkError::Undeclared { import: name, capability }),
             Some(Grant::Served) => serve(&mut linker, capability).map_err(misfit)?,
             Some(Grant::Stub) => stub(engine, &mut linker, &name, item, capability, module).map_err(misfit)?,

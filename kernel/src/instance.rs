@@ -6,7 +6,7 @@ use nexum_host_ifaces::{
     EventModule, Hash, HostError,
     ahead::Ahead,
     event::EventId,
-    grants::{Capability, Grant, Grants},
+    grants::Interfaces,
     host::{HostArgs, HostState},
     link,
     recording::{Fault, Outcome, Recorded, Recording, Session, Setting},
@@ -22,16 +22,20 @@ use crate::engine::{EPOCH_TICK, FUEL_YIELD, WasmEngine};
 pub type Prepared = nexum_host_ifaces::EventModulePre<HostState>;
 
 /// Links a component for one module. `Err` names the import that is wrong.
-pub fn prepare(engine: &WasmEngine, component: &Component, grants: &Grants, module: &str) -> Result<Prepared, String> {
-    let linker = link::link(engine.wasm(), component, grants, module).map_err(|error| error.to_string())?;
+pub fn prepare(
+    engine: &WasmEngine,
+    component: &Component,
+    interfaces: &Interfaces,
+    module: &str,
+) -> Result<Prepared, String> {
+    let linker = link::link(engine.wasm(), component, interfaces, module).map_err(|error| error.to_string())?;
     let pre = linker.instantiate_pre(component).map_err(|error| format!("the component does not fit: {error:#}"))?;
     Prepared::new(pre).map_err(|error| format!("the component does not export a nexum module: {error:#}"))
 }
 
-/// Modules with the same component and the same grants can share what was linked, unless a stub names the module.
-pub fn shared_key(component: Hash, grants: &Grants) -> Option<(Hash, Grants)> {
-    let stubbed = Capability::ALL.into_iter().any(|capability| grants.get(capability) == Some(Grant::Stub));
-    (!stubbed).then(|| (component, grants.clone()))
+/// Modules with the same component and the same interfaces can share what was linked, unless a stub names the module.
+pub fn shared_key(component: Hash, interfaces: &Interfaces) -> Option<(Hash, Interfaces)> {
+    (!interfaces.has_stubs()).then(|| (component, interfaces.clone()))
 }
 
 /// The guest failed; this instance is dead.

@@ -10,8 +10,7 @@ use nexum_host_ifaces::{
     Hash,
     chain::ChainMsg,
     cron::ScheduleCheck,
-    grants::{Asked, Capability, Grant, Grants},
-    http::Allowlist,
+    grants::{Asked, Capability, Grants, Interfaces},
     limits::Limits,
     link,
     outbox::{PENDING_MAX, Quota},
@@ -32,29 +31,12 @@ use crate::{
 pub struct Plan {
     pub manifest: Manifest,
     pub component: PathBuf,
-    pub grants: Grants,
+    pub grants: Arc<Grants>,
     pub limits: Arc<Limits>,
     pub chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
-    pub extra_methods: Arc<BTreeSet<String>>,
-    /// The hosts that the manifest allows.
-    pub allow: Arc<Allowlist>,
     pub quota: Arc<Quota>,
     pub config: Arc<Vec<(String, ConfigValue)>>,
     pub record: Record,
-}
-
-impl Plan {
-    /// What this version may reach and another may not, in words.
-    pub fn beyond(&self, other: &Self) -> Vec<String> {
-        let served = |plan: &Self, capability| plan.grants.get(capability) == Some(Grant::Served);
-        let capabilities = Capability::ALL.into_iter().filter(|c| served(self, *c) && !served(other, *c));
-        let chains = self.chains.keys().filter(|chain| !other.chains.contains_key(chain));
-        let methods = self.extra_methods.difference(&other.extra_methods);
-        let mut beyond: Vec<_> = capabilities.map(|capability| format!("capability `{capability}`")).collect();
-        beyond.extend(chains.map(|chain| format!("chain {chain}")));
-        beyond.extend(methods.map(|method| format!("method {method}")));
-        beyond
-    }
 }
 
 /// What plans are made against: the engine's services and ceilings.
@@ -67,7 +49,7 @@ pub struct Loader {
     pub record: Record,
     /// Effects of one module that have not ended.
     pub pending_max: u64,
-    linked: Mutex<HashMap<(Hash, Grants), Arc<Prepared>>>,
+    linked: Mutex<HashMap<(Hash, Interfaces), Arc<Prepared>>>,
     /// Modules that may be verified and compiled at once: as many as there are cores. More would each take a thread and
     /// its memory and be done no sooner.
     turns: Semaphore,
@@ -123,9 +105,11 @@ impl Loader {
             ));
         }
         let wanted = manifest.required_chains.union(&manifest.optional_chains);
-        let chains = wanted.filter_map(|chain| self.chains.get(chain).map(|port| (*chain, port.clone()))).collect();
+        let chains: BTreeMap<_, _> =
+            wanted.filter_map(|chain| self.chains.get(chain).map(|port| (*chain, port.clone()))).collect();
         let allowed: BTreeSet<_> = spec.extra_methods.iter().cloned().collect();
-        let extra_methods = manifest.extra_methods.intersection(&allowed).cloned().collect();
+        let extra_methods = manifest.extra_methods.intersection(&allowed).cloned();
+        let grants = grants.with_chains(chains.keys().copied()).with_extra_methods(extra_methods);
         let mut limits = manifest.limits.lowered_to(&self.ceiling);
         if let Some(ceiling) = &spec.ceiling {
             limits = limits.lowered_to(ceiling);
@@ -133,11 +117,9 @@ impl Loader {
         let config = Arc::new(configuration(&manifest, spec).map_err(|error| format!("{at}: {error}"))?);
         Ok(Plan {
             component,
-            grants,
+            grants: Arc::new(grants.with_hosts(manifest.allow.clone())),
             limits: Arc::new(limits),
             chains: Arc::new(chains),
-            extra_methods: Arc::new(extra_methods),
-            allow: Arc::new(manifest.allow.clone()),
             quota: Quota::new(self.pending_max),
             config,
             record: spec.record.unwrap_or(self.record),
@@ -149,14 +131,14 @@ impl Loader {
     pub fn prepare(&self, plan: &Plan) -> Result<Arc<Prepared>, String> {
         let hash = plan.manifest.component;
         let component = self.engine.component(&plan.component, hash).map_err(|error| error.to_string())?;
-        let shared = instance::shared_key(hash, &plan.grants);
+        let shared = instance::shared_key(hash, plan.grants.interfaces());
         if let Some(key) = &shared {
             let linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(prepared) = linked.get(key) {
                 return Ok(prepared.clone());
             }
         }
-        let prepared = instance::prepare(&self.engine, &component, &plan.grants, &plan.manifest.name)
+        let prepared = instance::prepare(&self.engine, &component, plan.grants.interfaces(), &plan.manifest.name)
             .map_err(|error| format!("module `{}`: {error}", plan.manifest.name))?;
         let prepared = Arc::new(prepared);
         if let Some(key) = shared {

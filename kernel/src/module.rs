@@ -327,11 +327,10 @@ fn host_args(shared: &Shared, plan: &Plan, id: ModuleId) -> HostArgs {
         clock: shared.clock.clone(),
         ahead: Arc::new(Ahead::new(shared.store.clone())),
         view: shared.view.clone(),
+        grants: plan.grants.clone(),
         chains: plan.chains.clone(),
-        extra_methods: plan.extra_methods.clone(),
         taping: plan.taping(),
         egress: shared.egress.clone(),
-        allow: plan.allow.clone(),
         quota: plan.quota.clone(),
     }
 }

@@ -52,7 +52,9 @@ pub async fn replay(
     let served: BTreeSet<_> = setting.served.iter().copied().collect();
     let asked = Asked { required: &setting.served, optional: &setting.stubs };
     let grants = Grants::decide(asked, &served, &BTreeSet::new()).map_err(|error| error.to_string())?;
-    let prepared = instance::prepare(engine, component, &grants, &setting.module)?;
+    let grants = grants.with_chains(setting.chains.iter().copied()).with_hosts(setting.allow.clone());
+    let grants = grants.with_extra_methods(setting.extra_methods.iter().cloned());
+    let prepared = instance::prepare(engine, component, grants.interfaces(), &setting.module)?;
     let init_view = Arc::new(RecordedView::new(&recording.init));
     let args = HostArgs {
         module: setting.module.clone(),
@@ -63,9 +65,8 @@ pub async fn replay(
         ahead: Arc::new(Ahead::new(Port::new("store"))),
         view: init_view.clone(),
         chains: Arc::new(setting.chains.iter().map(|chain| (*chain, Port::new("chain"))).collect()),
-        extra_methods: Arc::new(setting.extra_methods.clone()),
+        grants: Arc::new(grants),
         egress: Port::new("egress"),
-        allow: Arc::new(setting.allow.clone()),
         quota: Quota::new(PENDING_MAX),
         taping: Taping::Play(Arc::new(recording.init.clone())),
     };

@@ -50,7 +50,7 @@ impl Guests {
         let component = engine.component(&bundle("bench").join("module.wasm"), manifest.component).unwrap();
         let asked = Asked { required: &[Capability::LocalStore], optional: &[] };
         let grants = Grants::decide(asked, &[Capability::LocalStore].into(), &[].into()).unwrap();
-        let prepared = instance::prepare(&engine, &component, &grants, "bench").unwrap();
+        let prepared = instance::prepare(&engine, &component, grants.interfaces(), "bench").unwrap();
         let args = HostArgs {
             module: "bench".into(),
             id: ModuleId(1),
@@ -60,10 +60,9 @@ impl Guests {
             ahead: Arc::new(Ahead::new(Port::new("store"))),
             view: Arc::new(NoState),
             chains: Arc::default(),
-            extra_methods: Arc::default(),
+            grants: Arc::new(grants),
             taping: Taping::Off,
             egress: Port::new("egress"),
-            allow: Arc::default(),
             quota: Quota::new(0),
         };
         Self { prepared, args, _cache: cache }

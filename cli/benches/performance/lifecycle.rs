@@ -41,7 +41,7 @@ pub async fn cold_start(figures: &mut Figures) {
         let engine = WasmEngine::new(cache.path()).unwrap();
         let start = now();
         let component = engine.component(&file, manifest.component).unwrap();
-        let prepared = instance::prepare(&engine, &component, &grants, "bench").unwrap();
+        let prepared = instance::prepare(&engine, &component, grants.interfaces(), "bench").unwrap();
         let mut instance = Instance::start(&prepared, &guests.args, ModuleRecord::default()).await.unwrap();
         instance.init(&Vec::new()).await.unwrap();
         instance.handle(&id, &event).await.unwrap();
@@ -52,7 +52,7 @@ pub async fn cold_start(figures: &mut Figures) {
         let start = now();
         #[allow(unsafe_code, reason = "the file was written by the engine under test a moment ago")]
         let component = unsafe { Component::deserialize_file(engine.wasm(), &code) }.unwrap();
-        let prepared = instance::prepare(&engine, &component, &grants, "bench").unwrap();
+        let prepared = instance::prepare(&engine, &component, grants.interfaces(), "bench").unwrap();
         let mut store = Store::new(prepared.engine(), HostState::new(&guests.args, ModuleRecord::default()));
         store.set_fuel(1_000_000_000).unwrap();
         store.set_epoch_deadline(1 << 40);

@@ -88,7 +88,7 @@ fn what_cannot_be_sent_is_refused_in_the_handler_and_hurts_nothing_else() {
         "InvalidInput: outbox: key `has a space`: expected 1 to 255 visible",
         "InvalidInput: outbox: header `idempotency-key` is the host's to set",
         "InvalidInput: outbox: an effect of 3",
-        "Denied: outbox: method eth_sendRawTransaction is not available",
+        "Unsupported: outbox: capability `chain` is not granted to module sender, and effects over RPC need it",
         "Unsupported: outbox: transaction effects: this engine has no actor",
         "Unsupported: outbox: message effects: this engine has no actor",
     ];
@@ -98,6 +98,23 @@ fn what_cannot_be_sent_is_refused_in_the_handler_and_hurts_nothing_else() {
     }
     assert!(ids[0].ends_with("/0"), "what was refused took no place: {ids:?}");
     assert_eq!(outcome(&engine, &ids[0])["status"], "delivered");
+}
+
+/// What the handler was told of an `eth_sendRawTransaction`, with `chain` asked for in this way.
+fn told_of_rpc(asked: &str, operator: &str) -> String {
+    let changes = [("\"http\", \"outbox\"]", asked)];
+    let setup = sender(Setup::new().mock(31337, CHAIN), "http://127.0.0.1:9", "refused", &changes);
+    let engine = started(setup.with(operator));
+    let (_, seen) = eventually("a block", || engine.state("sender", "f/").pop().ok_or_else(|| engine.ctl(&["tree"])));
+    seen[5].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_effect_over_rpc_reaches_what_a_call_of_chain_would_reach() {
+    let granted = told_of_rpc("\"http\", \"outbox\", \"chain\"]", "");
+    assert!(granted.starts_with("Denied: outbox: method eth_sendRawTransaction is not available"), "{granted}");
+    let denied = told_of_rpc("\"http\", \"outbox\"]\noptional = [\"chain\"]", "denied = [\"chain\"]");
+    assert!(denied.starts_with("Unsupported: outbox: capability `chain` is not granted to module sender"), "{denied}");
 }
 
 #[test]

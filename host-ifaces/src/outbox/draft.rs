@@ -12,7 +12,6 @@ use super::{BlockPoint, Effect, Entry, effect_id};
 use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::outbox::{self, Options},
-    chain::{CODE_UNKNOWN_CHAIN, method_allowed},
     event::EventId,
     host::HostState,
     http,
@@ -120,32 +119,22 @@ impl HostState {
             error.domain = "outbox".into();
             error
         };
+        self.grants.effect(&self.module, effect).map_err(moved)?;
         let none =
             |what: &str| error(HostErrorKind::Unsupported, format!("{what}: this engine has no actor for them yet"));
         match effect {
             Effect::Http(effect) => {
-                http::check(&effect.method, &effect.url, &effect.headers, effect.body.as_deref(), &self.allow)
+                http::check(&effect.method, &effect.url, &effect.headers, effect.body.as_deref(), self.grants.hosts())
                     .map_err(moved)?;
                 if effect.headers.iter().any(|header| header.name.eq_ignore_ascii_case("idempotency-key")) {
                     return Err(invalid("header `idempotency-key` is the host's to set: give the key as an option"));
                 }
                 Ok(())
             }
-            Effect::Rpc(effect) => {
-                let chain_id = effect.chain_id;
-                if !self.chains.contains_key(&chain_id) {
-                    let message = format!("chain {chain_id} is not available to module {}", self.module);
-                    return Err(error(HostErrorKind::Unsupported, message).with_code(CODE_UNKNOWN_CHAIN));
-                }
-                if !method_allowed(&effect.method, &self.extra_methods) {
-                    let message = format!("method {} is not available to modules", effect.method);
-                    return Err(error(HostErrorKind::Denied, message));
-                }
-                match serde_json::from_str::<serde_json::Value>(&effect.params) {
-                    Ok(params) if params.is_array() => Ok(()),
-                    _ => Err(invalid("`params` is not the JSON text of an array")),
-                }
-            }
+            Effect::Rpc(effect) => match serde_json::from_str::<serde_json::Value>(&effect.params) {
+                Ok(params) if params.is_array() => Ok(()),
+                _ => Err(invalid("`params` is not the JSON text of an array")),
+            },
             Effect::Transaction(_) => Err(none("transaction effects")),
             Effect::Message(_) => Err(none("message effects")),
         }

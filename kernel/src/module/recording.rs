@@ -18,20 +18,18 @@ impl Args {
     /// How the module is set up, for whoever runs a recording again.
     fn setting(&self) -> Setting {
         let plan = &self.plan;
-        let granted = |wanted: Grant| {
-            Capability::ALL.into_iter().filter(move |capability| plan.grants.get(*capability) == Some(wanted)).collect()
-        };
+        let served = |capability: &Capability| plan.grants.get(*capability) == Some(Grant::Served);
         Setting {
             engine: env!("CARGO_PKG_VERSION").to_owned(),
             module: plan.manifest.name.clone(),
             component: plan.manifest.component,
             limits: (*plan.limits).clone(),
             config: (*plan.config).clone(),
-            served: granted(Grant::Served),
-            stubs: granted(Grant::Stub),
-            chains: plan.chains.keys().copied().collect(),
-            extra_methods: (*plan.extra_methods).clone(),
-            allow: (*plan.allow).clone(),
+            served: Capability::ALL.into_iter().filter(served).collect(),
+            stubs: plan.grants.refused().into_iter().collect(),
+            chains: plan.grants.chains().iter().copied().collect(),
+            extra_methods: plan.grants.extra_methods().clone(),
+            allow: (**plan.grants.hosts()).clone(),
         }
     }
 }

@@ -87,7 +87,7 @@ impl State {
             let (found, source) = (&plan.manifest.name, spec.source.display());
             return Err(AdminError::Load(format!("{source} holds module `{found}`, not `{module}`")));
         }
-        let beyond = plan.beyond(running);
+        let beyond = plan.grants.beyond(&running.grants);
         if !beyond.is_empty() && !wanted.allow_capabilities {
             return Err(AdminError::NeedsApproval { module: module.clone(), beyond: beyond.join(", ") });
         }

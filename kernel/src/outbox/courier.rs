@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
-    chain::{ChainMsg, method_allowed},
+    chain::ChainMsg,
     clock::Clock,
     http::{EgressMsg, Fetch, Header, Request},
     outbox::{Effect, EndOf, Ended, Entry, HttpEffect, Live, OutboxRequest, Progress, Released, RpcEffect},
@@ -68,10 +68,13 @@ impl Courier {
             Err(error) => return Done::Trouble(error, None),
         };
         self.metrics.attempts.with_label_values(&[&*live.name]).inc();
-        let verdict = match &entry.effect {
-            Effect::Http(effect) => self.http(plan, &entry.key, effect).await,
-            Effect::Rpc(effect) => self.rpc(plan, effect).await,
-            Effect::Transaction(_) | Effect::Message(_) => {
+        // Grants may be other ones by now than when it was sent.
+        let granted = plan.grants.effect(&plan.manifest.name, &entry.effect);
+        let verdict = match (granted, &entry.effect) {
+            (Err(error), _) => Verdict::Failed(format!("not granted any more: {}", error.message)),
+            (_, Effect::Http(effect)) => self.http(plan, &entry.key, effect).await,
+            (_, Effect::Rpc(effect)) => self.rpc(plan, effect).await,
+            (_, Effect::Transaction(_) | Effect::Message(_)) => {
                 Verdict::Failed("this engine has no actor for such effects yet".into())
             }
         };
@@ -153,7 +156,7 @@ impl Courier {
         let fetch = Box::new(Fetch {
             module: plan.manifest.name.clone(),
             request,
-            allow: plan.allow.clone(),
+            allow: plan.grants.hosts().clone(),
             deadline: self.deadline,
             max_reply_bytes: plan.limits.max_reply_bytes,
             keep_method: true,
@@ -168,11 +171,8 @@ impl Courier {
     async fn rpc(&self, plan: &Plan, effect: &RpcEffect) -> Verdict {
         let RpcEffect { chain_id, method, params } = effect.clone();
         let Some(port) = plan.chains.get(&chain_id) else {
-            return Verdict::Failed(format!("chain {chain_id} is not available to this module any more"));
+            return Verdict::Failed(format!("chain {chain_id} has no port"));
         };
-        if !method_allowed(&method, &plan.extra_methods) {
-            return Verdict::Failed(format!("method {method} is not available to this module any more"));
-        }
         let deadline = self.deadline;
         let answer = port.call(deadline, |reply| ChainMsg::Request { method, params, deadline, reply }).await;
         let unavailable = |error: nexum_host_ifaces::port::PortError| {
