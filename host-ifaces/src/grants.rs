@@ -284,6 +284,7 @@ impl Grants {
         let mut beyond: Vec<_> = capabilities.map(|capability| format!("capability `{capability}`")).collect();
         beyond.extend(self.chains.difference(&other.chains).map(|chain| format!("chain {chain}")));
         beyond.extend(self.extra_methods.difference(&other.extra_methods).map(|method| format!("method {method}")));
+        beyond.extend(self.hosts.beyond(&other.hosts).into_iter().map(|host| format!("host `{host}`")));
         beyond
     }
 }

@@ -66,6 +66,18 @@ impl Allowlist {
         })
     }
 
+    /// The patterns that stand for a host which none of another list's patterns stands for.
+    pub fn beyond(&self, other: &Self) -> Vec<&str> {
+        let covers = |wide: &str, pattern: &str| match wide.strip_prefix('*') {
+            // The suffix that a narrower pattern leaves out is one that the wider one has.
+            Some(suffix) if pattern.starts_with('*') => pattern.ends_with(suffix),
+            Some(_) => Host::parse(pattern).is_ok_and(|host| Self(vec![wide.to_owned()]).allows(&borrowed(&host))),
+            None => wide == pattern,
+        };
+        let known = |pattern: &&str| !other.0.iter().any(|wide| covers(wide, pattern));
+        self.0.iter().map(String::as_str).filter(known).collect()
+    }
+
     /// Whether a request may go to this URL, first or by a redirect.
     ///
     /// # Errors
@@ -83,6 +95,14 @@ impl Allowlist {
         }
         let hint = "add it to [capabilities.http] allow in the manifest";
         Err(error(HostErrorKind::Denied, format!("host `{host}` is not allowed to this module: {hint}")))
+    }
+}
+
+fn borrowed(host: &Host) -> Host<&str> {
+    match host {
+        Host::Domain(name) => Host::Domain(name),
+        Host::Ipv4(address) => Host::Ipv4(*address),
+        Host::Ipv6(address) => Host::Ipv6(*address),
     }
 }
 
@@ -238,6 +258,17 @@ mod tests {
         ] {
             assert!(!allowed(url), "{url}");
         }
+    }
+
+    #[test]
+    fn a_list_goes_beyond_another_by_what_no_pattern_of_it_covers() {
+        let old = allow(&["api.cow.fi", "*.example.org", "*.0.0.1"]);
+        let beyond = |patterns: &[&str]| allow(patterns).beyond(&old).join(" ");
+        assert_eq!(beyond(&["API.cow.fi", "*.example.org", "a.b.example.org", "*.b.example.org"]), "");
+        assert_eq!(beyond(&["cow.fi", "*.cow.fi", "api.cow.fi"]), "cow.fi *.cow.fi");
+        // A suffix leaves itself out, and stands for no address.
+        assert_eq!(beyond(&["example.org", "*.org", "*.xexample.org"]), "example.org *.org *.xexample.org");
+        assert_eq!(beyond(&["127.0.0.1"]), "127.0.0.1");
     }
 
     #[test]

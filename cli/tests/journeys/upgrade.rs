@@ -25,7 +25,12 @@ fn refused(engine: &Engine, bundle: &std::path::Path) -> String {
 
 /// Writes a bundle of `hostile` under the name of the running module, in a directory of its own.
 fn version(setup: &Setup, directory: &str, changes: &[(&str, &str)]) -> std::path::PathBuf {
-    let dir = setup.write_bundle("hostile", directory, changes);
+    version_of(setup, "hostile", directory, changes)
+}
+
+/// The same of any bundle.
+fn version_of(setup: &Setup, bundle: &str, directory: &str, changes: &[(&str, &str)]) -> std::path::PathBuf {
+    let dir = setup.write_bundle(bundle, directory, changes);
     let manifest = dir.join("nexum.toml");
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replace(&format!("name = \"{directory}\""), "name = \"m\"")).unwrap();
@@ -67,6 +72,31 @@ fn a_new_version_runs_on_inherited_state_and_is_there_after_a_restart() {
         assert_eq!(recorded + counted(&engine), cursor, "each block once, by the one version or the other");
         engine.ctl(&["module", "resume", "m"]);
     }
+}
+
+#[test]
+fn a_version_that_wants_more_hosts_waits_for_the_operator() {
+    let allow = |hosts: &'static str| ("allow = [\"127.0.0.1\"]", hosts);
+    // It sends nothing, and is not told off for it.
+    let quiet = ("mode = \"lane\"", "mode = \"fetch\"");
+    let setup = Setup::new().mock(31337, CHAIN).module("sender", "m", &[quiet, allow("allow = [\"*.example.org\"]")]);
+    let narrower =
+        version_of(&setup, "sender", "narrower", &[VERSION, quiet, allow("allow = [\"hooks.example.org\"]")]);
+    let wider = version_of(
+        &setup,
+        "sender",
+        "wider",
+        &[quiet, allow("allow = [\"hooks.example.org\", \"*.evil.org\", \"10.0.0.1\"]")],
+    );
+    let engine = setup.start();
+    engine.module_until("m", "runs", |node| node["state"] == "RUN");
+    assert_eq!(upgrade(&engine, &narrower)["to"], "0.4.0");
+
+    let asked = refused(&engine, &wider);
+    assert!(asked.contains("(host `*.evil.org`, host `10.0.0.1`): say --allow-capabilities"), "{asked}");
+    assert_eq!(engine.module("m")["version"], "0.4.0");
+    let done = engine.json(&["module", "upgrade", "m", wider.to_str().unwrap(), "--allow-capabilities"]);
+    assert_eq!(done["to"], "0.3.0");
 }
 
 #[test]
