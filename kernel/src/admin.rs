@@ -133,7 +133,8 @@ pub enum AdminMsg {
         reply: AdminReply<()>,
     },
     /// Stop a module from pulling, let it finish the event in flight, and leave it paused. Without a name: every module,
-    /// until it is resumed or the engine is started again. The reply comes within `deadline`.
+    /// until it is resumed or the engine is started again. Waits for the effects that could go out, too. The reply comes
+    /// within `deadline`.
     Drain {
         module: Option<String>,
         deadline: Duration,
@@ -167,6 +168,48 @@ pub struct Drained {
     pub drained: Vec<String>,
     /// What was not finished within the deadline, one line each; it still finishes, and then the module is paused.
     pub unfinished: Vec<String>,
+    /// What nobody waited for, because it may take as long as a block needs to be final; one line each.
+    #[serde(default)]
+    pub held: Vec<String>,
+    /// What is left of their effects, by module; those that have none are left out.
+    #[serde(default)]
+    pub outbox: BTreeMap<String, Outstanding>,
+}
+
+/// Effects of one module that have not ended. Times are milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outstanding {
+    /// Those that could go out: due, under way, or to be tried again.
+    pub unsettled: u64,
+    /// When the oldest of them was sent.
+    pub oldest_unsettled_ms: Option<u64>,
+    /// Those that wait for a block to be final.
+    pub held: u64,
+    pub oldest_held_ms: Option<u64>,
+}
+
+impl Outstanding {
+    /// One line about what could go out, if anything could.
+    pub fn unsettled(&self, module: &str, now_ms: u64) -> Option<String> {
+        let oldest = age(now_ms, self.oldest_unsettled_ms?);
+        Some(format!("module {module}: {} not settled, the oldest sent {oldest} ago", effects(self.unsettled)))
+    }
+
+    /// One line about what waits for finality, if anything does.
+    pub fn held(&self, module: &str, now_ms: u64) -> Option<String> {
+        let oldest = age(now_ms, self.oldest_held_ms?);
+        let waits = if self.held == 1 { "waits" } else { "wait" };
+        Some(format!("module {module}: {} {waits} for finality, the oldest sent {oldest} ago", effects(self.held)))
+    }
+}
+
+fn effects(count: u64) -> String {
+    format!("{count} {}", if count == 1 { "effect" } else { "effects" })
+}
+
+fn age(now_ms: u64, then_ms: u64) -> String {
+    let age_s = now_ms.saturating_sub(then_ms) / 1_000;
+    humantime::format_duration(Duration::from_secs(age_s)).to_string()
 }
 
 /// How a module gets onto the endpoint's chain again.

@@ -21,6 +21,8 @@ use nexum_host_ifaces::{
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
 
+use drain::Drain;
+
 use crate::{
     admin::{AdminMsg, ChainHealthReport, Health, ModuleHealthReport, Node, NodeKind},
     modules::{self, Order},
@@ -75,8 +77,8 @@ impl Actor for AdminDesk {
             }
             AdminMsg::Drain { module, deadline, reply } => {
                 // It may take minutes, and questions are answered meanwhile.
-                let _draining: tokio::task::JoinHandle<_> =
-                    tokio::spawn(drain::drain(desk.modules.clone(), module, deadline, reply));
+                let drain = Drain::new(desk, deadline);
+                let _draining: tokio::task::JoinHandle<_> = tokio::spawn(drain.run(module, reply));
                 return Ok(());
             }
             AdminMsg::ResumeAll(reply) => modules::Msg::ResumeAll(reply),
@@ -207,6 +209,8 @@ impl Args {
             Ok(CallResult::Success(())) => Vec::new(),
             _ => self.ask_modules(|reply| modules::Msg::KillRest { reply }).await.unwrap_or_default(),
         };
+        // Nobody waits for these: they are durable, and go out after the next start.
+        let unfinished = unfinished.into_iter().chain(drain::left(self).await).collect::<Vec<_>>();
         for line in &unfinished {
             tracing::warn!("shutdown: {line}");
         }

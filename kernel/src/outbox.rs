@@ -13,6 +13,7 @@ mod metrics;
 mod permits;
 mod requests;
 mod schedule;
+mod settle;
 mod verdict;
 
 use std::{
@@ -39,6 +40,8 @@ use ractor::{
 };
 pub use schedule::Concurrency;
 use schedule::{Pending, Schedule};
+use settle::Asked;
+pub use settle::Left;
 use tokio::task::JoinSet;
 pub use verdict::RetryPolicy;
 
@@ -110,6 +113,9 @@ pub enum Msg {
     Cancel { module: String, id: String, reply: AdminReply<()> },
     /// Must reply.
     Status(RpcReplyPort<OutboxStatus>),
+    /// What is left of effects that are durable now. Must reply, but not before nothing of the modules in `settled` could
+    /// go out any more; the caller stops listening at its deadline.
+    Left { settled: BTreeSet<String>, reply: RpcReplyPort<Left> },
     /// What the actor's own tasks found; from anyone else it changes nothing.
     Found(Found),
 }
@@ -121,6 +127,7 @@ pub enum Found {
     Outcomes { module: Arc<str>, token: u64, ended: u64, outcomes: Result<Vec<OutcomeRecord>, String> },
     Final { chain_id: u64, effects: Vec<(Live, bool)> },
     Reopened(Box<Live>),
+    Told { number: u64, told: Result<u64, String> },
 }
 
 #[derive(Clone)]
@@ -146,6 +153,10 @@ pub struct State {
     waiting: HashMap<Arc<str>, Pull>,
     /// Ends of effects by module, since the actor started.
     ended: HashMap<Arc<str>, u64>,
+    /// Changes heard of since everything was read; absent while it is being read.
+    heard: Option<u64>,
+    asked_left: Vec<Asked>,
+    questions: u64,
     /// Chains that are being asked how far they are final, or were lately.
     asked: BTreeSet<u64>,
     tasks: JoinSet<()>,
@@ -173,6 +184,9 @@ impl Actor for OutboxActor {
             schedule,
             waiting: HashMap::new(),
             ended: HashMap::new(),
+            heard: None,
+            asked_left: Vec::new(),
+            questions: 0,
             asked: BTreeSet::new(),
             tasks: JoinSet::new(),
             timer: None,
@@ -205,8 +219,10 @@ impl Actor for OutboxActor {
                 let _ = reply.send(OutboxStatus { in_flight: state.schedule.flying(), pending: pending.collect() });
                 return Ok(());
             }
+            Msg::Left { settled, reply } => state.ask_left(&myself, settled, reply),
             Msg::Found(found) => state.found(&myself, found),
         }
+        state.answer_left();
         state.look(&myself);
         Ok(())
     }
@@ -230,6 +246,7 @@ impl State {
     }
 
     fn read_all(&mut self, myself: &ActorRef<Msg>, wait: Duration) {
+        self.heard = None;
         let store = self.args.store.clone();
         self.task(myself, async move {
             tokio::time::sleep(wait).await;
@@ -267,10 +284,12 @@ impl State {
         match found {
             Found::Live(Ok(all)) => {
                 self.schedule.replace(all);
+                self.heard_all(myself);
                 self.await_news(myself);
                 self.publish_all();
             }
             Found::News(Ok(News::Changes(changes))) => {
+                self.heard = self.heard.map(|heard| heard + changes.len() as u64);
                 changes.into_iter().for_each(|change| self.change(change));
                 self.await_news(myself);
             }
@@ -284,6 +303,7 @@ impl State {
                 self.outcomes(myself, &module, token, ended, outcomes);
             }
             Found::Final { chain_id, effects } => self.finalized(myself, chain_id, effects),
+            Found::Told { number, told } => self.told(number, told),
             Found::Reopened(live) => {
                 self.change(Change::Sent(*live));
             }

@@ -144,6 +144,7 @@ impl State {
                 self.job(reply, outbox::live);
             }
             OutboxRequest::News { reply } => self.committer.news().ask(reply),
+            OutboxRequest::Told { reply } => drop(reply.send(Ok(self.committer.news().told()))),
             OutboxRequest::Outcomes { name, after, limit, reply } => {
                 self.job(reply, move |store| outbox::outcomes(store, store.id(&name)?, after, limit));
             }

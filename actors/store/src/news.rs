@@ -24,6 +24,8 @@ struct Desk {
     begun: bool,
     lost: bool,
     changes: Vec<Change>,
+    /// Changes since it was begun, told or not.
+    told: u64,
     asking: Option<Reply<News>>,
 }
 
@@ -41,11 +43,17 @@ impl NewsDesk {
         desk.tell();
     }
 
+    pub fn told(&self) -> u64 {
+        let desk = lock(&self.0);
+        if desk.begun { desk.told } else { u64::MAX }
+    }
+
     pub fn push(&self, changes: Vec<Change>) {
         let mut desk = lock(&self.0);
         if !desk.begun || changes.is_empty() {
             return;
         }
+        desk.told += changes.len() as u64;
         desk.changes.extend(changes);
         if desk.changes.len() > CHANGES_MAX {
             desk.changes = Vec::new();

@@ -116,7 +116,8 @@ pub fn letters(letters: &[Letter]) -> String {
 
 pub fn drained(drained: &Drained) -> String {
     let done = drained.drained.iter().map(|name| format!("{name}: drained\n"));
-    done.chain(drained.unfinished.iter().map(|line| format!("not finished: {line}\n"))).collect()
+    let held = drained.held.iter().map(|line| format!("not waited for: {line}\n"));
+    done.chain(held).chain(drained.unfinished.iter().map(|line| format!("not finished: {line}\n"))).collect()
 }
 
 pub fn retried(retried: &Retried) -> String {

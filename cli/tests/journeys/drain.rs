@@ -4,7 +4,12 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::engine::{Engine, Setup, eventually};
+use super::{
+    anvil::Anvil,
+    engine::{Engine, Setup, eventually},
+    outbox::sender,
+    receiver::{Mood, Receiver},
+};
 
 const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 /// An event that outlasts the test, were it not for a deadline.
@@ -61,6 +66,59 @@ fn drained_modules_are_paused_and_lose_nothing() {
     let numbers: Vec<u64> = blocks.iter().map(|(key, _)| key[2..].parse().unwrap()).collect();
     assert!(numbers.is_sorted_by(|a, b| *b == a + 1), "{numbers:?}");
     assert!(blocks.iter().all(|(_, value)| value["count"] == 1));
+}
+
+#[test]
+fn a_drain_waits_for_effects_that_can_go_out_and_names_the_others() {
+    let mut receiver = Receiver::start();
+    receiver.set(Mood::Hangs);
+    let finalized = ("release = \"committed\"", "release = \"finalized\"");
+    let anvil = Anvil::start();
+    let setup =
+        Setup::new().chain(31337, &[anvil.ws()]).with("[outbox]\ntimeout = \"60s\"\nbackoff_first = \"50ms\"\n");
+    let from_the_first = ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
+    let setup = sender(setup, &receiver.url(), "lane", &[from_the_first]);
+    let setup = setup.module("sender", "late", &[finalized, from_the_first]);
+    let mut engine = setup.start();
+    for name in ["sender", "late"] {
+        engine.module_until(name, "runs", |node| node["state"] == "RUN");
+    }
+    anvil.mine();
+    for name in ["sender", "late"] {
+        engine.module_until(name, "has sent", |node| node["outbox_pending"] == 2);
+    }
+
+    let (code, drained) = answer(&engine, &["module", "drain", "sender", "--deadline", "300ms", "--json"]);
+    assert_eq!((code, &drained["drained"]), (Some(1), &serde_json::json!([])), "{drained:#}");
+    assert_eq!(drained["outbox"]["sender"]["unsettled"], 2, "{drained:#}");
+    let line = drained["unfinished"][0].as_str().unwrap();
+    assert!(line.starts_with("module sender: 2 effects not settled, the oldest sent "), "{line}");
+    // What waits for finality is named, and waited for by nobody.
+    let (code, drained) = answer(&engine, &["module", "drain", "late", "--json"]);
+    assert_eq!((code, &drained["drained"]), (Some(0), &serde_json::json!(["late"])), "{drained:#}");
+    let line = drained["held"][0].as_str().unwrap();
+    assert!(line.starts_with("module late: 2 effects wait for finality, the oldest sent "), "{line}");
+
+    // A drain answers when the receiver has taken what there is, though nothing else happens.
+    let waits = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| answer(&engine, &["drain", "--deadline", "50s", "--json"]));
+        receiver.stop();
+        receiver.set(Mood::Fine);
+        receiver.resume();
+        waiting.join().unwrap()
+    });
+    assert_eq!((waits.0, &waits.1["unfinished"]), (Some(0), &serde_json::json!([])), "{:#}", waits.1);
+    assert_eq!(receiver.deduplicated().len(), 2);
+    assert!(waits.1["outbox"].get("sender").is_none(), "{:#}", waits.1);
+
+    // At the end nobody waits, and what is left is told.
+    receiver.set(Mood::Refuses(503));
+    engine.ctl(&["resume"]);
+    anvil.mine();
+    engine.module_until("sender", "has sent", |node| node["outbox_pending"] == 2);
+    assert_eq!(engine.terminate().code(), Some(0));
+    let log = engine.log_text();
+    assert!(log.contains("module sender: 2 effects not settled") && log.contains("after the next start"), "{log}");
 }
 
 #[test]

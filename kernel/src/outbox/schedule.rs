@@ -10,6 +10,8 @@ use nexum_host_ifaces::{
     store::ModuleId,
 };
 
+use crate::admin::Outstanding;
+
 /// Due effects looked at for one that may start; the rest wait for the next look.
 const LOOKED_AT_MAX: usize = 64;
 
@@ -113,6 +115,27 @@ impl Queue {
                 self.lanes.remove(&name);
             }
         }
+    }
+
+    /// Whether anything could go out or is under way. What is behind another one of its lane waits as that does.
+    fn is_busy(&self) -> bool {
+        self.flying > 0 || !self.due.is_empty()
+    }
+
+    fn outstanding(&self) -> Outstanding {
+        let mut found = Outstanding::default();
+        for item in self.items.values() {
+            let lane = item.live.lane.as_ref().filter(|_| item.state == State::Behind);
+            let first = lane.and_then(|lane| self.lanes.get(lane)?.first()).and_then(|first| self.items.get(first));
+            let (count, oldest_ms) = match first.unwrap_or(item).state {
+                State::Held => (&mut found.held, &mut found.oldest_held_ms),
+                _ => (&mut found.unsettled, &mut found.oldest_unsettled_ms),
+            };
+            *count += 1;
+            let sent_ms = item.live.sent_at_ms;
+            *oldest_ms = Some(oldest_ms.map_or(sent_ms, |oldest| oldest.min(sent_ms)));
+        }
+        found
     }
 
     /// The first due item that a destination has room for.
@@ -342,6 +365,17 @@ impl Schedule {
             count: queue.items.len() as u64,
             oldest_ms: queue.items.values().next().map(|item| item.live.sent_at_ms),
         })
+    }
+
+    /// Whether nothing of these modules could go out.
+    pub fn is_settled(&self, of: impl Fn(&str) -> bool) -> bool {
+        !self.queues.values().any(|queue| queue.is_busy() && of(&queue.name))
+    }
+
+    /// What has not ended, by module: what could go out or is under way, and what waits for a block to be final, itself
+    /// or the first of its lane.
+    pub fn outstanding(&self) -> impl Iterator<Item = (String, Outstanding)> {
+        self.queues.values().map(|queue| (queue.name.clone(), queue.outstanding()))
     }
 
     pub fn flying(&self) -> usize {

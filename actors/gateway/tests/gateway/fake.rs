@@ -139,7 +139,7 @@ impl Actor for FakeKernel {
             }
             AdminMsg::Drain { module, reply, .. } => {
                 let drained = module.into_iter().collect();
-                reply.send(Ok(Drained { drained, unfinished: Vec::new() }))?;
+                reply.send(Ok(Drained { drained, ..Drained::default() }))?;
             }
             AdminMsg::ResumeAll(reply) => reply.send(Ok(Vec::new()))?,
             AdminMsg::RetryEffect { module, id, reply } => {

@@ -46,6 +46,37 @@ fn a_lane_goes_one_by_one_and_others_pass_it() {
 }
 
 #[test]
+fn what_is_left_is_told_apart_by_whether_it_could_go_out() {
+    let mut schedule = Schedule::new(BOUNDS);
+    for (seq, id, lane) in [(1, "a-1", None), (2, "a-2", Some("x")), (3, "a-3", Some("x")), (4, "a-4", Some("y"))] {
+        let mut live = live(1, seq, id, lane);
+        live.release = if seq == 2 { Release::Finalized } else { Release::Committed };
+        schedule.add(live);
+    }
+    let left = |schedule: &Schedule| {
+        let found = schedule.outstanding().next().map(|(_, left)| left);
+        assert_eq!(schedule.is_settled(|_| true), found.is_none_or(|left| left.unsettled == 0));
+        assert!(schedule.is_settled(|module| module == "another"));
+        found
+    };
+    let counts = |unsettled, oldest_unsettled_ms, held, oldest_held_ms| {
+        Some(Outstanding { unsettled, oldest_unsettled_ms, held, oldest_held_ms })
+    };
+    // What is behind a held one waits as it does.
+    assert_eq!(left(&schedule), counts(2, Some(1), 2, Some(2)));
+    assert_eq!(started(&mut schedule, 0), ["a-1", "a-4"]);
+    assert_eq!(left(&schedule), counts(2, Some(1), 2, Some(2)), "under way is not settled");
+    schedule.ended(ModuleId(1), "a-1", Some(Location { seq: 1, ordinal: 0 }));
+    schedule.again(ModuleId(1), "a-4", Progress { next_attempt_ms: 1_000_000, ..Progress::default() });
+    assert_eq!(left(&schedule), counts(1, Some(4), 2, Some(2)), "nor is what waits for another attempt");
+    assert_eq!(started(&mut schedule, 1_000_000), ["a-4"]);
+    schedule.ended(ModuleId(1), "a-4", Some(Location { seq: 4, ordinal: 0 }));
+    assert_eq!(left(&schedule), counts(0, None, 2, Some(2)));
+    schedule.finalized(ModuleId(1), "a-2");
+    assert_eq!(left(&schedule), counts(2, Some(2), 0, None));
+}
+
+#[test]
 fn bounds_hold_and_modules_take_turns() {
     let mut schedule = Schedule::new(BOUNDS);
     for seq in 1..=4 {
