@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use nexum_host_ifaces::{grants::Capability, limits::Limits, recording::Record};
+use nexum_host_ifaces::{grants::Capability, limits::Limits, recording::Record, store::StoreError};
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +112,11 @@ pub enum AdminMsg {
         module: String,
         seq: u64,
         reply: AdminReply<()>,
+    },
+    /// Remove everything that the store keeps about a module that is not loaded.
+    Purge {
+        module: String,
+        reply: AdminReply<Result<(), StoreError>>,
     },
     /// Attempt an effect of the outbox now; one that failed or was cancelled begins anew.
     RetryEffect {

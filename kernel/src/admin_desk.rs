@@ -106,6 +106,7 @@ impl Actor for AdminDesk {
             AdminMsg::Pause { module, reply } => order(module, Order::Pause, reply),
             AdminMsg::Resume { module, reply } => order(module, Order::Resume, reply),
             AdminMsg::Resync { module, order, reply } => modules::Msg::Resync { module, order, reply },
+            AdminMsg::Purge { module, reply } => modules::Msg::Purge { module, reply },
             AdminMsg::RetryDeadLetter { module, seq, reply } => modules::Msg::RetryDeadLetter { module, seq, reply },
         };
         // When the supervisor is just being restarted the reply port is dropped, and the caller is told so.

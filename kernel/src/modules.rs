@@ -14,7 +14,10 @@ mod upgrade;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use expected::Expected;
-use nexum_host_ifaces::{cron::ScheduleNext, store::ModuleHealth};
+use nexum_host_ifaces::{
+    cron::ScheduleNext,
+    store::{ModuleHealth, StoreError},
+};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use slot::{Phase, Slot};
 pub use upgrade::{Candidate, Wanted};
@@ -102,6 +105,11 @@ pub enum Msg {
         module: String,
         seq: u64,
         reply: AdminReply<()>,
+    },
+    /// Must reply, once the store has removed everything about a module that has no slot.
+    Purge {
+        module: String,
+        reply: AdminReply<Result<(), StoreError>>,
     },
     /// Let every paused module go on; must reply with their names.
     ResumeAll(AdminReply<Vec<String>>),
@@ -215,6 +223,7 @@ impl Actor for ModulesSupervisor {
             }
             Msg::Resync { module, order, reply } => state.resync(&myself, &module, order, reply).await,
             Msg::RetryDeadLetter { module, seq, reply } => state.retry_dead_letter(&module, seq, reply),
+            Msg::Purge { module, reply } => answer(reply, state.purge(module).await),
             Msg::StopAll { reply } => {
                 state.shutting_down = true;
                 state.slots.values().for_each(Slot::ask_to_stop);

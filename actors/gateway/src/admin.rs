@@ -58,17 +58,14 @@ impl Api {
         Ok(self.admin.call(READ_DEADLINE, AdminMsg::Tree).await?)
     }
 
-    /// The loaded modules, as nodes of the tree.
+    /// The loaded modules, as nodes of the tree. Fails when their supervisor does not answer: then nobody knows.
     async fn modules(&self) -> Result<Vec<Node>, ApiError> {
-        fn collect(node: Node, into: &mut Vec<Node>) {
-            match node.kind {
-                NodeKind::Module => into.push(node),
-                _ => node.children.into_iter().for_each(|child| collect(child, into)),
-            }
+        fn find(node: Node) -> Option<Node> {
+            if node.kind == NodeKind::Modules { Some(node) } else { node.children.into_iter().find_map(find) }
         }
-        let mut modules = Vec::new();
-        collect(self.tree().await?, &mut modules);
-        Ok(modules)
+        let modules = find(self.tree().await?).filter(|node| node.state != "DOWN");
+        let unknown = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the supervisor of modules does not answer");
+        Ok(modules.ok_or_else(unknown)?.children)
     }
 
     async fn module(&self, name: &str) -> Result<Option<Node>, ApiError> {

@@ -45,7 +45,7 @@ fn every_failure_has_its_exit_code_and_one_line() {
     assert_eq!(ctl(&["dlq", "show", "a", "7"]), (5, "nexumctl: module `a` has no dead letter 7".into()));
     let (code, said) = ctl(&["state", "purge", "a", "--yes"]);
     assert_eq!(code, 1);
-    assert!(said.contains("is loaded: `nexumctl module unload a` first"), "{said}");
+    assert!(said.contains("module `a` is RUN: `nexumctl module unload a` first"), "{said}");
     assert_eq!(ctl(&["state", "purge", "a"]).0, 2);
     assert_eq!(ctl(&["module", "load", "/nonexistent"]).0, 1);
 

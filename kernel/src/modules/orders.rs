@@ -79,6 +79,16 @@ impl State {
         answer(reply, done);
     }
 
+    /// Nothing is loaded meanwhile: this actor does one thing at a time.
+    pub(super) async fn purge(&self, name: String) -> Result<Result<(), StoreError>, AdminError> {
+        if let Some(slot) = self.slots.get(name.as_str()) {
+            let hint = format!("`nexumctl module unload {name}` first");
+            return Err(AdminError::WrongState { module: name, state: slot.phase.name().to_owned(), hint });
+        }
+        let purged = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::Purge { name, reply }).await;
+        purged.map_err(|error| AdminError::Unavailable(error.to_string()))
+    }
+
     /// Starts a module that shall find its place on a chain first. A fresh actor does it before it asks any source.
     pub(super) async fn resync(
         &mut self,

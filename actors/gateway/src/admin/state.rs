@@ -10,9 +10,10 @@ use axum::{
     routing::get,
 };
 use nexum_host_ifaces::store::StoreMsg;
+use nexum_kernel::admin::AdminMsg;
 use serde::Deserialize;
 
-use super::{Api, READ_DEADLINE};
+use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
 use crate::{
     api::{Inspection, StateEntry, StatePage},
     error::ApiError,
@@ -76,10 +77,6 @@ async fn value(
 
 async fn purge(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
     let Path(name) = name?;
-    if api.module(&name).await?.is_some() {
-        let message = format!("module `{name}` is loaded: `nexumctl module unload {name}` first");
-        return Err(ApiError::new(StatusCode::CONFLICT, message));
-    }
-    api.store.call(READ_DEADLINE, |reply| StoreMsg::Purge { name, reply }).await??;
+    api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Purge { module: name, reply }).await???;
     Ok(StatusCode::NO_CONTENT)
 }

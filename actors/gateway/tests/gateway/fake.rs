@@ -21,6 +21,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 struct Shared {
     orders: Vec<String>,
     unhealthy: Option<String>,
+    modules_down: bool,
     stop: Option<ActorCell>,
 }
 
@@ -47,6 +48,11 @@ impl Engine {
 
     pub fn set_unhealthy(&self, reason: &str) {
         self.shared.lock().unwrap().unhealthy = Some(reason.to_owned());
+    }
+
+    /// From now on the supervisor of modules is too slow to show in the tree.
+    pub fn hide_modules(&self) {
+        self.shared.lock().unwrap().modules_down = true;
     }
 
     /// Stops this actor, without waiting, before a shutdown is answered.
@@ -103,7 +109,7 @@ impl Actor for FakeKernel {
     async fn handle(&self, _: ActorRef<AdminMsg>, message: AdminMsg, (): &mut ()) -> Result<(), ActorProcessingErr> {
         let mut shared = self.0.lock().unwrap();
         match message {
-            AdminMsg::Tree(reply) => reply.send(tree())?,
+            AdminMsg::Tree(reply) => reply.send(tree(shared.modules_down))?,
             AdminMsg::Health(reply) => reply.send(health(shared.unhealthy.clone()))?,
             AdminMsg::Load { spec, reply } => {
                 shared.orders.push(format!("load {}", spec.source.display()));
@@ -128,6 +134,14 @@ impl Actor for FakeKernel {
             AdminMsg::Resync { module, order, reply } => {
                 shared.orders.push(format!("resync {module} {} {:?}", order.chain_id, order.to));
                 reply.send(Ok(Resynced { after_block: 7 }))?;
+            }
+            AdminMsg::Purge { module, reply } if module == "twap-monitor" => {
+                let (state, hint) = ("RUN".to_owned(), "unload it first".to_owned());
+                reply.send(Err(AdminError::WrongState { module, state, hint }))?;
+            }
+            AdminMsg::Purge { module, reply } => {
+                shared.orders.push(format!("purge {module}"));
+                reply.send(Ok(Ok(())))?;
             }
             AdminMsg::RetryDeadLetter { module, seq, reply } => {
                 shared.orders.push(format!("retry {module} {seq}"));
@@ -169,13 +183,16 @@ fn node(name: &str, kind: NodeKind, state: &str, children: Vec<Node>) -> Node {
     Node { name: name.to_owned(), kind, state: state.to_owned(), summary: String::new(), module: None, children }
 }
 
-fn tree() -> Node {
-    let modules = vec![
+fn tree(modules_down: bool) -> Node {
+    let loaded = vec![
         node("twap-monitor", NodeKind::Module, "RUN", vec![]),
         node("old-probe", NodeKind::Module, "DEAD", vec![]),
     ];
-    let children =
-        vec![node("store", NodeKind::Store, "UP", vec![]), node("modules", NodeKind::Modules, "UP", modules)];
+    let modules = match modules_down {
+        true => node("modules", NodeKind::Modules, "DOWN", vec![]),
+        false => node("modules", NodeKind::Modules, "UP", loaded),
+    };
+    let children = vec![node("store", NodeKind::Store, "UP", vec![]), modules];
     node("nexum", NodeKind::Engine, "UP", children)
 }
 
@@ -229,10 +246,6 @@ impl Actor for FakeStore {
             })?,
             StoreMsg::DropDeadLetter { name, seq, reply } => {
                 shared.orders.push(format!("drop {name} {seq}"));
-                reply.send(Ok(()))?;
-            }
-            StoreMsg::Purge { name, reply } => {
-                shared.orders.push(format!("purge {name}"));
                 reply.send(Ok(()))?;
             }
             StoreMsg::Backup { to, reply } => {

@@ -210,13 +210,26 @@ async fn state_is_paged_read_and_purged_only_when_nobody_uses_it() {
     assert_eq!((&inspected["standing"], &inspected["dead_reason"]), (&json!("dead"), &json!("budget spent")));
 
     let used = fixture.admin("DELETE", "/v1/modules/twap-monitor/state").await;
-    assert_eq!(used.status, 409);
-    assert!(used.json()["error"].as_str().unwrap().contains("nexumctl module unload twap-monitor"));
+    assert_eq!(
+        (used.status, used.json()["error"].as_str()),
+        (409, Some("module `twap-monitor` is RUN: unload it first"))
+    );
     assert_eq!(fixture.admin("DELETE", "/v1/modules/forgotten/state").await.status, 204);
     let relative = fixture.post("/v1/backup", json!({ "to": "copy" })).await;
     assert_eq!(relative.status, 400);
     assert_eq!(fixture.post("/v1/backup", json!({ "to": "/var/backup/1" })).await.status, 204);
     assert_eq!(fixture.engine.orders(), ["purge forgotten", "backup /var/backup/1"]);
+}
+
+#[tokio::test]
+async fn while_the_supervisor_of_modules_does_not_answer_nobody_is_told_that_there_are_none() {
+    let fixture = Fixture::start().await;
+    assert_eq!(fixture.admin("GET", "/v1/modules").await.status, 200);
+    fixture.engine.hide_modules();
+    for path in ["/v1/modules", "/v1/modules/twap-monitor/inspect"] {
+        assert_eq!(fixture.admin("GET", path).await.status, 503, "{path}");
+    }
+    assert_eq!(fixture.admin("GET", "/v1/tree").await.status, 200);
 }
 
 #[tokio::test]
