@@ -21,6 +21,9 @@ pub const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Body of a direct request. What is larger is an upload, which has interfaces of its own.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// The header that a receiver tells repeated requests by. The outbox sets it, within the bounds above.
+pub const KEY_HEADER: &str = "Idempotency-Key";
+
 /// The methods a module may use. `CONNECT` and `TRACE` are for proxies.
 pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
@@ -170,10 +173,12 @@ pub struct Fetch {
     pub allow: Arc<Allowlist>,
     /// From connecting to the last byte of the body, redirects included.
     pub deadline: Duration,
-    /// A larger body is an error.
+    /// A larger body is an error, unless this is an effect.
     pub max_reply_bytes: usize,
-    /// Follow no redirect that would change the method: the answer to another request says nothing about this one.
-    pub keep_method: bool,
+    /// What counts is that the request arrived, and the status says so: of a body that is larger, breaks off or is late,
+    /// what came is answered. And no redirect is followed that would change the method, because the answer to another
+    /// request says nothing about this one.
+    pub is_effect: bool,
 }
 
 /// State of the egress actor, for the tree.
@@ -206,7 +211,7 @@ impl http::Host for HostState {
             allow: self.grants.hosts().clone(),
             deadline,
             max_reply_bytes: self.limits.max_reply_bytes,
-            keep_method: false,
+            is_effect: false,
         });
         let egress = self.egress.clone();
         let live = async {

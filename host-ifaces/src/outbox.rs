@@ -205,8 +205,8 @@ pub enum News {
 /// The answer to `OutboxRequest::Release`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Released {
-    /// It may go out now.
-    Now { entry: Box<Entry>, progress: Progress },
+    /// It may go out now. `again` says that it was marked before, so that an earlier attempt may have arrived.
+    Now { entry: Box<Entry>, progress: Progress, again: bool },
     /// It had ended in an earlier history, so that it does not go out again.
     Ended,
     /// It is not there any more.

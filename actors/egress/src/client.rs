@@ -33,17 +33,24 @@ pub(crate) fn build() -> Result<Client, reqwest::Error> {
         .build()
 }
 
-/// Carries out a request within its deadline.
+/// Carries out a request within its deadline. Of an effect any status is an answer once it has come, with as much of the
+/// body as came within the limit and the deadline.
 ///
 /// # Errors
 /// `unavailable` without a connection, `timeout`, `denied` for a redirect to where the module may not go,
 /// `invalid-input` for a request that cannot be made or an answer that is too large.
 pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usize) -> Result<Response, HostError> {
-    let Fetch { request, allow, deadline, max_reply_bytes, keep_method, .. } = fetch;
+    let Fetch { request, allow, deadline, max_reply_bytes, is_effect, .. } = fetch;
     let limit = max_reply_bytes.min(response_bytes_max);
-    let done = follow(client, request, &allow, limit, keep_method);
+    let mut heard = None;
+    let done = tokio::time::timeout(deadline, follow(client, request, &allow, limit, is_effect, &mut heard)).await;
     let late = |_| error(HostErrorKind::Timeout, format!("no answer within {} ms", deadline.as_millis()));
-    tokio::time::timeout(deadline, done).await.map_err(late)?
+    match (done.map_err(late).flatten(), heard) {
+        (Err(_), Some(heard)) if is_effect => Ok(heard),
+        (Ok(()), Some(heard)) => Ok(heard),
+        (Ok(()), None) => Err(error(HostErrorKind::Internal, "a request ended without an answer")),
+        (Err(error), _) => Err(error),
+    }
 }
 
 async fn follow(
@@ -51,13 +58,14 @@ async fn follow(
     mut request: Request,
     allow: &Allowlist,
     limit: usize,
-    keep_method: bool,
-) -> Result<Response, HostError> {
+    is_effect: bool,
+    heard: &mut Option<Response>,
+) -> Result<(), HostError> {
     let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
     for _ in 0..=REDIRECTS_MAX {
         let answer = send(client, &request, &url).await?;
-        match redirected(&answer, &request, &url, keep_method)? {
-            None => return read(answer, limit).await,
+        match redirected(&answer, &request, &url, is_effect)? {
+            None => return read(answer, limit, heard).await,
             Some((next, becomes_get)) => {
                 allow
                     .check(&next)
@@ -124,7 +132,8 @@ fn turn(request: &mut Request, from: &Url, to: &Url, becomes_get: bool) {
     }
 }
 
-async fn read(mut answer: reqwest::Response, limit: usize) -> Result<Response, HostError> {
+/// Reads the last answer into `heard`, which holds what came so far when this fails or is dropped.
+async fn read(mut answer: reqwest::Response, limit: usize, heard: &mut Option<Response>) -> Result<(), HostError> {
     let url = answer.url().clone();
     let status = answer.status().as_u16();
     let header = |(name, value): (&header::HeaderName, &header::HeaderValue)| Header {
@@ -132,15 +141,16 @@ async fn read(mut answer: reqwest::Response, limit: usize) -> Result<Response, H
         value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
     };
     let headers = answer.headers().iter().map(header).collect();
-    let mut body = Vec::new();
+    let heard = heard.insert(Response { status, headers, body: Vec::new() });
     while let Some(chunk) = answer.chunk().await.map_err(|failed| failure(failed, &url))? {
-        if body.len() + chunk.len() > limit {
+        let room = limit.saturating_sub(heard.body.len());
+        heard.body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() > room {
             let message = format!("the answer's body is larger than the limit of {limit} bytes");
             return Err(error(HostErrorKind::InvalidInput, message).with_code(status.into()));
         }
-        body.extend_from_slice(&chunk);
     }
-    Ok(Response { status, headers, body })
+    Ok(())
 }
 
 /// What kept a request from its answer.

@@ -70,6 +70,12 @@ async fn serve(mut stream: TcpStream, port: u16) {
     let (head, body) = match path {
         "/hang" => return std::future::pending().await,
         "/drop" => return,
+        "/stall" | "/cut" => {
+            let _ = stream.write_all(b"HTTP/1.1 201 made\r\ncontent-length: 9\r\n\r\nhalf").await;
+            return if path == "/stall" {
+                std::future::pending().await
+            };
+        }
         "/big" => ("HTTP/1.1 200 OK\r\n".to_owned(), "x".repeat(2_000)),
         "/503" => ("HTTP/1.1 503 no\r\nretry-after: 7\r\n".to_owned(), String::new()),
         "/relative" => (redirect("307", "/echo"), String::new()),
@@ -97,7 +103,7 @@ fn fetch_of(method: &str, url: String) -> Fetch {
         allow: Arc::new(Allowlist::new(["127.0.0.1".to_owned(), "localhost".to_owned()])),
         deadline: PATIENCE,
         max_reply_bytes: 1_000,
-        keep_method: false,
+        is_effect: false,
     }
 }
 
@@ -137,7 +143,7 @@ async fn redirects_are_followed_within_the_allowlist_and_leave_secrets_behind() 
     assert!(forbidden.message.starts_with("redirected: host `evil.test` is not allowed"), "{}", forbidden.message);
     assert!(ask(&actor, fetch_of("GET", url("/loop"))).await.unwrap_err().message.contains("5 redirects"));
     // An effect that would become another request is answered as it stands.
-    let kept = ask(&actor, Fetch { keep_method: true, ..fetch_of("POST", url("/other")) }).await.unwrap();
+    let kept = ask(&actor, Fetch { is_effect: true, ..fetch_of("POST", url("/other")) }).await.unwrap();
     assert_eq!(kept.status, 303);
 }
 
@@ -155,6 +161,18 @@ async fn what_goes_wrong_has_its_kind() {
     assert_eq!(kind(hanging).await, "timeout");
     let secret = ask(&actor, fetch_of("GET", url("/drop?token=secret"))).await.unwrap_err();
     assert!(!secret.message.contains("secret"), "{}", secret.message);
+}
+
+#[tokio::test]
+async fn of_an_effect_the_status_counts_and_not_how_much_of_the_body_came() {
+    let (actor, port) = (actor(Limits::default()).await, server().await);
+    let effect = |path: &str| Fetch { is_effect: true, ..fetch_of("POST", format!("http://127.0.0.1:{port}{path}")) };
+    let came = async |fetch: Fetch| ask(&actor, fetch).await.map(|answer| (answer.status, answer.body.len())).unwrap();
+    assert_eq!(came(effect("/big")).await, (200, 1_000));
+    assert_eq!(came(effect("/cut")).await, (201, 4));
+    // Long enough for the status on a loaded machine; the body never ends.
+    assert_eq!(came(Fetch { deadline: Duration::from_secs(2), ..effect("/stall") }).await, (201, 4));
+    assert_eq!(ask(&actor, effect("/drop")).await.unwrap_err().kind.name(), "unavailable");
 }
 
 #[tokio::test]

@@ -8,13 +8,13 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{BlockPoint, Effect, Entry, effect_id};
+use super::{BlockPoint, Effect, Entry, HttpEffect, effect_id};
 use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::outbox::{self, Options},
     event::EventId,
     host::HostState,
-    http,
+    http::{self, Allowlist, Header, KEY_HEADER},
 };
 
 /// One effect, everything about it: it is written twice and kept until it ends. Larger payloads belong behind a URL.
@@ -103,6 +103,16 @@ fn check_options(options: &Options) -> Result<(), HostError> {
     Ok(())
 }
 
+/// The request as it will leave, with the header of its key: what is refused then could never go out.
+fn check_http(effect: &HttpEffect, key: &str, allow: &Allowlist) -> Result<(), HostError> {
+    if effect.headers.iter().any(|header| header.name.eq_ignore_ascii_case(KEY_HEADER)) {
+        return Err(invalid("header `idempotency-key` is the host's to set: give the key as an option"));
+    }
+    let mut headers = effect.headers.clone();
+    headers.push(Header { name: KEY_HEADER.into(), value: key.to_owned() });
+    http::check(&effect.method, &effect.url, &headers, effect.body.as_deref(), allow).map(drop)
+}
+
 /// The block of an event, whose finality `release` speaks of.
 fn block_of(event: &EventId) -> Option<BlockPoint> {
     match event {
@@ -114,7 +124,7 @@ fn block_of(event: &EventId) -> Option<BlockPoint> {
 }
 
 impl HostState {
-    fn check_effect(&self, effect: &Effect) -> Result<(), HostError> {
+    fn check_effect(&self, effect: &Effect, key: &str) -> Result<(), HostError> {
         let moved = |mut error: HostError| {
             error.domain = "outbox".into();
             error
@@ -123,14 +133,7 @@ impl HostState {
         let none =
             |what: &str| error(HostErrorKind::Unsupported, format!("{what}: this engine has no actor for them yet"));
         match effect {
-            Effect::Http(effect) => {
-                http::check(&effect.method, &effect.url, &effect.headers, effect.body.as_deref(), self.grants.hosts())
-                    .map_err(moved)?;
-                if effect.headers.iter().any(|header| header.name.eq_ignore_ascii_case("idempotency-key")) {
-                    return Err(invalid("header `idempotency-key` is the host's to set: give the key as an option"));
-                }
-                Ok(())
-            }
+            Effect::Http(effect) => check_http(effect, key, self.grants.hosts()).map_err(moved),
             Effect::Rpc(effect) => match serde_json::from_str::<serde_json::Value>(&effect.params) {
                 Ok(params) if params.is_array() => Ok(()),
                 _ => Err(invalid("`params` is not the JSON text of an array")),
@@ -156,8 +159,10 @@ impl outbox::Host for HostState {
         if bytes > EFFECT_BYTES_MAX {
             return Err(invalid(format!("an effect of {bytes} bytes, at most {EFFECT_BYTES_MAX}")));
         }
-        self.check_effect(&effect)?;
         let ordinal = self.drafts.entries.len();
+        let id = effect_id(&self.module, &event, ordinal);
+        let key = options.key.unwrap_or_else(|| id.clone());
+        self.check_effect(&effect, &key)?;
         if ordinal >= EVENT_EFFECTS_MAX {
             return Err(later(format!("more than {EVENT_EFFECTS_MAX} effects in one event")));
         }
@@ -168,10 +173,9 @@ impl outbox::Host for HostState {
         if pending.load(Ordering::Relaxed) + ordinal as u64 >= *pending_max {
             return Err(later(format!("{pending_max} effects of this module have not ended yet, which is the limit")));
         }
-        let id = effect_id(&self.module, &event, ordinal);
         self.drafts.bytes += bytes;
         self.drafts.entries.push(Entry {
-            key: options.key.unwrap_or_else(|| id.clone()),
+            key,
             id: id.clone(),
             lane: options.lane,
             release: options.release,
@@ -180,5 +184,27 @@ impl outbox::Host for HostState {
             effect,
         });
         Ok(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_send_takes_has_room_for_the_key() {
+        let allow = Allowlist::new(["a.org".to_owned()]);
+        let refusal = |count: usize, value: usize, key: &str| {
+            let header = |n: usize| Header { name: format!("x-{n}"), value: "v".repeat(value) };
+            let headers = (0..count).map(header).collect();
+            let effect = HttpEffect { method: "POST".into(), url: "https://a.org".into(), headers, body: None };
+            check_http(&effect, key, &allow).err().map(|error| error.message)
+        };
+        let max = http::HEADERS_MAX;
+        assert_eq!(refusal(max - 1, 1, "k"), None);
+        assert_eq!(refusal(max, 1, "k").unwrap(), format!("{} headers, at most {max}", max + 1));
+        let room = http::HEADER_BYTES_MAX - KEY_HEADER.len() - "x-0".len();
+        assert_eq!(refusal(1, room - 9, &"k".repeat(9)), None);
+        assert!(refusal(1, room - 9, &"k".repeat(10)).unwrap().starts_with("headers of "));
     }
 }

@@ -6,7 +6,7 @@ use nexum_host_ifaces::{
     HostError, HostErrorKind,
     chain::ChainMsg,
     clock::Clock,
-    http::{EgressMsg, Fetch, Header, Request},
+    http::{EgressMsg, Fetch, Header, KEY_HEADER, Request},
     outbox::{Effect, EndOf, Ended, Entry, HttpEffect, Live, OutboxRequest, Progress, Released, RpcEffect},
     port::Port,
     store::StoreMsg,
@@ -20,8 +20,6 @@ use super::{
 };
 use crate::load::Plan;
 
-/// The header that a receiver tells repeated requests by.
-const KEY_HEADER: &str = "Idempotency-Key";
 /// Wait after an attempt that the engine's own bounds refused.
 const REFUSED_RETRY_MS: u64 = 250;
 
@@ -62,8 +60,8 @@ impl Courier {
         let (module, id, at) = (live.module, live.id.clone(), live.at);
         let now_ms = self.clock.now_ms();
         let asked = |reply| StoreMsg::Outbox(OutboxRequest::Release { module, id, at, now_ms, reply });
-        let (entry, progress) = match flat(self.store.call(STORE_DEADLINE, asked).await) {
-            Ok(Released::Now { entry, progress }) => (entry, progress),
+        let (entry, progress, again) = match flat(self.store.call(STORE_DEADLINE, asked).await) {
+            Ok(Released::Now { entry, progress, again }) => (entry, progress, again),
             Ok(Released::Ended | Released::Gone) => return Done::Gone,
             Err(error) => return Done::Trouble(error, None),
         };
@@ -73,7 +71,7 @@ impl Courier {
         let verdict = match (granted, &entry.effect) {
             (Err(error), _) => Verdict::Failed(format!("not granted any more: {}", error.message)),
             (_, Effect::Http(effect)) => self.http(plan, &entry.key, effect).await,
-            (_, Effect::Rpc(effect)) => self.rpc(plan, effect).await,
+            (_, Effect::Rpc(effect)) => self.rpc(plan, effect, again).await,
             (_, Effect::Transaction(_) | Effect::Message(_)) => {
                 Verdict::Failed("this engine has no actor for such effects yet".into())
             }
@@ -158,8 +156,8 @@ impl Courier {
             request,
             allow: plan.grants.hosts().clone(),
             deadline: self.deadline,
-            max_reply_bytes: plan.limits.max_reply_bytes,
-            keep_method: true,
+            max_reply_bytes: verdict::ANSWER_BYTES_MAX,
+            is_effect: true,
         });
         // The egress actor keeps the deadline; the call waits longer only for its word.
         let waited = self.deadline + Duration::from_secs(1);
@@ -168,16 +166,26 @@ impl Courier {
         verdict::of_http(answer, self.clock.now_ms())
     }
 
-    async fn rpc(&self, plan: &Plan, effect: &RpcEffect) -> Verdict {
-        let RpcEffect { chain_id, method, params } = effect.clone();
-        let Some(port) = plan.chains.get(&chain_id) else {
+    /// `again` says that an earlier attempt may have arrived.
+    async fn rpc(&self, plan: &Plan, effect: &RpcEffect, again: bool) -> Verdict {
+        let RpcEffect { chain_id, method, params } = effect;
+        let Some(port) = plan.chains.get(chain_id) else {
             return Verdict::Failed(format!("chain {chain_id} has no port"));
         };
-        let deadline = self.deadline;
+        let verdict = verdict::of_rpc(effect, self.request(port, method, params).await);
+        match (verdict, verdict::transaction_hash(effect)) {
+            // So a node also answers to a transaction that is on the chain by now.
+            (Verdict::Failed(refusal), Some(hash)) => {
+                let found = self.request(port, "eth_getTransactionByHash", &format!("[\"{hash}\"]")).await;
+                verdict::of_refused_transaction(refusal, &hash, again, found)
+            }
+            (verdict, _) => verdict,
+        }
+    }
+
+    async fn request(&self, port: &Port<ChainMsg>, method: &str, params: &str) -> Result<String, HostError> {
+        let (method, params, deadline) = (method.to_owned(), params.to_owned(), self.deadline);
         let answer = port.call(deadline, |reply| ChainMsg::Request { method, params, deadline, reply }).await;
-        let unavailable = |error: nexum_host_ifaces::port::PortError| {
-            HostError::new("chain", HostErrorKind::Unavailable, error.to_string())
-        };
-        verdict::of_rpc(effect, answer.unwrap_or_else(|error| Err(unavailable(error))))
+        answer.unwrap_or_else(|error| Err(HostError::new("chain", HostErrorKind::Unavailable, error.to_string())))
     }
 }

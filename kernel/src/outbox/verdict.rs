@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use nexum_host_ifaces::{
-    HostError, HostErrorKind,
+    Hash, HostError, HostErrorKind,
     http::Response,
     outbox::{Progress, RpcEffect},
 };
+use sha3::{Digest, Keccak256};
 
 /// A destination that asks for more patience than this is tried before.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// What a module is told of an answer; more of it is for the receiver's own logs.
-const ANSWER_BYTES_MAX: usize = 16 * 1024;
+pub(super) const ANSWER_BYTES_MAX: usize = 16 * 1024;
+const SEND_RAW: &str = "eth_sendRawTransaction";
 /// Errors are for people.
 const ERROR_CHARS_MAX: usize = 500;
 
@@ -121,12 +123,46 @@ pub(super) fn of_rpc(effect: &RpcEffect, answer: Result<String, HostError>) -> V
     // An attempt before this one arrived, and its answer did not.
     let known = ["already known", "already imported", "known transaction"];
     let lower = error.message.to_ascii_lowercase();
-    if effect.method == "eth_sendRawTransaction" && known.iter().any(|words| lower.contains(words)) {
+    if effect.method == SEND_RAW && known.iter().any(|words| lower.contains(words)) {
         return Verdict::Delivered(serde_json::Value::String(error.message).to_string().into_bytes());
     }
     match error.kind {
         HostErrorKind::Unavailable | HostErrorKind::Timeout | HostErrorKind::RateLimited => retry(short(error.message)),
         _ => Verdict::Failed(short(error.message)),
+    }
+}
+
+/// The hash of the transaction that an effect sends; none when it sends none.
+pub(super) fn transaction_hash(effect: &RpcEffect) -> Option<Hash> {
+    if effect.method != SEND_RAW {
+        return None;
+    }
+    let params: Vec<String> = serde_json::from_str(&effect.params).ok()?;
+    let raw = hex::decode(params.first()?.strip_prefix("0x")?).ok()?;
+    Some(Hash(Keccak256::digest(raw).into()))
+}
+
+/// What a refused transaction came to. `found` is the node's answer to its hash; `again` says that an attempt before
+/// this one may have arrived.
+pub(super) fn of_refused_transaction(
+    refusal: String,
+    hash: &Hash,
+    again: bool,
+    found: Result<String, HostError>,
+) -> Verdict {
+    let unknown = |why: &str| short(format!("not known whether {hash} was carried out before: {refusal}; {why}"));
+    match found {
+        Ok(text) if text.trim() != "null" => {
+            Verdict::Delivered(serde_json::Value::String(hash.to_string()).to_string().into_bytes())
+        }
+        Ok(_) if again => Verdict::Failed(unknown("the node does not know it")),
+        Ok(_) => Verdict::Failed(refusal),
+        Err(error) => match error.kind {
+            HostErrorKind::Unavailable | HostErrorKind::Timeout | HostErrorKind::RateLimited => {
+                retry(unknown(&error.message))
+            }
+            _ => Verdict::Failed(unknown(&error.message)),
+        },
     }
 }
 
@@ -200,6 +236,23 @@ mod tests {
         assert_eq!(answer("already known"), Verdict::Delivered(b"\"already known\"".to_vec()));
         assert_eq!(answer("nonce too low"), Verdict::Failed("nonce too low".into()));
         assert_eq!(of_rpc(&effect, Ok("\"0x1\"".into())), Verdict::Delivered(b"\"0x1\"".to_vec()));
+    }
+
+    #[test]
+    fn a_refused_transaction_that_is_on_the_chain_was_delivered() {
+        let effect = |method: &str| RpcEffect { chain_id: 1, method: method.into(), params: "[\"0x\"]".into() };
+        assert_eq!(transaction_hash(&effect("eth_call")), None);
+        let hash = transaction_hash(&effect("eth_sendRawTransaction")).unwrap();
+        let text = "0xc5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470";
+        assert_eq!(hash.to_string(), text);
+        let verdict = |again, found| of_refused_transaction("nonce too low".into(), &hash, again, found);
+        let delivered = Verdict::Delivered(format!("\"{text}\"").into_bytes());
+        assert_eq!(verdict(true, Ok("{\"hash\": \"0x\"}".into())), delivered);
+        assert_eq!(verdict(false, Ok("null".into())), Verdict::Failed("nonce too low".into()));
+        let Verdict::Failed(unknown) = verdict(true, Ok("null".into())) else { panic!() };
+        assert!(unknown.starts_with(&format!("not known whether {text} was carried out before: nonce too low")));
+        let down = Err(HostError::new("chain", HostErrorKind::Unavailable, "no endpoint"));
+        assert!(matches!(verdict(true, down), Verdict::Retry { counts: true, .. }));
     }
 
     #[test]

@@ -102,6 +102,7 @@ impl Queue {
                 None => return Ok(Released::Gone),
             },
         };
+        let again = progress.released;
         progress.released = true;
         if progress.first_attempt_ms == 0 {
             progress.first_attempt_ms = now_ms;
@@ -109,7 +110,7 @@ impl Queue {
         if known.as_ref() != Some(&progress) {
             self.waiting.batch.put(keys::progress(module, digest(id)), codec::encode_vec(&progress)?);
         }
-        Ok(Released::Now { entry: Box::new(entry), progress })
+        Ok(Released::Now { entry: Box::new(entry), progress, again })
     }
 
     fn attempted(&mut self, store: &Store, module: ModuleId, id: &str, progress: &Progress) -> Result<(), StoreError> {

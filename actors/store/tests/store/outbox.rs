@@ -96,8 +96,8 @@ async fn an_effect_goes_from_its_unit_to_its_outcome_and_survives_a_reopen() {
     let harness = Harness::open(directory.path()).await;
     let mut module = harness.module("a").await;
     let seq = send(&harness, &mut module, &["x", "y"]).await;
-    let Released::Now { entry, progress } = release(&harness, &module, "x", at(seq, 0)).await else { panic!() };
-    assert_eq!((&*entry.key, progress.released, progress.first_attempt_ms), ("key of x", true, 5));
+    let Released::Now { entry, progress, again } = release(&harness, &module, "x", at(seq, 0)).await else { panic!() };
+    assert_eq!((&*entry.key, progress.released, progress.first_attempt_ms, again), ("key of x", true, 5, false));
     let failed = Progress { attempts: 3, last_error: Some("503".into()), ..progress };
     let (id, progress) = (module.info.id, failed.clone());
     ask(&harness, |reply| OutboxRequest::Attempted { module: id, id: "x".into(), progress, reply }).await.unwrap();
@@ -146,7 +146,8 @@ async fn a_rewind_takes_back_what_has_not_left_and_names_what_may_have() {
     assert_eq!(again, seq);
     assert_eq!(release(&harness, &module, "left", at(again, 2)).await, Released::Ended);
     assert_eq!(release(&harness, &module, "dropped", at(again, 3)).await, Released::Ended);
-    let Released::Now { progress, .. } = release(&harness, &module, "leaving", at(again, 1)).await else { panic!() };
+    let at_once = release(&harness, &module, "leaving", at(again, 1)).await;
+    let Released::Now { progress, again: true, .. } = at_once else { panic!("{at_once:?}") };
     assert_eq!(progress.first_attempt_ms, 5, "it goes on where it was");
     assert_eq!(live_ids(&harness).await, ["kept", "waiting", "leaving"]);
     deliver(&harness, &module, "leaving", at(again, 1)).await;
