@@ -162,6 +162,11 @@ pub(crate) fn parse_retracted(key: &[u8]) -> Option<ModuleId> {
     Some(ModuleId(u32::from_be_bytes(key.get(1..5)?.try_into().ok()?)))
 }
 
+/// Digest of the effect's id in the key of its progress.
+pub(crate) fn parse_progress(key: &[u8]) -> Option<Hash> {
+    Some(Hash(key.get(5..)?.try_into().ok()?))
+}
+
 pub(crate) fn event(id: ModuleId, seq: u64) -> [u8; 12] {
     let mut key = [0; 12];
     key[..4].copy_from_slice(&id.0.to_be_bytes());
@@ -308,6 +313,7 @@ mod tests {
         assert!(outbox(ModuleId(7), at)[..] > low[..] && outbox(ModuleId(7), at)[..] < high[..]);
         assert_eq!(parse_outbox(&outbox(ModuleId(7), at)), Some((ModuleId(7), at)));
         assert_eq!(parse_retracted(&retracted(ModuleId(7), Hash([9; 32]))), Some(ModuleId(7)));
+        assert_eq!(parse_progress(&progress(ModuleId(7), Hash([9; 32]))), Some(Hash([9; 32])));
     }
 
     #[test]

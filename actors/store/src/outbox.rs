@@ -1,7 +1,12 @@
 //! Effects in the database: every read of them, what a rewind makes of them, and what is forgotten in time.
 //!
 //! Invariant: an effect that has not ended is under `outbox`, or, when its unit was undone after it was released, under
-//! `retracted`; never under both. One that has ended is under `ended` for as long as its unit can be undone.
+//! `retracted`; never under both. One that has ended is under `ended` for as long as its unit can be undone; when that was
+//! undone, one that failed or was cancelled is under `retracted`, so that it can be taken up again.
+//!
+//! Entries have bodies: whoever reads many keeps one at a time.
+
+use std::collections::VecDeque;
 
 use nexum_host_ifaces::{
     event::{Cursor, SourceId},
@@ -50,7 +55,7 @@ pub(crate) fn retracted(store: &Store, module: ModuleId, id: &str) -> Result<Opt
     get(store, &keys::retracted(module, digest(id)), ENTRY)
 }
 
-fn scan<'a>(store: &'a Store, from: &[u8], to: &[u8]) -> Result<impl Iterator<Item = Row> + 'a, StoreError> {
+fn scan<'a>(store: &'a Store, from: &[u8], to: &[u8]) -> Result<impl Iterator<Item = Row> + use<'a>, StoreError> {
     let range = store.range("default", from, to.to_vec())?;
     Ok(range.map(|item| item.map_err(|error| store.failed(&error))))
 }
@@ -69,8 +74,10 @@ pub(crate) fn live(store: &Store) -> Result<Vec<Live>, StoreError> {
         let (key, bytes) = item?;
         let module = keys::parse_retracted(&key).ok_or_else(misplaced)?;
         let entry: Entry = codec::decode(&bytes, ENTRY)?;
-        let Some(name) = name(module) else { continue };
-        all.push(Live::new(module, name, None, &entry, known(module, &entry)?));
+        let (Some(name), progress) = (name(module), known(module, &entry)?) else { continue };
+        if progress.ended.is_none() {
+            all.push(Live::new(module, name, None, &entry, progress));
+        }
     }
     let (from, to) = Shelf::Outbox.all();
     for item in scan(store, &from, &to)? {
@@ -119,7 +126,12 @@ fn handled(store: &Store, module: ModuleId) -> Result<u64, StoreError> {
 }
 
 /// The entries of one shelf of a module from a unit on, with their place.
-fn entries(store: &Store, shelf: Shelf, module: ModuleId, from_seq: u64) -> Result<Vec<(Location, Entry)>, StoreError> {
+fn entries(
+    store: &Store,
+    shelf: Shelf,
+    module: ModuleId,
+    from_seq: u64,
+) -> Result<impl Iterator<Item = Result<(Location, Entry), StoreError>>, StoreError> {
     let at = Location { seq: from_seq, ordinal: 0 };
     let from = if shelf == Shelf::Outbox { keys::outbox(module, at) } else { keys::ended(module, at) };
     let read = |item: Row| {
@@ -127,7 +139,12 @@ fn entries(store: &Store, shelf: Shelf, module: ModuleId, from_seq: u64) -> Resu
         let (_, at) = keys::parse_outbox(&key).ok_or_else(misplaced)?;
         Ok((at, codec::decode(&bytes, ENTRY)?))
     };
-    scan(store, &from, &shelf.of(module).1)?.map(read).collect()
+    Ok(scan(store, &from, &shelf.of(module).1)?.map(read))
+}
+
+/// Whether the operator can take it up again.
+pub(crate) fn is_reopenable(how: Ended) -> bool {
+    matches!(how, Ended::Failed | Ended::Cancelled)
 }
 
 /// Undoes the sending of everything that units after `to_seq` sent. What was not released is as if it had never been;
@@ -140,14 +157,15 @@ pub(crate) fn unsend(
 ) -> Result<Vec<ReleasedEffect>, StoreError> {
     let mut released = Vec::new();
     for shelf in [Shelf::Outbox, Shelf::Ended] {
-        for (at, entry) in entries(store, shelf, module, to_seq + 1)? {
+        for item in entries(store, shelf, module, to_seq + 1)? {
+            let (at, entry) = item?;
             let known = progress(store, module, &entry.id)?.unwrap_or_default();
             match shelf {
                 Shelf::Outbox => batch.delete(keys::outbox(module, at)),
                 _ => batch.delete(keys::ended(module, at)),
             }
             if known.released {
-                if shelf == Shelf::Outbox && known.ended.is_none() {
+                if known.ended.is_none_or(|end| is_reopenable(end.how)) {
                     batch.put(keys::retracted(module, digest(&entry.id)), codec::encode_vec(&entry)?);
                 }
                 released.push((at, ReleasedEffect { id: entry.id, key: entry.key }));
@@ -170,7 +188,8 @@ pub(crate) fn released_above(
 ) -> Result<Vec<ReleasedEffect>, StoreError> {
     let mut found = Vec::new();
     for shelf in [Shelf::Outbox, Shelf::Ended] {
-        for (at, entry) in entries(store, shelf, module, 0)? {
+        for item in entries(store, shelf, module, 0)? {
+            let (at, entry) = item?;
             let above = entry.block.is_some_and(|block| block.chain_id == chain_id && block.number > number);
             if above && progress(store, module, &entry.id)?.is_some_and(|known| known.released) {
                 found.push((at, ReleasedEffect { id: entry.id, key: entry.key }));
@@ -183,22 +202,35 @@ pub(crate) fn released_above(
 
 /// Effects of a module without their bodies: the live ones, then the ended ones, newest last.
 pub(crate) fn list(store: &Store, module: ModuleId, limit: usize) -> Result<Vec<Listed>, StoreError> {
-    let mut all = Vec::new();
+    let known = |entry: &Entry| progress(store, module, &entry.id).map(Option::unwrap_or_default);
+    let (mut all, mut ended) = (Vec::new(), VecDeque::new());
     let (from, to) = Shelf::Retracted.of(module);
     for item in scan(store, &from, &to)? {
-        all.push((codec::decode::<Entry>(&item?.1, ENTRY)?, true));
+        let entry: Entry = codec::decode(&item?.1, ENTRY)?;
+        match known(&entry)?.ended {
+            None if all.len() < limit => all.push((entry.stripped(), true)),
+            None => {}
+            Some(_) => keep_last(&mut ended, limit, (entry.stripped(), true)),
+        }
     }
-    all.extend(entries(store, Shelf::Outbox, module, 0)?.into_iter().map(|(_, entry)| (entry, false)));
-    let room = limit.saturating_sub(all.len());
-    let mut ended = entries(store, Shelf::Ended, module, 0)?;
+    for item in entries(store, Shelf::Outbox, module, 0)?.take(limit - all.len()) {
+        all.push((item?.1.stripped(), false));
+    }
+    let room = limit - all.len();
+    for item in entries(store, Shelf::Ended, module, 0)? {
+        keep_last(&mut ended, room, (item?.1.stripped(), false));
+    }
     ended.drain(..ended.len().saturating_sub(room));
-    all.extend(ended.into_iter().map(|(_, entry)| (entry, false)));
-    all.truncate(limit);
-    let shown = |(entry, retracted): (Entry, bool)| {
-        let progress = progress(store, module, &entry.id)?.unwrap_or_default();
-        Ok(Listed { entry: entry.stripped(), progress, retracted })
-    };
+    all.extend(ended);
+    let shown = |(entry, retracted)| Ok(Listed { progress: known(&entry)?, entry, retracted });
     all.into_iter().map(shown).collect()
+}
+
+fn keep_last<T>(kept: &mut VecDeque<T>, room: usize, next: T) {
+    while kept.len() >= room.max(1) {
+        kept.pop_front();
+    }
+    kept.push_back(next);
 }
 
 /// One effect with its body as far as it is kept.
@@ -209,8 +241,11 @@ pub(crate) fn show(store: &Store, name: &str, id: &str) -> Result<Listed, StoreE
         return Ok(Listed { entry, progress, retracted: true });
     }
     for shelf in [Shelf::Outbox, Shelf::Ended] {
-        if let Some((_, entry)) = entries(store, shelf, module, 0)?.into_iter().find(|(_, entry)| entry.id == id) {
-            return Ok(Listed { entry, progress, retracted: false });
+        for item in entries(store, shelf, module, 0)? {
+            let (_, entry) = item?;
+            if entry.id == id {
+                return Ok(Listed { entry, progress, retracted: false });
+            }
         }
     }
     Err(StoreError::UnknownEffect { module: name.to_owned(), id: id.to_owned() })
@@ -233,12 +268,14 @@ pub(crate) fn prune(store: &Store, module: ModuleId) -> Result<(), StoreError> {
         }
         match end.how {
             Ended::Failed => failed.push((end.at_ms, key, at)),
-            _ => forget(&mut batch, module, &key, at),
+            _ => forget(store, &mut batch, module, &key, at)?,
         }
     }
     failed.sort_unstable_by_key(|(at_ms, ..)| *at_ms);
     let excess = failed.len().saturating_sub(FAILED_KEPT);
-    failed.drain(..excess).for_each(|(_, key, at)| forget(&mut batch, module, &key, at));
+    for (_, key, at) in failed.drain(..excess) {
+        forget(store, &mut batch, module, &key, at)?;
+    }
     if let Some(through) = handled(store, module)?.checked_sub(kept) {
         batch.delete_range(keys::outcome(module, 0), keys::outcome(module, through + 1));
     }
@@ -246,7 +283,20 @@ pub(crate) fn prune(store: &Store, module: ModuleId) -> Result<(), StoreError> {
     store.db.write(batch).map_err(|error| store.failed(&error))
 }
 
-fn forget(batch: &mut WriteBatch, module: ModuleId, progress: &[u8], at: Location) {
+fn forget(
+    store: &Store,
+    batch: &mut WriteBatch,
+    module: ModuleId,
+    progress: &[u8],
+    at: Location,
+) -> Result<(), StoreError> {
+    let name = keys::parse_progress(progress).ok_or_else(misplaced)?;
     batch.delete(progress);
-    batch.delete(keys::ended(module, at));
+    batch.delete(keys::retracted(module, name));
+    // The number of an undone unit is used again: its place may be another effect's by now.
+    let there: Option<Entry> = get(store, &keys::ended(module, at), ENTRY)?;
+    if there.is_some_and(|entry| digest(&entry.id) == name) {
+        batch.delete(keys::ended(module, at));
+    }
+    Ok(())
 }

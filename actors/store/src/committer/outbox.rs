@@ -153,9 +153,13 @@ impl Queue {
                 progress.at = Some(at);
                 self.shelve(module, at, &entry, &progress)?;
             }
-            None => self.waiting.batch.put(keys::progress(module, name), codec::encode_vec(&progress)?),
+            None => {
+                self.waiting.batch.put(keys::progress(module, name), codec::encode_vec(&progress)?);
+                if !progress.ended.is_some_and(|end| outbox::is_reopenable(end.how)) {
+                    self.waiting.batch.delete(keys::retracted(module, name));
+                }
+            }
         }
-        self.waiting.batch.delete(keys::retracted(module, name));
         if let Some((number, bytes)) = outcome {
             self.waiting.batch.put(keys::outcome(module, number), bytes);
             self.outcomes.insert(module, number);
@@ -169,6 +173,7 @@ impl Queue {
         let bytes = codec::encode_vec(&if delivered { entry.stripped() } else { entry.clone() })?;
         let known = codec::encode_vec(progress)?;
         self.waiting.batch.delete(keys::outbox(module, at));
+        self.waiting.batch.delete(keys::retracted(module, digest(&entry.id)));
         self.waiting.batch.put(keys::ended(module, at), bytes);
         self.waiting.batch.put(keys::progress(module, digest(&entry.id)), known);
         Ok(())
@@ -188,7 +193,7 @@ impl Queue {
         let unknown = || StoreError::UnknownEffect { module: name.to_owned(), id: id.to_owned() };
         let mut progress = outbox::progress(store, module, id)?.ok_or_else(unknown)?;
         let how = progress.ended.as_ref().map(|end| end.how);
-        if !matches!(how, Some(Ended::Failed | Ended::Cancelled)) {
+        if !how.is_some_and(outbox::is_reopenable) {
             let state = how.map_or("pending", |how| match how {
                 Ended::Delivered => "delivered",
                 _ => "withdrawn with its block",
@@ -197,18 +202,26 @@ impl Queue {
                 "effect `{id}` is {state}: only a failed or cancelled one is retried"
             )));
         }
-        let at = progress.at.ok_or_else(unknown)?;
-        let entry = outbox::ended_at(store, module, at, id)?.ok_or_else(unknown)?;
+        let located = match progress.at {
+            Some(at) => outbox::ended_at(store, module, at, id)?.map(|entry| (at, entry)),
+            None => None,
+        };
         progress.ended = None;
         progress.round += 1;
         progress.attempts = 0;
         // Its age counts from now.
         progress.first_attempt_ms = now_ms;
         progress.next_attempt_ms = 0;
-        let (bytes, known) = (codec::encode_vec(&entry)?, codec::encode_vec(&progress)?);
-        self.waiting.batch.delete(keys::ended(module, at));
-        self.waiting.batch.put(keys::outbox(module, at), bytes);
-        self.waiting.batch.put(keys::progress(module, digest(id)), known);
-        Ok(Live::new(module, name.into(), Some(at), &entry, progress))
+        let (at, entry) = match located {
+            Some((at, entry)) => {
+                self.waiting.batch.delete(keys::ended(module, at));
+                self.waiting.batch.put(keys::outbox(module, at), codec::encode_vec(&entry)?);
+                (Some(at), entry)
+            }
+            // Its unit was undone; it goes on without one.
+            None => (None, outbox::retracted(store, module, id)?.ok_or_else(unknown)?),
+        };
+        self.waiting.batch.put(keys::progress(module, digest(id)), codec::encode_vec(&progress)?);
+        Ok(Live::new(module, name.into(), at, &entry, progress))
     }
 }

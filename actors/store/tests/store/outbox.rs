@@ -239,6 +239,83 @@ async fn news_come_in_order_and_a_new_actor_says_that_it_knows_nothing() {
 }
 
 #[tokio::test]
+async fn what_fails_after_its_unit_was_undone_can_be_seen_and_taken_up_again() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let seq = send(&harness, &mut module, &["late", "early", "done"]).await;
+    let Released::Now { progress, .. } = release(&harness, &module, "late", at(seq, 0)).await else { panic!() };
+    let Released::Now { progress: early, .. } = release(&harness, &module, "early", at(seq, 1)).await else { panic!() };
+    end(&harness, &module, "early", at(seq, 1), early, Ended::Failed).await;
+    deliver(&harness, &module, "done", at(seq, 2)).await;
+    assert_eq!(rewind(&harness, &mut module, 0).await, ["late", "early", "done"]);
+    end(&harness, &module, "late", at(seq, 0), progress, Ended::Failed).await;
+    assert!(live_ids(&harness).await.is_empty());
+    let listed = ask(&harness, |reply| OutboxRequest::List { name: "a".into(), limit: 9, reply }).await.unwrap();
+    let mut listed: Vec<_> = listed.iter().map(|listed| (&*listed.entry.id, listed.retracted)).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, [("early", true), ("late", true)]);
+
+    for id in ["late", "early"] {
+        assert_eq!(show(&harness, id).await.unwrap().entry, effect(id), "with its body");
+        let again = ask(&harness, |reply| OutboxRequest::Reopen { name: "a".into(), id: id.into(), now_ms: 7, reply });
+        assert_eq!(again.await.unwrap().at, None);
+        deliver(&harness, &module, id, None).await;
+        assert!(matches!(show(&harness, id).await, Err(StoreError::UnknownEffect { .. })), "nothing is left to do");
+    }
+
+    // The same event comes again: it has failed, and belongs to a unit.
+    let again = send(&harness, &mut module, &["other"]).await;
+    let Released::Now { progress, .. } = release(&harness, &module, "other", at(again, 0)).await else { panic!() };
+    end(&harness, &module, "other", at(again, 0), progress, Ended::Failed).await;
+    rewind(&harness, &mut module, 0).await;
+    let again = send(&harness, &mut module, &["first", "other"]).await;
+    assert_eq!(release(&harness, &module, "other", at(again, 1)).await, Released::Ended);
+    let shown = show(&harness, "other").await.unwrap();
+    assert_eq!((shown.progress.at, shown.retracted), (at(again, 1), false));
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn forgetting_an_effect_leaves_alone_what_has_its_place_now() {
+    let directory = directory();
+    let harness = Harness::open_with(directory.path(), &Options { journal_entries: 8, ..options() }).await;
+    let mut module = harness.module("a").await;
+    let seq = send(&harness, &mut module, &["old"]).await;
+    let Released::Now { progress, .. } = release(&harness, &module, "old", at(seq, 0)).await else { panic!() };
+    rewind(&harness, &mut module, 0).await;
+    assert_eq!(send(&harness, &mut module, &["new"]).await, seq);
+    end(&harness, &module, "old", at(seq, 0), progress, Ended::Delivered).await;
+    end(&harness, &module, "new", at(seq, 0), Progress::default(), Ended::Failed).await;
+    for _ in 0..12 {
+        handle_outcome(&harness, &mut module, 1).await;
+    }
+    let id = module.info.id;
+    ask(&harness, |reply| OutboxRequest::Prune { module: id, reply }).await.unwrap();
+    assert_eq!(show(&harness, "new").await.unwrap().entry, effect("new"));
+    assert!(matches!(show(&harness, "old").await, Err(StoreError::UnknownEffect { .. })));
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn a_list_is_short_and_ends_with_the_newest() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let seq = send(&harness, &mut module, &["1", "2", "3", "4", "5"]).await;
+    for (ordinal, id) in [(0, "1"), (1, "2"), (2, "3")] {
+        deliver(&harness, &module, id, at(seq, ordinal)).await;
+    }
+    for (limit, expected) in
+        [(1, &["4"][..]), (2, &["4", "5"]), (4, &["4", "5", "2", "3"]), (9, &["4", "5", "1", "2", "3"])]
+    {
+        let listed = ask(&harness, |reply| OutboxRequest::List { name: "a".into(), limit, reply }).await.unwrap();
+        assert_eq!(listed.iter().map(|listed| &*listed.entry.id).collect::<Vec<_>>(), expected);
+    }
+    harness.close().await;
+}
+
+#[tokio::test]
 async fn what_no_rewind_can_reach_is_forgotten() {
     let directory = directory();
     let harness = Harness::open_with(directory.path(), &Options { journal_entries: 8, ..options() }).await;
