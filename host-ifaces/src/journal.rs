@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc};
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use crate::{Hash, PublicKey, Signature, store::JournalEntry};
+use crate::{Hash, PublicKey, Signature, outbox::Sent, store::JournalEntry};
 
 /// Keep the two kinds of signed statements apart from each other and from everything else.
 const RECEIPT_DOMAIN: &[u8] = b"nexum receipt 1\n";
@@ -202,6 +202,8 @@ pub struct UnitDetail {
     pub state_bytes_before: u64,
     /// A dead letter that the unit handled after all.
     pub resolved: Option<u64>,
+    /// What it asked to send, in order.
+    pub effects: Vec<Sent>,
     /// The oldest receipt that covers the unit.
     pub receipt: Option<Receipt>,
 }

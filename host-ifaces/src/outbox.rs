@@ -63,6 +63,35 @@ impl Entry {
         }
     }
 
+    /// What it is and where it goes, for lists.
+    pub fn brief(&self) -> Sent {
+        let kind = match &self.effect {
+            Effect::Http(_) => "http",
+            Effect::Rpc(_) => "rpc",
+            Effect::Transaction(_) => "transaction",
+            Effect::Message(_) => "message",
+        };
+        let release = match self.release {
+            Release::Committed => "committed",
+            Release::Safe => "safe",
+            Release::Finalized => "finalized",
+        };
+        Sent {
+            id: self.id.clone(),
+            key: self.key.clone(),
+            kind: kind.to_owned(),
+            destination: self.destination(),
+            lane: self.lane.clone(),
+            release: release.to_owned(),
+        }
+    }
+
+    /// SHA-256 over what it is and how it goes, but not when it was sent.
+    pub fn digest(&self) -> Hash {
+        let Self { id, key, lane, release, effect, block: _, sent_at_ms: _ } = self;
+        Hash(Sha256::digest(postcard::to_stdvec(&(id, key, lane, release, effect)).unwrap_or_default()).into())
+    }
+
     /// The same without what only a further attempt would need.
     pub fn stripped(&self) -> Self {
         let mut entry = self.clone();
@@ -77,6 +106,20 @@ impl Entry {
         }
         entry
     }
+}
+
+/// An effect as its event asked for it, without what it carries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    pub id: String,
+    pub key: String,
+    /// `http`, `rpc`, `transaction` or `message`.
+    pub kind: String,
+    /// An origin without its path, or a chain.
+    pub destination: String,
+    pub lane: Option<String>,
+    /// `committed`, `safe` or `finalized`.
+    pub release: String,
 }
 
 /// The id of the effect that a module's event sent as its `ordinal`-th.

@@ -23,6 +23,7 @@ use crate::{
     http::Allowlist,
     limits::Limits,
     local_store::Seen,
+    outbox::Sent,
     store::{ModuleId, StateView},
     types::{Config, Event},
     wasi::WasiAnswers,
@@ -120,6 +121,9 @@ pub struct Outcome {
     pub changes: Vec<(String, Option<Vec<u8>>)>,
     /// The first lines.
     pub lines: Vec<LogLine>,
+    /// What it asked to send, each with its digest; absent in recordings of versions that did not keep it.
+    #[serde(skip)]
+    pub effects: Option<Vec<(Sent, Hash)>>,
 }
 
 /// How the guest failed.
@@ -172,6 +176,16 @@ pub struct Recorded {
     /// Keys plus values of the state before it, bytes.
     pub state_bytes: u64,
     pub session: Session,
+    /// The event that its effects are named after, when that is another one.
+    #[serde(skip)]
+    pub origin: Option<EventId>,
+}
+
+/// What later versions keep besides: it follows the recording, so that each version reads what it knows.
+#[derive(Default, Serialize, Deserialize)]
+struct Besides {
+    effects: Option<Vec<(Sent, Hash)>>,
+    origin: Option<EventId>,
 }
 
 /// What the `init` of an idle instance may hold in memory for a later crash: with 10,000 modules, what an instance itself
@@ -194,7 +208,10 @@ impl Session {
 impl Recording {
     /// The bytes of a file with the recording.
     pub fn encode(&self) -> Result<Vec<u8>, String> {
-        postcard::to_extend(self, MAGIC.to_vec()).map_err(|error| format!("the recording cannot be encoded: {error}"))
+        let origin = self.event.as_ref().and_then(|event| event.origin.clone());
+        let besides = Besides { effects: self.outcome.effects.clone(), origin };
+        let bytes = postcard::to_extend(self, MAGIC.to_vec()).and_then(|bytes| postcard::to_extend(&besides, bytes));
+        bytes.map_err(|error| format!("the recording cannot be encoded: {error}"))
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
@@ -204,7 +221,16 @@ impl Recording {
                 false => "this is no recording".to_owned(),
             });
         };
-        postcard::from_bytes(body).map_err(|error| format!("the recording cannot be read: {error}"))
+        let unreadable = |error| format!("the recording cannot be read: {error}");
+        let (mut recording, rest): (Self, _) = postcard::take_from_bytes(body).map_err(unreadable)?;
+        if !rest.is_empty() {
+            let Besides { effects, origin } = postcard::from_bytes(rest).map_err(unreadable)?;
+            recording.outcome.effects = effects;
+            if let Some(event) = &mut recording.event {
+                event.origin = origin;
+            }
+        }
+        Ok(recording)
     }
 
     /// Whether everything that is needed for a replay was kept.
@@ -270,6 +296,9 @@ pub struct Captured {
     pub session: Session,
     pub changes: Vec<(String, Option<Vec<u8>>)>,
     pub lines: Vec<LogLine>,
+    pub effects: Vec<(Sent, Hash)>,
+    /// The event that they are named after, when that is another one than the one at hand.
+    pub origin: Option<EventId>,
     /// What a replay asked for that its recording does not have.
     pub missing: Vec<String>,
 }
@@ -281,6 +310,8 @@ impl HostState {
         let (answers, printed) = self.wasi_tape.capture();
         captured.session.wasi = answers;
         captured.lines.extend(printed);
+        captured.effects = self.drafts.entries().iter().map(|entry| (entry.brief(), entry.digest())).collect();
+        captured.origin = self.origin.clone().filter(|origin| Some(origin) != self.event_id.as_ref());
         if self.tape.is_playing() {
             // What it reads is in the recording; to ask for it again would count as asking.
             captured.changes = self.overlay.changed();
@@ -300,5 +331,56 @@ impl HostState {
         self.tape.play(session);
         self.wasi_tape.play(&session.wasi);
         self.overlay.rebase(view, ModuleId(0), state_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_later_versions_keep_is_read_back_and_may_be_absent() {
+        let sent = Sent {
+            id: "m/init/0".into(),
+            key: "k".into(),
+            kind: "http".into(),
+            destination: "https://a.org".into(),
+            lane: None,
+            release: "safe".into(),
+        };
+        let recording = Recording {
+            setting: Setting {
+                engine: "0".into(),
+                module: "m".into(),
+                component: Hash([1; 32]),
+                limits: Limits::default(),
+                config: Vec::new(),
+                served: Vec::new(),
+                stubs: Vec::new(),
+                chains: Vec::new(),
+                extra_methods: BTreeSet::new(),
+                allow: Allowlist::default(),
+            },
+            at_ms: 5,
+            after_seq: 6,
+            handled_before: 7,
+            init: Session::default(),
+            init_state_bytes: 8,
+            event: Some(Recorded {
+                id: EventId::Retry { seq: 3 },
+                event: Event::Tick(crate::types::Tick { fired_at: 1 }),
+                state_bytes: 9,
+                session: Session::default(),
+                origin: Some(EventId::Init),
+            }),
+            outcome: Outcome { fuel: 1, effects: Some(vec![(sent, Hash([2; 32]))]), ..Outcome::default() },
+        };
+        let bytes = recording.encode().unwrap();
+        assert_eq!(Recording::decode(&bytes).unwrap(), recording);
+
+        // As versions wrote it that kept neither.
+        let earlier = postcard::to_extend(&recording, MAGIC.to_vec()).unwrap();
+        let read = Recording::decode(&earlier).unwrap();
+        assert_eq!((read.outcome.effects, read.event.unwrap().origin), (None, None));
     }
 }

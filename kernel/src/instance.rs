@@ -111,13 +111,19 @@ impl Instance {
         let (state_bytes, after_seq) = host.began();
         let fault =
             |failure: &Failure| Fault { message: failure.message.clone(), backtrace: failure.backtrace.clone() };
-        let outcome = Outcome { failure: failure.map(fault), fuel, changes: captured.changes, lines: captured.lines };
+        let outcome = Outcome {
+            failure: failure.map(fault),
+            fuel,
+            changes: captured.changes,
+            lines: captured.lines,
+            effects: Some(captured.effects),
+        };
         let (init, init_state_bytes, event) = match event {
             None => (captured.session, state_bytes, None),
             Some((id, event)) => {
                 let (init, init_state_bytes) = self.started.as_ref()?;
                 let (id, event) = (id.clone(), Event::clone(event));
-                let recorded = Recorded { id, event, state_bytes, session: captured.session };
+                let recorded = Recorded { id, event, state_bytes, session: captured.session, origin: captured.origin };
                 (Session::unpack(init), *init_state_bytes, Some(recorded))
             }
         };

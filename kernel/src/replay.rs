@@ -6,11 +6,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use nexum_host_ifaces::{
+    Hash,
     ahead::Ahead,
     clock::Clock,
     grants::{Asked, Grants},
     host::HostArgs,
-    outbox::{PENDING_MAX, Quota},
+    outbox::{PENDING_MAX, Quota, Sent},
     port::Port,
     recording::{Captured, Fault, Outcome, RecordedView, Recording, Taping},
     store::{ModuleId, ModuleRecord},
@@ -87,7 +88,11 @@ pub async fn replay(
     missing.extend(instance.host().capture().unwrap_or_default().missing);
     let view = Arc::new(RecordedView::new(&event.session));
     instance.host().play(&event.session, view.clone(), event.state_bytes);
-    let result = instance.handle(&event.id, &Arc::new(event.event.clone())).await;
+    let payload = Arc::new(event.event.clone());
+    let result = match &event.origin {
+        Some(origin) => instance.handle_again(&event.id, origin, &payload).await,
+        None => instance.handle(&event.id, &payload).await,
+    };
     let captured = instance.host().capture().unwrap_or_default();
     missing.extend(view.missing());
     missing.extend(captured.missing.clone());
@@ -99,7 +104,7 @@ fn outcome(result: Result<u64, Failure>, captured: Captured) -> Outcome {
         Ok(fuel) => (fuel, None),
         Err(Failure { message, backtrace, fuel }) => (fuel, Some(Fault { message, backtrace })),
     };
-    Outcome { failure, fuel, changes: captured.changes, lines: captured.lines }
+    Outcome { failure, fuel, changes: captured.changes, lines: captured.lines, effects: Some(captured.effects) }
 }
 
 const SHOWN_MAX: usize = 160;
@@ -120,6 +125,12 @@ fn value(value: Option<&Option<Vec<u8>>>) -> String {
             _ => cut(&format!("0x{}", hex::encode(bytes))),
         },
     }
+}
+
+fn effect(effect: Option<&(Sent, Hash)>) -> String {
+    let Some((Sent { id: _, key, kind, destination, lane, release }, digest)) = effect else { return "none".into() };
+    let lane = lane.as_ref().map_or_else(String::new, |lane| format!(", lane {lane}"));
+    format!("{kind} to {destination}, key {key}{lane}, release {release}, sha256:{}", hex::encode(digest.0))
 }
 
 /// Whether an error was the deadline, which ends a guest after more or less work each time.
@@ -156,6 +167,11 @@ pub fn compare(recorded: &Outcome, replayed: &Outcome, same_component: bool, fre
             differ(&format!("state key `{key}`"), value(before.as_ref()), value(after.as_ref()));
         }
     }
+    if let (Some(before), Some(after)) = (&recorded.effects, &replayed.effects) {
+        for at in 0..before.len().max(after.len()) {
+            differ(&format!("effect {}", at + 1), effect(before.get(at)), effect(after.get(at)));
+        }
+    }
     let line = |outcome: &Outcome, at: usize| {
         outcome
             .lines
@@ -175,12 +191,18 @@ mod tests {
     use super::*;
     use nexum_host_ifaces::recording::LogLine;
 
+    fn sent(key: &str) -> Sent {
+        let (kind, destination, release) = ("http".into(), "https://a.org".into(), "committed".into());
+        Sent { id: "m/init/0".into(), key: key.into(), kind, destination, lane: None, release }
+    }
+
     fn recorded() -> Outcome {
         Outcome {
             failure: Some(Fault { message: "trap: unreachable in block".into(), backtrace: Some("0: 0x1f".into()) }),
             fuel: 7,
             changes: vec![("a".into(), Some(b"1".to_vec())), ("a".into(), Some(b"2".to_vec())), ("b".into(), None)],
             lines: vec![LogLine { level: "info".into(), text: "hello".into() }],
+            effects: Some(vec![(sent("a"), Hash([1; 32]))]),
         }
     }
 
@@ -197,13 +219,31 @@ mod tests {
 
     #[test]
     fn every_part_that_differs_is_named() {
-        let fixed = Outcome { failure: None, fuel: 9, changes: vec![("b".into(), Some(vec![0]))], lines: Vec::new() };
+        let fixed =
+            Outcome { failure: None, fuel: 9, changes: vec![("b".into(), Some(vec![0]))], ..Outcome::default() };
         let found = compare(&recorded(), &fixed, false, true);
         let named: Vec<&str> = found.iter().map(|difference| difference.what.as_str()).collect();
         assert_eq!(named, ["result", "fuel", "state key `a`", "state key `b`", "log line 1"]);
         assert_eq!((found[2].recorded.as_str(), found[2].replayed.as_str()), ("2", "not written"));
         assert_eq!((found[3].recorded.as_str(), found[3].replayed.as_str()), ("deleted", "0x00"));
         assert_eq!(compare(&recorded(), &fixed, true, true)[1].what, "backtrace");
+    }
+
+    #[test]
+    fn an_effect_that_differs_in_anything_is_a_difference() {
+        let with = |effects: Vec<(Sent, Hash)>| Outcome { effects: Some(effects), ..recorded() };
+        let differing = |outcome: &Outcome| {
+            let found = compare(&recorded(), outcome, true, true);
+            found.into_iter().map(|difference| (difference.what, difference.replayed)).collect::<Vec<_>>()
+        };
+        let other =
+            |key: &str| format!("http to https://a.org, key {key}, release committed, sha256:{}", "02".repeat(32));
+        assert_eq!(differing(&with(vec![(sent("a"), Hash([2; 32]))])), [("effect 1".to_owned(), other("a"))]);
+        assert_eq!(differing(&with(Vec::new())), [("effect 1".to_owned(), "none".to_owned())]);
+        let more = with(vec![(sent("a"), Hash([1; 32])), (sent("b"), Hash([2; 32]))]);
+        assert_eq!(differing(&more), [("effect 2".to_owned(), other("b"))]);
+        // What was not recorded is not compared.
+        assert!(differing(&Outcome { effects: None, ..recorded() }).is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub mod journal;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use nexum_host_ifaces::{
-    outbox::{self, Ended, Listed, Release},
+    outbox::{self, Ended, Listed, Sent},
     store::{DeadLetter, ModuleInfo, Standing},
     types::{Event, Log, OutcomeStatus},
 };
@@ -288,26 +288,16 @@ impl Effect {
             None if progress.released => "released",
             None => "pending",
         };
-        let kind = match &entry.effect {
-            outbox::Effect::Http(_) => "http",
-            outbox::Effect::Rpc(_) => "rpc",
-            outbox::Effect::Transaction(_) => "transaction",
-            outbox::Effect::Message(_) => "message",
-        };
-        let release = match entry.release {
-            Release::Committed => "committed",
-            Release::Safe => "safe",
-            Release::Finalized => "finalized",
-        };
+        let Sent { id, key, kind, destination, lane, release } = entry.brief();
         let waits = progress.ended.is_none() && progress.next_attempt_ms > 0;
         Self {
-            id: entry.id.clone(),
-            key: entry.key.clone(),
+            id,
+            key,
             state: state.to_owned(),
-            kind: kind.to_owned(),
-            destination: entry.destination(),
-            lane: entry.lane.clone(),
-            release: release.to_owned(),
+            kind,
+            destination,
+            lane,
+            release,
             sent_at_ms: entry.sent_at_ms,
             attempts: progress.attempts,
             next_attempt_ms: waits.then_some(progress.next_attempt_ms),

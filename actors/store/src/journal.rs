@@ -6,7 +6,7 @@ use nexum_host_ifaces::{
 };
 use rocksdb::{Direction, IteratorMode, ReadOptions};
 
-use crate::{codec, keys, store::Store};
+use crate::{codec, keys, outbox, store::Store};
 
 /// Rewinds kept per module: enough to explain receipts of weeks on a chain that reorganises daily.
 pub(crate) const REWINDS_MAX: u64 = 100;
@@ -101,6 +101,7 @@ impl Store {
             changes: changes.collect(),
             state_bytes_before: event.state_bytes_before,
             resolved: event.resolved.map(|(letter, _)| letter),
+            effects: outbox::sent_by(self, module, seq)?,
             receipt,
             entry: event.entry,
         })

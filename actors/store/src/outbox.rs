@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use nexum_host_ifaces::{
     event::{Cursor, SourceId},
-    outbox::{Ended, Entry, Listed, Live, Location, OutcomeRecord, Progress, ReleasedEffect, SOURCE, digest},
+    outbox::{Ended, Entry, Listed, Live, Location, OutcomeRecord, Progress, ReleasedEffect, SOURCE, Sent, digest},
     store::{ModuleId, StoreError},
 };
 use rocksdb::WriteBatch;
@@ -133,13 +133,38 @@ fn entries(
     from_seq: u64,
 ) -> Result<impl Iterator<Item = Result<(Location, Entry), StoreError>>, StoreError> {
     let at = Location { seq: from_seq, ordinal: 0 };
-    let from = if shelf == Shelf::Outbox { keys::outbox(module, at) } else { keys::ended(module, at) };
+    entries_until(store, shelf, at, module, &shelf.of(module).1)
+}
+
+/// The same up to a key.
+fn entries_until<'a>(
+    store: &'a Store,
+    shelf: Shelf,
+    from: Location,
+    module: ModuleId,
+    end: &[u8],
+) -> Result<impl Iterator<Item = Result<(Location, Entry), StoreError>> + use<'a>, StoreError> {
+    let from = if shelf == Shelf::Outbox { keys::outbox(module, from) } else { keys::ended(module, from) };
     let read = |item: Row| {
         let (key, bytes) = item?;
         let (_, at) = keys::parse_outbox(&key).ok_or_else(misplaced)?;
         Ok((at, codec::decode(&bytes, ENTRY)?))
     };
-    Ok(scan(store, &from, &shelf.of(module).1)?.map(read))
+    Ok(scan(store, &from, end)?.map(read))
+}
+
+/// What one unit asked to send, in order.
+pub(crate) fn sent_by(store: &Store, module: ModuleId, seq: u64) -> Result<Vec<Sent>, StoreError> {
+    let (from, end) = (Location { seq, ordinal: 0 }, Location { seq: seq + 1, ordinal: 0 });
+    let mut found = Vec::new();
+    for (shelf, end) in [(Shelf::Outbox, keys::outbox(module, end)), (Shelf::Ended, keys::ended(module, end))] {
+        for item in entries_until(store, shelf, from, module, &end)? {
+            let (at, entry) = item?;
+            found.push((at, entry.brief()));
+        }
+    }
+    found.sort_by_key(|(at, _)| *at);
+    Ok(found.into_iter().map(|(_, sent)| sent).collect())
 }
 
 /// Whether the operator can take it up again.

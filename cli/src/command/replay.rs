@@ -113,6 +113,7 @@ fn as_json(recording: &Recording, component: Hash, replayed: &Replayed, differen
             "result": result(&outcome.failure),
             "fuel": outcome.fuel,
             "changed_keys": outcome.changes.iter().map(|(key, _)| key).collect::<Vec<_>>(),
+            "effects": render::replay::effects(outcome),
             "lines": outcome.lines,
         })
     };

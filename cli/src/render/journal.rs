@@ -1,7 +1,7 @@
 //! The journal as text. Pure: answers in, lines out.
 
 use nexum_gateway::api::journal::{EntryLine, JournalUnit, kind};
-use nexum_host_ifaces::{Hash, event::Cursor};
+use nexum_host_ifaces::{Hash, event::Cursor, outbox::Sent};
 
 use super::{one_line, table, units};
 use crate::journal::{diff::Comparison, verify::Report};
@@ -45,6 +45,16 @@ fn cursor(cursor: &Option<Cursor>) -> String {
     cursor.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
 }
 
+/// What an event asked to send.
+pub fn effects(effects: &[Sent]) -> String {
+    let mut rows = vec![["SENT", "TO", "RELEASE", "LANE", "KEY"].map(str::to_owned).to_vec()];
+    for Sent { id: _, key, kind, destination, lane, release } in effects {
+        let lane = lane.clone().unwrap_or_else(|| "-".to_owned());
+        rows.push(vec![kind.clone(), destination.clone(), release.clone(), lane, key.clone()]);
+    }
+    table(&rows)
+}
+
 pub fn unit(unit: &JournalUnit) -> String {
     let entry = &unit.entry.entry;
     let mut rows = vec![
@@ -73,6 +83,9 @@ pub fn unit(unit: &JournalUnit) -> String {
     };
     rows.push(vec!["receipt".to_owned(), receipt]);
     let mut text = table(&rows);
+    if !unit.effects.is_empty() {
+        text += &format!("\n{}", effects(&unit.effects));
+    }
     if !unit.changes.is_empty() {
         let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), units::bytes);
         let mut rows = vec![["KEY", "BEFORE", "AFTER"].map(str::to_owned).to_vec()];

@@ -118,6 +118,10 @@ pub fn crash(recording: &Recording) -> String {
     if !seen.is_empty() {
         text += &format!("\nwhat it saw\n{seen}");
     }
+    if let Some(effects) = recording.outcome.effects.as_ref().filter(|effects| !effects.is_empty()) {
+        let sent: Vec<_> = effects.iter().map(|(sent, _)| sent.clone()).collect();
+        text += &format!("\nwhat it asked to send\n{}", super::journal::effects(&sent));
+    }
     if !recording.outcome.lines.is_empty() {
         text += "\nwhat it logged\n";
         for line in &recording.outcome.lines {
@@ -125,6 +129,11 @@ pub fn crash(recording: &Recording) -> String {
         }
     }
     text
+}
+
+/// What the guest asked to send; null when that was not recorded.
+pub fn effects(outcome: &Outcome) -> Value {
+    json!(outcome.effects.as_ref().map(|effects| effects.iter().map(|(sent, _)| sent).collect::<Vec<_>>()))
 }
 
 pub fn crash_json(recording: &Recording) -> Value {
@@ -150,6 +159,7 @@ pub fn crash_json(recording: &Recording) -> Value {
         "lines": recording.outcome.lines,
         "reads": reads.collect::<Vec<_>>(),
         "exchanges": exchanges.collect::<Vec<_>>(),
+        "effects": effects(&recording.outcome),
     })
 }
 
@@ -179,8 +189,8 @@ pub fn replayed(recording: &Recording, ran: Hash, replayed: &Replayed, differenc
     }
     if differences.is_empty() && replayed.missing.is_empty() {
         text += match recording.outcome.failure {
-            Some(_) => "\nreproduced: the same error, state changes and lines",
-            None => "\nequal: the same state changes and lines",
+            Some(_) => "\nreproduced: the same error, state changes, effects and lines",
+            None => "\nequal: the same state changes, effects and lines",
         };
         text += if recording.outcome.fuel == replayed.outcome.fuel { ", and the same fuel\n" } else { "\n" };
     }

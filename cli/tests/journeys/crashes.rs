@@ -5,7 +5,11 @@ use std::{path::Path, process::Command};
 
 use serde_json::Value;
 
-use super::engine::{Engine, Setup, bundle};
+use super::{
+    engine::{Engine, Setup, bundle, eventually},
+    outbox::sender,
+    receiver::Receiver,
+};
 
 const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 const FROM_THE_FIRST: (&str, &str) =
@@ -38,10 +42,13 @@ fn state(engine: &Engine) -> String {
 /// The unit that handled a block late enough for the instance to have handled others before.
 fn handled_block(engine: &Engine, module: &str) -> String {
     engine.module_until(module, "handled some", |node| node["events_processed"].as_u64() > Some(8));
-    let list = engine.json(&["journal", "tail", module, "-n", "1000"]);
-    let entries = list["entries"].as_array().unwrap();
-    let block = |entry: &&Value| entry["kind"] == "handled" && entry["id"].as_str().unwrap().starts_with("block:");
-    entries.iter().filter(block).nth(5).unwrap()["seq"].to_string()
+    eventually("six of them were blocks", || {
+        let list = engine.json(&["journal", "tail", module, "-n", "1000"]);
+        let entries = list["entries"].as_array().unwrap();
+        let block = |entry: &&Value| entry["kind"] == "handled" && entry["id"].as_str().unwrap().starts_with("block:");
+        let found = entries.iter().filter(block).nth(5).map(|entry| entry["seq"].to_string());
+        found.ok_or_else(|| format!("{} units", entries.len()))
+    })
 }
 
 #[test]
@@ -134,6 +141,69 @@ fn a_handled_event_comes_out_the_same_and_another_component_does_not() {
     let component = bundle("recorder").join("module.wasm");
     let (code, said) = replay(&["a", "--event", &seq, "--backup", path(&backup), "--component", path(&component)]);
     assert_eq!((code, &said["equal"]), (0, &true.into()), "{said:#}");
+}
+
+#[test]
+fn what_an_event_asks_to_send_is_shown_and_compared() {
+    let receiver = Receiver::start();
+    let all = "[journal]\nrecord = \"all\"";
+    let setup = Setup::new().mock(31337, CHAIN).with(all);
+    let engine = sender(setup, &receiver.url(), "lane", &[FROM_THE_FIRST]).start();
+    let seq = handled_block(&engine, "sender");
+    let unit = engine.json(&["journal", "show", "sender", &seq]);
+    let key = format!("sender/{}/0", unit["id"].as_str().unwrap());
+    let first = serde_json::json!({
+        "id": key, "key": key, "kind": "http", "destination": receiver.url(), "lane": "blocks", "release": "committed",
+    });
+    assert_eq!((unit["effects"].as_array().unwrap().len(), &unit["effects"][0]), (2, &first), "{unit:#}");
+    let shown = engine.ctl(&["journal", "show", "sender", &seq]);
+    assert!(shown.contains("RELEASE") && shown.contains(&key), "{shown}");
+
+    let args = ["sender", "--event", &seq, "--state-dir", &state(&engine)];
+    let (code, said) = replay(&args);
+    assert_eq!((code, &said["equal"], &said["replayed"]["effects"][0]), (0, &true.into(), &first), "{said:#}");
+    // One that sends nothing.
+    let other = bundle("recorder").join("module.wasm");
+    let (code, said) = replay(&[&args[..], &["--component", path(&other)]].concat());
+    assert_eq!(code, 1);
+    let differences = said["differences"].as_array().unwrap();
+    let effects: Vec<_> = differences.iter().filter(|it| it["what"].as_str().unwrap().starts_with("effect ")).collect();
+    assert_eq!(effects.len(), 2, "{said:#}");
+    assert_eq!((&effects[0]["what"], &effects[0]["replayed"]), (&"effect 1".into(), &"none".into()));
+    let recorded = effects[0]["recorded"].as_str().unwrap();
+    assert!(recorded.starts_with(&format!("http to {}, key {key}, lane blocks, release committed", receiver.url())));
+
+    // A dead letter that is retried sends under the names of its own event, in a replay too.
+    let once = ("max_event_attempts = 3", "max_event_attempts = 1");
+    let setup = Setup::new().mock(31337, CHAIN).with(all);
+    let engine = sender(setup, &receiver.url(), "trap-once", &[FROM_THE_FIRST, once]).start();
+    engine.module_until("sender", "gave up", |node| node["dead_letters"].as_u64() > Some(0));
+    let letters = engine.json(&["dlq", "list", "sender"]);
+    let letter = letters.as_array().or_else(|| letters["letters"].as_array()).unwrap()[0]["seq"].to_string();
+    eventually("it runs for long enough to take it", || engine.try_ctl(&["dlq", "retry", "sender", &letter]));
+    let list = engine.json(&["journal", "tail", "sender", "-n", "1000"]);
+    let is_retry = |entry: &&Value| entry["id"] == format!("retry:{letter}").as_str() && entry["kind"] == "handled";
+    let seq = list["entries"].as_array().unwrap().iter().find(is_retry).unwrap()["seq"].to_string();
+    let (code, said) = replay(&["sender", "--event", &seq, "--state-dir", &state(&engine)]);
+    assert_eq!((code, &said["equal"]), (0, &true.into()), "{said:#}");
+    assert!(said["replayed"]["effects"][0]["id"].as_str().unwrap().starts_with("sender/block:31337:"), "{said:#}");
+}
+
+#[test]
+fn an_answer_over_http_comes_from_the_recording() {
+    let mut receiver = Receiver::start();
+    let setup = Setup::new().mock(31337, CHAIN).with("[journal]\nrecord = \"all\"");
+    let mut engine = sender(setup, &receiver.url(), "fetch", &[FROM_THE_FIRST]).start();
+    let seq = handled_block(&engine, "sender");
+    engine.kill9();
+    receiver.stop();
+    let took = receiver.hits().len();
+    let (code, said) = replay(&["sender", "--event", &seq, "--state-dir", &state(&engine)]);
+    assert_eq!((code, &said["equal"], &said["missing"]), (0, &true.into(), &serde_json::json!([])), "{said:#}");
+    assert!(!said["replayed"]["changed_keys"].as_array().unwrap().is_empty(), "what was answered is written: {said:#}");
+    receiver.resume();
+    let (code, said) = replay(&["sender", "--event", &seq, "--state-dir", &state(&engine)]);
+    assert_eq!((code, receiver.hits().len()), (0, took), "the receiver was asked: {said:#}");
 }
 
 #[test]

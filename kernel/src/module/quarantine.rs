@@ -113,7 +113,9 @@ impl Running {
         self.metrics.kind("retry").dispatched.inc();
         let failure = match self.instance.handle_again(&id, &letter.id, &event).await {
             Ok(fuel) => {
+                let recording = self.handled(args, (&id, &event), fuel);
                 let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
+                unit.recording = recording;
                 unit.resolved = Some(letter.seq);
                 self.send(args, unit);
                 self.settle(args).await?;

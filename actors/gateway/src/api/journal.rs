@@ -3,6 +3,7 @@
 use nexum_host_ifaces::{
     Hash, PublicKey,
     journal::{ChangedKey, JournalPage, Receipt, RewindRecord, UnitDetail},
+    outbox::Sent,
     store::{JournalEntry, UnitKind},
 };
 use serde::{Deserialize, Serialize};
@@ -116,14 +117,17 @@ pub struct JournalUnit {
     pub state_bytes_before: u64,
     /// The dead letter that the unit handled after all.
     pub resolved: Option<u64>,
+    /// What it asked to send, in order.
+    #[serde(default)]
+    pub effects: Vec<Sent>,
     /// The oldest receipt that covers the unit; absent when none does yet.
     pub receipt: Option<Receipt>,
 }
 
 impl From<UnitDetail> for JournalUnit {
     fn from(unit: UnitDetail) -> Self {
-        let UnitDetail { entry, changes, state_bytes_before, resolved, receipt } = unit;
-        Self { entry: entry.into(), changes, state_bytes_before, resolved, receipt }
+        let UnitDetail { entry, changes, state_bytes_before, resolved, effects, receipt } = unit;
+        Self { entry: entry.into(), changes, state_bytes_before, resolved, effects, receipt }
     }
 }
 
