@@ -134,7 +134,7 @@ pub struct Fault {
 }
 
 /// How the module was set up.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Setting {
     /// Version of the engine.
     pub engine: String,

@@ -46,6 +46,21 @@ pub struct Failure {
     pub fuel: u64,
 }
 
+/// The component failed before there was an instance: in a start function, which runs before `init`.
+#[derive(Debug)]
+pub struct NotStarted {
+    pub failure: Failure,
+    /// What it saw until then, when that was recorded; boxed for its size.
+    recording: Option<Box<Recording>>,
+}
+
+impl NotStarted {
+    /// What there is to run again, once it is said how the module is set up.
+    pub fn recording(self, setting: impl FnOnce() -> Setting) -> Option<Recording> {
+        self.recording.map(|recording| Recording { setting: setting(), ..*recording })
+    }
+}
+
 pub struct Instance {
     ahead: Arc<Ahead>,
     store: Store<HostState>,
@@ -61,7 +76,10 @@ pub struct Instance {
 
 impl Instance {
     /// A fresh Store over what is committed. `init` is still to be called.
-    pub async fn start(prepared: &Prepared, args: &HostArgs, record: ModuleRecord) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// What the component's start functions did wrong: they run here, under the same bounds as an event.
+    pub async fn start(prepared: &Prepared, args: &HostArgs, record: ModuleRecord) -> Result<Self, NotStarted> {
         let mut store = Store::new(prepared.engine(), HostState::new(args, record));
         store.limiter(|state| state.memory());
         store.epoch_deadline_trap();
@@ -69,14 +87,19 @@ impl Instance {
         let deadline = limits.event_deadline;
         let epochs_max = (deadline.as_millis() / EPOCH_TICK.as_millis()) as u64 + 2;
         let fuel_max = limits.max_fuel_per_event;
-        // A component's start function runs here, under the same bounds as an event.
-        arm(&mut store, fuel_max, epochs_max).map_err(|error| failure(&error, "start", 0, deadline))?;
-        let guest = match tokio::time::timeout(deadline, prepared.instantiate_async(&mut store)).await {
-            Ok(Ok(guest)) => guest,
-            Ok(Err(error)) => return Err(failure(&error, "start", used(&store, fuel_max), deadline)),
-            Err(_) => return Err(late("start", used(&store, fuel_max), deadline)),
+        let started = match arm(&mut store, fuel_max, epochs_max) {
+            Ok(()) => tokio::time::timeout(deadline, prepared.instantiate_async(&mut store)).await,
+            Err(error) => Ok(Err(error)),
         };
-        Ok(Self { ahead: args.ahead.clone(), store, guest, fuel_max, epochs_max, deadline, started: None, handled: 0 })
+        let failed = match started {
+            Ok(Ok(guest)) => {
+                let ahead = args.ahead.clone();
+                return Ok(Self { ahead, store, guest, fuel_max, epochs_max, deadline, started: None, handled: 0 });
+            }
+            Ok(Err(error)) => failure(&error, "start", used(&store, fuel_max), deadline),
+            Err(_) => late("start", used(&store, fuel_max), deadline),
+        };
+        Err(not_started(store.data(), failed))
     }
 
     /// Calls `init`; answers the fuel it took.
@@ -190,6 +213,30 @@ impl Instance {
             Err(_) => Err(late(what, fuel, self.deadline)),
         }
     }
+}
+
+fn not_started(host: &HostState, failure: Failure) -> NotStarted {
+    let (init_state_bytes, after_seq) = host.began();
+    let recording = host.capture().map(|captured| {
+        let outcome = Outcome {
+            failure: Some(Fault { message: failure.message.clone(), backtrace: failure.backtrace.clone() }),
+            fuel: failure.fuel,
+            changes: captured.changes,
+            lines: captured.lines,
+            effects: Some(captured.effects),
+        };
+        Box::new(Recording {
+            setting: Setting::default(),
+            at_ms: host.now_ms(),
+            after_seq,
+            handled_before: 0,
+            init: captured.session,
+            init_state_bytes,
+            event: None,
+            outcome,
+        })
+    });
+    NotStarted { failure, recording }
 }
 
 fn arm(store: &mut Store<HostState>, fuel: u64, epochs: u64) -> wasmtime::Result<()> {

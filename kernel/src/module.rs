@@ -245,7 +245,7 @@ impl State {
         let feeds = Feeds::new(&name, &plan.manifest.sources, &info.record, myself.get_derived());
         let instance = match Instance::start(&prepared, &host, info.record).await {
             Ok(instance) => instance,
-            Err(failure) => return Err(self.args.fault(health, failure, None)),
+            Err(failed) => return Err(self.args.not_started(&host, health, failed)),
         };
         let replay = match info.replay {
             0 => Replay::default(),

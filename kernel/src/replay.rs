@@ -74,8 +74,13 @@ pub async fn replay(
     let record = ModuleRecord { state_bytes: recording.init_state_bytes, ..ModuleRecord::default() };
     let mut instance = match Instance::start(&prepared, &args, record).await {
         Ok(instance) => instance,
-        Err(failure) => {
-            return Ok(Replayed { outcome: outcome(Err(failure), Captured::default()), missing: Vec::new() });
+        Err(failed) => {
+            let failure = failed.failure.clone();
+            let outcome = match failed.recording(|| setting.clone()) {
+                Some(recording) => recording.outcome,
+                None => outcome(Err(failure), Captured::default()),
+            };
+            return Ok(Replayed { outcome, missing: init_view.missing() });
         }
     };
     let started = instance.init(&setting.config).await;

@@ -1,9 +1,10 @@
 //! Crashes that are reproduced by one command, handled events that come out the same again, and a component that is tried
 //! on a crash.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
+use sha2::Digest as _;
 
 use super::{
     engine::{Engine, Setup, bundle, eventually},
@@ -175,7 +176,9 @@ fn what_an_event_asks_to_send_is_shown_and_compared() {
 
     // A dead letter that is retried sends under the names of its own event, in a replay too.
     let once = ("max_event_attempts = 3", "max_event_attempts = 1");
-    let setup = Setup::new().mock(31337, CHAIN).with(all);
+    // Time to take it before the next one fails.
+    let slow = CHAIN.replace("block_interval_ms = 50", "block_interval_ms = 2000");
+    let setup = Setup::new().mock(31337, &slow).with(all);
     let engine = sender(setup, &receiver.url(), "trap-once", &[FROM_THE_FIRST, once]).start();
     engine.module_until("sender", "gave up", |node| node["dead_letters"].as_u64() > Some(0));
     let letters = engine.json(&["dlq", "list", "sender"]);
@@ -204,6 +207,89 @@ fn an_answer_over_http_comes_from_the_recording() {
     receiver.resume();
     let (code, said) = replay(&["sender", "--event", &seq, "--state-dir", &state(&engine)]);
     assert_eq!((code, receiver.hits().len()), (0, took), "the receiver was asked: {said:#}");
+}
+
+/// The component with one more core module, whose start function traps.
+fn traps_at_start(component: &[u8]) -> Vec<u8> {
+    const CORE_MODULE: u8 = 1;
+    let section = |id: u8, body: &[u8]| [&[id, body.len() as u8], body].concat();
+    let (mut rest, mut modules) = (&component[8..], 0);
+    while let [id, body @ ..] = rest {
+        let length = body.iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
+        let bytes = body[..length].iter().rev().fold(0, |bytes, byte| bytes << 7 | usize::from(byte & 0x7f));
+        modules += u8::from(*id == CORE_MODULE);
+        rest = &body[length + bytes..];
+    }
+    let core = [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, &[1, 0x60, 0, 0]),
+        section(3, &[1, 0]),
+        section(8, &[0]),
+        // unreachable
+        section(10, &[1, 3, 0, 0x00, 0x0b]),
+    ];
+    // The core module, and an instance of it.
+    [component, &section(CORE_MODULE, &core.concat()), &section(2, &[1, 0, modules, 0])].concat()
+}
+
+/// Puts that component into a bundle.
+fn spoil(bundle: &Path) {
+    let manifest = bundle.join("nexum.toml");
+    let component = traps_at_start(&fs::read(bundle.join("module.wasm")).unwrap());
+    let named = format!("component = \"sha256:{}\"", hex::encode(sha2::Sha256::digest(&component)));
+    let text = fs::read_to_string(&manifest).unwrap();
+    let line = text.lines().find(|line| line.starts_with("component = ")).unwrap();
+    fs::write(&manifest, text.replace(line, &named)).unwrap();
+    fs::write(bundle.join("module.wasm"), component).unwrap();
+}
+
+#[test]
+fn what_fails_before_init_is_kept_too() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "m", &[]);
+    spoil(&setup.dir.path().join("m"));
+    let engine = setup.start();
+    engine.module_until("m", "fails", |node| node["restarts"].as_u64() > Some(0));
+    let list = engine.json(&["crash", "list", "m"]);
+    assert_eq!(list["crashes"][0]["event"], "init", "{list:#}");
+    let error = list["crashes"][0]["error"].as_str().unwrap();
+    assert!(error.contains("unreachable") && error.ends_with("in start"), "{error}");
+    assert!(engine.metric("nexum_events_failed_total", &[("module", "m"), ("event_type", "init")]) > 0.0);
+    let (code, said) = replay(&["m", "--last-crash", "--state-dir", &state(&engine)]);
+    assert_eq!((code, &said["equal"]), (0, &true.into()), "{said:#}");
+}
+
+#[test]
+fn a_version_that_an_upgrade_refuses_leaves_a_crash() {
+    let setup = hostile(Setup::new().mock(31337, CHAIN), "m", "good");
+    let write = |directory: &str, mode: &str| {
+        let dir = setup.write_bundle("hostile", directory, &[("mode = \"good\"", mode)]);
+        let manifest = dir.join("nexum.toml");
+        let text = fs::read_to_string(&manifest).unwrap();
+        fs::write(&manifest, text.replace(&format!("name = \"{directory}\""), "name = \"m\"")).unwrap();
+        dir
+    };
+    let (traps, spoilt) = (write("traps", "mode = \"init-flush-trap\""), write("spoilt", "mode = \"good\""));
+    spoil(&spoilt);
+    let engine = setup.start();
+    engine.module_until("m", "runs", |node| node["state"] == "RUN");
+    for (count, (bundle, error)) in [(&traps, "trap"), (&spoilt, "in start")].into_iter().enumerate() {
+        let said = engine.try_ctl(&["module", "upgrade", "m", path(bundle)]).unwrap_err();
+        assert!(said.contains("`m` goes on as it was") && said.contains(error), "{said}");
+        let list = eventually("the crash is kept", || {
+            let list = engine.json(&["crash", "list", "m"]);
+            if list["crashes"].as_array().unwrap().len() > count { Ok(list) } else { Err(list.to_string()) }
+        });
+        let crash = &list["crashes"][count];
+        assert_eq!(
+            (&crash["event"], crash["error"].as_str().unwrap().contains(error)),
+            (&"init".into(), true),
+            "{list:#}"
+        );
+        let (code, said) = replay(&["m", "--last-crash", "--state-dir", &state(&engine)]);
+        assert_eq!((code, &said["equal"]), (0, &true.into()), "{said:#}");
+    }
+    let node = engine.module("m");
+    assert_eq!((&node["restarts"], &node["events_failed"]), (&0.into(), &0.into()), "not the running one's: {node:#}");
 }
 
 #[test]

@@ -157,7 +157,7 @@ impl Running {
         let record = self.instance.host().record().clone();
         self.instance = Instance::start(&self.prepared, &self.host, record)
             .await
-            .map_err(|failure| args.fault(self.health.clone(), failure, None))?;
+            .map_err(|failed| args.not_started(&self.host, self.health.clone(), failed))?;
         self.init(args).await
     }
 }

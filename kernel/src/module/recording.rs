@@ -6,18 +6,61 @@ use std::sync::{Arc, atomic::Ordering};
 use nexum_host_ifaces::{
     event::EventId,
     grants::{Capability, Grant},
-    recording::{Crash, CrashBrief, Record, Setting, Taping},
-    store::StoreMsg,
+    host::HostArgs,
+    recording::{Crash, CrashBrief, Record, Recording, Setting, Taping},
+    store::{ModuleHealth, ModuleId, StoreMsg},
     types::Event,
 };
 
-use super::{Args, Running};
-use crate::{instance::Failure, load::Plan};
+use super::{Args, Exit, Running, Shared};
+use crate::{
+    instance::{Failure, NotStarted},
+    load::Plan,
+    metrics::ModuleMetrics,
+};
+
+/// What is kept of a failure: the newest of a module, those of versions that an upgrade tried among them.
+pub(super) fn keep(shared: &Shared, module: ModuleId, recording: &Recording, failure: &Failure) {
+    let brief = CrashBrief {
+        number: 0,
+        at_ms: recording.at_ms,
+        event: recording.event_id().to_string(),
+        component: recording.setting.component,
+        error: failure.message.clone(),
+        fuel: failure.fuel,
+        handled_before: recording.handled_before,
+        whole: recording.is_whole(),
+        bytes: 0,
+    };
+    match recording.encode() {
+        Ok(recording) => {
+            let crash = Box::new(Crash { brief, recording });
+            // A store that is away now costs the recording; the failure itself is counted by the supervisor.
+            let _ = shared.store.cast(StoreMsg::PutCrash { module, crash });
+        }
+        Err(error) => tracing::warn!(module = %recording.setting.module, "the crash is not kept: {error}"),
+    }
+}
 
 impl Args {
+    /// A component that failed before its `init` could be called: kept and counted as if that had failed.
+    pub(super) fn not_started(&self, host: &HostArgs, health: ModuleHealth, failed: NotStarted) -> Exit {
+        let failure = failed.failure.clone();
+        if let Some(recording) = failed.recording(|| self.plan.setting()) {
+            keep(&self.shared, host.id, &recording, &failure);
+        }
+        let mut metrics = ModuleMetrics::new(&self.shared.metrics, self.name());
+        let init = metrics.kind("init");
+        init.dispatched.inc();
+        init.failed.inc();
+        self.fault(health, failure, None)
+    }
+}
+
+impl Plan {
     /// How the module is set up, for whoever runs a recording again.
-    fn setting(&self) -> Setting {
-        let plan = &self.plan;
+    pub(super) fn setting(&self) -> Setting {
+        let plan = self;
         let served = |capability: &Capability| plan.grants.get(*capability) == Some(Grant::Served);
         Setting {
             engine: env!("CARGO_PKG_VERSION").to_owned(),
@@ -32,9 +75,7 @@ impl Args {
             allow: (**plan.grants.hosts()).clone(),
         }
     }
-}
 
-impl Plan {
     /// Whether its instances record.
     pub(super) fn taping(&self) -> Taping {
         if self.record == Record::None { Taping::Off } else { Taping::On }
@@ -60,27 +101,9 @@ impl Running {
         if self.instance.host().poisoned().is_some() {
             return;
         }
-        let setting = || args.setting();
+        let setting = || args.plan.setting();
         let Some(recording) = self.instance.recording(setting, event, failure.fuel, Some(failure)) else { return };
-        let brief = CrashBrief {
-            number: 0,
-            at_ms: recording.at_ms,
-            event: recording.event_id().to_string(),
-            component: recording.setting.component,
-            error: failure.message.clone(),
-            fuel: failure.fuel,
-            handled_before: recording.handled_before,
-            whole: recording.is_whole(),
-            bytes: 0,
-        };
-        match recording.encode() {
-            Ok(recording) => {
-                let crash = Box::new(Crash { brief, recording });
-                // A store that is away now costs the recording; the failure itself is counted by the supervisor.
-                let _ = args.shared.store.cast(StoreMsg::PutCrash { module: self.host.id, crash });
-            }
-            Err(error) => tracing::warn!(module = %args.name(), "the crash is not kept: {error}"),
-        }
+        keep(&args.shared, self.host.id, &recording, failure);
     }
 
     /// The recording of the event that was just handled, when every event is recorded.
@@ -88,7 +111,7 @@ impl Running {
         if args.plan.record != Record::All {
             return None;
         }
-        let recording = self.instance.recording(|| args.setting(), Some(event), fuel, None)?;
+        let recording = self.instance.recording(|| args.plan.setting(), Some(event), fuel, None)?;
         recording
             .encode()
             .inspect_err(|error| tracing::warn!(module = %args.name(), "an event is not recorded: {error}"))

@@ -79,7 +79,7 @@ impl Running {
         self.replay = Replay::new(rewound.replay);
         self.instance = Instance::start(&self.prepared, &self.host, rewound.record)
             .await
-            .map_err(|failure| args.fault(self.health.clone(), failure, None))?;
+            .map_err(|failed| args.not_started(&self.host, self.health.clone(), failed))?;
         self.init(args).await
     }
 }

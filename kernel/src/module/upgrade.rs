@@ -7,7 +7,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use nexum_host_ifaces::store::UnitKind;
 
-use super::{Exit, State, host_args};
+use super::{Exit, State, host_args, recording};
 use crate::{
     instance::{Failure, Instance},
     modules::{self, Candidate},
@@ -40,12 +40,25 @@ impl State {
         let record = running.instance.host().record().clone();
         let mut instance = match Instance::start(prepared, &host, record).await {
             Ok(instance) => instance,
-            Err(failure) => return Ok(Err(failure)),
+            Err(failed) => {
+                let failure = failed.failure.clone();
+                if let Some(recording) = failed.recording(|| plan.setting()) {
+                    recording::keep(&self.args.shared, host.id, &recording, &failure);
+                }
+                return Ok(Err(failure));
+            }
         };
         instance.host().hold_flushes(true);
         let fuel = match instance.init(&plan.config).await {
             Ok(fuel) => fuel,
-            Err(failure) => return Ok(Err(failure)),
+            Err(failure) => {
+                let kept = instance.recording(|| plan.setting(), None, failure.fuel, Some(&failure));
+                // What failed around the version is no crash of it.
+                if let Some(kept) = kept.filter(|_| instance.host().poisoned().is_none()) {
+                    recording::keep(&self.args.shared, host.id, &kept, &failure);
+                }
+                return Ok(Err(failure));
+            }
         };
         instance.host().hold_flushes(false);
         candidate.passed.store(true, Ordering::Release);
