@@ -278,7 +278,8 @@ impl Queue {
         if got != stored + 1 || unit.record.seq != got {
             return Err(StoreError::OutOfSequence { stored, got });
         }
-        self.waiting.add(store, unit, first, &mut self.scratch)?;
+        let aged = last.aged(store, unit)?;
+        self.waiting.add(store, unit, (first, aged), &mut self.scratch)?;
         if let Some(receipt) = last.follow(store, unit) {
             self.waiting.put_receipt(unit.module, &receipt)?;
         }

@@ -79,12 +79,13 @@ impl Group {
         self.batch.is_empty() && self.waiting.is_empty()
     }
 
-    /// Adds a unit, but for its record. `first` says that no unit of this module has passed since the actor started.
+    /// Adds a unit, but for its record. `first` says that no unit of this module has passed since the actor started,
+    /// `aged` which entries of its journal are too old by now.
     pub fn add(
         &mut self,
         store: &Store,
         unit: &EventUnit,
-        first: bool,
+        (first, aged): (bool, Option<(u64, u64)>),
         scratch: &mut Scratch,
     ) -> Result<(), StoreError> {
         let (id, seq) = (unit.module, unit.entry.seq);
@@ -141,7 +142,7 @@ impl Group {
         for position in &unit.replayed {
             self.batch.delete(keys::replay(id, *position));
         }
-        if let Some((from, to)) = outdated(seq, store.journal_entries, first) {
+        for (from, to) in outdated(seq, store.journal_entries, first).into_iter().chain(aged) {
             self.batch.delete_range_cf(events, keys::event(id, from), keys::event(id, to));
             self.batch.delete_range(keys::receipt(id, from), keys::receipt(id, to));
             self.batch.delete_range_cf(recordings, keys::recording(id, from), keys::recording(id, to));

@@ -7,6 +7,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use nexum_host_ifaces::{blocking::Blocking, clock::Clock};
@@ -55,6 +56,8 @@ pub struct Options {
     pub write_buffer_bytes: usize,
     /// Journal entries kept per module; a rewind cannot go back further.
     pub journal_entries: u64,
+    /// None older than this is kept, but for the newest, up to an eighth more; absent: their number alone counts.
+    pub journal_age: Option<Duration>,
     /// Absent: nothing is signed.
     pub receipts: Option<Receipts>,
     /// `Inline`: no thread of its own, everything runs on the actor's. For simulations; durability is then `Sync`.
@@ -72,6 +75,7 @@ impl Options {
             block_cache_bytes: BLOCK_CACHE_BYTES,
             write_buffer_bytes: WRITE_BUFFER_BYTES,
             journal_entries: JOURNAL_ENTRIES,
+            journal_age: None,
             receipts: None,
             blocking: Blocking::default(),
             disk: None,

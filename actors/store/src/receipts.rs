@@ -1,4 +1,4 @@
-//! When a receipt is due, per module.
+//! When a receipt is due, and when to look for entries that are too old, per module.
 //!
 //! Invariant: a receipt is written in the same atomic write as the unit it covers, or in one that follows it in the
 //! queue; so whatever survives a crash, no receipt covers a unit that did not.
@@ -29,6 +29,8 @@ pub(crate) struct Last {
     place: Place,
     signed_seq: u64,
     signed_ms: u64,
+    /// When it was seen last which entries are too old.
+    aged_ms: Option<u64>,
 }
 
 impl Last {
@@ -38,7 +40,7 @@ impl Last {
         let receipt = store.last_receipt(unit.module)?;
         let (signed_seq, signed_ms) = receipt.map_or((0, unit.entry.at_ms), |receipt| (receipt.seq, receipt.at_ms));
         let place = Place { seq, digest: unit.entry.previous, component: unit.entry.component, at_ms: signed_ms };
-        Ok(Self { place, signed_seq, signed_ms })
+        Ok(Self { place, signed_seq, signed_ms, aged_ms: None })
     }
 
     pub fn seq(&self) -> u64 {
@@ -54,6 +56,20 @@ impl Last {
         let due = entry.seq.saturating_sub(self.signed_seq) >= receipts.every_units
             || u128::from(entry.at_ms.saturating_sub(self.signed_ms)) >= receipts.every.as_millis();
         if due { self.sign(store, unit.module) } else { None }
+    }
+
+    /// The entries that are too old by the time of `unit`, when it is time to look: an eighth of the age after the last
+    /// time.
+    pub fn aged(&mut self, store: &Store, unit: &EventUnit) -> Result<Option<(u64, u64)>, StoreError> {
+        let Some(age_ms) = store.journal_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)) else {
+            return Ok(None);
+        };
+        let now_ms = unit.entry.at_ms;
+        if self.aged_ms.is_some_and(|looked_ms| now_ms.saturating_sub(looked_ms) < (age_ms / 8).max(1)) {
+            return Ok(None);
+        }
+        self.aged_ms = Some(now_ms);
+        store.entries_before(unit.module, now_ms.saturating_sub(age_ms))
     }
 
     /// A receipt for the last unit, unless it has one.

@@ -122,8 +122,10 @@ fn undo(
     }
     if record.seq != to_seq {
         return Err(StoreError::Failed(format!(
-            "cannot rewind to unit {to_seq}: unit {} is no longer in the journal, which keeps the newest {}",
-            record.seq, store.journal_entries
+            "cannot rewind to unit {to_seq}: unit {} is no longer in the journal, which keeps the newest {}{}",
+            record.seq,
+            store.journal_entries,
+            store.journal_age.map_or_else(String::new, |age| format!(", and none older than {age:?}"))
         )));
     }
     undone.reverse();

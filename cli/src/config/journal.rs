@@ -7,11 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{Period, check::Problem};
 
+/// Longer than any chain takes to make a block final.
+const AGE_MIN: Duration = Duration::from_secs(3600);
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Journal {
     /// Entries kept per module, which is also how far a rewind can go back.
     pub entries: u64,
+    /// How old an entry may become; absent: however old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<Period>,
     /// Whether receipts are signed.
     pub receipts: bool,
     /// File with the secret key; `<state_dir>/journal.key`, made at the first start, when absent.
@@ -29,6 +35,7 @@ impl Default for Journal {
     fn default() -> Self {
         Self {
             entries: nexum_store::JOURNAL_ENTRIES,
+            age: None,
             receipts: true,
             key: None,
             receipt_entries: 1000,
@@ -44,8 +51,24 @@ pub(super) fn check(journal: &Journal) -> Result<(), Problem> {
             return Err(super::check::problem(&format!("journal.{key}"), "must be at least 1"));
         }
     }
+    if journal.age.is_some_and(|age| age.0 < AGE_MIN) {
+        let wanted = format!("must be at least {}: a rewind goes back no further", Period(AGE_MIN));
+        return Err(super::check::problem("journal.age", &wanted));
+    }
     if journal.key.is_some() && !journal.receipts {
         return Err(super::check::problem("journal.key", "is not used: receipts = false"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_that_a_rewind_could_not_live_with_is_refused() {
+        let with = |age| check(&Journal { age: Some(Period(age)), ..Journal::default() });
+        assert!(with(AGE_MIN).is_ok() && check(&Journal::default()).is_ok());
+        assert!(with(AGE_MIN - Duration::from_millis(1)).is_err());
+    }
 }

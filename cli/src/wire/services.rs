@@ -104,6 +104,7 @@ fn open_store(config: &Config, clock: &Arc<dyn Clock>, registry: &Registry) -> a
     options.durability = config.engine.durability;
     let journal = &config.journal;
     options.journal_entries = journal.entries;
+    options.journal_age = journal.age.map(|age| age.0);
     if journal.receipts {
         let key = Arc::new(journal_key::load(journal.key.as_deref(), &config.engine.state_dir)?);
         let (every_units, every) = (journal.receipt_entries, journal.receipt_interval.0);

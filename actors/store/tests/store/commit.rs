@@ -9,8 +9,9 @@ use std::{
 };
 
 use nexum_host_ifaces::{
+    ledger::Outcome,
     outbox::OutboxRequest,
-    store::{ModuleHealth, ModuleId, StateView, StoreError, StoreMsg},
+    store::{ModuleHealth, ModuleId, RewindTo, StateView, StoreError, StoreMsg},
 };
 use nexum_store::{Disk, Durability, Options, Written};
 
@@ -198,6 +199,45 @@ async fn the_journal_keeps_its_newest_entries_only() {
     let harness = Harness::open_with(directory.path(), &kept(4)).await;
     harness.handle(&mut module, vec![]).await;
     assert_eq!(seqs(&module, &harness), [48, 49, 50, 51]);
+}
+
+#[tokio::test]
+async fn the_journal_keeps_no_entry_past_its_age_but_the_newest() {
+    const HOUR_MS: u64 = 3_600_000;
+    let directory = directory();
+    let kept = |hours: u64| Options { journal_age: Some(Duration::from_millis(hours * HOUR_MS)), ..options() };
+    let harness = Harness::open_with(directory.path(), &kept(24)).await;
+    let mut module = harness.module("a").await;
+    async fn at(harness: &Harness, module: &mut Module, at_ms: u64) -> Vec<u64> {
+        let outcome = Outcome { at_ms, ..module.outcome(vec![]) };
+        let unit = module.ledger.seal(outcome);
+        let record = unit.record.clone();
+        harness.commit(unit).await.unwrap();
+        module.ledger.adopt(record);
+        let journal = harness.store.journal(module.info.id, 0, usize::MAX).unwrap();
+        journal.into_iter().map(|entry| entry.seq).collect()
+    }
+    let begun_ms = 1_700_000_000_000;
+    for hour in 0..24 {
+        assert_eq!(at(&harness, &mut module, begun_ms + hour * HOUR_MS).await.len() as u64, hour + 1);
+    }
+    // From then on there is never less than a day of it, and never more than an eighth above.
+    for hour in 24..72 {
+        let seqs = at(&harness, &mut module, begun_ms + hour * HOUR_MS).await;
+        assert!((25..=28).contains(&seqs.len()) && seqs.is_sorted_by(|a, b| *b == a + 1), "hour {hour}: {seqs:?}");
+    }
+    // What is left of a module that was idle for long is what it does next, and what a rewind would need is said.
+    assert_eq!(at(&harness, &mut module, begun_ms + 1_000 * HOUR_MS).await, [73]);
+    let (id, to) = (module.info.id, RewindTo::Unit(70));
+    let refused = harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await.unwrap_err();
+    assert!(refused.to_string().contains("unit 72 is no longer in the journal"), "{refused}");
+    harness.close().await;
+    // A shorter age counts from the first unit on.
+    let harness = Harness::open_with(directory.path(), &kept(24)).await;
+    assert_eq!(at(&harness, &mut module, begun_ms + 1_001 * HOUR_MS).await, [73, 74]);
+    harness.close().await;
+    let harness = Harness::open_with(directory.path(), &kept(1)).await;
+    assert_eq!(at(&harness, &mut module, begun_ms + 1_010 * HOUR_MS).await, [75]);
 }
 
 #[tokio::test]
