@@ -16,6 +16,7 @@ use anyhow::Context;
 use nexum_chain::mock::Fixture;
 use nexum_host_ifaces::port::Port;
 use nexum_kernel::admin::AdminMsg;
+use nexum_store::Companion;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -33,6 +34,16 @@ const CONFIG_FILE: &str = "nexum-engine.toml";
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// What shells make of a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
+
+/// What a backup takes along besides the store.
+pub fn companions(state_dir: &Path) -> Vec<Companion> {
+    vec![Companion { file: roster(state_dir), absent: nexum_kernel::EMPTY_ROSTER }]
+}
+
+/// Which modules run, where that is not as configured.
+fn roster(state_dir: &Path) -> PathBuf {
+    state_dir.join("modules.json")
+}
 
 /// Where the database lies within a state directory.
 pub fn store_directory(state_dir: &Path) -> PathBuf {

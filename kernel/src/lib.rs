@@ -22,3 +22,4 @@ mod roster;
 mod status;
 
 pub use root::{KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec};
+pub use roster::EMPTY as EMPTY_ROSTER;

@@ -48,6 +48,9 @@ pub fn decide(configured: &[ModuleSpec], changes: Vec<Change>) -> (Vec<Start>, V
     (starts, unloaded)
 }
 
+/// The file of a roster without changes.
+pub const EMPTY: &[u8] = b"{\n  \"changes\": []\n}\n";
+
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
@@ -129,6 +132,8 @@ mod tests {
         let path = directory.path().join("modules.json");
         let roster = Roster::new(path.clone());
         assert_eq!(roster.read().unwrap(), []);
+        roster.write(Vec::new()).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), EMPTY);
         let mut changed = spec("/a");
         changed.config.insert("interval".into(), toml::Value::Integer(3));
         changed.config.insert("since".into(), toml::Value::Datetime("2026-11-20T00:00:00Z".parse().unwrap()));

@@ -1,9 +1,10 @@
-//! Copies of the whole store: backup while the engine runs, restore while it does not.
+//! Copies of the whole store and of the files that belong to it: backup while the engine runs, restore while it does not.
 //!
 //! Invariant: the target either holds a complete, readable store or does not exist.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +13,7 @@ use rocksdb::{DB, IteratorMode, checkpoint::Checkpoint};
 
 use crate::{
     keys,
-    open::{self, OpenError},
+    open::{self, Companion, OpenError},
     store::Store,
 };
 
@@ -38,18 +39,64 @@ pub(crate) fn backup(store: &Store, to: &Path) -> Result<(), StoreError> {
         Some(parent) if parent.as_os_str().is_empty() || parent.is_dir() => {}
         _ => return Err(failed("its parent directory does not exist".into())),
     }
-    // RocksDB collects the copy in `<to>.tmp`, syncs it and renames it; remains of a killed one are in its way.
-    let partial = partial(to, "tmp");
-    let remove_partial = || match fs::remove_dir_all(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error.to_string())),
-        _ => Ok(()),
+    // RocksDB collects its copy in `<name>.tmp`, syncs it and renames it; remains of a killed one are in its way.
+    let whole = partial(to, "partial");
+    let remove_partial = || {
+        for remains in [&whole, &partial(&whole, "tmp")] {
+            match fs::remove_dir_all(remains) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error.to_string())),
+                _ => {}
+            }
+        }
+        Ok(())
     };
     remove_partial()?;
-    let checkpoint = Checkpoint::new(&store.db).and_then(|checkpoint| checkpoint.create_checkpoint(to));
-    checkpoint.map_err(|error| match remove_partial() {
-        Ok(()) => failed(error.to_string()),
+    let checkpoint = Checkpoint::new(&store.db).and_then(|checkpoint| checkpoint.create_checkpoint(&whole));
+    // The companions come after the database, so that an order whose units are in it is in them, too, or is yet to come.
+    let done = checkpoint.map_err(|error| error.to_string()).and_then(|()| {
+        let rest = store.companions.iter().try_for_each(|companion| take_along(companion, &whole));
+        let rest = rest.and_then(|()| sync_directory(&whole));
+        rest.and_then(|()| fs::rename(&whole, to).map_err(copy_error(to))).map_err(|error| error.to_string())
+    });
+    done.map_err(|error| match remove_partial() {
+        Ok(()) => failed(error),
         Err(remains) => failed(format!("{error}; {remains}")),
     })
+}
+
+fn name(companion: &Companion) -> &Path {
+    companion.file.file_name().map_or(Path::new(""), Path::new)
+}
+
+fn take_along(companion: &Companion, into: &Path) -> Result<(), RestoreError> {
+    let content = match fs::read(&companion.file) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => companion.absent.to_owned(),
+        Err(error) => return Err(copy_error(&companion.file)(error)),
+    };
+    put(&content, &into.join(name(companion)))
+}
+
+/// Puts a companion back in one step. A backup of a version that took none along leaves what is there.
+fn put_back(from: &Path, companion: &Companion) -> Result<(), RestoreError> {
+    let kept = from.join(name(companion));
+    let content = match fs::read(&kept) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(copy_error(&kept)(error)),
+    };
+    let draft = partial(&companion.file, "restoring");
+    put(&content, &draft)?;
+    fs::rename(&draft, &companion.file).map_err(copy_error(&companion.file))?;
+    sync_directory(parent(&companion.file))
+}
+
+fn put(content: &[u8], to: &Path) -> Result<(), RestoreError> {
+    let written = fs::File::create(to).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    written.map_err(copy_error(to))
 }
 
 /// Copies the backup in `from` to the directory `to`, which must be empty or absent, after reading all of it. For use
@@ -66,7 +113,9 @@ pub fn restore(from: &Path, to: &Path, options: &open::Options) -> Result<(), Re
     }
     let db = open::read_only(from, options)?;
     let partial = partial(to, "restoring");
-    let copied = read_everything(from, &db).and_then(|()| copy(from, &partial)).and_then(|()| {
+    let copied = read_everything(from, &db).and_then(|()| copy(from, &partial, &options.companions)).and_then(|()| {
+        // Before the store, without which they say nothing: a restore that was cut short is begun anew.
+        options.companions.iter().try_for_each(|companion| put_back(from, companion))?;
         // Onto an empty directory, too.
         fs::rename(&partial, to).map_err(copy_error(to))?;
         sync_directory(parent(to))
@@ -88,7 +137,7 @@ fn read_everything(from: &Path, db: &DB) -> Result<(), RestoreError> {
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), RestoreError> {
+fn copy(from: &Path, to: &Path, companions: &[Companion]) -> Result<(), RestoreError> {
     match fs::remove_dir_all(to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(copy_error(to)(error)),
         _ => {}
@@ -97,7 +146,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), RestoreError> {
     for entry in fs::read_dir(from).map_err(copy_error(from))? {
         let path = entry.map_err(copy_error(from))?.path();
         let Some(name) = path.file_name().filter(|name| *name != "LOCK") else { continue };
-        if path.is_file() {
+        if path.is_file() && !companions.iter().any(|companion| self::name(companion) == Path::new(name)) {
             let target = to.join(name);
             fs::copy(&path, &target).map_err(copy_error(&path))?;
             fs::File::open(&target).and_then(|file| file.sync_all()).map_err(copy_error(&target))?;

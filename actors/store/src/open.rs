@@ -62,10 +62,20 @@ pub struct Options {
     pub receipts: Option<Receipts>,
     /// `Inline`: no thread of its own, everything runs on the actor's. For simulations; durability is then `Sync`.
     pub blocking: Blocking,
+    /// Files that belong to the store's past: a backup takes them along, and a restore puts them back.
+    pub companions: Vec<Companion>,
     /// What stands between the store and the disk. For simulations.
     pub disk: Option<Arc<dyn Disk>>,
     pub clock: Arc<dyn Clock>,
     pub registry: prometheus::Registry,
+}
+
+/// A file outside of the database that is only right together with it. It is replaced in one step by who owns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Companion {
+    pub file: PathBuf,
+    /// What it would hold when it is not there.
+    pub absent: &'static [u8],
 }
 
 impl Options {
@@ -78,6 +88,7 @@ impl Options {
             journal_age: None,
             receipts: None,
             blocking: Blocking::default(),
+            companions: Vec::new(),
             disk: None,
             clock,
             registry,

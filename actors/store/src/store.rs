@@ -29,7 +29,7 @@ use crate::{
     disk::{Disk, Written},
     keys,
     metrics::{Metrics, Window},
-    open::{self, Durability, OpenError, Options},
+    open::{self, Companion, Durability, OpenError, Options},
     receipts::Receipts,
 };
 
@@ -47,6 +47,7 @@ pub struct Store {
     pub(crate) journal_entries: u64,
     pub(crate) journal_age: Option<Duration>,
     pub(crate) receipts: Option<Receipts>,
+    pub(crate) companions: Vec<Companion>,
     pub(crate) blocking: Blocking,
     pub(crate) disk: Option<Arc<dyn Disk>>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -125,6 +126,7 @@ impl Store {
             journal_entries: options.journal_entries.max(1),
             journal_age: options.journal_age,
             receipts: options.receipts.clone(),
+            companions: options.companions.clone(),
             blocking: options.blocking,
             disk: options.disk.clone(),
             clock: options.clock.clone(),

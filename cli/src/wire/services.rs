@@ -71,7 +71,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         ports,
         modules: config.modules.iter().map(module_spec).collect(),
         ceiling: config.limits.limits(),
-        roster: state_dir.join("modules.json"),
+        roster: super::roster(state_dir),
         record: config.journal.record,
         engine: WasmEngine::new(&state_dir.join("cache"))?,
         blocking: Blocking::Threads,
@@ -102,6 +102,7 @@ fn private_directory(directory: &Path) -> anyhow::Result<()> {
 fn open_store(config: &Config, clock: &Arc<dyn Clock>, registry: &Registry) -> anyhow::Result<Arc<Store>> {
     let mut options = nexum_store::Options::new(clock.clone(), registry.clone());
     options.durability = config.engine.durability;
+    options.companions = super::companions(&config.engine.state_dir);
     let journal = &config.journal;
     options.journal_entries = journal.entries;
     options.journal_age = journal.age.map(|age| age.0);

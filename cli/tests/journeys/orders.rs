@@ -91,6 +91,36 @@ fn what_was_loaded_and_unloaded_stays_so_until_the_configuration_changes() {
 }
 
 #[test]
+fn a_restore_brings_back_which_modules_ran_at_the_backup() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).module("recorder", "b", &[]);
+    let late = setup.write_bundle("recorder", "late", &[]);
+    let mut engine = setup.start();
+    let names = |engine: &super::engine::Engine| -> Vec<String> {
+        let modules = engine.json(&["module", "list"]);
+        modules.as_array().unwrap().iter().map(|node| node["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let state = engine.dir.path().join("state");
+    let backup = |name: &str| engine.dir.path().join(name).to_str().unwrap().to_owned();
+    let (plain, ordered) = (backup("plain"), backup("ordered"));
+    engine.ctl(&["state", "backup", "--to", &plain]);
+    engine.ctl(&["module", "load", late.to_str().unwrap()]);
+    engine.ctl(&["module", "unload", "a"]);
+    engine.ctl(&["state", "backup", "--to", &ordered]);
+    engine.ctl(&["module", "unload", "late"]);
+    for (from, expected) in [(&ordered, ["b", "late"]), (&plain, ["a", "b"])] {
+        assert!(engine.terminate().success());
+        std::fs::remove_dir_all(state.join("store")).unwrap();
+        let restored = std::process::Command::new(env!("CARGO_BIN_EXE_nexum"))
+            .args(["state", "restore", "--from", from, "--state-dir", state.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+        engine.launch();
+        assert_eq!(names(&engine), expected);
+    }
+}
+
+#[test]
 fn dead_is_left_only_by_order_and_survives_the_process() {
     let changes = [
         ("mode = \"good\"", "mode = \"trap\""),

@@ -1,7 +1,10 @@
 //! What operators do: look, drop dead letters, purge, back up, restore.
 
+use std::path::PathBuf;
+
 use nexum_host_ifaces::store::{DeadLetter, StateView, StoreError, StoreMsg};
-use nexum_store::{RestoreError, Store, restore};
+use nexum_store::{Companion, Options, RestoreError, Store, restore};
+use tempfile::TempDir;
 
 use crate::harness::{Harness, directory, options, put};
 
@@ -115,7 +118,7 @@ async fn a_backup_of_a_running_store_restores_to_what_it_was() {
     let then = module.ledger.record.clone();
     let to = elsewhere.path().join("backup");
     // What a killed backup left is not in the way.
-    std::fs::create_dir_all(elsewhere.path().join("backup.tmp/x")).unwrap();
+    std::fs::create_dir_all(elsewhere.path().join("backup.partial.tmp/x")).unwrap();
     let backup = |to: std::path::PathBuf| harness.ask(move |reply| StoreMsg::Backup { to, reply });
     backup(to.clone()).await.unwrap();
     harness.handle(&mut module, vec![put("k", "later", Some("then"))]).await;
@@ -135,6 +138,40 @@ async fn a_backup_of_a_running_store_restores_to_what_it_was() {
 
     let refused = restore(&to, &target, &options()).unwrap_err();
     assert!(matches!(refused, RestoreError::TargetNotEmpty(path) if path == target));
+}
+
+#[tokio::test]
+async fn a_backup_takes_its_companions_along_and_a_restore_puts_them_back() {
+    let (directory, elsewhere) = (directory(), directory());
+    let place = |directory: &TempDir| directory.path().join("beside.json");
+    let with = |file: PathBuf| Options { companions: vec![Companion { file, absent: b"nothing" }], ..options() };
+    let harness = Harness::open_with(&directory.path().join("store"), &with(place(&directory))).await;
+    let backup = async |name: &str| {
+        let to = directory.path().join(name);
+        let into = to.clone();
+        harness.ask(move |reply| StoreMsg::Backup { to: into, reply }).await.unwrap();
+        to
+    };
+    let without = backup("without").await;
+    std::fs::write(place(&directory), "then").unwrap();
+    let then = backup("then").await;
+    std::fs::write(place(&directory), "later").unwrap();
+    // Read as any store is.
+    Store::open_read_only(&then, &options()).unwrap();
+
+    for (number, (backup, kept)) in [(then, "then"), (without, "nothing")].into_iter().enumerate() {
+        std::fs::write(place(&elsewhere), "of another past").unwrap();
+        let target = elsewhere.path().join(format!("store{number}"));
+        restore(&backup, &target, &with(place(&elsewhere))).unwrap();
+        assert_eq!(std::fs::read_to_string(place(&elsewhere)).unwrap(), kept);
+        assert!(!target.join("beside.json").exists());
+        Harness::open(&target).await.close().await;
+    }
+    // As a version made it that took nothing along: what is there stays.
+    let old = backup("old").await;
+    std::fs::remove_file(old.join("beside.json")).unwrap();
+    restore(&old, &elsewhere.path().join("store2"), &with(place(&elsewhere))).unwrap();
+    assert_eq!(std::fs::read_to_string(place(&elsewhere)).unwrap(), "nothing");
 }
 
 #[tokio::test]
