@@ -94,6 +94,7 @@ pub enum EventId {
         source: SourceId,
         fired_at: u64,
     },
+    /// A reorg as versions named it that did not count them: read from their journals and queues, never made.
     Reorg {
         chain_id: u64,
         old_head: Hash,
@@ -112,6 +113,14 @@ pub enum EventId {
     Retry {
         seq: u64,
     },
+    /// A reorg that a module is told of. `nth` counts those of the module, from 1 on and over all chains: a chain may go
+    /// back and forth between the same two heads, and what is sent because of the second time is another effect.
+    NthReorg {
+        chain_id: u64,
+        old_head: Hash,
+        new_head: Hash,
+        nth: u64,
+    },
 }
 
 impl EventId {
@@ -122,7 +131,7 @@ impl EventId {
             Self::Block { .. } => "block",
             Self::Logs { .. } => "logs",
             Self::Tick { .. } => "tick",
-            Self::Reorg { .. } => "reorg",
+            Self::Reorg { .. } | Self::NthReorg { .. } => "reorg",
             Self::Outcome { .. } => "outcome",
             Self::Advance { .. } => "advance",
             Self::Retry { .. } => "retry",
@@ -146,6 +155,9 @@ impl fmt::Display for EventId {
             Self::Logs { chain_id, number, hash } => write!(f, "logs:{chain_id}:{number}:{hash}"),
             Self::Tick { source, fired_at } => write!(f, "tick:{source}:{fired_at}"),
             Self::Reorg { chain_id, old_head, new_head } => write!(f, "reorg:{chain_id}:{old_head}:{new_head}"),
+            Self::NthReorg { chain_id, old_head, new_head, nth } => {
+                write!(f, "reorg:{chain_id}:{old_head}:{new_head}:{nth}")
+            }
             Self::Outcome { effect, round } => write!(f, "outcome:{effect}:{round}"),
             Self::Advance { source } => write!(f, "advance:{source}"),
             Self::Retry { seq } => write!(f, "retry:{seq}"),

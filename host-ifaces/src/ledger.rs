@@ -71,6 +71,7 @@ impl Ledger {
             outbox: outcome.effects,
             told: None,
             replayed: Vec::new(),
+            reorgs: None,
             recording: None,
         }
     }

@@ -173,6 +173,8 @@ pub struct EventUnit {
     pub told: Option<Box<types::Reorg>>,
     /// Positions in the replay queue that are done with this unit.
     pub replayed: Vec<u64>,
+    /// How many reorgs the module has been told of, when this unit is the first to tell of one.
+    pub reorgs: Option<u64>,
 }
 
 /// How far back a module is taken.
@@ -229,6 +231,9 @@ pub struct ModuleInfo {
     pub dead_letters: u64,
     /// Events that are still to be gone through after a rewind.
     pub replay: u64,
+    /// Reorgs that it was told of or will be, those of undone units among them: it never becomes less.
+    #[serde(default)]
+    pub reorgs: u64,
 }
 
 /// State of the store, for the tree.

@@ -168,6 +168,8 @@ struct Running {
     metrics: ModuleMetrics,
     feeds: Feeds,
     replay: Replay,
+    /// Reorgs that the module was told of or will be.
+    reorgs: u64,
 }
 
 pub struct ModuleActor;
@@ -254,7 +256,8 @@ impl State {
                 Replay::new(shared.store.call(STORE_DEADLINE, items).await??)
             }
         };
-        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay };
+        let reorgs = info.reorgs;
+        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay, reorgs };
         running.init(&self.args).await?;
         let _ = self.args.supervisor.send_message(modules::Msg::Step {
             module: name,
@@ -446,6 +449,12 @@ impl Running {
     /// units are written in order, so that what is durable is always a prefix of what was handled.
     fn send(&mut self, args: &Args, mut unit: EventUnit) {
         unit.replayed = self.replay.take_done();
+        if let EventId::NthReorg { nth, .. } = unit.entry.event
+            && nth > self.reorgs
+        {
+            self.reorgs = nth;
+            unit.reorgs = Some(nth);
+        }
         let state_bytes = unit.record.state_bytes;
         args.status.state_bytes.store(state_bytes, Ordering::Relaxed);
         self.metrics.state_bytes_used.set(state_bytes as i64);

@@ -140,7 +140,7 @@ pub struct FailedEvent {
 
 impl Inspection {
     pub fn new(info: ModuleInfo, state: Option<String>) -> Self {
-        let ModuleInfo { name, id, record, health, dead_letters, replay } = info;
+        let ModuleInfo { name, id, record, health, dead_letters, replay, reorgs: _ } = info;
         let (standing, dead_reason) = match health.standing {
             Standing::Running => ("running", None),
             Standing::Paused => ("paused", None),

@@ -110,6 +110,7 @@ impl Group {
         let health = unit.health.as_ref().map(codec::encode_vec).transpose()?;
         let quarantined = unit.quarantined.as_deref().map(codec::encode_vec::<DeadLetter>).transpose()?;
 
+        let reorgs = unit.reorgs.as_ref().map(codec::encode_vec).transpose()?;
         let effects = unit.outbox.iter().map(codec::encode_vec).collect::<Result<Vec<_>, _>>()?;
 
         for Change { key: name, new, .. } in &unit.changes {
@@ -125,6 +126,9 @@ impl Group {
         }
         if let Some(health) = health {
             self.batch.put(keys::health(id), health);
+        }
+        if let Some(reorgs) = reorgs {
+            self.batch.put(keys::reorgs(id), reorgs);
         }
         if let Some((letter, _)) = resolved {
             self.batch.delete(keys::letter(id, letter));

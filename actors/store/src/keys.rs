@@ -44,6 +44,8 @@ enum Tag {
     Rewind = b'w',
     Replay = b'q',
     Header = b'c',
+    /// How many reorgs a module was told of.
+    Reorgs = b't',
 }
 
 /// Prefix of every name key.
@@ -73,6 +75,11 @@ pub(crate) fn record(id: ModuleId) -> [u8; 5] {
 
 pub(crate) fn health(id: ModuleId) -> [u8; 5] {
     tagged(Tag::Health, id.0)
+}
+
+/// Not part of the record, which a rewind puts back.
+pub(crate) fn reorgs(id: ModuleId) -> [u8; 5] {
+    tagged(Tag::Reorgs, id.0)
 }
 
 pub(crate) fn letter(id: ModuleId, seq: u64) -> [u8; 13] {

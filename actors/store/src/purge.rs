@@ -25,6 +25,7 @@ pub(crate) fn purge(store: &Store, name: &str, module: ModuleId) -> Result<(), S
     }
     batch.delete(keys::record(module));
     batch.delete(keys::health(module));
+    batch.delete(keys::reorgs(module));
     batch.delete(keys::name(name));
     store.write(Written::Purge, batch, &open::synced())?;
 

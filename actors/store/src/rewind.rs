@@ -1,13 +1,14 @@
 //! Undoing a module's last units, and what is to be gone through again.
 //!
 //! Invariant: after a rewind to unit n everything about the module is, byte for byte, what it was when unit n had been
-//! written. What did happen stays: the failure counters, and what became of effects that may have left the host. Two
+//! written. What did happen stays: the failure counters, how many reorgs it was told of, and what became of effects that
+//! may have left the host. Two
 //! things are added: the signed record of the rewind with the receipts of what was undone, and the replay queue, which
 //! holds what the module has to be told and to handle again before its sources go on.
 
 use nexum_host_ifaces::{
     Hash,
-    event::Cursor,
+    event::{Cursor, EventId},
     journal::{Receipt, RewindRecord},
     outbox::ReleasedEffect,
     store::{Fork, ModuleId, ModuleRecord, ReplayItem, RewindTo, Rewound, StoreError, UnitKind},
@@ -146,6 +147,9 @@ fn undo(
         batch.put(keys::replay(module, item.position), codec::encode_vec(item)?);
     }
     batch.put(keys::record(module), codec::encode_vec(&record)?);
+    if let Some(EventId::NthReorg { nth, .. }) = fork.map(|fork| &fork.event) {
+        batch.put(keys::reorgs(module), codec::encode_vec(nth)?);
+    }
     let rewound = rewound(store, module, (last, last_digest), &record)?;
     batch.put(keys::rewind(module, rewound.number), codec::encode_vec(&rewound)?);
     let outdated = (rewound.number + 1).saturating_sub(REWINDS_MAX);

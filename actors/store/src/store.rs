@@ -225,6 +225,13 @@ impl Store {
         }
     }
 
+    fn reorgs(&self, module: ModuleId) -> Result<u64, StoreError> {
+        match self.db.get_pinned(keys::reorgs(module)).map_err(|error| self.failed(&error))? {
+            Some(bytes) => codec::decode(&bytes, "a count of reorgs"),
+            None => Ok(0),
+        }
+    }
+
     pub(crate) fn info(&self, module: ModuleId) -> Result<ModuleInfo, StoreError> {
         let (name, dead_letters) = match self.index().modules.get(&module) {
             Some(known) => (known.name.to_string(), known.letters.len() as u64),
@@ -232,7 +239,7 @@ impl Store {
         };
         let (record, health) = (self.record(module)?, self.health(module)?);
         let replay = self.replays(module)?.count() as u64;
-        Ok(ModuleInfo { name, id: module, record, health, dead_letters, replay })
+        Ok(ModuleInfo { name, id: module, record, health, dead_letters, replay, reorgs: self.reorgs(module)? })
     }
 
     /// One module by name.

@@ -208,6 +208,7 @@ impl Actor for Forgetful {
                     health,
                     dead_letters: 0,
                     replay: 0,
+                    reorgs: 0,
                 }))?;
             }
             StoreMsg::Commit { reply, .. } | StoreMsg::PutHealth { reply, .. } => reply.send(Ok(()))?,

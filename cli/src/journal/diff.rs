@@ -25,6 +25,16 @@ pub struct Side {
 }
 
 impl Side {
+    /// An event as every engine names it: each counts the reorgs that it saw.
+    fn common(event: &EventId) -> EventId {
+        match event {
+            EventId::NthReorg { chain_id, old_head, new_head, nth: _ } => {
+                EventId::Reorg { chain_id: *chain_id, old_head: *old_head, new_head: *new_head }
+            }
+            other => other.clone(),
+        }
+    }
+
     pub fn take(&mut self, line: &Line) {
         match line {
             Line::Journal(header) => self.module.clone_from(&header.module),
@@ -32,9 +42,10 @@ impl Side {
                 let entry = line.entry.clone();
                 // An instance's start, a position and a retry are an engine's own affair.
                 if !matches!(entry.event, EventId::Init | EventId::Advance { .. } | EventId::Retry { .. }) {
-                    let times = self.seen.entry(entry.event.clone()).or_default();
+                    let event = Self::common(&entry.event);
+                    let times = self.seen.entry(event.clone()).or_default();
                     *times += 1;
-                    self.units.push(((entry.event.clone(), *times), entry));
+                    self.units.push(((event, *times), entry));
                 }
             }
             _ => {}
@@ -104,7 +115,10 @@ fn differing(a: &JournalEntry, b: &JournalEntry) -> Vec<String> {
     let digest = |digest: Hash| if digest == Hash::default() { "none".to_owned() } else { digest.to_string() };
     compare("outcome", kind(&a.kind).into(), kind(&b.kind).into());
     compare("state changes", digest(a.state_digest), digest(b.state_digest));
-    compare("effects", digest(a.effects_digest), digest(b.effects_digest));
+    // Effects are named after their event, so that those of a reorg that has another number have other names.
+    if a.event == b.event {
+        compare("effects", digest(a.effects_digest), digest(b.effects_digest));
+    }
     if !what.is_empty() && a.component != b.component {
         what.push(format!("component: {} in A, {} in B", a.component, b.component));
     }
@@ -305,12 +319,18 @@ mod tests {
 
     #[test]
     fn sources_are_aligned_apart_and_reorgs_may_be_seen_by_one_alone() {
-        let reorg = EventId::Reorg { chain_id: 1, old_head: Hash::default(), new_head: Hash::default() };
+        let heads = (Hash::default(), Hash([1; 32]));
+        let nth = |nth| EventId::NthReorg { chain_id: 1, old_head: heads.0, new_head: heads.1, nth };
+        let reorg = nth(3);
         let a = side(1, &[(block(1), Handled, 1), (tick(5), Handled, 2), (reorg, Handled, 0), (block(2), Handled, 3)]);
         let b = side(1, &[(tick(5), Handled, 2), (block(1), Handled, 1), (block(2), Handled, 3)]);
         let compared = compare(&a, &b);
         assert!(compared.is_equal(), "{compared:?}");
         assert_eq!(compared.notes, ["the sources took turns in another order, which a module may well depend on"]);
         assert!(!compare(&a, &side(1, &[(block(9), Handled, 1)])).is_equal());
+        // Each engine has a number of its own for what both saw.
+        let both = side(1, &[(nth(1), Handled, 4)]);
+        assert_eq!(compare(&both, &side(1, &[(nth(7), Handled, 4)])).common, 1);
+        assert_eq!(compare(&both, &side(1, &[(nth(7), Handled, 5)])).differences, 1);
     }
 }

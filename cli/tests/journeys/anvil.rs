@@ -132,6 +132,25 @@ impl Anvil {
         self.rpc("evm_mine", json!([]));
     }
 
+    /// Puts the chain back to this snapshot, and upon it the one empty block that has this timestamp: always the same one.
+    pub fn flip(&self, snapshot: &Value, timestamp: u64) -> Value {
+        assert_eq!(self.rpc("evm_revert", json!([snapshot])), true);
+        let again = self.snapshot();
+        self.rpc("evm_setNextBlockTimestamp", json!([timestamp]));
+        self.rpc("anvil_setNextBlockBaseFeePerGas", json!(["0x3b9aca00"]));
+        self.mine();
+        again
+    }
+
+    pub fn snapshot(&self) -> Value {
+        self.rpc("evm_snapshot", json!([]))
+    }
+
+    /// Seconds since the Unix epoch.
+    pub fn timestamp(&self) -> u64 {
+        number(&self.rpc("eth_getBlockByNumber", json!(["latest", false]))["timestamp"])
+    }
+
     /// Replaces the newest blocks by as many empty ones; what was in them is gone.
     pub fn reorg(&self, depth: u64) {
         self.rpc("anvil_reorg", json!([depth, []]));

@@ -135,6 +135,48 @@ fn prove_outbox_what_waits_for_finality_never_leaves_an_orphaned_block() {
     println!("3 reorgs: {} effects of final blocks arrived, none of an orphaned one", took.len());
 }
 
+/// A chain goes back and forth between the same two heads: what the module sends because of it is another effect each
+/// time, and the same one when it is only handled again.
+#[test]
+fn prove_outbox_what_a_reorg_makes_a_module_send_arrives_each_time() {
+    for on_reorg in ["rewind", "notify"] {
+        let anvil = Anvil::start();
+        let receiver = Receiver::start();
+        let notify = ("version = \"0.3.0\"", format!("version = \"0.3.0\"\non_reorg = \"{on_reorg}\""));
+        let setup = Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
+        let mut engine = sender(setup, &receiver.url(), "undo", &[START, (notify.0, &notify.1)]).start();
+        (0..3).for_each(|_| anvil.mine());
+        handled_the_head(&anvil, &engine);
+        let (mut base, time) = (anvil.snapshot(), anvil.timestamp());
+        let mut heads = Vec::new();
+        for flip in 0..5 {
+            base = anvil.flip(&base, time + 10 + flip % 2);
+            heads.push(anvil.blocks(4)[0].1.clone());
+            let told = |engine: &Engine| engine.state("sender", "r/").len();
+            eventually("the module handled the head", || {
+                let at = engine.json(&["state", "inspect", "sender"]);
+                let entries = engine.json(&["journal", "tail", "sender", "-n", "50"]);
+                let block = format!("block:31337:4:{}", heads.last().unwrap());
+                let entries = entries["entries"].as_array().unwrap();
+                let last = entries.iter().rev().find(|entry| entry["id"].as_str().unwrap().starts_with("block:"));
+                if last.is_some_and(|entry| entry["id"] == block.as_str()) { Ok(()) } else { Err(format!("{at:#}")) }
+            });
+            // With `rewind` the state of the telling before is undone, too.
+            assert!(told(&engine) >= usize::from(flip > 0));
+            if flip == 2 {
+                engine.kill9();
+                engine.launch();
+            }
+        }
+        assert_eq!((&heads[0], &heads[1]), (&heads[2], &heads[3]), "the same two heads, again and again");
+        let undone = eventually("every compensation has arrived", || {
+            let hits: Vec<_> = receiver.deduplicated().into_iter().filter(|hit| hit.path == "/undo").collect();
+            if hits.len() >= 4 { Ok(hits) } else { Err(format!("{hits:?}")) }
+        });
+        assert_eq!(undone.len(), 4, "{on_reorg}: one for each time: {undone:?}");
+    }
+}
+
 #[test]
 fn prove_outbox_a_reorg_names_what_had_left() {
     let anvil = Anvil::start();

@@ -162,7 +162,7 @@ impl SimDisk {
                 if cursors.get(source) != entry.cursor_before.as_ref() {
                     return Err(format!("unit {seq} takes {source} from where it was not"));
                 }
-                let may_go_back = matches!(entry.event, EventId::Reorg { .. });
+                let may_go_back = matches!(entry.event, EventId::NthReorg { .. });
                 if let Some(known) = cursors.get(source).filter(|_| !may_go_back)
                     && !goes_on(known, cursor, source, &entry.kind)
                 {

@@ -91,7 +91,7 @@ fn position(cursor: &Cursor) -> (u64, Part) {
 /// The delivery of an item that needs no source: what it says is in the item.
 fn known(item: &ReplayItem) -> Option<Delivery> {
     let event = match (&item.event, &item.told) {
-        (EventId::Reorg { .. }, Some(told)) => Event::Reorg((**told).clone()),
+        (EventId::Reorg { .. } | EventId::NthReorg { .. }, Some(told)) => Event::Reorg((**told).clone()),
         (EventId::Tick { fired_at, .. }, _) => Event::Tick(Tick { fired_at: *fired_at }),
         _ => return None,
     };

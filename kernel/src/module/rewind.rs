@@ -41,7 +41,8 @@ impl Running {
     /// Undoes what was made of retracted blocks.
     pub(super) async fn undo(&mut self, args: &Args, index: usize, reorg: &Reorg) -> Result<(), Exit> {
         let source = self.feeds.id(index).clone();
-        self.rewind(args, Fork { source, ancestor: reorg.ancestor, event: event(reorg), reorg: told(reorg) }).await
+        let event = self.event(reorg);
+        self.rewind(args, Fork { source, ancestor: reorg.ancestor, event, reorg: told(reorg) }).await
     }
 
     /// Lets the state be, and tells the module that it holds what was made of retracted blocks.
@@ -50,8 +51,14 @@ impl Running {
         let mut said = told(reorg);
         said.released_effects = self.released_above(args, reorg).await?;
         let payload = Arc::new(types::Event::Reorg(said));
-        self.deliver(args, index, Delivery { id: event(reorg), event: payload, cursor, seen_ns: 0 }).await?;
+        self.deliver(args, index, Delivery { id: self.event(reorg), event: payload, cursor, seen_ns: 0 }).await?;
         self.settle(args).await
+    }
+
+    /// The name of the next reorg. It counts when it is durable: as long as it is not, the same reorg has the same name.
+    fn event(&self, reorg: &Reorg) -> EventId {
+        let (old_head, new_head) = (reorg.old_head.1, reorg.new_head.1);
+        EventId::NthReorg { chain_id: reorg.chain_id, old_head, new_head, nth: self.reorgs + 1 }
     }
 
     /// Effects of retracted events that may have left the host, of a module whose state stays.
@@ -74,6 +81,8 @@ impl Running {
             Err(error @ StoreError::BelowJournal { .. }) => return Err(Exit::Stuck(error.to_string())),
             Err(error) => return Err(error.into()),
         };
+        // The number that the reorg was given is durable with the undoing.
+        self.reorgs += 1;
         args.status.set_cursors(rewound.record.cursors.clone());
         self.feeds.reset(&rewound.record);
         self.replay = Replay::new(rewound.replay);
@@ -82,10 +91,6 @@ impl Running {
             .map_err(|failed| args.not_started(&self.host, self.health.clone(), failed))?;
         self.init(args).await
     }
-}
-
-fn event(reorg: &Reorg) -> EventId {
-    EventId::Reorg { chain_id: reorg.chain_id, old_head: reorg.old_head.1, new_head: reorg.new_head.1 }
 }
 
 fn told(reorg: &Reorg) -> types::Reorg {

@@ -273,6 +273,7 @@ fn info(name: String) -> ModuleInfo {
         health: ModuleHealth { standing, ..Default::default() },
         dead_letters: 1,
         replay: 0,
+        reorgs: 0,
     }
 }
 

@@ -159,7 +159,7 @@ async fn at(harness: &Harness, module: &mut Module, source: &str, number: u64, e
     outcome.event = event.unwrap_or(EventId::Block { chain_id: 1, number, hash });
     outcome.moved = Some((source, Cursor::block(number, hash)));
     let mut unit = module.ledger.seal(outcome);
-    if let EventId::Reorg { .. } = unit.entry.event {
+    if let EventId::NthReorg { .. } = unit.entry.event {
         unit.told = Some(Box::new(reorg(number, &["earlier"])));
     }
     let record = unit.record.clone();
@@ -180,7 +180,7 @@ fn reorg(number: u64, released: &[&str]) -> Reorg {
 }
 
 fn reorg_id(number: u64) -> EventId {
-    EventId::Reorg { chain_id: 1, old_head: Hash([number as u8; 32]), new_head: Hash::default() }
+    EventId::NthReorg { chain_id: 1, old_head: Hash([number as u8; 32]), new_head: Hash::default(), nth: number }
 }
 
 async fn fork(
@@ -215,6 +215,34 @@ fn shown(rewound: &Rewound) -> Vec<String> {
         None => format!("{} {}", item.source, item.cursor),
     };
     rewound.replay.iter().map(show).collect()
+}
+
+#[tokio::test]
+async fn how_many_reorgs_a_module_was_told_of_is_never_taken_back() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let reorgs = |harness: &Harness| harness.store.inspect("a").unwrap().reorgs;
+    for number in 5..8 {
+        at(&harness, &mut module, "one", number, None).await;
+    }
+    // One that was told without undoing anything, and then one that undoes the telling.
+    let mut unit = module.ledger.seal(Outcome { event: reorg_id(1), ..module.outcome(vec![]) });
+    (unit.told, unit.reorgs) = (Some(Box::new(reorg(7, &[]))), Some(1));
+    let record = unit.record.clone();
+    harness.commit(unit).await.unwrap();
+    module.ledger.adopt(record);
+    assert_eq!(reorgs(&harness), 1);
+    at(&harness, &mut module, "one", 8, None).await;
+    assert_eq!(fork(&harness, &mut module, "one", 6).await.unwrap().unwrap().record.seq, 2);
+    assert_eq!(reorgs(&harness), 6);
+    // Going through the queue again tells of nothing new.
+    at(&harness, &mut module, "one", 6, Some(reorg_id(6))).await;
+    harness.close().await;
+    let harness = Harness::open(directory.path()).await;
+    assert_eq!(harness.module("a").await.info.reorgs, 6);
+    harness.ask(|reply| StoreMsg::Purge { name: "a".into(), reply }).await.unwrap();
+    assert_eq!(harness.module("a").await.info.reorgs, 0);
 }
 
 #[tokio::test]
