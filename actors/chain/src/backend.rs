@@ -31,8 +31,9 @@ pub trait Backend: Send + Sync + 'static {
     async fn tagged(&self, tag: Tag) -> Result<Option<Header>, Failure>;
     /// All logs of exactly this block that the union covers, by log index.
     async fn block_logs(&self, block: &Header, union: &Union) -> Result<Vec<Log>, Failure>;
-    /// All logs from `from` to `to` that the union covers, by block and log index, each with its timestamp.
-    async fn range_logs(&self, from: u64, to: u64, union: &Union) -> Result<Vec<Log>, Failure>;
+    /// All logs from `from` to `to` that the union covers, by block and log index, each with its timestamp, and the hash
+    /// of block `to`. Both are of one node, which has that block.
+    async fn range_logs(&self, from: u64, to: u64, union: &Union) -> Result<(Vec<Log>, Hash), Failure>;
     /// One JSON-RPC request; `params` and the result are JSON text.
     async fn request(&self, method: &str, params: &str, deadline: Duration) -> Result<String, HostError>;
     /// One JSON-RPC batch; as many answers as requests, in order.

@@ -253,18 +253,15 @@ async fn carry_out(backend: &DynBackend, job: &Job) -> Result<Found, Failure> {
         Job::Tag(tag) => backend.tagged(*tag).await.map(Found::Header),
         Job::Logs { header, union, .. } => backend.block_logs(header, union).await.map(Found::Logs),
         Job::Segment { segment: Segment::Logs { from, to, union, .. }, .. } => {
-            let (logs, end) = tokio::join!(
-                async {
-                    match union.is_empty() {
-                        true => Ok(vec![]),
-                        false => backend.range_logs(*from, *to, union).await,
-                    }
-                },
-                backend.headers(std::slice::from_ref(to)),
-            );
-            let end_hash = end?.first().map(|header| header.hash);
-            let end_hash = end_hash.ok_or_else(|| Failure::Failed(format!("no header {to}")))?;
-            Ok(Found::Segment { logs: logs?, end_hash })
+            let (logs, end_hash) = match union.is_empty() {
+                true => {
+                    let headers = backend.headers(std::slice::from_ref(to)).await?;
+                    let end = headers.first().ok_or_else(|| Failure::Failed(format!("no header {to}")))?;
+                    (vec![], end.hash)
+                }
+                false => backend.range_logs(*from, *to, union).await?,
+            };
+            Ok(Found::Segment { logs, end_hash })
         }
     }
 }

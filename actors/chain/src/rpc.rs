@@ -7,6 +7,8 @@ mod follow;
 mod limiter;
 mod reads;
 mod scoreboard;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::{
@@ -102,6 +104,12 @@ impl Shared {
     fn order(&self) -> Vec<usize> {
         let now_ns = self.clock.monotonic_ns();
         self.board.lock().unwrap_or_else(PoisonError::into_inner).order(now_ns)
+    }
+
+    /// Whether an endpoint told a head that is at least this high.
+    fn has_told(&self, index: usize, number: u64) -> bool {
+        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        board.head_of(index).is_some_and(|head| head >= number)
     }
 
     /// Records that an endpoint answered, and how long it took.
@@ -317,7 +325,7 @@ impl Backend for RpcBackend {
         self.read_block_logs(block, union).await
     }
 
-    async fn range_logs(&self, from: u64, to: u64, union: &Union) -> Result<Vec<Log>, Failure> {
+    async fn range_logs(&self, from: u64, to: u64, union: &Union) -> Result<(Vec<Log>, Hash), Failure> {
         self.read_range_logs(from, to, union).await
     }
 

@@ -276,10 +276,12 @@ impl Backend for MockBackend {
         Ok(found.logs.into_iter().filter(|log| union.covers(log)).collect())
     }
 
-    async fn range_logs(&self, from: u64, to: u64, union: &Union) -> Result<Vec<Log>, Failure> {
+    async fn range_logs(&self, from: u64, to: u64, union: &Union) -> Result<(Vec<Log>, Hash), Failure> {
         self.fault("logs").await?;
+        let end = self.chain.block(to).ok_or_else(|| Failure::Failed(format!("no block {to}")))?;
         let blocks = (from..=to).map_while(|number| self.chain.block(number));
-        Ok(blocks.flat_map(|block| block.logs).filter(|log| union.covers(log)).collect())
+        let logs = blocks.flat_map(|block| block.logs).filter(|log| union.covers(log));
+        Ok((logs.collect(), end.header.hash))
     }
 
     async fn request(&self, method: &str, params: &str, deadline: Duration) -> Result<String, HostError> {

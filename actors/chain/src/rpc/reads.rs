@@ -224,7 +224,7 @@ impl RpcBackend {
         Ok(logs)
     }
 
-    pub(super) async fn read_range_logs(&self, from: u64, to: u64, union: &Union) -> Result<Vec<Log>, Failure> {
+    pub(super) async fn read_range_logs(&self, from: u64, to: u64, union: &Union) -> Result<(Vec<Log>, Hash), Failure> {
         let mut filter = union.to_json();
         filter.insert("fromBlock".into(), json!(format!("{from:#x}")));
         filter.insert("toBlock".into(), json!(format!("{to:#x}")));
@@ -234,23 +234,52 @@ impl RpcBackend {
             if nth > 0 {
                 self.shared.fell_back();
             }
-            match self.ask_logs(index, filter.clone(), to > from).await {
-                Ok(logs) => {
+            match self.range_from(index, filter.clone(), from, to).await {
+                Ok(Some((logs, end_hash))) => {
                     let fits = |log: &Log| (from..=to).contains(&log.block_number) && union.covers(log);
                     let what = match logs.iter().all(|read| fits(&read.log)) {
                         true => self.sample(&logs, union).await?,
                         false => Some("logs that were not asked for"),
                     };
-                    let Some(what) = what else { return self.date(logs).await };
+                    let Some(what) = what else { return Ok((self.date(logs).await?, end_hash)) };
                     self.shared.lied(index, what);
                     failure = Failure::Failed(what.into());
                 }
+                Ok(None) => failure = Failure::Failed(format!("an endpoint does not have block {to}")),
                 // Before another endpoint is bothered, a smaller question is tried.
-                Err(error) if to > from && error.is_too_large() => return Err(Failure::TooLarge(error.message())),
-                Err(error) => failure = error.into(),
+                Err(error @ Failure::TooLarge(_)) => return Err(error),
+                Err(error) => failure = error,
             }
         }
         Err(failure)
+    }
+
+    /// A range's logs as one endpoint tells them, and the hash of its last block. `None` when the endpoint does not have
+    /// that block: it would leave out what it has not seen, without a word.
+    async fn range_from(
+        &self,
+        index: usize,
+        filter: Value,
+        from: u64,
+        to: u64,
+    ) -> Result<Option<(Vec<wire::ReadLog>, Hash)>, Failure> {
+        let params = by_number(to)?;
+        let request = [("eth_getBlockByNumber", &*params)];
+        let end = self.ask_headers(index, &request);
+        let logs = self.ask_logs(index, filter, to > from);
+        let (end, logs) = if self.shared.has_told(index, to) {
+            tokio::join!(end, logs)
+        } else {
+            // It may get the block any moment now: only logs asked for afterwards are all of them.
+            let Some(end) = end.await? else { return Ok(None) };
+            (Ok(Some(end)), logs.await)
+        };
+        let end = end?.and_then(|headers| headers.into_iter().find(|header| header.number == to));
+        let logs = logs.map_err(|error| match to > from && error.is_too_large() {
+            true => Failure::TooLarge(error.message()),
+            false => error.into(),
+        })?;
+        Ok(end.map(|end| (logs, end.hash)))
     }
 
     /// Compares some of the blocks that a range's logs name with their headers; why it cannot be, when it cannot.

@@ -224,6 +224,11 @@ impl Scoreboard {
         }
     }
 
+    /// The head that an endpoint told last.
+    pub fn head_of(&self, index: usize) -> Option<u64> {
+        self.entries[index].head
+    }
+
     /// The highest head of any endpoint that is up, or was.
     pub fn best_head(&self) -> Option<u64> {
         let up = self.entries.iter().filter(|entry| entry.up_since_ns.is_some()).filter_map(|entry| entry.head).max();

@@ -1,0 +1,130 @@
+//! Endpoints that are behind one another, without any network.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use alloy::{
+    pubsub::ConnectionHandle,
+    rpc::json_rpc::{RequestPacket, Response, ResponsePacket, ResponsePayload},
+    transports::{BoxTransport, TransportError, TransportErrorKind, TransportFut, TransportResult},
+};
+use async_trait::async_trait;
+use nexum_host_ifaces::{chain::LogFilter, clock::SystemClock};
+use prometheus::Registry;
+use serde_json::{Value, json};
+use tower::Service;
+use url::Url;
+
+use super::{Dial, RpcBackend};
+use crate::{backend::Backend, config::ChainConfig, filter::Union, metrics::ChainMetrics, tracker::Failure};
+
+/// A node with a log in every block up to its head.
+#[derive(Clone)]
+struct Node {
+    head: u64,
+}
+
+fn hash(number: u64) -> String {
+    format!("0x{number:064x}")
+}
+
+impl Node {
+    fn answer(&self, method: &str, params: &Value) -> Value {
+        let number = |value: &Value| {
+            let text = value.as_str().unwrap_or_default();
+            u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap()
+        };
+        match method {
+            "eth_getBlockByNumber" if number(&params[0]) > self.head => Value::Null,
+            "eth_getBlockByNumber" => {
+                let number = number(&params[0]);
+                let parent = hash(number.wrapping_sub(1));
+                let (number, own) = (format!("{number:#x}"), hash(number));
+                json!({"number": number, "hash": own, "parentHash": parent, "timestamp": "0x1"})
+            }
+            "eth_getLogs" => {
+                let range = number(&params[0]["fromBlock"])..=number(&params[0]["toBlock"]).min(self.head);
+                let log = |number: u64| {
+                    json!({
+                        "address": format!("0x{}", "11".repeat(20)), "topics": [], "data": "0x",
+                        "blockNumber": format!("{number:#x}"), "blockHash": hash(number), "blockTimestamp": "0x1",
+                        "transactionHash": hash(number), "transactionIndex": "0x0", "logIndex": "0x0",
+                    })
+                };
+                range.map(log).collect()
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+impl Service<RequestPacket> for Node {
+    type Response = ResponsePacket;
+    type Error = TransportError;
+    type Future = TransportFut<'static>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, packet: RequestPacket) -> Self::Future {
+        let respond = |text: &str| {
+            let request: Value = serde_json::from_str(text).unwrap();
+            let result = self.answer(request["method"].as_str().unwrap(), &request["params"]);
+            let payload = ResponsePayload::Success(serde_json::value::to_raw_value(&result).unwrap());
+            Response { id: serde_json::from_value(request["id"].clone()).unwrap(), payload }
+        };
+        let answer = match packet {
+            RequestPacket::Single(request) => ResponsePacket::Single(respond(request.serialized().get())),
+            RequestPacket::Batch(requests) => {
+                ResponsePacket::Batch(requests.iter().map(|request| respond(request.serialized().get())).collect())
+            }
+        };
+        Box::pin(async move { Ok(answer) })
+    }
+}
+
+/// Reaches the nodes by their number.
+struct Nodes(Vec<Node>);
+
+#[async_trait]
+impl Dial for Nodes {
+    fn http(&self, url: &Url) -> Result<BoxTransport, String> {
+        let index: usize = url.host_str().unwrap().trim_start_matches('n').parse().unwrap();
+        Ok(BoxTransport::new(self.0[index].clone()))
+    }
+
+    async fn ws(&self, _: &str, _: Duration) -> TransportResult<ConnectionHandle> {
+        Err(TransportErrorKind::custom_str("HTTP alone"))
+    }
+}
+
+fn backend(heads: &[u64]) -> RpcBackend {
+    let urls = (0..heads.len()).map(|index| format!("http://n{index}/"));
+    let nodes: Arc<dyn Dial> = Arc::new(Nodes(heads.iter().map(|head| Node { head: *head }).collect()));
+    let metrics = ChainMetrics::register(&Registry::new()).unwrap();
+    RpcBackend::new(ChainConfig::new(1, urls), &nodes, Arc::new(SystemClock::default()), metrics).unwrap()
+}
+
+/// A node that has not seen the end of a range yet answers without error, and leaves out what it does not have.
+#[tokio::test]
+async fn a_range_is_read_from_a_node_that_has_all_of_it() {
+    let all = LogFilter { addresses: BTreeSet::new(), topics: Default::default(), from_block: 0 };
+    let union = Union::of(&[all]);
+    for told in [None, Some(4), Some(9)] {
+        let backend = backend(&[4, 9]);
+        if let Some(head) = told {
+            backend.shared.update(|board, now| board.head(0, head, now));
+        }
+        let (logs, end) = backend.range_logs(1, 9, &union).await.unwrap();
+        let numbers: Vec<u64> = logs.iter().map(|log| log.block_number).collect();
+        assert_eq!(numbers, (1..=9).collect::<Vec<_>>(), "the first endpoint told {told:?}");
+        assert_eq!(end.to_string(), hash(9));
+    }
+    let error = backend(&[4, 5]).range_logs(1, 9, &union).await.unwrap_err();
+    assert_eq!(error, Failure::Failed("an endpoint does not have block 9".into()));
+}
