@@ -144,6 +144,11 @@ impl Feeds {
         matches!(self.feeds[index].durable, Some(Cursor::Chain { number, .. }) if number > block)
     }
 
+    /// Whether a source leaves out heads when the module catches up.
+    pub(super) fn skips_heads(&self, index: usize) -> bool {
+        matches!(&self.feeds[index].source, Source::Chain { interest, .. } if interest.blocks == Blocks::Latest)
+    }
+
     /// Asks a source for what follows its cursor.
     pub(super) fn pull(&mut self, args: &Args, index: usize) -> Result<(), PortError> {
         self.ask(args, index, false)

@@ -8,6 +8,7 @@ use std::sync::{Arc, atomic::Ordering};
 use nexum_host_ifaces::{
     event::{Delivery, EventId},
     store::{DeadLetter, ModuleHealth, Standing, StoreError, StoreMsg, UnitKind},
+    types::Event,
 };
 
 use super::{Args, Exit, Running, STORE_DEADLINE, State};
@@ -63,6 +64,10 @@ impl Running {
             module = %args.name(), event = %delivery.id, letter = unit.entry.seq, attempts = attempt.count,
             "event moved to the dead letters: {}", attempt.error
         );
+        // It is told again when the unit is undone: the letter goes with the unit.
+        if let Event::Reorg(told) = &*delivery.event {
+            unit.told = Some(Box::new(told.clone()));
+        }
         unit.quarantined = Some(Box::new(DeadLetter {
             seq: unit.entry.seq,
             at_ms: unit.entry.at_ms,

@@ -26,7 +26,7 @@ pub(super) struct Replay {
 #[derive(Debug, PartialEq, Eq)]
 enum Match {
     Same,
-    /// Before the item: the module had not been given it, such as a head it skipped.
+    /// Before the item: a head that the module had skipped.
     Before,
     /// The item is not there any more.
     Gone,
@@ -46,8 +46,9 @@ impl Replay {
         std::mem::take(&mut self.done)
     }
 
+    /// What a source has to deliver next. Nothing, when another source's item or one that needs no source comes first.
     fn head_of(&self, source: &SourceId) -> Option<&ReplayItem> {
-        self.items.front().filter(|item| item.source == *source)
+        self.items.front().filter(|item| item.source == *source && known(item).is_none())
     }
 
     fn pop(&mut self) {
@@ -70,11 +71,14 @@ impl Replay {
 }
 
 impl Match {
-    fn of(item: &ReplayItem, delivery: &Delivery) -> Self {
+    /// `skips`: the module skips heads when it catches up. Anything else before the item it would have been given before
+    /// the item, so that another block stands there now.
+    fn of(item: &ReplayItem, delivery: &Delivery, skips: bool) -> Self {
+        let head = matches!(delivery.id, EventId::Block { .. });
         match (item.event == delivery.id, position(&delivery.cursor) < position(&item.cursor)) {
             (true, _) => Self::Same,
-            (false, true) => Self::Before,
-            (false, false) => Self::Gone,
+            (false, true) if skips && head => Self::Before,
+            (false, _) => Self::Gone,
         }
     }
 }
@@ -139,14 +143,14 @@ impl Running {
         deliveries: Vec<Delivery>,
         progress: Option<Cursor>,
     ) -> Result<(), Exit> {
-        let source = self.feeds.id(index).clone();
+        let (source, skips) = (self.feeds.id(index).clone(), self.feeds.skips_heads(index));
         for delivery in deliveries {
-            // The next item is another source's: what else is in the answer is asked for again in its turn.
+            // The next item is not for this source to deliver: what else is in the answer is asked for again in its turn.
             let Some(item) = self.replay.head_of(&source) else { return Ok(()) };
             if args.status.wish() == Wish::Hold {
                 return Ok(());
             }
-            match Match::of(item, &delivery) {
+            match Match::of(item, &delivery, skips) {
                 Match::Same => {
                     self.replay.pop();
                     self.deliver(args, index, delivery).await?;
@@ -183,7 +187,7 @@ impl Running {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nexum_host_ifaces::Hash;
+    use nexum_host_ifaces::{Hash, types};
 
     fn item(position: u64, source: &str, number: u64, hash: u8) -> ReplayItem {
         let hash = Hash([hash; 32]);
@@ -203,12 +207,44 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_is_the_item_or_before_it_or_shows_that_it_is_gone() {
+    fn a_delivery_is_the_item_or_a_skipped_head_before_it_or_shows_that_it_is_gone() {
         let waiting = item(0, "chain:2", 7, 1);
-        assert_eq!(Match::of(&waiting, &delivery(7, 1)), Match::Same);
-        assert_eq!(Match::of(&waiting, &delivery(6, 1)), Match::Before);
-        assert_eq!(Match::of(&waiting, &delivery(7, 2)), Match::Gone);
-        assert_eq!(Match::of(&waiting, &delivery(8, 1)), Match::Gone);
+        for skips in [true, false] {
+            assert_eq!(Match::of(&waiting, &delivery(7, 1), skips), Match::Same);
+            assert_eq!(Match::of(&waiting, &delivery(7, 2), skips), Match::Gone);
+            assert_eq!(Match::of(&waiting, &delivery(8, 1), skips), Match::Gone);
+            // Of a retracted block the module may have been given no logs, and of the one that took its place it is.
+            let hash = Hash([2; 32]);
+            for number in [6, 7] {
+                let id = EventId::Logs { chain_id: 2, number, hash };
+                let cursor = Cursor::Chain { number, hash: Some(hash), part: Part::Logs };
+                let logs = Delivery { id, cursor, ..delivery(number, 2) };
+                assert_eq!(Match::of(&waiting, &logs, skips), Match::Gone, "logs of block {number}");
+            }
+        }
+        assert_eq!(Match::of(&waiting, &delivery(6, 1), true), Match::Before);
+        assert_eq!(Match::of(&waiting, &delivery(6, 1), false), Match::Gone);
+    }
+
+    #[test]
+    fn a_reorg_in_the_queue_is_told_before_its_source_goes_on() {
+        let block = |number| types::BlockRef { number, hash: vec![1; 32] };
+        let told = types::Reorg {
+            chain_id: 2,
+            common_ancestor: block(6),
+            old_head: block(7),
+            new_head: block(8),
+            released_effects: Vec::new(),
+        };
+        let event = EventId::Reorg { chain_id: 2, old_head: Hash([1; 32]), new_head: Hash([2; 32]) };
+        let reorg = ReplayItem { event, told: Some(Box::new(told)), ..item(1, "chain:2", 6, 1) };
+        let mut replay = Replay::new(vec![item(0, "chain:2", 6, 1), reorg, item(2, "chain:2", 7, 2)]);
+        let source = SourceId::new("chain:2");
+        assert_eq!(replay.head_of(&source).map(|item| item.position), Some(0));
+        replay.pop();
+        assert_eq!(replay.head_of(&source), None, "what follows it is not compared with it");
+        replay.pop();
+        assert_eq!(replay.head_of(&source).map(|item| item.position), Some(2));
     }
 
     #[test]
