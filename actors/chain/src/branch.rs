@@ -59,6 +59,11 @@ impl Branch {
         self.headers
     }
 
+    /// Whether it leads over this block.
+    pub fn holds(&self, header: &Header) -> bool {
+        self.headers.iter().any(|held| held.hash == header.hash)
+    }
+
     /// Takes a newer head when it directly follows.
     pub fn push(&mut self, head: Header) -> Result<(), Header> {
         if head.parent == self.top().hash && head.number == self.top().number + 1 {

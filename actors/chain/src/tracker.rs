@@ -85,8 +85,9 @@ pub struct Tracker {
     window_reading: bool,
     log_reads: Vec<(u64, u64)>,
     orphan_reads: Vec<Hash>,
-    safe: Option<u64>,
-    finalized: Option<u64>,
+    /// What nodes call safe, and final.
+    safe: Tagged,
+    finalized: Tagged,
     /// Which head it was when they were asked for.
     tags_reading: Vec<(Tag, Hash)>,
     /// The same, of those known: safe, finalized.
@@ -117,8 +118,8 @@ impl Tracker {
             window_reading: false,
             log_reads: Vec::new(),
             orphan_reads: Vec::new(),
-            safe: None,
-            finalized: None,
+            safe: Tagged::default(),
+            finalized: Tagged::default(),
             tags_reading: Vec::new(),
             tags_read: [None; 2],
             failures: [0; 5],
@@ -231,8 +232,8 @@ impl Tracker {
         match hold {
             Hold::Latest => Some(tip),
             Hold::Confirmations(blocks) => tip.checked_sub(blocks),
-            Hold::Safe => self.safe.map(|number| number.min(tip)),
-            Hold::Finalized => self.finalized.map(|number| number.min(tip)),
+            Hold::Safe => self.safe.through(&self.window),
+            Hold::Finalized => self.finalized.through(&self.window),
         }
     }
 
@@ -415,6 +416,32 @@ impl Tracker {
             }
         }
     }
+}
+
+/// A block that nodes call old enough: as told last, and as told before that.
+#[derive(Debug, Default)]
+struct Tagged([Option<(u64, Hash)>; 2]);
+
+impl Tagged {
+    fn tell(&mut self, number: u64, hash: Hash, window: &Window) {
+        let [told, before] = &mut self.0;
+        if told.is_some_and(|told| leads_over(window, told)) {
+            *before = *told;
+        }
+        *told = Some((number, hash));
+    }
+
+    /// The number through which the window's blocks are old enough. When the window follows a node that is behind, on a
+    /// branch that is gone, then that branch's block of the number is not the one that is meant.
+    fn through(&self, window: &Window) -> Option<u64> {
+        self.0.iter().flatten().find(|told| leads_over(window, **told)).map(|(number, _)| *number)
+    }
+}
+
+/// Whether the window's chain has this block, as far as it can be told.
+fn leads_over(window: &Window, (number, hash): (u64, Hash)) -> bool {
+    let reached = window.tip().is_some_and(|tip| tip.header.number >= number);
+    reached && window.hash_at(number).is_none_or(|ours| ours == hash)
 }
 
 /// What is known about a cursor.

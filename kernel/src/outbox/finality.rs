@@ -1,11 +1,14 @@
 //! Effects that wait for their block to be final: the chain is asked how far it is, and whether the block is on it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use nexum_host_ifaces::{
-    Hash, HostError,
+    Hash, HostError, HostErrorKind,
     chain::ChainMsg,
-    outbox::{Ended, Live, Release},
+    outbox::{BlockPoint, Ended, Live, Release},
     port::Port,
     types::OutcomeStatus,
 };
@@ -17,6 +20,8 @@ use super::{FINALITY_POLL, Found, Msg, State};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Effects decided at once; the rest follow with the next look.
 const EFFECTS_MAX: usize = 256;
+/// Headers asked for at once; public endpoints refuse longer batches.
+const HEADERS_MAX: usize = 50;
 
 #[derive(Deserialize)]
 struct Header {
@@ -24,38 +29,73 @@ struct Header {
     hash: Hash,
 }
 
-async fn header(port: &Port<ChainMsg>, block: &str) -> Result<Option<(u64, Hash)>, String> {
-    let (method, params) = ("eth_getBlockByNumber".to_owned(), format!("[\"{block}\", false]"));
-    let asked = |reply| ChainMsg::Request { method, params, deadline: DEADLINE, reply };
-    let answer = port.call(DEADLINE, asked).await.map_err(|error| error.to_string())?;
-    let text = answer.map_err(|error: HostError| error.message)?;
-    let header: Option<Header> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+fn block_request(block: &str) -> (String, String) {
+    ("eth_getBlockByNumber".to_owned(), format!("[\"{block}\", false]"))
+}
+
+fn parsed(text: &str) -> Result<Option<(u64, Hash)>, String> {
+    let header: Option<Header> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let Some(Header { number, hash }) = header else { return Ok(None) };
     let number = u64::from_str_radix(number.trim_start_matches("0x"), 16).map_err(|error| error.to_string())?;
     Ok(Some((number, hash)))
 }
 
+async fn header(port: &Port<ChainMsg>, block: &str) -> Result<Option<(u64, Hash)>, String> {
+    let (method, params) = block_request(block);
+    let asked = |reply| ChainMsg::Request { method, params, deadline: DEADLINE, reply };
+    let answer = port.call(DEADLINE, asked).await.map_err(|error| error.to_string())?;
+    parsed(&answer.map_err(|error: HostError| error.message)?)
+}
+
+/// Several headers as one node has them. A node that takes no batches is asked for one after the other.
+async fn headers(port: &Port<ChainMsg>, blocks: &[String]) -> Result<Vec<Option<(u64, Hash)>>, String> {
+    let requests = blocks.iter().map(|block| block_request(block)).collect();
+    let asked = |reply| ChainMsg::RequestBatch { requests, deadline: DEADLINE, reply };
+    let answers = port.call(DEADLINE, asked).await.map_err(|error| error.to_string())?;
+    match answers {
+        Ok(answers) => answers.into_iter().map(|answer| parsed(&answer.map_err(|error| error.message)?)).collect(),
+        Err(error) if matches!(error.kind, HostErrorKind::Unavailable | HostErrorKind::Timeout) => Err(error.message),
+        Err(_) => {
+            let mut headers = Vec::with_capacity(blocks.len());
+            for block in blocks {
+                headers.push(header(port, block).await?);
+            }
+            Ok(headers)
+        }
+    }
+}
+
 /// Those of the effects whose block is far enough back, each with whether that block is on the chain.
+///
+/// How far a chain is final and which blocks it has are asked of one node at once: what one node calls final says nothing
+/// about the blocks of another that is behind it, on a branch that is gone.
 async fn decide(port: &Port<ChainMsg>, effects: Vec<Live>) -> Result<Vec<(Live, bool)>, String> {
     let mut decided = Vec::new();
-    let mut hashes: BTreeMap<u64, Hash> = BTreeMap::new();
     for (release, tag) in [(Release::Safe, "safe"), (Release::Finalized, "finalized")] {
-        let waiting: Vec<&Live> = effects.iter().filter(|live| live.release == release).collect();
+        let waiting: Vec<(&Live, BlockPoint)> = effects
+            .iter()
+            .filter(|live| live.release == release)
+            .filter_map(|live| live.block.map(|block| (live, block)))
+            .collect();
         if waiting.is_empty() {
             continue;
         }
         let Some((through, _)) = header(port, tag).await? else { continue };
-        for live in waiting {
-            let Some(block) = live.block.filter(|block| block.number <= through) else { continue };
-            let hash = match hashes.get(&block.number) {
-                Some(hash) => *hash,
-                None => {
-                    let Some((_, hash)) = header(port, &format!("0x{:x}", block.number)).await? else { continue };
-                    hashes.insert(block.number, hash);
-                    hash
-                }
-            };
-            decided.push((live.clone(), hash == block.hash));
+        let numbers: BTreeSet<u64> =
+            waiting.iter().map(|(_, block)| block.number).filter(|number| *number <= through).collect();
+        let numbers: Vec<u64> = numbers.into_iter().take(HEADERS_MAX).collect();
+        if numbers.is_empty() {
+            continue;
+        }
+        let mut blocks: Vec<String> = numbers.iter().map(|number| format!("0x{number:x}")).collect();
+        blocks.push(tag.to_owned());
+        let mut found = headers(port, &blocks).await?;
+        let Some((through, _)) = found.pop().flatten() else { continue };
+        let found: BTreeMap<u64, Hash> = found.into_iter().flatten().filter(|(number, _)| *number <= through).collect();
+        for (live, block) in waiting {
+            if let Some(hash) = found.get(&block.number) {
+                decided.push((live.clone(), *hash == block.hash));
+            }
         }
     }
     Ok(decided)
@@ -108,5 +148,86 @@ impl State {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ractor::{Actor, ActorProcessingErr};
+
+    use super::*;
+    use nexum_host_ifaces::{outbox::Progress, store::ModuleId};
+
+    /// One node has the chain, the other is behind, on a branch that is gone. Which is asked is said for each request.
+    struct Nodes;
+
+    fn answer(behind: bool, params: &str) -> String {
+        let (through, branch) = if behind { (8, 1) } else { (20, 2) };
+        let block: (String, bool) = serde_json::from_str(params).unwrap();
+        let number = match block.0.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).unwrap(),
+            None => through,
+        };
+        serde_json::json!({"number": format!("0x{number:x}"), "hash": Hash([branch; 32])}).to_string()
+    }
+
+    impl Actor for Nodes {
+        type Msg = ChainMsg;
+        type State = Vec<bool>;
+        type Arguments = Vec<bool>;
+
+        async fn pre_start(&self, _: ActorRef<ChainMsg>, behind: Vec<bool>) -> Result<Vec<bool>, ActorProcessingErr> {
+            Ok(behind)
+        }
+
+        async fn handle(
+            &self,
+            _: ActorRef<ChainMsg>,
+            message: ChainMsg,
+            behind: &mut Vec<bool>,
+        ) -> Result<(), ActorProcessingErr> {
+            let behind = behind.remove(0);
+            match message {
+                ChainMsg::Request { params, reply, .. } => drop(reply.send(Ok(answer(behind, &params)))),
+                ChainMsg::RequestBatch { requests, reply, .. } => {
+                    let answers = requests.iter().map(|(_, params)| Ok(answer(behind, params)));
+                    drop(reply.send(Ok(answers.collect())));
+                }
+                _ => {}
+            }
+            Ok(())
+        }
+    }
+
+    fn effect(hash: u8) -> Live {
+        Live {
+            module: ModuleId(1),
+            name: "m".into(),
+            at: None,
+            id: format!("m/{hash}"),
+            key: "k".into(),
+            lane: None,
+            release: Release::Finalized,
+            block: Some(BlockPoint { chain_id: 1, number: 10, hash: Hash([hash; 32]) }),
+            destination: String::new(),
+            sent_at_ms: 0,
+            progress: Progress::default(),
+        }
+    }
+
+    async fn decided(behind: [bool; 2]) -> Vec<(String, bool)> {
+        let (actor, _) = Actor::spawn(None, Nodes, behind.to_vec()).await.unwrap();
+        let port = Port::new("chain");
+        port.bind(actor.clone());
+        let decided = decide(&port, vec![effect(2), effect(1)]).await.unwrap();
+        actor.kill();
+        decided.into_iter().map(|(live, canonical)| (live.id, canonical)).collect()
+    }
+
+    #[tokio::test]
+    async fn what_one_node_calls_final_is_not_looked_up_at_one_that_is_behind() {
+        assert_eq!(decided([false, false]).await, [("m/2".to_owned(), true), ("m/1".to_owned(), false)]);
+        assert!(decided([false, true]).await.is_empty());
+        assert!(decided([true, false]).await.is_empty());
     }
 }

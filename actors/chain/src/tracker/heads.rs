@@ -34,6 +34,9 @@ impl Tracker {
                 self.connect();
             }
             Some(branch) => match branch.push(header) {
+                // Told again, or late: nothing new.
+                Err(header) if branch.holds(&header) => {}
+                Err(header) if self.next_head.as_ref().is_some_and(|(next, _)| next.parent == header.hash) => {}
                 Ok(()) => {}
                 Err(header) => self.next_head = Some((header, seen_ns)),
             },

@@ -250,10 +250,9 @@ impl Tracker {
                 let head = asked.map(|index| self.tags_reading.swap_remove(index).1);
                 if let Ok(Found::Header(header)) = result {
                     self.tags_read[tag as usize] = head;
-                    match (tag, header) {
-                        (Tag::Safe, Some(header)) => self.safe = Some(header.number),
-                        (Tag::Finalized, Some(header)) => self.finalized = Some(header.number),
-                        (_, None) => {}
+                    let tagged = if tag == Tag::Safe { &mut self.safe } else { &mut self.finalized };
+                    if let Some(header) = header {
+                        tagged.tell(header.number, header.hash, &self.window);
                     }
                     self.settle_all(false);
                 }

@@ -58,6 +58,8 @@ struct Bench {
     range_max: u64,
     /// How far the finalized block is behind the head.
     finalized_lag: u64,
+    /// Another node, on another branch that leaves this one after a block, says what is final.
+    final_on: Option<(u8, u64)>,
     answers: HashMap<usize, Vec<Answer>>,
 }
 
@@ -65,8 +67,8 @@ impl Bench {
     fn new(window_blocks: usize, head: u64) -> Self {
         let tracker = Tracker::new(1, window_blocks, 1_000, History::default());
         let (jobs, answers) = (vec![], HashMap::new());
-        let mut bench =
-            Self { tracker, branch: 0, fork: 0, head, jobs, range_max: u64::MAX, finalized_lag: 10, answers };
+        let (range_max, finalized_lag, final_on) = (u64::MAX, 10, None);
+        let mut bench = Self { tracker, branch: 0, fork: 0, head, jobs, range_max, finalized_lag, final_on, answers };
         bench.see(head);
         bench
     }
@@ -109,7 +111,11 @@ impl Bench {
                 let logs = logs.filter(|log| union.covers(log)).collect();
                 Found::Segment { logs, end_hash: self.header(*to).hash }
             }
-            Job::Tag(_) => Found::Header(self.head.checked_sub(self.finalized_lag).map(|number| self.header(number))),
+            Job::Tag(_) => {
+                let (branch, fork) = self.final_on.unwrap_or((self.branch, self.fork));
+                let number = self.head.checked_sub(self.finalized_lag);
+                Found::Header(number.map(|number| header(branch, fork, number)))
+            }
         })
     }
 
@@ -232,6 +238,42 @@ fn a_module_that_was_away_when_the_head_moved_learns_what_is_final() {
     bench.see(1_005);
     let seat = bench.pull("a", Cursor::block(990, hash(0, 990)), &finalized);
     assert_eq!(bench.progress(seat), 995);
+}
+
+#[test]
+fn what_is_final_on_a_branch_is_not_final_on_another() {
+    let finalized = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Finalized });
+    let mut bench = Bench::new(100, 1_000);
+    let seat = bench.pull("a", Cursor::block(980, hash(0, 980)), &finalized);
+    assert_eq!(bench.progress(seat), 990);
+    // The followed node is behind: the chain has left its branch after 991, and on the new one 995 is final.
+    bench.final_on = Some((1, 991));
+    bench.see(1_005);
+    let seat = bench.pull("a", Cursor::block(985, hash(0, 985)), &finalized);
+    assert_eq!(bench.progress(seat), 990, "what was final before is still so");
+    let seat = bench.pull("a", Cursor::block(990, hash(0, 990)), &finalized);
+    assert!(!bench.answers.contains_key(&seat));
+    bench.switch(1, 991, 1_006);
+    assert_eq!(bench.progress(seat), 995, "what was told before counts once the window leads over it");
+}
+
+#[test]
+fn a_head_that_is_told_again_does_not_take_the_place_of_a_newer_one() {
+    let mut bench = Bench::new(100, 1_000);
+    (bench.branch, bench.fork, bench.head) = (1, 997, 1_002);
+    let started = |bench: &mut Bench| {
+        let mut effects = bench.tracker.effects().into_iter();
+        effects.find_map(|effect| if let Effect::Start { job, .. } = effect { Some(job) } else { None })
+    };
+    bench.tracker.head_seen(bench.header(1_000), 1);
+    let reading = started(&mut bench).unwrap();
+    for told in [1_001, 1_001, 1_000, 1_002, 1_001] {
+        let header = bench.header(told);
+        bench.tracker.head_seen(header, told);
+    }
+    bench.tracker.finished(reading, Err(Failure::Failed("no answer".into())));
+    bench.work();
+    assert_eq!(bench.tracker.head(), Some((1_002, hash(1, 1_002))), "although it is not told again");
 }
 
 #[test]
