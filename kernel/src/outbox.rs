@@ -55,7 +55,7 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 const FINALITY_POLL: Duration = Duration::from_secs(1);
 /// The timer runs on the machine's monotonic clock, due times are the calendar's: bounds how long they may disagree.
 const LOOK_MAX: Duration = Duration::from_secs(30);
-/// Ends of a module's effects after which what no rewind can reach is forgotten.
+/// Each pruning reads what is known of all the module's effects.
 const PRUNE_EVERY: u32 = 512;
 
 /// The operator's bounds.
@@ -67,6 +67,8 @@ pub struct Settings {
     pub attempt_deadline: Duration,
     /// Effects of one module that have not ended; `send` is refused past it.
     pub pending_max: u64,
+    /// Ends of a module's effects after which what no rewind can reach is forgotten.
+    pub prune_every: u32,
 }
 
 impl Default for Settings {
@@ -76,6 +78,7 @@ impl Default for Settings {
             concurrency: Concurrency::default(),
             attempt_deadline: Duration::from_secs(30),
             pending_max: PENDING_MAX,
+            prune_every: PRUNE_EVERY,
         }
     }
 }
@@ -357,7 +360,12 @@ impl State {
 
     fn done(&mut self, myself: &ActorRef<Msg>, live: &Live, done: Done) {
         match done {
-            Done::Gone => self.schedule.ended(live.module, &live.id, live.at),
+            Done::Gone => {
+                self.schedule.ended(live.module, &live.id, live.at);
+                // Its end may be durable although the store said that it failed.
+                *self.ended.entry(live.name.clone()).or_default() += 1;
+                self.read_outcomes(myself, &live.name, Duration::ZERO);
+            }
             Done::Again(progress) => self.schedule.again(live.module, &live.id, progress),
             Done::Trouble(reason, known) => {
                 tracing::debug!(module = %live.name, effect = live.id, "tried again: {reason}");
@@ -371,7 +379,7 @@ impl State {
                 self.schedule.ended(live.module, &live.id, live.at);
                 let ended = self.ended.entry(live.name.clone()).or_default();
                 *ended += 1;
-                if ended.is_multiple_of(u64::from(PRUNE_EVERY)) {
+                if ended.is_multiple_of(u64::from(self.args.settings.prune_every)) {
                     self.prune(live.module);
                 }
                 self.read_outcomes(myself, &live.name, Duration::ZERO);

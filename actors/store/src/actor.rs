@@ -65,7 +65,7 @@ impl Actor for StoreActor {
             StoreMsg::Rewind { module, to, reply } => match state.committer.fence(module) {
                 Ok(fence) => state.job(reply, move |store| {
                     fence.settle()?;
-                    let rewound = rewind::rewind(store, module, &to)?;
+                    let rewound = rewind::rewind(store, module, &to).inspect_err(|_| fence.lose())?;
                     if let Some(rewound) = &rewound {
                         fence.tell(Change::Rewound { module, to_seq: rewound.record.seq });
                     }
@@ -78,7 +78,7 @@ impl Actor for StoreActor {
                 match fenced {
                     Ok((id, fence)) => state.job(reply, move |store| {
                         fence.settle()?;
-                        purge::purge(store, &name, id)?;
+                        purge::purge(store, &name, id).inspect_err(|_| fence.lose())?;
                         fence.tell(Change::Purged { module: id });
                         Ok(())
                     }),

@@ -12,6 +12,8 @@ pub enum Written {
     Rewind,
     /// The removal of a module.
     Purge,
+    /// The forgetting of effects and outcomes that nobody needs any more.
+    Prune,
 }
 
 /// Called on the thread that writes, with no lock held.

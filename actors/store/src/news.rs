@@ -1,7 +1,8 @@
 //! What the outbox actor is told of: effects that units sent, and rewinds.
 //!
 //! Invariant: in the order of the writes, and never more than `CHANGES_MAX` at once. When more gathers, all of it is
-//! dropped and the listener is told to read everything again.
+//! dropped and the listener is told to read everything again; and so it is after a write that failed, for the disk may
+//! have taken it all the same.
 
 use std::sync::Mutex;
 
@@ -59,6 +60,13 @@ impl NewsDesk {
             desk.changes = Vec::new();
             desk.lost = true;
         }
+        desk.tell();
+    }
+
+    /// Something was written, or was not: nobody can tell.
+    pub fn lose(&self) {
+        let mut desk = lock(&self.0);
+        desk.lost |= desk.begun;
         desk.tell();
     }
 

@@ -13,10 +13,11 @@ use nexum_host_ifaces::{
     outbox::{Ended, Entry, Listed, Live, Location, OutcomeRecord, Progress, ReleasedEffect, SOURCE, Sent, digest},
     store::{ModuleId, StoreError},
 };
-use rocksdb::WriteBatch;
+use rocksdb::{WriteBatch, WriteOptions};
 
 use crate::{
     codec,
+    disk::Written,
     keys::{self, Shelf},
     store::Store,
 };
@@ -305,7 +306,7 @@ pub(crate) fn prune(store: &Store, module: ModuleId) -> Result<(), StoreError> {
         batch.delete_range(keys::outcome(module, 0), keys::outcome(module, through + 1));
     }
     // Losing this write loses nothing.
-    store.db.write(batch).map_err(|error| store.failed(&error))
+    store.write(Written::Prune, batch, &WriteOptions::default())
 }
 
 fn forget(

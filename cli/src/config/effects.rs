@@ -58,7 +58,7 @@ pub struct Outbox {
 
 impl Default for Outbox {
     fn default() -> Self {
-        let Settings { policy, concurrency, attempt_deadline, pending_max } = Settings::default();
+        let Settings { policy, concurrency, attempt_deadline, pending_max, .. } = Settings::default();
         Self {
             max_attempts: policy.attempts_max,
             max_age: Period(policy.age_max),
@@ -89,6 +89,7 @@ impl Outbox {
             },
             attempt_deadline: self.timeout.0,
             pending_max: self.max_pending,
+            ..Settings::default()
         }
     }
 

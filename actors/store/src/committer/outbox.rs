@@ -65,6 +65,11 @@ impl Fence {
     pub(crate) fn tell(&self, change: Change) {
         self.shared.news.push(vec![change]);
     }
+
+    /// Tells it that nobody knows whether the past was replaced.
+    pub(crate) fn lose(&self) {
+        self.shared.news.lose();
+    }
 }
 
 impl Queue {

@@ -62,6 +62,7 @@ impl Shared {
                     }
                     behind
                 };
+                self.news.lose();
                 self.settle();
                 waiting.into_iter().chain(behind.waiting).for_each(|waiting| waiting.refuse(error.clone()));
                 failed < FAILED_MAX

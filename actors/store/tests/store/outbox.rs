@@ -1,5 +1,13 @@
 //! Effects in the store: part of their unit, marked before they leave, and neither lost nor repeated by a rewind.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
 use nexum_host_ifaces::{
     event::{Cursor, SourceId},
     outbox::{
@@ -8,7 +16,7 @@ use nexum_host_ifaces::{
     store::{Reply, RewindTo, Rewound, StoreError, StoreMsg},
     types::OutcomeStatus,
 };
-use nexum_store::Options;
+use nexum_store::{Disk, Options, Written};
 
 use crate::harness::{Harness, Module, directory, effect, options};
 
@@ -235,6 +243,49 @@ async fn news_come_in_order_and_a_new_actor_says_that_it_knows_nothing() {
     assert!(matches!(&changes[..], [Change::Sent(_), Change::Rewound { to_seq, .. }] if *to_seq == seq));
     let harness = harness.restart().await;
     assert_eq!(news(&harness).await, News::Lost);
+    harness.close().await;
+}
+
+/// A disk that takes everything, and says that it does not.
+#[derive(Default)]
+struct Unsure(AtomicBool);
+
+impl Disk for Unsure {
+    fn latency(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn before(&self, _: Written) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn after(&self, _: Written) -> Result<(), String> {
+        if self.0.load(Ordering::Relaxed) { Err("no answer from the disk".into()) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_though_the_write_failed_is_heard_of() {
+    let directory = directory();
+    let disk = Arc::new(Unsure::default());
+    let harness = Harness::open_with(directory.path(), &Options { disk: Some(disk.clone()), ..options() }).await;
+    let mut module = harness.module("a").await;
+    assert!(live(&harness).await.is_empty());
+    disk.0.store(true, Ordering::Relaxed);
+    let mut unit = module.unit(Vec::new());
+    unit.outbox = vec![effect("x")];
+    assert!(harness.commit(unit).await.is_err());
+    disk.0.store(false, Ordering::Relaxed);
+    let news = ask(&harness, |reply| OutboxRequest::News { reply }).await.unwrap();
+    assert_eq!(news, News::Lost);
+    assert_eq!(live_ids(&harness).await, ["x"]);
+    module = harness.module("a").await;
+    let seq = send(&harness, &mut module, &["y"]).await;
+    disk.0.store(true, Ordering::Relaxed);
+    let (module, to) = (module.info.id, RewindTo::Unit(seq - 1));
+    assert!(harness.ask(|reply| StoreMsg::Rewind { module, to, reply }).await.is_err());
+    let news = ask(&harness, |reply| OutboxRequest::News { reply }).await.unwrap();
+    assert_eq!((news, live_ids(&harness).await), (News::Lost, vec!["x".to_owned()]));
     harness.close().await;
 }
 
