@@ -120,6 +120,7 @@ impl Net {
 
     /// One connection, until either end closes it.
     async fn serve(self, at: Address, mut interface: ConnectionInterface, changed: Arc<Notify>) {
+        let _open = Open::new(&self.world, at);
         let mut answers = FuturesUnordered::new();
         let mut subscribed: Option<u64> = None;
         let mut subscriptions = 0_u64;
@@ -195,6 +196,22 @@ impl Net {
             4 => vec![],
             _ => vec![head],
         }
+    }
+}
+
+/// A connection that its node counts.
+struct Open(Arc<Mutex<World>>, Address);
+
+impl Open {
+    fn new(world: &Arc<Mutex<World>>, at: Address) -> Self {
+        lock(world).chains[at.chain].nodes[at.node].connections += 1;
+        Self(world.clone(), at)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        lock(&self.0).chains[self.1.chain].nodes[self.1.node].connections -= 1;
     }
 }
 

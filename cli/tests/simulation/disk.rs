@@ -127,7 +127,7 @@ impl SimDisk {
                 continue;
             }
             let checked = match what {
-                Written::Group => self.advanced(&store, &module, &before),
+                Written::Group | Written::Prune => self.advanced(&store, &module, &before),
                 Written::Rewind | Written::Purge => self.rewound(&store, &module, &before),
             };
             if let Err(violation) = checked {
@@ -201,6 +201,8 @@ fn goes_on(from: &Cursor, to: &Cursor, _: &SourceId, kind: &UnitKind) -> bool {
             moved || (*kind == UnitKind::Advanced && (a, p) == (b, q))
         }
         (Cursor::Cron { fired_at: a }, Cursor::Cron { fired_at: b }) => a < b || *kind == UnitKind::Advanced,
+        // Outcomes are numbered without a gap, and none is passed over.
+        (Cursor::Outbox { number: a }, Cursor::Outbox { number: b }) => a + 1 == *b,
         _ => false,
     }
 }

@@ -63,16 +63,17 @@ impl Chain {
     pub fn answer(&mut self, node: usize, method: &str, params: &Value) -> Result<Value, String> {
         let (safe, finalized) = (self.plan.safe_lag, self.plan.finalized_lag);
         let chain_id = self.plan.id;
-        let others_know = |chain: &Self, hash: &str| {
-            let knows = |other: &Node| {
-                other.troubles.is_empty() && other.plan.hiccups == 0 && other.view.iter().any(|b| hexed(b.hash) == hash)
-            };
-            let others = chain.nodes.iter().enumerate().filter(|(index, _)| *index != node);
-            others.map(|(_, other)| other).all(knows)
-        };
         let block_hash = params[0]["blockHash"].as_str().map(str::to_owned);
-        // Without a bloom nobody can tell that a block should have logged something.
-        let may_hide = self.plan.blooms && block_hash.as_deref().is_some_and(|hash| others_know(self, hash));
+        let others_know = |hash: &str| {
+            let knows = |other: &Node| {
+                let reached = !other.plan.websocket || other.connections > 0;
+                reached && other.view.iter().any(|block| hexed(block.hash) == hash)
+            };
+            self.nodes.iter().enumerate().filter(|(index, _)| *index != node).all(|(_, other)| knows(other))
+        };
+        let may_hide = block_hash.as_deref().is_some_and(others_know);
+        // Without a bloom nobody can tell that a block should have logged something else.
+        let blooms = self.plan.blooms;
         let node = &mut self.nodes[node];
         let head = node.view.last().map_or(0, |block| block.number);
         match method {
@@ -93,7 +94,7 @@ impl Chain {
                 let filter = &params[0];
                 if let Some(hash) = block_hash {
                     let block = known(node, &hash).ok_or("unknown block")?;
-                    return Ok(block_logs(node, &block, filter, may_hide));
+                    return Ok(block_logs(node, &block, filter, blooms, may_hide));
                 }
                 let (from, to) = (quantity_of(&filter["fromBlock"])?, quantity_of(&filter["toBlock"])?);
                 let blocks = node.view.iter().filter(|block| (from..=to).contains(&block.number));
@@ -105,15 +106,17 @@ impl Chain {
 }
 
 /// The logs of one block that a filter wants, unless the node lies.
-fn block_logs(node: &mut Node, block: &Block, filter: &Value, may_hide: bool) -> Value {
+fn block_logs(node: &mut Node, block: &Block, filter: &Value, blooms: bool, may_hide: bool) -> Value {
     let mut logs: Vec<Value> = matching(block, filter).collect();
     if node.suffers(Trouble::Lies) && !logs.is_empty() {
         match node.chance.below(4) {
             0 => logs.iter_mut().for_each(|log| log["blockHash"] = hexed(node.chance.hash()).into()),
-            1 => logs.iter_mut().for_each(|log| log["address"] = hexed([9; 20]).into()),
-            2 if may_hide => logs.clear(),
+            1 if blooms => logs.iter_mut().for_each(|log| log["address"] = hexed([9; 20]).into()),
             _ => {}
         }
+    }
+    if may_hide && node.suffers(Trouble::Hides) {
+        logs.clear();
     }
     logs.into()
 }

@@ -18,6 +18,7 @@ use nexum_kernel::{
     KernelArgs, KernelHandle, Ports, ServiceSpec,
     admin::{AdminMsg, ModuleSpec, Node},
     engine::WasmEngine,
+    outbox::{self, RetryPolicy},
 };
 use nexum_store::Store;
 use prometheus::Registry;
@@ -27,6 +28,7 @@ use crate::{
     chance::Chance,
     dial::{self, Net},
     disk::SimDisk,
+    receiver::{self, Receivers},
     scenario::Scenario,
     trace::{SimClock, Trace, lock},
 };
@@ -40,8 +42,17 @@ pub struct Machine {
     pub wasm: WasmEngine,
     pub clock: Arc<SimClock>,
     pub disk: Arc<SimDisk>,
+    pub receivers: Arc<Mutex<Receivers>>,
     pub jitter: Arc<Mutex<Chance>>,
     pub trace: Trace,
+}
+
+/// What an operator may order about a module.
+#[derive(Debug, Clone, Copy)]
+pub enum Order {
+    Pause,
+    Resume,
+    Restart,
 }
 
 pub struct Engine {
@@ -60,6 +71,7 @@ impl Engine {
         options.disk = Some(machine.disk.clone());
         // As small as the run: opening is what a simulation does most.
         options.write_buffer_bytes = 4 << 20;
+        options.journal_entries = machine.scenario.journal_entries;
         let store = Store::open(store_directory(&machine.directory), &options).map_err(|error| error.to_string())?;
         machine.disk.opened(&store);
 
@@ -127,6 +139,10 @@ impl Engine {
                 async move { nexum_cron::spawn(args, supervisor).await.map(|(actor, _)| actor) }
             }
         }));
+        services.push(actors.service("egress", ports.egress.clone(), {
+            let args = receiver::Args { receivers: machine.receivers.clone(), clock: machine.clock.clone() };
+            move |supervisor| receiver::spawn(args.clone(), supervisor)
+        }));
 
         let admin = ports.admin.clone();
         let spec = |source: &PathBuf| ModuleSpec {
@@ -150,7 +166,12 @@ impl Engine {
             blocking: Blocking::Inline,
             clock,
             registry,
-            outbox: Default::default(),
+            outbox: outbox::Settings {
+                policy: RetryPolicy { backoff_cap: Duration::from_secs(60), ..RetryPolicy::default() },
+                attempt_deadline: Duration::from_millis(machine.scenario.receivers.attempt_ms),
+                prune_every: machine.scenario.receivers.prune_every,
+                ..outbox::Settings::default()
+            },
             schedule_check: Arc::new(nexum_cron::check),
             schedule_next: Arc::new(nexum_cron::next_after),
             event_age_threshold: Duration::from_secs(600),
@@ -162,13 +183,22 @@ impl Engine {
         Ok((Self { admin, store, actors: actors.0 }, kernel))
     }
 
-    /// Kills the actor of one service, by number.
-    pub fn kill(&self, nth: u64) -> Option<String> {
-        let actors = lock(&self.actors);
-        let nth = usize::try_from(nth).unwrap_or(0) % actors.len().max(1);
-        let (name, cell) = actors.iter().nth(nth)?;
-        cell.kill();
-        Some(name.clone())
+    /// Kills the actor of one service, by number. The last one is the outbox, which the kernel starts itself.
+    pub async fn kill(&self, nth: u64) -> String {
+        let (name, cell) = {
+            let actors = lock(&self.actors);
+            let nth = usize::try_from(nth).unwrap_or(0) % (actors.len() + 1);
+            actors.iter().nth(nth).map_or(("outbox".into(), None), |(name, cell)| (name.clone(), Some(cell.clone())))
+        };
+        match cell {
+            Some(cell) => cell.kill(),
+            None => {
+                let order = |reply| AdminMsg::RestartService { service: name.clone(), kill: true, reply };
+                // One that is just being started again lives on.
+                let _ = self.admin.call(Duration::from_secs(5), order).await;
+            }
+        }
+        name
     }
 
     /// The modules as the tree shows them.
@@ -178,10 +208,17 @@ impl Engine {
         children.into_iter().find(|node| node.name == "modules").map(|node| node.children).unwrap_or_default()
     }
 
-    pub async fn restart(&self, module: &str) {
-        let module = module.to_owned();
-        // When it does not work the module is found dead again, and asked again.
-        let _ = self.admin.call(Duration::from_secs(30), |reply| AdminMsg::Restart { module, reply }).await;
+    /// Carries out an order about a module, in its own time. One that is refused, or does not work, is given up.
+    pub fn order(&self, order: Order, module: String) -> impl Future<Output = ()> + Send + 'static {
+        let admin = self.admin.clone();
+        async move {
+            let message = |reply| match order {
+                Order::Pause => AdminMsg::Pause { module, reply },
+                Order::Resume => AdminMsg::Resume { module, reply },
+                Order::Restart => AdminMsg::Restart { module, reply },
+            };
+            let _ = admin.call(Duration::from_secs(30), message).await;
+        }
     }
 }
 

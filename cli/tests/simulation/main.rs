@@ -17,9 +17,11 @@
 mod chance;
 mod dial;
 mod disk;
+mod effects;
 mod endpoints;
 mod engine;
 mod oracle;
+mod receiver;
 mod run;
 mod scenario;
 mod trace;
@@ -42,6 +44,8 @@ use serde::{Deserialize, Serialize};
 
 /// Seeds that are run twice.
 const SEEDS_TWICE: u64 = 8;
+/// Seeds that every run of the tests runs.
+const SEEDS_SHARE: u64 = 100;
 
 /// One thing to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,8 +238,11 @@ fn show(case: Case) -> bool {
 
 type Test = (&'static str, fn() -> bool);
 
-const TESTS: [Test; 2] =
-    [("two_runs_of_a_seed_give_the_same_trace", twice), ("every_crash_point_is_survived", crash_points)];
+const TESTS: [Test; 3] = [
+    ("two_runs_of_a_seed_give_the_same_trace", twice),
+    ("every_crash_point_is_survived", crash_points),
+    ("a_share_of_the_seeds_ends_as_the_chain_says", || seeds(0, SEEDS_SHARE)),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -11,6 +11,7 @@ use nexum_store::Store;
 
 use crate::{
     disk::short,
+    receiver::Receivers,
     scenario::{Blocks, ChainSource, Hold, ModulePlan, Scenario},
     world::{Block, Chain, Log, World},
 };
@@ -28,11 +29,17 @@ fn one_in(count: u64, parts: &[&[u8]]) -> bool {
 }
 
 /// Compares every module with what it must be; the error says what differs.
-pub fn check(scenario: &Scenario, world: &World, store: &Store, now_ms: u64) -> Result<(), String> {
+pub fn check(
+    scenario: &Scenario,
+    world: &World,
+    receivers: &Receivers,
+    store: &Store,
+    now_ms: u64,
+) -> Result<(), String> {
     let mut differences = Vec::new();
     for plan in &scenario.modules {
         match Found::read(store, plan) {
-            Ok(found) => differences.extend(found.check(world, now_ms)),
+            Ok(found) => differences.extend(found.check(world, receivers, now_ms)),
             Err(error) => differences.push(format!("{}: {error}", plan.name)),
         }
     }
@@ -51,10 +58,10 @@ fn record(text: &str) -> Option<Record<'_>> {
 }
 
 /// What one module left in the store.
-struct Found<'a> {
-    plan: &'a ModulePlan,
-    state: BTreeMap<String, String>,
-    letters: BTreeMap<String, DeadLetter>,
+pub struct Found<'a> {
+    pub plan: &'a ModulePlan,
+    pub state: BTreeMap<String, String>,
+    pub letters: BTreeMap<String, DeadLetter>,
     differences: Vec<String>,
 }
 
@@ -69,11 +76,11 @@ impl<'a> Found<'a> {
         Ok(Self { plan, state, letters, differences: Vec::new() })
     }
 
-    fn differs(&mut self, what: String) {
+    pub fn differs(&mut self, what: String) {
         self.differences.push(format!("{}: {what}", self.plan.name));
     }
 
-    fn check(mut self, world: &World, now_ms: u64) -> Vec<String> {
+    fn check(mut self, world: &World, receivers: &Receivers, now_ms: u64) -> Vec<String> {
         for (key, value) in self.state.range("wrong/".to_owned().."wrong0".to_owned()) {
             self.differences.push(format!("{}: {key}: {value}", self.plan.name));
         }
@@ -86,6 +93,7 @@ impl<'a> Found<'a> {
         if self.plan.rewinds {
             self.sequence();
         }
+        self.effects(world, receivers, now_ms);
         self.differences.truncate(TOLD_MAX);
         self.differences
     }
@@ -128,6 +136,11 @@ impl<'a> Found<'a> {
             }
         }
         self.compare(chain_id, &expected);
+        let told = |text: &&String| text.split(' ').next() == Some(&chain_id.to_string());
+        let retracted = self.state.range("r/".to_owned().."r0".to_owned()).map(|(_, text)| text).find(told).cloned();
+        if let Some(text) = retracted.filter(|_| source.hold == Hold::Finalized) {
+            self.differs(format!("what was final was retracted: {text}"));
+        }
     }
 
     fn compare(&mut self, chain_id: u64, expected: &BTreeMap<String, String>) {
@@ -214,7 +227,7 @@ impl<'a> Found<'a> {
         for (key, text) in &self.state {
             let parts: Vec<&str> = key.split('/').collect();
             match (parts.as_slice(), record(text)) {
-                (["r", seq], _) => seqs.extend(seq.parse::<u64>()),
+                (["r" | "o", seq], _) => seqs.extend(seq.parse::<u64>()),
                 ([kind @ ("b" | "l"), chain, number, ..], Some(found)) => {
                     seqs.insert(found.seq);
                     orders.entry(chain).or_default().push((found.seq, number.parse().unwrap_or(0), *kind == "b"));

@@ -18,15 +18,16 @@ use crate::{
     chance::Chance,
     dial::Net,
     disk::SimDisk,
-    engine::{Engine, Machine},
+    engine::{Engine, Machine, Order},
     oracle,
+    receiver::Receivers,
     scenario::Scenario,
     trace::{SimClock, Trace, lock},
     world::World,
 };
 
-/// How long after the world calmed down everything must be right: some of the longest waits that the engine has, which
-/// are five minutes, one after the other. Milliseconds.
+/// How long after the world calmed down, or a module was started again by order, everything must be right: some of the
+/// longest waits that the engine has, which are five minutes, one after the other. Milliseconds.
 const PATIENCE_MS: u64 = 40 * 60_000;
 /// How long what is right must stay right.
 const STAYS_MS: u64 = 45_000;
@@ -72,13 +73,15 @@ pub fn run(seed: u64, scenario: Scenario, shop: &Shop) -> Result<Report, String>
                 let down = life.downtime();
                 machine.clock.pass(down);
                 lock(&world).advance_to(machine.clock.elapsed_ms());
+                lock(&machine.receivers).advance_to(machine.clock.elapsed_ms());
                 machine.disk.revive();
             }
             End::Done => break Ok(()),
             End::Failed(reason) => break Err(reason),
         }
     };
-    let violations = machine.disk.violations();
+    let mut violations = machine.disk.violations();
+    violations.extend_from_slice(lock(&machine.receivers).violations());
     let result = match (result, violations.is_empty()) {
         (result, true) => result,
         (_, false) => Err(violations.join("\n")),
@@ -116,6 +119,7 @@ fn machine(
     }
     Ok(Machine {
         disk: SimDisk::new(seed, scenario.faults.clone(), trace.clone()),
+        receivers: Receivers::new(seed, scenario.receivers.clone(), trace.clone()),
         jitter: Arc::new(Mutex::new(Chance::new(seed, "jitter"))),
         wasm: WasmEngine::without_wall_clock(&shop.cache).map_err(|error| error.to_string())?,
         directory: directory.to_owned(),
@@ -133,7 +137,10 @@ struct Life {
     crash_at: u64,
     kill_at: u64,
     jump_at: u64,
+    order_at: u64,
     look_at: u64,
+    /// Of the calm, or of the last order after it.
+    calm_since: u64,
     looks: u64,
     restarts: u64,
     right_since: Option<u64>,
@@ -144,15 +151,18 @@ impl Life {
     fn new(seed: u64, machine: &Machine) -> Self {
         let faults = &machine.scenario.faults;
         let mut chance = Chance::new(seed, "life");
-        let [crash_at, kill_at, jump_at] = [faults.crash_every_ms, faults.kill_actor_every_ms, faults.jump_every_ms]
-            .map(|mean| after(&mut chance, 0, mean));
+        let [crash_at, kill_at, jump_at, order_at] =
+            [faults.crash_every_ms, faults.kill_actor_every_ms, faults.jump_every_ms, faults.order_every_ms]
+                .map(|mean| after(&mut chance, 0, mean));
         Self {
             chance,
             calm_at: machine.scenario.live_ms,
             crash_at,
             kill_at,
             jump_at,
+            order_at,
             look_at: u64::MAX,
+            calm_since: 0,
             looks: 0,
             restarts: 0,
             right_since: None,
@@ -213,7 +223,7 @@ async fn lifetime(machine: &Machine, world: &Arc<Mutex<World>>, life: &mut Life)
 async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) -> End {
     let (faults, clock) = (&machine.scenario.faults, &machine.clock);
     loop {
-        let next = [life.calm_at, life.crash_at, life.kill_at, life.jump_at, life.look_at];
+        let next = [life.calm_at, life.crash_at, life.kill_at, life.jump_at, life.order_at, life.look_at];
         let next = next.into_iter().min().unwrap_or(u64::MAX).min(lock(&net.world).next_ms());
         let wait = next.saturating_sub(clock.elapsed_ms()).max(1);
         tokio::time::sleep(Duration::from_millis(wait)).await;
@@ -224,12 +234,13 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
         }
         if now >= life.calm_at {
             life.calm_at = u64::MAX;
-            (life.crash_at, life.kill_at, life.jump_at) = (u64::MAX, u64::MAX, u64::MAX);
+            (life.crash_at, life.kill_at, life.jump_at, life.order_at) = (u64::MAX, u64::MAX, u64::MAX, u64::MAX);
             machine.trace.note(format_args!("CALM"));
             machine.disk.calm_down();
+            lock(&machine.receivers).calm_down();
             lock(&net.world).calm_down();
             net.stir();
-            life.look_at = now + FIRST_LOOK_MS;
+            (life.look_at, life.calm_since) = (now + FIRST_LOOK_MS, now);
         }
         if now >= life.crash_at {
             life.crash_at = after(&mut life.chance, now, faults.crash_every_ms);
@@ -239,8 +250,16 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
         }
         if now >= life.kill_at {
             life.kill_at = after(&mut life.chance, now, faults.kill_actor_every_ms);
-            let name = engine.kill(life.chance.next());
-            machine.trace.note(format_args!("KILL {name:?}"));
+            let nth = life.chance.next();
+            let name = engine.kill(nth).await;
+            machine.trace.note(format_args!("KILL {name}"));
+        }
+        if now >= life.order_at {
+            life.order_at = after(&mut life.chance, now, faults.order_every_ms);
+            let order = *life.chance.pick(&[Order::Pause, Order::Resume, Order::Resume, Order::Restart]);
+            let module = life.chance.pick(&machine.scenario.modules).name.clone();
+            machine.trace.note(format_args!("ORDER {order:?} {module}"));
+            tokio::spawn(engine.order(order, module));
         }
         if now >= life.jump_at {
             life.jump_at = after(&mut life.chance, now, faults.jump_every_ms);
@@ -261,11 +280,15 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
     let modules = engine.modules().await;
     let mut restarted = false;
     for module in &modules {
-        if module.state == "DEAD" {
-            machine.trace.note(format_args!("ORDER restart {}", module.name));
-            engine.restart(&module.name).await;
-            restarted = true;
-        }
+        let order = match module.state.as_str() {
+            "DEAD" => Order::Restart,
+            "PAUSED" => Order::Resume,
+            _ => continue,
+        };
+        machine.trace.note(format_args!("ORDER {order:?} {}", module.name));
+        // When it does not work the module is found so again.
+        engine.order(order, module.name.clone()).await;
+        restarted = true;
     }
     let still: Vec<String> = modules
         .iter()
@@ -274,7 +297,11 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
         .collect();
     let running = still.is_empty() && modules.len() == machine.scenario.modules.len();
     let checked = match running {
-        true => oracle::check(&machine.scenario, &lock(&net.world), &engine.store, machine.clock.now_ms()),
+        true => {
+            let mut receivers = lock(&machine.receivers);
+            receivers.advance_to(now);
+            oracle::check(&machine.scenario, &lock(&net.world), &receivers, &engine.store, machine.clock.now_ms())
+        }
         false => Err(format!("{}: {}", modules.len(), still.join(", "))),
     };
     match checked {
@@ -295,14 +322,13 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
             // It goes on where it died; many events may make it die again, but not for ever.
             life.restarts += u64::from(restarted);
             if restarted && life.restarts < RESTARTS_MAX {
-                life.looks = 0;
+                (life.looks, life.calm_since) = (0, now);
             }
             life.looks += 1;
-            let since_calm = FIRST_LOOK_MS << life.looks.min(20);
-            if since_calm > PATIENCE_MS {
+            if now > life.calm_since + PATIENCE_MS {
                 return Some(End::Failed(life.last_difference.clone()));
             }
-            life.look_at = now + (FIRST_LOOK_MS << (life.looks - 1)).min(300_000);
+            life.look_at = now + (FIRST_LOOK_MS << life.looks.min(10)).min(300_000);
         }
     }
     None

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::chance::Chance;
+use crate::{chance::Chance, receiver::HOSTS};
 
 /// Contracts and event signatures that logs are drawn from.
 pub const CONTRACTS: u64 = 4;
@@ -20,7 +20,10 @@ pub fn signature(index: u64) -> [u8; 32] {
 pub struct Scenario {
     pub chains: Vec<ChainPlan>,
     pub modules: Vec<ModulePlan>,
+    pub receivers: ReceiverPlan,
     pub faults: FaultPlan,
+    /// Units that a module's journal keeps.
+    pub journal_entries: u64,
     /// How long faults befall it and blocks are made, milliseconds.
     pub live_ms: u64,
 }
@@ -107,6 +110,26 @@ pub struct ModulePlan {
     pub flush: bool,
     pub failures_max: u32,
     pub attempts_max: u32,
+    /// Of so many events one sends effects; 0 is none.
+    pub send: u64,
+    pub release: &'static str,
+}
+
+/// The destinations of effects. Chances are of ten thousand requests.
+#[derive(Debug, Clone)]
+pub struct ReceiverPlan {
+    /// Of the way there, and of the way back, at most.
+    pub delay_ms_max: u64,
+    /// Takes up to 45 s to arrive.
+    pub slow: u64,
+    /// Goes wrong in a good time.
+    pub hiccups: u64,
+    /// Begins a bad time.
+    pub trouble: u64,
+    /// How long an attempt may take.
+    pub attempt_ms: u64,
+    /// Ends of effects after which old ones are forgotten.
+    pub prune_every: u32,
 }
 
 /// Chances are of ten thousand.
@@ -122,6 +145,8 @@ pub struct FaultPlan {
     pub crash_every_ms: u64,
     pub kill_actor_every_ms: u64,
     pub jump_every_ms: u64,
+    /// The operator pauses, resumes or restarts a module.
+    pub order_every_ms: u64,
     pub crashes_max: u32,
     /// The engine dies at exactly this write, before or after it.
     pub crash_at: Option<(u64, When)>,
@@ -138,11 +163,19 @@ impl Scenario {
         let mut chance = Chance::new(seed, "scenario");
         let chains: Vec<ChainPlan> =
             (0..*chance.pick(&[1, 1, 1, 2, 2, 3])).map(|nth| chain(&mut chance, nth)).collect();
-        let modules = (0..chance.between(2, 5)).map(|nth| module(&mut chance, nth, &chains)).collect();
+        let mut modules: Vec<_> = (0..chance.between(2, 5)).map(|nth| module(&mut chance, nth, &chains)).collect();
         let slowest = chains.iter().map(|chain| chain.block_ms).max().unwrap_or(1);
         let live_ms = (slowest * chance.between(20, 60)).min(600_000);
-        let faults = faults(&mut chance);
-        Self { chains, modules, faults, live_ms }
+        let mut faults = faults(&mut chance);
+        // A stream of its own, so that chains and modules are those that the seed had before there were effects.
+        let mut chance = Chance::new(seed, "effects");
+        for module in &mut modules {
+            module.send = *chance.pick(&[0, 2, 5]);
+            module.release = *chance.pick::<&str>(&["committed", "mixed", "mixed", "finalized"]);
+        }
+        faults.order_every_ms = *chance.pick(&[0, 0, 20_000, 90_000]);
+        let (receivers, journal_entries) = (receivers(&mut chance), *chance.pick(&[10_000, 512]));
+        Self { chains, modules, receivers, faults, journal_entries, live_ms }
     }
 
     /// A short and simple one, for trying every crash point.
@@ -171,15 +204,19 @@ impl Scenario {
             flush: false,
             failures_max: 10,
             attempts_max: 2,
+            send: 0,
+            release: "mixed",
         };
         let cron = Some(CronSource { period_ms: 10_000, missed: "all" });
         let modules = vec![
-            ModulePlan { cron, ..plain("rewinds", true, vec![source(Hold::Latest, all())]) },
+            ModulePlan { cron, send: 4, ..plain("rewinds", true, vec![source(Hold::Latest, all())]) },
             ModulePlan { poison: 9, flush: true, ..plain("poisoned", true, vec![source(Hold::Latest, all())]) },
-            plain("told", false, vec![source(Hold::Confirmations(2), vec![])]),
+            ModulePlan { send: 6, ..plain("told", false, vec![source(Hold::Confirmations(2), vec![])]) },
         ];
         let faults = FaultPlan { crash_at, crashes_max: 1, ..FaultPlan::default() };
-        Self { chains: vec![chain], modules, faults, live_ms: 60_000 }
+        let receivers =
+            ReceiverPlan { delay_ms_max: 400, slow: 0, hiccups: 2_000, trouble: 0, attempt_ms: 5_000, prune_every: 8 };
+        Self { chains: vec![chain], modules, receivers, faults, journal_entries: 40, live_ms: 60_000 }
     }
 }
 
@@ -187,7 +224,7 @@ fn chain(chance: &mut Chance, nth: u64) -> ChainPlan {
     let forks = *chance.pick(&[0, 5, 10, 25]);
     let nodes = (0..*chance.pick(&[1, 2, 2, 3])).map(|_| node(chance)).collect();
     let safe_lag = chance.between(1, 12);
-    ChainPlan {
+    let plan = ChainPlan {
         id: nth + 1,
         history: *chance.pick(&[3, 20, 60, 150]),
         block_ms: *chance.pick(&[1_000, 2_000, 4_000, 12_000]),
@@ -200,6 +237,19 @@ fn chain(chance: &mut Chance, nth: u64) -> ChainPlan {
         window_blocks: *chance.pick(&[64, 128, 256]),
         max_log_range: *chance.pick(&[1, 7, 50, 2_000]),
         nodes,
+    };
+    // What is final stays; what is safe may go.
+    ChainPlan { finalized_lag: plan.finalized_lag.max(plan.reorg_depth_max), ..plan }
+}
+
+fn receivers(chance: &mut Chance) -> ReceiverPlan {
+    ReceiverPlan {
+        delay_ms_max: *chance.pick(&[5, 200, 2_000]),
+        slow: *chance.pick(&[0, 50, 300]),
+        hiccups: *chance.pick(&[0, 100, 1_000]),
+        trouble: *chance.pick(&[0, 50, 200]),
+        attempt_ms: *chance.pick(&[3_000, 30_000]),
+        prune_every: *chance.pick(&[4, 16, 512]),
     }
 }
 
@@ -261,6 +311,8 @@ fn module(chance: &mut Chance, nth: u64, chains: &[ChainPlan]) -> ModulePlan {
         flush: chance.percent(50),
         failures_max: *chance.pick(&[4, 10]),
         attempts_max: *chance.pick(&[1, 2, 3]),
+        send: 0,
+        release: "mixed",
     }
 }
 
@@ -275,6 +327,7 @@ fn faults(chance: &mut Chance) -> FaultPlan {
         kill_actor_every_ms: *chance.pick(&[0, 0, 30_000, 120_000]),
         jump_every_ms: *chance.pick(&[0, 0, 0, 60_000]),
         crashes_max: *chance.pick(&[0, 2, 5]) as u32,
+        order_every_ms: 0,
         crash_at: None,
     }
 }
@@ -294,15 +347,22 @@ impl ModulePlan {
         let ids: Vec<String> = self.chains.iter().map(|source| chains[source.chain].id.to_string()).collect();
         // Writing to a string does not fail.
         let _ = writeln!(text, "[chains]\nrequired = [{}]", ids.join(", "));
-        let _ = writeln!(text, "[capabilities]\nrequired = [\"local-store\", \"clock\"]");
         let _ = writeln!(
             text,
-            "[config]\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}",
+            "[capabilities]\nrequired = [\"local-store\", \"clock\", \"http\", \"outbox\"]\n\
+             [capabilities.http]\nallow = [\"{}\"]",
+            HOSTS.join("\", \"")
+        );
+        let _ = writeln!(
+            text,
+            "[config]\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"",
             self.poison,
             self.how,
             self.flaky,
             self.flush,
             self.chains.iter().any(|source| source.blocks == Blocks::Latest),
+            self.send,
+            self.release,
         );
         for source in &self.chains {
             let hold = match source.hold {

@@ -56,6 +56,8 @@ pub enum Trouble {
     Refuses,
     /// Says what is not.
     Lies,
+    /// Leaves out logs.
+    Hides,
 }
 
 pub struct Node {
@@ -68,6 +70,8 @@ pub struct Node {
     pub chance: Chance,
     /// Counts what its subscribers may notice.
     pub version: u64,
+    /// Open ones.
+    pub connections: u64,
 }
 
 impl Node {
@@ -125,6 +129,7 @@ impl World {
                         troubles: BTreeMap::new(),
                         chance,
                         version: 0,
+                        connections: 0,
                     };
                     node.see(canon.clone());
                     node
@@ -225,13 +230,21 @@ impl Chain {
     fn tell(&mut self, now_ms: u64, trace: &Trace) {
         let several = self.nodes.len() > 1;
         let mut liar = self.nodes.iter().any(|node| node.suffers(Trouble::Lies));
+        let hider = self.nodes.iter().position(|node| node.suffers(Trouble::Hides));
+        let well = |node: &Node| node.troubles.is_empty() && node.plan.hiccups == 0;
+        let mut all_well = self.plan.blooms && several && self.nodes.iter().all(well);
         for (nth, node) in self.nodes.iter_mut().enumerate() {
             let due = now_ms + node.chance.below(node.plan.lag_ms_max);
             let due = node.coming.back().map_or(due, |(last, _)| due.max(*last));
             node.coming.push_back((due, self.canon.clone()));
             if node.chance.per_myriad(node.plan.trouble) {
                 use Trouble::*;
-                let trouble = *node.chance.pick(&[Down, Silent, Stuck, Slow, Hangs, Refuses, Lies]);
+                let trouble = *node.chance.pick(&[Down, Silent, Stuck, Slow, Hangs, Refuses, Lies, Hides]);
+                // Whoever looks twice must find somebody who knows better.
+                if hider.is_some_and(|hider| hider != nth) || (trouble == Hides && !all_well) {
+                    continue;
+                }
+                all_well = false;
                 // What a lone node says cannot be checked, nor what two say that agree on it.
                 if trouble == Lies && (!several || std::mem::replace(&mut liar, true)) {
                     continue;
