@@ -124,6 +124,17 @@ pub enum EventId {
 }
 
 impl EventId {
+    /// Whether both are attempts at one event. A reorg is told with the head of the moment, which another attempt may find
+    /// moved on; its number is the same.
+    pub fn is_again(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::NthReorg { chain_id, nth, .. }, Self::NthReorg { chain_id: other_chain_id, nth: other_nth, .. }) => {
+                (chain_id, nth) == (other_chain_id, other_nth)
+            }
+            _ => self == other,
+        }
+    }
+
     /// The event's kind as metrics and logs name it.
     pub fn kind(&self) -> &'static str {
         match self {

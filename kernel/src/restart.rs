@@ -33,7 +33,7 @@ pub fn decide(health: &mut ModuleHealth, fault: &Fault, policy: &RestartPolicy, 
     health.consecutive_failures += 1;
     health.last_error = Some(fault.message.clone());
     if let Some((source, event)) = &fault.event {
-        let before = health.attempts.get(source).filter(|attempt| attempt.event == *event);
+        let before = health.attempts.get(source).filter(|attempt| attempt.event.is_again(event));
         let attempt = Attempt {
             event: event.clone(),
             count: before.map_or(0, |attempt| attempt.count) + 1,
@@ -66,7 +66,7 @@ pub fn exhausted<'a>(
     event: &EventId,
     policy: &RestartPolicy,
 ) -> Option<&'a Attempt> {
-    let attempt = health.attempts.get(source).filter(|attempt| attempt.event == *event)?;
+    let attempt = health.attempts.get(source).filter(|attempt| attempt.event.is_again(event))?;
     (attempt.count >= policy.max_event_attempts).then_some(attempt)
 }
 
@@ -79,6 +79,8 @@ fn backoff(failures: u32, policy: &RestartPolicy, jitter: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use nexum_host_ifaces::Hash;
+
     use super::*;
 
     fn policy(failures: u32, attempts: u32) -> RestartPolicy {
@@ -88,6 +90,24 @@ mod tests {
     fn fault(number: u64) -> Fault {
         let event = EventId::Block { chain_id: 1, number, hash: Default::default() };
         Fault { message: "trap".into(), backtrace: None, fuel: 0, event: Some((SourceId::new("chain:1"), event)) }
+    }
+
+    #[test]
+    fn a_reorg_that_fails_while_the_chain_moves_on_is_one_event() {
+        let (mut health, source, policy) = (ModuleHealth::default(), SourceId::new("chain:1"), policy(10, 3));
+        let told = |new_head: u8, nth| EventId::NthReorg {
+            chain_id: 1,
+            old_head: Default::default(),
+            new_head: Hash([new_head; 32]),
+            nth,
+        };
+        for new_head in 1..=3 {
+            assert_eq!(exhausted(&health, &source, &told(new_head, 7), &policy), None);
+            let fault = Fault { event: Some((source.clone(), told(new_head, 7))), ..fault(0) };
+            decide(&mut health, &fault, &policy, 0.0);
+        }
+        assert!(exhausted(&health, &source, &told(4, 7), &policy).is_some());
+        assert_eq!(exhausted(&health, &source, &told(4, 8), &policy), None, "the next reorg");
     }
 
     #[test]

@@ -184,9 +184,12 @@ impl Shared {
     }
 }
 
+/// Most headers in one batch; public endpoints refuse longer ones.
+const BATCH_MAX: usize = 100;
+
 pub struct RpcBackend {
     shared: Arc<Shared>,
-    /// Most headers in one batch; shrinks when a node refuses.
+    /// Most headers in one batch for now: halved when a node refuses, one more when it does not.
     batch_max: AtomicUsize,
 }
 
@@ -228,7 +231,7 @@ impl RpcBackend {
         let gauges = gauges.collect();
         let tip = AtomicU64::new(0);
         let shared = Arc::new(Shared { config, endpoints, board, leader, tip, clock, metrics, blocks_behind, gauges });
-        Ok(Self { shared, batch_max: AtomicUsize::new(100) })
+        Ok(Self { shared, batch_max: AtomicUsize::new(BATCH_MAX) })
     }
 
     /// Carries out a module's requests: the best endpoint first, the next one when it lets us down, within the deadline.

@@ -6,7 +6,7 @@ use alloy::primitives::{Bloom, BloomInput};
 use nexum_host_ifaces::{Hash, types::Log};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{RpcBackend, endpoint::raw, errors::CallError, follow::by_number, wire};
+use super::{BATCH_MAX, RpcBackend, endpoint::raw, errors::CallError, follow::by_number, wire};
 use crate::{
     filter::{Union, doubtful_when_empty},
     header::Header,
@@ -137,6 +137,7 @@ impl RpcBackend {
                 Ok(Some(found)) if found.iter().map(|header| &header.number).eq(chunk) => {
                     headers.extend(found);
                     rest = after;
+                    self.batch_max.fetch_max(BATCH_MAX.min(count + 1), Ordering::Relaxed);
                 }
                 Ok(_) => {
                     let (from, to) = (chunk.first().unwrap_or(&0), chunk.last().unwrap_or(&0));
@@ -320,6 +321,8 @@ impl RpcBackend {
 /// Whether a node refuses a batch for being one, or too long.
 fn refuses_batches(error: &CallError) -> bool {
     match error {
+        // It asks for a pause, not for smaller batches.
+        error if error.is_rate_limit() => false,
         CallError::Node { message, .. } => {
             let message = message.to_lowercase();
             message.contains("batch") || message.contains("too many") || error.is_too_large()
