@@ -280,7 +280,7 @@ pub enum OutboxRequest {
     /// Answers when something changed; replaces an earlier request.
     News { reply: Reply<News> },
     /// How many changes were told or wait to be told since the last `Live`; the greatest number when nobody has asked for
-    /// it. What is durable when this is asked is among them.
+    /// it, or it has to be asked for again. What is durable when this is asked is among them.
     Told { reply: Reply<u64> },
     /// Marks an effect as released, durably, and hands out its body.
     Release { module: ModuleId, id: String, at: Option<Location>, now_ms: u64, reply: Reply<Released> },

@@ -46,7 +46,7 @@ impl NewsDesk {
 
     pub fn told(&self) -> u64 {
         let desk = lock(&self.0);
-        if desk.begun { desk.told } else { u64::MAX }
+        if desk.begun && !desk.lost { desk.told } else { u64::MAX }
     }
 
     pub fn push(&self, changes: Vec<Change>) {
