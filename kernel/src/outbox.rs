@@ -23,6 +23,7 @@ use std::{
 };
 
 use courier::{Courier, Done};
+pub use finality::Heads;
 pub use metrics::OutboxMetrics;
 use nexum_host_ifaces::{
     chain::ChainMsg,
@@ -128,6 +129,7 @@ pub enum Found {
     News(Result<News, String>),
     Done { live: Box<Live>, done: Done },
     Outcomes { module: Arc<str>, token: u64, ended: u64, outcomes: Result<Vec<OutcomeRecord>, String> },
+    Heads { chain_id: u64, heads: Heads },
     Final { chain_id: u64, effects: Vec<(Live, bool)> },
     Reopened(Box<Live>),
     Told { number: u64, told: Result<u64, String> },
@@ -305,6 +307,7 @@ impl State {
             Found::Outcomes { module, token, ended, outcomes } => {
                 self.outcomes(myself, &module, token, ended, outcomes);
             }
+            Found::Heads { chain_id, heads } => self.decide(myself, chain_id, heads),
             Found::Final { chain_id, effects } => self.finalized(myself, chain_id, effects),
             Found::Told { number, told } => self.told(number, told),
             Found::Reopened(live) => {

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use super::{FINALITY_POLL, Found, Msg, State};
 
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Effects decided at once; the rest follow with the next look.
+/// Effects decided at once, of those whose turn it is; the rest follow with the next look.
 const EFFECTS_MAX: usize = 256;
 /// Headers asked for at once; public endpoints refuse longer batches.
 const HEADERS_MAX: usize = 50;
@@ -65,7 +65,34 @@ async fn headers(port: &Port<ChainMsg>, blocks: &[String]) -> Result<Vec<Option<
     }
 }
 
-/// Those of the effects whose block is far enough back, each with whether that block is on the chain.
+/// How far a chain is final; none where nobody waits for it or the endpoint does not know.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Heads {
+    pub safe: Option<u64>,
+    pub finalized: Option<u64>,
+}
+
+impl Heads {
+    /// Whether the block of an effect is as far back as it asked for.
+    pub(super) fn reach(&self, live: &Live) -> bool {
+        let through = match live.release {
+            Release::Committed => Some(u64::MAX),
+            Release::Safe => self.safe,
+            Release::Finalized => self.finalized,
+        };
+        live.block.zip(through).is_some_and(|(block, through)| block.number <= through)
+    }
+}
+
+async fn heads(port: &Port<ChainMsg>, safe: bool, finalized: bool) -> Result<Heads, String> {
+    let head = async |wanted: bool, tag| match wanted {
+        true => Ok(header(port, tag).await?.map(|(number, _)| number)),
+        false => Ok::<_, String>(None),
+    };
+    Ok(Heads { safe: head(safe, "safe").await?, finalized: head(finalized, "finalized").await? })
+}
+
+/// Those of the effects whose block is far enough back indeed, each with whether that block is on the chain.
 ///
 /// How far a chain is final and which blocks it has are asked of one node at once: what one node calls final says nothing
 /// about the blocks of another that is behind it, on a branch that is gone.
@@ -80,13 +107,8 @@ async fn decide(port: &Port<ChainMsg>, effects: Vec<Live>) -> Result<Vec<(Live, 
         if waiting.is_empty() {
             continue;
         }
-        let Some((through, _)) = header(port, tag).await? else { continue };
-        let numbers: BTreeSet<u64> =
-            waiting.iter().map(|(_, block)| block.number).filter(|number| *number <= through).collect();
+        let numbers: BTreeSet<u64> = waiting.iter().map(|(_, block)| block.number).collect();
         let numbers: Vec<u64> = numbers.into_iter().take(HEADERS_MAX).collect();
-        if numbers.is_empty() {
-            continue;
-        }
         let mut blocks: Vec<String> = numbers.iter().map(|number| format!("0x{number:x}")).collect();
         blocks.push(tag.to_owned());
         let mut found = headers(port, &blocks).await?;
@@ -101,36 +123,48 @@ async fn decide(port: &Port<ChainMsg>, effects: Vec<Live>) -> Result<Vec<(Live, 
     Ok(decided)
 }
 
+/// What a chain answered; nothing when it failed, and then it is asked again.
+fn known<T: Default>(chain_id: u64, answer: Result<T, String>) -> T {
+    answer.unwrap_or_else(|error| {
+        tracing::debug!(chain_id, "finality is asked for again: {error}");
+        T::default()
+    })
+}
+
 impl State {
-    /// Asks every chain that an effect waits for, unless that was done lately.
+    /// Asks every chain that an effect waits for how far it is, unless that was done lately.
     pub(super) fn ask_chains(&mut self, myself: &ActorRef<Msg>) {
-        let mut by_chain: BTreeMap<u64, Vec<Live>> = BTreeMap::new();
+        let mut wanted: BTreeMap<u64, (bool, bool)> = BTreeMap::new();
         for live in self.schedule.held() {
             if let Some(block) = live.block.filter(|block| !self.asked.contains(&block.chain_id)) {
-                let waiting = by_chain.entry(block.chain_id).or_default();
-                if waiting.len() < EFFECTS_MAX {
-                    waiting.push(live.clone());
-                }
+                let (safe, finalized) = wanted.entry(block.chain_id).or_default();
+                *safe |= live.release == Release::Safe;
+                *finalized |= live.release == Release::Finalized;
             }
         }
-        for (chain_id, effects) in by_chain {
+        for (chain_id, (safe, finalized)) in wanted {
             let Some(port) = self.args.chains.get(&chain_id).cloned() else { continue };
             self.asked.insert(chain_id);
             self.task(myself, async move {
-                let decided = decide(&port, effects).await;
-                let effects = match decided {
-                    Ok(effects) => effects,
-                    Err(error) => {
-                        tracing::debug!(chain_id, "finality is asked for again: {error}");
-                        Vec::new()
-                    }
-                };
-                if effects.is_empty() {
-                    tokio::time::sleep(FINALITY_POLL).await;
-                }
-                Found::Final { chain_id, effects }
+                Found::Heads { chain_id, heads: known(chain_id, heads(&port, safe, finalized).await) }
             });
         }
+    }
+
+    /// Asks a chain for the blocks of the effects that it has left far enough behind.
+    pub(super) fn decide(&mut self, myself: &ActorRef<Msg>, chain_id: u64, heads: Heads) {
+        let effects = self.schedule.held_within(chain_id, &heads, EFFECTS_MAX);
+        let port = self.args.chains.get(&chain_id).cloned();
+        self.task(myself, async move {
+            let effects = match port {
+                Some(port) if !effects.is_empty() => known(chain_id, decide(&port, effects).await),
+                _ => Vec::new(),
+            };
+            if effects.is_empty() {
+                tokio::time::sleep(FINALITY_POLL).await;
+            }
+            Found::Final { chain_id, effects }
+        });
     }
 
     pub(super) fn finalized(&mut self, myself: &ActorRef<Msg>, chain_id: u64, effects: Vec<(Live, bool)>) {
@@ -219,7 +253,9 @@ mod tests {
         let (actor, _) = Actor::spawn(None, Nodes, behind.to_vec()).await.unwrap();
         let port = Port::new("chain");
         port.bind(actor.clone());
-        let decided = decide(&port, vec![effect(2), effect(1)]).await.unwrap();
+        let heads = heads(&port, false, true).await.unwrap();
+        let within = [effect(2), effect(1)].into_iter().filter(|live| heads.reach(live)).collect();
+        let decided = decide(&port, within).await.unwrap();
         actor.kill();
         decided.into_iter().map(|(live, canonical)| (live.id, canonical)).collect()
     }

@@ -10,10 +10,8 @@ use nexum_host_ifaces::{
     store::ModuleId,
 };
 
+use super::finality::Heads;
 use crate::admin::Outstanding;
-
-/// Due effects looked at for one that may start; the rest wait for the next look.
-const LOOKED_AT_MAX: usize = 64;
 
 /// How much may be under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +52,8 @@ struct Queue {
     items: BTreeMap<u64, Item>,
     places: HashMap<String, u64>,
     lanes: HashMap<String, BTreeSet<u64>>,
-    due: BTreeSet<(u64, u64)>,
+    /// By destination: one that is slow must not hide the others.
+    due: BTreeMap<String, BTreeSet<(u64, u64)>>,
     held: BTreeSet<u64>,
     flying: usize,
     destinations: HashMap<String, usize>,
@@ -84,17 +83,27 @@ impl Queue {
             () => State::Due(live.progress.next_attempt_ms),
         };
         match item.state {
-            State::Due(at) => drop(self.due.insert((at, place))),
+            State::Due(at) => {
+                self.due.entry(live.destination.clone()).or_default().insert((at, place));
+            }
             State::Held => drop(self.held.insert(place)),
             State::Behind | State::Flying => {}
         }
     }
 
     fn unplace(&mut self, place: u64) {
-        match self.items.get(&place).map(|item| item.state) {
-            Some(State::Due(at)) => drop(self.due.remove(&(at, place))),
-            Some(State::Held) => drop(self.held.remove(&place)),
-            _ => {}
+        let Some(item) = self.items.get(&place) else { return };
+        match item.state {
+            State::Due(at) => {
+                if let Some(due) = self.due.get_mut(&item.live.destination) {
+                    due.remove(&(at, place));
+                    if due.is_empty() {
+                        self.due.remove(&item.live.destination);
+                    }
+                }
+            }
+            State::Held => drop(self.held.remove(&place)),
+            State::Behind | State::Flying => {}
         }
     }
 
@@ -143,12 +152,17 @@ impl Queue {
         if self.flying >= bounds.per_module {
             return None;
         }
-        let due = self.due.iter().take_while(|(at, _)| *at <= now_ms).take(LOOKED_AT_MAX);
-        let room = |place: &u64| {
-            let destination = self.items.get(place).map(|item| &item.live.destination)?;
-            Some(self.destinations.get(destination).copied().unwrap_or(0) < bounds.per_destination)
-        };
-        due.map(|(_, place)| *place).find(|place| room(place) == Some(true))
+        let room =
+            |destination: &String| self.destinations.get(destination).copied().unwrap_or(0) < bounds.per_destination;
+        let open = self.due.iter().filter(|(destination, _)| room(destination));
+        let first = open.filter_map(|(_, due)| due.first()).min()?;
+        (first.0 <= now_ms).then_some(first.1)
+    }
+
+    /// When what is not due yet becomes due first.
+    fn next_due_ms(&self, now_ms: u64) -> Option<u64> {
+        let next = |due: &BTreeSet<(u64, u64)>| due.range((now_ms.saturating_add(1), 0)..).next().map(|(at, _)| *at);
+        self.due.values().filter_map(next).min()
     }
 }
 
@@ -332,6 +346,12 @@ impl Schedule {
         held.map(|item| &item.live)
     }
 
+    /// At most `max` held effects of a chain whose block is as far back as they wait for.
+    pub fn held_within(&self, chain_id: u64, heads: &Heads, max: usize) -> Vec<Live> {
+        let of_chain = |live: &&Live| live.block.is_some_and(|block| block.chain_id == chain_id);
+        self.held().filter(of_chain).filter(|live| heads.reach(live)).take(max).cloned().collect()
+    }
+
     /// The block of a held effect is as final as was asked for.
     pub fn finalized(&mut self, module: ModuleId, id: &str) {
         if let Some(queue) = self.queues.get_mut(&module)
@@ -349,7 +369,7 @@ impl Schedule {
     /// When the next effect becomes due. What is due already waits for room, which the end of another one makes.
     pub fn next_due_ms(&self, now_ms: u64, permitted: impl Fn(&str) -> bool) -> Option<u64> {
         let open = self.queues.values().filter(|queue| permitted(&queue.name));
-        open.filter_map(|queue| queue.due.range((now_ms.saturating_add(1), 0)..).next().map(|(at, _)| *at)).min()
+        open.filter_map(|queue| queue.next_due_ms(now_ms)).min()
     }
 
     /// How many effects of a module have not ended, and when the oldest was sent.

@@ -96,6 +96,33 @@ fn bounds_hold_and_modules_take_turns() {
 }
 
 #[test]
+fn a_full_destination_does_not_hold_up_the_others() {
+    let mut schedule = Schedule::new(BOUNDS);
+    for seq in 0..1_000 {
+        schedule.add(live(1, seq, &format!("slow-{seq}"), None));
+    }
+    schedule.add(live(1, 1_000, "quick-1", None));
+    assert_eq!(started(&mut schedule, 0), ["slow-0", "slow-1", "quick-1"]);
+}
+
+#[test]
+fn what_waits_for_a_far_block_does_not_hide_what_is_final() {
+    let mut schedule = Schedule::new(BOUNDS);
+    for seq in 10..1_010 {
+        schedule.add(Live { release: Release::Finalized, ..live(1, seq, &format!("a-{seq}"), None) });
+    }
+    schedule.add(Live { release: Release::Finalized, ..live(2, 7, "b-7", None) });
+    schedule.add(Live { release: Release::Safe, ..live(2, 8, "b-8", None) });
+    schedule.add(Live { release: Release::Safe, ..live(2, 9, "b-9", None) });
+    let within = |chain_id, heads, max| -> Vec<_> {
+        schedule.held_within(chain_id, &heads, max).into_iter().map(|live| live.id).collect()
+    };
+    let heads = Heads { safe: Some(8), finalized: Some(7) };
+    assert_eq!(within(1, heads, 2), ["b-7", "b-8"]);
+    assert!(within(2, heads, 2).is_empty() && within(1, Heads::default(), 2).is_empty());
+}
+
+#[test]
 fn what_waits_for_finality_goes_when_its_block_is_final() {
     let mut schedule = Schedule::new(BOUNDS);
     schedule.add(Live { release: Release::Finalized, ..live(1, 1, "a-1", Some("x")) });
