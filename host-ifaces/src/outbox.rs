@@ -204,6 +204,8 @@ pub struct Live {
     pub release: Release,
     pub block: Option<BlockPoint>,
     pub destination: String,
+    /// What its module's quota counts.
+    pub bytes: u64,
     pub sent_at_ms: u64,
     pub progress: Progress,
 }
@@ -220,6 +222,7 @@ impl Live {
             release: entry.release,
             block: entry.block,
             destination: entry.destination(),
+            bytes: draft::size(&entry.effect) as u64,
             sent_at_ms: entry.sent_at_ms,
             progress,
         }

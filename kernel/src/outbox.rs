@@ -18,7 +18,7 @@ mod verdict;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -431,19 +431,19 @@ impl State {
 
     /// Tells metrics and quota how much of a module has not ended.
     fn publish(&self, module: ModuleId, name: &str) {
-        let (count, oldest_ms) = self.schedule.pending_of(module);
+        let pending = self.schedule.pending_of(module, name);
         if let Some(plan) = self.args.permits.get(name) {
-            plan.quota.pending.store(count, Ordering::Relaxed);
+            plan.quota.set(pending.count, pending.bytes);
         }
-        self.args.metrics.show(&Pending { module: name.to_owned(), count, oldest_ms });
+        self.args.metrics.show(&pending);
     }
 
     fn publish_all(&self) {
         let pending: HashMap<String, Pending> =
             self.schedule.pending().map(|pending| (pending.module.clone(), pending)).collect();
         for (name, plan) in self.args.permits.all() {
-            let count = pending.get(&*name).map_or(0, |pending| pending.count);
-            plan.quota.pending.store(count, Ordering::Relaxed);
+            let (count, bytes) = pending.get(&*name).map_or((0, 0), |pending| (pending.count, pending.bytes));
+            plan.quota.set(count, bytes);
         }
         self.args.metrics.show_all(&pending);
     }

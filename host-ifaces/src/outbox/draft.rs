@@ -30,18 +30,42 @@ pub const LANE_BYTES_MAX: usize = 128;
 /// Effects of one module that have not ended, unless the operator says otherwise. Each costs some 300 bytes of memory.
 pub const PENDING_MAX: u64 = 10_000;
 
+/// Effects of one module that have not ended, together: what a list or a rewind reads, and a receiver that is down for
+/// long may leave on the disk. Ten thousand of 1.6 KiB.
+pub const PENDING_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// What a module may have in its outbox, and what it has.
 #[derive(Debug)]
 pub struct Quota {
     /// Effects that have not ended, as the outbox actor last counted them: what a module handles before they are
-    /// counted may go past the limit, by one pull at most.
-    pub pending: AtomicU64,
-    pub pending_max: u64,
+    /// counted may go past the limits, by one pull at most.
+    pending: AtomicU64,
+    /// Their bytes.
+    bytes: AtomicU64,
+    pending_max: u64,
 }
 
 impl Quota {
     pub fn new(pending_max: u64) -> Arc<Self> {
-        Arc::new(Self { pending: AtomicU64::new(0), pending_max })
+        Arc::new(Self { pending: AtomicU64::new(0), bytes: AtomicU64::new(0), pending_max })
+    }
+
+    /// Takes over how many effects have not ended, and how many bytes they have.
+    pub fn set(&self, pending: u64, bytes: u64) {
+        self.pending.store(pending, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether there is room for one more effect beside those of the event so far.
+    fn admit(&self, drafts: &Drafts, bytes: usize) -> Result<(), HostError> {
+        let limit = |what: String| later(format!("{what} that have not ended yet, which is the limit"));
+        if self.pending.load(Ordering::Relaxed) + drafts.entries.len() as u64 >= self.pending_max {
+            return Err(limit(format!("this module has {} effects", self.pending_max)));
+        }
+        if self.bytes.load(Ordering::Relaxed) + (drafts.bytes + bytes) as u64 > PENDING_BYTES_MAX {
+            return Err(limit(format!("this module has {PENDING_BYTES_MAX} bytes of effects")));
+        }
+        Ok(())
     }
 }
 
@@ -80,7 +104,7 @@ fn later(message: impl Into<String>) -> HostError {
     error(HostErrorKind::RateLimited, message)
 }
 
-fn size(effect: &Effect) -> usize {
+pub(super) fn size(effect: &Effect) -> usize {
     match effect {
         Effect::Http(effect) => {
             let headers: usize = effect.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
@@ -173,10 +197,7 @@ impl outbox::Host for HostState {
         if self.drafts.bytes + bytes > EVENT_BYTES_MAX {
             return Err(later(format!("the effects of one event have more than {EVENT_BYTES_MAX} bytes")));
         }
-        let Quota { pending, pending_max } = &*self.quota;
-        if pending.load(Ordering::Relaxed) + ordinal as u64 >= *pending_max {
-            return Err(later(format!("{pending_max} effects of this module have not ended yet, which is the limit")));
-        }
+        self.quota.admit(&self.drafts, bytes)?;
         self.drafts.bytes += bytes;
         self.drafts.entries.push(Entry {
             key,
@@ -194,6 +215,18 @@ impl outbox::Host for HostState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_module_has_so_many_effects_and_so_many_bytes_of_them() {
+        let quota = Quota::new(3);
+        let drafts = Drafts { entries: Vec::new(), bytes: 100 };
+        let refusal = |bytes| quota.admit(&drafts, bytes).err().map(|error| error.message);
+        quota.set(2, PENDING_BYTES_MAX - 150);
+        assert_eq!(refusal(50), None);
+        assert!(refusal(51).unwrap().starts_with("this module has 16777216 bytes of effects that have not ended"));
+        quota.set(3, 0);
+        assert!(refusal(50).unwrap().starts_with("this module has 3 effects that have not ended"));
+    }
 
     #[test]
     fn what_send_takes_has_room_for_the_key() {

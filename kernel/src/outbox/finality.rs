@@ -244,6 +244,7 @@ mod tests {
             release: Release::Finalized,
             block: Some(BlockPoint { chain_id: 1, number: 10, hash: Hash([hash; 32]) }),
             destination: String::new(),
+            bytes: 0,
             sent_at_ms: 0,
             progress: Progress::default(),
         }

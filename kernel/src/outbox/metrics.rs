@@ -52,7 +52,7 @@ impl OutboxMetrics {
     }
 
     pub(super) fn show(&self, pending: &Pending) {
-        let Pending { module, count, oldest_ms } = pending;
+        let Pending { module, count, oldest_ms, .. } = pending;
         self.pending.with_label_values(&[module]).set(*count as i64);
         self.oldest.with_label_values(&[module]).set(oldest_ms.map_or(0, |ms| (ms / 1_000) as i64));
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(module.clone());
@@ -62,7 +62,7 @@ impl OutboxMetrics {
     pub(super) fn show_all(&self, all: &HashMap<String, Pending>) {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for module in shown.into_iter().filter(|module| !all.contains_key(module)) {
-            self.show(&Pending { module, count: 0, oldest_ms: None });
+            self.show(&Pending { module, ..Pending::default() });
         }
         all.values().for_each(|pending| self.show(pending));
     }

@@ -55,6 +55,8 @@ struct Queue {
     /// By destination: one that is slow must not hide the others.
     due: BTreeMap<String, BTreeSet<(u64, u64)>>,
     held: BTreeSet<u64>,
+    /// Of all items together.
+    bytes: u64,
     flying: usize,
     destinations: HashMap<String, usize>,
 }
@@ -111,6 +113,7 @@ impl Queue {
         self.unplace(place);
         let Some(item) = self.items.remove(&place) else { return };
         self.places.remove(&item.live.id);
+        self.bytes -= item.live.bytes;
         let Some(name) = item.live.lane else { return };
         let Some(lane) = self.lanes.get_mut(&name) else { return };
         lane.remove(&place);
@@ -159,6 +162,15 @@ impl Queue {
         (first.0 <= now_ms).then_some(first.1)
     }
 
+    fn pending(&self) -> Pending {
+        Pending {
+            module: self.name.clone(),
+            count: self.items.len() as u64,
+            bytes: self.bytes,
+            oldest_ms: self.items.values().next().map(|item| item.live.sent_at_ms),
+        }
+    }
+
     /// When what is not due yet becomes due first.
     fn next_due_ms(&self, now_ms: u64) -> Option<u64> {
         let next = |due: &BTreeSet<(u64, u64)>| due.range((now_ms.saturating_add(1), 0)..).next().map(|(at, _)| *at);
@@ -167,10 +179,11 @@ impl Queue {
 }
 
 /// A module's effects that have not ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pending {
     pub module: String,
     pub count: u64,
+    pub bytes: u64,
     /// Milliseconds since the Unix epoch.
     pub oldest_ms: Option<u64>,
 }
@@ -212,6 +225,7 @@ impl Schedule {
         if let Some(lane) = &live.lane {
             queue.lanes.entry(lane.clone()).or_default().insert(place);
         }
+        queue.bytes += live.bytes;
         queue.items.insert(place, Item { live, state: State::Behind, is_final: false });
         queue.place(place);
     }
@@ -372,19 +386,14 @@ impl Schedule {
         open.filter_map(|queue| queue.next_due_ms(now_ms)).min()
     }
 
-    /// How many effects of a module have not ended, and when the oldest was sent.
-    pub fn pending_of(&self, module: ModuleId) -> (u64, Option<u64>) {
-        let queue = self.queues.get(&module);
-        let oldest = queue.and_then(|queue| queue.items.values().next()).map(|item| item.live.sent_at_ms);
-        (queue.map_or(0, |queue| queue.items.len() as u64), oldest)
+    /// What of a module has not ended.
+    pub fn pending_of(&self, module: ModuleId, name: &str) -> Pending {
+        let none = || Pending { module: name.to_owned(), ..Pending::default() };
+        self.queues.get(&module).map_or_else(none, Queue::pending)
     }
 
     pub fn pending(&self) -> impl Iterator<Item = Pending> {
-        self.queues.values().map(|queue| Pending {
-            module: queue.name.clone(),
-            count: queue.items.len() as u64,
-            oldest_ms: queue.items.values().next().map(|item| item.live.sent_at_ms),
-        })
+        self.queues.values().map(Queue::pending)
     }
 
     /// Whether nothing of these modules could go out.

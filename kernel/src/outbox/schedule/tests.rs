@@ -21,6 +21,7 @@ fn live(module: u32, seq: u64, id: &str, lane: Option<&str>) -> Live {
         release: Release::Committed,
         block: Some(BlockPoint { chain_id: 1, number: seq, hash: Hash::default() }),
         destination: id.split('-').next().unwrap().into(),
+        bytes: seq,
         sent_at_ms: seq,
         progress: Progress::default(),
     }
@@ -144,7 +145,8 @@ fn a_rewind_takes_what_has_not_left_and_frees_its_lane() {
     }
     assert_eq!(started(&mut schedule, 0), ["b-4"]);
     schedule.rewound(ModuleId(1), 4);
-    assert_eq!(schedule.pending().next().unwrap().count, 2);
+    let pending = schedule.pending().next().unwrap();
+    assert_eq!((pending.count, pending.bytes), (2, 5 + 4));
     schedule.add(live(1, 5, "c-9", Some("x")));
     schedule.add(live(1, 6, "a-5", None));
     schedule.ended(ModuleId(1), "b-4", Some(Location { seq: 4, ordinal: 0 }));
