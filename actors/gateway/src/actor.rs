@@ -16,7 +16,7 @@ use crate::{
     admin,
     listen::{self, Bounded, SocketFile},
     logs::LogTap,
-    probes,
+    probes, serve,
 };
 
 /// Requests in flight get this long to finish when the gateway stops; the answer to a shutdown is one of them.
@@ -98,18 +98,11 @@ impl State {
     fn serve<L>(&mut self, name: &'static str, listener: L, router: Router, myself: &ActorRef<Msg>)
     where
         L: Listener + Sync,
-        L::Addr: fmt::Debug,
     {
-        let mut closing = self.closing.subscribe();
+        let served = serve::serve(Bounded::new(listener), router, self.closing.subscribe());
         let myself = myself.clone();
         self.listeners.spawn(async move {
-            let closed = async move {
-                let _ = closing.wait_for(|closing| *closing).await;
-            };
-            let served = axum::serve(Bounded::new(listener), router).with_graceful_shutdown(closed);
-            if let Err(error) = served.await {
-                tracing::error!(listener = name, %error, "a listener failed");
-            }
+            served.await;
             // Not heard while the actor is stopping, which is when listeners are meant to end.
             let _ = myself.cast(Msg::ListenerEnded(name));
         });

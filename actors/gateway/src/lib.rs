@@ -12,6 +12,7 @@ mod error;
 mod listen;
 mod logs;
 mod probes;
+mod serve;
 
 pub use actor::{Addresses, AdminTcp, Args, Gateway, Msg, Token, spawn};
 pub use listen::ListenError;
