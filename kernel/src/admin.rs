@@ -118,7 +118,7 @@ pub enum AdminMsg {
         module: String,
         reply: AdminReply<Result<(), StoreError>>,
     },
-    /// Attempt an effect of the outbox now; one that failed or was cancelled begins anew.
+    /// Attempt an effect of the outbox that waits for its time now; one that failed or was cancelled begins anew.
     RetryEffect {
         module: String,
         id: String,

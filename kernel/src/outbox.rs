@@ -111,7 +111,7 @@ pub enum Msg {
     Forget { module: Arc<str> },
     /// What modules may do has changed, or time has passed: see what can start.
     Look,
-    /// Attempt an effect now; one that failed or was cancelled begins anew. Must reply.
+    /// Attempt an effect that waits for its time now; one that failed or was cancelled begins anew. Must reply.
     Retry { module: String, id: String, reply: AdminReply<()> },
     /// End an effect that is not under way. Must reply.
     Cancel { module: String, id: String, reply: AdminReply<()> },

@@ -191,7 +191,7 @@ async fn outbox(client: &Client, command: Outbox, output: &Output) -> Result<(),
         }
         Outbox::Retry { module, id } => {
             client.order(Method::POST, &format!("{}/retry", path(&module, &id)), None).await?;
-            done(output, &module, &format!("effect {id} is attempted now"))
+            done(output, &module, &format!("effect {id} goes out as soon as it can"))
         }
         Outbox::Cancel { module, id } => {
             client.order(Method::DELETE, &path(&module, &id), None).await?;

@@ -8,7 +8,7 @@ use nexum_host_ifaces::{
 };
 use ractor::ActorRef;
 
-use super::{Found, Msg, STORE_DEADLINE, State, courier::Done};
+use super::{Found, Msg, STORE_DEADLINE, State, courier::Done, schedule::Obstacle};
 use crate::admin::{AdminError, AdminReply};
 
 fn refused(error: StoreError) -> AdminError {
@@ -28,8 +28,17 @@ fn answer(reply: AdminReply<()>, answer: Result<(), AdminError>) {
 impl State {
     /// Makes a waiting effect due now, or takes up one that ended without being delivered.
     pub(super) fn retry(&mut self, myself: &ActorRef<Msg>, module: String, id: String, reply: AdminReply<()>) {
-        if self.schedule.hurry(&module, &id).is_some() {
-            return answer(reply, Ok(()));
+        match self.schedule.hurry(&module, &id) {
+            Some(Ok(())) => return answer(reply, Ok(())),
+            Some(Err(obstacle)) => {
+                let what = match obstacle {
+                    Obstacle::Flying => "is under way",
+                    Obstacle::Held => "waits until its block is as final as it asks for",
+                    Obstacle::Behind => "waits for those before it in its lane",
+                };
+                return answer(reply, Err(AdminError::Refused(format!("effect `{id}` {what}"))));
+            }
+            None => {}
         }
         let (store, now_ms, myself) = (self.args.store.clone(), self.args.clock.now_ms(), myself.clone());
         self.tasks.spawn(async move {

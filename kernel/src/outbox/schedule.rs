@@ -39,6 +39,17 @@ enum State {
     Flying,
 }
 
+/// What an effect waits for, other than its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// The end of the attempt under way.
+    Flying,
+    /// Its block to be final.
+    Held,
+    /// Those before it in its lane.
+    Behind,
+}
+
 #[derive(Debug)]
 struct Item {
     live: Live,
@@ -290,17 +301,25 @@ impl Schedule {
         self.fly(module, place).map(Ok)
     }
 
-    /// Makes a waiting effect due at once. None when it is not there.
-    pub fn hurry(&mut self, module: &str, id: &str) -> Option<()> {
+    /// Makes an effect that waits for its time due at once. None when it is not there; `Err` when it waits for something
+    /// else, which no order brings on.
+    pub fn hurry(&mut self, module: &str, id: &str) -> Option<Result<(), Obstacle>> {
         let (module, place) = self.find(module, id)?;
         let queue = self.queues.get_mut(&module)?;
-        queue.unplace(place);
-        let item = queue.items.get_mut(&place)?;
-        item.live.progress.next_attempt_ms = 0;
-        if item.state != State::Flying {
-            queue.place(place);
+        let item = queue.items.get(&place)?;
+        let obstacle = match item.state {
+            State::Due(_) => None,
+            State::Flying => Some(Obstacle::Flying),
+            State::Held => Some(Obstacle::Held),
+            State::Behind => Some(Obstacle::Behind),
+        };
+        if let Some(obstacle) = obstacle {
+            return Some(Err(obstacle));
         }
-        Some(())
+        queue.unplace(place);
+        queue.items.get_mut(&place)?.live.progress.next_attempt_ms = 0;
+        queue.place(place);
+        Some(Ok(()))
     }
 
     fn find(&self, module: &str, id: &str) -> Option<(ModuleId, u64)> {

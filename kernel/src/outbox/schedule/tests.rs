@@ -131,6 +131,12 @@ fn what_waits_for_finality_goes_when_its_block_is_final() {
     schedule.add(Live { release: Release::Safe, block: None, ..live(1, 3, "b-3", None) });
     assert_eq!(started(&mut schedule, 0), ["b-3"], "an event without a block waits for none");
     assert_eq!(schedule.held().map(|live| &*live.id).collect::<Vec<_>>(), ["a-1"]);
+    assert_eq!(schedule.hurry("m1", "a-1"), Some(Err(Obstacle::Held)));
+    assert_eq!(schedule.hurry("m1", "a-2"), Some(Err(Obstacle::Behind)));
+    assert_eq!(schedule.hurry("m1", "b-3"), Some(Err(Obstacle::Flying)));
+    schedule.again(ModuleId(1), "b-3", Progress { next_attempt_ms: 9, ..Progress::default() });
+    assert_eq!((schedule.hurry("m1", "b-3"), schedule.hurry("m1", "c-4")), (Some(Ok(())), None));
+    assert_eq!(started(&mut schedule, 0), ["b-3"]);
     schedule.finalized(ModuleId(1), "a-1");
     assert_eq!(started(&mut schedule, 0), ["a-1"]);
 }
