@@ -59,6 +59,24 @@ pub fn recovered(health: &mut ModuleHealth, source: Option<&SourceId>) -> bool {
     attempts || failures
 }
 
+/// Gives back the whole budget, and one attempt more to the event that the module died at, if that had used up its own:
+/// what it failed at may be mended. When it died of something else, every event that had is given one. Other attempts
+/// stay counted. When several sources stand at events that always fail,
+/// the budget may be spent before any of them has used up its attempts, and were they forgotten, no number of restarts
+/// would lead past them.
+pub fn refill(health: &mut ModuleHealth, policy: &RestartPolicy) {
+    health.consecutive_failures = 0;
+    let ModuleHealth { attempts, last_error, .. } = health;
+    let died_at = |attempt: &Attempt| last_error.as_ref() == Some(&attempt.error);
+    let of_an_event = attempts.values().any(died_at);
+    let used_up = attempts.values_mut().filter(|attempt| attempt.count >= policy.max_event_attempts);
+    // Several may have failed alike: one of them is as good as another.
+    let most = if of_an_event { 1 } else { usize::MAX };
+    for attempt in used_up.filter(|attempt| !of_an_event || died_at(attempt)).take(most) {
+        attempt.count = policy.max_event_attempts.saturating_sub(1);
+    }
+}
+
 /// Whether this event has used up its attempts and belongs to the dead letters.
 pub fn exhausted<'a>(
     health: &'a ModuleHealth,
@@ -128,6 +146,49 @@ mod tests {
         assert_eq!(decide(&mut health, &fault(1), &policy(4, 3), 0.0), Decision::Dead);
         assert_eq!(health.standing, Standing::Dead { reason: "budget spent 4/4: trap".into() });
         assert_eq!(health.restarts_total, 3);
+    }
+
+    #[test]
+    fn restarts_by_order_lead_past_bad_events_of_several_sources_however_small_the_budget() {
+        let policy = policy(3, 3);
+        let mut health = ModuleHealth::default();
+        let mut sources: Vec<Fault> = (0..4).map(|nth| fault(nth)).collect();
+        for (nth, fault) in sources.iter_mut().enumerate() {
+            fault.event.as_mut().unwrap().0 = SourceId::new(format!("chain:{nth}"));
+            fault.message = format!("trap {nth}");
+        }
+        let mut restarts = 0;
+        while !sources.is_empty() {
+            // Whichever source answers first.
+            let fault = sources.remove(0);
+            let (source, event) = fault.event.clone().unwrap();
+            if exhausted(&health, &source, &event, &policy).is_some() {
+                health.attempts.remove(&source);
+                continue;
+            }
+            sources.push(fault.clone());
+            if decide(&mut health, &fault, &policy, 0.0) == Decision::Dead {
+                health.standing = Standing::Running;
+                refill(&mut health, &policy);
+                restarts += 1;
+                assert!(restarts < 10, "{:?}", health.attempts);
+            }
+        }
+        assert!(restarts > 2);
+    }
+
+    #[test]
+    fn the_event_that_a_module_died_at_is_tried_again_after_a_restart_by_order() {
+        let (policy, source) = (policy(2, 2), SourceId::new("chain:1"));
+        let (mut health, fault) = (ModuleHealth::default(), fault(1));
+        let (_, event) = fault.event.clone().unwrap();
+        decide(&mut health, &fault, &policy, 0.0);
+        assert_eq!(decide(&mut health, &fault, &policy, 0.0), Decision::Dead);
+        assert!(exhausted(&health, &source, &event, &policy).is_some());
+        refill(&mut health, &policy);
+        assert!(exhausted(&health, &source, &event, &policy).is_none());
+        decide(&mut health, &fault, &policy, 0.0);
+        assert!(exhausted(&health, &source, &event, &policy).is_some());
     }
 
     #[test]

@@ -320,6 +320,11 @@ impl Tracker {
                     waiting.reading = true;
                     return None;
                 }
+                // An endpoint that is behind, on a branch that is gone, knows nothing of what is final further up.
+                Verdict::Orphan { .. } if self.unheard_of(watch.interest.hold, after.number) => {
+                    self.read_tag(watch.interest.hold);
+                    return None;
+                }
                 Verdict::Orphan { ancestor } => {
                     let hash = after.hash.unwrap_or_default();
                     let old_head = (after.number, hash);
@@ -336,6 +341,12 @@ impl Tracker {
             }
         }
         None
+    }
+
+    /// Whether a block that was safe or final is above all that is so on the chain that is followed.
+    fn unheard_of(&self, hold: Hold, number: u64) -> bool {
+        let tagged = matches!(hold, Hold::Safe | Hold::Finalized);
+        tagged && self.limit(hold).is_none_or(|limit| limit < number)
     }
 
     /// One walk from where the pull stands. `None` when what was read contradicts itself.

@@ -82,12 +82,12 @@ impl FromStr for Case {
 
 impl Case {
     fn run(self) -> Result<Report, String> {
-        let (seed, scenario) = match self {
-            Self::Seed(seed) => (seed, Scenario::draw(seed)),
-            Self::Short(crash_at) => (0, Scenario::short(crash_at)),
+        let (seed, scenario, compare) = match self {
+            Self::Seed(seed) => (seed, Scenario::draw(seed), true),
+            Self::Short(crash_at) => (0, Scenario::short(crash_at), false),
         };
         chance::from_now_on(seed);
-        run::run(seed, scenario, &shop())
+        run::run(seed, scenario, &shop(), compare)
     }
 
     /// Runs it in a process of its own.

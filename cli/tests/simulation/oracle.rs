@@ -46,6 +46,38 @@ pub fn check(
     if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
 }
 
+/// Compares what two engines hold of the same chains: of modules that undo what is retracted, are given every block, and
+/// fail only at what always fails.
+pub fn same(scenario: &Scenario, ours: &Store, anew: &Store) -> Result<(), String> {
+    let mut differences = Vec::new();
+    let settled = |plan: &&ModulePlan| {
+        plan.rewinds && plan.flaky == 0 && plan.chains.iter().all(|source| source.blocks != Blocks::Latest)
+    };
+    for plan in scenario.modules.iter().filter(settled) {
+        let (ours, anew) = (of_chains(ours, plan)?, of_chains(anew, plan)?);
+        let keys: BTreeSet<&String> = ours.keys().chain(anew.keys()).collect();
+        let differ = keys.into_iter().filter(|key| ours.get(*key) != anew.get(*key)).take(TOLD_MAX);
+        differences.extend(differ.map(|key| {
+            let (ours, anew) = (ours.get(key), anew.get(key));
+            format!("{}: {key} is {ours:?}; an engine that began anew has {anew:?}", plan.name)
+        }));
+    }
+    if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
+}
+
+/// What a module recorded of its chains, and which of their events are dead letters.
+fn of_chains(store: &Store, plan: &ModulePlan) -> Result<BTreeMap<String, String>, String> {
+    let found = Found::read(store, plan)?;
+    let of_chain = |key: &&String| key.starts_with("b/") || key.starts_with("l/");
+    let recorded = found.state.iter().filter(|(key, _)| of_chain(key));
+    let what = |text: &str| record(text).map_or_else(|| text.to_owned(), |found| found.what.to_owned());
+    let mut all: BTreeMap<String, String> = recorded.map(|(key, text)| (key.clone(), what(text))).collect();
+    let of_chain = |letter: &DeadLetter| matches!(letter.id, EventId::Block { .. } | EventId::Logs { .. });
+    let letters = found.letters.iter().filter(|(_, letter)| of_chain(letter));
+    all.extend(letters.map(|(id, letter)| (format!("dead letter {id}"), letter.attempts.to_string())));
+    Ok(all)
+}
+
 struct Record<'a> {
     what: &'a str,
     count: u64,

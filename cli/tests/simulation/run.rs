@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::clock::Clock;
+use nexum_host_ifaces::{blocking::Blocking, clock::Clock};
 use nexum_kernel::engine::WasmEngine;
+use nexum_store::Store;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -18,7 +19,7 @@ use crate::{
     chance::Chance,
     dial::Net,
     disk::SimDisk,
-    engine::{Engine, Machine, Order},
+    engine::{Engine, Machine, Order, store_directory},
     oracle,
     receiver::Receivers,
     scenario::Scenario,
@@ -57,14 +58,15 @@ enum End {
     Failed(String),
 }
 
-pub fn run(seed: u64, scenario: Scenario, shop: &Shop) -> Result<Report, String> {
+/// `compare`: with what another engine makes of the same chains that has seen none of it.
+pub fn run(seed: u64, scenario: Scenario, shop: &Shop, compare: bool) -> Result<Report, String> {
     let clock = Arc::new(SimClock::default());
     let trace = Trace::new(clock.clone());
     let _subscribed = tracing::subscriber::set_default(trace.clone());
     let directory = directory()?;
     let machine = machine(seed, scenario, shop, directory.path(), clock, &trace)?;
     let world = Arc::new(Mutex::new(World::new(seed, &machine.scenario, trace.clone())));
-    let mut life = Life::new(seed, &machine);
+    let mut life = Life::new(seed, &machine.scenario);
     machine.scenario.chains.iter().for_each(|plan| trace.note(format_args!("{plan:?}")));
     machine.scenario.modules.iter().for_each(|plan| trace.note(format_args!("{plan:?}")));
     let result = loop {
@@ -80,14 +82,45 @@ pub fn run(seed: u64, scenario: Scenario, shop: &Shop) -> Result<Report, String>
             End::Failed(reason) => break Err(reason),
         }
     };
-    let mut violations = machine.disk.violations();
-    violations.extend_from_slice(lock(&machine.receivers).violations());
-    let result = match (result, violations.is_empty()) {
-        (result, true) => result,
-        (_, false) => Err(violations.join("\n")),
-    };
+    let result = unviolated(&machine, result).and_then(|()| match compare {
+        true => afresh(seed, &machine, &world, shop),
+        false => Ok(()),
+    });
     let (writes, crashes) = (machine.disk.writes(), machine.disk.crashes());
     Ok(Report { result, trace, writes, crashes, simulated_ms: machine.clock.elapsed_ms() })
+}
+
+fn unviolated(machine: &Machine, result: Result<(), String>) -> Result<(), String> {
+    let mut violations = machine.disk.violations();
+    violations.extend_from_slice(lock(&machine.receivers).violations());
+    match violations.is_empty() {
+        true => result,
+        false => Err(violations.join("\n")),
+    }
+}
+
+/// Lets an engine with nothing behind it go through the chains as they are in the end, without any fault, and compares.
+fn afresh(seed: u64, machine: &Machine, world: &Arc<Mutex<World>>, shop: &Shop) -> Result<(), String> {
+    machine.trace.note(format_args!("AFRESH"));
+    let directory = machine.directory.join("afresh");
+    let (scenario, clock) = (machine.scenario.clone(), machine.clock.clone());
+    let fresh = self::machine(seed, scenario, shop, &directory, clock, &machine.trace)?;
+    fresh.disk.calm_down();
+    lock(&fresh.receivers).calm_down();
+    let mut life = Life::calm(seed, machine.clock.elapsed_ms());
+    let ended = match incarnation(&fresh, world, &mut life) {
+        End::Done => Ok(()),
+        End::Crashed => Err("it ended by itself".to_owned()),
+        End::Failed(reason) => Err(reason),
+    };
+    unviolated(&fresh, ended).map_err(|error| format!("an engine that began anew: {error}"))?;
+    let open = |machine: &Machine| {
+        let mut options = nexum_store::Options::new(machine.clock.clone(), prometheus::Registry::new());
+        options.blocking = Blocking::Inline;
+        Store::open(store_directory(&machine.directory), &options).map_err(|error| error.to_string())
+    };
+    let (ours, anew) = (open(machine)?, open(&fresh)?);
+    oracle::same(&machine.scenario, &ours, &anew)
 }
 
 /// In memory where the system has such a directory: nothing here needs a real disk.
@@ -148,21 +181,40 @@ struct Life {
 }
 
 impl Life {
-    fn new(seed: u64, machine: &Machine) -> Self {
-        let faults = &machine.scenario.faults;
+    fn new(seed: u64, scenario: &Scenario) -> Self {
+        let faults = &scenario.faults;
         let mut chance = Chance::new(seed, "life");
         let [crash_at, kill_at, jump_at, order_at] =
             [faults.crash_every_ms, faults.kill_actor_every_ms, faults.jump_every_ms, faults.order_every_ms]
                 .map(|mean| after(&mut chance, 0, mean));
         Self {
             chance,
-            calm_at: machine.scenario.live_ms,
+            calm_at: scenario.live_ms,
             crash_at,
             kill_at,
             jump_at,
             order_at,
             look_at: u64::MAX,
             calm_since: 0,
+            looks: 0,
+            restarts: 0,
+            right_since: None,
+            last_difference: String::new(),
+        }
+    }
+
+    /// Nothing befalls it any more; it is only looked at.
+    fn calm(seed: u64, now_ms: u64) -> Self {
+        let [calm_at, crash_at, kill_at, jump_at, order_at] = [u64::MAX; 5];
+        Self {
+            chance: Chance::new(seed, "afresh"),
+            calm_at,
+            crash_at,
+            kill_at,
+            jump_at,
+            order_at,
+            look_at: now_ms + FIRST_LOOK_MS,
+            calm_since: now_ms,
             looks: 0,
             restarts: 0,
             right_since: None,

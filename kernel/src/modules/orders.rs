@@ -13,6 +13,7 @@ use crate::{
     admin::{AdminError, AdminReply, ModuleSpec, ResyncOrder, Resynced},
     load::Plan,
     module::{self, Resync},
+    restart,
     roster::Change,
 };
 
@@ -167,8 +168,9 @@ impl State {
                 let mut health = self.stored_health(name).await?;
                 health.standing = Standing::Running;
                 if afresh {
-                    health.consecutive_failures = 0;
-                    health.attempts.clear();
+                    let plan = self.slots.get(name).and_then(|slot| slot.plan.as_ref());
+                    let policy = plan.map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
+                    restart::refill(&mut health, &policy);
                 }
                 let plan = match if afresh { self.replanned(name) } else { Ok(None) } {
                     Ok(plan) => plan,

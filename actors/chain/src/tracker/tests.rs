@@ -277,6 +277,23 @@ fn a_head_that_is_told_again_does_not_take_the_place_of_a_newer_one() {
 }
 
 #[test]
+fn a_final_block_is_not_retracted_by_a_node_that_is_behind_on_a_dead_branch() {
+    let finalized = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Finalized });
+    let mut bench = Bench::new(100, 1_000);
+    let seat = bench.pull("a", Cursor::block(980, hash(0, 980)), &finalized);
+    assert_eq!(bench.progress(seat), 990);
+    // The node that is followed now ends at 995, on a branch that left the chain after 985, and calls 983 final.
+    bench.finalized_lag = 12;
+    bench.switch(1, 985, 995);
+    let seat = bench.pull("a", Cursor::block(990, hash(0, 990)), &finalized);
+    assert!(!bench.answers.contains_key(&seat), "{:?}", bench.answers);
+    // Only a node that calls a later block of that branch final may say that 990 is gone.
+    bench.see(1_010);
+    let answers = bench.answers.remove(&seat).unwrap_or_default();
+    assert!(matches!(&answers[..], [Answer::Reorg(reorg)] if reorg.ancestor.0 == 985), "{answers:?}");
+}
+
+#[test]
 fn a_reorg_below_the_start_brings_nothing_from_before_it() {
     let from_990 = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: Some(990), hold: Hold::Latest });
     let mut bench = Bench::new(100, 1_000);
