@@ -152,7 +152,7 @@ mod tests {
     fn restarts_by_order_lead_past_bad_events_of_several_sources_however_small_the_budget() {
         let policy = policy(3, 3);
         let mut health = ModuleHealth::default();
-        let mut sources: Vec<Fault> = (0..4).map(|nth| fault(nth)).collect();
+        let mut sources: Vec<Fault> = (0..4).map(fault).collect();
         for (nth, fault) in sources.iter_mut().enumerate() {
             fault.event.as_mut().unwrap().0 = SourceId::new(format!("chain:{nth}"));
             fault.message = format!("trap {nth}");
