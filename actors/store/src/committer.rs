@@ -23,8 +23,10 @@ use std::{
 
 pub(crate) use fence::Fence;
 use nexum_host_ifaces::{
+    Hash,
     blocking::Blocking,
     chain::Link,
+    outbox::Progress,
     store::{DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, Reply, StoreError},
 };
 use rocksdb::WriteOptions;
@@ -88,6 +90,8 @@ struct Queue {
     naming: HashMap<Arc<str>, ModuleId>,
     /// Number of the last outcome, of the modules whose effects ended since the actor started.
     outcomes: HashMap<ModuleId, u64>,
+    /// What is known of effects, by module and digest, in groups that are not written yet; and the number of the group.
+    progress: HashMap<(ModuleId, Hash), (u64, Progress)>,
     next_id: u32,
     /// Modules whose past is being replaced.
     fenced: HashSet<ModuleId>,

@@ -1,8 +1,9 @@
 //! What the outbox actor writes: marks, attempts and ends, each in the same groups as the units.
 //!
-//! Each change is decided when it queues, from what is on the disk. That is enough: the outbox actor has one change of an
-//! effect in flight, a unit never touches what is known of an effect, and a rewind waits for the queue and shuts it. So
-//! an entry that is found here is still the same when the group is written.
+//! Each change is decided when it queues, from what is on the disk and, of what is known of an effect, from what waits to
+//! be written: the outbox actor asks again when a slow disk lets it wait for too long. A unit never touches what is known
+//! of an effect, and a rewind waits for the queue and shuts it. So an entry that is found here is still the same when the
+//! group is written.
 
 use nexum_host_ifaces::{
     outbox::{Change, End, EndOf, Ended, Entry, Live, Location, OutcomeRecord, Progress, Released, digest},
@@ -82,7 +83,7 @@ impl Queue {
         now_ms: u64,
     ) -> Result<Released, StoreError> {
         self.admit(store, module)?;
-        let known = outbox::progress(store, module, id)?;
+        let known = self.progress(store, module, id)?;
         let mut progress = known.clone().unwrap_or_default();
         let located = match at {
             Some(at) => outbox::entry_at(store, module, at, id)?.map(|entry| (at, entry)),
@@ -113,24 +114,22 @@ impl Queue {
             progress.first_attempt_ms = now_ms;
         }
         if known.as_ref() != Some(&progress) {
-            self.waiting.batch.put(keys::progress(module, digest(id)), codec::encode_vec(&progress)?);
+            self.put_progress(module, id, &progress)?;
         }
         Ok(Released::Now { entry: Box::new(entry), progress, again })
     }
 
     fn attempted(&mut self, store: &Store, module: ModuleId, id: &str, progress: &Progress) -> Result<(), StoreError> {
         self.admit(store, module)?;
-        let bytes = codec::encode_vec(progress)?;
-        self.waiting.batch.put(keys::progress(module, digest(id)), bytes);
-        Ok(())
+        self.put_progress(module, id, progress)
     }
 
     fn end(&mut self, store: &Store, end: &EndOf) -> Result<(), StoreError> {
         self.admit(store, end.module)?;
         let EndOf { module, id, .. } = end;
-        let (module, name) = (*module, digest(id));
+        let module = *module;
         let mut progress = end.progress.clone();
-        let ended_before = outbox::progress(store, module, id)?.and_then(|known| known.ended);
+        let ended_before = self.progress(store, module, id)?.and_then(|known| known.ended);
         let located = match end.at {
             Some(at) => outbox::entry_at(store, module, at, id)?.map(|entry| (at, entry)),
             None => None,
@@ -159,9 +158,9 @@ impl Queue {
                 self.shelve(module, at, &entry, &progress)?;
             }
             None => {
-                self.waiting.batch.put(keys::progress(module, name), codec::encode_vec(&progress)?);
+                self.put_progress(module, id, &progress)?;
                 if !progress.ended.is_some_and(|end| outbox::is_reopenable(end.how)) {
-                    self.waiting.batch.delete(keys::retracted(module, name));
+                    self.waiting.batch.delete(keys::retracted(module, digest(id)));
                 }
             }
         }
@@ -176,11 +175,25 @@ impl Queue {
     fn shelve(&mut self, module: ModuleId, at: Location, entry: &Entry, progress: &Progress) -> Result<(), StoreError> {
         let delivered = progress.ended.as_ref().is_some_and(|end| end.how == Ended::Delivered);
         let bytes = codec::encode_vec(&if delivered { entry.stripped() } else { entry.clone() })?;
-        let known = codec::encode_vec(progress)?;
+        self.put_progress(module, &entry.id, progress)?;
         self.waiting.batch.delete(keys::outbox(module, at));
         self.waiting.batch.delete(keys::retracted(module, digest(&entry.id)));
         self.waiting.batch.put(keys::ended(module, at), bytes);
-        self.waiting.batch.put(keys::progress(module, digest(&entry.id)), known);
+        Ok(())
+    }
+
+    /// What is known of an effect once everything that waits is written.
+    fn progress(&self, store: &Store, module: ModuleId, id: &str) -> Result<Option<Progress>, StoreError> {
+        match self.progress.get(&(module, digest(id))) {
+            Some((_, waits)) => Ok(Some(waits.clone())),
+            None => outbox::progress(store, module, id),
+        }
+    }
+
+    fn put_progress(&mut self, module: ModuleId, id: &str, progress: &Progress) -> Result<(), StoreError> {
+        let name = digest(id);
+        self.waiting.batch.put(keys::progress(module, name), codec::encode_vec(progress)?);
+        self.progress.insert((module, name), (self.number, progress.clone()));
         Ok(())
     }
 
@@ -195,6 +208,9 @@ impl Queue {
     fn reopen(&mut self, store: &Store, name: &str, id: &str, now_ms: u64) -> Result<Live, StoreError> {
         let module = store.id(name)?;
         self.admit(store, module)?;
+        if self.progress.contains_key(&(module, digest(id))) {
+            return Err(StoreError::Refused(format!("a change of effect `{id}` is being written: try again")));
+        }
         let unknown = || StoreError::UnknownEffect { module: name.to_owned(), id: id.to_owned() };
         let mut progress = outbox::progress(store, module, id)?.ok_or_else(unknown)?;
         let how = progress.ended.as_ref().map(|end| end.how);
@@ -226,7 +242,7 @@ impl Queue {
             // Its unit was undone; it goes on without one.
             None => (None, outbox::retracted(store, module, id)?.ok_or_else(unknown)?),
         };
-        self.waiting.batch.put(keys::progress(module, digest(id)), codec::encode_vec(&progress)?);
+        self.put_progress(module, id, &progress)?;
         Ok(Live::new(module, name.into(), at, &entry, progress))
     }
 }

@@ -51,6 +51,7 @@ impl Shared {
                     queue.sequence.clear();
                     queue.naming.clear();
                     queue.outcomes.clear();
+                    queue.progress.clear();
                     if failed >= FAILED_MAX {
                         queue.failed = Some(error.clone());
                     }
@@ -114,7 +115,9 @@ impl Shared {
     /// Marks everything taken so far as answered.
     pub(super) fn settle(&self) {
         let mut queue = lock(&self.queue);
-        queue.answered = queue.number;
+        let number = queue.number;
+        queue.answered = number;
+        queue.progress.retain(|_, (group, _)| *group >= number);
         drop(queue);
         self.settled.notify_all();
     }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -286,6 +286,55 @@ async fn what_was_written_though_the_write_failed_is_heard_of() {
     assert!(harness.ask(|reply| StoreMsg::Rewind { module, to, reply }).await.is_err());
     let news = ask(&harness, |reply| OutboxRequest::News { reply }).await.unwrap();
     assert_eq!((news, live_ids(&harness).await), (News::Lost, vec!["x".to_owned()]));
+    harness.close().await;
+}
+
+/// A disk that writes nothing while somebody else holds it.
+#[derive(Default)]
+struct Slow(Mutex<()>);
+
+impl Disk for Slow {
+    fn latency(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn before(&self, _: Written) -> Result<(), String> {
+        drop(self.0.lock());
+        Ok(())
+    }
+
+    fn after(&self, _: Written) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_is_asked_for_again_while_the_first_waits_for_the_disk_is_told_once() {
+    let directory = directory();
+    let disk = Arc::new(Slow::default());
+    let harness = Harness::open_with(directory.path(), &Options { disk: Some(disk.clone()), ..options() }).await;
+    let mut module = harness.module("a").await;
+    let seq = send(&harness, &mut module, &["x"]).await;
+    let Released::Now { progress, .. } = release(&harness, &module, "x", at(seq, 0)).await else { panic!() };
+    let end = || end(&harness, &module, "x", at(seq, 0), progress.clone(), Ended::Failed);
+    let meanwhile = async {
+        // Answered in turn: by then the ends above wait.
+        let retried =
+            ask(&harness, |reply| OutboxRequest::Reopen { name: "a".into(), id: "x".into(), now_ms: 9, reply });
+        let retried = retried.await.unwrap_err().to_string();
+        assert!(retried.contains("is being written: try again"), "{retried}");
+    };
+    {
+        let held = disk.0.lock().unwrap();
+        tokio::join!(end(), end(), end(), async {
+            meanwhile.await;
+            drop(held);
+        });
+    }
+    let told = outcomes(&harness, 0).await;
+    assert_eq!(told.iter().map(|told| told.number).collect::<Vec<_>>(), [1]);
+    let retried = ask(&harness, |reply| OutboxRequest::Reopen { name: "a".into(), id: "x".into(), now_ms: 9, reply });
+    assert_eq!(retried.await.unwrap().progress.round, 1);
     harness.close().await;
 }
 
