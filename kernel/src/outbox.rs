@@ -285,10 +285,17 @@ impl State {
         });
     }
 
+    /// What is no longer alive may have ended by a write that was said to have failed.
+    fn read_all_outcomes(&mut self, myself: &ActorRef<Msg>) {
+        let waiting: Vec<_> = self.waiting.keys().cloned().collect();
+        waiting.iter().for_each(|module| self.read_outcomes(myself, module, Duration::ZERO));
+    }
+
     fn found(&mut self, myself: &ActorRef<Msg>, found: Found) {
         match found {
             Found::Live(Ok(all)) => {
                 self.schedule.replace(all);
+                self.read_all_outcomes(myself);
                 self.heard_all(myself);
                 self.await_news(myself);
                 self.publish_all();
