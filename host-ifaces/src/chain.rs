@@ -72,9 +72,16 @@ pub struct ChainPull {
     /// (`start_block - 1`, or the current head), so that it is durable before anything is delivered.
     pub after: Option<Cursor>,
     pub interest: Arc<Interest>,
-    /// At most this many deliveries in the answer.
-    pub max: usize,
+    pub size: AnswerSize,
     pub to: Subscriber,
+}
+
+/// How much one answer to a pull carries, and how little.
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerSize {
+    pub deliveries_max: usize,
+    /// An answer without a delivery comes once the position has moved by this many blocks, so that it can be made durable.
+    pub blocks_min: u64,
 }
 
 /// State of one endpoint, for the tree. `name` never carries a URL's key.

@@ -21,7 +21,7 @@ use alloy::{
 };
 use nexum_chain::mock::{Fixture, MockChain};
 use nexum_host_ifaces::{
-    chain::{Blocks, ChainMsg, ChainPull, Hold, Interest},
+    chain::{AnswerSize, Blocks, ChainMsg, ChainPull, Hold, Interest},
     clock::{Clock, SystemClock},
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply, Subscriber},
     types::Event,
@@ -92,7 +92,7 @@ async fn fan_out(clock: &dyn Clock, interest: Interest, name: &str) {
                 token: round,
                 after: Some(Cursor::block(number, hash)),
                 interest: interest.clone(),
-                max: 16,
+                size: AnswerSize { deliveries_max: 16, blocks_min: 64 },
                 to: to.clone(),
             };
             actor.actor.send_message(ChainMsg::Pull(pull)).unwrap();

@@ -153,7 +153,7 @@ impl Driver {
                     pull.token,
                     pull.after.as_ref(),
                     &pull.interest,
-                    pull.max,
+                    pull.size,
                 );
                 self.held.retain(|held| held.seat != seat);
                 if self.subscribers.len() <= seat {

@@ -15,7 +15,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     Hash,
-    chain::{Hold, Interest},
+    chain::{AnswerSize, Hold, Interest},
     event::{Answer, Cursor, Part, Reorg, SourceId},
 };
 
@@ -31,9 +31,6 @@ use crate::{
 };
 use reads::HEADERS;
 pub use reads::{Failure, Found, Job, Tag, UseFor};
-
-/// An idle cursor that fell this far behind is told where it stands, so that it can be made durable.
-const PROGRESS_BLOCKS: u64 = 64;
 
 #[derive(Debug)]
 pub enum Effect {
@@ -51,7 +48,7 @@ struct Waiting {
     at: Position,
     verified: bool,
     skipped: u64,
-    max: usize,
+    size: AnswerSize,
     /// A read must end before it can go on.
     reading: bool,
 }
@@ -153,7 +150,7 @@ impl Tracker {
         token: u64,
         after: Option<&Cursor>,
         interest: &Arc<Interest>,
-        max: usize,
+        size: AnswerSize,
     ) -> usize {
         let seat = self.seat(module, source, interest);
         let after = match after {
@@ -162,7 +159,7 @@ impl Tracker {
             Some(Cursor::Cron { .. } | Cursor::Outbox { .. }) | None => None,
         };
         let at = after.unwrap_or(Position { number: 0, hash: None, part: Part::Block });
-        let waiting = Waiting { token, after, at, verified: false, skipped: 0, max: max.max(1), reading: false };
+        let waiting = Waiting { token, after, at, verified: false, skipped: 0, size, reading: false };
         if let Some(seat) = self.seats[seat].as_mut()
             && seat.waiting.replace(waiting).is_none()
         {
@@ -369,7 +366,7 @@ impl Tracker {
             backfill: &mut self.backfill,
             limit,
             watch,
-            max: waiting.max,
+            max: waiting.size.deliveries_max.max(1),
             deliveries: Vec::new(),
             skipped: waiting.skipped,
         };
@@ -390,7 +387,8 @@ impl Tracker {
         }
         waiting.reading = !matches!(stop, Stop::CaughtUp | Stop::Full);
         waiting.skipped = skipped;
-        let moved = waiting.at.number.saturating_sub(after.number) >= PROGRESS_BLOCKS && waiting.at.hash.is_some();
+        let blocks = waiting.at.number.saturating_sub(after.number);
+        let moved = blocks >= waiting.size.blocks_min.max(1) && waiting.at.hash.is_some();
         if deliveries.is_empty() && !moved {
             return Some(None);
         }

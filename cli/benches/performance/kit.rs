@@ -140,7 +140,7 @@ impl Feed {
             let cursor = Cursor::block(number, hash(number));
             Delivery { id: id.clone(), event: event.clone(), cursor, seen_ns: 0 }
         };
-        let deliveries: Vec<_> = next.iter().take(pull.max).enumerate().map(delivery).collect();
+        let deliveries: Vec<_> = next.iter().take(pull.size.deliveries_max).enumerate().map(delivery).collect();
         drop(blocks);
         send(Answer::Events { deliveries, progress: None, skipped: 0 });
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
-    chain::{Blocks, ChainMsg, ChainPull, Interest},
+    chain::{AnswerSize, Blocks, ChainMsg, ChainPull, Interest},
     cron::{CronMsg, CronPull},
     event::{Cursor, SourceId, SourceReply, Subscriber},
     grants::{Capability, Grant},
@@ -134,6 +134,11 @@ impl Feeds {
         args.plan.chains.get(&chain_id).map(|port| (index, port.clone()))
     }
 
+    /// Where a source stands in memory.
+    pub(super) fn cursor(&self, index: usize) -> Option<Cursor> {
+        self.feeds[index].cursor.clone()
+    }
+
     /// Where a source stands on the disk.
     pub(super) fn position(&self, index: usize) -> Option<Cursor> {
         self.feeds[index].durable.clone()
@@ -154,7 +159,8 @@ impl Feeds {
         self.ask(args, index, false)
     }
 
-    /// Asks for every event that follows the cursor, also for heads that the module would skip when it catches up.
+    /// Asks for every event that follows the cursor, also for heads that the module would skip when it catches up, and for
+    /// every block without one.
     pub(super) fn pull_every_event(&mut self, args: &Args, index: usize) -> Result<(), PortError> {
         self.ask(args, index, true)
     }
@@ -173,13 +179,14 @@ impl Feeds {
                     (true, Blocks::Latest) => Arc::new(Interest { blocks: Blocks::All, ..(**interest).clone() }),
                     _ => interest.clone(),
                 };
+                let blocks_min = if every_event { 1 } else { KEEP_EVERY_BLOCKS };
                 port.cast(ChainMsg::Pull(ChainPull {
                     module,
                     source: id.clone(),
                     token,
                     after: feed.cursor.clone(),
                     interest,
-                    max: DELIVERIES_PER_PULL,
+                    size: AnswerSize { deliveries_max: DELIVERIES_PER_PULL, blocks_min },
                     to,
                 }))
             }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use nexum_host_ifaces::{
     Address, Hash,
-    chain::{Blocks, Hold, Interest, LogFilter},
+    chain::{AnswerSize, Blocks, Hold, Interest, LogFilter},
     event::{Answer, Cursor, EventId, Part, SourceId},
     types::{Event, Log},
 };
@@ -182,13 +182,14 @@ impl Simulation {
     }
 
     fn pull(&mut self, index: usize) {
-        let max = usize::try_from(self.random.below(20) + 1).unwrap();
+        let deliveries_max = usize::try_from(self.random.below(20) + 1).unwrap();
+        let size = AnswerSize { deliveries_max, blocks_min: self.random.below(64) + 1 };
         let module = &mut self.modules[index];
         if !module.waiting {
             module.waiting = true;
             let source = SourceId::new("chain:1");
             let name = format!("m{index}").into();
-            let seat = self.tracker.pull(name, source, 1, module.cursor.as_ref(), &module.interest, max);
+            let seat = self.tracker.pull(name, source, 1, module.cursor.as_ref(), &module.interest, size);
             module.seat = Some(seat);
             self.take_effects();
         }

@@ -4,13 +4,15 @@ use std::{collections::HashMap, sync::Arc};
 
 use nexum_host_ifaces::{
     Address, Hash,
-    chain::{Blocks, Hold, Interest, LogFilter},
+    chain::{AnswerSize, Blocks, Hold, Interest, LogFilter},
     event::{Answer, Cursor, EventId, SourceId},
     types::Log,
 };
 
 use super::{Effect, Failure, Found, Job, Tracker};
 use crate::{backfill::Segment, header::Header, history::History};
+
+const SIZE: AnswerSize = AnswerSize { deliveries_max: 100, blocks_min: 64 };
 
 /// Blocks by number and branch.
 fn hash(branch: u8, number: u64) -> Hash {
@@ -142,8 +144,12 @@ impl Bench {
     }
 
     fn pull(&mut self, module: &str, after: Cursor, interest: &Arc<Interest>) -> usize {
+        self.pull_sized(module, after, interest, SIZE)
+    }
+
+    fn pull_sized(&mut self, module: &str, after: Cursor, interest: &Arc<Interest>, size: AnswerSize) -> usize {
         let source = SourceId::new("chain:1");
-        let seat = self.tracker.pull(module.into(), source, 1, Some(&after), interest, 100);
+        let seat = self.tracker.pull(module.into(), source, 1, Some(&after), interest, size);
         self.work();
         seat
     }
@@ -306,6 +312,21 @@ fn a_reorg_below_the_start_brings_nothing_from_before_it() {
 }
 
 #[test]
+fn a_position_without_a_delivery_is_told_once_it_has_moved_far_enough() {
+    let mut bench = Bench::new(100, 1_000);
+    let nothing = logs_of(9);
+    let kept = bench.pull("kept", Cursor::block(999, hash(0, 999)), &nothing);
+    let size = AnswerSize { blocks_min: 1, ..SIZE };
+    let here = bench.pull_sized("replaying", Cursor::block(1_000, hash(0, 1_000)), &nothing, size);
+    bench.see(1_001);
+    assert_eq!(bench.progress(here), 1_001);
+    bench.see(1_062);
+    assert!(bench.answers.is_empty(), "{:?}", bench.answers);
+    bench.see(1_063);
+    assert_eq!(bench.progress(kept), 1_063);
+}
+
+#[test]
 fn modules_at_one_cursor_cost_one_read_of_history() {
     let mut bench = Bench::new(100, 50_000);
     bench.jobs.clear();
@@ -317,7 +338,7 @@ fn modules_at_one_cursor_cost_one_read_of_history() {
             1,
             Some(&Cursor::block(100, hash(0, 100))),
             &interest,
-            100,
+            SIZE,
         );
     }
     bench.work();
@@ -377,7 +398,7 @@ fn nothing_is_delivered_before_a_fork_of_the_head_could_be_followed() {
     let mut tracker = Tracker::new(1, 100, 1_000, History::default());
     tracker.head_seen(header(0, 0, 500), 0);
     let interest = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Latest });
-    tracker.pull("a".into(), SourceId::new("chain:1"), 1, None, &interest, 10);
+    tracker.pull("a".into(), SourceId::new("chain:1"), 1, None, &interest, SIZE);
     let mut effects = tracker.effects();
     let Some(Effect::Start { job: job @ Job::Headers { from: 436, to: 499, .. }, .. }) = effects.pop() else {
         panic!("{effects:?}")
@@ -397,7 +418,7 @@ fn a_chain_with_another_genesis_is_named() {
     tracker.head_seen(other, 0);
     let interest = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Latest });
     let cursor = Cursor::block(49, header(7, 0, 49).hash);
-    tracker.pull("a".into(), SourceId::new("chain:1"), 1, Some(&cursor), &interest, 10);
+    tracker.pull("a".into(), SourceId::new("chain:1"), 1, Some(&cursor), &interest, SIZE);
     let effects = tracker.effects();
     let [Effect::Answer { answer: Answer::Stuck { reason }, .. }] = &effects[..] else { panic!("{effects:?}") };
     assert!(reason.contains("descends from another genesis block"), "{reason}");
@@ -438,10 +459,10 @@ fn who_takes_the_place_of_a_module_that_was_forgotten_does_not_get_its_answer() 
     let mut bench = Bench::new(100, 1_000);
     let source = || SourceId::new("chain:1");
     let behind = Cursor::block(990, hash(0, 990));
-    let left = bench.tracker.pull("a".into(), source(), 1, Some(&behind), &blocks(), 100);
+    let left = bench.tracker.pull("a".into(), source(), 1, Some(&behind), &blocks(), SIZE);
     assert_eq!(bench.tracker.forget("a"), [left]);
     let head = Cursor::block(1_000, hash(0, 1_000));
-    let seat = bench.tracker.pull("b".into(), source(), 1, Some(&head), &blocks(), 100);
+    let seat = bench.tracker.pull("b".into(), source(), 1, Some(&head), &blocks(), SIZE);
     assert_eq!(seat, left);
     bench.work();
     assert!(bench.answers.is_empty(), "{:?}", bench.answers);

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use nexum_chain::{Args, ChainConfig, ChainMetrics, History, Source, mock::MockChain};
 use nexum_host_ifaces::{
     Hash, HostError,
-    chain::{Blocks, ChainMsg, ChainPull, ChainStatus, Hold, Interest, LogFilter},
+    chain::{AnswerSize, Blocks, ChainMsg, ChainPull, ChainStatus, Hold, Interest, LogFilter},
     clock::SystemClock,
     event::{Answer, Cursor, Delivery, EventId, Part, SourceId, SourceReply},
     port::Port,
@@ -246,7 +246,7 @@ impl Reader {
             token: self.token,
             after: self.cursor.clone(),
             interest: self.interest.clone(),
-            max: self.max,
+            size: AnswerSize { deliveries_max: self.max, blocks_min: 64 },
             to: self.mailbox.get_derived(),
         };
         self.chain.send_message(ChainMsg::Pull(pull)).unwrap();
