@@ -107,7 +107,7 @@ fn undo(
         }
         let entry = event.entry;
         if let Some(source) = &entry.source {
-            match entry.cursor_before {
+            match entry.cursor_before.clone() {
                 Some(cursor) => record.cursors.insert(source.clone(), cursor),
                 None => record.cursors.remove(source),
             };
@@ -115,9 +115,13 @@ fn undo(
         record.state_bytes = event.state_bytes_before;
         record.journal = entry.previous;
         record.seq -= 1;
-        if let (UnitKind::Handled | UnitKind::Quarantined, Some(source), Some(cursor)) =
-            (entry.kind, entry.source, entry.cursor)
-        {
+        let again = match entry.kind {
+            UnitKind::Handled | UnitKind::Quarantined => true,
+            UnitKind::Flushed => false,
+            // Where a source began, it begins again.
+            UnitKind::Advanced => entry.cursor_before.is_none(),
+        };
+        if let (true, Some(source), Some(cursor)) = (again, entry.source, entry.cursor) {
             undone.push(ReplayItem { position: 0, source, event: entry.event, cursor, told: event.told });
         }
     }

@@ -2,14 +2,15 @@
 //! original order, one source at a time; only then do all sources go on.
 //!
 //! Invariant: the queue is durable since the rewind, and an item leaves it with the unit that handled it. Items whose
-//! block is no longer canonical are void: their source delivers what stands instead.
+//! block is no longer canonical are void: their source delivers what stands instead. What a void reorg said of effects
+//! that had left is told all the same, where the source stands.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use nexum_host_ifaces::{
     event::{Cursor, Delivery, EventId, Part, SourceId},
     store::{ReplayItem, UnitKind},
-    types::{Event, Tick},
+    types::{BlockRef, Event, Tick},
 };
 
 use super::{Args, Exit, Running};
@@ -57,17 +58,32 @@ impl Replay {
         }
     }
 
-    /// Drops what waits for a source.
-    fn forget(&mut self, source: &SourceId) {
-        let Self { items, done } = self;
-        items.retain(|item| {
-            let stays = item.source != *source;
-            if !stays {
-                done.push(item.position);
+    /// Drops what waits for a source. What is left to say of it is one reorg, which names every effect that had left
+    /// according to those that are dropped.
+    fn forget(&mut self, source: &SourceId) -> Option<ReplayItem> {
+        let (of_source, others): (Vec<_>, Vec<_>) = self.items.drain(..).partition(|item| item.source == *source);
+        self.items = others.into();
+        self.done.extend(of_source.iter().map(|item| item.position));
+        let reorgs = of_source.into_iter().filter(|item| names_effects(item));
+        reorgs.reduce(|mut first, next| {
+            if let (Some(first), Some(next)) = (&mut first.told, next.told) {
+                first.released_effects.extend(next.released_effects);
             }
-            stays
-        });
+            first
+        })
     }
+}
+
+/// Makes a reorg lead to where its source stands: it has not come to where that reorg led it once.
+fn lead_to(item: &mut ReplayItem, here: Cursor) {
+    if let (Some(told), Cursor::Chain { number, hash: Some(hash), part: Part::Block }) = (&mut item.told, &here) {
+        told.common_ancestor = BlockRef { number: *number, hash: hash.0.to_vec() };
+    }
+    item.cursor = here;
+}
+
+fn names_effects(item: &ReplayItem) -> bool {
+    item.told.as_ref().is_some_and(|told| !told.released_effects.is_empty())
 }
 
 impl Match {
@@ -123,6 +139,14 @@ impl Running {
                 self.replay.forget(&source);
                 continue;
             };
+            if matches!(item.event, EventId::Advance { .. }) {
+                let start = item.cursor.clone();
+                self.replay.pop();
+                if self.feeds.position(index).is_none() {
+                    self.advance(args, index, start);
+                }
+                continue;
+            }
             let Some(delivery) = known(item) else {
                 self.settle(args).await?;
                 return Ok(self.feeds.pull_every_event(args, index)?);
@@ -158,7 +182,7 @@ impl Running {
                 Match::Before => self.feeds.progress(index, delivery.cursor),
                 Match::Gone => {
                     tracing::info!(module = %args.name(), %source, event = %item.event, "no longer canonical: not replayed");
-                    self.replay.forget(&source);
+                    return self.void(args, index).await;
                 }
             }
         }
@@ -166,10 +190,22 @@ impl Running {
             match position(&progress) < position(&item.cursor) {
                 true => self.feeds.progress(index, progress),
                 // The source has nothing there any more.
-                false => self.replay.forget(&source),
+                false => return self.void(args, index).await,
             }
         }
         Ok(())
+    }
+
+    /// Drops what waits for a source, of whose chain something else stands by now.
+    async fn void(&mut self, args: &Args, index: usize) -> Result<(), Exit> {
+        let Some(mut item) = self.replay.forget(self.feeds.id(index)) else { return Ok(()) };
+        if let Some(here) = self.feeds.cursor(index) {
+            lead_to(&mut item, here);
+        }
+        match known(&item) {
+            Some(delivery) => self.deliver(args, index, delivery).await,
+            None => Ok(()),
+        }
     }
 
     /// Makes it durable that what was void is done, when no event is left to do it.
@@ -245,6 +281,29 @@ mod tests {
         assert_eq!(replay.head_of(&source), None, "what follows it is not compared with it");
         replay.pop();
         assert_eq!(replay.head_of(&source).map(|item| item.position), Some(2));
+    }
+
+    #[test]
+    fn a_void_reorg_leaves_what_it_said_of_effects_that_had_left() {
+        let told = |keys: &[&str]| {
+            let block = types::BlockRef { number: 6, hash: vec![1; 32] };
+            let released = keys.iter().map(|key| types::ReleasedEffect { id: (*key).into(), key: (*key).into() });
+            let (common_ancestor, old_head, new_head) = (block.clone(), block.clone(), block);
+            let released_effects = released.collect();
+            Some(Box::new(types::Reorg { chain_id: 2, common_ancestor, old_head, new_head, released_effects }))
+        };
+        let reorg = |position, keys: &[&str]| ReplayItem { told: told(keys), ..item(position, "chain:2", 6, 1) };
+        let items = vec![item(0, "chain:2", 7, 1), reorg(1, &["x"]), item(2, "cron:x", 8, 1), reorg(3, &[])];
+        let mut replay = Replay::new(items.into_iter().chain([reorg(4, &["y"])]).collect());
+        let mut left = replay.forget(&SourceId::new("chain:2")).unwrap();
+        lead_to(&mut left, Cursor::block(5, Hash([5; 32])));
+        assert_eq!(left.cursor, Cursor::block(5, Hash([5; 32])));
+        let left = left.told.unwrap();
+        assert_eq!(left.common_ancestor, types::BlockRef { number: 5, hash: vec![5; 32] });
+        let keys: Vec<_> = left.released_effects.iter().map(|effect| &*effect.key).collect();
+        assert_eq!(keys, ["x", "y"]);
+        assert_eq!(replay.take_done(), [0, 1, 3, 4]);
+        assert_eq!(replay.forget(&SourceId::new("chain:2")), None);
     }
 
     #[test]

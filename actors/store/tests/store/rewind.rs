@@ -4,7 +4,7 @@ use nexum_host_ifaces::{
     Hash,
     event::{Cursor, EventId, SourceId},
     ledger::Outcome,
-    store::{Change, Entries, Fork, ModuleRecord, RewindTo, Rewound, StateView, StoreError, StoreMsg},
+    store::{Change, Entries, Fork, ModuleRecord, RewindTo, Rewound, StateView, StoreError, StoreMsg, UnitKind},
     types::{BlockRef, ReleasedEffect, Reorg},
 };
 use nexum_store::Options;
@@ -288,6 +288,27 @@ async fn a_reorg_whose_telling_is_undone_is_told_with_the_next() {
     let rewound = fork(&harness, &mut module, "one", 5).await.unwrap().unwrap();
     assert_eq!(rewound.record.seq, 1);
     assert_eq!(shown(&rewound), [r#"one reorg to 5 ["earlier"]"#]);
+    harness.close().await;
+}
+
+#[tokio::test]
+async fn a_source_that_began_after_the_fork_begins_where_it_began() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    for (source, number) in [("one", 5), ("one", 6), ("two", 50), ("two", 90), ("one", 7), ("two", 91)] {
+        let source = SourceId::new(source);
+        let (event, moved) =
+            (EventId::Advance { source: source.clone() }, Some((source, Cursor::block(number, Hash([0; 32])))));
+        // Positions without an event, but for the newest of each.
+        let kind = if number % 10 == 7 || number == 91 { UnitKind::Handled } else { UnitKind::Advanced };
+        let unit = module.ledger.seal(Outcome { kind, event, moved, ..module.outcome(vec![]) });
+        module.ledger.adopt(unit.record.clone());
+        harness.commit(unit).await.unwrap();
+    }
+    let rewound = fork(&harness, &mut module, "one", 5).await.unwrap().unwrap();
+    assert_eq!(rewound.record.cursors.len(), 1);
+    assert_eq!(shown(&rewound), ["one reorg to 5 []", "two 50", "two 91"]);
     harness.close().await;
 }
 
