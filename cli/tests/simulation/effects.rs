@@ -33,7 +33,8 @@ enum Standing {
     Due,
     /// On the chain, and not yet as final as the effect asks for.
     Held,
-    Orphan,
+    /// Off the chain. `shown` once something else is as final, so that what waits for it is given up.
+    Orphan { shown: bool },
 }
 
 /// Everything about the effects of one module.
@@ -123,7 +124,7 @@ impl Effects<'_> {
             let (taken, ends) = (self.first.contains_key(meant.key), self.ends(meant.key));
             let end = ends.last().copied().unwrap_or_default();
             let wrong = match standing {
-                Standing::Orphan => self.rewinds,
+                Standing::Orphan { shown } => self.rewinds || (shown && end.is_empty() && !shut.contains(meant.lane)),
                 Standing::Held => taken || !end.is_empty(),
                 Standing::Due if self.is_under_way(meant.body) => false,
                 Standing::Due if shut.contains(meant.lane) => false,
@@ -212,7 +213,9 @@ fn standing(world: &World, release: &str, body: &str) -> (Standing, bool) {
     let parts: Vec<&str> = body.split('/').collect();
     let ["b" | "l", chain, number, hash, _] = parts.as_slice() else { return (Standing::Due, true) };
     let chain = world.chains.iter().find(|known| known.plan.id.to_string() == *chain);
-    let (Some(chain), Ok(number)) = (chain, number.parse::<u64>()) else { return (Standing::Orphan, true) };
+    let (Some(chain), Ok(number)) = (chain, number.parse::<u64>()) else {
+        return (Standing::Orphan { shown: false }, true);
+    };
     let (plan, head) = (&chain.plan, chain.canon.len() as u64 - 1);
     let honest = release != "safe" || plan.safe_lag >= plan.reorg_depth_max || plan.reorg_percent == 0;
     let through = match release {
@@ -222,10 +225,10 @@ fn standing(world: &World, release: &str, body: &str) -> (Standing, bool) {
     };
     let block = usize::try_from(number).ok().and_then(|number| chain.canon.get(number));
     let standing = match block {
-        Some(block) if hex::encode(block.hash) != *hash => Standing::Orphan,
+        Some(block) if hex::encode(block.hash) != *hash => Standing::Orphan { shown: number <= through },
         Some(_) if number <= through => Standing::Due,
         Some(_) => Standing::Held,
-        None => Standing::Orphan,
+        None => Standing::Orphan { shown: false },
     };
     (standing, honest)
 }

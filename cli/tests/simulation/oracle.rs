@@ -46,14 +46,16 @@ pub fn check(
     if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) }
 }
 
-/// Compares what two engines hold of the same chains: of modules that undo what is retracted, are given every block, and
-/// fail only at what always fails.
+/// Whether a module records the same of the same chains whatever befalls it: it undoes what is retracted, is given every
+/// block, and fails only at what always fails.
+pub fn is_settled(plan: &ModulePlan) -> bool {
+    plan.rewinds && plan.flaky == 0 && plan.chains.iter().all(|source| source.blocks != Blocks::Latest)
+}
+
+/// Compares what two engines hold of the same chains.
 pub fn same(scenario: &Scenario, ours: &Store, anew: &Store) -> Result<(), String> {
     let mut differences = Vec::new();
-    let settled = |plan: &&ModulePlan| {
-        plan.rewinds && plan.flaky == 0 && plan.chains.iter().all(|source| source.blocks != Blocks::Latest)
-    };
-    for plan in scenario.modules.iter().filter(settled) {
+    for plan in scenario.modules.iter().filter(|plan| is_settled(plan)) {
         let (ours, anew) = (of_chains(ours, plan)?, of_chains(anew, plan)?);
         let keys: BTreeSet<&String> = ours.keys().chain(anew.keys()).collect();
         let differ = keys.into_iter().filter(|key| ours.get(*key) != anew.get(*key)).take(TOLD_MAX);
