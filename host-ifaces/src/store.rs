@@ -177,15 +177,6 @@ pub struct EventUnit {
     pub reorgs: Option<u64>,
 }
 
-/// How far back a module is taken.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RewindTo {
-    /// To the state after this unit. What is undone is not replayed: cursors move back, and the sources deliver anew.
-    Unit(u64),
-    /// To the state before the first unit past a fork.
-    Fork(Box<Fork>),
-}
-
 /// A fork below what a module has handled of one source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fork {
@@ -264,7 +255,7 @@ pub enum StoreMsg {
     PutHealth { module: ModuleId, health: Box<ModuleHealth>, reply: Reply<()> },
     /// Undo every unit after a point, newest first, and queue what is to be replayed, as one write. `None`: nothing is
     /// past that point, and nothing was changed. Must reply.
-    Rewind { module: ModuleId, to: RewindTo, reply: Reply<Option<Rewound>> },
+    Rewind { module: ModuleId, fork: Box<Fork>, reply: Reply<Option<Rewound>> },
     /// The replay queue of a module, in order. Must reply.
     Replay { module: ModuleId, reply: Reply<Vec<ReplayItem>> },
     /// Keep headers of a chain and drop others; `anew`: first drop all that are kept. On the disk no later than any unit

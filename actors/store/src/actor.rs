@@ -62,10 +62,10 @@ impl Actor for StoreActor {
             }
             StoreMsg::DropDeadLetter { name, seq, reply } => state.committer.drop_letter(&name, seq, reply),
             StoreMsg::PutDeadLetter { module, letter, reply } => state.committer.put_letter(module, &letter, reply),
-            StoreMsg::Rewind { module, to, reply } => match state.committer.fence(module) {
+            StoreMsg::Rewind { module, fork, reply } => match state.committer.fence(module) {
                 Ok(fence) => state.job(reply, move |store| {
                     fence.settle()?;
-                    let rewound = rewind::rewind(store, module, &to).inspect_err(|_| fence.lose())?;
+                    let rewound = rewind::rewind(store, module, &fork).inspect_err(|_| fence.lose())?;
                     if let Some(rewound) = &rewound {
                         fence.tell(Change::Rewound { module, to_seq: rewound.record.seq });
                     }

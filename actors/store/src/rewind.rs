@@ -11,7 +11,7 @@ use nexum_host_ifaces::{
     event::{Cursor, EventId},
     journal::{Receipt, RewindRecord},
     outbox::ReleasedEffect,
-    store::{Fork, ModuleId, ModuleRecord, ReplayItem, RewindTo, Rewound, StoreError, UnitKind},
+    store::{Fork, ModuleId, ModuleRecord, ReplayItem, Rewound, StoreError, UnitKind},
     types,
 };
 use rocksdb::{IteratorMode, ReadOptions, WriteBatch};
@@ -22,24 +22,14 @@ use crate::{codec, disk::Written, fork, journal::REWINDS_MAX, keys, open, outbox
 /// journal holds.
 const WITHDRAWN_MAX: usize = 256;
 
-/// Undoes every unit past a point, newest first, in one synced write. The caller sees to it that nobody writes about
-/// the module meanwhile.
-pub(crate) fn rewind(store: &Store, module: ModuleId, to: &RewindTo) -> Result<Option<Rewound>, StoreError> {
+/// Undoes every unit from the first one past a fork on, newest first, in one synced write. `None` when there is none. The
+/// caller sees to it that nobody writes about the module meanwhile.
+pub(crate) fn rewind(store: &Store, module: ModuleId, fork: &Fork) -> Result<Option<Rewound>, StoreError> {
     let record = store.record(module)?;
-    let (to_seq, fork) = match to {
-        RewindTo::Unit(seq) => (*seq, None),
-        RewindTo::Fork(fork) => match before_fork(store, module, &record, fork)? {
-            Some(seq) => (seq, Some(&**fork)),
-            None => return Ok(None),
-        },
-    };
-    if to_seq > record.seq {
-        return Err(StoreError::Failed(format!("cannot rewind to unit {to_seq}: the last one is {}", record.seq)));
+    match before_fork(store, module, &record, fork)? {
+        Some(to_seq) => undo(store, module, record, to_seq, fork).map(Some),
+        None => Ok(None),
     }
-    if to_seq == record.seq {
-        return Ok(Some(Rewound { record, replay: store.replay(module)?, released: Vec::new() }));
-    }
-    undo(store, module, record, to_seq, fork).map(Some)
 }
 
 /// The unit before the first one that a fork retracts.
@@ -80,7 +70,7 @@ fn undo(
     module: ModuleId,
     mut record: ModuleRecord,
     to_seq: u64,
-    fork: Option<&Fork>,
+    fork: &Fork,
 ) -> Result<Rewound, StoreError> {
     let (state, events) = (store.family(keys::STATE)?, store.family(keys::EVENTS)?);
     let (last, last_digest) = (record.seq, record.journal);
@@ -126,19 +116,11 @@ fn undo(
         }
     }
     if record.seq != to_seq {
-        return Err(StoreError::Failed(format!(
-            "cannot rewind to unit {to_seq}: unit {} is no longer in the journal, which keeps the newest {}{}",
-            record.seq,
-            store.journal_entries,
-            store.journal_age.map_or_else(String::new, |age| format!(", and none older than {age:?}"))
-        )));
+        return Err(StoreError::Failed(format!("unit {} is missing in the journal", record.seq)));
     }
     undone.reverse();
     let released = outbox::unsend(store, module, to_seq, &mut batch)?;
-    let replay = match fork {
-        Some(fork) => queue(fork, &released, undone, store.replay(module)?),
-        None => Vec::new(),
-    };
+    let replay = queue(fork, &released, undone, store.replay(module)?);
 
     batch.delete_range_cf(events, keys::event(module, to_seq + 1), keys::event(module, last + 1));
     batch.delete_range(&keys::letter(module, to_seq + 1)[..], &keys::letters(module).1[..]);
@@ -151,7 +133,7 @@ fn undo(
         batch.put(keys::replay(module, item.position), codec::encode_vec(item)?);
     }
     batch.put(keys::record(module), codec::encode_vec(&record)?);
-    if let Some(EventId::NthReorg { nth, .. }) = fork.map(|fork| &fork.event) {
+    if let EventId::NthReorg { nth, .. } = &fork.event {
         batch.put(keys::reorgs(module), codec::encode_vec(nth)?);
     }
     let rewound = rewound(store, module, (last, last_digest), &record)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nexum_host_ifaces::{
     event::{Cursor, Delivery, EventId, Reorg},
     outbox::OutboxRequest,
-    store::{Fork, RewindTo, StoreError, StoreMsg},
+    store::{Fork, StoreError, StoreMsg},
     types,
 };
 
@@ -73,8 +73,8 @@ impl Running {
     /// is to be replayed is durable with the undoing.
     async fn rewind(&mut self, args: &Args, fork: Fork) -> Result<(), Exit> {
         let module = self.host.id;
-        let to = RewindTo::Fork(Box::new(fork));
-        let rewound = args.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Rewind { module, to, reply }).await?;
+        let fork = Box::new(fork);
+        let rewound = args.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Rewind { module, fork, reply }).await?;
         let rewound = match rewound {
             Ok(Some(rewound)) => rewound,
             Ok(None) => return Ok(()),

@@ -11,7 +11,7 @@ use std::{
 use nexum_host_ifaces::{
     ledger::Outcome,
     outbox::OutboxRequest,
-    store::{ModuleHealth, ModuleId, RewindTo, StateView, StoreError, StoreMsg},
+    store::{ModuleHealth, ModuleId, StateView, StoreError, StoreMsg},
 };
 use nexum_store::{Disk, Durability, Options, Written};
 
@@ -228,9 +228,8 @@ async fn the_journal_keeps_no_entry_past_its_age_but_the_newest() {
     }
     // What is left of a module that was idle for long is what it does next, and what a rewind would need is said.
     assert_eq!(at(&harness, &mut module, begun_ms + 1_000 * HOUR_MS).await, [73]);
-    let (id, to) = (module.info.id, RewindTo::Unit(70));
-    let refused = harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await.unwrap_err();
-    assert!(refused.to_string().contains("unit 72 is no longer in the journal"), "{refused}");
+    let refused = harness.rewind(&mut module, 70).await.unwrap_err();
+    assert!(refused.to_string().contains("below the kept journal, which begins with unit 73"), "{refused}");
     harness.close().await;
     // A shorter age counts from the first unit on.
     let harness = Harness::open_with(directory.path(), &kept(24)).await;

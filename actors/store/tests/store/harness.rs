@@ -8,8 +8,8 @@ use nexum_host_ifaces::{
     event::{Cursor, EventId, SourceId},
     ledger::{Ledger, Outcome},
     outbox::{Effect, Entry, HttpEffect, Release},
-    store::{Change, DeadLetter, EventUnit, ModuleInfo, Reply, StoreError, StoreMsg, UnitKind},
-    types::{Event, Tick},
+    store::{Change, DeadLetter, EventUnit, Fork, ModuleInfo, Reply, Rewound, StoreError, StoreMsg, UnitKind},
+    types::{BlockRef, Event, Reorg, Tick},
 };
 use nexum_store::{Args, Options, Store};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent, rpc::CallResult};
@@ -112,6 +112,15 @@ impl Harness {
         Module::new(self.ask(|reply| StoreMsg::Open { name, reply }).await.unwrap())
     }
 
+    /// Takes back the units after one that handled the block of its own number, and the module with them.
+    pub async fn rewind(&self, module: &mut Module, to_seq: u64) -> Result<Option<Rewound>, StoreError> {
+        let rewound = self.ask(|reply| rewind(module, to_seq, reply)).await?;
+        if let Some(rewound) = &rewound {
+            module.ledger.adopt(rewound.record.clone());
+        }
+        Ok(rewound)
+    }
+
     pub async fn commit(&self, unit: EventUnit) -> Result<(), StoreError> {
         self.ask(|reply| StoreMsg::Commit { units: vec![unit], reply }).await
     }
@@ -179,6 +188,25 @@ impl Module {
         }));
         unit
     }
+}
+
+/// The order for it.
+pub fn rewind(module: &Module, to_seq: u64, reply: Reply<Option<Rewound>>) -> StoreMsg {
+    let block = BlockRef { number: to_seq, hash: vec![to_seq as u8; 32] };
+    let (old_head, new_head) = (Hash([1; 32]), Hash([2; 32]));
+    let fork = Box::new(Fork {
+        source: SourceId::new("chain:1"),
+        ancestor: (to_seq, Hash([to_seq as u8; 32])),
+        event: EventId::NthReorg { chain_id: 1, old_head, new_head, nth: 1 },
+        reorg: Reorg {
+            chain_id: 1,
+            common_ancestor: block.clone(),
+            old_head: block.clone(),
+            new_head: block,
+            released_effects: vec![],
+        },
+    });
+    StoreMsg::Rewind { module: module.info.id, fork, reply }
 }
 
 /// One write; what it replaces is given.

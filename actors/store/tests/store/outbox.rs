@@ -13,7 +13,7 @@ use nexum_host_ifaces::{
     outbox::{
         Change, EndOf, Ended, Listed, Live, Location, News, OutboxRequest, OutcomeRecord, Progress, Released, SOURCE,
     },
-    store::{Reply, RewindTo, Rewound, StoreError, StoreMsg},
+    store::{Reply, Rewound, StoreError, StoreMsg},
     types::OutcomeStatus,
 };
 use nexum_store::{Disk, Options, Written};
@@ -78,11 +78,7 @@ async fn deliver(harness: &Harness, module: &Module, id: &str, at: Option<Locati
 }
 
 async fn rewind(harness: &Harness, module: &mut Module, to_seq: u64) -> Vec<String> {
-    let id = module.info.id;
-    let to = RewindTo::Unit(to_seq);
-    let rewound = harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await.unwrap();
-    let Rewound { record, released, .. } = rewound.unwrap();
-    module.ledger.adopt(record);
+    let Rewound { released, .. } = harness.rewind(module, to_seq).await.unwrap().unwrap();
     released.into_iter().map(|effect| effect.id).collect()
 }
 
@@ -282,8 +278,7 @@ async fn what_was_written_though_the_write_failed_is_heard_of() {
     module = harness.module("a").await;
     let seq = send(&harness, &mut module, &["y"]).await;
     disk.0.store(true, Ordering::Relaxed);
-    let (module, to) = (module.info.id, RewindTo::Unit(seq - 1));
-    assert!(harness.ask(|reply| StoreMsg::Rewind { module, to, reply }).await.is_err());
+    assert!(harness.rewind(&mut module, seq - 1).await.is_err());
     let news = ask(&harness, |reply| OutboxRequest::News { reply }).await.unwrap();
     assert_eq!((news, live_ids(&harness).await), (News::Lost, vec!["x".to_owned()]));
     harness.close().await;

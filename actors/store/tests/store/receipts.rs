@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     journal::{EngineKey, JournalPage, JournalStart, Receipt},
-    store::{RewindTo, StoreError, StoreMsg},
+    store::{StoreError, StoreMsg},
 };
 use nexum_store::{Options, Receipts};
 
@@ -84,10 +84,7 @@ async fn a_rewind_keeps_the_receipts_that_it_withdraws_and_signs_why() {
     let mut module = harness.module("a").await;
     units(&harness, &mut module, 13).await;
     let before = page(&harness);
-    let id = module.info.id;
-    let to = RewindTo::Unit(7);
-    let rewound = harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await.unwrap().unwrap();
-    module.ledger.adopt(rewound.record);
+    harness.rewind(&mut module, 7).await.unwrap();
     let after = page(&harness);
     assert_eq!((numbers(&after.receipts), after.newest, after.rewinds), (vec![5], 7, 1));
 
@@ -116,9 +113,7 @@ async fn receipts_go_with_their_entries_and_with_the_module() {
     let found = page(&harness);
     assert!(found.oldest > 20 && numbers(&found.receipts).iter().all(|seq| *seq >= found.oldest), "{found:?}");
     assert_good(&found);
-    let id = module.info.id;
-    let to = RewindTo::Unit(38);
-    harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await.unwrap();
+    harness.rewind(&mut module, 38).await.unwrap();
     harness.ask(|reply| StoreMsg::Purge { name: "a".into(), reply }).await.unwrap();
     harness.module("a").await;
     let empty = page(&harness);

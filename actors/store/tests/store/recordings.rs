@@ -3,7 +3,7 @@
 use nexum_host_ifaces::{
     Hash,
     recording::{Crash, CrashBrief, Wanted},
-    store::{RewindTo, StoreError, StoreMsg},
+    store::{StoreError, StoreMsg},
 };
 use nexum_store::Options;
 
@@ -70,8 +70,7 @@ async fn recordings_of_handled_events_go_with_their_units_and_crashes_stay() {
     }
     assert_eq!(recording(&harness, Wanted::Unit(40)).await.unwrap(), [40]);
     assert!(matches!(recording(&harness, Wanted::Unit(5)).await, Err(StoreError::UnknownRecording(_))));
-    let id = module.info.id;
-    harness.ask(|reply| StoreMsg::Rewind { module: id, to: RewindTo::Unit(38), reply }).await.unwrap();
+    harness.rewind(&mut module, 38).await.unwrap();
     assert!(matches!(recording(&harness, Wanted::Unit(39)).await, Err(StoreError::UnknownRecording(_))));
     assert_eq!(recording(&harness, Wanted::Unit(38)).await.unwrap(), [38]);
     assert_eq!(recording(&harness, Wanted::LastCrash).await.unwrap(), [1; 3]);

@@ -4,13 +4,13 @@ use nexum_host_ifaces::{
     Hash,
     event::{Cursor, EventId, SourceId},
     ledger::Outcome,
-    store::{Change, Entries, Fork, ModuleRecord, RewindTo, Rewound, StateView, StoreError, StoreMsg, UnitKind},
+    store::{Change, Entries, Fork, ModuleRecord, ReplayItem, Rewound, StateView, StoreError, StoreMsg, UnitKind},
     types::{BlockRef, ReleasedEffect, Reorg},
 };
 use nexum_store::Options;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use crate::harness::{Harness, Module, directory, options, put};
+use crate::harness::{self, Harness, Module, directory, options, put};
 
 /// Everything about a module that a rewind must restore.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,11 +34,11 @@ fn snapshot(harness: &Harness, module: &Module) -> Snapshot {
 }
 
 async fn rewind(harness: &Harness, module: &mut Module, to_seq: u64) -> Result<(), StoreError> {
-    let id = module.info.id;
-    let to = RewindTo::Unit(to_seq);
-    let rewound = harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await?.unwrap();
-    assert!(rewound.replay.is_empty(), "the sources deliver anew");
-    module.ledger.adopt(rewound.record);
+    let at = module.ledger.record.seq;
+    let rewound = harness.rewind(module, to_seq).await?;
+    assert_eq!(rewound.is_some(), at > to_seq);
+    // Its only source delivers anew.
+    assert!(rewound.is_none_or(|rewound| matches!(rewound.replay[..], [ReplayItem { told: Some(_), .. }])));
     Ok(())
 }
 
@@ -114,7 +114,7 @@ async fn a_rewind_takes_in_what_queued_before_it_and_hurts_no_neighbour() {
         // All four queue before any is answered.
         let (first, rewound, late, next) = tokio::join!(
             harness.commit(first),
-            harness.ask(|reply| StoreMsg::Rewind { module: id, to: RewindTo::Unit(0), reply }),
+            harness.ask(|reply| harness::rewind(&module, 0, reply)),
             harness.commit(late),
             harness.commit(next),
         );
@@ -129,7 +129,7 @@ async fn a_rewind_takes_in_what_queued_before_it_and_hurts_no_neighbour() {
 }
 
 #[tokio::test]
-async fn a_rewind_past_the_journal_or_into_the_future_is_refused_and_changes_nothing() {
+async fn a_rewind_past_the_journal_is_refused_and_one_to_where_the_module_stands_changes_nothing() {
     let directory = directory();
     let harness = Harness::open_with(directory.path(), &Options { journal_entries: 8, ..options() }).await;
     let mut module = harness.module("a").await;
@@ -138,12 +138,7 @@ async fn a_rewind_past_the_journal_or_into_the_future_is_refused_and_changes_not
     }
     let before = snapshot(&harness, &module);
     let error = rewind(&harness, &mut module, 5).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "store: cannot rewind to unit 5: unit 12 is no longer in the journal, which keeps the newest 8"
-    );
-    let error = rewind(&harness, &mut module, 21).await.unwrap_err();
-    assert_eq!(error.to_string(), "store: cannot rewind to unit 21: the last one is 20");
+    assert_eq!(error.to_string(), "block 5 of chain:1 is below the kept journal, which begins with unit 13");
     rewind(&harness, &mut module, 20).await.unwrap();
     assert_eq!(snapshot(&harness, &module), before);
     rewind(&harness, &mut module, 12).await.unwrap();
@@ -196,8 +191,8 @@ async fn fork(
         event: reorg_id(number),
         reorg: reorg(number, &[]),
     };
-    let to = RewindTo::Fork(Box::new(fork));
-    let rewound = harness.ask(|reply| StoreMsg::Rewind { module: id, to, reply }).await?;
+    let fork = Box::new(fork);
+    let rewound = harness.ask(|reply| StoreMsg::Rewind { module: id, fork, reply }).await?;
     if let Some(rewound) = &rewound {
         module.ledger.adopt(rewound.record.clone());
         assert_eq!(harness.store.replay(id).unwrap(), rewound.replay, "what is answered is what is durable");
@@ -207,7 +202,7 @@ async fn fork(
 }
 
 fn shown(rewound: &Rewound) -> Vec<String> {
-    let show = |item: &nexum_host_ifaces::store::ReplayItem| match &item.told {
+    let show = |item: &ReplayItem| match &item.told {
         Some(told) => {
             let released: Vec<_> = told.released_effects.iter().map(|effect| effect.id.as_str()).collect();
             format!("{} reorg to {} {released:?}", item.source, item.cursor)
