@@ -2,7 +2,7 @@
 
 use super::{
     anvil::Anvil,
-    engine::Engine,
+    engine::{Engine, Setup},
     prove_exactly_once::{Moments, check, mine_some, recording, recording_over},
 };
 
@@ -95,4 +95,58 @@ fn on_another_chain_the_state_is_undone_or_kept_as_the_operator_says() {
         let told = engine.state("recorder", "r/");
         assert_eq!((told.len(), &told[0].1["ancestor"]), (1, &head.into()), "{told:?}");
     }
+}
+
+#[test]
+fn of_two_positions_on_one_chain_only_the_one_that_is_off_it_is_moved() {
+    let anvil = Anvil::start();
+    let emitter = anvil.deploy_emitter();
+    let log = format!("kind = \"log\"\nchain_id = 31337\naddress = \"{emitter}\"\nstart_block = 1");
+    let block = "kind = \"block\"\nchain_id = 31337";
+    let held = format!("{block}\nstart_block = 1\nconfirmations = 310");
+    let changes = [(block, &*held), ("kind = \"log\"\nchain_id = 31337", &*log)];
+    let mut engine = Setup::new().chain(31337, &[anvil.ws()]).module("recorder", "recorder", &changes).prepare();
+    let text = std::fs::read_to_string(&engine.config).unwrap();
+    std::fs::write(&engine.config, text.replace("name = \"anvil\"", "name = \"anvil\"\nkept_headers = 256")).unwrap();
+    engine.launch();
+    while anvil.head() < 329 {
+        anvil.mine();
+    }
+    let stands = |engine: &Engine, lag: u64| {
+        anvil.emit(&emitter, anvil.head());
+        anvil.mine();
+        let head = anvil.head();
+        let (latest, held) = (head.to_string(), (head - lag).to_string());
+        engine.module_until("recorder", "stands at both", |node| {
+            let cursors = &node["cursors"];
+            cursors["chain:31337"] == *latest && cursors["chain:31337:confirmations=310"] == *held
+        });
+        head - lag
+    };
+    stands(&engine, 310);
+    assert!(engine.terminate().success());
+    anvil.reorg(300);
+    engine.launch();
+    parked(&engine);
+    engine.ctl(&["module", "resync", "recorder", "--chain", "31337", "--to", "head"]);
+    let held = stands(&engine, 310);
+    let blocks = engine.state("recorder", "b/").into_iter().map(|(key, value)| {
+        (
+            key[2..].parse::<u64>().unwrap(),
+            value["hash"].as_str().unwrap_or_default().to_owned(),
+            value["count"].as_u64(),
+        )
+    });
+    let expected = anvil.blocks(1).into_iter().filter(|(number, _)| *number <= held);
+    assert!(blocks.eq(expected.map(|(number, hash)| (number, hash, Some(1)))), "a held block is missing or doubled");
+    // Both stand, and both are moved when the operator says so.
+    anvil.mine();
+    let head = anvil.head();
+    let answer = engine.json(&["module", "resync", "recorder", "--chain", "31337", "--to", "head"]);
+    assert_eq!(answer["after_block"], head);
+    let at_head = head.to_string();
+    engine.module_until("recorder", "stands at the head", |node| {
+        node["cursors"]["chain:31337:confirmations=310"] == *at_head && node["state"] == "RUN"
+    });
+    assert!(engine.terminate().success());
 }

@@ -127,11 +127,12 @@ impl Feeds {
         (0..self.feeds.len()).try_for_each(|index| self.pull(args, index))
     }
 
-    /// The feed of a chain that this engine serves, and the way to ask it.
-    pub(super) fn chain(&self, args: &Args, chain_id: u64) -> Option<(usize, Port<ChainMsg>)> {
+    /// The feeds of a chain that this engine serves, one for each hold, and the way to ask it. None when there are none.
+    pub(super) fn chain(&self, args: &Args, chain_id: u64) -> Option<(Vec<usize>, Port<ChainMsg>)> {
         let of_chain = |feed: &Feed| matches!(feed.source, Source::Chain { chain_id: id, .. } if id == chain_id);
-        let index = self.feeds.iter().position(of_chain)?;
-        args.plan.chains.get(&chain_id).map(|port| (index, port.clone()))
+        let indices = (0..self.feeds.len()).filter(|index| of_chain(&self.feeds[*index])).collect::<Vec<_>>();
+        let port = args.plan.chains.get(&chain_id).filter(|_| !indices.is_empty())?;
+        Some((indices, port.clone()))
     }
 
     /// Where a source stands in memory.

@@ -1,7 +1,8 @@
 //! The operator's way out when a module's position lies on no branch that leads back to the endpoint's chain: undo as far
-//! as the journal reaches, or keep the state and go on elsewhere.
+//! as the journal reaches, or keep the state and go on elsewhere. A module has one position on a chain for each hold; only
+//! those that do not lie on it are moved.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nexum_host_ifaces::{
     Hash,
@@ -22,6 +23,15 @@ const PAGE: u64 = 256;
 pub struct Resync {
     pub order: ResyncOrder,
     pub reply: AdminReply<Resynced>,
+}
+
+/// Where one feed of the chain stands.
+struct Position {
+    index: usize,
+    number: u64,
+    hash: Hash,
+    /// Whether that is on the chain.
+    stands: bool,
 }
 
 /// Why an order was not carried out.
@@ -85,36 +95,72 @@ impl Running {
 
     async fn put_onto(&mut self, args: &Args, order: ResyncOrder) -> Result<Resynced, Failed> {
         let ResyncOrder { chain_id, to } = order;
-        let Some((index, chain)) = self.feeds.chain(args, chain_id) else {
+        let Some((indices, chain)) = self.feeds.chain(args, chain_id) else {
             return refused(format!("module `{}` does not follow chain {chain_id}", args.name()));
         };
         let Some(head) = chain.call(STORE_DEADLINE, ChainMsg::Status).await?.head else {
             return refused(format!("chain {chain_id} has no head yet"));
         };
-        let (at, at_hash) = match self.feeds.position(index) {
-            Some(Cursor::Chain { number, hash, .. }) => (number, hash),
-            _ => return refused(format!("module `{}` has no position on chain {chain_id} yet", args.name())),
-        };
-        let ancestor = match to {
-            ResyncTo::Head => head,
+        let kept = match to {
+            ResyncTo::Journal => None,
+            ResyncTo::Head => Some(head),
             ResyncTo::Block(number) if number > head.0 => {
                 return refused(format!("block {number} is above the head of chain {chain_id}, {}", head.0));
             }
             ResyncTo::Block(number) => {
                 let [hash] = hashes(&chain, &[number].into()).await?[..] else { return refused("no hash") };
-                (number, hash)
+                Some((number, hash))
             }
-            ResyncTo::Journal => self.newest_canonical(args, index, &chain, head.0).await?,
         };
-        let old_head = (at, at_hash.unwrap_or_default());
-        let reorg = Reorg { chain_id, ancestor, old_head, new_head: head };
-        match to {
-            // It stands where it stood.
-            ResyncTo::Journal if (at, at_hash) == (ancestor.0, Some(ancestor.1)) => {}
-            ResyncTo::Journal => self.undo(args, index, &reorg).await?,
-            ResyncTo::Head | ResyncTo::Block(_) => self.tell(args, index, &reorg).await?,
+        let positions = self.positions(&indices, &chain, head.0).await?;
+        if positions.is_empty() {
+            return refused(format!("module `{}` has no position on chain {chain_id} yet", args.name()));
         }
-        Ok(Resynced { after_block: ancestor.0 })
+        // Those that stand go on where they are. When all do, the operator wants the module to leave events out.
+        let all_stand = positions.iter().all(|position| position.stands);
+        let mut reorgs = Vec::new();
+        for Position { index, number, hash, stands } in positions {
+            let ancestor = match kept {
+                None if stands => (number, hash),
+                None => self.newest_canonical(args, index, &chain, head.0).await?,
+                Some(_) if stands && !all_stand => continue,
+                Some(kept) => kept,
+            };
+            reorgs.push((index, stands, Reorg { chain_id, ancestor, old_head: (number, hash), new_head: head }));
+        }
+        // Where each goes on is known before the first is moved.
+        for (index, stands, reorg) in &reorgs {
+            match kept {
+                None if *stands => {}
+                None => self.undo(args, *index, reorg).await?,
+                Some(_) => self.tell(args, *index, reorg).await?,
+            }
+        }
+        let after = reorgs.iter().map(|(_, _, reorg)| reorg.ancestor.0).min();
+        Ok(Resynced { after_block: after.unwrap_or(head.0) })
+    }
+
+    /// Where the feeds of one chain stand, of those that have begun.
+    async fn positions(
+        &mut self,
+        indices: &[usize],
+        chain: &Port<ChainMsg>,
+        head: u64,
+    ) -> Result<Vec<Position>, Failed> {
+        let at = indices.iter().filter_map(|index| match self.feeds.position(*index) {
+            Some(Cursor::Chain { number, hash, .. }) => Some((*index, number, hash)),
+            _ => None,
+        });
+        let at: Vec<(usize, u64, Option<Hash>)> = at.collect();
+        let known: BTreeSet<u64> = at.iter().map(|(_, number, _)| *number).filter(|number| *number <= head).collect();
+        let canonical: BTreeMap<u64, Hash> = known.iter().copied().zip(hashes(chain, &known).await?).collect();
+        let position = |(index, number, hash): (usize, u64, Option<Hash>)| {
+            let canonical = canonical.get(&number).copied();
+            // A start without a hash lies on any chain that is long enough.
+            let stands = canonical.is_some_and(|canonical| hash.is_none_or(|hash| hash == canonical));
+            Position { index, number, hash: hash.or(canonical).unwrap_or_default(), stands }
+        };
+        Ok(at.into_iter().map(position).collect())
     }
 
     /// The newest position in the journal that lies on the chain.
