@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use crate::bindings::nexum::host::outbox::{Effect, HttpEffect, Release, RpcEffect};
+use crate::event::SourceId;
 use crate::{
     Hash,
     event::EventId,
@@ -299,8 +300,9 @@ pub enum OutboxRequest {
     List { name: String, limit: usize, reply: Reply<Vec<Listed>> },
     /// One effect with its body as far as it is kept.
     Show { name: String, id: String, reply: Reply<Listed> },
-    /// Released effects of events above a block that is no longer canonical.
-    ReleasedAbove { module: ModuleId, chain_id: u64, number: u64, reply: Reply<Vec<ReleasedEffect>> },
+    /// Released effects of a source's events above the last block of a chain that stands, but for those that an earlier
+    /// reorg named.
+    ReleasedAbove { module: ModuleId, source: SourceId, block: (u64, u64), reply: Reply<Vec<ReleasedEffect>> },
     /// Forgets what no rewind can reach any more.
     Prune { module: ModuleId, reply: Reply<()> },
 }

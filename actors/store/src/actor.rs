@@ -152,8 +152,8 @@ impl State {
                 self.job(reply, move |store| outbox::list(store, store.id(&name)?, limit));
             }
             OutboxRequest::Show { name, id, reply } => self.job(reply, move |store| outbox::show(store, &name, &id)),
-            OutboxRequest::ReleasedAbove { module, chain_id, number, reply } => {
-                self.job(reply, move |store| outbox::released_above(store, module, chain_id, number));
+            OutboxRequest::ReleasedAbove { module, source, block, reply } => {
+                self.job(reply, move |store| outbox::released_above(store, module, &source, block));
             }
             OutboxRequest::Prune { module, reply } => self.job(reply, move |store| outbox::prune(store, module)),
             OutboxRequest::Release { module, id, at, now_ms, reply } => {

@@ -6,10 +6,10 @@
 //!
 //! Entries have bodies: whoever reads many keeps one at a time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use nexum_host_ifaces::{
-    event::{Cursor, SourceId},
+    event::{Cursor, EventId, SourceId},
     outbox::{Ended, Entry, Listed, Live, Location, OutcomeRecord, Progress, ReleasedEffect, SOURCE, Sent, digest},
     store::{ModuleId, StoreError},
 };
@@ -19,6 +19,7 @@ use crate::{
     codec,
     disk::Written,
     keys::{self, Shelf},
+    rewind,
     store::Store,
 };
 
@@ -205,25 +206,39 @@ pub(crate) fn unsend(
     Ok(released.into_iter().map(|(_, effect)| effect).collect())
 }
 
-/// Released effects of events of a chain above a block.
+/// Released effects that a reorg retracts, of a module whose state stays: those of one source's events above the last
+/// block that stands, but for those that were above an earlier reorg's, too, and were named then.
 pub(crate) fn released_above(
     store: &Store,
     module: ModuleId,
-    chain_id: u64,
-    number: u64,
+    source: &SourceId,
+    (chain_id, number): (u64, u64),
 ) -> Result<Vec<ReleasedEffect>, StoreError> {
-    let mut found = Vec::new();
+    let mut found = BTreeMap::new();
     for shelf in [Shelf::Outbox, Shelf::Ended] {
         for item in entries(store, shelf, module, 0)? {
             let (at, entry) = item?;
-            let above = entry.block.is_some_and(|block| block.chain_id == chain_id && block.number > number);
-            if above && progress(store, module, &entry.id)?.is_some_and(|known| known.released) {
-                found.push((at, ReleasedEffect { id: entry.id, key: entry.key }));
+            let block = entry.block.filter(|block| block.chain_id == chain_id && block.number > number);
+            if let Some(block) = block
+                && progress(store, module, &entry.id)?.is_some_and(|known| known.released)
+            {
+                found.insert(at, (block.number, ReleasedEffect { id: entry.id, key: entry.key }));
             }
         }
     }
-    found.sort_by_key(|(at, _)| *at);
-    Ok(found.into_iter().map(|(_, effect)| effect).collect())
+    let Some((oldest, _)) = found.first_key_value() else { return Ok(Vec::new()) };
+    let mut stood = u64::MAX;
+    for item in rewind::newest_first(store, module, oldest.seq - 1, store.record(module)?.seq)? {
+        let entry = codec::decode_entry(&item.map_err(|error| store.failed(&error))?.1)?;
+        let ours = entry.source.as_ref().is_none_or(|of| of == source);
+        if let (true, EventId::Reorg { .. } | EventId::NthReorg { .. }, Some(Cursor::Chain { number, .. })) =
+            (ours, entry.event, entry.cursor)
+        {
+            stood = stood.min(number);
+        }
+        found.retain(|at, (block, _)| at.seq != entry.seq || (ours && *block <= stood));
+    }
+    Ok(found.into_values().map(|(_, effect)| effect).collect())
 }
 
 /// Effects of a module without their bodies: the live ones, then the ended ones, newest last.

@@ -50,10 +50,10 @@ fn before_fork(store: &Store, module: ModuleId, record: &ModuleRecord, fork: &Fo
     }
 }
 
-type Found = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
+pub(crate) type Found = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
 
 /// Journal records with `from < seq <= to`, newest first.
-fn newest_first(
+pub(crate) fn newest_first(
     store: &Store,
     module: ModuleId,
     from: u64,

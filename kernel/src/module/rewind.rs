@@ -49,7 +49,7 @@ impl Running {
     pub(super) async fn tell(&mut self, args: &Args, index: usize, reorg: &Reorg) -> Result<(), Exit> {
         let cursor = Cursor::block(reorg.ancestor.0, reorg.ancestor.1);
         let mut said = told(reorg);
-        said.released_effects = self.released_above(args, reorg).await?;
+        said.released_effects = self.released_above(args, index, reorg).await?;
         let payload = Arc::new(types::Event::Reorg(said));
         self.deliver(args, index, Delivery { id: self.event(reorg), event: payload, cursor, seen_ns: 0 }).await?;
         self.settle(args).await
@@ -62,9 +62,15 @@ impl Running {
     }
 
     /// Effects of retracted events that may have left the host, of a module whose state stays.
-    async fn released_above(&mut self, args: &Args, reorg: &Reorg) -> Result<Vec<types::ReleasedEffect>, Exit> {
-        let (module, chain_id, number) = (self.host.id, reorg.chain_id, reorg.ancestor.0);
-        let asked = |reply| StoreMsg::Outbox(OutboxRequest::ReleasedAbove { module, chain_id, number, reply });
+    async fn released_above(
+        &mut self,
+        args: &Args,
+        index: usize,
+        reorg: &Reorg,
+    ) -> Result<Vec<types::ReleasedEffect>, Exit> {
+        let (module, source) = (self.host.id, self.feeds.id(index).clone());
+        let block = (reorg.chain_id, reorg.ancestor.0);
+        let asked = |reply| StoreMsg::Outbox(OutboxRequest::ReleasedAbove { module, source, block, reply });
         let released = args.shared.store.call(STORE_DEADLINE, asked).await??;
         Ok(released.into_iter().map(|effect| types::ReleasedEffect { id: effect.id, key: effect.key }).collect())
     }

@@ -9,9 +9,11 @@ use std::{
 };
 
 use nexum_host_ifaces::{
-    event::{Cursor, SourceId},
+    Hash,
+    event::{Cursor, EventId, SourceId},
     outbox::{
-        Change, EndOf, Ended, Listed, Live, Location, News, OutboxRequest, OutcomeRecord, Progress, Released, SOURCE,
+        BlockPoint, Change, EndOf, Ended, Entry, Listed, Live, Location, News, OutboxRequest, OutcomeRecord, Progress,
+        Released, SOURCE,
     },
     store::{Reply, Rewound, StoreError, StoreMsg},
     types::OutcomeStatus,
@@ -160,6 +162,50 @@ async fn a_rewind_takes_back_what_has_not_left_and_names_what_may_have() {
     // They have ended, so that a second rewind names them and nothing is left to do.
     assert_eq!(rewind(&harness, &mut module, kept).await, ["waiting", "leaving", "left"]);
     assert_eq!(live_ids(&harness).await, ["kept"]);
+    harness.close().await;
+}
+
+/// One unit of a source at a block, which sends an effect that then leaves.
+async fn act(harness: &Harness, module: &mut Module, source: &str, event: Option<EventId>, number: u64, id: &str) {
+    let mut outcome = module.outcome(Vec::new());
+    outcome.moved = Some((SourceId::new(source), Cursor::block(number, Hash([number as u8; 32]))));
+    outcome.event = event.unwrap_or(outcome.event);
+    let mut unit = module.ledger.seal(outcome);
+    let block = BlockPoint { chain_id: 1, number, hash: Hash([number as u8; 32]) };
+    unit.outbox = vec![Entry { block: Some(block), ..effect(id) }];
+    let record = unit.record.clone();
+    harness.commit(unit).await.unwrap();
+    module.ledger.adopt(record);
+    deliver(harness, module, id, at(module.ledger.record.seq, 0)).await;
+}
+
+#[tokio::test]
+async fn a_reorg_names_what_it_retracts_of_its_source_and_nothing_that_was_named_before() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let reorg = |nth| Some(EventId::NthReorg { chain_id: 1, old_head: Hash([1; 32]), new_head: Hash([2; 32]), nth });
+    for (source, event, number, id) in [
+        ("latest", None, 9, "stands"),
+        ("latest", None, 10, "first 10"),
+        ("held", None, 10, "held 10"),
+        ("latest", reorg(1), 9, "told"),
+        ("latest", None, 10, "second 10"),
+        ("latest", None, 11, "11"),
+        ("latest", reorg(2), 10, "told again"),
+        ("latest", None, 11, "second 11"),
+    ] {
+        act(&harness, &mut module, source, event, number, id).await;
+    }
+    let above = async |source: &str, number| {
+        let (module, source, block) = (module.info.id, SourceId::new(source), (1, number));
+        let released = ask(&harness, |reply| OutboxRequest::ReleasedAbove { module, source, block, reply }).await;
+        released.unwrap().into_iter().map(|effect| effect.id).collect::<Vec<_>>()
+    };
+    assert_eq!(above("latest", 10).await, ["second 11"]);
+    assert_eq!(above("latest", 9).await, ["second 10", "told again", "second 11"]);
+    assert_eq!(above("held", 9).await, ["held 10"]);
+    assert!(above("latest", 11).await.is_empty());
     harness.close().await;
 }
 
