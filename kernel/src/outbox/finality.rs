@@ -84,19 +84,20 @@ impl Heads {
     }
 }
 
-async fn heads(port: &Port<ChainMsg>, safe: bool, finalized: bool) -> Result<Heads, String> {
+/// What one tag has no answer to says nothing about the other.
+async fn heads(port: &Port<ChainMsg>, chain_id: u64, safe: bool, finalized: bool) -> Heads {
     let head = async |wanted: bool, tag| match wanted {
-        true => Ok(header(port, tag).await?.map(|(number, _)| number)),
-        false => Ok::<_, String>(None),
+        true => known(chain_id, header(port, tag).await).map(|(number, _)| number),
+        false => None,
     };
-    Ok(Heads { safe: head(safe, "safe").await?, finalized: head(finalized, "finalized").await? })
+    Heads { safe: head(safe, "safe").await, finalized: head(finalized, "finalized").await }
 }
 
 /// Those of the effects whose block is far enough back indeed, each with whether that block is on the chain.
 ///
 /// How far a chain is final and which blocks it has are asked of one node at once: what one node calls final says nothing
 /// about the blocks of another that is behind it, on a branch that is gone.
-async fn decide(port: &Port<ChainMsg>, effects: Vec<Live>) -> Result<Vec<(Live, bool)>, String> {
+async fn decide(port: &Port<ChainMsg>, chain_id: u64, effects: Vec<Live>) -> Vec<(Live, bool)> {
     let mut decided = Vec::new();
     for (release, tag) in [(Release::Safe, "safe"), (Release::Finalized, "finalized")] {
         let waiting: Vec<(&Live, BlockPoint)> = effects
@@ -111,7 +112,7 @@ async fn decide(port: &Port<ChainMsg>, effects: Vec<Live>) -> Result<Vec<(Live, 
         let numbers: Vec<u64> = numbers.into_iter().take(HEADERS_MAX).collect();
         let mut blocks: Vec<String> = numbers.iter().map(|number| format!("0x{number:x}")).collect();
         blocks.push(tag.to_owned());
-        let mut found = headers(port, &blocks).await?;
+        let mut found = known(chain_id, headers(port, &blocks).await);
         let Some((through, _)) = found.pop().flatten() else { continue };
         let found: BTreeMap<u64, Hash> = found.into_iter().flatten().filter(|(number, _)| *number <= through).collect();
         for (live, block) in waiting {
@@ -120,7 +121,7 @@ async fn decide(port: &Port<ChainMsg>, effects: Vec<Live>) -> Result<Vec<(Live, 
             }
         }
     }
-    Ok(decided)
+    decided
 }
 
 /// What a chain answered; nothing when it failed, and then it is asked again.
@@ -146,7 +147,7 @@ impl State {
             let Some(port) = self.args.chains.get(&chain_id).cloned() else { continue };
             self.asked.insert(chain_id);
             self.task(myself, async move {
-                Found::Heads { chain_id, heads: known(chain_id, heads(&port, safe, finalized).await) }
+                Found::Heads { chain_id, heads: heads(&port, chain_id, safe, finalized).await }
             });
         }
     }
@@ -157,7 +158,7 @@ impl State {
         let port = self.args.chains.get(&chain_id).cloned();
         self.task(myself, async move {
             let effects = match port {
-                Some(port) if !effects.is_empty() => known(chain_id, decide(&port, effects).await),
+                Some(port) if !effects.is_empty() => decide(&port, chain_id, effects).await,
                 _ => Vec::new(),
             };
             if effects.is_empty() {
@@ -254,9 +255,9 @@ mod tests {
         let (actor, _) = Actor::spawn(None, Nodes, behind.to_vec()).await.unwrap();
         let port = Port::new("chain");
         port.bind(actor.clone());
-        let heads = heads(&port, false, true).await.unwrap();
+        let heads = heads(&port, 1, false, true).await;
         let within = [effect(2), effect(1)].into_iter().filter(|live| heads.reach(live)).collect();
-        let decided = decide(&port, within).await.unwrap();
+        let decided = decide(&port, 1, within).await;
         actor.kill();
         decided.into_iter().map(|(live, canonical)| (live.id, canonical)).collect()
     }

@@ -13,6 +13,8 @@ use sha3::{Digest, Keccak256};
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// What a module is told of an answer; more of it is for the receiver's own logs.
 pub(super) const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// JSON-RPC 2.0, section 5.1.
+const INTERNAL_ERROR: i32 = -32603;
 const SEND_RAW: &str = "eth_sendRawTransaction";
 /// Errors are for people.
 const ERROR_CHARS_MAX: usize = 500;
@@ -128,6 +130,8 @@ pub(super) fn of_rpc(effect: &RpcEffect, answer: Result<String, HostError>) -> V
     }
     match error.kind {
         HostErrorKind::Unavailable | HostErrorKind::Timeout | HostErrorKind::RateLimited => retry(short(error.message)),
+        // The node is at fault, or full, and not the effect.
+        _ if error.code == INTERNAL_ERROR || lower.contains("pool is full") => retry(short(error.message)),
         _ => Verdict::Failed(short(error.message)),
     }
 }
@@ -234,6 +238,10 @@ mod tests {
         let answer =
             |message: &str| of_rpc(&effect, Err(HostError::new("chain", HostErrorKind::InvalidInput, message)));
         assert_eq!(answer("already known"), Verdict::Delivered(b"\"already known\"".to_vec()));
+        assert!(matches!(answer("txpool is full"), Verdict::Retry { counts: true, .. }));
+        let internal = HostError::new("chain", HostErrorKind::Internal, "oops");
+        assert_eq!(of_rpc(&effect, Err(internal.clone())), Verdict::Failed("oops".into()));
+        assert!(matches!(of_rpc(&effect, Err(internal.with_code(-32603))), Verdict::Retry { .. }));
         assert_eq!(answer("nonce too low"), Verdict::Failed("nonce too low".into()));
         assert_eq!(of_rpc(&effect, Ok("\"0x1\"".into())), Verdict::Delivered(b"\"0x1\"".to_vec()));
     }
