@@ -113,6 +113,7 @@ check-deploy: ## check the alert rules and what they make of samples; installs p
 	@command -v promtool >/dev/null || apt-get install -y --no-install-recommends prometheus >/dev/null
 	@promtool check rules deploy/alerts.yaml
 	@cd deploy && promtool test rules alerts.test.yaml
+
 SEEDS ?= 2000
 .PHONY: sim
 sim: guests ## simulate the engine: SEEDS=2000 worlds, or the trace of one with SEED=n; each must end as the chain says

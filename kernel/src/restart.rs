@@ -61,9 +61,8 @@ pub fn recovered(health: &mut ModuleHealth, source: Option<&SourceId>) -> bool {
 
 /// Gives back the whole budget, and one attempt more to the event that the module died at, if that had used up its own:
 /// what it failed at may be mended. When it died of something else, every event that had is given one. Other attempts
-/// stay counted. When several sources stand at events that always fail,
-/// the budget may be spent before any of them has used up its attempts, and were they forgotten, no number of restarts
-/// would lead past them.
+/// stay counted: when several sources stand at events that always fail, the budget may be spent before any of them has
+/// used up its attempts, and were they forgotten, no number of restarts would lead past them.
 pub fn refill(health: &mut ModuleHealth, policy: &RestartPolicy) {
     health.consecutive_failures = 0;
     let ModuleHealth { attempts, last_error, .. } = health;
