@@ -66,7 +66,6 @@ impl Actor for EgressActor {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<EgressMsg>, args: Args) -> Result<State, ActorProcessingErr> {
-        args.metrics.in_flight.set(0);
         Ok(State {
             client: client::build()?,
             all: Arc::new(Semaphore::new(args.limits.requests_max)),

@@ -32,8 +32,11 @@ impl Actor for Parent {
 }
 
 async fn actor(limits: Limits) -> ActorRef<EgressMsg> {
+    actor_with(limits, EgressMetrics::register(&prometheus::Registry::new()).unwrap()).await
+}
+
+async fn actor_with(limits: Limits, metrics: EgressMetrics) -> ActorRef<EgressMsg> {
     let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
-    let metrics = EgressMetrics::register(&prometheus::Registry::new()).unwrap();
     let args = Args { limits, clock: Arc::new(SystemClock::new()), metrics };
     nexum_egress::spawn(args, parent.get_cell()).await.unwrap().0
 }
@@ -194,4 +197,35 @@ async fn past_a_bound_requests_are_refused_at_once() {
     assert_eq!((all.kind.name(), &*all.message), ("rate-limited", "3 requests are under way, which is the limit"));
     let status = actor.call(EgressMsg::Status, Some(PATIENCE)).await.unwrap().unwrap();
     assert_eq!((status.in_flight, status.requests_total, status.errors_total), (3, 5, 2));
+}
+
+/// Requests of an actor that was killed may end after the next one has started.
+#[tokio::test]
+async fn what_is_under_way_is_counted_over_the_end_of_the_actor() {
+    let registry = prometheus::Registry::new();
+    let metrics = EgressMetrics::register(&registry).unwrap();
+    let under_way = || {
+        let families = registry.gather();
+        let found = families.iter().find(|family| family.name() == "nexum_egress_in_flight").unwrap();
+        found.get_metric()[0].get_gauge().get_value()
+    };
+    let reaches = async |wanted: f64| {
+        let reached = async {
+            while under_way() != wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{} is not {wanted}", under_way()));
+    };
+    let (first, port) = (actor_with(Limits::default(), metrics.clone()).await, server().await);
+    let hanging = fetch_of("GET", format!("http://127.0.0.1:{port}/hang"));
+    let (reply, _) = ractor::concurrency::oneshot();
+    first.send_message(EgressMsg::Fetch { fetch: Box::new(hanging), reply: reply.into() }).unwrap();
+    reaches(1.0).await;
+    let second = actor_with(Limits::default(), metrics).await;
+    assert_eq!(under_way(), 1.0);
+    first.kill();
+    reaches(0.0).await;
+    let status = second.call(EgressMsg::Status, Some(PATIENCE)).await.unwrap().unwrap();
+    assert_eq!(status.in_flight, 0);
 }
