@@ -64,7 +64,7 @@ impl Replay {
         let (of_source, others): (Vec<_>, Vec<_>) = self.items.drain(..).partition(|item| item.source == *source);
         self.items = others.into();
         self.done.extend(of_source.iter().map(|item| item.position));
-        let reorgs = of_source.into_iter().filter(|item| names_effects(item));
+        let reorgs = of_source.into_iter().filter(names_effects);
         reorgs.reduce(|mut first, next| {
             if let (Some(first), Some(next)) = (&mut first.told, next.told) {
                 first.released_effects.extend(next.released_effects);
