@@ -7,7 +7,7 @@ use super::{
 };
 
 /// Waits until the module says that it has to be helped; what it says.
-fn parked(engine: &Engine) -> String {
+pub fn parked(engine: &Engine) -> String {
     let waits = |node: &serde_json::Value| {
         let reason = node["last_error"].as_str().or(node["summary"].as_str()).unwrap_or_default();
         node["state"] == "RESTART" && reason.contains("`nexumctl module resync recorder` has to choose")
