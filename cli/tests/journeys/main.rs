@@ -10,6 +10,7 @@ mod drain;
 mod engine;
 mod environment;
 mod golden_state;
+mod held_back;
 mod hostile;
 mod journal;
 mod orders;
