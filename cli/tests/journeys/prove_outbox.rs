@@ -43,6 +43,25 @@ fn numbers<'a>(hits: impl IntoIterator<Item = &'a Hit>) -> Vec<u64> {
     hits.into_iter().filter(|hit| hit.path == "/lane").map(|hit| hit.body.parse().unwrap()).collect()
 }
 
+/// What has arrived is what the module meant, and it was told so: how many effects it meant, and the receiver has.
+fn arrived(anvil: &Anvil, engine: &Engine, receiver: &Receiver) -> (usize, usize) {
+    let meant: BTreeMap<String, u64> =
+        sent(engine).into_iter().flat_map(|(number, ids)| ids.into_iter().map(move |id| (id, number))).collect();
+    assert_eq!(meant.len() as u64, 2 * anvil.head());
+    let took = receiver.deduplicated();
+    assert_eq!(took.len(), meant.len(), "effects taken and effects meant");
+    for hit in &took {
+        assert_eq!(meant.get(&hit.key).map(u64::to_string), Some(hit.body.clone()), "{hit:?}");
+    }
+    assert_eq!(numbers(&took), (1..=anvil.head()).collect::<Vec<_>>(), "the lane's order");
+    let repeated = numbers(&receiver.hits());
+    assert!(repeated.is_sorted(), "an effect came after a later one of its lane: {repeated:?}");
+    for (key, told) in engine.state("sender", "o/") {
+        assert_eq!((&told["status"], &told["count"]), (&"delivered".into(), &1.into()), "{key}: {told:#}");
+    }
+    (meant.len(), took.len())
+}
+
 #[test]
 fn prove_outbox_when_the_engine_is_killed_and_the_receiver_fails() {
     let anvil = Anvil::start();
@@ -71,26 +90,58 @@ fn prove_outbox_when_the_engine_is_killed_and_the_receiver_fails() {
     handled_the_head(&anvil, &engine);
     settled(&engine);
 
-    let meant: BTreeMap<String, u64> =
-        sent(&engine).into_iter().flat_map(|(number, ids)| ids.into_iter().map(move |id| (id, number))).collect();
-    assert_eq!(meant.len() as u64, 2 * anvil.head());
-    let took = receiver.deduplicated();
-    assert_eq!(took.len(), meant.len(), "effects taken and effects meant");
-    for hit in &took {
-        assert_eq!(meant.get(&hit.key).map(u64::to_string), Some(hit.body.clone()), "{hit:?}");
-    }
-    assert_eq!(numbers(&took), (1..=anvil.head()).collect::<Vec<_>>(), "the lane's order");
-    let repeated = numbers(&receiver.hits());
-    assert!(repeated.is_sorted(), "an effect came after a later one of its lane: {repeated:?}");
-    for (key, told) in engine.state("sender", "o/") {
-        assert_eq!((&told["status"], &told["count"]), (&"delivered".into(), &1.into()), "{key}: {told:#}");
-    }
+    let (meant, took) = arrived(&anvil, &engine, &receiver);
     println!(
-        "engine killed {} times: {} effects, {} requests taken, {} after the receiver left out repetitions; the lane in order",
+        "engine killed {} times: {meant} effects, {} requests taken, {took} after the receiver left out repetitions; the lane in order",
         kills(),
-        meant.len(),
         receiver.hits().len(),
-        took.len()
+    );
+    assert!(engine.terminate().success());
+}
+
+#[test]
+fn prove_outbox_when_what_carries_it_out_is_killed() {
+    let anvil = Anvil::start();
+    let receiver = Receiver::start();
+    let setup = Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
+    let mut engine = sender(setup, &receiver.url(), "lane", &[START]).start();
+    let mut moments = Moments(0x94d0_49bb_1331_11eb);
+    let moods = [Mood::Fine, Mood::LosesAnswers, Mood::Hangs, Mood::Confused];
+    for round in 0..kills() {
+        for name in ["egress", "outbox", "the engine"] {
+            receiver.set(moods[moments.below(moods.len() as u64) as usize]);
+            (0..1 + moments.below(4)).for_each(|_| anvil.mine());
+            // Somewhere between the block and the last answer.
+            std::thread::park_timeout(Duration::from_millis(moments.below(100)));
+            match name {
+                // Its failures are counted within a minute, but not over this.
+                "the engine" => {
+                    engine.kill9();
+                    engine.launch();
+                }
+                service => _ = engine.ctl(&["service", "restart", service, "--kill"]),
+            }
+        }
+        // Nothing else has to come for what waits to go on.
+        receiver.set(Mood::Fine);
+        if round % 2 == 0 {
+            handled_the_head(&anvil, &engine);
+            settled(&engine);
+        }
+    }
+    for service in ["egress", "outbox"] {
+        (0..4).for_each(|_| anvil.mine());
+        engine.ctl(&["service", "restart", service, "--kill"]);
+        handled_the_head(&anvil, &engine);
+        settled(&engine);
+        assert_eq!(engine.metric("nexum_service_restarts_total", &[("service", service)]), 1.0);
+    }
+    let (meant, took) = arrived(&anvil, &engine, &receiver);
+    let node = engine.module("sender");
+    assert_eq!((&node["state"], &node["events_failed"]), (&"RUN".into(), &0.into()), "{node:#}");
+    println!(
+        "egress, outbox and engine killed {} times each: {meant} effects, {took} arrived; the lane in order",
+        kills()
     );
     assert!(engine.terminate().success());
 }
@@ -181,8 +232,8 @@ fn prove_outbox_what_a_reorg_makes_a_module_send_arrives_each_time() {
 fn prove_outbox_a_reorg_names_what_had_left() {
     let anvil = Anvil::start();
     let receiver = Receiver::start();
-    let setup = Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
-    let engine = sender(setup, &receiver.url(), "lane", &[START]).start();
+    let setup = || Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
+    let engine = sender(setup(), &receiver.url(), "lane", &[START]).start();
     (0..6).for_each(|_| anvil.mine());
     handled_the_head(&anvil, &engine);
     settled(&engine);
@@ -201,4 +252,18 @@ fn prove_outbox_a_reorg_names_what_had_left() {
     let after: Vec<String> = sent(&engine).into_iter().flat_map(|(_, ids)| ids).collect();
     assert!(orphaned.iter().all(|id| !after.contains(id)));
     assert_eq!(receiver.deduplicated().len(), after.len() + orphaned.len());
+
+    // Of the blocks that stand an engine that never saw another one says the same, unit by unit.
+    let fresh = sender(setup(), &receiver.url(), "lane", &[START]).start();
+    handled_the_head(&anvil, &fresh);
+    settled(&fresh);
+    let [a, b] = [("a.jsonl", &engine), ("b.jsonl", &fresh)].map(|(name, of)| {
+        let file = engine.dir.path().join(name);
+        std::fs::write(&file, of.ctl(&["journal", "export", "sender"])).unwrap();
+        file.to_str().unwrap().to_owned()
+    });
+    let compared = engine.json(&["journal", "diff", &a, &b]);
+    assert_eq!((&compared["differences"], &compared["equal"]), (&0.into(), &compared["common"]), "{compared:#}");
+    // Each block and the two outcomes of what it sent.
+    assert_eq!(compared["common"], 3 * anvil.head(), "{compared:#}");
 }

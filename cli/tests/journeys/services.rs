@@ -5,7 +5,9 @@ use serde_json::Value;
 use super::{
     anvil::Anvil,
     engine::{Engine, Setup, eventually},
+    outbox::sender,
     prove_exactly_once::{Moments, check, mine_some},
+    receiver::{Mood, Receiver},
 };
 
 /// A recorder of blocks, logs and ticks, on a real node.
@@ -76,25 +78,62 @@ fn a_module_that_waited_at_a_service_that_died_loses_nothing() {
 
 #[test]
 fn past_the_bound_the_process_ends_with_its_state_intact() {
-    let anvil = Anvil::start();
-    let emitter = anvil.deploy_emitter();
-    let mut engine = waiting(&anvil, &emitter);
-    let mut moments = Moments(0xfeed_beef_1357_9bdf);
-    mine_some(&anvil, &emitter, &mut moments);
-    check(&anvil, &emitter, &engine);
-    for _ in 0..5 {
-        engine.ctl(&["service", "restart", "store", "--kill"]);
+    for name in ["store", "chain:31337", "egress"] {
+        let anvil = Anvil::start();
+        let emitter = anvil.deploy_emitter();
+        let mut engine = waiting(&anvil, &emitter);
+        let mut moments = Moments(0xfeed_beef_1357_9bdf);
         mine_some(&anvil, &emitter, &mut moments);
+        check(&anvil, &emitter, &engine);
+        for _ in 0..5 {
+            engine.ctl(&["service", "restart", name, "--kill"]);
+            mine_some(&anvil, &emitter, &mut moments);
+        }
+        engine.try_ctl(&["service", "restart", name, "--kill"]).unwrap_err();
+        assert_eq!(engine.wait().code(), Some(1));
+        let log = engine.log_text();
+        assert!(log.contains(&format!("{name} failed 5 times in 60s")), "{log}");
+        mine_some(&anvil, &emitter, &mut moments);
+        engine.launch();
+        check(&anvil, &emitter, &engine);
+        more_ticks(&engine);
+        assert!(engine.terminate().success());
     }
-    engine.try_ctl(&["service", "restart", "store", "--kill"]).unwrap_err();
-    assert_eq!(engine.wait().code(), Some(1));
-    let log = engine.log_text();
-    assert!(log.contains("store failed 5 times in 60s"), "{log}");
-    mine_some(&anvil, &emitter, &mut moments);
-    engine.launch();
-    check(&anvil, &emitter, &engine);
-    more_ticks(&engine);
-    assert!(engine.terminate().success());
+}
+
+/// A request under way goes down with the actor that made it, and the module is told so in its handler.
+#[test]
+fn a_guest_whose_request_died_with_egress_sees_unavailable_and_goes_on() {
+    let anvil = Anvil::start();
+    let receiver = Receiver::start();
+    receiver.set(Mood::Hangs);
+    let engine = sender(Setup::new().chain(31337, &[anvil.ws()]), &receiver.url(), "fetch", &[]).start();
+    engine.module_until("sender", "runs", |node| node["state"] == "RUN");
+    for round in 1..=3 {
+        anvil.mine();
+        eventually("a request is under way", || match engine.metric("nexum_egress_in_flight", &[]) {
+            1.0 => Ok(()),
+            other => Err(other.to_string()),
+        });
+        engine.ctl(&["service", "restart", "egress", "--kill"]);
+        let seen = eventually("the handler went on", || match engine.state("sender", "f/") {
+            seen if seen.len() == round => Ok(seen),
+            seen => Err(format!("{seen:?}")),
+        });
+        assert_eq!(seen[round - 1].1, "Unavailable: http: egress is not running");
+        let found = service(&engine, "egress");
+        assert_eq!((&found["state"], &found["failures"]["spent"]), (&"UP".into(), &round.into()), "{found:#}");
+    }
+    receiver.set(Mood::Fine);
+    anvil.mine();
+    let seen = eventually("it is answered again", || match engine.state("sender", "f/") {
+        seen if seen.len() == 4 => Ok(seen),
+        seen => Err(format!("{seen:?}")),
+    });
+    assert_eq!(seen[3].1, "200 took ");
+    let node = engine.module("sender");
+    assert_eq!((&node["restarts"], &node["events_failed"]), (&0.into(), &0.into()), "{node:#}");
+    assert_eq!(engine.metric("nexum_egress_in_flight", &[]), 0.0);
 }
 
 #[test]
