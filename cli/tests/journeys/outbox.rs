@@ -76,6 +76,60 @@ fn a_direct_request_is_answered_or_refused_in_the_handler() {
 }
 
 #[test]
+fn an_answer_past_the_operators_bound_is_refused_and_of_an_effect_cut() {
+    let receiver = Receiver::start();
+    let setup = || Setup::new().mock(31337, CHAIN).with("[egress]\nmax_response_bytes = 4");
+    let engine = started(sender(setup(), &receiver.url(), "fetch", &[]));
+    assert_eq!(
+        first_fetch(&engine),
+        "InvalidInput: http: the answer's body is larger than the limit of 4 bytes (code 200)"
+    );
+    // What it did is done, and what it says of it is for reading only.
+    let engine = started(sender(setup(), &receiver.url(), "keyed", &[]));
+    let (_, ids) = eventually("a block", || sent(&engine).into_iter().next().ok_or_else(|| engine.ctl(&["tree"])));
+    let told = outcome(&engine, &ids[0]);
+    assert_eq!((&told["status"], &told["detail"]), (&"delivered".into(), &"took".into()), "{told:#}");
+}
+
+/// A full outbox is no loss: the event that finds it so comes again.
+#[test]
+fn a_module_with_a_full_outbox_waits_and_goes_on_where_it_stopped() {
+    let anvil = Anvil::start();
+    let receiver = Receiver::start();
+    receiver.set(Mood::Refuses(503));
+    let eager = format!("{EAGER}max_pending = 4\n");
+    let patient = [
+        ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
+        ("max_event_attempts = 3", "max_event_attempts = 1000"),
+        ("max_consecutive_failures = 10", "max_consecutive_failures = 1000"),
+    ];
+    let setup = Setup::new().chain(31337, &[anvil.ws()]).with(&eager);
+    let engine = started(sender(setup, &receiver.url(), "lane", &patient));
+    for (block, pending) in [("1", 2), ("2", 4)] {
+        anvil.mine();
+        let has = |node: &Value| node["cursors"]["chain:31337"] == block && node["outbox_pending"] == pending;
+        engine.module_until("sender", "has sent", has);
+    }
+    (0..3).for_each(|_| anvil.mine());
+    let said = "this module has 4 effects that have not ended yet, which is the limit (outbox: rate-limited)";
+    let refused = |node: &Value| {
+        node["events_failed"].as_u64() > Some(2)
+            && node["last_error"].as_str().is_some_and(|error| error.contains(said))
+    };
+    let node = engine.module_until("sender", "is refused", refused);
+    assert_eq!((&node["cursors"]["chain:31337"], &node["outbox_pending"]), (&"2".into(), &4.into()), "{node:#}");
+    assert_eq!(receiver.hits(), []);
+
+    receiver.set(Mood::Fine);
+    engine
+        .module_until("sender", "goes on", |node| node["cursors"]["chain:31337"] == "5" && node["outbox_pending"] == 0);
+    let node = engine.module_until("sender", "runs", |node| node["state"] == "RUN");
+    assert_eq!(node["dead_letters"], 0, "{node:#}");
+    let lane: Vec<_> = receiver.deduplicated().into_iter().filter(|hit| hit.path == "/lane").collect();
+    assert_eq!(lane.iter().map(|hit| &*hit.body).collect::<Vec<_>>(), ["1", "2", "3", "4", "5"]);
+}
+
+#[test]
 fn what_cannot_be_sent_is_refused_in_the_handler_and_hurts_nothing_else() {
     let receiver = Receiver::start();
     let engine = started(sender(Setup::new().mock(31337, CHAIN), &receiver.url(), "refused", &[]));
