@@ -73,6 +73,21 @@ impl Outage {
         self.engine.metric(name, &[("endpoint", &self.urls[at])])
     }
 
+    /// Waits until an endpoint is shown as demoted, in the tree and in the figures.
+    fn is_demoted(&mut self, at: usize, reason: &str) {
+        eventually(&format!("endpoint {at} is shown as demoted"), || {
+            // Some are only seen when there is more to read.
+            mine_some(&self.anvil, &self.emitter, &mut self.moments);
+            let node = self.engine.endpoint(&self.urls[at]);
+            let summary = node["summary"].as_str().unwrap();
+            let shown = node["state"] == "DEMOTED" && summary.contains(" demotions, last error: ");
+            if shown && !summary.contains("followed") { Ok(()) } else { Err(node.to_string()) }
+        });
+        let of_reason = [("endpoint", &*self.urls[at]), ("reason", reason)];
+        let counted = self.engine.metric("nexum_endpoint_demotions_total", &of_reason);
+        assert!(counted > 0.0, "{}", self.engine.metrics_text());
+    }
+
     /// The preferred endpoint misbehaves; nothing is lost or doubled; it is well again, and preferred again.
     #[allow(clippy::print_stdout, reason = "for whoever runs the proof by hand")]
     fn endure(&mut self, fault: Fault) {
@@ -90,6 +105,21 @@ impl Outage {
             if after > before && fell_back { Ok(()) } else { Err(format!("{fault:?}: {after} after {before}; {node}")) }
         });
         self.grow();
+        match fault {
+            Logs(lie) => {
+                // A log that is removed is no answer to what was asked, which the header need not contradict.
+                self.is_demoted(0, if lie == Lie::Removed { "failing" } else { "wrong" });
+                assert!(self.of_endpoint("nexum_endpoint_score", 0) < 100.0, "{}", self.engine.metrics_text());
+            }
+            Behind(_) => {
+                self.is_demoted(0, "lagging");
+                let lag = self.of_endpoint("nexum_endpoint_lag_blocks", 0);
+                let node = self.engine.endpoint(&self.urls[0]);
+                assert!(lag > 3.0 && !node["summary"].as_str().unwrap().contains("lag 0"), "{lag}: {node:#}");
+            }
+            // One that cannot be followed any more is down, whatever it was before.
+            _ => {}
+        }
         self.proxies[0].set(Fault::None);
         self.is_followed(0);
         self.grow();
