@@ -1,5 +1,10 @@
 //! Effects and direct requests, through the real binary: sent, refused, tried again, given up, taken up, withdrawn.
 
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpListener,
+};
+
 use serde_json::Value;
 
 use super::{
@@ -73,6 +78,50 @@ fn a_direct_request_is_answered_or_refused_in_the_handler() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let engine = started(sender(Setup::new().mock(31337, CHAIN), &nobody, "fetch", &[]));
     assert!(first_fetch(&engine).starts_with("Unavailable: http: http://127.0.0.1:"), "{}", first_fetch(&engine));
+}
+
+/// Where a server listens that sends whoever asks to the same path below this URL, whatever the method.
+fn redirecting(to: String) -> String {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // It ends with the process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let head: Vec<_> =
+                stream.by_ref().lines().map(|line| line.unwrap()).take_while(|line| !line.is_empty()).collect();
+            let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));
+            let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+            stream.read_exact(&mut body).unwrap();
+            let path = head[0].split(' ').nth(1).unwrap();
+            let answer =
+                format!("HTTP/1.1 307 x\r\nconnection: close\r\nlocation: {to}{path}\r\ncontent-length: 0\r\n\r\n");
+            stream.get_mut().write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    url
+}
+
+#[test]
+fn a_redirect_is_followed_only_to_where_the_module_may_go() {
+    let elsewhere = Receiver::start();
+    let url = redirecting(elsewhere.url().replace("127.0.0.1", "localhost"));
+    let refused = "redirected: host `localhost` is not allowed";
+    let engine = started(sender(Setup::new().mock(31337, CHAIN), &url, "fetch", &[]));
+    let denied = first_fetch(&engine);
+    assert!(denied.starts_with(&format!("Denied: http: {refused} to this module")), "{denied}");
+    assert!(engine.metric("nexum_egress_requests_total", &[("module", "sender"), ("result", "denied")]) > 0.0);
+    // An effect is not tried again: the next attempt would be sent to the same place.
+    let engine = started(sender(Setup::new().mock(31337, CHAIN), &url, "keyed", &[]));
+    let failed = listed(&engine, "an effect failed", |effect| effect["state"] == "failed");
+    assert_eq!(failed["attempts"], 1);
+    assert!(failed["last_error"].as_str().unwrap().contains(refused), "{failed:#}");
+    assert_eq!(elsewhere.hits(), []);
+
+    let both = [("allow = [\"127.0.0.1\"]", "allow = [\"127.0.0.1\", \"localhost\"]")];
+    let engine = started(sender(Setup::new().mock(31337, CHAIN), &url, "keyed", &both));
+    let arrived = eventually("it is followed", || elsewhere.hits().pop().ok_or_else(|| engine.ctl(&["tree"])));
+    assert!(arrived.path == "/keyed" && arrived.key.starts_with("block-"), "{arrived:?}");
 }
 
 #[test]
