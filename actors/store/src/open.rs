@@ -16,8 +16,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{disk::Disk, keys, receipts::Receipts};
 
-/// Version of the key layout and of the column families. Layouts of single records have their own byte.
-pub(crate) const FORMAT_VERSION: u16 = 2;
+/// Version of everything that lies in the directory. It goes up with whatever an older version could not read; layouts of
+/// single records have their own byte besides.
+///
+/// - 3: reorg events have a number, and a module's record says how many there were.
+/// - 2: headers go with the units.
+pub(crate) const FORMAT_VERSION: u16 = 3;
+
+/// The oldest version that is read.
+pub(crate) const FORMAT_OLDEST: u16 = 2;
 
 /// Block cache by default: with what RocksDB needs for itself, an idle engine stays below 40 MiB.
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
@@ -109,8 +116,8 @@ pub enum OpenError {
     )]
     NewerFormat { directory: PathBuf, found: u16 },
     #[error(
-        "{directory} was written by an older nexum (store format {found}, this one reads {FORMAT_VERSION}): run that \
-         version, or start with an empty state directory"
+        "{directory} was written by an older nexum (store format {found}, this one reads {FORMAT_OLDEST} to \
+         {FORMAT_VERSION}): run that version, or start with an empty state directory"
     )]
     OlderFormat { directory: PathBuf, found: u16 },
     #[error("{directory} holds something that is not a nexum store: {detail}")]
@@ -177,16 +184,14 @@ pub(crate) fn writable(directory: &Path, options: &Options) -> Result<DB, OpenEr
     database_options.create_missing_column_families(true);
     let db = DB::open_cf_descriptors(&database_options, directory, families(options))
         .map_err(|error| OpenError::from_database(directory, &error))?;
-    match format_version(directory, &db)? {
-        Some(_) => {}
-        None => {
-            let empty = db.iterator(rocksdb::IteratorMode::Start).next().is_none();
-            if !empty {
-                return Err(OpenError::Foreign { directory: directory.to_owned(), detail: "no format version".into() });
-            }
-            db.put_opt(keys::FORMAT, FORMAT_VERSION.to_be_bytes(), &synced())
-                .map_err(|error| OpenError::from_database(directory, &error))?;
-        }
+    let found = format_version(directory, &db)?;
+    if found.is_none() && db.iterator(rocksdb::IteratorMode::Start).next().is_some() {
+        return Err(OpenError::Foreign { directory: directory.to_owned(), detail: "no format version".into() });
+    }
+    if found != Some(FORMAT_VERSION) {
+        // What is written from now on is more than an older version can read.
+        db.put_opt(keys::FORMAT, FORMAT_VERSION.to_be_bytes(), &synced())
+            .map_err(|error| OpenError::from_database(directory, &error))?;
     }
     Ok(db)
 }
@@ -257,7 +262,7 @@ fn format_version(directory: &Path, db: &DB) -> Result<Option<u16>, OpenError> {
     };
     match u16::from_be_bytes(bytes) {
         found if found > FORMAT_VERSION => Err(OpenError::NewerFormat { directory: directory.to_owned(), found }),
-        found if found < FORMAT_VERSION => Err(OpenError::OlderFormat { directory: directory.to_owned(), found }),
+        found if found < FORMAT_OLDEST => Err(OpenError::OlderFormat { directory: directory.to_owned(), found }),
         found => Ok(Some(found)),
     }
 }

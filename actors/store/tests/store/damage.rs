@@ -127,6 +127,33 @@ async fn a_write_that_fails_is_refused_whole_and_what_was_acknowledged_stays() {
 }
 
 #[tokio::test]
+async fn an_older_format_is_read_and_from_then_on_no_longer_by_the_older_version() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    harness.handle(&mut module, vec![put("key", "value", None)]).await;
+    harness.close().await;
+    let families = ["default", "state", "events", "recordings"];
+    let format = |found: Option<u16>| {
+        let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), directory.path(), families).unwrap();
+        if let Some(found) = found {
+            db.put(b"m/format", found.to_be_bytes()).unwrap();
+        }
+        db.get(b"m/format").unwrap().unwrap()
+    };
+    let current = format(None);
+    format(Some(2));
+    let harness = Harness::open(directory.path()).await;
+    assert_eq!(harness.store.get(module.info.id, "key").unwrap(), Some(b"value".to_vec()));
+    harness.close().await;
+    assert_eq!(format(None), current);
+    format(Some(1));
+    let refused = refusal(directory.path()).to_string();
+    let expected = format!("{} was written by an older nexum (store format 1,", directory.path().display());
+    assert!(refused.starts_with(&expected), "{refused}");
+}
+
+#[tokio::test]
 async fn a_newer_format_is_refused_and_not_touched() {
     let directory = directory();
     Harness::open(directory.path()).await.close().await;
