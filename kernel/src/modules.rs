@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// The store answers orders in milliseconds; past this it is down and the order fails.
-const ORDER_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const ORDER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How far an actor has come.
 pub enum Step {
@@ -87,6 +87,13 @@ pub enum Msg {
         number: u64,
         plan: Arc<Plan>,
         prepared: Result<Arc<Prepared>, String>,
+    },
+    /// The new version's `init` has succeeded: make durable that it is the one to run, before what `init` wrote is. Must
+    /// reply.
+    UpgradePassed {
+        module: Arc<str>,
+        generation: u64,
+        reply: AdminReply<()>,
     },
     /// A module's actor has tried the new version; why it was not taken.
     UpgradeTried {
@@ -215,6 +222,11 @@ impl Actor for ModulesSupervisor {
             Msg::Upgrade { wanted, reply } => state.upgrade(&myself, wanted, reply),
             Msg::Candidate { module, number, plan, prepared } => {
                 state.on_candidate(&myself, &module, number, plan, prepared).await;
+            }
+            Msg::UpgradePassed { module, generation, reply } => {
+                if state.slots.get(&module).is_some_and(|slot| slot.generation == generation) {
+                    answer(reply, state.pass_upgrade(&module).await);
+                }
             }
             Msg::UpgradeTried { module, generation, tried } => {
                 if state.slots.get(&module).is_some_and(|slot| slot.generation == generation) {

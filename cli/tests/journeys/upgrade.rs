@@ -1,6 +1,6 @@
 //! Upgrades in place: the new version runs on the old one's state, or the old one goes on as if nothing had happened.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use serde_json::Value;
 
@@ -175,4 +175,37 @@ fn upgrades_between_events_lose_none_and_repeat_none() {
     }
     check(&anvil, &emitter, &engine);
     assert_eq!(engine.module("recorder")["version"], "0.3.6");
+}
+
+#[test]
+fn an_engine_killed_in_an_upgrade_never_runs_the_old_version_on_what_the_new_one_made() {
+    let setup = Setup::new().mock(31337, CHAIN).module("hostile", "m", &[FROM_ONE]);
+    let next = version(&setup, "next", &[VERSION, ("mode = \"good\"", "mode = \"init-flush\"")]);
+    let mut engine = setup.start();
+    let mut moments = Moments(0x3c6e_f372_fe94_f82b);
+    let upgraded = |engine: &Engine| engine.module("m")["version"] == "0.4.0";
+    engine.module_until("m", "runs", |node| node["state"] == "RUN");
+    for _ in 0..8 {
+        if upgraded(&engine) {
+            break;
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| engine.raw_ctl(&["module", "upgrade", "m", next.to_str().unwrap()]));
+            std::thread::park_timeout(Duration::from_millis(moments.below(80)));
+            engine.signal("KILL");
+        });
+        engine.wait();
+        engine.launch();
+        engine.module_until("m", "is back", |node| node["state"] == "RUN");
+        let wrote = !engine.state("m", "init").is_empty();
+        assert_eq!(wrote, upgraded(&engine), "the version that runs is the one that initialised the state");
+    }
+    if !upgraded(&engine) {
+        engine.json(&["module", "upgrade", "m", next.to_str().unwrap()]);
+    }
+    engine.ctl(&["module", "pause", "m"]);
+    let node = engine.module("m");
+    let cursor: u64 = node["cursors"]["chain:31337"].as_str().unwrap().parse().unwrap();
+    let counted = engine.state("m", "count").first().and_then(|(_, count)| count.as_u64());
+    assert_eq!((counted, &node["version"]), (Some(cursor), &"0.4.0".into()), "each block once");
 }

@@ -6,6 +6,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use nexum_host_ifaces::store::UnitKind;
+use ractor::rpc::CallResult;
 
 use super::{Exit, State, host_args, recording};
 use crate::{
@@ -61,7 +62,16 @@ impl State {
             }
         };
         instance.host().hold_flushes(false);
-        candidate.passed.store(true, Ordering::Release);
+        let (module, generation) = (self.args.name().clone(), self.args.generation);
+        let passed = |reply| modules::Msg::UpgradePassed { module, generation, reply };
+        match self.args.supervisor.call(passed, Some(modules::ORDER_DEADLINE)).await {
+            Ok(CallResult::Success(Ok(()))) => {}
+            Ok(CallResult::Success(Err(error))) => {
+                return Ok(Err(Failure { message: error.to_string(), backtrace: None, fuel }));
+            }
+            // Which version is in force is decided when this actor has ended.
+            _ => return Err(Exit::Environment("the supervisor does not answer".into())),
+        }
 
         let unit = instance.host().seal(UnitKind::Handled, None, fuel);
         running.feeds.forget(&self.args);

@@ -43,17 +43,21 @@ impl State {
         Ok(name)
     }
 
-    /// Makes durable which modules run, as far as that is not what the configuration says.
     pub(super) async fn keep(&self, name: &str) -> Result<(), AdminError> {
+        self.write_roster().await.map_err(|error| {
+            AdminError::Unavailable(format!("{name}: done, but not after the next start of the engine: {error}"))
+        })
+    }
+
+    /// Makes durable which modules run, as far as that is not what the configuration says.
+    pub(super) async fn write_roster(&self) -> Result<(), String> {
         let unloaded = self.unloaded.iter().map(|spec| Change { configured: Some(spec.clone()), running: None });
         let changed = self.slots.values().filter(|slot| slot.configured.as_ref() != Some(&slot.spec));
         let changed =
             changed.map(|slot| Change { configured: slot.configured.clone(), running: Some(slot.spec.clone()) });
         let (roster, changes) = (self.roster.clone(), unloaded.chain(changed).collect());
         let written = self.shared.blocking.run(move || roster.write(changes)).await;
-        written.map_err(|error| error.to_string()).flatten().map_err(|error| {
-            AdminError::Unavailable(format!("{name}: done, but not after the next start of the engine: {error}"))
-        })
+        written.map_err(|error| error.to_string()).flatten()
     }
 
     pub(super) async fn order(&mut self, myself: &ActorRef<Msg>, module: &str, order: Order, reply: AdminReply<()>) {

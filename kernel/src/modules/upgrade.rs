@@ -1,7 +1,8 @@
 //! Upgrade: a new version is verified, compiled and linked beside the running one, and tried in its place.
 //!
 //! Invariant: until the new version's `init` has succeeded, the old one runs on as if nothing had happened; from then on
-//! the new one is in force, whatever follows.
+//! the new one is in force, whatever follows. That is durable before anything that `init` wrote is, so that the old one
+//! never meets what the new one made of its state.
 
 use std::{
     path::PathBuf,
@@ -28,7 +29,7 @@ use crate::{
 pub struct Candidate {
     pub plan: Arc<Plan>,
     pub prepared: Arc<Prepared>,
-    /// Its `init` has succeeded: the module's actor sets it before anything of it becomes durable.
+    /// Its `init` has succeeded, and it is the one that starts with the next engine.
     pub passed: AtomicBool,
 }
 
@@ -130,6 +131,22 @@ impl State {
             }
             _ => self.end_upgrade(name, "").await,
         }
+    }
+
+    /// The new version is the one to run.
+    pub(super) async fn pass_upgrade(&mut self, name: &Arc<str>) -> Result<(), AdminError> {
+        let Some(slot) = self.slots.get_mut(name) else { return Err(AdminError::UnknownModule(name.to_string())) };
+        let tried = slot.upgrade.as_ref().and_then(|upgrade| Some((upgrade.spec.clone(), upgrade.candidate.clone()?)));
+        let Some((spec, candidate)) = tried else {
+            return Err(AdminError::Unavailable(format!("no upgrade of {name} is under way")));
+        };
+        let before = std::mem::replace(&mut slot.spec, spec);
+        let kept = self.write_roster().await.map_err(AdminError::Unavailable);
+        match (&kept, self.slots.get_mut(name)) {
+            (Err(_), Some(slot)) => slot.spec = before,
+            _ => candidate.passed.store(true, Ordering::Release),
+        }
+        kept
     }
 
     /// The module's actor has tried the new version, or has ended: which version runs is decided now.
