@@ -6,9 +6,10 @@
 //!
 //! Entries have bodies: whoever reads many keeps one at a time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use nexum_host_ifaces::{
+    Hash,
     event::{Cursor, EventId, SourceId},
     outbox::{Ended, Entry, Listed, Live, Location, OutcomeRecord, Progress, ReleasedEffect, SOURCE, Sent, digest},
     store::{ModuleId, StoreError},
@@ -299,12 +300,17 @@ pub(crate) fn prune(store: &Store, module: ModuleId) -> Result<(), StoreError> {
     let oldest = store.record(module)?.seq.saturating_sub(kept);
     let mut batch = WriteBatch::new();
     let mut failed = Vec::new();
+    // Sent again while it was live, an effect that has ended is live at its other place: what is known of it keeps it from
+    // going out again.
+    let live = entries(store, Shelf::Outbox, module, 0)?.map(|item| Ok(digest(&item?.1.id)));
+    let live: BTreeSet<Hash> = live.collect::<Result<_, StoreError>>()?;
     let (from, to) = Shelf::Progress.of(module);
     for item in scan(store, &from, &to)? {
         let (key, bytes) = item?;
         let known: Progress = codec::decode(&bytes, PROGRESS)?;
         let (Some(end), Some(at)) = (known.ended, known.at) else { continue };
-        if at.seq >= oldest {
+        let name = keys::parse_progress(&key).ok_or_else(misplaced)?;
+        if at.seq >= oldest || live.contains(&name) {
             continue;
         }
         match end.how {

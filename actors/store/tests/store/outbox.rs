@@ -461,7 +461,9 @@ async fn what_no_rewind_can_reach_is_forgotten() {
     let directory = directory();
     let harness = Harness::open_with(directory.path(), &Options { journal_entries: 8, ..options() }).await;
     let mut module = harness.module("a").await;
-    let seq = send(&harness, &mut module, &["old", "failed", "pending"]).await;
+    let seq = send(&harness, &mut module, &["old", "failed", "pending", "twice"]).await;
+    let again = send(&harness, &mut module, &["twice"]).await;
+    deliver(&harness, &module, "twice", at(again, 0)).await;
     deliver(&harness, &module, "old", at(seq, 0)).await;
     end(&harness, &module, "failed", at(seq, 1), Progress { at: at(seq, 1), ..Progress::default() }, Ended::Failed)
         .await;
@@ -476,6 +478,8 @@ async fn what_no_rewind_can_reach_is_forgotten() {
     for kept in ["failed", "pending", "fresh"] {
         assert!(show(&harness, kept).await.is_ok(), "{kept}");
     }
-    assert_eq!(outcomes(&harness, 0).await.last().unwrap().number, 3);
+    let released = release(&harness, &module, "twice", at(seq, 3)).await;
+    assert!(matches!(released, Released::Ended), "it would go out again: {released:?}");
+    assert_eq!(outcomes(&harness, 0).await.last().unwrap().number, 4);
     harness.close().await;
 }
