@@ -165,6 +165,7 @@ pub(super) fn of_refused_transaction(
             HostErrorKind::Unavailable | HostErrorKind::Timeout | HostErrorKind::RateLimited => {
                 retry(unknown(&error.message))
             }
+            _ if error.code == INTERNAL_ERROR => retry(unknown(&error.message)),
             _ => Verdict::Failed(unknown(&error.message)),
         },
     }
