@@ -29,6 +29,18 @@ pub struct SimDisk {
     pub died: Notify,
 }
 
+/// Where a chain source of a module has stood, by what was durable: block numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Begin {
+    /// At first.
+    pub first: u64,
+    /// At the least; a reorg leads a source back to below where it began.
+    pub lowest: u64,
+}
+
+/// By module and source.
+pub type Begins = BTreeMap<(String, String), Begin>;
+
 struct Inner {
     chance: Chance,
     store: Weak<Store>,
@@ -37,6 +49,7 @@ struct Inner {
     writes: u64,
     crashes: u32,
     seen: BTreeMap<String, ModuleRecord>,
+    begins: Begins,
     violations: Vec<String>,
 }
 
@@ -50,6 +63,7 @@ impl SimDisk {
             writes: 0,
             crashes: 0,
             seen: BTreeMap::new(),
+            begins: Begins::new(),
             violations: Vec::new(),
         };
         Arc::new(Self { trace, plan, inner: Mutex::new(inner), died: Notify::new() })
@@ -101,6 +115,18 @@ impl SimDisk {
 
     pub fn violations(&self) -> Vec<String> {
         lock(&self.inner).violations.clone()
+    }
+
+    pub fn begins(&self) -> Begins {
+        lock(&self.inner).begins.clone()
+    }
+
+    fn stood(&self, module: &str, source: &SourceId, cursor: &Cursor) {
+        let Cursor::Chain { number, .. } = cursor else { return };
+        let key = (module.to_owned(), source.as_str().to_owned());
+        let mut inner = lock(&self.inner);
+        let begin = inner.begins.entry(key).or_insert(Begin { first: *number, lowest: *number });
+        begin.lowest = begin.lowest.min(*number);
     }
 
     fn draw(&self, per_myriad: u64) -> bool {
@@ -168,6 +194,7 @@ impl SimDisk {
                 {
                     return Err(format!("unit {seq} takes {source} from {known} to {cursor}"));
                 }
+                self.stood(name, source, cursor);
                 cursors.insert(source.clone(), cursor.clone());
             }
         }
@@ -183,6 +210,7 @@ impl SimDisk {
         if record.seq >= before.seq {
             return Err(format!("a rewind went from unit {} to {}", before.seq, record.seq));
         }
+        record.cursors.iter().for_each(|(source, cursor)| self.stood(name, source, cursor));
         let entries = store.journal(module.id, record.seq, 2).map_err(|error| error.to_string())?;
         match entries.as_slice() {
             [last] if last.digest() == record.journal => Ok(()),

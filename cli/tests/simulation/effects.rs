@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use nexum_host_ifaces::types::{Event, OutcomeStatus};
 
 use crate::{
-    oracle::Found,
-    receiver::{Hit, Receivers},
+    oracle::{End, Found},
+    receiver::Hit,
     world::World,
 };
 
@@ -56,7 +56,8 @@ struct Effects<'a> {
 }
 
 impl Found<'_> {
-    pub fn effects(&mut self, world: &World, receivers: &Receivers, now_ms: u64) {
+    pub fn effects(&mut self, end: &End<'_>) {
+        let End { world, receivers, now_ms, .. } = *end;
         let all = |prefix: &str| {
             let (from, to) = (format!("{prefix}/"), format!("{prefix}0"));
             self.state.range(from..to).map(|(_, text)| text.as_str())

@@ -10,7 +10,7 @@ use nexum_host_ifaces::{
 use nexum_store::Store;
 
 use crate::{
-    disk::short,
+    disk::{Begins, short},
     receiver::Receivers,
     scenario::{Blocks, ChainSource, Hold, ModulePlan, Scenario},
     world::{Block, Chain, Log, World},
@@ -28,18 +28,21 @@ fn one_in(count: u64, parts: &[&[u8]]) -> bool {
     count > 0 && ((hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 16).is_multiple_of(count)
 }
 
+/// What is known outside of the engine when it is looked at.
+#[derive(Clone, Copy)]
+pub struct End<'a> {
+    pub world: &'a World,
+    pub receivers: &'a Receivers,
+    pub begins: &'a Begins,
+    pub now_ms: u64,
+}
+
 /// Compares every module with what it must be; the error says what differs.
-pub fn check(
-    scenario: &Scenario,
-    world: &World,
-    receivers: &Receivers,
-    store: &Store,
-    now_ms: u64,
-) -> Result<(), String> {
+pub fn check(scenario: &Scenario, end: &End<'_>, store: &Store) -> Result<(), String> {
     let mut differences = Vec::new();
     for plan in &scenario.modules {
         match Found::read(store, plan) {
-            Ok(found) => differences.extend(found.check(world, receivers, now_ms)),
+            Ok(found) => differences.extend(found.check(end)),
             Err(error) => differences.push(format!("{}: {error}", plan.name)),
         }
     }
@@ -47,9 +50,10 @@ pub fn check(
 }
 
 /// Whether a module records the same of the same chains whatever befalls it: it undoes what is retracted, is given every
-/// block, and fails only at what always fails.
+/// block from one that it names on, and fails only at what always fails.
 pub fn is_settled(plan: &ModulePlan) -> bool {
-    plan.rewinds && plan.flaky == 0 && plan.chains.iter().all(|source| source.blocks != Blocks::Latest)
+    let settled = |source: &ChainSource| source.blocks != Blocks::Latest && source.start.is_some();
+    plan.rewinds && plan.flaky == 0 && plan.chains.iter().all(settled)
 }
 
 /// Compares what two engines hold of the same chains.
@@ -114,26 +118,52 @@ impl<'a> Found<'a> {
         self.differences.push(format!("{}: {what}", self.plan.name));
     }
 
-    fn check(mut self, world: &World, receivers: &Receivers, now_ms: u64) -> Vec<String> {
+    fn check(mut self, end: &End<'_>) -> Vec<String> {
         for (key, value) in self.state.range("wrong/".to_owned().."wrong0".to_owned()) {
             self.differences.push(format!("{}: {key}: {value}", self.plan.name));
         }
         let mut due = BTreeSet::new();
         for source in &self.plan.chains {
-            self.source(source, &world.chains[source.chain], &mut due);
+            let chain = &end.world.chains[source.chain];
+            match self.start(source, chain.plan.id, end.begins) {
+                Some(start) => self.source(source, chain, start, &mut due),
+                None => self.differs(format!("{} has no position", source.id(chain.plan.id))),
+            }
         }
         self.letters(&due);
-        self.ticks(now_ms);
+        self.ticks(end.now_ms);
         if self.plan.rewinds {
             self.sequence();
         }
-        self.effects(world, receivers, now_ms);
+        self.effects(end);
         self.differences.truncate(TOLD_MAX);
         self.differences
     }
 
-    /// Everything of one chain. `due` collects the ids of all events that the module must have been given.
-    fn source(&mut self, source: &ChainSource, chain: &Chain, due: &mut BTreeSet<String>) {
+    /// The first block that concerns a source. One that names none begins after the block where it stood first; a reorg may
+    /// have led it to before, and then it has everything from there on.
+    fn start(&self, source: &ChainSource, chain_id: u64, begins: &Begins) -> Option<u64> {
+        if source.start.is_some() {
+            return source.start;
+        }
+        let begin = begins.get(&(self.plan.name.clone(), source.id(chain_id)))?;
+        let kinds = ["b", "l"].map(|kind| format!("{kind}/{chain_id:020}/"));
+        let given = kinds.iter().filter_map(|prefix| {
+            let (key, _) = self.state.range(prefix.clone()..).next()?;
+            key.strip_prefix(prefix)?.split('/').next()?.parse::<u64>().ok()
+        });
+        let failed = self.letters.values().filter_map(|letter| match letter.id {
+            EventId::Block { chain_id: of, number, .. } | EventId::Logs { chain_id: of, number, .. } => {
+                (of == chain_id).then_some(number)
+            }
+            _ => None,
+        });
+        let lowest = given.chain(failed).min().unwrap_or(u64::MAX);
+        Some(lowest.clamp(begin.lowest + 1, begin.first + 1))
+    }
+
+    /// Everything of one chain from a block on. `due` collects the ids of all events that the module must have been given.
+    fn source(&mut self, source: &ChainSource, chain: &Chain, start: u64, due: &mut BTreeSet<String>) {
         let head = chain.canon.len() as u64 - 1;
         let limit = match source.hold {
             Hold::Latest => Some(head),
@@ -142,7 +172,7 @@ impl<'a> Found<'a> {
             Hold::Finalized => Some(head.saturating_sub(chain.plan.finalized_lag)),
         };
         let (chain_id, mut expected) = (chain.plan.id, BTreeMap::new());
-        for block in chain.canon.iter().filter(|block| block.number >= source.start && Some(block.number) <= limit) {
+        for block in chain.canon.iter().filter(|block| block.number >= start && Some(block.number) <= limit) {
             let (number, hash) = (block.number, Hash(block.hash));
             let logs: Vec<&Log> = block.logs.iter().filter(|log| wanted(source, log)).collect();
             if !logs.is_empty() {

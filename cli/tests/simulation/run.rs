@@ -356,7 +356,10 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
         true => {
             let mut receivers = lock(&machine.receivers);
             receivers.advance_to(now);
-            oracle::check(&machine.scenario, &lock(&net.world), &receivers, &engine.store, machine.clock.now_ms())
+            let (world, begins) = (lock(&net.world), machine.disk.begins());
+            let end =
+                oracle::End { world: &world, receivers: &receivers, begins: &begins, now_ms: machine.clock.now_ms() };
+            oracle::check(&machine.scenario, &end, &engine.store)
         }
         false => Err(format!("{}: {}", modules.len(), still.join(", "))),
     };

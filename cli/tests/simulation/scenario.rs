@@ -89,7 +89,20 @@ pub struct ChainSource {
     pub hold: Hold,
     pub blocks: Blocks,
     pub logs: Vec<LogPlan>,
-    pub start: u64,
+    /// Absent: from the head that it sees first.
+    pub start: Option<u64>,
+}
+
+impl ChainSource {
+    /// The name that the engine gives it.
+    pub fn id(&self, chain_id: u64) -> String {
+        match self.hold {
+            Hold::Latest => format!("chain:{chain_id}"),
+            Hold::Confirmations(count) => format!("chain:{chain_id}:confirmations={count}"),
+            Hold::Safe => format!("chain:{chain_id}:safe"),
+            Hold::Finalized => format!("chain:{chain_id}:finalized"),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -175,6 +188,12 @@ impl Scenario {
         }
         faults.order_every_ms = *chance.pick(&[0, 0, 20_000, 90_000]);
         let (receivers, journal_entries) = (receivers(&mut chance), *chance.pick(&[10_000, 512]));
+        let mut chance = Chance::new(seed, "starts");
+        for source in modules.iter_mut().flat_map(|module| &mut module.chains) {
+            if chance.percent(25) {
+                source.start = None;
+            }
+        }
         Self { chains, modules, receivers, faults, journal_entries, live_ms }
     }
 
@@ -191,7 +210,7 @@ impl Scenario {
         for node in &mut chain.nodes {
             (node.trouble, node.hiccups, node.lag_ms_max, node.delay_ms_max) = (0, 0, 200, 50);
         }
-        let source = |hold, logs| ChainSource { chain: 0, hold, blocks: Blocks::All, logs, start: 5 };
+        let source = |hold, logs| ChainSource { chain: 0, hold, blocks: Blocks::All, logs, start: Some(5) };
         let all = || vec![LogPlan { contracts: vec![0, 1, 2], signatures: vec![] }];
         let plain = |name: &str, rewinds, chains| ModulePlan {
             name: name.into(),
@@ -276,7 +295,7 @@ fn source(chance: &mut Chance, index: usize, chain: &ChainPlan) -> ChainSource {
     if logs.is_empty() && blocks == Blocks::None {
         blocks = Blocks::All;
     }
-    ChainSource { chain: index, hold, blocks, logs, start: chance.between(1, chain.history + 2) }
+    ChainSource { chain: index, hold, blocks, logs, start: Some(chance.between(1, chain.history + 2)) }
 }
 
 fn log_plan(chance: &mut Chance) -> LogPlan {
@@ -371,7 +390,8 @@ impl ModulePlan {
                 Hold::Safe => "finality = \"safe\"\n".into(),
                 Hold::Finalized => "finality = \"finalized\"\n".into(),
             };
-            let common = format!("chain_id = {}\nstart_block = {}\n{hold}", chains[source.chain].id, source.start);
+            let start = source.start.map_or_else(String::new, |start| format!("start_block = {start}\n"));
+            let common = format!("chain_id = {}\n{start}{hold}", chains[source.chain].id);
             if source.blocks != Blocks::None {
                 let missed = if source.blocks == Blocks::All { "all" } else { "latest" };
                 let _ = write!(text, "[[subscription]]\nkind = \"block\"\nmissed = \"{missed}\"\n{common}");
