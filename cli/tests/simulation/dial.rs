@@ -24,7 +24,8 @@ use url::Url;
 
 use crate::{
     endpoints::Outcome,
-    trace::lock,
+    receiver::Receivers,
+    trace::{SimClock, lock},
     world::{Trouble, World},
 };
 
@@ -32,6 +33,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Net {
     pub world: Arc<Mutex<World>>,
+    receivers: Arc<Mutex<Receivers>>,
+    clock: Arc<SimClock>,
     /// One per open connection, told when the world has changed.
     connections: Arc<Mutex<Vec<Arc<Notify>>>>,
 }
@@ -62,8 +65,8 @@ struct Request {
 }
 
 impl Net {
-    pub fn new(world: Arc<Mutex<World>>) -> Self {
-        Self { world, connections: Arc::default() }
+    pub fn new(world: Arc<Mutex<World>>, receivers: Arc<Mutex<Receivers>>, clock: Arc<SimClock>) -> Self {
+        Self { world, receivers, clock, connections: Arc::default() }
     }
 
     /// The world has changed.
@@ -89,8 +92,32 @@ impl Net {
         Response { id: request.id.clone(), payload }
     }
 
+    /// Carries out what a request is to do besides asking. It has arrived then, whatever becomes of the answer.
+    fn carry_out(&self, at: Address, request: &Request, outcome: &mut Outcome) -> Option<ResponsePayload> {
+        *outcome = lock(&self.receivers).worsen(&request.method, *outcome);
+        let websocket = lock(&self.world).chains[at.chain].nodes[at.node].plan.websocket;
+        let outcome = match *outcome {
+            Outcome::Status(_) if websocket => Outcome::Error,
+            outcome => outcome,
+        };
+        let now_ms = self.clock.elapsed_ms();
+        let answered = lock(&self.receivers).asked(now_ms, &request.method, &request.params, outcome)?;
+        Some(match answered {
+            Ok(result) => ResponsePayload::Success(raw(&result)),
+            Err(message) => failure(-32_000, message),
+        })
+    }
+
     async fn exchange(&self, at: Address, packet: RequestPacket) -> TransportResult<ResponsePacket> {
-        let (delay, outcome) = self.plan(at);
+        let (delay, mut outcome) = self.plan(at);
+        let mut carried_out = match &packet {
+            RequestPacket::Single(request) => {
+                let request: Request =
+                    serde_json::from_str(request.serialized().get()).map_err(TransportError::ser_err)?;
+                self.carry_out(at, &request, &mut outcome)
+            }
+            RequestPacket::Batch(_) => None,
+        };
         tokio::time::sleep(delay).await;
         match outcome {
             Outcome::Answer | Outcome::Error => {}
@@ -98,11 +125,14 @@ impl Net {
             Outcome::Refused => return Err(TransportErrorKind::custom_str("connection refused")),
             Outcome::Status(status) => return Err(TransportErrorKind::http_error(status, "trouble".into())),
         }
-        let one = |text: &RawValue| -> TransportResult<Response> {
+        let mut one = |text: &RawValue| -> TransportResult<Response> {
             let request: Request = serde_json::from_str(text.get()).map_err(TransportError::ser_err)?;
-            Ok(match outcome {
-                Outcome::Error => Response { id: request.id, payload: failure(-32_603, "internal trouble".into()) },
-                _ => self.answer(at, &request),
+            Ok(match (outcome, carried_out.take()) {
+                (Outcome::Error, _) => {
+                    Response { id: request.id, payload: failure(-32_603, "internal trouble".into()) }
+                }
+                (_, Some(payload)) => Response { id: request.id, payload },
+                (_, None) => self.answer(at, &request),
             })
         };
         Ok(match packet {
@@ -132,12 +162,13 @@ impl Net {
                     let Ok(request) = serde_json::from_str::<Request>(text.get()) else { continue };
                     let net = self.clone();
                     answers.push(async move {
-                        let (delay, outcome) = net.plan(at);
+                        let (delay, mut outcome) = net.plan(at);
+                        let carried_out = net.carry_out(at, &request, &mut outcome);
                         tokio::time::sleep(delay).await;
-                        (request, outcome)
+                        (request, outcome, carried_out)
                     });
                 }
-                Some((request, outcome)) = answers.next() => {
+                Some((request, outcome, carried_out)) = answers.next() => {
                     let response = match outcome {
                         Outcome::Lost => continue,
                         Outcome::Refused => return interface.close_with_error(),
@@ -154,7 +185,10 @@ impl Net {
                             subscribed = None;
                             Response { id: request.id, payload: ResponsePayload::Success(raw(&true.into())) }
                         }
-                        Outcome::Answer => self.answer(at, &request),
+                        Outcome::Answer => match carried_out {
+                            Some(payload) => Response { id: request.id, payload },
+                            None => self.answer(at, &request),
+                        },
                     };
                     if interface.send_to_frontend(PubSubItem::Response(response)).is_err() {
                         return;

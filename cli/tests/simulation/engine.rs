@@ -28,7 +28,7 @@ use crate::{
     chance::Chance,
     dial::{self, Net},
     disk::SimDisk,
-    receiver::{self, Receivers},
+    receiver::{self, PUT, Receivers, SEND_RAW},
     scenario::Scenario,
     trace::{SimClock, Trace, lock},
 };
@@ -150,7 +150,7 @@ impl Engine {
             denied: Vec::new(),
             ceiling: None,
             config: BTreeMap::new(),
-            extra_methods: Vec::new(),
+            extra_methods: [SEND_RAW, PUT].map(str::to_owned).to_vec(),
             record: None,
         };
         let jitter = machine.jitter.clone();

@@ -1,29 +1,42 @@
 //! The destinations of effects, outside the engine, and the egress actor that takes requests there and back.
 //!
+//! Effects over RPC come to the nodes of a chain, which share what they were sent: `raw.example` stands for raw transactions,
+//! of which each is carried out once, `put.example` for a method that carries out whatever comes.
+//!
 //! `once.example` leaves out what it has carried out before, by its key; `every.example` carries out whatever comes. A
 //! request that has left arrives, whether or not the engine is still there to hear the answer.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use alloy::primitives::keccak256;
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
     http::{EgressMsg, EgressStatus, Fetch, Header, Response},
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
     chance::Chance,
+    endpoints::Outcome,
     scenario::ReceiverPlan,
     trace::{SimClock, Trace, lock},
 };
 
 /// Hosts that a module may send to.
 pub const HOSTS: [&str; 2] = ["once.example", "every.example"];
+
+const RAW_HOST: &str = "raw.example";
+const PUT_HOST: &str = "put.example";
+
+/// Methods of nodes that carry something out.
+pub const SEND_RAW: &str = "eth_sendRawTransaction";
+pub const PUT: &str = "sim_put";
 
 /// What a destination has carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +82,11 @@ pub struct Receivers {
     /// By module and key.
     taken: BTreeMap<(String, String), Hit>,
     hits: Vec<Hit>,
+    /// Module and key of the transactions that nodes know, by hash.
+    transactions: BTreeMap<String, (String, String)>,
+    /// Module and key of what a node refused for trouble of its own.
+    refused: BTreeSet<(String, String)>,
+    node_chance: Chance,
     violations: Vec<String>,
     calm: bool,
 }
@@ -92,6 +110,9 @@ impl Receivers {
             moods: BTreeMap::new(),
             taken: BTreeMap::new(),
             hits: Vec::new(),
+            transactions: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            node_chance: Chance::new(seed, "effects at nodes"),
             violations: Vec::new(),
             calm: false,
         }))
@@ -106,6 +127,11 @@ impl Receivers {
         &self.hits
     }
 
+    /// Keys of a module's effects that a node refused for trouble of its own, so that they may have failed.
+    pub fn refused_of(&self, module: &str) -> BTreeSet<&str> {
+        self.refused.iter().filter(|(of, _)| of == module).map(|(_, key)| key.as_str()).collect()
+    }
+
     /// Requests under one key that were not the same.
     pub fn violations(&self) -> &[String] {
         &self.violations
@@ -115,25 +141,89 @@ impl Receivers {
     pub fn advance_to(&mut self, now_ms: u64) {
         while let Some(first) = self.coming.first_entry().filter(|first| first.key().0 <= now_ms) {
             let Arrival { hit, carried_out } = first.remove();
-            let before = self.taken.get(&(hit.module.clone(), hit.key.clone()));
-            let left_out = before.is_some() && hit.host == HOSTS[0];
-            let what = match (carried_out, left_out) {
-                (false, _) => "turns away",
-                (true, true) => "knows",
-                (true, false) => "takes",
-            };
-            self.trace.note(format_args!("{} {what} {} of {}", hit.host, hit.key, hit.module));
-            if !carried_out {
-                continue;
-            }
-            if let Some(before) = before.filter(|before| **before != hit) {
-                self.violations.push(format!("{before:?} came again as {hit:?}"));
-            }
-            self.taken.insert((hit.module.clone(), hit.key.clone()), hit.clone());
-            if !left_out {
-                self.hits.push(hit);
+            match carried_out {
+                true => self.carry_out(hit),
+                false => self.trace.note(format_args!("{} turns away {} of {}", hit.host, hit.key, hit.module)),
             }
         }
+    }
+
+    fn carry_out(&mut self, hit: Hit) {
+        let before = self.taken.get(&(hit.module.clone(), hit.key.clone()));
+        let left_out = before.is_some() && (hit.host == HOSTS[0] || hit.host == RAW_HOST);
+        let what = if left_out { "knows" } else { "takes" };
+        self.trace.note(format_args!("{} {what} {} of {}", hit.host, hit.key, hit.module));
+        if let Some(before) = before.filter(|before| **before != hit) {
+            self.violations.push(format!("{before:?} came again as {hit:?}"));
+        }
+        self.taken.insert((hit.module.clone(), hit.key.clone()), hit.clone());
+        if !left_out {
+            self.hits.push(hit);
+        }
+    }
+
+    /// What becomes of a request to a node that is well; one that carries something out is in for more.
+    pub fn worsen(&mut self, method: &str, outcome: Outcome) -> Outcome {
+        let carries_out = matches!(method, SEND_RAW | PUT);
+        let is_well = carries_out && !self.calm && outcome == Outcome::Answer;
+        match is_well && self.node_chance.per_myriad(self.plan.hiccups) {
+            true => *self.node_chance.pick(&[Outcome::Lost, Outcome::Lost, Outcome::Status(503), Outcome::Status(429)]),
+            false => outcome,
+        }
+    }
+
+    /// A request comes to a node, whose answer then has this outcome. What the node says to it; nothing when all it does
+    /// is ask for something of the chain.
+    pub fn asked(
+        &mut self,
+        now_ms: u64,
+        method: &str,
+        params: &Value,
+        outcome: Outcome,
+    ) -> Option<Result<Value, String>> {
+        let text = params[0].as_str()?;
+        if method == "eth_getTransactionByHash" {
+            let known = self.transactions.get(text).cloned();
+            self.refused.extend(known.clone().filter(|_| outcome == Outcome::Error));
+            return Some(Ok(known.map_or(Value::Null, |_| json!({ "hash": text }))));
+        }
+        let (bytes, host) = match method {
+            SEND_RAW => (hex::decode(text.strip_prefix("0x")?).ok()?, RAW_HOST),
+            PUT => (text.as_bytes().to_vec(), PUT_HOST),
+            _ => return None,
+        };
+        let words = String::from_utf8(bytes.clone()).ok()?;
+        let [module, path, body] = words.split(' ').collect::<Vec<_>>().try_into().ok()?;
+        let key = format!("own/{body}");
+        let hit = Hit { module: module.into(), host: host.into(), path: path.into(), key, body: body.into() };
+        let named = (hit.module.clone(), hit.key.clone());
+        self.advance_to(now_ms);
+        if outcome == Outcome::Error {
+            self.refused.insert(named.clone());
+        }
+        if path.ends_with("/reject") {
+            self.trace.note(format_args!("{host} turns away {} of {module}: {outcome:?}", hit.key));
+            return Some(Err("insufficient funds".into()));
+        }
+        let arrives = match outcome {
+            Outcome::Answer => true,
+            Outcome::Refused | Outcome::Status(429) => false,
+            Outcome::Lost | Outcome::Status(_) | Outcome::Error => self.node_chance.percent(50),
+        };
+        if !arrives {
+            return None;
+        }
+        self.carry_out(hit);
+        let hash = keccak256(&bytes).to_string();
+        let known = self.transactions.insert(hash.clone(), named).is_some();
+        if host == PUT_HOST || !known {
+            return Some(Ok(hash.into()));
+        }
+        // Nodes have several words for what they know.
+        Some(match *self.node_chance.pick(&["already known", "nonce too low", ""]) {
+            "" => Ok(hash.into()),
+            word => Err(word.into()),
+        })
     }
 
     /// Draws what becomes of a request that leaves now.

@@ -258,7 +258,7 @@ fn incarnation(machine: &Machine, world: &Arc<Mutex<World>>, life: &mut Life) ->
 
 async fn lifetime(machine: &Machine, world: &Arc<Mutex<World>>, life: &mut Life) -> End {
     machine.trace.note(format_args!("START"));
-    let net = Net::new(world.clone());
+    let net = Net::new(world.clone(), machine.receivers.clone(), machine.clock.clone());
     let (engine, mut kernel) = match Engine::start(machine, &net).await {
         Ok(started) => started,
         Err(_) if machine.disk.is_dead() => return End::Crashed,

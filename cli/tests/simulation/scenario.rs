@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::{chance::Chance, receiver::HOSTS};
+use crate::{
+    chance::Chance,
+    receiver::{HOSTS, PUT, SEND_RAW},
+};
 
 /// Contracts and event signatures that logs are drawn from.
 pub const CONTRACTS: u64 = 4;
@@ -126,6 +129,8 @@ pub struct ModulePlan {
     /// Of so many events one sends effects; 0 is none.
     pub send: u64,
     pub release: &'static str,
+    /// Whether some of them go to the nodes of its first chain.
+    pub rpc: bool,
 }
 
 /// The destinations of effects. Chances are of ten thousand requests.
@@ -194,6 +199,10 @@ impl Scenario {
                 source.start = None;
             }
         }
+        let mut chance = Chance::new(seed, "rpc");
+        for module in &mut modules {
+            module.rpc = chance.percent(50) && module.send > 0 && !module.chains.is_empty();
+        }
         Self { chains, modules, receivers, faults, journal_entries, live_ms }
     }
 
@@ -225,12 +234,13 @@ impl Scenario {
             attempts_max: 2,
             send: 0,
             release: "mixed",
+            rpc: false,
         };
         let cron = Some(CronSource { period_ms: 10_000, missed: "all" });
         let modules = vec![
             ModulePlan { cron, send: 4, ..plain("rewinds", true, vec![source(Hold::Latest, all())]) },
             ModulePlan { poison: 9, flush: true, ..plain("poisoned", true, vec![source(Hold::Latest, all())]) },
-            ModulePlan { send: 6, ..plain("told", false, vec![source(Hold::Confirmations(2), vec![])]) },
+            ModulePlan { send: 6, rpc: true, ..plain("told", false, vec![source(Hold::Confirmations(2), vec![])]) },
         ];
         let faults = FaultPlan { crash_at, crashes_max: 1, ..FaultPlan::default() };
         let receivers =
@@ -332,6 +342,7 @@ fn module(chance: &mut Chance, nth: u64, chains: &[ChainPlan]) -> ModulePlan {
         attempts_max: *chance.pick(&[1, 2, 3]),
         send: 0,
         release: "mixed",
+        rpc: false,
     }
 }
 
@@ -368,13 +379,19 @@ impl ModulePlan {
         let _ = writeln!(text, "[chains]\nrequired = [{}]", ids.join(", "));
         let _ = writeln!(
             text,
-            "[capabilities]\nrequired = [\"local-store\", \"clock\", \"http\", \"outbox\"]\n\
+            "[capabilities]\nrequired = [\"local-store\", \"clock\", \"http\", \"outbox\"{}]\n\
              [capabilities.http]\nallow = [\"{}\"]",
+            if self.rpc { ", \"chain\"" } else { "" },
             HOSTS.join("\", \"")
         );
+        if self.rpc {
+            let _ = writeln!(text, "[capabilities.chain]\nextra_methods = [\"{SEND_RAW}\", \"{PUT}\"]");
+        }
         let _ = writeln!(
             text,
-            "[config]\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"",
+            "[config]\nname = \"{}\"\nrpc = {}\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"",
+            self.name,
+            self.chains.first().filter(|_| self.rpc).map_or(0, |source| chains[source.chain].id),
             self.poison,
             self.how,
             self.flaky,
