@@ -163,7 +163,7 @@ impl SimDisk {
         }
     }
 
-    fn violated(&self, what: String) {
+    pub fn violated(&self, what: String) {
         self.trace.note(format_args!("VIOLATED {what}"));
         lock(&self.inner).violations.push(what);
     }

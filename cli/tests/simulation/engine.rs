@@ -16,7 +16,7 @@ use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History, KEPT_HEADE
 use nexum_host_ifaces::{blocking::Blocking, clock::Clock, limits::Limits, port::Port, store::StoreMsg};
 use nexum_kernel::{
     KernelArgs, KernelHandle, Ports, ServiceSpec,
-    admin::{AdminMsg, ModuleSpec, Node},
+    admin::{AdminError, AdminMsg, ModuleSpec, Node, Wanted},
     engine::WasmEngine,
     outbox::{self, RetryPolicy},
 };
@@ -29,15 +29,17 @@ use crate::{
     dial::{self, Net},
     disk::SimDisk,
     receiver::{self, PUT, Receivers, SEND_RAW},
-    scenario::Scenario,
+    scenario::{Scenario, Version},
     trace::{SimClock, Trace, lock},
 };
+
+const ORDER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What outlives an incarnation, and what all share.
 pub struct Machine {
     pub scenario: Scenario,
     pub directory: PathBuf,
-    /// Manifests of the modules.
+    /// Bundles of the modules, in their first version.
     pub modules: Vec<PathBuf>,
     pub wasm: WasmEngine,
     pub clock: Arc<SimClock>,
@@ -53,11 +55,14 @@ pub enum Order {
     Pause,
     Resume,
     Restart,
+    Upgrade(Version),
 }
 
 pub struct Engine {
     admin: Port<AdminMsg>,
     pub store: Arc<Store>,
+    disk: Arc<SimDisk>,
+    directory: PathBuf,
     /// The living actor of each service, by name.
     actors: Arc<Mutex<BTreeMap<String, ActorCell>>>,
 }
@@ -180,7 +185,8 @@ impl Engine {
         })
         .await
         .map_err(|error| error.to_string())?;
-        Ok((Self { admin, store, actors: actors.0 }, kernel))
+        let (disk, directory) = (machine.disk.clone(), machine.directory.clone());
+        Ok((Self { admin, store, disk, directory, actors: actors.0 }, kernel))
     }
 
     /// Kills the actor of one service, by number. The last one is the outbox, which the kernel starts itself.
@@ -203,23 +209,66 @@ impl Engine {
 
     /// The modules as the tree shows them.
     pub async fn modules(&self) -> Vec<Node> {
-        let tree = self.admin.call(Duration::from_secs(5), AdminMsg::Tree).await;
-        let children = tree.map(|tree| tree.children).unwrap_or_default();
-        children.into_iter().find(|node| node.name == "modules").map(|node| node.children).unwrap_or_default()
+        modules(&self.admin).await
     }
 
     /// Carries out an order about a module, in its own time. One that is refused, or does not work, is given up.
     pub fn order(&self, order: Order, module: String) -> impl Future<Output = ()> + Send + 'static {
-        let admin = self.admin.clone();
+        let (admin, disk, directory) = (self.admin.clone(), self.disk.clone(), self.directory.clone());
         async move {
-            let message = |reply| match order {
-                Order::Pause => AdminMsg::Pause { module, reply },
-                Order::Resume => AdminMsg::Resume { module, reply },
-                Order::Restart => AdminMsg::Restart { module, reply },
+            // Who asked may not learn what came of it.
+            let _ = match order {
+                Order::Pause => admin.call(ORDER_DEADLINE, |reply| AdminMsg::Pause { module, reply }).await,
+                Order::Resume => admin.call(ORDER_DEADLINE, |reply| AdminMsg::Resume { module, reply }).await,
+                Order::Restart => admin.call(ORDER_DEADLINE, |reply| AdminMsg::Restart { module, reply }).await,
+                Order::Upgrade(version) => {
+                    let source = bundle(&directory, &module, version);
+                    if let Err(violation) = upgrade(&admin, &module, source).await {
+                        disk.violated(violation);
+                    }
+                    return;
+                }
             };
-            let _ = admin.call(Duration::from_secs(30), message).await;
         }
     }
+}
+
+/// Carries out an upgrade, and sees to it that what runs is what the answer says.
+async fn upgrade(admin: &Port<AdminMsg>, module: &str, source: PathBuf) -> Result<(), String> {
+    let before = version(admin, module).await;
+    let wanted = Wanted { module: module.to_owned(), source: Some(source), allow_capabilities: false };
+    let Ok(answer) = admin.call(ORDER_DEADLINE, |reply| AdminMsg::Upgrade { wanted, reply }).await else {
+        return Ok(());
+    };
+    let expected = match answer {
+        Ok(upgraded) if upgraded.state == "RUN" && upgraded.to == Version::Broken.number() => {
+            return Err(format!("{module}: a version whose init fails is said to run"));
+        }
+        Ok(upgraded) => Some(upgraded.to),
+        Err(AdminError::NotUpgraded { .. }) => before,
+        Err(_) => return Ok(()),
+    };
+    let after = version(admin, module).await;
+    match after.is_some() && expected.is_some() && after != expected {
+        true => Err(format!("{module}: it is {after:?} after an upgrade, not {expected:?}")),
+        false => Ok(()),
+    }
+}
+
+async fn modules(admin: &Port<AdminMsg>) -> Vec<Node> {
+    let tree = admin.call(Duration::from_secs(5), AdminMsg::Tree).await;
+    let children = tree.map(|tree| tree.children).unwrap_or_default();
+    children.into_iter().find(|node| node.name == "modules").map(|node| node.children).unwrap_or_default()
+}
+
+async fn version(admin: &Port<AdminMsg>, module: &str) -> Option<String> {
+    let node = modules(admin).await.into_iter().find(|node| node.name == module)?;
+    node.module.map(|facts| facts.version)
+}
+
+/// Where the bundle of a module's version lies.
+pub fn bundle(directory: &Path, module: &str, version: Version) -> PathBuf {
+    directory.join("modules").join(format!("{module}-{}", version.number()))
 }
 
 pub fn store_directory(directory: &Path) -> PathBuf {

@@ -19,10 +19,10 @@ use crate::{
     chance::Chance,
     dial::Net,
     disk::SimDisk,
-    engine::{Engine, Machine, Order, store_directory},
+    engine::{self, Engine, Machine, Order, store_directory},
     oracle,
     receiver::Receivers,
-    scenario::Scenario,
+    scenario::{Scenario, Version},
     trace::{SimClock, Trace, lock},
     world::World,
 };
@@ -147,12 +147,14 @@ fn machine(
     let hash = hex::encode(Sha256::digest(&bytes));
     let mut modules = Vec::new();
     for plan in &scenario.modules {
-        let bundle = directory.join("modules").join(&plan.name);
-        let made = fs::create_dir_all(&bundle)
-            .and_then(|()| fs::write(bundle.join("nexum.toml"), plan.manifest(&hash, &scenario.chains)))
-            .and_then(|()| symlink(&shop.component, bundle.join("module.wasm")));
-        made.map_err(|error| error.to_string())?;
-        modules.push(bundle);
+        for version in Version::ALL {
+            let bundle = engine::bundle(directory, &plan.name, version);
+            let made = fs::create_dir_all(&bundle)
+                .and_then(|()| fs::write(bundle.join("nexum.toml"), plan.manifest(version, &hash, &scenario.chains)))
+                .and_then(|()| symlink(&shop.component, bundle.join("module.wasm")));
+            made.map_err(|error| error.to_string())?;
+        }
+        modules.push(engine::bundle(directory, &plan.name, Version::First));
     }
     Ok(Machine {
         disk: SimDisk::new(seed, scenario.faults.clone(), trace.clone()),
@@ -170,11 +172,13 @@ fn machine(
 /// When what befalls the engine, over all its incarnations.
 struct Life {
     chance: Chance,
+    upgrades: Chance,
     calm_at: u64,
     crash_at: u64,
     kill_at: u64,
     jump_at: u64,
     order_at: u64,
+    upgrade_at: u64,
     look_at: u64,
     /// Of the calm, or of the last order after it.
     calm_since: u64,
@@ -191,13 +195,17 @@ impl Life {
         let [crash_at, kill_at, jump_at, order_at] =
             [faults.crash_every_ms, faults.kill_actor_every_ms, faults.jump_every_ms, faults.order_every_ms]
                 .map(|mean| after(&mut chance, 0, mean));
+        let mut upgrades = Chance::new(seed, "upgrades of modules");
+        let upgrade_at = after(&mut upgrades, 0, faults.upgrade_every_ms);
         Self {
             chance,
+            upgrades,
             calm_at: scenario.live_ms,
             crash_at,
             kill_at,
             jump_at,
             order_at,
+            upgrade_at,
             look_at: u64::MAX,
             calm_since: 0,
             looks: 0,
@@ -209,14 +217,16 @@ impl Life {
 
     /// Nothing befalls it any more; it is only looked at.
     fn calm(seed: u64, now_ms: u64) -> Self {
-        let [calm_at, crash_at, kill_at, jump_at, order_at] = [u64::MAX; 5];
+        let [calm_at, crash_at, kill_at, jump_at, order_at, upgrade_at] = [u64::MAX; 6];
         Self {
             chance: Chance::new(seed, "afresh"),
+            upgrades: Chance::new(seed, "afresh"),
             calm_at,
             crash_at,
             kill_at,
             jump_at,
             order_at,
+            upgrade_at,
             look_at: now_ms + FIRST_LOOK_MS,
             calm_since: now_ms,
             looks: 0,
@@ -279,7 +289,8 @@ async fn lifetime(machine: &Machine, world: &Arc<Mutex<World>>, life: &mut Life)
 async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) -> End {
     let (faults, clock) = (&machine.scenario.faults, &machine.clock);
     loop {
-        let next = [life.calm_at, life.crash_at, life.kill_at, life.jump_at, life.order_at, life.look_at];
+        let orders = life.order_at.min(life.upgrade_at);
+        let next = [life.calm_at, life.crash_at, life.kill_at, life.jump_at, orders, life.look_at];
         let next = next.into_iter().min().unwrap_or(u64::MAX).min(lock(&net.world).next_ms());
         let wait = next.saturating_sub(clock.elapsed_ms()).max(1);
         tokio::time::sleep(Duration::from_millis(wait)).await;
@@ -290,7 +301,8 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
         }
         if now >= life.calm_at {
             life.calm_at = u64::MAX;
-            (life.crash_at, life.kill_at, life.jump_at, life.order_at) = (u64::MAX, u64::MAX, u64::MAX, u64::MAX);
+            (life.crash_at, life.kill_at, life.jump_at) = (u64::MAX, u64::MAX, u64::MAX);
+            (life.order_at, life.upgrade_at) = (u64::MAX, u64::MAX);
             machine.trace.note(format_args!("CALM"));
             machine.disk.calm_down();
             lock(&machine.receivers).calm_down();
@@ -317,6 +329,13 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
             machine.trace.note(format_args!("ORDER {order:?} {module}"));
             tokio::spawn(engine.order(order, module));
         }
+        if now >= life.upgrade_at {
+            life.upgrade_at = after(&mut life.upgrades, now, faults.upgrade_every_ms);
+            let order = Order::Upgrade(*life.upgrades.pick(&Version::ALL));
+            let module = life.upgrades.pick(&machine.scenario.modules).name.clone();
+            machine.trace.note(format_args!("ORDER {order:?} {module}"));
+            tokio::spawn(engine.order(order, module));
+        }
         if now >= life.jump_at {
             life.jump_at = after(&mut life.chance, now, faults.jump_every_ms);
             let by_ms = life.chance.between(0, 240_000).cast_signed() - 120_000;
@@ -336,7 +355,10 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
     let modules = engine.modules().await;
     let mut restarted = false;
     for module in &modules {
+        let version = module.module.as_ref().map(|facts| facts.version.as_str());
         let order = match module.state.as_str() {
+            // Nothing ran when it was told to be this version, so that it was not tried.
+            _ if version == Some(Version::Broken.number()) => Order::Upgrade(Version::First),
             "DEAD" => Order::Restart,
             "PAUSED" => Order::Resume,
             _ => continue,

@@ -165,6 +165,8 @@ pub struct FaultPlan {
     pub jump_every_ms: u64,
     /// The operator pauses, resumes or restarts a module.
     pub order_every_ms: u64,
+    /// The operator puts another version in the place of a module.
+    pub upgrade_every_ms: u64,
     pub crashes_max: u32,
     /// The engine dies at exactly this write, before or after it.
     pub crash_at: Option<(u64, When)>,
@@ -174,6 +176,28 @@ pub struct FaultPlan {
 pub enum When {
     Before,
     After,
+}
+
+/// Versions of a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    First,
+    /// The same, but for what it does before it fails.
+    Second,
+    /// Its `init` fails.
+    Broken,
+}
+
+impl Version {
+    pub const ALL: [Self; 3] = [Self::First, Self::Second, Self::Broken];
+
+    pub fn number(self) -> &'static str {
+        match self {
+            Self::First => "0.3.0",
+            Self::Second => "0.4.0",
+            Self::Broken => "0.5.0",
+        }
+    }
 }
 
 impl Scenario {
@@ -193,6 +217,7 @@ impl Scenario {
         }
         faults.order_every_ms = *chance.pick(&[0, 0, 20_000, 90_000]);
         let (receivers, journal_entries) = (receivers(&mut chance), *chance.pick(&[10_000, 512]));
+        faults.upgrade_every_ms = *Chance::new(seed, "upgrades").pick(&[0, 0, 20_000, 60_000]);
         let mut chance = Chance::new(seed, "starts");
         for source in modules.iter_mut().flat_map(|module| &mut module.chains) {
             if chance.percent(25) {
@@ -358,18 +383,20 @@ fn faults(chance: &mut Chance) -> FaultPlan {
         jump_every_ms: *chance.pick(&[0, 0, 0, 60_000]),
         crashes_max: *chance.pick(&[0, 2, 5]) as u32,
         order_every_ms: 0,
+        upgrade_every_ms: 0,
         crash_at: None,
     }
 }
 
 impl ModulePlan {
-    /// The manifest, for a component with this hash.
-    pub fn manifest(&self, component: &str, chains: &[ChainPlan]) -> String {
+    /// The manifest of a version, for a component with this hash.
+    pub fn manifest(&self, version: Version, component: &str, chains: &[ChainPlan]) -> String {
         let mut text = format!(
-            "[module]\nname = \"{}\"\nversion = \"0.3.0\"\ncomponent = \"sha256:{component}\"\non_reorg = \"{}\"\n\
+            "[module]\nname = \"{}\"\nversion = \"{}\"\ncomponent = \"sha256:{component}\"\non_reorg = \"{}\"\n\
              [module.resources]\nmax_memory_bytes = 16777216\nmax_fuel_per_event = 3000000\nevent_deadline = \"10s\"\n\
              [module.restart]\nmax_consecutive_failures = {}\nmax_event_attempts = {}\nbackoff = [\"1s\", \"1m\"]\n",
             self.name,
+            version.number(),
             if self.rewinds { "rewind" } else { "notify" },
             self.failures_max,
             self.attempts_max,
@@ -393,9 +420,9 @@ impl ModulePlan {
             self.name,
             self.chains.first().filter(|_| self.rpc).map_or(0, |source| chains[source.chain].id),
             self.poison,
-            self.how,
+            if version == Version::Broken { "not at all" } else { self.how },
             self.flaky,
-            self.flush,
+            self.flush != (version == Version::Second),
             self.chains.iter().any(|source| source.blocks == Blocks::Latest),
             self.send,
             self.release,
