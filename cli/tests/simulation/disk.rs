@@ -10,20 +10,23 @@ use std::{
 use futures::FutureExt;
 use nexum_host_ifaces::{
     event::{Cursor, EventId, SourceId},
-    store::{ModuleInfo, ModuleRecord, UnitKind},
+    store::{ModuleHealth, ModuleInfo, ModuleRecord, Standing, UnitKind},
 };
 use nexum_store::{Disk, Store, Written};
 use tokio::sync::Notify;
 
 use crate::{
     chance::Chance,
-    scenario::{FaultPlan, When},
+    scenario::{FaultPlan, ModulePlan, Scenario, When},
     trace::{Trace, lock},
 };
 
 pub struct SimDisk {
     trace: Trace,
     plan: FaultPlan,
+    journal_entries: usize,
+    /// Failures in a row and attempts at an event, by module.
+    budgets: BTreeMap<String, (u32, u32)>,
     inner: Mutex<Inner>,
     /// Told when the engine has died.
     pub died: Notify,
@@ -54,7 +57,10 @@ struct Inner {
 }
 
 impl SimDisk {
-    pub fn new(seed: u64, plan: FaultPlan, trace: Trace) -> Arc<Self> {
+    pub fn new(seed: u64, scenario: &Scenario, trace: Trace) -> Arc<Self> {
+        let budget = |module: &ModulePlan| (module.name.clone(), (module.failures_max, module.attempts_max));
+        let journal_entries = usize::try_from(scenario.journal_entries).unwrap_or(usize::MAX);
+        let (plan, budgets) = (scenario.faults.clone(), scenario.modules.iter().map(budget).collect());
         let inner = Inner {
             chance: Chance::new(seed, "disk"),
             store: Weak::new(),
@@ -66,7 +72,7 @@ impl SimDisk {
             begins: Begins::new(),
             violations: Vec::new(),
         };
-        Arc::new(Self { trace, plan, inner: Mutex::new(inner), died: Notify::new() })
+        Arc::new(Self { trace, plan, journal_entries, budgets, inner: Mutex::new(inner), died: Notify::new() })
     }
 
     /// An engine has opened the store; what it finds must be what was durable.
@@ -148,6 +154,9 @@ impl SimDisk {
             Err(error) => return self.violated(format!("the store cannot be read: {error}")),
         };
         for module in modules {
+            if let Err(violation) = self.in_budget(&module) {
+                self.violated(format!("{}: {violation}", module.name));
+            }
             let before = lock(&self.inner).seen.get(&module.name).cloned().unwrap_or_default();
             if before == module.record {
                 continue;
@@ -160,6 +169,20 @@ impl SimDisk {
                 self.violated(format!("{}: {violation}", module.name));
             }
             lock(&self.inner).seen.insert(module.name, module.record);
+        }
+    }
+
+    /// A module is dead when its budget is spent, and no sooner; no event has more attempts than it may.
+    fn in_budget(&self, module: &ModuleInfo) -> Result<(), String> {
+        let Some((failures_max, attempts_max)) = self.budgets.get(&module.name) else { return Ok(()) };
+        let ModuleHealth { standing, consecutive_failures, attempts, .. } = &module.health;
+        let is_dead = matches!(standing, Standing::Dead { .. });
+        if is_dead != (consecutive_failures >= failures_max) || consecutive_failures > failures_max {
+            return Err(format!("{standing:?} after {consecutive_failures} failures of {failures_max}"));
+        }
+        match attempts.values().find(|attempt| attempt.count > *attempts_max) {
+            Some(attempt) => Err(format!("{} has had {} attempts of {attempts_max}", attempt.event, attempt.count)),
+            None => Ok(()),
         }
     }
 
@@ -176,6 +199,19 @@ impl SimDisk {
         }
         let entries = store.journal(module.id, before.seq + 1, usize::MAX).map_err(|error| error.to_string())?;
         let (mut seq, mut digest, mut cursors) = (before.seq, before.journal, before.cursors.clone());
+        if let Some(first) =
+            entries.first().filter(|first| first.seq > seq + 1 && entries.len() >= self.journal_entries)
+        {
+            // More at once than the journal keeps: what is gone already cannot be looked at.
+            (seq, digest, cursors) = (first.seq - 1, first.previous, record.cursors.clone());
+            for entry in entries.iter().rev() {
+                match (&entry.source, &entry.cursor_before) {
+                    (Some(source), Some(before)) => drop(cursors.insert(source.clone(), before.clone())),
+                    (Some(source), None) => drop(cursors.remove(source)),
+                    (None, _) => {}
+                }
+            }
+        }
         for entry in &entries {
             if entry.seq != seq + 1 || entry.previous != digest {
                 return Err(format!("journal entry {} does not follow {seq}", entry.seq));

@@ -28,6 +28,7 @@ mod trace;
 mod world;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -111,6 +112,8 @@ struct Verdict {
     writes: u64,
     crashes: u32,
     simulated_ms: u64,
+    /// States that modules came to.
+    states: BTreeSet<String>,
 }
 
 impl Verdict {
@@ -123,10 +126,17 @@ impl Verdict {
                 writes: report.writes,
                 crashes: report.crashes,
                 simulated_ms: report.simulated_ms,
+                states: report.trace.lines().iter().filter_map(|line| state(line)).collect(),
             },
             Err(error) => Self { error: Some(error), ..Self::default() },
         }
     }
+}
+
+/// The state that a line of the trace says a module came to.
+fn state(line: &str) -> Option<String> {
+    let (_, to) = line.split_once("module state from=")?.1.split_once(" to=\"")?;
+    to.split('"').next().map(str::to_owned)
 }
 
 #[allow(clippy::disallowed_methods, reason = "the place where the simulation reads the environment")]
@@ -190,11 +200,19 @@ fn seeds(from: u64, count: u64) -> bool {
     hold(&(from..from + count).map(Case::Seed).collect::<Vec<_>>())
 }
 
-/// A crash before and after every write of the short scenario.
+/// Where a module may be when the engine dies.
+const STATES: [&str; 5] = ["INIT", "RUN", "RESTART", "PAUSED", "DEAD"];
+
+/// A crash before and after every write of the short scenario, in which modules come to every state.
 fn crash_points() -> bool {
     let plain = Case::Short(None).spawn();
     if let Some(error) = plain.error {
         println!("the short scenario fails without any crash:\n{error}");
+        return false;
+    }
+    let missing: Vec<_> = STATES.into_iter().filter(|state| !plain.states.contains(*state)).collect();
+    if !missing.is_empty() {
+        println!("no module is ever {missing:?} in the short scenario");
         return false;
     }
     let points = (1..=plain.writes).flat_map(|write| [When::Before, When::After].map(|when| (write, when)));

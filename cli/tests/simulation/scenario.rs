@@ -266,8 +266,21 @@ impl Scenario {
             ModulePlan { cron, send: 4, ..plain("rewinds", true, vec![source(Hold::Latest, all())]) },
             ModulePlan { poison: 9, flush: true, ..plain("poisoned", true, vec![source(Hold::Latest, all())]) },
             ModulePlan { send: 6, rpc: true, ..plain("told", false, vec![source(Hold::Confirmations(2), vec![])]) },
+            // Its budget is smaller than the attempts at one event: it dies, and is started again by order.
+            ModulePlan {
+                poison: 9,
+                failures_max: 2,
+                attempts_max: 3,
+                ..plain("mortal", true, vec![source(Hold::Latest, vec![])])
+            },
         ];
-        let faults = FaultPlan { crash_at, crashes_max: 1, ..FaultPlan::default() };
+        let faults = FaultPlan {
+            crash_at,
+            crashes_max: 1,
+            order_every_ms: 10_000,
+            upgrade_every_ms: 25_000,
+            ..FaultPlan::default()
+        };
         let receivers =
             ReceiverPlan { delay_ms_max: 400, slow: 0, hiccups: 2_000, trouble: 0, attempt_ms: 5_000, prune_every: 8 };
         Self { chains: vec![chain], modules, receivers, faults, journal_entries: 40, live_ms: 60_000 }
