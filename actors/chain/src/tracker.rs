@@ -47,6 +47,8 @@ struct Waiting {
     /// How far nothing concerned it.
     at: Position,
     verified: bool,
+    /// How far back a cursor of a dead branch was followed. Its headers need not all be kept at once for that.
+    back: Option<(u64, Hash)>,
     skipped: u64,
     size: AnswerSize,
     /// A read must end before it can go on.
@@ -159,7 +161,7 @@ impl Tracker {
             Some(Cursor::Cron { .. } | Cursor::Outbox { .. }) | None => None,
         };
         let at = after.unwrap_or(Position { number: 0, hash: None, part: Part::Block });
-        let waiting = Waiting { token, after, at, verified: false, skipped: 0, size, reading: false };
+        let waiting = Waiting { token, after, at, verified: false, back: None, skipped: 0, size, reading: false };
         if let Some(seat) = self.seats[seat].as_mut()
             && seat.waiting.replace(waiting).is_none()
         {
@@ -310,7 +312,7 @@ impl Tracker {
     fn follow(&mut self, watch: &Arc<Watch>, after: Position, waiting: &mut Waiting) -> Option<Answer> {
         let tip = self.head()?;
         if !waiting.verified {
-            match self.verify(after) {
+            match self.verify(after, &mut waiting.back) {
                 Verdict::Canonical => waiting.verified = true,
                 Verdict::Ahead => return None,
                 Verdict::Reading => {
@@ -327,7 +329,9 @@ impl Tracker {
                     let old_head = (after.number, hash);
                     return Some(Answer::Reorg(Reorg { chain_id: self.chain_id, ancestor, old_head, new_head: tip }));
                 }
-                Verdict::Lost { reason } => return Some(Answer::Stuck { reason }),
+                Verdict::Lost { reason } => {
+                    return Some(Answer::Stuck { reason: format!("chain {}: {reason}", self.chain_id) });
+                }
             }
         }
         self.read_tag(watch.interest.hold);
@@ -379,7 +383,7 @@ impl Tracker {
                 // What was read contradicts itself: look at the cursor again, from what is read afresh.
                 self.backfill.forget(waiting.at.number);
                 self.backfill.forget(waiting.at.number.saturating_add(1));
-                (waiting.at, waiting.verified, waiting.skipped) = (after, false, 0);
+                (waiting.at, waiting.verified, waiting.back, waiting.skipped) = (after, false, None, 0);
                 waiting.reading = true;
                 return None;
             }
@@ -395,17 +399,23 @@ impl Tracker {
         Some(Some(Answer::Events { deliveries, progress: Some(waiting.at.cursor()), skipped }))
     }
 
-    fn verify(&mut self, after: Position) -> Verdict {
+    fn verify(&mut self, after: Position, back: &mut Option<(u64, Hash)>) -> Verdict {
         let Some(hash) = after.hash else { return Verdict::Canonical };
-        let mut at = (after.number, hash);
+        let mut at = back.unwrap_or((after.number, hash));
         loop {
             match self.canonical(at.0) {
                 Lookup::Found(found) if found == at.1 && at == (after.number, hash) => return Verdict::Canonical,
                 Lookup::Found(found) if found == at.1 => return Verdict::Orphan { ancestor: at },
                 Lookup::BelowWindow => return Verdict::Reading,
                 Lookup::AboveTip if !self.canon.is_known(&at.1) => return Verdict::Ahead,
-                Lookup::Found(_) | Lookup::AboveTip => match self.canon.parent(at, after.number) {
-                    Ok(parent) => at = parent,
+                lookup => match self.canon.parent(at, after.number) {
+                    Ok(parent) => {
+                        at = parent;
+                        // Nothing that stands on a block that is not canonical is, until the chain forks.
+                        if matches!(lookup, Lookup::Found(_)) {
+                            *back = Some(parent);
+                        }
+                    }
                     Err(None) => {
                         if !self.orphan_reads.contains(&at.1) {
                             self.orphan_reads.push(at.1);

@@ -103,7 +103,7 @@ impl Tracker {
         if forked || ancestor.is_none() {
             for waiting in self.seats.iter_mut().flatten().filter_map(|seat| seat.waiting.as_mut()) {
                 if let Some(after) = waiting.after {
-                    (waiting.at, waiting.verified, waiting.skipped) = (after, false, 0);
+                    (waiting.at, waiting.verified, waiting.back, waiting.skipped) = (after, false, None, 0);
                 }
             }
         }

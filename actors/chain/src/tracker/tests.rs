@@ -62,15 +62,18 @@ struct Bench {
     finalized_lag: u64,
     /// Another node, on another branch that leaves this one after a block, says what is final.
     final_on: Option<(u8, u64)>,
+    /// Dead branches that the node remembers, each with the block that it left this one after.
+    remembered: Vec<(u8, u64)>,
     answers: HashMap<usize, Vec<Answer>>,
 }
 
 impl Bench {
     fn new(window_blocks: usize, head: u64) -> Self {
         let tracker = Tracker::new(1, window_blocks, 1_000, History::default());
-        let (jobs, answers) = (vec![], HashMap::new());
+        let (jobs, answers, remembered) = (vec![], HashMap::new(), vec![]);
         let (range_max, finalized_lag, final_on) = (u64::MAX, 10, None);
-        let mut bench = Self { tracker, branch: 0, fork: 0, head, jobs, range_max, finalized_lag, final_on, answers };
+        let mut bench =
+            Self { tracker, branch: 0, fork: 0, head, jobs, range_max, finalized_lag, final_on, remembered, answers };
         bench.see(head);
         bench
     }
@@ -101,8 +104,9 @@ impl Bench {
                 Found::Headers(numbers.iter().map(|number| self.header(*number)).collect())
             }
             Job::Header { hash, .. } => {
-                let canonical = (0..=self.head).map(|number| self.header(number)).find(|header| header.hash == *hash);
-                Found::Header(canonical)
+                let branches = [(self.branch, self.fork)].into_iter().chain(self.remembered.iter().copied());
+                let all = branches.flat_map(|(branch, fork)| (0..=self.head).map(move |n| header(branch, fork, n)));
+                Found::Header(all.into_iter().find(|header| header.hash == *hash))
             }
             Job::Logs { header, .. } => Found::Logs(vec![log(header, 1)]),
             Job::Segment { segment: Segment::Logs { from, to, union, .. }, .. } => {
@@ -388,8 +392,32 @@ fn an_unknown_orphan_is_stuck_with_a_reason_and_asked_about_again_on_the_next_pu
         let seat = bench.pull("a", Cursor::block(990, hash(9, 990)), &blocks());
         let answers = bench.answers.remove(&seat).unwrap_or_default();
         let [Answer::Stuck { reason }] = &answers[..] else { panic!("{answers:?}") };
-        assert!(reason.starts_with("block 990 of the cursor is on a dead branch; its block 990 ("), "{reason}");
+        assert!(
+            reason.starts_with("chain 1: block 990 of the cursor is on a dead branch; its block 990 ("),
+            "{reason}"
+        );
         assert!(bench.jobs.iter().any(|job| job.starts_with("header 0x")), "{:?}", bench.jobs);
+    }
+}
+
+#[test]
+fn dead_branches_that_are_longer_together_than_what_is_kept_are_followed_all_the_same() {
+    let mut bench = Bench::new(100, 990);
+    bench.tracker = Tracker::new(1, 100, 1_000, History::new(16, []));
+    bench.remembered = vec![(7, 980), (8, 985)];
+    bench.see(1_000);
+    // Both are on their way back at once.
+    let source = || SourceId::new("chain:1");
+    let ways = [("a", 7, 995, 980), ("b", 8, 1_000, 985)].map(|(module, branch, number, fork)| {
+        let cursor = Cursor::block(number, hash(branch, number));
+        let seat = bench.tracker.pull(module.into(), source(), 1, Some(&cursor), &blocks(), SIZE);
+        (seat, fork)
+    });
+    bench.work();
+    for (seat, fork) in ways {
+        let answers = bench.answers.remove(&seat).unwrap_or_default();
+        let [Answer::Reorg(reorg)] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!(reorg.ancestor, (fork, hash(0, fork)));
     }
 }
 
