@@ -53,8 +53,22 @@ pub(super) enum Obstacle {
 #[derive(Debug)]
 struct Item {
     live: Live,
+    /// Units before the one in `live` that sent it, too, oldest first: what a module is given twice it sends twice.
+    earlier: Vec<Location>,
     state: State,
     is_final: bool,
+}
+
+impl Item {
+    /// Units after `to_seq` were undone. Whether one of those was the last that sent it.
+    fn is_undone(&mut self, to_seq: u64) -> bool {
+        if self.live.at.is_none_or(|at| at.seq <= to_seq) {
+            return false;
+        }
+        self.earlier.retain(|earlier| earlier.seq <= to_seq);
+        self.live.at = self.earlier.pop();
+        self.live.at.is_none()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -227,7 +241,9 @@ impl Schedule {
         let queue = self.queues.entry(live.module).or_default();
         queue.name = live.name.to_string();
         if let Some(item) = queue.places.get(&live.id).and_then(|place| queue.items.get_mut(place)) {
-            item.live.at = live.at.or(item.live.at);
+            if let Some(at) = live.at {
+                item.earlier.extend(item.live.at.replace(at).filter(|earlier| *earlier < at));
+            }
             return;
         }
         let place = self.next_place;
@@ -237,24 +253,20 @@ impl Schedule {
             queue.lanes.entry(lane.clone()).or_default().insert(place);
         }
         queue.bytes += live.bytes;
-        queue.items.insert(place, Item { live, state: State::Behind, is_final: false });
+        queue.items.insert(place, Item { live, earlier: Vec::new(), state: State::Behind, is_final: false });
         queue.place(place);
     }
 
     /// Units after `to_seq` were undone: what had not been released is gone with them.
     pub fn rewound(&mut self, module: ModuleId, to_seq: u64) {
         let Some(queue) = self.queues.get_mut(&module) else { return };
-        let undone = |item: &Item| item.live.at.is_some_and(|at| at.seq > to_seq);
-        let undone: Vec<u64> = queue.items.iter().filter(|(_, item)| undone(item)).map(|(place, _)| *place).collect();
-        for place in undone {
-            let Some(item) = queue.items.get_mut(&place) else { continue };
+        let undone = queue.items.iter_mut().filter_map(|(place, item)| {
             // Whether one under way was marked in time is for its attempt to find out.
-            if item.live.progress.released || item.state == State::Flying {
-                item.live.at = None;
-            } else {
-                queue.remove(place);
-            }
-        }
+            let stays = |item: &Item| item.live.progress.released || item.state == State::Flying;
+            (item.is_undone(to_seq) && !stays(item)).then_some(*place)
+        });
+        let undone: Vec<u64> = undone.collect();
+        undone.into_iter().for_each(|place| queue.remove(place));
         self.sweep();
     }
 

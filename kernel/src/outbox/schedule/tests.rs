@@ -47,6 +47,23 @@ fn a_lane_goes_one_by_one_and_others_pass_it() {
 }
 
 #[test]
+fn what_two_units_sent_goes_with_the_earlier_one() {
+    let mut schedule = Schedule::new(BOUNDS);
+    for seq in [3, 7, 9] {
+        schedule.add(live(1, seq, "a-1", None));
+    }
+    schedule.rewound(ModuleId(1), 8);
+    schedule.rewound(ModuleId(1), 5);
+    let left = schedule.start(0, |_| true).unwrap();
+    assert_eq!(left.at, Some(Location { seq: 3, ordinal: 0 }), "the first unit that sent it stands");
+    schedule.ended(ModuleId(1), "a-1", left.at);
+    assert!(started(&mut schedule, 0).is_empty());
+    schedule.add(live(1, 3, "a-1", None));
+    schedule.rewound(ModuleId(1), 2);
+    assert!(started(&mut schedule, 0).is_empty(), "nothing sent it any more");
+}
+
+#[test]
 fn what_is_left_is_told_apart_by_whether_it_could_go_out() {
     let mut schedule = Schedule::new(BOUNDS);
     for (seq, id, lane) in [(1, "a-1", None), (2, "a-2", Some("x")), (3, "a-3", Some("x")), (4, "a-4", Some("y"))] {
