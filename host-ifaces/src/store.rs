@@ -201,6 +201,15 @@ pub struct ReplayItem {
     pub told: Option<Box<types::Reorg>>,
 }
 
+/// Lets a reorg say what another one said of effects that had left, each once.
+pub fn add_released(told: &mut types::Reorg, more: Vec<types::ReleasedEffect>) {
+    for effect in more {
+        if told.released_effects.iter().all(|known| known.id != effect.id) {
+            told.released_effects.push(effect);
+        }
+    }
+}
+
 /// What a rewind left.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rewound {

@@ -11,7 +11,7 @@ use nexum_host_ifaces::{
     event::{Cursor, EventId},
     journal::{Receipt, RewindRecord},
     outbox::ReleasedEffect,
-    store::{Fork, ModuleId, ModuleRecord, ReplayItem, Rewound, StoreError, UnitKind},
+    store::{Fork, ModuleId, ModuleRecord, ReplayItem, Rewound, StoreError, UnitKind, add_released},
     types,
 };
 use rocksdb::{IteratorMode, ReadOptions, WriteBatch};
@@ -164,9 +164,7 @@ fn queue(fork: &Fork, released: &[ReleasedEffect], undone: Vec<ReplayItem>, left
         if item.source != fork.source {
             others.push(item);
         } else if let Some(told) = item.told {
-            let known = |id: &str| reorg.released_effects.iter().any(|effect| effect.id == id);
-            let forgotten: Vec<_> = told.released_effects.into_iter().filter(|effect| !known(&effect.id)).collect();
-            reorg.released_effects.extend(forgotten);
+            add_released(&mut reorg, told.released_effects);
         }
     }
     let (number, hash) = fork.ancestor;

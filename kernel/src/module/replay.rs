@@ -9,7 +9,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use nexum_host_ifaces::{
     event::{Cursor, Delivery, EventId, Part, SourceId},
-    store::{ReplayItem, UnitKind},
+    store::{ReplayItem, UnitKind, add_released},
     types::{BlockRef, Event, Tick},
 };
 
@@ -60,14 +60,14 @@ impl Replay {
 
     /// Drops what waits for a source. What is left to say of it is one reorg, which names every effect that had left
     /// according to those that are dropped.
-    fn forget(&mut self, source: &SourceId) -> Option<ReplayItem> {
+    pub(super) fn forget(&mut self, source: &SourceId) -> Option<ReplayItem> {
         let (of_source, others): (Vec<_>, Vec<_>) = self.items.drain(..).partition(|item| item.source == *source);
         self.items = others.into();
         self.done.extend(of_source.iter().map(|item| item.position));
         let reorgs = of_source.into_iter().filter(names_effects);
         reorgs.reduce(|mut first, next| {
             if let (Some(first), Some(next)) = (&mut first.told, next.told) {
-                first.released_effects.extend(next.released_effects);
+                add_released(first, next.released_effects);
             }
             first
         })
@@ -294,7 +294,7 @@ mod tests {
         };
         let reorg = |position, keys: &[&str]| ReplayItem { told: told(keys), ..item(position, "chain:2", 6, 1) };
         let items = vec![item(0, "chain:2", 7, 1), reorg(1, &["x"]), item(2, "cron:x", 8, 1), reorg(3, &[])];
-        let mut replay = Replay::new(items.into_iter().chain([reorg(4, &["y"])]).collect());
+        let mut replay = Replay::new(items.into_iter().chain([reorg(4, &["x", "y"])]).collect());
         let mut left = replay.forget(&SourceId::new("chain:2")).unwrap();
         lead_to(&mut left, Cursor::block(5, Hash([5; 32])));
         assert_eq!(left.cursor, Cursor::block(5, Hash([5; 32])));

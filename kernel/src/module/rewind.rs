@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nexum_host_ifaces::{
     event::{Cursor, Delivery, EventId, Reorg},
     outbox::OutboxRequest,
-    store::{Fork, StoreError, StoreMsg},
+    store::{Fork, StoreError, StoreMsg, add_released},
     types,
 };
 
@@ -50,6 +50,10 @@ impl Running {
         let cursor = Cursor::block(reorg.ancestor.0, reorg.ancestor.1);
         let mut said = told(reorg);
         said.released_effects = self.released_above(args, index, reorg).await?;
+        // The source goes on from there. What it was to repeat of another place would never come.
+        if let Some(told) = self.replay.forget(self.feeds.id(index)).and_then(|item| item.told) {
+            add_released(&mut said, told.released_effects);
+        }
         let payload = Arc::new(types::Event::Reorg(said));
         self.deliver(args, index, Delivery { id: self.event(reorg), event: payload, cursor, seen_ns: 0 }).await?;
         self.settle(args).await
