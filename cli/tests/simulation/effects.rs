@@ -42,6 +42,8 @@ struct Effects<'a> {
     world: &'a World,
     now_ms: u64,
     rewinds: bool,
+    /// No block was given again by order.
+    once: bool,
     /// In the order of sending, each once.
     meant: Vec<Meant<'a>>,
     /// In the order of arrival, those that were carried out.
@@ -87,10 +89,10 @@ impl Found<'_> {
             let end = ["delivered", "failed", "cancelled"].into_iter().find(|known| *known == end);
             ends.entry(key.to_owned()).or_default().push(end.unwrap_or("?"));
         }
-        let rewinds = self.plan.rewinds;
+        let (rewinds, once) = (self.is_undone(), !self.is_moved());
         let refused = receivers.refused_of(&self.plan.name);
         let mut effects =
-            Effects { world, now_ms, rewinds, meant, hits, first, ends, told, refused, differences: Vec::new() };
+            Effects { world, now_ms, rewinds, once, meant, hits, first, ends, told, refused, differences: Vec::new() };
         effects.meant();
         effects.taken();
         effects.ended();
@@ -180,7 +182,8 @@ impl Effects<'_> {
         for (key, ends) in &self.ends {
             let known = meant.contains(&**key) || self.first.contains_key(&**key) || self.told.contains(key);
             // One withdrawn before it left is withdrawn again each time that its block comes back and goes.
-            let again = ends.iter().rev().skip(1).any(|end| *end != "cancelled");
+            // One given again by order, so long ago that it is forgotten, goes out again.
+            let again = self.once && ends.iter().rev().skip(1).any(|end| *end != "cancelled");
             if again || (!known && ends.last() != Some(&"cancelled")) {
                 self.differences.push(format!("told of {key}: {ends:?}"));
             }

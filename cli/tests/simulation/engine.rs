@@ -2,7 +2,7 @@
 //! command line composes them, but on one thread.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     path::{Path, PathBuf},
     sync::{
@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History, KEPT_HEADERS};
+use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History};
 use nexum_host_ifaces::{blocking::Blocking, clock::Clock, limits::Limits, port::Port, store::StoreMsg};
 use nexum_kernel::{
     KernelArgs, KernelHandle, Ports, ServiceSpec,
-    admin::{AdminError, AdminMsg, ModuleSpec, Node, Wanted},
+    admin::{AdminError, AdminMsg, ModuleSpec, Node, ResyncOrder, ResyncTo, Wanted},
     engine::WasmEngine,
     outbox::{self, RetryPolicy},
 };
@@ -28,8 +28,9 @@ use crate::{
     chance::Chance,
     dial::{self, Net},
     disk::SimDisk,
+    manifest::Version,
     receiver::{self, PUT, Receivers, SEND_RAW},
-    scenario::{Scenario, Version},
+    scenario::Scenario,
     trace::{SimClock, Trace, lock},
 };
 
@@ -46,7 +47,38 @@ pub struct Machine {
     pub disk: Arc<SimDisk>,
     pub receivers: Arc<Mutex<Receivers>>,
     pub jitter: Arc<Mutex<Chance>>,
+    pub moved: Moved,
     pub trace: Trace,
+}
+
+/// Modules that were, or may have been, put onto a chain with the state that they had. Nobody can say what such a one has of
+/// the blocks up to there.
+#[derive(Clone, Default)]
+pub struct Moved(Arc<Mutex<Moves>>);
+
+/// The blocks after which modules went on, by module and chain.
+type Moves = BTreeMap<(String, u64), Vec<u64>>;
+
+impl Moved {
+    fn add(&self, module: &str, chain_id: u64, block: u64) {
+        lock(&self.0).entry((module.to_owned(), chain_id)).or_default().push(block);
+    }
+
+    /// The order was refused.
+    fn take_back(&self, module: &str, chain_id: u64, block: u64) {
+        if let Some(blocks) = lock(&self.0).get_mut(&(module.to_owned(), chain_id))
+            && let Some(at) = blocks.iter().position(|known| *known == block)
+        {
+            blocks.swap_remove(at);
+        }
+    }
+
+    /// The last such block of each chain.
+    pub fn of(&self, module: &str) -> BTreeMap<u64, u64> {
+        let moved = lock(&self.0);
+        let of_module = moved.iter().filter(|((name, _), _)| name == module);
+        of_module.filter_map(|((_, chain_id), blocks)| Some((*chain_id, *blocks.iter().max()?))).collect()
+    }
 }
 
 /// What an operator may order about a module.
@@ -63,6 +95,10 @@ pub struct Engine {
     pub store: Arc<Store>,
     disk: Arc<SimDisk>,
     directory: PathBuf,
+    moved: Moved,
+    trace: Trace,
+    /// Modules that an order to upgrade is being carried out about: an operator gives one at a time.
+    upgrading: Arc<Mutex<BTreeSet<String>>>,
     /// The living actor of each service, by name.
     actors: Arc<Mutex<BTreeMap<String, ActorCell>>>,
 }
@@ -91,7 +127,7 @@ impl Engine {
         let mut histories = Vec::new();
         for plan in &machine.scenario.chains {
             let links = store.headers(plan.id).map_err(|error| error.to_string())?;
-            histories.push((plan.id, History::new(KEPT_HEADERS, links)));
+            histories.push((plan.id, History::new(plan.kept_headers, links)));
         }
         let histories = Arc::new(histories);
         let actors = Actors::default();
@@ -186,7 +222,9 @@ impl Engine {
         .await
         .map_err(|error| error.to_string())?;
         let (disk, directory) = (machine.disk.clone(), machine.directory.clone());
-        Ok((Self { admin, store, disk, directory, actors: actors.0 }, kernel))
+        let (moved, trace) = (machine.moved.clone(), machine.trace.clone());
+        let upgrading = Arc::default();
+        Ok((Self { admin, store, disk, directory, moved, trace, upgrading, actors: actors.0 }, kernel))
     }
 
     /// Kills the actor of one service, by number. The last one is the outbox, which the kernel starts itself.
@@ -212,9 +250,40 @@ impl Engine {
         modules(&self.admin).await
     }
 
+    /// Puts a module onto a chain: undoes its state as far as its journal says, or keeps it and goes on after a block.
+    pub fn resync(
+        &self,
+        module: String,
+        chain_id: u64,
+        block: Option<u64>,
+    ) -> impl Future<Output = Resync> + Send + 'static {
+        let (admin, moved, trace) = (self.admin.clone(), self.moved.clone(), self.trace.clone());
+        async move {
+            let to = block.map_or(ResyncTo::Journal, ResyncTo::Block);
+            block.iter().for_each(|block| moved.add(&module, chain_id, *block));
+            let order = ResyncOrder { chain_id, to };
+            let put = |reply| AdminMsg::Resync { module: module.clone(), order, reply };
+            let answer = admin.call(ORDER_DEADLINE, put).await;
+            trace.note(format_args!("{module} onto chain {chain_id} by {to:?}: {answer:?}"));
+            match answer {
+                Ok(Ok(_)) => Resync::Done,
+                Ok(Err(AdminError::Refused(reason))) => {
+                    block.iter().for_each(|block| moved.take_back(&module, chain_id, *block));
+                    if reason.starts_with("no position in the journal") { Resync::OutOfReach } else { Resync::Undone }
+                }
+                Ok(Err(AdminError::WrongState { .. })) => {
+                    block.iter().for_each(|block| moved.take_back(&module, chain_id, *block));
+                    Resync::Undone
+                }
+                _ => Resync::Undone,
+            }
+        }
+    }
+
     /// Carries out an order about a module, in its own time. One that is refused, or does not work, is given up.
     pub fn order(&self, order: Order, module: String) -> impl Future<Output = ()> + Send + 'static {
         let (admin, disk, directory) = (self.admin.clone(), self.disk.clone(), self.directory.clone());
+        let upgrading = self.upgrading.clone();
         async move {
             // Who asked may not learn what came of it.
             let _ = match order {
@@ -222,15 +291,29 @@ impl Engine {
                 Order::Resume => admin.call(ORDER_DEADLINE, |reply| AdminMsg::Resume { module, reply }).await,
                 Order::Restart => admin.call(ORDER_DEADLINE, |reply| AdminMsg::Restart { module, reply }).await,
                 Order::Upgrade(version) => {
+                    if !lock(&upgrading).insert(module.clone()) {
+                        return;
+                    }
                     let source = bundle(&directory, &module, version);
                     if let Err(violation) = upgrade(&admin, &module, source).await {
                         disk.violated(violation);
                     }
+                    lock(&upgrading).remove(&module);
                     return;
                 }
             };
         }
     }
+}
+
+/// What came of an order to put a module onto a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resync {
+    Done,
+    /// Its journal holds no position that lies on the chain.
+    OutOfReach,
+    /// It was not carried out, or nobody knows.
+    Undone,
 }
 
 /// Carries out an upgrade, and sees to it that what runs is what the answer says.

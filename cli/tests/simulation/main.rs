@@ -20,6 +20,7 @@ mod disk;
 mod effects;
 mod endpoints;
 mod engine;
+mod manifest;
 mod oracle;
 mod receiver;
 mod run;

@@ -11,6 +11,7 @@ use nexum_store::Store;
 
 use crate::{
     disk::{Begins, short},
+    engine::Moved,
     receiver::Receivers,
     scenario::{Blocks, ChainSource, Hold, ModulePlan, Scenario},
     world::{Block, Chain, Log, World},
@@ -34,6 +35,7 @@ pub struct End<'a> {
     pub world: &'a World,
     pub receivers: &'a Receivers,
     pub begins: &'a Begins,
+    pub moved: &'a Moved,
     pub now_ms: u64,
 }
 
@@ -41,7 +43,7 @@ pub struct End<'a> {
 pub fn check(scenario: &Scenario, end: &End<'_>, store: &Store) -> Result<(), String> {
     let mut differences = Vec::new();
     for plan in &scenario.modules {
-        match Found::read(store, plan) {
+        match Found::read(store, plan, end.moved) {
             Ok(found) => differences.extend(found.check(end)),
             Err(error) => differences.push(format!("{}: {error}", plan.name)),
         }
@@ -51,16 +53,16 @@ pub fn check(scenario: &Scenario, end: &End<'_>, store: &Store) -> Result<(), St
 
 /// Whether a module records the same of the same chains whatever befalls it: it undoes what is retracted, is given every
 /// block from one that it names on, and fails only at what always fails.
-pub fn is_settled(plan: &ModulePlan) -> bool {
+pub fn is_settled(plan: &ModulePlan, moved: &Moved) -> bool {
     let settled = |source: &ChainSource| source.blocks != Blocks::Latest && source.start.is_some();
-    plan.rewinds && plan.flaky == 0 && plan.chains.iter().all(settled)
+    plan.rewinds && plan.flaky == 0 && moved.of(&plan.name).is_empty() && plan.chains.iter().all(settled)
 }
 
 /// Compares what two engines hold of the same chains.
-pub fn same(scenario: &Scenario, ours: &Store, anew: &Store) -> Result<(), String> {
+pub fn same(scenario: &Scenario, moved: &Moved, ours: &Store, anew: &Store) -> Result<(), String> {
     let mut differences = Vec::new();
-    for plan in scenario.modules.iter().filter(|plan| is_settled(plan)) {
-        let (ours, anew) = (of_chains(ours, plan)?, of_chains(anew, plan)?);
+    for plan in scenario.modules.iter().filter(|plan| is_settled(plan, moved)) {
+        let (ours, anew) = (of_chains(ours, plan, moved)?, of_chains(anew, plan, moved)?);
         let keys: BTreeSet<&String> = ours.keys().chain(anew.keys()).collect();
         let differ = keys.into_iter().filter(|key| ours.get(*key) != anew.get(*key)).take(TOLD_MAX);
         differences.extend(differ.map(|key| {
@@ -72,8 +74,8 @@ pub fn same(scenario: &Scenario, ours: &Store, anew: &Store) -> Result<(), Strin
 }
 
 /// What a module recorded of its chains, and which of their events are dead letters.
-fn of_chains(store: &Store, plan: &ModulePlan) -> Result<BTreeMap<String, String>, String> {
-    let found = Found::read(store, plan)?;
+fn of_chains(store: &Store, plan: &ModulePlan, moved: &Moved) -> Result<BTreeMap<String, String>, String> {
+    let found = Found::read(store, plan, moved)?;
     let of_chain = |key: &&String| key.starts_with("b/") || key.starts_with("l/");
     let recorded = found.state.iter().filter(|(key, _)| of_chain(key));
     let what = |text: &str| record(text).map_or_else(|| text.to_owned(), |found| found.what.to_owned());
@@ -100,18 +102,30 @@ pub struct Found<'a> {
     pub plan: &'a ModulePlan,
     pub state: BTreeMap<String, String>,
     pub letters: BTreeMap<String, DeadLetter>,
+    /// Chains onto which it was put with its state, and the block after which it went on.
+    moved: BTreeMap<u64, u64>,
     differences: Vec<String>,
 }
 
 impl<'a> Found<'a> {
-    fn read(store: &Store, plan: &'a ModulePlan) -> Result<Self, String> {
+    fn read(store: &Store, plan: &'a ModulePlan, moved: &Moved) -> Result<Self, String> {
         let id = store.id(&plan.name).map_err(|error| error.to_string())?;
         let entries = store.scan(id, "", None, usize::MAX).map_err(|error| error.to_string())?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let state = entries.into_iter().map(|(key, value)| (key, text(value))).collect();
         let letters = store.dead_letters(&plan.name).map_err(|error| error.to_string())?;
         let letters = letters.into_iter().map(|letter| (letter.id.to_string(), letter)).collect();
-        Ok(Self { plan, state, letters, differences: Vec::new() })
+        Ok(Self { plan, state, letters, moved: moved.of(&plan.name), differences: Vec::new() })
+    }
+
+    /// Whether its state holds nothing of what is retracted.
+    pub fn is_undone(&self) -> bool {
+        self.plan.rewinds && !self.is_moved()
+    }
+
+    /// Whether the operator has put it onto a chain with its state.
+    pub fn is_moved(&self) -> bool {
+        !self.moved.is_empty()
     }
 
     pub fn differs(&mut self, what: String) {
@@ -126,13 +140,16 @@ impl<'a> Found<'a> {
         for source in &self.plan.chains {
             let chain = &end.world.chains[source.chain];
             match self.start(source, chain.plan.id, end.begins) {
-                Some(start) => self.source(source, chain, start, &mut due),
+                Some(start) => {
+                    let moved = self.moved.get(&chain.plan.id);
+                    self.source(source, chain, moved.map_or(start, |block| start.max(block + 1)), &mut due);
+                }
                 None => self.differs(format!("{} has no position", source.id(chain.plan.id))),
             }
         }
         self.letters(&due);
         self.ticks(end.now_ms);
-        if self.plan.rewinds {
+        if self.is_undone() {
             self.sequence();
         }
         self.effects(end);
@@ -188,7 +205,7 @@ impl<'a> Found<'a> {
             let key = format!("b/{chain_id:020}/{number:020}");
             // What stands there may be of a retracted block, when nothing is undone.
             let hashed = hex::encode(block.hash);
-            let has = self.state.get(&key).is_some_and(|text| self.plan.rewinds || text.starts_with(&hashed));
+            let has = self.state.get(&key).is_some_and(|text| self.is_undone() || text.starts_with(&hashed));
             let skipped = source.blocks == Blocks::Latest && Some(number) != limit && !has;
             let id = EventId::Block { chain_id, number, hash };
             let skipped = skipped && !self.letters.contains_key(&id.to_string());
@@ -202,21 +219,22 @@ impl<'a> Found<'a> {
         self.compare(chain_id, &expected);
         let told = |text: &&String| text.split(' ').next() == Some(&chain_id.to_string());
         let retracted = self.state.range("r/".to_owned().."r0".to_owned()).map(|(_, text)| text).find(told).cloned();
-        if let Some(text) = retracted.filter(|_| source.hold == Hold::Finalized) {
+        if let Some(text) = retracted.filter(|_| source.hold == Hold::Finalized && !self.moved.contains_key(&chain_id))
+        {
             self.differs(format!("what was final was retracted: {text}"));
         }
     }
 
     fn compare(&mut self, chain_id: u64, expected: &BTreeMap<String, String>) {
-        let mut differences = Vec::new();
+        let (mut differences, undone) = (Vec::new(), self.is_undone());
         for (key, what) in expected {
             match self.state.get(key).map(|text| (text, record(text))) {
                 None => differences.push(format!("lost: {key}")),
-                Some((_, Some(found))) if found.what == what && (found.count == 1 || !self.plan.rewinds) => {}
+                Some((_, Some(found))) if found.what == what && (found.count == 1 || !undone) => {}
                 Some((text, _)) => differences.push(format!("{key} is {text}, not {what}")),
             }
         }
-        if self.plan.rewinds {
+        if undone {
             for kind in ["b", "l"] {
                 let (from, to) = (format!("{kind}/{chain_id:020}/"), format!("{kind}/{chain_id:020}0"));
                 for (key, text) in self.state.range(from..to).filter(|(key, _)| !expected.contains_key(*key)) {
@@ -241,7 +259,7 @@ impl<'a> Found<'a> {
         let mut differences = Vec::new();
         for (id, letter) in &self.letters {
             let of_chain = matches!(letter.id, EventId::Block { .. } | EventId::Logs { .. });
-            if of_chain && self.plan.rewinds && !due.contains(id) {
+            if of_chain && self.is_undone() && !due.contains(id) {
                 differences.push(format!("a dead letter that is not of the chain: {}", short(&letter.id)));
             }
             let poisoned = match &letter.id {

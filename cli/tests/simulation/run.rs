@@ -19,10 +19,11 @@ use crate::{
     chance::Chance,
     dial::Net,
     disk::SimDisk,
-    engine::{self, Engine, Machine, Order, store_directory},
+    engine::{self, Engine, Machine, Moved, Order, Resync, store_directory},
+    manifest::Version,
     oracle,
     receiver::Receivers,
-    scenario::{Scenario, Version},
+    scenario::Scenario,
     trace::{SimClock, Trace, lock},
     world::World,
 };
@@ -105,7 +106,7 @@ fn afresh(seed: u64, machine: &Machine, world: &Arc<Mutex<World>>, shop: &Shop) 
     machine.trace.note(format_args!("AFRESH"));
     let directory = machine.directory.join("afresh");
     let (mut scenario, clock) = (machine.scenario.clone(), machine.clock.clone());
-    scenario.modules.retain(oracle::is_settled);
+    scenario.modules.retain(|plan| oracle::is_settled(plan, &machine.moved));
     if scenario.modules.is_empty() {
         return Ok(());
     }
@@ -125,7 +126,7 @@ fn afresh(seed: u64, machine: &Machine, world: &Arc<Mutex<World>>, shop: &Shop) 
         Store::open(store_directory(&machine.directory), &options).map_err(|error| error.to_string())
     };
     let (ours, anew) = (open(machine)?, open(&fresh)?);
-    oracle::same(&machine.scenario, &ours, &anew)
+    oracle::same(&machine.scenario, &machine.moved, &ours, &anew)
 }
 
 /// In memory where the system has such a directory: nothing here needs a real disk.
@@ -161,6 +162,7 @@ fn machine(
         disk: SimDisk::new(seed, &scenario, trace.clone()),
         receivers: Receivers::new(seed, scenario.receivers.clone(), trace.clone()),
         jitter: Arc::new(Mutex::new(Chance::new(seed, "jitter"))),
+        moved: Moved::default(),
         wasm: WasmEngine::without_wall_clock(&shop.cache).map_err(|error| error.to_string())?,
         directory: directory.to_owned(),
         trace: trace.clone(),
@@ -174,12 +176,14 @@ fn machine(
 struct Life {
     chance: Chance,
     upgrades: Chance,
+    resyncs: Chance,
     calm_at: u64,
     crash_at: u64,
     kill_at: u64,
     jump_at: u64,
     order_at: u64,
     upgrade_at: u64,
+    resync_at: u64,
     look_at: u64,
     /// Of the calm, or of the last order after it.
     calm_since: u64,
@@ -198,15 +202,19 @@ impl Life {
                 .map(|mean| after(&mut chance, 0, mean));
         let mut upgrades = Chance::new(seed, "upgrades of modules");
         let upgrade_at = after(&mut upgrades, 0, faults.upgrade_every_ms);
+        let mut resyncs = Chance::new(seed, "resyncs by order");
+        let resync_at = after(&mut resyncs, 0, faults.resync_every_ms);
         Self {
             chance,
             upgrades,
+            resyncs,
             calm_at: scenario.live_ms,
             crash_at,
             kill_at,
             jump_at,
             order_at,
             upgrade_at,
+            resync_at,
             look_at: u64::MAX,
             calm_since: 0,
             looks: 0,
@@ -218,16 +226,18 @@ impl Life {
 
     /// Nothing befalls it any more; it is only looked at.
     fn calm(seed: u64, now_ms: u64) -> Self {
-        let [calm_at, crash_at, kill_at, jump_at, order_at, upgrade_at] = [u64::MAX; 6];
+        let [calm_at, crash_at, kill_at, jump_at, order_at, upgrade_at, resync_at] = [u64::MAX; 7];
         Self {
             chance: Chance::new(seed, "afresh"),
             upgrades: Chance::new(seed, "afresh"),
+            resyncs: Chance::new(seed, "afresh"),
             calm_at,
             crash_at,
             kill_at,
             jump_at,
             order_at,
             upgrade_at,
+            resync_at,
             look_at: now_ms + FIRST_LOOK_MS,
             calm_since: now_ms,
             looks: 0,
@@ -290,7 +300,7 @@ async fn lifetime(machine: &Machine, world: &Arc<Mutex<World>>, life: &mut Life)
 async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) -> End {
     let (faults, clock) = (&machine.scenario.faults, &machine.clock);
     loop {
-        let orders = life.order_at.min(life.upgrade_at);
+        let orders = life.order_at.min(life.upgrade_at).min(life.resync_at);
         let next = [life.calm_at, life.crash_at, life.kill_at, life.jump_at, orders, life.look_at];
         let next = next.into_iter().min().unwrap_or(u64::MAX).min(lock(&net.world).next_ms());
         let wait = next.saturating_sub(clock.elapsed_ms()).max(1);
@@ -303,7 +313,7 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
         if now >= life.calm_at {
             life.calm_at = u64::MAX;
             (life.crash_at, life.kill_at, life.jump_at) = (u64::MAX, u64::MAX, u64::MAX);
-            (life.order_at, life.upgrade_at) = (u64::MAX, u64::MAX);
+            (life.order_at, life.upgrade_at, life.resync_at) = (u64::MAX, u64::MAX, u64::MAX);
             machine.trace.note(format_args!("CALM"));
             machine.disk.calm_down();
             lock(&machine.receivers).calm_down();
@@ -337,6 +347,16 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
             machine.trace.note(format_args!("ORDER {order:?} {module}"));
             tokio::spawn(engine.order(order, module));
         }
+        if now >= life.resync_at {
+            life.resync_at = after(&mut life.resyncs, now, faults.resync_every_ms);
+            let plan = life.resyncs.pick(&machine.scenario.modules).clone();
+            if !plan.chains.is_empty() {
+                let chain = life.resyncs.pick(&plan.chains).chain;
+                let head = lock(&net.world).chains[chain].canon.len() as u64 - 1;
+                let block = plan.keeps.then(|| life.resyncs.between(head.saturating_sub(20), head));
+                tokio::spawn(engine.resync(plan.name, machine.scenario.chains[chain].id, block));
+            }
+        }
         if now >= life.jump_at {
             life.jump_at = after(&mut life.chance, now, faults.jump_every_ms);
             let by_ms = life.chance.between(0, 240_000).cast_signed() - 120_000;
@@ -349,6 +369,27 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
             return end;
         }
     }
+}
+
+/// Puts a module that waits for a choice onto the chain that it names. Whether it went on there.
+async fn choose(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, name: &str, reason: &str) -> bool {
+    let Some(plan) = machine.scenario.modules.iter().find(|plan| plan.name == name) else { return false };
+    let mut done = false;
+    for source in &plan.chains {
+        let chain_id = machine.scenario.chains[source.chain].id;
+        let named = [format!("chain {chain_id}:"), format!("chain:{chain_id} "), format!("chain:{chain_id}:")];
+        if !named.iter().any(|named| reason.contains(named)) {
+            continue;
+        }
+        let head = lock(&net.world).chains[source.chain].canon.len() as u64 - 1;
+        let block = life.resyncs.between(0, head);
+        let mut answer = engine.resync(name.to_owned(), chain_id, plan.keeps.then_some(block)).await;
+        if answer == Resync::OutOfReach {
+            answer = engine.resync(name.to_owned(), chain_id, Some(block)).await;
+        }
+        done |= answer == Resync::Done;
+    }
+    done
 }
 
 /// Looks whether everything is as it must be.
@@ -369,6 +410,9 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
         engine.order(order, module.name.clone()).await;
         restarted = true;
     }
+    for module in modules.iter().filter(|module| module.summary.contains("`nexumctl module resync")) {
+        restarted |= choose(machine, engine, net, life, &module.name, &module.summary).await;
+    }
     let still: Vec<String> = modules
         .iter()
         .filter(|module| module.state != "RUN")
@@ -380,8 +424,13 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
             let mut receivers = lock(&machine.receivers);
             receivers.advance_to(now);
             let (world, begins) = (lock(&net.world), machine.disk.begins());
-            let end =
-                oracle::End { world: &world, receivers: &receivers, begins: &begins, now_ms: machine.clock.now_ms() };
+            let end = oracle::End {
+                world: &world,
+                receivers: &receivers,
+                begins: &begins,
+                moved: &machine.moved,
+                now_ms: machine.clock.now_ms(),
+            };
             oracle::check(&machine.scenario, &end, &engine.store)
         }
         false => Err(format!("{}: {}", modules.len(), still.join(", "))),

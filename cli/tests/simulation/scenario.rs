@@ -1,11 +1,8 @@
 //! What a seed stands for: chains, nodes, modules and the faults that befall them.
 
-use std::fmt::Write;
+use nexum_chain::KEPT_HEADERS;
 
-use crate::{
-    chance::Chance,
-    receiver::{HOSTS, PUT, SEND_RAW},
-};
+use crate::chance::Chance;
 
 /// Contracts and event signatures that logs are drawn from.
 pub const CONTRACTS: u64 = 4;
@@ -45,9 +42,21 @@ pub struct ChainPlan {
     pub blooms: bool,
     /// Of a hundred blocks, so many log something.
     pub log_percent: u64,
+    /// Headers that the engine keeps: how deep a fork it can follow.
+    pub kept_headers: usize,
     pub window_blocks: usize,
     pub max_log_range: u64,
     pub nodes: Vec<NodePlan>,
+}
+
+impl ChainPlan {
+    /// Makes forks that are deeper than what is kept of the chain.
+    fn forget(&mut self, chance: &mut Chance) {
+        self.kept_headers = 16;
+        self.reorg_percent = self.reorg_percent.max(5);
+        self.reorg_depth_max = *chance.pick(&[8, 20, 40]);
+        self.finalized_lag = self.finalized_lag.max(self.reorg_depth_max);
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -131,6 +140,8 @@ pub struct ModulePlan {
     pub release: &'static str,
     /// Whether some of them go to the nodes of its first chain.
     pub rpc: bool,
+    /// The operator lets it keep its state when it is put onto a chain.
+    pub keeps: bool,
 }
 
 /// The destinations of effects. Chances are of ten thousand requests.
@@ -167,6 +178,8 @@ pub struct FaultPlan {
     pub order_every_ms: u64,
     /// The operator puts another version in the place of a module.
     pub upgrade_every_ms: u64,
+    /// The operator puts a module onto a chain, whether or not it asks for that.
+    pub resync_every_ms: u64,
     pub crashes_max: u32,
     /// The engine dies at exactly this write, before or after it.
     pub crash_at: Option<(u64, When)>,
@@ -178,32 +191,10 @@ pub enum When {
     After,
 }
 
-/// Versions of a module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    First,
-    /// The same, but for what it does before it fails.
-    Second,
-    /// Its `init` fails.
-    Broken,
-}
-
-impl Version {
-    pub const ALL: [Self; 3] = [Self::First, Self::Second, Self::Broken];
-
-    pub fn number(self) -> &'static str {
-        match self {
-            Self::First => "0.3.0",
-            Self::Second => "0.4.0",
-            Self::Broken => "0.5.0",
-        }
-    }
-}
-
 impl Scenario {
     pub fn draw(seed: u64) -> Self {
         let mut chance = Chance::new(seed, "scenario");
-        let chains: Vec<ChainPlan> =
+        let mut chains: Vec<ChainPlan> =
             (0..*chance.pick(&[1, 1, 1, 2, 2, 3])).map(|nth| chain(&mut chance, nth)).collect();
         let mut modules: Vec<_> = (0..chance.between(2, 5)).map(|nth| module(&mut chance, nth, &chains)).collect();
         let slowest = chains.iter().map(|chain| chain.block_ms).max().unwrap_or(1);
@@ -224,6 +215,14 @@ impl Scenario {
                 source.start = None;
             }
         }
+        let mut chance = Chance::new(seed, "resyncs");
+        for chain in &mut chains {
+            if chance.percent(25) {
+                chain.forget(&mut chance);
+            }
+        }
+        modules.iter_mut().for_each(|module| module.keeps = chance.percent(30));
+        faults.resync_every_ms = *chance.pick(&[0, 0, 20_000, 60_000]);
         let mut chance = Chance::new(seed, "rpc");
         for module in &mut modules {
             module.rpc = chance.percent(50) && module.send > 0 && !module.chains.is_empty();
@@ -260,6 +259,7 @@ impl Scenario {
             send: 0,
             release: "mixed",
             rpc: false,
+            keeps: false,
         };
         let cron = Some(CronSource { period_ms: 10_000, missed: "all" });
         let modules = vec![
@@ -301,6 +301,7 @@ fn chain(chance: &mut Chance, nth: u64) -> ChainPlan {
         finalized_lag: safe_lag * 2,
         blooms: chance.percent(80),
         log_percent: *chance.pick(&[10, 50, 90]),
+        kept_headers: KEPT_HEADERS,
         window_blocks: *chance.pick(&[64, 128, 256]),
         max_log_range: *chance.pick(&[1, 7, 50, 2_000]),
         nodes,
@@ -383,6 +384,7 @@ fn module(chance: &mut Chance, nth: u64, chains: &[ChainPlan]) -> ModulePlan {
         send: 0,
         release: "mixed",
         rpc: false,
+        keeps: false,
     }
 }
 
@@ -399,82 +401,7 @@ fn faults(chance: &mut Chance) -> FaultPlan {
         crashes_max: *chance.pick(&[0, 2, 5]) as u32,
         order_every_ms: 0,
         upgrade_every_ms: 0,
+        resync_every_ms: 0,
         crash_at: None,
-    }
-}
-
-impl ModulePlan {
-    /// The manifest of a version, for a component with this hash.
-    pub fn manifest(&self, version: Version, component: &str, chains: &[ChainPlan]) -> String {
-        let mut text = format!(
-            "[module]\nname = \"{}\"\nversion = \"{}\"\ncomponent = \"sha256:{component}\"\non_reorg = \"{}\"\n\
-             [module.resources]\nmax_memory_bytes = 16777216\nmax_fuel_per_event = 3000000\nevent_deadline = \"10s\"\n\
-             [module.restart]\nmax_consecutive_failures = {}\nmax_event_attempts = {}\nbackoff = [\"1s\", \"1m\"]\n",
-            self.name,
-            version.number(),
-            if self.rewinds { "rewind" } else { "notify" },
-            self.failures_max,
-            self.attempts_max,
-        );
-        let ids: Vec<String> = self.chains.iter().map(|source| chains[source.chain].id.to_string()).collect();
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "[chains]\nrequired = [{}]", ids.join(", "));
-        let _ = writeln!(
-            text,
-            "[capabilities]\nrequired = [\"local-store\", \"clock\", \"http\", \"outbox\"{}]\n\
-             [capabilities.http]\nallow = [\"{}\"]",
-            if self.rpc { ", \"chain\"" } else { "" },
-            HOSTS.join("\", \"")
-        );
-        if self.rpc {
-            let _ = writeln!(text, "[capabilities.chain]\nextra_methods = [\"{SEND_RAW}\", \"{PUT}\"]");
-        }
-        let _ = writeln!(
-            text,
-            "[config]\nname = \"{}\"\nrpc = {}\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"",
-            self.name,
-            self.chains.first().filter(|_| self.rpc).map_or(0, |source| chains[source.chain].id),
-            self.poison,
-            if version == Version::Broken { "not at all" } else { self.how },
-            self.flaky,
-            self.flush != (version == Version::Second),
-            self.chains.iter().any(|source| source.blocks == Blocks::Latest),
-            self.send,
-            self.release,
-        );
-        for source in &self.chains {
-            let hold = match source.hold {
-                Hold::Latest => String::new(),
-                Hold::Confirmations(count) => format!("confirmations = {count}\n"),
-                Hold::Safe => "finality = \"safe\"\n".into(),
-                Hold::Finalized => "finality = \"finalized\"\n".into(),
-            };
-            let start = source.start.map_or_else(String::new, |start| format!("start_block = {start}\n"));
-            let common = format!("chain_id = {}\n{start}{hold}", chains[source.chain].id);
-            if source.blocks != Blocks::None {
-                let missed = if source.blocks == Blocks::All { "all" } else { "latest" };
-                let _ = write!(text, "[[subscription]]\nkind = \"block\"\nmissed = \"{missed}\"\n{common}");
-            }
-            for log in &source.logs {
-                let list = |items: Vec<String>| items.join("\", \"");
-                let _ = write!(text, "[[subscription]]\nkind = \"log\"\n{common}");
-                if !log.contracts.is_empty() {
-                    let addresses = log.contracts.iter().map(|index| format!("0x{}", hex::encode(contract(*index))));
-                    let _ = writeln!(text, "address = [\"{}\"]", list(addresses.collect()));
-                }
-                if !log.signatures.is_empty() {
-                    let topics = log.signatures.iter().map(|index| format!("0x{}", hex::encode(signature(*index))));
-                    let _ = writeln!(text, "topics = [[\"{}\"]]", list(topics.collect()));
-                }
-            }
-        }
-        if let Some(cron) = &self.cron {
-            let _ = write!(
-                text,
-                "[[subscription]]\nkind = \"cron\"\nevery = \"{}ms\"\nmissed = \"{}\"\n",
-                cron.period_ms, cron.missed
-            );
-        }
-        text
     }
 }
