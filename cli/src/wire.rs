@@ -102,7 +102,7 @@ pub fn settings(settings: &args::Settings) -> Result<Effective, Failure> {
 pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     let Effective { config, temporary } = settings(&arguments.settings)?;
     crate::allocator::tune();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let runtime = nexum_kernel::threads::executor(config.engine.pin_threads).context("no runtime")?;
     let ended = runtime.block_on(engine(&config));
     // Blocking work that is left, such as a backup, must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(5));

@@ -9,6 +9,7 @@ pub mod engine;
 mod histogram;
 pub mod instance;
 mod intensity;
+mod lane;
 pub mod load;
 pub mod manifest;
 mod metrics;
@@ -20,6 +21,7 @@ pub mod restart;
 pub mod root;
 mod roster;
 mod status;
+pub mod threads;
 
 pub use root::{KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec};
 pub use roster::EMPTY as EMPTY_ROSTER;

@@ -38,6 +38,7 @@ use crate::{
     admin::AdminReply,
     engine::MapLimit,
     instance::{Failure, Instance, Prepared},
+    lane::Lanes,
     load::{Loader, Plan},
     metrics::{Metrics, ModuleMetrics},
     modules::{self, Candidate},
@@ -69,6 +70,7 @@ pub struct Shared {
     /// Draws uniformly from 0 to 1, for backoff jitter.
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
     pub blocking: Blocking,
+    pub lanes: Lanes,
 }
 
 pub enum Msg {
@@ -176,36 +178,52 @@ pub struct ModuleActor;
 
 impl Actor for ModuleActor {
     type Msg = Msg;
-    type State = State;
+    /// Absent while a message is handled, and for good when that was cut short.
+    type State = Option<Box<State>>;
     type Arguments = Args;
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<Self::State, ActorProcessingErr> {
         myself.send_message(Msg::Begin)?;
-        Ok(State { args, running: None })
+        Ok(Some(Box::new(State { args, running: None })))
     }
 
-    async fn handle(&self, myself: ActorRef<Msg>, message: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
-        let done = match message {
-            Msg::Begin => state.begin(&myself).await,
-            Msg::Reply(reply) => state.on_reply(reply).await,
-            Msg::PullAgain => state.pull_again().await,
-            Msg::Upgrade(candidate) => state.on_upgrade(candidate).await,
-            Msg::Retry { seq, reply } => state.on_retry(seq, reply).await,
-        };
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        here: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(state) = here.take() else { return Err(Box::new(Exit::Environment("it was cut short".into()))) };
+        let (shared, status) = (state.args.shared.clone(), state.args.status.clone());
+        let work = state.take_on(myself, message);
+        let (mut state, done) = shared.lanes.run(&status.pace, || status.tried(), work).await;
         if let Err(exit) = done {
             state.leave();
             return Err(Box::new(exit));
         }
+        *here = Some(state);
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
-        state.leave();
+    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        state.iter_mut().for_each(|state| state.leave());
         Ok(())
     }
 }
 
 impl State {
+    /// Handles one message, wherever it runs.
+    async fn take_on(mut self: Box<Self>, myself: ActorRef<Msg>, message: Msg) -> (Box<Self>, Result<(), Exit>) {
+        let done = match message {
+            Msg::Begin => self.begin(&myself).await,
+            Msg::Reply(reply) => self.on_reply(reply).await,
+            Msg::PullAgain => self.pull_again().await,
+            Msg::Upgrade(candidate) => self.on_upgrade(candidate).await,
+            Msg::Retry { seq, reply } => self.on_retry(seq, reply).await,
+        };
+        (self, done)
+    }
+
     async fn begin(&mut self, myself: &ActorRef<Msg>) -> Result<(), Exit> {
         let Args { shared, plan, supervisor, generation, status, .. } = &self.args;
         let name = plan.manifest.name.clone();

@@ -37,6 +37,7 @@ use crate::{
     admin_desk::{self, AdminDesk},
     engine::{MapLimit, WasmEngine},
     intensity::{Intensity, RESTARTS_MAX, WINDOW},
+    lane::Lanes,
     load::Loader,
     metrics::Metrics,
     module::Shared,
@@ -248,6 +249,7 @@ impl Actor for Root {
             map_limit: args.map_limit,
             jitter: args.jitter.clone(),
             blocking: args.blocking,
+            lanes: Lanes::new(args.blocking, args.clock.clone()),
         });
         let mut state = State {
             started_ns: args.clock.monotonic_ns(),

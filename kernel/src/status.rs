@@ -10,6 +10,8 @@ use std::{
 
 use nexum_host_ifaces::event::{Cursor, SourceId};
 
+use crate::lane::Pace;
+
 /// Fuel figures kept for the percentile: enough for a p99, small for a thousand modules.
 const FUEL_SAMPLES: usize = 128;
 
@@ -33,6 +35,7 @@ pub struct ModuleStatus {
     pub state_bytes: AtomicU64,
     /// Milliseconds since the Unix epoch; 0 before the first event.
     pub last_event_ms: AtomicU64,
+    pub pace: Pace,
     cursors: Mutex<BTreeMap<SourceId, Cursor>>,
     /// Positions past what is durable: nothing concerned the module up to there.
     seen: Mutex<BTreeMap<SourceId, Cursor>>,
@@ -40,6 +43,11 @@ pub struct ModuleStatus {
 }
 
 impl ModuleStatus {
+    /// Events that were tried, well or badly.
+    pub fn tried(&self) -> u64 {
+        self.processed.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
+    }
+
     pub fn wish(&self) -> Wish {
         if self.wish.load(Ordering::Acquire) == 0 { Wish::Run } else { Wish::Hold }
     }

@@ -60,6 +60,8 @@ pub struct Engine {
     pub log_level: String,
     /// How long modules may take to finish the event in flight when the engine stops.
     pub shutdown_deadline: Period,
+    /// Whether each thread of the executor keeps to a processor of its own.
+    pub pin_threads: bool,
 }
 
 impl Default for Engine {
@@ -70,6 +72,7 @@ impl Default for Engine {
             log_format: LogFormat::Pretty,
             log_level: "info".to_owned(),
             shutdown_deadline: Period(Duration::from_secs(20)),
+            pin_threads: true,
         }
     }
 }

@@ -1,0 +1,203 @@
+//! Where a module's work runs: on the threads of everybody, or, when its events take long, on threads beside them that
+//! the system serves last.
+//!
+//! A guest gives its thread back every 50 µs, but greedy ones that take turns with everybody still make the others wait,
+//! and not all that they do can be interrupted: memory that is touched for the first time, a backtrace of a full stack.
+//! On threads of low priority they have what the others leave, and are put aside at once when another has something to do.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use nexum_host_ifaces::{blocking::Blocking, clock::Clock};
+use tokio::{runtime::Runtime, task::JoinSet};
+
+use crate::threads;
+
+/// Of an event, at the mean; from there on a module is slow. Ordinary events take a tenth of it.
+const SLOW_NS: u64 = 500_000;
+/// And down to here it stays so.
+const QUICK_NS: u64 = 250_000;
+/// How much of the mean the newest event makes up: one in so many.
+const WEIGHT: u64 = 8;
+/// How long the events of a module keep a thread. Outlives its actor.
+#[derive(Debug, Default)]
+pub struct Pace {
+    mean_ns: AtomicU64,
+    slow: AtomicBool,
+}
+
+impl Pace {
+    pub fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+
+    /// Takes in that so many events, one at least, kept a thread for so long.
+    fn note(&self, events: u64, busy_ns: u64) {
+        let newest = busy_ns / events.max(1);
+        let mean = self.mean_ns.load(Ordering::Relaxed);
+        let mean = mean - mean / WEIGHT + newest / WEIGHT;
+        self.mean_ns.store(mean, Ordering::Relaxed);
+        let limit = if self.is_slow() { QUICK_NS } else { SLOW_NS };
+        self.slow.store(mean > limit, Ordering::Relaxed);
+    }
+}
+
+/// The slow threads, made when they are first needed.
+pub struct Lanes {
+    clock: Arc<dyn Clock>,
+    /// Whether there is more than the caller's thread.
+    several: bool,
+    slow: OnceLock<Option<Runtime>>,
+}
+
+impl Lanes {
+    pub fn new(blocking: Blocking, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, several: blocking == Blocking::Threads, slow: OnceLock::new() }
+    }
+
+    /// Carries out a module's work where its pace lets it run. `handled` counts its events. When this future is dropped,
+    /// work on the slow threads ends where it waits next.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        pace: &Pace,
+        handled: impl Fn() -> u64,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let before = handled();
+        let clock = self.clock.clone();
+        let slow = pace.is_slow().then(|| self.slow()).flatten();
+        let (done, busy_ns) = match slow {
+            None => timed(&*clock, work).await,
+            Some(slow) => {
+                let mut tasks = JoinSet::new();
+                tasks.spawn_on(async move { timed(&*clock, work).await }, slow.handle());
+                match tasks.join_next().await {
+                    Some(Ok(done)) => done,
+                    Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    // The threads end with the engine, and whoever waits is about to.
+                    _ => std::future::pending().await,
+                }
+            }
+        };
+        pace.note(handled() - before, busy_ns);
+        done
+    }
+
+    fn slow(&self) -> Option<&Runtime> {
+        let made = || {
+            let made = threads::slow_executor();
+            made.inspect_err(|error| tracing::warn!("slow modules run among the others: {error}")).ok()
+        };
+        self.slow.get_or_init(|| if self.several { made() } else { None }).as_ref()
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        // It may be the last task of all that drops it, where nothing may wait.
+        if let Some(Some(runtime)) = self.slow.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The outcome of some work, and how long it kept its thread, nanoseconds.
+async fn timed<T>(clock: &dyn Clock, work: impl Future<Output = T>) -> (T, u64) {
+    let (mut work, mut busy_ns) = (pin!(work), 0);
+    let done = poll_fn(|context| {
+        let started_ns = clock.monotonic_ns();
+        let polled = work.as_mut().poll(context);
+        busy_ns += clock.monotonic_ns().saturating_sub(started_ns);
+        polled
+    });
+    let done = done.await;
+    (done, busy_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Moves on only when it is told to.
+    #[derive(Default)]
+    struct Hands(AtomicU64);
+
+    impl Clock for Hands {
+        fn now_ms(&self) -> u64 {
+            0
+        }
+
+        fn monotonic_ns(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    /// Handles one event that keeps its thread for so long; the name of that thread.
+    async fn handle(lanes: &Lanes, hands: &Arc<Hands>, pace: &Pace, busy_ns: u64) -> String {
+        let (hands, handled) = (hands.clone(), AtomicU64::new(0));
+        let work = async move {
+            // What it waits for does not count.
+            tokio::task::yield_now().await;
+            hands.0.fetch_add(busy_ns, Ordering::Relaxed);
+            std::thread::current().name().unwrap_or_default().to_owned()
+        };
+        lanes.run(pace, || handled.fetch_add(1, Ordering::Relaxed), work).await
+    }
+
+    #[tokio::test]
+    async fn a_module_is_slow_while_its_events_take_long_on_the_mean() {
+        let (hands, pace) = (Arc::new(Hands::default()), Pace::default());
+        let lanes = Lanes::new(Blocking::Threads, hands.clone());
+        let here = std::thread::current().name().unwrap_or_default().to_owned();
+        for _ in 0..100 {
+            assert_eq!(handle(&lanes, &hands, &pace, 40_000).await, here, "an ordinary event");
+        }
+        assert_eq!(handle(&lanes, &hands, &pace, 3_000_000).await, here);
+        assert_eq!(handle(&lanes, &hands, &pace, 40_000).await, here, "one event that took long is a chance");
+        assert_eq!(handle(&lanes, &hands, &pace, 100_000_000).await, here);
+        let mut quick = 0;
+        while handle(&lanes, &hands, &pace, 40_000).await == "nexum-slow" {
+            quick += 1;
+        }
+        assert!((20..100).contains(&quick), "slow for {quick} quick events more");
+    }
+
+    #[tokio::test]
+    async fn on_one_thread_nothing_is_elsewhere() {
+        let (hands, pace) = (Arc::new(Hands::default()), Pace::default());
+        let lanes = Lanes::new(Blocking::Inline, hands.clone());
+        let here = std::thread::current().name().unwrap_or_default().to_owned();
+        for _ in 0..3 {
+            assert_eq!(handle(&lanes, &hands, &pace, 100_000_000).await, here);
+        }
+        assert!(pace.is_slow());
+    }
+
+    #[tokio::test]
+    async fn slow_work_that_nobody_waits_for_ends() {
+        let (hands, pace) = (Arc::new(Hands::default()), Pace::default());
+        let lanes = Lanes::new(Blocking::Threads, hands.clone());
+        handle(&lanes, &hands, &pace, 100_000_000).await;
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (alive, mut has_ended) = tokio::sync::mpsc::channel::<()>(1);
+        let work = async move {
+            let _alive = alive;
+            let _ = begun.send(());
+            std::future::pending::<()>().await;
+        };
+        {
+            let running = pin!(lanes.run(&pace, || 0, work));
+            tokio::select! {
+                () = running => panic!("it never ends by itself"),
+                begun = has_begun => begun.unwrap(),
+            }
+        }
+        assert_eq!(has_ended.recv().await, None, "it was dropped");
+    }
+}

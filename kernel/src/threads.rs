@@ -1,0 +1,107 @@
+//! The threads that an engine runs on, and the processors that they keep to.
+//!
+//! Whoever wakes a thread on a machine that is busy may find it behind another one of ours while a processor works for
+//! somebody less urgent: the system moves threads to where it is idle, and that is nowhere then. So each worker keeps to
+//! a processor of its own, where it is served at once, and slow work keeps to half of them.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use rustix::{
+    process::{getpid, nice},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
+use tokio::runtime::{Builder, Runtime};
+
+/// How much less slow threads count than the others, as `nice` says it: one hundredth of a processor that others want.
+const NICE: i32 = 19;
+
+/// The executor of everything that is not slow, with a thread for each processor. `pinned`: each keeps to its own.
+///
+/// # Errors
+/// A thread cannot be started.
+pub fn executor(pinned: bool) -> io::Result<Runtime> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    // With a share of the processors that is less than their number nobody knows which are ours.
+    let processors = processors().filter(|all| pinned && workers == all.len());
+    let mut builder = Builder::new_multi_thread();
+    builder.enable_all().worker_threads(workers);
+    if let Some(all) = processors {
+        let started = Arc::new(AtomicUsize::new(0));
+        builder.on_thread_start(move || {
+            // The workers are started first; what comes later only blocks, and inherits what its starter keeps to.
+            let nth = started.fetch_add(1, Ordering::Relaxed);
+            keep_to(all.get(nth).map_or(&all, std::slice::from_ref));
+        });
+    }
+    builder.build()
+}
+
+/// The executor of what may wait: half as many threads, of the lowest priority, which keep to half of the processors.
+pub(crate) fn slow_executor() -> io::Result<Runtime> {
+    let processors = processors().unwrap_or_default();
+    let half: Vec<usize> = processors.iter().copied().skip(processors.len() / 2).collect();
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2);
+    let lower = move || {
+        if let Err(error) = nice(NICE) {
+            tracing::warn!("slow modules run at the priority of the others: {error}");
+        }
+        keep_to(&half);
+    };
+    Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(workers)
+        .thread_name("nexum-slow")
+        .on_thread_start(lower)
+        .build()
+}
+
+/// The processors that this process may use, by number; `None` when they cannot be told.
+fn processors() -> Option<Vec<usize>> {
+    let all = sched_getaffinity(Some(getpid())).ok()?;
+    Some((0..CpuSet::MAX_CPU).filter(|processor| all.is_set(*processor)).collect())
+}
+
+/// Lets the calling thread run on these alone. Where that is not allowed it runs where it did.
+fn keep_to(processors: &[usize]) {
+    if processors.is_empty() {
+        return;
+    }
+    let mut set = CpuSet::new();
+    processors.iter().for_each(|processor| set.set(*processor));
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::debug!("a thread runs on any processor: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mine() -> Vec<usize> {
+        let mine = sched_getaffinity(None).unwrap();
+        (0..CpuSet::MAX_CPU).filter(|processor| mine.is_set(*processor)).collect()
+    }
+
+    #[test]
+    fn workers_keep_to_processors_of_their_own_and_slow_ones_to_half_of_them() {
+        let all = processors().unwrap();
+        let fast = executor(true).unwrap();
+        let worker = fast.block_on(fast.spawn(async { mine() })).unwrap();
+        let shared = std::thread::available_parallelism().unwrap().get() != all.len();
+        assert_eq!(worker.len(), if shared { all.len() } else { 1 }, "{worker:?}");
+        let blocking = fast.block_on(fast.spawn_blocking(mine)).unwrap();
+        assert_eq!(blocking, all, "what blocks runs anywhere");
+        let slow = slow_executor().unwrap();
+        let of_slow = || (mine(), rustix::process::nice(0).unwrap());
+        let half: Vec<usize> = all[all.len() / 2..].to_vec();
+        assert_eq!(slow.block_on(slow.spawn(async move { of_slow() })).unwrap(), (half, NICE));
+        let anywhere = executor(false).unwrap();
+        assert_eq!(anywhere.block_on(anywhere.spawn(async { mine() })).unwrap(), all);
+    }
+}
