@@ -49,6 +49,8 @@ use crate::{
 
 /// A commit is one synced group; past this the disk is in trouble and the module starts again from what is durable.
 const STORE_DEADLINE: Duration = Duration::from_secs(30);
+/// An event that took longer than this ends the message that it came with.
+const LONG_NS: u64 = 2_000_000;
 /// State changes on their way to the store past which the module waits for it: bounds memory while it catches up.
 const SENT_BYTES_MAX: usize = 1024 * 1024;
 
@@ -172,6 +174,8 @@ struct Running {
     replay: Replay,
     /// Reorgs that the module was told of or will be.
     reorgs: u64,
+    /// How long the guest took for the last event.
+    took_ns: u64,
 }
 
 pub struct ModuleActor;
@@ -275,7 +279,7 @@ impl State {
             }
         };
         let reorgs = info.reorgs;
-        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay, reorgs };
+        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay, reorgs, took_ns: 0 };
         running.init(&self.args).await?;
         let _ = self.args.supervisor.send_message(modules::Msg::Step {
             module: name,
@@ -302,13 +306,18 @@ impl State {
             }
             Answer::Events { deliveries, progress, skipped } => {
                 running.metrics.skipped.inc_by(skipped);
-                for delivery in deliveries {
+                let mut deliveries = deliveries.into_iter();
+                let mut long = false;
+                while let Some(delivery) = deliveries.next().filter(|_| !long) {
                     if self.args.status.wish() == Wish::Hold {
                         return running.settle(&self.args).await;
                     }
                     running.deliver(&self.args, index, delivery).await?;
+                    // Where the next one is handled may be another matter, and is decided between messages. What is left
+                    // is asked for again.
+                    long = skipped == 0 && running.took_ns > LONG_NS && deliveries.len() > 0;
                 }
-                if let Some(cursor) = progress {
+                if let Some(cursor) = progress.filter(|_| !long) {
                     running.advance(&self.args, index, cursor);
                 }
                 running.settle(&self.args).await?;
@@ -409,8 +418,8 @@ impl Running {
             }
         }
         let handled = self.instance.handle(&delivery.id, &delivery.event).await;
-        let took_ns = args.shared.clock.monotonic_ns().saturating_sub(started_ns);
-        self.metrics.kind(kind).duration.observe(took_ns as f64 / 1e9);
+        self.took_ns = args.shared.clock.monotonic_ns().saturating_sub(started_ns);
+        self.metrics.kind(kind).duration.observe(self.took_ns as f64 / 1e9);
         self.note_usage(args);
         let fuel = match handled {
             Ok(fuel) => fuel,
