@@ -19,7 +19,7 @@ use std::{
 
 use feed::Feeds;
 use nexum_host_ifaces::{
-    ahead::{Ahead, NotKept},
+    ahead::NotKept,
     blocking::Blocking,
     clock::Clock,
     cron::CronMsg,
@@ -27,12 +27,13 @@ use nexum_host_ifaces::{
     host::HostArgs,
     http::EgressMsg,
     port::{Port, PortError},
-    store::{EventUnit, ModuleHealth, ModuleId, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind},
+    store::{EventUnit, ModuleHealth, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind},
     types::Event,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use replay::Replay;
 pub use resync::Resync;
+use upgrade::host_args;
 
 use crate::{
     admin::AdminReply,
@@ -49,8 +50,8 @@ use crate::{
 
 /// A commit is one synced group; past this the disk is in trouble and the module starts again from what is durable.
 const STORE_DEADLINE: Duration = Duration::from_secs(30);
-/// An event that took longer than this ends the message that it came with.
-const LONG_NS: u64 = 2_000_000;
+/// An event with more fuel than this, about half a millisecond, ends the message that it came with.
+const LONG_FUEL: u64 = 1_000_000;
 /// State changes on their way to the store past which the module waits for it: bounds memory while it catches up.
 const SENT_BYTES_MAX: usize = 1024 * 1024;
 
@@ -174,8 +175,8 @@ struct Running {
     replay: Replay,
     /// Reorgs that the module was told of or will be.
     reorgs: u64,
-    /// How long the guest took for the last event.
-    took_ns: u64,
+    /// Fuel of the last event, when it was handled.
+    fuel: u64,
 }
 
 pub struct ModuleActor;
@@ -279,7 +280,7 @@ impl State {
             }
         };
         let reorgs = info.reorgs;
-        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay, reorgs, took_ns: 0 };
+        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay, reorgs, fuel: 0 };
         running.init(&self.args).await?;
         let _ = self.args.supervisor.send_message(modules::Msg::Step {
             module: name,
@@ -307,17 +308,19 @@ impl State {
             Answer::Events { deliveries, progress, skipped } => {
                 running.metrics.skipped.inc_by(skipped);
                 let mut deliveries = deliveries.into_iter();
+                // Ticks that are left may be too late when they are asked for again.
+                let may_end = skipped == 0 && running.feeds.is_chain(index);
                 let mut long = false;
-                while let Some(delivery) = deliveries.next().filter(|_| !long) {
+                while !long && let Some(delivery) = deliveries.next() {
                     if self.args.status.wish() == Wish::Hold {
                         return running.settle(&self.args).await;
                     }
                     running.deliver(&self.args, index, delivery).await?;
                     // Where the next one is handled may be another matter, and is decided between messages. What is left
                     // is asked for again.
-                    long = skipped == 0 && running.took_ns > LONG_NS && deliveries.len() > 0;
+                    long = may_end && running.fuel > LONG_FUEL && !self.args.status.pace.is_slow();
                 }
-                if let Some(cursor) = progress.filter(|_| !long) {
+                if let Some(cursor) = progress.filter(|_| !long || deliveries.len() == 0) {
                     running.advance(&self.args, index, cursor);
                 }
                 running.settle(&self.args).await?;
@@ -344,24 +347,6 @@ impl State {
         if let Some(running) = self.running.take() {
             running.feeds.forget(&self.args);
         }
-    }
-}
-
-/// What every instance of one version of a module is made from.
-fn host_args(shared: &Shared, plan: &Plan, id: ModuleId) -> HostArgs {
-    HostArgs {
-        module: plan.manifest.name.clone(),
-        id,
-        component: plan.manifest.component,
-        limits: plan.limits.clone(),
-        clock: shared.clock.clone(),
-        ahead: Arc::new(Ahead::new(shared.store.clone())),
-        view: shared.view.clone(),
-        grants: plan.grants.clone(),
-        chains: plan.chains.clone(),
-        taping: plan.taping(),
-        egress: shared.egress.clone(),
-        quota: plan.quota.clone(),
     }
 }
 
@@ -403,6 +388,7 @@ impl Running {
 
     /// One event of one source: the guest, then the unit; or the dead letters, when its attempts are used up.
     async fn deliver(&mut self, args: &Args, index: usize, delivery: Delivery) -> Result<(), Exit> {
+        self.fuel = 0;
         let source = self.feeds.id(index).clone();
         let policy = &args.plan.manifest.restart;
         if restart::exhausted(&self.health, &source, &delivery.id, policy).is_some() {
@@ -418,8 +404,8 @@ impl Running {
             }
         }
         let handled = self.instance.handle(&delivery.id, &delivery.event).await;
-        self.took_ns = args.shared.clock.monotonic_ns().saturating_sub(started_ns);
-        self.metrics.kind(kind).duration.observe(self.took_ns as f64 / 1e9);
+        let took_ns = args.shared.clock.monotonic_ns().saturating_sub(started_ns);
+        self.metrics.kind(kind).duration.observe(took_ns as f64 / 1e9);
         self.note_usage(args);
         let fuel = match handled {
             Ok(fuel) => fuel,
@@ -431,6 +417,7 @@ impl Running {
                 return Err(self.failed(args, failure, Some((source, delivery.id))));
             }
         };
+        self.fuel = fuel;
         self.metrics.fuel.observe(fuel as f64);
         args.status.add_fuel(fuel);
         let moved = Some((source.clone(), delivery.cursor.clone()));

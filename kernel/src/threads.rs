@@ -31,22 +31,29 @@ pub fn executor(pinned: bool) -> io::Result<Runtime> {
     let processors = processors().filter(|all| pinned && workers == all.len());
     let mut builder = Builder::new_multi_thread();
     builder.enable_all().worker_threads(workers);
-    if let Some(all) = processors {
-        let started = Arc::new(AtomicUsize::new(0));
-        builder.on_thread_start(move || {
+    let Some(all) = processors else { return builder.build() };
+    let started = Arc::new(AtomicUsize::new(0));
+    builder.on_thread_start({
+        let started = started.clone();
+        move || {
             // The workers are started first; what comes later only blocks, and inherits what its starter keeps to.
             let nth = started.fetch_add(1, Ordering::Relaxed);
             keep_to(all.get(nth).map_or(&all, std::slice::from_ref));
-        });
+        }
+    });
+    let runtime = builder.build()?;
+    while started.load(Ordering::Relaxed) < workers {
+        std::thread::yield_now();
     }
-    builder.build()
+    Ok(runtime)
 }
 
 /// The executor of what may wait: half as many threads, of the lowest priority, which keep to half of the processors.
 pub(crate) fn slow_executor() -> io::Result<Runtime> {
     let processors = processors().unwrap_or_default();
     let half: Vec<usize> = processors.iter().copied().skip(processors.len() / 2).collect();
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2);
+    // Whoever needs it first may itself keep to one processor, so that the system would say that there is one.
+    let workers = half.len().max(1);
     let lower = move || {
         if let Err(error) = nice(NICE) {
             tracing::warn!("slow modules run at the priority of the others: {error}");
@@ -97,7 +104,8 @@ mod tests {
         assert_eq!(worker.len(), if shared { all.len() } else { 1 }, "{worker:?}");
         let blocking = fast.block_on(fast.spawn_blocking(mine)).unwrap();
         assert_eq!(blocking, all, "what blocks runs anywhere");
-        let slow = slow_executor().unwrap();
+        let slow = fast.block_on(fast.spawn(async { slow_executor().unwrap() })).unwrap();
+        assert_eq!(slow.metrics().num_workers(), all.len().div_ceil(2), "made on a thread that keeps to one");
         let of_slow = || (mine(), rustix::process::nice(0).unwrap());
         let half: Vec<usize> = all[all.len() / 2..].to_vec();
         assert_eq!(slow.block_on(slow.spawn(async move { of_slow() })).unwrap(), (half, NICE));

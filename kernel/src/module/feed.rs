@@ -58,6 +58,10 @@ impl Feeds {
         self.feeds[index].source.id()
     }
 
+    pub(super) fn is_chain(&self, index: usize) -> bool {
+        matches!(self.feeds[index].source, Source::Chain { .. })
+    }
+
     /// Which feed a source has, if the manifest still names it.
     pub(super) fn index(&self, source: &SourceId) -> Option<usize> {
         self.feeds.iter().position(|feed| feed.source.id() == source)

@@ -5,15 +5,38 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use nexum_host_ifaces::store::UnitKind;
+use nexum_host_ifaces::{
+    ahead::Ahead,
+    host::HostArgs,
+    store::{ModuleId, UnitKind},
+};
 use ractor::rpc::CallResult;
 
-use super::{Exit, State, host_args, recording};
+use super::{Exit, Shared, State, recording};
 use crate::{
     instance::{Failure, Instance},
+    load::Plan,
     modules::{self, Candidate},
     status::Wish,
 };
+
+/// What every instance of one version of a module is made from.
+pub(super) fn host_args(shared: &Shared, plan: &Plan, id: ModuleId) -> HostArgs {
+    HostArgs {
+        module: plan.manifest.name.clone(),
+        id,
+        component: plan.manifest.component,
+        limits: plan.limits.clone(),
+        clock: shared.clock.clone(),
+        ahead: Arc::new(Ahead::new(shared.store.clone())),
+        view: shared.view.clone(),
+        grants: plan.grants.clone(),
+        chains: plan.chains.clone(),
+        taping: plan.taping(),
+        egress: shared.egress.clone(),
+        quota: plan.quota.clone(),
+    }
+}
 
 impl State {
     pub(super) async fn on_upgrade(&mut self, candidate: Arc<Candidate>) -> Result<(), Exit> {

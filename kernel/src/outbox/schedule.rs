@@ -232,6 +232,9 @@ impl Schedule {
         for (module, place) in gone {
             self.queues.entry(module).or_default().remove(place);
         }
+        for item in self.queues.values_mut().flat_map(|queue| queue.items.values_mut()) {
+            item.earlier.clear();
+        }
         all.into_iter().for_each(|live| self.add(live));
         self.sweep();
     }
