@@ -35,6 +35,7 @@ struct Outage {
     proxies: [Proxy; 3],
     urls: [String; 3],
     engine: Engine,
+    http_first: bool,
     moments: Moments,
 }
 
@@ -47,7 +48,7 @@ impl Outage {
         let urls = [url(0, !http_first), url(1, http_first), url(2, true)];
         let contract = Some(emitter.as_str()).filter(|_| !all_logs);
         let engine = recording_over(&urls, QUICK, contract);
-        let mut outage = Self { anvil, emitter, proxies, urls, engine, moments: Moments(seed) };
+        let mut outage = Self { anvil, emitter, proxies, urls, engine, http_first, moments: Moments(seed) };
         outage.is_followed(0);
         outage.grow();
         outage
@@ -117,6 +118,8 @@ impl Outage {
                 let node = self.engine.endpoint(&self.urls[0]);
                 assert!(lag > 3.0 && !node["summary"].as_str().unwrap().contains("lag 0"), "{lag}: {node:#}");
             }
+            // One that asks for a pause is still there.
+            Status(429) if self.http_first => self.is_demoted(0, "rate-limited"),
             // One that cannot be followed any more is down, whatever it was before.
             _ => {}
         }

@@ -14,6 +14,7 @@ use super::{
     Shared,
     endpoint::{Endpoint, raw},
     errors::CallError,
+    scoreboard::Scoreboard,
     wire,
 };
 use crate::{backend::Seen, header::Header};
@@ -24,6 +25,8 @@ const RECONNECT_MIN: Duration = Duration::from_millis(250);
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
 /// A node of another chain is looked at again this often: somebody may have put it right.
 const REFUSED_AGAIN: Duration = Duration::from_secs(30);
+/// Whoever asks to be left alone is looked at again after this long at the latest.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Standby endpoints are asked for their head at most and at least this often.
 const PROBE_MIN: Duration = Duration::from_millis(100);
 const PROBE_MAX: Duration = Duration::from_secs(10);
@@ -69,6 +72,7 @@ impl Line {
         let mut wait = RECONNECT_MIN;
         loop {
             let began = Instant::now();
+            let pause;
             let ended = match self.session().await {
                 Err(ended) => ended,
                 Ok(never) => match never {},
@@ -87,7 +91,16 @@ impl Line {
                 }
                 Ended::Failed(error) => {
                     let message = error.message();
-                    if self.shared.update(|board, now| board.down(self.index, now, message.clone())) {
+                    pause = error.retry_after();
+                    let lost = |board: &mut Scoreboard, now| {
+                        let was_up = board.down(self.index, now, message.clone());
+                        // Whether it can be reached says the connection; how well it serves, the score.
+                        if was_up {
+                            board.failed(self.index);
+                        }
+                        was_up
+                    };
+                    if self.shared.update(lost) {
                         tracing::warn!(chain_id, endpoint = %name, error = %message, "endpoint lost");
                     } else {
                         tracing::debug!(chain_id, endpoint = %name, error = %message, "endpoint still not reached");
@@ -98,7 +111,7 @@ impl Line {
             if began.elapsed() > RECONNECT_MAX {
                 wait = RECONNECT_MIN;
             }
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(wait.max(pause.min(PAUSE_MAX))).await;
             wait = (wait * 2).min(RECONNECT_MAX);
         }
     }
@@ -115,12 +128,21 @@ impl Line {
         self.shared.update(|board, now| board.up(self.index, now));
         tracing::info!(chain_id, endpoint = %self.endpoint().name, "endpoint connected");
         loop {
-            if !self.leads() {
-                self.stand_by().await?;
+            let served = if !self.leads() {
+                self.stand_by().await
             } else if self.endpoint().is_ws() {
-                self.listen().await?;
+                self.listen().await
             } else {
-                self.poll().await?;
+                self.poll().await
+            };
+            match served {
+                // It is there, and asks for fewer requests: another one leads meanwhile, if there is one.
+                Err(error) if error.is_rate_limit() => {
+                    self.shared.let_down(self.index, &error);
+                    let pause = error.retry_after().clamp(self.shared.config.poll_interval.max(PROBE_MIN), PAUSE_MAX);
+                    tokio::time::sleep(pause).await;
+                }
+                served => served?,
             }
         }
     }
@@ -195,6 +217,7 @@ impl Line {
         }
         let (mut items, local) = match self.endpoint().subscribe_heads(self.shared.config.timeout).await {
             Ok(subscription) => subscription,
+            Err(error) if error.is_rate_limit() => return Err(error),
             // A node without subscriptions can still be asked.
             Err(CallError::Node { message, .. }) => {
                 tracing::warn!(endpoint = %self.endpoint().name, %message, "no subscriptions here, polling");
@@ -202,18 +225,19 @@ impl Line {
             }
             Err(error) => return Err(error),
         };
-        // Whatever came between the last connection and this one.
-        let header = self.latest().await?;
-        let mut newest = header.number;
-        self.tell(header).await;
-        let result = self.take_heads(&mut items, &mut newest).await;
-        if result.is_ok() {
+        let result = self.take_heads(&mut items).await;
+        // What failed otherwise ends the connection, and the subscription with it.
+        if result.as_ref().map_or_else(CallError::is_rate_limit, |()| true) {
             self.endpoint().unsubscribe(local);
         }
         result
     }
 
-    async fn take_heads(&mut self, items: &mut RawSubscription, newest: &mut u64) -> Result<(), CallError> {
+    async fn take_heads(&mut self, items: &mut RawSubscription) -> Result<(), CallError> {
+        // Whatever came between the last connection and this one.
+        let header = self.latest().await?;
+        let mut newest = header.number;
+        self.tell(header).await;
         let stall_after = self.shared.config.stall_after;
         let mut quiet_until = Instant::now() + stall_after;
         while self.leads() {
@@ -224,7 +248,7 @@ impl Line {
                     Ok(json) => {
                         let header = wire::header(json.get()).map_err(|e| CallError::nonsense(e.to_string()))?;
                         if let Some(header) = header {
-                            *newest = header.number;
+                            newest = header.number;
                             quiet_until = Instant::now() + stall_after;
                             self.tell(header).await;
                         }
@@ -237,7 +261,7 @@ impl Line {
                 },
                 () = tokio::time::sleep_until(quiet_until) => {
                     // A quiet chain and a dead node look the same until the node is asked.
-                    if self.probe().await? > *newest {
+                    if self.probe().await? > newest {
                         return Err(CallError::unavailable("the subscription fell silent"));
                     }
                     quiet_until = Instant::now() + stall_after;

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,16 +19,25 @@ use async_trait::async_trait;
 use nexum_host_ifaces::{chain::LogFilter, clock::SystemClock};
 use prometheus::Registry;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tower::Service;
 use url::Url;
 
 use super::{Dial, RpcBackend};
-use crate::{backend::Backend, config::ChainConfig, filter::Union, metrics::ChainMetrics, tracker::Failure};
+use crate::{
+    backend::{Backend, Seen},
+    config::ChainConfig,
+    filter::Union,
+    metrics::ChainMetrics,
+    tracker::Failure,
+};
 
 /// A node with a log in every block up to its head.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Node {
     head: u64,
+    /// What it answers to everything, unless it is 0.
+    status: Arc<AtomicU16>,
 }
 
 fn hash(number: u64) -> String {
@@ -39,6 +51,11 @@ impl Node {
             u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap()
         };
         match method {
+            "eth_chainId" => json!("0x1"),
+            "eth_blockNumber" => json!(format!("{:#x}", self.head)),
+            "eth_getBlockByNumber" if params[0] == "latest" => {
+                self.answer(method, &json!([format!("{:#x}", self.head)]))
+            }
             "eth_getBlockByNumber" if number(&params[0]) > self.head => Value::Null,
             "eth_getBlockByNumber" => {
                 let number = number(&params[0]);
@@ -72,6 +89,10 @@ impl Service<RequestPacket> for Node {
     }
 
     fn call(&mut self, packet: RequestPacket) -> Self::Future {
+        let status = self.status.load(Ordering::Relaxed);
+        if status != 0 {
+            return Box::pin(async move { Err(TransportErrorKind::http_error(status, "not now".into())) });
+        }
         let respond = |text: &str| {
             let request: Value = serde_json::from_str(text).unwrap();
             let result = self.answer(request["method"].as_str().unwrap(), &request["params"]);
@@ -104,10 +125,16 @@ impl Dial for Nodes {
 }
 
 fn backend(heads: &[u64]) -> RpcBackend {
-    let urls = (0..heads.len()).map(|index| format!("http://n{index}/"));
-    let nodes: Arc<dyn Dial> = Arc::new(Nodes(heads.iter().map(|head| Node { head: *head }).collect()));
+    backend_over(heads.iter().map(|head| Node { head: *head, ..Node::default() }).collect())
+}
+
+fn backend_over(nodes: Vec<Node>) -> RpcBackend {
+    let urls = (0..nodes.len()).map(|index| format!("http://n{index}/"));
+    let mut config = ChainConfig::new(1, urls);
+    config.poll_interval = Duration::from_millis(5);
+    let nodes: Arc<dyn Dial> = Arc::new(Nodes(nodes));
     let metrics = ChainMetrics::register(&Registry::new()).unwrap();
-    RpcBackend::new(ChainConfig::new(1, urls), &nodes, Arc::new(SystemClock::default()), metrics).unwrap()
+    RpcBackend::new(config, &nodes, Arc::new(SystemClock::default()), metrics).unwrap()
 }
 
 /// A node that has not seen the end of a range yet answers without error, and leaves out what it does not have.
@@ -127,4 +154,30 @@ async fn a_range_is_read_from_a_node_that_has_all_of_it() {
     }
     let error = backend(&[4, 5]).range_logs(1, 9, &union).await.unwrap_err();
     assert_eq!(error, Failure::Failed("an endpoint does not have block 9".into()));
+}
+
+/// Whoever is followed and fails is left for the next one; it is down only when it cannot be reached.
+#[tokio::test]
+async fn the_followed_endpoint_is_left_when_it_asks_for_a_pause_and_when_it_fails() {
+    for (status, connected) in [(429, true), (500, false)] {
+        let nodes = [4, 9].map(|head| Node { head, ..Node::default() });
+        let failing = nodes[0].status.clone();
+        let backend = backend_over(nodes.to_vec());
+        let (heads, mut seen) = mpsc::channel::<Seen>(8);
+        let mut next = async || seen.recv().await.unwrap().header.number;
+        tokio::select! {
+            () = backend.follow(heads) => panic!("it follows for ever"),
+            () = async {
+                // Whoever connects first leads until the preferred one is there.
+                while next().await != 4 {}
+                failing.store(status, Ordering::Relaxed);
+                while next().await != 9 {}
+            } => {}
+        }
+        let [first, second] = &*backend.endpoints() else { panic!("two endpoints") };
+        assert!(second.leads && first.connected == connected && !first.healthy, "{status}: {first:?}");
+        assert_eq!((first.demotions, first.score), (u64::from(connected), 87), "{status}: {first:?}");
+        let said = first.last_error.as_deref().unwrap_or_default();
+        assert!(said.contains(&status.to_string()), "{said}");
+    }
 }
