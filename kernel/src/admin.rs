@@ -49,7 +49,10 @@ pub enum AdminError {
     UnknownService(String),
     #[error("module `{module}` has no dead letter {seq}")]
     UnknownDeadLetter { module: String, seq: u64 },
-    #[error("the new version of `{module}` may reach more than the running one ({beyond}): say --allow-capabilities")]
+    #[error(
+        "the new version of `{module}` may reach more than the running one ({beyond}): say --allow-capabilities, \
+         as in `nexumctl module upgrade {module} --allow-capabilities`"
+    )]
     NeedsApproval { module: String, beyond: String },
     #[error("`{module}` goes on as it was; the new version was refused: {reason}")]
     NotUpgraded { module: String, reason: String },

@@ -95,8 +95,43 @@ fn a_version_that_wants_more_hosts_waits_for_the_operator() {
     let asked = refused(&engine, &wider);
     assert!(asked.contains("(host `*.evil.org`, host `10.0.0.1`): say --allow-capabilities"), "{asked}");
     assert_eq!(engine.module("m")["version"], "0.4.0");
+    // A bundle that was changed in place waits for the same word.
+    let bundle = narrower.join("nexum.toml");
+    let before = fs::read_to_string(&bundle).unwrap();
+    fs::write(&bundle, before.replace("\"hooks.example.org\"", "\"hooks.example.org\", \"*.evil.org\"")).unwrap();
+    let asked = engine.try_ctl(&["module", "restart", "m"]).unwrap_err();
+    assert!(
+        asked.contains("(host `*.evil.org`)") && asked.contains("module upgrade m --allow-capabilities"),
+        "{asked}"
+    );
+    let node = engine.module("m");
+    assert_eq!((&node["state"], &node["restarts"], &node["version"]), (&"RUN".into(), &0.into(), &"0.4.0".into()));
+    fs::write(&bundle, before).unwrap();
+    engine.ctl(&["module", "restart", "m"]);
+
     let done = engine.json(&["module", "upgrade", "m", wider.to_str().unwrap(), "--allow-capabilities"]);
     assert_eq!(done["to"], "0.3.0");
+}
+
+#[test]
+fn a_dead_module_that_needs_more_is_given_it_by_an_upgrade_in_place() {
+    let fails = [
+        ("mode = \"good\"", "mode = \"init-error\""),
+        ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"20ms\"]"),
+        ("max_consecutive_failures = 10", "max_consecutive_failures = 2"),
+    ];
+    let setup = Setup::new().mock(31337, CHAIN).module("hostile", "m", &fails);
+    let mended = version(&setup, "mended", &[("\"logging\"]", "\"logging\", \"random\"]")]);
+    let engine = setup.start();
+    engine.module_until("m", "DEAD", |node| node["state"] == "DEAD");
+    fs::copy(mended.join("nexum.toml"), mended.with_file_name("m").join("nexum.toml")).unwrap();
+    let asked = engine.try_ctl(&["module", "restart", "m"]).unwrap_err();
+    assert!(asked.contains("(capability `random`)"), "{asked}");
+    assert_eq!(engine.module("m")["state"], "DEAD");
+    engine.ctl(&["module", "upgrade", "m", "--allow-capabilities"]);
+    engine.module_until("m", "runs", |node| node["events_processed"].as_u64() > Some(0));
+    // It is the one to compare with from now on.
+    engine.ctl(&["module", "restart", "m"]);
 }
 
 #[test]

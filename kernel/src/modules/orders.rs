@@ -7,11 +7,11 @@ use ractor::ActorRef;
 
 use super::{
     Msg, ORDER_DEADLINE, Order, State, answer,
-    slot::{Phase, Then},
+    slot::{Phase, Slot, Then},
 };
 use crate::{
     admin::{AdminError, AdminReply, ModuleSpec, ResyncOrder, Resynced},
-    load::Plan,
+    load::{Loader, Plan},
     module::{self, Resync},
     restart,
     roster::Change,
@@ -71,9 +71,9 @@ impl State {
         };
         // What would not start again must not be stopped.
         if matches!(then, Then::Start { afresh: true })
-            && let Err(reason) = self.shared.loader.plan(&slot.spec)
+            && let Err(error) = slot.replanned(&self.shared.loader)
         {
-            return answer(reply, Err(AdminError::Load(reason)));
+            return answer(reply, Err(error));
         }
         if slot.actor.is_some() {
             slot.then = Some((then, reply));
@@ -176,8 +176,9 @@ impl State {
                     let policy = plan.map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
                     restart::refill(&mut health, &policy);
                 }
-                let plan = match if afresh { self.replanned(name) } else { Ok(None) } {
-                    Ok(plan) => plan,
+                let slot = self.slots.get(name).filter(|_| afresh);
+                let plan = match slot.map(|slot| slot.replanned(&self.shared.loader)).transpose() {
+                    Ok(plan) => plan.map(Arc::new),
                     Err(error) => {
                         if let Some(slot) = self.slots.get_mut(name) {
                             slot.die(error.to_string());
@@ -214,20 +215,6 @@ impl State {
         Ok(paused.iter().map(ToString::to_string).collect())
     }
 
-    /// Reads the bundle again: its files may have changed since. The name is the identity of the state and must stay.
-    fn replanned(&self, name: &Arc<str>) -> Result<Option<Arc<Plan>>, AdminError> {
-        let Some(slot) = self.slots.get(name) else { return Ok(None) };
-        let plan = self.shared.loader.plan(&slot.spec).map_err(AdminError::Load)?;
-        if plan.manifest.name != *name {
-            let source = slot.spec.source.display();
-            let found = &plan.manifest.name;
-            return Err(AdminError::Load(format!(
-                "{source} now holds module `{found}`, not `{name}`: unload and load it"
-            )));
-        }
-        Ok(Some(Arc::new(plan)))
-    }
-
     pub(super) async fn stored_health(&self, name: &Arc<str>) -> Result<ModuleHealth, AdminError> {
         let opened = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await;
         match opened {
@@ -248,5 +235,26 @@ impl State {
         };
         // A failed send drops the reply port, which the caller sees as "not running".
         let _ = actor.send_message(module::Msg::Retry { seq, reply });
+    }
+}
+
+impl Slot {
+    /// Reads the bundle again: its files may have changed since. The name is the identity of the state and must stay, and
+    /// the module must not reach more than it did unless somebody says so.
+    fn replanned(&self, loader: &Loader) -> Result<Plan, AdminError> {
+        let plan = loader.plan(&self.spec).map_err(AdminError::Load)?;
+        let Some(present) = &self.plan else { return Ok(plan) };
+        let (name, found) = (&present.manifest.name, &plan.manifest.name);
+        if found != name {
+            let source = self.spec.source.display();
+            return Err(AdminError::Load(format!(
+                "{source} now holds module `{found}`, not `{name}`: unload and load it"
+            )));
+        }
+        let beyond = plan.grants.beyond(&present.grants);
+        match beyond.is_empty() {
+            true => Ok(plan),
+            false => Err(AdminError::NeedsApproval { module: name.to_string(), beyond: beyond.join(", ") }),
+        }
     }
 }

@@ -119,14 +119,15 @@ impl State {
         }
         // Nothing runs that could go on instead, so nothing is tried: the new version takes the place.
         candidate.passed.store(true, Ordering::Release);
-        let before = std::mem::replace(&mut slot.spec, upgrade.spec.clone());
+        let before = (slot.spec.clone(), slot.plan.clone());
+        (slot.spec, slot.plan) = (upgrade.spec.clone(), Some(candidate.plan.clone()));
         let started = match slot.phase {
             Phase::Paused => Ok(()),
             _ => self.finish_order(myself, name, Then::Start { afresh: true }).await,
         };
         match (started, self.slots.get_mut(name)) {
             (Err(error), Some(slot)) => {
-                slot.spec = before;
+                (slot.spec, slot.plan) = before;
                 slot.refuse_upgrade(error);
             }
             _ => self.end_upgrade(name, "").await,
