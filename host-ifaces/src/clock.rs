@@ -2,6 +2,8 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::{bindings::nexum::host::clock, host::HostState};
 
 /// The only source of time. Tests and simulations inject their own.
@@ -10,6 +12,10 @@ pub trait Clock: Send + Sync + 'static {
     fn now_ms(&self) -> u64;
     /// Nanoseconds since an arbitrary point; never goes back.
     fn monotonic_ns(&self) -> u64;
+    /// Nanoseconds that the calling thread has had a processor. Where that is not known, time.
+    fn thread_ns(&self) -> u64 {
+        self.monotonic_ns()
+    }
 }
 
 /// The machine's clock.
@@ -38,6 +44,11 @@ impl Clock for SystemClock {
 
     fn monotonic_ns(&self) -> u64 {
         self.started.elapsed().as_nanos() as u64
+    }
+
+    fn thread_ns(&self) -> u64 {
+        let used = clock_gettime(ClockId::ThreadCPUTime);
+        u64::try_from(used.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(used.tv_nsec).unwrap_or(0)
     }
 }
 

@@ -25,7 +25,8 @@ const SLOW_NS: u64 = 500_000;
 const QUICK_NS: u64 = 250_000;
 /// How much of the mean the newest event makes up: one in so many.
 const WEIGHT: u64 = 8;
-/// How long the events of a module keep a thread. Outlives its actor.
+/// How long the events of a module keep a thread: by the clock among the others, where even a thread that waits is one
+/// less, and in processor time on the slow threads. Outlives its actor.
 #[derive(Debug, Default)]
 pub struct Pace {
     mean_ns: AtomicU64,
@@ -53,12 +54,14 @@ pub struct Lanes {
     clock: Arc<dyn Clock>,
     /// Whether there is more than the caller's thread.
     several: bool,
+    pinned: bool,
     slow: OnceLock<Option<Runtime>>,
 }
 
 impl Lanes {
-    pub fn new(blocking: Blocking, clock: Arc<dyn Clock>) -> Self {
-        Self { clock, several: blocking == Blocking::Threads, slow: OnceLock::new() }
+    /// `pinned`: slow threads keep to half of the processors.
+    pub fn new(blocking: Blocking, pinned: bool, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, several: blocking == Blocking::Threads, pinned, slow: OnceLock::new() }
     }
 
     /// Carries out a module's work where its pace lets it run. `handled` counts its events. When this future is dropped,
@@ -73,10 +76,11 @@ impl Lanes {
         let clock = self.clock.clone();
         let slow = pace.is_slow().then(|| self.slow()).flatten();
         let (done, busy_ns) = match slow {
-            None => timed(&*clock, work).await,
+            None => timed(|| clock.monotonic_ns(), work).await,
             Some(slow) => {
                 let mut tasks = JoinSet::new();
-                tasks.spawn_on(async move { timed(&*clock, work).await }, slow.handle());
+                // Whoever is served last would seem slow for as long as others want the processor.
+                tasks.spawn_on(async move { timed(|| clock.thread_ns(), work).await }, slow.handle());
                 match tasks.join_next().await {
                     Some(Ok(done)) => done,
                     Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -91,7 +95,7 @@ impl Lanes {
 
     fn slow(&self) -> Option<&Runtime> {
         let made = || {
-            let made = threads::slow_executor();
+            let made = threads::slow_executor(self.pinned);
             made.inspect_err(|error| tracing::warn!("slow modules run among the others: {error}")).ok()
         };
         self.slow.get_or_init(|| if self.several { made() } else { None }).as_ref()
@@ -107,13 +111,13 @@ impl Drop for Lanes {
     }
 }
 
-/// The outcome of some work, and how long it kept its thread, nanoseconds.
-async fn timed<T>(clock: &dyn Clock, work: impl Future<Output = T>) -> (T, u64) {
+/// The outcome of some work, and how long it kept its thread, nanoseconds by this clock.
+async fn timed<T>(now_ns: impl Fn() -> u64, work: impl Future<Output = T>) -> (T, u64) {
     let (mut work, mut busy_ns) = (pin!(work), 0);
     let done = poll_fn(|context| {
-        let started_ns = clock.monotonic_ns();
+        let started_ns = now_ns();
         let polled = work.as_mut().poll(context);
-        busy_ns += clock.monotonic_ns().saturating_sub(started_ns);
+        busy_ns += now_ns().saturating_sub(started_ns);
         polled
     });
     let done = done.await;
@@ -126,7 +130,10 @@ mod tests {
 
     /// Moves on only when it is told to.
     #[derive(Default)]
-    struct Hands(AtomicU64);
+    struct Hands {
+        time_ns: AtomicU64,
+        used_ns: AtomicU64,
+    }
 
     impl Clock for Hands {
         fn now_ms(&self) -> u64 {
@@ -134,17 +141,27 @@ mod tests {
         }
 
         fn monotonic_ns(&self) -> u64 {
-            self.0.load(Ordering::Relaxed)
+            self.time_ns.load(Ordering::Relaxed)
+        }
+
+        fn thread_ns(&self) -> u64 {
+            self.used_ns.load(Ordering::Relaxed)
         }
     }
 
     /// Handles one event that keeps its thread for so long; the name of that thread.
     async fn handle(lanes: &Lanes, hands: &Arc<Hands>, pace: &Pace, busy_ns: u64) -> String {
+        handle_beside(lanes, hands, pace, busy_ns, 0).await
+    }
+
+    /// The same while others take the processor away for so long.
+    async fn handle_beside(lanes: &Lanes, hands: &Arc<Hands>, pace: &Pace, busy_ns: u64, away_ns: u64) -> String {
         let (hands, handled) = (hands.clone(), AtomicU64::new(0));
         let work = async move {
             // What it waits for does not count.
             tokio::task::yield_now().await;
-            hands.0.fetch_add(busy_ns, Ordering::Relaxed);
+            hands.used_ns.fetch_add(busy_ns, Ordering::Relaxed);
+            hands.time_ns.fetch_add(busy_ns + away_ns, Ordering::Relaxed);
             std::thread::current().name().unwrap_or_default().to_owned()
         };
         lanes.run(pace, || handled.fetch_add(1, Ordering::Relaxed), work).await
@@ -153,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn a_module_is_slow_while_its_events_take_long_on_the_mean() {
         let (hands, pace) = (Arc::new(Hands::default()), Pace::default());
-        let lanes = Lanes::new(Blocking::Threads, hands.clone());
+        let lanes = Lanes::new(Blocking::Threads, true, hands.clone());
         let here = std::thread::current().name().unwrap_or_default().to_owned();
         for _ in 0..100 {
             assert_eq!(handle(&lanes, &hands, &pace, 40_000).await, here, "an ordinary event");
@@ -169,9 +186,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_module_that_is_served_last_does_not_stay_slow_for_it() {
+        let (hands, pace) = (Arc::new(Hands::default()), Pace::default());
+        let lanes = Lanes::new(Blocking::Threads, true, hands.clone());
+        handle(&lanes, &hands, &pace, 100_000_000).await;
+        assert!(pace.is_slow());
+        for _ in 0..100 {
+            handle_beside(&lanes, &hands, &pace, 40_000, if pace.is_slow() { 4_000_000 } else { 0 }).await;
+        }
+        assert!(!pace.is_slow(), "others had the processor");
+    }
+
+    #[tokio::test]
     async fn on_one_thread_nothing_is_elsewhere() {
         let (hands, pace) = (Arc::new(Hands::default()), Pace::default());
-        let lanes = Lanes::new(Blocking::Inline, hands.clone());
+        let lanes = Lanes::new(Blocking::Inline, true, hands.clone());
         let here = std::thread::current().name().unwrap_or_default().to_owned();
         for _ in 0..3 {
             assert_eq!(handle(&lanes, &hands, &pace, 100_000_000).await, here);
@@ -182,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn slow_work_that_nobody_waits_for_ends() {
         let (hands, pace) = (Arc::new(Hands::default()), Pace::default());
-        let lanes = Lanes::new(Blocking::Threads, hands.clone());
+        let lanes = Lanes::new(Blocking::Threads, true, hands.clone());
         handle(&lanes, &hands, &pace, 100_000_000).await;
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let (alive, mut has_ended) = tokio::sync::mpsc::channel::<()>(1);

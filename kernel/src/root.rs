@@ -89,6 +89,8 @@ pub struct KernelArgs {
     pub engine: WasmEngine,
     /// Where components are compiled and linked.
     pub blocking: Blocking,
+    /// Whether threads keep to processors; see [`crate::threads`].
+    pub pin_threads: bool,
     pub clock: Arc<dyn Clock>,
     pub registry: Registry,
     /// How many memory maps this process may have, which bounds the modules; `None` when unknown.
@@ -249,7 +251,7 @@ impl Actor for Root {
             map_limit: args.map_limit,
             jitter: args.jitter.clone(),
             blocking: args.blocking,
-            lanes: Lanes::new(args.blocking, args.clock.clone()),
+            lanes: Lanes::new(args.blocking, args.pin_threads, args.clock.clone()),
         });
         let mut state = State {
             started_ns: args.clock.monotonic_ns(),

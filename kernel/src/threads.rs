@@ -48,8 +48,9 @@ pub fn executor(pinned: bool) -> io::Result<Runtime> {
     Ok(runtime)
 }
 
-/// The executor of what may wait: half as many threads, of the lowest priority, which keep to half of the processors.
-pub(crate) fn slow_executor() -> io::Result<Runtime> {
+/// The executor of what may wait: half as many threads, of the lowest priority. `pinned`: they keep to half of the
+/// processors.
+pub(crate) fn slow_executor(pinned: bool) -> io::Result<Runtime> {
     let processors = processors().unwrap_or_default();
     let half: Vec<usize> = processors.iter().copied().skip(processors.len() / 2).collect();
     // Whoever needs it first may itself keep to one processor, so that the system would say that there is one.
@@ -58,7 +59,7 @@ pub(crate) fn slow_executor() -> io::Result<Runtime> {
         if let Err(error) = nice(NICE) {
             tracing::warn!("slow modules run at the priority of the others: {error}");
         }
-        keep_to(&half);
+        keep_to(if pinned { &half } else { &processors });
     };
     Builder::new_multi_thread()
         .enable_all()
@@ -104,11 +105,13 @@ mod tests {
         assert_eq!(worker.len(), if shared { all.len() } else { 1 }, "{worker:?}");
         let blocking = fast.block_on(fast.spawn_blocking(mine)).unwrap();
         assert_eq!(blocking, all, "what blocks runs anywhere");
-        let slow = fast.block_on(fast.spawn(async { slow_executor().unwrap() })).unwrap();
+        let slow = fast.block_on(fast.spawn(async { slow_executor(true).unwrap() })).unwrap();
         assert_eq!(slow.metrics().num_workers(), all.len().div_ceil(2), "made on a thread that keeps to one");
         let of_slow = || (mine(), rustix::process::nice(0).unwrap());
         let half: Vec<usize> = all[all.len() / 2..].to_vec();
         assert_eq!(slow.block_on(slow.spawn(async move { of_slow() })).unwrap(), (half, NICE));
+        let slow = fast.block_on(fast.spawn(async { slow_executor(false).unwrap() })).unwrap();
+        assert_eq!(slow.block_on(slow.spawn(async { mine() })).unwrap(), all, "free, whoever made it");
         let anywhere = executor(false).unwrap();
         assert_eq!(anywhere.block_on(anywhere.spawn(async { mine() })).unwrap(), all);
     }

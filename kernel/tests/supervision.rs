@@ -100,6 +100,7 @@ async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) ->
         roster: dir.path().join("modules.json"),
         engine: nexum_kernel::engine::WasmEngine::new(dir.path()).unwrap(),
         blocking: Default::default(),
+        pin_threads: false,
         clock: Arc::new(SystemClock::new()),
         registry: prometheus::Registry::new(),
         map_limit: None,

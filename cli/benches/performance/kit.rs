@@ -294,6 +294,7 @@ impl Bed {
             roster: dir.path().join("modules.json"),
             engine: nexum_kernel::engine::WasmEngine::new(&dir.path().join("cache")).unwrap(),
             blocking: Default::default(),
+            pin_threads: true,
             clock,
             registry,
             map_limit,

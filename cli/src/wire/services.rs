@@ -75,6 +75,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         record: config.journal.record,
         engine: WasmEngine::new(&state_dir.join("cache"))?,
         blocking: Blocking::Threads,
+        pin_threads: config.engine.pin_threads,
         clock,
         registry,
         map_limit: MapLimit::of_this_machine(),

@@ -205,6 +205,7 @@ impl Engine {
             engine: machine.wasm.clone(),
             map_limit: None,
             blocking: Blocking::Inline,
+            pin_threads: false,
             clock,
             registry,
             outbox: outbox::Settings {
