@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -52,6 +52,7 @@ fn crates_depend_only_on_what_the_architecture_allows() {
         ("nexum-store", &["nexum-host-ifaces"]),
         ("nexum-chain", &["nexum-host-ifaces"]),
         ("nexum-cron", &["nexum-host-ifaces"]),
+        ("nexum-egress", &["nexum-host-ifaces"]),
         ("nexum-gateway", &["nexum-host-ifaces", "nexum-kernel"]),
         ("nexum-sdk", &["nexum-sdk-macros"]),
         ("nexum-sdk-macros", &[]),
@@ -137,4 +138,34 @@ fn files_say_what_they_own_and_stay_small() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The names of metrics in a text, without what a histogram adds to its own.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let names = text.match_indices("nexum_").filter(|(at, _)| !text[..*at].ends_with(['_', '-', '.', '/', '"']));
+    let name = |(at, _): (usize, &str)| {
+        let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+        let name = text[at..].split(|c| !is_part(c)).next().unwrap();
+        let suffix = ["_bucket", "_count", "_sum"].into_iter().find_map(|suffix| name.strip_suffix(suffix));
+        suffix.unwrap_or(name).to_owned()
+    };
+    names.map(name).collect()
+}
+
+#[test]
+fn every_metric_is_documented_and_alerts_use_those_that_are_there() {
+    let mut files = Vec::new();
+    for source in ["kernel/src", "actors", "cli/src"] {
+        sources(&root().join(source), &mut files);
+    }
+    let text: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let quoted = text.split('"').filter(|piece| piece.starts_with("nexum_") && !piece.contains([' ', ':', '=', ',']));
+    let crates = ["nexum_store", "nexum_kernel", "nexum_chain"];
+    let there: BTreeSet<String> = quoted.filter(|name| !crates.contains(name)).map(str::to_owned).collect();
+    assert!(there.len() > 30, "{there:?}");
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let documented = metrics_in(&read("docs/reference/metrics.md"));
+    assert_eq!(there.symmetric_difference(&documented).collect::<Vec<_>>(), Vec::<&String>::new());
+    let alerted = metrics_in(&read("deploy/alerts.yaml"));
+    assert!(alerted.len() > 10 && alerted.is_subset(&documented), "{:?}", alerted.difference(&documented));
 }

@@ -14,10 +14,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use crate::bindings::nexum::host::outbox::{Effect, HttpEffect, Release, RpcEffect};
-use crate::event::SourceId;
 use crate::{
     Hash,
-    event::EventId,
+    event::{EventId, SourceId},
     store::{ModuleId, Reply},
     types::{Outcome, OutcomeStatus},
 };
@@ -323,7 +322,6 @@ pub struct EndOf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::SourceId;
 
     #[test]
     fn an_effect_id_is_stable_readable_and_short_enough_for_a_header() {

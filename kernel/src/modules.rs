@@ -347,7 +347,7 @@ impl State {
             Ok((actor, _)) => {
                 self.by_actor.insert(actor.get_id(), name.clone());
                 slot.actor = Some(actor);
-                slot.phase = if slot.prepared.is_some() { Phase::Init } else { Phase::Load };
+                slot.enter(if slot.prepared.is_some() { Phase::Init } else { Phase::Load });
             }
             Err(error) => slot.die(format!("its actor did not start: {error}")),
         }

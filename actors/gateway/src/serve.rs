@@ -13,13 +13,16 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
-/// A connection without a whole request head for this long is closed: silent ones must not take every place. Clients
-/// that keep theirs for longer between two requests connect anew.
-const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+/// A connection without a whole request head for this long is closed, and so is one whose request's body stands still
+/// for as long: silent ones must not take every place. Clients that keep theirs for longer between two requests connect
+/// anew.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Accepts until `closing` turns true; then requests in flight are answered, and it ends. Dropping it ends them at once.
 pub(crate) async fn serve<L: Listener>(mut listener: L, router: Router, closing: watch::Receiver<bool>) {
+    let router = router.layer(RequestBodyTimeoutLayer::new(SILENCE));
     let mut connections = JoinSet::new();
     let mut closed = pin!(is_closed(closing.clone()));
     loop {
@@ -44,7 +47,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+    http.timer(TokioTimer::new()).header_read_timeout(SILENCE);
     let mut served = pin!(http.serve_connection(TokioIo::new(io), TowerToHyperService::new(router)));
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
@@ -60,7 +63,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::get;
+    use axum::routing::{get, post};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
         time::{sleep, timeout},
@@ -91,19 +94,42 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(4_096);
         let (close, closing) = watch::channel(false);
         let slow = get(async || {
-            sleep(2 * HEAD_DEADLINE).await;
+            sleep(2 * SILENCE).await;
             "late"
         });
         let serving = tokio::spawn(serve(One(Some(server)), Router::new().route("/", slow), closing));
         let mut buffer = [0; 4_096];
         for _ in 0..2 {
-            sleep(HEAD_DEADLINE / 2).await;
+            sleep(SILENCE / 2).await;
             client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-            let count = timeout(3 * HEAD_DEADLINE, client.read(&mut buffer)).await.unwrap().unwrap();
+            let count = timeout(3 * SILENCE, client.read(&mut buffer)).await.unwrap().unwrap();
             assert!(buffer[..count].ends_with(b"late"), "a request takes the time that it takes");
         }
         client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-        let end = timeout(2 * HEAD_DEADLINE, client.read_to_end(&mut Vec::new())).await;
+        let end = timeout(2 * SILENCE, client.read_to_end(&mut Vec::new())).await;
+        assert!(end.is_ok(), "the connection stays open");
+        close.send_replace(true);
+        serving.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_stops_half_way_is_hung_up_on() {
+        let (mut client, server) = tokio::io::duplex(4_096);
+        let (close, closing) = watch::channel(false);
+        let echo = post(async |body: String| body);
+        let serving = tokio::spawn(serve(One(Some(server)), Router::new().route("/", echo), closing));
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n";
+        let mut buffer = [0; 4_096];
+        client.write_all(head).await.unwrap();
+        for piece in [b"la", b"te"] {
+            sleep(SILENCE * 2 / 3).await;
+            client.write_all(piece).await.unwrap();
+        }
+        let count = client.read(&mut buffer).await.unwrap();
+        assert!(buffer[..count].ends_with(b"late"), "slow is not silent");
+        client.write_all(head).await.unwrap();
+        client.write_all(b"la").await.unwrap();
+        let end = timeout(2 * SILENCE, client.read_to_end(&mut Vec::new())).await;
         assert!(end.is_ok(), "the connection stays open");
         close.send_replace(true);
         serving.await.unwrap();

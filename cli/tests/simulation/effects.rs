@@ -54,8 +54,6 @@ struct Effects<'a> {
     ends: BTreeMap<String, Vec<&'static str>>,
     /// What it was told had left when its event was undone.
     told: BTreeSet<String>,
-    /// Those that a node refused for trouble of its own.
-    refused: BTreeSet<&'a str>,
     differences: Vec<String>,
 }
 
@@ -90,9 +88,8 @@ impl Found<'_> {
             ends.entry(key.to_owned()).or_default().push(end.unwrap_or("?"));
         }
         let (rewinds, once) = (self.is_undone(), !self.is_moved());
-        let refused = receivers.refused_of(&self.plan.name);
         let mut effects =
-            Effects { world, now_ms, rewinds, once, meant, hits, first, ends, told, refused, differences: Vec::new() };
+            Effects { world, now_ms, rewinds, once, meant, hits, first, ends, told, differences: Vec::new() };
         effects.meant();
         effects.taken();
         effects.ended();
@@ -137,7 +134,6 @@ impl Effects<'_> {
                 Standing::Due if shut.contains(meant.lane) => false,
                 Standing::Due if !honest && end == "cancelled" => taken,
                 Standing::Due if meant.rejected => taken || end != "failed",
-                Standing::Due if self.refused.contains(meant.key) && end == "failed" => false,
                 Standing::Due => !taken || end != "delivered",
             };
             if wrong {
@@ -168,8 +164,7 @@ impl Effects<'_> {
                 differences.push(format!("{key} left, and its block was never final"));
             }
             let end = self.ends(key).last().copied().unwrap_or_default();
-            let failed = end == "failed" && self.refused.contains(key);
-            if end != "delivered" && !failed && !self.is_under_way(&hit.body) {
+            if end != "delivered" && !self.is_under_way(&hit.body) {
                 differences.push(format!("{key} was taken, told {:?}", self.ends(key)));
             }
         }

@@ -7,7 +7,7 @@
 //! request that has left arrives, whether or not the engine is still there to hear the answer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -84,8 +84,6 @@ pub struct Receivers {
     hits: Vec<Hit>,
     /// Module and key of the transactions that nodes know, by hash.
     transactions: BTreeMap<String, (String, String)>,
-    /// Module and key of what a node refused for trouble of its own.
-    refused: BTreeSet<(String, String)>,
     node_chance: Chance,
     violations: Vec<String>,
     calm: bool,
@@ -111,7 +109,6 @@ impl Receivers {
             taken: BTreeMap::new(),
             hits: Vec::new(),
             transactions: BTreeMap::new(),
-            refused: BTreeSet::new(),
             node_chance: Chance::new(seed, "effects at nodes"),
             violations: Vec::new(),
             calm: false,
@@ -125,11 +122,6 @@ impl Receivers {
     /// What was carried out, in order.
     pub fn hits(&self) -> &[Hit] {
         &self.hits
-    }
-
-    /// Keys of a module's effects that a node refused for trouble of its own, so that they may have failed.
-    pub fn refused_of(&self, module: &str) -> BTreeSet<&str> {
-        self.refused.iter().filter(|(of, _)| of == module).map(|(_, key)| key.as_str()).collect()
     }
 
     /// Requests under one key that were not the same.
@@ -183,9 +175,8 @@ impl Receivers {
     ) -> Option<Result<Value, String>> {
         let text = params[0].as_str()?;
         if method == "eth_getTransactionByHash" {
-            let known = self.transactions.get(text).cloned();
-            self.refused.extend(known.clone().filter(|_| outcome == Outcome::Error));
-            return Some(Ok(known.map_or(Value::Null, |_| json!({ "hash": text }))));
+            let known = self.transactions.contains_key(text);
+            return Some(Ok(if known { json!({ "hash": text }) } else { Value::Null }));
         }
         let (bytes, host) = match method {
             SEND_RAW => (hex::decode(text.strip_prefix("0x")?).ok()?, RAW_HOST),
@@ -198,9 +189,6 @@ impl Receivers {
         let hit = Hit { module: module.into(), host: host.into(), path: path.into(), key, body: body.into() };
         let named = (hit.module.clone(), hit.key.clone());
         self.advance_to(now_ms);
-        if outcome == Outcome::Error {
-            self.refused.insert(named.clone());
-        }
         if path.ends_with("/reject") {
             self.trace.note(format_args!("{host} turns away {} of {module}: {outcome:?}", hit.key));
             return Some(Err("insufficient funds".into()));

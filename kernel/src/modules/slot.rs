@@ -137,7 +137,9 @@ impl Slot {
     }
 
     pub(super) fn enter(&mut self, phase: Phase) {
-        tracing::debug!(from = self.phase.name(), to = phase.name(), "module state");
+        if self.phase.name() != phase.name() {
+            tracing::debug!(from = self.phase.name(), to = phase.name(), "module state");
+        }
         self.phase = phase;
     }
 
