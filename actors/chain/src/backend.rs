@@ -20,6 +20,9 @@ pub struct Seen {
 }
 
 /// A source of one chain. Every method may be called concurrently; none may block.
+/// Blocks below the head that endpoints are compared at: nodes follow a reorg within that many of each other.
+pub const SETTLED_DEPTH: u64 = 3;
+
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// Tells every head until it is dropped; never gives up.
@@ -43,8 +46,8 @@ pub trait Backend: Send + Sync + 'static {
         deadline: Duration,
     ) -> Result<Vec<Result<String, HostError>>, HostError>;
     fn endpoints(&self) -> Vec<EndpointStatus>;
-    /// The actor has read the chain up to this block.
-    fn read_up_to(&self, number: u64);
+    /// The actor has read the chain up to this block, and has that one `SETTLED_DEPTH` below it.
+    fn read_up_to(&self, number: u64, settled: Option<(u64, Hash)>);
     /// The highest head that any endpoint told.
     fn best_head(&self) -> Option<u64>;
 }

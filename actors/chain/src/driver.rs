@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    backend::{DynBackend, Seen},
+    backend::{DynBackend, SETTLED_DEPTH, Seen},
     backfill::Segment,
     history::History,
     metrics::ChainMetrics,
@@ -190,7 +190,7 @@ impl Driver {
 
     fn carry_out(&mut self) {
         if let Some((number, _)) = self.tracker.head() {
-            self.backend.read_up_to(number);
+            self.backend.read_up_to(number, self.tracker.below_head(SETTLED_DEPTH));
         }
         for effect in self.tracker.effects() {
             match effect {

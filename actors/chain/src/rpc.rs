@@ -1,5 +1,6 @@
 //! The backend over JSON-RPC nodes: asks the best endpoint, checks what it says, and asks the next one when it must.
 
+mod agreement;
 mod dial;
 mod endpoint;
 mod errors;
@@ -13,7 +14,7 @@ mod wire;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -37,6 +38,7 @@ use crate::{
     metrics::ChainMetrics,
     tracker::{Failure, Tag},
 };
+use agreement::{Agreement, Verdict};
 pub use dial::{Dial, Network};
 use endpoint::Endpoint;
 use errors::CallError;
@@ -55,6 +57,7 @@ struct Shared {
     leader: watch::Sender<Option<usize>>,
     /// The newest block that the actor has read.
     tip: AtomicU64,
+    agreement: Mutex<Agreement>,
     clock: Arc<dyn Clock>,
     metrics: ChainMetrics,
     blocks_behind: IntGauge,
@@ -91,6 +94,9 @@ impl Shared {
             }
             changed
         });
+        if changed {
+            self.agreement().forget();
+        }
         if changed && let Some(leader) = leader {
             tracing::info!(chain_id = self.config.chain_id, endpoint = %self.endpoints[leader].name, "following");
         }
@@ -101,15 +107,26 @@ impl Shared {
         self.metrics.rpc_fallbacks.with_label_values(&[&self.config.chain_id.to_string()]).inc();
     }
 
+    fn board(&self) -> MutexGuard<'_, Scoreboard> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts that a second endpoint is asked about what the first one did not find.
+    fn confirms(&self) {
+        self.metrics.rpc_confirmations.with_label_values(&[&self.config.chain_id.to_string()]).inc();
+    }
+
     fn order(&self) -> Vec<usize> {
-        let now_ns = self.clock.monotonic_ns();
-        self.board.lock().unwrap_or_else(PoisonError::into_inner).order(now_ns)
+        self.board().order(self.clock.monotonic_ns())
+    }
+
+    fn is_up(&self, index: usize) -> bool {
+        self.board().is_up(index)
     }
 
     /// Whether an endpoint told a head that is at least this high.
     fn has_told(&self, index: usize, number: u64) -> bool {
-        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        board.head_of(index).is_some_and(|head| head >= number)
+        self.board().head_of(index).is_some_and(|head| head >= number)
     }
 
     /// Records that an endpoint answered, and how long it took.
@@ -135,6 +152,19 @@ impl Shared {
                 None => board.note_error(index, message),
             }
         });
+    }
+
+    /// Records that an endpoint let a module's request down. That it was slow or would not have so much asked of it may
+    /// be the request's doing: no module shall make the others' chain go elsewhere.
+    fn let_module_down(&self, index: usize, error: &CallError) {
+        let at_least_ns = u64::try_from(error.retry_after().as_nanos()).unwrap_or(u64::MAX);
+        match error {
+            CallError::Transport { kind: HostErrorKind::Unavailable | HostErrorKind::Denied, .. } => {
+                self.let_down(index, error);
+            }
+            CallError::Paced | CallError::Transport { kind: HostErrorKind::InvalidInput, .. } => {}
+            error => self.update(|board, now| board.spare(index, now, at_least_ns, error.message())),
+        }
     }
 
     /// One exchange with one endpoint for the engine itself; see `send_for`.
@@ -166,9 +196,26 @@ impl Shared {
             Ok(_) => self.answered(index, began_ns),
             Err(error @ CallError::Node { .. }) if !error.is_rate_limit() => self.answered(index, began_ns),
             Err(error) if may_be_too_large && error.is_too_large() && !error.is_silence() => {}
+            Err(error) if caller == Caller::Module => self.let_module_down(index, error),
             Err(error) => self.let_down(index, error),
         }
         result
+    }
+
+    fn agreement(&self) -> MutexGuard<'_, Agreement> {
+        self.agreement.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Compares what an endpoint that stands by says of a block with the chain that is followed.
+    fn compare(&self, index: usize, number: u64, told: Hash) {
+        let leader = *self.leader.borrow();
+        let verdict = self.agreement().compare(index, number, told);
+        let what = || format!("its block {number} is not that of the other endpoints");
+        match (verdict, leader) {
+            (Verdict::Fine, _) | (_, None) => {}
+            (Verdict::Odd, _) => self.lied(index, &what()),
+            (Verdict::LeaderOdd, Some(leader)) => self.lied(leader, &what()),
+        }
     }
 
     /// Records that an endpoint answered what cannot be.
@@ -229,8 +276,10 @@ impl RpcBackend {
             (metrics.endpoint_lag.with_label_values(&labels), metrics.endpoint_score.with_label_values(&labels))
         });
         let gauges = gauges.collect();
+        let agreement = Mutex::new(Agreement::new(endpoints.len()));
         let tip = AtomicU64::new(0);
-        let shared = Arc::new(Shared { config, endpoints, board, leader, tip, clock, metrics, blocks_behind, gauges });
+        let shared = Shared { config, endpoints, board, leader, tip, agreement, clock, metrics, blocks_behind, gauges };
+        let shared = Arc::new(shared);
         Ok(Self { shared, batch_max: AtomicUsize::new(BATCH_MAX) })
     }
 
@@ -246,7 +295,7 @@ impl RpcBackend {
         let mut tried = Vec::new();
         let mut wait = RETRY_MIN;
         for attempt in 0..=self.shared.config.max_retries {
-            let order = self.shared.order();
+            let order = self.shared.board().order_for_modules(self.shared.clock.monotonic_ns());
             let fresh = order.iter().copied().find(|index| !tried.contains(index));
             let index = match (fresh, order.first()) {
                 (Some(index), _) => index,
@@ -365,17 +414,17 @@ impl Backend for RpcBackend {
     }
 
     fn endpoints(&self) -> Vec<EndpointStatus> {
-        let now_ns = self.shared.clock.monotonic_ns();
-        self.shared.board.lock().unwrap_or_else(PoisonError::into_inner).status(now_ns)
+        self.shared.board().status(self.shared.clock.monotonic_ns())
     }
 
-    fn read_up_to(&self, number: u64) {
+    fn read_up_to(&self, number: u64, settled: Option<(u64, Hash)>) {
+        self.shared.agreement().settled(settled);
         self.shared.tip.store(number, Ordering::Relaxed);
         let behind = self.best_head().map_or(0, |best| best.saturating_sub(number));
         self.shared.blocks_behind.set(i64::try_from(behind).unwrap_or(i64::MAX));
     }
 
     fn best_head(&self) -> Option<u64> {
-        self.shared.board.lock().unwrap_or_else(PoisonError::into_inner).best_head()
+        self.shared.board().best_head()
     }
 }

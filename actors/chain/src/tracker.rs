@@ -131,6 +131,12 @@ impl Tracker {
         self.window.tip().map(|tip| (tip.header.number, tip.header.hash))
     }
 
+    /// The block this far below the head.
+    pub fn below_head(&self, depth: u64) -> Option<(u64, Hash)> {
+        let number = self.window.tip()?.header.number.checked_sub(depth)?;
+        Some((number, self.window.hash_at(number)?))
+    }
+
     pub fn waiting(&self) -> usize {
         self.waiting
     }

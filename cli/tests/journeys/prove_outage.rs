@@ -13,7 +13,7 @@ use super::{
     engine::{Engine, eventually},
     prove_exactly_once::{Moments, check, mine_some, recording_over},
     proxy::{
-        Fault::{self, Behind, Cut, Garbage, Logs, Stall, Status, Truncated},
+        Fault::{self, Behind, Cut, Garbage, Logs, OtherBranch, Stall, Status, Truncated},
         Lie, Proxy,
     },
 };
@@ -192,6 +192,37 @@ fn prove_outage_of_two_liars_and_of_history() {
             outage.engine.metric("nexum_endpoint_errors_total", &[("kind", "wrong"), ("endpoint", &outage.urls[at])]);
         assert!(wrong > 0.0, "{}", outage.engine.metrics_text());
     }
+}
+
+/// History is what a node may have pruned, and then says nothing about.
+#[test]
+fn prove_outage_of_logs_of_history() {
+    let mut outage = Outage::new(false, false, 0x3c6e_f372_fe94_f82b);
+    assert!(outage.engine.terminate().success());
+    for _ in 0..320 {
+        outage.anvil.emit(&outage.emitter, 7);
+        outage.anvil.mine();
+    }
+    outage.proxies[0].set(Logs(Lie::Empty));
+    outage.engine.launch();
+    outage.grow();
+    outage.is_demoted(0, "wrong");
+}
+
+/// A standby that has other blocks is no standby, and is shown as one that lies.
+#[test]
+fn prove_outage_of_a_standby_on_another_branch() {
+    let mut outage = Outage::new(false, false, 0x1f2e_3d4c_5b6a_7988);
+    outage.proxies[1].set(OtherBranch);
+    outage.is_demoted(1, "wrong");
+    outage.is_followed(0);
+    outage.grow();
+    assert_eq!(outage.of_endpoint("nexum_endpoint_demotions_total", 0), 0.0);
+    outage.proxies[1].set(Fault::None);
+    eventually("it is well again", || {
+        let node = outage.engine.endpoint(&outage.urls[1]);
+        if node["state"] == "UP" { Ok(()) } else { Err(node.to_string()) }
+    });
 }
 
 #[test]

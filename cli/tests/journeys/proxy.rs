@@ -41,6 +41,8 @@ pub enum Fault {
     Truncated,
     /// Everything after this block is unknown.
     Behind(u64),
+    /// Its blocks have other hashes than the node's, asked for by number.
+    OtherBranch,
     Logs(Lie),
 }
 
@@ -319,6 +321,11 @@ fn alter_request(fault: Fault, request: &mut Value) {
 fn alter_answer(fault: Fault, request: &Value, answer: &mut Value) {
     let method = request["method"].as_str().unwrap_or_default();
     match (fault, method) {
+        (Fault::OtherBranch, "eth_getBlockByNumber") if request["params"][0] != "latest" => {
+            let hash = answer["result"]["hash"].as_str().unwrap_or_default();
+            let other = hash.chars().rev().collect::<String>().trim_end_matches("x0").to_owned();
+            answer["result"]["hash"] = json!(format!("0x{other}"));
+        }
         (Fault::Behind(at), "eth_blockNumber") => answer["result"] = json!(format!("{at:#x}")),
         (Fault::Behind(at), "eth_getBlockByNumber" | "eth_getBlockByHash")
             if number(&answer["result"]["number"]) > at =>

@@ -315,7 +315,7 @@ impl Backend for MockBackend {
         vec![EndpointStatus { name, score, connected: true, healthy: true, leads: true, ..EndpointStatus::default() }]
     }
 
-    fn read_up_to(&self, _: u64) {}
+    fn read_up_to(&self, _: u64, _: Option<(u64, Hash)>) {}
 
     fn best_head(&self) -> Option<u64> {
         Some(self.chain.head().0)

@@ -14,6 +14,8 @@ const MESSAGE_CHARS_MAX: usize = 400;
 /// geth's code for a reverted call.
 const CODE_REVERTED: i64 = 3;
 const CODE_LIMIT_EXCEEDED: i64 = -32005;
+/// EIP-1474: resource not found.
+const CODE_NOT_FOUND: i64 = -32001;
 const NONSENSE: &str = "the answer makes no sense";
 const PACED: &str = "the configured requests per second are used up";
 
@@ -91,6 +93,14 @@ impl CallError {
                 *code == 429 || rate.iter().any(|words| message.contains(words))
             }
         }
+    }
+
+    /// Whether the node says that it does not have a block. Some do so with an error instead of `null`.
+    pub fn is_unknown_block(&self) -> bool {
+        let Self::Node { code, message, .. } = self else { return false };
+        let message = message.to_lowercase();
+        let words = ["unknown block", "block not found", "header not found", "unknown header", "block does not exist"];
+        *code == CODE_NOT_FOUND || words.iter().any(|words| message.contains(words))
     }
 
     /// Whether no answer came in time.
@@ -314,6 +324,21 @@ mod tests {
         ];
         for (error, expected) in cases {
             assert_eq!(error.is_too_large(), expected, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_that_is_not_there_is_told_from_a_refusal() {
+        let cases = [
+            (node(-32000, "unknown block", None), true),
+            (node(-39001, "finalized block not found", None), true),
+            (node(-32000, "header not found", None), true),
+            (node(-32001, "resource not found", None), true),
+            (node(-32601, "the method does not exist", None), false),
+            (CallError::unavailable("block not found"), false),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(error.is_unknown_block(), expected, "{error:?}");
         }
     }
 

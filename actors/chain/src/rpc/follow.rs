@@ -139,7 +139,7 @@ impl Line {
                 // It is there, and asks for fewer requests: another one leads meanwhile, if there is one.
                 Err(error) if error.is_rate_limit() => {
                     self.shared.let_down(self.index, &error);
-                    let pause = error.retry_after().clamp(self.shared.config.poll_interval.max(PROBE_MIN), PAUSE_MAX);
+                    let pause = error.retry_after().max(self.shared.config.poll_interval).max(PROBE_MIN).min(PAUSE_MAX);
                     tokio::time::sleep(pause).await;
                 }
                 served => served?,
@@ -182,8 +182,26 @@ impl Line {
         let every = (self.shared.config.stall_after / 3).clamp(PROBE_MIN, PROBE_MAX);
         tokio::select! {
             _ = self.leader.changed() => Ok(()),
-            () = tokio::time::sleep(every) => self.probe().await.map(|_| ()),
+            () = tokio::time::sleep(every) => {
+                self.probe().await?;
+                self.compare().await
+            }
         }
+    }
+
+    /// Asks for a block that the followed chain has, too.
+    async fn compare(&self) -> Result<(), CallError> {
+        let Some(number) = self.shared.agreement().asked_for() else { return Ok(()) };
+        let json = match self.ask("eth_getBlockByNumber", by_number(number)?.get()).await {
+            Err(error) if error.is_unknown_block() => return Ok(()),
+            answer => answer?,
+        };
+        let header = wire::header(json.get()).map_err(|error| CallError::nonsense(error.to_string()))?;
+        // One that is behind does not have it yet.
+        if let Some(header) = header {
+            self.shared.compare(self.index, number, header.hash);
+        }
+        Ok(())
     }
 
     /// Leads over HTTP.

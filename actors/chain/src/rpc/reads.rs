@@ -13,6 +13,7 @@ use crate::{
     tracker::{Failure, Tag},
 };
 
+const OTHER_HEADER: &str = "a header that was not asked for";
 /// A lone node that seems not to have indexed a block's logs yet is asked once more after this long.
 const INDEXING: Duration = Duration::from_millis(100);
 
@@ -58,16 +59,34 @@ pub fn impossible(block: &Header, union: &Union, logs: &[Log]) -> Option<&'stati
     }
 }
 
+/// What every node serves, and what it may not know of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Blocks,
+    Tags,
+}
+
 impl RpcBackend {
-    /// Asks every endpoint in turn, best first, each once, until one has all of these headers.
-    async fn first(&self, requests: &[(&str, &RawValue)]) -> Result<Option<Vec<Header>>, CallError> {
+    /// Asks every endpoint in turn, best first, each once, until one has all of these headers, which are `wanted`.
+    async fn first(
+        &self,
+        asked: Asked,
+        requests: &[(&str, &RawValue)],
+        wanted: impl Fn(&[Header]) -> bool,
+    ) -> Result<Option<Vec<Header>>, CallError> {
         let mut result = Err(CallError::unavailable("no endpoint may be used"));
         for (nth, index) in self.shared.order().into_iter().enumerate() {
             if nth > 0 {
                 self.shared.fell_back();
             }
-            match self.ask_headers(index, requests).await {
-                Ok(Some(found)) => return Ok(Some(found)),
+            match self.ask_headers(index, asked, requests).await {
+                Ok(Some(found)) if wanted(&found) => return Ok(Some(found)),
+                Ok(Some(_)) => {
+                    self.shared.lied(index, OTHER_HEADER);
+                    if result.is_err() {
+                        result = Err(CallError::nonsense(OTHER_HEADER));
+                    }
+                }
                 Ok(None) => result = Ok(None),
                 Err(error) => {
                     if result.is_err() {
@@ -83,13 +102,26 @@ impl RpcBackend {
     async fn ask_headers(
         &self,
         index: usize,
+        asked: Asked,
         requests: &[(&str, &RawValue)],
     ) -> Result<Option<Vec<Header>>, CallError> {
         let answers = self.shared.send(index, requests, self.shared.config.timeout, requests.len() > 1).await;
-        let answers = answers.inspect_err(|error| self.refused(index, error))?;
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) if error.is_unknown_block() => return Ok(None),
+            Err(error) => {
+                if asked == Asked::Blocks {
+                    self.refused(index, &error);
+                }
+                return Err(error);
+            }
+        };
         let mut headers = Vec::with_capacity(requests.len());
         for answer in answers {
-            let json = answer.inspect_err(|error| self.shared.let_down(index, error))?;
+            let json = match answer {
+                Err(error) if error.is_unknown_block() => return Ok(None),
+                answer => answer.inspect_err(|error| self.shared.let_down(index, error))?,
+            };
             let header = wire::header(json.get()).map_err(|error| CallError::nonsense(error.to_string()));
             match header.inspect_err(|error| self.misread(index, error))? {
                 Some(header) => headers.push(header),
@@ -101,7 +133,8 @@ impl RpcBackend {
 
     /// An endpoint refused a read that every node serves. `Shared::send` lets that pass, for modules ask what they like.
     fn refused(&self, index: usize, error: &CallError) {
-        if matches!(error, CallError::Node { .. }) && !error.is_rate_limit() && !error.is_too_large() {
+        let excused = error.is_rate_limit() || error.is_too_large() || error.is_unknown_block();
+        if matches!(error, CallError::Node { .. }) && !excused {
             self.shared.let_down(index, error);
         }
     }
@@ -114,13 +147,14 @@ impl RpcBackend {
 
     pub(super) async fn read_header(&self, hash: Hash) -> Result<Option<Header>, Failure> {
         let params = raw(&(hash.to_string(), false))?;
-        let found = self.first(&[("eth_getBlockByHash", &params)]).await?;
-        Ok(found.and_then(|mut headers| headers.pop()).filter(|header| header.hash == hash))
+        let is_wanted = |found: &[Header]| found.iter().all(|header| header.hash == hash);
+        let found = self.first(Asked::Blocks, &[("eth_getBlockByHash", &params)], is_wanted).await?;
+        Ok(found.and_then(|mut headers| headers.pop()))
     }
 
     pub(super) async fn read_tagged(&self, tag: Tag) -> Result<Option<Header>, Failure> {
         let params = raw(&(if tag == Tag::Safe { "safe" } else { "finalized" }, false))?;
-        let found = self.first(&[("eth_getBlockByNumber", &params)]).await?;
+        let found = self.first(Asked::Tags, &[("eth_getBlockByNumber", &params)], |_| true).await?;
         Ok(found.and_then(|mut headers| headers.pop()))
     }
 
@@ -133,8 +167,9 @@ impl RpcBackend {
             let params = chunk.iter().map(|number| by_number(*number)).collect::<Result<Vec<_>, _>>()?;
             let requests: Vec<(&str, &RawValue)> =
                 params.iter().map(|params| ("eth_getBlockByNumber", &**params)).collect();
-            match self.first(&requests).await {
-                Ok(Some(found)) if found.iter().map(|header| &header.number).eq(chunk) => {
+            let are_wanted = |found: &[Header]| found.iter().map(|header| &header.number).eq(chunk);
+            match self.first(Asked::Blocks, &requests, are_wanted).await {
+                Ok(Some(found)) => {
                     headers.extend(found);
                     rest = after;
                     self.batch_max.fetch_max(BATCH_MAX.min(count + 1), Ordering::Relaxed);
@@ -169,21 +204,22 @@ impl RpcBackend {
         let order = self.shared.order();
         let bloom = block.bloom.as_deref();
         // A second opinion costs one request. Whoever is alone is asked again only when it is hard to believe.
-        let doubtful = match order.len() {
-            1 => doubtful_when_empty(union, bloom),
-            _ => bloom.is_some_and(|bloom| union.possible_in(bloom)),
+        let others = order.iter().skip(1).any(|index| self.shared.is_up(*index));
+        let doubtful = match others {
+            false => doubtful_when_empty(union, bloom),
+            true => bloom.is_some_and(|bloom| union.possible_in(bloom)),
         };
         // Endpoints that say nothing was logged, although the bloom says that something may have been.
         let mut doubted = Vec::new();
         for (nth, index) in order.into_iter().enumerate() {
-            if nth > doubted.len() {
-                self.shared.fell_back();
+            if !doubted.is_empty() {
+                // Whoever cannot be reached is no witness, and not worth the wait.
+                if !self.shared.is_up(index) {
+                    continue;
+                }
+                self.shared.confirms();
             } else if nth > 0 {
-                self.shared
-                    .metrics
-                    .rpc_confirmations
-                    .with_label_values(&[&self.shared.config.chain_id.to_string()])
-                    .inc();
+                self.shared.fell_back();
             }
             match self.block_logs_from(index, &filter, block, union).await {
                 Ok(logs) if logs.is_empty() && doubtful => {
@@ -231,8 +267,16 @@ impl RpcBackend {
         filter.insert("toBlock".into(), json!(format!("{to:#x}")));
         let filter = Value::Object(filter);
         let mut failure = Failure::Failed("no endpoint may be used".into());
-        for (nth, index) in self.shared.order().into_iter().enumerate() {
-            if nth > 0 {
+        // Endpoints that say nothing was logged. History is what a node may have pruned, and says nothing about.
+        let mut doubted: Vec<(usize, Hash)> = Vec::new();
+        let order = self.shared.order();
+        for (nth, index) in order.iter().copied().enumerate() {
+            if !doubted.is_empty() {
+                if !self.shared.is_up(index) {
+                    continue;
+                }
+                self.shared.confirms();
+            } else if nth > 0 {
                 self.shared.fell_back();
             }
             match self.range_from(index, filter.clone(), from, to).await {
@@ -242,9 +286,19 @@ impl RpcBackend {
                         true => self.sample(&logs, union).await?,
                         false => Some("logs that were not asked for"),
                     };
-                    let Some(what) = what else { return Ok((self.date(logs).await?, end_hash)) };
-                    self.shared.lied(index, what);
-                    failure = Failure::Failed(what.into());
+                    match what {
+                        Some(what) => {
+                            self.shared.lied(index, what);
+                            failure = Failure::Failed(what.into());
+                        }
+                        None if logs.is_empty() && doubted.is_empty() => doubted.push((index, end_hash)),
+                        None => {
+                            for (index, _) in doubted.into_iter().filter(|_| !logs.is_empty()) {
+                                self.shared.lied(index, "logs of a range were left out");
+                            }
+                            return Ok((self.date(logs).await?, end_hash));
+                        }
+                    }
                 }
                 Ok(None) => failure = Failure::Failed(format!("an endpoint does not have block {to}")),
                 // Before another endpoint is bothered, a smaller question is tried.
@@ -252,7 +306,8 @@ impl RpcBackend {
                 Err(error) => failure = error,
             }
         }
-        Err(failure)
+        // Nobody else could say anything.
+        doubted.pop().map(|(_, end_hash)| (Vec::new(), end_hash)).ok_or(failure)
     }
 
     /// A range's logs as one endpoint tells them, and the hash of its last block. `None` when the endpoint does not have
@@ -266,7 +321,7 @@ impl RpcBackend {
     ) -> Result<Option<(Vec<wire::ReadLog>, Hash)>, Failure> {
         let params = by_number(to)?;
         let request = [("eth_getBlockByNumber", &*params)];
-        let end = self.ask_headers(index, &request);
+        let end = self.ask_headers(index, Asked::Blocks, &request);
         let logs = self.ask_logs(index, filter, to > from);
         let (end, logs) = if self.shared.has_told(index, to) {
             tokio::join!(end, logs)

@@ -64,10 +64,14 @@ struct Entry {
     up_since_ns: Option<u64>,
     refused: bool,
     head: Option<u64>,
+    /// Blocks behind the best when it told its head: one that stands by is seldom asked.
+    lag: Option<u64>,
     behind_since_ns: Option<u64>,
     lagging: bool,
     failures: u32,
     avoided_until_ns: u64,
+    /// Modules' requests go elsewhere until then.
+    spared_until_ns: u64,
     /// How often it was avoided of late.
     avoidances: u32,
     score: u32,
@@ -75,6 +79,13 @@ struct Entry {
     demotions: u64,
     latencies_ns: VecDeque<u64>,
     last_error: Option<String>,
+}
+
+impl Entry {
+    /// Out of a hundred. One that cannot be reached answers nothing.
+    fn shown_score(&self) -> u32 {
+        if self.up_since_ns.is_some() { self.score / 10 } else { 0 }
+    }
 }
 
 #[derive(Debug)]
@@ -94,10 +105,12 @@ impl Scoreboard {
             up_since_ns: None,
             refused: false,
             head: None,
+            lag: None,
             behind_since_ns: None,
             lagging: false,
             failures: 0,
             avoided_until_ns: 0,
+            spared_until_ns: 0,
             avoidances: 0,
             score: SCORE_MAX,
             failing: false,
@@ -179,6 +192,15 @@ impl Scoreboard {
         }
     }
 
+    /// Modules' requests go elsewhere for a while, for at least `at_least_ns`: what one of them asks for may be too much
+    /// of it, and no reason to follow the chain elsewhere.
+    pub fn spare(&mut self, index: usize, now_ns: u64, at_least_ns: u64, reason: String) {
+        let entry = &mut self.entries[index];
+        entry.last_error = Some(reason);
+        let spared = at_least_ns.clamp(SLOW_AVOIDED_NS, SLOW_AVOIDED_NS_MAX);
+        entry.spared_until_ns = entry.spared_until_ns.max(now_ns + spared);
+    }
+
     pub fn note_error(&mut self, index: usize, error: String) {
         self.entries[index].last_error = Some(error);
     }
@@ -209,6 +231,7 @@ impl Scoreboard {
     pub fn head(&mut self, index: usize, number: u64, now_ns: u64) {
         self.entries[index].head = Some(number);
         let best = self.best_head().unwrap_or(0);
+        self.entries[index].lag = Some(best.saturating_sub(number));
         for index in 0..self.entries.len() {
             let entry = &mut self.entries[index];
             match entry.head.filter(|_| entry.up_since_ns.is_some()) {
@@ -239,12 +262,25 @@ impl Scoreboard {
         entry.behind_since_ns.is_some_and(|since| now_ns.saturating_sub(since) > self.lag_ns)
     }
 
+    pub fn is_up(&self, index: usize) -> bool {
+        self.entries[index].up_since_ns.is_some()
+    }
+
     /// All endpoints that may be used, best first. Those that are down come last: they may be back.
     pub fn order(&self, now_ns: u64) -> Vec<usize> {
+        self.order_by(now_ns, |entry| entry.avoided_until_ns)
+    }
+
+    /// The same for what a module asks.
+    pub fn order_for_modules(&self, now_ns: u64) -> Vec<usize> {
+        self.order_by(now_ns, |entry| entry.avoided_until_ns.max(entry.spared_until_ns))
+    }
+
+    fn order_by(&self, now_ns: u64, avoided_until_ns: impl Fn(&Entry) -> u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.entries.len()).filter(|index| !self.entries[*index].refused).collect();
         order.sort_by_key(|index| {
             let entry = &self.entries[*index];
-            let avoided = now_ns < entry.avoided_until_ns;
+            let avoided = now_ns < avoided_until_ns(entry);
             (entry.up_since_ns.is_none(), avoided, self.lags(entry, now_ns), entry.failing, entry.priority, *index)
         });
         order
@@ -258,12 +294,17 @@ impl Scoreboard {
     /// Lag in blocks, and the score out of a hundred.
     pub fn figures(&self, index: usize) -> (u64, u32) {
         let entry = &self.entries[index];
-        let lag = entry.head.map_or(0, |head| self.best_head().unwrap_or(0).saturating_sub(head));
-        (lag, entry.score / 10)
+        (self.lag(entry).unwrap_or(0), entry.shown_score())
+    }
+
+    /// One that lags is so far behind now; any other was, when it was asked.
+    fn lag(&self, entry: &Entry) -> Option<u64> {
+        let now = || entry.head.map(|head| self.best_head().unwrap_or(0).saturating_sub(head));
+        if entry.lagging || entry.up_since_ns.is_none() { now() } else { entry.lag }
     }
 
     pub fn status(&self, now_ns: u64) -> Vec<EndpointStatus> {
-        let (best, leader) = (self.best_head().unwrap_or(0), self.leader(now_ns));
+        let leader = self.leader(now_ns);
         let status = |(index, entry): (usize, &Entry)| {
             let demoted = now_ns < entry.avoided_until_ns || self.lags(entry, now_ns) || entry.failing;
             let mut latencies: Vec<u64> = entry.latencies_ns.iter().copied().collect();
@@ -273,9 +314,9 @@ impl Scoreboard {
                 connected: entry.up_since_ns.is_some(),
                 healthy: entry.up_since_ns.is_some() && !demoted,
                 leads: leader == Some(index),
-                score: entry.score / 10,
+                score: entry.shown_score(),
                 head: entry.head,
-                lag: entry.head.map(|head| best.saturating_sub(head)),
+                lag: self.lag(entry),
                 latency_p50_ms: latencies.get(latencies.len() / 2).map(|ns| *ns as f64 / 1e6),
                 demotions: entry.demotions,
                 last_error: entry.last_error.clone(),
@@ -336,6 +377,7 @@ mod tests {
         assert_eq!(board.leader(70 * S), Some(0));
         assert_eq!(board.leader(71 * S), Some(1));
         board.head(1, 105, 71 * S);
+        assert_eq!(board.status(71 * S)[2].lag, None, "it has not told anything");
         assert_eq!(board.take_demoted(), [(0, Demotion::Lagging)]);
         assert_eq!((board.status(71 * S)[0].lag, board.status(71 * S)[0].healthy), (Some(5), false));
         board.head(0, 105, 72 * S);
@@ -363,6 +405,16 @@ mod tests {
         assert!(board.refuse(0, "chain 5".into()));
         assert!(!board.refuse(0, "chain 5".into()));
         assert_eq!(board.order(later + 60 * S), [1, 2]);
+    }
+
+    #[test]
+    fn what_a_module_asks_too_much_of_is_spared_its_requests_alone() {
+        let mut board = board();
+        board.spare(0, S, 0, "no answer in time".into());
+        assert_eq!((board.order(2 * S), board.order_for_modules(2 * S)), (vec![0, 1, 2], vec![1, 2, 0]));
+        assert_eq!(board.order_for_modules(3 * S), [0, 1, 2]);
+        let status = &board.status(2 * S)[0];
+        assert!(status.healthy && status.demotions == 0 && status.score == 100, "{status:?}");
     }
 
     #[test]

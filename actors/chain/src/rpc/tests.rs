@@ -12,7 +12,7 @@ use std::{
 
 use alloy::{
     pubsub::ConnectionHandle,
-    rpc::json_rpc::{RequestPacket, Response, ResponsePacket, ResponsePayload},
+    rpc::json_rpc::{ErrorPayload, RequestPacket, Response, ResponsePacket, ResponsePayload},
     transports::{BoxTransport, TransportError, TransportErrorKind, TransportFut, TransportResult},
 };
 use async_trait::async_trait;
@@ -38,6 +38,10 @@ struct Node {
     head: u64,
     /// What it answers to everything, unless it is 0.
     status: Arc<AtomicU16>,
+    /// From this block on it has others than the rest.
+    branches_at: Option<u64>,
+    /// It has forgotten every log.
+    pruned: bool,
 }
 
 fn hash(number: u64) -> String {
@@ -49,6 +53,10 @@ impl Node {
         let number = |value: &Value| {
             let text = value.as_str().unwrap_or_default();
             u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap()
+        };
+        let hash = |number: u64| match self.branches_at {
+            Some(at) if number >= at => hash(number | 1 << 40),
+            _ => hash(number),
         };
         match method {
             "eth_chainId" => json!("0x1"),
@@ -63,6 +71,7 @@ impl Node {
                 let (number, own) = (format!("{number:#x}"), hash(number));
                 json!({"number": number, "hash": own, "parentHash": parent, "timestamp": "0x1"})
             }
+            "eth_getLogs" if self.pruned => json!([]),
             "eth_getLogs" => {
                 let range = number(&params[0]["fromBlock"])..=number(&params[0]["toBlock"]).min(self.head);
                 let log = |number: u64| {
@@ -74,6 +83,8 @@ impl Node {
                 };
                 range.map(log).collect()
             }
+            // As if it were too much to ask.
+            "eth_call" => json!({"error": 429}),
             other => panic!("{other}"),
         }
     }
@@ -96,7 +107,12 @@ impl Service<RequestPacket> for Node {
         let respond = |text: &str| {
             let request: Value = serde_json::from_str(text).unwrap();
             let result = self.answer(request["method"].as_str().unwrap(), &request["params"]);
-            let payload = ResponsePayload::Success(serde_json::value::to_raw_value(&result).unwrap());
+            let payload = match result["error"].as_i64() {
+                Some(code) => {
+                    ResponsePayload::Failure(ErrorPayload { code, message: "too many requests".into(), data: None })
+                }
+                None => ResponsePayload::Success(serde_json::value::to_raw_value(&result).unwrap()),
+            };
             Response { id: serde_json::from_value(request["id"].clone()).unwrap(), payload }
         };
         let answer = match packet {
@@ -132,6 +148,7 @@ fn backend_over(nodes: Vec<Node>) -> RpcBackend {
     let urls = (0..nodes.len()).map(|index| format!("http://n{index}/"));
     let mut config = ChainConfig::new(1, urls);
     config.poll_interval = Duration::from_millis(5);
+    config.stall_after = Duration::from_millis(300);
     let nodes: Arc<dyn Dial> = Arc::new(Nodes(nodes));
     let metrics = ChainMetrics::register(&Registry::new()).unwrap();
     RpcBackend::new(config, &nodes, Arc::new(SystemClock::default()), metrics).unwrap()
@@ -176,8 +193,72 @@ async fn the_followed_endpoint_is_left_when_it_asks_for_a_pause_and_when_it_fail
         }
         let [first, second] = &*backend.endpoints() else { panic!("two endpoints") };
         assert!(second.leads && first.connected == connected && !first.healthy, "{status}: {first:?}");
-        assert_eq!((first.demotions, first.score), (u64::from(connected), 87), "{status}: {first:?}");
+        let expected = if connected { (1, 87) } else { (0, 0) };
+        assert_eq!((first.demotions, first.score), expected, "{status}: {first:?}");
         let said = first.last_error.as_deref().unwrap_or_default();
         assert!(said.contains(&status.to_string()), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn logs_of_a_range_that_one_node_has_forgotten_are_found_at_another() {
+    let all = LogFilter { addresses: BTreeSet::new(), topics: Default::default(), from_block: 0 };
+    let union = Union::of(&[all]);
+    let node = |pruned| Node { head: 9, pruned, ..Node::default() };
+    let backend = backend_over(vec![node(true), node(false)]);
+    (0..2).for_each(|index| backend.shared.update(|board, now| board.up(index, now)));
+    let (logs, _) = backend.range_logs(1, 9, &union).await.unwrap();
+    assert_eq!(logs.len(), 9);
+    let [first, second] = &*backend.endpoints() else { panic!("two endpoints") };
+    assert!(!first.healthy && first.demotions == 1 && second.healthy, "{first:?} {second:?}");
+    assert_eq!(first.last_error.as_deref(), Some("a wrong answer: logs of a range were left out"));
+    // When both have none there is none; whoever cannot be reached is not asked.
+    for (nodes, up) in [([node(true), node(true)], 2), ([node(true), node(false)], 1)] {
+        let backend = backend_over(nodes.to_vec());
+        (0..up).for_each(|index| backend.shared.update(|board, now| board.up(index, now)));
+        let (logs, end) = backend.range_logs(1, 9, &union).await.unwrap();
+        assert_eq!((logs.len(), end.to_string()), (0, hash(9)));
+        assert_eq!(backend.endpoints()[0].demotions, 0);
+    }
+}
+
+#[tokio::test]
+async fn what_modules_ask_too_often_moves_nobody_elsewhere() {
+    let backend = backend(&[4, 4]);
+    (0..2).for_each(|index| backend.shared.update(|board, now| board.up(index, now)));
+    let error = backend.request("eth_call", "[]", Duration::from_secs(5)).await.unwrap_err();
+    assert_eq!(error.kind, nexum_host_ifaces::HostErrorKind::RateLimited);
+    let [first, second] = &*backend.endpoints() else { panic!("two endpoints") };
+    assert!(first.healthy && first.leads && first.demotions == 0 && second.healthy, "{first:?} {second:?}");
+    assert!(first.last_error.is_some(), "it is told");
+}
+
+/// The odd one out is demoted: one that stands by, or the one that is followed.
+#[tokio::test]
+async fn an_endpoint_with_other_blocks_than_the_rest_is_demoted() {
+    for odd in [0, 1] {
+        let node = |index| Node { head: 9, branches_at: (index == odd).then_some(5), ..Node::default() };
+        let backend = backend_over((0..3).map(node).collect());
+        let followed = Node { head: 9, branches_at: (odd == 0).then_some(5), ..Node::default() };
+        let hash = followed.answer("eth_getBlockByNumber", &json!(["0x6"]))["hash"].as_str().unwrap().to_owned();
+        let hash: alloy::primitives::B256 = hash.parse().unwrap();
+        let demoted = async {
+            loop {
+                // As the actor does with each head that it takes in.
+                backend.read_up_to(9, Some((6, nexum_host_ifaces::Hash(hash.0))));
+                if let Some(index) = backend.endpoints().iter().position(|endpoint| endpoint.demotions > 0) {
+                    return index;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let (heads, mut seen) = mpsc::channel(8);
+        tokio::select! {
+            () = backend.follow(heads) => panic!("it follows for ever"),
+            () = async { while seen.recv().await.is_some() {} } => panic!("it stopped following"),
+            index = demoted => assert_eq!(index, odd),
+        }
+        let error = backend.endpoints()[odd].last_error.clone().unwrap();
+        assert!(error.contains("its block 6 is not that of the other endpoints"), "{error}");
     }
 }
