@@ -8,7 +8,7 @@ use nexum_host_ifaces::{
     store::{Reply, StateView, StoreError, StoreMsg},
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, concurrency::JoinHandle};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{backup, committer::Committer, outbox, purge, rewind, store::Store};
 
@@ -63,7 +63,7 @@ impl Actor for StoreActor {
             StoreMsg::DropDeadLetter { name, seq, reply } => state.committer.drop_letter(&name, seq, reply),
             StoreMsg::PutDeadLetter { module, letter, reply } => state.committer.put_letter(module, &letter, reply),
             StoreMsg::Rewind { module, fork, reply } => match state.committer.fence(module) {
-                Ok(fence) => state.job(reply, move |store| {
+                Ok(fence) => state.job_in_turn(reply, move |store| {
                     fence.settle()?;
                     let rewound = rewind::rewind(store, module, &fork).inspect_err(|_| fence.lose())?;
                     if let Some(rewound) = &rewound {
@@ -85,7 +85,7 @@ impl Actor for StoreActor {
                     Err(error) => refuse(reply, error),
                 }
             }
-            StoreMsg::Replay { module, reply } => state.job(reply, move |store| store.replay(module)),
+            StoreMsg::Replay { module, reply } => state.job_in_turn(reply, move |store| store.replay(module)),
             StoreMsg::Outbox(request) => state.outbox(request),
             StoreMsg::Journal { module, from_seq, limit, reply } => {
                 state.job(reply, move |store| store.journal(module, from_seq, limit));
@@ -146,14 +146,14 @@ impl State {
             OutboxRequest::News { reply } => self.committer.news().ask(reply),
             OutboxRequest::Told { reply } => drop(reply.send(Ok(self.committer.news().told()))),
             OutboxRequest::Outcomes { name, after, limit, reply } => {
-                self.job(reply, move |store| outbox::outcomes(store, store.id(&name)?, after, limit));
+                self.job_in_turn(reply, move |store| outbox::outcomes(store, store.id(&name)?, after, limit));
             }
             OutboxRequest::List { name, limit, reply } => {
                 self.job(reply, move |store| outbox::list(store, store.id(&name)?, limit));
             }
             OutboxRequest::Show { name, id, reply } => self.job(reply, move |store| outbox::show(store, &name, &id)),
             OutboxRequest::ReleasedAbove { module, source, block, reply } => {
-                self.job(reply, move |store| outbox::released_above(store, module, &source, block));
+                self.job_in_turn(reply, move |store| outbox::released_above(store, module, &source, block));
             }
             OutboxRequest::Prune { module, reply } => self.job(reply, move |store| outbox::prune(store, module)),
             OutboxRequest::Release { module, id, at, now_ms, reply } => {
@@ -176,15 +176,45 @@ impl State {
         let Ok(permit) = self.jobs.clone().try_acquire_owned() else {
             return refuse(reply, StoreError::Failed(format!("busy: {JOBS_MAX} requests run already")));
         };
-        let store = self.store.clone();
-        self.store.blocking.detach(move || {
-            let result = work(&store);
-            // Whoever has the answer may close the store.
-            drop((store, permit));
-            // Nobody to tell when the caller gave up.
-            let _ = reply.send(result);
-        });
+        run(&self.store, permit, reply, work);
     }
+
+    /// The same for what a module cannot go on without, once there is room: a reorg has every module of a chain ask at
+    /// once. Each has one such request under way, which bounds how many wait.
+    fn job_in_turn<T: Send + 'static>(
+        &self,
+        reply: Reply<T>,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) {
+        match self.jobs.clone().try_acquire_owned() {
+            Ok(permit) => run(&self.store, permit, reply, work),
+            Err(_) => {
+                let (store, jobs) = (self.store.clone(), self.jobs.clone());
+                tokio::spawn(async move {
+                    // The semaphore is never closed.
+                    if let Ok(permit) = jobs.acquire_owned().await {
+                        run(&store, permit, reply, work);
+                    }
+                });
+            }
+        }
+    }
+}
+
+fn run<T: Send + 'static>(
+    store: &Arc<Store>,
+    permit: OwnedSemaphorePermit,
+    reply: Reply<T>,
+    work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) {
+    let of_job = store.clone();
+    store.blocking.detach(move || {
+        let result = work(&of_job);
+        // Whoever has the answer may close the store.
+        drop((of_job, permit));
+        // Nobody to tell when the caller gave up.
+        let _ = reply.send(result);
+    });
 }
 
 fn refuse<T>(reply: Reply<T>, error: StoreError) {

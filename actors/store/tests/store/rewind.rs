@@ -321,3 +321,29 @@ async fn a_fork_below_the_kept_journal_says_so_and_changes_nothing() {
     assert_eq!(snapshot(&harness, &module), before);
     harness.close().await;
 }
+
+/// A reorg has every module of a chain rewind at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_number_of_modules_may_rewind_at_once() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut modules = Vec::new();
+    for nth in 0..200 {
+        let mut module = harness.module(&format!("m{nth}")).await;
+        for _ in 0..2 {
+            harness.handle(&mut module, vec![]).await;
+        }
+        modules.push(module);
+    }
+    // All are asked before any is waited for.
+    let mut answers = Vec::new();
+    for module in &modules {
+        let (reply, answer) = ractor::concurrency::oneshot();
+        harness.actor.send_message(harness::rewind(module, 1, reply.into())).unwrap();
+        answers.push(answer);
+    }
+    for answer in answers {
+        assert_eq!(answer.await.unwrap().unwrap().unwrap().record.seq, 1);
+    }
+    harness.close().await;
+}
