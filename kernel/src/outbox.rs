@@ -44,6 +44,7 @@ use schedule::{Pending, Schedule};
 use settle::Asked;
 pub use settle::Left;
 use tokio::task::JoinSet;
+use verdict::RETRY_AFTER_MAX;
 pub use verdict::RetryPolicy;
 
 use crate::admin::AdminReply;
@@ -127,12 +128,30 @@ pub enum Msg {
 pub enum Found {
     Live(Result<Vec<Live>, String>),
     News(Result<News, String>),
-    Done { live: Box<Live>, done: Done },
-    Outcomes { module: Arc<str>, token: u64, ended: u64, outcomes: Result<Vec<OutcomeRecord>, String> },
-    Heads { chain_id: u64, heads: Heads },
-    Final { chain_id: u64, effects: Vec<(Live, bool)> },
+    Done {
+        live: Box<Live>,
+        done: Done,
+    },
+    /// `asked`: the token and the place of the pull that they were read for.
+    Outcomes {
+        module: Arc<str>,
+        asked: (u64, u64),
+        ended: u64,
+        outcomes: Result<Vec<OutcomeRecord>, String>,
+    },
+    Heads {
+        chain_id: u64,
+        heads: Heads,
+    },
+    Final {
+        chain_id: u64,
+        effects: Vec<(Live, bool)>,
+    },
     Reopened(Box<Live>),
-    Told { number: u64, told: Result<u64, String> },
+    Told {
+        number: u64,
+        told: Result<u64, String>,
+    },
 }
 
 #[derive(Clone)]
@@ -182,7 +201,7 @@ impl Actor for OutboxActor {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         let courier = Arc::new(Courier::new(&args));
-        let schedule = Schedule::new(args.settings.concurrency);
+        let schedule = Schedule::new(args.settings.concurrency, args.settings.policy.backoff_cap.max(RETRY_AFTER_MAX));
         let mut state = State {
             args,
             courier,
@@ -273,15 +292,15 @@ impl State {
 
     fn read_outcomes(&mut self, myself: &ActorRef<Msg>, module: &Arc<str>, wait: Duration) {
         let Some(pull) = self.waiting.get(module) else { return };
-        let (module, token, after, limit) = (module.clone(), pull.token, pull.after, pull.max);
+        let (module, asked, limit) = (module.clone(), (pull.token, pull.after), pull.max);
         let ended = self.ended.get(&module).copied().unwrap_or(0);
         let store = self.args.store.clone();
         self.task(myself, async move {
             tokio::time::sleep(wait).await;
             let name = module.to_string();
-            let asked = |reply| StoreMsg::Outbox(OutboxRequest::Outcomes { name, after, limit, reply });
-            let outcomes = flat(store.call(STORE_DEADLINE, asked).await);
-            Found::Outcomes { module, token, ended, outcomes }
+            let request = |reply| StoreMsg::Outbox(OutboxRequest::Outcomes { name, after: asked.1, limit, reply });
+            let outcomes = flat(store.call(STORE_DEADLINE, request).await);
+            Found::Outcomes { module, asked, ended, outcomes }
         });
     }
 
@@ -311,8 +330,8 @@ impl State {
                 self.read_all(myself, STORE_RETRY);
             }
             Found::Done { live, done } => self.done(myself, &live, done),
-            Found::Outcomes { module, token, ended, outcomes } => {
-                self.outcomes(myself, &module, token, ended, outcomes);
+            Found::Outcomes { module, asked, ended, outcomes } => {
+                self.outcomes(myself, &module, asked, ended, outcomes);
             }
             Found::Heads { chain_id, heads } => self.decide(myself, chain_id, heads),
             Found::Final { chain_id, effects } => self.finalized(myself, chain_id, effects),
@@ -412,12 +431,13 @@ impl State {
         &mut self,
         myself: &ActorRef<Msg>,
         module: &Arc<str>,
-        token: u64,
+        asked: (u64, u64),
         ended: u64,
         outcomes: Result<Vec<OutcomeRecord>, String>,
     ) {
         let current = self.ended.get(module).copied().unwrap_or(0);
-        let Some(pull) = self.waiting.get(module).filter(|pull| pull.token == token) else { return };
+        // Each instance of a module counts its tokens from the beginning: one that has started meanwhile stands elsewhere.
+        let Some(pull) = self.waiting.get(module).filter(|pull| (pull.token, pull.after) == asked) else { return };
         match outcomes {
             Ok(outcomes) if outcomes.is_empty() => {
                 if current != ended {
@@ -427,7 +447,7 @@ impl State {
             Ok(outcomes) => {
                 let deliveries = outcomes.into_iter().map(delivery).collect();
                 let answer = Answer::Events { deliveries, progress: None, skipped: 0 };
-                let reply = SourceReply { source: pull.source.clone(), token, answer };
+                let reply = SourceReply { source: pull.source.clone(), token: pull.token, answer };
                 // A module that has stopped meanwhile pulls again when it starts.
                 let _ = pull.to.send_message(reply);
                 self.waiting.remove(module);

@@ -3,7 +3,10 @@
 //! Invariants: effects of a module with the same lane start one after another, in the order they were sent, each only
 //! when the one before has ended. Never more than the bounds are under way. Modules take turns.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use nexum_host_ifaces::{
     outbox::{Live, Location, Progress, Release},
@@ -89,6 +92,8 @@ struct Queue {
 #[derive(Debug)]
 pub(super) struct Schedule {
     bounds: Concurrency,
+    /// Nothing waits longer for its next attempt.
+    wait_max: Duration,
     queues: BTreeMap<ModuleId, Queue>,
     flying: usize,
     next_place: u64,
@@ -175,16 +180,18 @@ impl Queue {
         found
     }
 
-    /// The first due item that a destination has room for.
-    fn startable(&self, now_ms: u64, bounds: &Concurrency) -> Option<u64> {
+    /// The first due item that a destination has room for. What is due after `latest_ms` has waited for a clock that has
+    /// been set back since.
+    fn startable(&self, now_ms: u64, latest_ms: u64, bounds: &Concurrency) -> Option<u64> {
         if self.flying >= bounds.per_module {
             return None;
         }
         let room =
             |destination: &String| self.destinations.get(destination).copied().unwrap_or(0) < bounds.per_destination;
-        let open = self.due.iter().filter(|(destination, _)| room(destination));
-        let first = open.filter_map(|(_, due)| due.first()).min()?;
-        (first.0 <= now_ms).then_some(first.1)
+        let open = || self.due.iter().filter(|(destination, _)| room(destination)).map(|(_, due)| due);
+        let first = open().filter_map(BTreeSet::first).min().filter(|(at_ms, _)| *at_ms <= now_ms);
+        let stale = || open().filter_map(|due| due.range((latest_ms.saturating_add(1), 0)..).next()).min();
+        first.or_else(stale).map(|(_, place)| *place)
     }
 
     fn pending(&self) -> Pending {
@@ -214,8 +221,8 @@ pub(super) struct Pending {
 }
 
 impl Schedule {
-    pub fn new(bounds: Concurrency) -> Self {
-        Self { bounds, queues: BTreeMap::new(), flying: 0, next_place: 1, turn: ModuleId(0) }
+    pub fn new(bounds: Concurrency, wait_max: Duration) -> Self {
+        Self { bounds, wait_max, queues: BTreeMap::new(), flying: 0, next_place: 1, turn: ModuleId(0) }
     }
 
     /// Takes what is live now in place of what was known; what is under way stays so.
@@ -284,10 +291,12 @@ impl Schedule {
         if self.flying >= self.bounds.all {
             return None;
         }
+        let wait_max_ms = u64::try_from(self.wait_max.as_millis()).unwrap_or(u64::MAX);
+        let latest_ms = now_ms.saturating_add(wait_max_ms);
         let next = ModuleId(self.turn.0.wrapping_add(1));
         let after = self.queues.range(next..).chain(self.queues.range(..next));
         let mut found = after.filter_map(|(module, queue)| {
-            let place = queue.startable(now_ms, &self.bounds)?;
+            let place = queue.startable(now_ms, latest_ms, &self.bounds)?;
             permitted(&queue.name).then_some((*module, place))
         });
         let (module, place) = found.next()?;

@@ -10,7 +10,7 @@ use nexum_host_ifaces::{
 use sha3::{Digest, Keccak256};
 
 /// A destination that asks for more patience than this is tried before.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// What a module is told of an answer; more of it is for the receiver's own logs.
 pub(super) const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// JSON-RPC 2.0, section 5.1.

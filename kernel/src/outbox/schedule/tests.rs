@@ -27,13 +27,15 @@ fn live(module: u32, seq: u64, id: &str, lane: Option<&str>) -> Live {
     }
 }
 
+const WAIT_MAX: Duration = Duration::from_secs(3_600);
+
 fn started(schedule: &mut Schedule, now_ms: u64) -> Vec<String> {
     std::iter::from_fn(|| schedule.start(now_ms, |_| true)).map(|live| live.id).collect()
 }
 
 #[test]
 fn a_lane_goes_one_by_one_and_others_pass_it() {
-    let mut schedule = Schedule::new(BOUNDS);
+    let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
     for (seq, id, lane) in [(1, "a-1", Some("x")), (2, "a-2", Some("x")), (3, "b-3", Some("y")), (4, "b-4", None)] {
         schedule.add(live(1, seq, id, lane));
     }
@@ -47,8 +49,22 @@ fn a_lane_goes_one_by_one_and_others_pass_it() {
 }
 
 #[test]
+fn what_waits_for_a_clock_that_was_set_back_goes_out() {
+    let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
+    schedule.add(live(1, 1, "a-1", Some("x")));
+    schedule.add(live(1, 2, "a-2", Some("x")));
+    let day_ms = 24 * 3_600_000;
+    assert_eq!(started(&mut schedule, day_ms), ["a-1"]);
+    let progress = Progress { next_attempt_ms: day_ms + 1_000, released: true, ..Progress::default() };
+    schedule.again(ModuleId(1), "a-1", progress);
+    assert!(started(&mut schedule, day_ms).is_empty());
+    assert!(started(&mut schedule, day_ms + 1_000 - 3_600_000).is_empty(), "as long as any wait may be");
+    assert_eq!(started(&mut schedule, 0), ["a-1"]);
+}
+
+#[test]
 fn what_two_units_sent_goes_with_the_earlier_one() {
-    let mut schedule = Schedule::new(BOUNDS);
+    let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
     for seq in [3, 7, 9] {
         schedule.add(live(1, seq, "a-1", None));
     }
@@ -65,7 +81,7 @@ fn what_two_units_sent_goes_with_the_earlier_one() {
 
 #[test]
 fn what_is_left_is_told_apart_by_whether_it_could_go_out() {
-    let mut schedule = Schedule::new(BOUNDS);
+    let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
     for (seq, id, lane) in [(1, "a-1", None), (2, "a-2", Some("x")), (3, "a-3", Some("x")), (4, "a-4", Some("y"))] {
         let mut live = live(1, seq, id, lane);
         live.release = if seq == 2 { Release::Finalized } else { Release::Committed };
@@ -96,7 +112,7 @@ fn what_is_left_is_told_apart_by_whether_it_could_go_out() {
 
 #[test]
 fn bounds_hold_and_modules_take_turns() {
-    let mut schedule = Schedule::new(BOUNDS);
+    let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
     for seq in 1..=4 {
         schedule.add(live(1, seq, &format!("a-{seq}"), None));
         schedule.add(live(2, seq, &format!("a-{seq}"), None));
@@ -115,7 +131,7 @@ fn bounds_hold_and_modules_take_turns() {
 
 #[test]
 fn a_full_destination_does_not_hold_up_the_others() {
-    let mut schedule = Schedule::new(BOUNDS);
+    let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
     for seq in 0..1_000 {
         schedule.add(live(1, seq, &format!("slow-{seq}"), None));
     }
@@ -125,7 +141,7 @@ fn a_full_destination_does_not_hold_up_the_others() {
 
 #[test]
 fn what_waits_for_a_far_block_does_not_hide_what_is_final() {
-    let mut schedule = Schedule::new(BOUNDS);
+    let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
     for seq in 10..1_010 {
         schedule.add(Live { release: Release::Finalized, ..live(1, seq, &format!("a-{seq}"), None) });
     }
@@ -142,7 +158,7 @@ fn what_waits_for_a_far_block_does_not_hide_what_is_final() {
 
 #[test]
 fn what_waits_for_finality_goes_when_its_block_is_final() {
-    let mut schedule = Schedule::new(BOUNDS);
+    let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
     schedule.add(Live { release: Release::Finalized, ..live(1, 1, "a-1", Some("x")) });
     schedule.add(live(1, 2, "a-2", Some("x")));
     schedule.add(Live { release: Release::Safe, block: None, ..live(1, 3, "b-3", None) });
@@ -160,7 +176,7 @@ fn what_waits_for_finality_goes_when_its_block_is_final() {
 
 #[test]
 fn a_rewind_takes_what_has_not_left_and_frees_its_lane() {
-    let mut schedule = Schedule::new(BOUNDS);
+    let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
     let released = Progress { released: true, next_attempt_ms: 9, ..Progress::default() };
     schedule.add(Live { progress: released, ..live(1, 5, "a-5", None) });
     for (seq, id) in [(4, "b-4"), (6, "b-6"), (7, "c-7")] {
@@ -182,7 +198,7 @@ fn a_rewind_takes_what_has_not_left_and_frees_its_lane() {
 fn a_random_walk_keeps_the_promises() {
     for seed in 0..200 {
         let random = &mut StdRng::seed_from_u64(seed);
-        let mut schedule = Schedule::new(BOUNDS);
+        let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
         let mut sent: BTreeMap<String, (u32, Option<String>, u64)> = BTreeMap::new();
         let mut flying: Vec<Live> = Vec::new();
         let mut ended: Vec<String> = Vec::new();
