@@ -37,7 +37,7 @@ const INTERRUPTED: i32 = 130;
 
 /// What a backup takes along besides the store.
 pub fn companions(state_dir: &Path) -> Vec<Companion> {
-    vec![Companion { file: roster(state_dir), absent: nexum_kernel::EMPTY_ROSTER }]
+    vec![Companion { file: roster(state_dir), absent: nexum_kernel::roster::EMPTY }]
 }
 
 /// Which modules run, where that is not as configured.

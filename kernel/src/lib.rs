@@ -19,9 +19,8 @@ pub mod outbox;
 pub mod replay;
 pub mod restart;
 pub mod root;
-mod roster;
+pub mod roster;
 mod status;
 pub mod threads;
 
 pub use root::{KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec};
-pub use roster::EMPTY as EMPTY_ROSTER;

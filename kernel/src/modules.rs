@@ -28,7 +28,7 @@ use crate::{
     load::Plan,
     module::{self, ModuleActor, Shared},
     outbox,
-    roster::{self, Roster, Start},
+    roster::{self, Keep, Start},
     status::{ModuleStatus, Wish},
 };
 
@@ -144,14 +144,14 @@ pub struct Args {
     pub shared: Arc<Shared>,
     /// The modules of the configuration; the roster says which of them the operator has changed since.
     pub configured: Vec<ModuleSpec>,
-    pub roster: Roster,
+    pub roster: Arc<dyn Keep>,
     pub schedule_next: ScheduleNext,
 }
 
 pub struct State {
     shared: Arc<Shared>,
     slots: BTreeMap<Arc<str>, Slot>,
-    roster: Roster,
+    roster: Arc<dyn Keep>,
     expected: Expected,
     /// Configured, and unloaded by order.
     unloaded: Vec<ModuleSpec>,
@@ -230,7 +230,7 @@ impl Actor for ModulesSupervisor {
             }
             Msg::UpgradeTried { module, generation, tried } => {
                 if state.slots.get(&module).is_some_and(|slot| slot.generation == generation) {
-                    state.end_upgrade(&module, tried.err().as_deref().unwrap_or_default()).await;
+                    state.end_upgrade(&module, tried.err().as_deref().unwrap_or_default());
                 }
             }
             Msg::Resync { module, order, reply } => state.resync(&myself, &module, order, reply).await,
@@ -330,6 +330,14 @@ impl State {
     async fn start(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>) {
         let Some(slot) = self.slots.get_mut(name) else { return };
         let Some(plan) = slot.plan.clone() else { return };
+        if self.shutting_down {
+            // Nobody would ask it to stop.
+            slot.phase = Phase::Stopped;
+            if let Some(resync) = slot.resync.take() {
+                answer(resync.reply, Err(AdminError::Unavailable("the engine is shutting down".into())));
+            }
+            return;
+        }
         self.generations += 1;
         slot.generation = self.generations;
         slot.status.set_wish(Wish::Run);

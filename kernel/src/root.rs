@@ -9,7 +9,6 @@ mod services;
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
-    path::PathBuf,
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -43,7 +42,7 @@ use crate::{
     module::Shared,
     modules::{self, ModulesSupervisor},
     outbox::{self, OutboxMetrics, Permits},
-    roster::Roster,
+    roster::Keep,
 };
 
 /// How long one service may take to end in order; what is durable does not depend on it.
@@ -82,8 +81,8 @@ pub struct KernelArgs {
     pub modules: Vec<ModuleSpec>,
     /// The operator's ceilings for every module.
     pub ceiling: Limits,
-    /// The file that keeps which modules were loaded and unloaded at run time.
-    pub roster: PathBuf,
+    /// Keeps which modules were loaded, upgraded and unloaded at run time.
+    pub roster: Arc<dyn Keep>,
     /// What is recorded of events, of modules of which the operator says nothing.
     pub record: Record,
     pub engine: WasmEngine,
@@ -367,7 +366,7 @@ impl State {
         let args = modules::Args {
             shared: self.shared.clone(),
             configured: self.args.modules.clone(),
-            roster: Roster::new(self.args.roster.clone()),
+            roster: self.args.roster.clone(),
             schedule_next: self.args.schedule_next.clone(),
         };
         let (supervisor, _) =

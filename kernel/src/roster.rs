@@ -57,6 +57,19 @@ struct Content {
     changes: Vec<Change>,
 }
 
+/// Where the changes are kept. Both block on the disk.
+pub trait Keep: Send + Sync + 'static {
+    /// # Errors
+    /// What there is cannot be read; the message says where it is.
+    fn read(&self) -> Result<Vec<Change>, String>;
+
+    /// Replaces what there is, in one step; durable when it returns.
+    ///
+    /// # Errors
+    /// The disk failed: either is there afterwards.
+    fn write(&self, changes: Vec<Change>) -> Result<(), String>;
+}
+
 /// The file that keeps the changes.
 #[derive(Debug, Clone)]
 pub struct Roster {
@@ -68,8 +81,20 @@ impl Roster {
         Self { path }
     }
 
-    /// Blocks on the disk. A file that is not there holds no change.
-    pub fn read(&self) -> Result<Vec<Change>, String> {
+    fn replace(&self, content: &Content) -> io::Result<()> {
+        let draft = self.path.with_extension("draft");
+        let mut file = File::create(&draft)?;
+        serde_json::to_writer_pretty(&mut file, content)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&draft, &self.path)?;
+        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+impl Keep for Roster {
+    /// A file that is not there holds no change.
+    fn read(&self) -> Result<Vec<Change>, String> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -81,19 +106,8 @@ impl Roster {
         Ok(content.changes)
     }
 
-    /// Replaces the file in one step. Blocks on the disk.
-    pub fn write(&self, changes: Vec<Change>) -> Result<(), String> {
+    fn write(&self, changes: Vec<Change>) -> Result<(), String> {
         self.replace(&Content { changes }).map_err(|error| format!("{}: {error}", self.path.display()))
-    }
-
-    fn replace(&self, content: &Content) -> io::Result<()> {
-        let draft = self.path.with_extension("draft");
-        let mut file = File::create(&draft)?;
-        serde_json::to_writer_pretty(&mut file, content)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(&draft, &self.path)?;
-        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
     }
 }
 

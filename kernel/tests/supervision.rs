@@ -18,7 +18,7 @@ use nexum_host_ifaces::{
     port::Port,
     store::{Entries, ModuleId, StateView, StoreError},
 };
-use nexum_kernel::{KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec};
+use nexum_kernel::{KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec, roster::Roster};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tempfile::TempDir;
 
@@ -97,7 +97,7 @@ async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) ->
         modules: Vec::new(),
         record: Default::default(),
         ceiling: Limits::default(),
-        roster: dir.path().join("modules.json"),
+        roster: Arc::new(Roster::new(dir.path().join("modules.json"))),
         engine: nexum_kernel::engine::WasmEngine::new(dir.path()).unwrap(),
         blocking: Default::default(),
         pin_threads: false,

@@ -27,6 +27,7 @@ use nexum_kernel::{
     admin::{AdminMsg, ModuleSpec},
     engine::MapLimit,
     manifest::Manifest,
+    roster::Roster,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tempfile::TempDir;
@@ -291,7 +292,7 @@ impl Bed {
             modules: sources.into_iter().map(spec).collect(),
             record: Default::default(),
             ceiling: Limits::default(),
-            roster: dir.path().join("modules.json"),
+            roster: Arc::new(Roster::new(dir.path().join("modules.json"))),
             engine: nexum_kernel::engine::WasmEngine::new(&dir.path().join("cache")).unwrap(),
             blocking: Default::default(),
             pin_threads: true,

@@ -30,6 +30,7 @@ use nexum_kernel::{
     admin::{AdminMsg, ModuleSpec},
     engine::{MapLimit, WasmEngine},
     root::KernelHandle,
+    roster::Roster,
 };
 use nexum_store::Store;
 use prometheus::Registry;
@@ -71,7 +72,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         ports,
         modules: config.modules.iter().map(module_spec).collect(),
         ceiling: config.limits.limits(),
-        roster: super::roster(state_dir),
+        roster: Arc::new(Roster::new(super::roster(state_dir))),
         record: config.journal.record,
         engine: WasmEngine::new(&state_dir.join("cache"))?,
         blocking: Blocking::Threads,

@@ -175,3 +175,37 @@ fn an_event_that_waits_past_the_threshold_makes_the_engine_unhealthy() {
         (code, _, health) => Err(format!("{code:?}: {health:#}")),
     });
 }
+
+#[test]
+fn a_module_that_spends_its_budget_while_an_order_waits_is_dead_all_the_same() {
+    let short = ("event_deadline = \"2s\"", "event_deadline = \"3s\"");
+    let budget = ("max_consecutive_failures = 10", "max_consecutive_failures = 1");
+    let setup = Setup::new().mock(31337, CHAIN).module("hostile", "m", &[SLEEPS[0], short, budget]);
+    let engine = setup.start();
+    in_an_event(&engine, "m");
+    let refused = engine.try_ctl(&["module", "pause", "m"]).unwrap_err();
+    assert!(refused.contains("DEAD") && refused.contains("`nexumctl module restart m`"), "{refused}");
+    assert_eq!(engine.module("m")["state"], "DEAD");
+    let refused = engine.try_ctl(&["module", "resume", "m"]).unwrap_err();
+    assert!(refused.contains("module restart"), "{refused}");
+}
+
+#[test]
+fn an_order_that_waits_when_the_engine_stops_starts_nothing_any_more() {
+    let short = ("event_deadline = \"2s\"", "event_deadline = \"3s\"");
+    let mut engine = Setup::new().mock(31337, CHAIN).module("hostile", "m", &[SLEEPS[0], short]).start();
+    in_an_event(&engine, "m");
+    let refused = std::thread::scope(|scope| {
+        let ordered = scope.spawn(|| engine.try_ctl(&["module", "restart", "m"]));
+        eventually("the order waits", || match engine.log_text() {
+            log if log.contains("an event in flight is finished first") => Ok(()),
+            log => Err(log),
+        });
+        engine.signal("TERM");
+        ordered.join().unwrap().unwrap_err()
+    });
+    assert!(refused.contains("shutting down"), "{refused}");
+    assert_eq!(engine.wait().code(), Some(0));
+    let log = engine.log_text();
+    assert!(!log.contains("not everything was finished"), "{log}");
+}

@@ -10,13 +10,15 @@ use std::{
 use futures::FutureExt;
 use nexum_host_ifaces::{
     event::{Cursor, EventId, SourceId},
-    store::{ModuleHealth, ModuleInfo, ModuleRecord, Standing, UnitKind},
+    store::{ModuleHealth, ModuleInfo, ModuleRecord, Standing, StateView, UnitKind},
 };
+use nexum_kernel::roster::Change;
 use nexum_store::{Disk, Store, Written};
 use tokio::sync::Notify;
 
 use crate::{
     chance::Chance,
+    manifest::Version,
     scenario::{FaultPlan, ModulePlan, Scenario, When},
     trace::{Trace, lock},
 };
@@ -53,6 +55,10 @@ struct Inner {
     crashes: u32,
     seen: BTreeMap<String, ModuleRecord>,
     begins: Begins,
+    /// Which version of a module starts with the next engine, where it is not the first.
+    rostered: BTreeMap<String, String>,
+    /// The version that last wrote its name into a module's state.
+    versions: BTreeMap<String, Option<String>>,
     violations: Vec<String>,
 }
 
@@ -70,6 +76,8 @@ impl SimDisk {
             crashes: 0,
             seen: BTreeMap::new(),
             begins: Begins::new(),
+            rostered: BTreeMap::new(),
+            versions: BTreeMap::new(),
             violations: Vec::new(),
         };
         Arc::new(Self { trace, plan, journal_entries, budgets, inner: Mutex::new(inner), died: Notify::new() })
@@ -165,7 +173,8 @@ impl SimDisk {
                 Written::Group | Written::Prune => self.advanced(&store, &module, &before),
                 Written::Rewind | Written::Purge => self.rewound(&store, &module, &before),
             };
-            if let Err(violation) = checked {
+            let rewound = !matches!(what, Written::Group | Written::Prune);
+            if let Err(violation) = checked.and_then(|()| self.in_force(&store, &module, rewound)) {
                 self.violated(format!("{}: {violation}", module.name));
             }
             lock(&self.inner).seen.insert(module.name, module.record);
@@ -189,6 +198,34 @@ impl SimDisk {
     pub fn violated(&self, what: String) {
         self.trace.note(format_args!("VIOLATED {what}"));
         lock(&self.inner).violations.push(what);
+    }
+
+    /// Which versions run with the next engine is durable.
+    pub fn rostered(&self, changes: &[Change]) {
+        let running = changes.iter().filter_map(|change| change.running.as_ref());
+        let versions = running.filter_map(|spec| {
+            let (module, version) = spec.source.file_name()?.to_str()?.rsplit_once('-')?;
+            Some((module.to_owned(), version.to_owned()))
+        });
+        let versions: BTreeMap<String, String> = versions.collect();
+        self.trace.note(format_args!("roster {versions:?}"));
+        lock(&self.inner).rostered = versions;
+    }
+
+    /// What the `init` of a version wrote is durable only once that version is the one to start: the one before must never
+    /// meet it.
+    fn in_force(&self, store: &Store, module: &ModuleInfo, rewound: bool) -> Result<(), String> {
+        let version = store.get(module.id, "v").map_err(|error| error.to_string())?;
+        let version = version.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let mut inner = lock(&self.inner);
+        let starts = inner.rostered.get(&module.name).map_or(Version::First.number(), String::as_str).to_owned();
+        let before = inner.versions.insert(module.name.clone(), version.clone()).flatten();
+        match version {
+            Some(version) if !rewound && before.as_ref() != Some(&version) && version != starts => {
+                Err(format!("the init of {version} is durable, and {starts} would start"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Units were added: numbers without a gap, each entry chained to the one before, cursors that do not go back.

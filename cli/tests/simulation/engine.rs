@@ -30,6 +30,7 @@ use crate::{
     disk::SimDisk,
     manifest::Version,
     receiver::{self, PUT, Receivers, SEND_RAW},
+    roster::SimRoster,
     scenario::Scenario,
     trace::{SimClock, Trace, lock},
 };
@@ -200,7 +201,7 @@ impl Engine {
             ports,
             modules: machine.modules.iter().map(spec).collect(),
             ceiling: Limits::default(),
-            roster: machine.directory.join("roster.json"),
+            roster: Arc::new(SimRoster::new(machine.directory.join("roster.json"), machine.disk.clone())),
             record: Default::default(),
             engine: machine.wasm.clone(),
             map_limit: None,

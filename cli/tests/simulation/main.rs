@@ -23,6 +23,7 @@ mod engine;
 mod manifest;
 mod oracle;
 mod receiver;
+mod roster;
 mod run;
 mod scenario;
 mod trace;

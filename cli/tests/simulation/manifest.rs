@@ -57,8 +57,9 @@ impl ModulePlan {
         }
         let _ = writeln!(
             text,
-            "[config]\nname = \"{}\"\nrpc = {}\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"",
+            "[config]\nname = \"{}\"\nversion = \"{}\"\nrpc = {}\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"",
             self.name,
+            version.number(),
             self.chains.first().filter(|_| self.rpc).map_or(0, |source| chains[source.chain].id),
             self.poison,
             if version == Version::Broken { "not at all" } else { self.how },

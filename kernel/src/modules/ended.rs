@@ -10,7 +10,7 @@ use ractor::{ActorCell, ActorProcessingErr, ActorRef};
 
 use super::{Msg, State, answer, slot::Phase};
 use crate::{
-    admin::AdminError,
+    admin::{AdminError, AdminReply},
     module::Exit,
     restart::{self, Decision, Fault},
 };
@@ -20,6 +20,17 @@ const ENVIRONMENT_RETRY: Duration = Duration::from_secs(1);
 
 /// Wait before a module tries again at a cursor that its source cannot serve.
 const STUCK_RETRY: Duration = Duration::from_secs(300);
+
+/// Why a module is dead from now on, if it is.
+fn budget_spent(exit: &Exit) -> Option<&str> {
+    match exit {
+        Exit::Fault { health, decision: Decision::Dead } => match &health.standing {
+            Standing::Dead { reason } => Some(reason),
+            _ => None,
+        },
+        _ => None,
+    }
+}
 
 impl State {
     /// A module's actor is gone: by order, by a failure it decided about, or by a bug in the host.
@@ -45,8 +56,11 @@ impl State {
         };
         self.note_fault(&name, exit.as_ref()).await;
         let reason = exit.as_ref().map_or_else(|| "it was stopped".to_owned(), ToString::to_string);
-        self.end_upgrade(&name, &format!("the running version ended before: {reason}")).await;
+        self.end_upgrade(&name, &format!("the running version ended before: {reason}"));
         if let Some((then, reply)) = then {
+            if let Some(reason) = exit.as_ref().and_then(budget_spent).filter(|_| !then.leaves_dead()) {
+                return self.refuse_dead(&name, reason.to_owned(), reply);
+            }
             let done = self.finish_order(myself, &name, then).await;
             if let Err(error) = &done {
                 self.fall_back(myself, &name, error);
@@ -103,6 +117,22 @@ impl State {
                 slot.override_health = Some((**health).clone());
             }
         }
+    }
+
+    /// The budget was spent by the event that an order waited for: the order would take the module out of DEAD, which is
+    /// left by `module restart` alone.
+    fn refuse_dead(&mut self, name: &Arc<str>, reason: String, reply: AdminReply<()>) {
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        let hint =
+            format!("its budget was spent before the order could be carried out; `nexumctl module restart {name}`");
+        let refused =
+            || AdminError::WrongState { module: name.to_string(), state: "DEAD".to_owned(), hint: hint.clone() };
+        tracing::error!(module = %name, "dead: {reason}");
+        slot.die(reason);
+        if let Some(resync) = slot.resync.take() {
+            answer(resync.reply, Err(refused()));
+        }
+        answer(reply, Err(refused()));
     }
 
     /// A module stopped for an order that then failed: it starts again by itself, unless that is what failed.

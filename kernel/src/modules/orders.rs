@@ -76,6 +76,7 @@ impl State {
             return answer(reply, Err(error));
         }
         if slot.actor.is_some() {
+            tracing::info!(module = %name, ?order, "ordered; an event in flight is finished first");
             slot.then = Some((then, reply));
             slot.ask_to_stop();
             return;
@@ -167,6 +168,9 @@ impl State {
                     slot.enter(Phase::Paused);
                 }
                 Ok(())
+            }
+            Then::Start { .. } if self.shutting_down => {
+                Err(AdminError::Unavailable(format!("{name} starts with the next engine: this one is shutting down")))
             }
             Then::Start { afresh } => {
                 let mut health = self.stored_health(name).await?;

@@ -73,6 +73,13 @@ pub(super) enum Then {
     },
 }
 
+impl Then {
+    /// Whether the order is one that a dead module obeys.
+    pub(super) fn leaves_dead(self) -> bool {
+        matches!(self, Self::Forget | Self::Start { afresh: true })
+    }
+}
+
 pub(super) struct Slot {
     pub(super) spec: ModuleSpec,
     /// As the configuration has it; absent for a module that was loaded at run time.

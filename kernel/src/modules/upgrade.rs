@@ -118,19 +118,31 @@ impl State {
             return;
         }
         // Nothing runs that could go on instead, so nothing is tried: the new version takes the place.
-        candidate.passed.store(true, Ordering::Release);
-        let before = (slot.spec.clone(), slot.plan.clone());
-        (slot.spec, slot.plan) = (upgrade.spec.clone(), Some(candidate.plan.clone()));
-        let started = match slot.phase {
-            Phase::Paused => Ok(()),
-            _ => self.finish_order(myself, name, Then::Start { afresh: true }).await,
+        let (before, is_paused) = ((slot.spec.clone(), slot.plan.clone()), slot.phase == Phase::Paused);
+        let passed = self.pass_upgrade(name).await;
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        if let Err(error) = passed {
+            return slot.refuse_upgrade(error);
+        }
+        slot.plan = Some(candidate.plan.clone());
+        let started = match is_paused {
+            true => Ok(()),
+            false => self.finish_order(myself, name, Then::Start { afresh: true }).await,
         };
         match (started, self.slots.get_mut(name)) {
             (Err(error), Some(slot)) => {
                 (slot.spec, slot.plan) = before;
                 slot.refuse_upgrade(error);
+                self.take_back(name).await;
             }
-            _ => self.end_upgrade(name, "").await,
+            _ => self.end_upgrade(name, ""),
+        }
+    }
+
+    /// Makes durable again what was in force before an upgrade that failed after it was written, or may have been.
+    async fn take_back(&self, name: &Arc<str>) {
+        if let Err(error) = self.write_roster().await {
+            tracing::error!(module = %name, "the version that was refused may start with the next engine: {error}");
         }
     }
 
@@ -144,17 +156,20 @@ impl State {
         let before = std::mem::replace(&mut slot.spec, spec);
         let kept = self.write_roster().await.map_err(AdminError::Unavailable);
         match (&kept, self.slots.get_mut(name)) {
-            (Err(_), Some(slot)) => slot.spec = before,
+            (Err(_), Some(slot)) => {
+                slot.spec = before;
+                self.take_back(name).await;
+            }
             _ => candidate.passed.store(true, Ordering::Release),
         }
         kept
     }
 
     /// The module's actor has tried the new version, or has ended: which version runs is decided now.
-    pub(super) async fn end_upgrade(&mut self, name: &Arc<str>, reason: &str) {
+    pub(super) fn end_upgrade(&mut self, name: &Arc<str>, reason: &str) {
         let Some(slot) = self.slots.get_mut(name) else { return };
         let tried = slot.upgrade.take_if(|upgrade| upgrade.candidate.is_some());
-        let Some(Upgrade { spec, from, candidate: Some(candidate), reply, .. }) = tried else { return };
+        let Some(Upgrade { from, candidate: Some(candidate), reply, .. }) = tried else { return };
         if !candidate.passed.load(Ordering::Acquire) {
             tracing::warn!(module = %name, "not upgraded: {reason}");
             return answer(reply, Err(AdminError::NotUpgraded { module: name.to_string(), reason: reason.to_owned() }));
@@ -166,13 +181,11 @@ impl State {
             component: format!("sha256:{}", hex::encode(candidate.plan.manifest.component.0)),
             state: slot.phase.name().to_owned(),
         };
-        slot.spec = spec;
         slot.plan = Some(candidate.plan.clone());
         slot.prepared = Some(candidate.prepared.clone());
         self.permit(&candidate.plan);
         tracing::info!(module = %name, from = upgraded.from, to = upgraded.to, "upgraded");
-        let kept = self.keep(name).await;
-        answer(reply, kept.map(|()| upgraded));
+        answer(reply, Ok(upgraded));
     }
 }
 
