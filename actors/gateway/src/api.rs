@@ -284,15 +284,23 @@ pub struct Effect {
     pub last_error: Option<String>,
     /// The event that sent it was undone by a reorg, after it may have left.
     pub retracted: bool,
-    /// What is sent; only when one effect is asked for. The body of a delivered one is not kept.
+    /// Whether what it carries is still there. It is not of one that was delivered, nor of others that ended long ago.
+    #[serde(default = "kept")]
+    pub body_kept: bool,
+    /// What is sent; only when one effect is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Value>,
+}
+
+/// What an engine means that does not say.
+fn kept() -> bool {
+    true
 }
 
 impl Effect {
     /// A line of the list: without payload.
     pub fn brief(listed: &Listed) -> Self {
-        let Listed { entry, progress, retracted } = listed;
+        let Listed { entry, progress, retracted, body_kept } = listed;
         let state = match &progress.ended {
             Some(end) => match end.how {
                 Ended::Delivered => "delivered",
@@ -317,6 +325,7 @@ impl Effect {
             next_attempt_ms: waits.then_some(progress.next_attempt_ms),
             last_error: progress.last_error.clone(),
             retracted: *retracted,
+            body_kept: *body_kept,
             payload: None,
         }
     }
