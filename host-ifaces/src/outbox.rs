@@ -266,6 +266,8 @@ pub struct Listed {
     pub progress: Progress,
     /// The unit that sent it was undone.
     pub retracted: bool,
+    /// False when what the effect carried is gone, as far as it carried anything.
+    pub body_kept: bool,
 }
 
 /// An effect that had been released when a rewind undid its sending.
@@ -302,7 +304,7 @@ pub enum OutboxRequest {
     /// Released effects of a source's events above the last block of a chain that stands, but for those that an earlier
     /// reorg named.
     ReleasedAbove { module: ModuleId, source: SourceId, block: (u64, u64), reply: Reply<Vec<ReleasedEffect>> },
-    /// Forgets what no rewind can reach any more.
+    /// Forgets what no rewind can reach any more, and of what has ended the bodies past a bound.
     Prune { module: ModuleId, reply: Reply<()> },
 }
 

@@ -42,8 +42,8 @@ pub enum Record {
     All,
 }
 
-/// More than an event reads in practice, and little enough that eight crashes of a thousand modules fit on a disk. What
-/// needs more is cut, and cannot be replayed.
+/// More than an event reads in practice, and little enough that a module's crashes, which are bounded together, are always
+/// those of several events. What needs more is cut, and cannot be replayed.
 pub const RECORDING_BYTES_MAX: usize = 4 << 20;
 /// Log lines that are kept for comparison.
 pub const LINES_MAX: usize = 256;

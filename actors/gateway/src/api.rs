@@ -8,7 +8,9 @@ pub mod journal;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use nexum_host_ifaces::{
+    event::EventId,
     outbox::{self, Ended, Listed, Sent},
+    recording::CrashBrief,
     store::{DeadLetter, ModuleInfo, Standing},
     types::{Event, Log, OutcomeStatus},
 };
@@ -187,6 +189,9 @@ pub struct Letter {
     pub attempts: u32,
     pub error: String,
     pub fuel: u64,
+    /// The kept crash that replays it, if there is one; only when one letter is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backtrace: Option<String>,
     /// The event itself; only when one letter is asked for.
@@ -206,13 +211,22 @@ impl Letter {
             attempts: letter.attempts,
             error: letter.error.clone(),
             fuel: letter.fuel,
+            crash: None,
             backtrace: None,
             payload: None,
         }
     }
 
-    pub fn full(letter: &DeadLetter) -> Self {
-        Self { backtrace: letter.backtrace.clone(), payload: Some(event(&letter.event)), ..Self::brief(letter) }
+    /// `crashes` are those of the module, oldest first.
+    pub fn full(letter: &DeadLetter, crashes: &[CrashBrief]) -> Self {
+        let (first, again) = (letter.id.to_string(), EventId::Retry { seq: letter.seq }.to_string());
+        let of_it = |crash: &&CrashBrief| crash.whole && (crash.event == first || crash.event == again);
+        Self {
+            crash: crashes.iter().rfind(of_it).map(|crash| crash.number),
+            backtrace: letter.backtrace.clone(),
+            payload: Some(event(&letter.event)),
+            ..Self::brief(letter)
+        }
     }
 }
 
@@ -270,15 +284,23 @@ pub struct Effect {
     pub last_error: Option<String>,
     /// The event that sent it was undone by a reorg, after it may have left.
     pub retracted: bool,
-    /// What is sent; only when one effect is asked for. The body of a delivered one is not kept.
+    /// Whether what it carries is still there. It is not of one that was delivered, nor of others that ended long ago.
+    #[serde(default = "kept")]
+    pub body_kept: bool,
+    /// What is sent; only when one effect is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Value>,
+}
+
+/// What an engine means that does not say.
+fn kept() -> bool {
+    true
 }
 
 impl Effect {
     /// A line of the list: without payload.
     pub fn brief(listed: &Listed) -> Self {
-        let Listed { entry, progress, retracted } = listed;
+        let Listed { entry, progress, retracted, body_kept } = listed;
         let state = match &progress.ended {
             Some(end) => match end.how {
                 Ended::Delivered => "delivered",
@@ -303,6 +325,7 @@ impl Effect {
             next_attempt_ms: waits.then_some(progress.next_attempt_ms),
             last_error: progress.last_error.clone(),
             retracted: *retracted,
+            body_kept: *body_kept,
             payload: None,
         }
     }

@@ -155,7 +155,13 @@ impl State {
             OutboxRequest::ReleasedAbove { module, source, block, reply } => {
                 self.job_in_turn(reply, move |store| outbox::released_above(store, module, &source, block));
             }
-            OutboxRequest::Prune { module, reply } => self.job(reply, move |store| outbox::prune(store, module)),
+            OutboxRequest::Prune { module, reply } => {
+                let stripper = self.committer.stripper();
+                self.job(reply, move |store| {
+                    outbox::prune(store, module)?;
+                    stripper.bound(store, module)
+                });
+            }
             OutboxRequest::Release { module, id, at, now_ms, reply } => {
                 self.committer.release(module, &id, at, now_ms, reply);
             }

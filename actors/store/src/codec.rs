@@ -94,6 +94,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T,
     postcard::from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))
 }
 
+/// The same for a record that something may follow.
+pub(crate) fn decode_first<'a, T: DeserializeOwned>(bytes: &'a [u8], what: &str) -> Result<(T, &'a [u8]), StoreError> {
+    postcard::take_from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))
+}
+
 /// The same for a record that borrows from the bytes.
 pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, StoreError> {
     postcard::from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))

@@ -38,6 +38,7 @@ use crate::{
     news::NewsDesk,
     open::Durability,
     receipts::Last,
+    recordings::Kept,
     store::{Lease, Store, lock},
 };
 
@@ -86,6 +87,8 @@ struct Queue {
     sequence: HashMap<ModuleId, Last>,
     /// Number of the last crash, of the modules that had one since the actor started.
     crashes: HashMap<ModuleId, u64>,
+    /// The crashes written or waiting, oldest first, of the modules that had one lately.
+    kept: HashMap<ModuleId, Vec<Kept>>,
     /// Names given in groups that are not written yet.
     naming: HashMap<Arc<str>, ModuleId>,
     /// Number of the last outcome, of the modules whose effects ended since the actor started.

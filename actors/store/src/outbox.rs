@@ -2,9 +2,12 @@
 //!
 //! Invariant: an effect that has not ended is under `outbox`, or, when its unit was undone after it was released, under
 //! `retracted`; never under both. One that has ended is under `ended` for as long as its unit can be undone; when that was
-//! undone, one that failed or was cancelled is under `retracted`, so that it can be taken up again.
+//! undone, one that failed or was cancelled is under `retracted`, so that it can be taken up again. An effect that has
+//! ended may have lost its body (`bodies`), one that has not ended never.
 //!
 //! Entries have bodies: whoever reads many keeps one at a time.
+
+mod bodies;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,6 +18,8 @@ use nexum_host_ifaces::{
     store::{ModuleId, StoreError},
 };
 use rocksdb::{WriteBatch, WriteOptions};
+
+pub(crate) use bodies::{Body, Shelved, excess};
 
 use crate::{
     codec,
@@ -49,13 +54,24 @@ pub(crate) fn entry_at(store: &Store, module: ModuleId, at: Location, id: &str) 
     Ok(found.filter(|entry| entry.id == id))
 }
 
-pub(crate) fn ended_at(store: &Store, module: ModuleId, at: Location, id: &str) -> Result<Option<Entry>, StoreError> {
-    let found: Option<Entry> = get(store, &keys::ended(module, at), ENTRY)?;
-    Ok(found.filter(|entry| entry.id == id))
+/// The ended entry at a location, if it is the effect with that name.
+pub(crate) fn ended_at(
+    store: &Store,
+    module: ModuleId,
+    at: Location,
+    name: Hash,
+) -> Result<Option<Shelved>, StoreError> {
+    let found = shelved(store, &keys::ended(module, at))?;
+    Ok(found.filter(|shelved| digest(&shelved.entry.id) == name))
 }
 
-pub(crate) fn retracted(store: &Store, module: ModuleId, id: &str) -> Result<Option<Entry>, StoreError> {
-    get(store, &keys::retracted(module, digest(id)), ENTRY)
+pub(crate) fn retracted(store: &Store, module: ModuleId, name: Hash) -> Result<Option<Shelved>, StoreError> {
+    shelved(store, &keys::retracted(module, name))
+}
+
+fn shelved(store: &Store, key: &[u8]) -> Result<Option<Shelved>, StoreError> {
+    let found = store.db.get_pinned(key).map_err(|error| store.failed(&error))?;
+    found.map(|bytes| Shelved::decode(&bytes)).transpose()
 }
 
 fn scan<'a>(store: &'a Store, from: &[u8], to: &[u8]) -> Result<impl Iterator<Item = Row> + use<'a>, StoreError> {
@@ -134,7 +150,7 @@ fn entries(
     shelf: Shelf,
     module: ModuleId,
     from_seq: u64,
-) -> Result<impl Iterator<Item = Result<(Location, Entry), StoreError>>, StoreError> {
+) -> Result<impl Iterator<Item = Result<(Location, Shelved), StoreError>>, StoreError> {
     let at = Location { seq: from_seq, ordinal: 0 };
     entries_until(store, shelf, at, module, &shelf.of(module).1)
 }
@@ -146,12 +162,12 @@ fn entries_until<'a>(
     from: Location,
     module: ModuleId,
     end: &[u8],
-) -> Result<impl Iterator<Item = Result<(Location, Entry), StoreError>> + use<'a>, StoreError> {
+) -> Result<impl Iterator<Item = Result<(Location, Shelved), StoreError>> + use<'a>, StoreError> {
     let from = if shelf == Shelf::Outbox { keys::outbox(module, from) } else { keys::ended(module, from) };
     let read = |item: Row| {
         let (key, bytes) = item?;
         let (_, at) = keys::parse_outbox(&key).ok_or_else(misplaced)?;
-        Ok((at, codec::decode(&bytes, ENTRY)?))
+        Ok((at, Shelved::decode(&bytes)?))
     };
     Ok(scan(store, &from, end)?.map(read))
 }
@@ -162,8 +178,8 @@ pub(crate) fn sent_by(store: &Store, module: ModuleId, seq: u64) -> Result<Vec<S
     let mut found = Vec::new();
     for (shelf, end) in [(Shelf::Outbox, keys::outbox(module, end)), (Shelf::Ended, keys::ended(module, end))] {
         for item in entries_until(store, shelf, from, module, &end)? {
-            let (at, entry) = item?;
-            found.push((at, entry.brief()));
+            let (at, shelved) = item?;
+            found.push((at, shelved.entry.brief()));
         }
     }
     found.sort_by_key(|(at, _)| *at);
@@ -186,20 +202,21 @@ pub(crate) fn unsend(
     let mut released = Vec::new();
     for shelf in [Shelf::Outbox, Shelf::Ended] {
         for item in entries(store, shelf, module, to_seq + 1)? {
-            let (at, entry) = item?;
-            let known = progress(store, module, &entry.id)?.unwrap_or_default();
+            let (at, shelved) = item?;
+            let known = progress(store, module, &shelved.entry.id)?.unwrap_or_default();
             match shelf {
                 Shelf::Outbox => batch.delete(keys::outbox(module, at)),
                 _ => batch.delete(keys::ended(module, at)),
             }
             if known.released {
                 if known.ended.is_none_or(|end| is_reopenable(end.how)) {
-                    batch.put(keys::retracted(module, digest(&entry.id)), codec::encode_vec(&entry)?);
+                    batch.put(keys::retracted(module, digest(&shelved.entry.id)), shelved.encode()?);
                 }
+                let entry = shelved.entry;
                 released.push((at, ReleasedEffect { id: entry.id, key: entry.key }));
             } else if known.ended.is_some_and(|end| end.how == Ended::Retracted) {
                 // Should its block come back, it is an effect like any other.
-                batch.delete(keys::progress(module, digest(&entry.id)));
+                batch.delete(keys::progress(module, digest(&shelved.entry.id)));
             }
         }
     }
@@ -218,7 +235,7 @@ pub(crate) fn released_above(
     let mut found = BTreeMap::new();
     for shelf in [Shelf::Outbox, Shelf::Ended] {
         for item in entries(store, shelf, module, 0)? {
-            let (at, entry) = item?;
+            let (at, Shelved { entry, .. }) = item?;
             let block = entry.block.filter(|block| block.chain_id == chain_id && block.number > number);
             if let Some(block) = block
                 && progress(store, module, &entry.id)?.is_some_and(|known| known.released)
@@ -248,23 +265,26 @@ pub(crate) fn list(store: &Store, module: ModuleId, limit: usize) -> Result<Vec<
     let (mut all, mut ended) = (Vec::new(), VecDeque::new());
     let (from, to) = Shelf::Retracted.of(module);
     for item in scan(store, &from, &to)? {
-        let entry: Entry = codec::decode(&item?.1, ENTRY)?;
-        match known(&entry)?.ended {
-            None if all.len() < limit => all.push((entry.stripped(), true)),
+        let shelved = Shelved::decode(&item?.1)?;
+        match known(&shelved.entry)?.ended {
+            None if all.len() < limit => all.push((shelved.brief(), true)),
             None => {}
-            Some(_) => keep_last(&mut ended, limit, (entry.stripped(), true)),
+            Some(_) => keep_last(&mut ended, limit, (shelved.brief(), true)),
         }
     }
     for item in entries(store, Shelf::Outbox, module, 0)?.take(limit - all.len()) {
-        all.push((item?.1.stripped(), false));
+        all.push((item?.1.brief(), false));
     }
     let room = limit - all.len();
     for item in entries(store, Shelf::Ended, module, 0)? {
-        keep_last(&mut ended, room, (item?.1.stripped(), false));
+        keep_last(&mut ended, room, (item?.1.brief(), false));
     }
     ended.drain(..ended.len().saturating_sub(room));
     all.extend(ended);
-    let shown = |(entry, retracted)| Ok(Listed { progress: known(&entry)?, entry, retracted });
+    let shown = |(shelved, retracted): (Shelved, _)| {
+        let progress = known(&shelved.entry)?;
+        Ok(shelved.listed(progress, retracted))
+    };
     all.into_iter().map(shown).collect()
 }
 
@@ -279,14 +299,14 @@ fn keep_last<T>(kept: &mut VecDeque<T>, room: usize, next: T) {
 pub(crate) fn show(store: &Store, name: &str, id: &str) -> Result<Listed, StoreError> {
     let module = store.id(name)?;
     let progress = progress(store, module, id)?.unwrap_or_default();
-    if let Some(entry) = retracted(store, module, id)? {
-        return Ok(Listed { entry, progress, retracted: true });
+    if let Some(shelved) = retracted(store, module, digest(id))? {
+        return Ok(shelved.listed(progress, true));
     }
     for shelf in [Shelf::Outbox, Shelf::Ended] {
         for item in entries(store, shelf, module, 0)? {
-            let (_, entry) = item?;
-            if entry.id == id {
-                return Ok(Listed { entry, progress, retracted: false });
+            let (_, shelved) = item?;
+            if shelved.entry.id == id {
+                return Ok(shelved.listed(progress, false));
             }
         }
     }
@@ -302,7 +322,7 @@ pub(crate) fn prune(store: &Store, module: ModuleId) -> Result<(), StoreError> {
     let mut failed = Vec::new();
     // Sent again while it was live, an effect that has ended is live at its other place: what is known of it keeps it from
     // going out again.
-    let live = entries(store, Shelf::Outbox, module, 0)?.map(|item| Ok(digest(&item?.1.id)));
+    let live = entries(store, Shelf::Outbox, module, 0)?.map(|item| Ok(digest(&item?.1.entry.id)));
     let live: BTreeSet<Hash> = live.collect::<Result<_, StoreError>>()?;
     let (from, to) = Shelf::Progress.of(module);
     for item in scan(store, &from, &to)? {
@@ -341,8 +361,7 @@ fn forget(
     batch.delete(progress);
     batch.delete(keys::retracted(module, name));
     // The number of an undone unit is used again: its place may be another effect's by now.
-    let there: Option<Entry> = get(store, &keys::ended(module, at), ENTRY)?;
-    if there.is_some_and(|entry| digest(&entry.id) == name) {
+    if ended_at(store, module, at, name)?.is_some() {
         batch.delete(keys::ended(module, at));
     }
     Ok(())

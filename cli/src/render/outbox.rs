@@ -50,6 +50,13 @@ pub fn effect(effect: &Effect) -> String {
     if let Some(error) = &effect.last_error {
         rows.push(vec!["last error".to_owned(), one_line(error, usize::MAX)]);
     }
+    if !effect.body_kept {
+        let why = match effect.state.as_str() {
+            "failed" | "cancelled" => "no longer kept, so that it cannot be retried",
+            _ => "not kept",
+        };
+        rows.push(vec!["body".to_owned(), why.to_owned()]);
+    }
     let mut text = table(&rows);
     if let Some(payload) = &effect.payload {
         text += &format!("\npayload\n{}\n", serde_json::to_string_pretty(payload).unwrap_or_default());
@@ -61,9 +68,8 @@ pub fn effect(effect: &Effect) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_list_says_what_is_stuck_and_why() {
-        let effect = Effect {
+    fn released() -> Effect {
+        Effect {
             id: "alerts/block:1:5:0xab/0".into(),
             key: "k".into(),
             state: "released".into(),
@@ -76,8 +82,23 @@ mod tests {
             next_attempt_ms: Some(9),
             last_error: Some("status 503:\n busy".into()),
             retracted: true,
+            body_kept: true,
             payload: None,
-        };
+        }
+    }
+
+    #[test]
+    fn one_that_lost_its_body_says_what_that_means() {
+        assert!(!effect(&released()).contains("body"));
+        let failed = Effect { state: "failed".into(), body_kept: false, ..released() };
+        assert!(effect(&failed).contains("no longer kept, so that it cannot be retried"));
+        let delivered = Effect { state: "delivered".into(), body_kept: false, ..released() };
+        assert!(effect(&delivered).lines().any(|line| line.starts_with("body") && line.ends_with("  not kept")));
+    }
+
+    #[test]
+    fn a_list_says_what_is_stuck_and_why() {
+        let effect = released();
         let text = effects(std::slice::from_ref(&effect));
         let line = text.lines().nth(1).unwrap_or_default();
         assert!(line.starts_with("released (retracted)  3"), "{text}");

@@ -137,7 +137,7 @@ pub fn retried(retried: &Retried) -> String {
 }
 
 pub fn letter(letter: &Letter) -> String {
-    let mut text = table(&[
+    let mut rows = vec![
         vec!["seq".to_owned(), letter.seq.to_string()],
         vec!["at".to_owned(), units::time_ms(letter.at_ms)],
         vec!["event".to_owned(), letter.event.clone()],
@@ -145,7 +145,11 @@ pub fn letter(letter: &Letter) -> String {
         vec!["attempts".to_owned(), letter.attempts.to_string()],
         vec!["fuel".to_owned(), letter.fuel.to_string()],
         vec!["error".to_owned(), one_line(&letter.error, usize::MAX)],
-    ]);
+    ];
+    if let Some(crash) = letter.crash {
+        rows.push(vec!["crash".to_owned(), format!("{crash}, for `nexum replay MODULE --crash {crash}`")]);
+    }
+    let mut text = table(&rows);
     if let Some(backtrace) = &letter.backtrace {
         text += &format!("\nbacktrace\n{}\n", backtrace.trim_end());
     }

@@ -19,7 +19,7 @@ use crate::{
     metrics::ModuleMetrics,
 };
 
-/// What is kept of a failure: the newest of a module, those of versions that an upgrade tried among them.
+/// What is kept of a failure: the newest of each event, those of versions that an upgrade tried among them.
 pub(super) fn keep(shared: &Shared, module: ModuleId, recording: &Recording, failure: &Failure) {
     let brief = CrashBrief {
         number: 0,

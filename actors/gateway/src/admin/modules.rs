@@ -155,7 +155,9 @@ async fn dead_letter(State(api): State<Api>, path: Numbered) -> Result<Json<Lett
     let Path((module, seq)) = path?;
     let letters = letters(&api, module.clone()).await?;
     let letter = letters.iter().find(|letter| letter.seq == seq);
-    Ok(Json(Letter::full(letter.ok_or(StoreError::UnknownDeadLetter { module, seq })?)))
+    let letter = letter.ok_or_else(|| StoreError::UnknownDeadLetter { module: module.clone(), seq })?;
+    let crashes = api.store.call(READ_DEADLINE, |reply| StoreMsg::Crashes { name: module, reply }).await??;
+    Ok(Json(Letter::full(letter, &crashes)))
 }
 
 async fn drop_dead_letter(State(api): State<Api>, path: Numbered) -> Result<StatusCode, ApiError> {

@@ -9,6 +9,7 @@ use nexum_host_ifaces::{
     Hash,
     event::{Cursor, EventId, SourceId},
     port::Port,
+    recording::CrashBrief,
     store::{DeadLetter, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, Standing, StoreError, StoreMsg},
     types::{Event, Tick},
 };
@@ -244,6 +245,7 @@ impl Actor for FakeStore {
                 "twap-monitor" => Ok(vec![letter()]),
                 _ => Err(StoreError::UnknownModule(name)),
             })?,
+            StoreMsg::Crashes { reply, .. } => reply.send(Ok(crashes()))?,
             StoreMsg::DropDeadLetter { name, seq, reply } => {
                 shared.orders.push(format!("drop {name} {seq}"));
                 reply.send(Ok(()))?;
@@ -289,4 +291,21 @@ fn letter() -> DeadLetter {
         backtrace: Some("on_tick".to_owned()),
         fuel: 12,
     }
+}
+
+/// Of another event, of the dead letter, of its retry, and one of that which cannot be replayed.
+fn crashes() -> Vec<CrashBrief> {
+    let events = ["init", "tick:cron:* * * * *:1700000000000", "retry:7", "retry:7"];
+    let crash = |(number, event): (u64, &str)| CrashBrief {
+        number,
+        at_ms: 1,
+        event: event.to_owned(),
+        component: Hash::default(),
+        error: "trap: unreachable".to_owned(),
+        fuel: 12,
+        handled_before: 0,
+        whole: number < 4,
+        bytes: 9,
+    };
+    (1..).zip(events).map(crash).collect()
 }

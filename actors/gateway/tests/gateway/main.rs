@@ -164,7 +164,7 @@ async fn dead_letters_are_listed_shown_retried_and_dropped() {
     assert_eq!(list[0].get("payload"), None);
     let shown = fixture.admin("GET", "/v1/modules/twap-monitor/dlq/7").await.json();
     assert_eq!(shown["payload"], json!({ "tick": { "fired_at": 1_700_000_000_000u64 } }));
-    assert_eq!(shown["backtrace"], "on_tick");
+    assert_eq!((&shown["backtrace"], &shown["crash"], list[0].get("crash")), (&"on_tick".into(), &3.into(), None));
     let unknown = fixture.admin("GET", "/v1/modules/twap-monitor/dlq/8").await;
     assert_eq!(
         (unknown.status, unknown.json()["error"].as_str()),

@@ -40,5 +40,6 @@ impl Drop for Fence {
         let mut queue = lock(&self.shared.queue);
         queue.fenced.remove(&self.module);
         queue.sequence.remove(&self.module);
+        queue.kept.remove(&self.module);
     }
 }

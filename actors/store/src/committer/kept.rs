@@ -1,5 +1,7 @@
 //! What is kept of modules besides their units: crashes, and the receipts of an orderly stop.
 
+use std::collections::hash_map::Entry;
+
 use nexum_host_ifaces::{
     recording::Crash,
     store::{ModuleId, StoreError},
@@ -23,12 +25,16 @@ impl Committer {
 
 impl Queue {
     fn put_crash(&mut self, store: &Store, module: ModuleId, crash: &Crash) -> Result<(), StoreError> {
-        let last = match self.crashes.get(&module) {
-            Some(last) => *last,
-            None => store.last_crash(module)?,
+        // Those of groups that are not written yet are among them.
+        let kept = match self.kept.entry(module) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(store.kept_crashes(module)?),
         };
-        recordings::put(&mut self.waiting.batch, store, module, crash, last + 1)?;
-        self.crashes.insert(module, last + 1);
+        let newest = kept.last().map_or(0, |crash| crash.number);
+        // One that was lost with its group has had its number.
+        let number = self.crashes.get(&module).map_or(newest, |given| newest.max(*given)) + 1;
+        recordings::put(&mut self.waiting.batch, store, module, crash, number, kept)?;
+        self.crashes.insert(module, number);
         Ok(())
     }
 

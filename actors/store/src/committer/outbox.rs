@@ -5,19 +5,21 @@
 //! of an effect, and a rewind waits for the queue and shuts it. So an entry that is found here is still the same when the
 //! group is written.
 
+use std::sync::Arc;
+
 use nexum_host_ifaces::{
     outbox::{Change, End, EndOf, Ended, Entry, Live, Location, OutcomeRecord, Progress, Released, digest},
     store::{ModuleId, Reply, StoreError},
     types::Outcome,
 };
 
-use super::{Committer, Fence, Queue, refuse};
+use super::{Committer, Fence, Queue, Shared, refuse};
 use crate::{
     codec,
     group::Waiting,
     keys,
     news::NewsDesk,
-    outbox,
+    outbox::{self, Body, Shelved},
     store::{Store, lock},
 };
 
@@ -25,6 +27,10 @@ impl Committer {
     /// Where the outbox actor's questions are answered.
     pub fn news(&self) -> &NewsDesk {
         &self.shared.news
+    }
+
+    pub fn stripper(&self) -> Stripper {
+        Stripper(self.shared.clone())
     }
 
     /// Marks an effect as released and answers its body, once the mark is durable.
@@ -58,6 +64,23 @@ impl Committer {
             Ok(live) => self.shared.push(&mut queue, Waiting::Reopened(Box::new(live), reply)),
             Err(error) => refuse(reply, error),
         }
+    }
+}
+
+/// What drops bodies of effects that have ended, beside the commits.
+pub(crate) struct Stripper(Arc<Shared>);
+
+impl Stripper {
+    /// Bounds what a module's ended effects carry. What is dropped is decided one at a time and written with the groups,
+    /// since an effect may be taken up again or its unit undone meanwhile. Answers when it waits to be written: losing
+    /// that loses nothing.
+    pub fn bound(&self, store: &Store, module: ModuleId) -> Result<(), StoreError> {
+        for body in outbox::excess(store, module)? {
+            let mut queue = lock(&self.0.queue);
+            queue.strip(store, module, &body)?;
+            self.0.wake(&mut queue);
+        }
+        Ok(())
     }
 }
 
@@ -103,8 +126,8 @@ impl Queue {
                 self.waiting.batch.delete(keys::retracted(module, digest(id)));
                 entry
             }
-            None => match outbox::retracted(store, module, id)? {
-                Some(entry) => entry,
+            None => match outbox::retracted(store, module, digest(id))? {
+                Some(shelved) => shelved.entry,
                 None => return Ok(Released::Gone),
             },
         };
@@ -171,14 +194,28 @@ impl Queue {
         Ok(())
     }
 
-    /// Moves an entry to the ended ones. What may be taken up again keeps its body.
+    /// Moves an entry to the ended ones. What may be taken up again keeps its body, as long as there is room.
     fn shelve(&mut self, module: ModuleId, at: Location, entry: &Entry, progress: &Progress) -> Result<(), StoreError> {
-        let delivered = progress.ended.as_ref().is_some_and(|end| end.how == Ended::Delivered);
-        let bytes = codec::encode_vec(&if delivered { entry.stripped() } else { entry.clone() })?;
+        let bytes = match progress.ended.as_ref().is_some_and(|end| outbox::is_reopenable(end.how)) {
+            true => codec::encode_vec(entry)?,
+            false => Shelved::bare(entry).encode()?,
+        };
         self.put_progress(module, &entry.id, progress)?;
         self.waiting.batch.delete(keys::outbox(module, at));
         self.waiting.batch.delete(keys::retracted(module, digest(&entry.id)));
         self.waiting.batch.put(keys::ended(module, at), bytes);
+        Ok(())
+    }
+
+    /// Drops the body of an effect, unless something has become of the effect since it was found, or is about to.
+    fn strip(&mut self, store: &Store, module: ModuleId, body: &Body) -> Result<(), StoreError> {
+        self.admit(store, module)?;
+        if self.progress.contains_key(&(module, body.name)) {
+            return Ok(());
+        }
+        if let Some((key, bare)) = body.strip(store, module)? {
+            self.waiting.batch.put(key, bare.encode()?);
+        }
         Ok(())
     }
 
@@ -224,24 +261,31 @@ impl Queue {
             )));
         }
         let located = match progress.at {
-            Some(at) => outbox::ended_at(store, module, at, id)?.map(|entry| (at, entry)),
+            Some(at) => outbox::ended_at(store, module, at, digest(id))?.map(|shelved| (Some(at), shelved)),
             None => None,
         };
+        let (at, shelved) = match located {
+            Some(located) => located,
+            // Its unit was undone; it goes on without one.
+            None => (None, outbox::retracted(store, module, digest(id))?.ok_or_else(unknown)?),
+        };
+        if shelved.bare {
+            return Err(StoreError::Refused(format!(
+                "effect `{id}` cannot be retried, since what it carried is no longer kept: of a module's effects that have \
+                 ended, only the newest 64 MiB are kept whole. Let the module send it again with another event"
+            )));
+        }
+        let entry = shelved.entry;
         progress.ended = None;
         progress.round += 1;
         progress.attempts = 0;
         // Its age counts from now.
         progress.first_attempt_ms = now_ms;
         progress.next_attempt_ms = 0;
-        let (at, entry) = match located {
-            Some((at, entry)) => {
-                self.waiting.batch.delete(keys::ended(module, at));
-                self.waiting.batch.put(keys::outbox(module, at), codec::encode_vec(&entry)?);
-                (Some(at), entry)
-            }
-            // Its unit was undone; it goes on without one.
-            None => (None, outbox::retracted(store, module, id)?.ok_or_else(unknown)?),
-        };
+        if let Some(at) = at {
+            self.waiting.batch.delete(keys::ended(module, at));
+            self.waiting.batch.put(keys::outbox(module, at), codec::encode_vec(&entry)?);
+        }
         self.put_progress(module, id, &progress)?;
         Ok(Live::new(module, name.into(), at, &entry, progress))
     }

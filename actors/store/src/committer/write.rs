@@ -49,6 +49,7 @@ impl Shared {
                 let behind = {
                     let mut queue = lock(&self.queue);
                     queue.sequence.clear();
+                    queue.kept.clear();
                     queue.naming.clear();
                     queue.outcomes.clear();
                     queue.progress.clear();

@@ -22,7 +22,7 @@ use nexum_store::{Disk, Options, Written};
 
 use crate::harness::{Harness, Module, directory, effect, options};
 
-async fn ask<T: Send + 'static>(
+pub async fn ask<T: Send + 'static>(
     harness: &Harness,
     build: impl FnOnce(Reply<T>) -> OutboxRequest,
 ) -> Result<T, StoreError> {
@@ -53,16 +53,16 @@ async fn live(harness: &Harness) -> Vec<Live> {
     ask(harness, |reply| OutboxRequest::Live { reply }).await.unwrap()
 }
 
-async fn live_ids(harness: &Harness) -> Vec<String> {
+pub async fn live_ids(harness: &Harness) -> Vec<String> {
     live(harness).await.into_iter().map(|live| live.id).collect()
 }
 
-async fn release(harness: &Harness, module: &Module, id: &str, at: Option<Location>) -> Released {
+pub async fn release(harness: &Harness, module: &Module, id: &str, at: Option<Location>) -> Released {
     let (module, id) = (module.info.id, id.to_owned());
     ask(harness, |reply| OutboxRequest::Release { module, id, at, now_ms: 5, reply }).await.unwrap()
 }
 
-async fn end(harness: &Harness, module: &Module, id: &str, at: Option<Location>, progress: Progress, how: Ended) {
+pub async fn end(harness: &Harness, module: &Module, id: &str, at: Option<Location>, progress: Progress, how: Ended) {
     let status = match how {
         Ended::Delivered => OutcomeStatus::Delivered(b"ok".to_vec()),
         Ended::Failed => OutcomeStatus::Failed("no".into()),
@@ -88,11 +88,11 @@ async fn outcomes(harness: &Harness, after: u64) -> Vec<OutcomeRecord> {
     ask(harness, |reply| OutboxRequest::Outcomes { name: "a".into(), after, limit: 99, reply }).await.unwrap()
 }
 
-async fn show(harness: &Harness, id: &str) -> Result<Listed, StoreError> {
+pub async fn show(harness: &Harness, id: &str) -> Result<Listed, StoreError> {
     ask(harness, |reply| OutboxRequest::Show { name: "a".into(), id: id.into(), reply }).await
 }
 
-fn at(seq: u64, ordinal: u32) -> Option<Location> {
+pub fn at(seq: u64, ordinal: u32) -> Option<Location> {
     Some(Location { seq, ordinal })
 }
 
