@@ -49,11 +49,14 @@ pub enum AdminError {
     UnknownService(String),
     #[error("module `{module}` has no dead letter {seq}")]
     UnknownDeadLetter { module: String, seq: u64 },
-    #[error(
-        "the new version of `{module}` may reach more than the running one ({beyond}): say --allow-capabilities, \
-         as in `nexumctl module upgrade {module} --allow-capabilities`"
-    )]
+    #[error("the new version of `{module}` may reach more than the running one ({beyond}): say --allow-capabilities")]
     NeedsApproval { module: String, beyond: String },
+    /// The same when nobody named a bundle: the one that the module came from has changed.
+    #[error(
+        "the bundle of `{module}` has changed and may reach more than what runs ({beyond}): if it shall, say \
+         `nexumctl module upgrade {module} --allow-capabilities`"
+    )]
+    RestartNeedsApproval { module: String, beyond: String },
     #[error("`{module}` goes on as it was; the new version was refused: {reason}")]
     NotUpgraded { module: String, reason: String },
     /// The module could not handle the event of a dead letter this time either.
