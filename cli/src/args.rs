@@ -120,7 +120,7 @@ pub struct Settings {
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
     /// A level, or directives such as info,nexum_chain=debug
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = crate::config::log_level)]
     pub log_level: Option<String>,
 }
 

@@ -3,8 +3,9 @@
 //! Owns: which actor serves which port, the layout of the state directory, signals, and how the process ends. Every
 //! decision about modules is the kernel's.
 
-mod journal_key;
+pub(crate) mod journal_key;
 mod logging;
+mod modules;
 mod services;
 
 use std::{
@@ -59,6 +60,15 @@ pub struct Effective {
 
 /// Reads the configuration that flags, environment and file come to.
 pub fn settings(settings: &args::Settings) -> Result<Effective, Failure> {
+    settings_with(settings, &|_| Ok(()))
+}
+
+/// The same, and what an engine would only find out once it runs: whether the modules can be loaded.
+pub fn checked_settings(settings: &args::Settings) -> Result<Effective, Failure> {
+    settings_with(settings, &modules::check)
+}
+
+fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Result<Effective, Failure> {
     let file = match &settings.config {
         Some(file) => Some(file.clone()),
         None if settings.mock.is_some() => None,
@@ -94,7 +104,7 @@ pub fn settings(settings: &args::Settings) -> Result<Effective, Failure> {
         flags.admin_socket = Some(PathBuf::from(".nexum/admin.sock"));
         temporary = Some(directory);
     }
-    let config = config::load(file.as_deref(), &environment, &flags)?;
+    let config = config::load_with(file.as_deref(), &environment, &flags, further)?;
     Ok(Effective { config, temporary })
 }
 
