@@ -27,7 +27,7 @@ use crate::{
     "Settings: defaults < nexum-engine.toml < environment (NEXUM_SECTION__KEY, such as\n",
     "NEXUM_ENGINE__LOG_LEVEL) < flags.\n\n",
     "Exit codes: 0 done · 1 failed or refused · 2 wrong usage · 3 engine not reachable ·\n",
-    "4 engine not healthy · 5 no such module, service, key or dead letter"
+    "4 engine not healthy · 5 no such module, service, key, dead letter, effect or store"
 ))]
 pub struct Nexum {
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub struct Nexum {
     "  nexumctl --url http://10.0.0.5:8081 --token-file admin.token tree\n\n",
     "The engine is looked for at --socket, else ./.nexum/admin.sock, else /var/lib/nexum/admin.sock.\n\n",
     "Exit codes: 0 done · 1 failed or refused · 2 wrong usage · 3 engine not reachable ·\n",
-    "4 engine not healthy · 5 no such module, service, key or dead letter"
+    "4 engine not healthy · 5 no such module, service, key, dead letter, effect or store"
 ))]
 pub struct Nexumctl {
     #[command(flatten)]

@@ -59,6 +59,19 @@ fn every_failure_has_its_exit_code_and_one_line() {
 }
 
 #[test]
+fn a_journal_that_is_not_there_is_not_called_unsound() {
+    let empty = tempfile::TempDir::new().unwrap();
+    let (code, said) = refused(NEXUM, &["journal", "verify", "--file", "/nonexistent.jsonl"]);
+    assert_eq!((code, said.contains("not sound")), (5, false), "{said}");
+    assert!(said.starts_with("nexum: /nonexistent.jsonl cannot be read: "), "{said}");
+    let (code, said) = refused(NEXUM, &["journal", "verify", "m", "--state-dir", path(empty.path())]);
+    assert_eq!((code, said.contains("not sound")), (5, false), "{said}");
+    assert!(said.contains("there is no store in "), "{said}");
+    let (code, said) = refused(NEXUM, &["journal", "verify", "--file", path(empty.path())]);
+    assert_eq!((code, said.contains("is a directory")), (2, true), "{said}");
+}
+
+#[test]
 fn an_engine_that_is_not_healthy_is_exit_code_four() {
     let changes = [
         ("mode = \"good\"", "mode = \"trap\""),
@@ -70,7 +83,8 @@ fn an_engine_that_is_not_healthy_is_exit_code_four() {
     let output = run(NEXUM, &["health", "--json", "--socket", path(&engine.socket)]);
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(4), &b""[..]));
     let health: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(health["reasons"][0], "module bad is dead");
+    let reason = health["reasons"][0].as_str().unwrap();
+    assert!(reason.starts_with("module bad is dead: "), "{reason}");
 }
 
 #[test]
