@@ -341,7 +341,7 @@ pub struct Health {
     pub uptime_seconds: u64,
     pub modules: BTreeMap<String, ModuleHealthReport>,
     pub chains: BTreeMap<String, ChainHealthReport>,
-    /// Why it is not healthy, one line each.
+    /// Why it is not healthy or not ready, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
 }
@@ -351,6 +351,9 @@ pub struct ModuleHealthReport {
     /// `loading`, `init`, `running`, `restarting`, `paused` or `dead`.
     pub state: String,
     pub last_event_age_seconds: Option<u64>,
+    /// Why it is not running, if it has said; or what its last failure was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// How long ago the oldest event came that the module should have handled by now; absent when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_event_age_seconds: Option<u64>,
