@@ -27,7 +27,8 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     }
     if let Some(path) = &config.journal.key {
         journal_key::check(path).map_err(|error| {
-            let message = format!("{} cannot be used: {error:#}; leave it out and the engine makes one", path.display());
+            let message =
+                format!("{} cannot be used: {error:#}; leave it out and the engine makes one", path.display());
             problem("journal.key", message)
         })?;
     }
