@@ -5,6 +5,7 @@
 
 pub(crate) mod journal_key;
 mod logging;
+pub(crate) mod mock_state;
 mod modules;
 mod services;
 
@@ -113,14 +114,14 @@ pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     let Effective { config, temporary } = settings(&arguments.settings)?;
     crate::allocator::tune();
     let runtime = nexum_kernel::threads::executor(config.engine.pin_threads).context("no runtime")?;
-    let ended = runtime.block_on(engine(&config));
+    let ended = runtime.block_on(engine(&config, temporary.is_some()));
     // Blocking work that is left, such as a backup, must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(temporary);
     Ok(ended?)
 }
 
-async fn engine(config: &Config) -> anyhow::Result<()> {
+async fn engine(config: &Config, is_temporary: bool) -> anyhow::Result<()> {
     let tap = logging::install(&config.engine)?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
@@ -132,6 +133,11 @@ async fn engine(config: &Config) -> anyhow::Result<()> {
         modules = config.modules.len(),
         "nexum is up"
     );
+    // Dropped when the engine stops, before the directory that it names.
+    let _note = match is_temporary {
+        true => Some(mock_state::note(config)?),
+        false => None,
+    };
     let mut unfinished = Vec::new();
     let ended = tokio::select! {
         ended = kernel.wait() => ended,
