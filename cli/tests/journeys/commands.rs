@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -120,6 +121,15 @@ fn a_backup_of_a_running_engine_restores_into_another_directory() {
     let (code, said) = refused(NEXUM, &restore);
     assert_eq!(code, 1);
     assert!(said.contains("is not empty: restore into a new directory"), "{said}");
+    for directory in [&copy, &other, &other.join("store")] {
+        let mode = fs::metadata(directory).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{}", directory.display());
+    }
+    // Refused before anything is made.
+    let none = engine.dir.path().join("none");
+    let bad = ["state", "restore", "--from", path(engine.dir.path()), "--state-dir", path(&none)];
+    let (code, said) = refused(NEXUM, &bad);
+    assert_eq!((code, none.exists(), said.matches("there is no store").count()), (1, false, 1), "{said}");
 
     // The module is paused first, so that what is compared stands still.
     engine.ctl(&["module", "pause", "a"]);
