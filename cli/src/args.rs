@@ -173,13 +173,14 @@ pub enum Module {
 
 /// Either undo state, or keep it and choose a block.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("way").required(true).args(["rewind", "to"]))]
 pub struct Resync {
     pub name: String,
     /// The chain that the module is to be put onto
     #[arg(long, value_name = "ID")]
     pub chain: u64,
     /// Undo the module's state to the newest position in its journal that lies on the chain, and go on from there
-    #[arg(long, required_unless_present = "to", conflicts_with = "to")]
+    #[arg(long)]
     pub rewind: bool,
     /// Keep the module's state, whatever retracted events are in it, and go on after this block, or after the `head`
     #[arg(long, value_name = "BLOCK", value_parser = resync_to)]
