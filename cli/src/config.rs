@@ -26,6 +26,7 @@ pub use show::{shown, shown_json};
 use source::{Environment, File};
 
 pub use check::{Problem, log_level, problem};
+pub use files::unplayable;
 pub use journal::Journal;
 
 /// What is wrong with the configuration; displays as one line.

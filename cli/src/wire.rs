@@ -83,7 +83,8 @@ fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Res
     };
     let mock = match &settings.mock {
         Some(path) => {
-            let fixture = Fixture::load(path).map_err(|error| Failure::failed(error.to_string()))?;
+            let fixture = Fixture::load(path)
+                .map_err(|error| Failure::failed(format!("--mock: {}", config::unplayable(&error))))?;
             Some((fixture.chain_id, path.clone()))
         }
         None => None,

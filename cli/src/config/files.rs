@@ -47,8 +47,8 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-/// On one line: a parser's picture of the place needs more.
-fn unplayable(error: &FixtureError) -> String {
+/// What is wrong with a fixture, on one line: a parser's picture of the place needs more.
+pub fn unplayable(error: &FixtureError) -> String {
     let text = error.to_string();
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default();

@@ -73,6 +73,18 @@ fn a_journal_that_is_not_there_is_not_called_unsound() {
 }
 
 #[test]
+fn check_config_finds_a_module_that_would_be_dead() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]);
+    let missing = setup.with("[[modules]]\nsource = \"nowhere\"").prepare();
+    let (code, said) = refused(NEXUM, &["check-config", "--config", path(&missing.config)]);
+    let place = "[[modules]] source: ";
+    assert_eq!((code, said.contains(place), said.contains("nowhere/nexum.toml")), (1, true, true), "{said}");
+    let (code, said) = refused(NEXUM, &["check-config", "--mock", "/nonexistent.toml"]);
+    assert_eq!((code, said.matches("No such file").count()), (1, 1), "{said}");
+    assert!(said.starts_with("nexum: --mock: cannot read fixture /nonexistent.toml: "), "{said}");
+}
+
+#[test]
 fn an_engine_that_is_not_healthy_is_exit_code_four() {
     let changes = [
         ("mode = \"good\"", "mode = \"trap\""),
