@@ -27,7 +27,7 @@ use crate::{
     "Settings: defaults < nexum-engine.toml < environment (NEXUM_SECTION__KEY, such as\n",
     "NEXUM_ENGINE__LOG_LEVEL) < flags.\n\n",
     "Exit codes: 0 done · 1 failed or refused · 2 wrong usage · 3 engine not reachable ·\n",
-    "4 engine not healthy · 5 no such module, service, key or dead letter"
+    "4 engine not healthy · 5 no such module, service, key, dead letter, effect or store"
 ))]
 pub struct Nexum {
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub struct Nexum {
     "  nexumctl --url http://10.0.0.5:8081 --token-file admin.token tree\n\n",
     "The engine is looked for at --socket, else ./.nexum/admin.sock, else /var/lib/nexum/admin.sock.\n\n",
     "Exit codes: 0 done · 1 failed or refused · 2 wrong usage · 3 engine not reachable ·\n",
-    "4 engine not healthy · 5 no such module, service, key or dead letter"
+    "4 engine not healthy · 5 no such module, service, key, dead letter, effect or store"
 ))]
 pub struct Nexumctl {
     #[command(flatten)]
@@ -120,7 +120,7 @@ pub struct Settings {
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
     /// A level, or directives such as info,nexum_chain=debug
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = crate::config::log_level)]
     pub log_level: Option<String>,
 }
 
@@ -173,13 +173,14 @@ pub enum Module {
 
 /// Either undo state, or keep it and choose a block.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("way").required(true).args(["rewind", "to"]))]
 pub struct Resync {
     pub name: String,
     /// The chain that the module is to be put onto
     #[arg(long, value_name = "ID")]
     pub chain: u64,
     /// Undo the module's state to the newest position in its journal that lies on the chain, and go on from there
-    #[arg(long, required_unless_present = "to", conflicts_with = "to")]
+    #[arg(long)]
     pub rewind: bool,
     /// Keep the module's state, whatever retracted events are in it, and go on after this block, or after the `head`
     #[arg(long, value_name = "BLOCK", value_parser = resync_to)]

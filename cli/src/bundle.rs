@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use nexum_host_ifaces::link::SERVABLE;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};
 use toml::de::{DeTable, DeValue};
@@ -31,6 +32,15 @@ pub fn package(manifest_dir: &Path, component: &Path, out: &Path) -> anyhow::Res
     let filled = fill_in(&text, &hash).with_context(|| format!("{}", manifest.display()))?;
     // The check that an engine makes, so that a bundle that is made can be loaded.
     let checked = nexum_kernel::manifest::Manifest::parse(&filled, &manifest, &crate::wire::schedule_check())?;
+    if let Some(missing) = checked.required.iter().find(|capability| !SERVABLE.contains(capability)) {
+        let served: Vec<_> = SERVABLE.iter().map(|capability| capability.name()).collect();
+        bail!(
+            "{}: capability `{missing}` is required but this version provides no such service: it has {}; what is listed \
+             as optional may be missing",
+            manifest.display(),
+            served.join(", ")
+        );
+    }
 
     let absolute = std::path::absolute(out)?;
     let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
@@ -138,6 +148,22 @@ mod tests {
         assert_eq!(fs::read(out.join("module.wasm")).unwrap().len(), COMPONENT.len() + 1);
         assert!(!out.join("nexum.sig").exists());
         assert_eq!(fs::read_dir(out.parent().unwrap()).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn what_no_engine_would_load_is_not_packaged() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let wasm = directory.path().join("m.wasm");
+        fs::write(&wasm, COMPONENT).unwrap();
+        let refused = |capability: &str| {
+            fs::write(directory.path().join("nexum.toml"), MANIFEST.replace("logging", capability)).unwrap();
+            format!("{:#}", package(directory.path(), &wasm, &directory.path().join("out")).unwrap_err())
+        };
+        let identity = refused("identity");
+        assert!(identity.contains("capability `identity` is required but this version provides no"), "{identity}");
+        let http = refused("http");
+        assert!(http.contains("such as allow = [\"api.example.org\"]"), "{http}");
+        assert!(!directory.path().join("out").exists());
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub fn common(command: Common, output: Output, program: &str) -> Result<(), Fail
 }
 
 fn check_config(settings: &args::Settings, output: &Output) -> Result<(), Failure> {
-    let config = wire::settings(settings)?.config;
+    let config = wire::checked_settings(settings)?.config;
     match output.json {
         true => print_json(&config::shown_json(&config)),
         false => print(&config::shown(&config)),

@@ -6,6 +6,7 @@
 mod check;
 mod effects;
 mod explain;
+mod files;
 mod journal;
 mod model;
 mod show;
@@ -24,6 +25,8 @@ pub use show::{shown, shown_json};
 
 use source::{Environment, File};
 
+pub use check::{Problem, log_level, problem};
+pub use files::unplayable;
 pub use journal::Journal;
 
 /// What is wrong with the configuration; displays as one line.
@@ -54,8 +57,21 @@ pub struct Flags {
 /// The process environment, read once and handed in.
 pub type Variables = std::collections::BTreeMap<String, String>;
 
+/// Something else to check, with what the file says at hand for the error.
+pub type Further<'a> = &'a dyn Fn(&Config) -> Result<(), Problem>;
+
 /// The effective configuration. `file` is absent for an engine that is configured by flags alone.
 pub fn load(file: Option<&Path>, environment: &Variables, flags: &Flags) -> Result<Config, ConfigError> {
+    load_with(file, environment, flags, &|_| Ok(()))
+}
+
+/// The same, if what else is checked is right, too.
+pub fn load_with(
+    file: Option<&Path>,
+    environment: &Variables,
+    flags: &Flags,
+    further: Further<'_>,
+) -> Result<Config, ConfigError> {
     let file = match file {
         Some(path) => {
             let text = fs::read_to_string(path)
@@ -84,14 +100,17 @@ pub fn load(file: Option<&Path>, environment: &Variables, flags: &Flags) -> Resu
         config.chains.push(Chain::mock(*chain_id, fixture.clone()));
     }
     config.modules.extend(flags.modules.iter().map(|directory| Module::at(directory)));
-    check::check(&config).map_err(|problem| ConfigError(file.located(&problem.path, &problem.message)))?;
+    let located = |problem: Problem| ConfigError(file.located(&problem.path, &problem.message));
+    check::check(&config).map_err(located)?;
     config.engine.state_dir = absolute(&config.engine.state_dir)?;
-    let socket = config.observability.admin_socket.take().unwrap_or_else(|| config.engine.state_dir.join("admin.sock"));
-    config.observability.admin_socket = Some(absolute(&socket)?);
+    config.observability.admin_socket =
+        config.observability.admin_socket.take().map(|path| absolute(&path)).transpose()?;
     config.journal.key = config.journal.key.take().map(|key| absolute(&key)).transpose()?;
     for module in &mut config.modules {
         module.source = absolute(Path::new(&module.source))?.to_string_lossy().into_owned();
     }
+    files::check(&config).and_then(|()| further(&config)).map_err(located)?;
+    config.observability.admin_socket.get_or_insert_with(|| config.engine.state_dir.join("admin.sock"));
     config.from_environment = file.expanded;
     Ok(config)
 }

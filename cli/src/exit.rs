@@ -4,7 +4,7 @@ use std::{fmt, io, io::Write, process::ExitCode};
 
 /// Shown by `--help`.
 pub const CODES: &str = "Exit codes: 0 done · 1 failed or refused · 2 wrong usage · 3 engine not reachable · \
-                         4 engine not healthy · 5 no such module, service, key or dead letter";
+                         4 engine not healthy · 5 no such module, service, key, dead letter, effect or store";
 
 /// Why a command did not do what was asked.
 #[derive(Debug)]

@@ -22,6 +22,12 @@ pub fn colours() -> bool {
     io::stdout().is_terminal() && !plain && environment.get("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// How many characters a line of the terminal has; absent where nobody looks at lines, as in a pipe.
+pub fn width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
 /// Prints text that ends its last line.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

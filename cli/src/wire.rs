@@ -3,8 +3,10 @@
 //! Owns: which actor serves which port, the layout of the state directory, signals, and how the process ends. Every
 //! decision about modules is the kernel's.
 
-mod journal_key;
+pub(crate) mod journal_key;
 mod logging;
+pub(crate) mod mock_state;
+mod modules;
 mod services;
 
 use std::{
@@ -59,6 +61,15 @@ pub struct Effective {
 
 /// Reads the configuration that flags, environment and file come to.
 pub fn settings(settings: &args::Settings) -> Result<Effective, Failure> {
+    settings_with(settings, &|_| Ok(()))
+}
+
+/// The same, and what an engine would only find out once it runs: whether the modules can be loaded.
+pub fn checked_settings(settings: &args::Settings) -> Result<Effective, Failure> {
+    settings_with(settings, &modules::check)
+}
+
+fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Result<Effective, Failure> {
     let file = match &settings.config {
         Some(file) => Some(file.clone()),
         None if settings.mock.is_some() => None,
@@ -72,7 +83,8 @@ pub fn settings(settings: &args::Settings) -> Result<Effective, Failure> {
     };
     let mock = match &settings.mock {
         Some(path) => {
-            let fixture = Fixture::load(path).map_err(|error| Failure::failed(error.to_string()))?;
+            let fixture = Fixture::load(path)
+                .map_err(|error| Failure::failed(format!("--mock: {}", config::unplayable(&error))))?;
             Some((fixture.chain_id, path.clone()))
         }
         None => None,
@@ -94,7 +106,7 @@ pub fn settings(settings: &args::Settings) -> Result<Effective, Failure> {
         flags.admin_socket = Some(PathBuf::from(".nexum/admin.sock"));
         temporary = Some(directory);
     }
-    let config = config::load(file.as_deref(), &environment, &flags)?;
+    let config = config::load_with(file.as_deref(), &environment, &flags, further)?;
     Ok(Effective { config, temporary })
 }
 
@@ -103,14 +115,14 @@ pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     let Effective { config, temporary } = settings(&arguments.settings)?;
     crate::allocator::tune();
     let runtime = nexum_kernel::threads::executor(config.engine.pin_threads).context("no runtime")?;
-    let ended = runtime.block_on(engine(&config));
+    let ended = runtime.block_on(engine(&config, temporary.is_some()));
     // Blocking work that is left, such as a backup, must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(temporary);
     Ok(ended?)
 }
 
-async fn engine(config: &Config) -> anyhow::Result<()> {
+async fn engine(config: &Config, is_temporary: bool) -> anyhow::Result<()> {
     let tap = logging::install(&config.engine)?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
@@ -122,6 +134,11 @@ async fn engine(config: &Config) -> anyhow::Result<()> {
         modules = config.modules.len(),
         "nexum is up"
     );
+    // Dropped when the engine stops, before the directory that it names.
+    let _note = match is_temporary {
+        true => Some(mock_state::note(config)?),
+        false => None,
+    };
     let mut unfinished = Vec::new();
     let ended = tokio::select! {
         ended = kernel.wait() => ended,

@@ -59,6 +59,9 @@ pub fn link(
             continue;
         }
         let Some(capability) = nexum_capability(&name)? else { continue };
+        if only_types(engine, &item.ty) {
+            continue;
+        }
         match interfaces.get(capability) {
             None => return Err(LinkError::Undeclared { import: name, capability }),
             Some(Grant::Served) => serve(&mut linker, capability).map_err(misfit)?,
@@ -66,6 +69,14 @@ pub fn link(
         }
     }
     Ok(linker)
+}
+
+/// Whether an import brings nothing that can be called. A component imports an interface so when another one that it uses
+/// names its types, as `outbox` does with those of `http`: that reaches nothing, so it needs no grant, and wasmtime wants
+/// no definition of it.
+fn only_types(engine: &Engine, import: &ComponentItem) -> bool {
+    let ComponentItem::ComponentInstance(interface) = import else { return false };
+    interface.exports(engine).all(|(_, item)| matches!(item.ty, ComponentItem::Type(_)))
 }
 
 /// The capability behind an import of our package; `None` for the shared types.

@@ -49,11 +49,14 @@ pub enum AdminError {
     UnknownService(String),
     #[error("module `{module}` has no dead letter {seq}")]
     UnknownDeadLetter { module: String, seq: u64 },
-    #[error(
-        "the new version of `{module}` may reach more than the running one ({beyond}): say --allow-capabilities, \
-         as in `nexumctl module upgrade {module} --allow-capabilities`"
-    )]
+    #[error("the new version of `{module}` may reach more than the running one ({beyond}): say --allow-capabilities")]
     NeedsApproval { module: String, beyond: String },
+    /// The same when nobody named a bundle: the one that the module came from has changed.
+    #[error(
+        "the bundle of `{module}` has changed and may reach more than what runs ({beyond}): if it shall, say \
+         `nexumctl module upgrade {module} --allow-capabilities`"
+    )]
+    RestartNeedsApproval { module: String, beyond: String },
     #[error("`{module}` goes on as it was; the new version was refused: {reason}")]
     NotUpgraded { module: String, reason: String },
     /// The module could not handle the event of a dead letter this time either.
@@ -338,7 +341,7 @@ pub struct Health {
     pub uptime_seconds: u64,
     pub modules: BTreeMap<String, ModuleHealthReport>,
     pub chains: BTreeMap<String, ChainHealthReport>,
-    /// Why it is not healthy, one line each.
+    /// Why it is not healthy or not ready, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
 }
@@ -348,6 +351,9 @@ pub struct ModuleHealthReport {
     /// `loading`, `init`, `running`, `restarting`, `paused` or `dead`.
     pub state: String,
     pub last_event_age_seconds: Option<u64>,
+    /// Why it is not running, if it has said; or what its last failure was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// How long ago the oldest event came that the module should have handled by now; absent when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_event_age_seconds: Option<u64>,

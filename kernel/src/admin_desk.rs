@@ -300,7 +300,8 @@ fn chain_report(status: Option<ChainStatus>) -> ChainHealthReport {
 }
 
 /// Unhealthy: a configured chain is disconnected, a module is Dead, or an event that it should have handled waits for
-/// longer than the threshold. Ready: besides, every module is in Run, or Paused by the operator.
+/// longer than the threshold. Ready: besides, every module is in Run, or Paused by the operator. The reasons are those of
+/// both, so that nobody has to guess which module is waited for.
 fn judge(
     reports: Option<BTreeMap<String, ModuleHealthReport>>,
     chains: BTreeMap<String, ChainHealthReport>,
@@ -319,7 +320,7 @@ fn judge(
     let modules = reports.unwrap_or_default();
     for (name, module) in &modules {
         if module.state == "dead" {
-            reasons.insert(format!("module {name} is dead"));
+            reasons.insert(stands(name, module));
         }
         if let Some(age) = module.expected_event_age_seconds.filter(|age| *age > threshold.as_secs()) {
             let threshold = humantime::format_duration(threshold);
@@ -327,15 +328,23 @@ fn judge(
             reasons.insert(format!("module {name} should have handled an event {waits} ago (threshold {threshold})"));
         }
     }
+    let status = if reasons.is_empty() { "healthy" } else { "unhealthy" };
     let settled = |module: &ModuleHealthReport| module.state == "running" || module.state == "paused";
+    reasons.extend(modules.iter().filter(|(_, module)| !settled(module)).map(|(name, module)| stands(name, module)));
     Health {
-        status: if reasons.is_empty() { "healthy" } else { "unhealthy" }.into(),
-        ready: reasons.is_empty() && modules.values().all(settled),
+        status: status.into(),
+        ready: reasons.is_empty(),
         uptime_seconds,
         modules,
         chains,
         reasons: reasons.into_iter().collect(),
     }
+}
+
+/// What a module is, and why.
+fn stands(name: &str, module: &ModuleHealthReport) -> String {
+    let reason = module.reason.as_ref().map(|reason| format!(": {}", reason.lines().next().unwrap_or_default()));
+    format!("module {name} is {}{}", module.state, reason.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -345,7 +354,12 @@ mod tests {
     const THRESHOLD: Duration = Duration::from_secs(600);
 
     fn report(state: &str) -> ModuleHealthReport {
-        ModuleHealthReport { state: state.into(), last_event_age_seconds: None, expected_event_age_seconds: None }
+        ModuleHealthReport {
+            state: state.into(),
+            reason: None,
+            last_event_age_seconds: None,
+            expected_event_age_seconds: None,
+        }
     }
 
     #[test]
@@ -359,8 +373,17 @@ mod tests {
         assert!(judged("paused", true).ready);
         let starting = judged("init", true);
         assert_eq!((starting.status.as_str(), starting.ready), ("healthy", false));
+        assert_eq!(starting.reasons, ["module m is init"]);
         assert_eq!(judged("dead", true).reasons, ["module m is dead"]);
         assert_eq!(judged("running", false).reasons, ["chain 1 is disconnected"]);
+    }
+
+    #[test]
+    fn what_is_not_ready_says_which_module_is_waited_for_and_why() {
+        let report = ModuleHealthReport { reason: Some("waits for resync\nand more".into()), ..report("restarting") };
+        let judged = judge(Some(BTreeMap::from([("m".to_owned(), report)])), BTreeMap::new(), 3, THRESHOLD);
+        assert_eq!((&*judged.status, judged.ready), ("healthy", false));
+        assert_eq!(judged.reasons, ["module m is restarting: waits for resync"]);
     }
 
     #[test]

@@ -265,3 +265,41 @@ fn failure(error: &wasmtime::Error, what: &str, fuel: u64, deadline: std::time::
     };
     Failure { message, backtrace, fuel }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    /// A component that imports `http` with its record `header`, and with a function or without.
+    fn importing_http(function: bool) -> Vec<u8> {
+        fn string(text: &str) -> Vec<u8> {
+            [&[text.len() as u8], text.as_bytes()].concat()
+        }
+        fn section(id: u8, content: &[u8]) -> Vec<u8> {
+            [&[id, content.len() as u8], content].concat()
+        }
+        // (type (record (field "name" string))), exported as "header"; then (type (func)), exported as "fetch".
+        let header = [&[0x01, 0x72, 1][..], &string("name"), &[0x73, 0x04, 0x00], &string("header"), &[0x03, 0x00, 0]];
+        let fetch = [&[0x01, 0x40, 0, 0x01, 0x00][..], &[0x04, 0x00], &string("fetch"), &[0x01, 2]];
+        let mut instance = vec![1, 0x42, if function { 4 } else { 2 }];
+        instance.extend(header.concat());
+        if function {
+            instance.extend(fetch.concat());
+        }
+        let import = [&[1, 0x00][..], &string("nexum:host/http@0.3.0"), &[0x05, 0]].concat();
+        [b"\0asm\x0d\0\x01\0".to_vec(), section(7, &instance), section(10, &import)].concat()
+    }
+
+    #[test]
+    fn an_interface_imported_for_its_types_needs_no_grant_and_one_with_functions_does() {
+        let cache = tempfile::tempdir().unwrap();
+        let engine = WasmEngine::new(cache.path()).unwrap();
+        let refusal = |function| {
+            let component = Component::new(engine.wasm(), importing_http(function)).unwrap();
+            prepare(&engine, &component, &Interfaces::default(), "m").err().unwrap()
+        };
+        let types = refusal(false);
+        assert!(types.starts_with("the component does not export a nexum module"), "{types}");
+        let function = refusal(true);
+        assert!(function.contains("[capabilities] lists `http` neither as required"), "{function}");
+    }
+}

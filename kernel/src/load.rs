@@ -55,6 +55,15 @@ pub struct Loader {
     turns: Semaphore,
 }
 
+/// What a plan needs to be made, all of it: no wasm engine, so that a configuration can be checked without one.
+pub struct Terms<'a> {
+    pub chains: &'a BTreeMap<u64, Port<ChainMsg>>,
+    pub ceiling: &'a Limits,
+    pub schedule_check: &'a ScheduleCheck,
+    pub record: Record,
+    pub pending_max: u64,
+}
+
 impl Loader {
     pub fn new(
         engine: WasmEngine,
@@ -81,50 +90,10 @@ impl Loader {
         self.turns.acquire().await.ok()
     }
 
-    fn provides(&self, capability: Capability) -> bool {
-        match capability {
-            Capability::Chain => !self.chains.is_empty(),
-            _ => true,
-        }
-    }
-
     /// Reads the manifest and decides grants, limits and configuration.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
-        let (manifest_path, component) = bundle(&spec.source);
-        let manifest = Manifest::read(&manifest_path, &self.schedule_check).map_err(|error| error.to_string())?;
-        let at = manifest_path.display();
-        let provided: BTreeSet<_> = link::SERVABLE.into_iter().filter(|c| self.provides(*c)).collect();
-        let denied = spec.denied.iter().copied().collect();
-        let asked = Asked { required: &manifest.required, optional: &manifest.optional };
-        let grants = Grants::decide(asked, &provided, &denied).map_err(|error| format!("{at}: {error}"))?;
-        if let Some(missing) = manifest.required_chains.iter().find(|chain| !self.chains.contains_key(chain)) {
-            let configured: Vec<_> = self.chains.keys().map(u64::to_string).collect();
-            return Err(format!(
-                "{at}: chain {missing} is required but the engine has no endpoint for it; configured are: {}",
-                configured.join(", ")
-            ));
-        }
-        let wanted = manifest.required_chains.union(&manifest.optional_chains);
-        let chains: BTreeMap<_, _> =
-            wanted.filter_map(|chain| self.chains.get(chain).map(|port| (*chain, port.clone()))).collect();
-        let allowed: BTreeSet<_> = spec.extra_methods.iter().cloned().collect();
-        let extra_methods = manifest.extra_methods.intersection(&allowed).cloned();
-        let grants = grants.with_chains(chains.keys().copied()).with_extra_methods(extra_methods);
-        let mut limits = manifest.limits.lowered_to(&self.ceiling);
-        if let Some(ceiling) = &spec.ceiling {
-            limits = limits.lowered_to(ceiling);
-        }
-        let config = Arc::new(configuration(&manifest, spec).map_err(|error| format!("{at}: {error}"))?);
-        Ok(Plan {
-            component,
-            grants: Arc::new(grants.with_hosts(manifest.allow.clone())),
-            limits: Arc::new(limits),
-            chains: Arc::new(chains),
-            quota: Quota::new(self.pending_max),
-            config,
-            record: spec.record.unwrap_or(self.record),
-            manifest,
-        })
+        let Self { chains, ceiling, schedule_check, record, pending_max, .. } = self;
+        Terms { chains, ceiling, schedule_check, record: *record, pending_max: *pending_max }.plan(spec)
     }
 
     /// Verifies, compiles and links. Blocks.
@@ -145,6 +114,54 @@ impl Loader {
             self.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(key, prepared.clone());
         }
         Ok(prepared)
+    }
+}
+
+impl Terms<'_> {
+    fn provides(&self, capability: Capability) -> bool {
+        match capability {
+            Capability::Chain => !self.chains.is_empty(),
+            _ => true,
+        }
+    }
+
+    /// Reads the manifest and decides grants, limits and configuration. Reaches nothing but the bundle's files.
+    pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
+        let (manifest_path, component) = bundle(&spec.source);
+        let manifest = Manifest::read(&manifest_path, self.schedule_check).map_err(|error| error.to_string())?;
+        let at = manifest_path.display();
+        let provided: BTreeSet<_> = link::SERVABLE.into_iter().filter(|c| self.provides(*c)).collect();
+        let denied = spec.denied.iter().copied().collect();
+        let asked = Asked { required: &manifest.required, optional: &manifest.optional };
+        let grants = Grants::decide(asked, &provided, &denied).map_err(|error| format!("{at}: {error}"))?;
+        if let Some(missing) = manifest.required_chains.iter().find(|chain| !self.chains.contains_key(chain)) {
+            let configured: Vec<_> = self.chains.keys().map(u64::to_string).collect();
+            return Err(format!(
+                "{at}: chain {missing} is required but the engine has no endpoint for it; configured are: {}",
+                configured.join(", ")
+            ));
+        }
+        let wanted = manifest.required_chains.union(&manifest.optional_chains);
+        let chains: BTreeMap<_, _> =
+            wanted.filter_map(|chain| self.chains.get(chain).map(|port| (*chain, port.clone()))).collect();
+        let allowed: BTreeSet<_> = spec.extra_methods.iter().cloned().collect();
+        let extra_methods = manifest.extra_methods.intersection(&allowed).cloned();
+        let grants = grants.with_chains(chains.keys().copied()).with_extra_methods(extra_methods);
+        let mut limits = manifest.limits.lowered_to(self.ceiling);
+        if let Some(ceiling) = &spec.ceiling {
+            limits = limits.lowered_to(ceiling);
+        }
+        let config = Arc::new(configuration(&manifest, spec).map_err(|error| format!("{at}: {error}"))?);
+        Ok(Plan {
+            component,
+            grants: Arc::new(grants.with_hosts(manifest.allow.clone())),
+            limits: Arc::new(limits),
+            chains: Arc::new(chains),
+            quota: Quota::new(self.pending_max),
+            config,
+            record: spec.record.unwrap_or(self.record),
+            manifest,
+        })
     }
 }
 

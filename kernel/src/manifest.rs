@@ -152,12 +152,25 @@ impl Manifest {
         let raw: raw::Manifest = toml::from_str(text).map_err(|error| {
             let message = error.message().replace('\n', " ");
             match error.span() {
-                Some(span) => located((span, message)),
+                Some(span) => {
+                    let message = match key_before(text, span.start).filter(|_| message.starts_with("invalid type")) {
+                        Some(key) => format!("{key}: {message}"),
+                        None => message,
+                    };
+                    located((span, message))
+                }
                 None => ManifestError { file: file.to_owned(), line: None, message },
             }
         })?;
         raw.check(check).map_err(located)
     }
+}
+
+/// The key that the value at `offset` is written after, on the same line.
+fn key_before(text: &str, offset: usize) -> Option<&str> {
+    let before = text.get(..offset)?;
+    let line = &before[before.rfind('\n').map_or(0, |end| end + 1)..];
+    line.split_once('=').map(|(key, _)| key.trim()).filter(|key| !key.is_empty())
 }
 
 /// Merges subscriptions of one chain with the same hold into one source, so that its blocks and logs stay in order.

@@ -179,7 +179,8 @@ fn weekday(text: &str) -> Result<usize, String> {
 fn first_line(text: &str) -> String {
     // The crate draws a picture of several lines; its last one says what is wrong.
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.next_back().unwrap_or("it cannot be read").to_owned()
+    // It takes the largest value, too, whatever it says.
+    lines.next_back().unwrap_or("it cannot be read").replace("must be less than ", "must be at most ")
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use nexum_host_ifaces::{
     store::{DeadLetter, ModuleInfo, Standing},
     types::{Event, Log, OutcomeStatus},
 };
+use nexum_kernel::admin::Node;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -110,9 +111,13 @@ pub struct StatePage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspection {
     pub name: String,
+    /// The store's number for it; 0 for one that has never started.
     pub id: u32,
     /// State in the tree, such as `RUN`; absent when the module is not loaded.
     pub state: Option<String>,
+    /// Why it is in that state, when it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Sequence number of the last unit.
     pub seq: u64,
     pub cursors: BTreeMap<String, String>,
@@ -141,7 +146,9 @@ pub struct FailedEvent {
 }
 
 impl Inspection {
-    pub fn new(info: ModuleInfo, state: Option<String>) -> Self {
+    pub fn new(info: ModuleInfo, node: Option<Node>) -> Self {
+        let reason = node.as_ref().filter(|node| node.state != "RUN").and_then(|node| node.module.as_ref());
+        let reason = reason.and_then(|facts| facts.last_error.clone());
         let ModuleInfo { name, id, record, health, dead_letters, replay, reorgs: _ } = info;
         let (standing, dead_reason) = match health.standing {
             Standing::Running => ("running", None),
@@ -157,7 +164,8 @@ impl Inspection {
         Self {
             name,
             id: id.0,
-            state,
+            state: node.map(|node| node.state),
+            reason,
             seq: record.seq,
             cursors: record.cursors.iter().map(|(source, cursor)| (source.to_string(), cursor.to_string())).collect(),
             state_bytes: record.state_bytes,

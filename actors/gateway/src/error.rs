@@ -57,9 +57,10 @@ impl From<AdminError> for ApiError {
                 StatusCode::NOT_FOUND
             }
             AdminError::UnknownEffect { .. } => StatusCode::NOT_FOUND,
-            AdminError::AlreadyLoaded(_) | AdminError::WrongState { .. } | AdminError::NeedsApproval { .. } => {
-                StatusCode::CONFLICT
-            }
+            AdminError::AlreadyLoaded(_)
+            | AdminError::WrongState { .. }
+            | AdminError::NeedsApproval { .. }
+            | AdminError::RestartNeedsApproval { .. } => StatusCode::CONFLICT,
             AdminError::Load(_)
             | AdminError::Refused(_)
             | AdminError::FailedAgain(_)

@@ -5,6 +5,7 @@
 use std::{
     fs,
     io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -23,7 +24,7 @@ pub enum RestoreError {
     #[error("{0} is not empty: restore into a new directory")]
     TargetNotEmpty(PathBuf),
     #[error("the backup cannot be used: {0}")]
-    Backup(#[from] OpenError),
+    Backup(OpenError),
     #[error("cannot copy {path}: {error}")]
     Copy { path: PathBuf, error: io::Error },
 }
@@ -54,6 +55,7 @@ pub(crate) fn backup(store: &Store, to: &Path) -> Result<(), StoreError> {
     let checkpoint = Checkpoint::new(&store.db).and_then(|checkpoint| checkpoint.create_checkpoint(&whole));
     // The companions come after the database, so that an order whose units are in it is in them, too, or is yet to come.
     let done = checkpoint.map_err(|error| error.to_string()).and_then(|()| {
+        restrict(&whole).map_err(|error| error.to_string())?;
         let rest = store.companions.iter().try_for_each(|companion| take_along(companion, &whole));
         let rest = rest.and_then(|()| sync_directory(&whole));
         rest.and_then(|()| fs::rename(&whole, to).map_err(copy_error(to))).map_err(|error| error.to_string())
@@ -62,6 +64,11 @@ pub(crate) fn backup(store: &Store, to: &Path) -> Result<(), StoreError> {
         Ok(()) => failed(error),
         Err(remains) => failed(format!("{error}; {remains}")),
     })
+}
+
+/// The state of modules is for the engine's user alone, in a copy as in the state directory.
+fn restrict(directory: &Path) -> Result<(), RestoreError> {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(copy_error(directory))
 }
 
 fn name(companion: &Companion) -> &Path {
@@ -111,7 +118,7 @@ pub fn restore(from: &Path, to: &Path, options: &open::Options) -> Result<(), Re
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(copy_error(to)(error)),
     }
-    let db = open::read_only(from, options)?;
+    let db = open::read_only(from, options).map_err(RestoreError::Backup)?;
     let partial = partial(to, "restoring");
     let copied = read_everything(from, &db).and_then(|()| copy(from, &partial, &options.companions)).and_then(|()| {
         // Before the store, without which they say nothing: a restore that was cut short is begun anew.
@@ -131,7 +138,7 @@ fn read_everything(from: &Path, db: &DB) -> Result<(), RestoreError> {
     for name in ["default"].iter().chain(&keys::FAMILIES) {
         let Some(family) = db.cf_handle(name) else { continue };
         for item in db.iterator_cf(family, IteratorMode::Start) {
-            item.map_err(|error| OpenError::from_database(from, &error))?;
+            item.map_err(|error| RestoreError::Backup(OpenError::from_database(from, &error)))?;
         }
     }
     Ok(())
@@ -142,7 +149,8 @@ fn copy(from: &Path, to: &Path, companions: &[Companion]) -> Result<(), RestoreE
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(copy_error(to)(error)),
         _ => {}
     }
-    fs::create_dir_all(to).map_err(copy_error(to))?;
+    // With the directories above it, of which the state directory is one. Nothing is made before the backup has been read.
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(to).map_err(copy_error(to))?;
     for entry in fs::read_dir(from).map_err(copy_error(from))? {
         let path = entry.map_err(copy_error(from))?.path();
         let Some(name) = path.file_name().filter(|name| *name != "LOCK") else { continue };

@@ -51,9 +51,9 @@ pub struct Place {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["module", "file"]))]
 pub struct Verify {
     /// The module; not needed with --file
-    #[arg(required_unless_present = "file", conflicts_with = "file")]
     pub module: Option<String>,
     #[command(flatten)]
     pub place: Place,

@@ -160,6 +160,12 @@ fn verify(wanted: &Verify, output: &Output) -> Result<(), Failure> {
         }
         None => None,
     };
+    // What cannot be opened is no finding about the journal: only what was read can be unsound.
+    let store = match (&wanted.file, source::place(&wanted.place)) {
+        (Some(file), _) => source::readable(file).map(|_| None)?,
+        (None, Some(directory)) => Some(source::open(&directory)?),
+        (None, None) => None,
+    };
     let mut verifier = Verifier::new(wanted.key, claim);
     let mut found: Option<Bad> = None;
     let mut take = |line: Line| {
@@ -168,9 +174,11 @@ fn verify(wanted: &Verify, output: &Output) -> Result<(), Failure> {
             Failure::failed("")
         })
     };
-    let read = match &wanted.file {
-        Some(file) => source::file(file, &mut take),
-        None => lines(wanted.module.as_deref(), &wanted.place, output, &mut take),
+    let module = wanted.module.as_deref();
+    let read = match (&wanted.file, store.zip(module)) {
+        (Some(file), _) => source::file(file, &mut take),
+        (None, Some((store, module))) => source::store(&store, module, &mut take),
+        (None, None) => lines(module, &wanted.place, output, &mut take),
     };
     let verdict: Result<Report, Bad> = match (found, read) {
         (Some(bad), _) => Err(bad),

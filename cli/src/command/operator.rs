@@ -71,10 +71,10 @@ async fn tree(client: &Client, watch: bool, output: &Output) -> Result<(), Failu
                 let line = serde_json::to_string(&tree).map_err(|error| Failure::failed(error.to_string()))?;
                 print(&format!("{line}\n"))?;
             }
-            (false, false) => return print(&render::tree::tree(&tree, colours)),
+            (false, false) => return print(&render::tree::tree(&tree, colours, render::width())),
             // To the upper left corner, draw, clear what is left of the drawing before.
             (false, true) => {
-                let drawn = render::tree::tree(&tree, colours).replace('\n', "\x1b[K\n");
+                let drawn = render::tree::tree(&tree, colours, render::width()).replace('\n', "\x1b[K\n");
                 print(&format!("\x1b[H{drawn}\x1b[J"))?;
             }
         }

@@ -24,17 +24,18 @@ use crate::{
     exit::Failure,
     journal::source,
     render::{self, print, print_json},
-    wire,
+    wire::{self, mock_state},
 };
 
-/// State directories are looked for here when nothing is said: the working directory's, then the machine's.
+/// State directories are looked for here when nothing is said: the working directory's, or that of a mock run in it, then
+/// the machine's.
 const STATE_DIRS: [&str; 2] = [".nexum", "/var/lib/nexum"];
 
 pub fn replay(wanted: &Replay, output: &Output) -> Result<(), Failure> {
-    let state_dir = wanted
-        .state_dir
-        .clone()
-        .or_else(|| STATE_DIRS.iter().map(PathBuf::from).find(|dir| wire::store_directory(dir).is_dir()));
+    let state_dir = wanted.state_dir.clone().or_else(|| {
+        let places = STATE_DIRS.iter().flat_map(|dir| [Some(PathBuf::from(dir)), mock_state::noted(Path::new(dir))]);
+        places.flatten().find(|dir| wire::store_directory(dir).is_dir())
+    });
     let recording = recording(wanted, state_dir.as_deref())?;
     let setting = &recording.setting;
     // Compiled code is kept per component, so that a fix that is tried again starts at once.
@@ -91,7 +92,10 @@ fn recording(wanted: &Replay, state_dir: Option<&Path>) -> Result<Recording, Fai
         (None, Some(dir)) => wire::store_directory(dir),
         (None, None) => {
             let looked = STATE_DIRS.join(" or ");
-            return Err(Failure::usage(format!("no state directory at {looked}: give --state-dir")));
+            return Err(Failure::usage(format!(
+                "no state directory at {looked}: give --state-dir; that of `run --mock` goes with the engine, unless the \
+                 run had --state-dir, too"
+            )));
         }
     };
     let which = match (wanted.event, wanted.crash) {

@@ -2,7 +2,6 @@
 
 use std::{io::Write, path::Path, sync::Arc};
 
-use anyhow::Context;
 use hyper::Method;
 use nexum_gateway::api::{Inspection, StateEntry, StatePage};
 use nexum_host_ifaces::clock::SystemClock;
@@ -35,7 +34,6 @@ pub(super) fn state(command: State, output: &Output) -> Result<(), Failure> {
 
 fn restore(from: &Path, state_dir: &Path) -> anyhow::Result<std::path::PathBuf> {
     let to = wire::store_directory(state_dir);
-    std::fs::create_dir_all(state_dir).with_context(|| state_dir.display().to_string())?;
     let mut options = nexum_store::Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new());
     options.companions = wire::companions(state_dir);
     nexum_store::restore(from, &to, &options)?;

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
+use nexum_kernel::manifest::config_values;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
-use super::{Chain, Config, Listen, Observability, Period, source::is_address};
+use super::{Ceiling, Chain, Config, Listen, Observability, Period, source::is_address};
 
 /// Shorter tokens can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
@@ -13,12 +15,12 @@ const TOKEN_CHARS_MIN: usize = 16;
 const KEPT_HEADERS: RangeInclusive<usize> = 256..=1_000_000;
 
 /// Something wrong at a path.
-pub(super) struct Problem {
+pub struct Problem {
     pub path: Vec<String>,
     pub message: String,
 }
 
-pub(super) fn problem(path: &str, message: impl Into<String>) -> Problem {
+pub fn problem(path: &str, message: impl Into<String>) -> Problem {
     Problem { path: path.split('.').map(str::to_owned).collect(), message: message.into() }
 }
 
@@ -52,13 +54,14 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
                 format!("the bundle of [[modules]] number {} again", first + 1),
             ));
         }
-        check_periods(
-            &format!("{path}.limits"),
-            [
-                ("event_deadline", module.limits.event_deadline),
-                ("host_call_deadline", module.limits.host_call_deadline),
-            ],
-        )?;
+        check_ceiling(&format!("{path}.limits"), &module.limits)?;
+        for (key, value) in &module.config {
+            config_values(key, value, &mut Vec::new()).map_err(|message| {
+                // The key is in front already, as this file has it.
+                let what = message.split_once(": ").map_or(&*message, |(_, what)| what);
+                problem(&format!("{path}.config.{key}"), what)
+            })?;
+        }
     }
     if let Some((key, wrong)) = config.egress.wrong() {
         return Err(problem(&format!("egress.{key}"), wrong));
@@ -66,19 +69,29 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     if let Some((key, wrong)) = config.outbox.wrong() {
         return Err(problem(&format!("outbox.{key}"), wrong));
     }
+    check_ceiling("limits", &config.limits)
+}
+
+/// A module that is given nothing of these cannot even be started.
+fn check_ceiling(path: &str, ceiling: &Ceiling) -> Result<(), Problem> {
+    let wide = |bytes: Option<usize>| bytes.map(|bytes| bytes as u64);
+    for (key, number) in
+        [("max_memory_bytes", wide(ceiling.max_memory_bytes)), ("max_fuel_per_event", ceiling.max_fuel_per_event)]
+    {
+        if number == Some(0) {
+            return Err(problem(&format!("{path}.{key}"), "0 would let no module run; leave it out to lower nothing"));
+        }
+    }
     check_periods(
-        "limits",
-        [("event_deadline", config.limits.event_deadline), ("host_call_deadline", config.limits.host_call_deadline)],
+        path,
+        [("event_deadline", ceiling.event_deadline), ("host_call_deadline", ceiling.host_call_deadline)],
     )
 }
 
 fn check_engine(config: &Config) -> Result<(), Problem> {
     let observability = &config.observability;
     let level = &config.engine.log_level;
-    if tracing_subscriber::EnvFilter::try_new(level).is_err() {
-        let message = format!("`{level}` is no log level: expected one such as info, or info,nexum_chain=debug");
-        return Err(problem("engine.log_level", message));
-    }
+    log_level(level).map_err(|message| problem("engine.log_level", message))?;
     match (observability.admin_listen, &observability.admin_token) {
         (Listen(Some(_)), None) => {
             return Err(problem("observability.admin_listen", "needs admin_token, such as \"${NEXUM_ADMIN_TOKEN}\""));
@@ -108,6 +121,22 @@ fn check_engine(config: &Config) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// A log level as it is to be given to the log.
+///
+/// A word that is no level would be the name of a target: everything else would be silent, for a slip of the finger.
+pub fn log_level(text: &str) -> Result<String, String> {
+    let words = text.split(',').map(str::trim);
+    let mut lone = words.filter(|word| !word.contains(['=', '[', ']', '{', '}', ':']));
+    let levels = "expected off, error, warn, info, debug or trace, or directives such as info,nexum_chain=debug";
+    match lone.find(|word| word.parse::<LevelFilter>().is_err()) {
+        Some("") => Err(format!("`{text}` says nothing of a level: {levels}")),
+        Some(word) if word != text => Err(format!("`{word}` in `{text}` is no log level: {levels}")),
+        Some(word) => Err(format!("`{word}` is no log level: {levels}")),
+        None if EnvFilter::try_new(text).is_err() => Err(format!("`{text}` is no log level: {levels}")),
+        None => Ok(text.to_owned()),
+    }
 }
 
 fn check_chain(index: usize, chain: &Chain) -> Result<(), Problem> {

@@ -9,7 +9,7 @@ use std::{
 
 use nexum_gateway::api::journal::{ExportEnd, ExportHeader, Line};
 use nexum_host_ifaces::{clock::SystemClock, journal::JournalStart, store::StoreError};
-use nexum_store::Store;
+use nexum_store::{OpenError, Store};
 
 use crate::{args::journal::Place, exit::Failure, wire};
 
@@ -25,10 +25,32 @@ pub fn parse(line: &str, number: usize) -> Result<Line, Failure> {
         .map_err(|error| Failure::failed(format!("line {number} is no line of a journal's export: {error}")))
 }
 
+/// What is not there says nothing about what it would hold.
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    let message = format!("{} cannot be read: {error}", path.display());
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::not_found(message),
+        _ => Failure::failed(message),
+    }
+}
+
+/// Opens a file that is there to be read.
+pub fn readable(path: &Path) -> Result<File, Failure> {
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    match file.metadata() {
+        Ok(metadata) if metadata.is_dir() => {
+            let message = format!("{} is a directory: expected a file that `journal export` wrote", path.display());
+            Err(Failure::usage(message))
+        }
+        Ok(_) => Ok(file),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
 /// Reads an export that was written to a file.
 pub fn file(path: &Path, take: Take<'_>) -> Result<(), Failure> {
-    let wrong = |error: std::io::Error| Failure::failed(format!("{} cannot be read: {error}", path.display()));
-    let file = File::open(path).map_err(wrong)?;
+    let wrong = |error: std::io::Error| unreadable(path, &error);
+    let file = readable(path)?;
     for (index, line) in BufReader::new(file).lines().enumerate() {
         let line = parse(&line.map_err(wrong)?, index + 1);
         take(line.map_err(|failure| Failure::failed(format!("{}: {failure}", path.display())))?)?;
@@ -44,7 +66,10 @@ pub fn place(place: &Place) -> Option<PathBuf> {
 /// Opens a store for reading; an engine may run on it.
 pub fn open(directory: &Path) -> Result<Arc<Store>, Failure> {
     let options = nexum_store::Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new());
-    Store::open_read_only(directory, &options).map_err(|error| Failure::failed(error.to_string()))
+    Store::open_read_only(directory, &options).map_err(|error| match error {
+        OpenError::Missing(_) => Failure::not_found(error.to_string()),
+        error => Failure::failed(error.to_string()),
+    })
 }
 
 /// What a store says of a module, as a failure of the command.

@@ -73,6 +73,9 @@ pub fn inspection(found: &Inspection) -> String {
         vec!["module".to_owned(), found.name.clone()],
         vec!["state".to_owned(), found.state.clone().unwrap_or_else(|| "not loaded".to_owned())],
     ];
+    if let Some(reason) = &found.reason {
+        rows.push(vec!["reason".to_owned(), one_line(reason, usize::MAX)]);
+    }
     let reason = found.dead_reason.as_ref().map(|reason| format!(": {}", one_line(reason, usize::MAX)));
     rows.push(vec!["at start".to_owned(), format!("{}{}", found.standing, reason.unwrap_or_default())]);
     rows.push(vec!["units".to_owned(), found.seq.to_string()]);

@@ -6,22 +6,33 @@ use super::{one_line, units};
 
 /// Column of what is said about a node, unless a name is longer.
 const COLUMN_MIN: usize = 16;
-/// Longest part of an error in the tree; `nexumctl state inspect` has all of it.
-const REASON_CHARS_MAX: usize = 100;
+/// What a terminal must have for a line to be cut to it: narrower, a line that is broken says more.
+const WIDTH_MIN: usize = 60;
 
-/// The tree, one node per line.
-pub fn tree(root: &Node, colours: bool) -> String {
+/// The tree, one node per line, cut where a terminal of this many columns would break it. `nexumctl state inspect` has all
+/// of a module's reason.
+pub fn tree(root: &Node, colours: bool, width: Option<usize>) -> String {
     let mut lines = vec![Line { left: root.name.clone(), state: String::new(), rest: about(root) }];
     children(&root.children, "", &mut lines);
     let column = lines.iter().map(|line| line.left.chars().count() + 2).max().unwrap_or(0).max(COLUMN_MIN);
     let mut text = String::new();
     for Line { left, state, rest } in lines {
+        let taken = column + if state.is_empty() { 0 } else { state.chars().count() + 1 };
+        let room = width.filter(|width| *width >= WIDTH_MIN).map(|width| width.saturating_sub(taken + 1));
         let state = if state.is_empty() { state } else { format!("{} ", coloured(&state, colours)) };
-        let line = format!("{left:column$}{state}{rest}");
+        let line = format!("{left:column$}{state}{}", cut(&rest, room));
         text += line.trim_end();
         text.push('\n');
     }
     text
+}
+
+/// The first `room` characters, and a sign that there is more.
+fn cut(text: &str, room: Option<usize>) -> String {
+    match room.and_then(|room| text.char_indices().nth(room)) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 struct Line {
@@ -54,13 +65,13 @@ fn children(nodes: &[Node], indent: &str, lines: &mut Vec<Line>) {
 fn about(node: &Node) -> String {
     match (&node.module, node.kind) {
         (Some(facts), NodeKind::Module) => module(node, facts).join("   "),
-        _ => one_line(&node.summary, 2 * REASON_CHARS_MAX),
+        _ => one_line(&node.summary, usize::MAX),
     }
 }
 
 fn module(node: &Node, facts: &ModuleFacts) -> Vec<String> {
     let name = &node.name;
-    let reason = one_line(&node.summary, REASON_CHARS_MAX);
+    let reason = one_line(&node.summary, usize::MAX);
     let budget = format!("{}/{}", facts.budget.spent, facts.budget.max);
     match node.state.as_str() {
         "RESTART" => {
@@ -181,13 +192,24 @@ nexum                     up 3d 4h
    ├─ old-probe    0.1.0  DEAD     budget spent 10/10 — `nexumctl module restart old-probe`   trap: unreachable
    └─ hand         0.1.0  PAUSED   by the operator — `nexumctl module resume hand`
 ";
-        let drawn = tree(&engine(), false);
+        let drawn = tree(&engine(), false, None);
         assert_eq!(drawn, expected, "\n{drawn}");
     }
 
     #[test]
+    fn lines_are_cut_to_the_terminal_and_nowhere_else() {
+        let reason = "x".repeat(300);
+        let root = service("nexum", NodeKind::Engine, "UP", "", vec![module("m", "0.1.0", "DEAD", 0, &reason)]);
+        assert!(tree(&root, false, None).contains(&reason));
+        assert!(tree(&root, true, Some(WIDTH_MIN - 1)).contains(&reason), "a line that is broken says more");
+        let drawn = tree(&root, false, Some(80));
+        let longest = drawn.lines().map(|line| line.chars().count()).max();
+        assert_eq!((longest, drawn.ends_with("x…\n")), (Some(80), true), "\n{drawn}");
+    }
+
+    #[test]
     fn colour_is_only_on_the_state() {
-        let drawn = tree(&engine(), true);
+        let drawn = tree(&engine(), true, None);
         assert!(drawn.contains("\x1b[32mRUN     \x1b[0m cursor"), "{drawn}");
         assert!(drawn.contains("\x1b[31mDOWN\x1b[0m"), "{drawn}");
     }

@@ -29,6 +29,11 @@ pub fn load(configured: Option<&Path>, state_dir: &Path) -> anyhow::Result<Engin
     }
 }
 
+/// Whether a key that the configuration names can be used.
+pub fn check(path: &Path) -> anyhow::Result<()> {
+    read(path).map(drop)
+}
+
 fn read(path: &Path) -> anyhow::Result<EngineKey> {
     let text = fs::read_to_string(path)?;
     let mode = fs::metadata(path)?.permissions().mode();

@@ -269,7 +269,7 @@ fn gateway_service(config: &Config, ports: &Ports, registry: &Registry, logs: Lo
     Ok(service("gateway", Port::new("gateway"), move |supervisor| nexum_gateway::spawn(args.clone(), supervisor)))
 }
 
-fn module_spec(module: &Module) -> ModuleSpec {
+pub(super) fn module_spec(module: &Module) -> ModuleSpec {
     ModuleSpec {
         source: module.source.clone().into(),
         denied: module.denied.clone(),

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -59,6 +60,31 @@ fn every_failure_has_its_exit_code_and_one_line() {
 }
 
 #[test]
+fn a_journal_that_is_not_there_is_not_called_unsound() {
+    let empty = tempfile::TempDir::new().unwrap();
+    let (code, said) = refused(NEXUM, &["journal", "verify", "--file", "/nonexistent.jsonl"]);
+    assert_eq!((code, said.contains("not sound")), (5, false), "{said}");
+    assert!(said.starts_with("nexum: /nonexistent.jsonl cannot be read: "), "{said}");
+    let (code, said) = refused(NEXUM, &["journal", "verify", "m", "--state-dir", path(empty.path())]);
+    assert_eq!((code, said.contains("not sound")), (5, false), "{said}");
+    assert!(said.contains("there is no store in "), "{said}");
+    let (code, said) = refused(NEXUM, &["journal", "verify", "--file", path(empty.path())]);
+    assert_eq!((code, said.contains("is a directory")), (2, true), "{said}");
+}
+
+#[test]
+fn check_config_finds_a_module_that_would_be_dead() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]);
+    let missing = setup.with("[[modules]]\nsource = \"nowhere\"").prepare();
+    let (code, said) = refused(NEXUM, &["check-config", "--config", path(&missing.config)]);
+    let place = "[[modules]] source: ";
+    assert_eq!((code, said.contains(place), said.contains("nowhere/nexum.toml")), (1, true, true), "{said}");
+    let (code, said) = refused(NEXUM, &["check-config", "--mock", "/nonexistent.toml"]);
+    assert_eq!((code, said.matches("No such file").count()), (1, 1), "{said}");
+    assert!(said.starts_with("nexum: --mock: cannot read fixture /nonexistent.toml: "), "{said}");
+}
+
+#[test]
 fn an_engine_that_is_not_healthy_is_exit_code_four() {
     let changes = [
         ("mode = \"good\"", "mode = \"trap\""),
@@ -70,7 +96,8 @@ fn an_engine_that_is_not_healthy_is_exit_code_four() {
     let output = run(NEXUM, &["health", "--json", "--socket", path(&engine.socket)]);
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(4), &b""[..]));
     let health: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(health["reasons"][0], "module bad is dead");
+    let reason = health["reasons"][0].as_str().unwrap();
+    assert!(reason.starts_with("module bad is dead: "), "{reason}");
 }
 
 #[test]
@@ -106,6 +133,15 @@ fn a_backup_of_a_running_engine_restores_into_another_directory() {
     let (code, said) = refused(NEXUM, &restore);
     assert_eq!(code, 1);
     assert!(said.contains("is not empty: restore into a new directory"), "{said}");
+    for directory in [&copy, &other, &other.join("store")] {
+        let mode = fs::metadata(directory).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{}", directory.display());
+    }
+    // Refused before anything is made.
+    let none = engine.dir.path().join("none");
+    let bad = ["state", "restore", "--from", path(engine.dir.path()), "--state-dir", path(&none)];
+    let (code, said) = refused(NEXUM, &bad);
+    assert_eq!((code, none.exists(), said.matches("there is no store").count()), (1, false, 1), "{said}");
 
     // The module is paused first, so that what is compared stands still.
     engine.ctl(&["module", "pause", "a"]);

@@ -48,6 +48,10 @@ fn a_component_that_is_not_the_one_of_the_manifest_is_not_run() {
     let engine = setup.with(&format!("[[modules]]\nsource = \"{}\"\n", dir.display())).start();
     let node = engine.module_until("tampered", "DEAD", |node| node["state"] == "DEAD");
     assert!(node["last_error"].as_str().unwrap().contains("but the manifest names sha256:"), "{node:#}");
+    let found = engine.json(&["state", "inspect", "tampered"]);
+    assert_eq!((&found["state"], &found["reason"]), (&"DEAD".into(), &node["last_error"]), "{found:#}");
+    let tree = engine.ctl(&["tree"]);
+    assert!(tree.contains(node["last_error"].as_str().unwrap()), "cut in a pipe: {tree}");
     engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
 }
 

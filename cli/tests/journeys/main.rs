@@ -9,6 +9,7 @@ mod dead_letters;
 mod drain;
 mod engine;
 mod environment;
+mod examples;
 mod golden_state;
 mod held_back;
 mod hostile;

@@ -94,6 +94,8 @@ fn a_version_that_wants_more_hosts_waits_for_the_operator() {
 
     let asked = refused(&engine, &wider);
     assert!(asked.contains("(host `*.evil.org`, host `10.0.0.1`): say --allow-capabilities"), "{asked}");
+    // Typed as said it must be the same order again: nothing that leaves the bundle away.
+    assert!(!asked.contains("module upgrade m"), "{asked}");
     assert_eq!(engine.module("m")["version"], "0.4.0");
     // A bundle that was changed in place waits for the same word.
     let bundle = narrower.join("nexum.toml");

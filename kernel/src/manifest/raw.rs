@@ -1,6 +1,11 @@
 //! The manifest file as it is written, and the checks that turn it into a `Manifest`.
 
-use std::{collections::BTreeMap, collections::BTreeSet, ops::Range, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Range,
+    time::Duration,
+};
 
 use nexum_host_ifaces::{
     Address, Hash,
@@ -10,7 +15,7 @@ use nexum_host_ifaces::{
     http::Allowlist,
     limits::Limits,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
 use super::{Finding, OnReorg, RestartPolicy, Sources, config_values};
@@ -52,7 +57,7 @@ struct Resources {
     max_memory_bytes: Option<Spanned<u64>>,
     max_fuel_per_event: Option<Spanned<u64>>,
     max_state_bytes: Option<u64>,
-    event_deadline: Option<Spanned<String>>,
+    event_deadline: Option<Spanned<Length>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -75,8 +80,7 @@ struct Chains {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Capabilities {
-    #[serde(default)]
-    required: Vec<Capability>,
+    required: Option<Spanned<Vec<Capability>>>,
     #[serde(default)]
     optional: Vec<Capability>,
     #[serde(default)]
@@ -117,7 +121,7 @@ struct Subscription {
     finality: Option<Spanned<String>>,
     missed: Option<Spanned<String>>,
     schedule: Option<Spanned<String>>,
-    every: Option<Spanned<String>>,
+    every: Option<Spanned<Length>>,
     content_topic: Option<Spanned<String>>,
 }
 
@@ -137,12 +141,35 @@ impl OneOrMany {
     }
 }
 
-fn duration(text: &Spanned<String>) -> Result<Duration, Finding> {
-    humantime::parse_duration(text.get_ref()).map_err(|_| {
-        (
-            text.span(),
-            format!("`{}` is not a duration: expected a number with a unit, such as \"10s\" or \"5m\"", text.get_ref()),
-        )
+/// A length of time as it is written; of its own type so that a bare number is told what to write instead.
+struct Length(String);
+
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl de::Visitor<'_> for Text {
+            type Value = Length;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number with a unit, in quotes, such as \"5s\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Length, E> {
+                Ok(Length(text.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
+fn duration(text: &Spanned<Length>) -> Result<Duration, Finding> {
+    let written = &text.get_ref().0;
+    humantime::parse_duration(written).map_err(|_| {
+        let message =
+            format!("`{written}` is not a duration: expected a number with a unit, such as \"10s\" or \"5m\"");
+        (text.span(), message)
     })
 }
 
@@ -172,7 +199,8 @@ impl Manifest {
             let span = subscription.span();
             subscription.into_inner().check(span, &known_chains, schedules, &mut sources)?;
         }
-        if self.capabilities.required.iter().chain(&self.capabilities.optional).any(|c| *c == Capability::Outbox) {
+        let required = self.capabilities.required.map(Spanned::into_inner).unwrap_or_default();
+        if required.iter().chain(&self.capabilities.optional).any(|c| *c == Capability::Outbox) {
             sources.outbox();
         }
         let mut config = Vec::new();
@@ -190,7 +218,7 @@ impl Manifest {
             on_reorg: self.module.on_reorg,
             required_chains: self.chains.required,
             optional_chains: self.chains.optional,
-            required: self.capabilities.required,
+            required,
             optional: self.capabilities.optional,
             extra_methods: self.capabilities.chain.extra_methods,
             allow: Allowlist::new(
@@ -263,6 +291,12 @@ impl Capabilities {
                 let message = format!("`{}`: expected an exact host, or *.suffix", host.get_ref());
                 return Err((host.span(), message));
             }
+        }
+        let required = self.required.as_ref().filter(|required| required.get_ref().contains(&Capability::Http));
+        if let (Some(required), true) = (required, self.http.as_ref().is_none_or(|http| http.allow.is_empty())) {
+            let message = "capability `http` is required, but no host is allowed: add [capabilities.http] with such as \
+                           allow = [\"api.example.org\"]";
+            return Err((required.span(), message.to_owned()));
         }
         const METHODS: [&str; 2] = ["sign", "sign-typed-data"];
         for method in self.identity.iter().flat_map(|identity| &identity.methods) {

@@ -18,6 +18,7 @@ impl State {
         let now_ms = self.shared.clock.now_ms();
         let report = |name: &str, slot: &Slot| ModuleHealthReport {
             state: slot.phase.report().to_owned(),
+            reason: slot.reason().filter(|_| !matches!(slot.phase, Phase::Run)),
             last_event_age_seconds: age_ms(slot, now_ms).map(|age| age / 1000),
             expected_event_age_seconds: self.expected.since_ms(name).map(|since| now_ms.saturating_sub(since) / 1000),
         };

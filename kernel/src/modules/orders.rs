@@ -258,7 +258,7 @@ impl Slot {
         let beyond = plan.grants.beyond(&present.grants);
         match beyond.is_empty() {
             true => Ok(plan),
-            false => Err(AdminError::NeedsApproval { module: name.to_string(), beyond: beyond.join(", ") }),
+            false => Err(AdminError::RestartNeedsApproval { module: name.to_string(), beyond: beyond.join(", ") }),
         }
     }
 }

@@ -57,7 +57,7 @@ fn what_cannot_be_used_is_refused_with_what_would_be_right() {
         ("0 0 0 1 1 * 2024", "7 fields instead of 5"),
         ("", "0 fields"),
         ("@daily", "shorthands with @ are not known"),
-        ("61 * * * *", "Minutes"),
+        ("61 * * * *", "Minutes must be at most 59."),
         ("*/0 * * * *", "the step `/0` in `*/0`"),
         ("*/x * * * *", "the step `/x`"),
         ("0 0 * * 8", "`8` is no day of the week: 0 to 7, or SUN to SAT"),

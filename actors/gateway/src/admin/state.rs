@@ -9,7 +9,7 @@ use axum::{
     http::StatusCode,
     routing::get,
 };
-use nexum_host_ifaces::store::StoreMsg;
+use nexum_host_ifaces::store::{ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, StoreError, StoreMsg};
 use nexum_kernel::admin::AdminMsg;
 use serde::Deserialize;
 
@@ -36,8 +36,19 @@ pub(super) fn routes() -> Router<Api> {
 async fn inspect(State(api): State<Api>, name: Named) -> Result<Json<Inspection>, ApiError> {
     let Path(name) = name?;
     let node = api.module(&name).await?;
-    let info = api.store.call(READ_DEADLINE, |reply| StoreMsg::Inspect { name, reply }).await??;
-    Ok(Json(Inspection::new(info, node.map(|node| node.state))))
+    let asked = name.clone();
+    let found = api.store.call(READ_DEADLINE, |reply| StoreMsg::Inspect { name: asked, reply }).await?;
+    let info = match found {
+        // A module that could never start has nothing in the store, and is just what somebody wants to know about.
+        Err(StoreError::UnknownModule(_)) if node.is_some() => never_started(name),
+        found => found?,
+    };
+    Ok(Json(Inspection::new(info, node)))
+}
+
+fn never_started(name: String) -> ModuleInfo {
+    let (record, health) = (ModuleRecord::default(), ModuleHealth::default());
+    ModuleInfo { name, id: ModuleId(0), record, health, dead_letters: 0, replay: 0, reorgs: 0 }
 }
 
 #[derive(Deserialize)]

@@ -200,6 +200,7 @@ fn tree(modules_down: bool) -> Node {
 fn health(unhealthy: Option<String>) -> Health {
     let module = ModuleHealthReport {
         state: "running".to_owned(),
+        reason: None,
         last_event_age_seconds: Some(2),
         expected_event_age_seconds: None,
     };

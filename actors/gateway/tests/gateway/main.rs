@@ -207,6 +207,8 @@ async fn state_is_paged_read_and_purged_only_when_nobody_uses_it() {
 
     let inspected = fixture.admin("GET", "/v1/modules/twap-monitor/inspect").await.json();
     assert_eq!((&inspected["state"], &inspected["cursors"]["chain:1"]), (&json!("RUN"), &json!("21934117")));
+    let never_started = fixture.admin("GET", "/v1/modules/old-probe/inspect").await;
+    assert_eq!((never_started.status, &never_started.json()["state"]), (200, &json!("DEAD")));
     assert_eq!((&inspected["standing"], &inspected["dead_reason"]), (&json!("dead"), &json!("budget spent")));
 
     let used = fixture.admin("DELETE", "/v1/modules/twap-monitor/state").await;

@@ -1,0 +1,86 @@
+//! Whether the configured modules can be loaded, as far as files tell: an engine starts without those that cannot.
+
+use std::collections::BTreeMap;
+
+use nexum_host_ifaces::port::Port;
+use nexum_kernel::load::Terms;
+
+use super::services::{module_spec, schedule_check};
+use crate::config::{Config, Problem, problem};
+
+/// The first module that cannot be loaded, if any.
+pub fn check(config: &Config) -> Result<(), Problem> {
+    let chains = config.chains.iter().map(|chain| (chain.chain_id, Port::new("chain"))).collect();
+    let (ceiling, schedule_check) = (config.limits.limits(), schedule_check());
+    let terms = Terms {
+        chains: &chains,
+        ceiling: &ceiling,
+        schedule_check: &schedule_check,
+        record: config.journal.record,
+        pending_max: config.outbox.settings().pending_max,
+    };
+    let mut names = BTreeMap::new();
+    for (index, module) in config.modules.iter().enumerate() {
+        let refused = |message: String| problem(&format!("modules.{index}.source"), message);
+        let plan = terms.plan(&module_spec(module)).map_err(refused)?;
+        if !plan.component.is_file() {
+            return Err(refused(format!(
+                "{} is missing: a bundle has one beside its nexum.toml",
+                plan.component.display()
+            )));
+        }
+        if let Some(first) = names.insert(plan.manifest.name.clone(), index) {
+            let (name, first) = (&plan.manifest.name, first + 1);
+            return Err(refused(format!(
+                "holds module `{name}`, as [[modules]] number {first} does; names must differ"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::config::Module;
+
+    const CAPABILITIES: &str = "[capabilities]\nrequired = [\"logging\"]\n";
+
+    fn bundle(directory: &Path, name: &str, rest: &str) -> Module {
+        fs::create_dir_all(directory).unwrap();
+        let component = "1".repeat(64);
+        let manifest =
+            format!("[module]\nname = \"{name}\"\nversion = \"0.1.0\"\ncomponent = \"sha256:{component}\"\n{rest}");
+        fs::write(directory.join("nexum.toml"), manifest).unwrap();
+        fs::write(directory.join("module.wasm"), "").unwrap();
+        Module::at(directory)
+    }
+
+    fn refusal(modules: Vec<Module>) -> Option<String> {
+        check(&Config { modules, ..Config::default() }).err().map(|problem| problem.message)
+    }
+
+    #[test]
+    fn modules_that_would_be_dead_at_the_start_are_told() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let good = |at: &str, name: &str| bundle(&dir.path().join(at), name, CAPABILITIES);
+        assert_eq!(refusal(vec![good("a", "a"), good("b", "b")]), None);
+
+        let missing = refusal(vec![Module::at(&dir.path().join("none"))]).unwrap();
+        assert!(missing.contains("none/nexum.toml"), "{missing}");
+        let twice = refusal(vec![good("a", "a"), good("b", "a")]).unwrap();
+        assert_eq!(twice, "holds module `a`, as [[modules]] number 1 does; names must differ");
+        let denied = Module { denied: vec!["logging".parse().unwrap()], ..good("a", "a") };
+        let denied = refusal(vec![denied]).unwrap();
+        assert!(denied.ends_with("capability `logging` is required but the operator denies it"), "{denied}");
+        let elsewhere = bundle(&dir.path().join("c"), "c", &format!("[chains]\nrequired = [1]\n{CAPABILITIES}"));
+        let elsewhere = refusal(vec![elsewhere]).unwrap();
+        assert!(elsewhere.contains("chain 1 is required but the engine has no endpoint for it"), "{elsewhere}");
+        let bare = good("d", "d");
+        fs::remove_file(dir.path().join("d/module.wasm")).unwrap();
+        let bare = refusal(vec![bare]).unwrap();
+        assert!(bare.contains("d/module.wasm is missing"), "{bare}");
+    }
+}
