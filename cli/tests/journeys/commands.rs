@@ -138,8 +138,9 @@ fn a_backup_of_a_running_engine_restores_into_another_directory() {
         assert_eq!(mode, 0o700, "{}", directory.display());
     }
     // Refused before anything is made.
-    let none = engine.dir.path().join("none");
-    let bad = ["state", "restore", "--from", path(engine.dir.path()), "--state-dir", path(&none)];
+    let [none, empty] = ["none", "empty"].map(|name| engine.dir.path().join(name));
+    fs::create_dir(&empty).unwrap();
+    let bad = ["state", "restore", "--from", path(&empty), "--state-dir", path(&none)];
     let (code, said) = refused(NEXUM, &bad);
     assert_eq!((code, none.exists(), said.matches("there is no store").count()), (1, false, 1), "{said}");
 

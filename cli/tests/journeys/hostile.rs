@@ -144,12 +144,13 @@ fn an_undeclared_import_does_not_load_and_is_named() {
 fn an_optional_capability_that_the_operator_denies_answers_unsupported() {
     let listed = "required = [\"local-store\", \"logging\"]";
     let optional = format!("{listed}\noptional = [\"http\"]");
-    let required = "required = [\"local-store\", \"logging\", \"http\"]";
+    let hosts = "[capabilities.http]\nallow = [\"api.example.org\"]";
+    let required = format!("required = [\"local-store\", \"logging\", \"http\"]\n{hosts}");
     let engine = Setup::new()
         .mock(31337, CHAIN)
         .module("undeclared", "optional", &[(listed, &optional)])
         .with("denied = [\"http\"]")
-        .module("undeclared", "required", &[(listed, required)])
+        .module("undeclared", "required", &[(listed, &required)])
         .with("denied = [\"http\"]")
         .start();
     let node = engine.module_until("optional", "was told", |node| node["events_failed"].as_u64() > Some(0));

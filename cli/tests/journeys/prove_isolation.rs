@@ -14,7 +14,8 @@ const BLOCK: Duration = Duration::from_millis(50);
 /// Twenty blocks a second, without end.
 const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 const ORDINARY: usize = 50;
-const HOSTILE: [&str; 8] = ["fuel", "memory", "stack", "sleep", "log-bomb", "print-bomb", "state-bomb", "rpc-bomb"];
+const HOSTILE: [&str; 9] =
+    ["fuel", "memory", "stack", "sleep", "log-bomb", "print-bomb", "state-bomb", "flush-bomb", "rpc-bomb"];
 /// They fail for as long as it takes.
 const BUDGET: (&str, &str) = ("max_consecutive_failures = 10", "max_consecutive_failures = 1000000");
 /// Others' p99 beside them over their p99 alone; reported, not asserted, because it is a time.
