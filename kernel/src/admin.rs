@@ -71,6 +71,15 @@ pub enum AdminError {
     Unavailable(String),
 }
 
+impl AdminError {
+    /// The order would take a module out of DEAD, which `module restart` alone does.
+    pub(crate) fn dead(module: &str) -> Self {
+        let hint =
+            format!("its budget was spent before the order could be carried out; `nexumctl module restart {module}`");
+        Self::WrongState { module: module.to_owned(), state: "DEAD".to_owned(), hint }
+    }
+}
+
 pub type AdminReply<T> = RpcReplyPort<Result<T, AdminError>>;
 
 /// Orders and questions for the running kernel. Every message must be answered.

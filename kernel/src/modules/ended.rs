@@ -24,7 +24,7 @@ const STUCK_RETRY: Duration = Duration::from_secs(300);
 /// Why a module is dead from now on, if it is.
 fn budget_spent(exit: &Exit) -> Option<&str> {
     match exit {
-        Exit::Fault { health, decision: Decision::Dead } => match &health.standing {
+        Exit::Fault { health, decision: Decision::Dead } | Exit::Standing(health) => match &health.standing {
             Standing::Dead { reason } => Some(reason),
             _ => None,
         },
@@ -123,10 +123,7 @@ impl State {
     /// left by `module restart` alone.
     fn refuse_dead(&mut self, name: &Arc<str>, reason: String, reply: AdminReply<()>) {
         let Some(slot) = self.slots.get_mut(name) else { return };
-        let hint =
-            format!("its budget was spent before the order could be carried out; `nexumctl module restart {name}`");
-        let refused =
-            || AdminError::WrongState { module: name.to_string(), state: "DEAD".to_owned(), hint: hint.clone() };
+        let refused = || AdminError::dead(name);
         tracing::error!(module = %name, "dead: {reason}");
         slot.die(reason);
         if let Some(resync) = slot.resync.take() {

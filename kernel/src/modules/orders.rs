@@ -154,7 +154,7 @@ impl State {
                 self.keep(name).await
             }
             Then::Pause => {
-                let mut health = self.stored_health(name).await?;
+                let mut health = self.health_of_living(name).await?;
                 health.standing = Standing::Paused;
                 self.put_health(name, health.clone()).await?;
                 if let Some(slot) = self.slots.get_mut(name) {
@@ -173,7 +173,10 @@ impl State {
                 Err(AdminError::Unavailable(format!("{name} starts with the next engine: this one is shutting down")))
             }
             Then::Start { afresh } => {
-                let mut health = self.stored_health(name).await?;
+                let mut health = match afresh {
+                    true => self.stored_health(name).await?,
+                    false => self.health_of_living(name).await?,
+                };
                 health.standing = Standing::Running;
                 if afresh {
                     let plan = self.slots.get(name).and_then(|slot| slot.plan.as_ref());
@@ -226,6 +229,16 @@ impl State {
             Ok(Err(error)) => Err(AdminError::Unavailable(error.to_string())),
             Err(error) => Err(AdminError::Unavailable(error.to_string())),
         }
+    }
+
+    /// The health of a module that is not dead. One that has just been loaded may be, and not have found it out yet.
+    async fn health_of_living(&mut self, name: &Arc<str>) -> Result<ModuleHealth, AdminError> {
+        let health = self.stored_health(name).await?;
+        let Standing::Dead { reason } = &health.standing else { return Ok(health) };
+        if let Some(slot) = self.slots.get_mut(name) {
+            slot.die(reason.clone());
+        }
+        Err(AdminError::dead(name))
     }
 
     pub(super) fn retry_dead_letter(&mut self, module: &str, seq: u64, reply: AdminReply<()>) {
