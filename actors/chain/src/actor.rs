@@ -141,7 +141,7 @@ impl Actor for ChainActor {
                 Ok(permit) => {
                     let backend = state.backend.clone();
                     state.requests.spawn(async move {
-                        let headers = backend.headers(&numbers).await;
+                        let headers = backend.history(&numbers).await;
                         let hashes = headers.map(|headers| headers.iter().map(|header| header.hash).collect());
                         let failed = |error| HostError::new("chain", HostErrorKind::Unavailable, format!("{error}"));
                         let _ = reply.send(hashes.map_err(failed));

@@ -29,6 +29,8 @@ pub trait Backend: Send + Sync + 'static {
     async fn follow(&self, heads: mpsc::Sender<Seen>);
     /// These headers, in the order of `numbers`; fails unless all are there.
     async fn headers(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure>;
+    /// The same of blocks that nothing links to the chain that is followed: from whoever has that chain.
+    async fn history(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure>;
     /// `None` when no endpoint knows the hash.
     async fn header(&self, hash: Hash) -> Result<Option<Header>, Failure>;
     async fn tagged(&self, tag: Tag) -> Result<Option<Header>, Failure>;

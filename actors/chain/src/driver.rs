@@ -244,18 +244,22 @@ fn propagate(error: JoinError) {
 
 async fn carry_out(backend: &DynBackend, job: &Job) -> Result<Found, Failure> {
     match job {
-        Job::Headers { from, to, .. } | Job::Segment { segment: Segment::Headers { from, to }, .. } => {
+        Job::Headers { from, to, .. } => {
             let numbers: Vec<u64> = (*from..=*to).collect();
             backend.headers(&numbers).await.map(Found::Headers)
         }
-        Job::Segment { segment: Segment::Check { numbers }, .. } => backend.headers(numbers).await.map(Found::Headers),
+        Job::Segment { segment: Segment::Headers { from, to }, .. } => {
+            let numbers: Vec<u64> = (*from..=*to).collect();
+            backend.history(&numbers).await.map(Found::Headers)
+        }
+        Job::Segment { segment: Segment::Check { numbers }, .. } => backend.history(numbers).await.map(Found::Headers),
         Job::Header { hash, .. } => backend.header(*hash).await.map(Found::Header),
         Job::Tag(tag) => backend.tagged(*tag).await.map(Found::Header),
         Job::Logs { header, union, .. } => backend.block_logs(header, union).await.map(Found::Logs),
         Job::Segment { segment: Segment::Logs { from, to, union, .. }, .. } => {
             let (logs, end_hash) = match union.is_empty() {
                 true => {
-                    let headers = backend.headers(std::slice::from_ref(to)).await?;
+                    let headers = backend.history(std::slice::from_ref(to)).await?;
                     let end = headers.first().ok_or_else(|| Failure::Failed(format!("no header {to}")))?;
                     (vec![], end.hash)
                 }

@@ -43,6 +43,7 @@ pub use dial::{Dial, Network};
 use endpoint::Endpoint;
 use errors::CallError;
 use limiter::Caller;
+use reads::Asked;
 use scoreboard::{Demotion, Scoreboard};
 
 /// First wait before the same endpoints are asked again; doubles.
@@ -362,7 +363,11 @@ impl Backend for RpcBackend {
     }
 
     async fn headers(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
-        self.read_headers(numbers).await
+        self.read_headers(Asked::Blocks, numbers).await
+    }
+
+    async fn history(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
+        self.read_headers(Asked::History, numbers).await
     }
 
     async fn header(&self, hash: Hash) -> Result<Option<Header>, Failure> {

@@ -248,6 +248,10 @@ impl Backend for MockBackend {
         }
     }
 
+    async fn history(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
+        self.headers(numbers).await
+    }
+
     async fn headers(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
         self.fault("headers").await?;
         let header = |number: &u64| {

@@ -28,11 +28,13 @@ pub struct Agreement {
     /// A block of the followed chain.
     settled: Option<(u64, Hash)>,
     stances: Vec<Stance>,
+    /// The block of the followed chain that an endpoint was last seen to have.
+    vouched: Vec<Option<(u64, Hash)>>,
 }
 
 impl Agreement {
     pub fn new(endpoints: usize) -> Self {
-        Self { settled: None, stances: vec![Stance::Unknown; endpoints] }
+        Self { settled: None, stances: vec![Stance::Unknown; endpoints], vouched: vec![None; endpoints] }
     }
 
     /// The followed chain has this block, a few below its head.
@@ -43,6 +45,17 @@ impl Agreement {
     /// The block that an endpoint should be asked for.
     pub fn asked_for(&self) -> Option<u64> {
         self.settled.map(|(number, _)| number)
+    }
+
+    /// The block that shows whether what an endpoint says of history up to `number` is of the followed chain; none when
+    /// it has shown it, or there is nothing to compare with.
+    pub fn anchor(&self, index: usize, number: u64) -> Option<(u64, Hash)> {
+        self.settled.filter(|settled| settled.0 > number && self.vouched[index] != Some(*settled))
+    }
+
+    /// An endpoint has this block.
+    pub fn vouch(&mut self, index: usize, block: (u64, Hash)) {
+        self.vouched[index] = Some(block);
     }
 
     /// Another endpoint is followed: what was compared with the one before counts no more.
@@ -96,6 +109,17 @@ mod tests {
         assert_eq!(agreement.compare(1, 5, THEIRS), Verdict::Odd);
         agreement.forget();
         assert_eq!(agreement.compare(1, 5, THEIRS), Verdict::Fine, "another one is followed");
+    }
+
+    #[test]
+    fn history_is_taken_from_whoever_has_the_followed_chain() {
+        let mut agreement = agreement(2);
+        assert_eq!(agreement.anchor(1, 4), Some((5, OURS)));
+        assert_eq!(agreement.anchor(1, 5), None, "no history");
+        agreement.vouch(1, (5, OURS));
+        assert_eq!((agreement.anchor(1, 4), agreement.anchor(0, 4)), (None, Some((5, OURS))));
+        agreement.settled(Some((6, OURS)));
+        assert_eq!(agreement.anchor(1, 4), Some((6, OURS)), "once for each block");
     }
 
     #[test]

@@ -61,8 +61,10 @@ pub fn impossible(block: &Header, union: &Union, logs: &[Log]) -> Option<&'stati
 
 /// What every node serves, and what it may not know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+pub(super) enum Asked {
     Blocks,
+    /// Blocks that nothing links to the followed chain.
+    History,
     Tags,
 }
 
@@ -72,6 +74,7 @@ impl RpcBackend {
         &self,
         asked: Asked,
         requests: &[(&str, &RawValue)],
+        highest: u64,
         wanted: impl Fn(&[Header]) -> bool,
     ) -> Result<Option<Vec<Header>>, CallError> {
         let mut result = Err(CallError::unavailable("no endpoint may be used"));
@@ -79,7 +82,11 @@ impl RpcBackend {
             if nth > 0 {
                 self.shared.fell_back();
             }
-            match self.ask_headers(index, asked, requests).await {
+            let answer = match asked {
+                Asked::History => self.ask_history(index, requests, highest).await,
+                _ => self.ask_headers(index, asked, requests).await,
+            };
+            match answer {
                 Ok(Some(found)) if wanted(&found) => return Ok(Some(found)),
                 Ok(Some(_)) => {
                     self.shared.lied(index, OTHER_HEADER);
@@ -110,7 +117,7 @@ impl RpcBackend {
             Ok(answers) => answers,
             Err(error) if error.is_unknown_block() => return Ok(None),
             Err(error) => {
-                if asked == Asked::Blocks {
+                if asked != Asked::Tags {
                     self.refused(index, &error);
                 }
                 return Err(error);
@@ -131,6 +138,31 @@ impl RpcBackend {
         Ok(Some(headers))
     }
 
+    /// These headers from an endpoint that is on the followed chain; as if they were not there from any other. One may be
+    /// stuck on a branch that everybody else has left, long enough ago that no link would show it.
+    async fn ask_history(
+        &self,
+        index: usize,
+        requests: &[(&str, &RawValue)],
+        highest: u64,
+    ) -> Result<Option<Vec<Header>>, CallError> {
+        let (found, ours) =
+            tokio::join!(self.ask_headers(index, Asked::History, requests), self.is_ours(index, highest));
+        Ok(found?.filter(|_| matches!(ours, Ok(true))))
+    }
+
+    /// Whether what an endpoint says of blocks up to `highest` is of the followed chain, as far as can be told.
+    async fn is_ours(&self, index: usize, highest: u64) -> Result<bool, CallError> {
+        let Some(anchor) = self.shared.agreement().anchor(index, highest) else { return Ok(true) };
+        let params = by_number(anchor.0)?;
+        let found = self.ask_headers(index, Asked::History, &[("eth_getBlockByNumber", &*params)]).await?;
+        let ours = found.is_some_and(|headers| headers.iter().all(|header| header.hash == anchor.1));
+        if ours {
+            self.shared.agreement().vouch(index, anchor);
+        }
+        Ok(ours)
+    }
+
     /// An endpoint refused a read that every node serves. `Shared::send` lets that pass, for modules ask what they like.
     fn refused(&self, index: usize, error: &CallError) {
         let excused = error.is_rate_limit() || error.is_too_large() || error.is_unknown_block();
@@ -148,17 +180,17 @@ impl RpcBackend {
     pub(super) async fn read_header(&self, hash: Hash) -> Result<Option<Header>, Failure> {
         let params = raw(&(hash.to_string(), false))?;
         let is_wanted = |found: &[Header]| found.iter().all(|header| header.hash == hash);
-        let found = self.first(Asked::Blocks, &[("eth_getBlockByHash", &params)], is_wanted).await?;
+        let found = self.first(Asked::Blocks, &[("eth_getBlockByHash", &params)], 0, is_wanted).await?;
         Ok(found.and_then(|mut headers| headers.pop()))
     }
 
     pub(super) async fn read_tagged(&self, tag: Tag) -> Result<Option<Header>, Failure> {
         let params = raw(&(if tag == Tag::Safe { "safe" } else { "finalized" }, false))?;
-        let found = self.first(Asked::Tags, &[("eth_getBlockByNumber", &params)], |_| true).await?;
+        let found = self.first(Asked::Tags, &[("eth_getBlockByNumber", &params)], 0, |_| true).await?;
         Ok(found.and_then(|mut headers| headers.pop()))
     }
 
-    pub(super) async fn read_headers(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
+    pub(super) async fn read_headers(&self, asked: Asked, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
         let mut headers = Vec::with_capacity(numbers.len());
         let mut rest = numbers;
         while !rest.is_empty() {
@@ -168,7 +200,8 @@ impl RpcBackend {
             let requests: Vec<(&str, &RawValue)> =
                 params.iter().map(|params| ("eth_getBlockByNumber", &**params)).collect();
             let are_wanted = |found: &[Header]| found.iter().map(|header| &header.number).eq(chunk);
-            match self.first(Asked::Blocks, &requests, are_wanted).await {
+            let highest = chunk.iter().copied().max().unwrap_or(0);
+            match self.first(asked, &requests, highest, are_wanted).await {
                 Ok(Some(found)) => {
                     headers.extend(found);
                     rest = after;
@@ -330,6 +363,10 @@ impl RpcBackend {
             let Some(end) = end.await? else { return Ok(None) };
             (Ok(Some(end)), logs.await)
         };
+        // Logs of another branch name other blocks, and nobody would know.
+        if !self.is_ours(index, to).await? {
+            return Ok(None);
+        }
         let end = end?.and_then(|headers| headers.into_iter().find(|header| header.number == to));
         let logs = logs.map_err(|error| match to > from && error.is_too_large() {
             true => Failure::TooLarge(error.message()),
@@ -344,7 +381,7 @@ impl RpcBackend {
         let numbers: BTreeSet<u64> =
             places.iter().filter_map(|place| logs.get(*place)).map(|read| read.log.block_number).collect();
         let numbers: Vec<u64> = numbers.into_iter().collect();
-        let headers = self.read_headers(&numbers).await?;
+        let headers = self.read_headers(Asked::History, &numbers).await?;
         let wrong = headers.iter().find_map(|header| {
             let of_block = logs.iter().filter(|read| read.log.block_number == header.number);
             impossible(header, union, &of_block.map(|read| read.log.clone()).collect::<Vec<_>>())
@@ -356,7 +393,7 @@ impl RpcBackend {
     async fn date(&self, logs: Vec<wire::ReadLog>) -> Result<Vec<Log>, Failure> {
         let undated: BTreeSet<u64> = logs.iter().filter(|read| !read.dated).map(|read| read.log.block_number).collect();
         let undated: Vec<u64> = undated.into_iter().collect();
-        let headers = self.read_headers(&undated).await?;
+        let headers = self.read_headers(Asked::History, &undated).await?;
         let mut dated = Vec::with_capacity(logs.len());
         for mut read in logs {
             if !read.dated {

@@ -262,3 +262,21 @@ async fn an_endpoint_with_other_blocks_than_the_rest_is_demoted() {
         assert!(error.contains("its block 6 is not that of the other endpoints"), "{error}");
     }
 }
+
+/// An endpoint that is stuck on a branch which everybody else has left answers what nothing links to the chain.
+#[tokio::test]
+async fn history_is_read_from_whoever_is_on_the_followed_chain() {
+    let all = LogFilter { addresses: BTreeSet::new(), topics: Default::default(), from_block: 0 };
+    let union = Union::of(&[all]);
+    let node = |branches_at| Node { head: 9, branches_at, ..Node::default() };
+    let backend = backend_over(vec![node(Some(2)), node(None)]);
+    let settled: alloy::primitives::B256 = hash(6).parse().unwrap();
+    backend.read_up_to(9, Some((6, nexum_host_ifaces::Hash(settled.0))));
+    let found = backend.history(&[3, 4]).await.unwrap();
+    assert_eq!(found.iter().map(|header| header.hash.to_string()).collect::<Vec<_>>(), [hash(3), hash(4)]);
+    let (logs, end) = backend.range_logs(1, 5, &union).await.unwrap();
+    assert_eq!((logs.len(), end.to_string()), (5, hash(5)));
+    assert!(logs.iter().all(|log| log.block_hash[27] == 0), "{logs:?}");
+    // A head is followed wherever it leads.
+    assert_ne!(backend.headers(&[3]).await.unwrap()[0].hash.to_string(), hash(3));
+}
