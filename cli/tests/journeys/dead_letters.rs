@@ -1,10 +1,14 @@
 //! Events that a module cannot handle: what is known of them, their bound, and the ways out.
 
-use std::{fs, process::Output};
+use std::{fs, process::Output, thread, time::Duration};
 
 use serde_json::Value;
 
-use super::engine::{Engine, Setup};
+use super::{
+    anvil::Anvil,
+    engine::{Engine, Setup},
+    prove_exactly_once::Moments,
+};
 
 const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 
@@ -93,4 +97,40 @@ fn all_letters_are_retried_in_order_and_dropped_at_once() {
     assert_eq!(engine.module("bad")["dead_letters"], 0);
     let (code, retried) = answer(&engine.raw_ctl(&["dlq", "retry-all", "bad", "--json"]));
     assert_eq!((code, &retried["handled"]), (Some(0), &0.into()), "{retried:#}");
+}
+
+/// An event that is given again by order is handled once, or is still a dead letter, whenever the engine dies.
+#[test]
+fn letters_that_are_retried_around_kills_are_handled_once() {
+    const BLOCKS: u64 = 10;
+    let changes = [
+        ("mode = \"good\"", "mode = \"panic-once\""),
+        ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"20ms\"]"),
+        ("max_consecutive_failures = 10", "max_consecutive_failures = 1000"),
+        ("max_event_attempts = 3", "max_event_attempts = 1"),
+        ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
+    ];
+    let anvil = Anvil::start();
+    let mut engine = Setup::new().chain(31337, &[anvil.ws()]).module("hostile", "bad", &changes).start();
+    (0..BLOCKS).for_each(|_| anvil.mine());
+    engine.module_until("bad", "has set all aside", |node| node["dead_letters"] == BLOCKS && node["state"] == "RUN");
+    let handled =
+        |engine: &Engine| engine.state("bad", "count").first().map_or(0, |(_, count)| count.as_u64().unwrap());
+    let mut moments = Moments(0x6a09_e667_f3bc_c908);
+    for letter in letters(&engine) {
+        let (seq, moment) = (letter["seq"].to_string(), Duration::from_millis(moments.below(15)));
+        thread::scope(|scope| {
+            // Whoever ordered it may not learn what came of it.
+            let ordered = scope.spawn(|| engine.try_ctl(&["dlq", "retry", "bad", &seq]).is_ok());
+            thread::park_timeout(moment);
+            engine.signal("KILL");
+            let _ = ordered.join();
+        });
+        engine.wait();
+        engine.launch();
+        engine.module_until("bad", "runs", |node| node["state"] == "RUN");
+        assert_eq!(handled(&engine) + letters(&engine).len() as u64, BLOCKS, "after letter {seq}");
+    }
+    engine.ctl(&["dlq", "retry-all", "bad"]);
+    assert_eq!((handled(&engine), letters(&engine).len()), (BLOCKS, 0));
 }

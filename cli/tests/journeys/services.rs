@@ -7,6 +7,7 @@ use super::{
     engine::{Engine, Setup, eventually},
     outbox::sender,
     prove_exactly_once::{Moments, check, mine_some},
+    proxy::{Fault, Proxy},
     receiver::{Mood, Receiver},
 };
 
@@ -134,6 +135,34 @@ fn a_guest_whose_request_died_with_egress_sees_unavailable_and_goes_on() {
     let node = engine.module("sender");
     assert_eq!((&node["restarts"], &node["events_failed"]), (&0.into(), &0.into()), "{node:#}");
     assert_eq!(engine.metric("nexum_egress_in_flight", &[]), 0.0);
+}
+
+/// The same of a chain, to which nobody answers while the actor is killed.
+#[test]
+fn a_guest_whose_request_died_with_its_chain_sees_unavailable_and_goes_on() {
+    let anvil = Anvil::start();
+    let proxy = Proxy::before(anvil.port());
+    let changes = [
+        ("mode = \"good\"", "mode = \"stall\""),
+        ("kind = \"block\"\nchain_id = 31337", "kind = \"cron\"\nevery = \"1s\""),
+        ("event_deadline = \"2s\"", "event_deadline = \"20s\""),
+    ];
+    let engine = Setup::new().chain(31337, &[proxy.http()]).module("hostile", "m", &changes).start();
+    engine.module_until("m", "is answered", |node| node["events_processed"].as_u64() > Some(0));
+    proxy.set(Fault::Stall);
+    eventually("a request is under way", || {
+        let count = |name: &str| engine.metric(name, &[("module", "m"), ("event_type", "tick")]);
+        let [begun, done] = ["nexum_events_dispatched_total", "nexum_events_processed_total"].map(count);
+        if begun > done { Ok(()) } else { Err(format!("{begun} begun, {done} done")) }
+    });
+    engine.ctl(&["service", "restart", "chain:31337", "--kill"]);
+    let node = engine.module_until("m", "was told", |node| node["events_failed"].as_u64() > Some(0));
+    let told = node["last_error"].as_str().unwrap();
+    assert!(told.contains("unavailable"), "{told}");
+    proxy.set(Fault::None);
+    let processed = node["events_processed"].as_u64();
+    let node = engine.module_until("m", "goes on", |node| node["events_processed"].as_u64() > processed);
+    assert_eq!(node["state"], "RUN", "{node:#}");
 }
 
 #[test]
