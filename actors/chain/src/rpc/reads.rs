@@ -14,6 +14,8 @@ use crate::{
 };
 
 const OTHER_HEADER: &str = "a header that was not asked for";
+/// An endpoint that seems to be down is waited for this long when it is asked for a second opinion.
+const WITNESS_DOWN: Duration = Duration::from_secs(1);
 /// A lone node that seems not to have indexed a block's logs yet is asked once more after this long.
 const INDEXING: Duration = Duration::from_millis(100);
 
@@ -220,9 +222,15 @@ impl RpcBackend {
         Ok(headers)
     }
 
-    async fn ask_logs(&self, index: usize, filter: Value, range: bool) -> Result<Vec<wire::ReadLog>, CallError> {
+    async fn ask_logs(
+        &self,
+        index: usize,
+        filter: Value,
+        range: bool,
+        patience: Duration,
+    ) -> Result<Vec<wire::ReadLog>, CallError> {
         let params = raw(&[filter])?;
-        let answers = self.shared.send(index, &[("eth_getLogs", &params)], self.shared.config.timeout, range).await;
+        let answers = self.shared.send(index, &[("eth_getLogs", &params)], patience, range).await;
         let mut answers = answers.inspect_err(|error| self.refused(index, error))?;
         let json = answers.pop().unwrap_or_else(|| Err(CallError::nonsense("it is empty")))?;
         let logs = wire::logs(self.shared.config.chain_id, json.get()).map_err(CallError::nonsense);
@@ -237,24 +245,24 @@ impl RpcBackend {
         let order = self.shared.order();
         let bloom = block.bloom.as_deref();
         // A second opinion costs one request. Whoever is alone is asked again only when it is hard to believe.
-        let others = order.iter().skip(1).any(|index| self.shared.is_up(*index));
-        let doubtful = match others {
-            false => doubtful_when_empty(union, bloom),
-            true => bloom.is_some_and(|bloom| union.possible_in(bloom)),
+        let doubtful = match order.len() {
+            1 => doubtful_when_empty(union, bloom),
+            _ => bloom.is_some_and(|bloom| union.possible_in(bloom)),
         };
         // Endpoints that say nothing was logged, although the bloom says that something may have been.
         let mut doubted = Vec::new();
         for (nth, index) in order.into_iter().enumerate() {
+            let mut patience = self.shared.config.timeout;
             if !doubted.is_empty() {
-                // Whoever cannot be reached is no witness, and not worth the wait.
-                if !self.shared.is_up(index) {
-                    continue;
-                }
                 self.shared.confirms();
+                // Whoever seemed to be down may be back, and is not worth a long wait at each block.
+                if !self.shared.is_up(index) {
+                    patience = patience.min(WITNESS_DOWN);
+                }
             } else if nth > 0 {
                 self.shared.fell_back();
             }
-            match self.block_logs_from(index, &filter, block, union).await {
+            match self.block_logs_from(index, &filter, block, union, patience).await {
                 Ok(logs) if logs.is_empty() && doubtful => {
                     doubted.push(index);
                     if doubted.len() > 1 {
@@ -272,7 +280,7 @@ impl RpcBackend {
         }
         let Some(index) = doubted.first() else { return Err(failure) };
         tokio::time::sleep(INDEXING).await;
-        self.block_logs_from(*index, &filter, block, union).await
+        self.block_logs_from(*index, &filter, block, union, self.shared.config.timeout).await
     }
 
     async fn block_logs_from(
@@ -281,8 +289,9 @@ impl RpcBackend {
         filter: &Value,
         block: &Header,
         union: &Union,
+        patience: Duration,
     ) -> Result<Vec<Log>, Failure> {
-        let logs = self.ask_logs(index, filter.clone(), false).await?;
+        let logs = self.ask_logs(index, filter.clone(), false, patience).await?;
         let mut logs: Vec<Log> = logs.into_iter().map(|read| read.log).collect();
         if let Some(what) = impossible(block, union, &logs) {
             self.shared.lied(index, what);
@@ -355,7 +364,7 @@ impl RpcBackend {
         let params = by_number(to)?;
         let request = [("eth_getBlockByNumber", &*params)];
         let end = self.ask_headers(index, Asked::Blocks, &request);
-        let logs = self.ask_logs(index, filter, to > from);
+        let logs = self.ask_logs(index, filter, to > from, self.shared.config.timeout);
         let (end, logs) = if self.shared.has_told(index, to) {
             tokio::join!(end, logs)
         } else {
