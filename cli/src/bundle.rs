@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nexum_host_ifaces::link::SERVABLE;
+use nexum_host_ifaces::{grants::Capability, link::SERVABLE};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};
 use toml::de::{DeTable, DeValue};
@@ -39,6 +39,14 @@ pub fn package(manifest_dir: &Path, component: &Path, out: &Path) -> anyhow::Res
              as optional may be missing",
             manifest.display(),
             served.join(", ")
+        );
+    }
+    // An engine runs it, and refuses every request.
+    if checked.required.contains(&Capability::Http) && checked.allow.is_empty() {
+        bail!(
+            "{}: capability `http` is required, but no host is allowed: add [capabilities.http] with such as allow = \
+             [\"api.example.org\"]",
+            manifest.display()
         );
     }
 
@@ -127,6 +135,21 @@ mod tests {
         assert_eq!(fill_in(&filled, "sha256:22").unwrap(), filled.replace("11", "22"));
         assert_eq!(fill_in("name = 1\n", "x").unwrap_err().to_string(), "has no [module]");
         assert!(fill_in("[module]\nname = \n", "x").unwrap_err().to_string().starts_with("line 2: "));
+    }
+
+    #[test]
+    fn a_module_that_may_reach_no_host_is_not_packaged_to_want_them() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let wasm = directory.path().join("m.wasm");
+        fs::write(&wasm, COMPONENT).unwrap();
+        let packaged = |more: &str| {
+            let manifest = MANIFEST.replace("[\"logging\"]", "[\"http\"]") + more;
+            fs::write(directory.path().join("nexum.toml"), manifest).unwrap();
+            package(directory.path(), &wasm, &directory.path().join("out")).map_err(|error| error.to_string())
+        };
+        let refused = packaged("").unwrap_err();
+        assert!(refused.contains("capability `http` is required, but no host is allowed"), "{refused}");
+        packaged("[capabilities.http]\nallow = [\"api.example.org\"]\n").unwrap();
     }
 
     #[test]

@@ -69,6 +69,11 @@ impl Allowlist {
         })
     }
 
+    /// Whether it allows no host at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The patterns that stand for a host which none of another list's patterns stands for.
     pub fn beyond(&self, other: &Self) -> Vec<&str> {
         let covers = |wide: &str, pattern: &str| match wide.strip_prefix('*') {

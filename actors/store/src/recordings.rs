@@ -41,17 +41,20 @@ pub(crate) struct Kept {
     pub number: u64,
     pub event: Box<str>,
     pub component: Hash,
+    /// Whether it can be replayed.
+    pub whole: bool,
     pub bytes: u64,
 }
 
 impl Kept {
     fn new(number: u64, brief: CrashBrief, bytes: usize) -> Self {
-        Self { number, event: brief.event.into(), component: brief.component, bytes: bytes as u64 }
+        Self { number, event: brief.event.into(), component: brief.component, whole: brief.whole, bytes: bytes as u64 }
     }
 
-    /// Both are attempts of one component at one event. Two versions whose `init` failed are no attempts at the same.
-    fn is_like(&self, other: &Self) -> bool {
-        (&self.event, self.component) == (&other.event, other.component)
+    /// A later attempt of the same component at the same event can stand for it. Two versions whose `init` failed are no
+    /// attempts at the same, and what can be replayed does not go for what cannot.
+    fn goes_for(&self, later: &Self) -> bool {
+        (&self.event, self.component) == (&later.event, later.component) && (later.whole || !self.whole)
     }
 }
 
@@ -79,7 +82,7 @@ pub(crate) fn put(
 /// Adds a crash to those that are kept, and answers the numbers of those that go for it: earlier attempts at its event,
 /// and the oldest past the bounds.
 fn add(kept: &mut Vec<Kept>, newest: Kept) -> Vec<u64> {
-    let earlier: Vec<u64> = kept.extract_if(.., |crash| crash.is_like(&newest)).map(|crash| crash.number).collect();
+    let earlier: Vec<u64> = kept.extract_if(.., |crash| crash.goes_for(&newest)).map(|crash| crash.number).collect();
     kept.push(newest);
     let mut bytes: u64 = kept.iter().map(|crash| crash.bytes).sum();
     let mut excess = 0;
@@ -114,7 +117,10 @@ impl Store {
                 let number = keys::parse_recording(&key).unwrap_or(0);
                 Ok(match codec::decode_borrowed::<CrashIn<'_>>(&bytes, "a crash") {
                     Ok(crash) => Kept::new(number, crash.brief, bytes.len()),
-                    Err(_) => Kept { number, event: "".into(), component: Hash::default(), bytes: bytes.len() as u64 },
+                    Err(_) => {
+                        let (event, component, bytes) = ("".into(), Hash::default(), bytes.len() as u64);
+                        Kept { number, event, component, whole: false, bytes }
+                    }
                 })
             })
             .collect()
@@ -163,7 +169,7 @@ mod tests {
     use super::*;
 
     fn kept(number: u64, event: &str, bytes: u64) -> Kept {
-        Kept { number, event: event.into(), component: Hash::default(), bytes }
+        Kept { number, event: event.into(), component: Hash::default(), whole: true, bytes }
     }
 
     #[test]
@@ -186,6 +192,10 @@ mod tests {
 
         let other = Kept { component: Hash([1; 32]), ..kept(2, "init", 1) };
         assert!(add(&mut vec![kept(1, "init", 1)], other).is_empty(), "of another version");
+
+        let cut = Kept { whole: false, ..kept(2, "a", 1) };
+        assert!(add(&mut vec![kept(1, "a", 1)], cut.clone()).is_empty(), "what can be replayed stays");
+        assert_eq!(add(&mut vec![cut], kept(3, "a", 1)), [2]);
 
         let mut all = Vec::new();
         let gone: Vec<u64> = (1..=66).flat_map(|number| add(&mut all, kept(number, &number.to_string(), 1))).collect();

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
-use nexum_kernel::manifest::config_values;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
@@ -55,13 +54,6 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
             ));
         }
         check_ceiling(&format!("{path}.limits"), &module.limits)?;
-        for (key, value) in &module.config {
-            config_values(key, value, &mut Vec::new()).map_err(|message| {
-                // The key is in front already, as this file has it.
-                let what = message.split_once(": ").map_or(&*message, |(_, what)| what);
-                problem(&format!("{path}.config.{key}"), what)
-            })?;
-        }
     }
     if let Some((key, wrong)) = config.egress.wrong() {
         return Err(problem(&format!("egress.{key}"), wrong));
@@ -127,8 +119,9 @@ fn check_engine(config: &Config) -> Result<(), Problem> {
 ///
 /// A word that is no level would be the name of a target: everything else would be silent, for a slip of the finger.
 pub fn log_level(text: &str) -> Result<String, String> {
-    let words = text.split(',').map(str::trim);
-    let mut lone = words.filter(|word| !word.contains(['=', '[', ']', '{', '}', ':']));
+    // Filters of spans have commas of their own.
+    let words = text.split(',').map(str::trim).filter(|_| !text.contains(['[', '{']));
+    let mut lone = words.filter(|word| !word.contains(['=', ':']));
     let levels = "expected off, error, warn, info, debug or trace, or directives such as info,nexum_chain=debug";
     match lone.find(|word| word.parse::<LevelFilter>().is_err()) {
         Some("") => Err(format!("`{text}` says nothing of a level: {levels}")),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nexum_host_ifaces::port::Port;
-use nexum_kernel::load::Terms;
+use nexum_kernel::{load::Terms, manifest::config_values};
 
 use super::services::{module_spec, schedule_check};
 use crate::config::{Config, Problem, problem};
@@ -21,6 +21,13 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     };
     let mut names = BTreeMap::new();
     for (index, module) in config.modules.iter().enumerate() {
+        for (key, value) in &module.config {
+            config_values(key, value, &mut Vec::new()).map_err(|message| {
+                // The key is in front already, as this file has it.
+                let what = message.split_once(": ").map_or(&*message, |(_, what)| what);
+                problem(&format!("modules.{index}.config.{key}"), what)
+            })?;
+        }
         let refused = |message: String| problem(&format!("modules.{index}.source"), message);
         let plan = terms.plan(&module_spec(module)).map_err(refused)?;
         if !plan.component.is_file() {
@@ -78,6 +85,10 @@ mod tests {
         let elsewhere = bundle(&dir.path().join("c"), "c", &format!("[chains]\nrequired = [1]\n{CAPABILITIES}"));
         let elsewhere = refusal(vec![elsewhere]).unwrap();
         assert!(elsewhere.contains("chain 1 is required but the engine has no endpoint for it"), "{elsewhere}");
+        let mut float = good("e", "e");
+        float.config.insert("factor".to_owned(), toml::Value::Float(1.5));
+        let float = refusal(vec![float]).unwrap();
+        assert_eq!(float, "a float has no form in WIT here; write it as a string, an integer or a boolean");
         let bare = good("d", "d");
         fs::remove_file(dir.path().join("d/module.wasm")).unwrap();
         let bare = refusal(vec![bare]).unwrap();

@@ -292,12 +292,6 @@ impl Capabilities {
                 return Err((host.span(), message));
             }
         }
-        let required = self.required.as_ref().filter(|required| required.get_ref().contains(&Capability::Http));
-        if let (Some(required), true) = (required, self.http.as_ref().is_none_or(|http| http.allow.is_empty())) {
-            let message = "capability `http` is required, but no host is allowed: add [capabilities.http] with such as \
-                           allow = [\"api.example.org\"]";
-            return Err((required.span(), message.to_owned()));
-        }
         const METHODS: [&str; 2] = ["sign", "sign-typed-data"];
         for method in self.identity.iter().flat_map(|identity| &identity.methods) {
             if !METHODS.contains(&method.get_ref().as_str()) {

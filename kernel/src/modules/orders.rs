@@ -216,10 +216,16 @@ impl State {
     pub(super) async fn resume_all(&mut self, myself: &ActorRef<Msg>) -> Result<Vec<String>, AdminError> {
         let paused = self.slots.iter().filter(|(_, slot)| slot.phase == Phase::Paused && slot.then.is_none());
         let paused: Vec<Arc<str>> = paused.map(|(name, _)| name.clone()).collect();
+        let mut resumed = Vec::new();
         for name in &paused {
-            self.finish_order(myself, name, Then::Start { afresh: false }).await?;
+            match self.finish_order(myself, name, Then::Start { afresh: false }).await {
+                Ok(()) => resumed.push(name.to_string()),
+                // It is dead, as the tree says from now on; the others are not to wait for it.
+                Err(AdminError::WrongState { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
-        Ok(paused.iter().map(ToString::to_string).collect())
+        Ok(resumed)
     }
 
     pub(super) async fn stored_health(&self, name: &Arc<str>) -> Result<ModuleHealth, AdminError> {

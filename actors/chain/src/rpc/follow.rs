@@ -193,7 +193,8 @@ impl Line {
     async fn compare(&self) -> Result<(), CallError> {
         let Some(number) = self.shared.agreement().asked_for() else { return Ok(()) };
         let json = match self.ask("eth_getBlockByNumber", by_number(number)?.get()).await {
-            Err(error) if error.is_unknown_block() => return Ok(()),
+            // It says so in its own words when it does not have the block yet, and whether it is there `probe` has found out.
+            Err(error @ CallError::Node { .. }) if !error.is_rate_limit() => return Ok(()),
             answer => answer?,
         };
         let header = wire::header(json.get()).map_err(|error| CallError::nonsense(error.to_string()))?;

@@ -14,8 +14,8 @@ use crate::{
 };
 
 const OTHER_HEADER: &str = "a header that was not asked for";
-/// An endpoint that seems to be down is waited for this long when it is asked for a second opinion.
-const WITNESS_DOWN: Duration = Duration::from_secs(1);
+/// How long a second opinion on a range is worth, and one on a block from an endpoint that seems to be down.
+const WITNESS: Duration = Duration::from_secs(1);
 /// A lone node that seems not to have indexed a block's logs yet is asked once more after this long.
 const INDEXING: Duration = Duration::from_millis(100);
 
@@ -257,7 +257,7 @@ impl RpcBackend {
                 self.shared.confirms();
                 // Whoever seemed to be down may be back, and is not worth a long wait at each block.
                 if !self.shared.is_up(index) {
-                    patience = patience.min(WITNESS_DOWN);
+                    patience = patience.min(WITNESS);
                 }
             } else if nth > 0 {
                 self.shared.fell_back();
@@ -313,15 +313,17 @@ impl RpcBackend {
         let mut doubted: Vec<(usize, Hash)> = Vec::new();
         let order = self.shared.order();
         for (nth, index) in order.iter().copied().enumerate() {
+            let mut patience = self.shared.config.timeout;
             if !doubted.is_empty() {
                 if !self.shared.is_up(index) {
                     continue;
                 }
                 self.shared.confirms();
+                patience = patience.min(WITNESS);
             } else if nth > 0 {
                 self.shared.fell_back();
             }
-            match self.range_from(index, filter.clone(), from, to).await {
+            match self.range_from(index, filter.clone(), from, to, patience).await {
                 Ok(Some((logs, end_hash))) => {
                     let fits = |log: &Log| (from..=to).contains(&log.block_number) && union.covers(log);
                     let what = match logs.iter().all(|read| fits(&read.log)) {
@@ -343,8 +345,8 @@ impl RpcBackend {
                     }
                 }
                 Ok(None) => failure = Failure::Failed(format!("an endpoint does not have block {to}")),
-                // Before another endpoint is bothered, a smaller question is tried.
-                Err(error @ Failure::TooLarge(_)) => return Err(error),
+                // Before another endpoint is bothered, a smaller question is tried; but not for a second opinion's sake.
+                Err(error @ Failure::TooLarge(_)) if doubted.is_empty() => return Err(error),
                 Err(error) => failure = error,
             }
         }
@@ -360,11 +362,12 @@ impl RpcBackend {
         filter: Value,
         from: u64,
         to: u64,
+        patience: Duration,
     ) -> Result<Option<(Vec<wire::ReadLog>, Hash)>, Failure> {
         let params = by_number(to)?;
         let request = [("eth_getBlockByNumber", &*params)];
         let end = self.ask_headers(index, Asked::Blocks, &request);
-        let logs = self.ask_logs(index, filter, to > from, self.shared.config.timeout);
+        let logs = self.ask_logs(index, filter, to > from, patience);
         let (end, logs) = if self.shared.has_told(index, to) {
             tokio::join!(end, logs)
         } else {
