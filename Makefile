@@ -1,4 +1,7 @@
 # The only task runner. `make help` prints what there is; CI calls `make test`.
+#
+# What a recipe installs or builds must not change what this file says: make reads it before the first recipe, so that a second
+# run would build with another environment, and build anew what depends on it. Paths are quoted, since a home may have a blank.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,27 +14,49 @@ BIN := $(CARGO_TARGET_DIR)/release
 # Guests get a folder of their own: their profile and target differ from the engine's.
 GUEST_TARGET_DIR := $(CARGO_TARGET_DIR)/guests
 export NEXUM_BUNDLES := $(CARGO_TARGET_DIR)/bundles
-export NEXUM_ANVIL ?= $(CACHE)/bin/anvil
+# Two makes may run at once. What is kept in the cache is put there by one at a time, and renamed to its place when it is whole.
+LOCK_CACHE := mkdir -p "$(CACHE)"; exec 9> "$(CACHE)/lock"; flock 9
 
 # One profile for clippy, tests and the binaries, so that nothing is built twice.
 CARGO_FLAGS := --release --workspace
 BENCH_FLAGS := --workspace --quiet
 export NEXUM_BENCH ?= short
 
-# RocksDB's C++ takes ten minutes on two cores. It is kept per version and used when it is there.
+# RocksDB's C++ takes ten minutes on two cores. It is kept per version and used when it is there. A target folder that has built
+# its own goes on with that one: a change of ROCKSDB_LIB_DIR builds anew everything above it.
 ROCKSDB_VERSION := $(shell grep -A1 'name = "librocksdb-sys"' Cargo.lock | sed -n 's/^version = "\(.*\)"/\1/p')
 ROCKSDB_DIR := $(CACHE)/rocksdb-$(ROCKSDB_VERSION)
-ifneq ($(wildcard $(ROCKSDB_DIR)/librocksdb.a),)
+ROCKSDB_OWN := $(CARGO_TARGET_DIR)/rocksdb-$(ROCKSDB_VERSION).built-here
+ifeq ($(shell [ -e "$(ROCKSDB_DIR)/librocksdb.a" ] && [ ! -e "$(ROCKSDB_OWN)" ] && echo kept),kept)
 export ROCKSDB_LIB_DIR := $(ROCKSDB_DIR)
 export ROCKSDB_STATIC := 1
 endif
 
-# bindgen needs libclang; the PyPI wheel serves where the system has none.
-LIBCLANG_WHEEL := $(CACHE)/libclang
-ifneq ($(wildcard $(LIBCLANG_WHEEL)/clang/native/libclang.so),)
+# bindgen needs libclang. The wheel is used whatever the system has, so that every machine builds with the same one; who sets
+# LIBCLANG_PATH brings another. The paths are set before the wheel is there: the recipe that runs first installs it.
+LIBCLANG_VERSION := 18.1.1
+LIBCLANG_WHEEL := $(CACHE)/libclang-$(LIBCLANG_VERSION)
+ifndef LIBCLANG_PATH
+LIBCLANG := $(LIBCLANG_WHEEL)/clang/native/libclang.so
 export LIBCLANG_PATH := $(LIBCLANG_WHEEL)/clang/native
-export BINDGEN_EXTRA_CLANG_ARGS := -I$(shell gcc -print-file-name=include)
+# The wheel holds the library without the compiler's own headers.
+export BINDGEN_EXTRA_CLANG_ARGS := -I$(shell $${CXX:-c++} -print-file-name=include)
 endif
+
+# Anvil as the package of this platform has it. The package `@foundry-rs/anvil` is a wrapper around it, which wants a newer
+# Node.js than Debian 12 has, runs a script when it is installed, and does not pass on signals.
+ANVIL_VERSION := 1.7.1
+ANVIL_PACKAGE := @foundry-rs/anvil-$(shell uname -sm | tr 'A-Z ' 'a-z-' | sed 's/x86_64/amd64/; s/aarch64/arm64/')
+ANVIL_DIR := $(CACHE)/anvil-$(ANVIL_VERSION)
+ifndef NEXUM_ANVIL
+ANVIL := $(ANVIL_DIR)/node_modules/$(ANVIL_PACKAGE)/bin/anvil
+export NEXUM_ANVIL := $(ANVIL)
+endif
+
+# The pinned one comes after what is on the machine.
+NEXTEST_VERSION := 0.9.143
+NEXTEST_DIR := $(CACHE)/cargo-nextest-$(NEXTEST_VERSION)
+export PATH := $(PATH):$(NEXTEST_DIR)/bin
 
 .PHONY: help
 help: ## print this
@@ -39,43 +64,72 @@ help: ## print this
 
 .PHONY: build-deps
 build-deps:
-	@rustup target list --installed 2>/dev/null | grep -qx wasm32-wasip2 || rustup target add wasm32-wasip2
-	@if ! ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 && [ ! -e $(LIBCLANG_WHEEL)/clang/native/libclang.so ]; then \
-		echo "installing libclang for bindgen"; \
-		python3 -m pip install --quiet --target $(LIBCLANG_WHEEL) libclang; \
-		exec $(MAKE) build-deps; fi
+	@cxx=$${CXX:-c++}; for tool in cargo rustc cc $${cxx%% *} python3; do \
+		command -v $$tool >/dev/null || { echo "this needs $$tool: README.md says what to install" >&2; exit 1; }; done
+	@[ -d "$$(rustc --print target-libdir --target wasm32-wasip2)" ] || rustup target add wasm32-wasip2
+	@[ -z "$(LIBCLANG)" ] || [ -e "$(LIBCLANG)" ] || { \
+		$(LOCK_CACHE); \
+		if [ ! -e "$(LIBCLANG)" ]; then \
+			echo "installing libclang $(LIBCLANG_VERSION) for bindgen"; \
+			rm -rf "$(LIBCLANG_WHEEL)" "$(LIBCLANG_WHEEL).part"; \
+			python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+				--target "$(LIBCLANG_WHEEL).part" libclang==$(LIBCLANG_VERSION); \
+			mv "$(LIBCLANG_WHEEL).part" "$(LIBCLANG_WHEEL)"; \
+		fi; }
 
 .PHONY: test-deps
-test-deps: build-deps ## install what the tests need besides Rust: Anvil, from npm
-	@# The node itself, not the npm wrapper: a signal to the wrapper does not reach it.
-	@[ -x $(NEXUM_ANVIL) ] || { mkdir -p $(CACHE)/npm $(CACHE)/bin && \
-		npm install --silent --no-fund --no-audit --prefix $(CACHE)/npm @foundry-rs/anvil@1.7.1 && \
-		ln -sf $(CACHE)/npm/node_modules/@foundry-rs/anvil-*/bin/anvil $(NEXUM_ANVIL); }
-	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
+test-deps: build-deps anvil nextest ## install what the tests need besides Rust: Anvil, from npm, and cargo-nextest
+
+.PHONY: anvil
+anvil:
+	@[ -z "$(ANVIL)" ] || [ -x "$(ANVIL)" ] || { \
+		$(LOCK_CACHE); \
+		if [ ! -x "$(ANVIL)" ]; then \
+			echo "installing anvil $(ANVIL_VERSION)"; \
+			rm -rf "$(ANVIL_DIR)" "$(ANVIL_DIR).part"; mkdir -p "$(ANVIL_DIR).part" "$(CACHE)/bin"; \
+			npm install --loglevel=error --no-fund --no-audit --no-update-notifier --ignore-scripts \
+				--prefix "$(ANVIL_DIR).part" $(ANVIL_PACKAGE)@$(ANVIL_VERSION); \
+			mv "$(ANVIL_DIR).part" "$(ANVIL_DIR)"; \
+			ln -sfn "$(ANVIL)" "$(CACHE)/bin/anvil"; \
+		fi; }
+
+.PHONY: nextest
+nextest:
+	@command -v cargo-nextest >/dev/null || { \
+		$(LOCK_CACHE); \
+		if ! command -v cargo-nextest >/dev/null; then \
+			echo "building cargo-nextest $(NEXTEST_VERSION), which takes some minutes"; \
+			env -u CARGO_TARGET_DIR cargo install --quiet --locked --root "$(NEXTEST_DIR)" cargo-nextest@$(NEXTEST_VERSION); \
+		fi; }
 
 .PHONY: build
 build: build-deps ## build `nexum` and `nexumctl`
 	@cargo build $(CARGO_FLAGS) --bins
-	@if [ ! -e $(ROCKSDB_DIR)/librocksdb.a ]; then \
-		built=$$(find $(BIN)/build -path '*librocksdb-sys-*' -name librocksdb.a -size +1M | head -1); \
-		if [ -n "$$built" ]; then mkdir -p $(ROCKSDB_DIR); cp "$$built" $(ROCKSDB_DIR)/librocksdb.a.tmp; mv $(ROCKSDB_DIR)/librocksdb.a.tmp $(ROCKSDB_DIR)/librocksdb.a; fi; fi
-
-GUESTS := $(notdir $(wildcard fixtures/guests/*)) $(notdir $(wildcard sdk/examples/*))
+	@[ -n "$${ROCKSDB_LIB_DIR:-}" ] || [ -e "$(ROCKSDB_OWN)" ] || { \
+		built=$$(find "$(BIN)/build" -path '*librocksdb-sys-*' -name librocksdb.a -size +1M -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2-); \
+		[ -n "$$built" ] || exit 0; \
+		$(LOCK_CACHE); \
+		if [ ! -e "$(ROCKSDB_DIR)/librocksdb.a" ]; then \
+			mkdir -p "$(ROCKSDB_DIR)"; \
+			cp "$$built" "$(ROCKSDB_DIR)/librocksdb.a.part"; \
+			mv "$(ROCKSDB_DIR)/librocksdb.a.part" "$(ROCKSDB_DIR)/librocksdb.a"; \
+		fi; \
+		touch "$(ROCKSDB_OWN)"; }
 
 .PHONY: guests
 guests: build ## build the example modules and the test guests into bundles
 	@for manifest in fixtures/guests/*/Cargo.toml sdk/examples/*/Cargo.toml; do \
 		package=$$(sed -n 's/^name = "\(.*\)"/\1/p' $$manifest | head -1); \
-		CARGO_TARGET_DIR=$(GUEST_TARGET_DIR) CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS="--remap-path-prefix=$(HOME)/.cargo/registry/src=/registry" \
+		CARGO_TARGET_DIR="$(GUEST_TARGET_DIR)" CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src=/registry" \
 			cargo build --quiet --locked --target wasm32-wasip2 --profile guest -p $$package; \
 		dir=$$(dirname $$manifest); \
-		$(BIN)/nexum module package $$dir --component $(GUEST_TARGET_DIR)/wasm32-wasip2/guest/$${package//-/_}.wasm \
-			--out $(NEXUM_BUNDLES)/$$(basename $$dir) >/dev/null; \
+		"$(BIN)/nexum" module package $$dir --component "$(GUEST_TARGET_DIR)/wasm32-wasip2/guest/$${package//-/_}.wasm" \
+			--out "$(NEXUM_BUNDLES)/$$(basename $$dir)" >/dev/null; \
 	done
 
 .PHONY: run
 run: guests ## start the engine on the embedded mock chain with example modules, and look at it
-	@BIN=$(BIN) BUNDLES=$(NEXUM_BUNDLES) deploy/demo.sh
+	@BIN="$(BIN)" BUNDLES="$(NEXUM_BUNDLES)" deploy/demo.sh
 
 .PHONY: fmt
 fmt: ## format
@@ -83,12 +137,14 @@ fmt: ## format
 
 .PHONY: lint
 lint: build-deps ## rustfmt and clippy, warnings denied
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 	@cargo fmt --all --check
 	@cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
 
 .PHONY: check
 check: test-deps lint guests ## what CI runs: lint, every test, the proofs in their short form
-	@cargo nextest run $(CARGO_FLAGS) --no-fail-fast
+	@# Those with `_long_` in their names belong to the long form: `make prove-outage`.
+	@cargo nextest run $(CARGO_FLAGS) --no-fail-fast -E 'not test(/_long_/)'
 	@$(MAKE) --no-print-directory bench NEXUM_BENCH=smoke
 
 .PHONY: test
@@ -105,8 +161,20 @@ prove-reorg: test-deps guests ## reorgs of depth 1 to 20, while running, stopped
 
 OUTAGE_SECONDS ?= 250
 .PHONY: prove-outage
-prove-outage: test-deps guests ## endpoints that stall, lag, lie, refuse, cut; then all down for OUTAGE_SECONDS; nothing lost or doubled
-	@NEXUM_OUTAGE_SECONDS=$(OUTAGE_SECONDS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_outage)'
+prove-outage: test-deps guests ## endpoints that stall, lag, lie, refuse, cut, each in every rank; then all down for OUTAGE_SECONDS
+	@NEXUM_ENDPOINTS=all NEXUM_OUTAGE_SECONDS=$(OUTAGE_SECONDS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_outage)'
+
+# What a fuzzer finds goes to the target folder; what is kept of it is put into fixtures/fuzz/corpus by hand, and runs with the tests.
+FUZZ_SECONDS ?= 60
+CARGO_FUZZ_VERSION := 0.13.1
+.PHONY: fuzz
+fuzz: build-deps ## fuzz every reader of a node's answer for FUZZ_SECONDS each; needs a nightly Rust
+	@command -v cargo-fuzz >/dev/null || env -u CARGO_TARGET_DIR cargo install --quiet --locked cargo-fuzz@$(CARGO_FUZZ_VERSION)
+	@for name in header head logs envelope quantity receipts; do \
+		mkdir -p "$(CARGO_TARGET_DIR)/fuzz-corpus/$$name"; \
+		env -u CARGO_TARGET_DIR cargo +nightly fuzz run --fuzz-dir fixtures/fuzz $$name "$(CARGO_TARGET_DIR)/fuzz-corpus/$$name" \
+			fixtures/fuzz/corpus/$$name -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=5 -verbosity=0; \
+	done
 
 .PHONY: check-deploy
 check-deploy: ## check the alert rules and what they make of samples; installs promtool when it is missing
@@ -136,5 +204,22 @@ prove-outbox: test-deps guests ## kill the engine around sends KILLS times while
 BENCH_LINES := $(CARGO_TARGET_DIR)/bench-lines.jsonl
 .PHONY: bench
 bench: test-deps guests ## measure everything beside its floor; writes target/bench.json and docs/reference/performance.md
-	@cargo bench $(BENCH_FLAGS) --bench delivery > $(BENCH_LINES)
-	@NEXUM_BENCH_LINES=$(BENCH_LINES) cargo bench $(BENCH_FLAGS) --bench performance
+	@cargo bench $(BENCH_FLAGS) --bench delivery > "$(BENCH_LINES)"
+	@NEXUM_BENCH_LINES="$(BENCH_LINES)" cargo bench $(BENCH_FLAGS) --bench performance
+
+.PHONY: check-fresh
+check-fresh: ## `make run` and `make test` as a newcomer has them: a new Debian, a user without rights, no cache; needs root
+	@deploy/check-fresh.sh
+
+# One after the other: they measure, and each wants the machine for itself.
+.PHONY: check-long
+check-long: ## what every release runs: all that takes longer than CI may; hours, and needs root
+	@$(MAKE) --no-print-directory check-fresh
+	@$(MAKE) --no-print-directory check-deploy
+	@$(MAKE) --no-print-directory sim
+	@$(MAKE) --no-print-directory prove-exactly-once
+	@$(MAKE) --no-print-directory prove-reorg
+	@$(MAKE) --no-print-directory prove-outage
+	@$(MAKE) --no-print-directory prove-outbox
+	@$(MAKE) --no-print-directory prove-isolation
+	@$(MAKE) --no-print-directory fuzz

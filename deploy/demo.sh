@@ -3,24 +3,41 @@
 # them. Ctrl-C ends it.
 set -euo pipefail
 
+# What is set for another engine is not meant for this one.
+for name in "${!NEXUM_@}"; do unset "$name"; done
+
+# The first port from `$1` on that nobody listens on: the usual one may belong to another engine, or to anything else.
+free_port() {
+	local port=$1
+	while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+	echo "$port"
+}
+health=127.0.0.1:$(free_port 8080)
+metrics=127.0.0.1:$(free_port 9090)
+
 state=$(mktemp -d "${TMPDIR:-/tmp}/nexum-demo.XXXXXX")
+socket=$state/admin.sock
+trap 'rm -rf "$state"' EXIT
 # In a session of its own, so that Ctrl-C reaches the engine once, through the trap.
-setsid "$BIN/nexum" run --mock fixtures/chains/demo.toml --state-dir "$state" \
+NEXUM_OBSERVABILITY__HEALTH_LISTEN=$health NEXUM_OBSERVABILITY__METRICS_LISTEN=$metrics \
+	setsid "$BIN/nexum" run --mock fixtures/chains/demo.toml --state-dir "$state" \
 	--module "$BUNDLES/price-alert" --module "$BUNDLES/erc20-watch" --module "$BUNDLES/heartbeat" &
 engine=$!
 trap 'kill -TERM $engine 2>/dev/null || true; wait $engine || true; rm -rf "$state"' EXIT
-trap 'exit 0' INT TERM
+trap 'exit 0' INT TERM HUP
 
-for _ in $(seq 100); do
-	curl --silent --fail --max-time 1 http://127.0.0.1:8080/ready >/dev/null 2>&1 && break
+healthy=no
+for _ in $(seq 300); do
 	kill -0 $engine 2>/dev/null || exit 1
+	if "$BIN/nexumctl" --socket "$socket" health >/dev/null 2>&1; then healthy=yes; break; fi
 	sleep 0.1
 done
+[ "$healthy" = yes ] || { echo "the engine is not healthy after 30 s" >&2; exit 1; }
 sleep 3 # a few blocks, so that there is something to see
 
-printf '\n$ nexumctl tree --socket %s\n' "$state/admin.sock"
-"$BIN/nexumctl" --socket "$state/admin.sock" tree
-printf '\n$ curl http://127.0.0.1:8080/health\n'
-curl --silent --max-time 2 http://127.0.0.1:8080/health
-printf '\n\nThe engine runs until you press Ctrl-C. Metrics: http://127.0.0.1:9090/metrics\n\n'
+printf '\n$ nexumctl tree --socket %s\n' "$socket"
+"$BIN/nexumctl" --socket "$socket" tree
+printf '\n$ nexumctl health --socket %s\n' "$socket"
+"$BIN/nexumctl" --socket "$socket" health
+printf '\nThe engine runs until you press Ctrl-C. Health: http://%s/health  Metrics: http://%s/metrics\n\n' "$health" "$metrics"
 wait $engine
