@@ -33,6 +33,22 @@ pub enum Hold {
     Finalized,
 }
 
+/// A block that the chain itself calls old enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tag {
+    Safe,
+    Finalized,
+}
+
+/// How far a chain is safe or final, as its endpoints agree.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Final {
+    /// Through which block; absent when no endpoint knows.
+    pub through: Option<u64>,
+    /// The hashes of the blocks that were asked for, in order; absent where endpoints differ, or have not come so far.
+    pub hashes: Vec<Option<Hash>>,
+}
+
 /// Which blocks a module wants as `block` events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Blocks {
@@ -103,6 +119,19 @@ pub struct EndpointStatus {
     /// How often others were preferred because of what it did.
     pub demotions: u64,
     pub last_error: Option<String>,
+    /// How much it was found to take at once, where that is less than is configured.
+    #[serde(default)]
+    pub learnt: Vec<String>,
+}
+
+/// Something that a chain or a module that reads it waits for, besides new blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainWait {
+    /// Who waits; absent when everybody does.
+    pub module: Option<String>,
+    /// What is waited for, and what went wrong last.
+    pub reason: String,
+    pub age_ms: u64,
 }
 
 /// State of a chain actor, for the tree and health.
@@ -117,6 +146,11 @@ pub struct ChainStatus {
     pub endpoints: Vec<EndpointStatus>,
     pub waiting_modules: usize,
     pub reorgs: u64,
+    /// What was found out about the chain itself.
+    pub learnt: Vec<String>,
+    /// What is waited for, the oldest first, and how many others wait besides.
+    pub waits: Vec<ChainWait>,
+    pub more_waits: usize,
 }
 
 #[derive(Debug)]
@@ -126,15 +160,29 @@ pub enum ChainMsg {
     /// Drop whatever this module waits for.
     Forget { module: Arc<str> },
     /// One JSON-RPC request; `params` is JSON text. Must reply; the caller stops listening after `deadline`.
-    Request { method: String, params: String, deadline: Duration, reply: RpcReplyPort<Result<String, HostError>> },
+    /// The result is not longer than `reply_bytes_max`.
+    Request {
+        /// For whom.
+        module: Arc<str>,
+        method: String,
+        params: String,
+        deadline: Duration,
+        reply_bytes_max: usize,
+        reply: RpcReplyPort<Result<String, HostError>>,
+    },
     /// One JSON-RPC batch on the wire, answered in order. Must reply.
     RequestBatch {
+        module: Arc<str>,
         requests: Vec<(String, String)>,
         deadline: Duration,
+        /// Of all results together.
+        reply_bytes_max: usize,
         reply: RpcReplyPort<Result<Vec<Result<String, HostError>>, HostError>>,
     },
     /// The canonical hashes at these numbers, in order; fails when one is above the head. Must reply.
     Hashes { numbers: Vec<u64>, reply: RpcReplyPort<Result<Vec<Hash>, HostError>> },
+    /// How far the chain is safe or final, and what it has at these numbers as far as that. Must reply.
+    Finality { tag: Tag, numbers: Vec<u64>, reply: RpcReplyPort<Result<Final, HostError>> },
     /// Must reply.
     Status(RpcReplyPort<ChainStatus>),
 }
@@ -191,10 +239,12 @@ impl chain::Host for HostState {
         self.count_host_call("chain")?;
         let port = self.chain_port(chain_id)?;
         self.grants.method(&method)?;
-        let deadline = self.limits.host_call_deadline;
+        let (deadline, reply_bytes_max) = (self.limits.host_call_deadline, self.limits.max_reply_bytes);
         let asked = self.tape.ask("chain.request", &(chain_id, &method, &params));
+        let module = self.module.clone();
         let live = async {
-            let reply = port.call(deadline, |reply| ChainMsg::Request { method, params, deadline, reply }).await;
+            let request = |reply| ChainMsg::Request { module, method, params, deadline, reply_bytes_max, reply };
+            let reply = port.call(deadline, request).await;
             reply.map_err(|error| error.to_host_error("chain"))?
         };
         let reply = self.reach(asked, "chain", live).await?;
@@ -222,12 +272,16 @@ impl chain::Host for HostState {
         }
         let mut answers = Vec::new();
         if !allowed.is_empty() {
-            let deadline = self.limits.host_call_deadline;
+            let (deadline, reply_bytes_max) = (self.limits.host_call_deadline, self.limits.max_reply_bytes);
             let sent = allowed.len();
             let asked = self.tape.ask("chain.request-batch", &(chain_id, &allowed));
+            let module = self.module.clone();
             let live = async {
-                let reply =
-                    port.call(deadline, |reply| ChainMsg::RequestBatch { requests: allowed, deadline, reply }).await;
+                let batch = |reply| {
+                    let requests = allowed;
+                    ChainMsg::RequestBatch { module, requests, deadline, reply_bytes_max, reply }
+                };
+                let reply = port.call(deadline, batch).await;
                 reply.map_err(|error| error.to_host_error("chain"))?
             };
             let reply = self.reach(asked, "chain", live).await?;

@@ -340,6 +340,8 @@ pub struct ModuleFacts {
     pub last_error: Option<String>,
 }
 
+pub use nexum_host_ifaces::chain::ChainWait;
+
 /// What `GET /health` answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Health {
@@ -373,4 +375,7 @@ pub struct ChainHealthReport {
     pub connected: bool,
     pub head_block: Option<u64>,
     pub blocks_behind: u64,
+    /// What it or a module that reads it waits for, besides new blocks; the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<ChainWait>,
 }

@@ -12,7 +12,7 @@ use std::{
 
 use futures::future::join_all;
 use nexum_host_ifaces::{
-    chain::{ChainMsg, ChainStatus, EndpointStatus},
+    chain::{ChainMsg, ChainStatus, ChainWait, EndpointStatus},
     clock::Clock,
     cron::CronMsg,
     http::{EgressMsg, EgressStatus},
@@ -221,6 +221,9 @@ impl Args {
     }
 }
 
+/// Shorter waits are the network's doing.
+const SHOWN_WAIT_MS: u64 = 5_000;
+
 fn outbox_summary(outbox: &OutboxStatus, now_ms: u64) -> String {
     let pending: u64 = outbox.pending.values().map(|(count, _)| count).sum();
     let oldest = outbox.pending.values().filter_map(|(_, oldest)| *oldest).min();
@@ -251,12 +254,25 @@ fn chain_node(id: u64, status: Option<ChainStatus>) -> Node {
     if status.reorgs > 0 {
         summary.push_str(&format!(", {} reorgs", status.reorgs));
     }
+    for learnt in &status.learnt {
+        summary.push_str(&format!(", {learnt}"));
+    }
+    if let Some(wait) = status.waits.first().filter(|wait| wait.age_ms >= SHOWN_WAIT_MS) {
+        summary.push_str(&format!(", {}", waits_for(wait)));
+    }
     let endpoints = status.endpoints.iter().map(endpoint_node).collect();
     let mut node = service(&id.to_string(), NodeKind::Chain, Some(summary), endpoints);
     if !status.connected {
         node.state = "DOWN".into();
     }
     node
+}
+
+/// Who waits for what, and for how long.
+fn waits_for(wait: &ChainWait) -> String {
+    let who = wait.module.as_ref().map_or_else(String::new, |module| format!("module {module} "));
+    let age = humantime::format_duration(Duration::from_secs(wait.age_ms / 1_000));
+    format!("{who}waits for {} ({age})", wait.reason)
 }
 
 fn endpoint_node(endpoint: &EndpointStatus) -> Node {
@@ -271,6 +287,7 @@ fn endpoint_node(endpoint: &EndpointStatus) -> Node {
     if let Some(latency_ms) = endpoint.latency_p50_ms {
         parts.push(format!("p50 {latency_ms:.1} ms"));
     }
+    parts.extend(endpoint.learnt.iter().map(|learnt| format!("takes {learnt}")));
     if endpoint.demotions > 0 {
         parts.push(format!("{} demotions", endpoint.demotions));
     }
@@ -294,13 +311,14 @@ fn chain_report(status: Option<ChainStatus>) -> ChainHealthReport {
             connected: status.connected,
             head_block: status.head.map(|(number, _)| number),
             blocks_behind: status.blocks_behind,
+            waits: status.waits,
         },
-        None => ChainHealthReport { connected: false, head_block: None, blocks_behind: 0 },
+        None => ChainHealthReport { connected: false, head_block: None, blocks_behind: 0, waits: Vec::new() },
     }
 }
 
-/// Unhealthy: a configured chain is disconnected, a module is Dead, or an event that it should have handled waits for
-/// longer than the threshold. Ready: besides, every module is in Run, or Paused by the operator. The reasons are those of
+/// Unhealthy: a configured chain is disconnected, a module is Dead, an event that it should have handled waits for longer
+/// than the threshold, or a chain or a module that reads it has waited for something else for as long. Ready: besides, every module is in Run, or Paused by the operator. The reasons are those of
 /// both, so that nobody has to guess which module is waited for.
 fn judge(
     reports: Option<BTreeMap<String, ModuleHealthReport>>,
@@ -312,6 +330,9 @@ fn judge(
     for (id, chain) in &chains {
         if !chain.connected {
             reasons.insert(format!("chain {id} is disconnected"));
+        }
+        for wait in chain.waits.iter().filter(|wait| u128::from(wait.age_ms) > threshold.as_millis()) {
+            reasons.insert(format!("chain {id}: {}", waits_for(wait)));
         }
     }
     if reports.is_none() {
@@ -364,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_dead_module_or_a_lost_chain_is_unhealthy_and_a_starting_one_not_ready() {
-        let chain = |connected| ChainHealthReport { connected, head_block: None, blocks_behind: 0 };
+        let chain = |connected| ChainHealthReport { connected, head_block: None, blocks_behind: 0, waits: vec![] };
         let judged = |state: &str, connected| {
             let modules = BTreeMap::from([("m".to_owned(), report(state))]);
             judge(Some(modules), BTreeMap::from([("1".to_owned(), chain(connected))]), 3, THRESHOLD)
@@ -384,6 +405,17 @@ mod tests {
         let judged = judge(Some(BTreeMap::from([("m".to_owned(), report)])), BTreeMap::new(), 3, THRESHOLD);
         assert_eq!((&*judged.status, judged.ready), ("healthy", false));
         assert_eq!(judged.reasons, ["module m is restarting: waits for resync"]);
+    }
+
+    #[test]
+    fn what_a_chain_waits_for_past_the_threshold_is_unhealthy() {
+        let judged = |age_ms| {
+            let wait = ChainWait { module: Some("m".into()), reason: "logs of block 7".into(), age_ms };
+            let chain = ChainHealthReport { connected: true, head_block: None, blocks_behind: 0, waits: vec![wait] };
+            judge(Some(BTreeMap::new()), BTreeMap::from([("1".to_owned(), chain)]), 3, THRESHOLD)
+        };
+        assert_eq!(judged(600_000).status, "healthy");
+        assert_eq!(judged(661_000).reasons, ["chain 1: module m waits for logs of block 7 (11m 1s)"]);
     }
 
     #[test]

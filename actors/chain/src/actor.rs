@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nexum_host_ifaces::{HostError, HostErrorKind, chain::ChainMsg, clock::Clock, port::Port, store::StoreMsg};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc},
     task::{JoinHandle, JoinSet},
 };
 
@@ -24,6 +24,9 @@ use crate::{
 const MESSAGES_MAX: usize = 1_024;
 /// Module requests in flight at one chain; more are refused as rate-limited.
 const REQUESTS_MAX: usize = 512;
+
+/// How long endpoints must contradict what was read before it is given up.
+const GIVEN_UP_AFTER_NS: u64 = 10_000_000_000;
 
 /// Where the chain comes from.
 pub enum Source {
@@ -53,9 +56,19 @@ pub struct State {
     backend: DynBackend,
     driver: mpsc::Sender<ChainMsg>,
     permits: Arc<Semaphore>,
+    chain_label: String,
+    metrics: ChainMetrics,
     requests: JoinSet<()>,
     /// Aborted with the actor.
     _tasks: JoinSet<()>,
+}
+
+impl State {
+    /// Counts requests of a module, and finds room for them.
+    fn take(&self, module: &str, requests: usize) -> Result<OwnedSemaphorePermit, TryAcquireError> {
+        self.metrics.module_requests.with_label_values(&[&*self.chain_label, module]).inc_by(requests as u64);
+        self.permits.clone().try_acquire_owned()
+    }
 }
 
 /// Starts a chain actor under a supervisor.
@@ -70,6 +83,9 @@ impl Actor for ChainActor {
 
     async fn pre_start(&self, myself: ActorRef<ChainMsg>, args: Args) -> Result<State, ActorProcessingErr> {
         let Args { source, clock, metrics, history, headers } = args;
+        let driver_clock = clock.clone();
+        // A mock chain is what it says.
+        let patience_ns = if matches!(source, Source::Rpc(_) | Source::Dialled(..)) { GIVEN_UP_AFTER_NS } else { 0 };
         let (backend, chain_id, name, window_blocks, max_log_range): (DynBackend, _, _, _, _) = match source {
             Source::Rpc(config) => nodes(config, &(Arc::new(Network) as _), clock, &metrics)?,
             Source::Dialled(config, dial) => nodes(config, &dial, clock, &metrics)?,
@@ -83,9 +99,9 @@ impl Actor for ChainActor {
                 (Arc::new(MockBackend::manual(chain, clock)), id, name, 256, 2_000)
             }
         };
-        let tracker = Tracker::new(chain_id, window_blocks, max_log_range, history.clone());
+        let tracker = Tracker::new(chain_id, window_blocks, max_log_range, history.clone()).patient(patience_ns);
         let keeper = Keeper { chain_id, history, store: headers };
-        let driver = Driver::new(chain_id, name, tracker, keeper, backend.clone(), metrics);
+        let driver = Driver::new(chain_id, name, tracker, keeper, backend.clone(), metrics.clone(), driver_clock);
         let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
         let mut tasks = JoinSet::new();
         let driving = tokio::spawn(driver.run(receiver));
@@ -99,7 +115,8 @@ impl Actor for ChainActor {
             myself.kill();
         });
         let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
-        Ok(State { backend, driver: sender, permits, requests: JoinSet::new(), _tasks: tasks })
+        let chain_label = chain_id.to_string();
+        Ok(State { backend, driver: sender, permits, chain_label, metrics, requests: JoinSet::new(), _tasks: tasks })
     }
 
     async fn handle(
@@ -110,33 +127,37 @@ impl Actor for ChainActor {
     ) -> Result<(), ActorProcessingErr> {
         while state.requests.try_join_next().is_some() {}
         match message {
-            ChainMsg::Request { method, params, deadline, reply } => match state.permits.clone().try_acquire_owned() {
-                Ok(permit) => {
-                    let backend = state.backend.clone();
-                    state.requests.spawn(async move {
-                        let result = backend.request(&method, &params, deadline).await;
-                        // The caller may have given up.
-                        let _ = reply.send(result);
-                        drop(permit);
-                    });
+            ChainMsg::Request { module, method, params, deadline, reply_bytes_max, reply } => {
+                match state.take(&module, 1) {
+                    Ok(permit) => {
+                        let backend = state.backend.clone();
+                        state.requests.spawn(async move {
+                            let result = backend.request(&method, &params, deadline, reply_bytes_max).await;
+                            // The caller may have given up.
+                            let _ = reply.send(result);
+                            drop(permit);
+                        });
+                    }
+                    Err(_) => {
+                        let _ = reply.send(Err(too_many()));
+                    }
                 }
-                Err(_) => {
-                    let _ = reply.send(Err(too_many()));
+            }
+            ChainMsg::RequestBatch { module, requests, deadline, reply_bytes_max, reply } => {
+                match state.take(&module, requests.len()) {
+                    Ok(permit) => {
+                        let backend = state.backend.clone();
+                        state.requests.spawn(async move {
+                            let result = backend.request_batch(requests, deadline, reply_bytes_max).await;
+                            let _ = reply.send(result);
+                            drop(permit);
+                        });
+                    }
+                    Err(_) => {
+                        let _ = reply.send(Err(too_many()));
+                    }
                 }
-            },
-            ChainMsg::RequestBatch { requests, deadline, reply } => match state.permits.clone().try_acquire_owned() {
-                Ok(permit) => {
-                    let backend = state.backend.clone();
-                    state.requests.spawn(async move {
-                        let result = backend.request_batch(requests, deadline).await;
-                        let _ = reply.send(result);
-                        drop(permit);
-                    });
-                }
-                Err(_) => {
-                    let _ = reply.send(Err(too_many()));
-                }
-            },
+            }
             ChainMsg::Hashes { numbers, reply } => match state.permits.clone().try_acquire_owned() {
                 Ok(permit) => {
                     let backend = state.backend.clone();
@@ -145,6 +166,20 @@ impl Actor for ChainActor {
                         let hashes = headers.map(|headers| headers.iter().map(|header| header.hash).collect());
                         let failed = |error| HostError::new("chain", HostErrorKind::Unavailable, format!("{error}"));
                         let _ = reply.send(hashes.map_err(failed));
+                        drop(permit);
+                    });
+                }
+                Err(_) => {
+                    let _ = reply.send(Err(too_many()));
+                }
+            },
+            ChainMsg::Finality { tag, numbers, reply } => match state.permits.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    let backend = state.backend.clone();
+                    state.requests.spawn(async move {
+                        let known = backend.finality(tag, &numbers).await;
+                        let failed = |error| HostError::new("chain", HostErrorKind::Unavailable, format!("{error}"));
+                        let _ = reply.send(known.map_err(failed));
                         drop(permit);
                     });
                 }

@@ -1,7 +1,11 @@
 //! Where a chain is read from: nodes over JSON-RPC, or a script. The only thing the two kinds of chain actor differ in.
 
 use async_trait::async_trait;
-use nexum_host_ifaces::{Hash, HostError, chain::EndpointStatus, types::Log};
+use nexum_host_ifaces::{
+    Hash, HostError,
+    chain::{EndpointStatus, Final},
+    types::Log,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
@@ -19,10 +23,44 @@ pub struct Seen {
     pub seen_ns: u64,
 }
 
-/// A source of one chain. Every method may be called concurrently; none may block.
 /// Blocks below the head that endpoints are compared at: nodes follow a reorg within that many of each other.
 pub const SETTLED_DEPTH: u64 = 3;
 
+/// Logs of a range, as far as one answer reached.
+#[derive(Debug)]
+pub struct Ranged {
+    /// By block and log index, each with its timestamp.
+    pub logs: Vec<Log>,
+    /// The last block that was read: at or below the one that was asked for.
+    pub to: u64,
+    pub end_hash: Hash,
+}
+
+/// What the endpoints say of blocks that are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Survey {
+    /// Endpoints that have the newest of them.
+    pub have: usize,
+    /// The same, of those that are ahead of all others and not believed about it.
+    pub ahead_have: usize,
+    /// Those that have another block in the place of the oldest that they were asked for.
+    pub contradict: usize,
+    /// Those that lack the newest, and contradict nothing.
+    pub lack: usize,
+    /// Those that did not answer.
+    pub silent: usize,
+}
+
+/// How far what the followed endpoint says may be relied on, as the others see it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Bounds {
+    /// Others have a say, and have the chain up to this block.
+    pub vouched: Option<u64>,
+    /// From this block on two endpoints contradict each other, and the one that is not followed is this one.
+    pub disputed: Option<(u64, String)>,
+}
+
+/// A source of one chain. Every method may be called concurrently; none may block.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// Tells every head until it is dropped; never gives up.
@@ -34,24 +72,44 @@ pub trait Backend: Send + Sync + 'static {
     /// `None` when no endpoint knows the hash.
     async fn header(&self, hash: Hash) -> Result<Option<Header>, Failure>;
     async fn tagged(&self, tag: Tag) -> Result<Option<Header>, Failure>;
-    /// All logs of exactly this block that the union covers, by log index.
-    async fn block_logs(&self, block: &Header, union: &Union) -> Result<Vec<Log>, Failure>;
-    /// All logs from `from` to `to` that the union covers, by block and log index, each with its timestamp, and the hash
-    /// of block `to`. Both are of one node, which has that block.
-    async fn range_logs(&self, from: u64, to: u64, union: &Union) -> Result<(Vec<Log>, Hash), Failure>;
-    /// One JSON-RPC request; `params` and the result are JSON text.
-    async fn request(&self, method: &str, params: &str, deadline: Duration) -> Result<String, HostError>;
+    /// How far the chain is safe or final, and what it has at these numbers as far as that.
+    async fn finality(&self, tag: Tag, numbers: &[u64]) -> Result<Final, Failure>;
+    /// All logs of exactly these blocks that the union covers, by log index; one list for each block, in order. The blocks
+    /// are consecutive. The first lists alone may come back, at least one.
+    async fn block_logs(&self, blocks: &[Header], union: &Union) -> Result<Vec<Vec<Log>>, Failure>;
+    /// Logs from `from` to `to` that the union covers. `known` are the headers of some of these blocks, ascending.
+    async fn range_logs(&self, from: u64, to: u64, union: &Union, known: &[Header]) -> Result<Ranged, Failure>;
+    /// Asks every endpoint for these blocks, ascending.
+    async fn survey(&self, known: &[(u64, Hash)]) -> Survey;
+    /// One JSON-RPC request; `params` and the result are JSON text. The result is not longer than `reply_bytes_max`.
+    async fn request(
+        &self,
+        method: &str,
+        params: &str,
+        deadline: Duration,
+        reply_bytes_max: usize,
+    ) -> Result<String, HostError>;
     /// One JSON-RPC batch; as many answers as requests, in order.
     async fn request_batch(
         &self,
         requests: Vec<(String, String)>,
         deadline: Duration,
+        reply_bytes_max: usize,
     ) -> Result<Vec<Result<String, HostError>>, HostError>;
     fn endpoints(&self) -> Vec<EndpointStatus>;
-    /// The actor has read the chain up to this block, and has that one `SETTLED_DEPTH` below it.
-    fn read_up_to(&self, number: u64, settled: Option<(u64, Hash)>);
+    /// What has been learnt of the chain, for whoever looks.
+    fn learnt(&self) -> Vec<String>;
+    /// The actor has read the chain up to this block; the blocks of its window by number.
+    fn read_up_to(&self, tip: u64, header_at: &dyn Fn(u64) -> Option<Header>);
     /// The highest head that any endpoint told.
     fn best_head(&self) -> Option<u64>;
+    fn bounds(&self) -> Bounds;
+    /// Whether blooms have been found to leave out logs.
+    fn distrusts_blooms(&self) -> bool;
+    /// Somebody waits for what the other endpoints have.
+    fn want_vouched(&self);
+    /// Waits until another endpoint was heard.
+    async fn heard(&self);
 }
 
 /// A shared backend.

@@ -90,6 +90,8 @@ pub enum Segment {
         to: u64,
         union: Arc<Union>,
         watches: Vec<Arc<Watch>>,
+        /// Headers of these blocks that were read before, ascending.
+        known: Arc<Vec<Header>>,
     },
 }
 
@@ -252,6 +254,36 @@ impl Backfill {
             .or_else(|| self.flights.iter().find_map(|(_, flight)| flight.covers(watch, number)))
     }
 
+    /// The headers of these blocks that have been read, ascending.
+    fn known(&self, from: u64, to: u64) -> Vec<Header> {
+        let first = self.headers.range(..=from).next_back().map_or(from, |(first, _)| *first);
+        let segments = self.headers.range(first..=to).flat_map(|(_, segment)| &segment.blocks);
+        let within = segments.map(|(header, _)| header).filter(|header| (from..=to).contains(&header.number));
+        within.cloned().collect()
+    }
+
+    /// The last of the blocks from `number` on whose headers have been read without a gap, up to `end`.
+    pub fn known_to(&self, number: u64, end: u64) -> Option<u64> {
+        let mut last = None;
+        let mut next = number;
+        while next <= end {
+            let Some((from, segment)) = self.headers.range(..=next).next_back() else { break };
+            let to = from + segment.blocks.len() as u64 - 1;
+            if to < next {
+                break;
+            }
+            last = Some(to.min(end));
+            next = to + 1;
+        }
+        last
+    }
+
+    /// The blooms of what was read say no more what is not there.
+    pub fn distrust_blooms(&mut self) {
+        let headers = self.headers.values_mut().flat_map(|segment| &mut segment.blocks);
+        headers.for_each(|(header, _)| header.distrust_bloom());
+    }
+
     /// Notes that somebody has to know the canonical hash at `number`.
     pub fn want_check(&mut self, number: u64) {
         self.checks.insert(number);
@@ -314,7 +346,8 @@ impl Backfill {
                     }
                     let filters = watches.iter().flat_map(|watch| &watch.interest.logs);
                     let union = if reads_logs { Union::of(filters) } else { Union::default() };
-                    Segment::Logs { from, to, union: Arc::new(union), watches }
+                    let known = if reads_logs { self.known(from, to) } else { Vec::new() };
+                    Segment::Logs { from, to, union: Arc::new(union), watches, known: Arc::new(known) }
                 }
             };
             started.push(self.launch(segment));
@@ -332,16 +365,6 @@ impl Backfill {
     pub fn landed(&mut self, flight: u64) -> bool {
         let index = self.flights.iter().position(|(id, _)| *id == flight);
         index.map(|index| self.flights.swap_remove(index)).is_some()
-    }
-
-    /// The node refused a read of this many blocks.
-    pub fn too_large(&mut self, segment: &Segment) {
-        let (from, to) = segment.range();
-        match segment {
-            Segment::Check { .. } => {}
-            Segment::Headers { .. } => self.header_range.refused(to - from + 1),
-            Segment::Logs { .. } => self.log_range.refused(to - from + 1),
-        }
     }
 
     /// Keeps headers that were read, ascending. False when they are not a chain.
@@ -376,16 +399,25 @@ impl Backfill {
         }
     }
 
-    /// Keeps logs that were read, in order, with the hash of the segment's last block.
-    pub fn add_logs(&mut self, from: u64, to: u64, watches: &[Arc<Watch>], logs: Vec<Log>, end_hash: Hash) {
-        self.log_range.accepted(to - from + 1);
+    /// Keeps logs that were read, in order, with the hash of the last block. Of `wanted` blocks the read reached `to`.
+    pub fn add_logs(
+        &mut self,
+        from: u64,
+        to: u64,
+        wanted: u64,
+        watches: &[Arc<Watch>],
+        logs: Vec<Log>,
+        end_hash: Hash,
+    ) {
+        self.log_range.answered(wanted, to - from + 1);
         self.tick += 1;
         self.checked.add(to, end_hash);
         let mut blocks: Vec<(u64, Hash, Arc<Event>, usize)> = Vec::new();
         let mut logs = logs.into_iter().peekable();
         while let Some(first) = logs.next() {
             let number = first.block_number;
-            let Ok(hash) = Hash::try_from(first.block_hash.as_slice()) else { continue };
+            #[allow(clippy::expect_used, reason = "the reader of a node's answer makes it of 32 bytes")]
+            let hash = Hash::try_from(first.block_hash.as_slice()).expect("a log names its block by 32 bytes");
             let mut of_block = vec![first];
             while let Some(log) = logs.next_if(|log| log.block_number == number) {
                 of_block.push(log);

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use nexum_host_ifaces::Hash;
 
-use crate::{header::Header, window::Window};
+use crate::{header::Header, tracker::ROOTS_BLOCKS, window::Window};
 
 /// Most headers asked for in one step.
 const STEP_HEADERS_MAX: u64 = 64;
@@ -38,7 +38,10 @@ pub enum Step {
     Links {
         ancestor: u64,
     },
-    /// It shares nothing with the window, or lies too far above it: the window starts anew.
+    /// There is no window yet.
+    First,
+    /// It leaves the window below its base, or lies too far above it to be linked: what the endpoints have of the window
+    /// decides.
     Apart,
 }
 
@@ -65,6 +68,7 @@ impl Branch {
     }
 
     /// Takes a newer head when it directly follows.
+    #[allow(clippy::result_large_err, reason = "the header goes on to wherever it belongs")]
     pub fn push(&mut self, head: Header) -> Result<(), Header> {
         if head.parent == self.top().hash && head.number == self.top().number + 1 {
             self.headers.push_back(head);
@@ -75,14 +79,20 @@ impl Branch {
 
     pub fn next(&self, window: &Window) -> Step {
         let lowest = &self.headers[0];
-        let (Some(tip), Some(base)) = (window.tip(), window.base()) else { return Step::Apart };
+        let (Some(tip), Some(base)) = (window.tip(), window.base()) else { return Step::First };
         let (tip, base) = (tip.header.number, base.header.number);
         let Some(below) = lowest.number.checked_sub(1) else { return Step::Apart };
         if window.hash_at(below) == Some(lowest.parent) {
             return Step::Links { ancestor: below };
         }
-        if below < base || below.saturating_sub(tip) >= window.capacity() {
+        if below < base {
             return Step::Apart;
+        }
+        if below.saturating_sub(tip) >= window.capacity() {
+            // It takes the window's place only when it stands on something.
+            let roots = self.headers.len() as u64 > ROOTS_BLOCKS;
+            let from = (below + 1).saturating_sub(STEP_HEADERS_MAX);
+            return if roots { Step::Apart } else { Step::Numbers { from, to: below } };
         }
         if self.by_hash {
             return Step::Hash { number: below, hash: lowest.parent };

@@ -35,6 +35,14 @@ impl Canon {
         self.history.get(hash).is_some()
     }
 
+    /// The block of this number below another one, as far as its headers were seen.
+    pub fn ancestor(&self, mut link: Link, number: u64) -> Option<(u64, Hash)> {
+        while link.number > number {
+            link = self.history.get(&link.parent)?;
+        }
+        (link.number == number).then_some((number, link.hash))
+    }
+
     /// No node knows this hash.
     pub fn set_unknown(&mut self, hash: Hash) {
         self.unknown.insert(hash);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// One node that serves the chain.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -13,6 +13,31 @@ pub struct EndpointConfig {
     /// Smaller is preferred.
     #[serde(default)]
     pub priority: u32,
+}
+
+/// What the blooms in a chain's headers are used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BloomUse {
+    /// A block whose bloom excludes a log does not have it: its logs are not read.
+    Exact,
+    /// Every block's logs are read. A bloom that promises a log which an answer leaves out is a reason to look again.
+    Hint,
+    /// They say nothing.
+    Ignore,
+}
+
+/// When headers and logs are checked against what proves them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Never: what endpoints agree on is believed.
+    Off,
+    /// When answers contradict each other, or are doubtful by themselves.
+    #[default]
+    Doubt,
+    /// Every block whose logs are wanted. What is not proven is not delivered.
+    Always,
 }
 
 /// One chain and how to read it.
@@ -41,6 +66,11 @@ pub struct ChainConfig {
     /// Without a new head for this long the followed endpoint is examined, and left when another one has advanced.
     #[serde(default = "stall_after")]
     pub stall_after: Duration,
+    /// What headers' blooms are used for; absent: what is known of the chain, and `hint` for all others.
+    #[serde(default)]
+    pub bloom: Option<BloomUse>,
+    #[serde(default)]
+    pub verify: Verify,
     /// Recent blocks kept in memory.
     #[serde(default = "window_blocks")]
     pub window_blocks: usize,
@@ -88,6 +118,8 @@ impl ChainConfig {
             max_log_range: max_log_range(),
             poll_interval: poll_interval(),
             stall_after: stall_after(),
+            bloom: None,
+            verify: Verify::default(),
             window_blocks: window_blocks(),
         }
     }

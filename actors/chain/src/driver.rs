@@ -1,9 +1,11 @@
 //! The task that carries out what the core decides: runs its reads, sends its answers, listens for heads.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
-    chain::{ChainMsg, ChainStatus},
+    Hash,
+    chain::{ChainMsg, ChainStatus, ChainWait},
+    clock::Clock,
     event::{SourceId, SourceReply, Subscriber},
     port::{Port, PortError},
     store::StoreMsg,
@@ -14,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    backend::{DynBackend, SETTLED_DEPTH, Seen},
+    backend::{DynBackend, Ranged, Seen},
     backfill::Segment,
     history::History,
     metrics::ChainMetrics,
@@ -31,6 +33,15 @@ const HELD_RETRY: Duration = Duration::from_millis(50);
 
 /// A read whose repetition waited this long has failed about five times.
 const RETRY_LOUD: Duration = Duration::from_secs(2);
+/// How often it is looked at what is waited for.
+const LOOK: Duration = Duration::from_secs(1);
+/// A wait of this long is told in the log, once.
+const WAIT_LOUD_NS: u64 = 15_000_000_000;
+/// Heads whose pace says how long none may come.
+const PACE_HEADS_MIN: u32 = 32;
+/// No head within this many times the mean is worth telling, and never within this.
+const QUIET_PACES: u64 = 50;
+const QUIET_NS_MIN: u64 = 60_000_000_000;
 
 struct Ended {
     job: Job,
@@ -74,6 +85,39 @@ pub struct Driver {
     /// Return addresses by seat, with the token of the pull that they belong to.
     subscribers: Vec<Option<(u64, SourceId, Subscriber)>>,
     jobs: JoinSet<Ended>,
+    clock: Arc<dyn Clock>,
+    /// The newest block that the backend was told of.
+    told: Option<((u64, Hash), Option<u64>)>,
+    blooms_are_distrusted: bool,
+    pace: Pace,
+    /// Whether the longest wait has been told in the log.
+    loud: bool,
+}
+
+/// How often heads come.
+#[derive(Debug, Default)]
+struct Pace {
+    heads: u32,
+    mean_ns: u64,
+    last_ns: u64,
+}
+
+impl Pace {
+    fn seen(&mut self, number_of_blocks: u64, now_ns: u64) {
+        if self.heads > 0 {
+            let each_ns = now_ns.saturating_sub(self.last_ns) / number_of_blocks.max(1);
+            let weight = u64::from(self.heads.min(PACE_HEADS_MIN));
+            self.mean_ns = (self.mean_ns * (weight - 1) + each_ns) / weight;
+        }
+        (self.heads, self.last_ns) = (self.heads.saturating_add(1), now_ns);
+    }
+
+    /// For how long no head has come, when that is longer than the pace of the chain explains.
+    fn quiet_ns(&self, now_ns: u64) -> Option<u64> {
+        let quiet_ns = now_ns.saturating_sub(self.last_ns);
+        let borne_ns = self.mean_ns.saturating_mul(QUIET_PACES).max(QUIET_NS_MIN);
+        (self.heads >= PACE_HEADS_MIN && quiet_ns > borne_ns).then_some(quiet_ns)
+    }
 }
 
 impl Driver {
@@ -84,9 +128,24 @@ impl Driver {
         keeper: Keeper,
         backend: DynBackend,
         metrics: ChainMetrics,
+        clock: Arc<dyn Clock>,
     ) -> Self {
-        let (subscribers, jobs, held) = (Vec::new(), JoinSet::new(), Vec::new());
-        Self { chain_id, name, tracker, keeper, held, backend, metrics, subscribers, jobs }
+        Self {
+            chain_id,
+            name,
+            tracker,
+            keeper,
+            held: Vec::new(),
+            backend,
+            metrics,
+            subscribers: Vec::new(),
+            jobs: JoinSet::new(),
+            clock,
+            told: None,
+            blooms_are_distrusted: false,
+            pace: Pace::default(),
+            loud: false,
+        }
     }
 
     /// Runs until the actor drops its end.
@@ -96,6 +155,10 @@ impl Driver {
         let mut follower = JoinSet::new();
         follower.spawn(async move { backend.follow(heads_out).await });
         let mut burst = Vec::with_capacity(BURST_MESSAGES);
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let heard = self.backend.clone();
+        self.tracker.at(self.clock.monotonic_ns());
         loop {
             tokio::select! {
                 biased;
@@ -108,6 +171,8 @@ impl Driver {
                     propagate(error);
                 },
                 () = tokio::time::sleep(HELD_RETRY), if !self.held.is_empty() => {}
+                () = heard.heard() => {}
+                _ = looks.tick() => self.look(),
                 count = messages.recv_many(&mut burst, BURST_MESSAGES) => {
                     if count == 0 {
                         return;
@@ -121,7 +186,58 @@ impl Driver {
         }
     }
 
+    /// Looks at what is waited for, and says so when it takes long.
+    fn look(&mut self) {
+        self.tracker.at(self.clock.monotonic_ns());
+        let waits = self.waits();
+        let oldest = waits.0.first();
+        let age_ms = oldest.map_or(0, |wait| wait.age_ms);
+        let labels = [&*self.chain_id.to_string()];
+        self.metrics.wait_seconds.with_label_values(&labels).set(i64::try_from(age_ms / 1_000).unwrap_or(i64::MAX));
+        self.metrics.waits.with_label_values(&labels).set(i64::try_from(waits.0.len() + waits.1).unwrap_or(i64::MAX));
+        match oldest.filter(|wait| wait.age_ms > WAIT_LOUD_NS / 1_000_000) {
+            Some(wait) if !self.loud => {
+                let module = wait.module.as_deref().unwrap_or("all");
+                tracing::warn!(chain_id = self.chain_id, module, waits_for = %wait.reason, "the chain does not go on");
+                self.loud = true;
+            }
+            None if self.loud => {
+                tracing::info!(chain_id = self.chain_id, "the chain goes on");
+                self.loud = false;
+            }
+            _ => {}
+        }
+    }
+
+    /// What is waited for, the oldest first, and how many others wait besides.
+    fn waits(&self) -> (Vec<ChainWait>, usize) {
+        let (waits, more) = self.tracker.waits();
+        let now_ns = self.clock.monotonic_ns();
+        let quiet = self.pace.quiet_ns(now_ns).map(|quiet_ns| ChainWait {
+            module: None,
+            reason: format!(
+                "a new block; they came every {:?} before",
+                Duration::from_millis(self.pace.mean_ns / 1_000_000)
+            ),
+            age_ms: quiet_ns / 1_000_000,
+        });
+        let told = waits.into_iter().map(|wait| ChainWait {
+            module: wait.module.map(|module| module.to_string()),
+            reason: wait.reason,
+            age_ms: wait.age_ns / 1_000_000,
+        });
+        let mut waits: Vec<ChainWait> = quiet.into_iter().chain(told).collect();
+        waits.sort_by_key(|wait| std::cmp::Reverse(wait.age_ms));
+        (waits, more)
+    }
+
     fn seen(&mut self, seen: Seen) {
+        let now_ns = self.clock.monotonic_ns();
+        self.tracker.at(now_ns);
+        let risen = self.tracker.head().map_or(1, |(head, _)| seen.header.number.saturating_sub(head));
+        if risen > 0 {
+            self.pace.seen(risen, now_ns);
+        }
         tracing::trace!(chain_id = self.chain_id, number = seen.header.number, hash = %seen.header.hash, "head");
         self.tracker.head_seen(seen.header, seen.seen_ns);
     }
@@ -132,6 +248,7 @@ impl Driver {
     }
 
     fn finished(&mut self, ended: Ended) {
+        self.tracker.at(self.clock.monotonic_ns());
         let Ended { job, waited, result } = ended;
         match &result {
             // It was tried many times by now: somebody should know why nothing comes.
@@ -171,6 +288,8 @@ impl Driver {
             }
             ChainMsg::Status(reply) => {
                 let endpoints = self.backend.endpoints();
+                self.tracker.at(self.clock.monotonic_ns());
+                let (waits, more_waits) = self.waits();
                 // The caller may have given up; then nobody misses the answer.
                 let _ = reply.send(ChainStatus {
                     chain_id: self.chain_id,
@@ -181,16 +300,34 @@ impl Driver {
                     endpoints,
                     waiting_modules: self.tracker.waiting(),
                     reorgs: self.tracker.reorgs(),
+                    learnt: self.backend.learnt(),
+                    waits,
+                    more_waits,
                 });
             }
-            // The actor answers these itself.
-            ChainMsg::Request { .. } | ChainMsg::RequestBatch { .. } | ChainMsg::Hashes { .. } => {}
+            ChainMsg::Request { .. }
+            | ChainMsg::RequestBatch { .. }
+            | ChainMsg::Hashes { .. }
+            | ChainMsg::Finality { .. } => {
+                unreachable!("the actor answers these itself")
+            }
         }
     }
 
     fn carry_out(&mut self) {
-        if let Some((number, _)) = self.tracker.head() {
-            self.backend.read_up_to(number, self.tracker.below_head(SETTLED_DEPTH));
+        // Also when older blocks came to be known.
+        let told = self.tracker.head().map(|head| (head, self.tracker.base()));
+        if let Some(((number, _), _)) = told.filter(|told| self.told != Some(*told)) {
+            self.told = told;
+            self.backend.read_up_to(number, &|number| self.tracker.header_at(number));
+        }
+        self.tracker.bound(self.backend.bounds());
+        if !self.blooms_are_distrusted && self.backend.distrusts_blooms() {
+            self.blooms_are_distrusted = true;
+            self.tracker.distrust_blooms();
+        }
+        if self.tracker.wants_vouched() {
+            self.backend.want_vouched();
         }
         for effect in self.tracker.effects() {
             match effect {
@@ -255,17 +392,15 @@ async fn carry_out(backend: &DynBackend, job: &Job) -> Result<Found, Failure> {
         Job::Segment { segment: Segment::Check { numbers }, .. } => backend.history(numbers).await.map(Found::Headers),
         Job::Header { hash, .. } => backend.header(*hash).await.map(Found::Header),
         Job::Tag(tag) => backend.tagged(*tag).await.map(Found::Header),
-        Job::Logs { header, union, .. } => backend.block_logs(header, union).await.map(Found::Logs),
-        Job::Segment { segment: Segment::Logs { from, to, union, .. }, .. } => {
-            let (logs, end_hash) = match union.is_empty() {
-                true => {
-                    let headers = backend.history(std::slice::from_ref(to)).await?;
-                    let end = headers.first().ok_or_else(|| Failure::Failed(format!("no header {to}")))?;
-                    (vec![], end.hash)
-                }
-                false => backend.range_logs(*from, *to, union).await?,
-            };
-            Ok(Found::Segment { logs, end_hash })
+        Job::Logs { headers, union, .. } => backend.block_logs(headers, union).await.map(Found::Logs),
+        Job::Survey { known } => Ok(Found::Survey(backend.survey(known).await)),
+        Job::Segment { segment: Segment::Logs { from, to, union, known, .. }, .. } => {
+            if !union.is_empty() {
+                return backend.range_logs(*from, *to, union, known).await.map(Found::Segment);
+            }
+            let headers = backend.history(std::slice::from_ref(to)).await?;
+            let end = headers.first().ok_or_else(|| Failure::Failed(format!("no header {to}")))?;
+            Ok(Found::Segment(Ranged { logs: vec![], to: *to, end_hash: end.hash }))
         }
     }
 }

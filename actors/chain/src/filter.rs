@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use alloy::primitives::{Bloom, keccak256};
+use alloy::primitives::{Bloom, BloomInput, keccak256};
 use nexum_host_ifaces::{Address, Hash, chain::LogFilter, types::Log};
 
 /// Nodes refuse long lists (geth: 1,000 per position). Past this a union asks for everything at that position instead.
@@ -161,6 +161,42 @@ impl Union {
             })
     }
 
+    /// The longest list of its filter: what a node may find too long.
+    pub fn longest_list(&self) -> u64 {
+        let addresses = self.addresses.as_ref().map_or(0, BTreeSet::len);
+        let topics = self.topics.iter().flatten().map(BTreeSet::len).max().unwrap_or(0);
+        addresses.max(topics) as u64
+    }
+
+    /// Unions that together cover the same, none with a list longer than `most`.
+    pub fn parts(&self, most: u64) -> Vec<Union> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
+        let mut parts = vec![self.clone()];
+        let split = |set: &BTreeSet<Address>| -> Vec<BTreeSet<Address>> {
+            let all: Vec<Address> = set.iter().copied().collect();
+            all.chunks(most).map(|chunk| chunk.iter().copied().collect()).collect()
+        };
+        if let Some(addresses) = self.addresses.as_ref().filter(|addresses| addresses.len() > most) {
+            parts = split(addresses).into_iter().map(|some| Union { addresses: Some(some), ..self.clone() }).collect();
+        }
+        for position in 0..self.topics.len() {
+            let Some(topics) = self.topics[position].as_ref().filter(|topics| topics.len() > most) else { continue };
+            let all: Vec<Hash> = topics.iter().copied().collect();
+            let chunks: Vec<BTreeSet<Hash>> = all.chunks(most).map(|chunk| chunk.iter().copied().collect()).collect();
+            parts = parts
+                .iter()
+                .flat_map(|part| {
+                    chunks.iter().map(|some| {
+                        let mut part = part.clone();
+                        part.topics[position] = Some(some.clone());
+                        part
+                    })
+                })
+                .collect();
+        }
+        parts
+    }
+
     /// The `address` and `topics` members of an `eth_getLogs` filter.
     pub fn to_json(&self) -> serde_json::Map<String, serde_json::Value> {
         let mut json = serde_json::Map::new();
@@ -192,21 +228,65 @@ fn merge<T: Ord + Copy>(mine: &mut Option<BTreeSet<T>>, theirs: &BTreeSet<T>, fi
     }
 }
 
-/// Whether an empty answer is hard to believe: the bloom says a wanted log is there, and is too sparse to say so by
-/// chance. Nodes that publish a head before its logs are indexed answer like this.
-pub fn doubtful_when_empty(union: &Union, bloom: Option<&Bloom>) -> bool {
-    /// With at most a quarter of the bits set, three bits match by chance less than once in 64, six once in 4,096.
-    const SPARSE_BITS_MAX: u32 = 512;
-    bloom.is_some_and(|bloom| {
-        let set: u32 = bloom.iter().map(|byte| byte.count_ones()).sum();
-        (union.is_everything() || set <= SPARSE_BITS_MAX) && union.possible_in(bloom)
-    })
+/// The bloom of some logs.
+pub fn bloom_of(logs: &[Log]) -> Bloom {
+    let mut bloom = Bloom::default();
+    for log in logs {
+        bloom.accrue(BloomInput::Raw(&log.address));
+        log.topics.iter().for_each(|topic| bloom.accrue(BloomInput::Raw(topic)));
+    }
+    bloom
+}
+
+/// Whether a bloom allows a log.
+pub fn allows(bloom: &Bloom, log: &Log) -> bool {
+    let bytes = |bytes: &Vec<u8>| bloom.contains_input(BloomInput::Raw(bytes));
+    bytes(&log.address) && log.topics.iter().all(bytes)
+}
+
+/// Whether an answer about one block is hard to believe: its bloom promises logs that the answer does not have, and is too
+/// sparse to do so by chance. Nodes that publish a head before its logs are indexed answer like this, and those that have
+/// forgotten them.
+pub fn is_doubtful(union: &Union, bloom: &Bloom, logs: &[Log]) -> bool {
+    /// Doubts that are unfounded by chance are borne up to this share of all blocks.
+    const CHANCE_MAX: f64 = 1.0 / 32.0;
+    if bloom.is_zero() || !union.possible_in(bloom) {
+        return false;
+    }
+    if union.is_everything() {
+        // A log that the bloom does not have may be the chain's doing; one that it has must be there.
+        let told = bloom_of(logs);
+        return bloom.iter().zip(told.iter()).any(|(promised, told)| promised & !told != 0);
+    }
+    let set: u32 = bloom.iter().map(|byte| byte.count_ones()).sum();
+    // Of one address or topic: three bits that are set by chance.
+    let by_chance = (f64::from(set) / 2_048.0).powi(3);
+    let any_of = |count: usize| 1.0 - (1.0 - by_chance).powi(i32::try_from(count).unwrap_or(i32::MAX));
+    let of_topics = |from: usize| -> f64 {
+        let listed = union.topics[from..].iter().flatten();
+        listed.map(|set| any_of(set.len())).product()
+    };
+    let promised = |bytes: &[u8]| BloomBits::of(bytes).set_in(bloom);
+    match (&union.addresses, &union.topics[0]) {
+        (Some(addresses), _) => {
+            let missing = addresses
+                .iter()
+                .any(|address| promised(&address.0) && !logs.iter().any(|log| log.address == address.0));
+            missing && addresses.len() as f64 * by_chance * of_topics(0) < CHANCE_MAX
+        }
+        (None, Some(signatures)) => {
+            let missing = signatures.iter().any(|topic| {
+                let has = |log: &Log| log.topics.first().is_some_and(|first| *first == topic.0);
+                promised(&topic.0) && !logs.iter().any(has)
+            });
+            missing && signatures.len() as f64 * by_chance * of_topics(1) < CHANCE_MAX
+        }
+        (None, None) => logs.is_empty() && of_topics(1) < CHANCE_MAX,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::BloomInput;
-
     use super::*;
 
     fn address(n: u8) -> Address {
@@ -295,11 +375,11 @@ mod tests {
         assert!(!wanted(&[1], [&[7], &[], &[], &[]]).possible_in(9, Some(&bloom)), "before its first block");
         assert!(wanted(&[2], [&[], &[], &[], &[]]).possible_in(10, None), "an unknown bloom rules nothing out");
         let union = Union::of(&[filter(&[1], [&[7], &[], &[], &[]])]);
-        assert!(doubtful_when_empty(&union, Some(&bloom)));
-        assert!(!doubtful_when_empty(&union, Some(&Bloom::repeat_byte(0xff))), "a full bloom proves nothing");
-        assert!(!doubtful_when_empty(&union, Some(&Bloom::default())));
+        assert!(is_doubtful(&union, &bloom, &[]));
+        assert!(!is_doubtful(&union, &Bloom::repeat_byte(0xff), &[]), "a full bloom proves nothing");
+        assert!(!is_doubtful(&union, &Bloom::default(), &[]));
         let anything = Union::of(&[filter(&[], [&[], &[], &[], &[]])]);
-        assert!(doubtful_when_empty(&anything, Some(&Bloom::repeat_byte(0xff))));
+        assert!(is_doubtful(&anything, &Bloom::repeat_byte(0xff), &[]));
         assert!(!wanted(&[], [&[], &[], &[], &[]]).possible_in(10, Some(&Bloom::default())), "nothing was logged");
     }
 }

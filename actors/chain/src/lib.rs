@@ -20,6 +20,7 @@ mod history;
 mod interests;
 mod metrics;
 pub mod mock;
+mod proof;
 mod range;
 mod rpc;
 mod scan;
@@ -27,7 +28,14 @@ mod tracker;
 mod window;
 
 pub use actor::{Args, ChainActor, Source, spawn};
-pub use config::{ChainConfig, EndpointConfig};
+pub use config::{BloomUse, ChainConfig, EndpointConfig, Verify};
 pub use history::{History, KEPT_HEADERS};
 pub use metrics::ChainMetrics;
-pub use rpc::{Dial, Network};
+pub use rpc::{Broken, Dial, Held, Http, Meter, Network, Reply, Socket};
+
+/// The readers of nodes' answers with what must hold of each, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod readers {
+    pub use crate::rpc::torture::{envelope, head, header, logs, quantity, receipts};
+}

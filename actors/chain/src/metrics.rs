@@ -24,6 +24,7 @@ const METHODS: &[&str] = &[
     "eth_maxPriorityFeePerGas",
     "eth_sendRawTransaction",
     "eth_subscribe",
+    "eth_syncing",
     "net_version",
 ];
 
@@ -40,6 +41,10 @@ pub struct ChainMetrics {
     pub rpc_confirmations: IntCounterVec,
     pub endpoint_errors: IntCounterVec,
     pub endpoint_demotions: IntCounterVec,
+    pub endpoint_requests: IntCounterVec,
+    pub module_requests: IntCounterVec,
+    pub wait_seconds: IntGaugeVec,
+    pub waits: IntGaugeVec,
     pub endpoint_lag: IntGaugeVec,
     pub endpoint_score: IntGaugeVec,
     pub reconnects: IntCounterVec,
@@ -86,7 +91,7 @@ impl ChainMetrics {
             reorgs: counter("nexum_reorgs_total", "Forks followed.", &chain)?,
             rpc_confirmations: counter(
                 "nexum_rpc_confirmations_total",
-                "Blocks said to hold no wanted logs against their bloom, for which a second endpoint was asked.",
+                "Answers that were doubtful, for which another endpoint was asked.",
                 &chain,
             )?,
             endpoint_errors: counter(
@@ -98,6 +103,26 @@ impl ChainMetrics {
                 "nexum_endpoint_demotions_total",
                 "Times others were preferred to an endpoint because of what it did.",
                 &["chain_id", "endpoint", "reason"],
+            )?,
+            endpoint_requests: counter(
+                "nexum_endpoint_requests_total",
+                "JSON-RPC requests sent to an endpoint, each of a batch counted, by what they were for.",
+                &["chain_id", "endpoint", "purpose"],
+            )?,
+            module_requests: counter(
+                "nexum_module_rpc_requests_total",
+                "JSON-RPC requests that a module asked of a chain, its outbox included.",
+                &["chain_id", "module"],
+            )?,
+            wait_seconds: gauge(
+                "nexum_chain_wait_seconds",
+                "Age of the oldest thing that a chain or a module that reads it waits for besides new blocks.",
+                &chain,
+            )?,
+            waits: gauge(
+                "nexum_chain_waits",
+                "Things that a chain and its modules wait for besides new blocks.",
+                &chain,
             )?,
             endpoint_lag: gauge(
                 "nexum_endpoint_lag_blocks",

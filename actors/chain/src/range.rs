@@ -1,4 +1,4 @@
-//! How many blocks to ask for at once: halved when a node refuses, grown slowly when it does not.
+//! How many blocks to ask for at once: as many as were answered last, grown slowly while all are.
 
 #[derive(Debug, Clone, Copy)]
 pub struct AdaptiveRange {
@@ -16,9 +16,9 @@ impl AdaptiveRange {
         self.current
     }
 
-    /// A read of `span` blocks was refused.
-    pub fn refused(&mut self, span: u64) {
-        self.current = self.current.min((span / 2).max(1));
+    /// Of a read of `span` blocks so many were answered.
+    pub fn answered(&mut self, span: u64, blocks: u64) {
+        if blocks < span { self.current = blocks.max(1) } else { self.accepted(span) }
     }
 
     /// A read of `span` blocks was answered. Only full ones say that more may go.
@@ -34,19 +34,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_halves_on_refusal_and_grows_back_to_its_limit() {
+    fn it_follows_what_is_answered_in_part() {
         let mut range = AdaptiveRange::new(2_000);
-        range.refused(2_000);
-        assert_eq!(range.current(), 1_000);
-        range.refused(2_000);
-        assert_eq!(range.current(), 1_000, "another refusal of the same size says nothing new");
-        range.accepted(10);
+        range.answered(2_000, 90);
+        assert_eq!(range.current(), 90);
+        range.answered(90, 90);
+        assert_eq!(range.current(), 102);
+    }
+
+    #[test]
+    fn it_grows_back_to_its_limit() {
+        let mut range = AdaptiveRange::new(2_000);
+        range.answered(2_000, 1_000);
+        range.answered(10, 10);
         assert_eq!(range.current(), 1_000, "the short last read of a range proves nothing");
-        range.accepted(1_000);
+        range.answered(1_000, 1_000);
         assert_eq!(range.current(), 1_126);
-        (0..20).for_each(|_| range.accepted(range.current()));
+        (0..20).for_each(|_| range.answered(range.current(), range.current()));
         assert_eq!(range.current(), 2_000);
-        (0..20).for_each(|_| range.refused(range.current()));
+        range.answered(2_000, 0);
         assert_eq!(range.current(), 1, "a single block is the least");
     }
 }

@@ -1,50 +1,52 @@
 //! The backend over JSON-RPC nodes: asks the best endpoint, checks what it says, and asks the next one when it must.
 
 mod agreement;
+mod backend;
 mod dial;
 mod endpoint;
+mod envelope;
 mod errors;
 mod follow;
+pub(crate) mod form;
+mod headers;
 mod limiter;
-mod reads;
+mod logs;
+mod ranges;
 mod scoreboard;
+mod secrets;
+mod settle;
+mod shape;
+mod socket;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod torture;
+mod trust;
 mod wire;
 
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use async_trait::async_trait;
-use futures::{StreamExt, stream::FuturesUnordered};
-use nexum_host_ifaces::{Hash, HostError, HostErrorKind, chain::EndpointStatus, clock::Clock, types::Log};
+use nexum_host_ifaces::{HostError, HostErrorKind, clock::Clock};
 use prometheus::IntGauge;
 use serde_json::value::RawValue;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, watch},
     time::Instant,
 };
 
-use crate::{
-    backend::{Backend, Seen},
-    config::ChainConfig,
-    filter::Union,
-    header::Header,
-    metrics::ChainMetrics,
-    tracker::{Failure, Tag},
-};
-use agreement::{Agreement, Verdict};
-pub use dial::{Dial, Network};
-use endpoint::Endpoint;
+use crate::{config::ChainConfig, header::Header, metrics::ChainMetrics};
+use agreement::{Agreement, Told, Verdict};
+pub use dial::{Broken, Dial, Held, Http, Meter, Network, Reply, Socket};
+use endpoint::{Endpoint, Purpose};
 use errors::CallError;
-use limiter::Caller;
-use reads::Asked;
 use scoreboard::{Demotion, Scoreboard};
+use trust::Trust;
 
 /// First wait before the same endpoints are asked again; doubles.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -59,6 +61,13 @@ struct Shared {
     /// The newest block that the actor has read.
     tip: AtomicU64,
     agreement: Mutex<Agreement>,
+    /// What has been learnt of the chain itself.
+    trust: Mutex<Trust>,
+    /// Those that stand by are asked for their heads at once.
+    poke: Notify,
+    /// Something was compared.
+    heard: Notify,
+    began_ns: u64,
     clock: Arc<dyn Clock>,
     metrics: ChainMetrics,
     blocks_behind: IntGauge,
@@ -155,49 +164,44 @@ impl Shared {
         });
     }
 
-    /// Records that an endpoint let a module's request down. That it was slow or would not have so much asked of it may
-    /// be the request's doing: no module shall make the others' chain go elsewhere.
+    /// Records that an endpoint let a module's request down. Whatever it was may be the request's doing: no module shall
+    /// make the others' chain go elsewhere, or have it shown as lost.
     fn let_module_down(&self, index: usize, error: &CallError) {
         let at_least_ns = u64::try_from(error.retry_after().as_nanos()).unwrap_or(u64::MAX);
         match error {
-            CallError::Transport { kind: HostErrorKind::Unavailable | HostErrorKind::Denied, .. } => {
-                self.let_down(index, error);
-            }
-            CallError::Paced | CallError::Transport { kind: HostErrorKind::InvalidInput, .. } => {}
+            CallError::Paced
+            | CallError::TooLarge { .. }
+            | CallError::Transport { kind: HostErrorKind::InvalidInput, .. } => {}
             error => self.update(|board, now| board.spare(index, now, at_least_ns, error.message())),
         }
-    }
-
-    /// One exchange with one endpoint for the engine itself; see `send_for`.
-    async fn send(
-        &self,
-        index: usize,
-        requests: &[(&str, &RawValue)],
-        timeout: Duration,
-        may_be_too_large: bool,
-    ) -> Result<Vec<Result<Box<RawValue>, CallError>>, CallError> {
-        self.send_for(Caller::Engine, index, requests, timeout, may_be_too_large).await
     }
 
     /// One exchange with one endpoint. What goes wrong on the way is held against it, unless the question may have been
     /// too large; whether the answers are what they should be is for the caller to say. Silence is held against it in
     /// any case: a smaller question may be answered, but better by another.
-    async fn send_for(
+    async fn send(
         &self,
-        caller: Caller,
+        purpose: Purpose,
         index: usize,
         requests: &[(&str, &RawValue)],
         timeout: Duration,
         may_be_too_large: bool,
     ) -> Result<Vec<Result<Box<RawValue>, CallError>>, CallError> {
         let began_ns = self.clock.monotonic_ns();
-        let result = self.endpoints[index].send(caller, requests, timeout).await;
+        let result = self.endpoints[index].send(purpose, requests, timeout).await;
         match &result {
+            // What a module asks says nothing of how well the chain is served.
+            Err(error) if purpose.is_module() => {
+                let is_answer = matches!(error, CallError::Node { .. }) && !error.is_rate_limit();
+                if !is_answer {
+                    self.let_module_down(index, error);
+                }
+            }
+            Ok(_) if purpose.is_module() => {}
             // Also when it answered with an error: a call that reverts is the module's business.
             Ok(_) => self.answered(index, began_ns),
             Err(error @ CallError::Node { .. }) if !error.is_rate_limit() => self.answered(index, began_ns),
             Err(error) if may_be_too_large && error.is_too_large() && !error.is_silence() => {}
-            Err(error) if caller == Caller::Module => self.let_module_down(index, error),
             Err(error) => self.let_down(index, error),
         }
         result
@@ -208,15 +212,38 @@ impl Shared {
     }
 
     /// Compares what an endpoint that stands by says of a block with the chain that is followed.
-    fn compare(&self, index: usize, number: u64, told: Hash) {
+    fn compare(&self, index: usize, number: u64, told: Option<Told>) {
         let leader = *self.leader.borrow();
-        let verdict = self.agreement().compare(index, number, told);
-        let what = || format!("its block {number} is not that of the other endpoints");
+        let now_ns = self.clock.monotonic_ns();
+        let speaks = leader.is_some_and(|leader| self.board().speaks(index, leader, now_ns));
+        let (verdict, before, after) = {
+            let mut agreement = self.agreement();
+            let before = agreement.disputed();
+            (agreement.compare(index, number, told, speaks), before, agreement.disputed())
+        };
+        let what = || match told {
+            Some(_) => format!("its block {number} is not that of the other endpoints"),
+            None => format!("it lacks block {number}, which the other endpoints have"),
+        };
         match (verdict, leader) {
-            (Verdict::Fine, _) | (_, None) => {}
+            (Verdict::Fine | Verdict::Tie, _) | (_, None) => {}
             (Verdict::Odd, _) => self.lied(index, &what()),
             (Verdict::LeaderOdd, Some(leader)) => self.lied(leader, &what()),
         }
+        if let Some((number, by)) = after.filter(|_| before.is_none()) {
+            let (chain_id, endpoint) = (self.config.chain_id, &self.endpoints[by].name);
+            tracing::warn!(chain_id, %endpoint, number, "two endpoints have different blocks, and nobody can tell which one is right");
+        }
+        self.heard.notify_one();
+    }
+
+    fn trust(&self) -> MutexGuard<'_, Trust> {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The header with as much of its bloom as this chain's blooms are worth.
+    fn trusting(&self, header: Header) -> Header {
+        self.trust().weigh(header)
     }
 
     /// Records that an endpoint answered what cannot be.
@@ -232,13 +259,8 @@ impl Shared {
     }
 }
 
-/// Most headers in one batch; public endpoints refuse longer ones.
-const BATCH_MAX: usize = 100;
-
 pub struct RpcBackend {
     shared: Arc<Shared>,
-    /// Most headers in one batch for now: halved when a node refuses, one more when it does not.
-    batch_max: AtomicUsize,
 }
 
 impl RpcBackend {
@@ -251,20 +273,12 @@ impl RpcBackend {
         if config.endpoints.is_empty() {
             return Err(format!("chain {}: no endpoint is configured", config.chain_id));
         }
-        let keepalive = (config.stall_after / 2).clamp(Duration::from_secs(1), Duration::from_secs(10));
         let endpoints = config.endpoints.iter().map(|endpoint| {
-            Endpoint::new(
-                endpoint,
-                config.chain_id,
-                config.requests_per_second,
-                keepalive,
-                dial.clone(),
-                clock.clone(),
-                metrics.clone(),
-            )
-            .map_err(|error| format!("chain {}: {error}", config.chain_id))
+            Endpoint::new(endpoint, &config, dial, clock.clone(), metrics.clone())
+                .map_err(|error| format!("chain {}: {error}", config.chain_id))
         });
-        let endpoints = endpoints.collect::<Result<Vec<Endpoint>, String>>()?;
+        let mut endpoints = endpoints.collect::<Result<Vec<Endpoint>, String>>()?;
+        endpoint::tell_apart(&mut endpoints);
         let entries = endpoints.iter().zip(&config.endpoints);
         let entries = entries.map(|(endpoint, config)| (endpoint.name.clone(), config.priority));
         let lag_ns = u64::try_from(config.stall_after.as_nanos()).unwrap_or(u64::MAX);
@@ -277,11 +291,61 @@ impl RpcBackend {
             (metrics.endpoint_lag.with_label_values(&labels), metrics.endpoint_score.with_label_values(&labels))
         });
         let gauges = gauges.collect();
-        let agreement = Mutex::new(Agreement::new(endpoints.len()));
-        let tip = AtomicU64::new(0);
-        let shared = Shared { config, endpoints, board, leader, tip, agreement, clock, metrics, blocks_behind, gauges };
-        let shared = Arc::new(shared);
-        Ok(Self { shared, batch_max: AtomicUsize::new(BATCH_MAX) })
+        let shared = Shared {
+            agreement: Mutex::new(Agreement::new(endpoints.len())),
+            trust: Mutex::new(Trust::new(config.chain_id, config.bloom, config.verify)),
+            tip: AtomicU64::new(0),
+            poke: Notify::new(),
+            heard: Notify::new(),
+            began_ns: clock.monotonic_ns(),
+            config,
+            endpoints,
+            board,
+            leader,
+            clock,
+            metrics,
+            blocks_behind,
+            gauges,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The same for a batch. An endpoint that takes no batch, or none of this length, is asked one by one.
+    async fn persist_batch(
+        &self,
+        batch: &[(&str, &RawValue)],
+        deadline: Duration,
+        reply_bytes_max: usize,
+    ) -> Result<Vec<Result<Box<RawValue>, CallError>>, CallError> {
+        let until = Instant::now() + deadline;
+        let first = self.shared.board().order_for_modules(self.shared.clock.monotonic_ns()).first().copied();
+        let takes =
+            first.is_none_or(|index| self.shared.endpoints[index].shape().batch.current() >= batch.len() as u64);
+        if takes {
+            match self.persist(batch, deadline, reply_bytes_max).await {
+                // Whether the node refused the batch or a request in it, each of them will tell.
+                Err(error @ CallError::Node { .. }) if batch.len() > 1 && !error.is_rate_limit() => {}
+                Err(error) if batch.len() > 1 && error.is_nonsense() => {}
+                result => return result,
+            }
+        }
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut bytes_left = reply_bytes_max;
+        for request in batch {
+            let left = until.saturating_duration_since(Instant::now());
+            let answer = self.persist(std::slice::from_ref(request), left, bytes_left).await;
+            let answer = answer.map(|mut answers| answers.pop());
+            let answer = match answer {
+                Ok(Some(answer)) => answer,
+                Ok(None) => Err(CallError::nonsense("it is empty")),
+                Err(error) => Err(error),
+            };
+            if let Ok(json) = &answer {
+                bytes_left = bytes_left.saturating_sub(json.get().len());
+            }
+            answers.push(answer);
+        }
+        Ok(answers)
     }
 
     /// Carries out a module's requests: the best endpoint first, the next one when it lets us down, within the deadline.
@@ -289,7 +353,9 @@ impl RpcBackend {
         &self,
         requests: &[(&str, &RawValue)],
         deadline: Duration,
+        reply_bytes_max: usize,
     ) -> Result<Vec<Result<Box<RawValue>, CallError>>, CallError> {
+        let purpose = Purpose::Module { reply_bytes_max };
         let repeatable = requests.iter().all(|(method, _)| is_repeatable(method));
         let until = Instant::now() + deadline;
         let mut error = CallError::unavailable("no endpoint may be used");
@@ -319,7 +385,7 @@ impl RpcBackend {
             }
             tried.push(index);
             let timeout = left.min(self.shared.config.timeout);
-            match self.shared.send_for(Caller::Module, index, requests, timeout, false).await {
+            match self.shared.send(purpose, index, requests, timeout, false).await {
                 Ok(result) => return Ok(result),
                 Err(failure) => {
                     let stop = !failure.may_differ_elsewhere() || !repeatable;
@@ -348,88 +414,5 @@ fn to_text(answer: Result<Box<RawValue>, CallError>) -> Result<String, HostError
     match answer {
         Ok(result) => Ok(Box::<str>::from(result).into_string()),
         Err(error) => Err(error.to_host_error()),
-    }
-}
-
-#[async_trait]
-impl Backend for RpcBackend {
-    async fn follow(&self, heads: mpsc::Sender<Seen>) {
-        let lines = (0..self.shared.endpoints.len()).map(|index| {
-            let line = follow::Line::new(self.shared.clone(), index, heads.clone());
-            line.run()
-        });
-        let mut lines: FuturesUnordered<_> = lines.collect();
-        while lines.next().await.is_some() {}
-    }
-
-    async fn headers(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
-        self.read_headers(Asked::Blocks, numbers).await
-    }
-
-    async fn history(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
-        self.read_headers(Asked::History, numbers).await
-    }
-
-    async fn header(&self, hash: Hash) -> Result<Option<Header>, Failure> {
-        self.read_header(hash).await
-    }
-
-    async fn tagged(&self, tag: Tag) -> Result<Option<Header>, Failure> {
-        self.read_tagged(tag).await
-    }
-
-    async fn block_logs(&self, block: &Header, union: &Union) -> Result<Vec<Log>, Failure> {
-        self.read_block_logs(block, union).await
-    }
-
-    async fn range_logs(&self, from: u64, to: u64, union: &Union) -> Result<(Vec<Log>, Hash), Failure> {
-        self.read_range_logs(from, to, union).await
-    }
-
-    async fn request(&self, method: &str, params: &str, deadline: Duration) -> Result<String, HostError> {
-        let params = parse_params(params.to_owned())?;
-        let answers = self.persist(&[(method, &params)], deadline).await;
-        match answers.map(|mut answers| answers.pop()) {
-            Ok(Some(answer)) => to_text(answer),
-            Ok(None) => Err(CallError::nonsense("it is empty").to_host_error()),
-            Err(error) => Err(error.to_host_error()),
-        }
-    }
-
-    async fn request_batch(
-        &self,
-        requests: Vec<(String, String)>,
-        deadline: Duration,
-    ) -> Result<Vec<Result<String, HostError>>, HostError> {
-        if requests.is_empty() {
-            return Ok(vec![]);
-        }
-        let mut parsed = Vec::with_capacity(requests.len());
-        for (method, params) in requests {
-            parsed.push((method, parse_params(params)?));
-        }
-        let batch: Vec<(&str, &RawValue)> =
-            parsed.iter().map(|(method, params)| (method.as_str(), &**params)).collect();
-        match self.persist(&batch, deadline).await {
-            Ok(answers) => Ok(answers.into_iter().map(to_text).collect()),
-            // A batch of one is sent as a plain request: the node's error is the answer to it.
-            Err(error @ CallError::Node { .. }) if batch.len() == 1 => Ok(vec![Err(error.to_host_error())]),
-            Err(error) => Err(error.to_host_error()),
-        }
-    }
-
-    fn endpoints(&self) -> Vec<EndpointStatus> {
-        self.shared.board().status(self.shared.clock.monotonic_ns())
-    }
-
-    fn read_up_to(&self, number: u64, settled: Option<(u64, Hash)>) {
-        self.shared.agreement().settled(settled);
-        self.shared.tip.store(number, Ordering::Relaxed);
-        let behind = self.best_head().map_or(0, |best| best.saturating_sub(number));
-        self.shared.blocks_behind.set(i64::try_from(behind).unwrap_or(i64::MAX));
-    }
-
-    fn best_head(&self) -> Option<u64> {
-        self.shared.board().best_head()
     }
 }

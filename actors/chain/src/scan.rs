@@ -205,8 +205,11 @@ impl Scan<'_> {
         let Some((header, event)) = self.backfill.header(number) else { return Err(Stop::NeedsHistory) };
         let (hash, parent) = (header.hash, header.parent);
         let mut logs = None;
-        if at.part != Part::Logs && self.watch.filters.possible_in(number, header.bloom.as_deref()) {
-            self.backfill.want(Some(self.watch), number, end);
+        let wants_logs = !self.watch.filters.is_empty() && at.part != Part::Logs;
+        if wants_logs && self.watch.filters.possible_in(number, header.bloom.as_deref()) {
+            // Only where headers are known an answer can be held against them, and is dated by them.
+            let known_to = self.backfill.known_to(number, end).unwrap_or(number);
+            self.backfill.want(Some(self.watch), number, known_to);
             let Some(stretch) = self.backfill.logs_from(self.watch, number) else { return Err(Stop::NeedsHistory) };
             if let Some(hit) = stretch.hit.filter(|hit| hit.number == number) {
                 if hit.hash != hash {

@@ -6,20 +6,23 @@
 
 mod heads;
 mod reads;
+mod seats;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     Hash,
     chain::{AnswerSize, Hold, Interest},
-    event::{Answer, Cursor, Part, Reorg, SourceId},
+    event::{Answer, Part, Reorg, SourceId},
 };
 
 use crate::{
+    backend::Bounds,
     backfill::Backfill,
     branch::Branch,
     canon::{Canon, Lookup},
@@ -29,8 +32,9 @@ use crate::{
     scan::{Position, Scan, Stop},
     window::Window,
 };
-use reads::HEADERS;
-pub use reads::{Failure, Found, Job, Tag, UseFor};
+pub use reads::{Failure, Found, Job, ROOTS_BLOCKS, Tag, UseFor};
+use reads::{HEADERS, KINDS, LOGS, SEGMENTS, SURVEY, TAGS};
+use waits::{Tagged, Why};
 
 #[derive(Debug)]
 pub enum Effect {
@@ -53,6 +57,18 @@ struct Waiting {
     size: AnswerSize,
     /// A read must end before it can go on.
     reading: bool,
+    /// Why it is not answered, if there is anything to wait for besides a new head, and since when.
+    why: Option<Why>,
+    why_since_ns: u64,
+}
+
+impl Waiting {
+    /// Notes why it is not answered. As long as that stays the same it is one wait.
+    fn says(&mut self, why: Option<Why>, now_ns: u64) {
+        if self.why != why {
+            (self.why, self.why_since_ns) = (why, now_ns);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -77,12 +93,25 @@ pub struct Tracker {
     waiting: usize,
     branch: Option<Branch>,
     branch_seen_ns: u64,
+    branch_since_ns: u64,
     branch_reading: bool,
     next_head: Option<(Header, u64)>,
-    /// The last head told, when it lies below the window.
+    /// The last head told, when it lies below the window, and since when such heads are told.
     head_below: Option<(Header, u64)>,
+    below_since_ns: Option<u64>,
+    /// What the endpoints have of the window is being asked, and how often it was in a row.
+    surveying: bool,
+    surveys: u32,
+    contradicted_since_ns: Option<u64>,
+    /// How long the endpoints must contradict what was read before it is given up.
+    patience_ns: u64,
+    /// Why the last head was not followed.
+    why_apart: Option<String>,
+    genesis: Option<Hash>,
     window_reading: bool,
+    /// Number and version of each block whose logs are being read, and in how many reads.
     log_reads: Vec<(u64, u64)>,
+    log_jobs: usize,
     orphan_reads: Vec<Hash>,
     /// What nodes call safe, and final.
     safe: Tagged,
@@ -91,8 +120,14 @@ pub struct Tracker {
     tags_reading: Vec<(Tag, Hash)>,
     /// The same, of those known: safe, finalized.
     tags_read: [Option<Hash>; 2],
-    /// In a row, by kind of job.
-    failures: [u32; 5],
+    /// In a row, by kind of job, and the last of them.
+    failures: [u32; KINDS],
+    failed: [Option<String>; KINDS],
+    bounds: Bounds,
+    /// Somebody waits for what other endpoints have.
+    wants_vouched: bool,
+    now_ns: u64,
+    began_ns: Option<u64>,
     reorgs: u64,
     effects: Vec<Effect>,
 }
@@ -111,17 +146,31 @@ impl Tracker {
             waiting: 0,
             branch: None,
             branch_seen_ns: 0,
+            branch_since_ns: 0,
             branch_reading: false,
             next_head: None,
             head_below: None,
+            below_since_ns: None,
+            surveying: false,
+            surveys: 0,
+            contradicted_since_ns: None,
+            patience_ns: 0,
+            why_apart: None,
+            genesis: None,
             window_reading: false,
             log_reads: Vec::new(),
+            log_jobs: 0,
             orphan_reads: Vec::new(),
             safe: Tagged::default(),
             finalized: Tagged::default(),
             tags_reading: Vec::new(),
             tags_read: [None; 2],
-            failures: [0; 5],
+            failures: [0; KINDS],
+            failed: [const { None }; KINDS],
+            bounds: Bounds::default(),
+            wants_vouched: false,
+            now_ns: 0,
+            began_ns: None,
             reorgs: 0,
             effects: Vec::new(),
         }
@@ -131,14 +180,54 @@ impl Tracker {
         self.window.tip().map(|tip| (tip.header.number, tip.header.hash))
     }
 
+    /// How long the endpoints must contradict what was read before it is given up, nanoseconds.
+    pub fn patient(mut self, patience_ns: u64) -> Self {
+        self.patience_ns = patience_ns;
+        self
+    }
+
+    /// What time it is from here on, monotonic nanoseconds.
+    pub fn at(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.began_ns.get_or_insert(now_ns);
+    }
+
+    /// The header of a block of the window.
+    pub fn header_at(&self, number: u64) -> Option<Header> {
+        self.window.get(number).map(|block| block.header.clone())
+    }
+
+    /// How far the others' word reaches from here on. Whoever waited for it goes on.
+    pub fn bound(&mut self, bounds: Bounds) {
+        if self.bounds != bounds {
+            self.bounds = bounds;
+            self.settle_all(false);
+            self.plan();
+        }
+    }
+
+    /// The blooms of what was read say no more what is not there.
+    pub fn distrust_blooms(&mut self) {
+        self.window.distrust_blooms();
+        self.backfill.distrust_blooms();
+        self.settle_all(false);
+        self.plan();
+    }
+
+    /// Whether somebody waits for what other endpoints have.
+    pub fn wants_vouched(&mut self) -> bool {
+        std::mem::take(&mut self.wants_vouched)
+    }
+
+    /// The number of the oldest block of the window.
+    pub fn base(&self) -> Option<u64> {
+        self.window.base().map(|base| base.header.number)
+    }
+
     /// The block this far below the head.
     pub fn below_head(&self, depth: u64) -> Option<(u64, Hash)> {
         let number = self.window.tip()?.header.number.checked_sub(depth)?;
         Some((number, self.window.hash_at(number)?))
-    }
-
-    pub fn waiting(&self) -> usize {
-        self.waiting
     }
 
     pub fn reorgs(&self) -> u64 {
@@ -148,98 +237,6 @@ impl Tracker {
     /// What has to be done by now, in order.
     pub fn effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
-    }
-
-    /// Takes a pull. Returns the seat that its answer will name.
-    pub fn pull(
-        &mut self,
-        module: Arc<str>,
-        source: SourceId,
-        token: u64,
-        after: Option<&Cursor>,
-        interest: &Arc<Interest>,
-        size: AnswerSize,
-    ) -> usize {
-        let seat = self.seat(module, source, interest);
-        let after = match after {
-            Some(Cursor::Chain { number, hash, part }) => Some(Position { number: *number, hash: *hash, part: *part }),
-            // The cursor of another kind of source is as good as none.
-            Some(Cursor::Cron { .. } | Cursor::Outbox { .. }) | None => None,
-        };
-        let at = after.unwrap_or(Position { number: 0, hash: None, part: Part::Block });
-        let waiting = Waiting { token, after, at, verified: false, back: None, skipped: 0, size, reading: false };
-        if let Some(seat) = self.seats[seat].as_mut()
-            && seat.waiting.replace(waiting).is_none()
-        {
-            self.waiting += 1;
-        }
-        self.settle(seat);
-        self.plan();
-        seat
-    }
-
-    fn seat(&mut self, module: Arc<str>, source: SourceId, interest: &Arc<Interest>) -> usize {
-        let key = (module, source);
-        if let Some(index) = self.seat_of.get(&key) {
-            let index = *index;
-            if let Some(seat) = self.seats[index].as_mut()
-                && !Arc::ptr_eq(&seat.interest, interest)
-            {
-                let watch = self.interests.add(interest);
-                self.interests.remove(&seat.watch);
-                seat.interest = interest.clone();
-                seat.watch = watch;
-            }
-            return index;
-        }
-        let watch = self.interests.add(interest);
-        let seat =
-            Seat { module: key.0.clone(), source: key.1.clone(), interest: interest.clone(), watch, waiting: None };
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.seats[index] = Some(seat);
-                index
-            }
-            None => {
-                self.seats.push(Some(seat));
-                self.seats.len() - 1
-            }
-        };
-        self.seat_of.insert(key, index);
-        index
-    }
-
-    /// Drops a module's seats; returns them.
-    pub fn forget(&mut self, module: &str) -> Vec<usize> {
-        let indices: Vec<usize> = self
-            .seats
-            .iter()
-            .enumerate()
-            .filter(|(_, seat)| seat.as_ref().is_some_and(|seat| &*seat.module == module))
-            .map(|(index, _)| index)
-            .collect();
-        for index in &indices {
-            if let Some(seat) = self.seats[*index].take() {
-                self.waiting -= usize::from(seat.waiting.is_some());
-                self.interests.remove(&seat.watch);
-                self.seat_of.remove(&(seat.module, seat.source));
-                self.free.push(*index);
-            }
-        }
-        // The next who sits there may wait with the same token.
-        self.effects.retain(|effect| !matches!(effect, Effect::Answer { seat, .. } if indices.contains(seat)));
-        indices
-    }
-
-    /// The newest block that a hold lets through.
-    fn limit(&self, hold: Hold) -> Option<u64> {
-        let tip = self.window.tip()?.header.number;
-        match hold {
-            Hold::Latest => Some(tip),
-            Hold::Confirmations(blocks) => tip.checked_sub(blocks),
-            Hold::Safe => self.safe.through(&self.window),
-            Hold::Finalized => self.finalized.through(&self.window),
-        }
     }
 
     fn settle_all(&mut self, only_reading: bool) {
@@ -258,16 +255,19 @@ impl Tracker {
         if !rooted {
             if let Some(waiting) = &mut seat.waiting {
                 waiting.reading = true;
+                waiting.says(Some(Why::Roots), self.now_ns);
             }
             return;
         }
         let Some(mut waiting) = seat.waiting.take() else { return };
         let watch = seat.watch.clone();
         waiting.reading = false;
+        let mut why = None;
         let answer = match waiting.after {
-            None => self.first_cursor(&watch, &mut waiting),
-            Some(after) => self.follow(&watch, after, &mut waiting),
+            None => self.first_cursor(&watch, &mut waiting, &mut why),
+            Some(after) => self.follow(&watch, after, &mut waiting, &mut why),
         };
+        waiting.says(why, self.now_ns);
         match answer {
             Some(answer) => {
                 self.waiting -= 1;
@@ -282,18 +282,28 @@ impl Tracker {
     }
 
     /// The starting point of a module that has no cursor yet.
-    fn first_cursor(&mut self, watch: &Arc<Watch>, waiting: &mut Waiting) -> Option<Answer> {
+    fn first_cursor(&mut self, watch: &Arc<Watch>, waiting: &mut Waiting, why: &mut Option<Why>) -> Option<Answer> {
         let start = match watch.interest.start_block {
             Some(start) => Position { number: start.saturating_sub(1), hash: None, part: Part::Block },
             None => {
-                let Some(number) = self.limit(watch.interest.hold) else {
-                    self.read_tag(watch.interest.hold);
-                    return None;
+                let number = match self.limit(watch.interest.hold) {
+                    Some((number, None)) => number,
+                    // Where it starts is decided once, and not while somebody is waited for.
+                    Some((_, held_back)) => {
+                        *why = held_back;
+                        return None;
+                    }
+                    None => {
+                        self.read_tag(watch.interest.hold);
+                        *why = Some(self.no_limit(watch.interest.hold));
+                        return None;
+                    }
                 };
                 match self.canonical(number) {
                     Lookup::Found(hash) => Position { number, hash: Some(hash), part: Part::Block },
                     _ => {
                         waiting.reading = true;
+                        *why = Some(Why::Cursor { number });
                         return None;
                     }
                 }
@@ -315,19 +325,33 @@ impl Tracker {
     }
 
     /// What follows a cursor.
-    fn follow(&mut self, watch: &Arc<Watch>, after: Position, waiting: &mut Waiting) -> Option<Answer> {
-        let tip = self.head()?;
+    fn follow(
+        &mut self,
+        watch: &Arc<Watch>,
+        after: Position,
+        waiting: &mut Waiting,
+        why: &mut Option<Why>,
+    ) -> Option<Answer> {
+        let Some(tip) = self.head() else {
+            *why = Some(Why::Head);
+            return None;
+        };
         if !waiting.verified {
             match self.verify(after, &mut waiting.back) {
                 Verdict::Canonical => waiting.verified = true,
-                Verdict::Ahead => return None,
+                Verdict::Ahead => {
+                    *why = Some(Why::Ahead { number: after.number });
+                    return None;
+                }
                 Verdict::Reading => {
                     waiting.reading = true;
+                    *why = Some(Why::Cursor { number: after.number });
                     return None;
                 }
                 // An endpoint that is behind, on a branch that is gone, knows nothing of what is final further up.
                 Verdict::Orphan { .. } if self.unheard_of(watch.interest.hold, after.number) => {
                     self.read_tag(watch.interest.hold);
+                    *why = Some(Why::Tag { hold: watch.interest.hold });
                     return None;
                 }
                 Verdict::Orphan { ancestor } => {
@@ -341,19 +365,28 @@ impl Tracker {
             }
         }
         self.read_tag(watch.interest.hold);
-        let limit = self.limit(watch.interest.hold)?;
+        let Some((limit, held_back)) = self.limit(watch.interest.hold) else {
+            // Nothing is confirmed yet of a chain that has only begun.
+            *why =
+                matches!(watch.interest.hold, Hold::Safe | Hold::Finalized).then(|| self.no_limit(watch.interest.hold));
+            return None;
+        };
         for _ in 0..2 {
-            if let Some(answer) = self.scan(watch, after, waiting, limit) {
+            if let Some(answer) = self.scan(watch, after, waiting, limit, why) {
+                if answer.is_none() && why.is_none() {
+                    *why = held_back;
+                }
                 return answer;
             }
         }
+        *why = Some(Why::Contradiction);
         None
     }
 
     /// Whether a block that was safe or final is above all that is so on the chain that is followed.
-    fn unheard_of(&self, hold: Hold, number: u64) -> bool {
+    fn unheard_of(&mut self, hold: Hold, number: u64) -> bool {
         let tagged = matches!(hold, Hold::Safe | Hold::Finalized);
-        tagged && self.limit(hold).is_none_or(|limit| limit < number)
+        tagged && self.limit(hold).is_none_or(|(limit, _)| limit < number)
     }
 
     /// One walk from where the pull stands. `None` when what was read contradicts itself.
@@ -363,6 +396,7 @@ impl Tracker {
         after: Position,
         waiting: &mut Waiting,
         limit: u64,
+        why: &mut Option<Why>,
     ) -> Option<Option<Answer>> {
         // A reorg leads a cursor to the common ancestor, but what lies before the start is of no interest.
         if let Some(before) = watch.interest.start_block.map(|start| start.saturating_sub(1))
@@ -383,8 +417,15 @@ impl Tracker {
         let stop = scan.run(&mut waiting.at);
         let (deliveries, skipped) = (scan.deliveries, scan.skipped);
         match stop {
-            Stop::NeedsLogs { number } => self.read_logs_from(watch, number, limit),
-            Stop::NeedsWindow { number } => self.extend_window(number),
+            Stop::NeedsLogs { number } => {
+                *why = Some(Why::Logs { number });
+                self.read_logs_from(watch, number, limit);
+            }
+            Stop::NeedsWindow { number } => {
+                *why = Some(Why::Window { number });
+                self.extend_window(number);
+            }
+            Stop::NeedsHistory => *why = Some(Why::History { number: waiting.at.number + 1 }),
             Stop::Broken => {
                 // What was read contradicts itself: look at the cursor again, from what is read afresh.
                 self.backfill.forget(waiting.at.number);
@@ -393,7 +434,7 @@ impl Tracker {
                 waiting.reading = true;
                 return None;
             }
-            Stop::CaughtUp | Stop::Full | Stop::NeedsHistory => {}
+            Stop::CaughtUp | Stop::Full => {}
         }
         waiting.reading = !matches!(stop, Stop::CaughtUp | Stop::Full);
         waiting.skipped = skipped;
@@ -441,32 +482,6 @@ impl Tracker {
             }
         }
     }
-}
-
-/// A block that nodes call old enough: as told last, and as told before that.
-#[derive(Debug, Default)]
-struct Tagged([Option<(u64, Hash)>; 2]);
-
-impl Tagged {
-    fn tell(&mut self, number: u64, hash: Hash, window: &Window) {
-        let [told, before] = &mut self.0;
-        if told.is_some_and(|told| leads_over(window, told)) {
-            *before = *told;
-        }
-        *told = Some((number, hash));
-    }
-
-    /// The number through which the window's blocks are old enough. When the window follows a node that is behind, on a
-    /// branch that is gone, then that branch's block of the number is not the one that is meant.
-    fn through(&self, window: &Window) -> Option<u64> {
-        self.0.iter().flatten().find(|told| leads_over(window, **told)).map(|(number, _)| *number)
-    }
-}
-
-/// Whether the window's chain has this block, as far as it can be told.
-fn leads_over(window: &Window, (number, hash): (u64, Hash)) -> bool {
-    let reached = window.tip().is_some_and(|tip| tip.header.number >= number);
-    reached && window.hash_at(number).is_none_or(|ours| ours == hash)
 }
 
 /// What is known about a cursor.

@@ -189,6 +189,17 @@ impl Window {
         }
     }
 
+    /// The blooms of the blocks say no more what is not there.
+    pub fn distrust_blooms(&mut self) {
+        self.blocks.iter_mut().for_each(|block| block.header.distrust_bloom());
+    }
+
+    /// Whether these logs of a block have been read with this version of the union.
+    pub fn has_logs(&self, number: u64, version: u64) -> bool {
+        let block = self.get(number).and_then(|block| block.logs.as_ref());
+        block.is_some_and(|logs| logs.version >= version)
+    }
+
     pub fn clear(&mut self) {
         self.blocks.clear();
         self.log_bytes = 0;

@@ -29,6 +29,8 @@ pub(crate) fn build() -> Result<Client, reqwest::Error> {
     Client::builder()
         .redirect(redirect::Policy::none())
         .no_proxy()
+        // A module gets the bytes that it asked for, and says itself what it accepts.
+        .no_gzip()
         .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
         .build()
 }

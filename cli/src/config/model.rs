@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use nexum_chain::{BloomUse, Verify};
 use nexum_host_ifaces::{grants::Capability, limits::Limits, recording::Record};
 use nexum_store::Durability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
@@ -141,6 +142,12 @@ pub struct Rpc {
     pub poll_interval: Option<Period>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stall_after: Option<Period>,
+    /// What headers' blooms are used for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bloom: Option<BloomUse>,
+    /// When headers and logs are checked against what proves them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
 }
 
 impl Rpc {

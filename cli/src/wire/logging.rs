@@ -12,13 +12,20 @@ use crate::config::{Engine, LogFormat};
 /// some 8 KiB, as modules' lines are cut there.
 const LINES: usize = 2048;
 
+/// What is logged at the level that the operator asks for.
+fn directives(level: &str) -> String {
+    // ractor wraps every message of every actor in a span; lines say which module they are about anyway. Of the libraries
+    // that speak with the world only what is wrong is told, unless the operator names them.
+    let quiet = "ractor=warn,hyper=info,hyper_util=info,reqwest=info,rustls=info,tokio_tungstenite=info";
+    // It writes whole requests, with the keys in their paths and headers, whoever asks for it.
+    let never = "tungstenite=info";
+    format!("{quiet},{level},{never}")
+}
+
 /// Sets the process's log up. Everything that is logged from now on also goes to the tap.
 pub fn install(engine: &Engine) -> anyhow::Result<LogTap> {
     let tap = LogTap::new(LINES);
-    // ractor wraps every message of every actor in a span; lines say which module they are about anyway. alloy reports a
-    // lost connection as an error on its own; the chain actor tells it once, with what it does about it.
-    let quiet = "ractor=warn,alloy_pubsub=off,alloy_transport_ws=off";
-    let directives = format!("{quiet},{}", engine.log_level);
+    let directives = directives(&engine.log_level);
     let filter = EnvFilter::try_new(directives).context("[engine] log_level")?;
     let stderr = fmt::layer().with_writer(io::stderr);
     let stderr = match engine.log_format {

@@ -246,6 +246,8 @@ fn rpc(chain: &Chain) -> ChainConfig {
     config.max_log_range = given.max_log_range.unwrap_or(config.max_log_range);
     config.poll_interval = given.poll_interval.map_or(config.poll_interval, |period| period.0);
     config.stall_after = given.stall_after.map_or(config.stall_after, |period| period.0);
+    config.bloom = given.bloom.or(config.bloom);
+    config.verify = given.verify.unwrap_or(config.verify);
     config
 }
 

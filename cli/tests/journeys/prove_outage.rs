@@ -1,7 +1,14 @@
 //! Whatever endpoints do, the record of a module equals the chain, and the figures say what happened.
 //!
 //! Each fault befalls the preferred endpoint while the chain grows; then the endpoint is well again and is preferred
-//! again.
+//! again. The modules below do the same for endpoints that lie, refuse and write in odd ways, each at several ranks.
+
+mod bed;
+mod cost;
+mod forms;
+mod heads;
+mod logs;
+mod refusals;
 
 use std::{
     thread,

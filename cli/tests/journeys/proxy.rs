@@ -2,16 +2,20 @@
 //!
 //! It runs on a thread of its own. What it passes on it takes from the node; only faults are made up.
 
+mod answers;
+mod bytes;
+mod invented;
+
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     net::Ipv4Addr,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
     },
 };
 
-use futures::{SinkExt, StreamExt};
+use futures::{SinkExt, StreamExt, stream::SplitSink};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -20,10 +24,9 @@ use tokio::{
     sync::{broadcast, watch},
     task::JoinSet,
 };
-use tokio_tungstenite::{
-    accept_async, connect_async,
-    tungstenite::{Message, Utf8Bytes},
-};
+use tokio_tungstenite::{WebSocketStream, accept_async, connect_async, tungstenite::Message};
+
+use answers::Outcome;
 
 /// How an endpoint misbehaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +44,38 @@ pub enum Fault {
     Truncated,
     /// Everything after this block is unknown.
     Behind(u64),
+    /// The same, and `eth_syncing` says so.
+    Syncing(u64),
     /// Its blocks have other hashes than the node's, asked for by number.
     OtherBranch,
+    /// Its head is block 2^40. Blocks up to the node's head are the node's. Those above are made up, link to each other and to
+    /// the node's head, and each has a log for whoever asks. Their hashes are not those of their fields.
+    FarHead,
+    /// The same, and every block of the node is replaced by one that is made up, the first one too.
+    FarChain,
+    /// Its head is so many blocks above the node's. Those above are made up, with hashes that are those of their fields; the
+    /// lowest links to the node's head, and each has a log for whoever asks.
+    NearHead(u64),
     Logs(Lie),
+    /// An answer with more logs than this is refused in this way.
+    LogsMax(usize, Refusal),
+    /// Every batch is refused as if it were one request.
+    NoBatches,
+    /// Of a longer batch what is beyond so many requests is refused, each by itself.
+    BatchMax(usize),
+    /// Filters with more addresses than this are refused.
+    AddressMax(usize),
+    /// All answers are written in these forms.
+    Forms(&'static [Form]),
+    NewHeads(Notice),
+    /// These get answers of 300 MB to `eth_getLogs`.
+    Huge(Whom),
+    /// Everybody is sent to this port of the loopback.
+    Redirect(u16),
+    /// All answers are compressed, which nobody asked for.
+    Gzip,
+    /// These get the status 403, with a text that names the path they used.
+    Forbidden(Whom),
 }
 
 /// How an endpoint lies about logs.
@@ -51,6 +83,8 @@ pub enum Fault {
 pub enum Lie {
     /// There are none.
     Empty,
+    /// There are none, and the receipts have none.
+    Everywhere,
     /// They are of another block.
     OtherBlock,
     /// One more, that the block's bloom excludes.
@@ -59,14 +93,85 @@ pub enum Lie {
     Removed,
     /// The first is left out.
     LeftOut,
+    /// Those of these blocks are left out of ranges, and of answers by hash if `by_hash`.
+    LeftOutOf { from: u64, to: u64, by_hash: bool },
+    /// Every third block has one more log, which is in no receipt and not in the bloom, whoever asks for it and how.
+    Outside,
+}
+
+/// How too large a question is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// With a code and words that say what is meant.
+    Named,
+    /// With words that do not.
+    Vague,
+    /// With HTTP status 500 and nothing else; over a WebSocket with an end of the connection.
+    Status,
+    /// With an end of the connection.
+    Cut,
+}
+
+/// A form in which some node writes what others write otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    NullForNoLogs,
+    /// The bloom is `0x`.
+    BloomEmpty,
+    BloomAbsent,
+    RemovedNull,
+    /// There is an error beside each result, and it is `null`.
+    ErrorNull,
+    IdAsText,
+    /// The time of every log is 0.
+    TimeZero,
+    /// The time of every log is another than its block's.
+    TimeWrong,
+    /// Numbers are numbers.
+    Decimal,
+    /// Numbers are texts with zeros in front.
+    Zeros,
+    /// Hexadecimal digits are capitals.
+    Capitals,
+    /// No topics are `null`.
+    TopicsNull,
+}
+
+/// How a subscription tells a new head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// With a hash that is not the block's.
+    OtherHash,
+    WithoutHash,
+    NumberOnly,
+}
+
+/// Who is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    Engine,
+    Modules,
+    Everybody,
 }
 
 struct Shared {
-    node: u16,
+    node: AtomicU16,
     fault: watch::Sender<Fault>,
     /// Frames for every open WebSocket; `SUBSCRIPTION` stands for the id of the client's subscription.
     injected: broadcast::Sender<String>,
-    requests: AtomicU64,
+    /// Requests by method, each of a batch counted.
+    asked: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Shared {
+    fn node(&self) -> u16 {
+        self.node.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, request: &Value) {
+        let method = request["method"].as_str().unwrap_or_default().to_owned();
+        *self.asked.lock().unwrap().entry(method).or_default() += 1;
+    }
 }
 
 /// Stands in an injected frame for the subscription's id.
@@ -76,7 +181,7 @@ pub struct Proxy {
     port: u16,
     shared: Arc<Shared>,
     /// Ends every task when it is dropped.
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl Proxy {
@@ -84,15 +189,15 @@ impl Proxy {
     pub fn before(node: u16) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let shared = Arc::new(Shared {
-            node,
+            node: AtomicU16::new(node),
             fault: watch::channel(Fault::None).0,
             injected: broadcast::channel(16).0,
-            requests: AtomicU64::new(0),
+            asked: Mutex::default(),
         });
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let port = listener.local_addr().unwrap().port();
         runtime.spawn(serve(listener, shared.clone()));
-        Self { port, shared, _runtime: runtime }
+        Self { port, shared, runtime }
     }
 
     pub fn ws(&self) -> String {
@@ -107,6 +212,11 @@ impl Proxy {
         self.shared.fault.send_replace(fault);
     }
 
+    /// From now on it stands before another node. Connections that are open still lead to the old one.
+    pub fn point(&self, node: u16) {
+        self.shared.node.store(node, Ordering::Relaxed);
+    }
+
     /// Sends a frame to every client of a WebSocket; how many there are.
     pub fn inject(&self, frame: &Value) -> usize {
         self.shared.injected.send(frame.to_string()).unwrap_or(0)
@@ -114,7 +224,22 @@ impl Proxy {
 
     /// Requests that reached it, whatever became of them.
     pub fn requests(&self) -> u64 {
-        self.shared.requests.load(Ordering::Relaxed)
+        self.shared.asked.lock().unwrap().values().sum()
+    }
+
+    /// The same by method.
+    pub fn asked(&self) -> BTreeMap<String, u64> {
+        self.shared.asked.lock().unwrap().clone()
+    }
+
+    /// What it answers to this question.
+    pub fn ask(&self, method: &str, params: Value) -> Value {
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let fault = *self.shared.fault.borrow();
+        match self.runtime.block_on(answers::answer(&self.shared, fault, request)) {
+            Some(Outcome::Told(mut answer)) => answer["result"].take(),
+            _ => panic!("the proxy has no answer to {method}"),
+        }
     }
 }
 
@@ -137,12 +262,12 @@ async fn connection(stream: TcpStream, shared: &Shared) -> Option<()> {
     let mut head = vec![0; 4_096];
     loop {
         let read = stream.peek(&mut head).await.ok()?;
-        let head = String::from_utf8_lossy(&head[..read]).to_ascii_lowercase();
+        let head = String::from_utf8_lossy(&head[..read]).into_owned();
         if head.contains("\r\n\r\n") {
-            answering(shared).await?;
-            let refused = matches!(*shared.fault.borrow(), Fault::Status(_));
-            return match head.contains("upgrade: websocket") && !refused {
-                true => websocket(stream, shared).await,
+            let fault = answering(shared).await?;
+            let refused = matches!(fault, Fault::Status(_) | Fault::Redirect(_) | Fault::Forbidden(Whom::Everybody));
+            return match head.to_ascii_lowercase().contains("upgrade: websocket") && !refused {
+                true => websocket(stream, shared, path(&head)).await,
                 false => http(stream, shared).await,
             };
         }
@@ -153,44 +278,62 @@ async fn connection(stream: TcpStream, shared: &Shared) -> Option<()> {
     }
 }
 
+/// The path in the first line of a request.
+fn path(head: &str) -> &str {
+    head.split(' ').nth(1).unwrap_or_default()
+}
+
 /// Waits while the endpoint answers nothing.
 async fn answering(shared: &Shared) -> Option<Fault> {
     let mut fault = shared.fault.subscribe();
     fault.wait_for(|fault| *fault != Fault::Stall).await.ok().map(|fault| *fault)
 }
 
+/// What a fault says with a status instead of an answer.
+fn refused(fault: Fault, path: &str) -> Option<(u16, String, String)> {
+    match fault {
+        Fault::Status(429) => Some((429, "retry-after: 1\r\n".to_owned(), "go away".to_owned())),
+        Fault::Status(status) => Some((status, String::new(), "go away".to_owned())),
+        Fault::Redirect(port) => Some((302, format!("location: http://127.0.0.1:{port}/\r\n"), String::new())),
+        Fault::Forbidden(Whom::Everybody) => Some((403, String::new(), answers::forbidden(path))),
+        _ => None,
+    }
+}
+
 async fn http(stream: TcpStream, shared: &Shared) -> Option<()> {
     let mut stream = BufReader::new(stream);
-    while let Some(body) = read_body(&mut stream).await {
-        shared.requests.fetch_add(1, Ordering::Relaxed);
+    while let Some((head, body)) = read_message(&mut stream).await {
         let fault = answering(shared).await?;
-        let (status, text) = match fault {
-            Fault::Status(status) => (status, "go away".to_owned()),
-            Fault::Garbage => (200, "<html>not what you asked for</html>".to_owned()),
-            fault => {
-                let request: Value = serde_json::from_slice(&body).ok()?;
-                let answer = match request {
-                    Value::Array(requests) => {
-                        let mut answers = Vec::new();
-                        for request in requests {
-                            answers.push(answer(shared, fault, request).await?);
-                        }
-                        Value::Array(answers)
-                    }
-                    request => answer(shared, fault, request).await?,
-                };
-                (200, answer.to_string())
-            }
+        let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+        match &request {
+            Value::Array(requests) => requests.iter().for_each(|request| shared.count(request)),
+            request => shared.count(request),
+        }
+        let (status, header, text) = match refused(fault, path(&head)) {
+            Some(refused) => refused,
+            None if fault == Fault::Garbage => (200, String::new(), "<html>not what you asked for</html>".to_owned()),
+            None => match answers::body(shared, fault, request).await? {
+                Outcome::Told(answer) => (200, String::new(), answer.to_string()),
+                Outcome::Forbidden => (403, String::new(), answers::forbidden(path(&head))),
+                Outcome::Status(status) => (status, String::new(), String::new()),
+                Outcome::Cut => return None,
+                Outcome::Huge => return bytes::huge(&mut stream).await,
+            },
         };
         // It may have stalled while the node answered.
         answering(shared).await?;
-        let retry = if status == 429 { "retry-after: 1\r\n" } else { "" };
-        let length = text.len();
+        let (header, mut body) = match fault {
+            Fault::Gzip => (header + "content-encoding: gzip\r\n", bytes::gzip(text.as_bytes())),
+            _ => (header, text.into_bytes()),
+        };
+        let length = body.len();
+        if fault == Fault::Truncated {
+            body.truncate(length / 2);
+        }
         let head = format!(
-            "HTTP/1.1 {status} Status\r\ncontent-type: application/json\r\n{retry}content-length: {length}\r\n\r\n"
+            "HTTP/1.1 {status} Status\r\ncontent-type: application/json\r\n{header}content-length: {length}\r\n\r\n"
         );
-        let sent = if fault == Fault::Truncated { &text[..length / 2] } else { &text };
-        stream.write_all((head + sent).as_bytes()).await.ok()?;
+        stream.write_all(&[head.into_bytes(), body].concat()).await.ok()?;
         if fault == Fault::Truncated {
             return None;
         }
@@ -198,15 +341,16 @@ async fn http(stream: TcpStream, shared: &Shared) -> Option<()> {
     None
 }
 
-/// The body of a request or of an answer.
-async fn read_body(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
+/// The head and the body of a request or of an answer.
+async fn read_message(stream: &mut BufReader<TcpStream>) -> Option<(String, Vec<u8>)> {
     let mut length = 0;
+    let mut head = String::new();
     loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line).await.ok()? == 0 {
+        let start = head.len();
+        if stream.read_line(&mut head).await.ok()? == 0 {
             return None;
         }
-        let line = line.trim_end().to_ascii_lowercase();
+        let line = head[start..].trim_end().to_ascii_lowercase();
         if let Some(value) = line.strip_prefix("content-length:") {
             length = value.trim().parse().ok()?;
         }
@@ -216,47 +360,60 @@ async fn read_body(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    Some(body)
+    Some((head, body))
 }
 
-/// The node's answer to one request, as the fault would have it.
-async fn answer(shared: &Shared, fault: Fault, mut request: Value) -> Option<Value> {
-    alter_request(fault, &mut request);
-    let mut stream = BufReader::new(TcpStream::connect((Ipv4Addr::LOCALHOST, shared.node)).await.ok()?);
+/// What the node answers to one request, or to several in one body.
+async fn ask_node(shared: &Shared, request: &Value) -> Option<Value> {
+    let mut stream = BufReader::new(TcpStream::connect((Ipv4Addr::LOCALHOST, shared.node())).await.ok()?);
     let body = request.to_string();
     let head = format!(
         "POST / HTTP/1.1\r\nhost: node\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all((head + &body).as_bytes()).await.ok()?;
-    let mut answer: Value = serde_json::from_slice(&read_body(&mut stream).await?).ok()?;
-    alter_answer(fault, &request, &mut answer);
-    Some(answer)
+    serde_json::from_slice(&read_message(&mut stream).await?.1).ok()
 }
 
-async fn websocket(stream: TcpStream, shared: &Shared) -> Option<()> {
+type Client = SplitSink<WebSocketStream<TcpStream>, Message>;
+
+async fn websocket(stream: TcpStream, shared: &Shared, path: &str) -> Option<()> {
     let (mut to_client, mut from_client) = accept_async(stream).await.ok()?.split();
-    let node = format!("ws://127.0.0.1:{}", shared.node);
+    // Only subscriptions need the node's own WebSocket.
+    let node = format!("ws://127.0.0.1:{}", shared.node());
     let (mut to_node, mut from_node) = connect_async(node).await.ok()?.0.split();
     let mut injected = shared.injected.subscribe();
-    let mut requests: HashMap<String, Value> = HashMap::new();
     let mut subscription = String::new();
     loop {
         tokio::select! {
             message = from_client.next() => match message?.ok()? {
                 Message::Text(text) => {
-                    shared.requests.fetch_add(1, Ordering::Relaxed);
                     let fault = answering(shared).await?;
-                    let mut request: Value = serde_json::from_str(&text).ok()?;
+                    let request: Value = serde_json::from_str(&text).ok()?;
+                    shared.count(&request);
                     if let Fault::Status(status) = fault {
                         let error = json!({"code": status, "message": "too many requests"});
                         let refusal = json!({"jsonrpc": "2.0", "id": request["id"], "error": error});
                         to_client.send(Message::Text(refusal.to_string().into())).await.ok()?;
                         continue;
                     }
-                    alter_request(fault, &mut request);
-                    requests.insert(request["id"].to_string(), request.clone());
-                    to_node.send(Message::Text(request.to_string().into())).await.ok()?;
+                    if refused(fault, path).is_some() {
+                        return None;
+                    }
+                    if request["method"] == "eth_subscribe" {
+                        to_node.send(Message::Text(request.to_string().into())).await.ok()?;
+                        continue;
+                    }
+                    match answers::body(shared, fault, request.clone()).await? {
+                        Outcome::Told(answer) => send(shared, &mut to_client, fault, answer).await?,
+                        Outcome::Forbidden => {
+                            let error = json!({"code": -32_000, "message": answers::forbidden(path)});
+                            let refusal = json!({"jsonrpc": "2.0", "id": request["id"], "error": error});
+                            send(shared, &mut to_client, fault, refusal).await?;
+                        }
+                        Outcome::Huge => bytes::huge_message(&mut to_client).await?,
+                        Outcome::Status(_) | Outcome::Cut => return None,
+                    }
                 }
                 Message::Close(_) => return None,
                 Message::Ping(_) => {
@@ -269,31 +426,13 @@ async fn websocket(stream: TcpStream, shared: &Shared) -> Option<()> {
             message = from_node.next() => {
                 let Message::Text(text) = message?.ok()? else { continue };
                 let fault = answering(shared).await?;
-                let mut answer: Value = serde_json::from_str(&text).ok()?;
-                match requests.remove(&answer["id"].to_string()) {
-                    Some(request) => {
-                        alter_answer(fault, &request, &mut answer);
-                        if request["method"] == "eth_subscribe" {
-                            subscription = answer["result"].as_str().unwrap_or_default().to_owned();
-                        }
-                    }
-                    // A head that an endpoint which is behind has not seen yet.
-                    None if matches!(fault, Fault::Behind(at) if number(&answer["params"]["result"]["number"]) > at) => {
-                        continue;
-                    }
-                    None => {}
+                let mut told: Value = serde_json::from_str(&text).ok()?;
+                if told.get("id").is_some() {
+                    subscription = told["result"].as_str().unwrap_or_default().to_owned();
+                } else if !answers::notice(shared, fault, &mut told["params"]["result"]).await? {
+                    continue;
                 }
-                let text: Utf8Bytes = match fault {
-                    Fault::Garbage => "not what you asked for".into(),
-                    Fault::Truncated => {
-                        let text = answer.to_string();
-                        let half = text[..text.len() / 2].to_owned();
-                        to_client.send(Message::Text(half.into())).await.ok()?;
-                        return None;
-                    }
-                    _ => answer.to_string().into(),
-                };
-                to_client.send(Message::Text(text)).await.ok()?;
+                send(shared, &mut to_client, fault, answers::formed(fault, told)).await?;
             }
             frame = injected.recv() => {
                 let frame = frame.ok()?.replace(SUBSCRIPTION, &subscription);
@@ -303,78 +442,24 @@ async fn websocket(stream: TcpStream, shared: &Shared) -> Option<()> {
     }
 }
 
+/// Sends one frame, as far as the fault lets it through.
+async fn send(shared: &Shared, to_client: &mut Client, fault: Fault, told: Value) -> Option<()> {
+    // It may have stalled while the node answered.
+    answering(shared).await?;
+    let text = match fault {
+        Fault::Garbage => "not what you asked for".to_owned(),
+        Fault::Truncated => {
+            let mut text = told.to_string();
+            text.truncate(text.len() / 2);
+            text
+        }
+        _ => told.to_string(),
+    };
+    to_client.send(Message::Text(text.into())).await.ok()?;
+    (fault != Fault::Truncated).then_some(())
+}
+
 fn number(value: &Value) -> u64 {
     let digits = value.as_str().map(|text| text.trim_start_matches("0x"));
     digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
-}
-
-/// An endpoint that is behind has an older `latest`.
-fn alter_request(fault: Fault, request: &mut Value) {
-    if let Fault::Behind(at) = fault
-        && request["method"] == "eth_getBlockByNumber"
-        && request["params"][0] == "latest"
-    {
-        request["params"][0] = json!(format!("{at:#x}"));
-    }
-}
-
-fn alter_answer(fault: Fault, request: &Value, answer: &mut Value) {
-    let method = request["method"].as_str().unwrap_or_default();
-    match (fault, method) {
-        (Fault::OtherBranch, "eth_getBlockByNumber") if request["params"][0] != "latest" => {
-            let hash = answer["result"]["hash"].as_str().unwrap_or_default();
-            let other = hash.chars().rev().collect::<String>().trim_end_matches("x0").to_owned();
-            answer["result"]["hash"] = json!(format!("0x{other}"));
-        }
-        (Fault::Behind(at), "eth_blockNumber") => answer["result"] = json!(format!("{at:#x}")),
-        (Fault::Behind(at), "eth_getBlockByNumber" | "eth_getBlockByHash")
-            if number(&answer["result"]["number"]) > at =>
-        {
-            answer["result"] = Value::Null;
-        }
-        (Fault::Behind(at), "eth_getLogs") => {
-            let known = |log: &Value| number(&log["blockNumber"]) <= at;
-            let logs = answer["result"].as_array().cloned().unwrap_or_default();
-            if request["params"][0].get("blockHash").is_some() && !logs.iter().all(known) {
-                let error = json!({"code": -32000, "message": "unknown block"});
-                *answer = json!({"jsonrpc": "2.0", "id": answer["id"], "error": error});
-            } else {
-                answer["result"] = logs.into_iter().filter(known).collect();
-            }
-        }
-        (Fault::Logs(lie), "eth_getLogs") => {
-            if let Some(logs) = answer["result"].as_array_mut() {
-                alter_logs(lie, logs);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn alter_logs(lie: Lie, logs: &mut Vec<Value>) {
-    match lie {
-        Lie::Empty => logs.clear(),
-        Lie::OtherBlock => {
-            for log in logs {
-                log["blockHash"] = json!(format!("0x{}", "ab".repeat(32)));
-            }
-        }
-        Lie::Invented => {
-            if let Some(mut log) = logs.last().cloned() {
-                log["logIndex"] = json!(format!("{:#x}", number(&log["logIndex"]) + 1));
-                log["topics"] = json!([format!("0x{}", "cd".repeat(32))]);
-                logs.push(log);
-            }
-        }
-        Lie::Removed => {
-            for log in logs {
-                log["removed"] = json!(true);
-            }
-        }
-        Lie::LeftOut => {
-            if !logs.is_empty() {
-                logs.remove(0);
-            }
-        }
-    }
 }

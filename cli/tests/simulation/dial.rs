@@ -2,29 +2,19 @@
 
 use std::{
     sync::{Arc, Mutex},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use alloy::{
-    primitives::U256,
-    pubsub::{ConnectionHandle, ConnectionInterface},
-    rpc::json_rpc::{
-        ErrorPayload, EthNotification, Id, PubSubItem, RequestPacket, Response, ResponsePacket, ResponsePayload, SubId,
-    },
-    transports::{BoxTransport, TransportError, TransportErrorKind, TransportFut, TransportResult},
-};
 use futures::{StreamExt, stream::FuturesUnordered};
-use nexum_chain::Dial;
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
-use tokio::sync::Notify;
-use tower::Service;
+use nexum_chain::{Broken, Dial, Http, Meter, Reply, Socket};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc};
 use url::Url;
 
 use crate::{
-    endpoints::Outcome,
+    endpoints::{Outcome, Refusal},
     receiver::Receivers,
+    scenario::Ways,
     trace::{SimClock, lock},
     world::{Trouble, World},
 };
@@ -56,13 +46,41 @@ fn address(url: &Url) -> Option<Address> {
     Some(Address { chain: chain.parse().ok()?, node: node.parse().ok()? })
 }
 
-#[derive(Deserialize)]
 struct Request {
-    id: Id,
+    /// As the node tells it.
+    id: Value,
     method: String,
-    #[serde(default)]
     params: Value,
 }
+
+impl Request {
+    fn of(value: &Value, ways: &Ways) -> Self {
+        let method = value["method"].as_str().unwrap_or_default().to_owned();
+        let id = if ways.ids_are_texts { value["id"].to_string().into() } else { value["id"].clone() };
+        Self { id, method, params: value["params"].clone() }
+    }
+
+    /// What is answered to it.
+    fn respond(&self, answer: Result<Value, Refusal>) -> Value {
+        envelope(&self.id, answer)
+    }
+
+    /// Whether its answer may be long.
+    fn asks_for_much(&self) -> bool {
+        let filter = &self.params[0];
+        self.method == "eth_getLogs" && filter["fromBlock"] != filter["toBlock"]
+    }
+}
+
+fn envelope(id: &Value, answer: Result<Value, Refusal>) -> Value {
+    match answer {
+        Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
+        Err((code, message)) => json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}),
+    }
+}
+
+/// What a request that is carried out is answered.
+type Carried = Option<Result<Value, Refusal>>;
 
 impl Net {
     pub fn new(world: Arc<Mutex<World>>, receivers: Arc<Mutex<Receivers>>, clock: Arc<SimClock>) -> Self {
@@ -83,17 +101,21 @@ impl Net {
         (plan.delay, plan.outcome)
     }
 
-    fn answer(&self, at: Address, request: &Request) -> Response {
+    fn answer(&self, at: Address, request: &Request) -> Value {
         let answered = lock(&self.world).chains[at.chain].answer(at.node, &request.method, &request.params);
-        let payload = match answered {
-            Ok(result) => ResponsePayload::Success(raw(&result)),
-            Err(message) => failure(-32_000, message),
-        };
-        Response { id: request.id.clone(), payload }
+        request.respond(answered)
+    }
+
+    fn ways(&self, at: Address) -> Ways {
+        lock(&self.world).chains[at.chain].nodes[at.node].plan.ways.clone()
+    }
+
+    fn suffers(&self, at: Address, trouble: Trouble) -> bool {
+        lock(&self.world).chains[at.chain].nodes[at.node].suffers(trouble)
     }
 
     /// Carries out what a request is to do besides asking. It has arrived then, whatever becomes of the answer.
-    fn carry_out(&self, at: Address, request: &Request, outcome: &mut Outcome) -> Option<ResponsePayload> {
+    fn carry_out(&self, at: Address, request: &Request, outcome: &mut Outcome) -> Carried {
         *outcome = lock(&self.receivers).worsen(&request.method, *outcome);
         let websocket = lock(&self.world).chains[at.chain].nodes[at.node].plan.websocket;
         let outcome = match *outcome {
@@ -102,54 +124,61 @@ impl Net {
         };
         let now_ms = self.clock.elapsed_ms();
         let answered = lock(&self.receivers).asked(now_ms, &request.method, &request.params, outcome)?;
-        Some(match answered {
-            Ok(result) => ResponsePayload::Success(raw(&result)),
-            Err(message) => failure(-32_000, message),
-        })
+        Some(answered.map_err(|message| (-32_000, message)))
     }
 
-    async fn exchange(&self, at: Address, packet: RequestPacket) -> TransportResult<ResponsePacket> {
+    async fn exchange(&self, at: Address, body: &str, reply_bytes_max: usize) -> Result<(u16, String), Broken> {
         let (delay, mut outcome) = self.plan(at);
+        let ways = self.ways(at);
+        let packet: Value = serde_json::from_str(body).map_err(|error| Broken::Lost(error.to_string()))?;
         let mut carried_out = match &packet {
-            RequestPacket::Single(request) => {
-                let request: Request =
-                    serde_json::from_str(request.serialized().get()).map_err(TransportError::ser_err)?;
-                self.carry_out(at, &request, &mut outcome)
-            }
-            RequestPacket::Batch(_) => None,
+            Value::Array(_) => None,
+            request => self.carry_out(at, &Request::of(request, &ways), &mut outcome),
         };
         tokio::time::sleep(delay).await;
         match outcome {
             Outcome::Answer | Outcome::Error => {}
             Outcome::Lost => std::future::pending().await,
-            Outcome::Refused => return Err(TransportErrorKind::custom_str("connection refused")),
-            Outcome::Status(status) => return Err(TransportErrorKind::http_error(status, "trouble".into())),
+            Outcome::Refused => return Err(Broken::Lost("connection refused".into())),
+            Outcome::Status(status) => return Ok((status, "trouble".into())),
         }
-        let mut one = |text: &RawValue| -> TransportResult<Response> {
-            let request: Request = serde_json::from_str(text.get()).map_err(TransportError::ser_err)?;
-            Ok(match (outcome, carried_out.take()) {
-                (Outcome::Error, _) => {
-                    Response { id: request.id, payload: failure(-32_603, "internal trouble".into()) }
-                }
-                (_, Some(payload)) => Response { id: request.id, payload },
-                (_, None) => self.answer(at, &request),
-            })
+        let is_large = match &packet {
+            Value::Array(_) => true,
+            request => Request::of(request, &ways).asks_for_much(),
         };
-        Ok(match packet {
-            RequestPacket::Single(request) => ResponsePacket::Single(one(request.serialized())?),
-            RequestPacket::Batch(requests) => {
-                let responses = requests.iter().map(|request| one(request.serialized()));
-                ResponsePacket::Batch(responses.collect::<Result<_, _>>()?)
+        if is_large && self.suffers(at, Trouble::Large) {
+            return Err(Broken::TooLarge { bytes_max: reply_bytes_max });
+        }
+        let mut one = |request: &Value| {
+            let request = Request::of(request, &ways);
+            match (outcome, carried_out.take()) {
+                (Outcome::Error, _) => request.respond(Err((-32_603, "internal trouble".into()))),
+                (_, Some(answer)) => request.respond(answer),
+                (_, None) => self.answer(at, &request),
             }
-        })
-    }
-
-    fn is_down(&self, at: Address) -> bool {
-        lock(&self.world).chains[at.chain].nodes[at.node].suffers(Trouble::Down)
+        };
+        let takes = |count: usize| ways.batches && (ways.batch_max == 0 || count <= ways.batch_max);
+        let answer = match &packet {
+            Value::Array(requests) if !takes(requests.len()) => {
+                envelope(&Value::Null, Err((-32_600, ways.refusal.1.to_owned())))
+            }
+            Value::Array(requests) => Value::Array(requests.iter().map(&mut one).collect()),
+            request => one(request),
+        };
+        Ok((200, answer.to_string()))
     }
 
     /// One connection, until either end closes it.
-    async fn serve(self, at: Address, mut interface: ConnectionInterface, changed: Arc<Notify>) {
+    async fn serve(
+        self,
+        at: Address,
+        mut asked: mpsc::Receiver<String>,
+        told: mpsc::Sender<Result<String, Broken>>,
+        changed: Arc<Notify>,
+        message_bytes_max: usize,
+    ) {
+        let ways = self.ways(at);
+        let lost = || Err(Broken::Lost("the connection was lost".into()));
         let _open = Open::new(&self.world, at);
         let mut answers = FuturesUnordered::new();
         let mut subscribed: Option<u64> = None;
@@ -157,9 +186,9 @@ impl Net {
         loop {
             tokio::select! {
                 biased;
-                text = interface.recv_from_frontend() => {
+                text = asked.recv() => {
                     let Some(text) = text else { return };
-                    let Ok(request) = serde_json::from_str::<Request>(text.get()) else { continue };
+                    let request = Request::of(&serde_json::from_str(&text).unwrap_or_default(), &ways);
                     let net = self.clone();
                     answers.push(async move {
                         let (delay, mut outcome) = net.plan(at);
@@ -171,37 +200,44 @@ impl Net {
                 Some((request, outcome, carried_out)) = answers.next() => {
                     let response = match outcome {
                         Outcome::Lost => continue,
-                        Outcome::Refused => return interface.close_with_error(),
+                        // The other end may be gone already.
+                        Outcome::Refused => return drop(told.send(lost()).await),
                         Outcome::Status(_) | Outcome::Error => {
-                            Response { id: request.id, payload: failure(-32_603, "internal trouble".into()) }
+                            request.respond(Err((-32_603, "internal trouble".into())))
+                        }
+                        Outcome::Answer if request.asks_for_much() && self.suffers(at, Trouble::Large) => {
+                            let too_large = Broken::TooLarge { bytes_max: message_bytes_max };
+                            return drop(told.send(Err(too_large)).await);
+                        }
+                        Outcome::Answer if request.method == "eth_subscribe" && !ways.subscribes => {
+                            request.respond(Err((-32_601, ways.refusal.1.to_owned())))
                         }
                         Outcome::Answer if request.method == "eth_subscribe" => {
                             subscriptions += 1;
                             subscribed = Some(lock(&self.world).chains[at.chain].nodes[at.node].version);
-                            let payload = ResponsePayload::Success(raw(&format!("{subscriptions:#x}").into()));
-                            Response { id: request.id, payload }
+                            request.respond(Ok(format!("{subscriptions:#x}").into()))
                         }
                         Outcome::Answer if request.method == "eth_unsubscribe" => {
                             subscribed = None;
-                            Response { id: request.id, payload: ResponsePayload::Success(raw(&true.into())) }
+                            request.respond(Ok(true.into()))
                         }
                         Outcome::Answer => match carried_out {
-                            Some(payload) => Response { id: request.id, payload },
+                            Some(answer) => request.respond(answer),
                             None => self.answer(at, &request),
                         },
                     };
-                    if interface.send_to_frontend(PubSubItem::Response(response)).is_err() {
+                    if told.send(Ok(response.to_string())).await.is_err() {
                         return;
                     }
                 }
                 () = changed.notified() => {
-                    if self.is_down(at) {
-                        return interface.close_with_error();
+                    if self.suffers(at, Trouble::Down) {
+                        return drop(told.send(lost()).await);
                     }
                     for header in self.news(at, &mut subscribed) {
-                        let notification =
-                            EthNotification { subscription: SubId::Number(U256::from(subscriptions)), result: raw(&header) };
-                        if interface.send_to_frontend(PubSubItem::Notification(notification)).is_err() {
+                        let params = json!({"subscription": format!("{subscriptions:#x}"), "result": header});
+                        let note = json!({"jsonrpc": "2.0", "method": "eth_subscription", "params": params});
+                        if told.send(Ok(note.to_string())).await.is_err() {
                             return;
                         }
                     }
@@ -222,6 +258,8 @@ impl Net {
         *known = node.version;
         let Some(head) = node.head() else { return vec![] };
         let before = node.view.len().checked_sub(2).map(|index| node.view[index].header.clone());
+        let [head, before] = [Some(head), before].map(|header| header.map(|header| node.hint(header)));
+        let Some(head) = head else { return vec![] };
         match node.chance.below(if calm { 1 } else { 20 }) {
             1 => vec![head.clone(), head],
             2 => before.into_iter().chain([head]).collect(),
@@ -249,56 +287,43 @@ impl Drop for Open {
     }
 }
 
-fn raw(value: &Value) -> Box<RawValue> {
-    serde_json::value::to_raw_value(value).unwrap_or_default()
-}
-
-fn failure(code: i64, message: String) -> ResponsePayload {
-    ResponsePayload::Failure(ErrorPayload { code, message: message.into(), data: None })
-}
-
 #[async_trait::async_trait]
 impl Dial for Net {
-    fn http(&self, url: &Url) -> Result<BoxTransport, String> {
+    fn http(&self, url: &Url) -> Result<Arc<dyn Http>, String> {
         let at = address(url).ok_or("no such node")?;
-        Ok(BoxTransport::new(Http { net: self.clone(), at }))
+        Ok(Arc::new(Endpoint { net: self.clone(), at }))
     }
 
-    async fn ws(&self, url: &str, _: Duration) -> TransportResult<ConnectionHandle> {
-        let at = url.parse().ok().and_then(|url| address(&url));
-        let at = at.ok_or_else(|| TransportErrorKind::custom_str("no such node"))?;
+    async fn ws(&self, url: &Url, _: Duration, message_bytes_max: usize) -> Result<Socket, Broken> {
+        let at = address(url).ok_or_else(|| Broken::Lost("no such node".into()))?;
         let (delay, outcome) = self.plan(at);
         tokio::time::sleep(delay).await;
         match outcome {
             Outcome::Answer => {}
             Outcome::Lost => std::future::pending().await,
-            _ => return Err(TransportErrorKind::custom_str("connection refused")),
+            _ => return Err(Broken::Lost("connection refused".into())),
         }
-        let (handle, interface) = ConnectionHandle::new();
+        let (to_node, asked) = mpsc::channel(16);
+        let (told, from_node) = mpsc::channel(16);
         let changed = Arc::new(Notify::new());
         lock(&self.connections).push(changed.clone());
-        tokio::spawn(self.clone().serve(at, interface, changed));
-        Ok(handle)
+        tokio::spawn(self.clone().serve(at, asked, told, changed, message_bytes_max));
+        Ok(Socket { to_node, from_node })
     }
 }
 
-#[derive(Clone)]
-struct Http {
+struct Endpoint {
     net: Net,
     at: Address,
 }
 
-impl Service<RequestPacket> for Http {
-    type Response = ResponsePacket;
-    type Error = TransportError;
-    type Future = TransportFut<'static>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, packet: RequestPacket) -> Self::Future {
-        let (net, at) = (self.net.clone(), self.at);
-        Box::pin(async move { net.exchange(at, packet).await })
+#[async_trait::async_trait]
+impl Http for Endpoint {
+    async fn post(&self, body: String, reply_bytes_max: usize, meter: &Meter) -> Result<Reply, Broken> {
+        let (status, text) = self.net.exchange(self.at, &body, reply_bytes_max).await?;
+        if text.len() > reply_bytes_max {
+            return Err(Broken::TooLarge { bytes_max: reply_bytes_max });
+        }
+        Ok(Reply { status, retry_after: None, body: text.into_bytes(), held: meter.begin() })
     }
 }

@@ -16,7 +16,7 @@ use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History};
 use nexum_host_ifaces::{blocking::Blocking, clock::Clock, limits::Limits, port::Port, store::StoreMsg};
 use nexum_kernel::{
     KernelArgs, KernelHandle, Ports, ServiceSpec,
-    admin::{AdminError, AdminMsg, ModuleSpec, Node, ResyncOrder, ResyncTo, Wanted},
+    admin::{AdminError, AdminMsg, Health, ModuleSpec, Node, ResyncOrder, ResyncTo, Wanted},
     engine::WasmEngine,
     outbox::{self, RetryPolicy},
 };
@@ -163,6 +163,7 @@ impl Engine {
             config.poll_interval = Duration::from_millis(plan.block_ms.max(1_000));
             config.max_log_range = plan.max_log_range;
             config.window_blocks = plan.window_blocks;
+            (config.bloom, config.verify) = (plan.bloom, plan.verify);
             let (net, clock, history) = (net.clone(), clock.clone(), histories[index].1.clone());
             let headers = ports.store.clone();
             let metrics = metrics.clone();
@@ -217,7 +218,7 @@ impl Engine {
             },
             schedule_check: Arc::new(nexum_cron::check),
             schedule_next: Arc::new(nexum_cron::next_after),
-            event_age_threshold: Duration::from_secs(600),
+            event_age_threshold: Duration::from_millis(machine.scenario.event_age_ms),
             shutdown_deadline: Duration::from_secs(20),
             jitter: Arc::new(move || lock(&jitter).unit()),
         })
@@ -250,6 +251,11 @@ impl Engine {
     /// The modules as the tree shows them.
     pub async fn modules(&self) -> Vec<Node> {
         modules(&self.admin).await
+    }
+
+    /// What the engine says of how it is; nothing when it does not answer just now.
+    pub async fn health(&self) -> Option<Health> {
+        self.admin.call(Duration::from_secs(5), AdminMsg::Health).await.ok()
     }
 
     /// Puts a module onto a chain: undoes its state as far as its journal says, or keeps it and goes on after a block.

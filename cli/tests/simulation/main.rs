@@ -14,12 +14,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test")]
 
+mod block;
 mod chance;
 mod dial;
 mod disk;
 mod effects;
 mod endpoints;
 mod engine;
+mod health;
 mod manifest;
 mod oracle;
 mod receiver;

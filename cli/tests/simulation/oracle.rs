@@ -10,11 +10,12 @@ use nexum_host_ifaces::{
 use nexum_store::Store;
 
 use crate::{
+    block::{Block, Log},
     disk::{Begins, short},
     engine::Moved,
     receiver::Receivers,
     scenario::{Blocks, ChainSource, Hold, ModulePlan, Scenario},
-    world::{Block, Chain, Log, World},
+    world::{Chain, World},
 };
 
 /// Differences told of one module.
@@ -336,7 +337,7 @@ impl<'a> Found<'a> {
     }
 }
 
-fn wanted(source: &ChainSource, log: &Log) -> bool {
+pub fn wanted(source: &ChainSource, log: &Log) -> bool {
     source.logs.iter().any(|plan| {
         (plan.contracts.is_empty() || plan.contracts.contains(&log.contract))
             && (plan.signatures.is_empty() || plan.signatures.contains(&log.signature))

@@ -20,6 +20,7 @@ use crate::{
     dial::Net,
     disk::SimDisk,
     engine::{self, Engine, Machine, Moved, Order, Resync, store_directory},
+    health::{self, Watch},
     manifest::Version,
     oracle,
     receiver::Receivers,
@@ -299,9 +300,11 @@ async fn lifetime(machine: &Machine, world: &Arc<Mutex<World>>, life: &mut Life)
 
 async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) -> End {
     let (faults, clock) = (&machine.scenario.faults, &machine.clock);
+    let mut watch = Watch::new(clock.elapsed_ms());
+    let mut watch_at = clock.elapsed_ms() + health::LOOK_MS;
     loop {
         let orders = life.order_at.min(life.upgrade_at).min(life.resync_at);
-        let next = [life.calm_at, life.crash_at, life.kill_at, life.jump_at, orders, life.look_at];
+        let next = [life.calm_at, life.crash_at, life.kill_at, life.jump_at, orders, life.look_at, watch_at];
         let next = next.into_iter().min().unwrap_or(u64::MAX).min(lock(&net.world).next_ms());
         let wait = next.saturating_sub(clock.elapsed_ms()).max(1);
         tokio::time::sleep(Duration::from_millis(wait)).await;
@@ -317,7 +320,7 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
             machine.trace.note(format_args!("CALM"));
             machine.disk.calm_down();
             lock(&machine.receivers).calm_down();
-            lock(&net.world).calm_down();
+            lock(&net.world).calm_down(now);
             net.stir();
             (life.look_at, life.calm_since) = (now + FIRST_LOOK_MS, now);
         }
@@ -332,11 +335,13 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
             let nth = life.chance.next();
             let name = engine.kill(nth).await;
             machine.trace.note(format_args!("KILL {name}"));
+            watch.anew(now);
         }
         if now >= life.order_at {
             life.order_at = after(&mut life.chance, now, faults.order_every_ms);
             let order = *life.chance.pick(&[Order::Pause, Order::Resume, Order::Resume, Order::Restart]);
             let module = life.chance.pick(&machine.scenario.modules).name.clone();
+            watch.ordered(&module, now);
             machine.trace.note(format_args!("ORDER {order:?} {module}"));
             tokio::spawn(engine.order(order, module));
         }
@@ -344,6 +349,7 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
             life.upgrade_at = after(&mut life.upgrades, now, faults.upgrade_every_ms);
             let order = Order::Upgrade(*life.upgrades.pick(&Version::ALL));
             let module = life.upgrades.pick(&machine.scenario.modules).name.clone();
+            watch.ordered(&module, now);
             machine.trace.note(format_args!("ORDER {order:?} {module}"));
             tokio::spawn(engine.order(order, module));
         }
@@ -354,6 +360,7 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
                 let chain = life.resyncs.pick(&plan.chains).chain;
                 let head = lock(&net.world).chains[chain].canon.len() as u64 - 1;
                 let block = plan.keeps.then(|| life.resyncs.between(head.saturating_sub(20), head));
+                watch.ordered(&plan.name, now);
                 tokio::spawn(engine.resync(plan.name, machine.scenario.chains[chain].id, block));
             }
         }
@@ -362,6 +369,16 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
             let by_ms = life.chance.between(0, 240_000).cast_signed() - 120_000;
             machine.trace.note(format_args!("JUMP of the calendar by {by_ms} ms"));
             clock.jump(by_ms);
+            watch.anew(now);
+        }
+        if now >= watch_at {
+            watch_at = now + health::LOOK_MS;
+            if let Some(health) = engine.health().await {
+                let checked = watch.check(&machine.scenario, &lock(&net.world), &engine.store, &health, now);
+                if let Err(dishonest) = checked {
+                    return End::Failed(dishonest);
+                }
+            }
         }
         if now >= life.look_at
             && let Some(end) = look(machine, engine, net, life, now).await
@@ -439,7 +456,8 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
         Ok(()) => {
             let since = *life.right_since.get_or_insert(now);
             if now >= since + STAYS_MS {
-                return Some(End::Done);
+                let unfounded = engine.health().await.as_ref().and_then(health::unfounded);
+                return Some(unfounded.map_or(End::Done, End::Failed));
             }
             life.look_at = since + STAYS_MS;
         }

@@ -1,6 +1,10 @@
 //! What a seed stands for: chains, nodes, modules and the faults that befall them.
 
-use nexum_chain::KEPT_HEADERS;
+mod nature;
+
+pub use nature::*;
+
+use nexum_chain::{BloomUse, KEPT_HEADERS, Verify};
 
 use crate::chance::Chance;
 
@@ -26,6 +30,29 @@ pub struct Scenario {
     pub journal_entries: u64,
     /// How long faults befall it and blocks are made, milliseconds.
     pub live_ms: u64,
+    /// An event that waits for longer makes the engine's health unhealthy, milliseconds.
+    pub event_age_ms: u64,
+}
+
+/// What the blooms in a chain's headers hold, at every node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blooms {
+    /// The block's logs.
+    Exact,
+    /// Those that are in receipts: there are others, as on Polygon.
+    Partial,
+    Zeros,
+    /// They are told as `0x`.
+    Short,
+    Absent,
+    Ones,
+}
+
+impl Blooms {
+    /// Whether a header with such a bloom can have the hash of its fields.
+    fn are_hashed(self) -> bool {
+        !matches!(self, Self::Short | Self::Absent)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -39,7 +66,16 @@ pub struct ChainPlan {
     pub reorg_depth_max: u64,
     pub safe_lag: u64,
     pub finalized_lag: u64,
-    pub blooms: bool,
+    pub blooms: Blooms,
+    /// Hashes are those of the headers' fields, which have the root of the block's receipts.
+    pub sealed: bool,
+    /// Receipts of blocks are served.
+    pub receipts: bool,
+    /// What the engine is told of blooms, and of proofs.
+    pub bloom: Option<BloomUse>,
+    pub verify: Verify,
+    /// A node that is always well. Where there is one, others say what is not.
+    pub guard: Option<usize>,
     /// Of a hundred blocks, so many log something.
     pub log_percent: u64,
     /// Headers that the engine keeps: how deep a fork it can follow.
@@ -49,18 +85,9 @@ pub struct ChainPlan {
     pub nodes: Vec<NodePlan>,
 }
 
-impl ChainPlan {
-    /// Makes forks that are deeper than what is kept of the chain.
-    fn forget(&mut self, chance: &mut Chance) {
-        self.kept_headers = 16;
-        self.reorg_percent = self.reorg_percent.max(5);
-        self.reorg_depth_max = *chance.pick(&[8, 20, 40]);
-        self.finalized_lag = self.finalized_lag.max(self.reorg_depth_max);
-    }
-}
-
 #[derive(Debug, Clone)]
 pub struct NodePlan {
+    pub ways: Ways,
     pub websocket: bool,
     /// Of a request and its answer, at most.
     pub delay_ms_max: u64,
@@ -227,7 +254,12 @@ impl Scenario {
         for module in &mut modules {
             module.rpc = chance.percent(50) && module.send > 0 && !module.chains.is_empty();
         }
-        Self { chains, modules, receivers, faults, journal_entries, live_ms }
+        let mut chance = Chance::new(seed, "natures");
+        chains.iter_mut().for_each(|chain| chain.be(&mut chance));
+        let mut chance = Chance::new(seed, "ways of nodes");
+        chains.iter_mut().for_each(|chain| chain.serve(&mut chance));
+        let event_age_ms = *Chance::new(seed, "health").pick(&[60_000, 60_000, 600_000]);
+        Self { chains, modules, receivers, faults, journal_entries, live_ms, event_age_ms }
     }
 
     /// A short and simple one, for trying every crash point.
@@ -239,6 +271,7 @@ impl Scenario {
         chain.reorg_percent = 20;
         chain.reorg_depth_max = 4;
         chain.log_percent = 70;
+        (chain.sealed, chain.receipts) = (true, true);
         chain.nodes.truncate(1);
         for node in &mut chain.nodes {
             (node.trouble, node.hiccups, node.lag_ms_max, node.delay_ms_max) = (0, 0, 200, 50);
@@ -283,7 +316,15 @@ impl Scenario {
         };
         let receivers =
             ReceiverPlan { delay_ms_max: 400, slow: 0, hiccups: 2_000, trouble: 0, attempt_ms: 5_000, prune_every: 8 };
-        Self { chains: vec![chain], modules, receivers, faults, journal_entries: 40, live_ms: 60_000 }
+        Self {
+            chains: vec![chain],
+            modules,
+            receivers,
+            faults,
+            journal_entries: 40,
+            live_ms: 60_000,
+            event_age_ms: 600_000,
+        }
     }
 }
 
@@ -299,7 +340,12 @@ fn chain(chance: &mut Chance, nth: u64) -> ChainPlan {
         reorg_depth_max: *chance.pick(&[1, 3, 8, 20]),
         safe_lag,
         finalized_lag: safe_lag * 2,
-        blooms: chance.percent(80),
+        blooms: Blooms::Exact,
+        sealed: false,
+        receipts: false,
+        bloom: None,
+        verify: Verify::Doubt,
+        guard: None,
         log_percent: *chance.pick(&[10, 50, 90]),
         kept_headers: KEPT_HEADERS,
         window_blocks: *chance.pick(&[64, 128, 256]),
@@ -323,6 +369,7 @@ fn receivers(chance: &mut Chance) -> ReceiverPlan {
 
 fn node(chance: &mut Chance) -> NodePlan {
     NodePlan {
+        ways: Ways::plain(),
         websocket: chance.percent(60),
         delay_ms_max: *chance.pick(&[5, 50, 400]),
         lag_ms_max: *chance.pick(&[1, 100, 3_000]),

@@ -6,35 +6,18 @@ use std::{
     sync::Arc,
 };
 
-use alloy::primitives::{B256, Bloom};
-use serde_json::{Value, json};
+use nexum_chain::Verify;
 
 use crate::{
+    block::Block,
     chance::Chance,
-    scenario::{CONTRACTS, ChainPlan, NodePlan, SIGNATURES, Scenario, contract, signature},
+    scenario::{Blooms, ChainPlan, NodePlan, Scenario},
     trace::Trace,
 };
 
 pub type Hash = [u8; 32];
 /// The canonical blocks from 0 on, as somebody sees them.
 pub type View = Arc<Vec<Arc<Block>>>;
-
-#[derive(Debug)]
-pub struct Block {
-    pub number: u64,
-    pub hash: Hash,
-    pub logs: Vec<Log>,
-    /// What a node tells of it.
-    pub header: Value,
-}
-
-#[derive(Debug, Clone)]
-pub struct Log {
-    pub index: u64,
-    pub contract: u64,
-    pub signature: u64,
-    pub transaction: Hash,
-}
 
 pub fn hexed(bytes: impl AsRef<[u8]>) -> String {
     format!("0x{}", hex::encode(bytes))
@@ -54,19 +37,71 @@ pub enum Trouble {
     Hangs,
     /// Answers 429 and 5xx.
     Refuses,
+    /// Its longer answers are larger than anybody takes.
+    Large,
+    /// It has the chain only up to far below, and says that it gets there.
+    Syncs,
+    /// Has a few blocks on the true head that nobody else has.
+    NearHead,
     /// Says what is not.
     Lies,
-    /// Leaves out logs.
+    /// Leaves out the logs of a block that is named by its hash.
     Hides,
+    /// Leaves out the logs of some blocks of a range.
+    Omits,
+    /// Has a long branch of its own on the true head.
+    FarHead,
+    /// Calls its head final.
+    Claims,
+    /// Has another chain, from the first block on.
+    Resets,
+}
+
+/// Those that change which chain a node shows.
+const DISGUISES: [Trouble; 4] = [Trouble::Syncs, Trouble::NearHead, Trouble::FarHead, Trouble::Resets];
+
+impl Trouble {
+    /// Those of whoever may be alone: what it says then is the truth, or a fork that goes away.
+    const HARMLESS: [Self; 9] = [
+        Self::Down,
+        Self::Silent,
+        Self::Stuck,
+        Self::Slow,
+        Self::Hangs,
+        Self::Refuses,
+        Self::Large,
+        Self::Syncs,
+        Self::NearHead,
+    ];
+    /// Those that somebody else must be there to disprove.
+    const DECEPTIVE: [Self; 7] =
+        [Self::Lies, Self::Hides, Self::Omits, Self::FarHead, Self::Claims, Self::Resets, Self::NearHead];
+}
+
+/// What a node shows in place of the chain that it would have.
+enum Guise {
+    /// This, and nothing new; its own from this many blocks on.
+    Far { view: View, fork: usize },
+    /// The chain with a few blocks on it.
+    Near { sealed: bool },
+    /// The chain up to this block.
+    Climbs(usize),
+    /// One of its own, which grows.
+    Other { chain: Vec<Arc<Block>>, sealed: bool },
 }
 
 pub struct Node {
     pub plan: NodePlan,
     pub view: View,
+    /// What it would show if it were well.
+    truth: View,
+    guise: Option<Guise>,
     /// Everything that it has seen and remembers.
     pub known: BTreeMap<Hash, Arc<Block>>,
     coming: VecDeque<(u64, View)>,
     pub troubles: BTreeMap<Trouble, u64>,
+    /// Since when it has had no trouble.
+    pub well_since_ms: Option<u64>,
     pub chance: Chance,
     /// Counts what its subscribers may notice.
     pub version: u64,
@@ -75,17 +110,96 @@ pub struct Node {
 }
 
 impl Node {
+    fn new(plan: &NodePlan, chance: Chance) -> Self {
+        Self {
+            plan: plan.clone(),
+            view: View::default(),
+            truth: View::default(),
+            guise: None,
+            known: BTreeMap::new(),
+            coming: VecDeque::new(),
+            troubles: BTreeMap::new(),
+            well_since_ms: Some(0),
+            chance,
+            version: 0,
+            connections: 0,
+        }
+    }
+
     pub fn suffers(&self, trouble: Trouble) -> bool {
         self.troubles.contains_key(&trouble)
     }
 
-    fn see(&mut self, view: View) {
-        if !self.plan.remembers_orphans {
+    /// The highest block that is not of its own making.
+    pub fn honest_head(&self) -> u64 {
+        let blocks = match &self.guise {
+            Some(Guise::Far { fork, .. }) => *fork,
+            Some(Guise::Near { .. }) => self.truth.len(),
+            _ => self.view.len(),
+        };
+        blocks as u64 - 1
+    }
+
+    fn see(&mut self, truth: View, plan: &ChainPlan, now_ms: u64) {
+        self.truth = truth;
+        self.show(plan, now_ms);
+    }
+
+    fn show(&mut self, plan: &ChainPlan, now_ms: u64) {
+        if !self.plan.remembers_orphans || matches!(self.guise, Some(Guise::Climbs(_) | Guise::Other { .. })) {
             self.known.clear();
         }
-        self.known.extend(view.iter().map(|block| (block.hash, block.clone())));
-        self.view = view;
+        let chance = &mut self.chance;
+        self.view = match &mut self.guise {
+            None => self.truth.clone(),
+            Some(Guise::Far { view, .. }) => view.clone(),
+            Some(Guise::Near { sealed }) => {
+                let mut blocks = (*self.truth).clone();
+                let count = chance.between(1, 3);
+                (0..count).for_each(|_| blocks.push(Block::on(blocks.last(), plan, *sealed, now_ms, chance)));
+                View::new(blocks)
+            }
+            Some(Guise::Climbs(height)) => {
+                *height += 1 + self.truth.len() / 8;
+                View::new(self.truth[..self.truth.len().min(*height)].to_vec())
+            }
+            Some(Guise::Other { chain, sealed }) => {
+                chain.push(Block::on(chain.last(), plan, *sealed, now_ms, chance));
+                View::new(chain.clone())
+            }
+        };
+        self.known.extend(self.view.iter().map(|block| (block.hash, block.clone())));
         self.version += 1;
+    }
+
+    /// What it shows from now on, when that is another chain than the true one.
+    fn disguise(&mut self, trouble: Trouble, plan: &ChainPlan, now_ms: u64) {
+        let sealed = plan.sealed && (plan.guard.is_none() || self.chance.percent(50));
+        let length = self.truth.len() as u64;
+        self.guise = match trouble {
+            Trouble::FarHead => {
+                let mut blocks = (*self.truth).clone();
+                for _ in 0..*self.chance.pick(&[20, 100, 700]) {
+                    blocks.push(Block::on(blocks.last(), plan, sealed, now_ms, &mut self.chance));
+                }
+                Some(Guise::Far { view: View::new(blocks), fork: self.truth.len() })
+            }
+            Trouble::NearHead => Some(Guise::Near { sealed }),
+            Trouble::Syncs => Some(Guise::Climbs(usize::try_from(self.chance.below(length)).unwrap_or(0))),
+            Trouble::Resets => {
+                let mut chain = Vec::new();
+                for _ in 0..self.chance.between(1, length + 10) {
+                    chain.push(Block::on(chain.last(), plan, sealed, now_ms, &mut self.chance));
+                }
+                Some(Guise::Other { chain, sealed })
+            }
+            _ => return,
+        };
+        self.show(plan, now_ms);
+    }
+
+    fn is_disguised(&self) -> bool {
+        self.guise.is_some()
     }
 }
 
@@ -115,26 +229,14 @@ impl World {
                 longest: 0,
                 plan: plan.clone(),
             };
-            (0..=plan.history).for_each(|_| chain.mine());
+            (0..=plan.history).for_each(|_| chain.mine(0));
             let canon = chain.canon.clone();
-            chain.nodes = (0..)
-                .zip(&plan.nodes)
-                .map(|(nth, node)| {
-                    let chance = Chance::new(seed, &format!("node {}.{nth}", plan.id));
-                    let mut node = Node {
-                        plan: node.clone(),
-                        view: View::default(),
-                        known: BTreeMap::new(),
-                        coming: VecDeque::new(),
-                        troubles: BTreeMap::new(),
-                        chance,
-                        version: 0,
-                        connections: 0,
-                    };
-                    node.see(canon.clone());
-                    node
-                })
-                .collect();
+            let nodes = (0..).zip(&plan.nodes).map(|(nth, node)| {
+                let mut node = Node::new(node, Chance::new(seed, &format!("node {}.{nth}", plan.id)));
+                node.see(canon.clone(), plan, 0);
+                node
+            });
+            chain.nodes = nodes.collect();
             chain
         };
         Self { chains: scenario.chains.iter().map(chain).collect(), calm: false, trace }
@@ -162,19 +264,21 @@ impl World {
     }
 
     /// No more blocks and no more troubles: every node has the chain, which ends higher than it ever was.
-    pub fn calm_down(&mut self) {
+    pub fn calm_down(&mut self, now_ms: u64) {
         self.calm = true;
         for chain in &mut self.chains {
             let end = chain.longest + 1;
             while chain.canon.len() as u64 <= end {
-                chain.mine();
+                chain.mine(now_ms);
             }
             let head = chain.canon.last().map(|block| (block.number, hex::encode(&block.hash[..4])));
             self.trace.note(format_args!("chain {}: ends at {head:?}", chain.plan.id));
             for node in &mut chain.nodes {
                 node.troubles.clear();
+                node.well_since_ms.get_or_insert(now_ms);
+                node.guise = None;
                 node.coming.clear();
-                node.see(chain.canon.clone());
+                node.see(chain.canon.clone(), &chain.plan, now_ms);
             }
         }
     }
@@ -198,12 +302,22 @@ impl Chain {
             if node.troubles.len() < before {
                 trace.note(format_args!("node {id}.{nth}: better"));
                 node.version += 1;
+                if node.troubles.is_empty() {
+                    node.well_since_ms = Some(due);
+                }
+                if node.is_disguised() && !DISGUISES.iter().any(|trouble| node.suffers(*trouble)) {
+                    node.guise = None;
+                    node.show(&self.plan, due);
+                }
             }
             while node.coming.front().is_some_and(|(at, _)| *at <= due) {
                 if let Some((_, view)) = node.coming.pop_front()
                     && !node.suffers(Trouble::Stuck)
                 {
-                    node.see(view);
+                    node.see(view, &self.plan, due);
+                    if node.suffers(Trouble::NearHead) {
+                        self.longest = self.longest.max(node.view.len() as u64 - 1);
+                    }
                 }
             }
         }
@@ -216,10 +330,10 @@ impl Chain {
             let canon = Arc::make_mut(&mut self.canon);
             canon.truncate(canon.len() - depth as usize);
             let blocks = depth + self.chance.below(3);
-            (0..blocks).for_each(|_| self.mine());
+            (0..blocks).for_each(|_| self.mine(due));
             trace.note(format_args!("chain {id}: reorg of {depth}"));
         } else {
-            self.mine();
+            self.mine(due);
         }
         let (number, hash) = self.canon.last().map_or((0, [0; 32]), |block| (block.number, block.hash));
         trace.note(format_args!("chain {id}: head {number} {}", hex::encode(&hash[..4])));
@@ -228,63 +342,61 @@ impl Chain {
 
     /// Sends the chain on its way to the nodes, some of which have a bad time from now on.
     fn tell(&mut self, now_ms: u64, trace: &Trace) {
-        let several = self.nodes.len() > 1;
-        let mut liar = self.nodes.iter().any(|node| node.suffers(Trouble::Lies));
-        let hider = self.nodes.iter().position(|node| node.suffers(Trouble::Hides));
-        let well = |node: &Node| node.troubles.is_empty() && node.plan.hiccups == 0;
-        let mut all_well = self.plan.blooms && several && self.nodes.iter().all(well);
-        for (nth, node) in self.nodes.iter_mut().enumerate() {
+        for nth in 0..self.nodes.len() {
+            let node = &mut self.nodes[nth];
             let due = now_ms + node.chance.below(node.plan.lag_ms_max);
             let due = node.coming.back().map_or(due, |(last, _)| due.max(*last));
             node.coming.push_back((due, self.canon.clone()));
-            if node.chance.per_myriad(node.plan.trouble) {
-                use Trouble::*;
-                let trouble = *node.chance.pick(&[Down, Silent, Stuck, Slow, Hangs, Refuses, Lies, Hides]);
-                // Whoever looks twice must find somebody who knows better.
-                if hider.is_some_and(|hider| hider != nth) || (trouble == Hides && !all_well) {
-                    continue;
-                }
-                all_well = false;
-                // What a lone node says cannot be checked, nor what two say that agree on it.
-                if trouble == Lies && (!several || std::mem::replace(&mut liar, true)) {
-                    continue;
-                }
-                let until = now_ms + node.chance.between(1_000, 60_000);
-                trace.note(format_args!("node {}.{nth}: {trouble:?} until {}", self.plan.id, until / 1_000));
-                node.troubles.insert(trouble, until);
-                node.version += 1;
+            if !node.chance.per_myriad(node.plan.trouble) {
+                continue;
+            }
+            let deceptive = node.chance.percent(50);
+            let trouble = match deceptive {
+                true => *node.chance.pick(&Trouble::DECEPTIVE),
+                false => *node.chance.pick(&Trouble::HARMLESS),
+            };
+            let long = node.chance.percent(10);
+            let until =
+                now_ms + if long { node.chance.between(60_000, 300_000) } else { node.chance.between(1_000, 60_000) };
+            if !self.may_suffer(nth, trouble) {
+                continue;
+            }
+            trace.note(format_args!("node {}.{nth}: {trouble:?} until {}", self.plan.id, until / 1_000));
+            let node = &mut self.nodes[nth];
+            node.troubles.insert(trouble, until);
+            node.well_since_ms = None;
+            node.version += 1;
+            node.disguise(trouble, &self.plan, now_ms);
+            if trouble == Trouble::NearHead {
+                self.longest = self.longest.max(node.view.len() as u64 - 1);
             }
         }
     }
 
-    fn mine(&mut self) {
-        let number = self.canon.len() as u64;
-        let parent = self.canon.last().map_or([0; 32], |block| block.hash);
-        let hash = self.chance.hash();
-        let count = if self.chance.percent(self.plan.log_percent) { self.chance.between(1, 4) } else { 0 };
-        let logs: Vec<Log> = (0..count)
-            .map(|index| Log {
-                index,
-                contract: self.chance.below(CONTRACTS),
-                signature: self.chance.below(SIGNATURES),
-                transaction: self.chance.hash(),
-            })
-            .collect();
-        let mut bloom = Bloom::default();
-        for log in &logs {
-            bloom.accrue_raw_log(contract(log.contract).into(), &[B256::from(signature(log.signature))]);
+    /// Whether somebody is there who knows better, as far as that is needed.
+    fn may_suffer(&self, nth: usize, trouble: Trouble) -> bool {
+        let node = &self.nodes[nth];
+        // One shows one chain at a time.
+        if DISGUISES.contains(&trouble) && node.is_disguised() {
+            return false;
         }
-        let mut header = json!({
-            "number": format!("{number:#x}"),
-            "hash": hexed(hash),
-            "parentHash": hexed(parent),
-            "timestamp": format!("{:#x}", number * self.plan.block_ms / 1_000),
-            "gasUsed": "0x5208",
-        });
-        if self.plan.blooms {
-            header["logsBloom"] = hexed(bloom).into();
+        let alone = self.plan.guard.is_none();
+        if !Trouble::DECEPTIVE.contains(&trouble) || (trouble == Trouble::NearHead && alone) {
+            return true;
         }
-        Arc::make_mut(&mut self.canon).push(Arc::new(Block { number, hash, logs, header }));
-        self.longest = self.longest.max(number);
+        // What two say that agree on it nobody can find out.
+        let deceives = |node: &Node| Trouble::DECEPTIVE.iter().any(|trouble| node.suffers(*trouble));
+        if alone || self.nodes.iter().any(deceives) {
+            return false;
+        }
+        // That a log is missing only a bloom says, or a proof.
+        let promised = self.plan.blooms == Blooms::Exact || self.plan.verify == Verify::Always;
+        promised || !matches!(trouble, Trouble::Hides | Trouble::Omits)
+    }
+
+    fn mine(&mut self, now_ms: u64) {
+        let block = Block::on(self.canon.last(), &self.plan, self.plan.sealed, now_ms, &mut self.chance);
+        self.longest = self.longest.max(block.number);
+        Arc::make_mut(&mut self.canon).push(block);
     }
 }

@@ -23,6 +23,9 @@ use crate::load::Plan;
 /// Wait after an attempt that the engine's own bounds refused.
 const REFUSED_RETRY_MS: u64 = 250;
 
+/// What the answer to a JSON-RPC effect may take; modules are told of the beginning.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+
 /// What an attempt came to.
 pub enum Done {
     /// It is not there any more, or ended in an earlier history.
@@ -71,7 +74,7 @@ impl Courier {
         let verdict = match (granted, &entry.effect) {
             (Err(error), _) => Verdict::Failed(format!("not granted any more: {}", error.message)),
             (_, Effect::Http(effect)) => self.http(plan, &entry.key, effect).await,
-            (_, Effect::Rpc(effect)) => self.rpc(plan, effect, again).await,
+            (_, Effect::Rpc(effect)) => self.rpc(plan, &live.name, effect, again).await,
             (_, Effect::Transaction(_) | Effect::Message(_)) => {
                 Verdict::Failed("this engine has no actor for such effects yet".into())
             }
@@ -167,25 +170,34 @@ impl Courier {
     }
 
     /// `again` says that an earlier attempt may have arrived.
-    async fn rpc(&self, plan: &Plan, effect: &RpcEffect, again: bool) -> Verdict {
+    async fn rpc(&self, plan: &Plan, module: &Arc<str>, effect: &RpcEffect, again: bool) -> Verdict {
         let RpcEffect { chain_id, method, params } = effect;
         let Some(port) = plan.chains.get(chain_id) else {
             return Verdict::Failed(format!("chain {chain_id} has no port"));
         };
-        let verdict = verdict::of_rpc(effect, self.request(port, method, params).await);
+        let verdict = verdict::of_rpc(effect, self.request(port, module, method, params).await);
         match (verdict, verdict::transaction_hash(effect)) {
             // So a node also answers to a transaction that is on the chain by now.
             (Verdict::Failed(refusal), Some(hash)) => {
-                let found = self.request(port, "eth_getTransactionByHash", &format!("[\"{hash}\"]")).await;
+                let found = self.request(port, module, "eth_getTransactionByHash", &format!("[\"{hash}\"]")).await;
                 verdict::of_refused_transaction(refusal, &hash, again, found)
             }
             (verdict, _) => verdict,
         }
     }
 
-    async fn request(&self, port: &Port<ChainMsg>, method: &str, params: &str) -> Result<String, HostError> {
+    async fn request(
+        &self,
+        port: &Port<ChainMsg>,
+        module: &Arc<str>,
+        method: &str,
+        params: &str,
+    ) -> Result<String, HostError> {
+        let module = module.clone();
         let (method, params, deadline) = (method.to_owned(), params.to_owned(), self.deadline);
-        let answer = port.call(deadline, |reply| ChainMsg::Request { method, params, deadline, reply }).await;
+        let reply_bytes_max = ANSWER_BYTES_MAX;
+        let request = |reply| ChainMsg::Request { module, method, params, deadline, reply_bytes_max, reply };
+        let answer = port.call(deadline, request).await;
         answer.unwrap_or_else(|error| Err(HostError::new("chain", HostErrorKind::Unavailable, error.to_string())))
     }
 }

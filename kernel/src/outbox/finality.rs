@@ -6,14 +6,13 @@ use std::{
 };
 
 use nexum_host_ifaces::{
-    Hash, HostError, HostErrorKind,
-    chain::ChainMsg,
+    Hash,
+    chain::{ChainMsg, Final, Tag},
     outbox::{BlockPoint, Ended, Live, Release},
     port::Port,
     types::OutcomeStatus,
 };
 use ractor::ActorRef;
-use serde::Deserialize;
 
 use super::{FINALITY_POLL, Found, Msg, State};
 
@@ -23,46 +22,10 @@ const EFFECTS_MAX: usize = 256;
 /// Headers asked for at once; public endpoints refuse longer batches.
 const HEADERS_MAX: usize = 50;
 
-#[derive(Deserialize)]
-struct Header {
-    number: String,
-    hash: Hash,
-}
-
-fn block_request(block: &str) -> (String, String) {
-    ("eth_getBlockByNumber".to_owned(), format!("[\"{block}\", false]"))
-}
-
-fn parsed(text: &str) -> Result<Option<(u64, Hash)>, String> {
-    let header: Option<Header> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let Some(Header { number, hash }) = header else { return Ok(None) };
-    let number = u64::from_str_radix(number.trim_start_matches("0x"), 16).map_err(|error| error.to_string())?;
-    Ok(Some((number, hash)))
-}
-
-async fn header(port: &Port<ChainMsg>, block: &str) -> Result<Option<(u64, Hash)>, String> {
-    let (method, params) = block_request(block);
-    let asked = |reply| ChainMsg::Request { method, params, deadline: DEADLINE, reply };
+async fn finality(port: &Port<ChainMsg>, tag: Tag, numbers: Vec<u64>) -> Result<Final, String> {
+    let asked = |reply| ChainMsg::Finality { tag, numbers, reply };
     let answer = port.call(DEADLINE, asked).await.map_err(|error| error.to_string())?;
-    parsed(&answer.map_err(|error: HostError| error.message)?)
-}
-
-/// Several headers as one node has them. A node that takes no batches is asked for one after the other.
-async fn headers(port: &Port<ChainMsg>, blocks: &[String]) -> Result<Vec<Option<(u64, Hash)>>, String> {
-    let requests = blocks.iter().map(|block| block_request(block)).collect();
-    let asked = |reply| ChainMsg::RequestBatch { requests, deadline: DEADLINE, reply };
-    let answers = port.call(DEADLINE, asked).await.map_err(|error| error.to_string())?;
-    match answers {
-        Ok(answers) => answers.into_iter().map(|answer| parsed(&answer.map_err(|error| error.message)?)).collect(),
-        Err(error) if matches!(error.kind, HostErrorKind::Unavailable | HostErrorKind::Timeout) => Err(error.message),
-        Err(_) => {
-            let mut headers = Vec::with_capacity(blocks.len());
-            for block in blocks {
-                headers.push(header(port, block).await?);
-            }
-            Ok(headers)
-        }
-    }
+    answer.map_err(|error| error.message)
 }
 
 /// How far a chain is final; none where nobody waits for it or the endpoint does not know.
@@ -87,19 +50,19 @@ impl Heads {
 /// What one tag has no answer to says nothing about the other.
 async fn heads(port: &Port<ChainMsg>, chain_id: u64, safe: bool, finalized: bool) -> Heads {
     let head = async |wanted: bool, tag| match wanted {
-        true => known(chain_id, header(port, tag).await).map(|(number, _)| number),
+        true => known(chain_id, finality(port, tag, vec![]).await).through,
         false => None,
     };
-    Heads { safe: head(safe, "safe").await, finalized: head(finalized, "finalized").await }
+    Heads { safe: head(safe, Tag::Safe).await, finalized: head(finalized, Tag::Finalized).await }
 }
 
 /// Those of the effects whose block is far enough back indeed, each with whether that block is on the chain.
 ///
-/// How far a chain is final and which blocks it has are asked of one node at once: what one node calls final says nothing
-/// about the blocks of another that is behind it, on a branch that is gone.
+/// How far a chain is final and which blocks it has are asked at once: what one node calls final says nothing about the
+/// blocks of another that is behind it, on a branch that is gone.
 async fn decide(port: &Port<ChainMsg>, chain_id: u64, effects: Vec<Live>) -> Vec<(Live, bool)> {
     let mut decided = Vec::new();
-    for (release, tag) in [(Release::Safe, "safe"), (Release::Finalized, "finalized")] {
+    for (release, tag) in [(Release::Safe, Tag::Safe), (Release::Finalized, Tag::Finalized)] {
         let waiting: Vec<(&Live, BlockPoint)> = effects
             .iter()
             .filter(|live| live.release == release)
@@ -110,11 +73,10 @@ async fn decide(port: &Port<ChainMsg>, chain_id: u64, effects: Vec<Live>) -> Vec
         }
         let numbers: BTreeSet<u64> = waiting.iter().map(|(_, block)| block.number).collect();
         let numbers: Vec<u64> = numbers.into_iter().take(HEADERS_MAX).collect();
-        let mut blocks: Vec<String> = numbers.iter().map(|number| format!("0x{number:x}")).collect();
-        blocks.push(tag.to_owned());
-        let mut found = known(chain_id, headers(port, &blocks).await);
-        let Some((through, _)) = found.pop().flatten() else { continue };
-        let found: BTreeMap<u64, Hash> = found.into_iter().flatten().filter(|(number, _)| *number <= through).collect();
+        let found = known(chain_id, finality(port, tag, numbers.clone()).await);
+        let Some(through) = found.through else { continue };
+        let hashes = numbers.into_iter().zip(found.hashes).filter(|(number, _)| *number <= through);
+        let found: BTreeMap<u64, Hash> = hashes.filter_map(|(number, hash)| Some((number, hash?))).collect();
         for (live, block) in waiting {
             if let Some(hash) = found.get(&block.number) {
                 decided.push((live.clone(), *hash == block.hash));
@@ -193,42 +155,32 @@ mod tests {
     use super::*;
     use nexum_host_ifaces::{outbox::Progress, store::ModuleId};
 
-    /// One node has the chain, the other is behind, on a branch that is gone. Which is asked is said for each request.
-    struct Nodes;
+    /// A chain that is final through so many blocks each time it is asked, with one of two branches.
+    struct Chain;
 
-    fn answer(behind: bool, params: &str) -> String {
-        let (through, branch) = if behind { (8, 1) } else { (20, 2) };
-        let block: (String, bool) = serde_json::from_str(params).unwrap();
-        let number = match block.0.strip_prefix("0x") {
-            Some(digits) => u64::from_str_radix(digits, 16).unwrap(),
-            None => through,
-        };
-        serde_json::json!({"number": format!("0x{number:x}"), "hash": Hash([branch; 32])}).to_string()
-    }
-
-    impl Actor for Nodes {
+    impl Actor for Chain {
         type Msg = ChainMsg;
-        type State = Vec<bool>;
-        type Arguments = Vec<bool>;
+        type State = Vec<(u64, u8)>;
+        type Arguments = Vec<(u64, u8)>;
 
-        async fn pre_start(&self, _: ActorRef<ChainMsg>, behind: Vec<bool>) -> Result<Vec<bool>, ActorProcessingErr> {
-            Ok(behind)
+        async fn pre_start(
+            &self,
+            _: ActorRef<ChainMsg>,
+            answers: Vec<(u64, u8)>,
+        ) -> Result<Vec<(u64, u8)>, ActorProcessingErr> {
+            Ok(answers)
         }
 
         async fn handle(
             &self,
             _: ActorRef<ChainMsg>,
             message: ChainMsg,
-            behind: &mut Vec<bool>,
+            answers: &mut Vec<(u64, u8)>,
         ) -> Result<(), ActorProcessingErr> {
-            let behind = behind.remove(0);
-            match message {
-                ChainMsg::Request { params, reply, .. } => drop(reply.send(Ok(answer(behind, &params)))),
-                ChainMsg::RequestBatch { requests, reply, .. } => {
-                    let answers = requests.iter().map(|(_, params)| Ok(answer(behind, params)));
-                    drop(reply.send(Ok(answers.collect())));
-                }
-                _ => {}
+            let (through, branch) = answers.remove(0);
+            if let ChainMsg::Finality { numbers, reply, .. } = message {
+                let hashes = numbers.iter().map(|_| Some(Hash([branch; 32]))).collect();
+                drop(reply.send(Ok(Final { through: Some(through), hashes })));
             }
             Ok(())
         }
@@ -251,8 +203,8 @@ mod tests {
         }
     }
 
-    async fn decided(behind: [bool; 2]) -> Vec<(String, bool)> {
-        let (actor, _) = Actor::spawn(None, Nodes, behind.to_vec()).await.unwrap();
+    async fn decided(answers: [(u64, u8); 2]) -> Vec<(String, bool)> {
+        let (actor, _) = Actor::spawn(None, Chain, answers.to_vec()).await.unwrap();
         let port = Port::new("chain");
         port.bind(actor.clone());
         let heads = heads(&port, 1, false, true).await;
@@ -263,9 +215,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_one_node_calls_final_is_not_looked_up_at_one_that_is_behind() {
-        assert_eq!(decided([false, false]).await, [("m/2".to_owned(), true), ("m/1".to_owned(), false)]);
-        assert!(decided([false, true]).await.is_empty());
-        assert!(decided([true, false]).await.is_empty());
+    async fn what_was_called_final_before_says_nothing_about_blocks_that_are_told_later() {
+        let (far, behind) = ((20, 2), (8, 1));
+        assert_eq!(decided([far, far]).await, [("m/2".to_owned(), true), ("m/1".to_owned(), false)]);
+        assert!(decided([far, behind]).await.is_empty());
+        assert!(decided([behind, far]).await.is_empty());
     }
 }

@@ -3,13 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use nexum_host_ifaces::{Address, Hash, HostError, HostErrorKind, chain::EndpointStatus, clock::Clock, types::Log};
+use nexum_host_ifaces::{
+    Address, Hash, HostError, HostErrorKind,
+    chain::{EndpointStatus, Final},
+    clock::Clock,
+    types::Log,
+};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::chain::{Called, FaultKind, MockBlock, MockChain};
 use crate::{
-    backend::{Backend, Seen},
+    backend::{Backend, Bounds, Ranged, Seen, Survey},
     filter::Union,
     header::Header,
     tracker::{Failure, Tag},
@@ -273,22 +278,49 @@ impl Backend for MockBackend {
         Ok(self.chain.block(number).map(|block| block.header))
     }
 
-    async fn block_logs(&self, block: &Header, union: &Union) -> Result<Vec<Log>, Failure> {
-        self.fault("logs").await?;
-        let found = self.chain.block_by_hash(&block.hash);
-        let found = found.ok_or_else(|| Failure::Failed(format!("no block {}", block.hash)))?;
-        Ok(found.logs.into_iter().filter(|log| union.covers(log)).collect())
+    async fn finality(&self, tag: Tag, numbers: &[u64]) -> Result<Final, Failure> {
+        let through = self.tagged(tag).await?.map(|header| header.number);
+        let hash = |number: &u64| {
+            let block = self.chain.block(*number).filter(|_| through.is_some_and(|through| *number <= through));
+            block.map(|block| block.header.hash)
+        };
+        Ok(Final { through, hashes: numbers.iter().map(hash).collect() })
     }
 
-    async fn range_logs(&self, from: u64, to: u64, union: &Union) -> Result<(Vec<Log>, Hash), Failure> {
+    async fn block_logs(&self, blocks: &[Header], union: &Union) -> Result<Vec<Vec<Log>>, Failure> {
+        self.fault("logs").await?;
+        let logs = |block: &Header| {
+            let found = self.chain.block_by_hash(&block.hash);
+            let found = found.ok_or_else(|| Failure::Failed(format!("no block {}", block.hash)))?;
+            Ok(found.logs.into_iter().filter(|log| union.covers(log)).collect())
+        };
+        blocks.iter().map(logs).collect()
+    }
+
+    async fn range_logs(&self, from: u64, to: u64, union: &Union, _known: &[Header]) -> Result<Ranged, Failure> {
         self.fault("logs").await?;
         let end = self.chain.block(to).ok_or_else(|| Failure::Failed(format!("no block {to}")))?;
         let blocks = (from..=to).map_while(|number| self.chain.block(number));
         let logs = blocks.flat_map(|block| block.logs).filter(|log| union.covers(log));
-        Ok((logs.collect(), end.header.hash))
+        Ok(Ranged { logs: logs.collect(), to, end_hash: end.header.hash })
     }
 
-    async fn request(&self, method: &str, params: &str, deadline: Duration) -> Result<String, HostError> {
+    async fn survey(&self, known: &[(u64, Hash)]) -> Survey {
+        let has =
+            |(number, hash): &(u64, Hash)| self.chain.block(*number).is_some_and(|block| block.header.hash == *hash);
+        match known.last().is_none_or(has) {
+            true => Survey { have: 1, ..Survey::default() },
+            false => Survey { contradict: 1, ..Survey::default() },
+        }
+    }
+
+    async fn request(
+        &self,
+        method: &str,
+        params: &str,
+        deadline: Duration,
+        _reply_bytes_max: usize,
+    ) -> Result<String, HostError> {
         match self.chain.fault(method) {
             None => self.answer(method, params),
             Some(FaultKind::Error) => {
@@ -306,10 +338,11 @@ impl Backend for MockBackend {
         &self,
         requests: Vec<(String, String)>,
         deadline: Duration,
+        reply_bytes_max: usize,
     ) -> Result<Vec<Result<String, HostError>>, HostError> {
         let mut answers = Vec::with_capacity(requests.len());
         for (method, params) in requests {
-            answers.push(self.request(&method, &params, deadline).await);
+            answers.push(self.request(&method, &params, deadline, reply_bytes_max).await);
         }
         Ok(answers)
     }
@@ -319,7 +352,25 @@ impl Backend for MockBackend {
         vec![EndpointStatus { name, score, connected: true, healthy: true, leads: true, ..EndpointStatus::default() }]
     }
 
-    fn read_up_to(&self, _: u64, _: Option<(u64, Hash)>) {}
+    fn learnt(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn read_up_to(&self, _: u64, _: &dyn Fn(u64) -> Option<Header>) {}
+
+    fn bounds(&self) -> Bounds {
+        Bounds::default()
+    }
+
+    fn distrusts_blooms(&self) -> bool {
+        false
+    }
+
+    fn want_vouched(&self) {}
+
+    async fn heard(&self) {
+        std::future::pending().await
+    }
 
     fn best_head(&self) -> Option<u64> {
         Some(self.chain.head().0)

@@ -325,7 +325,7 @@ impl Inner {
             log_index: index,
         });
         let logs = logs.collect();
-        let header = Header { number, hash, parent, timestamp_s, bloom: Some(Box::new(bloom)) };
+        let header = Header { bloom: Some(Box::new(bloom)), ..Header::new(number, hash, parent, timestamp_s) };
         self.blocks.push_back(MockBlock { header, logs });
         if self.blocks.len() > BLOCKS_MAX {
             self.blocks.pop_front();

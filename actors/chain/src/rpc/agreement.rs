@@ -1,9 +1,24 @@
 //! Whether the endpoints that stand by have the same blocks as the one that is followed.
 //!
 //! Pure. A few blocks below the head nodes of one chain agree, but for moments; one that does not is on another branch,
-//! or makes its blocks up. Which one that is the majority says, and between two the order of preference.
+//! or makes its blocks up. Which one that is a proof says, or the majority. Between two nobody can tell: the block is
+//! disputed, and nothing from there on is delivered until one of them changes its mind.
+
+use std::collections::VecDeque;
 
 use nexum_host_ifaces::Hash;
+
+/// Blocks of the followed chain that are remembered for comparing.
+const RECENT_MAX: usize = 128;
+
+/// A block as somebody told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    pub number: u64,
+    pub hash: Hash,
+    /// Whether the hash is that of the header's fields.
+    pub sealed: bool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -12,6 +27,8 @@ pub enum Verdict {
     Odd,
     /// The one that is followed is.
     LeaderOdd,
+    /// As many say one thing as the other.
+    Tie,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,37 +42,109 @@ enum Stance {
 
 #[derive(Debug)]
 pub struct Agreement {
-    /// A block of the followed chain.
-    settled: Option<(u64, Hash)>,
+    /// Blocks of the followed chain, ascending, up to its head.
+    recent: VecDeque<Told>,
+    /// The newest of them that nodes should not differ about.
+    settled: u64,
     stances: Vec<Stance>,
     /// The block of the followed chain that an endpoint was last seen to have.
     vouched: Vec<Option<(u64, Hash)>>,
+    /// The block that as many contradict as have it, and who contradicts.
+    disputed: Option<(u64, usize)>,
 }
 
 impl Agreement {
     pub fn new(endpoints: usize) -> Self {
-        Self { settled: None, stances: vec![Stance::Unknown; endpoints], vouched: vec![None; endpoints] }
+        Self {
+            recent: VecDeque::new(),
+            settled: 0,
+            stances: vec![Stance::Unknown; endpoints],
+            vouched: vec![None; endpoints],
+            disputed: None,
+        }
     }
 
-    /// The followed chain has this block, a few below its head.
-    pub fn settled(&mut self, block: Option<(u64, Hash)>) {
-        self.settled = block;
+    /// The newest block that nodes should not differ about.
+    pub fn settled(&self) -> Option<Told> {
+        self.at(self.settled)
     }
 
-    /// The block that an endpoint should be asked for.
-    pub fn asked_for(&self) -> Option<u64> {
-        self.settled.map(|(number, _)| number)
+    /// The followed chain has these blocks, ascending, the newest of them its head. Nodes should not differ about those up
+    /// to `settled`.
+    pub fn follow(&mut self, settled: u64, blocks: impl IntoIterator<Item = Told>) {
+        self.settled = settled;
+        let blocks: Vec<Told> = blocks.into_iter().collect();
+        if let Some(first) = blocks.first() {
+            self.recent.retain(|told| told.number < first.number);
+        }
+        for told in blocks {
+            while self.recent.back().is_some_and(|last| last.number >= told.number) {
+                self.recent.pop_back();
+            }
+            self.recent.push_back(told);
+            if self.recent.len() > RECENT_MAX {
+                self.recent.pop_front();
+            }
+        }
+        if let Some(last) = self.recent.back()
+            && self.disputed.is_some_and(|(number, _)| number > last.number)
+        {
+            // The chain that is followed has left the branch.
+            self.disputed = None;
+        }
+    }
+
+    /// The first block that [`Agreement::follow`] has not been given yet, when it goes on from this one.
+    pub fn next(&self, tip: u64, hash_at: &dyn Fn(u64) -> Option<Hash>) -> u64 {
+        let known = self.recent.iter().rev().find(|told| told.number <= tip && hash_at(told.number) == Some(told.hash));
+        let least = tip.saturating_sub(RECENT_MAX as u64 - 1);
+        let reaches =
+            self.recent.front().is_some_and(|first| first.number <= least || hash_at(first.number - 1).is_none());
+        known.filter(|_| reaches).map_or(least, |told| (told.number + 1).max(least))
+    }
+
+    /// The newest block that an endpoint with this head can be asked for: one that nodes should not differ about, or, when
+    /// somebody waits for it to be confirmed, the newest of all.
+    pub fn asked_for(&self, head: u64, newest: bool) -> Option<u64> {
+        let most = if newest { head } else { head.min(self.settled) };
+        let reached = |told: &&Told| told.number <= most;
+        self.recent.iter().rev().find(reached).map(|told| told.number)
+    }
+
+    fn at(&self, number: u64) -> Option<Told> {
+        self.recent.iter().rev().find(|told| told.number == number).copied()
     }
 
     /// The block that shows whether what an endpoint says of history up to `number` is of the followed chain; none when
     /// it has shown it, or there is nothing to compare with.
     pub fn anchor(&self, index: usize, number: u64) -> Option<(u64, Hash)> {
-        self.settled.filter(|settled| settled.0 > number && self.vouched[index] != Some(*settled))
+        let settled = self.settled().filter(|settled| settled.number > number)?;
+        let shown = self.vouched[index]
+            .is_some_and(|(at, hash)| at > number && self.at(at).is_none_or(|told| told.hash == hash));
+        (!shown).then_some((settled.number, settled.hash))
     }
 
     /// An endpoint has this block.
     pub fn vouch(&mut self, index: usize, block: (u64, Hash)) {
-        self.vouched[index] = Some(block);
+        if self.vouched[index].is_none_or(|(number, _)| number < block.0) || self.at(block.0).is_some() {
+            self.vouched[index] = Some(block);
+        }
+    }
+
+    /// The highest block of the followed chain that anybody but `leader` was seen to have.
+    pub fn vouched(&self, leader: usize) -> Option<u64> {
+        let others = self.vouched.iter().enumerate().filter(|(index, _)| *index != leader);
+        let ours = |(number, hash): (u64, Hash)| match self.at(number) {
+            Some(told) => told.hash == hash,
+            // Older than what is remembered.
+            None => self.recent.front().is_some_and(|first| number < first.number),
+        };
+        others.filter_map(|(_, block)| *block).filter(|block| ours(*block)).map(|(number, _)| number).max()
+    }
+
+    /// The block that is disputed, and which endpoint has another one.
+    pub fn disputed(&self) -> Option<(u64, usize)> {
+        self.disputed
     }
 
     /// Another endpoint is followed: what was compared with the one before counts no more.
@@ -63,24 +152,60 @@ impl Agreement {
         self.stances.fill(Stance::Unknown);
     }
 
-    /// An endpoint has this block. A comparison with what is not asked for any more says nothing.
-    pub fn compare(&mut self, index: usize, number: u64, told: Hash) -> Verdict {
-        let Some((_, hash)) = self.settled.filter(|(settled, _)| *settled == number) else { return Verdict::Fine };
-        let stance = match self.stances[index] {
-            _ if told == hash => Stance::Agrees,
+    /// An endpoint is gone, or refused: it disputes nothing.
+    pub fn gone(&mut self, index: usize) {
+        self.stances[index] = Stance::Unknown;
+        if self.disputed.is_some_and(|(_, by)| by == index) {
+            self.disputed = None;
+        }
+    }
+
+    /// An endpoint has this block at a number that was asked for; none when it says that there is no such block, though
+    /// its head is far above. One that does not speak, because it stands still, is left behind on a branch that is gone. A
+    /// comparison with what is not asked for any more says nothing.
+    pub fn compare(&mut self, index: usize, number: u64, told: Option<Told>, speaks: bool) -> Verdict {
+        let Some(ours) = self.at(number) else { return Verdict::Fine };
+        if told.is_some_and(|told| told.hash == ours.hash) {
+            self.gone(index);
+            self.stances[index] = Stance::Agrees;
+            self.vouch(index, (number, ours.hash));
+            return Verdict::Fine;
+        }
+        if number > self.settled {
+            return Verdict::Fine;
+        }
+        self.stances[index] = match self.stances[index] {
             Stance::Unknown | Stance::Agrees => Stance::Doubts,
             Stance::Doubts | Stance::Dissents => Stance::Dissents,
         };
-        self.stances[index] = stance;
-        if stance != Stance::Dissents {
+        if self.stances[index] != Stance::Dissents {
             return Verdict::Fine;
+        }
+        // A hash that is not that of its header was made up.
+        match told.map(|told| told.sealed) {
+            Some(true) if !ours.sealed => return Verdict::LeaderOdd,
+            Some(false) | None if ours.sealed => return Verdict::Odd,
+            _ if !speaks => {
+                self.gone(index);
+                self.stances[index] = Stance::Dissents;
+                return Verdict::Odd;
+            }
+            _ => {}
         }
         let count = |wanted: &[Stance]| self.stances.iter().filter(|stance| wanted.contains(stance)).count();
         // The one that is followed agrees with itself.
         let agree = count(&[Stance::Agrees]) + 1;
-        match count(&[Stance::Doubts, Stance::Dissents]) > agree {
-            true => Verdict::LeaderOdd,
-            false => Verdict::Odd,
+        match count(&[Stance::Doubts, Stance::Dissents]).cmp(&agree) {
+            std::cmp::Ordering::Greater => Verdict::LeaderOdd,
+            std::cmp::Ordering::Less => {
+                self.disputed = None;
+                Verdict::Odd
+            }
+            std::cmp::Ordering::Equal => {
+                let number = self.disputed.map_or(number, |(disputed, _)| disputed.min(number));
+                self.disputed = Some((number, index));
+                Verdict::Tie
+            }
         }
     }
 }
@@ -89,47 +214,117 @@ impl Agreement {
 mod tests {
     use super::*;
 
-    const OURS: Hash = Hash([1; 32]);
-    const THEIRS: Hash = Hash([2; 32]);
+    fn told(number: u64, branch: u8) -> Told {
+        Told { number, hash: Hash([branch; 32]), sealed: false }
+    }
+
+    const OURS: u8 = 1;
+    const THEIRS: u8 = 2;
 
     fn agreement(endpoints: usize) -> Agreement {
         let mut agreement = Agreement::new(endpoints);
-        assert_eq!(agreement.compare(1, 5, THEIRS), Verdict::Fine, "there is nothing to compare with");
-        agreement.settled(Some((5, OURS)));
+        assert_eq!(
+            agreement.compare(1, 5, Some(told(5, THEIRS)), true),
+            Verdict::Fine,
+            "there is nothing to compare with"
+        );
+        agreement.follow(5, (0..=5).map(|number| told(number, OURS)));
         agreement
     }
 
     #[test]
-    fn between_two_the_one_that_is_followed_is_believed() {
+    fn between_two_nobody_is_believed() {
         let mut agreement = agreement(2);
-        assert_eq!(agreement.compare(1, 5, THEIRS), Verdict::Fine, "once may be a reorg");
-        assert_eq!(agreement.compare(1, 4, THEIRS), Verdict::Fine, "of another block");
-        assert_eq!(agreement.compare(1, 5, OURS), Verdict::Fine);
-        assert_eq!(agreement.compare(1, 5, THEIRS), Verdict::Fine);
-        assert_eq!(agreement.compare(1, 5, THEIRS), Verdict::Odd);
-        agreement.forget();
-        assert_eq!(agreement.compare(1, 5, THEIRS), Verdict::Fine, "another one is followed");
+        let mut compare = |number, branch| agreement.compare(1, number, Some(told(number, branch)), true);
+        assert_eq!(compare(5, THEIRS), Verdict::Fine, "once may be a reorg");
+        assert_eq!(compare(9, THEIRS), Verdict::Fine, "of another block");
+        assert_eq!(compare(5, OURS), Verdict::Fine);
+        assert_eq!(compare(5, THEIRS), Verdict::Fine);
+        assert_eq!(compare(5, THEIRS), Verdict::Tie);
+        assert_eq!(compare(4, THEIRS), Verdict::Tie);
+        assert_eq!(agreement.disputed(), Some((4, 1)));
+        agreement.follow(3, [told(3, OURS)]);
+        assert_eq!(agreement.disputed(), None, "the branch was left");
+        agreement.follow(4, [told(4, OURS)]);
+        for _ in 0..2 {
+            agreement.compare(1, 4, Some(told(4, THEIRS)), true);
+        }
+        assert!(agreement.disputed().is_some());
+        assert_eq!(agreement.compare(1, 4, Some(told(4, OURS)), true), Verdict::Fine);
+        assert_eq!(agreement.disputed(), None, "it changed its mind");
+    }
+
+    #[test]
+    fn a_proof_decides_between_two() {
+        for (ours, theirs, verdict) in
+            [(true, false, Verdict::Odd), (false, true, Verdict::LeaderOdd), (true, true, Verdict::Tie)]
+        {
+            let mut agreement = Agreement::new(2);
+            agreement.follow(5, [Told { sealed: ours, ..told(5, OURS) }]);
+            let other = Some(Told { sealed: theirs, ..told(5, THEIRS) });
+            agreement.compare(1, 5, other, true);
+            assert_eq!(agreement.compare(1, 5, other, true), verdict, "{ours} {theirs}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_far_ahead_and_lacks_the_block_dissents() {
+        let mut agreement = agreement(3);
+        assert_eq!(agreement.compare(2, 5, Some(told(5, OURS)), true), Verdict::Fine);
+        assert_eq!(agreement.compare(1, 5, None, true), Verdict::Fine);
+        assert_eq!(agreement.compare(1, 5, None, true), Verdict::Odd);
     }
 
     #[test]
     fn history_is_taken_from_whoever_has_the_followed_chain() {
         let mut agreement = agreement(2);
-        assert_eq!(agreement.anchor(1, 4), Some((5, OURS)));
+        let hash = Hash([OURS; 32]);
+        assert_eq!(agreement.anchor(1, 4), Some((5, hash)));
         assert_eq!(agreement.anchor(1, 5), None, "no history");
-        agreement.vouch(1, (5, OURS));
-        assert_eq!((agreement.anchor(1, 4), agreement.anchor(0, 4)), (None, Some((5, OURS))));
-        agreement.settled(Some((6, OURS)));
-        assert_eq!(agreement.anchor(1, 4), Some((6, OURS)), "once for each block");
+        agreement.vouch(1, (5, hash));
+        assert_eq!((agreement.anchor(1, 4), agreement.anchor(0, 4)), (None, Some((5, hash))));
+        agreement.follow(6, [told(6, OURS)]);
+        assert_eq!(agreement.anchor(1, 4), None, "it has shown a later block than is asked for");
+        assert_eq!(agreement.anchor(1, 5), Some((6, hash)));
+        agreement.follow(5, [told(5, THEIRS)]);
+        assert_eq!(agreement.anchor(1, 4), Some((5, Hash([THEIRS; 32]))), "of the branch that was left");
     }
 
     #[test]
     fn the_majority_is_believed() {
         let mut agreement = agreement(3);
         for index in [1, 2] {
-            assert_eq!(agreement.compare(index, 5, THEIRS), Verdict::Fine);
+            assert_eq!(agreement.compare(index, 5, Some(told(5, THEIRS)), true), Verdict::Fine);
         }
-        assert_eq!(agreement.compare(1, 5, THEIRS), Verdict::LeaderOdd);
-        assert_eq!(agreement.compare(2, 5, OURS), Verdict::Fine);
-        assert_eq!(agreement.compare(1, 5, THEIRS), Verdict::Odd, "two say otherwise");
+        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true), Verdict::LeaderOdd);
+        assert_eq!(agreement.compare(2, 5, Some(told(5, OURS)), true), Verdict::Fine);
+        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true), Verdict::Odd, "two say otherwise");
+    }
+
+    #[test]
+    fn a_block_counts_as_seen_by_others_while_it_is_on_the_chain() {
+        let mut agreement = agreement(3);
+        assert_eq!(agreement.vouched(0), None);
+        agreement.compare(1, 4, Some(told(4, OURS)), true);
+        assert_eq!((agreement.vouched(0), agreement.vouched(1)), (Some(4), None));
+        assert_eq!((agreement.asked_for(9, false), agreement.asked_for(3, false)), (Some(5), Some(3)));
+        agreement.follow(5, [told(6, OURS)]);
+        assert_eq!((agreement.asked_for(9, false), agreement.asked_for(9, true)), (Some(5), Some(6)));
+        assert_eq!(agreement.compare(1, 6, Some(told(6, THEIRS)), true), Verdict::Fine, "nodes differ at the head");
+        agreement.compare(1, 6, Some(told(6, OURS)), true);
+        assert_eq!(agreement.vouched(0), Some(6));
+        agreement.follow(4, [told(4, THEIRS)]);
+        assert_eq!(agreement.vouched(0), None, "it was another block");
+    }
+
+    #[test]
+    fn only_what_is_new_is_taken_in() {
+        let mut agreement = Agreement::new(1);
+        let ours = |_| Some(Hash([OURS; 32]));
+        assert_eq!(agreement.next(1_000, &ours), 1_000 - 127);
+        agreement.follow(1_000, (873..=1_000).map(|number| told(number, OURS)));
+        assert_eq!(agreement.next(1_001, &ours), 1_001);
+        let forked = |number| Some(Hash([if number > 990 { THEIRS } else { OURS }; 32]));
+        assert_eq!(agreement.next(1_001, &forked), 991);
     }
 }

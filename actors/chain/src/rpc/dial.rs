@@ -1,72 +1,250 @@
 //! How a node is reached: over the network, or, in a simulation, not at all.
+//!
+//! Carries bytes and knows nothing of JSON-RPC. Invariant: an answer is bounded while it is read, redirects are not
+//! followed, and no error quotes a URL, which may hold a key.
 
-use std::{sync::Arc, time::Duration};
-
-use alloy::{
-    pubsub::{ConnectionHandle, PubSubConnect, PubSubFrontend},
-    transports::{
-        BoxTransport, TransportErrorKind, TransportResult,
-        http::{Http, reqwest},
-        ws::{WebSocketConfig, WsConnect},
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
+
 use async_trait::async_trait;
+use futures::{SinkExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::{self, Message, protocol::WebSocketConfig};
 use url::Url;
 
-/// A block's logs may be large; the library's 16 MiB per frame is too little for some.
-const WS_MESSAGE_BYTES_MAX: usize = 256 << 20;
+/// Why an exchange of bytes failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Broken {
+    /// No connection, or it ended.
+    Lost(String),
+    /// The other side gave up waiting.
+    Timeout(String),
+    /// The answer is longer than was allowed, in bytes.
+    TooLarge { bytes_max: usize },
+    /// The handshake of a WebSocket was answered with this HTTP status.
+    Refused { status: u16 },
+}
+
+/// Counts the bytes of answers that are held at once, and bounds them.
+#[derive(Debug)]
+pub struct Meter {
+    held: Arc<AtomicUsize>,
+    max: usize,
+}
+
+impl Meter {
+    pub fn new(max: usize) -> Self {
+        Self { held: Arc::default(), max }
+    }
+
+    /// Begins an answer.
+    pub fn begin(&self) -> Held {
+        Held { all: self.held.clone(), max: self.max, bytes: 0 }
+    }
+}
+
+/// The bytes of one answer. They are free again when it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    all: Arc<AtomicUsize>,
+    max: usize,
+    bytes: usize,
+}
+
+impl Held {
+    /// Makes room for so many bytes more.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Broken> {
+        let before = self.all.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        match before.saturating_add(bytes) > self.max {
+            true => Err(Broken::Lost(format!("other answers hold {before} bytes, at most {} at once", self.max))),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What came back over HTTP.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    /// How long the other side asks to be left alone.
+    pub retry_after: Option<Duration>,
+    pub body: Vec<u8>,
+    pub held: Held,
+}
+
+/// Requests over HTTP to one node.
+#[async_trait]
+pub trait Http: Send + Sync {
+    /// Posts JSON. Of the answer at most `reply_bytes_max` are read, after decompression.
+    async fn post(&self, body: String, reply_bytes_max: usize, meter: &Meter) -> Result<Reply, Broken>;
+}
+
+/// One open WebSocket: texts to and from the node. Dropping either end closes it.
+pub struct Socket {
+    pub to_node: mpsc::Sender<String>,
+    /// Ends after an error, and when the node closes the connection.
+    pub from_node: mpsc::Receiver<Result<String, Broken>>,
+}
 
 /// Opens what carries JSON-RPC to one node. Everything above it (pace, deadlines, failover) stays the same.
 #[async_trait]
 pub trait Dial: Send + Sync {
-    /// For requests and their answers; connects when it must. The error must not quote the URL, which may hold a key.
-    fn http(&self, url: &Url) -> Result<BoxTransport, String>;
-    /// One connection with subscriptions; whoever holds it learns of its end.
-    async fn ws(&self, url: &str, keepalive: Duration) -> TransportResult<ConnectionHandle>;
+    /// For requests and their answers; connects when it must.
+    fn http(&self, url: &Url) -> Result<Arc<dyn Http>, String>;
+    /// One connection. A message longer than `message_bytes_max` ends it.
+    async fn ws(&self, url: &Url, keepalive: Duration, message_bytes_max: usize) -> Result<Socket, Broken>;
 }
 
 /// The network.
 pub struct Network;
 
+struct Client {
+    client: reqwest::Client,
+    url: Url,
+}
+
 #[async_trait]
 impl Dial for Network {
-    fn http(&self, url: &Url) -> Result<BoxTransport, String> {
-        let client = reqwest::Client::builder().no_proxy().build();
-        let client = client.map_err(|error| format!("cannot set up HTTP: {error}"))?;
-        Ok(BoxTransport::new(Http::with_client(client, url.clone())))
+    fn http(&self, url: &Url) -> Result<Arc<dyn Http>, String> {
+        let builder = || {
+            reqwest::Client::builder()
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
+        };
+        let client = builder().build().or_else(|error| match url.scheme() {
+            // Without a store of certificates there is no TLS, and this endpoint needs none.
+            "http" => builder().tls_certs_only([]).build(),
+            _ => Err(error),
+        });
+        let client = client.map_err(|error| format!("cannot set up TLS: {}", innermost(&error)))?;
+        Ok(Arc::new(Client { client, url: url.clone() }))
     }
 
-    async fn ws(&self, url: &str, keepalive: Duration) -> TransportResult<ConnectionHandle> {
+    async fn ws(&self, url: &Url, keepalive: Duration, message_bytes_max: usize) -> Result<Socket, Broken> {
         let config = WebSocketConfig::default()
-            .max_message_size(Some(WS_MESSAGE_BYTES_MAX))
-            .max_frame_size(Some(WS_MESSAGE_BYTES_MAX));
-        WsConnect::new(url.to_owned()).with_config(config).with_keepalive_interval(keepalive).connect().await
+            .max_message_size(Some(message_bytes_max))
+            .max_frame_size(Some(message_bytes_max));
+        let connecting = tokio_tungstenite::connect_async_with_config(url.as_str(), Some(config), true);
+        let (stream, _) = connecting.await.map_err(|error| of_websocket(&error, message_bytes_max))?;
+        // One message at a time: each may be as long as is allowed.
+        let (to_node, mut outgoing) = mpsc::channel::<String>(16);
+        let (incoming, from_node) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let (mut write, mut read) = stream.split();
+            let mut ticks = tokio::time::interval(keepalive.max(Duration::from_millis(1)));
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            ticks.tick().await;
+            loop {
+                tokio::select! {
+                    text = outgoing.recv() => {
+                        let Some(text) = text else { break };
+                        if let Err(error) = write.send(Message::text(text)).await {
+                            // Whoever listens is gone when nobody takes this.
+                            let _ = incoming.send(Err(of_websocket(&error, message_bytes_max))).await;
+                            return;
+                        }
+                    }
+                    message = read.next() => {
+                        let text = match message {
+                            Some(Ok(Message::Text(text))) => Ok(text.as_str().to_owned()),
+                            Some(Ok(Message::Binary(bytes))) => match String::from_utf8(bytes.to_vec()) {
+                                Ok(text) => Ok(text),
+                                Err(_) => Err(Broken::Lost("a binary message that is no text".into())),
+                            },
+                            Some(Ok(Message::Close(_))) | None => Err(Broken::Lost("the connection was closed".into())),
+                            Some(Ok(_)) => continue,
+                            Some(Err(error)) => Err(of_websocket(&error, message_bytes_max)),
+                        };
+                        let ended = text.is_err();
+                        if incoming.send(text).await.is_err() || ended {
+                            break;
+                        }
+                    }
+                    // Keeps what lies between from forgetting the connection. Whether the node lives, requests tell.
+                    _ = ticks.tick() => {
+                        if write.send(Message::Ping(Default::default())).await.is_err() {
+                            let _ = incoming.send(Err(Broken::Lost("the connection was lost".into()))).await;
+                            return;
+                        }
+                    }
+                    () = incoming.closed() => break,
+                }
+            }
+            // The other side may be gone already.
+            let _ = write.close().await;
+        });
+        Ok(Socket { to_node, from_node })
     }
 }
 
-/// A WebSocket that is not reconnected behind our back: alloy would give up after some retries, and lose heads silently.
-#[derive(Clone)]
-struct ConnectOnce {
-    dial: Arc<dyn Dial>,
-    url: String,
-    keepalive: Duration,
+#[async_trait]
+impl Http for Client {
+    async fn post(&self, body: String, reply_bytes_max: usize, meter: &Meter) -> Result<Reply, Broken> {
+        let request = self.client.post(self.url.clone()).header("content-type", "application/json").body(body);
+        let mut response = request.send().await.map_err(|error| of_client(&error))?;
+        let status = response.status().as_u16();
+        let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let retry_after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        // What is announced is refused before it is read; what is not announced, while it is.
+        if response.content_length().is_some_and(|bytes| bytes > reply_bytes_max as u64) {
+            return Err(Broken::TooLarge { bytes_max: reply_bytes_max });
+        }
+        let (mut body, mut held) = (Vec::new(), meter.begin());
+        while let Some(chunk) = response.chunk().await.map_err(|error| of_client(&error))? {
+            if body.len() + chunk.len() > reply_bytes_max {
+                return Err(Broken::TooLarge { bytes_max: reply_bytes_max });
+            }
+            held.grow(chunk.len())?;
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Reply { status, retry_after, body, held })
+    }
 }
 
-impl PubSubConnect for ConnectOnce {
-    fn is_local(&self) -> bool {
-        false
+/// The innermost cause of an error: outer ones name the URL.
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-
-    async fn connect(&self) -> TransportResult<ConnectionHandle> {
-        self.dial.ws(&self.url, self.keepalive).await
-    }
-
-    async fn try_reconnect(&self) -> TransportResult<ConnectionHandle> {
-        Err(TransportErrorKind::non_retryable_str("the endpoint reconnects itself"))
-    }
+    cause
 }
 
-/// Opens one connection with subscriptions.
-pub(super) async fn connect(dial: Arc<dyn Dial>, url: String, keepalive: Duration) -> TransportResult<PubSubFrontend> {
-    ConnectOnce { dial, url, keepalive }.into_service().await
+fn of_client(error: &reqwest::Error) -> Broken {
+    if error.is_timeout() {
+        return Broken::Timeout("no answer in time".into());
+    }
+    let cause = innermost(error);
+    let is_outer = std::ptr::eq(std::ptr::from_ref(cause).cast::<()>(), std::ptr::from_ref(error).cast::<()>());
+    Broken::Lost(match is_outer {
+        true if error.is_connect() => "cannot connect".to_owned(),
+        true => "the request failed".to_owned(),
+        false => cause.to_string(),
+    })
+}
+
+fn of_websocket(error: &tungstenite::Error, bytes_max: usize) -> Broken {
+    use tungstenite::Error;
+    match error {
+        Error::Http(response) => Broken::Refused { status: response.status().as_u16() },
+        Error::Capacity(_) => Broken::TooLarge { bytes_max },
+        Error::ConnectionClosed | Error::AlreadyClosed => Broken::Lost("the connection was lost".into()),
+        // These name what was asked for.
+        Error::Url(_) => Broken::Lost("the URL cannot be used for a WebSocket".into()),
+        other => Broken::Lost(innermost(other).to_string()),
+    }
 }

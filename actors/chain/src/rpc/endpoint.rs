@@ -1,41 +1,105 @@
-//! One node: its transport, its pace, its errors and numbers. Knows nothing of the other endpoints.
+//! One node: its transport, its pace, its shape, its errors and numbers. Knows nothing of the other endpoints.
 
 use std::{
-    borrow::Cow,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use alloy::{
-    primitives::B256,
-    pubsub::{PubSubFrontend, RawSubscription},
-    rpc::json_rpc::{Id, Request, RequestPacket, Response, ResponsePacket, ResponsePayload, SerializedRequest},
-    transports::BoxTransport,
-};
 use nexum_host_ifaces::clock::Clock;
 use serde_json::value::RawValue;
-use std::sync::Arc;
-use tower::Service;
 use url::Url;
 
 use super::{
-    dial::{self, Dial},
+    dial::{Dial, Http, Meter},
+    envelope::{self, Answer, AnswerId, Packet},
     errors::CallError,
     limiter::{Caller, Limiter},
+    secrets::{Secrets, public_name},
+    shape::Shape,
+    socket::{Connection, Payload},
 };
-use crate::{config::EndpointConfig, metrics::ChainMetrics};
+use crate::{
+    config::{ChainConfig, EndpointConfig},
+    metrics::ChainMetrics,
+};
 
-/// Heads buffered between the socket and the actor; what overflows is fetched as a gap.
-const SUBSCRIPTION_ITEMS: usize = 256;
+/// What one answer to the engine may take: the logs of a full range on a busy chain.
+pub const ENGINE_REPLY_BYTES_MAX: usize = 64 << 20;
+/// What is around a result: ids, names, blanks.
+const ENVELOPE_BYTES_MAX: usize = 64 << 10;
+/// What one message of the connection for modules' requests may take.
+const MODULE_MESSAGE_BYTES_MAX: usize = (8 << 20) + ENVELOPE_BYTES_MAX;
+/// Bytes of answers that are held at once: for the engine, and for all modules together.
+const ENGINE_BYTES_HELD_MAX: usize = 192 << 20;
+const MODULE_BYTES_HELD_MAX: usize = 64 << 20;
+/// Most requests in one batch; public endpoints refuse longer ones.
+pub const BATCH_MAX: u64 = 100;
+/// Most addresses in one filter.
+const LIST_MAX: u64 = 500;
 
-type Payload = Result<Box<RawValue>, CallError>;
+/// What a request is for: who waits for it, and who pays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The head, and whether the endpoint is there.
+    Head,
+    /// Headers by number or hash.
+    Headers,
+    Logs,
+    /// Asked although somebody has answered: something was doubtful.
+    SecondOpinion,
+    /// Receipts that prove a block's logs.
+    Proof,
+    /// What a module asked, and how long its answer may be, in bytes.
+    Module {
+        reply_bytes_max: usize,
+    },
+}
+
+impl Purpose {
+    /// The label in metrics.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Head => "head",
+            Self::Headers => "headers",
+            Self::Logs => "logs",
+            Self::SecondOpinion => "second-opinion",
+            Self::Proof => "proof",
+            Self::Module { .. } => "module",
+        }
+    }
+
+    pub fn is_module(self) -> bool {
+        matches!(self, Self::Module { .. })
+    }
+
+    fn caller(self) -> Caller {
+        if self.is_module() { Caller::Module } else { Caller::Engine }
+    }
+
+    fn reply_bytes_max(self) -> usize {
+        match self {
+            Self::Module { reply_bytes_max } => reply_bytes_max.saturating_add(ENVELOPE_BYTES_MAX),
+            _ => ENGINE_REPLY_BYTES_MAX,
+        }
+    }
+}
 
 enum Transport {
-    Http(BoxTransport),
-    Ws { url: String, keepalive: Duration, dial: Arc<dyn Dial>, frontend: Mutex<Option<PubSubFrontend>> },
+    Http(Arc<dyn Http>),
+    Ws {
+        url: Url,
+        keepalive: Duration,
+        dial: Arc<dyn Dial>,
+        /// What the engine reads over.
+        engine: Mutex<Option<Connection>>,
+        /// What modules ask over: an answer that ends a connection ends this one, and nobody's heads.
+        modules: tokio::sync::Mutex<Option<Connection>>,
+    },
+    /// It cannot be used, and why.
+    Unusable(String),
 }
 
 pub struct Endpoint {
@@ -43,91 +107,115 @@ pub struct Endpoint {
     pub name: String,
     chain_label: String,
     transport: Transport,
-    /// Parts of the URL that must not appear in any message.
-    secrets: Vec<String>,
+    secrets: Secrets,
     limiter: Limiter,
+    shape: Mutex<Shape>,
     next_id: AtomicU64,
+    engine_bytes: Meter,
+    module_bytes: Meter,
     clock: Arc<dyn Clock>,
     metrics: ChainMetrics,
 }
 
-/// Scheme, host and port of a URL.
-pub fn public_name(url: &Url) -> String {
-    let host = url.host_str().unwrap_or("?");
-    match url.port_or_known_default() {
-        Some(port) => format!("{}://{host}:{port}", url.scheme()),
-        None => format!("{}://{host}", url.scheme()),
-    }
-}
-
 impl Endpoint {
     pub fn new(
-        config: &EndpointConfig,
-        chain_id: u64,
-        requests_per_second: u32,
-        keepalive: Duration,
-        dial: Arc<dyn Dial>,
+        endpoint: &EndpointConfig,
+        config: &ChainConfig,
+        dial: &Arc<dyn Dial>,
         clock: Arc<dyn Clock>,
         metrics: ChainMetrics,
     ) -> Result<Self, String> {
         // The URL may hold a key, so errors must not quote it.
-        let url: Url = config.url.parse().map_err(|error| format!("an endpoint's URL is malformed: {error}"))?;
+        let url: Url = endpoint.url.parse().map_err(|error| format!("an endpoint's URL is malformed: {error}"))?;
         let name = public_name(&url);
+        let keepalive = (config.stall_after / 2).clamp(Duration::from_secs(1), Duration::from_secs(10));
+        let secrets = Secrets::of(&url);
         let transport = match url.scheme() {
-            "http" | "https" => Transport::Http(dial.http(&url).map_err(|error| format!("{name}: {error}"))?),
-            "ws" | "wss" => Transport::Ws { url: config.url.clone(), keepalive, dial, frontend: Mutex::new(None) },
+            // What one endpoint lacks is no reason for the others not to be read.
+            "http" | "https" => dial.http(&url).map_or_else(Transport::Unusable, Transport::Http),
+            "ws" | "wss" => {
+                let (engine, modules) = (Mutex::default(), tokio::sync::Mutex::default());
+                Transport::Ws { url, keepalive, dial: dial.clone(), engine, modules }
+            }
             other => return Err(format!("{name}: scheme `{other}` is none of http, https, ws, wss")),
         };
-        let mut secrets = vec![config.url.clone(), url.to_string()];
-        let parts = [Some(url.path()), url.query(), url.password(), Some(url.username())];
-        secrets.extend(parts.into_iter().flatten().filter(|part| part.len() > 3).map(str::to_owned));
-        let limiter = Limiter::new(requests_per_second);
-        let chain_label = chain_id.to_string();
-        Ok(Self { name, chain_label, transport, secrets, limiter, next_id: AtomicU64::new(1), clock, metrics })
+        Ok(Self {
+            name,
+            chain_label: config.chain_id.to_string(),
+            transport,
+            secrets,
+            limiter: Limiter::new(config.requests_per_second),
+            shape: Mutex::new(Shape::new(config.max_log_range, BATCH_MAX, LIST_MAX)),
+            next_id: AtomicU64::new(1),
+            engine_bytes: Meter::new(ENGINE_BYTES_HELD_MAX),
+            module_bytes: Meter::new(MODULE_BYTES_HELD_MAX),
+            clock,
+            metrics,
+        })
     }
 
     pub fn is_ws(&self) -> bool {
         matches!(self.transport, Transport::Ws { .. })
     }
 
+    /// What the endpoint takes at once, as far as it has shown.
+    pub fn shape(&self) -> MutexGuard<'_, Shape> {
+        self.shape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Opens the socket; does nothing for HTTP.
     pub async fn connect(&self, timeout: Duration) -> Result<(), CallError> {
-        let Transport::Ws { url, keepalive, dial, frontend } = &self.transport else { return Ok(()) };
-        let connecting = dial::connect(dial.clone(), url.clone(), *keepalive);
-        let connected = match tokio::time::timeout(timeout, connecting).await {
-            Ok(connected) => connected.map_err(|error| self.clean(CallError::of_transport(error)))?,
-            Err(_) => return Err(CallError::timeout(timeout)),
-        };
-        connected.set_channel_size(SUBSCRIPTION_ITEMS);
-        *frontend.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected);
+        let Transport::Ws { engine, .. } = &self.transport else { return Ok(()) };
+        let connection = self.open(timeout, ENGINE_REPLY_BYTES_MAX).await?;
+        *engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
         Ok(())
+    }
+
+    async fn open(&self, timeout: Duration, message_bytes_max: usize) -> Result<Connection, CallError> {
+        let Transport::Ws { url, keepalive, dial, .. } = &self.transport else {
+            return Err(CallError::unavailable("HTTP has no connection to open"));
+        };
+        match tokio::time::timeout(timeout, dial.ws(url, *keepalive, message_bytes_max)).await {
+            Ok(Ok(socket)) => Ok(Connection::over(socket)),
+            Ok(Err(broken)) => Err(self.clean(CallError::of_broken(broken))),
+            Err(_) => Err(CallError::timeout(timeout)),
+        }
     }
 
     /// Closes the socket; requests in flight fail.
     pub fn disconnect(&self) {
-        if let Transport::Ws { frontend, .. } = &self.transport {
-            *frontend.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Transport::Ws { engine, .. } = &self.transport {
+            *engine.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 
-    fn frontend(&self) -> Result<PubSubFrontend, CallError> {
+    fn connection(&self) -> Result<Connection, CallError> {
         match &self.transport {
-            Transport::Http(_) => Err(CallError::unavailable("HTTP has no subscriptions")),
-            Transport::Ws { frontend, .. } => {
-                let frontend = frontend.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                frontend.ok_or_else(|| CallError::unavailable("not connected"))
+            Transport::Ws { engine, .. } => {
+                let engine = engine.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                engine.ok_or_else(|| CallError::unavailable("not connected"))
             }
+            _ => Err(CallError::unavailable("HTTP has no subscriptions")),
         }
+    }
+
+    /// The connection that requests of this purpose go over.
+    async fn connection_for(&self, purpose: Purpose, timeout: Duration) -> Result<Connection, CallError> {
+        let Transport::Ws { modules, .. } = &self.transport else { return self.connection() };
+        if !purpose.is_module() {
+            return self.connection();
+        }
+        let mut modules = modules.lock().await;
+        if let Some(connection) = modules.as_ref().filter(|connection| !connection.has_ended()) {
+            return Ok(connection.clone());
+        }
+        let connection = self.open(timeout, MODULE_MESSAGE_BYTES_MAX).await?;
+        *modules = Some(connection.clone());
+        Ok(connection)
     }
 
     fn clean(&self, error: CallError) -> CallError {
         error.without(&self.secrets)
-    }
-
-    fn serialize(&self, method: &str, params: &RawValue) -> Result<SerializedRequest, CallError> {
-        let id = Id::Number(self.next_id.fetch_add(1, Ordering::Relaxed));
-        let request = Request::new(Cow::Owned(method.to_owned()), id, params);
-        request.serialize().map_err(|error| CallError::nonsense(error.to_string()))
     }
 
     fn failed(&self, method: &str, error: &CallError) {
@@ -142,145 +230,227 @@ impl Endpoint {
         self.metrics.endpoint_errors.with_label_values(&labels).inc();
     }
 
-    async fn exchange(&self, packet: RequestPacket, timeout: Duration) -> Result<ResponsePacket, CallError> {
-        let exchange = async {
-            match &self.transport {
-                Transport::Http(http) => http.clone().call(packet).await,
-                Transport::Ws { .. } => self.frontend()?.send_packet(packet).await,
-            }
-            .map_err(CallError::of_transport)
+    fn count(&self, purpose: Purpose, method: &str) {
+        let label = ChainMetrics::method(method);
+        self.metrics.rpc_requests.with_label_values(&[&self.chain_label, label]).inc();
+        let labels = [self.chain_label.as_str(), &self.name, purpose.label()];
+        self.metrics.endpoint_requests.with_label_values(&labels).inc();
+    }
+
+    async fn post(&self, http: &Arc<dyn Http>, purpose: Purpose, body: String) -> Result<Packet, CallError> {
+        let meter = if purpose.is_module() { &self.module_bytes } else { &self.engine_bytes };
+        let reply = http.post(body, purpose.reply_bytes_max(), meter).await.map_err(CallError::of_broken)?;
+        let is_success = (200..300).contains(&reply.status);
+        let status = |body: &[u8]| CallError::of_status(reply.status, body, reply.retry_after);
+        if matches!(reply.status, 300..=399 | 401 | 403 | 429) {
+            return Err(status(&reply.body));
+        }
+        let packet = match std::str::from_utf8(&reply.body) {
+            Ok(text) => envelope::read(text),
+            Err(_) => Err("it is not UTF-8".to_owned()),
         };
+        match packet {
+            Ok(packet) if is_success => Ok(packet),
+            // Some say what is wrong with a request in JSON and in the status.
+            Ok(Packet::One(Answer { id, payload: Err(error) })) => Ok(Packet::One(Answer { id, payload: Err(error) })),
+            Ok(_) => Err(status(&reply.body)),
+            Err(_) if !is_success => Err(status(&reply.body)),
+            Err(what) => Err(CallError::nonsense(what)),
+        }
+    }
+
+    /// Runs an exchange within a time.
+    async fn within<T>(
+        &self,
+        timeout: Duration,
+        exchange: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
         match tokio::time::timeout(timeout, exchange).await {
             Ok(result) => result.map_err(|error| self.clean(error)),
             Err(_) => Err(CallError::timeout(timeout)),
         }
     }
 
-    async fn pace(&self, caller: Caller, requests: usize, timeout: Duration) -> Result<(), CallError> {
-        if self.limiter.pass(caller, requests, timeout).await { Ok(()) } else { Err(CallError::Paced) }
+    fn id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     /// One request, one answer, without waiting for its turn: for what keeps the connection alive.
-    pub async fn call_now(&self, method: &str, params: &RawValue, timeout: Duration) -> Payload {
-        let label = ChainMetrics::method(method);
-        self.metrics.rpc_requests.with_label_values(&[&self.chain_label, label]).inc();
+    pub async fn call_now(&self, purpose: Purpose, method: &str, params: &RawValue, timeout: Duration) -> Payload {
+        self.count(purpose, method);
         let began_ns = self.clock.monotonic_ns();
-        let packet = RequestPacket::Single(self.serialize(method, params)?);
-        let result = match self.exchange(packet, timeout).await {
-            Ok(ResponsePacket::Single(response)) => self.payload(response),
-            Ok(ResponsePacket::Batch(mut responses)) if responses.len() == 1 => self.payload(responses.remove(0)),
-            Ok(ResponsePacket::Batch(_)) => Err(CallError::nonsense("a batch for one request")),
-            Err(error) => Err(error),
+        let id = self.id();
+        let text = envelope::request(id, method, params);
+        let exchange = async {
+            match &self.transport {
+                Transport::Unusable(why) => Err(CallError::unavailable(why.clone())),
+                Transport::Http(http) => only(id, self.post(http, purpose, text).await?),
+                Transport::Ws { .. } => self.connection_for(purpose, timeout).await?.call(id, text).await,
+            }
         };
-        let seconds = self.clock.monotonic_ns().saturating_sub(began_ns) as f64 / 1e9;
-        self.metrics.rpc_duration.with_label_values(&[&self.chain_label, label]).observe(seconds);
+        let result = self.within(timeout, exchange).await;
+        self.took(method, began_ns);
         if let Err(error) = &result {
             self.failed(method, error);
         }
         result
     }
 
-    fn payload(&self, response: Response) -> Payload {
-        match response.payload {
-            ResponsePayload::Success(result) => Ok(result),
-            ResponsePayload::Failure(error) => Err(self.clean(CallError::of_payload(&error))),
-        }
-    }
-
-    /// One batch over HTTP; over a WebSocket, where alloy knows no batches, the requests go out one after the other
-    /// without waiting. As many answers as requests, in order.
-    async fn batch(&self, requests: &[(&str, &RawValue)], timeout: Duration) -> Result<Vec<Payload>, CallError> {
-        let mut packet = Vec::with_capacity(requests.len());
-        for (method, params) in requests {
-            let labels = [&self.chain_label, ChainMetrics::method(method)];
-            self.metrics.rpc_requests.with_label_values(&labels).inc();
-            packet.push(self.serialize(method, params)?);
-        }
-        let ids: Vec<Id> = packet.iter().map(|request| request.id().clone()).collect();
-        let began_ns = self.clock.monotonic_ns();
-        let answer = self.exchange(RequestPacket::Batch(packet), timeout).await;
+    fn took(&self, method: &str, began_ns: u64) {
         let seconds = self.clock.monotonic_ns().saturating_sub(began_ns) as f64 / 1e9;
-        let method = requests.first().map_or("", |(method, _)| method);
         let labels = [&self.chain_label, ChainMetrics::method(method)];
         self.metrics.rpc_duration.with_label_values(&labels).observe(seconds);
-        let responses = match answer {
-            Ok(ResponsePacket::Batch(responses)) => responses,
-            Ok(ResponsePacket::Single(response)) => {
-                // The node refuses the batch as a whole.
-                let error =
-                    self.payload(response).err().unwrap_or_else(|| CallError::nonsense("one answer to a batch"));
-                self.failed(method, &error);
-                return Err(error);
-            }
-            Err(error) => {
-                self.failed(method, &error);
-                return Err(error);
+    }
+
+    /// One batch over HTTP; over a WebSocket, which answers in any order anyway, the requests go out one after the other
+    /// without waiting. As many answers as requests, in order.
+    async fn batch(
+        &self,
+        purpose: Purpose,
+        requests: &[(&str, &RawValue)],
+        timeout: Duration,
+    ) -> Result<Vec<Payload>, CallError> {
+        let numbered: Vec<(u64, &str, &RawValue)> =
+            requests.iter().map(|(method, params)| (self.id(), *method, *params)).collect();
+        for (method, _) in requests {
+            self.count(purpose, method);
+        }
+        let began_ns = self.clock.monotonic_ns();
+        let exchange = async {
+            match &self.transport {
+                Transport::Unusable(why) => Err(CallError::unavailable(why.clone())),
+                Transport::Http(http) => {
+                    let packet = self.post(http, purpose, envelope::batch(&numbered)).await?;
+                    in_order(&numbered, packet)
+                }
+                Transport::Ws { .. } => {
+                    let connection = self.connection_for(purpose, timeout).await?;
+                    let calls = numbered
+                        .iter()
+                        .map(|(id, method, params)| connection.call(*id, envelope::request(*id, method, params)));
+                    Ok(futures::future::join_all(calls).await)
+                }
             }
         };
-        let mut by_id: std::collections::HashMap<Id, Response> =
-            responses.into_iter().map(|response| (response.id.clone(), response)).collect();
-        let answers = ids.iter().zip(requests).map(|(id, (method, _))| {
-            let answer = match by_id.remove(id) {
-                Some(response) => self.payload(response),
-                None => Err(CallError::nonsense("an answer of the batch is missing")),
-            };
-            if let Err(error) = &answer {
-                self.failed(method, error);
-            }
-            answer
+        let answers = self.within(timeout, exchange).await;
+        let method = requests.first().map_or("", |(method, _)| method);
+        self.took(method, began_ns);
+        let answers = answers.inspect_err(|error| self.failed(method, error))?;
+        let clean = answers.into_iter().zip(requests).map(|(answer, (method, _))| {
+            let answer = answer.map_err(|error| self.clean(error));
+            answer.inspect_err(|error| self.failed(method, error))
         });
-        Ok(answers.collect())
+        Ok(clean.collect())
     }
 
     /// One request as such, several as one batch, in their turn. A single request's failure is the outer one.
     pub async fn send(
         &self,
-        caller: Caller,
+        purpose: Purpose,
         requests: &[(&str, &RawValue)],
         timeout: Duration,
     ) -> Result<Vec<Payload>, CallError> {
-        self.pace(caller, requests.len(), timeout).await?;
-        match requests {
-            [(method, params)] => Ok(vec![Ok(self.call_now(method, params, timeout).await?)]),
-            requests => self.batch(requests, timeout).await,
+        if !self.limiter.pass(purpose.caller(), requests.len(), timeout).await {
+            return Err(CallError::Paced);
         }
+        let answers = match requests {
+            [(method, params)] => self.call_now(purpose, method, params, timeout).await.map(|answer| vec![Ok(answer)]),
+            requests => self.batch(purpose, requests, timeout).await,
+        };
+        let answers = answers.and_then(|answers| match purpose {
+            Purpose::Module { reply_bytes_max } => within_bytes(answers, reply_bytes_max),
+            _ => Ok(answers),
+        });
+        match &answers {
+            Err(error) if error.is_rate_limit() => self.limiter.refused(),
+            Ok(answers) if answers.iter().any(|answer| matches!(answer, Err(error) if error.is_rate_limit())) => {
+                self.limiter.refused();
+            }
+            Ok(_) => self.limiter.answered(),
+            Err(_) => {}
+        }
+        answers
     }
 
-    /// Subscribes to heads. The local id is for [`Endpoint::unsubscribe`].
-    pub async fn subscribe_heads(&self, timeout: Duration) -> Result<(RawSubscription, B256), CallError> {
+    /// Subscribes to heads, which [`Endpoint::next_head`] then tells.
+    pub async fn subscribe_heads(&self, timeout: Duration) -> Result<(), CallError> {
         let params = raw(&["newHeads"])?;
-        let local = self.call_now("eth_subscribe", &params, timeout).await?;
-        let local: B256 = serde_json::from_str(local.get()).map_err(|error| CallError::nonsense(error.to_string()))?;
-        let subscription = self.frontend()?.get_subscription(local).await;
-        Ok((subscription.map_err(|error| self.clean(CallError::of_transport(error)))?, local))
+        let answer = self.call_now(Purpose::Head, "eth_subscribe", &params, timeout).await?;
+        let subscription = envelope::subscription(answer.get()).map_err(CallError::nonsense)?;
+        self.connection()?.listen_to(subscription);
+        Ok(())
     }
 
-    pub fn unsubscribe(&self, local: B256) {
-        if let Ok(frontend) = self.frontend() {
-            // A connection that is gone has no subscriptions.
-            let _ = frontend.unsubscribe(local);
+    /// The next head of the subscription, as the node wrote it.
+    pub async fn next_head(&self) -> Result<Box<RawValue>, CallError> {
+        self.connection()?.head().await
+    }
+}
+
+/// The answers, if they are not longer together than a module may have.
+fn within_bytes(answers: Vec<Payload>, bytes_max: usize) -> Result<Vec<Payload>, CallError> {
+    let bytes: usize = answers.iter().flatten().map(|json| json.get().len()).sum();
+    if bytes > bytes_max { Err(CallError::TooLarge { bytes_max }) } else { Ok(answers) }
+}
+
+/// Gives endpoints of one host different names, for metrics and the operator.
+pub fn tell_apart(endpoints: &mut [Endpoint]) {
+    for index in 1..endpoints.len() {
+        let (before, rest) = endpoints.split_at_mut(index);
+        let same = before.iter().filter(|other| other.name.split('#').next() == Some(&*rest[0].name)).count();
+        if same > 0 {
+            rest[0].name = format!("{}#{}", rest[0].name, same + 1);
         }
     }
+}
+
+/// The answer to a single request.
+fn only(id: u64, packet: Packet) -> Payload {
+    let answer = match packet {
+        Packet::One(answer) => answer,
+        Packet::Many(mut answers) if answers.len() == 1 => answers.remove(0),
+        Packet::Many(_) => return Err(CallError::nonsense("a batch for one request")),
+        Packet::Note { .. } => return Err(CallError::nonsense("a notification for a request")),
+    };
+    match answer.id {
+        AnswerId::Number(other) if other != id => Err(CallError::nonsense("an answer to another request")),
+        _ => answer.payload.map_err(CallError::of_node),
+    }
+}
+
+/// The answers to a batch in the order of its requests. A batch that is not answered as a whole is refused as a whole: a
+/// smaller one may be answered.
+fn in_order(requests: &[(u64, &str, &RawValue)], packet: Packet) -> Result<Vec<Payload>, CallError> {
+    let answers = match packet {
+        Packet::Many(answers) => answers,
+        Packet::One(Answer { payload: Err(error), .. }) => return Err(CallError::of_node(error)),
+        Packet::One(_) => return Err(CallError::nonsense("one answer to a batch")),
+        Packet::Note { .. } => return Err(CallError::nonsense("a notification for a batch")),
+    };
+    let mut by_id = std::collections::HashMap::with_capacity(answers.len().min(requests.len()));
+    let mut unnamed = None;
+    for answer in answers {
+        match (answer.id, answer.payload) {
+            (AnswerId::Number(id), payload) => drop(by_id.entry(id).or_insert(payload)),
+            (_, Err(error)) => unnamed = unnamed.or(Some(error)),
+            (_, Ok(_)) => {}
+        }
+    }
+    let mut ordered = Vec::with_capacity(requests.len());
+    for (id, ..) in requests {
+        match (by_id.remove(id), unnamed.take()) {
+            (Some(payload), error) => {
+                unnamed = error;
+                ordered.push(payload.map_err(CallError::of_node));
+            }
+            (None, Some(error)) => return Err(CallError::of_node(error)),
+            (None, None) => return Err(CallError::nonsense("an answer of the batch is missing")),
+        }
+    }
+    Ok(ordered)
 }
 
 /// JSON text of parameters.
 pub fn raw<T: serde::Serialize>(params: &T) -> Result<Box<RawValue>, CallError> {
     serde_json::value::to_raw_value(params).map_err(|error| CallError::nonsense(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_never_holds_a_key() {
-        let cases = [
-            ("https://user:pass@mainnet.example.org/v3/0123456789?key=abc#x", "https://mainnet.example.org:443"),
-            ("ws://127.0.0.1:8545", "ws://127.0.0.1:8545"),
-            ("wss://node.example.org/ws", "wss://node.example.org:443"),
-        ];
-        for (url, name) in cases {
-            assert_eq!(public_name(&url.parse().unwrap()), name);
-        }
-    }
 }

@@ -1,16 +1,16 @@
 //! What went wrong with one exchange, as the contract names it, with nothing of an endpoint's key in it.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
-use alloy::{
-    rpc::json_rpc::{ErrorPayload, RpcError},
-    transports::{TransportError, TransportErrorKind, http::reqwest},
-};
 use nexum_host_ifaces::{HostError, HostErrorKind};
 use serde_json::Value;
 
+use super::{dial::Broken, envelope::NodeError, secrets::Secrets};
+
 /// Longest piece of a node's own words that is passed on.
 const MESSAGE_CHARS_MAX: usize = 400;
+/// So much of a body is looked at for words.
+const BODY_BYTES_MAX: usize = 4_096;
 /// geth's code for a reverted call.
 const CODE_REVERTED: i64 = 3;
 const CODE_LIMIT_EXCEEDED: i64 = -32005;
@@ -26,6 +26,8 @@ pub enum CallError {
     Node { code: i64, message: String, data: Option<String> },
     /// Not sent: the configured `requests_per_second` are used up for longer than the request may take.
     Paced,
+    /// The answer is longer than was allowed.
+    TooLarge { bytes_max: usize },
     /// The node did not answer, or something before it did.
     Transport { kind: HostErrorKind, status: i32, message: String, retry_after: Option<Duration> },
 }
@@ -45,29 +47,42 @@ impl CallError {
         Self::unavailable(format!("{NONSENSE}: {}", message.into()))
     }
 
-    pub fn of_transport(error: TransportError) -> Self {
-        match error {
-            RpcError::ErrorResp(payload) => Self::of_payload(&payload),
-            RpcError::Transport(kind) => of_transport_kind(&kind),
-            RpcError::DeserError { err, .. } => Self::nonsense(err.to_string()),
-            RpcError::NullResp => Self::nonsense("it is empty"),
-            // Messages of these kinds never hold a URL.
-            other => Self::unavailable(short(&other.to_string())),
+    pub fn of_broken(broken: Broken) -> Self {
+        match broken {
+            Broken::Lost(message) => Self::unavailable(short(&message)),
+            Broken::TooLarge { bytes_max } => Self::TooLarge { bytes_max },
+            Broken::Refused { status } => of_status(status, format!("HTTP status {status}"), None),
+            Broken::Timeout(message) => {
+                Self::Transport { kind: HostErrorKind::Timeout, status: 0, message, retry_after: None }
+            }
         }
     }
 
-    pub fn of_payload(payload: &ErrorPayload) -> Self {
-        let data = payload.data.as_ref().and_then(|data| revert_data(data.get()));
-        Self::Node { code: payload.code, message: short(&payload.message), data }
+    pub fn of_node(error: NodeError) -> Self {
+        let data = error.data.as_deref().and_then(revert_data);
+        Self::Node { code: error.code, message: error.message, data }
+    }
+
+    /// An answer whose HTTP status is an error, with the beginning of its body.
+    pub fn of_status(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
+        if (300..400).contains(&status) {
+            let message =
+                format!("HTTP status {status}: a redirect, which is not followed; configure where it leads to");
+            return Self::Transport { kind: HostErrorKind::Unavailable, status: status.into(), message, retry_after };
+        }
+        let body = String::from_utf8_lossy(&body[..body.len().min(BODY_BYTES_MAX)]);
+        let message = format!("HTTP status {status}: {}", one_line(body.trim()));
+        of_status(status, message, retry_after)
     }
 
     /// The label in metrics of what went wrong.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Paced => "paced",
+            Self::TooLarge { .. } => "too-large",
             error if error.is_rate_limit() => "rate-limited",
             Self::Node { .. } => "refused",
-            Self::Transport { message, .. } if message.starts_with(NONSENSE) => "nonsense",
+            error if error.is_nonsense() => "nonsense",
             Self::Transport { kind: HostErrorKind::Timeout, .. } => "timeout",
             Self::Transport { kind: HostErrorKind::Denied, .. } => "denied",
             Self::Transport { .. } => "unavailable",
@@ -78,7 +93,7 @@ impl CallError {
     pub fn retry_after(&self) -> Duration {
         match self {
             Self::Transport { retry_after, .. } => retry_after.unwrap_or_default(),
-            _ => Duration::ZERO,
+            Self::Node { .. } | Self::Paced | Self::TooLarge { .. } => Duration::ZERO,
         }
     }
 
@@ -86,6 +101,7 @@ impl CallError {
     pub fn is_rate_limit(&self) -> bool {
         match self {
             Self::Paced => true,
+            Self::TooLarge { .. } => false,
             Self::Transport { kind, .. } => *kind == HostErrorKind::RateLimited,
             Self::Node { code, message, .. } => {
                 let message = message.to_lowercase();
@@ -103,6 +119,11 @@ impl CallError {
         *code == CODE_NOT_FOUND || words.iter().any(|words| message.contains(words))
     }
 
+    /// Whether an answer came that makes no sense.
+    pub fn is_nonsense(&self) -> bool {
+        matches!(self, Self::Transport { message, .. } if message.starts_with(NONSENSE))
+    }
+
     /// Whether no answer came in time.
     pub fn is_silence(&self) -> bool {
         matches!(self, Self::Transport { kind: HostErrorKind::Timeout, status: 0, .. })
@@ -112,6 +133,7 @@ impl CallError {
     pub fn may_differ_elsewhere(&self) -> bool {
         match self {
             Self::Node { .. } | Self::Paced => self.is_rate_limit(),
+            Self::TooLarge { .. } => false,
             Self::Transport { kind, .. } => *kind != HostErrorKind::InvalidInput,
         }
     }
@@ -129,6 +151,7 @@ impl CallError {
                 *code == CODE_LIMIT_EXCEEDED || words.iter().any(|words| message.contains(words))
             }
             Self::Paced => false,
+            Self::TooLarge { .. } => true,
             Self::Transport { kind, status, .. } => {
                 *kind == HostErrorKind::Timeout || matches!(status, 400 | 413 | 502 | 504)
             }
@@ -138,6 +161,7 @@ impl CallError {
     pub fn to_host_error(&self) -> HostError {
         match self {
             Self::Paced => HostError::new("chain", HostErrorKind::RateLimited, PACED),
+            Self::TooLarge { .. } => HostError::new("chain", HostErrorKind::InvalidInput, self.message()),
             Self::Node { code, message, data } => {
                 let kind = match code {
                     _ if self.is_rate_limit() || *code == CODE_LIMIT_EXCEEDED => HostErrorKind::RateLimited,
@@ -167,32 +191,29 @@ impl CallError {
     pub fn message(&self) -> String {
         match self {
             Self::Paced => PACED.to_owned(),
+            Self::TooLarge { bytes_max } => format!("the reply is larger than {bytes_max} bytes and was not read on"),
             Self::Node { code, message, .. } => format!("{message} ({code})"),
             Self::Transport { message, .. } => message.clone(),
         }
     }
 
     /// The same error without these words.
-    pub fn without(mut self, secrets: &[String]) -> Self {
-        let (Self::Node { message, .. } | Self::Transport { message, .. }) = &mut self else { return self };
-        for secret in secrets {
-            if message.contains(secret.as_str()) {
-                *message = message.replace(secret.as_str(), "…");
+    pub fn without(mut self, secrets: &Secrets) -> Self {
+        match &mut self {
+            Self::Node { message, data, .. } => {
+                *message = secrets.clean(message).into_owned();
+                // Most of it is bytes in hexadecimal digits, which are the contract's.
+                if let Some(data) = data.as_mut().filter(|data| !data.starts_with("0x")) {
+                    *data = secrets.clean(data).into_owned();
+                }
             }
+            Self::Transport { message, .. } => *message = secrets.clean(message).into_owned(),
+            Self::Paced | Self::TooLarge { .. } => return self,
+        }
+        if let Self::Node { message, .. } | Self::Transport { message, .. } = &mut self {
+            *message = short(message);
         }
         self
-    }
-}
-
-fn of_transport_kind(kind: &TransportErrorKind) -> CallError {
-    if let Some(http) = kind.as_http_error() {
-        let message = format!("HTTP status {}: {}", http.status, short(http.body.trim()));
-        return of_status(http.status, message, kind.retry_after());
-    }
-    match kind {
-        TransportErrorKind::BackendGone => CallError::unavailable("the connection was lost"),
-        TransportErrorKind::Custom(error) => of_custom(&**error),
-        other => CallError::unavailable(short(&other.to_string())),
     }
 }
 
@@ -207,33 +228,9 @@ fn of_status(status: u16, message: String, retry_after: Option<Duration>) -> Cal
     CallError::Transport { kind, status: status.into(), message, retry_after }
 }
 
-/// An error of the HTTP client or the WebSocket library. Only its innermost cause is quoted: outer ones name the URL.
-fn of_custom(error: &(dyn Error + 'static)) -> CallError {
-    let mut cause: &dyn Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    let client = error.downcast_ref::<reqwest::Error>();
-    if client.is_some_and(reqwest::Error::is_timeout) {
-        let message = "no answer in time".to_owned();
-        return CallError::Transport { kind: HostErrorKind::Timeout, status: 0, message, retry_after: None };
-    }
-    let text = match client {
-        Some(client) if std::ptr::eq(cause, error) => {
-            if client.is_connect() {
-                "cannot connect".to_owned()
-            } else {
-                "the request failed".to_owned()
-            }
-        }
-        _ => short(&cause.to_string()),
-    };
-    // The WebSocket library tells a refused handshake in words.
-    let status = text.strip_prefix("HTTP error: ").and_then(|rest| rest.get(..3)).and_then(|code| code.parse().ok());
-    match status {
-        Some(status) => of_status(status, text, None),
-        None => CallError::unavailable(text),
-    }
+/// A node's words on one line.
+fn one_line(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 fn short(text: &str) -> String {
@@ -267,12 +264,11 @@ mod tests {
     use super::*;
 
     fn node(code: i64, message: &str, data: Option<&str>) -> CallError {
-        let data = data.map(|data| serde_json::value::RawValue::from_string(data.to_owned()).unwrap());
-        CallError::of_payload(&ErrorPayload { code, message: message.to_owned().into(), data })
+        CallError::of_node(NodeError { code, message: message.to_owned(), data: data.map(str::to_owned) })
     }
 
     fn http(status: u16, body: &str) -> CallError {
-        CallError::of_transport(TransportErrorKind::http_error(status, body.to_owned()))
+        CallError::of_status(status, body.as_bytes(), None)
     }
 
     #[test]
@@ -294,15 +290,16 @@ mod tests {
             (http(429, ""), RateLimited, 429, None),
             (http(500, ""), Unavailable, 500, None),
             (CallError::timeout(Duration::from_secs(1)), Timeout, 0, None),
-            (CallError::of_transport(TransportErrorKind::backend_gone()), Unavailable, 0, None),
+            (CallError::of_broken(Broken::Lost("gone".into())), Unavailable, 0, None),
+            (CallError::of_broken(Broken::TooLarge { bytes_max: 5 }), InvalidInput, 0, None),
+            (http(301, "https://elsewhere"), Unavailable, 301, None),
         ];
         for (error, kind, code, data) in cases {
             let host = error.to_host_error();
             assert_eq!((host.kind, host.code, host.data.as_deref()), (kind, code, data), "{error:?}");
         }
         let wait = Some(Duration::from_millis(1_500));
-        let limited = TransportErrorKind::http_error_with_retry_after(429, String::new(), wait);
-        assert_eq!(CallError::of_transport(limited).to_host_error().data.as_deref(), Some("1500"));
+        assert_eq!(CallError::of_status(429, b"", wait).to_host_error().data.as_deref(), Some("1500"));
     }
 
     #[test]
@@ -344,7 +341,10 @@ mod tests {
 
     #[test]
     fn keys_are_cut_out_of_messages() {
-        let error = http(400, "no such key /v3/abcdef").without(&["/v3/abcdef".to_owned()]);
-        assert_eq!(error.message(), "HTTP status 400: no such key …");
+        let secrets = Secrets::of(&"https://example.org/v3/abcdef77".parse().unwrap());
+        let error = http(403, "no such key\nabcdef77").without(&secrets);
+        assert_eq!(error.message(), "HTTP status 403: no such key …");
+        let error = node(-1, "x", Some(r#"{"key":"abcdef77"}"#)).without(&secrets);
+        assert_eq!(error.to_host_error().data.as_deref(), Some(r#"{"key":"…"}"#));
     }
 }

@@ -3,16 +3,16 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use alloy::pubsub::RawSubscription;
 use serde_json::value::RawValue;
 use tokio::{
-    sync::{broadcast, mpsc, watch},
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior},
 };
 
 use super::{
     Shared,
-    endpoint::{Endpoint, raw},
+    agreement::Told,
+    endpoint::{Endpoint, Purpose, raw},
     errors::CallError,
     scoreboard::Scoreboard,
     wire,
@@ -30,6 +30,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Standby endpoints are asked for their head at most and at least this often.
 const PROBE_MIN: Duration = Duration::from_millis(100);
 const PROBE_MAX: Duration = Duration::from_secs(10);
+/// One that has this many blocks above a block, and says that there is no such block, does not have the chain.
+const LACKS_BELOW: u64 = 3;
+/// At the start the others are waited for this long before one alone is followed.
+const GRACE_MAX: Duration = Duration::from_secs(3);
 
 /// Why a session ended.
 enum Ended {
@@ -120,10 +124,11 @@ impl Line {
         let timeout = self.shared.config.timeout;
         self.endpoint().connect(timeout).await.inspect_err(|error| self.endpoint().went_wrong(error))?;
         let chain_id = self.ask("eth_chainId", "[]").await?;
-        let chain_id = wire::quantity(chain_id.get()).map_err(|error| CallError::nonsense(error.to_string()))?;
+        let chain_id = wire::quantity(chain_id.get()).map_err(CallError::nonsense)?;
         if chain_id != self.shared.config.chain_id {
             return Err(Ended::WrongChain(chain_id));
         }
+        self.look_at_syncing().await?;
         self.probe().await?;
         self.shared.update(|board, now| board.up(self.index, now));
         tracing::info!(chain_id, endpoint = %self.endpoint().name, "endpoint connected");
@@ -150,57 +155,119 @@ impl Line {
     async fn ask(&self, method: &str, params: &str) -> Result<Box<RawValue>, CallError> {
         let params = RawValue::from_string(params.to_owned()).map_err(|e| CallError::nonsense(e.to_string()))?;
         let began_ns = self.shared.clock.monotonic_ns();
-        let answer = self.endpoint().call_now(method, &params, self.shared.config.timeout).await?;
+        let answer = self.endpoint().call_now(Purpose::Head, method, &params, self.shared.config.timeout).await?;
         self.shared.answered(self.index, began_ns);
         Ok(answer)
+    }
+
+    /// Asks whether the endpoint says itself that it does not have the chain yet. Not every node knows the question.
+    async fn look_at_syncing(&self) -> Result<(), CallError> {
+        let syncing = match self.ask("eth_syncing", "[]").await {
+            Ok(answer) => wire::is_syncing(answer.get()),
+            Err(error) if matches!(error, CallError::Node { .. }) && !error.is_rate_limit() => false,
+            Err(error) => return Err(error),
+        };
+        self.shared.update(|board, _| board.syncing(self.index, syncing));
+        Ok(())
     }
 
     /// Asks for the number of the head.
     async fn probe(&self) -> Result<u64, CallError> {
         let number = self.ask("eth_blockNumber", "[]").await?;
-        let number = wire::quantity(number.get()).map_err(|error| CallError::nonsense(error.to_string()))?;
+        let number = wire::quantity(number.get()).map_err(CallError::nonsense)?;
         self.shared.update(|board, now| board.head(self.index, number, now));
         Ok(number)
     }
 
-    async fn latest(&self) -> Result<Header, CallError> {
-        let json = self.ask("eth_getBlockByNumber", r#"["latest",false]"#).await?;
-        let header = wire::header(json.get()).map_err(|error| CallError::nonsense(error.to_string()))?;
-        header.ok_or_else(|| CallError::nonsense("there is no latest block"))
+    /// A block by its number, or the newest; none when the endpoint does not have it.
+    async fn block(&self, number: Option<u64>) -> Result<Option<Header>, CallError> {
+        let params = match number {
+            Some(number) => by_number(number)?,
+            None => raw(&("latest", false))?,
+        };
+        let json = match self.ask("eth_getBlockByNumber", params.get()).await {
+            // It says so in its own words when it does not have the block yet.
+            Err(error @ CallError::Node { .. }) if number.is_some() && !error.is_rate_limit() => return Ok(None),
+            answer => answer?,
+        };
+        let header = wire::header(json.get()).map_err(CallError::nonsense)?;
+        match (number, header) {
+            (Some(number), Some(header)) if header.number != number => {
+                Err(CallError::nonsense(format!("block {} for block {number}", header.number)))
+            }
+            (_, header) => Ok(header.map(|header| self.shared.trusting(header))),
+        }
     }
 
-    async fn tell(&self, header: Header) {
-        let number = header.number;
-        self.shared.update(|board, now| board.head(self.index, number, now));
+    async fn latest(&self) -> Result<Header, CallError> {
+        self.block(None).await?.ok_or_else(|| CallError::nonsense("there is no latest block"))
+    }
+
+    /// Hands a head to the actor, if it may be followed. False when it has to be told again.
+    async fn tell(&self, header: Header) -> bool {
+        let (number, hash) = (header.number, header.hash);
+        let grace = GRACE_MAX.min(self.shared.config.timeout);
+        let grace_ns = self.shared.began_ns.saturating_add(u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX));
+        let admitted = self.shared.update(|board, now| {
+            let admitted = board.admits(self.index, number, now, grace_ns);
+            board.promise(self.index, number, hash);
+            admitted
+        });
+        if !admitted {
+            // Whether the others are there by now, they are asked at once.
+            self.shared.poke.notify_waiters();
+            return false;
+        }
+        if !self.shared.is_believable(self.index, &header).await {
+            return false;
+        }
         let seen = Seen { header, seen_ns: self.shared.clock.monotonic_ns() };
         // When nobody listens the actor is stopping.
         let _ = self.heads.send(seen).await;
+        true
     }
 
     /// Another endpoint leads: make sure that this one could.
     async fn stand_by(&mut self) -> Result<(), CallError> {
         let every = (self.shared.config.stall_after / 3).clamp(PROBE_MIN, PROBE_MAX);
+        let poked = async {
+            self.shared.poke.notified().await;
+            // However often it is poked, it is not asked more often than this.
+            tokio::time::sleep(PROBE_MIN).await;
+        };
         tokio::select! {
             _ = self.leader.changed() => Ok(()),
+            () = poked => self.look(true).await,
             () = tokio::time::sleep(every) => {
-                self.probe().await?;
-                self.compare().await
+                if self.shared.board().is_syncing(self.index) {
+                    self.look_at_syncing().await?;
+                }
+                self.look(false).await
             }
         }
     }
 
-    /// Asks for a block that the followed chain has, too.
-    async fn compare(&self) -> Result<(), CallError> {
-        let Some(number) = self.shared.agreement().asked_for() else { return Ok(()) };
-        let json = match self.ask("eth_getBlockByNumber", by_number(number)?.get()).await {
-            // It says so in its own words when it does not have the block yet, and whether it is there `probe` has found out.
-            Err(error @ CallError::Node { .. }) if !error.is_rate_limit() => return Ok(()),
-            answer => answer?,
-        };
-        let header = wire::header(json.get()).map_err(|error| CallError::nonsense(error.to_string()))?;
-        // One that is behind does not have it yet.
-        if let Some(header) = header {
-            self.shared.compare(self.index, number, header.hash);
+    /// Looks at the head, and at a block that the followed chain has, too.
+    async fn look(&self, newest: bool) -> Result<(), CallError> {
+        let mut head = self.probe().await?;
+        if self.shared.board().is_ahead(self.index) {
+            // What it says of a block that the others do not have yet shows later whether it was right.
+            let header = self.latest().await?;
+            head = header.number;
+            self.shared.update(|board, now| {
+                board.head(self.index, header.number, now);
+                board.promise(self.index, header.number, header.hash);
+            });
+        }
+        let Some(number) = self.shared.agreement().asked_for(head, newest) else { return Ok(()) };
+        match self.block(Some(number)).await? {
+            Some(header) => {
+                let told = Told { number, hash: header.hash, sealed: header.receipts_root.is_some() };
+                self.shared.compare(self.index, number, Some(told));
+            }
+            None if head >= number.saturating_add(LACKS_BELOW) => self.shared.compare(self.index, number, None),
+            // One that is behind does not have it yet.
+            None => {}
         }
         Ok(())
     }
@@ -209,19 +276,12 @@ impl Line {
     async fn poll(&mut self) -> Result<(), CallError> {
         let mut ticks = tokio::time::interval(self.shared.config.poll_interval.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = None;
         while self.leads() {
             tokio::select! {
                 _ = self.leader.changed() => {}
                 _ = ticks.tick() => {
                     let header = self.latest().await?;
-                    if told != Some(header.hash) {
-                        told = Some(header.hash);
-                        self.tell(header).await;
-                    } else {
-                        // Others may have gone ahead meanwhile.
-                        self.shared.update(|board, now| board.head(self.index, header.number, now));
-                    }
+                    self.tell(header).await;
                 }
             }
         }
@@ -234,50 +294,62 @@ impl Line {
             let labels = [self.shared.config.chain_id.to_string()];
             self.shared.metrics.reconnects.with_label_values(&labels).inc();
         }
-        let (mut items, local) = match self.endpoint().subscribe_heads(self.shared.config.timeout).await {
-            Ok(subscription) => subscription,
-            Err(error) if error.is_rate_limit() => return Err(error),
+        match self.endpoint().subscribe_heads(self.shared.config.timeout).await {
+            Ok(()) => self.take_heads().await,
+            Err(error) if error.is_rate_limit() => Err(error),
             // A node without subscriptions can still be asked.
             Err(CallError::Node { message, .. }) => {
                 tracing::warn!(endpoint = %self.endpoint().name, %message, "no subscriptions here, polling");
-                return self.poll().await;
+                self.poll().await
             }
-            Err(error) => return Err(error),
-        };
-        let result = self.take_heads(&mut items).await;
-        // What failed otherwise ends the connection, and the subscription with it.
-        if result.as_ref().map_or_else(CallError::is_rate_limit, |()| true) {
-            self.endpoint().unsubscribe(local);
+            Err(error) => Err(error),
         }
-        result
     }
 
-    async fn take_heads(&mut self, items: &mut RawSubscription) -> Result<(), CallError> {
+    /// Takes what the subscription tells as a hint that there is something to read. Only a header whose hash is that of its
+    /// fields is as good as the block itself.
+    async fn hinted(&self, json: &RawValue) -> Result<Option<Header>, CallError> {
+        if let Ok(Some(header)) = wire::header(json.get())
+            && header.receipts_root.is_some()
+        {
+            return Ok(Some(self.shared.trusting(header)));
+        }
+        match wire::head(json.get()).ok().flatten().and_then(|head| head.number) {
+            // A node may tell of a block before it can be read.
+            Some(number) => match self.block(Some(number)).await? {
+                Some(header) => Ok(Some(header)),
+                None => self.latest().await.map(Some),
+            },
+            None => self.latest().await.map(Some),
+        }
+    }
+
+    async fn take_heads(&mut self) -> Result<(), CallError> {
         // Whatever came between the last connection and this one.
         let header = self.latest().await?;
         let mut newest = header.number;
-        self.tell(header).await;
+        let mut told = self.tell(header).await;
         let stall_after = self.shared.config.stall_after;
         let mut quiet_until = Instant::now() + stall_after;
+        // What was not admitted is looked at again.
+        let mut again = tokio::time::interval(PROBE_MIN.max(self.shared.config.poll_interval));
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (shared, index) = (self.shared.clone(), self.index);
         while self.leads() {
             tokio::select! {
                 biased;
                 _ = self.leader.changed() => {}
-                item = items.recv() => match item {
-                    Ok(json) => {
-                        let header = wire::header(json.get()).map_err(|e| CallError::nonsense(e.to_string()))?;
-                        if let Some(header) = header {
-                            newest = header.number;
-                            quiet_until = Instant::now() + stall_after;
-                            self.tell(header).await;
-                        }
+                head = shared.endpoints[index].next_head() => {
+                    if let Some(header) = self.hinted(&head?).await? {
+                        newest = header.number;
+                        quiet_until = Instant::now() + stall_after;
+                        told = self.tell(header).await;
                     }
-                    // The next head reveals the gap, and it is fetched.
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => {
-                        return Err(CallError::unavailable("the connection was lost"));
-                    }
-                },
+                }
+                _ = again.tick(), if !told => {
+                    let header = self.latest().await?;
+                    told = self.tell(header).await;
+                }
                 () = tokio::time::sleep_until(quiet_until) => {
                     // A quiet chain and a dead node look the same until the node is asked.
                     if self.probe().await? > newest {

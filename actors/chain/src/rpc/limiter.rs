@@ -9,6 +9,13 @@ use tokio::time::Instant;
 
 /// Requests that may go at once after a pause, in seconds' worth of the rate.
 const BURST: Duration = Duration::from_secs(1);
+/// The first pause between requests to an endpoint that asks for fewer, and the longest; it doubles.
+const SLOWED_MIN: Duration = Duration::from_millis(50);
+const SLOWED_MAX: Duration = Duration::from_secs(2);
+/// A pause below this is none.
+const SLOWED_NONE: Duration = Duration::from_millis(5);
+/// What one batch costs at most of a pace that was learnt.
+const SLOWED_COST_MAX: Duration = Duration::from_secs(5);
 
 /// For whom a request goes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +29,7 @@ pub enum Caller {
 /// which wait for both: a module that floods the endpoint holds up nobody's events.
 #[derive(Debug)]
 pub struct Limiter {
+    /// As configured.
     per_request: Duration,
     due: Mutex<Due>,
 }
@@ -31,6 +39,8 @@ pub struct Limiter {
 struct Due {
     of_engine: Option<Instant>,
     of_all: Option<Instant>,
+    /// The pause between requests that the endpoint was found to want.
+    slowed: Duration,
 }
 
 impl Limiter {
@@ -40,19 +50,35 @@ impl Limiter {
         Self { per_request, due: Mutex::default() }
     }
 
+    /// The endpoint asked for fewer requests.
+    pub fn refused(&self) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.slowed = (due.slowed * 2).clamp(SLOWED_MIN, SLOWED_MAX);
+    }
+
+    /// The endpoint answered.
+    pub fn answered(&self) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.slowed = Some(due.slowed - due.slowed / 32).filter(|pause| *pause > SLOWED_NONE).unwrap_or_default();
+    }
+
     /// Waits until `requests` more may go. False at once when that would take longer than `at_most`.
     pub async fn pass(&self, caller: Caller, requests: usize, at_most: Duration) -> bool {
-        if self.per_request.is_zero() {
-            return true;
-        }
         let now = Instant::now();
-        let cost = self.per_request * u32::try_from(requests).unwrap_or(u32::MAX);
         let go = {
             let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = u32::try_from(requests).unwrap_or(u32::MAX);
+            let (configured, slowed) = (self.per_request.saturating_mul(count), due.slowed.saturating_mul(count));
+            if configured.is_zero() && slowed.is_zero() {
+                return true;
+            }
+            // Whoever asks for fewer gets no bursts.
+            let burst = if slowed > configured { Duration::ZERO } else { BURST };
+            let cost = configured.max(slowed.min(SLOWED_COST_MAX));
             let after = |due: Option<Instant>| due.unwrap_or(now).max(now) + cost;
             let (next_of_engine, next_of_all) = (after(due.of_engine), after(due.of_all));
             let next = if caller == Caller::Engine { next_of_engine } else { next_of_all };
-            let go = next.checked_sub(cost.max(BURST)).unwrap_or(now);
+            let go = next.checked_sub(cost.max(burst)).unwrap_or(now);
             if go.saturating_duration_since(now) > at_most {
                 return false;
             }
@@ -88,6 +114,17 @@ mod tests {
                 "a batch larger than the burst goes when it is first"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn one_that_asks_for_fewer_requests_gets_fewer_until_it_answers_again() {
+        let limiter = Limiter::new(0);
+        limiter.refused();
+        limiter.refused();
+        assert!(limiter.pass(Caller::Engine, 1, Duration::ZERO).await);
+        assert!(!limiter.pass(Caller::Engine, 1, Duration::from_millis(50)).await);
+        (0..200).for_each(|_| limiter.answered());
+        assert!(limiter.pass(Caller::Engine, 1_000, Duration::ZERO).await);
     }
 
     #[tokio::test]

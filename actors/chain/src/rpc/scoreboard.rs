@@ -3,10 +3,17 @@
 //!
 //! Pure; time is given. A demotion lasts until its cause is gone; an endpoint that is demoted again and again is avoided
 //! for longer and longer.
+//!
+//! Invariant: the head of one endpoint alone moves nobody further than a few blocks above what the others have, unless
+//! they stand still, or have confirmed that it was right about what lay ahead of them.
+
+#[cfg(test)]
+mod tests;
+mod voices;
 
 use std::collections::VecDeque;
 
-use nexum_host_ifaces::chain::EndpointStatus;
+use nexum_host_ifaces::{Hash, chain::EndpointStatus};
 
 /// An endpoint this many blocks behind the best one lags; a block or two is the network's doing.
 const LAG_BLOCKS: u64 = 3;
@@ -30,6 +37,10 @@ const SCORE_DEMOTED: u32 = 500;
 const SCORE_RESTORED: u32 = 800;
 /// Durations kept for the median.
 const LATENCIES: usize = 64;
+/// So long the others are given to be where an endpoint says that the chain is, before that one is demoted.
+const OVER_GRACE_NS: u64 = 500_000_000;
+/// How long an endpoint that was right about what lay ahead of the others is believed about it, in times of `lag_ns`.
+const BELIEVED_LAGS: u64 = 10;
 
 /// Why an endpoint is not the first choice although it is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +53,8 @@ pub enum Demotion {
     Lagging,
     /// Too many of its answers failed.
     Failing,
+    /// It told a head far above the others'.
+    Ahead,
 }
 
 impl Demotion {
@@ -53,6 +66,7 @@ impl Demotion {
             Self::Wrong => "wrong",
             Self::Lagging => "lagging",
             Self::Failing => "failing",
+            Self::Ahead => "ahead",
         }
     }
 }
@@ -68,6 +82,23 @@ struct Entry {
     lag: Option<u64>,
     behind_since_ns: Option<u64>,
     lagging: bool,
+    /// Whether it was heard of at all: it came up, or failed.
+    tried: bool,
+    /// It says itself that it does not have the chain yet.
+    syncing: bool,
+    /// When its head last rose.
+    moved_ns: u64,
+    /// Mean time between its blocks.
+    interval_ns: Option<u64>,
+    /// Since when its head is above what it is believed about. It is not followed there meanwhile.
+    over_since_ns: Option<u64>,
+    /// The others were heard since, and it still is.
+    ahead: bool,
+    /// A block that it told while it was ahead.
+    promise: Option<(u64, Hash)>,
+    believed_until_ns: u64,
+    /// Since when its heads are followed, or could be.
+    admitted_since_ns: Option<u64>,
     failures: u32,
     avoided_until_ns: u64,
     /// Modules' requests go elsewhere until then.
@@ -108,6 +139,15 @@ impl Scoreboard {
             lag: None,
             behind_since_ns: None,
             lagging: false,
+            tried: false,
+            syncing: false,
+            moved_ns: 0,
+            interval_ns: None,
+            over_since_ns: None,
+            ahead: false,
+            promise: None,
+            believed_until_ns: 0,
+            admitted_since_ns: None,
             failures: 0,
             avoided_until_ns: 0,
             spared_until_ns: 0,
@@ -135,7 +175,7 @@ impl Scoreboard {
     pub fn up(&mut self, index: usize, now_ns: u64) {
         let entry = &mut self.entries[index];
         entry.up_since_ns = Some(now_ns);
-        entry.refused = false;
+        (entry.refused, entry.tried) = (false, true);
         if entry.failures > 0 {
             let probation = PROBATION_NS.saturating_mul(1 << (entry.failures - 1).min(10)).min(PROBATION_NS_MAX);
             entry.avoided_until_ns = entry.avoided_until_ns.max(now_ns + probation);
@@ -146,6 +186,9 @@ impl Scoreboard {
     pub fn down(&mut self, index: usize, now_ns: u64, error: String) -> bool {
         let entry = &mut self.entries[index];
         let was_up = entry.up_since_ns.take();
+        entry.tried = true;
+        (entry.ahead, entry.over_since_ns, entry.promise) = (false, None, None);
+        entry.admitted_since_ns = None;
         if was_up.is_some_and(|since| now_ns.saturating_sub(since) > FORGIVEN_AFTER_NS) {
             entry.failures = 0;
         }
@@ -161,7 +204,8 @@ impl Scoreboard {
     pub fn refuse(&mut self, index: usize, reason: String) -> bool {
         let entry = &mut self.entries[index];
         entry.up_since_ns = None;
-        entry.head = None;
+        (entry.head, entry.ahead, entry.over_since_ns) = (None, false, None);
+        (entry.promise, entry.tried) = (None, true);
         entry.last_error = Some(reason);
         !std::mem::replace(&mut entry.refused, true)
     }
@@ -229,13 +273,27 @@ impl Scoreboard {
 
     /// The endpoint told its head.
     pub fn head(&mut self, index: usize, number: u64, now_ns: u64) {
-        self.entries[index].head = Some(number);
+        let entry = &mut self.entries[index];
+        match entry.head.replace(number) {
+            Some(before) if number > before => {
+                let each_ns = now_ns.saturating_sub(entry.moved_ns) / (number - before);
+                entry.interval_ns = Some(entry.interval_ns.map_or(each_ns, |mean| mean - mean / 4 + each_ns / 4));
+                entry.moved_ns = now_ns;
+            }
+            Some(_) => {}
+            None => entry.moved_ns = now_ns,
+        }
+        for other in 0..self.entries.len() {
+            if other == index || self.entries[other].over_since_ns.is_some() {
+                self.weigh(other, now_ns);
+            }
+        }
         let best = self.best_head().unwrap_or(0);
         self.entries[index].lag = Some(best.saturating_sub(number));
         for index in 0..self.entries.len() {
             let entry = &mut self.entries[index];
             match entry.head.filter(|_| entry.up_since_ns.is_some()) {
-                Some(head) if head + LAG_BLOCKS < best => {
+                Some(head) if head.saturating_add(LAG_BLOCKS) < best => {
                     let since = *entry.behind_since_ns.get_or_insert(now_ns);
                     if now_ns.saturating_sub(since) > self.lag_ns && !std::mem::replace(&mut entry.lagging, true) {
                         entry.last_error = Some(format!("{} blocks behind", best - head));
@@ -247,15 +305,47 @@ impl Scoreboard {
         }
     }
 
+    pub fn is_syncing(&self, index: usize) -> bool {
+        self.entries[index].syncing
+    }
+
+    pub fn syncing(&mut self, index: usize, syncing: bool) {
+        self.entries[index].syncing = syncing;
+    }
+
+    /// Keeps a block that an endpoint which is ahead told, unless there is one already.
+    pub fn promise(&mut self, index: usize, number: u64, hash: Hash) {
+        let entry = &mut self.entries[index];
+        if entry.over_since_ns.is_some() && entry.promise.is_none() {
+            entry.promise = Some((number, hash));
+        }
+    }
+
+    /// Compares what was promised with the chain that is followed, which reaches up to `tip`.
+    pub fn redeem(&mut self, tip: u64, hash_at: &dyn Fn(u64) -> Option<Hash>, now_ns: u64) {
+        let believed_ns = self.lag_ns.saturating_mul(BELIEVED_LAGS);
+        for index in 0..self.entries.len() {
+            let Some((number, hash)) = self.entries[index].promise.filter(|(number, _)| *number <= tip) else {
+                continue;
+            };
+            self.entries[index].promise = None;
+            if hash_at(number) == Some(hash) {
+                self.entries[index].believed_until_ns = now_ns.saturating_add(believed_ns);
+                self.weigh(index, now_ns);
+            }
+        }
+    }
+
     /// The head that an endpoint told last.
     pub fn head_of(&self, index: usize) -> Option<u64> {
         self.entries[index].head
     }
 
-    /// The highest head of any endpoint that is up, or was.
+    /// The highest head of any endpoint that is up and believed, or was.
     pub fn best_head(&self) -> Option<u64> {
-        let up = self.entries.iter().filter(|entry| entry.up_since_ns.is_some()).filter_map(|entry| entry.head).max();
-        up.or_else(|| self.entries.iter().filter_map(|entry| entry.head).max())
+        let believed = || self.entries.iter().filter(|entry| entry.over_since_ns.is_none());
+        let up = believed().filter(|entry| entry.up_since_ns.is_some()).filter_map(|entry| entry.head).max();
+        up.or_else(|| believed().filter_map(|entry| entry.head).max())
     }
 
     fn lags(&self, entry: &Entry, now_ns: u64) -> bool {
@@ -281,7 +371,8 @@ impl Scoreboard {
         order.sort_by_key(|index| {
             let entry = &self.entries[*index];
             let avoided = now_ns < avoided_until_ns(entry);
-            (entry.up_since_ns.is_none(), avoided, self.lags(entry, now_ns), entry.failing, entry.priority, *index)
+            let behind = entry.syncing || self.lags(entry, now_ns);
+            (entry.up_since_ns.is_none(), entry.ahead, avoided, behind, entry.failing, entry.priority, *index)
         });
         order
     }
@@ -306,7 +397,8 @@ impl Scoreboard {
     pub fn status(&self, now_ns: u64) -> Vec<EndpointStatus> {
         let leader = self.leader(now_ns);
         let status = |(index, entry): (usize, &Entry)| {
-            let demoted = now_ns < entry.avoided_until_ns || self.lags(entry, now_ns) || entry.failing;
+            let held_back = entry.ahead || entry.syncing || self.lags(entry, now_ns);
+            let demoted = now_ns < entry.avoided_until_ns || held_back || entry.failing;
             let mut latencies: Vec<u64> = entry.latencies_ns.iter().copied().collect();
             latencies.sort_unstable();
             EndpointStatus {
@@ -320,126 +412,9 @@ impl Scoreboard {
                 latency_p50_ms: latencies.get(latencies.len() / 2).map(|ns| *ns as f64 / 1e6),
                 demotions: entry.demotions,
                 last_error: entry.last_error.clone(),
+                learnt: Vec::new(),
             }
         };
         self.entries.iter().enumerate().map(status).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const S: u64 = 1_000_000_000;
-
-    fn board() -> Scoreboard {
-        let mut board = Scoreboard::new([("a".to_owned(), 0), ("b".to_owned(), 1), ("c".to_owned(), 1)], 10 * S);
-        assert_eq!(board.leader(0), None);
-        (0..3).for_each(|index| board.up(index, 0));
-        board
-    }
-
-    #[test]
-    fn priority_decides_among_those_that_are_up() {
-        let mut board = board();
-        assert_eq!(board.order(S), [0, 1, 2]);
-        assert!(board.down(0, S, "gone".into()));
-        assert!(!board.down(0, S, "still gone".into()));
-        assert_eq!(board.order(S), [1, 2, 0]);
-        assert_eq!(board.status(S)[0].last_error.as_deref(), Some("still gone"));
-        assert!(board.status(S)[1].leads);
-    }
-
-    #[test]
-    fn one_that_failed_is_on_probation_when_it_returns() {
-        let mut board = board();
-        board.down(0, S, "gone".into());
-        board.up(0, 2 * S);
-        assert_eq!(board.leader(2 * S), Some(1));
-        assert_eq!(board.leader(3 * S), Some(0));
-        board.down(0, 4 * S, "again".into());
-        board.up(0, 5 * S);
-        assert_eq!(board.leader(6 * S), Some(1), "the second time it takes longer");
-        assert_eq!(board.leader(7 * S), Some(0));
-        (1..3).for_each(|index| {
-            board.down(index, 7 * S, "gone".into());
-        });
-        assert_eq!(board.leader(7 * S), Some(0), "who is alone is used, probation or not");
-    }
-
-    #[test]
-    fn one_that_lags_for_long_is_left_until_it_caught_up() {
-        let mut board = board();
-        board.head(0, 100, 0);
-        board.head(1, 103, 0);
-        assert_eq!(board.leader(60 * S), Some(0), "three blocks are no lag");
-        board.head(1, 104, 60 * S);
-        assert_eq!(board.leader(70 * S), Some(0));
-        assert_eq!(board.leader(71 * S), Some(1));
-        board.head(1, 105, 71 * S);
-        assert_eq!(board.status(71 * S)[2].lag, None, "it has not told anything");
-        assert_eq!(board.take_demoted(), [(0, Demotion::Lagging)]);
-        assert_eq!((board.status(71 * S)[0].lag, board.status(71 * S)[0].healthy), (Some(5), false));
-        board.head(0, 105, 72 * S);
-        assert_eq!(board.leader(72 * S), Some(0));
-        assert_eq!(board.best_head(), Some(105));
-    }
-
-    #[test]
-    fn a_liar_is_avoided_longer_each_time_and_a_wrong_chain_for_good() {
-        let mut board = board();
-        let lie = |board: &mut Scoreboard, at_ns| board.avoid(0, at_ns, Demotion::Wrong, 0, "another block's".into());
-        lie(&mut board, S);
-        lie(&mut board, S);
-        assert_eq!(board.take_demoted(), [(0, Demotion::Wrong)], "what was under way together counts once");
-        assert_eq!(board.leader(2 * S), Some(1));
-        assert!(!board.status(2 * S)[0].healthy && board.status(2 * S)[0].connected);
-        let again = board.entries[0].avoided_until_ns;
-        assert_eq!(board.leader(again), Some(0));
-        lie(&mut board, again);
-        assert_eq!(board.leader(again + 9 * S), Some(1));
-        assert_eq!(board.leader(again + 10 * S), Some(0));
-        let later = again + 200 * S;
-        lie(&mut board, later);
-        assert_eq!(board.leader(later + 5 * S), Some(0), "forgotten by then");
-        assert!(board.refuse(0, "chain 5".into()));
-        assert!(!board.refuse(0, "chain 5".into()));
-        assert_eq!(board.order(later + 60 * S), [1, 2]);
-    }
-
-    #[test]
-    fn what_a_module_asks_too_much_of_is_spared_its_requests_alone() {
-        let mut board = board();
-        board.spare(0, S, 0, "no answer in time".into());
-        assert_eq!((board.order(2 * S), board.order_for_modules(2 * S)), (vec![0, 1, 2], vec![1, 2, 0]));
-        assert_eq!(board.order_for_modules(3 * S), [0, 1, 2]);
-        let status = &board.status(2 * S)[0];
-        assert!(status.healthy && status.demotions == 0 && status.score == 100, "{status:?}");
-    }
-
-    #[test]
-    fn who_is_asked_to_wait_is_left_for_as_long() {
-        let mut board = board();
-        board.avoid(0, S, Demotion::RateLimited, 30 * S, "429".into());
-        assert_eq!(board.leader(30 * S), Some(1));
-        assert_eq!(board.leader(31 * S), Some(0));
-    }
-
-    #[test]
-    fn one_that_fails_more_than_a_third_is_demoted_until_it_answers_again() {
-        let mut board = board();
-        for nth in 0..300 {
-            if nth % 4 == 0 { board.failed(0) } else { board.answered(0, 5_000_000) }
-        }
-        assert_eq!(board.leader(S), Some(0), "a quarter is borne");
-        for nth in 0..300 {
-            if nth % 2 == 0 { board.failed(0) } else { board.answered(0, 5_000_000) }
-        }
-        assert_eq!(board.leader(S), Some(1));
-        assert_eq!(board.take_demoted(), [(0, Demotion::Failing)]);
-        let status = &board.status(S)[0];
-        assert!(status.score < 50 && !status.healthy && status.latency_p50_ms == Some(5.0), "{status:?}");
-        (0..30).for_each(|_| board.answered(0, 1));
-        assert_eq!(board.leader(S), Some(0));
     }
 }

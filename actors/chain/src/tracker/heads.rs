@@ -1,26 +1,31 @@
 //! Taking in heads: linking them to the window, and following forks.
 
-use nexum_host_ifaces::chain::Hold;
+use nexum_host_ifaces::{Hash, chain::Hold};
 
 use crate::{
+    backend::{SETTLED_DEPTH, Survey},
     branch::{Branch, Step},
     header::Header,
-    tracker::{Effect, Failure, Found, HEADERS, Job, Tracker, UseFor},
+    tracker::{Effect, Failure, Found, HEADERS, Job, SURVEY, Tracker, UseFor},
 };
+
+/// When every endpoint has been below what was read for so long, they are followed from where they are.
+const NOBODY_HAS_IT_NS: u64 = 10_000_000_000;
 
 impl Tracker {
     /// The chain says that this is its head.
     pub fn head_seen(&mut self, header: Header, seen_ns: u64) {
         let below_window = self.window.base().is_some_and(|base| header.number < base.header.number);
         if below_window {
-            // A node that lags says nothing new, however far behind it is. But see `base_refuted`.
+            // A node that lags says nothing new, however far behind it is; but the chain may have begun anew.
             self.head_below = Some((header, seen_ns));
-            return;
+            self.below_since_ns.get_or_insert(self.now_ns);
+            return self.survey();
         }
+        (self.head_below, self.below_since_ns) = (None, None);
         if self.window.hash_at(header.number) == Some(header.hash) {
             return;
         }
-        self.head_below = None;
         if self.branch.is_none() && self.window.tip().is_some_and(|tip| tip.header.hash == header.parent) {
             self.canon.note(header.link());
             self.window.push(header, seen_ns);
@@ -30,7 +35,7 @@ impl Tracker {
         match &mut self.branch {
             None => {
                 self.branch = Some(Branch::new(header));
-                self.branch_seen_ns = seen_ns;
+                (self.branch_seen_ns, self.branch_since_ns) = (seen_ns, self.now_ns);
                 self.connect();
             }
             Some(branch) => match branch.push(header) {
@@ -46,12 +51,8 @@ impl Tracker {
     /// The node's blocks below the window do not lead to it. A head below the window was then no lagging node's, but
     /// that of a shorter branch, which left ours before its base.
     pub(super) fn base_refuted(&mut self) {
-        if self.branch.is_none()
-            && let Some((header, seen_ns)) = self.head_below.take()
-        {
-            self.branch = Some(Branch::new(header));
-            self.branch_seen_ns = seen_ns;
-            self.adopt(None);
+        if self.branch.is_none() && self.head_below.is_some() {
+            self.survey();
         }
     }
 
@@ -74,14 +75,112 @@ impl Tracker {
                     self.start(Job::Header { hash, use_for: UseFor::Branch });
                 }
                 Step::Links { ancestor } => self.adopt(Some(ancestor)),
-                Step::Apart => self.adopt(None),
+                Step::First => {
+                    self.adopt(None);
+                    // Whether the chain begins anew one day shows by its first block.
+                    if self.genesis.is_none() {
+                        self.backfill.want_check(0);
+                    }
+                }
+                Step::Apart => return self.survey(),
             }
         }
+    }
+
+    /// Asks what the endpoints have of the window, before it is given up for anything.
+    pub(super) fn survey(&mut self) {
+        if std::mem::replace(&mut self.surveying, true) {
+            return;
+        }
+        let below = self.head_below.as_ref().map(|(header, _)| header.number);
+        let tip = self.head().map_or(0, |(number, _)| number);
+        let mut known: Vec<(u64, Hash)> = self.genesis.map(|hash| (0, hash)).into_iter().collect();
+        let base = self.window.base().map(|base| base.header.link());
+        known.extend(base.zip(below).and_then(|(base, number)| self.canon.ancestor(base, number)));
+        known.extend(self.window.base().map(|base| (base.header.number, base.header.hash)));
+        known.extend(self.below_head(SETTLED_DEPTH.min(tip)));
+        known.sort_unstable_by_key(|(number, _)| *number);
+        known.dedup_by_key(|(number, _)| *number);
+        // The first one at once, those that follow with growing pauses.
+        self.failures[SURVEY] = self.surveys;
+        self.surveys = self.surveys.saturating_add(1);
+        self.start(Job::Survey { known });
+    }
+
+    /// What the endpoints have of the window is known: it stays as long as one of them has it, unless more of them have
+    /// other blocks in its place.
+    pub(super) fn surveyed(&mut self, survey: Survey) {
+        self.weigh(survey);
+        // What was told meanwhile.
+        self.connect();
+    }
+
+    fn weigh(&mut self, survey: Survey) {
+        let Survey { have, ahead_have, contradict, lack, silent } = survey;
+        // What is contradicted for a moment is the endpoints' doing, and not the chain's.
+        let contradicted = contradict > have + ahead_have;
+        match contradicted {
+            true => drop(self.contradicted_since_ns.get_or_insert(self.now_ns)),
+            false => self.contradicted_since_ns = None,
+        }
+        let since_ns = self.contradicted_since_ns.filter(|_| contradicted);
+        let replaced = since_ns.is_some_and(|since_ns| self.now_ns.saturating_sub(since_ns) >= self.patience_ns);
+        let above =
+            self.branch.as_ref().is_some_and(|branch| self.head().is_some_and(|(tip, _)| branch.lowest().number > tip));
+        let long = self.below_since_ns.is_some_and(|since| self.now_ns.saturating_sub(since) > NOBODY_HAS_IT_NS);
+        if replaced {
+            (self.surveys, self.contradicted_since_ns) = (0, None);
+            if self.branch.is_none() {
+                self.branch_from_below();
+            }
+            return self.adopt(None);
+        }
+        match &self.branch {
+            // The gap is too wide to be read, and the chain is the same one.
+            Some(_) if above && have > 0 => {
+                self.surveys = 0;
+                self.adopt(None);
+            }
+            // Somebody goes on where we are: what does not link to that is no head.
+            Some(_) if have > 0 => {
+                self.why_apart = Some(format!(
+                    "a head is told that shares nothing with the last {} blocks, which {have} endpoints have",
+                    self.window.capacity()
+                ));
+                self.branch = None;
+                self.branch_from_next_head();
+            }
+            Some(_) => {
+                self.why_apart = Some(format!(
+                    "a head is told that does not lead to what was read, and nobody says what became of that \
+                     ({lack} endpoints lack it, {silent} do not answer)"
+                ));
+                self.branch_from_next_head();
+            }
+            // Everybody has been below what was read for long: they are followed from where they are. What was delivered
+            // beyond is waited for.
+            None if have == 0 && lack > 0 && (long || ahead_have > 0) => {
+                self.branch_from_below();
+                self.adopt(None);
+            }
+            // It is asked again until it is known.
+            None if contradicted => self.survey(),
+            None => {}
+        }
+    }
+
+    fn branch_from_below(&mut self) {
+        if let Some((header, seen_ns)) = self.head_below.take() {
+            self.branch = Some(Branch::new(header));
+            self.branch_seen_ns = seen_ns;
+        }
+        self.below_since_ns = None;
     }
 
     /// The branch becomes the chain.
     pub(super) fn adopt(&mut self, ancestor: Option<u64>) {
         let Some(branch) = self.branch.take() else { return };
+        self.why_apart = None;
         let tip = self.head();
         let forked = match (ancestor, tip) {
             (Some(ancestor), Some((tip, _))) => ancestor < tip,
@@ -116,6 +215,7 @@ impl Tracker {
     }
 
     pub(super) fn head_moved(&mut self) {
+        self.surveys = 0;
         for hold in [Hold::Safe, Hold::Finalized] {
             if self.interests.iter().any(|watch| watch.interest.hold == hold) {
                 self.read_tag(hold);

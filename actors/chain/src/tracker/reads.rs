@@ -2,9 +2,11 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+pub use nexum_host_ifaces::chain::Tag;
 use nexum_host_ifaces::{Hash, chain::Hold, types::Log};
 
 use crate::{
+    backend::{Ranged, SETTLED_DEPTH, Survey},
     backfill::Segment,
     filter::Union,
     header::Header,
@@ -14,20 +16,11 @@ use crate::{
 };
 
 /// Blocks kept below a fresh head: without them a fork right after the start would find no ancestor.
-const ROOTS_BLOCKS: u64 = 64;
+pub const ROOTS_BLOCKS: u64 = 64;
 /// Reads of logs of single blocks at the same time.
 const LOG_READS_MAX: usize = 16;
-/// How far ahead of a reader that catches up single blocks' logs are read.
-const LOG_READS_AHEAD: u64 = 8;
 /// Longest wait before a failed read is tried again.
 const RETRY_MAX: Duration = Duration::from_secs(5);
-
-/// A block that the chain itself calls old enough.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tag {
-    Safe,
-    Finalized,
-}
 
 /// Something to read from the chain.
 #[derive(Debug, Clone)]
@@ -43,11 +36,15 @@ pub enum Job {
         hash: Hash,
         use_for: UseFor,
     },
-    /// A block's logs that the union covers, read by the block's hash.
+    /// The logs of consecutive blocks that the union covers, of exactly these blocks.
     Logs {
-        header: Box<Header>,
+        headers: Arc<Vec<Header>>,
         union: Arc<Union>,
         version: u64,
+    },
+    /// What the endpoints say of blocks that were read, ascending.
+    Survey {
+        known: Vec<(u64, Hash)>,
     },
     Segment {
         flight: u64,
@@ -61,7 +58,12 @@ impl fmt::Display for Job {
         match self {
             Self::Headers { from, to, .. } => write!(f, "headers {from} to {to}"),
             Self::Header { hash, .. } => write!(f, "header {hash}"),
-            Self::Logs { header, .. } => write!(f, "logs of block {}", header.number),
+            Self::Logs { headers, .. } => match &***headers {
+                [only] => write!(f, "logs of block {}", only.number),
+                [first, .., last] => write!(f, "logs of blocks {} to {}", first.number, last.number),
+                [] => f.write_str("logs of no block"),
+            },
+            Self::Survey { known } => write!(f, "what the endpoints have of {} blocks", known.len()),
             Self::Segment { segment, .. } => segment.fmt(f),
             Self::Tag(tag) => write!(f, "the {tag:?} block"),
         }
@@ -84,35 +86,39 @@ pub enum UseFor {
 pub enum Found {
     Headers(Vec<Header>),
     Header(Option<Header>),
-    Logs(Vec<Log>),
-    /// Logs in order, and the hash of the segment's last block.
-    Segment {
-        logs: Vec<Log>,
-        end_hash: Hash,
-    },
+    /// Of each of the first blocks that were asked for, in order.
+    Logs(Vec<Vec<Log>>),
+    /// Logs as far as they were read.
+    Segment(Ranged),
+    Survey(Survey),
 }
 
 /// Why a job brought nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The node would answer a smaller question.
-    #[error("too large: {0}")]
-    TooLarge(String),
     #[error("{0}")]
     Failed(String),
 }
 
 pub(super) const HEADERS: usize = 0;
-const SEGMENTS: usize = 3;
+pub(super) const LOGS: usize = 2;
+pub(super) const SEGMENTS: usize = 3;
+pub(super) const TAGS: usize = 4;
+pub(super) const SURVEY: usize = 5;
+/// Kinds of jobs.
+pub(super) const KINDS: usize = 6;
+/// Most blocks whose logs are read by one range of the window.
+const LOGS_TOGETHER_MAX: u64 = 256;
 
 /// Failures of one kind of read do not hold up another kind.
 pub(super) fn kind(job: &Job) -> usize {
     match job {
         Job::Headers { .. } => HEADERS,
         Job::Header { .. } => 1,
-        Job::Logs { .. } => 2,
+        Job::Logs { .. } => LOGS,
         Job::Segment { .. } => SEGMENTS,
-        Job::Tag(_) => 4,
+        Job::Tag(_) => TAGS,
+        Job::Survey { .. } => SURVEY,
     }
 }
 
@@ -136,35 +142,60 @@ impl Tracker {
     pub(super) fn read_ahead(&mut self) {
         let Some(tip) = self.window.tip() else { return };
         let (number, bloom) = (tip.header.number, tip.header.bloom.as_deref());
+        // Whoever begins at the first head begins after it.
+        if self.window.base().is_some_and(|base| base.header.number == number) {
+            return;
+        }
         let wanted = self
             .interests
             .iter()
             .any(|watch| watch.interest.hold == Hold::Latest && watch.filters.possible_in(number, bloom));
         if wanted {
-            self.read_logs(number);
+            self.read_logs(number, number);
         }
     }
 
-    /// Reads the logs a reader needs now, and those it will need next.
+    /// Reads the logs a reader needs now, and those it will need next: far below the head by ranges, near it one by one.
     pub(super) fn read_logs_from(&mut self, watch: &Watch, number: u64, limit: u64) {
-        self.read_logs(number);
-        for number in number + 1..=limit.min(number + LOG_READS_AHEAD) {
-            if matches!(self.window.get_mut(number).map(|block| block.share(watch)), Some(Share::Unread)) {
-                self.read_logs(number);
+        let settled = self.window.tip().map_or(0, |tip| tip.header.number.saturating_sub(SETTLED_DEPTH));
+        let (_, version) = self.interests.union();
+        let unread = |tracker: &mut Self, number: u64| {
+            !tracker.log_reads.contains(&(number, version)) && !tracker.window.has_logs(number, version)
+        };
+        let last = limit.min(settled).min(number + LOGS_TOGETHER_MAX - 1);
+        let mut end = number;
+        while end < last && unread(self, end + 1) {
+            end += 1;
+        }
+        // What nobody wants at the end need not be asked for.
+        let wanted = |tracker: &mut Self, number: u64| {
+            matches!(tracker.window.get_mut(number).map(|block| block.share(watch)), Some(Share::Unread))
+        };
+        while end > number && !wanted(self, end) {
+            end -= 1;
+        }
+        self.read_logs(number, end);
+        // Whoever follows closely needs the next ones at once.
+        for number in end + 1..=limit.min(end + SETTLED_DEPTH) {
+            if wanted(self, number) {
+                self.read_logs(number, number);
             }
         }
     }
 
-    pub(super) fn read_logs(&mut self, number: u64) {
+    pub(super) fn read_logs(&mut self, from: u64, to: u64) {
         let (union, version) = self.interests.union();
-        if self.log_reads.len() >= LOG_READS_MAX || self.log_reads.contains(&(number, version)) {
+        if self.log_jobs >= LOG_READS_MAX || self.log_reads.contains(&(from, version)) {
             return;
         }
-        if let Some(block) = self.window.get(number) {
-            let header = Box::new(block.header.clone());
-            self.log_reads.push((number, version));
-            self.start(Job::Logs { header, union, version });
+        let headers: Vec<Header> =
+            (from..=to).map_while(|number| self.window.get(number)).map(|block| block.header.clone()).collect();
+        if headers.is_empty() {
+            return;
         }
+        self.log_jobs += 1;
+        self.log_reads.extend(headers.iter().map(|header| (header.number, version)));
+        self.start(Job::Logs { headers: Arc::new(headers), union, version });
     }
 
     pub(super) fn extend_window(&mut self, down_to: u64) {
@@ -209,11 +240,13 @@ impl Tracker {
 
     /// A job has ended.
     pub fn finished(&mut self, job: Job, result: Result<Found, Failure>) {
-        let failures = &mut self.failures[kind(&job)];
+        let kind = kind(&job);
         match &result {
-            Ok(_) => *failures = 0,
-            Err(Failure::TooLarge(_)) => {}
-            Err(Failure::Failed(_)) => *failures = failures.saturating_add(1),
+            Ok(_) => (self.failures[kind], self.failed[kind]) = (0, None),
+            Err(Failure::Failed(why)) => {
+                self.failures[kind] = self.failures[kind].saturating_add(1);
+                self.failed[kind] = Some(format!("{job}: {why}"));
+            }
         }
         match (job, result) {
             (Job::Headers { use_for: UseFor::Branch, .. }, result) => self.branch_read(result),
@@ -238,10 +271,26 @@ impl Tracker {
                     Err(_) => {}
                 }
             }
-            (Job::Logs { header, version, .. }, result) => {
-                self.log_reads.retain(|read| *read != (header.number, version));
-                if let Ok(Found::Logs(logs)) = result {
-                    self.window.set_logs(header.number, header.hash, version, logs);
+            (Job::Logs { headers, version, .. }, result) => {
+                self.log_jobs -= 1;
+                let read = |number: u64| headers.iter().any(|header| header.number == number);
+                self.log_reads.retain(|(number, of)| *of != version || !read(*number));
+                if let Ok(Found::Logs(lists)) = result {
+                    assert!(
+                        !lists.is_empty() && lists.len() <= headers.len(),
+                        "a read of logs brings some of its blocks"
+                    );
+                    for (header, logs) in headers.iter().zip(lists) {
+                        self.window.set_logs(header.number, header.hash, version, logs);
+                    }
+                }
+            }
+            (Job::Survey { .. }, result) => {
+                self.surveying = false;
+                match result {
+                    Ok(Found::Survey(survey)) => self.surveyed(survey),
+                    _ if self.head_below.is_some() => self.survey(),
+                    _ => self.connect(),
                 }
             }
             (Job::Segment { flight, segment }, result) => self.segment_read(flight, &segment, result),
@@ -277,12 +326,15 @@ impl Tracker {
                     self.failures[SEGMENTS] += 1;
                 }
             }
-            (Segment::Check { .. }, Ok(Found::Headers(headers))) => self.backfill.add_checked(&headers),
-            (Segment::Logs { from, to, watches, .. }, Ok(Found::Segment { logs, end_hash })) => {
-                self.backfill.add_logs(*from, *to, watches, logs, end_hash);
+            (Segment::Check { .. }, Ok(Found::Headers(headers))) => {
+                self.backfill.add_checked(&headers);
+                self.genesis = headers.iter().find(|header| header.number == 0).map(|h| h.hash).or(self.genesis);
+            }
+            (Segment::Logs { from, to, watches, .. }, Ok(Found::Segment(read))) => {
+                assert!((*from..=*to).contains(&read.to), "a read of a range ends within it");
+                self.backfill.add_logs(*from, read.to, to - from + 1, watches, read.logs, read.end_hash);
             }
             (_, Ok(_)) => self.failures[SEGMENTS] += 1,
-            (_, Err(Failure::TooLarge(_))) => self.backfill.too_large(segment),
             (_, Err(Failure::Failed(_))) => {}
         }
     }

@@ -11,7 +11,12 @@ use nexum_host_ifaces::{
 };
 
 use super::{Effect, Failure, Found, Job, Tracker};
-use crate::{backfill::Segment, header::Header, history::History};
+use crate::{
+    backend::{Ranged, Survey},
+    backfill::Segment,
+    header::Header,
+    history::History,
+};
 
 const WINDOW_BLOCKS: usize = 80;
 /// Shallower than the window and the roots kept below a fresh head.
@@ -109,7 +114,7 @@ impl Simulation {
         let mut bytes = [0; 32];
         bytes.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.random.below(u64::MAX).to_be_bytes()));
         let parent = self.chain.last().map_or(Hash::default(), |header| header.hash);
-        self.chain.push(Header { number, hash: Hash(bytes), parent, timestamp_s: number, bloom: None });
+        self.chain.push(Header::new(number, Hash(bytes), parent, number));
         self.longest = self.longest.max(self.chain.len());
     }
 
@@ -158,14 +163,37 @@ impl Simulation {
                 Found::Headers(headers.collect::<Result<_, _>>()?)
             }
             Job::Header { hash, .. } => Found::Header(self.by_hash(hash)),
-            Job::Logs { header, .. } => {
-                let header = self.by_hash(&header.hash).ok_or_else(missing)?;
-                Found::Logs(logs_in(&header).then(|| log(&header)).into_iter().collect())
+            Job::Logs { headers, .. } => {
+                let most = usize::try_from(self.random.below(headers.len() as u64) + 1).unwrap();
+                let known = headers.iter().take(most).map_while(|header| self.by_hash(&header.hash));
+                let lists: Vec<_> =
+                    known.map(|header| logs_in(&header).then(|| log(&header)).into_iter().collect()).collect();
+                if lists.is_empty() {
+                    return Err(missing());
+                }
+                Found::Logs(lists)
+            }
+            Job::Survey { known } => {
+                let has = |(number, hash): &(u64, Hash)| {
+                    let number = usize::try_from(*number).unwrap();
+                    self.chain.get(number).is_some_and(|header| header.hash == *hash)
+                };
+                let lacks = |(number, _): &(u64, Hash)| *number >= self.chain.len() as u64;
+                Found::Survey(match known.last().is_none_or(has) {
+                    true => Survey { have: 1, ..Survey::default() },
+                    false if known.iter().any(|block| !has(block) && !lacks(block)) => {
+                        Survey { contradict: 1, ..Survey::default() }
+                    }
+                    false => Survey { lack: 1, ..Survey::default() },
+                })
             }
             Job::Segment { segment: Segment::Logs { from, to, .. }, .. } => {
-                let headers = range(*from, *to)?;
+                // Now and then it reaches less far than was asked for.
+                let to = to - self.random.below(to - from + 1) * u64::from(self.random.below(3) == 0);
+                let range = usize::try_from(*from).unwrap()..=usize::try_from(to).unwrap();
+                let headers = self.chain.get(range).ok_or_else(missing)?;
                 let logs = headers.iter().filter(|header| logs_in(header)).map(log).collect();
-                Found::Segment { logs, end_hash: headers.last().ok_or_else(missing)?.hash }
+                Found::Segment(Ranged { logs, to, end_hash: headers.last().ok_or_else(missing)?.hash })
             }
             Job::Tag(_) => Found::Header(None),
         })

@@ -166,13 +166,16 @@ impl Chain {
 
     pub async fn request(&self, method: &str, params: &str) -> Result<String, HostError> {
         let (method, params) = (method.to_owned(), params.to_owned());
-        let message = |reply| ChainMsg::Request { method, params, deadline: Duration::from_secs(20), reply };
+        let (deadline, reply_bytes_max) = (Duration::from_secs(20), 1 << 20);
+        let message =
+            |reply| ChainMsg::Request { module: "m".into(), method, params, deadline, reply_bytes_max, reply };
         self.actor.call(message, Some(PATIENCE)).await.unwrap().unwrap()
     }
 
     pub async fn batch(&self, requests: &[(&str, &str)]) -> Result<Vec<Result<String, HostError>>, HostError> {
         let requests = requests.iter().map(|(method, params)| (method.to_string(), params.to_string())).collect();
-        let message = |reply| ChainMsg::RequestBatch { requests, deadline: Duration::from_secs(20), reply };
+        let (deadline, reply_bytes_max) = (Duration::from_secs(20), 1 << 20);
+        let message = |reply| ChainMsg::RequestBatch { module: "m".into(), requests, deadline, reply_bytes_max, reply };
         self.actor.call(message, Some(PATIENCE)).await.unwrap().unwrap()
     }
 

@@ -204,7 +204,7 @@ fn health(unhealthy: Option<String>) -> Health {
         last_event_age_seconds: Some(2),
         expected_event_age_seconds: None,
     };
-    let chain = ChainHealthReport { connected: true, head_block: Some(19_000_500), blocks_behind: 0 };
+    let chain = ChainHealthReport { connected: true, head_block: Some(19_000_500), blocks_behind: 0, waits: vec![] };
     Health {
         status: if unhealthy.is_some() { "unhealthy" } else { "healthy" }.to_owned(),
         ready: unhealthy.is_none(),

@@ -1,0 +1,164 @@
+//! The reads of a chain, as the actor asks for them, over nodes.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream::FuturesUnordered};
+use nexum_host_ifaces::{
+    Hash, HostError,
+    chain::{EndpointStatus, Final},
+    types::Log,
+};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use super::{RpcBackend, agreement::Told, errors::CallError, follow, headers::Asked, parse_params, to_text};
+use crate::{
+    backend::{Backend, Bounds, Ranged, SETTLED_DEPTH, Seen, Survey},
+    config::BloomUse,
+    filter::Union,
+    header::Header,
+    tracker::{Failure, Tag},
+};
+
+#[async_trait]
+impl Backend for RpcBackend {
+    async fn follow(&self, heads: mpsc::Sender<Seen>) {
+        let lines = (0..self.shared.endpoints.len()).map(|index| {
+            let line = follow::Line::new(self.shared.clone(), index, heads.clone());
+            line.run()
+        });
+        let mut lines: FuturesUnordered<_> = lines.collect();
+        while lines.next().await.is_some() {}
+    }
+
+    async fn headers(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
+        self.read_headers(Asked::Blocks, numbers).await
+    }
+
+    async fn history(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
+        self.read_headers(Asked::History, numbers).await
+    }
+
+    async fn header(&self, hash: Hash) -> Result<Option<Header>, Failure> {
+        self.read_header(hash).await
+    }
+
+    async fn tagged(&self, tag: Tag) -> Result<Option<Header>, Failure> {
+        self.read_tagged(tag).await
+    }
+
+    async fn finality(&self, tag: Tag, numbers: &[u64]) -> Result<Final, Failure> {
+        self.read_finality(tag, numbers).await
+    }
+
+    async fn block_logs(&self, blocks: &[Header], union: &Union) -> Result<Vec<Vec<Log>>, Failure> {
+        self.read_block_logs(blocks, union).await
+    }
+
+    async fn range_logs(&self, from: u64, to: u64, union: &Union, known: &[Header]) -> Result<Ranged, Failure> {
+        self.read_range_logs(from, to, union, known).await
+    }
+
+    async fn survey(&self, known: &[(u64, Hash)]) -> Survey {
+        self.ask_everybody(known).await
+    }
+
+    async fn request(
+        &self,
+        method: &str,
+        params: &str,
+        deadline: Duration,
+        reply_bytes_max: usize,
+    ) -> Result<String, HostError> {
+        let params = parse_params(params.to_owned())?;
+        let answers = self.persist(&[(method, &params)], deadline, reply_bytes_max).await;
+        match answers.map(|mut answers| answers.pop()) {
+            Ok(Some(answer)) => to_text(answer),
+            Ok(None) => Err(CallError::nonsense("it is empty").to_host_error()),
+            Err(error) => Err(error.to_host_error()),
+        }
+    }
+
+    async fn request_batch(
+        &self,
+        requests: Vec<(String, String)>,
+        deadline: Duration,
+        reply_bytes_max: usize,
+    ) -> Result<Vec<Result<String, HostError>>, HostError> {
+        if requests.is_empty() {
+            return Ok(vec![]);
+        }
+        let mut parsed = Vec::with_capacity(requests.len());
+        for (method, params) in requests {
+            parsed.push((method, parse_params(params)?));
+        }
+        let batch: Vec<(&str, &RawValue)> =
+            parsed.iter().map(|(method, params)| (method.as_str(), &**params)).collect();
+        match self.persist_batch(&batch, deadline, reply_bytes_max).await {
+            Ok(answers) => Ok(answers.into_iter().map(to_text).collect()),
+            // A batch of one is sent as a plain request: the node's error is the answer to it.
+            Err(error @ CallError::Node { .. }) if batch.len() == 1 => Ok(vec![Err(error.to_host_error())]),
+            Err(error) => Err(error.to_host_error()),
+        }
+    }
+
+    fn endpoints(&self) -> Vec<EndpointStatus> {
+        let mut endpoints = self.shared.board().status(self.shared.clock.monotonic_ns());
+        for (status, endpoint) in endpoints.iter_mut().zip(&self.shared.endpoints) {
+            status.learnt = endpoint.shape().learnt();
+        }
+        endpoints
+    }
+
+    fn learnt(&self) -> Vec<String> {
+        self.shared.trust().learnt()
+    }
+
+    fn read_up_to(&self, tip: u64, header_at: &dyn Fn(u64) -> Option<Header>) {
+        let hash_at = |number| header_at(number).map(|header| header.hash);
+        let settled = tip.saturating_sub(SETTLED_DEPTH);
+        {
+            let mut agreement = self.shared.agreement();
+            let next = agreement.next(tip, &hash_at);
+            let told = |header: Header| Told {
+                number: header.number,
+                hash: header.hash,
+                sealed: header.receipts_root.is_some(),
+            };
+            agreement.follow(settled, (next..=tip).filter_map(header_at).map(told));
+        }
+        self.shared.update(|board, now| board.redeem(tip, &hash_at, now));
+        self.shared.tip.store(tip, Ordering::Relaxed);
+        let behind = self.best_head().map_or(0, |best| best.saturating_sub(tip));
+        self.shared.blocks_behind.set(i64::try_from(behind).unwrap_or(i64::MAX));
+    }
+
+    fn best_head(&self) -> Option<u64> {
+        self.shared.board().best_head()
+    }
+
+    fn bounds(&self) -> Bounds {
+        let leader = *self.shared.leader.borrow();
+        let others = leader.is_some_and(|leader| {
+            let now_ns = self.shared.clock.monotonic_ns();
+            self.shared.board().others_confirm(leader, now_ns)
+        });
+        let agreement = self.shared.agreement();
+        let vouched = leader.filter(|_| others).map(|leader| agreement.vouched(leader).unwrap_or(0));
+        let disputed = agreement.disputed().map(|(number, by)| (number, self.shared.endpoints[by].name.clone()));
+        Bounds { vouched, disputed }
+    }
+
+    fn distrusts_blooms(&self) -> bool {
+        self.shared.trust().bloom() != BloomUse::Exact
+    }
+
+    fn want_vouched(&self) {
+        self.shared.poke.notify_waiters();
+    }
+
+    async fn heard(&self) {
+        self.shared.heard.notified().await;
+    }
+}

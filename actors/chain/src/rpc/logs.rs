@@ -1,0 +1,249 @@
+//! Reading logs: of one block by its hash, of several by their range, and what of the answers is believed.
+//!
+//! Invariant: a range's answer is held against everything that is known of its blocks: their hashes, their blooms, what
+//! another endpoint says. Only what nothing contradicts is handed on; the rest is settled block by block, or fails with a
+//! reason. How much is asked at once is what the endpoint has shown to take.
+
+use std::time::Duration;
+
+use nexum_host_ifaces::types::Log;
+use serde_json::Value;
+
+use super::{
+    RpcBackend,
+    endpoint::{Purpose, raw},
+    errors::CallError,
+    follow::by_number,
+    headers::{Asked, refusal},
+    settle::of_block,
+    shape::Refusal,
+    wire,
+};
+use crate::{
+    config::Verify,
+    filter::{Union, allows, is_doubtful},
+    header::Header,
+    tracker::Failure,
+};
+
+/// What one endpoint says that a block's logs are.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    pub index: usize,
+    pub logs: Vec<Log>,
+}
+
+/// Why an answer about one block's logs cannot be; `None` when it can.
+pub fn impossible(block: &Header, union: &Union, logs: &[Log]) -> Option<&'static str> {
+    if logs.iter().any(|log| log.block_hash != block.hash.0 || log.block_number != block.number) {
+        return Some("logs of another block");
+    }
+    if logs.iter().any(|log| !union.covers(log)) {
+        return Some("logs that were not asked for");
+    }
+    None
+}
+
+/// Whether an answer about one block has to be settled: its bloom promises more, or allows less.
+pub(super) fn is_in_doubt(block: &Header, union: &Union, logs: &[Log]) -> bool {
+    let excluded = block.promises().is_some_and(|bloom| logs.iter().any(|log| !allows(bloom, log)));
+    excluded || block.promises().is_some_and(|bloom| is_doubtful(union, bloom, logs))
+}
+
+pub(super) fn of(number: u64, logs: &[Log]) -> &[Log] {
+    let from = logs.partition_point(|log| log.block_number < number);
+    let to = logs.partition_point(|log| log.block_number <= number);
+    &logs[from..to]
+}
+
+impl RpcBackend {
+    pub(super) async fn ask_logs(
+        &self,
+        index: usize,
+        purpose: Purpose,
+        filter: Value,
+        may_be_too_large: bool,
+        patience: Duration,
+    ) -> Result<Vec<wire::ReadLog>, CallError> {
+        let params = raw(&[filter])?;
+        let answers = self.shared.send(purpose, index, &[("eth_getLogs", &params)], patience, may_be_too_large).await;
+        let mut answers = answers.inspect_err(|error| {
+            if !may_be_too_large {
+                self.refused(index, error);
+            }
+        })?;
+        let json = answers.pop().unwrap_or_else(|| Err(CallError::nonsense("it is empty")))?;
+        let logs = wire::logs(self.shared.config.chain_id, json.get()).map_err(CallError::nonsense);
+        let logs = logs.inspect_err(|error| self.misread(index, error))?;
+        if logs.iter().any(|read| read.renumbered) && self.shared.trust().renumbers() {
+            tracing::warn!(
+                chain_id = self.shared.config.chain_id,
+                "log indexes of this chain are counted per transaction"
+            );
+        }
+        Ok(logs)
+    }
+
+    /// The logs of one block as one endpoint tells them. What cannot be is held against it.
+    pub(super) async fn claim_of_block(
+        &self,
+        index: usize,
+        header: &Header,
+        union: &Union,
+        patience: Duration,
+        purpose: Purpose,
+    ) -> Result<Claim, Failure> {
+        let by_hash = self.shared.endpoints[index].shape().by_hash;
+        let mut logs = Vec::new();
+        let most = self.shared.endpoints[index].shape().list.current();
+        let parts = union.parts(most);
+        for part in &parts {
+            logs.extend(self.part_of_block(index, header, part, by_hash, patience, purpose).await?);
+        }
+        if parts.len() > 1 {
+            logs.sort_by_key(|log| log.log_index);
+            logs.dedup();
+        }
+        if let Some(what) = impossible(header, union, &logs) {
+            self.shared.lied(index, what);
+            return Err(Failure::Failed(format!("{}: {what}", self.shared.name(index))));
+        }
+        for log in &mut logs {
+            log.block_timestamp = header.timestamp_s.saturating_mul(1_000);
+        }
+        Ok(Claim { index, logs })
+    }
+
+    async fn part_of_block(
+        &self,
+        index: usize,
+        header: &Header,
+        union: &Union,
+        by_hash: bool,
+        patience: Duration,
+        purpose: Purpose,
+    ) -> Result<Vec<Log>, Failure> {
+        let failed = |error: CallError| Failure::Failed(format!("{}: {}", self.shared.name(index), error.message()));
+        let filter = of_block(union, header, true);
+        let list = union.longest_list();
+        if by_hash {
+            match self.ask_logs(index, purpose, filter, true, patience).await {
+                Ok(logs) => return Ok(logs.into_iter().map(|read| read.log).collect()),
+                Err(error) if refusal(&error) == Some(Refusal::Refused) => {
+                    tracing::debug!(endpoint = %self.shared.name(index), error = %error.message(), "logs by hash were refused");
+                    if list > 1 {
+                        self.shared.endpoints[index].shape().list.refused(list, Refusal::Refused);
+                    }
+                }
+                Err(error) => {
+                    self.refused(index, &error);
+                    return Err(failed(error));
+                }
+            }
+        }
+        // Not every node takes a hash here. By number the answer may be of another branch, and an empty one does not say.
+        let logs =
+            self.ask_logs(index, purpose, of_block(union, header, false), false, patience).await.map_err(failed)?;
+        let logs: Vec<Log> = logs.into_iter().map(|read| read.log).collect();
+        if logs.is_empty() {
+            let params = by_number(header.number).map_err(failed)?;
+            let found = self.ask_headers(index, Asked::Blocks, &[("eth_getBlockByNumber", &*params)]).await;
+            let found = found.map_err(failed)?.unwrap_or_default();
+            if found.first().is_none_or(|found| found.hash != header.hash) {
+                let what = format!("{} does not have block {} of this branch", self.shared.name(index), header.number);
+                return Err(Failure::Failed(what));
+            }
+        }
+        if by_hash {
+            let mut shape = self.shared.endpoints[index].shape();
+            shape.list.accepted(list, self.shared.clock.monotonic_ns());
+            shape.by_hash = false;
+        }
+        Ok(logs)
+    }
+
+    pub(super) async fn read_block_logs(&self, blocks: &[Header], union: &Union) -> Result<Vec<Vec<Log>>, Failure> {
+        let [first, ..] = blocks else { return Ok(vec![]) };
+        let mut read = Vec::new();
+        // What a proven bloom excludes need not be read.
+        while let Some(block) = blocks.get(read.len())
+            && self.is_ruled_out(block, union)
+        {
+            read.push(vec![]);
+        }
+        if !read.is_empty() {
+            return Ok(read);
+        }
+        if self.shared.trust().verify == Verify::Always {
+            return Ok(vec![self.settle(first, union, vec![]).await?]);
+        }
+        if blocks.len() > 1
+            && let Some(logs) = self.logs_of_several(blocks, union).await
+        {
+            return Ok(logs);
+        }
+        let mut failure = Failure::Failed("no endpoint may be used".into());
+        for (nth, index) in self.shared.order().into_iter().enumerate() {
+            if nth > 0 {
+                self.shared.fell_back();
+            }
+            match self.claim_of_block(index, first, union, self.shared.config.timeout, Purpose::Logs).await {
+                Ok(claim) if is_in_doubt(first, union, &claim.logs) && self.is_worth_settling(index, first) => {
+                    let told = claim.logs.clone();
+                    let settled = self.settle(first, union, vec![claim]).await?;
+                    self.shared.endpoints[index].shape().doubted(settled == told);
+                    return Ok(vec![settled]);
+                }
+                Ok(claim) => return Ok(vec![claim.logs]),
+                Err(error) => failure = error,
+            }
+        }
+        // Receipts may be had where logs are not.
+        let may_prove = self.shared.trust().verify != Verify::Off && first.receipts_root.is_some();
+        match may_prove {
+            true => self.settle(first, union, vec![]).await.map(|logs| vec![logs]).map_err(|_| failure),
+            false => Err(failure),
+        }
+    }
+
+    /// Whether no log of the union can be in a block, without asking anybody.
+    pub(super) fn is_ruled_out(&self, block: &Header, union: &Union) -> bool {
+        let trust = self.shared.trust();
+        let proven = trust.verify == Verify::Always && block.receipts_root.is_some() && !trust.has_outside_logs();
+        let bloom = if proven { block.promises() } else { block.bloom.as_deref() };
+        bloom.is_some_and(|bloom| !union.possible_in(bloom))
+    }
+
+    /// An endpoint whose answers were doubted often and were right each time is doubted less often.
+    pub(super) fn is_worth_settling(&self, index: usize, block: &Header) -> bool {
+        let one_in = self.shared.endpoints[index].shape().doubt_one_in();
+        u64::from(block.hash.0[31]).is_multiple_of(one_in)
+    }
+
+    /// The logs of several blocks of the window by their range, as far as one answer reaches. `None` when that does not
+    /// tell: then they are read one by one.
+    async fn logs_of_several(&self, blocks: &[Header], union: &Union) -> Option<Vec<Vec<Log>>> {
+        let (first, last) = (blocks.first()?.number, blocks.last()?.number);
+        let index = self.shared.order().first().copied()?;
+        let told =
+            self.told_of_range(index, first, last, union, blocks, self.shared.config.timeout, Purpose::Logs).await;
+        let told = told.ok()??;
+        let logs = told.logs();
+        let blocks: Vec<&Header> = blocks.iter().filter(|block| block.number <= told.to).collect();
+        // A node on another branch names other blocks, and leaves out what is on ours alone.
+        if blocks.iter().any(|block| impossible(block, union, of(block.number, &logs)).is_some()) {
+            return None;
+        }
+        let mut read = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            let mut of_block = of(block.number, &logs).to_vec();
+            if is_in_doubt(block, union, &of_block) {
+                // What is before it is read; this one comes first the next time.
+                return Some(read).filter(|read| !read.is_empty());
+            }
+            of_block.iter_mut().for_each(|log| log.block_timestamp = block.timestamp_s.saturating_mul(1_000));
+            read.push(of_block);
+        }
+        Some(read)
+    }
+}

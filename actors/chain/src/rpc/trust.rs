@@ -1,0 +1,193 @@
+//! What has been learnt of a chain: whether its blooms can be relied on, and what of it can be proven.
+//!
+//! Pure. Nothing here names an endpoint: what several say, or one says again, is the chain's nature and no lie.
+
+use crate::{
+    config::{BloomUse, Verify},
+    header::Header,
+    proof,
+};
+
+/// Whether something of this chain can be proven, as far as it was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Provable {
+    #[default]
+    Untried,
+    Yes,
+    No,
+}
+
+#[derive(Debug)]
+pub struct Trust {
+    pub verify: Verify,
+    bloom: BloomUse,
+    bloom_is_learnt: bool,
+    /// Whether a header's hash is that of its fields.
+    headers: Provable,
+    /// Whether receipts lead to the header's root.
+    receipts: Provable,
+    /// Whether there are logs that no receipt of the block has.
+    outside_logs: bool,
+    /// Whether log indexes are counted per transaction.
+    renumbers: bool,
+}
+
+/// Chains whose headers' blooms hold exactly the logs of the block: clients of Ethereum without additions of their own.
+const EXACT: [u64; 16] = [
+    1, 11_155_111, 17_000, 560_048, // Ethereum and its test networks
+    100, 10_200, // Gnosis
+    56, 97, // BNB Smart Chain
+    10, 11_155_420, 8_453, 84_532, // OP stack
+    42_161, 421_614, // Arbitrum
+    43_114, 43_113, // Avalanche
+];
+/// Chains whose headers' blooms say nothing: all zero or all ones.
+const IGNORED: [u64; 11] = [
+    324, 300, // zkSync Era
+    295, 296, 297, // Hedera
+    314, 314_159, // Filecoin
+    250, 4_002, // Fantom
+    747, 545, // Flow
+];
+
+impl Trust {
+    pub fn new(chain_id: u64, bloom: Option<BloomUse>, verify: Verify) -> Self {
+        let preset = match chain_id {
+            id if EXACT.contains(&id) => BloomUse::Exact,
+            id if IGNORED.contains(&id) => BloomUse::Ignore,
+            // Whoever relies on a bloom that leaves something out loses it without a word.
+            _ => BloomUse::Hint,
+        };
+        Self {
+            verify,
+            bloom: bloom.unwrap_or(preset),
+            bloom_is_learnt: false,
+            headers: Provable::default(),
+            receipts: Provable::default(),
+            outside_logs: !proof::roots_cover_all_logs(chain_id),
+            renumbers: false,
+        }
+    }
+
+    /// The header with as much of its bloom as this chain's blooms are worth.
+    pub fn weigh(&self, mut header: Header) -> Header {
+        match self.bloom {
+            BloomUse::Exact => {}
+            BloomUse::Hint => header.hint = header.bloom.take().or(header.hint),
+            BloomUse::Ignore => (header.bloom, header.hint) = (None, None),
+        }
+        header
+    }
+
+    pub fn bloom(&self) -> BloomUse {
+        self.bloom
+    }
+
+    /// A block has logs that its bloom excludes, and that is the chain's truth. True when that is news.
+    pub fn bloom_leaves_out(&mut self) -> bool {
+        let news = self.bloom == BloomUse::Exact;
+        if news {
+            (self.bloom, self.bloom_is_learnt) = (BloomUse::Hint, true);
+        }
+        news
+    }
+
+    /// A header's hash is that of its fields.
+    pub fn sealed(&mut self) {
+        if self.headers == Provable::Untried {
+            self.headers = Provable::Yes;
+        }
+    }
+
+    /// Headers' hashes are not those of their fields, and that is the chain's truth. True when that is news.
+    pub fn unsealed(&mut self) -> bool {
+        std::mem::replace(&mut self.headers, Provable::No) != Provable::No
+    }
+
+    /// Whether a header must be sealed to be believed without further ado.
+    pub fn expects_seal(&self) -> bool {
+        match self.verify {
+            Verify::Off => false,
+            Verify::Doubt => self.headers == Provable::Yes,
+            Verify::Always => true,
+        }
+    }
+
+    pub fn receipts(&self) -> Provable {
+        self.receipts
+    }
+
+    pub fn proven(&mut self) {
+        self.receipts = Provable::Yes;
+    }
+
+    /// Receipts do not lead to the header's root, and that is the chain's truth. True when that is news.
+    pub fn unproven(&mut self) -> bool {
+        self.receipts == Provable::Untried && std::mem::replace(&mut self.receipts, Provable::No) != Provable::No
+    }
+
+    pub fn has_outside_logs(&self) -> bool {
+        self.outside_logs
+    }
+
+    /// There are logs that no receipt has. True when that is news.
+    pub fn outside_logs(&mut self) -> bool {
+        !std::mem::replace(&mut self.outside_logs, true)
+    }
+
+    /// Log indexes are counted per transaction. True when that is news.
+    pub fn renumbers(&mut self) -> bool {
+        !std::mem::replace(&mut self.renumbers, true)
+    }
+
+    /// What has been learnt, for whoever looks.
+    pub fn learnt(&self) -> Vec<String> {
+        let mut learnt = Vec::new();
+        if self.bloom_is_learnt {
+            learnt.push("blooms leave out logs".to_owned());
+        }
+        if self.headers == Provable::No {
+            learnt.push("headers cannot be proven".to_owned());
+        }
+        if self.receipts == Provable::No {
+            learnt.push("receipts cannot be proven".to_owned());
+        }
+        if self.outside_logs {
+            learnt.push("some logs are in no receipt".to_owned());
+        }
+        if self.renumbers {
+            learnt.push("log indexes are counted per transaction".to_owned());
+        }
+        learnt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_chains_are_preset_and_others_are_not_relied_on() {
+        let bloom = |chain_id, configured| Trust::new(chain_id, configured, Verify::Doubt).bloom();
+        assert_eq!(bloom(1, None), BloomUse::Exact);
+        assert_eq!(bloom(137, None), BloomUse::Hint);
+        assert_eq!(bloom(324, None), BloomUse::Ignore);
+        assert_eq!(bloom(31_337, None), BloomUse::Hint);
+        assert_eq!(bloom(31_337, Some(BloomUse::Exact)), BloomUse::Exact);
+    }
+
+    #[test]
+    fn what_is_learnt_is_news_once_and_told() {
+        let mut trust = Trust::new(1, None, Verify::Doubt);
+        assert!(trust.learnt().is_empty() && !trust.expects_seal());
+        trust.sealed();
+        assert!(trust.expects_seal());
+        assert!(trust.bloom_leaves_out() && !trust.bloom_leaves_out());
+        assert!(trust.unsealed() && !trust.unsealed() && !trust.expects_seal());
+        assert!(trust.unproven() && !trust.unproven());
+        let told = ["blooms leave out logs", "headers cannot be proven", "receipts cannot be proven"];
+        assert_eq!(trust.learnt(), told);
+        let mut trust = Trust::new(1, None, Verify::Always);
+        assert!(trust.unsealed() && trust.expects_seal(), "who wants proof waits for it");
+    }
+}
