@@ -44,10 +44,16 @@ pub fn impossible(block: &Header, union: &Union, logs: &[Log]) -> Option<&'stati
     None
 }
 
-/// Whether an answer about one block has to be settled: its bloom promises more, or allows less.
+/// Whether an answer about one block has to be settled: its bloom promises more, or allows less, or logs are missing
+/// between those that are there.
 pub(super) fn is_in_doubt(block: &Header, union: &Union, logs: &[Log]) -> bool {
     let excluded = block.promises().is_some_and(|bloom| logs.iter().any(|log| !allows(bloom, log)));
-    excluded || block.promises().is_some_and(|bloom| is_doubtful(union, bloom, logs))
+    excluded || has_gaps(union, logs) || block.promises().is_some_and(|bloom| is_doubtful(union, bloom, logs))
+}
+
+/// Whether all logs of a block were asked for, and some are missing before the last that is there.
+pub(super) fn has_gaps(union: &Union, logs: &[Log]) -> bool {
+    union.is_everything() && (0..).zip(logs).any(|(place, log)| log.log_index != place)
 }
 
 pub(super) fn of(number: u64, logs: &[Log]) -> &[Log] {
@@ -188,10 +194,10 @@ impl RpcBackend {
                 self.shared.fell_back();
             }
             match self.claim_of_block(index, first, union, self.shared.config.timeout, Purpose::Logs).await {
-                Ok(claim) if is_in_doubt(first, union, &claim.logs) && self.is_worth_settling(index, first) => {
+                Ok(claim) if is_in_doubt(first, union, &claim.logs) && self.is_worth_settling(first) => {
                     let told = claim.logs.clone();
                     let settled = self.settle(first, union, vec![claim]).await?;
-                    self.shared.endpoints[index].shape().doubted(settled == told);
+                    self.doubted(first.number, settled == told);
                     return Ok(vec![settled]);
                 }
                 Ok(claim) => return Ok(vec![claim.logs]),
@@ -214,10 +220,20 @@ impl RpcBackend {
         bloom.is_some_and(|bloom| !union.possible_in(bloom))
     }
 
-    /// An endpoint whose answers were doubted often and were right each time is doubted less often.
-    pub(super) fn is_worth_settling(&self, index: usize, block: &Header) -> bool {
-        let one_in = self.shared.endpoints[index].shape().doubt_one_in();
-        u64::from(block.hash.0[31]).is_multiple_of(one_in)
+    /// Where doubts are the rule and unfounded, few of them are settled.
+    pub(super) fn is_worth_settling(&self, block: &Header) -> bool {
+        self.shared.trust().settles(&block.hash)
+    }
+
+    /// A doubt about a block's logs was settled.
+    pub(super) fn doubted(&self, number: u64, was_right: bool) {
+        if self.shared.trust().doubted(number, was_right) {
+            tracing::warn!(
+                chain_id = self.shared.config.chain_id,
+                block = number,
+                "the blooms of this chain promise logs that are not there: few answers are doubted for it from now on"
+            );
+        }
     }
 
     /// The logs of several blocks of the window by their range, as far as one answer reaches. `None` when that does not

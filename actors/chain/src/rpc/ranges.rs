@@ -272,7 +272,7 @@ impl RpcBackend {
         let logs = told.logs();
         let within = known.iter().filter(|header| (from..=told.to).contains(&header.number));
         let doubtful = within.filter(|header| is_in_doubt(header, union, of(header.number, &logs)));
-        doubtful.filter(|header| self.is_worth_settling(told.index, header)).cloned().collect()
+        doubtful.filter(|header| self.is_worth_settling(header)).cloned().collect()
     }
 
     /// Two endpoints' answers about one range.
@@ -383,20 +383,16 @@ impl RpcBackend {
             end_hash =
                 header(to).map(|header| header.hash).ok_or_else(|| Failure::Failed(format!("no header {to}")))?;
         }
-        let (mut was_right, mut settled_any) = (true, false);
         for number in numbers.into_iter().filter(|number| *number <= to) {
             let Some(header) = header(number) else { return Err(Failure::Failed(format!("no header {number}"))) };
             let claim = Claim { index, logs: of(number, &logs).to_vec() };
             let told_logs = claim.logs.clone();
             let claims = if told_logs.iter().all(|log| log.block_hash == header.hash.0) { vec![claim] } else { vec![] };
             let settled = self.settle(header, union, claims).await?;
-            (was_right, settled_any) = (was_right && settled == told_logs, true);
+            self.doubted(number, settled == told_logs);
             logs.retain(|log| log.block_number != number);
             let at = logs.partition_point(|log| log.block_number < number);
             logs.splice(at..at, settled);
-        }
-        if settled_any {
-            self.shared.endpoints[index].shape().doubted(was_right);
         }
         Ok(Ranged { logs, to, end_hash })
     }

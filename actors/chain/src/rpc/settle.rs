@@ -13,7 +13,7 @@ use super::{
     RpcBackend,
     endpoint::{Purpose, raw},
     errors::CallError,
-    logs::Claim,
+    logs::{Claim, has_gaps},
     trust::Provable,
 };
 use crate::{
@@ -298,8 +298,9 @@ impl RpcBackend {
     /// The answer that counts, if there is one by now; the others lied.
     fn winner(&self, header: &Header, union: &Union, claims: &[Claim]) -> Option<Vec<Log>> {
         let keeps = |claim: &Claim| match header.promises() {
+            _ if has_gaps(union, &claim.logs) => false,
             Some(bloom) => !is_doubtful(union, bloom, &claim.logs) && claim.logs.iter().all(|log| allows(bloom, log)),
-            None => false,
+            None => claims.iter().any(|other| has_gaps(union, &other.logs)),
         };
         let supporters = |claim: &Claim| claims.iter().filter(|other| other.logs == claim.logs).count();
         let kept: Vec<&Claim> = claims.iter().filter(|claim| !claim.logs.is_empty() && keeps(claim)).collect();

@@ -8,10 +8,6 @@ const FORGOTTEN_AFTER_NS: u64 = 600_000_000_000;
 /// Failures in a row that say nothing of size, after which a smaller question is tried all the same.
 const SILENT_FAILURES_MAX: u32 = 2;
 
-/// So many unfounded doubts in a row halve how often doubts are settled, down to one in `2^DOUBT_STEPS_MAX`.
-const DOUBTS_PER_STEP: u32 = 16;
-const DOUBT_STEPS_MAX: u32 = 4;
-
 /// Why a question brought no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -106,8 +102,6 @@ pub struct Shape {
     pub by_hash: bool,
     /// Whether the times that it gives logs are those of their blocks.
     pub dates: bool,
-    /// Doubts about its answers in a row that were unfounded.
-    unfounded: u32,
 }
 
 impl Shape {
@@ -119,18 +113,7 @@ impl Shape {
             receipts: None,
             by_hash: true,
             dates: true,
-            unfounded: 0,
         }
-    }
-
-    /// A doubt about an answer was settled: it was right, or not.
-    pub fn doubted(&mut self, was_right: bool) {
-        self.unfounded = if was_right { self.unfounded.saturating_add(1) } else { 0 };
-    }
-
-    /// Of how many doubts one is settled. They cost a request each.
-    pub fn doubt_one_in(&self) -> u64 {
-        1 << (self.unfounded / DOUBTS_PER_STEP).min(DOUBT_STEPS_MAX)
     }
 
     /// What has been learnt, for whoever looks.

@@ -2,6 +2,10 @@
 //!
 //! Pure. Nothing here names an endpoint: what several say, or one says again, is the chain's nature and no lie.
 
+use std::collections::VecDeque;
+
+use nexum_host_ifaces::Hash;
+
 use crate::{
     config::{BloomUse, Verify},
     header::Header,
@@ -17,6 +21,13 @@ pub enum Provable {
     No,
 }
 
+/// So many doubts in a row that were unfounded, within so many blocks, are the chain's nature: its blooms promise logs that
+/// are not there. By chance a bloom does that in one block of thirty-two at most.
+const UNFOUNDED: usize = 16;
+const UNFOUNDED_WITHIN: u64 = 64;
+/// Then one doubt in so many is still settled.
+const SAMPLED: u8 = 16;
+
 #[derive(Debug)]
 pub struct Trust {
     pub verify: Verify,
@@ -30,6 +41,10 @@ pub struct Trust {
     outside_logs: bool,
     /// Whether log indexes are counted per transaction.
     renumbers: bool,
+    /// The blocks of the newest doubts since one that was founded, at most [`UNFOUNDED`].
+    unfounded: VecDeque<u64>,
+    /// Whether blooms promise logs that are not there, so often that it is no chance.
+    overpromises: bool,
 }
 
 /// Chains whose headers' blooms hold exactly the logs of the block: clients of Ethereum without additions of their own.
@@ -66,6 +81,8 @@ impl Trust {
             receipts: Provable::default(),
             outside_logs: !proof::roots_cover_all_logs(chain_id),
             renumbers: false,
+            unfounded: VecDeque::with_capacity(UNFOUNDED),
+            overpromises: false,
         }
     }
 
@@ -140,11 +157,41 @@ impl Trust {
         !std::mem::replace(&mut self.renumbers, true)
     }
 
+    /// A doubt about a block's logs was settled: the answer was right, or not. True when it is news that blooms promise too
+    /// much.
+    pub fn doubted(&mut self, number: u64, was_right: bool) -> bool {
+        if !was_right {
+            self.unfounded.clear();
+            self.overpromises = false;
+            return false;
+        }
+        if !self.unfounded.contains(&number) {
+            if self.unfounded.len() == UNFOUNDED {
+                self.unfounded.pop_front();
+            }
+            self.unfounded.push_back(number);
+        }
+        let (least, most) = self.unfounded.iter().fold((u64::MAX, 0), |(least, most), n| (least.min(*n), most.max(*n)));
+        // Where only some are settled, as many reach further.
+        let within = if self.overpromises { UNFOUNDED_WITHIN * u64::from(SAMPLED) } else { UNFOUNDED_WITHIN };
+        let overpromises = self.unfounded.len() == UNFOUNDED && most - least < within;
+        !std::mem::replace(&mut self.overpromises, overpromises) && overpromises
+    }
+
+    /// Whether a doubt about this block's logs is settled. Each is, unless blooms of this chain promise too much; then some
+    /// are.
+    pub fn settles(&self, block: &Hash) -> bool {
+        !self.overpromises || block.0[31].is_multiple_of(SAMPLED)
+    }
+
     /// What has been learnt, for whoever looks.
     pub fn learnt(&self) -> Vec<String> {
         let mut learnt = Vec::new();
         if self.bloom_is_learnt {
             learnt.push("blooms leave out logs".to_owned());
+        }
+        if self.overpromises {
+            learnt.push("blooms promise logs that are not there".to_owned());
         }
         if self.headers == Provable::No {
             learnt.push("headers cannot be proven".to_owned());
@@ -174,6 +221,32 @@ mod tests {
         assert_eq!(bloom(324, None), BloomUse::Ignore);
         assert_eq!(bloom(31_337, None), BloomUse::Hint);
         assert_eq!(bloom(31_337, Some(BloomUse::Exact)), BloomUse::Exact);
+    }
+
+    #[test]
+    fn doubts_are_settled_unless_the_chain_gives_cause_for_them_all_the_time() {
+        let plain = Hash([0xff; 32]);
+        let mut trust = Trust::new(1, None, Verify::Doubt);
+        for number in (0..10_000).step_by(32) {
+            assert!(!trust.doubted(number, true) && trust.settles(&plain), "{number}: chance, however long it goes on");
+        }
+        let news = (20_000..20_100).filter(|number| trust.doubted(*number, true)).count();
+        assert_eq!((news, trust.settles(&plain), trust.settles(&Hash([0; 32]))), (1, false, true));
+        assert_eq!(trust.learnt(), ["blooms promise logs that are not there"]);
+        trust.doubted(20_100, false);
+        assert!(trust.settles(&plain) && trust.learnt().is_empty(), "one lie, and nothing is taken for granted");
+        for number in 30_000..30_016 {
+            trust.doubted(number, true);
+        }
+        assert!(!trust.settles(&plain));
+        trust.doubted(40_000, true);
+        assert!(trust.settles(&plain), "what was learnt of a time when all were doubted ends with it");
+    }
+
+    #[test]
+    fn one_block_that_is_doubted_often_is_one_doubt() {
+        let mut trust = Trust::new(1, None, Verify::Doubt);
+        assert!((0..100).all(|_| !trust.doubted(7, true)));
     }
 
     #[test]
