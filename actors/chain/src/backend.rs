@@ -104,6 +104,10 @@ pub trait Backend: Send + Sync + 'static {
     /// The highest head that any endpoint told.
     fn best_head(&self) -> Option<u64>;
     fn bounds(&self) -> Bounds;
+    /// Why heads that are told are not followed, and since when by the monotonic clock; none when they are.
+    fn held_back(&self) -> Option<(String, u64)> {
+        None
+    }
     /// Whether blooms have been found to leave out logs.
     fn distrusts_blooms(&self) -> bool;
     /// Somebody waits for what the other endpoints have.

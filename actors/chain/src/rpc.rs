@@ -67,6 +67,8 @@ struct Shared {
     poke: Notify,
     /// Something was compared.
     heard: Notify,
+    /// Why heads that are told are not followed, and since when.
+    held_back: Mutex<Option<(String, u64)>>,
     began_ns: u64,
     clock: Arc<dyn Clock>,
     metrics: ChainMetrics,
@@ -111,6 +113,18 @@ impl Shared {
             tracing::info!(chain_id = self.config.chain_id, endpoint = %self.endpoints[leader].name, "following");
         }
         result
+    }
+
+    /// A head that this endpoint told is not followed.
+    fn holds_back(&self, index: usize, why: String) {
+        let mut held_back = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+        let since_ns = held_back.as_ref().map_or_else(|| self.clock.monotonic_ns(), |(_, since_ns)| *since_ns);
+        *held_back = Some((format!("a head that can be followed; of {} {why}", self.endpoints[index].name), since_ns));
+    }
+
+    /// A head is followed.
+    fn goes_on(&self) {
+        *self.held_back.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn fell_back(&self) {
@@ -297,6 +311,7 @@ impl RpcBackend {
             tip: AtomicU64::new(0),
             poke: Notify::new(),
             heard: Notify::new(),
+            held_back: Mutex::new(None),
             began_ns: clock.monotonic_ns(),
             config,
             endpoints,

@@ -1,6 +1,9 @@
 //! The reads of a chain, as the actor asks for them, over nodes.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -148,6 +151,10 @@ impl Backend for RpcBackend {
         let vouched = leader.filter(|_| others).map(|leader| agreement.vouched(leader).unwrap_or(0));
         let disputed = agreement.disputed().map(|(number, by)| (number, self.shared.endpoints[by].name.clone()));
         Bounds { vouched, disputed }
+    }
+
+    fn held_back(&self) -> Option<(String, u64)> {
+        self.shared.held_back.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn distrusts_blooms(&self) -> bool {

@@ -210,17 +210,20 @@ impl Line {
         let grace_ns = self.shared.began_ns.saturating_add(u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX));
         let admitted = self.shared.update(|board, now| {
             let admitted = board.admits(self.index, number, now, grace_ns);
-            board.promise(self.index, number, hash);
+            board.promise(self.index, number, hash, now);
             admitted
         });
         if !admitted {
+            self.shared.holds_back(self.index, format!("its head {number} is far above that of the others"));
             // Whether the others are there by now, they are asked at once.
             self.shared.poke.notify_waiters();
             return false;
         }
         if !self.shared.is_believable(self.index, &header).await {
+            self.shared.holds_back(self.index, format!("its head {number} has a hash that is not that of its fields"));
             return false;
         }
+        self.shared.goes_on();
         let seen = Seen { header, seen_ns: self.shared.clock.monotonic_ns() };
         // When nobody listens the actor is stopping.
         let _ = self.heads.send(seen).await;
@@ -256,7 +259,7 @@ impl Line {
             head = header.number;
             self.shared.update(|board, now| {
                 board.head(self.index, header.number, now);
-                board.promise(self.index, header.number, header.hash);
+                board.promise(self.index, header.number, header.hash, now);
             });
         }
         let Some(number) = self.shared.agreement().asked_for(head, newest) else { return Ok(()) };

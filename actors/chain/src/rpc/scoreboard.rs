@@ -71,6 +71,15 @@ impl Demotion {
     }
 }
 
+/// A block that lay above what an endpoint was believed about.
+#[derive(Debug, Clone, Copy)]
+struct Promise {
+    number: u64,
+    hash: Hash,
+    /// How far above.
+    over: u64,
+}
+
 #[derive(Debug)]
 struct Entry {
     name: String,
@@ -95,8 +104,9 @@ struct Entry {
     /// The others were heard since, and it still is.
     ahead: bool,
     /// A block that it told while it was ahead.
-    promise: Option<(u64, Hash)>,
-    believed_until_ns: u64,
+    promise: Option<Promise>,
+    /// So many blocks above what the others bear out it is believed, and until when: as it was right about as many.
+    believed: Option<(u64, u64)>,
     /// Since when its heads are followed, or could be.
     admitted_since_ns: Option<u64>,
     failures: u32,
@@ -146,7 +156,7 @@ impl Scoreboard {
             over_since_ns: None,
             ahead: false,
             promise: None,
-            believed_until_ns: 0,
+            believed: None,
             admitted_since_ns: None,
             failures: 0,
             avoided_until_ns: 0,
@@ -314,23 +324,29 @@ impl Scoreboard {
     }
 
     /// Keeps a block that an endpoint which is ahead told, unless there is one already.
-    pub fn promise(&mut self, index: usize, number: u64, hash: Hash) {
+    pub fn promise(&mut self, index: usize, number: u64, hash: Hash, now_ns: u64) {
+        let ceiling = self.ceiling(index, now_ns);
         let entry = &mut self.entries[index];
         if entry.over_since_ns.is_some() && entry.promise.is_none() {
-            entry.promise = Some((number, hash));
+            let over = number.saturating_sub(ceiling.unwrap_or(number));
+            entry.promise = Some(Promise { number, hash, over });
         }
     }
 
-    /// Compares what was promised with the chain that is followed, which reaches up to `tip`.
+    /// Compares what was promised with the chain that is followed, which reaches up to `tip`. Who was right is believed
+    /// further: twice as far above the others as it was right about.
     pub fn redeem(&mut self, tip: u64, hash_at: &dyn Fn(u64) -> Option<Hash>, now_ns: u64) {
-        let believed_ns = self.lag_ns.saturating_mul(BELIEVED_LAGS);
+        let until_ns = now_ns.saturating_add(self.lag_ns.saturating_mul(BELIEVED_LAGS));
         for index in 0..self.entries.len() {
-            let Some((number, hash)) = self.entries[index].promise.filter(|(number, _)| *number <= tip) else {
+            let Some(promise) = self.entries[index].promise.filter(|promise| promise.number <= tip) else {
                 continue;
             };
             self.entries[index].promise = None;
-            if hash_at(number) == Some(hash) {
-                self.entries[index].believed_until_ns = now_ns.saturating_add(believed_ns);
+            if hash_at(promise.number) == Some(promise.hash) {
+                let before =
+                    self.entries[index].believed.filter(|(_, until)| now_ns < *until).map_or(0, |(lead, _)| lead);
+                let lead = before.saturating_add(promise.over).saturating_mul(2).max(LAG_BLOCKS);
+                self.entries[index].believed = Some((lead, until_ns));
                 self.weigh(index, now_ns);
             }
         }

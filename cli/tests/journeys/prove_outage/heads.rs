@@ -61,7 +61,7 @@ fn goes_on(bed: &Bed) {
 }
 
 #[test]
-fn prove_outage_long_of_a_far_head_among_others() {
+fn prove_outage_of_a_far_head_among_others() {
     for place in places(&[ws(0, 2), http(0, 3)], &[2, 3]) {
         among_others(place, FarHead, false);
         if is_long() {
@@ -79,7 +79,7 @@ fn prove_outage_of_a_far_head_among_others_from_the_start() {
 }
 
 #[test]
-fn prove_outage_long_of_a_made_up_chain_among_others() {
+fn prove_outage_of_a_made_up_chain_among_others() {
     for place in places(&[http(0, 2)], &[2, 3]) {
         among_others(place, FarChain, false);
     }
@@ -87,7 +87,7 @@ fn prove_outage_long_of_a_made_up_chain_among_others() {
 
 /// Whoever stands still loses its say in a moment, and still nobody is led to blocks without a seal.
 #[test]
-fn prove_outage_long_of_a_far_head_above_a_quiet_chain() {
+fn prove_outage_of_a_far_head_above_a_quiet_chain() {
     for place in places(&[ws(0, 2)], &[2, 3]) {
         let mut bed = Plan::at(place).held(CONFIRMATIONS).start();
         bed.grow();
@@ -101,7 +101,7 @@ fn prove_outage_long_of_a_far_head_above_a_quiet_chain() {
 
 /// Nobody is there to say otherwise, but what is told has no seal, though all of the chain had.
 #[test]
-fn prove_outage_long_of_a_far_head_alone() {
+fn prove_outage_of_a_far_head_alone() {
     for place in places(&[ws(0, 1)], &[1]) {
         let mut bed = Plan::at(place).held(CONFIRMATIONS).start();
         bed.grow();
@@ -117,7 +117,7 @@ fn prove_outage_long_of_a_far_head_alone() {
 }
 
 #[test]
-fn prove_outage_long_of_a_made_up_chain_alone() {
+fn prove_outage_of_a_made_up_chain_alone() {
     for place in places(&[http(0, 1)], &[1]) {
         let mut bed = Plan::at(place).held(CONFIRMATIONS).start();
         bed.grow();

@@ -114,3 +114,21 @@ fn one_that_fails_more_than_a_third_is_demoted_until_it_answers_again() {
     (0..30).for_each(|_| board.answered(0, 1));
     assert_eq!(board.leader(S), Some(0));
 }
+
+/// Once it was right about some blocks above the others. Then it makes up a far head.
+#[test]
+fn one_that_was_right_is_believed_as_far_as_it_was_right_and_no_further() {
+    let hash = Hash([7; 32]);
+    let mut board = Scoreboard::new([("a".to_owned(), 0), ("b".to_owned(), 1)], 30 * S);
+    for index in 0..2 {
+        board.up(index, 0);
+        board.head(index, 100, 0);
+    }
+    assert!(!board.admits(0, 110, S, 0), "nobody bears it out");
+    board.promise(0, 110, hash, S);
+    board.head(1, 110, 2 * S);
+    board.redeem(110, &|_| Some(hash), 2 * S);
+    assert!(board.admits(0, 118, 2 * S, 0), "it was right about as many");
+    assert!(!board.admits(0, 1 << 40, 3 * S, 0), "and never about so many");
+    assert_eq!(board.best_head(), Some(110));
+}

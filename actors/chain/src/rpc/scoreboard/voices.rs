@@ -41,14 +41,12 @@ impl Scoreboard {
 
     /// The highest block that this endpoint is believed about; none when nobody else has a say.
     pub fn ceiling(&self, index: usize, now_ns: u64) -> Option<u64> {
-        if now_ns < self.entries[index].believed_until_ns {
-            return None;
-        }
+        let lead = self.entries[index].believed.filter(|(_, until_ns)| now_ns < *until_ns).map_or(0, |(lead, _)| lead);
         let reach = |(entry, head): (&Entry, u64)| {
             // Standbys are asked now and then. Meanwhile they go on as they did.
             let since_ns = now_ns.saturating_sub(entry.moved_ns).min(self.lag_ns);
             let meanwhile = entry.interval_ns.map_or(0, |each_ns| since_ns.saturating_mul(3) / each_ns.max(1) / 2);
-            head.saturating_add(meanwhile).saturating_add(LAG_BLOCKS)
+            head.saturating_add(meanwhile).saturating_add(LAG_BLOCKS).saturating_add(lead)
         };
         self.voices(index, now_ns).map(reach).max()
     }
