@@ -106,7 +106,7 @@ pub struct Tracker {
     /// How long the endpoints must contradict what was read before it is given up.
     patience_ns: u64,
     /// Why the last head was not followed.
-    why_apart: Option<String>,
+    why_apart: Option<(String, u64)>,
     genesis: Option<Hash>,
     window_reading: bool,
     /// Number and version of each block whose logs are being read, and in how many reads.

@@ -24,9 +24,11 @@ impl Tracker {
         }
         (self.head_below, self.below_since_ns) = (None, None);
         if self.window.hash_at(header.number) == Some(header.hash) {
+            self.why_apart = None;
             return;
         }
         if self.branch.is_none() && self.window.tip().is_some_and(|tip| tip.header.hash == header.parent) {
+            self.why_apart = None;
             self.canon.note(header.link());
             self.window.push(header, seen_ns);
             self.head_moved();
@@ -143,7 +145,7 @@ impl Tracker {
             }
             // Somebody goes on where we are: what does not link to that is no head.
             Some(_) if have > 0 => {
-                self.why_apart = Some(format!(
+                self.is_apart(format!(
                     "a head is told that shares nothing with the last {} blocks, which {have} endpoints have",
                     self.window.capacity()
                 ));
@@ -151,7 +153,7 @@ impl Tracker {
                 self.branch_from_next_head();
             }
             Some(_) => {
-                self.why_apart = Some(format!(
+                self.is_apart(format!(
                     "a head is told that does not lead to what was read, and nobody says what became of that \
                      ({lack} endpoints lack it, {silent} do not answer)"
                 ));
@@ -167,6 +169,12 @@ impl Tracker {
             None if contradicted => self.survey(),
             None => {}
         }
+    }
+
+    /// Why the head that is told is not followed. It counts from the first of these until a head is.
+    fn is_apart(&mut self, why: String) {
+        let since_ns = self.why_apart.as_ref().map_or(self.now_ns, |(_, since_ns)| *since_ns);
+        self.why_apart = Some((why, since_ns));
     }
 
     fn branch_from_below(&mut self) {

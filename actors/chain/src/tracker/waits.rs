@@ -101,11 +101,16 @@ impl Tracker {
             let reason = format!("the endpoints' head is {}, below block {tip}, which was read before", header.number);
             waits.push(Waits { module: None, reason, age_ns: age_ns(since) });
         }
-        if self.branch.is_some() {
-            let failed = || self.failed[HEADERS].clone();
-            let reason = self.why_apart.clone().or_else(failed);
-            let reason = reason.unwrap_or_else(|| "a new head is being linked to what was read".to_owned());
-            waits.push(Waits { module: None, reason, age_ns: age_ns(self.branch_since_ns) });
+        match (&self.why_apart, &self.branch) {
+            (Some((reason, since_ns)), _) => {
+                waits.push(Waits { module: None, reason: reason.clone(), age_ns: age_ns(*since_ns) });
+            }
+            (None, Some(_)) => {
+                let failed = self.failed[HEADERS].clone();
+                let reason = failed.unwrap_or_else(|| "a new head is being linked to what was read".to_owned());
+                waits.push(Waits { module: None, reason, age_ns: age_ns(self.branch_since_ns) });
+            }
+            (None, None) => {}
         }
         for seat in self.seats.iter().flatten() {
             let Some((waiting, why)) = seat.waiting.as_ref().and_then(|waiting| Some((waiting, waiting.why.as_ref()?)))
