@@ -15,8 +15,9 @@ use super::{
     errors::CallError,
     follow::by_number,
     headers::{Asked, refusal},
-    settle::of_block,
+    settle::{By, Settled, of_block},
     shape::Refusal,
+    trust::Doubts,
     wire,
 };
 use crate::{
@@ -44,11 +45,14 @@ pub fn impossible(block: &Header, union: &Union, logs: &[Log]) -> Option<&'stati
     None
 }
 
-/// Whether an answer about one block has to be settled: its bloom promises more, or allows less, or logs are missing
-/// between those that are there.
-pub(super) fn is_in_doubt(block: &Header, union: &Union, logs: &[Log]) -> bool {
-    let excluded = block.promises().is_some_and(|bloom| logs.iter().any(|log| !allows(bloom, log)));
-    excluded || has_gaps(union, logs) || block.promises().is_some_and(|bloom| is_doubtful(union, bloom, logs))
+/// Why an answer about one block has to be settled, if it has to.
+pub(super) fn doubts_about(block: &Header, union: &Union, logs: &[Log]) -> Doubts {
+    let Some(bloom) = block.promises() else { return Doubts { gap: has_gaps(union, logs), ..Doubts::default() } };
+    Doubts {
+        promised: is_doubtful(union, bloom, logs),
+        excluded: logs.iter().any(|log| !allows(bloom, log)),
+        gap: has_gaps(union, logs),
+    }
 }
 
 /// Whether all logs of a block were asked for, and some are missing before the last that is there.
@@ -181,7 +185,7 @@ impl RpcBackend {
             return Ok(read);
         }
         if self.shared.trust().verify == Verify::Always {
-            return Ok(vec![self.settle(first, union, vec![]).await?]);
+            return Ok(vec![self.settle(first, union, vec![]).await?.logs]);
         }
         if blocks.len() > 1
             && let Some(logs) = self.logs_of_several(blocks, union).await
@@ -194,20 +198,23 @@ impl RpcBackend {
                 self.shared.fell_back();
             }
             match self.claim_of_block(index, first, union, self.shared.config.timeout, Purpose::Logs).await {
-                Ok(claim) if is_in_doubt(first, union, &claim.logs) && self.is_worth_settling(first) => {
+                Ok(claim) => {
+                    let doubts = doubts_about(first, union, &claim.logs);
+                    if !self.is_worth_settling(first, doubts) {
+                        return Ok(vec![claim.logs]);
+                    }
                     let told = claim.logs.clone();
                     let settled = self.settle(first, union, vec![claim]).await?;
-                    self.doubted(first.number, settled == told);
-                    return Ok(vec![settled]);
+                    self.doubted(first.number, doubts, &told, &settled);
+                    return Ok(vec![settled.logs]);
                 }
-                Ok(claim) => return Ok(vec![claim.logs]),
                 Err(error) => failure = error,
             }
         }
         // Receipts may be had where logs are not.
         let may_prove = self.shared.trust().verify != Verify::Off && first.receipts_root.is_some();
         match may_prove {
-            true => self.settle(first, union, vec![]).await.map(|logs| vec![logs]).map_err(|_| failure),
+            true => self.settle(first, union, vec![]).await.map(|settled| vec![settled.logs]).map_err(|_| failure),
             false => Err(failure),
         }
     }
@@ -220,18 +227,23 @@ impl RpcBackend {
         bloom.is_some_and(|bloom| !union.possible_in(bloom))
     }
 
-    /// Where doubts are the rule and unfounded, few of them are settled.
-    pub(super) fn is_worth_settling(&self, block: &Header) -> bool {
-        self.shared.trust().settles(&block.hash)
+    /// Where doubts of a kind are the rule and unfounded, few of them are settled.
+    pub(super) fn is_worth_settling(&self, block: &Header, doubts: Doubts) -> bool {
+        doubts.any() && {
+            let alone = self.shared.order().len() == 1;
+            self.shared.trust().settles(&block.hash, doubts, alone)
+        }
     }
 
-    /// A doubt about a block's logs was settled.
-    pub(super) fn doubted(&self, number: u64, was_right: bool) {
-        if self.shared.trust().doubted(number, was_right) {
+    /// Doubts about a block's logs were settled.
+    pub(super) fn doubted(&self, number: u64, doubts: Doubts, told: &[Log], settled: &Settled) {
+        let was_right = settled.logs == told;
+        let news = self.shared.trust().doubted(number, doubts, was_right, settled.by == By::Itself);
+        if let Some(nature) = news {
             tracing::warn!(
                 chain_id = self.shared.config.chain_id,
                 block = number,
-                "the blooms of this chain promise logs that are not there: few answers are doubted for it from now on"
+                "{nature}: few answers are doubted for it from now on"
             );
         }
     }
@@ -253,7 +265,7 @@ impl RpcBackend {
         let mut read = Vec::with_capacity(blocks.len());
         for block in blocks {
             let mut of_block = of(block.number, &logs).to_vec();
-            if is_in_doubt(block, union, &of_block) {
+            if self.is_worth_settling(block, doubts_about(block, union, &of_block)) {
                 // What is before it is read; this one comes first the next time.
                 return Some(read).filter(|read| !read.is_empty());
             }

@@ -14,7 +14,7 @@ use super::{
     errors::CallError,
     follow::by_number,
     headers::{Asked, refusal},
-    logs::{Claim, impossible, is_in_doubt, of},
+    logs::{Claim, doubts_about, impossible, of},
     wire,
 };
 use crate::{
@@ -271,8 +271,8 @@ impl RpcBackend {
     fn doubts(&self, told: &Told, from: u64, union: &Union, known: &[Header]) -> Vec<Header> {
         let logs = told.logs();
         let within = known.iter().filter(|header| (from..=told.to).contains(&header.number));
-        let doubtful = within.filter(|header| is_in_doubt(header, union, of(header.number, &logs)));
-        doubtful.filter(|header| self.is_worth_settling(header)).cloned().collect()
+        let doubts = |header: &Header| doubts_about(header, union, of(header.number, &logs));
+        within.filter(|header| self.is_worth_settling(header, doubts(header))).cloned().collect()
     }
 
     /// Two endpoints' answers about one range.
@@ -358,7 +358,7 @@ impl RpcBackend {
         let is_known = |number: &u64| known.iter().any(|header| header.number == *number);
         let numbers: Vec<u64> = numbers.into_iter().filter(|number| !is_known(number)).collect();
         let headers = self.read_headers(Asked::History, &numbers).await?;
-        Ok(headers.iter().filter(|header| is_in_doubt(header, union, &[])).map(|header| header.number).collect())
+        Ok(headers.iter().filter(|header| doubts_about(header, union, &[]).any()).map(|header| header.number).collect())
     }
 
     async fn settle_some(
@@ -389,10 +389,10 @@ impl RpcBackend {
             let told_logs = claim.logs.clone();
             let claims = if told_logs.iter().all(|log| log.block_hash == header.hash.0) { vec![claim] } else { vec![] };
             let settled = self.settle(header, union, claims).await?;
-            self.doubted(number, settled == told_logs);
+            self.doubted(number, doubts_about(header, union, &told_logs), &told_logs, &settled);
             logs.retain(|log| log.block_number != number);
             let at = logs.partition_point(|log| log.block_number < number);
-            logs.splice(at..at, settled);
+            logs.splice(at..at, settled.logs);
         }
         Ok(Ranged { logs, to, end_hash })
     }
@@ -409,7 +409,7 @@ impl RpcBackend {
             let Some(header) = header else { return Err(Failure::Failed(format!("no header {number}"))) };
             if !self.is_ruled_out(header, union) {
                 match self.settle(header, union, vec![]).await {
-                    Ok(settled) => logs.extend(settled),
+                    Ok(settled) => logs.extend(settled.logs),
                     // What is proven is handed on.
                     Err(failure) => match end {
                         Some((to, end_hash)) => return Ok(Ranged { logs, to, end_hash }),

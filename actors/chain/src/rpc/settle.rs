@@ -31,6 +31,22 @@ const INDEXING: Duration = Duration::from_millis(100);
 const LEFT_OUT: &str = "a block's logs were left out";
 const NOT_OF_RECEIPTS: &str = "logs that are in none of the block's receipts";
 
+/// The logs of a block, and who says that they are the truth.
+pub(super) struct Settled {
+    pub logs: Vec<Log>,
+    pub by: By,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// Its receipts.
+    Proof,
+    /// What several endpoints said, held against each other and the header.
+    Several,
+    /// Nobody else: the one that could be asked said it again.
+    Itself,
+}
+
 /// What receipts say of a block.
 enum Proof {
     /// All logs of the block.
@@ -43,7 +59,7 @@ enum Proof {
 
 impl RpcBackend {
     /// The logs of one block that the union covers, whatever it takes. `claims` is what endpoints have said so far.
-    pub(super) async fn settle(&self, header: &Header, union: &Union, claims: Vec<Claim>) -> Result<Vec<Log>, Failure> {
+    pub(super) async fn settle(&self, header: &Header, union: &Union, claims: Vec<Claim>) -> Result<Settled, Failure> {
         let (verify, provable, outside) = {
             let trust = self.shared.trust();
             (trust.verify, trust.receipts(), trust.has_outside_logs())
@@ -81,7 +97,8 @@ impl RpcBackend {
         claims: Vec<Claim>,
         verify: Verify,
         outside: bool,
-    ) -> Result<Vec<Log>, Failure> {
+    ) -> Result<Settled, Failure> {
+        let proven = |logs: Vec<Log>| Ok(Settled { logs, by: By::Proof });
         let mut more = Vec::new();
         for claim in claims {
             let has_all = truth.iter().all(|log| claim.logs.iter().any(|told| is_same(told, log)));
@@ -92,26 +109,26 @@ impl RpcBackend {
             }
         }
         if more.is_empty() && !outside {
-            return Ok(truth);
+            return proven(truth);
         }
         // Some chains have logs that are in no receipt. That is only known from what endpoints agree on.
         if verify == Verify::Always && !outside {
             more.iter().for_each(|claim| self.shared.lied(claim.index, NOT_OF_RECEIPTS));
-            return Ok(truth);
+            return proven(truth);
         }
         let suspects: Vec<usize> = more.iter().map(|claim| claim.index).collect();
         match self.agree(header, union, more).await {
-            Ok(agreed) if truth.iter().all(|log| agreed.iter().any(|told| is_same(told, log))) => {
-                if agreed.len() > truth.len() {
+            Ok(agreed) if truth.iter().all(|log| agreed.logs.iter().any(|told| is_same(told, log))) => {
+                if agreed.logs.len() > truth.len() {
                     let news = self.shared.trust().outside_logs();
                     self.say_if(news, header, "some logs of this chain are in none of the block's receipts");
-                    self.blooms_leave_out(header, &agreed);
+                    self.blooms_leave_out(header, &agreed.logs);
                 }
                 Ok(agreed)
             }
             _ => {
                 suspects.into_iter().for_each(|index| self.shared.lied(index, NOT_OF_RECEIPTS));
-                Ok(truth)
+                proven(truth)
             }
         }
     }
@@ -226,11 +243,13 @@ impl RpcBackend {
 
     /// What endpoints agree on: two of them, or one that is alone twice. An answer that has what the bloom promises counts
     /// more than one that lacks it.
-    async fn agree(&self, header: &Header, union: &Union, mut claims: Vec<Claim>) -> Result<Vec<Log>, Failure> {
+    async fn agree(&self, header: &Header, union: &Union, mut claims: Vec<Claim>) -> Result<Settled, Failure> {
+        let several = |logs: Vec<Log>| Ok(Settled { logs, by: By::Several });
+        let itself = |logs: Vec<Log>| Ok(Settled { logs, by: By::Itself });
         let mut failure = None;
         for index in self.shared.order() {
             if let Some(winner) = self.winner(header, union, &claims) {
-                return Ok(winner);
+                return several(winner);
             }
             if claims.iter().any(|claim| claim.index == index) {
                 continue;
@@ -250,7 +269,7 @@ impl RpcBackend {
             }
         }
         if let Some(winner) = self.winner(header, union, &claims) {
-            return Ok(winner);
+            return several(winner);
         }
         let named = |claim: &Claim| format!("{} tells {}", self.shared.name(claim.index), claim.logs.len());
         match &*claims {
@@ -262,33 +281,33 @@ impl RpcBackend {
                 let again = self.claim_of_block(only.index, header, union, patience, Purpose::SecondOpinion).await?;
                 if again.logs == only.logs {
                     self.blooms_leave_out(header, &again.logs);
-                    return Ok(again.logs);
+                    return itself(again.logs);
                 }
                 let index = only.index;
                 if let Some(winner) = self.winner(header, union, &[only.clone(), again.clone()]) {
-                    return Ok(winner);
+                    return itself(winner);
                 }
                 let last = self.claim_of_block(index, header, union, patience, Purpose::SecondOpinion).await?;
                 match last.logs == again.logs {
-                    true => Ok(last.logs),
+                    true => itself(last.logs),
                     false => {
                         let name = self.shared.name(index);
                         Err(Failure::Failed(format!("{name} tells other logs of block {} each time", header.number)))
                     }
                 }
             }
-            several => {
+            all => {
                 // Nothing proves or promises anything. Leaving logs out is what nodes do that have forgotten them.
-                let mut full = several.iter().filter(|claim| !claim.logs.is_empty());
+                let mut full = all.iter().filter(|claim| !claim.logs.is_empty());
                 if header.promises().is_none()
                     && let Some(first) = full.next()
                     && full.all(|claim| claim.logs == first.logs)
                 {
-                    let empty = several.iter().filter(|claim| claim.logs.is_empty());
+                    let empty = all.iter().filter(|claim| claim.logs.is_empty());
                     empty.for_each(|claim| self.shared.lied(claim.index, LEFT_OUT));
-                    return Ok(first.logs.clone());
+                    return several(first.logs.clone());
                 }
-                let told = several.iter().map(named).collect::<Vec<_>>().join(", ");
+                let told = all.iter().map(named).collect::<Vec<_>>().join(", ");
                 let what = format!("endpoints contradict each other about the logs of block {}: {told}", header.number);
                 Err(Failure::Failed(what))
             }

@@ -21,12 +21,69 @@ pub enum Provable {
     No,
 }
 
-/// So many doubts in a row that were unfounded, within so many blocks, are the chain's nature: its blooms promise logs that
-/// are not there. By chance a bloom does that in one block of thirty-two at most.
+/// Why an answer about a block's logs may not be the truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Doubts {
+    /// The bloom promises logs that were not told.
+    pub promised: bool,
+    /// The bloom excludes logs that were told.
+    pub excluded: bool,
+    /// All logs were asked for, and log indexes are missing before the last that was told.
+    pub gap: bool,
+}
+
+impl Doubts {
+    pub fn any(self) -> bool {
+        self.kinds().into_iter().any(|raised| raised)
+    }
+
+    fn kinds(self) -> [bool; 3] {
+        [self.promised, self.excluded, self.gap]
+    }
+}
+
+/// What is said of a chain that raises doubts of a kind all the time, in the order of [`Doubts::kinds`].
+const NATURES: [&str; 3] = [
+    "blooms promise logs that are not there",
+    "blooms exclude logs that are there",
+    "log indexes of a block have gaps",
+];
+
+/// So many doubts of one kind in a row that were unfounded, within so many blocks, are the chain's nature. By chance a bloom
+/// promises too much in one block of thirty-two at most.
 const UNFOUNDED: usize = 16;
 const UNFOUNDED_WITHIN: u64 = 64;
-/// Then one doubt in so many is still settled.
+/// Then one doubt of that kind in so many is still settled.
 const SAMPLED: u8 = 16;
+
+/// The doubts of one kind that were unfounded.
+#[derive(Debug, Default)]
+struct Unfounded {
+    /// The blocks of the newest since one that was founded, at most [`UNFOUNDED`].
+    blocks: VecDeque<u64>,
+    /// Whether they come so often that it is no chance.
+    is_nature: bool,
+    /// Whether any was found so by nothing but what the same endpoint said again.
+    on_its_own_word: bool,
+}
+
+impl Unfounded {
+    /// True when the chain's nature is news.
+    fn note(&mut self, number: u64, on_its_own_word: bool) -> bool {
+        self.on_its_own_word |= on_its_own_word;
+        if !self.blocks.contains(&number) {
+            if self.blocks.len() == UNFOUNDED {
+                self.blocks.pop_front();
+            }
+            self.blocks.push_back(number);
+        }
+        let (least, most) = self.blocks.iter().fold((u64::MAX, 0), |(least, most), n| (least.min(*n), most.max(*n)));
+        // Where only some are settled, as many reach further.
+        let within = if self.is_nature { UNFOUNDED_WITHIN * u64::from(SAMPLED) } else { UNFOUNDED_WITHIN };
+        let is_nature = self.blocks.len() == UNFOUNDED && most - least < within;
+        !std::mem::replace(&mut self.is_nature, is_nature) && is_nature
+    }
+}
 
 #[derive(Debug)]
 pub struct Trust {
@@ -41,10 +98,8 @@ pub struct Trust {
     outside_logs: bool,
     /// Whether log indexes are counted per transaction.
     renumbers: bool,
-    /// The blocks of the newest doubts since one that was founded, at most [`UNFOUNDED`].
-    unfounded: VecDeque<u64>,
-    /// Whether blooms promise logs that are not there, so often that it is no chance.
-    overpromises: bool,
+    /// In the order of [`Doubts::kinds`].
+    unfounded: [Unfounded; 3],
 }
 
 /// Chains whose headers' blooms hold exactly the logs of the block: clients of Ethereum without additions of their own.
@@ -81,8 +136,7 @@ impl Trust {
             receipts: Provable::default(),
             outside_logs: !proof::roots_cover_all_logs(chain_id),
             renumbers: false,
-            unfounded: VecDeque::with_capacity(UNFOUNDED),
-            overpromises: false,
+            unfounded: Default::default(),
         }
     }
 
@@ -157,31 +211,37 @@ impl Trust {
         !std::mem::replace(&mut self.renumbers, true)
     }
 
-    /// A doubt about a block's logs was settled: the answer was right, or not. True when it is news that blooms promise too
-    /// much.
-    pub fn doubted(&mut self, number: u64, was_right: bool) -> bool {
-        if !was_right {
-            self.unfounded.clear();
-            self.overpromises = false;
-            return false;
-        }
-        if !self.unfounded.contains(&number) {
-            if self.unfounded.len() == UNFOUNDED {
-                self.unfounded.pop_front();
+    /// Doubts about a block's logs were settled: the answer was right, or not. `on_its_own_word` when nobody but the endpoint
+    /// itself could say so. Returns what is news of the chain's nature.
+    pub fn doubted(
+        &mut self,
+        number: u64,
+        doubts: Doubts,
+        was_right: bool,
+        on_its_own_word: bool,
+    ) -> Option<&'static str> {
+        let mut news = None;
+        for ((unfounded, raised), nature) in self.unfounded.iter_mut().zip(doubts.kinds()).zip(NATURES) {
+            match (raised, was_right) {
+                (false, _) => {}
+                (true, false) => *unfounded = Unfounded::default(),
+                (true, true) => news = unfounded.note(number, on_its_own_word).then_some(nature).or(news),
             }
-            self.unfounded.push_back(number);
         }
-        let (least, most) = self.unfounded.iter().fold((u64::MAX, 0), |(least, most), n| (least.min(*n), most.max(*n)));
-        // Where only some are settled, as many reach further.
-        let within = if self.overpromises { UNFOUNDED_WITHIN * u64::from(SAMPLED) } else { UNFOUNDED_WITHIN };
-        let overpromises = self.unfounded.len() == UNFOUNDED && most - least < within;
-        !std::mem::replace(&mut self.overpromises, overpromises) && overpromises
+        news
     }
 
-    /// Whether a doubt about this block's logs is settled. Each is, unless blooms of this chain promise too much; then some
-    /// are.
-    pub fn settles(&self, block: &Hash) -> bool {
-        !self.overpromises || block.0[31].is_multiple_of(SAMPLED)
+    /// Whether these doubts about a block's logs are settled. Each is, unless the chain raises doubts of this kind all the
+    /// time; then some are. What an endpoint that was alone taught counts only for as long as it is `alone`.
+    pub fn settles(&mut self, block: &Hash, doubts: Doubts, alone: bool) -> bool {
+        let mut settles = false;
+        for (unfounded, raised) in self.unfounded.iter_mut().zip(doubts.kinds()) {
+            if unfounded.on_its_own_word && !alone {
+                *unfounded = Unfounded::default();
+            }
+            settles |= raised && (!unfounded.is_nature || block.0[31].is_multiple_of(SAMPLED));
+        }
+        settles
     }
 
     /// What has been learnt, for whoever looks.
@@ -190,9 +250,8 @@ impl Trust {
         if self.bloom_is_learnt {
             learnt.push("blooms leave out logs".to_owned());
         }
-        if self.overpromises {
-            learnt.push("blooms promise logs that are not there".to_owned());
-        }
+        let natures = self.unfounded.iter().zip(NATURES).filter(|(unfounded, _)| unfounded.is_nature);
+        learnt.extend(natures.map(|(_, nature)| nature.to_owned()));
         if self.headers == Provable::No {
             learnt.push("headers cannot be proven".to_owned());
         }
@@ -223,30 +282,52 @@ mod tests {
         assert_eq!(bloom(31_337, Some(BloomUse::Exact)), BloomUse::Exact);
     }
 
+    const PROMISED: Doubts = Doubts { promised: true, excluded: false, gap: false };
+    const GAP: Doubts = Doubts { promised: false, excluded: false, gap: true };
+    const PLAIN: Hash = Hash([0xff; 32]);
+
     #[test]
     fn doubts_are_settled_unless_the_chain_gives_cause_for_them_all_the_time() {
-        let plain = Hash([0xff; 32]);
         let mut trust = Trust::new(1, None, Verify::Doubt);
         for number in (0..10_000).step_by(32) {
-            assert!(!trust.doubted(number, true) && trust.settles(&plain), "{number}: chance, however long it goes on");
+            let news = trust.doubted(number, PROMISED, true, false);
+            assert!(
+                news.is_none() && trust.settles(&PLAIN, PROMISED, false),
+                "{number}: chance, however long it goes on"
+            );
         }
-        let news = (20_000..20_100).filter(|number| trust.doubted(*number, true)).count();
-        assert_eq!((news, trust.settles(&plain), trust.settles(&Hash([0; 32]))), (1, false, true));
+        let news = (20_000..20_100).filter_map(|number| trust.doubted(number, PROMISED, true, false));
+        assert_eq!(news.collect::<Vec<_>>(), ["blooms promise logs that are not there"]);
         assert_eq!(trust.learnt(), ["blooms promise logs that are not there"]);
-        trust.doubted(20_100, false);
-        assert!(trust.settles(&plain) && trust.learnt().is_empty(), "one lie, and nothing is taken for granted");
+        let mut settles = |block, doubts| trust.settles(&block, doubts, false);
+        assert_eq!((settles(PLAIN, PROMISED), settles(Hash([0; 32]), PROMISED)), (false, true));
+        assert!(settles(PLAIN, GAP), "a doubt of another kind is another matter");
+        assert!(settles(PLAIN, Doubts { gap: true, ..PROMISED }), "and counts beside one that is usual");
+        trust.doubted(20_100, PROMISED, false, false);
+        assert!(trust.settles(&PLAIN, PROMISED, false) && trust.learnt().is_empty(), "one lie ends it");
         for number in 30_000..30_016 {
-            trust.doubted(number, true);
+            trust.doubted(number, PROMISED, true, false);
         }
-        assert!(!trust.settles(&plain));
-        trust.doubted(40_000, true);
-        assert!(trust.settles(&plain), "what was learnt of a time when all were doubted ends with it");
+        assert!(!trust.settles(&PLAIN, PROMISED, false));
+        trust.doubted(40_000, PROMISED, true, false);
+        assert!(trust.settles(&PLAIN, PROMISED, false), "what was learnt of a time when all were doubted ends with it");
+    }
+
+    #[test]
+    fn what_one_endpoint_said_for_itself_counts_for_as_long_as_it_is_alone() {
+        let mut trust = Trust::new(1, None, Verify::Doubt);
+        for number in 0..16 {
+            trust.doubted(number, PROMISED, true, number == 3);
+        }
+        assert!(!trust.settles(&PLAIN, PROMISED, true));
+        assert!(trust.settles(&PLAIN, PROMISED, false), "now there is somebody to ask");
+        assert!(trust.settles(&PLAIN, PROMISED, true), "and it begins anew");
     }
 
     #[test]
     fn one_block_that_is_doubted_often_is_one_doubt() {
         let mut trust = Trust::new(1, None, Verify::Doubt);
-        assert!((0..100).all(|_| !trust.doubted(7, true)));
+        assert!((0..100).all(|_| trust.doubted(7, PROMISED, true, false).is_none()));
     }
 
     #[test]
