@@ -92,7 +92,8 @@ impl Anvil {
     pub fn begin_anew(&mut self) {
         self.stop();
         std::fs::remove_file(self.dir.path().join("state.json")).unwrap();
-        self.timestamp = Some(1_700_000_000);
+        // Another genesis block each time.
+        self.timestamp = Some(self.timestamp.map_or(1_700_000_000, |timestamp| timestamp + 1_000));
         self.launch();
     }
 

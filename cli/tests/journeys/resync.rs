@@ -97,6 +97,41 @@ fn on_another_chain_the_state_is_undone_or_kept_as_the_operator_says() {
     }
 }
 
+/// It has handled nothing there, so that there is nothing to undo.
+#[test]
+fn a_module_that_stands_where_it_began_is_moved_to_the_chain_that_is_there() {
+    const START: u64 = 30;
+    let mut anvil = Anvil::start();
+    let emitter = anvil.deploy_emitter();
+    let block = "kind = \"block\"\nchain_id = 31337";
+    let from_there = format!("{block}\nstart_block = {START}");
+    let changes = [(block, &*from_there)];
+    let engine = Setup::new().chain(31337, &[anvil.ws()]).module("recorder", "recorder", &changes).start();
+    let grow_to = |anvil: &Anvil, head: u64| {
+        while anvil.head() < head {
+            anvil.mine();
+        }
+    };
+    let goes_on = |anvil: &Anvil| {
+        let head = anvil.head().to_string();
+        engine.module_until("recorder", "goes on", |node| node["cursors"]["chain:31337"] == head.as_str());
+    };
+    grow_to(&anvil, START + 10);
+    goes_on(&anvil);
+    for head in [START - 1, START + 5] {
+        anvil.begin_anew();
+        assert_eq!(anvil.deploy_emitter(), emitter, "the address follows from the deployer");
+        grow_to(&anvil, head);
+        let said = parked(&engine);
+        assert!(said.contains("descends from another genesis block"), "{said}");
+        let answer = engine.json(&["module", "resync", "recorder", "--chain", "31337", "--rewind"]);
+        assert_eq!(answer["after_block"], START - 1);
+        goes_on(&anvil);
+    }
+    grow_to(&anvil, START + 20);
+    goes_on(&anvil);
+}
+
 #[test]
 fn of_two_positions_on_one_chain_only_the_one_that_is_off_it_is_moved() {
     let anvil = Anvil::start();

@@ -40,6 +40,14 @@ impl Running {
 
     /// Undoes what was made of retracted blocks.
     pub(super) async fn undo(&mut self, args: &Args, index: usize, reorg: &Reorg) -> Result<(), Exit> {
+        let (number, hash) = reorg.ancestor;
+        // It has handled nothing past that block, and stands at another block of the same number: where it began.
+        if let Some(Cursor::Chain { number: at, hash: Some(dead), .. }) = self.feeds.position(index)
+            && at == number
+            && dead != hash
+        {
+            return self.tell(args, index, reorg).await;
+        }
         let source = self.feeds.id(index).clone();
         let event = self.event(reorg);
         self.rewind(args, Fork { source, ancestor: reorg.ancestor, event, reorg: told(reorg) }).await

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -30,12 +30,24 @@ pub(super) const LOOK: Duration = Duration::from_secs(2);
 /// A chain that does not tell its head within this is looked at next time.
 const HEAD_DEADLINE: Duration = Duration::from_secs(1);
 
+/// One that handles nothing runs when it has stayed up for so long.
+const STEADY_MS: u64 = 15_000;
+
 /// What was found, and since when.
 pub(super) struct Expected {
     next: ScheduleNext,
     /// Per module and source: the position it has not left although something is there.
     waits: HashMap<(Arc<str>, SourceId), Wait>,
     oldest_ms: BTreeMap<Arc<str>, u64>,
+    starts: HashMap<Arc<str>, Start>,
+}
+
+/// A module's newest start, and what it had handled when it was looked at last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Start {
+    generation: u64,
+    handled: u64,
+    since_ms: u64,
 }
 
 #[derive(Clone)]
@@ -46,7 +58,7 @@ struct Wait {
 
 impl Expected {
     pub(super) fn new(next: ScheduleNext) -> Self {
-        Self { next, waits: HashMap::new(), oldest_ms: BTreeMap::new() }
+        Self { next, waits: HashMap::new(), oldest_ms: BTreeMap::new(), starts: HashMap::new() }
     }
 
     /// When the oldest event came that the module should have handled; none when there is none.
@@ -84,12 +96,35 @@ impl Expected {
         }
     }
 
+    /// Whether a module runs, which is in that phase or not: one that has just been started anew has to show it.
+    fn runs(&mut self, name: &Arc<str>, is_up: bool, now: Start) -> bool {
+        let stopped = (name.clone(), SourceId::new(""));
+        let start = self.starts.entry(name.clone()).or_insert(now);
+        if now.handled != std::mem::replace(&mut start.handled, now.handled) {
+            self.waits.remove(&stopped);
+        }
+        if start.generation != now.generation || !is_up {
+            *start = now;
+        }
+        let steady = now.since_ms.saturating_sub(start.since_ms) >= STEADY_MS;
+        is_up && (steady || !self.waits.contains_key(&stopped))
+    }
+
     fn look(&mut self, slots: &BTreeMap<Arc<str>, Slot>, heads: &BTreeMap<u64, u64>, now_ms: u64) {
         let (mut waits, mut oldest_ms) = (HashMap::new(), BTreeMap::new());
+        self.starts.retain(|name, _| slots.contains_key(name));
         for (name, slot) in slots {
+            let now = Start {
+                generation: slot.generation,
+                // One that was given up is behind it, too.
+                handled: slot.status.processed.load(Ordering::Relaxed)
+                    + slot.status.dead_letters.load(Ordering::Relaxed),
+                since_ms: now_ms,
+            };
+            let runs = self.runs(name, slot.phase == Phase::Run, now);
             let Some(plan) = slot.plan.as_ref().filter(|_| slot.is_expected_to_work()) else { continue };
             // Not running at all is a wait of its own, for those whose sources cannot say what is due.
-            let stopped = (slot.phase != Phase::Run).then(|| (SourceId::new(""), None));
+            let stopped = (!runs).then(|| (SourceId::new(""), None));
             let due = plan.manifest.sources.iter().filter_map(|source| {
                 let at = slot.status.position(source.id());
                 self.due(source, at.as_ref(), heads, now_ms).then(|| (source.id().clone(), at))
@@ -134,7 +169,7 @@ impl State {
 
 impl Slot {
     fn is_expected_to_work(&self) -> bool {
-        matches!(self.phase, Phase::Load | Phase::Init | Phase::Run | Phase::Restart { .. })
+        matches!(self.phase, Phase::Load | Phase::Init | Phase::Run | Phase::Restart { .. } | Phase::Dead { .. })
     }
 }
 
@@ -147,6 +182,29 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn one_that_ends_as_often_as_it_is_started_does_not_run() {
+        let mut expected = Expected::new(Arc::new(|_, _| None));
+        let name: Arc<str> = "m".into();
+        let stopped = (name.clone(), SourceId::new(""));
+        let start = |generation, handled, since_ms| Start { generation, handled, since_ms };
+        assert!(!expected.runs(&name, false, start(1, 0, 0)));
+        expected.waits.insert(stopped.clone(), Wait { at: None, since_ms: 0 });
+        for generation in 2..100 {
+            let now_ms = generation * 30_000;
+            assert!(!expected.runs(&name, true, start(generation, 0, now_ms)), "{generation}");
+            assert!(!expected.runs(&name, true, start(generation, 0, now_ms + STEADY_MS - 1)), "{generation}");
+            assert!(!expected.runs(&name, false, start(generation, 0, now_ms + STEADY_MS)), "{generation}");
+        }
+        assert!(!expected.runs(&name, true, start(100, 0, 3_000_000)));
+        assert!(expected.runs(&name, true, start(101, 1, 3_000_001)), "it has handled something, whatever came then");
+        expected.waits.insert(stopped.clone(), Wait { at: None, since_ms: 3_000_002 });
+        assert!(!expected.runs(&name, true, start(102, 1, 4_000_000)));
+        assert!(expected.runs(&name, true, start(102, 1, 4_000_000 + STEADY_MS)), "it has stayed up");
+        expected.waits.remove(&stopped);
+        assert!(expected.runs(&name, true, start(103, 1, 5_000_000)), "nothing was wrong with it");
+    }
 
     fn chain(blocks: Blocks, hold: Hold) -> Source {
         let interest = Interest { blocks, logs: Vec::new(), start_block: None, hold };
