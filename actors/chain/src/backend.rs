@@ -105,13 +105,11 @@ pub trait Backend: Send + Sync + 'static {
     fn best_head(&self) -> Option<u64>;
     fn bounds(&self) -> Bounds;
     /// Why heads that are told are not followed, and since when by the monotonic clock; none when they are.
-    fn held_back(&self) -> Option<(String, u64)> {
-        None
-    }
+    fn held_back(&self) -> Option<(String, u64)>;
     /// Whether blooms have been found to leave out logs.
     fn distrusts_blooms(&self) -> bool;
-    /// Somebody waits for what the other endpoints have.
-    fn want_vouched(&self);
+    /// Somebody waits for what the other endpoints have: the best of them is asked, or, after a while, every one.
+    fn want_vouched(&self, of_anybody: bool);
     /// Waits until another endpoint was heard.
     async fn heard(&self);
 }

@@ -1,7 +1,7 @@
 //! History below the window: which segments to read, and a bounded memory of those that were read.
 //!
 //! Invariant: a segment serves everybody who stands in it, so modules at the same cursor cost one read. Every segment
-//! ends below the window's floor, where no reorg is expected; a reorg that deep clears everything.
+//! ended below the window's base when it was read; a reorg that deep clears everything.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -392,11 +392,9 @@ impl Backfill {
         true
     }
 
-    /// Keeps the hashes of single headers.
-    pub fn add_checked(&mut self, headers: &[Header]) {
-        for header in headers {
-            self.checked.add(header.number, header.hash);
-        }
+    /// Keeps the hash of a single block.
+    pub fn add_checked(&mut self, (number, hash): (u64, Hash)) {
+        self.checked.add(number, hash);
     }
 
     /// Keeps logs that were read, in order, with the hash of the last block. Of `wanted` blocks the read reached `to`.

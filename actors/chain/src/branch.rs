@@ -77,7 +77,11 @@ impl Branch {
         Err(head)
     }
 
-    pub fn next(&self, window: &Window) -> Step {
+    pub fn next(&mut self, window: &Window) -> Step {
+        // Steps go past the fork: what the window has, too, does not belong to the branch.
+        while self.headers.len() > 1 && window.hash_at(self.lowest().number) == Some(self.lowest().hash) {
+            self.headers.pop_front();
+        }
         let lowest = &self.headers[0];
         let (Some(tip), Some(base)) = (window.tip(), window.base()) else { return Step::First };
         let (tip, base) = (tip.header.number, base.header.number);

@@ -189,6 +189,9 @@ impl Driver {
     /// Looks at what is waited for, and says so when it takes long.
     fn look(&mut self) {
         self.tracker.at(self.clock.monotonic_ns());
+        if self.tracker.is_unconfirmed() {
+            self.backend.want_vouched(true);
+        }
         let waits = self.waits();
         let oldest = waits.0.first();
         let age_ms = oldest.map_or(0, |wait| wait.age_ms);
@@ -332,7 +335,7 @@ impl Driver {
             self.tracker.distrust_blooms();
         }
         if self.tracker.wants_vouched() {
-            self.backend.want_vouched();
+            self.backend.want_vouched(false);
         }
         for effect in self.tracker.effects() {
             match effect {
@@ -399,6 +402,7 @@ async fn carry_out(backend: &DynBackend, job: &Job) -> Result<Found, Failure> {
         Job::Tag(tag) => backend.tagged(*tag).await.map(Found::Header),
         Job::Logs { headers, union, .. } => backend.block_logs(headers, union).await.map(Found::Logs),
         Job::Survey { known } => Ok(Found::Survey(backend.survey(known).await)),
+        Job::Cursor { at } => Ok(Found::Survey(backend.survey(&[*at]).await)),
         Job::Segment { segment: Segment::Logs { from, to, union, known, .. }, .. } => {
             if !union.is_empty() {
                 return backend.range_logs(*from, *to, union, known).await.map(Found::Segment);

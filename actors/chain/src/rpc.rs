@@ -63,8 +63,8 @@ struct Shared {
     agreement: Mutex<Agreement>,
     /// What has been learnt of the chain itself.
     trust: Mutex<Trust>,
-    /// Those that stand by are asked for their heads at once.
-    poke: Notify,
+    /// One that stands by is asked for its head soon.
+    poke: Vec<Notify>,
     /// Something was compared.
     heard: Notify,
     /// Why heads that are told are not followed, and since when.
@@ -119,12 +119,23 @@ impl Shared {
     fn holds_back(&self, index: usize, why: String) {
         let mut held_back = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
         let since_ns = held_back.as_ref().map_or_else(|| self.clock.monotonic_ns(), |(_, since_ns)| *since_ns);
-        *held_back = Some((format!("a head that can be followed; of {} {why}", self.endpoints[index].name), since_ns));
+        *held_back = Some((format!("a head that can be followed; {}: {why}", self.endpoints[index].name), since_ns));
     }
 
     /// A head is followed.
     fn goes_on(&self) {
         *self.held_back.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Those that stand by are asked for their heads soon: all of them, or the best.
+    fn poke(&self, all: bool) {
+        let (leader, now_ns) = (*self.leader.borrow(), self.clock.monotonic_ns());
+        let order = {
+            let board = self.board();
+            let order = board.order(now_ns).into_iter();
+            order.filter(|index| Some(*index) != leader && board.is_up(*index)).collect::<Vec<_>>()
+        };
+        order.iter().take(if all { usize::MAX } else { 1 }).for_each(|index| self.poke[*index].notify_one());
     }
 
     fn fell_back(&self) {
@@ -309,7 +320,7 @@ impl RpcBackend {
             agreement: Mutex::new(Agreement::new(endpoints.len())),
             trust: Mutex::new(Trust::new(config.chain_id, config.bloom, config.verify)),
             tip: AtomicU64::new(0),
-            poke: Notify::new(),
+            poke: endpoints.iter().map(|_| Notify::new()).collect(),
             heard: Notify::new(),
             held_back: Mutex::new(None),
             began_ns: clock.monotonic_ns(),

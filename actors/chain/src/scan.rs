@@ -101,10 +101,9 @@ impl Scan<'_> {
             if number > self.limit {
                 return Stop::CaughtUp;
             }
-            let base = self.window.base().map_or(u64::MAX, |block| block.header.number);
-            let found = if number >= base {
+            let found = if number >= self.base() {
                 self.in_window(number, second_half)
-            } else if number >= self.window.floor() {
+            } else if number >= self.history_end() {
                 Err(Stop::NeedsWindow { number })
             } else {
                 match self.in_history(number, at) {
@@ -153,6 +152,19 @@ impl Scan<'_> {
         }
     }
 
+    fn base(&self) -> u64 {
+        self.window.base().map_or(u64::MAX, |block| block.header.number)
+    }
+
+    /// The first block that is not read as history. Who wants every block gets the newest ones from the window, which is
+    /// extended for that; for logs alone its headers would be read for nothing.
+    fn history_end(&self) -> u64 {
+        match self.watch.interest.blocks {
+            Blocks::All => self.window.floor(),
+            Blocks::Latest | Blocks::None => self.base(),
+        }
+    }
+
     fn in_window(&mut self, number: u64, second_half: bool) -> Result<Found, Stop> {
         let Some(block) = self.window.get_mut(number) else { return Err(Stop::CaughtUp) };
         let share = if second_half { Share::Nothing } else { block.share(self.watch) };
@@ -172,7 +184,7 @@ impl Scan<'_> {
 
     /// The block at `number` below the window. `None` when the position was moved past blocks without concern.
     fn in_history(&mut self, number: u64, at: &mut Position) -> Result<Option<Found>, Stop> {
-        let end = self.window.floor().saturating_sub(1).min(self.limit);
+        let end = self.history_end().saturating_sub(1).min(self.limit);
         if self.watch.interest.blocks != Blocks::All && !self.block_due(number) {
             if at.part == Part::Logs {
                 // The block event of a head that is no longer the newest.

@@ -4,6 +4,7 @@
 //! the chain, and a cursor that is no longer canonical is told so before anything else. Leaves to others: how a header
 //! or a log is read, which node says it, and when to try again.
 
+mod cursors;
 mod heads;
 mod reads;
 mod seats;
@@ -32,6 +33,7 @@ use crate::{
     scan::{Position, Scan, Stop},
     window::Window,
 };
+use cursors::{Refuted, Verdict};
 pub use reads::{Failure, Found, Job, ROOTS_BLOCKS, Tag, UseFor};
 use reads::{HEADERS, KINDS, LOGS, SEGMENTS, SURVEY, TAGS};
 use waits::{Tagged, Why};
@@ -105,6 +107,8 @@ pub struct Tracker {
     contradicted_since_ns: Option<u64>,
     /// How long the endpoints must contradict what was read before it is given up.
     patience_ns: u64,
+    /// Blocks of cursors in whose place others were read.
+    refuted: Vec<Refuted>,
     /// Why the last head was not followed.
     why_apart: Option<(String, u64)>,
     genesis: Option<Hash>,
@@ -155,6 +159,7 @@ impl Tracker {
             surveys: 0,
             contradicted_since_ns: None,
             patience_ns: 0,
+            refuted: Vec::new(),
             why_apart: None,
             genesis: None,
             window_reading: false,
@@ -186,7 +191,7 @@ impl Tracker {
         self
     }
 
-    /// What time it is from here on, monotonic nanoseconds.
+    /// What time it is from here on, nanoseconds.
     pub fn at(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
         self.began_ns.get_or_insert(now_ns);
@@ -286,16 +291,17 @@ impl Tracker {
         let start = match watch.interest.start_block {
             Some(start) => Position { number: start.saturating_sub(1), hash: None, part: Part::Block },
             None => {
-                let number = match self.limit(watch.interest.hold) {
-                    Some((number, None)) => number,
+                let hold = watch.interest.hold;
+                let number = match self.limit(hold) {
+                    Ok((number, held_back)) if self.may_begin_at(hold, number, held_back.as_ref()) => number,
                     // Where it starts is decided once, and not while somebody is waited for.
-                    Some((_, held_back)) => {
+                    Ok((_, held_back)) => {
                         *why = held_back;
                         return None;
                     }
-                    None => {
-                        self.read_tag(watch.interest.hold);
-                        *why = Some(self.no_limit(watch.interest.hold));
+                    Err(missing) => {
+                        self.read_tag(hold);
+                        *why = Some(missing.unwrap_or(Why::Head));
                         return None;
                     }
                 };
@@ -365,11 +371,12 @@ impl Tracker {
             }
         }
         self.read_tag(watch.interest.hold);
-        let Some((limit, held_back)) = self.limit(watch.interest.hold) else {
-            // Nothing is confirmed yet of a chain that has only begun.
-            *why =
-                matches!(watch.interest.hold, Hold::Safe | Hold::Finalized).then(|| self.no_limit(watch.interest.hold));
-            return None;
+        let (limit, held_back) = match self.limit(watch.interest.hold) {
+            Ok(limit) => limit,
+            Err(missing) => {
+                *why = missing;
+                return None;
+            }
         };
         for _ in 0..2 {
             if let Some(answer) = self.scan(watch, after, waiting, limit, why) {
@@ -386,7 +393,7 @@ impl Tracker {
     /// Whether a block that was safe or final is above all that is so on the chain that is followed.
     fn unheard_of(&mut self, hold: Hold, number: u64) -> bool {
         let tagged = matches!(hold, Hold::Safe | Hold::Finalized);
-        tagged && self.limit(hold).is_none_or(|(limit, _)| limit < number)
+        tagged && !self.limit(hold).is_ok_and(|(limit, _)| limit >= number)
     }
 
     /// One walk from where the pull stands. `None` when what was read contradicts itself.
@@ -445,55 +452,4 @@ impl Tracker {
         }
         Some(Some(Answer::Events { deliveries, progress: Some(waiting.at.cursor()), skipped }))
     }
-
-    fn verify(&mut self, after: Position, back: &mut Option<(u64, Hash)>) -> Verdict {
-        let Some(hash) = after.hash else { return Verdict::Canonical };
-        let mut at = back.unwrap_or((after.number, hash));
-        loop {
-            match self.canonical(at.0) {
-                Lookup::Found(found) if found == at.1 && at == (after.number, hash) => return Verdict::Canonical,
-                Lookup::Found(found) if found == at.1 => return Verdict::Orphan { ancestor: at },
-                Lookup::BelowWindow => return Verdict::Reading,
-                Lookup::AboveTip if !self.canon.is_known(&at.1) => return Verdict::Ahead,
-                lookup => match self.canon.parent(at, after.number) {
-                    Ok(parent) => {
-                        at = parent;
-                        // Nothing that stands on a block that is not canonical is, until the chain forks.
-                        if matches!(lookup, Lookup::Found(_)) {
-                            *back = Some(parent);
-                        }
-                    }
-                    Err(None) => {
-                        if !self.orphan_reads.contains(&at.1) {
-                            self.orphan_reads.push(at.1);
-                            self.start(Job::Header { hash: at.1, use_for: UseFor::Orphan });
-                        }
-                        return Verdict::Reading;
-                    }
-                    Err(Some(reason)) => return Verdict::Lost { reason },
-                },
-            }
-            // A cursor above the tip of its own branch is only ahead of what this node has seen.
-            if after.number > self.head().map_or(0, |(tip, _)| tip)
-                && self.window.hash_at(at.0) == Some(at.1)
-                && self.head().is_some_and(|tip| tip == at)
-            {
-                return Verdict::Ahead;
-            }
-        }
-    }
-}
-
-/// What is known about a cursor.
-enum Verdict {
-    Canonical,
-    /// Above the newest block seen.
-    Ahead,
-    Reading,
-    Orphan {
-        ancestor: (u64, Hash),
-    },
-    Lost {
-        reason: String,
-    },
 }

@@ -9,6 +9,7 @@ mod forms;
 mod heads;
 mod logs;
 mod refusals;
+mod reports;
 
 use std::{
     thread,

@@ -95,6 +95,10 @@ pub enum Lie {
     LeftOut,
     /// Those of these blocks are left out of ranges, and of answers by hash if `by_hash`.
     LeftOutOf { from: u64, to: u64, by_hash: bool },
+    /// Every other answer has none: a balancer's nodes do not have the same.
+    Sometimes,
+    /// They are asked of a node that is so many blocks behind, and says nothing of that. Everything else is not.
+    Behind(u64),
     /// Every third block has one more log, which is in no receipt and not in the bloom, whoever asks for it and how.
     Outside,
 }
@@ -110,6 +114,8 @@ pub enum Refusal {
     Status,
     /// With an end of the connection.
     Cut,
+    /// With words that name the same range as one to try.
+    SameRange,
 }
 
 /// A form in which some node writes what others write otherwise.
@@ -135,6 +141,8 @@ pub enum Form {
     Capitals,
     /// No topics are `null`.
     TopicsNull,
+    /// The total difficulty is 0, whatever it is.
+    TotalDifficultyZero,
 }
 
 /// How a subscription tells a new head.
@@ -144,6 +152,8 @@ pub enum Notice {
     OtherHash,
     WithoutHash,
     NumberOnly,
+    /// Never, though the subscription was taken.
+    Never,
 }
 
 /// Who is meant.

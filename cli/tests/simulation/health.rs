@@ -122,9 +122,14 @@ fn due(_: &ModulePlan, source: &ChainSource, chain: &Chain, at: Option<&Cursor>)
     Some((block.number, tells.min()?))
 }
 
-/// What is wrong with its health although everything is as it must be. That no block comes any more is true.
+/// What is wrong with its health although everything is as it must be. That no block comes any more is true, and that none is
+/// made final then.
 pub fn unfounded(health: &Health) -> Option<String> {
-    let founded = |reason: &String| reason.contains("waits for a new block;");
+    let founded = |reason: &String| {
+        ["waits for a new block;", "waits for a block that is ", "waits for a newer block that is "]
+            .iter()
+            .any(|known| reason.contains(known))
+    };
     let unhealthy = health.status != "healthy";
     (unhealthy && !health.reasons.iter().any(founded)).then(|| format!("everything is right, and {health:?}"))
 }

@@ -366,7 +366,11 @@ impl Backend for MockBackend {
         false
     }
 
-    fn want_vouched(&self) {}
+    fn held_back(&self) -> Option<(String, u64)> {
+        None
+    }
+
+    fn want_vouched(&self, _of_anybody: bool) {}
 
     async fn heard(&self) {
         std::future::pending().await

@@ -161,8 +161,8 @@ impl Backend for RpcBackend {
         self.shared.trust().bloom() != BloomUse::Exact
     }
 
-    fn want_vouched(&self) {
-        self.shared.poke.notify_waiters();
+    fn want_vouched(&self, of_anybody: bool) {
+        self.shared.poke(of_anybody);
     }
 
     async fn heard(&self) {

@@ -1,7 +1,11 @@
 //! Keeping one endpoint connected: checks its chain, follows its heads while it leads, looks after it while it does
 //! not, and begins anew after every failure.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use serde_json::value::RawValue;
 use tokio::{
@@ -55,12 +59,14 @@ pub struct Line {
     leader: watch::Receiver<Option<usize>>,
     /// Subscriptions made, so that the first one does not count as a reconnect.
     subscribed: bool,
+    /// It stands by, did not have the newest block when that was wanted, and is asked again after this long.
+    again: Option<Duration>,
 }
 
 impl Line {
     pub fn new(shared: Arc<Shared>, index: usize, heads: mpsc::Sender<Seen>) -> Self {
         let leader = shared.leader.subscribe();
-        Self { shared, index, heads, leader, subscribed: false }
+        Self { shared, index, heads, leader, subscribed: false, again: None }
     }
 
     fn endpoint(&self) -> &Endpoint {
@@ -208,15 +214,19 @@ impl Line {
         let (number, hash) = (header.number, header.hash);
         let grace = GRACE_MAX.min(self.shared.config.timeout);
         let grace_ns = self.shared.began_ns.saturating_add(u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX));
-        let admitted = self.shared.update(|board, now| {
+        let (admitted, is_over) = self.shared.update(|board, now| {
             let admitted = board.admits(self.index, number, now, grace_ns);
             board.promise(self.index, number, hash, now);
-            admitted
+            (admitted, board.is_over(self.index))
         });
         if !admitted {
-            self.shared.holds_back(self.index, format!("its head {number} is far above that of the others"));
+            let why = match is_over {
+                true => format!("its head {number} is far above that of the others"),
+                false => "the others have not been heard yet".to_owned(),
+            };
+            self.shared.holds_back(self.index, why);
             // Whether the others are there by now, they are asked at once.
-            self.shared.poke.notify_waiters();
+            self.shared.poke(true);
             return false;
         }
         if !self.shared.is_believable(self.index, &header).await {
@@ -230,28 +240,59 @@ impl Line {
         true
     }
 
+    /// How often it is looked at while nothing is heard of it.
+    fn every(&self) -> Duration {
+        (self.shared.config.stall_after / 3).clamp(PROBE_MIN, PROBE_MAX)
+    }
+
     /// Another endpoint leads: make sure that this one could.
     async fn stand_by(&mut self) -> Result<(), CallError> {
-        let every = (self.shared.config.stall_after / 3).clamp(PROBE_MIN, PROBE_MAX);
-        let poked = async {
-            self.shared.poke.notified().await;
-            // However often it is poked, it is not asked more often than this.
-            tokio::time::sleep(PROBE_MIN).await;
-        };
+        let every = self.every();
+        let again = self.again.filter(|pause| *pause < every);
+        let shared = self.shared.clone();
         tokio::select! {
             _ = self.leader.changed() => Ok(()),
-            () = poked => self.look(true).await,
-            () = tokio::time::sleep(every) => {
-                if self.shared.board().is_syncing(self.index) {
-                    self.look_at_syncing().await?;
+            () = shared.poke[self.index].notified() => {
+                // However often it is poked, it is not asked more often than this.
+                tokio::time::sleep(PROBE_MIN).await;
+                self.look_at_newest(PROBE_MIN).await
+            }
+            () = tokio::time::sleep(again.unwrap_or(every)) => match again {
+                Some(pause) => self.look_at_newest(pause).await,
+                None => {
+                    if self.shared.board().is_syncing(self.index) {
+                        self.look_at_syncing().await?;
+                    }
+                    self.look().await
                 }
-                self.look(false).await
             }
         }
     }
 
+    /// Somebody waits for this endpoint to have the newest block. Until it has that it is asked again, less and less often.
+    async fn look_at_newest(&mut self, pause: Duration) -> Result<(), CallError> {
+        let header = self.latest().await?;
+        let told = Told { number: header.number, hash: header.hash, sealed: header.receipts_root.is_some() };
+        self.shared.update(|board, now| {
+            board.head(self.index, header.number, now);
+            if board.is_ahead(self.index) {
+                board.promise(self.index, header.number, header.hash, now);
+            }
+        });
+        let wanted = self.shared.agreement().asked_for(header.number, true);
+        match wanted {
+            Some(number) if number == header.number => self.shared.compare(self.index, number, Some(told)),
+            Some(number) => self.compare_at(number, header.number).await?,
+            None => {}
+        }
+        let has_it = header.number >= self.shared.tip.load(Ordering::Relaxed);
+        self.again = (!has_it).then_some(pause * 2);
+        Ok(())
+    }
+
     /// Looks at the head, and at a block that the followed chain has, too.
-    async fn look(&self, newest: bool) -> Result<(), CallError> {
+    async fn look(&mut self) -> Result<(), CallError> {
+        self.again = None;
         let mut head = self.probe().await?;
         if self.shared.board().is_ahead(self.index) {
             // What it says of a block that the others do not have yet shows later whether it was right.
@@ -262,7 +303,15 @@ impl Line {
                 board.promise(self.index, header.number, header.hash, now);
             });
         }
-        let Some(number) = self.shared.agreement().asked_for(head, newest) else { return Ok(()) };
+        let settled = self.shared.agreement().asked_for(head, false);
+        match settled {
+            Some(number) => self.compare_at(number, head).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Compares a block with the one of the followed chain. `head` is how far this endpoint is.
+    async fn compare_at(&self, number: u64, head: u64) -> Result<(), CallError> {
         match self.block(Some(number)).await? {
             Some(header) => {
                 let told = Told { number, hash: header.hash, sealed: header.receipts_root.is_some() };
@@ -275,13 +324,25 @@ impl Line {
         Ok(())
     }
 
+    /// How often an endpoint that says it does not have the chain yet is asked whether it still does.
+    fn syncing_again(&self) -> tokio::time::Interval {
+        let mut again = tokio::time::interval(self.every());
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        again
+    }
+
     /// Leads over HTTP.
     async fn poll(&mut self) -> Result<(), CallError> {
+        let mut syncing = self.syncing_again();
         let mut ticks = tokio::time::interval(self.shared.config.poll_interval.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.leads() {
             tokio::select! {
                 _ = self.leader.changed() => {}
+                // Nobody else is there, or is any better.
+                _ = syncing.tick() => if self.shared.board().is_syncing(self.index) {
+                    self.look_at_syncing().await?;
+                },
                 _ = ticks.tick() => {
                     let header = self.latest().await?;
                     self.tell(header).await;
@@ -337,11 +398,15 @@ impl Line {
         // What was not admitted is looked at again.
         let mut again = tokio::time::interval(PROBE_MIN.max(self.shared.config.poll_interval));
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut syncing = self.syncing_again();
         let (shared, index) = (self.shared.clone(), self.index);
         while self.leads() {
             tokio::select! {
                 biased;
                 _ = self.leader.changed() => {}
+                _ = syncing.tick() => if self.shared.board().is_syncing(self.index) {
+                    self.look_at_syncing().await?;
+                },
                 head = shared.endpoints[index].next_head() => {
                     if let Some(header) = self.hinted(&head?).await? {
                         newest = header.number;

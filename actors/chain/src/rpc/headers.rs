@@ -326,12 +326,11 @@ impl RpcBackend {
         Ok(found.and_then(|mut headers| headers.pop()))
     }
 
-    /// The block with a tag: of all endpoints that know the tag, the one that no more than half of them are behind.
+    /// The block with a tag: of all endpoints that know the tag, the one that no more than half of them are behind. One that
+    /// is not where the chain is has a say when there is nobody else: it may stay there for long.
     pub(super) async fn read_tagged(&self, tag: Tag) -> Result<Option<Header>, Failure> {
         let params = raw(&(if tag == Tag::Safe { "safe" } else { "finalized" }, false))?;
-        let (up, down): (Vec<usize>, Vec<usize>) =
-            self.shared.order().into_iter().partition(|index| self.shared.is_up(*index));
-        let asked = if up.is_empty() { down } else { up };
+        let asked = self.shared.board().on_chain(self.shared.clock.monotonic_ns());
         let requests = [("eth_getBlockByNumber", &*params)];
         let answers = join_all(asked.into_iter().map(|index| self.ask_headers(index, Asked::Tags, &requests))).await;
         let (mut found, mut error) = (Vec::new(), None);
@@ -359,30 +358,35 @@ impl RpcBackend {
         let requests: Vec<(&str, &RawValue)> =
             params.iter().map(|params| ("eth_getBlockByNumber", &**params)).collect();
         let asked: Vec<usize> = self.shared.order().into_iter().filter(|index| self.shared.is_up(*index)).collect();
-        let answers = join_all(asked.into_iter().map(|index| self.all_headers(index, &requests))).await;
+        let on_chain = self.shared.board().on_chain(self.shared.clock.monotonic_ns());
+        let answers = join_all(asked.iter().map(|index| self.all_headers(*index, &requests))).await;
         let (mut told, mut error) = (Vec::new(), CallError::unavailable("no endpoint may be used"));
-        for answer in answers {
+        for (index, answer) in asked.into_iter().zip(answers) {
             match answer {
                 Ok(Some(mut headers)) => {
                     let through = headers.pop().map_or(0, |header| header.number);
-                    told.push((through, headers));
+                    told.push((through, headers, on_chain.contains(&index)));
                 }
                 Ok(None) => {}
                 Err(failed) => error = failed,
             }
         }
-        told.sort_by_key(|(through, _)| *through);
-        // No more than half of those that know it are behind.
-        let Some(last) = told.len().checked_sub(1) else {
+        if told.is_empty() {
             return match error {
                 CallError::Node { .. } => Ok(Final { through: None, hashes: vec![None; numbers.len()] }),
                 error => Err(error.into()),
             };
-        };
-        let through = told[last / 2].0;
+        }
+        // No more than half of those that know it are behind. One that is elsewhere may stay there for long; what it has says
+        // whether a block is agreed on all the same.
+        let any = told.iter().any(|(.., is_on_chain)| *is_on_chain);
+        let counted = told.iter().filter(|(.., is_on_chain)| *is_on_chain || !any);
+        let mut throughs: Vec<u64> = counted.map(|(through, ..)| *through).collect();
+        throughs.sort_unstable();
+        let through = throughs[(throughs.len() - 1) / 2];
         let agreed = |nth: usize, number: u64| {
-            let reached = told.iter().filter(|(through, _)| *through >= number);
-            let mut hashes = reached.filter_map(|(_, headers)| headers.get(nth)).map(|header| header.hash);
+            let reached = told.iter().filter(|(through, ..)| *through >= number);
+            let mut hashes = reached.filter_map(|(_, headers, _)| headers.get(nth)).map(|header| header.hash);
             let first = hashes.next()?;
             hashes.all(|hash| hash == first).then_some(first)
         };

@@ -393,6 +393,25 @@ impl Scoreboard {
         order
     }
 
+    /// The endpoints whose word about how far the chain is final counts: those that are up and where the chain is, or else
+    /// those that are up, or else all. One that only answers badly counts: alone without it another one could say anything.
+    pub fn on_chain(&self, now_ns: u64) -> Vec<usize> {
+        let order = self.order(now_ns);
+        let up = |index: &&usize| self.entries[**index].up_since_ns.is_some();
+        let there = |index: &&usize| up(index) && !self.is_elsewhere(&self.entries[**index], now_ns);
+        let all: [Vec<usize>; 3] =
+            [order.iter().filter(there).copied().collect(), order.iter().filter(up).copied().collect(), order.clone()];
+        all.into_iter().find(|some| !some.is_empty()).unwrap_or_default()
+    }
+
+    fn is_elsewhere(&self, entry: &Entry, now_ns: u64) -> bool {
+        entry.ahead || entry.syncing || self.lags(entry, now_ns)
+    }
+
+    fn is_demoted(&self, entry: &Entry, now_ns: u64) -> bool {
+        now_ns < entry.avoided_until_ns || entry.failing || self.is_elsewhere(entry, now_ns)
+    }
+
     /// The endpoint to follow.
     pub fn leader(&self, now_ns: u64) -> Option<usize> {
         self.order(now_ns).first().copied().filter(|index| self.entries[*index].up_since_ns.is_some())
@@ -413,14 +432,12 @@ impl Scoreboard {
     pub fn status(&self, now_ns: u64) -> Vec<EndpointStatus> {
         let leader = self.leader(now_ns);
         let status = |(index, entry): (usize, &Entry)| {
-            let held_back = entry.ahead || entry.syncing || self.lags(entry, now_ns);
-            let demoted = now_ns < entry.avoided_until_ns || held_back || entry.failing;
             let mut latencies: Vec<u64> = entry.latencies_ns.iter().copied().collect();
             latencies.sort_unstable();
             EndpointStatus {
                 name: entry.name.clone(),
                 connected: entry.up_since_ns.is_some(),
-                healthy: entry.up_since_ns.is_some() && !demoted,
+                healthy: entry.up_since_ns.is_some() && !self.is_demoted(entry, now_ns),
                 leads: leader == Some(index),
                 score: entry.shown_score(),
                 head: entry.head,

@@ -61,7 +61,7 @@ impl Tracker {
     /// Goes on linking the new head to the window.
     pub(super) fn connect(&mut self) {
         while !self.branch_reading {
-            let Some(branch) = &self.branch else {
+            let Some(branch) = &mut self.branch else {
                 // What was told meanwhile.
                 let Some((header, seen_ns)) = self.next_head.take() else { return };
                 self.head_seen(header, seen_ns);
@@ -190,6 +190,8 @@ impl Tracker {
         let Some(branch) = self.branch.take() else { return };
         self.why_apart = None;
         let tip = self.head();
+        // Another chain may have what this one did not.
+        self.refuted.clear();
         let forked = match (ancestor, tip) {
             (Some(ancestor), Some((tip, _))) => ancestor < tip,
             (None, Some((tip, _))) => branch.lowest().number <= tip,

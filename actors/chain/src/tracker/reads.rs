@@ -46,6 +46,10 @@ pub enum Job {
     Survey {
         known: Vec<(u64, Hash)>,
     },
+    /// What they say of the block of a cursor.
+    Cursor {
+        at: (u64, Hash),
+    },
     Segment {
         flight: u64,
         segment: Segment,
@@ -64,6 +68,7 @@ impl fmt::Display for Job {
                 [] => f.write_str("logs of no block"),
             },
             Self::Survey { known } => write!(f, "what the endpoints have of {} blocks", known.len()),
+            Self::Cursor { at: (number, _) } => write!(f, "what the endpoints have of block {number} of a cursor"),
             Self::Segment { segment, .. } => segment.fmt(f),
             Self::Tag(tag) => write!(f, "the {tag:?} block"),
         }
@@ -105,8 +110,9 @@ pub(super) const LOGS: usize = 2;
 pub(super) const SEGMENTS: usize = 3;
 pub(super) const TAGS: usize = 4;
 pub(super) const SURVEY: usize = 5;
+const CURSORS: usize = 6;
 /// Kinds of jobs.
-pub(super) const KINDS: usize = 6;
+pub(super) const KINDS: usize = 7;
 /// Most blocks whose logs are read by one range of the window.
 const LOGS_TOGETHER_MAX: u64 = 256;
 
@@ -119,6 +125,15 @@ pub(super) fn kind(job: &Job) -> usize {
         Job::Segment { .. } => SEGMENTS,
         Job::Tag(_) => TAGS,
         Job::Survey { .. } => SURVEY,
+        Job::Cursor { .. } => CURSORS,
+    }
+}
+
+/// How long to wait after so many failures in a row.
+pub(super) fn retry_after(failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        failures => (Duration::from_millis(100) * 2_u32.saturating_pow(failures.min(10) - 1)).min(RETRY_MAX),
     }
 }
 
@@ -209,10 +224,7 @@ impl Tracker {
     }
 
     pub(super) fn start(&mut self, job: Job) {
-        let after = match self.failures[kind(&job)] {
-            0 => Duration::ZERO,
-            failures => (Duration::from_millis(100) * 2_u32.saturating_pow(failures.min(10) - 1)).min(RETRY_MAX),
-        };
+        let after = retry_after(self.failures[kind(&job)]);
         self.effects.push(Effect::Start { job, after });
     }
 
@@ -293,6 +305,7 @@ impl Tracker {
                     _ => self.connect(),
                 }
             }
+            (Job::Cursor { at }, result) => self.cursor_surveyed(at, result),
             (Job::Segment { flight, segment }, result) => self.segment_read(flight, &segment, result),
             (Job::Tag(tag), result) => {
                 let asked = self.tags_reading.iter().position(|(reading, _)| *reading == tag);
@@ -301,7 +314,7 @@ impl Tracker {
                     self.tags_read[tag as usize] = head;
                     let tagged = if tag == Tag::Safe { &mut self.safe } else { &mut self.finalized };
                     if let Some(header) = header {
-                        tagged.tell(header.number, header.hash, &self.window);
+                        tagged.tell(header.number, header.hash, &self.window, self.now_ns);
                     }
                     self.settle_all(false);
                 }
@@ -327,7 +340,7 @@ impl Tracker {
                 }
             }
             (Segment::Check { .. }, Ok(Found::Headers(headers))) => {
-                self.backfill.add_checked(&headers);
+                headers.iter().for_each(|header| self.backfill.add_checked((header.number, header.hash)));
                 self.genesis = headers.iter().find(|header| header.number == 0).map(|h| h.hash).or(self.genesis);
             }
             (Segment::Logs { from, to, watches, .. }, Ok(Found::Segment(read))) => {

@@ -1,5 +1,7 @@
 //! The tracker without anything around it: a table chain answers its reads at once, or wrongly, or not at all.
 
+mod cursors;
+mod forks;
 mod seats;
 
 use std::{collections::HashMap, sync::Arc};
@@ -123,7 +125,7 @@ impl Bench {
                 Found::Header(all.into_iter().find(|header| header.hash == *hash))
             }
             Job::Logs { headers, .. } => Found::Logs(headers.iter().map(|header| vec![log(header, 1)]).collect()),
-            Job::Survey { .. } => Found::Survey(self.survey),
+            Job::Survey { .. } | Job::Cursor { .. } => Found::Survey(self.survey),
             Job::Segment { segment: Segment::Logs { from, to, union, .. }, .. } => {
                 let to = (*to).min(from + self.range_max - 1);
                 let logs = (*from..=to).flat_map(|number| [1, 2].map(|address| log(&self.header(number), address)));
@@ -153,7 +155,7 @@ impl Bench {
                         let result = self.answer(&job);
                         self.tracker.finished(job, result);
                     }
-                    Effect::Reorged { .. } => {}
+                    Effect::Reorged { depth, .. } => self.jobs.push(format!("reorg of {depth}")),
                 }
             }
         }

@@ -27,7 +27,7 @@ fn prove_outage_of_nothing_costs_a_request_for_a_block() {
 }
 
 #[test]
-fn prove_outage_long_of_nothing_costs_hardly_a_request_for_logs_alone() {
+fn prove_outage_of_nothing_costs_hardly_a_request_for_logs_alone() {
     let bed = Plan::at(http(0, 1)).wanting(Wanted::Logs).rpc("poll_interval = \"5s\"").prepared(Anvil::start());
     for word in 0..5 {
         bed.anvil.emit(&bed.emitter, word);

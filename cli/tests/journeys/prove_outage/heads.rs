@@ -152,11 +152,27 @@ fn prove_outage_long_of_one_block_too_many() {
     }
 }
 
+/// Blocks that have seals, and that nobody else has: nothing is confirmed by them, and who is led there is demoted or waited
+/// for with a reason. The newest blocks are told as one endpoint has them, and taken back.
 #[test]
 fn prove_outage_long_of_some_blocks_too_many() {
     for blocks in [5, 100] {
         for place in places(&[http(0, 2)], &[2, 3]) {
-            among_others(place, NearHead(blocks), false);
+            let mut bed = Plan::at(place).held(CONFIRMATIONS).rpc(PATIENT).start();
+            bed.grow();
+            bed.bad().set(NearHead(blocks));
+            let reason = eventually("it goes on or says why not", || {
+                bed.anvil.emit(&bed.emitter, 1);
+                bed.anvil.mine();
+                let health = bed.health();
+                let reason = health["reasons"][0].as_str().map(str::to_owned);
+                let demoted = bed.of_endpoint("nexum_endpoint_demotions_total", place.bad) > 0.0;
+                reason.or(demoted.then(String::new)).ok_or_else(|| format!("{health:#}"))
+            });
+            println!("{place:?}, {blocks} blocks: {reason}");
+            bed.has_nothing_false("held");
+            bed.recovers();
+            held_is_right(&bed);
         }
     }
 }

@@ -103,6 +103,12 @@ pub async fn answer(shared: &Shared, fault: Fault, mut request: Value) -> Option
             return Some(match way {
                 Refusal::Named => Outcome::Told(refusal(&request["id"], -32_008, "Response is too big")),
                 Refusal::Vague => Outcome::Told(refusal(&request["id"], -32_000, "that did not work out")),
+                Refusal::SameRange => {
+                    let filter = &request["params"][0];
+                    let (from, to) = (number(&filter["fromBlock"]), number(&filter["toBlock"]));
+                    let message = format!("query exceeds max results {most}, retry with the range {from}-{to}");
+                    Outcome::Told(refusal(&request["id"], -32_602, &message))
+                }
                 Refusal::Status => Outcome::Status(500),
                 Refusal::Cut => Outcome::Cut,
             });
@@ -110,6 +116,19 @@ pub async fn answer(shared: &Shared, fault: Fault, mut request: Value) -> Option
         (Fault::Logs(Lie::Outside), "eth_getLogs") => {
             if let Some(logs) = answer["result"].as_array_mut() {
                 add_outside(shared, &request, logs).await?;
+            }
+        }
+        (Fault::Logs(Lie::Sometimes), "eth_getLogs") => {
+            let asked = shared.asked.lock().unwrap().get(&method).copied().unwrap_or(0);
+            if asked.is_multiple_of(2) {
+                answer["result"] = json!([]);
+            }
+        }
+        (Fault::Logs(Lie::Behind(blocks)), "eth_getLogs") => {
+            let head = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": []});
+            let at = number(&ask_node(shared, &head).await?["result"]).saturating_sub(blocks);
+            if let Some(logs) = answer["result"].as_array_mut() {
+                logs.retain(|log| number(&log["blockNumber"]) <= at);
             }
         }
         _ => alter(fault, &request, &mut answer),
@@ -209,7 +228,7 @@ fn alter_logs(lie: Lie, request: &Value, logs: &mut Vec<Value>) {
                 logs.retain(|log| !(from..=to).contains(&number(&log["blockNumber"])));
             }
         }
-        Lie::Outside => {}
+        Lie::Outside | Lie::Sometimes | Lie::Behind(_) => {}
     }
 }
 
@@ -259,6 +278,7 @@ pub async fn notice(shared: &Shared, fault: Fault, head: &mut Value) -> Option<b
         Fault::FarHead | Fault::FarChain | Fault::NearHead(_) => *head = invented::head(shared, fault).await?,
         NewHeads(Notice::OtherHash) => head["hash"] = other_hash(&head["hash"]),
         NewHeads(Notice::WithoutHash) => _ = head.as_object_mut()?.remove("hash"),
+        NewHeads(Notice::Never) => return Some(false),
         NewHeads(Notice::NumberOnly) => *head = json!({"number": head["number"]}),
         _ => {}
     }
@@ -312,6 +332,7 @@ fn write_in(form: Form, object: &mut serde_json::Map<String, Value>) {
     let is_block = object.contains_key("parentHash");
     match form {
         Form::BloomEmpty if is_block => _ = object.insert("logsBloom".into(), json!("0x")),
+        Form::TotalDifficultyZero if is_block => _ = object.insert("totalDifficulty".into(), json!("0x0")),
         Form::BloomAbsent if is_block => _ = object.remove("logsBloom"),
         Form::RemovedNull if is_log => _ = object.insert("removed".into(), Value::Null),
         Form::TimeZero if is_log => _ = object.insert("blockTimestamp".into(), json!("0x0")),

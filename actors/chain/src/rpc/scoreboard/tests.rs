@@ -132,3 +132,18 @@ fn one_that_was_right_is_believed_as_far_as_it_was_right_and_no_further() {
     assert!(!board.admits(0, 1 << 40, 3 * S, 0), "and never about so many");
     assert_eq!(board.best_head(), Some(110));
 }
+
+#[test]
+fn those_that_are_where_the_chain_is_have_a_say_about_what_is_final() {
+    let mut board = board();
+    board.avoid(0, S, Demotion::Wrong, 0, "a lie".into());
+    assert_eq!(board.on_chain(2 * S), [1, 2, 0], "without it another one could say anything");
+    board.syncing(0, true);
+    board.down(1, S, "gone".into());
+    assert_eq!(board.on_chain(2 * S), [2]);
+    board.syncing(2, true);
+    assert_eq!(board.on_chain(2 * S), [2, 0], "nobody is there, and some are up");
+    board.down(0, 2 * S, "gone".into());
+    board.down(2, 2 * S, "gone".into());
+    assert_eq!(board.on_chain(2 * S).len(), 3, "they may be back");
+}

@@ -82,6 +82,11 @@ impl Scoreboard {
         admitted
     }
 
+    /// Whether its head is above what it is believed about, for however short a time.
+    pub fn is_over(&self, index: usize) -> bool {
+        self.entries[index].over_since_ns.is_some()
+    }
+
     pub fn is_ahead(&self, index: usize) -> bool {
         self.entries[index].ahead
     }

@@ -1,0 +1,67 @@
+//! What people have reported of endpoints that other programs read: each of it befalls an engine that reads history, and one
+//! that follows the head.
+
+use super::bed::{Place, Plan, http, places, ws};
+use crate::{
+    anvil::Anvil,
+    proxy::{
+        Fault::{self, Forms, Logs, LogsMax, NewHeads},
+        Form, Lie, Notice, Refusal,
+    },
+};
+
+const HISTORY: u64 = 330;
+
+/// History is read under the fault, then some blocks more, and the record equals the chain.
+fn read_under(place: Place, fault: Fault) {
+    let mut bed = Plan::at(place).prepared(Anvil::start());
+    bed.mine_history(HISTORY, 2);
+    bed.bad().set(fault);
+    bed.engine.launch();
+    for _ in 0..4 {
+        bed.grow();
+    }
+    bed.recovers();
+    assert_eq!(bed.reorgs(), 0.0, "{place:?} {fault:?}");
+}
+
+/// Some of the nodes behind one address have no logs of a block that they know.
+#[test]
+fn prove_outage_of_a_balancer_of_which_some_nodes_have_no_logs() {
+    for place in places(&[http(0, 1), ws(0, 2)], &[1, 2, 3]) {
+        read_under(place, Logs(Lie::Sometimes));
+    }
+}
+
+/// One node told the head, and another one, which does not have it yet, is asked for its logs.
+#[test]
+fn prove_outage_of_a_balancer_of_which_some_nodes_are_behind() {
+    for place in places(&[ws(0, 1), http(0, 2)], &[1, 2, 3]) {
+        read_under(place, Logs(Lie::Behind(5)));
+    }
+}
+
+/// What is recommended is what was refused.
+#[test]
+fn prove_outage_of_a_refusal_that_recommends_the_same_range() {
+    for place in places(&[http(0, 1)], &[1, 2]) {
+        read_under(place, LogsMax(5, Refusal::SameRange));
+    }
+}
+
+/// The connection answers all questions, and tells no head.
+#[test]
+fn prove_outage_of_a_subscription_that_was_taken_and_tells_nothing() {
+    for place in places(&[ws(0, 1), ws(0, 2)], &[1, 2, 3]) {
+        if place.ws {
+            read_under(place, NewHeads(Notice::Never));
+        }
+    }
+}
+
+#[test]
+fn prove_outage_of_a_total_difficulty_that_cannot_be() {
+    for place in places(&[ws(0, 1)], &[1, 2]) {
+        read_under(place, Forms(&[Form::TotalDifficultyZero]));
+    }
+}
