@@ -15,7 +15,7 @@ use super::{
     errors::CallError,
     follow::by_number,
     headers::{Asked, refusal},
-    settle::{By, Settled, of_block},
+    settle::{By, INDEXING, Settled, WITNESS, of_block},
     shape::Refusal,
     trust::Doubts,
     wire,
@@ -26,6 +26,9 @@ use crate::{
     header::Header,
     tracker::Failure,
 };
+
+/// One that is to confirm a new block is looked at so often before it is asked.
+const BEHIND_LOOKS: usize = 10;
 
 /// What one endpoint says that a block's logs are.
 #[derive(Debug, Clone)]
@@ -201,7 +204,7 @@ impl RpcBackend {
                 Ok(claim) => {
                     let doubts = doubts_about(first, union, &claim.logs);
                     if !self.is_worth_settling(first, doubts) {
-                        return Ok(vec![claim.logs]);
+                        return Ok(vec![self.compared(first, union, claim).await?]);
                     }
                     let told = claim.logs.clone();
                     let settled = self.settle(first, union, vec![claim]).await?;
@@ -225,6 +228,43 @@ impl RpcBackend {
         let proven = trust.verify == Verify::Always && block.receipts_root.is_some() && !trust.has_outside_logs();
         let bloom = if proven { block.promises() } else { block.bloom.as_deref() };
         bloom.is_some_and(|bloom| !union.possible_in(bloom))
+    }
+
+    /// Whether nothing is known that an answer about a block's logs can be held against.
+    pub(super) fn is_unheld(&self, block: &Header, logs: &[Log]) -> bool {
+        let is_empty = logs.is_empty() && block.gas_used == Some(0);
+        !is_empty && !self.shared.trust().says_something(block)
+    }
+
+    /// The other endpoints that are up, best first.
+    fn others(&self, index: usize) -> impl Iterator<Item = usize> {
+        let up = |other: &usize| *other != index && self.shared.is_up(*other);
+        self.shared.order().into_iter().filter(up).collect::<Vec<_>>().into_iter()
+    }
+
+    /// An answer that nothing speaks against. Where nothing could, another endpoint has to say the same, if there is one.
+    async fn compared(&self, header: &Header, union: &Union, claim: Claim) -> Result<Vec<Log>, Failure> {
+        if !self.is_unheld(header, &claim.logs) {
+            return Ok(claim.logs);
+        }
+        for other in self.others(claim.index) {
+            // It may be a little behind.
+            for _ in 0..BEHIND_LOOKS {
+                if self.shared.has_told(other, header.number) {
+                    break;
+                }
+                self.shared.poke[other].notify_one();
+                tokio::time::sleep(INDEXING).await;
+            }
+            self.shared.confirms();
+            let second = self.claim_of_block(other, header, union, WITNESS, Purpose::SecondOpinion).await;
+            match second {
+                Ok(second) if second.logs == claim.logs => return Ok(claim.logs),
+                Ok(second) => return Ok(self.settle(header, union, vec![claim, second]).await?.logs),
+                Err(_) => {}
+            }
+        }
+        Ok(claim.logs)
     }
 
     /// Where doubts of a kind are the rule and unfounded, few of them are settled.
@@ -265,7 +305,8 @@ impl RpcBackend {
         let mut read = Vec::with_capacity(blocks.len());
         for block in blocks {
             let mut of_block = of(block.number, &logs).to_vec();
-            if self.is_worth_settling(block, doubts_about(block, union, &of_block)) {
+            let has_doubts = self.is_worth_settling(block, doubts_about(block, union, &of_block));
+            if has_doubts || (self.is_unheld(block, &of_block) && self.others(index).next().is_some()) {
                 // What is before it is read; this one comes first the next time.
                 return Some(read).filter(|read| !read.is_empty());
             }

@@ -219,11 +219,11 @@ impl RpcBackend {
         }
     }
 
-    /// Whether the headers of all of these blocks are known, with blooms that promise something.
+    /// Whether the headers of all of these blocks are known, and say something that an answer can be held against.
     fn covers(&self, known: &[Header], from: u64, to: u64) -> bool {
         let mut of_range = known.iter().filter(|header| (from..=to).contains(&header.number));
         let count = known.iter().filter(|header| (from..=to).contains(&header.number)).count() as u64;
-        count == to - from + 1 && of_range.all(|header| header.promises().is_some())
+        count == to - from + 1 && of_range.all(|header| !self.is_unheld(header, &[]))
     }
 
     /// Why a range's answer cannot be; `None` when it can. Without known headers some of the blocks are looked at.

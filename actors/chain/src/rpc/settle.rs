@@ -25,9 +25,9 @@ use crate::{
 };
 
 /// How long a second opinion is worth waiting for at an endpoint that seems to be down.
-const WITNESS: Duration = Duration::from_secs(1);
+pub(super) const WITNESS: Duration = Duration::from_secs(1);
 /// One that is alone is asked once more after this long: it may not have indexed the block's logs yet.
-const INDEXING: Duration = Duration::from_millis(100);
+pub(super) const INDEXING: Duration = Duration::from_millis(100);
 const LEFT_OUT: &str = "a block's logs were left out";
 const NOT_OF_RECEIPTS: &str = "logs that are in none of the block's receipts";
 

@@ -49,6 +49,8 @@ const NATURES: [&str; 3] = [
     "log indexes of a block have gaps",
 ];
 
+const EXCLUDED: usize = 1;
+
 /// So many doubts of one kind in a row that were unfounded, within so many blocks, are the chain's nature. By chance a bloom
 /// promises too much in one block of thirty-two at most.
 const UNFOUNDED: usize = 16;
@@ -244,6 +246,14 @@ impl Trust {
         settles
     }
 
+    /// Whether a block's bloom says anything that an answer about its logs can be held against.
+    pub fn says_something(&self, header: &Header) -> bool {
+        header.promises().is_some_and(|bloom| {
+            let leaves_out = self.bloom_is_learnt || self.unfounded[EXCLUDED].is_nature;
+            !(bloom.iter().all(|byte| *byte == u8::MAX) || (bloom.is_zero() && leaves_out))
+        })
+    }
+
     /// What has been learnt, for whoever looks.
     pub fn learnt(&self) -> Vec<String> {
         let mut learnt = Vec::new();
@@ -322,6 +332,23 @@ mod tests {
         assert!(!trust.settles(&PLAIN, PROMISED, true));
         assert!(trust.settles(&PLAIN, PROMISED, false), "now there is somebody to ask");
         assert!(trust.settles(&PLAIN, PROMISED, true), "and it begins anew");
+    }
+
+    #[test]
+    fn some_blooms_say_nothing() {
+        let header = |byte: Option<u8>| {
+            let mut header = Header::new(1, Hash([1; 32]), Hash([0; 32]), 0);
+            header.hint = byte.map(|byte| Box::new(alloy::primitives::Bloom::repeat_byte(byte)));
+            header
+        };
+        let mut trust = Trust::new(31_337, None, Verify::Doubt);
+        let says =
+            |trust: &Trust| [None, Some(0xff), Some(0x10), Some(0)].map(|byte| trust.says_something(&header(byte)));
+        assert_eq!(says(&trust), [false, false, true, true]);
+        let excluded = Doubts { excluded: true, ..Doubts::default() };
+        let news = (0..16).filter_map(|number| trust.doubted(number, excluded, true, false));
+        assert_eq!(news.collect::<Vec<_>>(), ["blooms exclude logs that are there"]);
+        assert_eq!(says(&trust), [false, false, true, false], "they are zero whatever the block holds");
     }
 
     #[test]

@@ -70,6 +70,28 @@ fn prove_outage_of_nothing_costs_the_same_for_many_modules() {
     assert!((one - many).abs() <= 0.1, "{one:.2} requests per block for one module, {many:.2} for twelve");
 }
 
+/// A confirmation needs the word of another endpoint about each block, and no more than that.
+#[test]
+fn prove_outage_of_nothing_costs_a_request_at_a_standby_for_a_confirmation() {
+    let mut bed = Plan::at(ws(0, 2)).held(3).rpc("stall_after = \"30s\"").start();
+    bed.grow();
+    let at_standby = |bed: &Bed| bed.of_endpoint("nexum_endpoint_requests_total", 1);
+    let before = at_standby(&bed);
+    for word in 0..LIVE_BLOCKS {
+        bed.anvil.emit(&bed.emitter, word);
+        bed.anvil.mine();
+        let confirmed = bed.anvil.head() - 3;
+        let cursor = format!("\"{confirmed}\"");
+        eventually("the block is confirmed", || {
+            let held = bed.engine.module("held").to_string();
+            if held.contains(&cursor) { Ok(()) } else { Err(held) }
+        });
+    }
+    let each = (at_standby(&bed) - before) / LIVE_BLOCKS as f64;
+    println!("a standby: {each:.2} requests per block that is confirmed: {:?}", bed.proxies[1].asked());
+    assert!(each <= 1.5, "{each:.2} requests per block\n{}", figures(&bed));
+}
+
 fn figures(bed: &Bed) -> String {
     let text = bed.engine.metrics_text();
     let lines =

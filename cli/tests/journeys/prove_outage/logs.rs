@@ -72,6 +72,23 @@ fn logs_only(mut bed: Bed) {
     bed.is_healthy();
 }
 
+/// Nothing in the header tells what is missing: another endpoint does, at the head as in history.
+#[test]
+fn prove_outage_of_logs_left_out_where_blooms_say_nothing() {
+    for place in places(&[ws(0, 2), http(0, 2)], &[2, 3]) {
+        for verify in ["bloom = \"ignore\"", "bloom = \"ignore\"\nverify = \"off\""] {
+            let mut bed = Plan::at(place).rpc(verify).prepared(Anvil::start());
+            bed.mine_history(HISTORY, 2);
+            bed.bad().set(Fault::Logs(Lie::Empty));
+            bed.engine.launch();
+            for _ in 0..3 {
+                bed.grow();
+            }
+            bed.recovers();
+        }
+    }
+}
+
 /// Receipts tell what the only endpoint will not. A log too many is another matter: some chains have such, and only
 /// `verify = "always"` takes it for a lie.
 #[test]
