@@ -27,7 +27,7 @@ mod wire;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -65,6 +65,8 @@ struct Shared {
     trust: Mutex<Trust>,
     /// One that stands by is asked for its head soon.
     poke: Vec<Notify>,
+    /// It told what cannot be: is it still of this chain?
+    is_chain_doubted: Vec<AtomicBool>,
     /// Something was compared.
     heard: Notify,
     /// Why heads that are told are not followed, and since when.
@@ -271,10 +273,27 @@ impl Shared {
         self.trust().weigh(header)
     }
 
+    /// An endpoint may serve another chain by now.
+    fn doubt_chain(&self, index: usize) {
+        self.is_chain_doubted[index].store(true, Ordering::Relaxed);
+        self.poke[index].notify_one();
+    }
+
+    /// Whether an endpoint says that it serves this chain; none when it does not answer.
+    async fn serves_chain(&self, index: usize) -> Option<bool> {
+        let params = endpoint::raw::<[u8; 0]>(&[]).ok()?;
+        let request = [("eth_chainId", &*params)];
+        let timeout = self.config.timeout;
+        let answers = self.send(Purpose::SecondOpinion, index, &request, timeout, false).await;
+        let json = answers.ok()?.pop()?.ok()?;
+        Some(wire::quantity(json.get()).ok()? == self.config.chain_id)
+    }
+
     /// Records that an endpoint answered what cannot be.
     fn lied(&self, index: usize, what: &str) {
         let (chain_id, endpoint) = (self.config.chain_id, &self.endpoints[index].name);
         tracing::warn!(chain_id, %endpoint, what, "a wrong answer; the endpoint is avoided for a while");
+        self.doubt_chain(index);
         self.update(|board, now| {
             board.failed(index);
             board.avoid(index, now, Demotion::Wrong, 0, format!("a wrong answer: {what}"));
@@ -320,6 +339,7 @@ impl RpcBackend {
             agreement: Mutex::new(Agreement::new(endpoints.len())),
             trust: Mutex::new(Trust::new(config.chain_id, config.bloom, config.verify)),
             tip: AtomicU64::new(0),
+            is_chain_doubted: endpoints.iter().map(|_| AtomicBool::new(false)).collect(),
             poke: endpoints.iter().map(|_| Notify::new()).collect(),
             heard: Notify::new(),
             held_back: Mutex::new(None),

@@ -272,6 +272,7 @@ impl Tracker {
             None => self.first_cursor(&watch, &mut waiting, &mut why),
             Some(after) => self.follow(&watch, after, &mut waiting, &mut why),
         };
+        self.wants_vouched |= answer.is_none() && matches!(why, Some(Why::Unconfirmed { .. }));
         waiting.says(why, self.now_ns);
         match answer {
             Some(answer) => {

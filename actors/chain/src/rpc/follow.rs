@@ -129,15 +129,11 @@ impl Line {
     async fn session(&mut self) -> Result<Infallible, Ended> {
         let timeout = self.shared.config.timeout;
         self.endpoint().connect(timeout).await.inspect_err(|error| self.endpoint().went_wrong(error))?;
-        let chain_id = self.ask("eth_chainId", "[]").await?;
-        let chain_id = wire::quantity(chain_id.get()).map_err(CallError::nonsense)?;
-        if chain_id != self.shared.config.chain_id {
-            return Err(Ended::WrongChain(chain_id));
-        }
+        self.check_chain().await?;
         self.look_at_syncing().await?;
         self.probe().await?;
         self.shared.update(|board, now| board.up(self.index, now));
-        tracing::info!(chain_id, endpoint = %self.endpoint().name, "endpoint connected");
+        tracing::info!(chain_id = self.shared.config.chain_id, endpoint = %self.endpoint().name, "endpoint connected");
         loop {
             let served = if !self.leads() {
                 self.stand_by().await
@@ -148,13 +144,31 @@ impl Line {
             };
             match served {
                 // It is there, and asks for fewer requests: another one leads meanwhile, if there is one.
-                Err(error) if error.is_rate_limit() => {
+                Err(Ended::Failed(error)) if error.is_rate_limit() => {
                     self.shared.let_down(self.index, &error);
                     let pause = error.retry_after().max(self.shared.config.poll_interval).max(PROBE_MIN).min(PAUSE_MAX);
                     tokio::time::sleep(pause).await;
                 }
                 served => served?,
             }
+        }
+    }
+
+    async fn check_chain(&self) -> Result<(), Ended> {
+        self.shared.is_chain_doubted[self.index].store(false, Ordering::Relaxed);
+        let chain_id = self.ask("eth_chainId", "[]").await?;
+        let chain_id = wire::quantity(chain_id.get()).map_err(CallError::nonsense)?;
+        match chain_id == self.shared.config.chain_id {
+            true => Ok(()),
+            false => Err(Ended::WrongChain(chain_id)),
+        }
+    }
+
+    /// Whatever stands behind an address may change. When it told what cannot be, it is asked again which chain it serves.
+    async fn check_chain_if_doubted(&self) -> Result<(), Ended> {
+        match self.shared.is_chain_doubted[self.index].load(Ordering::Relaxed) {
+            true => self.check_chain().await,
+            false => Ok(()),
         }
     }
 
@@ -246,7 +260,8 @@ impl Line {
     }
 
     /// Another endpoint leads: make sure that this one could.
-    async fn stand_by(&mut self) -> Result<(), CallError> {
+    async fn stand_by(&mut self) -> Result<(), Ended> {
+        self.check_chain_if_doubted().await?;
         let every = self.every();
         let again = self.again.filter(|pause| *pause < every);
         let shared = self.shared.clone();
@@ -255,15 +270,15 @@ impl Line {
             () = shared.poke[self.index].notified() => {
                 // However often it is poked, it is not asked more often than this.
                 tokio::time::sleep(PROBE_MIN).await;
-                self.look_at_newest(PROBE_MIN).await
+                Ok(self.look_at_newest(PROBE_MIN).await?)
             }
             () = tokio::time::sleep(again.unwrap_or(every)) => match again {
-                Some(pause) => self.look_at_newest(pause).await,
+                Some(pause) => Ok(self.look_at_newest(pause).await?),
                 None => {
                     if self.shared.board().is_syncing(self.index) {
                         self.look_at_syncing().await?;
                     }
-                    self.look().await
+                    Ok(self.look().await?)
                 }
             }
         }
@@ -332,7 +347,7 @@ impl Line {
     }
 
     /// Leads over HTTP.
-    async fn poll(&mut self) -> Result<(), CallError> {
+    async fn poll(&mut self) -> Result<(), Ended> {
         let mut syncing = self.syncing_again();
         let mut ticks = tokio::time::interval(self.shared.config.poll_interval.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -344,6 +359,7 @@ impl Line {
                     self.look_at_syncing().await?;
                 },
                 _ = ticks.tick() => {
+                    self.check_chain_if_doubted().await?;
                     let header = self.latest().await?;
                     self.tell(header).await;
                 }
@@ -353,20 +369,20 @@ impl Line {
     }
 
     /// Leads over a WebSocket.
-    async fn listen(&mut self) -> Result<(), CallError> {
+    async fn listen(&mut self) -> Result<(), Ended> {
         if std::mem::replace(&mut self.subscribed, true) {
             let labels = [self.shared.config.chain_id.to_string()];
             self.shared.metrics.reconnects.with_label_values(&labels).inc();
         }
         match self.endpoint().subscribe_heads(self.shared.config.timeout).await {
             Ok(()) => self.take_heads().await,
-            Err(error) if error.is_rate_limit() => Err(error),
+            Err(error) if error.is_rate_limit() => Err(error.into()),
             // A node without subscriptions can still be asked.
             Err(CallError::Node { message, .. }) => {
                 tracing::warn!(endpoint = %self.endpoint().name, %message, "no subscriptions here, polling");
                 self.poll().await
             }
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -388,7 +404,7 @@ impl Line {
         }
     }
 
-    async fn take_heads(&mut self) -> Result<(), CallError> {
+    async fn take_heads(&mut self) -> Result<(), Ended> {
         // Whatever came between the last connection and this one.
         let header = self.latest().await?;
         let mut newest = header.number;
@@ -414,6 +430,7 @@ impl Line {
                         told = self.tell(header).await;
                     }
                 }
+                () = shared.poke[index].notified() => self.check_chain_if_doubted().await?,
                 _ = again.tick(), if !told => {
                     let header = self.latest().await?;
                     told = self.tell(header).await;
@@ -421,7 +438,7 @@ impl Line {
                 () = tokio::time::sleep_until(quiet_until) => {
                     // A quiet chain and a dead node look the same until the node is asked.
                     if self.probe().await? > newest {
-                        return Err(CallError::unavailable("the subscription fell silent"));
+                        return Err(CallError::unavailable("the subscription fell silent").into());
                     }
                     quiet_until = Instant::now() + stall_after;
                 }

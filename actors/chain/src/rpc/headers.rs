@@ -456,6 +456,11 @@ impl RpcBackend {
     }
 
     async fn compare_known(&self, index: usize, known: &[(u64, Hash)]) -> Option<Known> {
+        if !self.shared.serves_chain(index).await? {
+            // What another chain has says nothing. Its own task refuses it.
+            self.shared.doubt_chain(index);
+            return None;
+        }
         let (mut has, mut contradicts) = (false, false);
         for (number, hash) in known {
             let found = self.shared.one_header(index, *number).await;

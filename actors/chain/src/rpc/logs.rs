@@ -236,10 +236,11 @@ impl RpcBackend {
         !is_empty && !self.shared.trust().says_something(block)
     }
 
-    /// The other endpoints that are up, best first.
-    fn others(&self, index: usize) -> impl Iterator<Item = usize> {
-        let up = |other: &usize| *other != index && self.shared.is_up(*other);
-        self.shared.order().into_iter().filter(up).collect::<Vec<_>>().into_iter()
+    /// The other endpoints that are up and where the chain is, best first.
+    fn others(&self, index: usize) -> Vec<usize> {
+        let mut others = self.shared.board().on_chain(self.shared.clock.monotonic_ns());
+        others.retain(|other| *other != index && self.shared.is_up(*other));
+        others
     }
 
     /// An answer that nothing speaks against. Where nothing could, another endpoint has to say the same, if there is one.
@@ -306,7 +307,7 @@ impl RpcBackend {
         for block in blocks {
             let mut of_block = of(block.number, &logs).to_vec();
             let has_doubts = self.is_worth_settling(block, doubts_about(block, union, &of_block));
-            if has_doubts || (self.is_unheld(block, &of_block) && self.others(index).next().is_some()) {
+            if has_doubts || (self.is_unheld(block, &of_block) && !self.others(index).is_empty()) {
                 // What is before it is read; this one comes first the next time.
                 return Some(read).filter(|read| !read.is_empty());
             }

@@ -46,11 +46,15 @@ impl Tracker {
         let mut at = back.unwrap_or(cursor);
         loop {
             if at == cursor && self.leads_down_to(at) {
+                self.refuted.retain(|refuted| refuted.at != at);
                 return Verdict::Canonical;
             }
             let lookup = if at == cursor { self.looked_up(at.0) } else { self.canonical(at.0) };
             match lookup {
-                Lookup::Found(found) if found == at.1 && at == cursor => return Verdict::Canonical,
+                Lookup::Found(found) if found == at.1 && at == cursor => {
+                    self.refuted.retain(|refuted| refuted.at != at);
+                    return Verdict::Canonical;
+                }
                 Lookup::Found(found) if found == at.1 => return Verdict::Orphan { ancestor: at },
                 Lookup::Found(_) if at == cursor && !self.is_given_up(at) => return Verdict::Reading,
                 Lookup::BelowWindow => return Verdict::Reading,
@@ -118,6 +122,14 @@ impl Tracker {
     pub(super) fn cursor_surveyed(&mut self, at: (u64, Hash), result: Result<Found, Failure>) {
         // The chain may have been reorganized meanwhile.
         let Some(index) = self.refuted.iter().position(|refuted| refuted.at == at) else { return };
+        let waits =
+            |after: Option<Position>| after.is_some_and(|after| (after.number, after.hash) == (at.0, Some(at.1)));
+        let mut waiting = self.seats.iter().flatten().filter_map(|seat| seat.waiting.as_ref());
+        if !waiting.any(|waiting| waits(waiting.after)) {
+            // Nobody stands there any more.
+            self.refuted.remove(index);
+            return;
+        }
         let now_ns = self.now_ns;
         let refuted = &mut self.refuted[index];
         refuted.told = match result {

@@ -103,7 +103,6 @@ impl Tracker {
             Hold::Confirmations(blocks) => {
                 // Only blocks that another endpoint has, too, confirm anything, if there is one that has a say.
                 let vouched = self.bounds.vouched.filter(|vouched| *vouched < tip);
-                self.wants_vouched |= vouched.is_some();
                 let why = vouched.map(|vouched| Why::Unconfirmed { number: vouched + 1 });
                 match vouched.unwrap_or(tip).checked_sub(blocks) {
                     Some(limit) => (limit, why),

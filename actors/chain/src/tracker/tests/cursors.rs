@@ -98,3 +98,29 @@ fn a_contradiction_that_ends_before_long_takes_no_cursor_back() {
     let answers = misled.pass(PATIENCE_NS, Survey { have: 1, ..Survey::default() });
     assert!(matches!(&answers[..], [Answer::Events { .. }]), "{answers:?}");
 }
+
+#[test]
+fn nobody_is_asked_about_a_block_at_which_nobody_stands_any_more() {
+    let others = Survey { contradict: 1, ..Survey::default() };
+    let mut misled = Misled::at(50);
+    assert!(misled.pass(PATIENCE_NS / 2, others).is_empty());
+    misled.bench.tracker.forget("a");
+    misled.pass(5_000_000_000, others);
+    let before = misled.surveys;
+    misled.pass(100 * PATIENCE_NS, others);
+    assert!(misled.surveys <= before + 1, "{} surveys after {before}", misled.surveys);
+}
+
+#[test]
+fn who_catches_up_wants_no_word_of_others_about_the_head() {
+    let mut bench = Bench::new(100, 1_000);
+    bench.tracker.bound(crate::backend::Bounds { vouched: Some(990), disputed: None });
+    let held =
+        Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Confirmations(5) });
+    bench.pull("a", Cursor::block(900, hash(0, 900)), &held);
+    assert!(!bench.tracker.wants_vouched(), "there is enough to go on with");
+    bench.pull("a", Cursor::block(985, hash(0, 985)), &held);
+    assert!(bench.tracker.wants_vouched());
+    let (waits, _) = bench.tracker.waits();
+    assert!(waits[0].reason.contains("another endpoint to have block 991"), "{waits:?}");
+}
