@@ -24,6 +24,26 @@ use crate::{
     tracker::{Failure, Tag},
 };
 
+/// A fork this deep is no matter of moments.
+const DEEP: u64 = 16;
+
+impl RpcBackend {
+    /// Blocks far below the newest one are read for a fork that deep, and when there is no more known. Before that is
+    /// followed the endpoint must say that it serves this chain.
+    async fn serves_fork(&self, numbers: &[u64]) -> Result<(), Failure> {
+        let tip = self.shared.tip.load(Ordering::Relaxed);
+        let is_deep = numbers.first().is_some_and(|first| first.saturating_add(DEEP) <= tip);
+        let leader = *self.shared.leader.borrow();
+        match leader.filter(|_| is_deep) {
+            Some(index) if self.shared.serves_chain(index).await == Some(false) => {
+                self.shared.doubt_chain(index);
+                Err(Failure::Failed(format!("{} serves another chain", self.shared.name(index))))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 #[async_trait]
 impl Backend for RpcBackend {
     async fn follow(&self, heads: mpsc::Sender<Seen>) {
@@ -36,6 +56,7 @@ impl Backend for RpcBackend {
     }
 
     async fn headers(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
+        self.serves_fork(numbers).await?;
         self.read_headers(Asked::Blocks, numbers).await
     }
 

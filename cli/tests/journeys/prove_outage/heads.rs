@@ -291,6 +291,44 @@ fn prove_outage_of_two_that_contradict_each_other() {
     }
 }
 
+/// Behind the address of the only endpoint there is a node of another chain all at once.
+#[test]
+fn prove_outage_of_an_endpoint_that_serves_another_chain_all_at_once() {
+    for place in places(&[http(0, 1), ws(0, 1)], &[1]) {
+        let mut bed = Plan::at(place).start();
+        while bed.anvil.head() < 40 {
+            bed.mine();
+        }
+        bed.check();
+        let other = Anvil::of_chain(5);
+        assert_eq!(other.deploy_emitter(), bed.emitter, "the address follows from the deployer");
+        for word in 0..60 {
+            other.emit(&bed.emitter, 1_000 + word);
+            other.mine();
+        }
+        let change = |bed: &Bed, port: u16| {
+            if place.ws {
+                bed.bad().set(Fault::Cut);
+            }
+            bed.proxies[0].point(port);
+            bed.bad().set(Fault::None);
+        };
+        change(&bed, other.port());
+        let reason = bed.is_unhealthy(&["disconnected"]);
+        println!("{place:?}: {reason}");
+        eventually("it is refused", || {
+            let node = bed.engine.endpoint(bed.bad_name());
+            let summary = node["summary"].as_str().unwrap();
+            if summary.contains("it serves chain 5, not chain 31337") { Ok(()) } else { Err(node.to_string()) }
+        });
+        bed.has_nothing_false("recorder");
+        change(&bed, bed.anvil.port());
+        bed.grow();
+        assert_eq!(bed.reorgs(), 0.0, "{place:?}");
+        bed.is_healthy();
+    }
+}
+
 /// The node behind an endpoint begins anew: another chain with the same id.
 #[test]
 fn prove_outage_of_a_chain_that_begins_anew() {
