@@ -141,6 +141,9 @@ pub struct ChainStatus {
     pub name: String,
     pub connected: bool,
     pub head: Option<(u64, Hash)>,
+    /// The newest blocks that are safe and final, as far as somebody waited for such blocks.
+    pub safe: Option<u64>,
+    pub finalized: Option<u64>,
     /// Blocks between the best head any endpoint reported and the newest block this actor has read.
     pub blocks_behind: u64,
     pub endpoints: Vec<EndpointStatus>,

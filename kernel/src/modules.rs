@@ -13,7 +13,7 @@ mod upgrade;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use expected::Expected;
+use expected::{Expected, Heads};
 use nexum_host_ifaces::{
     cron::ScheduleNext,
     store::{ModuleHealth, StoreError},
@@ -60,7 +60,7 @@ pub enum Msg {
     /// It is time to see what modules should have handled by now.
     Look,
     /// Where the chains stand.
-    Heads(BTreeMap<u64, u64>),
+    Heads(BTreeMap<u64, Heads>),
     /// Must reply.
     Facts(RpcReplyPort<Vec<Node>>),
     /// Must reply: state by name, and whether all that are configured run.

@@ -298,12 +298,15 @@ impl Driver {
                 let endpoints = self.backend.endpoints();
                 self.tracker.at(self.clock.monotonic_ns());
                 let (waits, more_waits) = self.waits();
+                let (safe, finalized) = self.tracker.tagged();
                 // The caller may have given up; then nobody misses the answer.
                 let _ = reply.send(ChainStatus {
                     chain_id: self.chain_id,
                     name: self.name.clone(),
                     connected: endpoints.iter().any(|endpoint| endpoint.healthy),
                     head: self.tracker.head(),
+                    safe,
+                    finalized,
                     blocks_behind: self.blocks_behind(),
                     endpoints,
                     waiting_modules: self.tracker.waiting(),
@@ -402,7 +405,7 @@ async fn carry_out(backend: &DynBackend, job: &Job) -> Result<Found, Failure> {
         Job::Tag(tag) => backend.tagged(*tag).await.map(Found::Header),
         Job::Logs { headers, union, .. } => backend.block_logs(headers, union).await.map(Found::Logs),
         Job::Survey { known } => Ok(Found::Survey(backend.survey(known).await)),
-        Job::Cursor { at } => Ok(Found::Survey(backend.survey(&[*at]).await)),
+        Job::Cursor { at, .. } => Ok(Found::Survey(backend.survey(&[*at]).await)),
         Job::Segment { segment: Segment::Logs { from, to, union, known, .. }, .. } => {
             if !union.is_empty() {
                 return backend.range_logs(*from, *to, union, known).await.map(Found::Segment);

@@ -25,6 +25,7 @@ const METHODS: &[&str] = &[
     "eth_sendRawTransaction",
     "eth_subscribe",
     "eth_syncing",
+    "eth_unsubscribe",
     "net_version",
 ];
 

@@ -108,10 +108,8 @@ impl Shared {
             }
             changed
         });
-        if changed {
-            self.agreement().forget();
-        }
         if changed && let Some(leader) = leader {
+            self.agreement().lead(leader);
             tracing::info!(chain_id = self.config.chain_id, endpoint = %self.endpoints[leader].name, "following");
         }
         result
@@ -245,8 +243,8 @@ impl Shared {
         let speaks = leader.is_some_and(|leader| self.board().speaks(index, leader, now_ns));
         let (verdict, before, after) = {
             let mut agreement = self.agreement();
-            let before = agreement.disputed();
-            (agreement.compare(index, number, told, speaks), before, agreement.disputed())
+            let before = agreement.disputed(now_ns);
+            (agreement.compare(index, number, told, speaks, now_ns), before, agreement.disputed(now_ns))
         };
         let what = || match told {
             Some(_) => format!("its block {number} is not that of the other endpoints"),
@@ -336,7 +334,7 @@ impl RpcBackend {
         });
         let gauges = gauges.collect();
         let shared = Shared {
-            agreement: Mutex::new(Agreement::new(endpoints.len())),
+            agreement: Mutex::new(Agreement::new(endpoints.len(), follow::upheld_for_ns(&config))),
             trust: Mutex::new(Trust::new(config.chain_id, config.bloom, config.verify)),
             tip: AtomicU64::new(0),
             is_chain_doubted: endpoints.iter().map(|_| AtomicBool::new(false)).collect(),

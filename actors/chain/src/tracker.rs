@@ -107,8 +107,9 @@ pub struct Tracker {
     contradicted_since_ns: Option<u64>,
     /// How long the endpoints must contradict what was read before it is given up.
     patience_ns: u64,
-    /// Blocks of cursors in whose place others were read.
+    /// Blocks of cursors in whose place others were read, and how many there have been.
     refuted: Vec<Refuted>,
+    refuted_ever: u64,
     /// Why the last head was not followed.
     why_apart: Option<(String, u64)>,
     genesis: Option<Hash>,
@@ -160,6 +161,7 @@ impl Tracker {
             contradicted_since_ns: None,
             patience_ns: 0,
             refuted: Vec::new(),
+            refuted_ever: 0,
             why_apart: None,
             genesis: None,
             window_reading: false,
@@ -191,7 +193,7 @@ impl Tracker {
         self
     }
 
-    /// What time it is from here on, nanoseconds.
+    /// What time it is from here on, monotonic nanoseconds.
     pub fn at(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
         self.began_ns.get_or_insert(now_ns);
@@ -233,6 +235,11 @@ impl Tracker {
     pub fn below_head(&self, depth: u64) -> Option<(u64, Hash)> {
         let number = self.window.tip()?.header.number.checked_sub(depth)?;
         Some((number, self.window.hash_at(number)?))
+    }
+
+    /// The newest blocks that are safe and final, as told last.
+    pub fn tagged(&self) -> (Option<u64>, Option<u64>) {
+        (self.safe.through(&self.window), self.finalized.through(&self.window))
     }
 
     pub fn reorgs(&self) -> u64 {

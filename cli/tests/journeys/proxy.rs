@@ -410,7 +410,7 @@ async fn websocket(stream: TcpStream, shared: &Shared, path: &str) -> Option<()>
                     if refused(fault, path).is_some() {
                         return None;
                     }
-                    if request["method"] == "eth_subscribe" {
+                    if ["eth_subscribe", "eth_unsubscribe"].iter().any(|method| request["method"] == **method) {
                         to_node.send(Message::Text(request.to_string().into())).await.ok()?;
                         continue;
                     }

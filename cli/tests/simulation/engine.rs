@@ -57,27 +57,37 @@ pub struct Machine {
 #[derive(Clone, Default)]
 pub struct Moved(Arc<Mutex<Moves>>);
 
-/// The blocks after which modules went on, by module and chain.
-type Moves = BTreeMap<(String, u64), Vec<u64>>;
+#[derive(Default)]
+struct Moves {
+    /// The blocks after which modules went on, by module and chain.
+    with_state: BTreeMap<(String, u64), Vec<u64>>,
+    /// Those whose state was undone by order, as far as their journal says.
+    undone: BTreeSet<(String, u64)>,
+}
 
 impl Moved {
     fn add(&self, module: &str, chain_id: u64, block: u64) {
-        lock(&self.0).entry((module.to_owned(), chain_id)).or_default().push(block);
+        lock(&self.0).with_state.entry((module.to_owned(), chain_id)).or_default().push(block);
     }
 
     /// The order was refused.
     fn take_back(&self, module: &str, chain_id: u64, block: u64) {
-        if let Some(blocks) = lock(&self.0).get_mut(&(module.to_owned(), chain_id))
+        if let Some(blocks) = lock(&self.0).with_state.get_mut(&(module.to_owned(), chain_id))
             && let Some(at) = blocks.iter().position(|known| *known == block)
         {
             blocks.swap_remove(at);
         }
     }
 
+    /// Chains on which the operator may have had the module go back. Then it is told of what was final, too.
+    pub fn undone(&self, module: &str) -> BTreeSet<u64> {
+        lock(&self.0).undone.iter().filter(|(name, _)| name == module).map(|(_, chain_id)| *chain_id).collect()
+    }
+
     /// The last such block of each chain.
     pub fn of(&self, module: &str) -> BTreeMap<u64, u64> {
         let moved = lock(&self.0);
-        let of_module = moved.iter().filter(|((name, _), _)| name == module);
+        let of_module = moved.with_state.iter().filter(|((name, _), _)| name == module);
         of_module.filter_map(|((_, chain_id), blocks)| Some((*chain_id, *blocks.iter().max()?))).collect()
     }
 }
@@ -273,6 +283,10 @@ impl Engine {
             let put = |reply| AdminMsg::Resync { module: module.clone(), order, reply };
             let answer = admin.call(ORDER_DEADLINE, put).await;
             trace.note(format_args!("{module} onto chain {chain_id} by {to:?}: {answer:?}"));
+            let refused = matches!(answer, Ok(Err(AdminError::Refused(_) | AdminError::WrongState { .. })));
+            if block.is_none() && !refused {
+                lock(&moved.0).undone.insert((module.clone(), chain_id));
+            }
             match answer {
                 Ok(Ok(_)) => Resync::Done,
                 Ok(Err(AdminError::Refused(reason))) => {

@@ -24,7 +24,8 @@ pub struct Watch {
     /// Until when a module is busy with an order.
     ordered: BTreeMap<String, u64>,
     positions: BTreeMap<(String, String), (Option<Cursor>, u64)>,
-    states: BTreeMap<String, (bool, u64)>,
+    /// Whether it ran and whether it was paused, by module.
+    states: BTreeMap<String, ((bool, bool), u64)>,
 }
 
 impl Watch {
@@ -55,10 +56,10 @@ impl Watch {
         let mut late = Vec::new();
         for plan in &scenario.modules {
             let Some(report) = health.modules.get(&plan.name) else { continue };
-            let runs = report.state == "running";
-            let state = self.states.entry(plan.name.clone()).or_insert((runs, now_ms));
-            if state.0 != runs {
-                *state = (runs, now_ms);
+            let seen = (report.state == "running", report.state == "paused");
+            let state = self.states.entry(plan.name.clone()).or_insert((seen, now_ms));
+            if state.0 != seen {
+                *state = (seen, now_ms);
             }
             let ordered = self.ordered.get(&plan.name).copied().unwrap_or(0);
             let stands = state.1.max(self.since_ms).max(ordered);

@@ -105,6 +105,8 @@ pub struct Found<'a> {
     pub letters: BTreeMap<String, DeadLetter>,
     /// Chains onto which it was put with its state, and the block after which it went on.
     moved: BTreeMap<u64, u64>,
+    /// Chains on which it was ordered to go back.
+    undone: BTreeSet<u64>,
     differences: Vec<String>,
 }
 
@@ -116,7 +118,8 @@ impl<'a> Found<'a> {
         let state = entries.into_iter().map(|(key, value)| (key, text(value))).collect();
         let letters = store.dead_letters(&plan.name).map_err(|error| error.to_string())?;
         let letters = letters.into_iter().map(|letter| (letter.id.to_string(), letter)).collect();
-        Ok(Self { plan, state, letters, moved: moved.of(&plan.name), differences: Vec::new() })
+        let (undone, moved) = (moved.undone(&plan.name), moved.of(&plan.name));
+        Ok(Self { plan, state, letters, moved, undone, differences: Vec::new() })
     }
 
     /// Whether its state holds nothing of what is retracted.
@@ -220,8 +223,8 @@ impl<'a> Found<'a> {
         self.compare(chain_id, &expected);
         let told = |text: &&String| text.split(' ').next() == Some(&chain_id.to_string());
         let retracted = self.state.range("r/".to_owned().."r0".to_owned()).map(|(_, text)| text).find(told).cloned();
-        if let Some(text) = retracted.filter(|_| source.hold == Hold::Finalized && !self.moved.contains_key(&chain_id))
-        {
+        let ordered = self.moved.contains_key(&chain_id) || self.undone.contains(&chain_id);
+        if let Some(text) = retracted.filter(|_| source.hold == Hold::Finalized && !ordered) {
             self.differs(format!("what was final was retracted: {text}"));
         }
     }

@@ -21,6 +21,7 @@ use crate::{
     disk::SimDisk,
     engine::{self, Engine, Machine, Moved, Order, Resync, store_directory},
     health::{self, Watch},
+    life::{Life, after},
     manifest::Version,
     oracle,
     receiver::Receivers,
@@ -36,7 +37,7 @@ const PATIENCE_MS: u64 = 2 * 60 * 60_000;
 /// How long what is right must stay right.
 const STAYS_MS: u64 = 45_000;
 /// The first look at the modules after the calm; further ones come at growing distances once all run.
-const FIRST_LOOK_MS: u64 = 2_000;
+pub const FIRST_LOOK_MS: u64 = 2_000;
 
 /// Orders to start dead modules again.
 const RESTARTS_MAX: u64 = 100;
@@ -173,96 +174,6 @@ fn machine(
     })
 }
 
-/// When what befalls the engine, over all its incarnations.
-struct Life {
-    chance: Chance,
-    upgrades: Chance,
-    resyncs: Chance,
-    calm_at: u64,
-    crash_at: u64,
-    kill_at: u64,
-    jump_at: u64,
-    order_at: u64,
-    upgrade_at: u64,
-    resync_at: u64,
-    look_at: u64,
-    /// Of the calm, or of the last order after it.
-    calm_since: u64,
-    looks: u64,
-    restarts: u64,
-    right_since: Option<u64>,
-    last_difference: String,
-}
-
-impl Life {
-    fn new(seed: u64, scenario: &Scenario) -> Self {
-        let faults = &scenario.faults;
-        let mut chance = Chance::new(seed, "life");
-        let [crash_at, kill_at, jump_at, order_at] =
-            [faults.crash_every_ms, faults.kill_actor_every_ms, faults.jump_every_ms, faults.order_every_ms]
-                .map(|mean| after(&mut chance, 0, mean));
-        let mut upgrades = Chance::new(seed, "upgrades of modules");
-        let upgrade_at = after(&mut upgrades, 0, faults.upgrade_every_ms);
-        let mut resyncs = Chance::new(seed, "resyncs by order");
-        let resync_at = after(&mut resyncs, 0, faults.resync_every_ms);
-        Self {
-            chance,
-            upgrades,
-            resyncs,
-            calm_at: scenario.live_ms,
-            crash_at,
-            kill_at,
-            jump_at,
-            order_at,
-            upgrade_at,
-            resync_at,
-            look_at: u64::MAX,
-            calm_since: 0,
-            looks: 0,
-            restarts: 0,
-            right_since: None,
-            last_difference: String::new(),
-        }
-    }
-
-    /// Nothing befalls it any more; it is only looked at.
-    fn calm(seed: u64, now_ms: u64) -> Self {
-        let [calm_at, crash_at, kill_at, jump_at, order_at, upgrade_at, resync_at] = [u64::MAX; 7];
-        Self {
-            chance: Chance::new(seed, "afresh"),
-            upgrades: Chance::new(seed, "afresh"),
-            resyncs: Chance::new(seed, "afresh"),
-            calm_at,
-            crash_at,
-            kill_at,
-            jump_at,
-            order_at,
-            upgrade_at,
-            resync_at,
-            look_at: now_ms + FIRST_LOOK_MS,
-            calm_since: now_ms,
-            looks: 0,
-            restarts: 0,
-            right_since: None,
-            last_difference: String::new(),
-        }
-    }
-
-    fn downtime(&mut self) -> Duration {
-        let ms = match self.chance.below(10) {
-            0..=5 => self.chance.below(2_000),
-            6..=8 => self.chance.between(2_000, 30_000),
-            _ => self.chance.between(30_000, 300_000),
-        };
-        Duration::from_millis(ms)
-    }
-}
-
-/// The next time something happens that happens every so often.
-fn after(chance: &mut Chance, now_ms: u64, mean_ms: u64) -> u64 {
-    if mean_ms == 0 { u64::MAX } else { now_ms + chance.between(mean_ms / 4, mean_ms * 7 / 4) }
-}
-
 fn incarnation(machine: &Machine, world: &Arc<Mutex<World>>, life: &mut Life) -> End {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = match runtime {
@@ -381,7 +292,7 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
             }
         }
         if now >= life.look_at
-            && let Some(end) = look(machine, engine, net, life, now).await
+            && let Some(end) = look(machine, engine, net, life, &mut watch, now).await
         {
             return end;
         }
@@ -410,7 +321,14 @@ async fn choose(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, 
 }
 
 /// Looks whether everything is as it must be.
-async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, now: u64) -> Option<End> {
+async fn look(
+    machine: &Machine,
+    engine: &Engine,
+    net: &Net,
+    life: &mut Life,
+    watch: &mut Watch,
+    now: u64,
+) -> Option<End> {
     let modules = engine.modules().await;
     let mut restarted = false;
     for module in &modules {
@@ -425,10 +343,21 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
         machine.trace.note(format_args!("ORDER {order:?} {}", module.name));
         // When it does not work the module is found so again.
         engine.order(order, module.name.clone()).await;
+        watch.ordered(&module.name, now);
         restarted = true;
     }
     for module in modules.iter().filter(|module| module.summary.contains("`nexumctl module resync")) {
         restarted |= choose(machine, engine, net, life, &module.name, &module.summary).await;
+        watch.ordered(&module.name, now);
+    }
+    // A position above every head is told by its chain.
+    for (id, chain) in engine.health().await.map(|health| health.chains).unwrap_or_default() {
+        for wait in chain.waits.iter().filter(|wait| wait.reason.contains("`nexumctl module resync")) {
+            if let Some(module) = &wait.module {
+                restarted |= choose(machine, engine, net, life, module, &format!("chain {id}: {}", wait.reason)).await;
+                watch.ordered(module, now);
+            }
+        }
     }
     let still: Vec<String> = modules
         .iter()
@@ -467,7 +396,10 @@ async fn look(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, no
             return Some(End::Failed(format!("it was right, and then it was not:\n{difference}")));
         }
         Err(difference) => {
-            life.last_difference = difference;
+            if life.last_difference != difference {
+                machine.trace.note(format_args!("NOT YET {difference}"));
+                life.last_difference = difference;
+            }
             // It goes on where it died; many events may make it die again, but not for ever.
             life.restarts += u64::from(restarted);
             if restarted && life.restarts < RESTARTS_MAX {

@@ -1,7 +1,7 @@
 //! Events that modules should have handled by now: what `/health` holds against its threshold.
 //!
 //! An event is expected when a subscription should have fired: the head of a chain is past the module's position and it
-//! wants blocks, or a schedule's time has come. Its age counts from when the module last moved in that source, so that
+//! wants blocks, or it has no position there yet; or a schedule's time has come. Its age counts from when the module last moved in that source, so that
 //! one that catches up is not late, however much lies before it. Log subscriptions alone expect nothing while the module
 //! runs: nobody knows whether a matching log exists. A paused module is not expected to do anything.
 
@@ -42,8 +42,28 @@ pub(super) struct Expected {
     starts: HashMap<Arc<str>, Start>,
 }
 
+/// How far a chain is.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    latest: u64,
+    safe: Option<u64>,
+    finalized: Option<u64>,
+}
+
+impl Heads {
+    /// The newest block that a hold lets through.
+    fn held(&self, hold: Hold) -> Option<u64> {
+        match hold {
+            Hold::Latest => Some(self.latest),
+            Hold::Confirmations(confirmations) => self.latest.checked_sub(confirmations),
+            Hold::Safe => self.safe,
+            Hold::Finalized => self.finalized,
+        }
+    }
+}
+
 /// A module's newest start, and what it had handled when it was looked at last.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Start {
     generation: u64,
     handled: u64,
@@ -67,25 +87,21 @@ impl Expected {
     }
 
     /// Whether a source has something past this position.
-    fn due(&self, source: &Source, at: Option<&Cursor>, heads: &BTreeMap<u64, u64>, now_ms: u64) -> bool {
+    fn due(&self, source: &Source, at: Option<&Cursor>, heads: &BTreeMap<u64, Heads>, now_ms: u64) -> bool {
         match source {
             Source::Chain { chain_id, interest, .. } => {
-                let confirmations = match interest.hold {
-                    Hold::Latest => 0,
-                    Hold::Confirmations(confirmations) => confirmations,
-                    // How far these trail the head is for the chain to say.
-                    Hold::Safe | Hold::Finalized => return false,
-                };
-                let Some(head) = heads.get(chain_id).and_then(|head| head.checked_sub(confirmations)) else {
+                let Some(head) = heads.get(chain_id).and_then(|heads| heads.held(interest.hold)) else {
                     return false;
                 };
-                interest.blocks != Blocks::None
-                    && match at {
-                        Some(Cursor::Chain { number, part, .. }) => {
-                            *number < head || (*number == head && *part == Part::Logs)
-                        }
-                        _ => false,
+                match at {
+                    // It is to be told where it begins.
+                    None => interest.start_block.is_none_or(|start| start <= head),
+                    Some(Cursor::Chain { number, part, .. }) => {
+                        let behind = *number < head || (*number == head && *part == Part::Logs);
+                        interest.blocks != Blocks::None && behind
                     }
+                    Some(_) => unreachable!("a chain's position is a block"),
+                }
             }
             Source::Cron { schedule, .. } => match at {
                 Some(Cursor::Cron { fired_at }) => (self.next)(schedule, *fired_at).is_some_and(|next| next <= now_ms),
@@ -110,7 +126,7 @@ impl Expected {
         is_up && (steady || !self.waits.contains_key(&stopped))
     }
 
-    fn look(&mut self, slots: &BTreeMap<Arc<str>, Slot>, heads: &BTreeMap<u64, u64>, now_ms: u64) {
+    fn look(&mut self, slots: &BTreeMap<Arc<str>, Slot>, heads: &BTreeMap<u64, Heads>, now_ms: u64) {
         let (mut waits, mut oldest_ms) = (HashMap::new(), BTreeMap::new());
         self.starts.retain(|name, _| slots.contains_key(name));
         for (name, slot) in slots {
@@ -149,7 +165,8 @@ impl State {
         let _asking: tokio::task::JoinHandle<_> = tokio::spawn(async move {
             let asked = chains.iter().map(|(id, port)| async move {
                 let status = port.call(HEAD_DEADLINE, ChainMsg::Status).await.ok()?;
-                Some((*id, status.head?.0))
+                let (safe, finalized) = (status.safe, status.finalized);
+                Some((*id, Heads { latest: status.head?.0, safe, finalized }))
             });
             let heads = join_all(asked).await.into_iter().flatten().collect();
             // A supervisor that is gone has no use for them.
@@ -157,7 +174,7 @@ impl State {
         });
     }
 
-    pub(super) fn look(&mut self, heads: BTreeMap<u64, u64>) {
+    pub(super) fn look(&mut self, heads: BTreeMap<u64, Heads>) {
         let now_ms = self.shared.clock.now_ms();
         self.expected.look(&self.slots, &heads, now_ms);
         for name in self.slots.keys() {
@@ -207,26 +224,36 @@ mod tests {
     }
 
     fn chain(blocks: Blocks, hold: Hold) -> Source {
-        let interest = Interest { blocks, logs: Vec::new(), start_block: None, hold };
+        source(Interest { blocks, logs: Vec::new(), start_block: None, hold })
+    }
+
+    fn source(interest: Interest) -> Source {
         Source::Chain { id: SourceId::new("chain:1"), chain_id: 1, interest: Arc::new(interest) }
+    }
+
+    fn beginning(start_block: Option<u64>) -> Source {
+        source(Interest { blocks: Blocks::None, logs: Vec::new(), start_block, hold: Hold::Latest })
     }
 
     #[test]
     fn an_event_is_due_when_the_source_is_past_the_position() {
         let expected = Expected::new(Arc::new(|_, after| Some(after + 100)));
-        let heads = BTreeMap::from([(1, 10)]);
+        let heads = BTreeMap::from([(1, Heads { latest: 10, safe: Some(8), finalized: None })]);
         let due = |source: &Source, at: Option<&Cursor>| expected.due(source, at, &heads, 1_000);
         let block = |number| Cursor::block(number, Hash::default());
         let all = chain(Blocks::All, Hold::Latest);
         assert!(due(&all, Some(&block(9))));
         assert!(!due(&all, Some(&block(10))));
-        assert!(!due(&all, None), "nobody has told where it starts");
+        assert!(due(&all, None), "it is to be told where it starts");
+        assert!(due(&beginning(Some(10)), None) && !due(&beginning(Some(11)), None));
         assert!(due(&all, Some(&Cursor::Chain { number: 10, hash: None, part: Part::Logs })));
         let held = chain(Blocks::All, Hold::Confirmations(3));
         assert!(!due(&held, Some(&block(7))));
         assert!(due(&held, Some(&block(6))));
         assert!(!due(&chain(Blocks::All, Hold::Confirmations(11)), Some(&block(0))));
-        assert!(!due(&chain(Blocks::All, Hold::Safe), Some(&block(1))));
+        let safe = chain(Blocks::All, Hold::Safe);
+        assert!(due(&safe, Some(&block(7))) && !due(&safe, Some(&block(8))));
+        assert!(!due(&chain(Blocks::All, Hold::Finalized), Some(&block(1))), "nobody has told what is final");
         assert!(!due(&chain(Blocks::None, Hold::Latest), Some(&block(1))), "a matching log may not exist");
 
         let schedule = Arc::new(Schedule::Every { period_ms: 100 });

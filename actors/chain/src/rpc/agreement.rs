@@ -2,11 +2,13 @@
 //!
 //! Pure. A few blocks below the head nodes of one chain agree, but for moments; one that does not is on another branch,
 //! or makes its blocks up. Which one that is a proof says, or the majority. Between two nobody can tell: the block is
-//! disputed, and nothing from there on is delivered until one of them changes its mind.
+//! disputed, and nothing from there on is delivered until one of them changes its mind, or says nothing more about it.
 
 use std::collections::VecDeque;
 
 use nexum_host_ifaces::Hash;
+
+use crate::backend::SETTLED_DEPTH;
 
 /// Blocks of the followed chain that are remembered for comparing.
 const RECENT_MAX: usize = 128;
@@ -40,8 +42,23 @@ enum Stance {
     Dissents,
 }
 
+/// A block that as many contradict as have it.
+#[derive(Debug, Clone, Copy)]
+struct Dispute {
+    number: u64,
+    /// The endpoint that has another one.
+    by: usize,
+    /// When it last said so.
+    upheld_ns: u64,
+}
+
 #[derive(Debug)]
 pub struct Agreement {
+    /// For so long a dispute lasts that nobody upholds: the endpoint may be gone, or refuse to answer, or be too far
+    /// behind to be asked.
+    upheld_for_ns: u64,
+    /// The endpoint that is followed, or was last.
+    leader: Option<usize>,
     /// Blocks of the followed chain, ascending, up to its head.
     recent: VecDeque<Told>,
     /// The newest of them that nodes should not differ about.
@@ -49,13 +66,15 @@ pub struct Agreement {
     stances: Vec<Stance>,
     /// The block of the followed chain that an endpoint was last seen to have.
     vouched: Vec<Option<(u64, Hash)>>,
-    /// The block that as many contradict as have it, and who contradicts.
-    disputed: Option<(u64, usize)>,
+    disputed: Option<Dispute>,
 }
 
 impl Agreement {
-    pub fn new(endpoints: usize) -> Self {
+    /// A dispute that is not upheld ends after so long.
+    pub fn new(endpoints: usize, upheld_for_ns: u64) -> Self {
         Self {
+            upheld_for_ns,
+            leader: None,
             recent: VecDeque::new(),
             settled: 0,
             stances: vec![Stance::Unknown; endpoints],
@@ -87,7 +106,7 @@ impl Agreement {
             }
         }
         if let Some(last) = self.recent.back()
-            && self.disputed.is_some_and(|(number, _)| number > last.number)
+            && self.disputed.is_some_and(|disputed| disputed.number > last.number)
         {
             // The chain that is followed has left the branch.
             self.disputed = None;
@@ -119,8 +138,7 @@ impl Agreement {
     /// it has shown it, or there is nothing to compare with.
     pub fn anchor(&self, index: usize, number: u64) -> Option<(u64, Hash)> {
         let settled = self.settled().filter(|settled| settled.number > number)?;
-        let shown = self.vouched[index]
-            .is_some_and(|(at, hash)| at > number && self.at(at).is_none_or(|told| told.hash == hash));
+        let shown = self.vouched[index].is_some_and(|block| block.0 > number && self.is_ours(block));
         (!shown).then_some((settled.number, settled.hash))
     }
 
@@ -131,31 +149,50 @@ impl Agreement {
         }
     }
 
+    /// An endpoint tells this head. Far below a block that it had it is not where it was: it has to show anew what it has.
+    pub fn head(&mut self, index: usize, number: u64) {
+        let vouched = &mut self.vouched[index];
+        *vouched = vouched.filter(|(had, _)| number.saturating_add(SETTLED_DEPTH) >= *had);
+    }
+
     /// The highest block of the followed chain that anybody but `leader` was seen to have.
     pub fn vouched(&self, leader: usize) -> Option<u64> {
         let others = self.vouched.iter().enumerate().filter(|(index, _)| *index != leader);
-        let ours = |(number, hash): (u64, Hash)| match self.at(number) {
+        others.filter_map(|(_, block)| *block).filter(|block| self.is_ours(*block)).map(|(number, _)| number).max()
+    }
+
+    /// Whether a block is of the followed chain, as far as is remembered.
+    fn is_ours(&self, (number, hash): (u64, Hash)) -> bool {
+        match self.at(number) {
             Some(told) => told.hash == hash,
-            // Older than what is remembered.
+            // Older than that.
             None => self.recent.front().is_some_and(|first| number < first.number),
-        };
-        others.filter_map(|(_, block)| *block).filter(|block| ours(*block)).map(|(number, _)| number).max()
+        }
     }
 
     /// The block that is disputed, and which endpoint has another one.
-    pub fn disputed(&self) -> Option<(u64, usize)> {
-        self.disputed
+    pub fn disputed(&self, now_ns: u64) -> Option<(u64, usize)> {
+        let upheld = |disputed: &Dispute| now_ns.saturating_sub(disputed.upheld_ns) < self.upheld_for_ns;
+        self.disputed.filter(upheld).map(|disputed| (disputed.number, disputed.by))
     }
 
-    /// Another endpoint is followed: what was compared with the one before counts no more.
-    pub fn forget(&mut self) {
+    /// This endpoint is followed now: what was compared with the one before counts no more. When it is the one that had
+    /// another block, then that is said by the one before.
+    pub fn lead(&mut self, leader: usize) {
+        let before = self.leader.replace(leader);
+        if before == Some(leader) {
+            return;
+        }
         self.stances.fill(Stance::Unknown);
+        self.disputed = self.disputed.and_then(|disputed| match disputed.by == leader {
+            true => before.map(|by| Dispute { by, ..disputed }),
+            false => Some(disputed),
+        });
     }
 
-    /// An endpoint is gone, or refused: it disputes nothing.
-    pub fn gone(&mut self, index: usize) {
-        self.stances[index] = Stance::Unknown;
-        if self.disputed.is_some_and(|(_, by)| by == index) {
+    /// An endpoint disputes nothing.
+    fn withdraw(&mut self, index: usize) {
+        if self.disputed.is_some_and(|disputed| disputed.by == index) {
             self.disputed = None;
         }
     }
@@ -163,10 +200,10 @@ impl Agreement {
     /// An endpoint has this block at a number that was asked for; none when it says that there is no such block, though
     /// its head is far above. One that does not speak, because it stands still, is left behind on a branch that is gone. A
     /// comparison with what is not asked for any more says nothing.
-    pub fn compare(&mut self, index: usize, number: u64, told: Option<Told>, speaks: bool) -> Verdict {
+    pub fn compare(&mut self, index: usize, number: u64, told: Option<Told>, speaks: bool, now_ns: u64) -> Verdict {
         let Some(ours) = self.at(number) else { return Verdict::Fine };
         if told.is_some_and(|told| told.hash == ours.hash) {
-            self.gone(index);
+            self.withdraw(index);
             self.stances[index] = Stance::Agrees;
             self.vouch(index, (number, ours.hash));
             return Verdict::Fine;
@@ -181,15 +218,25 @@ impl Agreement {
         if self.stances[index] != Stance::Dissents {
             return Verdict::Fine;
         }
+        let verdict = self.judge(told, ours, speaks);
+        match verdict {
+            Verdict::Odd => self.withdraw(index),
+            Verdict::Tie => {
+                let before = self.disputed(now_ns).map_or(number, |(disputed, _)| disputed);
+                self.disputed = Some(Dispute { number: before.min(number), by: index, upheld_ns: now_ns });
+            }
+            Verdict::Fine | Verdict::LeaderOdd => {}
+        }
+        verdict
+    }
+
+    /// Which of two blocks is right: that of an endpoint that dissents, or that of the one that is followed.
+    fn judge(&mut self, told: Option<Told>, ours: Told, speaks: bool) -> Verdict {
         // A hash that is not that of its header was made up.
         match told.map(|told| told.sealed) {
             Some(true) if !ours.sealed => return Verdict::LeaderOdd,
             Some(false) | None if ours.sealed => return Verdict::Odd,
-            _ if !speaks => {
-                self.gone(index);
-                self.stances[index] = Stance::Dissents;
-                return Verdict::Odd;
-            }
+            _ if !speaks => return Verdict::Odd,
             _ => {}
         }
         let count = |wanted: &[Stance]| self.stances.iter().filter(|stance| wanted.contains(stance)).count();
@@ -197,14 +244,11 @@ impl Agreement {
         let agree = count(&[Stance::Agrees]) + 1;
         match count(&[Stance::Doubts, Stance::Dissents]).cmp(&agree) {
             std::cmp::Ordering::Greater => Verdict::LeaderOdd,
+            std::cmp::Ordering::Equal => Verdict::Tie,
             std::cmp::Ordering::Less => {
+                // Whoever else dissents is outvoted, too.
                 self.disputed = None;
                 Verdict::Odd
-            }
-            std::cmp::Ordering::Equal => {
-                let number = self.disputed.map_or(number, |(disputed, _)| disputed.min(number));
-                self.disputed = Some((number, index));
-                Verdict::Tie
             }
         }
     }
@@ -220,11 +264,12 @@ mod tests {
 
     const OURS: u8 = 1;
     const THEIRS: u8 = 2;
+    const UPHELD_FOR_NS: u64 = 100;
 
     fn agreement(endpoints: usize) -> Agreement {
-        let mut agreement = Agreement::new(endpoints);
+        let mut agreement = Agreement::new(endpoints, UPHELD_FOR_NS);
         assert_eq!(
-            agreement.compare(1, 5, Some(told(5, THEIRS)), true),
+            agreement.compare(1, 5, Some(told(5, THEIRS)), true, 0),
             Verdict::Fine,
             "there is nothing to compare with"
         );
@@ -235,23 +280,57 @@ mod tests {
     #[test]
     fn between_two_nobody_is_believed() {
         let mut agreement = agreement(2);
-        let mut compare = |number, branch| agreement.compare(1, number, Some(told(number, branch)), true);
+        let mut compare = |number, branch| agreement.compare(1, number, Some(told(number, branch)), true, 0);
         assert_eq!(compare(5, THEIRS), Verdict::Fine, "once may be a reorg");
         assert_eq!(compare(9, THEIRS), Verdict::Fine, "of another block");
         assert_eq!(compare(5, OURS), Verdict::Fine);
         assert_eq!(compare(5, THEIRS), Verdict::Fine);
         assert_eq!(compare(5, THEIRS), Verdict::Tie);
         assert_eq!(compare(4, THEIRS), Verdict::Tie);
-        assert_eq!(agreement.disputed(), Some((4, 1)));
+        assert_eq!(agreement.disputed(0), Some((4, 1)));
         agreement.follow(3, [told(3, OURS)]);
-        assert_eq!(agreement.disputed(), None, "the branch was left");
+        assert_eq!(agreement.disputed(0), None, "the branch was left");
         agreement.follow(4, [told(4, OURS)]);
         for _ in 0..2 {
-            agreement.compare(1, 4, Some(told(4, THEIRS)), true);
+            agreement.compare(1, 4, Some(told(4, THEIRS)), true, 0);
         }
-        assert!(agreement.disputed().is_some());
-        assert_eq!(agreement.compare(1, 4, Some(told(4, OURS)), true), Verdict::Fine);
-        assert_eq!(agreement.disputed(), None, "it changed its mind");
+        assert!(agreement.disputed(0).is_some());
+        assert_eq!(agreement.compare(1, 4, Some(told(4, OURS)), true, 0), Verdict::Fine);
+        assert_eq!(agreement.disputed(0), None, "it changed its mind");
+    }
+
+    #[test]
+    fn a_dispute_with_the_endpoint_that_comes_to_be_followed_is_upheld_by_the_one_before() {
+        let mut agreement = Agreement::new(3, UPHELD_FOR_NS);
+        agreement.lead(2);
+        agreement.follow(5, [told(5, OURS)]);
+        for _ in 0..2 {
+            agreement.compare(0, 5, Some(told(5, THEIRS)), true, 0);
+        }
+        assert_eq!(agreement.disputed(0), Some((5, 0)));
+        agreement.lead(0);
+        assert_eq!(agreement.disputed(0), Some((5, 2)), "nobody else is asked about the one that is followed");
+        agreement.follow(5, [told(5, THEIRS)]);
+        agreement.compare(1, 5, Some(told(5, THEIRS)), true, 0);
+        assert_eq!(agreement.disputed(0), Some((5, 2)), "what a third one says is not what the other one says");
+        agreement.lead(1);
+        assert_eq!(agreement.disputed(0), Some((5, 2)));
+        agreement.compare(2, 5, Some(told(5, THEIRS)), true, 0);
+        assert_eq!(agreement.disputed(0), None, "it came over");
+    }
+
+    #[test]
+    fn a_dispute_that_nobody_upholds_ends() {
+        let mut agreement = agreement(2);
+        for now_ns in [0, 10, 50] {
+            agreement.compare(1, 5, Some(told(5, THEIRS)), true, now_ns);
+        }
+        assert_eq!(agreement.disputed(50 + UPHELD_FOR_NS - 1), Some((5, 1)));
+        assert_eq!(agreement.disputed(50 + UPHELD_FOR_NS), None);
+        // One that ended before says nothing of the next one's number.
+        agreement.follow(6, [told(6, OURS)]);
+        agreement.compare(1, 6, Some(told(6, THEIRS)), true, 500);
+        assert_eq!(agreement.disputed(500), Some((6, 1)));
     }
 
     #[test]
@@ -259,20 +338,20 @@ mod tests {
         for (ours, theirs, verdict) in
             [(true, false, Verdict::Odd), (false, true, Verdict::LeaderOdd), (true, true, Verdict::Tie)]
         {
-            let mut agreement = Agreement::new(2);
+            let mut agreement = Agreement::new(2, UPHELD_FOR_NS);
             agreement.follow(5, [Told { sealed: ours, ..told(5, OURS) }]);
             let other = Some(Told { sealed: theirs, ..told(5, THEIRS) });
-            agreement.compare(1, 5, other, true);
-            assert_eq!(agreement.compare(1, 5, other, true), verdict, "{ours} {theirs}");
+            agreement.compare(1, 5, other, true, 0);
+            assert_eq!(agreement.compare(1, 5, other, true, 0), verdict, "{ours} {theirs}");
         }
     }
 
     #[test]
     fn one_that_is_far_ahead_and_lacks_the_block_dissents() {
         let mut agreement = agreement(3);
-        assert_eq!(agreement.compare(2, 5, Some(told(5, OURS)), true), Verdict::Fine);
-        assert_eq!(agreement.compare(1, 5, None, true), Verdict::Fine);
-        assert_eq!(agreement.compare(1, 5, None, true), Verdict::Odd);
+        assert_eq!(agreement.compare(2, 5, Some(told(5, OURS)), true, 0), Verdict::Fine);
+        assert_eq!(agreement.compare(1, 5, None, true, 0), Verdict::Fine);
+        assert_eq!(agreement.compare(1, 5, None, true, 0), Verdict::Odd);
     }
 
     #[test]
@@ -286,6 +365,12 @@ mod tests {
         agreement.follow(6, [told(6, OURS)]);
         assert_eq!(agreement.anchor(1, 4), None, "it has shown a later block than is asked for");
         assert_eq!(agreement.anchor(1, 5), Some((6, hash)));
+        agreement.vouch(1, (6, Hash([OURS; 32])));
+        agreement.head(1, 6 - SETTLED_DEPTH);
+        assert_eq!(agreement.anchor(1, 4), None, "a block or two are the network's doing");
+        agreement.head(1, 6 - SETTLED_DEPTH - 1);
+        assert_eq!(agreement.anchor(1, 4), Some((6, hash)), "it has begun anew");
+        agreement.vouch(1, (6, hash));
         agreement.follow(5, [told(5, THEIRS)]);
         assert_eq!(agreement.anchor(1, 4), Some((5, Hash([THEIRS; 32]))), "of the branch that was left");
     }
@@ -294,24 +379,24 @@ mod tests {
     fn the_majority_is_believed() {
         let mut agreement = agreement(3);
         for index in [1, 2] {
-            assert_eq!(agreement.compare(index, 5, Some(told(5, THEIRS)), true), Verdict::Fine);
+            assert_eq!(agreement.compare(index, 5, Some(told(5, THEIRS)), true, 0), Verdict::Fine);
         }
-        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true), Verdict::LeaderOdd);
-        assert_eq!(agreement.compare(2, 5, Some(told(5, OURS)), true), Verdict::Fine);
-        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true), Verdict::Odd, "two say otherwise");
+        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true, 0), Verdict::LeaderOdd);
+        assert_eq!(agreement.compare(2, 5, Some(told(5, OURS)), true, 0), Verdict::Fine);
+        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true, 0), Verdict::Odd, "two say otherwise");
     }
 
     #[test]
     fn a_block_counts_as_seen_by_others_while_it_is_on_the_chain() {
         let mut agreement = agreement(3);
         assert_eq!(agreement.vouched(0), None);
-        agreement.compare(1, 4, Some(told(4, OURS)), true);
+        agreement.compare(1, 4, Some(told(4, OURS)), true, 0);
         assert_eq!((agreement.vouched(0), agreement.vouched(1)), (Some(4), None));
         assert_eq!((agreement.asked_for(9, false), agreement.asked_for(3, false)), (Some(5), Some(3)));
         agreement.follow(5, [told(6, OURS)]);
         assert_eq!((agreement.asked_for(9, false), agreement.asked_for(9, true)), (Some(5), Some(6)));
-        assert_eq!(agreement.compare(1, 6, Some(told(6, THEIRS)), true), Verdict::Fine, "nodes differ at the head");
-        agreement.compare(1, 6, Some(told(6, OURS)), true);
+        assert_eq!(agreement.compare(1, 6, Some(told(6, THEIRS)), true, 0), Verdict::Fine, "nodes differ at the head");
+        agreement.compare(1, 6, Some(told(6, OURS)), true, 0);
         assert_eq!(agreement.vouched(0), Some(6));
         agreement.follow(4, [told(4, THEIRS)]);
         assert_eq!(agreement.vouched(0), None, "it was another block");
@@ -319,7 +404,7 @@ mod tests {
 
     #[test]
     fn only_what_is_new_is_taken_in() {
-        let mut agreement = Agreement::new(1);
+        let mut agreement = Agreement::new(1, UPHELD_FOR_NS);
         let ours = |_| Some(Hash([OURS; 32]));
         assert_eq!(agreement.next(1_000, &ours), 1_000 - 127);
         agreement.follow(1_000, (873..=1_000).map(|number| told(number, OURS)));

@@ -164,13 +164,11 @@ impl Backend for RpcBackend {
 
     fn bounds(&self) -> Bounds {
         let leader = *self.shared.leader.borrow();
-        let others = leader.is_some_and(|leader| {
-            let now_ns = self.shared.clock.monotonic_ns();
-            self.shared.board().others_confirm(leader, now_ns)
-        });
+        let now_ns = self.shared.clock.monotonic_ns();
+        let others = leader.is_some_and(|leader| self.shared.board().others_confirm(leader, now_ns));
         let agreement = self.shared.agreement();
         let vouched = leader.filter(|_| others).map(|leader| agreement.vouched(leader).unwrap_or(0));
-        let disputed = agreement.disputed().map(|(number, by)| (number, self.shared.endpoints[by].name.clone()));
+        let disputed = agreement.disputed(now_ns).map(|(number, by)| (number, self.shared.endpoints[by].name.clone()));
         Bounds { vouched, disputed }
     }
 

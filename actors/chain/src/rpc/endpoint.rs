@@ -373,17 +373,25 @@ impl Endpoint {
     }
 
     /// Subscribes to heads, which [`Endpoint::next_head`] then tells.
-    pub async fn subscribe_heads(&self, timeout: Duration) -> Result<(), CallError> {
+    pub async fn subscribe_heads(&self, timeout: Duration) -> Result<String, CallError> {
         let params = raw(&["newHeads"])?;
         let answer = self.call_now(Purpose::Head, "eth_subscribe", &params, timeout).await?;
-        let subscription = envelope::subscription(answer.get()).map_err(CallError::nonsense)?;
-        self.connection()?.listen_to(subscription);
-        Ok(())
+        envelope::subscription(answer.get()).map_err(CallError::nonsense)
+    }
+
+    /// Nothing more of this subscription is wanted.
+    pub async fn unsubscribe(&self, subscription: &str, timeout: Duration) -> Result<(), CallError> {
+        let params = raw(&[subscription])?;
+        match self.call_now(Purpose::Head, "eth_unsubscribe", &params, timeout).await {
+            // It may have ended by itself, and what it tells is not listened to any more.
+            Ok(_) | Err(CallError::Node { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The next head of the subscription, as the node wrote it.
-    pub async fn next_head(&self) -> Result<Box<RawValue>, CallError> {
-        self.connection()?.head().await
+    pub async fn next_head(&self, subscription: &str) -> Result<Box<RawValue>, CallError> {
+        self.connection()?.head(subscription).await
     }
 }
 

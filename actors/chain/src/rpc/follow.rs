@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use nexum_host_ifaces::Hash;
 use serde_json::value::RawValue;
 use tokio::{
     sync::{mpsc, watch},
@@ -21,7 +22,7 @@ use super::{
     scoreboard::Scoreboard,
     wire,
 };
-use crate::{backend::Seen, header::Header};
+use crate::{ChainConfig, backend::Seen, header::Header};
 
 /// First wait before connecting again; doubles.
 const RECONNECT_MIN: Duration = Duration::from_millis(250);
@@ -34,6 +35,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Standby endpoints are asked for their head at most and at least this often.
 const PROBE_MIN: Duration = Duration::from_millis(100);
 const PROBE_MAX: Duration = Duration::from_secs(10);
+/// What an endpoint said of a block counts until it did not say so for this many looks.
+const LOOKS_UPHELD: u32 = 3;
 /// One that has this many blocks above a block, and says that there is no such block, does not have the chain.
 const LACKS_BELOW: u64 = 3;
 /// At the start the others are waited for this long before one alone is followed.
@@ -59,6 +62,8 @@ pub struct Line {
     leader: watch::Receiver<Option<usize>>,
     /// Subscriptions made, so that the first one does not count as a reconnect.
     subscribed: bool,
+    /// The one that its connection has.
+    subscription: Option<String>,
     /// It stands by, did not have the newest block when that was wanted, and is asked again after this long.
     again: Option<Duration>,
 }
@@ -66,7 +71,7 @@ pub struct Line {
 impl Line {
     pub fn new(shared: Arc<Shared>, index: usize, heads: mpsc::Sender<Seen>) -> Self {
         let leader = shared.leader.subscribe();
-        Self { shared, index, heads, leader, subscribed: false, again: None }
+        Self { shared, index, heads, leader, subscribed: false, subscription: None, again: None }
     }
 
     fn endpoint(&self) -> &Endpoint {
@@ -128,6 +133,7 @@ impl Line {
 
     async fn session(&mut self) -> Result<Infallible, Ended> {
         let timeout = self.shared.config.timeout;
+        self.subscription = None;
         self.endpoint().connect(timeout).await.inspect_err(|error| self.endpoint().went_wrong(error))?;
         self.check_chain().await?;
         self.look_at_syncing().await?;
@@ -136,6 +142,7 @@ impl Line {
         tracing::info!(chain_id = self.shared.config.chain_id, endpoint = %self.endpoint().name, "endpoint connected");
         loop {
             let served = if !self.leads() {
+                self.unsubscribe().await?;
                 self.stand_by().await
             } else if self.endpoint().is_ws() {
                 self.listen().await
@@ -195,6 +202,7 @@ impl Line {
     async fn probe(&self) -> Result<u64, CallError> {
         let number = self.ask("eth_blockNumber", "[]").await?;
         let number = wire::quantity(number.get()).map_err(CallError::nonsense)?;
+        self.shared.agreement().head(self.index, number);
         self.shared.update(|board, now| board.head(self.index, number, now));
         Ok(number)
     }
@@ -220,7 +228,9 @@ impl Line {
     }
 
     async fn latest(&self) -> Result<Header, CallError> {
-        self.block(None).await?.ok_or_else(|| CallError::nonsense("there is no latest block"))
+        let latest = self.block(None).await?.ok_or_else(|| CallError::nonsense("there is no latest block"))?;
+        self.shared.agreement().head(self.index, latest.number);
+        Ok(latest)
     }
 
     /// Hands a head to the actor, if it may be followed. False when it has to be told again.
@@ -256,7 +266,7 @@ impl Line {
 
     /// How often it is looked at while nothing is heard of it.
     fn every(&self) -> Duration {
-        (self.shared.config.stall_after / 3).clamp(PROBE_MIN, PROBE_MAX)
+        look_every(&self.shared.config)
     }
 
     /// Another endpoint leads: make sure that this one could.
@@ -270,6 +280,7 @@ impl Line {
             () = shared.poke[self.index].notified() => {
                 // However often it is poked, it is not asked more often than this.
                 tokio::time::sleep(PROBE_MIN).await;
+                self.check_chain_if_doubted().await?;
                 Ok(self.look_at_newest(PROBE_MIN).await?)
             }
             () = tokio::time::sleep(again.unwrap_or(every)) => match again {
@@ -368,14 +379,26 @@ impl Line {
         Ok(())
     }
 
+    /// What it was subscribed to before is not wanted any more.
+    async fn unsubscribe(&mut self) -> Result<(), CallError> {
+        match self.subscription.take() {
+            Some(subscription) => self.endpoint().unsubscribe(&subscription, self.shared.config.timeout).await,
+            None => Ok(()),
+        }
+    }
+
     /// Leads over a WebSocket.
     async fn listen(&mut self) -> Result<(), Ended> {
         if std::mem::replace(&mut self.subscribed, true) {
             let labels = [self.shared.config.chain_id.to_string()];
             self.shared.metrics.reconnects.with_label_values(&labels).inc();
         }
+        self.unsubscribe().await?;
         match self.endpoint().subscribe_heads(self.shared.config.timeout).await {
-            Ok(()) => self.take_heads().await,
+            Ok(subscription) => {
+                self.subscription = Some(subscription.clone());
+                self.take_heads(&subscription).await
+            }
             Err(error) if error.is_rate_limit() => Err(error.into()),
             // A node without subscriptions can still be asked.
             Err(CallError::Node { message, .. }) => {
@@ -387,27 +410,29 @@ impl Line {
     }
 
     /// Takes what the subscription tells as a hint that there is something to read. Only a header whose hash is that of its
-    /// fields is as good as the block itself.
-    async fn hinted(&self, json: &RawValue) -> Result<Option<Header>, CallError> {
-        if let Ok(Some(header)) = wire::header(json.get())
-            && header.receipts_root.is_some()
-        {
-            return Ok(Some(self.shared.trusting(header)));
+    /// fields is as good as the block itself. `before` is the head that was told last: one that does not go on from there
+    /// may be of a reorg, or told late.
+    async fn hinted(&self, json: &RawValue, before: (u64, Hash)) -> Result<Option<Header>, CallError> {
+        let head = wire::head(json.get()).ok().flatten();
+        if head.as_ref().is_some_and(|head| (head.number, head.hash) == (Some(before.0), Some(before.1))) {
+            return Ok(None);
         }
-        match wire::head(json.get()).ok().flatten().and_then(|head| head.number) {
+        let header = wire::header(json.get()).ok().flatten().filter(|header| header.receipts_root.is_some());
+        match (header, head.and_then(|head| head.number)) {
+            (Some(header), _) if header.number > before.0 => Ok(Some(self.shared.trusting(header))),
             // A node may tell of a block before it can be read.
-            Some(number) => match self.block(Some(number)).await? {
+            (None, Some(number)) if number > before.0 => match self.block(Some(number)).await? {
                 Some(header) => Ok(Some(header)),
                 None => self.latest().await.map(Some),
             },
-            None => self.latest().await.map(Some),
+            _ => self.latest().await.map(Some),
         }
     }
 
-    async fn take_heads(&mut self) -> Result<(), Ended> {
+    async fn take_heads(&mut self, subscription: &str) -> Result<(), Ended> {
         // Whatever came between the last connection and this one.
         let header = self.latest().await?;
-        let mut newest = header.number;
+        let mut newest = (header.number, header.hash);
         let mut told = self.tell(header).await;
         let stall_after = self.shared.config.stall_after;
         let mut quiet_until = Instant::now() + stall_after;
@@ -423,10 +448,10 @@ impl Line {
                 _ = syncing.tick() => if self.shared.board().is_syncing(self.index) {
                     self.look_at_syncing().await?;
                 },
-                head = shared.endpoints[index].next_head() => {
-                    if let Some(header) = self.hinted(&head?).await? {
-                        newest = header.number;
+                head = shared.endpoints[index].next_head(subscription) => {
+                    if let Some(header) = self.hinted(&head?, newest).await? {
                         quiet_until = Instant::now() + stall_after;
+                        newest = (header.number, header.hash);
                         told = self.tell(header).await;
                     }
                 }
@@ -437,7 +462,7 @@ impl Line {
                 }
                 () = tokio::time::sleep_until(quiet_until) => {
                     // A quiet chain and a dead node look the same until the node is asked.
-                    if self.probe().await? > newest {
+                    if self.probe().await? > newest.0 {
                         return Err(CallError::unavailable("the subscription fell silent").into());
                     }
                     quiet_until = Instant::now() + stall_after;
@@ -446,6 +471,16 @@ impl Line {
         }
         Ok(())
     }
+}
+
+fn look_every(config: &ChainConfig) -> Duration {
+    (config.stall_after / 3).clamp(PROBE_MIN, PROBE_MAX)
+}
+
+/// For so long it counts that an endpoint has another block, without its saying so again.
+pub fn upheld_for_ns(config: &ChainConfig) -> u64 {
+    let upheld_for = look_every(config).saturating_mul(LOOKS_UPHELD).saturating_add(config.timeout);
+    u64::try_from(upheld_for.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Parameters of `eth_getBlockByNumber`.

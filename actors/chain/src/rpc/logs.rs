@@ -231,15 +231,15 @@ impl RpcBackend {
     }
 
     /// Whether nothing is known that an answer about a block's logs can be held against.
-    pub(super) fn is_unheld(&self, block: &Header, logs: &[Log]) -> bool {
+    fn is_unheld(&self, block: &Header, logs: &[Log]) -> bool {
         let is_empty = logs.is_empty() && block.gas_used == Some(0);
         !is_empty && !self.shared.trust().says_something(block)
     }
 
-    /// The other endpoints that are up and where the chain is, best first.
+    /// The other endpoints that can say what is in a block, best first.
     fn others(&self, index: usize) -> Vec<usize> {
-        let mut others = self.shared.board().on_chain(self.shared.clock.monotonic_ns());
-        others.retain(|other| *other != index && self.shared.is_up(*other));
+        let mut others = self.shared.board().witnesses(self.shared.clock.monotonic_ns());
+        others.retain(|other| *other != index);
         others
     }
 

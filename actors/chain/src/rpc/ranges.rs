@@ -223,7 +223,7 @@ impl RpcBackend {
     fn covers(&self, known: &[Header], from: u64, to: u64) -> bool {
         let mut of_range = known.iter().filter(|header| (from..=to).contains(&header.number));
         let count = known.iter().filter(|header| (from..=to).contains(&header.number)).count() as u64;
-        count == to - from + 1 && of_range.all(|header| !self.is_unheld(header, &[]))
+        count == to - from + 1 && of_range.all(|header| self.shared.trust().says_something(header))
     }
 
     /// Why a range's answer cannot be; `None` when it can. Without known headers some of the blocks are looked at.

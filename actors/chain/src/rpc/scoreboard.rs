@@ -224,6 +224,10 @@ impl Scoreboard {
     pub fn avoid(&mut self, index: usize, now_ns: u64, why: Demotion, at_least_ns: u64, reason: String) {
         let entry = &mut self.entries[index];
         entry.last_error = Some(reason);
+        if why == Demotion::Wrong {
+            // Nor is it believed about what the others cannot know yet.
+            (entry.believed, entry.promise) = (None, None);
+        }
         // Who is down is the last choice anyway, and shall not be kept waiting for it when it is back.
         if entry.up_since_ns.is_none() {
             return;
@@ -402,6 +406,19 @@ impl Scoreboard {
         let all: [Vec<usize>; 3] =
             [order.iter().filter(there).copied().collect(), order.iter().filter(up).copied().collect(), order.clone()];
         all.into_iter().find(|some| !some.is_empty()).unwrap_or_default()
+    }
+
+    /// The endpoints that can say what is in a block of the chain: those that are up and not behind, or else those that are
+    /// up; best first. One that tells too high a head counts: it may be the others that are elsewhere.
+    pub fn witnesses(&self, now_ns: u64) -> Vec<usize> {
+        let mut up = self.order(now_ns);
+        up.retain(|index| self.is_up(*index));
+        let reaches = |index: &&usize| {
+            let entry = &self.entries[**index];
+            !entry.syncing && !self.lags(entry, now_ns)
+        };
+        let reach: Vec<usize> = up.iter().filter(reaches).copied().collect();
+        if reach.is_empty() { up } else { reach }
     }
 
     fn is_elsewhere(&self, entry: &Entry, now_ns: u64) -> bool {

@@ -4,7 +4,7 @@
 //! are handed over one at a time, and of heads that nobody takes only the newest few are kept.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,6 +19,8 @@ use super::{
 
 /// Heads that wait to be taken. What is left out is found as a gap.
 const HEADS_MAX: usize = 16;
+/// One that is longer only says that there is a new head.
+const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Requests that wait for an answer.
 const PENDING_MAX: usize = 4_096;
 
@@ -27,8 +29,8 @@ pub type Payload = Result<Box<RawValue>, CallError>;
 #[derive(Default)]
 struct Pending {
     calls: HashMap<u64, oneshot::Sender<Payload>>,
-    /// The subscription whose heads count.
-    subscription: Option<String>,
+    /// What subscriptions told, newest last: the name of the subscription, and the head.
+    heads: VecDeque<(String, Box<RawValue>)>,
     /// Why the connection ended.
     ended: Option<CallError>,
 }
@@ -38,8 +40,8 @@ struct Pending {
 pub struct Connection {
     to_node: mpsc::Sender<String>,
     pending: Arc<Mutex<Pending>>,
-    /// What the subscription told, newest last; there is one taker.
-    heads: Arc<tokio::sync::Mutex<mpsc::Receiver<Box<RawValue>>>>,
+    /// Says that a head was told; there is one taker.
+    told: Arc<tokio::sync::Mutex<mpsc::Receiver<()>>>,
 }
 
 fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
@@ -59,9 +61,9 @@ impl Connection {
     pub fn over(socket: Socket) -> Self {
         let Socket { to_node, from_node } = socket;
         let pending = Arc::new(Mutex::new(Pending::default()));
-        let (told, heads) = mpsc::channel(HEADS_MAX);
-        tokio::spawn(read(from_node, pending.clone(), told));
-        Self { to_node, pending, heads: Arc::new(tokio::sync::Mutex::new(heads)) }
+        let (tell, told) = mpsc::channel(1);
+        tokio::spawn(read(from_node, pending.clone(), tell));
+        Self { to_node, pending, told: Arc::new(tokio::sync::Mutex::new(told)) }
     }
 
     /// Sends one request and waits for its answer.
@@ -84,11 +86,6 @@ impl Connection {
         answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 
-    /// From here on only what this subscription tells counts.
-    pub fn listen_to(&self, subscription: String) {
-        lock(&self.pending).subscription = Some(subscription);
-    }
-
     pub fn has_ended(&self) -> bool {
         lock(&self.pending).ended.is_some()
     }
@@ -98,10 +95,22 @@ impl Connection {
         ended.unwrap_or_else(|| CallError::unavailable("the connection was lost"))
     }
 
-    /// The next head that the subscription tells.
-    pub async fn head(&self) -> Result<Box<RawValue>, CallError> {
-        let head = self.heads.lock().await.recv().await;
-        head.ok_or_else(|| self.ended())
+    /// The next head that this subscription tells. What others told before it is forgotten.
+    pub async fn head(&self, subscription: &str) -> Result<Box<RawValue>, CallError> {
+        let mut told = self.told.lock().await;
+        loop {
+            {
+                let mut pending = lock(&self.pending);
+                while let Some((by, head)) = pending.heads.pop_front() {
+                    if by == subscription {
+                        return Ok(head);
+                    }
+                }
+            }
+            if told.recv().await.is_none() {
+                return Err(self.ended());
+            }
+        }
     }
 }
 
@@ -113,7 +122,7 @@ fn is_harmless(text: &str) -> bool {
 async fn read(
     mut from_node: mpsc::Receiver<Result<String, super::dial::Broken>>,
     pending: Arc<Mutex<Pending>>,
-    told: mpsc::Sender<Box<RawValue>>,
+    tell: mpsc::Sender<()>,
 ) {
     let error = loop {
         let text = match from_node.recv().await {
@@ -122,18 +131,21 @@ async fn read(
             None => break CallError::unavailable("the connection was lost"),
         };
         // The last clone of the connection is gone.
-        if told.is_closed() {
+        if tell.is_closed() {
             return;
         }
         match envelope::read(&text) {
             Ok(Packet::One(answer)) => deliver(&pending, answer),
             Ok(Packet::Many(answers)) => answers.into_iter().for_each(|answer| deliver(&pending, answer)),
-            // Full: the next head reveals what was left out.
             Ok(Packet::Note { subscription, result }) => {
-                let counts = lock(&pending).subscription.as_ref().is_none_or(|ours| *ours == subscription);
-                if counts {
-                    drop(told.try_send(result));
+                let result = if result.get().len() > HEAD_BYTES_MAX { RawValue::NULL.to_owned() } else { result };
+                let heads = &mut lock(&pending).heads;
+                if heads.len() == HEADS_MAX {
+                    heads.pop_front();
                 }
+                heads.push_back((subscription, result));
+                // Full: it was said already.
+                let _ = tell.try_send(());
             }
             // A frame of another protocol's, such as a keep-alive. What is no JSON at all is no node's.
             Err(_) if is_harmless(&text) => {}
@@ -169,5 +181,42 @@ fn deliver(pending: &Mutex<Pending>, answer: Answer) {
             }
         }
         (AnswerId::Missing | AnswerId::Other, Ok(_)) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(subscription: &str, result: &str) -> String {
+        let params = format!(r#"{{"subscription":"{subscription}","result":{result}}}"#);
+        format!(r#"{{"jsonrpc":"2.0","method":"eth_subscription","params":{params}}}"#)
+    }
+
+    #[tokio::test]
+    async fn only_the_newest_heads_of_the_subscription_that_is_listened_to_are_told() {
+        let (to_node, _asked) = mpsc::channel(1);
+        let (node, from_node) = mpsc::channel(1);
+        let connection = Connection::over(Socket { to_node, from_node });
+        // Nobody takes these: another endpoint leads.
+        for number in 0..100 {
+            node.send(Ok(note("0x1", &number.to_string()))).await.unwrap();
+        }
+        for number in 200..240 {
+            node.send(Ok(note("0x2", &number.to_string()))).await.unwrap();
+        }
+        node.send(Ok(note("0x2", &format!("\"{}\"", "f".repeat(HEAD_BYTES_MAX))))).await.unwrap();
+        node.send(Ok(note("0x1", "100"))).await.unwrap();
+        node.send(Ok(note("0x2", "240"))).await.unwrap();
+        // All is read once this fits.
+        for _ in 0..2 {
+            node.send(Ok(" ".to_owned())).await.unwrap();
+        }
+        let newest: Vec<String> = (227..240).map(|number| number.to_string()).collect();
+        for expected in newest.iter().map(String::as_str).chain(["null", "240"]) {
+            assert_eq!(connection.head("0x2").await.unwrap().get(), expected);
+        }
+        drop(node);
+        assert!(connection.head("0x2").await.is_err());
     }
 }

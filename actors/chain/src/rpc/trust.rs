@@ -222,12 +222,15 @@ impl Trust {
         was_right: bool,
         on_its_own_word: bool,
     ) -> Option<&'static str> {
+        if !was_right {
+            // One lie, and nothing is taken for granted.
+            self.unfounded = Default::default();
+            return None;
+        }
         let mut news = None;
         for ((unfounded, raised), nature) in self.unfounded.iter_mut().zip(doubts.kinds()).zip(NATURES) {
-            match (raised, was_right) {
-                (false, _) => {}
-                (true, false) => *unfounded = Unfounded::default(),
-                (true, true) => news = unfounded.note(number, on_its_own_word).then_some(nature).or(news),
+            if raised && unfounded.note(number, on_its_own_word) {
+                news = Some(nature);
             }
         }
         news

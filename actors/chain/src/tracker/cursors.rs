@@ -31,6 +31,8 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Refuted {
     at: (u64, Hash),
+    /// What is asked for an earlier one is of no use.
+    nth: u64,
     /// What the endpoints said last, and how often they were asked.
     told: Survey,
     asked: u32,
@@ -45,16 +47,12 @@ impl Tracker {
         let cursor = (after.number, hash);
         let mut at = back.unwrap_or(cursor);
         loop {
-            if at == cursor && self.leads_down_to(at) {
+            if at == cursor && self.is_on_chain(at) {
                 self.refuted.retain(|refuted| refuted.at != at);
                 return Verdict::Canonical;
             }
             let lookup = if at == cursor { self.looked_up(at.0) } else { self.canonical(at.0) };
             match lookup {
-                Lookup::Found(found) if found == at.1 && at == cursor => {
-                    self.refuted.retain(|refuted| refuted.at != at);
-                    return Verdict::Canonical;
-                }
                 Lookup::Found(found) if found == at.1 => return Verdict::Orphan { ancestor: at },
                 Lookup::Found(_) if at == cursor && !self.is_given_up(at) => return Verdict::Reading,
                 Lookup::BelowWindow => return Verdict::Reading,
@@ -96,8 +94,12 @@ impl Tracker {
         lookup
     }
 
-    /// Whether the headers that were read lead from the window down to a block.
-    fn leads_down_to(&self, at: (u64, Hash)) -> bool {
+    /// Whether a block is of the chain by what is known without asking: it was read, or the headers that were read lead from
+    /// the window down to it.
+    fn is_on_chain(&self, at: (u64, Hash)) -> bool {
+        if self.canon.hash_at(at.0, &self.window, &self.backfill) == Lookup::Found(at.1) {
+            return true;
+        }
         let Some(base) = self.window.base().map(|base| base.header.link()) else { return false };
         at.0 < base.number && self.canon.is_known(&at.1) && self.canon.ancestor(base, at.0) == Some(at)
     }
@@ -113,15 +115,17 @@ impl Tracker {
         if self.refuted.len() == REFUTED_MAX {
             self.refuted.remove(0);
         }
-        self.refuted.push(Refuted { at, told: Survey::default(), asked: 0, since_ns: None, given_up: false });
-        self.effects.push(Effect::Start { job: Job::Cursor { at }, after: Duration::ZERO });
+        self.refuted_ever += 1;
+        let nth = self.refuted_ever;
+        self.refuted.push(Refuted { at, nth, told: Survey::default(), asked: 0, since_ns: None, given_up: false });
+        self.effects.push(Effect::Start { job: Job::Cursor { at, nth }, after: Duration::ZERO });
         false
     }
 
     /// The endpoints have said what they have in the place of a cursor's block.
-    pub(super) fn cursor_surveyed(&mut self, at: (u64, Hash), result: Result<Found, Failure>) {
-        // The chain may have been reorganized meanwhile.
-        let Some(index) = self.refuted.iter().position(|refuted| refuted.at == at) else { return };
+    pub(super) fn cursor_surveyed(&mut self, at: (u64, Hash), nth: u64, result: Result<Found, Failure>) {
+        // The chain may have been reorganized meanwhile, or the block found to be of it.
+        let Some(index) = self.refuted.iter().position(|refuted| refuted.nth == nth) else { return };
         let waits =
             |after: Option<Position>| after.is_some_and(|after| (after.number, after.hash) == (at.0, Some(at.1)));
         let mut waiting = self.seats.iter().flatten().filter_map(|seat| seat.waiting.as_ref());
@@ -152,7 +156,7 @@ impl Tracker {
         refuted.given_up = refuted.since_ns.is_some_and(|since| now_ns.saturating_sub(since) >= self.patience_ns);
         if !refuted.given_up {
             let after = retry_after(refuted.asked);
-            self.effects.push(Effect::Start { job: Job::Cursor { at }, after });
+            self.effects.push(Effect::Start { job: Job::Cursor { at, nth }, after });
         }
     }
 

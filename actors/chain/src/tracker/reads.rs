@@ -49,6 +49,8 @@ pub enum Job {
     /// What they say of the block of a cursor.
     Cursor {
         at: (u64, Hash),
+        /// Which refutation it belongs to.
+        nth: u64,
     },
     Segment {
         flight: u64,
@@ -68,7 +70,7 @@ impl fmt::Display for Job {
                 [] => f.write_str("logs of no block"),
             },
             Self::Survey { known } => write!(f, "what the endpoints have of {} blocks", known.len()),
-            Self::Cursor { at: (number, _) } => write!(f, "what the endpoints have of block {number} of a cursor"),
+            Self::Cursor { at: (number, _), .. } => write!(f, "what the endpoints have of block {number} of a cursor"),
             Self::Segment { segment, .. } => segment.fmt(f),
             Self::Tag(tag) => write!(f, "the {tag:?} block"),
         }
@@ -305,7 +307,7 @@ impl Tracker {
                     _ => self.connect(),
                 }
             }
-            (Job::Cursor { at }, result) => self.cursor_surveyed(at, result),
+            (Job::Cursor { at, nth }, result) => self.cursor_surveyed(at, nth, result),
             (Job::Segment { flight, segment }, result) => self.segment_read(flight, &segment, result),
             (Job::Tag(tag), result) => {
                 let asked = self.tags_reading.iter().position(|(reading, _)| *reading == tag);

@@ -69,10 +69,11 @@ impl Tagged {
         *told = Some((number, hash));
     }
 
-    /// Whether it has not moved for longer than its pace explains.
-    fn is_overdue(&self, now_ns: u64) -> bool {
+    /// Whether it had not moved for longer than its pace explains when the newest head came. Without heads nothing becomes
+    /// final.
+    fn is_overdue(&self, head_ns: u64) -> bool {
         let borne_ns = self.pace_ns.map_or(OVERDUE_NS_UNKNOWN, |pace_ns| pace_ns.saturating_mul(OVERDUE_PACES));
-        self.moved_ns.is_some_and(|moved_ns| now_ns.saturating_sub(moved_ns) > borne_ns.max(OVERDUE_NS_MIN))
+        self.moved_ns.is_some_and(|moved_ns| head_ns.saturating_sub(moved_ns) > borne_ns.max(OVERDUE_NS_MIN))
     }
 
     /// The number through which the window's blocks are old enough. When the window follows a node that is behind, on a
@@ -97,7 +98,9 @@ impl Tracker {
     /// The newest block that a hold lets through, and what keeps it from going further, if anything does. An error when it
     /// lets nothing through at all, with what is missing: nothing but blocks, on a chain that has only begun.
     pub(super) fn limit(&mut self, hold: Hold) -> Result<(u64, Option<Why>), Option<Why>> {
-        let Some(tip) = self.window.tip().map(|tip| tip.header.number) else { return Err(Some(Why::Head)) };
+        let Some((tip, head_ns)) = self.window.tip().map(|tip| (tip.header.number, tip.seen_ns)) else {
+            return Err(Some(Why::Head));
+        };
         let (mut limit, mut why) = match hold {
             Hold::Latest => (tip, None),
             Hold::Confirmations(blocks) => {
@@ -112,7 +115,7 @@ impl Tracker {
             Hold::Safe | Hold::Finalized => {
                 let tagged = if hold == Hold::Safe { &self.safe } else { &self.finalized };
                 let through = tagged.through(&self.window).ok_or(Some(Why::Tag { hold }))?;
-                (through, tagged.is_overdue(self.now_ns).then_some(Why::Overdue { hold }))
+                (through, tagged.is_overdue(head_ns).then_some(Why::Overdue { hold }))
             }
         };
         if let Some((number, _)) = &self.bounds.disputed

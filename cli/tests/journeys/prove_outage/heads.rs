@@ -208,10 +208,41 @@ fn prove_outage_of_notices_of_heads() {
     }
 }
 
+/// While another endpoint is followed, this one goes on telling heads, some of which are taken back. When it is followed
+/// again they are no news.
+#[test]
+fn prove_outage_of_heads_that_were_told_while_another_was_followed() {
+    let places = if is_long() { &[ws(0, 2), ws(0, 3)][..] } else { &[ws(0, 2)] };
+    for place in places {
+        let mut bed = Plan::at(*place).start();
+        bed.grow();
+        bed.bad().set(Fault::Status(429));
+        bed.is_demoted("rate-limited");
+        for depth in [1, 3] {
+            bed.grow();
+            bed.anvil.reorg(depth);
+            bed.check();
+        }
+        let reorgs = bed.reorgs();
+        assert!(reorgs >= 2.0, "{reorgs}");
+        bed.bad().set(Fault::None);
+        eventually("it is followed again", || {
+            let node = bed.engine.endpoint(bed.bad_name());
+            if node["summary"].as_str().unwrap().contains("followed") { Ok(()) } else { Err(node.to_string()) }
+        });
+        bed.grow();
+        assert_eq!(bed.reorgs(), reorgs, "{place:?}: what was told before was taken for the chain");
+        let asked = bed.bad().asked();
+        let times = |method: &str| asked.get(method).copied().unwrap_or(0);
+        assert_eq!((times("eth_subscribe"), times("eth_unsubscribe")), (2, 1), "{asked:?}");
+        bed.is_healthy();
+    }
+}
+
 /// A node that is being set up says so, and has little of the chain.
 #[test]
 fn prove_outage_of_one_that_has_not_synced() {
-    for place in places(&[ws(0, 2)], &[1, 2, 3]) {
+    for place in places(&[http(0, 1), ws(0, 1), ws(0, 2)], &[1, 2, 3]) {
         let mut bed = Plan::at(place).prepared(Anvil::start());
         bed.mine_history(100, 3);
         bed.bad().set(Syncing(2));
@@ -294,7 +325,7 @@ fn prove_outage_of_two_that_contradict_each_other() {
 /// Behind the address of the only endpoint there is a node of another chain all at once.
 #[test]
 fn prove_outage_of_an_endpoint_that_serves_another_chain_all_at_once() {
-    for place in places(&[http(0, 1), ws(0, 1)], &[1]) {
+    for place in places(&[http(0, 1)], &[1]) {
         let mut bed = Plan::at(place).start();
         while bed.anvil.head() < 40 {
             bed.mine();

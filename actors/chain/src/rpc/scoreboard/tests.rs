@@ -118,6 +118,17 @@ fn one_that_fails_more_than_a_third_is_demoted_until_it_answers_again() {
 /// Once it was right about some blocks above the others. Then it makes up a far head.
 #[test]
 fn one_that_was_right_is_believed_as_far_as_it_was_right_and_no_further() {
+    let mut board = one_that_was_right();
+    assert!(board.admits(0, 118, 2 * S, 0), "it was right about as many");
+    assert!(!board.admits(0, 1 << 40, 3 * S, 0), "and never about so many");
+    assert_eq!(board.best_head(), Some(110));
+    let mut board = one_that_was_right();
+    board.avoid(0, 2 * S, Demotion::Wrong, 0, "a lie".into());
+    assert!(!board.admits(0, 118, 2 * S, 0), "who was wrong is believed no more");
+}
+
+/// The first of two was right about block 110, when the other one was at 100.
+fn one_that_was_right() -> Scoreboard {
     let hash = Hash([7; 32]);
     let mut board = Scoreboard::new([("a".to_owned(), 0), ("b".to_owned(), 1)], 30 * S);
     for index in 0..2 {
@@ -128,9 +139,26 @@ fn one_that_was_right_is_believed_as_far_as_it_was_right_and_no_further() {
     board.promise(0, 110, hash, S);
     board.head(1, 110, 2 * S);
     board.redeem(110, &|_| Some(hash), 2 * S);
-    assert!(board.admits(0, 118, 2 * S, 0), "it was right about as many");
-    assert!(!board.admits(0, 1 << 40, 3 * S, 0), "and never about so many");
-    assert_eq!(board.best_head(), Some(110));
+    board
+}
+
+#[test]
+fn one_that_is_ahead_can_say_what_is_in_a_block_and_one_that_is_behind_cannot() {
+    let mut board = Scoreboard::new([("a".to_owned(), 0), ("b".to_owned(), 1), ("c".to_owned(), 2)], 30 * S);
+    for index in 0..3 {
+        board.up(index, 0);
+        board.head(index, 100, 0);
+    }
+    board.head(1, 200, S);
+    board.head(0, 101, 2 * S);
+    board.head(1, 201, 2 * S);
+    assert_eq!(board.on_chain(2 * S), [0, 2], "its head is above all others'");
+    assert_eq!(board.witnesses(2 * S), [0, 2, 1]);
+    board.syncing(2, true);
+    assert_eq!(board.witnesses(2 * S), [0, 1]);
+    board.syncing(0, true);
+    board.down(1, 3 * S, "gone".into());
+    assert_eq!(board.witnesses(3 * S), [0, 2], "nobody else is there");
 }
 
 #[test]
