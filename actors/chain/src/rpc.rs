@@ -109,7 +109,7 @@ impl Shared {
             changed
         });
         if changed && let Some(leader) = leader {
-            self.agreement().lead(leader);
+            self.agreement().lead(leader, now_ns);
             tracing::info!(chain_id = self.config.chain_id, endpoint = %self.endpoints[leader].name, "following");
         }
         result
@@ -181,7 +181,7 @@ impl Shared {
                 CallError::Transport { kind: HostErrorKind::Timeout, .. } => Some(Demotion::Slow),
                 _ => None,
             };
-            board.failed(index);
+            board.failed(index, now);
             match why {
                 Some(why) => board.avoid(index, now, why, at_least_ns, message),
                 None => board.note_error(index, message),
@@ -240,7 +240,11 @@ impl Shared {
     fn compare(&self, index: usize, number: u64, told: Option<Told>) {
         let leader = *self.leader.borrow();
         let now_ns = self.clock.monotonic_ns();
-        let speaks = leader.is_some_and(|leader| self.board().speaks(index, leader, now_ns));
+        let speaks = leader.is_some_and(|leader| {
+            let board = self.board();
+            // One that is far ahead says nothing about how far the chain is; but it may be the others that stay behind.
+            board.speaks(index, leader, now_ns) || board.is_over(index)
+        });
         let (verdict, before, after) = {
             let mut agreement = self.agreement();
             let before = agreement.disputed(now_ns);
@@ -293,7 +297,7 @@ impl Shared {
         tracing::warn!(chain_id, %endpoint, what, "a wrong answer; the endpoint is avoided for a while");
         self.doubt_chain(index);
         self.update(|board, now| {
-            board.failed(index);
+            board.failed(index, now);
             board.avoid(index, now, Demotion::Wrong, 0, format!("a wrong answer: {what}"));
         });
         let labels = [&chain_id.to_string(), endpoint, "wrong"];

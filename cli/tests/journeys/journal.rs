@@ -1,7 +1,12 @@
 //! The journal as a tool: verified while it grows and after kills, found out when a byte is changed, compared between
 //! engines.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use serde_json::Value;
 
@@ -85,15 +90,17 @@ fn units_are_shown_with_what_they_changed_and_followed_as_they_come() {
     assert!(missing.contains("has no unit 999999 in its journal, which holds 1 to"), "{missing}");
 
     // Following goes on until it is stopped; ask for a few lines of it.
-    let socket = path(&engine.socket);
-    let follow =
-        format!("{} --socket {socket} journal tail a -n 2 --follow --json | head -n 8", env!("CARGO_BIN_EXE_nexumctl"));
-    let output = Command::new("sh").args(["-c", &follow]).output().unwrap();
-    let seqs: Vec<u64> = String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap())
-        .collect();
+    let mut follow = Command::new(env!("CARGO_BIN_EXE_nexumctl"))
+        .args(["--socket", path(&engine.socket), "journal", "tail", "a", "-n", "2", "--follow", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(follow.stdout.take().unwrap()).lines().take(8);
+    let seqs: Vec<u64> =
+        lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["seq"].as_u64().unwrap()).collect();
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    assert_eq!(seqs.len(), 8, "it ended by itself");
     assert_eq!(seqs, (seqs[0]..seqs[0] + 8).collect::<Vec<_>>());
 }
 

@@ -24,13 +24,22 @@ pub struct Watch {
     /// Until when a module is busy with an order.
     ordered: BTreeMap<String, u64>,
     positions: BTreeMap<(String, String), (Option<Cursor>, u64)>,
+    /// All positions of a module together: nobody knows whether there is anything for one that wants logs alone, so that
+    /// it only has to move.
+    moved: BTreeMap<String, (BTreeMap<SourceId, Cursor>, u64)>,
     /// Whether it ran and whether it was paused, by module.
     states: BTreeMap<String, ((bool, bool), u64)>,
 }
 
 impl Watch {
     pub fn new(now_ms: u64) -> Self {
-        Self { since_ms: now_ms, ordered: BTreeMap::new(), positions: BTreeMap::new(), states: BTreeMap::new() }
+        Self {
+            since_ms: now_ms,
+            ordered: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            moved: BTreeMap::new(),
+            states: BTreeMap::new(),
+        }
     }
 
     /// Something began anew for all.
@@ -64,6 +73,12 @@ impl Watch {
             let ordered = self.ordered.get(&plan.name).copied().unwrap_or(0);
             let stands = state.1.max(self.since_ms).max(ordered);
             let cursors = modules.iter().find(|module| module.name == plan.name).map(|module| &module.record.cursors);
+            let all = cursors.cloned().unwrap_or_default();
+            let moved = self.moved.entry(plan.name.clone()).or_insert_with(|| (all.clone(), now_ms));
+            if moved.0 != all {
+                *moved = (all, now_ms);
+            }
+            let moved_ms = moved.1;
             for source in &plan.chains {
                 let chain = &world.chains[source.chain];
                 let id = source.id(chain.plan.id);
@@ -73,7 +88,8 @@ impl Watch {
                 if position.0 != at {
                     *position = (at.clone(), now_ms);
                 }
-                let stands = stands.max(position.1);
+                let is_known = source.blocks != Blocks::None || position.0.is_none();
+                let stands = stands.max(if is_known { position.1 } else { moved_ms });
                 if report.state == "paused" {
                     continue;
                 }

@@ -36,33 +36,22 @@ impl Life {
         let upgrade_at = after(&mut upgrades, 0, faults.upgrade_every_ms);
         let mut resyncs = Chance::new(seed, "resyncs by order");
         let resync_at = after(&mut resyncs, 0, faults.resync_every_ms);
-        Self {
-            chance,
-            upgrades,
-            resyncs,
-            calm_at: scenario.live_ms,
-            crash_at,
-            kill_at,
-            jump_at,
-            order_at,
-            upgrade_at,
-            resync_at,
-            look_at: u64::MAX,
-            calm_since: 0,
-            looks: 0,
-            restarts: 0,
-            right_since: None,
-            last_difference: String::new(),
-        }
+        let never = Self::never(chance, upgrades, resyncs);
+        Self { calm_at: scenario.live_ms, crash_at, kill_at, jump_at, order_at, upgrade_at, resync_at, ..never }
     }
 
     /// Nothing befalls it any more; it is only looked at.
     pub fn calm(seed: u64, now_ms: u64) -> Self {
-        let [calm_at, crash_at, kill_at, jump_at, order_at, upgrade_at, resync_at] = [u64::MAX; 7];
+        let [chance, upgrades, resyncs] = [(); 3].map(|()| Chance::new(seed, "afresh"));
+        Self { look_at: now_ms + FIRST_LOOK_MS, calm_since: now_ms, ..Self::never(chance, upgrades, resyncs) }
+    }
+
+    fn never(chance: Chance, upgrades: Chance, resyncs: Chance) -> Self {
+        let [calm_at, crash_at, kill_at, jump_at, order_at, upgrade_at, resync_at, look_at] = [u64::MAX; 8];
         Self {
-            chance: Chance::new(seed, "afresh"),
-            upgrades: Chance::new(seed, "afresh"),
-            resyncs: Chance::new(seed, "afresh"),
+            chance,
+            upgrades,
+            resyncs,
             calm_at,
             crash_at,
             kill_at,
@@ -70,8 +59,8 @@ impl Life {
             order_at,
             upgrade_at,
             resync_at,
-            look_at: now_ms + FIRST_LOOK_MS,
-            calm_since: now_ms,
+            look_at,
+            calm_since: 0,
             looks: 0,
             restarts: 0,
             right_since: None,

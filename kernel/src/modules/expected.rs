@@ -1,9 +1,10 @@
 //! Events that modules should have handled by now: what `/health` holds against its threshold.
 //!
 //! An event is expected when a subscription should have fired: the head of a chain is past the module's position and it
-//! wants blocks, or it has no position there yet; or a schedule's time has come. Its age counts from when the module last moved in that source, so that
-//! one that catches up is not late, however much lies before it. Log subscriptions alone expect nothing while the module
-//! runs: nobody knows whether a matching log exists. A paused module is not expected to do anything.
+//! wants blocks, or it has no position there yet; or a schedule's time has come. Its age counts from when the module last
+//! moved in that source, so that one that catches up is not late, however much lies before it. Log subscriptions alone
+//! expect nothing while the module runs: nobody knows whether a matching log exists. A paused module is not expected to do
+//! anything.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -143,7 +144,12 @@ impl Expected {
             let stopped = (!runs).then(|| (SourceId::new(""), None));
             let due = plan.manifest.sources.iter().filter_map(|source| {
                 let at = slot.status.position(source.id());
-                self.due(source, at.as_ref(), heads, now_ms).then(|| (source.id().clone(), at))
+                let is_due = match is_unheard(source, heads) {
+                    // What it waited for it still waits for.
+                    true => self.waits.get(&(name.clone(), source.id().clone())).is_some_and(|wait| wait.at == at),
+                    false => self.due(source, at.as_ref(), heads, now_ms),
+                };
+                is_due.then(|| (source.id().clone(), at))
             });
             for (source, at) in stopped.into_iter().chain(due) {
                 let key = (name.clone(), source);
@@ -156,6 +162,11 @@ impl Expected {
         }
         (self.waits, self.oldest_ms) = (waits, oldest_ms);
     }
+}
+
+/// Whether a source's chain did not say in time where it stands.
+fn is_unheard(source: &Source, heads: &BTreeMap<u64, Heads>) -> bool {
+    matches!(source, Source::Chain { chain_id, .. } if !heads.contains_key(chain_id))
 }
 
 impl State {

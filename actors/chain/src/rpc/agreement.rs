@@ -63,7 +63,8 @@ pub struct Agreement {
     recent: VecDeque<Told>,
     /// The newest of them that nodes should not differ about.
     settled: u64,
-    stances: Vec<Stance>,
+    /// What each endpoint said last of them, and when.
+    stances: Vec<(Stance, u64)>,
     /// The block of the followed chain that an endpoint was last seen to have.
     vouched: Vec<Option<(u64, Hash)>>,
     disputed: Option<Dispute>,
@@ -77,7 +78,7 @@ impl Agreement {
             leader: None,
             recent: VecDeque::new(),
             settled: 0,
-            stances: vec![Stance::Unknown; endpoints],
+            stances: vec![(Stance::Unknown, 0); endpoints],
             vouched: vec![None; endpoints],
             disputed: None,
         }
@@ -95,6 +96,10 @@ impl Agreement {
         let blocks: Vec<Told> = blocks.into_iter().collect();
         if let Some(first) = blocks.first() {
             self.recent.retain(|told| told.number < first.number);
+            if let Some(disputed) = &mut self.disputed {
+                // Whether the endpoint that contradicts has the new branch, it has not said yet.
+                disputed.number = disputed.number.min(first.number);
+            }
         }
         for told in blocks {
             while self.recent.back().is_some_and(|last| last.number >= told.number) {
@@ -104,12 +109,6 @@ impl Agreement {
             if self.recent.len() > RECENT_MAX {
                 self.recent.pop_front();
             }
-        }
-        if let Some(last) = self.recent.back()
-            && self.disputed.is_some_and(|disputed| disputed.number > last.number)
-        {
-            // The chain that is followed has left the branch.
-            self.disputed = None;
         }
     }
 
@@ -176,18 +175,27 @@ impl Agreement {
         self.disputed.filter(upheld).map(|disputed| (disputed.number, disputed.by))
     }
 
-    /// This endpoint is followed now: what was compared with the one before counts no more. When it is the one that had
-    /// another block, then that is said by the one before.
-    pub fn lead(&mut self, leader: usize) {
+    /// This endpoint is followed now: what was compared with the one before counts no more. When it is one that had another
+    /// block, then that is said by the one before.
+    pub fn lead(&mut self, leader: usize, now_ns: u64) {
         let before = self.leader.replace(leader);
-        if before == Some(leader) {
-            return;
+        let Some(before) = before.filter(|before| *before != leader) else { return };
+        let disputed = self.disputed(now_ns).filter(|(_, by)| *by == leader || self.dissents(leader, now_ns));
+        self.stances.fill((Stance::Unknown, now_ns));
+        if let Some((number, _)) = disputed {
+            self.stances[before] = (Stance::Dissents, now_ns);
+            self.disputed = Some(Dispute { number, by: before, upheld_ns: now_ns });
         }
-        self.stances.fill(Stance::Unknown);
-        self.disputed = self.disputed.and_then(|disputed| match disputed.by == leader {
-            true => before.map(|by| Dispute { by, ..disputed }),
-            false => Some(disputed),
-        });
+    }
+
+    /// What an endpoint said last, unless it did not say so again for too long: it may be gone.
+    fn stance(&self, index: usize, now_ns: u64) -> Stance {
+        let (stance, said_ns) = self.stances[index];
+        if now_ns.saturating_sub(said_ns) < self.upheld_for_ns { stance } else { Stance::Unknown }
+    }
+
+    fn dissents(&self, index: usize, now_ns: u64) -> bool {
+        matches!(self.stance(index, now_ns), Stance::Doubts | Stance::Dissents)
     }
 
     /// An endpoint disputes nothing.
@@ -204,21 +212,19 @@ impl Agreement {
         let Some(ours) = self.at(number) else { return Verdict::Fine };
         if told.is_some_and(|told| told.hash == ours.hash) {
             self.withdraw(index);
-            self.stances[index] = Stance::Agrees;
+            self.stances[index] = (Stance::Agrees, now_ns);
             self.vouch(index, (number, ours.hash));
             return Verdict::Fine;
         }
         if number > self.settled {
             return Verdict::Fine;
         }
-        self.stances[index] = match self.stances[index] {
-            Stance::Unknown | Stance::Agrees => Stance::Doubts,
-            Stance::Doubts | Stance::Dissents => Stance::Dissents,
-        };
-        if self.stances[index] != Stance::Dissents {
+        let is_first = !self.dissents(index, now_ns);
+        self.stances[index] = (if is_first { Stance::Doubts } else { Stance::Dissents }, now_ns);
+        if is_first {
             return Verdict::Fine;
         }
-        let verdict = self.judge(told, ours, speaks);
+        let verdict = self.judge(told, ours, speaks, now_ns);
         match verdict {
             Verdict::Odd => self.withdraw(index),
             Verdict::Tie => {
@@ -231,7 +237,7 @@ impl Agreement {
     }
 
     /// Which of two blocks is right: that of an endpoint that dissents, or that of the one that is followed.
-    fn judge(&mut self, told: Option<Told>, ours: Told, speaks: bool) -> Verdict {
+    fn judge(&mut self, told: Option<Told>, ours: Told, speaks: bool, now_ns: u64) -> Verdict {
         // A hash that is not that of its header was made up.
         match told.map(|told| told.sealed) {
             Some(true) if !ours.sealed => return Verdict::LeaderOdd,
@@ -239,10 +245,11 @@ impl Agreement {
             _ if !speaks => return Verdict::Odd,
             _ => {}
         }
-        let count = |wanted: &[Stance]| self.stances.iter().filter(|stance| wanted.contains(stance)).count();
+        let everybody = 0..self.stances.len();
+        let dissent = everybody.clone().filter(|index| self.dissents(*index, now_ns)).count();
         // The one that is followed agrees with itself.
-        let agree = count(&[Stance::Agrees]) + 1;
-        match count(&[Stance::Doubts, Stance::Dissents]).cmp(&agree) {
+        let agree = everybody.filter(|index| self.stance(*index, now_ns) == Stance::Agrees).count() + 1;
+        match dissent.cmp(&agree) {
             std::cmp::Ordering::Greater => Verdict::LeaderOdd,
             std::cmp::Ordering::Equal => Verdict::Tie,
             std::cmp::Ordering::Less => {
@@ -289,12 +296,8 @@ mod tests {
         assert_eq!(compare(4, THEIRS), Verdict::Tie);
         assert_eq!(agreement.disputed(0), Some((4, 1)));
         agreement.follow(3, [told(3, OURS)]);
-        assert_eq!(agreement.disputed(0), None, "the branch was left");
         agreement.follow(4, [told(4, OURS)]);
-        for _ in 0..2 {
-            agreement.compare(1, 4, Some(told(4, THEIRS)), true, 0);
-        }
-        assert!(agreement.disputed(0).is_some());
+        assert_eq!(agreement.disputed(0), Some((3, 1)), "nobody has asked it about the new branch");
         assert_eq!(agreement.compare(1, 4, Some(told(4, OURS)), true, 0), Verdict::Fine);
         assert_eq!(agreement.disputed(0), None, "it changed its mind");
     }
@@ -302,21 +305,60 @@ mod tests {
     #[test]
     fn a_dispute_with_the_endpoint_that_comes_to_be_followed_is_upheld_by_the_one_before() {
         let mut agreement = Agreement::new(3, UPHELD_FOR_NS);
-        agreement.lead(2);
+        agreement.lead(2, 0);
         agreement.follow(5, [told(5, OURS)]);
         for _ in 0..2 {
             agreement.compare(0, 5, Some(told(5, THEIRS)), true, 0);
         }
         assert_eq!(agreement.disputed(0), Some((5, 0)));
-        agreement.lead(0);
-        assert_eq!(agreement.disputed(0), Some((5, 2)), "nobody else is asked about the one that is followed");
+        agreement.lead(0, 90);
+        assert_eq!(
+            agreement.disputed(90 + UPHELD_FOR_NS - 1),
+            Some((5, 2)),
+            "nobody else is asked about the one that is followed"
+        );
         agreement.follow(5, [told(5, THEIRS)]);
-        agreement.compare(1, 5, Some(told(5, THEIRS)), true, 0);
-        assert_eq!(agreement.disputed(0), Some((5, 2)), "what a third one says is not what the other one says");
-        agreement.lead(1);
-        assert_eq!(agreement.disputed(0), Some((5, 2)));
-        agreement.compare(2, 5, Some(told(5, THEIRS)), true, 0);
-        assert_eq!(agreement.disputed(0), None, "it came over");
+        agreement.compare(1, 5, Some(told(5, THEIRS)), true, 90);
+        assert_eq!(agreement.disputed(90), Some((5, 2)), "what a third one says is not what the other one says");
+        agreement.lead(1, 90);
+        assert_eq!(agreement.disputed(90), Some((5, 2)));
+        agreement.compare(2, 5, Some(told(5, THEIRS)), true, 90);
+        assert_eq!(agreement.disputed(90), None, "it came over");
+    }
+
+    #[test]
+    fn of_two_against_two_it_does_not_matter_who_said_it_last() {
+        let mut agreement = Agreement::new(4, UPHELD_FOR_NS);
+        agreement.lead(0, 0);
+        agreement.follow(5, [told(5, OURS)]);
+        agreement.compare(1, 5, Some(told(5, OURS)), true, 0);
+        for index in [2, 3, 2, 3] {
+            agreement.compare(index, 5, Some(told(5, THEIRS)), true, 0);
+        }
+        assert_eq!(agreement.disputed(0), Some((5, 3)));
+        agreement.lead(2, 1);
+        agreement.follow(5, [told(5, THEIRS)]);
+        agreement.compare(3, 5, Some(told(5, THEIRS)), true, 1);
+        assert_eq!(agreement.disputed(1), Some((5, 0)), "the two others have not come over");
+    }
+
+    #[test]
+    fn the_word_of_one_that_is_gone_does_not_count() {
+        let mut agreement = agreement(3);
+        agreement.compare(2, 5, Some(told(5, OURS)), true, 0);
+        for now_ns in [UPHELD_FOR_NS, UPHELD_FOR_NS + 1] {
+            let verdict = agreement.compare(1, 5, Some(told(5, THEIRS)), true, now_ns);
+            let expected = if now_ns == UPHELD_FOR_NS { Verdict::Fine } else { Verdict::Tie };
+            assert_eq!(verdict, expected, "the third one agreed too long ago");
+        }
+        agreement.compare(2, 5, Some(told(5, THEIRS)), true, UPHELD_FOR_NS + 2);
+        let later_ns = 2 * UPHELD_FOR_NS + 2;
+        assert_eq!(
+            agreement.compare(1, 5, Some(told(5, THEIRS)), true, later_ns),
+            Verdict::Fine,
+            "once, after so long"
+        );
+        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true, later_ns), Verdict::Tie, "and nobody besides");
     }
 
     #[test]
@@ -329,8 +371,10 @@ mod tests {
         assert_eq!(agreement.disputed(50 + UPHELD_FOR_NS), None);
         // One that ended before says nothing of the next one's number.
         agreement.follow(6, [told(6, OURS)]);
-        agreement.compare(1, 6, Some(told(6, THEIRS)), true, 500);
-        assert_eq!(agreement.disputed(500), Some((6, 1)));
+        for now_ns in [500, 510] {
+            agreement.compare(1, 6, Some(told(6, THEIRS)), true, now_ns);
+        }
+        assert_eq!(agreement.disputed(510), Some((6, 1)));
     }
 
     #[test]

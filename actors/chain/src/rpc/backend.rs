@@ -151,6 +151,10 @@ impl Backend for RpcBackend {
                 sealed: header.receipts_root.is_some(),
             };
             agreement.follow(settled, (next..=tip).filter_map(header_at).map(told));
+            if let Some((_, by)) = agreement.disputed(self.shared.clock.monotonic_ns()) {
+                // It may have the new blocks.
+                self.shared.poke[by].notify_one();
+            }
         }
         self.shared.update(|board, now| board.redeem(tip, &hash_at, now));
         self.shared.tip.store(tip, Ordering::Relaxed);

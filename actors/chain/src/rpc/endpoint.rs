@@ -35,6 +35,8 @@ const MODULE_MESSAGE_BYTES_MAX: usize = (8 << 20) + ENVELOPE_BYTES_MAX;
 /// Bytes of answers that are held at once: for the engine, and for all modules together.
 const ENGINE_BYTES_HELD_MAX: usize = 192 << 20;
 const MODULE_BYTES_HELD_MAX: usize = 64 << 20;
+/// An answer to `eth_unsubscribe` is waited for so long.
+const UNSUBSCRIBE: Duration = Duration::from_millis(500);
 /// Most requests in one batch; public endpoints refuse longer ones.
 pub const BATCH_MAX: u64 = 100;
 /// Most addresses in one filter.
@@ -379,13 +381,11 @@ impl Endpoint {
         envelope::subscription(answer.get()).map_err(CallError::nonsense)
     }
 
-    /// Nothing more of this subscription is wanted.
-    pub async fn unsubscribe(&self, subscription: &str, timeout: Duration) -> Result<(), CallError> {
-        let params = raw(&[subscription])?;
-        match self.call_now(Purpose::Head, "eth_unsubscribe", &params, timeout).await {
-            // It may have ended by itself, and what it tells is not listened to any more.
-            Ok(_) | Err(CallError::Node { .. }) => Ok(()),
-            Err(error) => Err(error),
+    /// Nothing more of this subscription is wanted. Whatever is answered, it is not listened to any more; and what else is
+    /// asked of the endpoint does not wait for that.
+    pub async fn unsubscribe(&self, subscription: &str) {
+        if let Ok(params) = raw(&[subscription]) {
+            let _ = self.call_now(Purpose::Head, "eth_unsubscribe", &params, UNSUBSCRIBE).await;
         }
     }
 

@@ -13,6 +13,8 @@ use super::form::{self, Quantity};
 pub const MESSAGE_CHARS_MAX: usize = 400;
 /// Longest piece of an error's data that is passed on.
 pub const DATA_BYTES_MAX: usize = 64 << 10;
+/// Longest name of a subscription; nodes write 16 bytes in hexadecimal digits at most.
+pub const SUBSCRIPTION_BYTES_MAX: usize = 256;
 const NO_REASON: &str = "an error without a reason";
 
 /// What came in one body or one frame.
@@ -107,6 +109,7 @@ pub fn read(text: &str) -> Result<Packet, String> {
 /// The id of a subscription as [`Packet::Note`] has it, from the result of subscribing.
 pub fn subscription(json: &str) -> Result<String, String> {
     match form::kind(json) {
+        _ if json.len() > SUBSCRIPTION_BYTES_MAX => Err(format!("it is too long: {}", form::quote(json))),
         "a text" => form::read(json),
         "a number" => Ok(json.trim().to_owned()),
         kind => Err(format!("it is {kind} where a subscription's id is expected: {}", form::quote(json))),

@@ -1,13 +1,14 @@
 //! Keeping one endpoint connected: checks its chain, follows its heads while it leads, looks after it while it does
 //! not, and begins anew after every failure.
 
+mod subscription;
+
 use std::{
     convert::Infallible,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use nexum_host_ifaces::Hash;
 use serde_json::value::RawValue;
 use tokio::{
     sync::{mpsc, watch},
@@ -39,6 +40,8 @@ const PROBE_MAX: Duration = Duration::from_secs(10);
 const LOOKS_UPHELD: u32 = 3;
 /// One that has this many blocks above a block, and says that there is no such block, does not have the chain.
 const LACKS_BELOW: u64 = 3;
+/// A head that is not followed has the others asked for theirs at most this often.
+const POKE_MIN: Duration = Duration::from_millis(500);
 /// At the start the others are waited for this long before one alone is followed.
 const GRACE_MAX: Duration = Duration::from_secs(3);
 
@@ -64,6 +67,11 @@ pub struct Line {
     subscribed: bool,
     /// The one that its connection has.
     subscription: Option<String>,
+    /// A header that the subscription told was the block itself.
+    tells_blocks: bool,
+    /// When it was last compared with the followed chain, and when it last had the others asked for their heads.
+    looked: Instant,
+    poked: Option<Instant>,
     /// It stands by, did not have the newest block when that was wanted, and is asked again after this long.
     again: Option<Duration>,
 }
@@ -71,7 +79,18 @@ pub struct Line {
 impl Line {
     pub fn new(shared: Arc<Shared>, index: usize, heads: mpsc::Sender<Seen>) -> Self {
         let leader = shared.leader.subscribe();
-        Self { shared, index, heads, leader, subscribed: false, subscription: None, again: None }
+        Self {
+            shared,
+            index,
+            heads,
+            leader,
+            subscribed: false,
+            subscription: None,
+            tells_blocks: false,
+            looked: Instant::now(),
+            poked: None,
+            again: None,
+        }
     }
 
     fn endpoint(&self) -> &Endpoint {
@@ -111,7 +130,7 @@ impl Line {
                         let was_up = board.down(self.index, now, message.clone());
                         // Whether it can be reached says the connection; how well it serves, the score.
                         if was_up {
-                            board.failed(self.index);
+                            board.failed(self.index, now);
                         }
                         was_up
                     };
@@ -138,11 +157,12 @@ impl Line {
         self.check_chain().await?;
         self.look_at_syncing().await?;
         self.probe().await?;
+        self.looked = Instant::now();
         self.shared.update(|board, now| board.up(self.index, now));
         tracing::info!(chain_id = self.shared.config.chain_id, endpoint = %self.endpoint().name, "endpoint connected");
         loop {
             let served = if !self.leads() {
-                self.unsubscribe().await?;
+                self.unsubscribe().await;
                 self.stand_by().await
             } else if self.endpoint().is_ws() {
                 self.listen().await
@@ -234,7 +254,7 @@ impl Line {
     }
 
     /// Hands a head to the actor, if it may be followed. False when it has to be told again.
-    async fn tell(&self, header: Header) -> bool {
+    async fn tell(&mut self, header: Header) -> bool {
         let (number, hash) = (header.number, header.hash);
         let grace = GRACE_MAX.min(self.shared.config.timeout);
         let grace_ns = self.shared.began_ns.saturating_add(u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX));
@@ -250,7 +270,10 @@ impl Line {
             };
             self.shared.holds_back(self.index, why);
             // Whether the others are there by now, they are asked at once.
-            self.shared.poke(true);
+            if self.poked.is_none_or(|poked| poked.elapsed() >= POKE_MIN) {
+                self.poked = Some(Instant::now());
+                self.shared.poke(true);
+            }
             return false;
         }
         if !self.shared.is_believable(self.index, &header).await {
@@ -269,11 +292,21 @@ impl Line {
         look_every(&self.shared.config)
     }
 
-    /// Another endpoint leads: make sure that this one could.
+    /// Another endpoint leads: make sure that this one could. However often it is poked, and whoever leads meanwhile, it is
+    /// compared with the followed chain in time.
     async fn stand_by(&mut self) -> Result<(), Ended> {
         self.check_chain_if_doubted().await?;
-        let every = self.every();
-        let again = self.again.filter(|pause| *pause < every);
+        let look_at = self.looked + self.every();
+        if Instant::now() >= look_at {
+            if self.shared.board().is_syncing(self.index) {
+                self.look_at_syncing().await?;
+            }
+            self.look().await?;
+            // One that cannot be asked is not taken for one that was.
+            self.looked = Instant::now();
+            return Ok(());
+        }
+        let again = self.again.map(|pause| (Instant::now() + pause, pause)).filter(|(at, _)| *at < look_at);
         let shared = self.shared.clone();
         tokio::select! {
             _ = self.leader.changed() => Ok(()),
@@ -283,14 +316,9 @@ impl Line {
                 self.check_chain_if_doubted().await?;
                 Ok(self.look_at_newest(PROBE_MIN).await?)
             }
-            () = tokio::time::sleep(again.unwrap_or(every)) => match again {
-                Some(pause) => Ok(self.look_at_newest(pause).await?),
-                None => {
-                    if self.shared.board().is_syncing(self.index) {
-                        self.look_at_syncing().await?;
-                    }
-                    Ok(self.look().await?)
-                }
+            () = tokio::time::sleep_until(again.map_or(look_at, |(at, _)| at)) => match again {
+                Some((_, pause)) => Ok(self.look_at_newest(pause).await?),
+                None => Ok(()),
             }
         }
     }
@@ -378,108 +406,18 @@ impl Line {
         }
         Ok(())
     }
-
-    /// What it was subscribed to before is not wanted any more.
-    async fn unsubscribe(&mut self) -> Result<(), CallError> {
-        match self.subscription.take() {
-            Some(subscription) => self.endpoint().unsubscribe(&subscription, self.shared.config.timeout).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Leads over a WebSocket.
-    async fn listen(&mut self) -> Result<(), Ended> {
-        if std::mem::replace(&mut self.subscribed, true) {
-            let labels = [self.shared.config.chain_id.to_string()];
-            self.shared.metrics.reconnects.with_label_values(&labels).inc();
-        }
-        self.unsubscribe().await?;
-        match self.endpoint().subscribe_heads(self.shared.config.timeout).await {
-            Ok(subscription) => {
-                self.subscription = Some(subscription.clone());
-                self.take_heads(&subscription).await
-            }
-            Err(error) if error.is_rate_limit() => Err(error.into()),
-            // A node without subscriptions can still be asked.
-            Err(CallError::Node { message, .. }) => {
-                tracing::warn!(endpoint = %self.endpoint().name, %message, "no subscriptions here, polling");
-                self.poll().await
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Takes what the subscription tells as a hint that there is something to read. Only a header whose hash is that of its
-    /// fields is as good as the block itself. `before` is the head that was told last: one that does not go on from there
-    /// may be of a reorg, or told late.
-    async fn hinted(&self, json: &RawValue, before: (u64, Hash)) -> Result<Option<Header>, CallError> {
-        let head = wire::head(json.get()).ok().flatten();
-        if head.as_ref().is_some_and(|head| (head.number, head.hash) == (Some(before.0), Some(before.1))) {
-            return Ok(None);
-        }
-        let header = wire::header(json.get()).ok().flatten().filter(|header| header.receipts_root.is_some());
-        match (header, head.and_then(|head| head.number)) {
-            (Some(header), _) if header.number > before.0 => Ok(Some(self.shared.trusting(header))),
-            // A node may tell of a block before it can be read.
-            (None, Some(number)) if number > before.0 => match self.block(Some(number)).await? {
-                Some(header) => Ok(Some(header)),
-                None => self.latest().await.map(Some),
-            },
-            _ => self.latest().await.map(Some),
-        }
-    }
-
-    async fn take_heads(&mut self, subscription: &str) -> Result<(), Ended> {
-        // Whatever came between the last connection and this one.
-        let header = self.latest().await?;
-        let mut newest = (header.number, header.hash);
-        let mut told = self.tell(header).await;
-        let stall_after = self.shared.config.stall_after;
-        let mut quiet_until = Instant::now() + stall_after;
-        // What was not admitted is looked at again.
-        let mut again = tokio::time::interval(PROBE_MIN.max(self.shared.config.poll_interval));
-        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut syncing = self.syncing_again();
-        let (shared, index) = (self.shared.clone(), self.index);
-        while self.leads() {
-            tokio::select! {
-                biased;
-                _ = self.leader.changed() => {}
-                _ = syncing.tick() => if self.shared.board().is_syncing(self.index) {
-                    self.look_at_syncing().await?;
-                },
-                head = shared.endpoints[index].next_head(subscription) => {
-                    if let Some(header) = self.hinted(&head?, newest).await? {
-                        quiet_until = Instant::now() + stall_after;
-                        newest = (header.number, header.hash);
-                        told = self.tell(header).await;
-                    }
-                }
-                () = shared.poke[index].notified() => self.check_chain_if_doubted().await?,
-                _ = again.tick(), if !told => {
-                    let header = self.latest().await?;
-                    told = self.tell(header).await;
-                }
-                () = tokio::time::sleep_until(quiet_until) => {
-                    // A quiet chain and a dead node look the same until the node is asked.
-                    if self.probe().await? > newest.0 {
-                        return Err(CallError::unavailable("the subscription fell silent").into());
-                    }
-                    quiet_until = Instant::now() + stall_after;
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 fn look_every(config: &ChainConfig) -> Duration {
     (config.stall_after / 3).clamp(PROBE_MIN, PROBE_MAX)
 }
 
-/// For so long it counts that an endpoint has another block, without its saying so again.
+/// For so long it counts what an endpoint said of a block, without its saying so again. It may ask to be left alone
+/// meanwhile, and take its time for the answers of a look.
 pub fn upheld_for_ns(config: &ChainConfig) -> u64 {
-    let upheld_for = look_every(config).saturating_mul(LOOKS_UPHELD).saturating_add(config.timeout);
+    let every = look_every(config);
+    let looks = every.saturating_mul(LOOKS_UPHELD).max(PAUSE_MAX.saturating_add(every));
+    let upheld_for = looks.saturating_add(config.timeout.saturating_mul(2));
     u64::try_from(upheld_for.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -35,6 +35,8 @@ const SCORE_MAX: u32 = 1_000;
 const SCORE_DEMOTED: u32 = 500;
 /// From here on it is as good as any again.
 const SCORE_RESTORED: u32 = 800;
+/// One that let nothing down for so long is as good as any again, however little it was asked meanwhile.
+const FAILING_FORGIVEN_AFTER_NS: u64 = 30_000_000_000;
 /// Durations kept for the median.
 const LATENCIES: usize = 64;
 /// So long the others are given to be where an endpoint says that the chain is, before that one is demoted.
@@ -117,6 +119,7 @@ struct Entry {
     avoidances: u32,
     score: u32,
     failing: bool,
+    failed_ns: u64,
     demotions: u64,
     latencies_ns: VecDeque<u64>,
     last_error: Option<String>,
@@ -164,6 +167,7 @@ impl Scoreboard {
             avoidances: 0,
             score: SCORE_MAX,
             failing: false,
+            failed_ns: 0,
             demotions: 0,
             latencies_ns: VecDeque::new(),
             last_error: None,
@@ -277,8 +281,9 @@ impl Scoreboard {
     }
 
     /// It did not answer as a node of this chain should.
-    pub fn failed(&mut self, index: usize) {
+    pub fn failed(&mut self, index: usize, now_ns: u64) {
         let entry = &mut self.entries[index];
+        entry.failed_ns = now_ns;
         entry.score -= entry.score / 8;
         if entry.score < SCORE_DEMOTED && !std::mem::replace(&mut entry.failing, true) {
             self.demote(index, Demotion::Failing);
@@ -392,7 +397,15 @@ impl Scoreboard {
             let entry = &self.entries[*index];
             let avoided = now_ns < avoided_until_ns(entry);
             let behind = entry.syncing || self.lags(entry, now_ns);
-            (entry.up_since_ns.is_none(), entry.ahead, avoided, behind, entry.failing, entry.priority, *index)
+            (
+                entry.up_since_ns.is_none(),
+                entry.ahead,
+                avoided,
+                behind,
+                is_failing(entry, now_ns),
+                entry.priority,
+                *index,
+            )
         });
         order
     }
@@ -426,7 +439,7 @@ impl Scoreboard {
     }
 
     fn is_demoted(&self, entry: &Entry, now_ns: u64) -> bool {
-        now_ns < entry.avoided_until_ns || entry.failing || self.is_elsewhere(entry, now_ns)
+        now_ns < entry.avoided_until_ns || is_failing(entry, now_ns) || self.is_elsewhere(entry, now_ns)
     }
 
     /// The endpoint to follow.
@@ -467,4 +480,9 @@ impl Scoreboard {
         };
         self.entries.iter().enumerate().map(status).collect()
     }
+}
+
+/// Whether too many of its answers failed of late.
+fn is_failing(entry: &Entry, now_ns: u64) -> bool {
+    entry.failing && now_ns.saturating_sub(entry.failed_ns) < FAILING_FORGIVEN_AFTER_NS
 }

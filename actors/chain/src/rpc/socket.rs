@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     dial::Socket,
-    envelope::{self, Answer, AnswerId, Packet},
+    envelope::{self, Answer, AnswerId, Packet, SUBSCRIPTION_BYTES_MAX},
     errors::CallError,
 };
 
@@ -137,6 +137,8 @@ async fn read(
         match envelope::read(&text) {
             Ok(Packet::One(answer)) => deliver(&pending, answer),
             Ok(Packet::Many(answers)) => answers.into_iter().for_each(|answer| deliver(&pending, answer)),
+            // No subscription that was taken has such a name.
+            Ok(Packet::Note { subscription, .. }) if subscription.len() > SUBSCRIPTION_BYTES_MAX => {}
             Ok(Packet::Note { subscription, result }) => {
                 let result = if result.get().len() > HEAD_BYTES_MAX { RawValue::NULL.to_owned() } else { result };
                 let heads = &mut lock(&pending).heads;
@@ -207,6 +209,7 @@ mod tests {
         }
         node.send(Ok(note("0x2", &format!("\"{}\"", "f".repeat(HEAD_BYTES_MAX))))).await.unwrap();
         node.send(Ok(note("0x1", "100"))).await.unwrap();
+        node.send(Ok(note(&"2".repeat(SUBSCRIPTION_BYTES_MAX + 1), "300"))).await.unwrap();
         node.send(Ok(note("0x2", "240"))).await.unwrap();
         // All is read once this fits.
         for _ in 0..2 {

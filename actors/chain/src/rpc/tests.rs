@@ -1,5 +1,7 @@
 //! Endpoints that are behind one another, without any network.
 
+mod standby;
+
 use std::{
     collections::BTreeSet,
     sync::{

@@ -59,6 +59,26 @@ fn prove_outage_of_a_subscription_that_was_taken_and_tells_nothing() {
     }
 }
 
+/// What it pushes has a hash of its own, which nothing else that it answers knows.
+#[test]
+fn prove_outage_of_heads_with_another_hash_than_their_blocks() {
+    for place in places(&[ws(0, 1)], &[1, 2, 3]) {
+        if place.ws {
+            read_under(place, NewHeads(Notice::OwnHash));
+        }
+    }
+}
+
+/// Everything else on the connection is answered.
+#[test]
+fn prove_outage_of_a_subscription_that_is_never_answered() {
+    for place in places(&[ws(0, 1)], &[1, 2, 3]) {
+        if place.ws {
+            read_under(place, NewHeads(Notice::Unanswered));
+        }
+    }
+}
+
 #[test]
 fn prove_outage_of_a_total_difficulty_that_cannot_be() {
     for place in places(&[ws(0, 1)], &[1, 2]) {

@@ -277,6 +277,7 @@ pub async fn notice(shared: &Shared, fault: Fault, head: &mut Value) -> Option<b
     match fault {
         Fault::FarHead | Fault::FarChain | Fault::NearHead(_) => *head = invented::head(shared, fault).await?,
         NewHeads(Notice::OtherHash) => head["hash"] = other_hash(&head["hash"]),
+        NewHeads(Notice::OwnHash) => invented::sealed_otherwise(head)?,
         NewHeads(Notice::WithoutHash) => _ = head.as_object_mut()?.remove("hash"),
         NewHeads(Notice::Never) => return Some(false),
         NewHeads(Notice::NumberOnly) => *head = json!({"number": head["number"]}),

@@ -105,6 +105,15 @@ fn near(head: &Value, blocks: u64) -> Option<Vec<Value>> {
     Some(near)
 }
 
+/// Another header of the same number and parent, with the hash of its fields.
+pub fn sealed_otherwise(head: &mut Value) -> Option<()> {
+    let mut header: Header = serde_json::from_value(head.clone()).ok()?;
+    header.gas_used += 1;
+    head["gasUsed"] = json!(format!("{:#x}", header.gas_used));
+    head["hash"] = json!(header.hash_slow());
+    Some(())
+}
+
 /// A log of a block for whoever asks with this filter.
 pub fn log(filter: &Value, block: &Value) -> Value {
     let wanted = |value: &Value| {

@@ -101,18 +101,21 @@ fn who_is_asked_to_wait_is_left_for_as_long() {
 fn one_that_fails_more_than_a_third_is_demoted_until_it_answers_again() {
     let mut board = board();
     for nth in 0..300 {
-        if nth % 4 == 0 { board.failed(0) } else { board.answered(0, 5_000_000) }
+        if nth % 4 == 0 { board.failed(0, S) } else { board.answered(0, 5_000_000) }
     }
     assert_eq!(board.leader(S), Some(0), "a quarter is borne");
     for nth in 0..300 {
-        if nth % 2 == 0 { board.failed(0) } else { board.answered(0, 5_000_000) }
+        if nth % 2 == 0 { board.failed(0, S) } else { board.answered(0, 5_000_000) }
     }
     assert_eq!(board.leader(S), Some(1));
     assert_eq!(board.take_demoted(), [(0, Demotion::Failing)]);
     let status = &board.status(S)[0];
     assert!(status.score < 50 && !status.healthy && status.latency_p50_ms == Some(5.0), "{status:?}");
+    assert_eq!(board.leader(31 * S), Some(0), "it let nothing down for long, and was asked nothing either");
+    board.failed(0, 31 * S);
+    assert_eq!(board.leader(31 * S), Some(1), "the next failure counts");
     (0..30).for_each(|_| board.answered(0, 1));
-    assert_eq!(board.leader(S), Some(0));
+    assert_eq!(board.leader(31 * S), Some(0));
 }
 
 /// Once it was right about some blocks above the others. Then it makes up a far head.
