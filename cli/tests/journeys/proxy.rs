@@ -57,6 +57,10 @@ pub enum Fault {
     /// lowest links to the node's head, and each has a log for whoever asks.
     NearHead(u64),
     Logs(Lie),
+    /// This method gets the status 403.
+    Without(&'static str),
+    /// Every third block that is asked for by its number is `null`: a balancer's nodes do not have the same.
+    NullBlocks,
     /// An answer with more logs than this is refused in this way.
     LogsMax(usize, Refusal),
     /// Every batch is refused as if it were one request.
@@ -99,6 +103,10 @@ pub enum Lie {
     Sometimes,
     /// They are asked of a node that is so many blocks behind, and says nothing of that. Everything else is not.
     Behind(u64),
+    /// There are none by the hash of a block, and no receipts are served.
+    ByHash,
+    /// Their indexes count in each transaction.
+    PerTransaction,
     /// Every third block has one more log, which is in no receipt and not in the bloom, whoever asks for it and how.
     Outside,
 }
@@ -133,6 +141,8 @@ pub enum Form {
     TimeZero,
     /// The time of every log is another than its block's.
     TimeWrong,
+    /// Times are in milliseconds.
+    TimeMillis,
     /// Numbers are numbers.
     Decimal,
     /// Numbers are texts with zeros in front.

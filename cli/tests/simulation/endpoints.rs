@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     block::Block,
-    scenario::{Dates, Heads, contract, signature},
+    scenario::{ByHash, Dates, Heads, contract, signature},
     world::{Chain, Node, Trouble, hexed},
 };
 
@@ -161,10 +161,14 @@ impl Chain {
             return refused;
         }
         if let Some(hash) = filter["blockHash"].as_str() {
-            if !ways.by_hash {
+            let by_hash = ways.by_hash;
+            if by_hash == ByHash::Refused {
                 return refused;
             }
             let block = known(node, hash).ok_or((-32_000, "unknown block".to_owned()))?;
+            if by_hash == ByHash::Empty {
+                return Ok(json!([]));
+            }
             return Ok(self.block_logs(nth, &block, filter));
         }
         let (from, to) = (quantity_of(&filter["fromBlock"])?, quantity_of(&filter["toBlock"])?);

@@ -97,12 +97,20 @@ impl CallError {
         }
     }
 
+    /// Whether a contract refused the call, in words of its own.
+    fn is_revert(&self) -> bool {
+        let Self::Node { code, message, .. } = self else { return false };
+        *code == CODE_REVERTED || message.to_lowercase().contains("revert")
+    }
+
     /// Whether the node asks for fewer requests.
     pub fn is_rate_limit(&self) -> bool {
         match self {
             Self::Paced => true,
             Self::TooLarge { .. } => false,
             Self::Transport { kind, .. } => *kind == HostErrorKind::RateLimited,
+            // What a contract says of itself is no word of the node.
+            error if error.is_revert() => false,
             Self::Node { code, message, .. } => {
                 let message = message.to_lowercase();
                 let rate = ["rate limit", "per second", "compute units", "too many requests", "capacity"];
@@ -114,6 +122,9 @@ impl CallError {
     /// Whether the node says that it does not have a block. Some do so with an error instead of `null`.
     pub fn is_unknown_block(&self) -> bool {
         let Self::Node { code, message, .. } = self else { return false };
+        if self.is_revert() {
+            return false;
+        }
         let message = message.to_lowercase();
         let words = ["unknown block", "block not found", "header not found", "unknown header", "block does not exist"];
         *code == CODE_NOT_FOUND || words.iter().any(|words| message.contains(words))
@@ -140,7 +151,7 @@ impl CallError {
 
     /// Whether a smaller range of blocks may be answered.
     pub fn is_too_large(&self) -> bool {
-        if self.is_rate_limit() {
+        if self.is_rate_limit() || self.is_revert() {
             return false;
         }
         match self {
@@ -164,10 +175,10 @@ impl CallError {
             Self::TooLarge { .. } => HostError::new("chain", HostErrorKind::InvalidInput, self.message()),
             Self::Node { code, message, data } => {
                 let kind = match code {
+                    _ if self.is_revert() => HostErrorKind::InvalidInput,
                     _ if self.is_rate_limit() || *code == CODE_LIMIT_EXCEEDED => HostErrorKind::RateLimited,
                     -32601 => HostErrorKind::Unsupported,
-                    &CODE_REVERTED | -32700 | -32600 | -32602 => HostErrorKind::InvalidInput,
-                    _ if message.contains("revert") => HostErrorKind::InvalidInput,
+                    -32700 | -32600 | -32602 => HostErrorKind::InvalidInput,
                     _ => HostErrorKind::Internal,
                 };
                 let error = HostError::new("chain", kind, message.clone());
@@ -277,6 +288,8 @@ mod tests {
         let cases = [
             (node(3, "execution reverted", Some("\"0x08c379a0\"")), InvalidInput, 3, Some("0x08c379a0")),
             (node(-32000, "execution reverted: no", None), InvalidInput, -32000, None),
+            (node(3, "execution reverted: capacity exceeded", None), InvalidInput, 3, None),
+            (node(-32000, "VM Exception: revert Too many requests per second", None), InvalidInput, -32000, None),
             (node(-32015, "VM execution error.", Some("\"Reverted 0xab\"")), Internal, -32015, Some("0xab")),
             (node(-32603, "x", Some(r#"{"data":"0xcd","message":"y"}"#)), Internal, -32603, Some("0xcd")),
             (node(-32601, "no such method", None), Unsupported, -32601, None),
@@ -317,6 +330,7 @@ mod tests {
             (node(-32005, "too many requests per second", None), false),
             (http(429, ""), false),
             (node(-32601, "no such method", None), false),
+            (node(3, "execution reverted: amount exceeds limit", None), false),
             (CallError::unavailable("connection refused"), false),
         ];
         for (error, expected) in cases {
@@ -332,6 +346,7 @@ mod tests {
             (node(-32000, "header not found", None), true),
             (node(-32001, "resource not found", None), true),
             (node(-32601, "the method does not exist", None), false),
+            (node(3, "execution reverted: unknown block", None), false),
             (CallError::unavailable("block not found"), false),
         ];
         for (error, expected) in cases {

@@ -207,12 +207,15 @@ impl Line {
         Ok(answer)
     }
 
-    /// Asks whether the endpoint says itself that it does not have the chain yet. Not every node knows the question.
+    /// Asks whether the endpoint says itself that it does not have the chain yet. Not every node knows the question, and what
+    /// stands before it may forbid it in any form. Whether it can be reached at all the other questions show.
     async fn look_at_syncing(&self) -> Result<(), CallError> {
         let syncing = match self.ask("eth_syncing", "[]").await {
             Ok(answer) => wire::is_syncing(answer.get()),
-            Err(error) if matches!(error, CallError::Node { .. }) && !error.is_rate_limit() => false,
-            Err(error) => return Err(error),
+            Err(error) if error.is_rate_limit() => return Err(error),
+            Err(CallError::Node { .. }) => false,
+            // It says nothing new.
+            Err(_) => return Ok(()),
         };
         self.shared.update(|board, _| board.syncing(self.index, syncing));
         Ok(())

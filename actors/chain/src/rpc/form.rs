@@ -301,7 +301,8 @@ impl de::Visitor<'_> for Hex {
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<u8>, E> {
         let trimmed = text.trim();
-        let hex = digits(trimmed).unwrap_or(trimmed);
+        // An address of XDC Network begins with its letters.
+        let hex = digits(trimmed).or_else(|| trimmed.strip_prefix("xdc")).unwrap_or(trimmed);
         let bytes = match hex.len() % 2 {
             0 => hex::decode(hex),
             _ if self.padded => hex::decode(format!("0{hex}")),
@@ -408,6 +409,7 @@ mod tests {
         check(&[
             (r#""0x0102""#, Ok(Fixed([1, 2]))),
             (r#""0X0aF0""#, Ok(Fixed([10, 240]))),
+            (r#""xdc0af0""#, Ok(Fixed([10, 240]))),
             (r#""0102""#, Ok(Fixed([1, 2]))),
             (r#""0x102""#, Ok(Fixed([1, 2]))),
             (r#""0x2""#, Ok(Fixed([0, 2]))),

@@ -156,11 +156,14 @@ impl RpcBackend {
         // What was told without its seal, by whom.
         let mut unsealed: Vec<(usize, Vec<Header>)> = Vec::new();
         let order = self.shared.order();
-        let alone = order.len() == 1;
+        let (alone, count) = (order.len() == 1, order.len());
+        // The most that anybody had, while another one may have all of it.
+        let mut short: Option<Vec<Header>> = None;
         for (nth, index) in order.into_iter().enumerate() {
             if nth > 0 {
                 self.shared.fell_back();
             }
+            let most = self.shared.endpoints[index].shape().batch.current();
             let mut answer = self.some_headers(index, asked, requests, highest).await;
             let lacks_seal = |found: &[Header]| {
                 let lacks = found.iter().any(|header| header.receipts_root.is_none());
@@ -195,7 +198,11 @@ impl RpcBackend {
                         self.shared.trust().sealed();
                         unsealed.iter().for_each(|(index, _)| self.shared.lied(*index, UNSEALED));
                     }
-                    return Ok(Some(found));
+                    if (found.len() as u64) < most.min(requests.len() as u64) && nth + 1 < count {
+                        short = short.into_iter().chain([found]).max_by_key(Vec::len);
+                        continue;
+                    }
+                    return Ok(short.into_iter().chain([found]).max_by_key(Vec::len));
                 }
                 Ok(None) => result = Ok(None),
                 Err(error) => {
@@ -205,10 +212,10 @@ impl RpcBackend {
                 }
             }
         }
-        result
+        short.map_or(result, |found| Ok(Some(found)))
     }
 
-    /// The first of these headers, as many as this endpoint takes at once. `None` when one of them is not there.
+    /// The first of these headers, as many as this endpoint has and takes at once. `None` when the first is not there.
     async fn some_headers(
         &self,
         index: usize,
@@ -243,7 +250,7 @@ impl RpcBackend {
         }
     }
 
-    /// These headers, or `None` when one of them is not there.
+    /// These headers, or those before the first that is not there. `None` when none of them is.
     pub(super) async fn ask_headers(
         &self,
         index: usize,
@@ -265,7 +272,7 @@ impl RpcBackend {
         let mut headers = Vec::with_capacity(requests.len());
         for answer in answers {
             let json = match answer {
-                Err(error) if error.is_unknown_block() => return Ok(None),
+                Err(error) if error.is_unknown_block() => break,
                 // A smaller batch may be answered; how it goes then is held against it.
                 Err(error) if batch => return Err(error),
                 answer => answer.inspect_err(|error| self.shared.let_down(index, error))?,
@@ -273,10 +280,10 @@ impl RpcBackend {
             let header = wire::header(json.get()).map_err(CallError::nonsense);
             match header.inspect_err(|error| self.misread(index, error))? {
                 Some(header) => headers.push(self.shared.trusting(header)),
-                None => return Ok(None),
+                None => break,
             }
         }
-        Ok(Some(headers))
+        Ok(Some(headers).filter(|headers| !headers.is_empty()))
     }
 
     /// These headers from an endpoint that is on the followed chain; as if they were not there from any other. One may be

@@ -21,7 +21,7 @@ use super::{
     wire,
 };
 use crate::{
-    config::Verify,
+    config::{BloomUse, Verify},
     filter::{Union, allows, is_doubtful},
     header::Header,
     tracker::Failure,
@@ -60,7 +60,15 @@ pub(super) fn doubts_about(block: &Header, union: &Union, logs: &[Log]) -> Doubt
 
 /// Whether all logs of a block were asked for, and some are missing before the last that is there.
 pub(super) fn has_gaps(union: &Union, logs: &[Log]) -> bool {
-    union.is_everything() && (0..).zip(logs).any(|(place, log)| log.log_index != place)
+    let follows = |place: usize, log: &Log| match place.checked_sub(1).map(|before| &logs[before]) {
+        Some(last) if last.transaction_index == log.transaction_index => {
+            log.log_index.checked_sub(1) == Some(last.log_index)
+        }
+        _ => u64::from(log.log_index) == u64::from(log.transaction_index) << 16,
+    };
+    let is_by_block = (0..).zip(logs).all(|(place, log)| log.log_index == place);
+    let is_by_transaction = logs.iter().enumerate().all(|(place, log)| follows(place, log));
+    union.is_everything() && !is_by_block && !is_by_transaction
 }
 
 pub(super) fn of(number: u64, logs: &[Log]) -> &[Log] {
@@ -86,15 +94,31 @@ impl RpcBackend {
             }
         })?;
         let json = answers.pop().unwrap_or_else(|| Err(CallError::nonsense("it is empty")))?;
-        let logs = wire::logs(self.shared.config.chain_id, json.get()).map_err(CallError::nonsense);
-        let logs = logs.inspect_err(|error| self.misread(index, error))?;
-        if logs.iter().any(|read| read.renumbered) && self.shared.trust().renumbers() {
-            tracing::warn!(
-                chain_id = self.shared.config.chain_id,
-                "log indexes of this chain are counted per transaction"
-            );
+        let logs = wire::logs(self.shared.config.chain_id, json.get());
+        let logs = logs.and_then(|logs| self.numbered(logs)).map_err(CallError::nonsense);
+        logs.inspect_err(|error| self.misread(index, error))
+    }
+
+    /// Logs whose indexes may be those of this chain.
+    fn numbered(&self, logs: Vec<wire::ReadLog>) -> Result<Vec<wire::ReadLog>, String> {
+        if logs.iter().any(|read| read.renumbered) {
+            let mut trust = self.shared.trust();
+            // Where receipts can be had, they tell which log is which.
+            if !trust.may_renumber() {
+                return Err("two of its logs have one index in their block".to_owned());
+            }
+            if trust.renumbers() {
+                let chain_id = self.shared.config.chain_id;
+                tracing::warn!(chain_id, "log indexes of this chain are counted per transaction");
+            }
         }
         Ok(logs)
+    }
+
+    /// Logs that were asked for in several parts.
+    pub(super) fn joined(&self, index: usize, mut logs: Vec<wire::ReadLog>) -> Result<Vec<wire::ReadLog>, CallError> {
+        let joined = wire::in_place(&mut logs).and_then(|()| self.numbered(logs)).map_err(CallError::nonsense);
+        joined.inspect_err(|error| self.misread(index, error))
     }
 
     /// The logs of one block as one endpoint tells them. What cannot be is held against it.
@@ -106,17 +130,18 @@ impl RpcBackend {
         patience: Duration,
         purpose: Purpose,
     ) -> Result<Claim, Failure> {
-        let by_hash = self.shared.endpoints[index].shape().by_hash;
         let mut logs = Vec::new();
         let most = self.shared.endpoints[index].shape().list.current();
         let parts = union.parts(most);
         for part in &parts {
-            logs.extend(self.part_of_block(index, header, part, by_hash, patience, purpose).await?);
+            logs.extend(self.part_of_block(index, header, part, patience, purpose).await?);
         }
         if parts.len() > 1 {
-            logs.sort_by_key(|log| log.log_index);
-            logs.dedup();
+            let failed =
+                |error: CallError| Failure::Failed(format!("{}: {}", self.shared.name(index), error.message()));
+            logs = self.joined(index, logs).map_err(failed)?;
         }
+        let mut logs: Vec<Log> = logs.into_iter().map(|read| read.log).collect();
         if let Some(what) = impossible(header, union, &logs) {
             self.shared.lied(index, what);
             return Err(Failure::Failed(format!("{}: {what}", self.shared.name(index))));
@@ -132,16 +157,27 @@ impl RpcBackend {
         index: usize,
         header: &Header,
         union: &Union,
-        by_hash: bool,
         patience: Duration,
         purpose: Purpose,
-    ) -> Result<Vec<Log>, Failure> {
+    ) -> Result<Vec<wire::ReadLog>, Failure> {
         let failed = |error: CallError| Failure::Failed(format!("{}: {}", self.shared.name(index), error.message()));
-        let filter = of_block(union, header, true);
         let list = union.longest_list();
-        if by_hash {
-            match self.ask_logs(index, purpose, filter, true, patience).await {
-                Ok(logs) => return Ok(logs.into_iter().map(|read| read.log).collect()),
+        let now_ns = self.shared.clock.monotonic_ns();
+        let finds = self.shared.endpoints[index].shape().finds_by_hash(now_ns);
+        if finds != Some(false) {
+            match self.ask_logs(index, purpose, of_block(union, header, true), true, patience).await {
+                Ok(logs) if !logs.is_empty() => {
+                    self.shared.endpoints[index].shape().found_by_hash();
+                    return Ok(logs);
+                }
+                Ok(none) => {
+                    let may_hold = header.promises().is_none_or(|bloom| is_doubtful(union, bloom, &[]));
+                    let is_shown = finds == Some(true) || !may_hold;
+                    return match is_shown || !self.shared.endpoints[index].shape().is_asked_twice(&header.hash) {
+                        true => Ok(none),
+                        false => Ok(self.or_by_number(index, header, union, patience, purpose).await),
+                    };
+                }
                 Err(error) if refusal(&error) == Some(Refusal::Refused) => {
                     tracing::debug!(endpoint = %self.shared.name(index), error = %error.message(), "logs by hash were refused");
                     if list > 1 {
@@ -155,24 +191,62 @@ impl RpcBackend {
             }
         }
         // Not every node takes a hash here. By number the answer may be of another branch, and an empty one does not say.
-        let logs =
-            self.ask_logs(index, purpose, of_block(union, header, false), false, patience).await.map_err(failed)?;
-        let logs: Vec<Log> = logs.into_iter().map(|read| read.log).collect();
-        if logs.is_empty() {
-            let params = by_number(header.number).map_err(failed)?;
-            let found = self.ask_headers(index, Asked::Blocks, &[("eth_getBlockByNumber", &*params)]).await;
-            let found = found.map_err(failed)?.unwrap_or_default();
-            if found.first().is_none_or(|found| found.hash != header.hash) {
-                let what = format!("{} does not have block {} of this branch", self.shared.name(index), header.number);
-                return Err(Failure::Failed(what));
+        let logs = self.ask_logs(index, purpose, of_block(union, header, false), false, patience).await;
+        let logs = logs.map_err(failed)?;
+        let is_of_branch = match logs.first() {
+            Some(read) => read.log.block_number != header.number || read.log.block_hash == header.hash.0,
+            None => {
+                let params = by_number(header.number).map_err(failed)?;
+                let found = self.ask_headers(index, Asked::Blocks, &[("eth_getBlockByNumber", &*params)]).await;
+                let found = found.map_err(failed)?.unwrap_or_default();
+                found.first().is_some_and(|found| found.hash == header.hash)
             }
+        };
+        if !is_of_branch {
+            let what = format!("{} does not have block {} of this branch", self.shared.name(index), header.number);
+            return Err(Failure::Failed(what));
         }
-        if by_hash {
+        if finds != Some(false) {
             let mut shape = self.shared.endpoints[index].shape();
-            shape.list.accepted(list, self.shared.clock.monotonic_ns());
-            shape.by_hash = false;
+            shape.list.accepted(list, now_ns);
+            shape.lacks_by_hash(now_ns);
         }
         Ok(logs)
+    }
+
+    /// The logs of a block of which an endpoint told none by its hash. Nothing has shown yet that it finds any like that: some
+    /// nodes tell none, without a word.
+    async fn or_by_number(
+        &self,
+        index: usize,
+        header: &Header,
+        union: &Union,
+        patience: Duration,
+        purpose: Purpose,
+    ) -> Vec<wire::ReadLog> {
+        let endpoint = &self.shared.endpoints[index];
+        let is_of_block = |read: &wire::ReadLog| read.log.block_hash == header.hash.0;
+        let by_number = self.ask_logs(index, purpose, of_block(union, header, false), true, patience).await;
+        let logs = match by_number {
+            Ok(logs) if !logs.is_empty() && logs.iter().all(is_of_block) => logs,
+            _ => {
+                endpoint.shape().found_none();
+                return Vec::new();
+            }
+        };
+        // It may have got them meanwhile.
+        match self.ask_logs(index, purpose, of_block(union, header, true), true, patience).await {
+            Ok(again) if !again.is_empty() => {
+                endpoint.shape().found_by_hash();
+                again
+            }
+            Ok(_) => {
+                tracing::warn!(endpoint = %endpoint.name, block = header.number, "it finds logs by block number only");
+                endpoint.shape().lacks_by_hash(self.shared.clock.monotonic_ns());
+                logs
+            }
+            Err(_) => logs,
+        }
     }
 
     pub(super) async fn read_block_logs(&self, blocks: &[Header], union: &Union) -> Result<Vec<Vec<Log>>, Failure> {
@@ -231,9 +305,11 @@ impl RpcBackend {
     }
 
     /// Whether nothing is known that an answer about a block's logs can be held against.
-    fn is_unheld(&self, block: &Header, logs: &[Log]) -> bool {
-        let is_empty = logs.is_empty() && block.gas_used == Some(0);
-        !is_empty && !self.shared.trust().says_something(block)
+    pub(super) fn is_unheld(&self, block: &Header, logs: &[Log]) -> bool {
+        let trust = self.shared.trust();
+        // Where nothing is told of blooms, logs may come without gas as well.
+        let is_empty = logs.is_empty() && block.gas_used == Some(0) && trust.bloom() != BloomUse::Ignore;
+        !is_empty && !trust.says_something(block)
     }
 
     /// The other endpoints that can say what is in a block, best first.
@@ -294,6 +370,11 @@ impl RpcBackend {
     async fn logs_of_several(&self, blocks: &[Header], union: &Union) -> Option<Vec<Vec<Log>>> {
         let (first, last) = (blocks.first()?.number, blocks.last()?.number);
         let index = self.shared.order().first().copied()?;
+        let leaves_out = self.shared.endpoints[index].shape().leaves_out(self.shared.clock.monotonic_ns());
+        let is_compared = blocks.first().is_some_and(|block| self.is_unheld(block, &[]));
+        if leaves_out || (is_compared && !self.others(index).is_empty()) {
+            return None;
+        }
         let told =
             self.told_of_range(index, first, last, union, blocks, self.shared.config.timeout, Purpose::Logs).await;
         let told = told.ok()??;

@@ -15,11 +15,12 @@ use super::{
     follow::by_number,
     headers::{Asked, refusal},
     logs::{Claim, doubts_about, impossible, of},
+    shape::Refusal,
     wire,
 };
 use crate::{
     backend::Ranged,
-    config::{BloomUse, Verify},
+    config::Verify,
     filter::{Union, allows},
     header::Header,
     tracker::Failure,
@@ -31,6 +32,8 @@ const WITNESS: Duration = Duration::from_secs(2);
 const SETTLED_MAX: usize = 32;
 /// Blocks without logs in a range that are looked at when nobody else can be asked.
 const LOOKED_AT: usize = 2;
+/// Shorter ranges are asked for because longer ones were refused.
+const LOOKED_AT_OF: u64 = 8;
 
 /// One endpoint's answer about a range.
 pub(super) struct Told {
@@ -86,6 +89,7 @@ impl RpcBackend {
                 1 if list > 1 => shape.list.refused(list, refusal),
                 1 => {
                     shape.range.refused(1, refusal);
+                    shape.list.refused(1, refusal);
                     false
                 }
                 _ => shape.range.refused(size, refusal),
@@ -132,8 +136,7 @@ impl RpcBackend {
                 logs.extend(self.ask_logs(index, purpose, Value::Object(filter), true, patience).await?);
             }
             if parts.len() > 1 {
-                logs.sort_by_key(|read: &wire::ReadLog| (read.log.block_number, read.log.log_index));
-                logs.dedup_by(|a, b| a.log == b.log);
+                logs = self.joined(index, logs)?;
             }
             Ok::<_, CallError>(logs)
         };
@@ -165,11 +168,18 @@ impl RpcBackend {
         known: &[Header],
     ) -> Result<Ranged, Failure> {
         if self.shared.trust().verify == Verify::Always {
-            return self.proven_range(from, to, union, known).await;
+            return self.each_of_range(from, to, union, known).await;
         }
         let mut failure = Failure::Failed("no endpoint may be used".into());
         let order = self.shared.order();
+        let now_ns = self.shared.clock.monotonic_ns();
+        let up: Vec<usize> = order.iter().copied().filter(|index| self.shared.is_up(*index)).collect();
+        let all_leave_out = up.iter().all(|index| self.shared.endpoints[*index].shape().leaves_out(now_ns));
+        if !up.is_empty() && all_leave_out {
+            return self.each_of_range(from, to, union, known).await;
+        }
         let mut best: Option<(Told, Vec<Header>)> = None;
+        let mut was_answered = false;
         for (nth, index) in order.iter().copied().enumerate() {
             let second = best.is_some();
             if second && !self.shared.is_up(index) {
@@ -192,6 +202,7 @@ impl RpcBackend {
                     continue;
                 }
                 Err(error) => {
+                    was_answered |= refusal(&error) == Some(Refusal::Refused);
                     failure = Failure::Failed(format!("{}: {}", self.shared.name(index), error.message()));
                     continue;
                 }
@@ -204,7 +215,7 @@ impl RpcBackend {
             let doubts = self.doubts(&told, from, union, known);
             match best.take() {
                 None if doubts.len() <= SETTLED_MAX && self.covers(known, from, told.to) => {
-                    return self.finish(told, from, union, known, doubts).await;
+                    return self.finish(told, from, union, known, doubts, false).await;
                 }
                 // Nothing is known to hold it against, or too much speaks against it: somebody else is asked.
                 None => best = Some((told, doubts)),
@@ -214,7 +225,9 @@ impl RpcBackend {
             }
         }
         match best {
-            Some((told, doubts)) => self.finish(told, from, union, known, doubts).await,
+            Some((told, doubts)) => self.finish(told, from, union, known, doubts, true).await,
+            // Its blocks may be had one by one, or from their receipts.
+            None if was_answered => self.each_of_range(from, to, union, known).await.map_err(|_| failure),
             None => Err(failure),
         }
     }
@@ -256,9 +269,7 @@ impl RpcBackend {
         let places = [0, logs.len() / 2, logs.len().saturating_sub(1)];
         let numbers: BTreeSet<u64> =
             places.iter().filter_map(|place| logs.get(*place)).map(|log| log.block_number).collect();
-        let is_known = |number: &u64| known.iter().any(|header| header.number == *number);
-        let numbers: Vec<u64> = numbers.into_iter().filter(|number| !is_known(number)).collect();
-        let headers = self.read_headers(Asked::History, &numbers).await?;
+        let headers = self.read_headers(Asked::History, &unknown(numbers, known)).await?;
         Ok(headers.iter().find_map(|header| {
             let of_block = of(header.number, &logs);
             let excluded = header.bloom.as_deref().is_some_and(|bloom| of_block.iter().any(|log| !allows(bloom, log)));
@@ -301,7 +312,7 @@ impl RpcBackend {
             .collect();
         if differ.is_empty() && first_doubts.is_empty() {
             let told = Told { index: first.index, to, logs: up_to(first.logs, to), end_hash };
-            return self.finish(told, from, union, known, vec![]).await;
+            return self.finish(told, from, union, known, vec![], false).await;
         }
         // Whoever has less speaking against it is gone on with.
         let (told, doubts) = match second_doubts.len() < first_doubts.len() {
@@ -322,7 +333,8 @@ impl RpcBackend {
         self.settle_some(told, numbers, end_hash.is_some(), union, known).await
     }
 
-    /// Settles what is in doubt of an answer, and hands on the rest as it was told.
+    /// Settles what is in doubt of an answer, and hands on the rest as it was told. `alone` where nobody else answered.
+    #[allow(clippy::too_many_arguments, reason = "all of it belongs to one answer")]
     async fn finish(
         &self,
         told: Told,
@@ -330,6 +342,7 @@ impl RpcBackend {
         union: &Union,
         known: &[Header],
         doubts: Vec<Header>,
+        alone: bool,
     ) -> Result<Ranged, Failure> {
         let mut numbers: Vec<u64> = doubts.iter().map(|header| header.number).collect();
         let (mut told, mut has_end) = (told, true);
@@ -338,27 +351,45 @@ impl RpcBackend {
             told = Told { to: number - 1, logs: up_to(told.logs, number - 1), ..told };
             has_end = false;
         }
-        if !self.covers(known, from, told.to) && self.shared.order().len() == 1 {
-            numbers.extend(self.look_between(&told, from, union, known).await?);
-            numbers.sort_unstable();
-            numbers.dedup();
+        if alone && !self.covers(known, from, told.to) && self.leaves_out(&told, from, union, known).await? {
+            let endpoint = self.shared.name(told.index);
+            tracing::warn!(endpoint, from, to = told.to, "logs were left out of a range: each block is asked for");
+            self.shared.endpoints[told.index].shape().left_out(self.shared.clock.monotonic_ns());
+            return self.each_of_range(from, told.to, union, known).await;
         }
         self.settle_some(told, numbers, has_end, union, known).await
     }
 
-    /// Of a range that nobody else can be asked about, blocks without logs whose blooms promise some.
-    async fn look_between(&self, told: &Told, from: u64, union: &Union, known: &[Header]) -> Result<Vec<u64>, Failure> {
-        if self.shared.trust().bloom() == BloomUse::Ignore {
-            return Ok(vec![]);
-        }
+    /// Whether the answer about a range that nobody else can be asked about leaves out logs, as far as some of its blocks
+    /// show. They are among those of which it told none.
+    async fn leaves_out(&self, told: &Told, from: u64, union: &Union, known: &[Header]) -> Result<bool, Failure> {
         let has_logs: BTreeSet<u64> = told.logs.iter().map(|read| read.log.block_number).collect();
         let span = told.to - from + 1;
+        if span < LOOKED_AT_OF {
+            return Ok(false);
+        }
         let places = (1..=LOOKED_AT as u64).map(|nth| from + span * nth / (LOOKED_AT as u64 + 1));
         let numbers: BTreeSet<u64> = places.filter(|number| *number <= told.to && !has_logs.contains(number)).collect();
-        let is_known = |number: &u64| known.iter().any(|header| header.number == *number);
-        let numbers: Vec<u64> = numbers.into_iter().filter(|number| !is_known(number)).collect();
-        let headers = self.read_headers(Asked::History, &numbers).await?;
-        Ok(headers.iter().filter(|header| doubts_about(header, union, &[]).any()).map(|header| header.number).collect())
+        for header in self.read_headers(Asked::History, &unknown(numbers, known)).await? {
+            let doubts = doubts_about(&header, union, &[]);
+            let logs = if self.is_worth_settling(&header, doubts) {
+                let claim = Claim { index: told.index, logs: vec![] };
+                let settled = self.settle(&header, union, vec![claim]).await?;
+                self.doubted(header.number, doubts, &[], &settled);
+                settled.logs
+            } else if self.is_unheld(&header, &[]) {
+                let patience = self.shared.config.timeout;
+                let claim = self.claim_of_block(told.index, &header, union, patience, Purpose::SecondOpinion).await;
+                // One that does not tell shows nothing.
+                claim.map_or(vec![], |claim| claim.logs)
+            } else {
+                continue;
+            };
+            if !logs.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn settle_some(
@@ -375,9 +406,7 @@ impl RpcBackend {
         if !has_end {
             wanted.push(to);
         }
-        let missing: Vec<u64> =
-            wanted.iter().copied().filter(|number| !known.iter().any(|header| header.number == *number)).collect();
-        let read = self.read_headers(Asked::History, &missing).await?;
+        let read = self.read_headers(Asked::History, &unknown(wanted, known)).await?;
         let header = |number: u64| known.iter().chain(&read).find(|header| header.number == number);
         if !has_end {
             end_hash =
@@ -397,25 +426,19 @@ impl RpcBackend {
         Ok(Ranged { logs, to, end_hash })
     }
 
-    /// A range block by block, each proven.
-    async fn proven_range(&self, from: u64, to: u64, union: &Union, known: &[Header]) -> Result<Ranged, Failure> {
+    /// The beginning of a range, each block read for itself.
+    async fn each_of_range(&self, from: u64, to: u64, union: &Union, known: &[Header]) -> Result<Ranged, Failure> {
         let to = to.min(from + SETTLED_MAX as u64 - 1);
-        let missing: Vec<u64> =
-            (from..=to).filter(|number| !known.iter().any(|header| header.number == *number)).collect();
-        let read = self.read_headers(Asked::History, &missing).await?;
+        let read = self.read_headers(Asked::History, &unknown(from..=to, known)).await?;
         let (mut logs, mut end) = (Vec::new(), None);
         for number in from..=to {
             let header = known.iter().chain(&read).find(|header| header.number == number);
             let Some(header) = header else { return Err(Failure::Failed(format!("no header {number}"))) };
-            if !self.is_ruled_out(header, union) {
-                match self.settle(header, union, vec![]).await {
-                    Ok(settled) => logs.extend(settled.logs),
-                    // What is proven is handed on.
-                    Err(failure) => match end {
-                        Some((to, end_hash)) => return Ok(Ranged { logs, to, end_hash }),
-                        None => return Err(failure),
-                    },
-                }
+            match (self.read_block_logs(std::slice::from_ref(header), union).await, end) {
+                (Ok(read), _) => logs.extend(read.into_iter().flatten()),
+                // What is read is handed on.
+                (Err(_), Some((to, end_hash))) => return Ok(Ranged { logs, to, end_hash }),
+                (Err(failure), None) => return Err(failure),
             }
             end = Some((number, header.hash));
         }
@@ -427,17 +450,9 @@ impl RpcBackend {
     /// been found to be wrong.
     async fn date(&self, index: usize, logs: Vec<wire::ReadLog>, known: &[Header]) -> Result<Vec<Log>, Failure> {
         let dates = self.shared.endpoints[index].shape().dates;
-        let is_known = |number: u64| known.iter().any(|header| header.number == number);
-        let undated: BTreeSet<u64> = logs
-            .iter()
-            .filter(|read| {
-                let is_dated = read.dated && dates;
-                !(is_dated || is_known(read.log.block_number))
-            })
-            .map(|read| read.log.block_number)
-            .collect();
-        let undated: Vec<u64> = undated.into_iter().collect();
-        let read = self.read_headers(Asked::History, &undated).await?;
+        let undated = logs.iter().filter(|read| !(read.dated && dates));
+        let undated: BTreeSet<u64> = undated.map(|read| read.log.block_number).collect();
+        let read = self.read_headers(Asked::History, &unknown(undated, known)).await?;
         let headers: std::collections::HashMap<u64, &Header> =
             known.iter().chain(&read).map(|header| (header.number, header)).collect();
         let mut dated = Vec::with_capacity(logs.len());
@@ -454,6 +469,11 @@ impl RpcBackend {
         }
         Ok(dated)
     }
+}
+
+/// The blocks whose headers are not known.
+fn unknown(numbers: impl IntoIterator<Item = u64>, known: &[Header]) -> Vec<u64> {
+    numbers.into_iter().filter(|number| !known.iter().any(|header| header.number == *number)).collect()
 }
 
 fn up_to(mut logs: Vec<wire::ReadLog>, to: u64) -> Vec<wire::ReadLog> {

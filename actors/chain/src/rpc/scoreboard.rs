@@ -396,7 +396,7 @@ impl Scoreboard {
         order.sort_by_key(|index| {
             let entry = &self.entries[*index];
             let avoided = now_ns < avoided_until_ns(entry);
-            let behind = entry.syncing || self.lags(entry, now_ns);
+            let behind = self.is_behind(entry, now_ns);
             (
                 entry.up_since_ns.is_none(),
                 entry.ahead,
@@ -411,13 +411,18 @@ impl Scoreboard {
     }
 
     /// The endpoints whose word about how far the chain is final counts: those that are up and where the chain is, or else
-    /// those that are up, or else all. One that only answers badly counts: alone without it another one could say anything.
+    /// those that are up, or else all. One that only answers badly counts: alone without it another one could say anything. For
+    /// the same reason one that is ahead counts beside a single other: it may be that one which is behind.
     pub fn on_chain(&self, now_ns: u64) -> Vec<usize> {
         let order = self.order(now_ns);
         let up = |index: &&usize| self.entries[**index].up_since_ns.is_some();
         let there = |index: &&usize| up(index) && !self.is_elsewhere(&self.entries[**index], now_ns);
-        let all: [Vec<usize>; 3] =
-            [order.iter().filter(there).copied().collect(), order.iter().filter(up).copied().collect(), order.clone()];
+        let not_behind = |index: &&usize| up(index) && !self.is_behind(&self.entries[**index], now_ns);
+        let mut there: Vec<usize> = order.iter().filter(there).copied().collect();
+        if there.len() == 1 {
+            there = order.iter().filter(|index| there.contains(index) || not_behind(index)).copied().collect();
+        }
+        let all: [Vec<usize>; 3] = [there, order.iter().filter(up).copied().collect(), order.clone()];
         all.into_iter().find(|some| !some.is_empty()).unwrap_or_default()
     }
 
@@ -426,16 +431,17 @@ impl Scoreboard {
     pub fn witnesses(&self, now_ns: u64) -> Vec<usize> {
         let mut up = self.order(now_ns);
         up.retain(|index| self.is_up(*index));
-        let reaches = |index: &&usize| {
-            let entry = &self.entries[**index];
-            !entry.syncing && !self.lags(entry, now_ns)
-        };
+        let reaches = |index: &&usize| !self.is_behind(&self.entries[**index], now_ns);
         let reach: Vec<usize> = up.iter().filter(reaches).copied().collect();
         if reach.is_empty() { up } else { reach }
     }
 
     fn is_elsewhere(&self, entry: &Entry, now_ns: u64) -> bool {
-        entry.ahead || entry.syncing || self.lags(entry, now_ns)
+        entry.ahead || self.is_behind(entry, now_ns)
+    }
+
+    fn is_behind(&self, entry: &Entry, now_ns: u64) -> bool {
+        entry.syncing || self.lags(entry, now_ns)
     }
 
     fn is_demoted(&self, entry: &Entry, now_ns: u64) -> bool {

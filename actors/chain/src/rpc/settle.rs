@@ -59,7 +59,12 @@ enum Proof {
 
 impl RpcBackend {
     /// The logs of one block that the union covers, whatever it takes. `claims` is what endpoints have said so far.
-    pub(super) async fn settle(&self, header: &Header, union: &Union, claims: Vec<Claim>) -> Result<Settled, Failure> {
+    pub(super) async fn settle(
+        &self,
+        header: &Header,
+        union: &Union,
+        mut claims: Vec<Claim>,
+    ) -> Result<Settled, Failure> {
         let (verify, provable, outside) = {
             let trust = self.shared.trust();
             (trust.verify, trust.receipts(), trust.has_outside_logs())
@@ -70,7 +75,7 @@ impl RpcBackend {
             Verify::Always => true,
         };
         if !may_prove {
-            return self.agree(header, union, claims).await;
+            return self.agree(header, union, &mut claims).await;
         }
         let why = match self.prove(header).await {
             Proof::Logs(all) => {
@@ -84,7 +89,7 @@ impl RpcBackend {
         };
         match verify {
             Verify::Always => Err(Failure::Failed(format!("block {} cannot be proven: {why}", header.number))),
-            _ => self.agree(header, union, claims).await,
+            _ => self.agree(header, union, &mut claims).await,
         }
     }
 
@@ -117,7 +122,7 @@ impl RpcBackend {
             return proven(truth);
         }
         let suspects: Vec<usize> = more.iter().map(|claim| claim.index).collect();
-        match self.agree(header, union, more).await {
+        match self.agree(header, union, &mut more).await {
             Ok(agreed) if truth.iter().all(|log| agreed.logs.iter().any(|told| is_same(told, log))) => {
                 if agreed.logs.len() > truth.len() {
                     let news = self.shared.trust().outside_logs();
@@ -126,6 +131,8 @@ impl RpcBackend {
                 }
                 Ok(agreed)
             }
+            // Nobody could say whether there are such logs.
+            Err(failure) if outside || more.len() < 2 => Err(failure),
             _ => {
                 suspects.into_iter().for_each(|index| self.shared.lied(index, NOT_OF_RECEIPTS));
                 proven(truth)
@@ -159,6 +166,7 @@ impl RpcBackend {
         };
         let mut why = "no endpoint may be used".to_owned();
         let mut wrong: Vec<(usize, nexum_host_ifaces::Hash)> = Vec::new();
+        let mut was_heard = true;
         let order = self.shared.order();
         let alone = order.len() == 1;
         // One that is alone is asked again before the chain is taken for one that cannot be proven.
@@ -195,8 +203,14 @@ impl RpcBackend {
                         return Proof::Impossible;
                     }
                 }
-                Err(error) => why = format!("{}: {}", self.shared.name(index), error.message()),
+                Err(error) => {
+                    was_heard &= matches!(error, CallError::Node { .. }) && !error.is_rate_limit();
+                    why = format!("{}: {}", self.shared.name(index), error.message());
+                }
             }
+        }
+        if was_heard {
+            self.shared.trust().proof_missed();
         }
         Proof::None(why)
     }
@@ -243,12 +257,12 @@ impl RpcBackend {
 
     /// What endpoints agree on: two of them, or one that is alone twice. An answer that has what the bloom promises counts
     /// more than one that lacks it.
-    async fn agree(&self, header: &Header, union: &Union, mut claims: Vec<Claim>) -> Result<Settled, Failure> {
+    async fn agree(&self, header: &Header, union: &Union, claims: &mut Vec<Claim>) -> Result<Settled, Failure> {
         let several = |logs: Vec<Log>| Ok(Settled { logs, by: By::Several });
         let itself = |logs: Vec<Log>| Ok(Settled { logs, by: By::Itself });
         let mut failure = None;
         for index in self.shared.order() {
-            if let Some(winner) = self.winner(header, union, &claims) {
+            if let Some(winner) = self.winner(header, union, claims) {
                 return several(winner);
             }
             if claims.iter().any(|claim| claim.index == index) {
@@ -268,11 +282,11 @@ impl RpcBackend {
                 Err(error) => failure = Some(error),
             }
         }
-        if let Some(winner) = self.winner(header, union, &claims) {
+        if let Some(winner) = self.winner(header, union, claims) {
             return several(winner);
         }
         let named = |claim: &Claim| format!("{} tells {}", self.shared.name(claim.index), claim.logs.len());
-        match &*claims {
+        match &**claims {
             [] => Err(failure.unwrap_or_else(|| Failure::Failed("no endpoint may be used".into()))),
             // Nobody else could say anything.
             [only] => {

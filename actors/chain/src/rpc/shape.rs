@@ -3,10 +3,20 @@
 //! Pure. What a node refuses it says in any words, or in none. So a refusal makes the next question smaller whatever it
 //! says, and only a smaller question that is answered shows that it was the size.
 
+use nexum_host_ifaces::Hash;
+
 /// How long a size that was refused is not tried again.
 const FORGOTTEN_AFTER_NS: u64 = 600_000_000_000;
 /// Failures in a row that say nothing of size, after which a smaller question is tried all the same.
 const SILENT_FAILURES_MAX: u32 = 2;
+
+/// So many blocks of which one told no logs by their hash are asked for by their numbers, too; then one in [`SAMPLED`].
+const ASKED_TWICE: u32 = 16;
+const SAMPLED: u8 = 16;
+
+fn is_remembered(since_ns: u64, now_ns: u64) -> bool {
+    now_ns.saturating_sub(since_ns) < FORGOTTEN_AFTER_NS
+}
 
 /// Why a question brought no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +108,14 @@ pub struct Shape {
     pub list: Size,
     /// Whether it serves `eth_getBlockReceipts`, as far as it is known.
     pub receipts: Option<bool>,
-    /// Whether it takes the hash of a block in `eth_getLogs`.
-    pub by_hash: bool,
+    /// Whether it ever found logs by the hash of their block.
+    found_by_hash: bool,
+    /// Since when it is known not to.
+    lacks_by_hash: Option<u64>,
+    /// How often it told none, asked in either way.
+    found_none: u32,
+    /// Since when it is known to leave out logs of a range that it has when it is asked for their block alone.
+    leaves_out: Option<u64>,
     /// Whether the times that it gives logs are those of their blocks.
     pub dates: bool,
 }
@@ -111,16 +127,59 @@ impl Shape {
             batch: Size::new(batch_max),
             list: Size::new(list_max),
             receipts: None,
-            by_hash: true,
+            found_by_hash: false,
+            lacks_by_hash: None,
+            found_none: 0,
+            leaves_out: None,
             dates: true,
         }
+    }
+
+    /// Whether it finds logs by the hash of their block in `eth_getLogs`, as far as it is known.
+    pub fn finds_by_hash(&self, now_ns: u64) -> Option<bool> {
+        match self.lacks_by_hash {
+            Some(since_ns) if is_remembered(since_ns, now_ns) => Some(false),
+            _ => self.found_by_hash.then_some(true),
+        }
+    }
+
+    pub fn found_by_hash(&mut self) {
+        (self.found_by_hash, self.lacks_by_hash) = (true, None);
+    }
+
+    pub fn lacks_by_hash(&mut self, now_ns: u64) {
+        self.lacks_by_hash = Some(now_ns);
+    }
+
+    /// It told no logs of a block, asked by its hash and by its number.
+    pub fn found_none(&mut self) {
+        self.found_none = self.found_none.saturating_add(1);
+    }
+
+    /// Whether one that tells no logs of a block by its hash is asked for its number besides.
+    pub fn is_asked_twice(&self, block: &Hash) -> bool {
+        self.found_none < ASKED_TWICE || block.0[31].is_multiple_of(SAMPLED)
+    }
+
+    /// It left out logs of a range that it has when it is asked for their block alone.
+    pub fn left_out(&mut self, now_ns: u64) {
+        self.leaves_out = Some(now_ns);
+    }
+
+    pub fn leaves_out(&self, now_ns: u64) -> bool {
+        self.leaves_out.is_some_and(|since_ns| is_remembered(since_ns, now_ns))
     }
 
     /// What has been learnt, for whoever looks.
     pub fn learnt(&self) -> Vec<String> {
         let sizes = [(&self.range, "blocks a range"), (&self.batch, "requests a batch"), (&self.list, "addresses")];
         let sizes = sizes.iter().filter(|(size, _)| size.is_learnt());
-        sizes.map(|(size, what)| format!("{} {what}", size.current())).collect()
+        let sizes = sizes.map(|(size, what)| format!("{} {what}", size.current()));
+        let habits = [
+            (self.lacks_by_hash.is_some(), "logs by block number only"),
+            (self.leaves_out.is_some(), "logs left out of ranges"),
+        ];
+        sizes.chain(habits.iter().filter(|(has, _)| *has).map(|(_, what)| (*what).to_owned())).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Endpoints that are behind one another, without any network.
 
+mod odd;
 mod standby;
 
 use std::{
@@ -47,6 +48,14 @@ struct Node {
     /// It answers no range with more logs than this, in its own words.
     logs_max: Option<usize>,
     takes_no_batches: bool,
+    /// It finds no logs by the hash of their block.
+    by_number_only: bool,
+    /// Every third header of a batch is null, whether it has the block or not.
+    nulls: bool,
+    /// Whoever asks whether it syncs gets this status.
+    no_syncing: Option<u16>,
+    /// Logs come two from each of two transactions, with indexes that count in each.
+    per_transaction: bool,
     requests: Arc<AtomicU64>,
 }
 
@@ -99,6 +108,7 @@ impl Node {
                 header
             }
             "eth_getLogs" if self.pruned => json!([]),
+            "eth_getLogs" if self.by_number_only && params[0].get("blockHash").is_some() => json!([]),
             "eth_getLogs" => {
                 let one = params[0]["blockHash"].as_str();
                 let range = match one {
@@ -121,8 +131,19 @@ impl Node {
                     .filter(|number| !hidden(*number))
                     .flat_map(|number| {
                         let outside = (self.outside == Some(number)).then(|| log(number, "22", 1));
-                        [log(number, "11", 0)].into_iter().chain(outside)
+                        let plain = [log(number, "11", 0)].into_iter().chain(outside);
+                        let other = |(at, index)| {
+                            let mut log = log(number, "11", index);
+                            log["transactionIndex"] = json!(format!("{at:#x}"));
+                            log["transactionHash"] = json!(hash(number << 8 | at));
+                            log
+                        };
+                        match self.per_transaction {
+                            true => [(3, 0), (3, 1), (7, 0), (7, 1)].into_iter().map(other).collect::<Vec<_>>(),
+                            false => plain.collect(),
+                        }
                     })
+                    .filter(|log| params[0].get("address").is_none() || log["logIndex"] == "0x1")
                     .collect();
                 match self.logs_max {
                     Some(most) if one.is_none() && logs.len() > most => {
@@ -161,13 +182,22 @@ impl Http for Node {
                 json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32600, "message": "Invalid Request"}})
                     .to_string()
             }
+            Value::Array(requests) if self.nulls => {
+                let mut answers: Vec<Value> = requests.iter().map(respond).collect();
+                answers.iter_mut().skip(2).step_by(3).for_each(|answer| answer["result"] = Value::Null);
+                Value::Array(answers).to_string()
+            }
             Value::Array(requests) => Value::Array(requests.iter().map(respond).collect()).to_string(),
             request => respond(&request).to_string(),
         };
         if text.len() > reply_bytes_max {
             return Err(Broken::TooLarge { bytes_max: reply_bytes_max });
         }
-        let status = if status == 0 { 200 } else { status };
+        let status = match self.no_syncing.filter(|_| body.contains("eth_syncing")) {
+            Some(status) => status,
+            None if status == 0 => 200,
+            None => status,
+        };
         Ok(Reply { status, retry_after: None, body: text.into_bytes(), held: meter.begin() })
     }
 }
@@ -238,71 +268,6 @@ async fn read_all(backend: &RpcBackend, to: u64, known: &[Header]) -> Vec<u64> {
         }
     }
     panic!("it does not get further than {from}")
-}
-
-/// A range that leaves out blocks whose headers are known, and promise logs.
-#[tokio::test]
-async fn what_known_blooms_promise_is_not_left_out() {
-    let liar = Node { head: 300, blooms: true, leaves_out: Some((100, 120)), ..Node::default() };
-    let honest = Node { leaves_out: None, ..liar.clone() };
-    let known: Vec<Header> = (1..=300).map(|number| header_of(&honest, number)).collect();
-    for nodes in [vec![liar.clone()], vec![liar.clone(), honest.clone()], vec![honest, liar]] {
-        let backend = backend_over(nodes);
-        up(&backend);
-        assert_eq!(read_all(&backend, 300, &known).await, (1..=300).collect::<Vec<_>>());
-    }
-}
-
-/// Where no header is known, another endpoint is asked for the same range.
-#[tokio::test]
-async fn a_range_is_held_against_another_endpoints_where_nothing_is_known() {
-    let liar = Node { head: 300, blooms: true, leaves_out: Some((100, 120)), ..Node::default() };
-    let honest = Node { leaves_out: None, ..liar.clone() };
-    let backend = backend_over(vec![liar, honest]);
-    up(&backend);
-    assert_eq!(read_all(&backend, 300, &[]).await, (1..=300).collect::<Vec<_>>());
-    assert!(!backend.endpoints()[0].healthy);
-}
-
-/// Some chains have logs that are not in their blocks' blooms.
-#[tokio::test]
-async fn what_two_say_against_a_bloom_is_the_chains_truth() {
-    let node = Node { head: 9, blooms: true, outside: Some(6), ..Node::default() };
-    for count in [1, 2] {
-        let backend = backend_over(vec![node.clone(); count]);
-        up(&backend);
-        let header = header_of(&node, 6);
-        let logs = backend.block_logs(std::slice::from_ref(&header), &all_logs()).await.unwrap();
-        assert_eq!(logs[0].len(), 2, "{count}");
-        assert!(backend.distrusts_blooms() && backend.learnt() == ["blooms leave out logs"], "{:?}", backend.learnt());
-        assert!(backend.endpoints().iter().all(|endpoint| endpoint.healthy), "{:?}", backend.endpoints());
-    }
-}
-
-/// Whatever a node says when it is asked for too much, it is asked for less.
-#[tokio::test]
-async fn a_range_gets_smaller_whatever_the_words() {
-    let node = Node { head: 1_000, logs_max: Some(90), ..Node::default() };
-    let requests = node.requests.clone();
-    let backend = backend_over(vec![node]);
-    up(&backend);
-    assert_eq!(read_all(&backend, 1_000, &[]).await, (1..=1_000).collect::<Vec<_>>());
-    assert!(requests.load(Ordering::Relaxed) < 150, "{requests:?}");
-    let learnt = &backend.endpoints()[0].learnt;
-    assert!(learnt[0].ends_with("blocks a range"), "{learnt:?}");
-}
-
-#[tokio::test]
-async fn a_node_that_takes_no_batches_is_asked_one_by_one() {
-    let backend = backend_over(vec![Node { head: 300, takes_no_batches: true, ..Node::default() }]);
-    up(&backend);
-    let numbers: Vec<u64> = (1..=200).collect();
-    let headers = backend.headers(&numbers).await.unwrap();
-    assert_eq!(headers.iter().map(|header| header.number).collect::<Vec<_>>(), numbers);
-    assert_eq!(backend.endpoints()[0].learnt, ["1 requests a batch"]);
-    let batch = vec![("eth_blockNumber".to_owned(), "[]".to_owned()); 3];
-    let answers = backend.request_batch(batch, Duration::from_secs(5), 1_000).await.unwrap();
-    assert_eq!(answers.into_iter().map(Result::unwrap).collect::<Vec<_>>(), ["\"0x12c\""; 3]);
 }
 
 /// One that tells a head far above the others' moves nobody, whatever its rank.

@@ -100,6 +100,8 @@ pub struct Trust {
     outside_logs: bool,
     /// Whether log indexes are counted per transaction.
     renumbers: bool,
+    /// Whether something could not be proven when that was needed.
+    is_proof_missed: bool,
     /// In the order of [`Doubts::kinds`].
     unfounded: [Unfounded; 3],
 }
@@ -138,6 +140,7 @@ impl Trust {
             receipts: Provable::default(),
             outside_logs: !proof::roots_cover_all_logs(chain_id),
             renumbers: false,
+            is_proof_missed: false,
             unfounded: Default::default(),
         }
     }
@@ -255,6 +258,16 @@ impl Trust {
             let leaves_out = self.bloom_is_learnt || self.unfounded[EXCLUDED].is_nature;
             !(bloom.iter().all(|byte| *byte == u8::MAX) || (bloom.is_zero() && leaves_out))
         })
+    }
+
+    /// Whether log indexes that are not those of a block may be the chain's nature. Where receipts lead to headers they are not.
+    pub fn may_renumber(&self) -> bool {
+        self.receipts != Provable::Yes && (self.headers != Provable::Yes || self.is_proof_missed)
+    }
+
+    /// What a block holds had to be proven, and nobody could do so.
+    pub fn proof_missed(&mut self) {
+        self.is_proof_missed = true;
     }
 
     /// What has been learnt, for whoever looks.

@@ -21,6 +21,8 @@ use crate::{
 /// The EVM knows no more of them.
 const TOPICS_MAX: usize = 4;
 const BLOOM_BYTES: usize = 256;
+/// The year 5138.
+const SECONDS_MAX: u64 = 100_000_000_000;
 /// AuRa has two, and nobody more than a few.
 const SEAL_FIELDS_MAX: usize = 16;
 /// The fields of headers that are read.
@@ -147,6 +149,14 @@ fn bloom(json: Option<&str>) -> Option<Bloom> {
     (data.0.len() == BLOOM_BYTES).then(|| Bloom::from_slice(&data.0))
 }
 
+/// A block's time in seconds since 1970. Some chains tell milliseconds or less: in seconds that would be after the year 5000.
+fn in_seconds(mut told: u64) -> u64 {
+    while told > SECONDS_MAX {
+        told /= 1_000;
+    }
+    told
+}
+
 /// A hash of zeros only is what some nodes write where there is none yet.
 fn hash(name: &str, json: Option<&str>) -> Result<Option<Hash>, String> {
     let json = json.filter(|json| !matches!(json.trim(), "\"0x\"" | "\"0X\""));
@@ -167,7 +177,7 @@ pub fn header(json: &str) -> Result<Option<Header>, String> {
     let number = form::required::<Quantity>("number", told("number"))?.0;
     let told_hash = hash("hash", told("hash"))?;
     let parent: Fixed<32> = form::required("parentHash", told("parentHash"))?;
-    let timestamp_s = form::required::<Quantity>("timestamp", told("timestamp"))?.0;
+    let timestamp = form::required::<Quantity>("timestamp", told("timestamp"))?.0;
     let mut lenient = Lenient::default();
     let fields = HeaderFields {
         parent_hash: B256::from(parent.0),
@@ -181,7 +191,7 @@ pub fn header(json: &str) -> Result<Option<Header>, String> {
         number,
         gas_limit: lenient.quantity(told("gasLimit")),
         gas_used: lenient.quantity(told("gasUsed")),
-        timestamp: timestamp_s,
+        timestamp,
         extra_data: lenient.bytes(told("extraData")),
         mix_hash: lenient.hash(told("mixHash")),
         nonce: lenient.read::<Fixed<8>>(told("nonce")).map(|nonce| B64::from(nonce.0)),
@@ -223,7 +233,7 @@ pub fn header(json: &str) -> Result<Option<Header>, String> {
         number,
         hash,
         parent: Hash(parent.0),
-        timestamp_s,
+        timestamp_s: in_seconds(timestamp),
         bloom: fields.logs_bloom.filter(tells).map(Box::new),
         hint: None,
         receipts_root: fields.receipts_root.filter(|_| is_sealed).map(|root| Hash(root.0)),
@@ -291,18 +301,14 @@ pub struct ReadLog {
     pub log: Log,
     /// Whether the node told the block's timestamp; otherwise it is 0.
     pub dated: bool,
-    /// Whether the node counts each transaction's logs from 0. The index is then the place among the block's logs in the
-    /// same answer, which is the place in the block only if the answer has all of them.
+    /// Whether the node counts each transaction's logs from 0. The index is then the transaction's in the upper 16 bits and
+    /// the log's own in the lower ones.
     pub renumbered: bool,
 }
 
 impl ReadLog {
     fn place(&self) -> (u64, u32, u32) {
         (self.log.block_number, self.log.log_index, self.log.transaction_index)
-    }
-
-    fn in_transaction(&self) -> (u64, u32, u32) {
-        (self.log.block_number, self.log.transaction_index, self.log.log_index)
     }
 
     /// Whether both are the same log. One may lack the timestamp.
@@ -340,7 +346,31 @@ pub fn logs(chain_id: u64, json: &str) -> Result<Vec<ReadLog>, String> {
         logs.push(log(chain_id, item).map_err(|error| format!("log {}: {error}", logs.len()))?);
         Ok(())
     })?;
+    in_place(&mut logs)?;
+    Ok(logs)
+}
+
+/// Sorts logs by block and index, and drops those that are told twice. An error where two others have one place.
+///
+/// Indexes of a block that are no places in it, because two logs have the same, are taken for ones that count from 0 in each
+/// transaction. Such a log's index becomes one that does not depend on what else was asked for: the transaction's in the
+/// upper 16 bits, its own in the lower ones.
+pub fn in_place(logs: &mut Vec<ReadLog>) -> Result<(), String> {
+    let in_one_block = |a: &ReadLog, b: &ReadLog| a.log.block_number == b.log.block_number;
     logs.sort_by_key(ReadLog::place);
+    drop_repeated(logs)?;
+    for block in logs.chunk_by_mut(in_one_block) {
+        let collides = block.windows(2).any(|pair| pair[0].log.log_index == pair[1].log.log_index);
+        if collides || block.iter().any(|read| read.renumbered) {
+            by_transaction(block)?;
+        }
+    }
+    logs.sort_by_key(ReadLog::place);
+    drop_repeated(logs)
+}
+
+/// Of logs in order.
+fn drop_repeated(logs: &mut Vec<ReadLog>) -> Result<(), String> {
     logs.dedup_by(|later, kept| {
         let same = later.is(kept);
         if same && !kept.dated {
@@ -352,39 +382,28 @@ pub fn logs(chain_id: u64, json: &str) -> Result<Vec<ReadLog>, String> {
     if logs.windows(2).any(|pair| in_one_block(pair) && pair[0].log.block_hash != pair[1].log.block_hash) {
         return Err("it holds logs of two blocks with one number".to_owned());
     }
-    if logs.windows(2).any(|pair| pair[0].place() == pair[1].place()) {
-        return Err(TWICE.to_owned());
+    match logs.windows(2).any(|pair| pair[0].place() == pair[1].place()) {
+        true => Err(TWICE.to_owned()),
+        false => Ok(()),
     }
-    if logs.windows(2).any(|pair| in_one_block(pair) && pair[0].log.log_index == pair[1].log.log_index) {
-        renumber(&mut logs)?;
-    }
-    Ok(logs)
 }
 
-/// Gives logs whose indexes count from 0 in each transaction those that count from 0 in the block. An error unless all of
-/// them are numbered like that, without a gap.
-fn renumber(logs: &mut [ReadLog]) -> Result<(), String> {
-    logs.sort_by_key(ReadLog::in_transaction);
-    let is_first = |log: &Log| log.log_index == 0;
-    let follows = |pair: &[ReadLog]| {
+fn by_transaction(block: &mut [ReadLog]) -> Result<(), String> {
+    block.sort_by_key(|read| (read.log.transaction_index, read.log.log_index));
+    let contradict = |pair: &[ReadLog]| {
         let (a, b) = (&pair[0].log, &pair[1].log);
-        let in_one_block = a.block_number == b.block_number;
-        match in_one_block && a.transaction_index == b.transaction_index {
-            true => a.transaction_hash == b.transaction_hash && b.log_index.checked_sub(1) == Some(a.log_index),
-            false => is_first(b) && !(in_one_block && a.transaction_hash == b.transaction_hash),
-        }
+        (a.transaction_index == b.transaction_index) != (a.transaction_hash == b.transaction_hash)
     };
-    if !logs.first().is_none_or(|read| is_first(&read.log)) || !logs.windows(2).all(follows) {
+    if block.windows(2).any(contradict) {
         return Err(TWICE.to_owned());
     }
-    let (mut block, mut next) = (None, 0);
-    for read in logs {
-        if block != Some(read.log.block_number) {
-            (block, next) = (Some(read.log.block_number), 0);
-        }
-        read.log.log_index = next;
+    for read in block.iter_mut().filter(|read| !read.renumbered) {
+        let (transaction, index) = (u16::try_from(read.log.transaction_index), u16::try_from(read.log.log_index));
+        let (Ok(transaction), Ok(index)) = (transaction, index) else {
+            return Err("it holds logs counted per transaction, with an index above 65535".to_owned());
+        };
+        read.log.log_index = u32::from(transaction) << 16 | u32::from(index);
         read.renumbered = true;
-        next += 1;
     }
     Ok(())
 }
@@ -427,7 +446,7 @@ fn log(chain_id: u64, json: &str) -> Result<ReadLog, String> {
     let number: Quantity = form::required("blockNumber", number)?;
     // Whoever cannot tell the time in seconds has not told it: the block's header does.
     let timestamp: Option<Quantity> = form::optional("", timestamp).ok().flatten();
-    let timestamp_s = timestamp.map_or(0, |seconds| seconds.0);
+    let timestamp_s = timestamp.map_or(0, |told| in_seconds(told.0));
     Ok(ReadLog {
         dated: timestamp_s != 0,
         renumbered: false,

@@ -5,7 +5,7 @@ use super::bed::{Place, Plan, http, places, ws};
 use crate::{
     anvil::Anvil,
     proxy::{
-        Fault::{self, Forms, Logs, LogsMax, NewHeads},
+        Fault::{self, Forms, Logs, LogsMax, NewHeads, NullBlocks, Without},
         Form, Lie, Notice, Refusal,
     },
 };
@@ -76,6 +76,46 @@ fn prove_outage_of_a_subscription_that_is_never_answered() {
         if place.ws {
             read_under(place, NewHeads(Notice::Unanswered));
         }
+    }
+}
+
+/// What stands before the node lets other questions pass.
+#[test]
+fn prove_outage_of_an_endpoint_that_forbids_to_ask_whether_it_syncs() {
+    for place in places(&[http(0, 1), ws(0, 2)], &[1, 2, 3]) {
+        read_under(place, Without("eth_syncing"));
+    }
+}
+
+/// Some of the nodes behind one address do not have a block that others have.
+#[test]
+fn prove_outage_of_a_balancer_of_which_some_nodes_lack_blocks() {
+    for place in places(&[http(0, 1), ws(0, 2)], &[1, 2, 3]) {
+        read_under(place, NullBlocks);
+    }
+}
+
+/// Logs are found by the number of their block alone, and there are no receipts to prove any.
+#[test]
+fn prove_outage_of_an_endpoint_that_finds_no_logs_by_hash() {
+    for place in places(&[ws(0, 1), http(0, 2)], &[1, 2, 3]) {
+        read_under(place, Logs(Lie::ByHash));
+    }
+}
+
+/// Log indexes are not those of the block. The receipts tell which log is which.
+#[test]
+fn prove_outage_of_log_indexes_that_count_in_each_transaction() {
+    for place in places(&[http(0, 1), ws(0, 2)], &[1, 2, 3]) {
+        read_under(place, Logs(Lie::PerTransaction));
+    }
+}
+
+/// Times in milliseconds are told in seconds, as those of every other chain.
+#[test]
+fn prove_outage_of_times_in_milliseconds() {
+    for place in places(&[ws(0, 1), http(0, 1)], &[1, 2]) {
+        read_under(place, Forms(&[Form::TimeMillis]));
     }
 }
 

@@ -79,6 +79,16 @@ pub async fn answer(shared: &Shared, fault: Fault, mut request: Value) -> Option
     let method = request["method"].as_str().unwrap_or_default().to_owned();
     match fault {
         Fault::Forbidden(whom) if meant(whom, &request) => return Some(Outcome::Forbidden),
+        Fault::Without(forbidden) if method == forbidden => return Some(Outcome::Status(403)),
+        Fault::NullBlocks if method == "eth_getBlockByNumber" && request["params"][0].as_str()?.starts_with("0x") => {
+            let asked = shared.asked.lock().unwrap().get(&method).copied().unwrap_or(0);
+            if asked.is_multiple_of(3) {
+                return Some(Outcome::Told(json!({"jsonrpc": "2.0", "id": request["id"], "result": null})));
+            }
+        }
+        Fault::Logs(Lie::ByHash) if method == "eth_getBlockReceipts" => {
+            return Some(Outcome::Told(refusal(&request["id"], -32_601, "no such method")));
+        }
         Fault::Huge(whom) if method == "eth_getLogs" && meant(whom, &request) => return Some(Outcome::Huge),
         AddressMax(most) if request["params"][0]["address"].as_array().is_some_and(|list| list.len() > most) => {
             return Some(Outcome::Told(refusal(&request["id"], -32_602, "invalid argument 0")));
@@ -228,6 +238,19 @@ fn alter_logs(lie: Lie, request: &Value, logs: &mut Vec<Value>) {
                 logs.retain(|log| !(from..=to).contains(&number(&log["blockNumber"])));
             }
         }
+        Lie::ByHash => {
+            if request["params"][0].get("blockHash").is_some() {
+                logs.clear();
+            }
+        }
+        Lie::PerTransaction => {
+            let mut next: std::collections::BTreeMap<String, u64> = Default::default();
+            for log in logs {
+                let index = next.entry(log["transactionHash"].to_string()).or_default();
+                log["logIndex"] = json!(format!("{index:#x}"));
+                *index += 1;
+            }
+        }
         Lie::Outside | Lie::Sometimes | Lie::Behind(_) => {}
     }
 }
@@ -337,6 +360,13 @@ fn write_in(form: Form, object: &mut serde_json::Map<String, Value>) {
         Form::BloomAbsent if is_block => _ = object.remove("logsBloom"),
         Form::RemovedNull if is_log => _ = object.insert("removed".into(), Value::Null),
         Form::TimeZero if is_log => _ = object.insert("blockTimestamp".into(), json!("0x0")),
+        Form::TimeMillis => {
+            for name in ["timestamp", "blockTimestamp"] {
+                if let Some(time) = object.get_mut(name) {
+                    *time = json!(format!("{:#x}", number(time) * 1_000));
+                }
+            }
+        }
         Form::TimeWrong if is_log => {
             let time = number(&object["blockNumber"]) + 1;
             object.insert("blockTimestamp".into(), json!(format!("{time:#x}")));

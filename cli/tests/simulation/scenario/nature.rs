@@ -40,6 +40,10 @@ impl ChainPlan {
         let count = self.nodes.len();
         for node in &mut self.nodes {
             node.ways = Ways::draw(chance);
+            // Without a bloom nothing tells that a block has logs.
+            if self.blooms != Blooms::Exact && node.ways.by_hash == ByHash::Empty {
+                node.ways.by_hash = ByHash::Refused;
+            }
         }
         if count > 1 && chance.percent(60) {
             let guard = usize::try_from(chance.below(count as u64)).unwrap_or(0);
@@ -80,6 +84,15 @@ pub enum Heads {
     Number,
 }
 
+/// What a node answers when it is asked for the logs of a block by its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByHash {
+    Told,
+    Refused,
+    /// None, whatever the block has.
+    Empty,
+}
+
 /// What a node takes, and how it answers, as long as it lives. 0 is without a limit.
 #[derive(Debug, Clone)]
 pub struct Ways {
@@ -101,8 +114,11 @@ pub struct Ways {
     /// Numbers are told in decimal digits.
     pub decimals: bool,
     pub subscribes: bool,
-    /// Takes a block's hash in place of a range.
-    pub by_hash: bool,
+    pub by_hash: ByHash,
+    /// Every third block of a batch is `null`, whether it has the block or not.
+    pub null_blocks: bool,
+    /// Refuses the question whether it syncs with a status.
+    pub forbids: bool,
     /// Knows what is safe and final.
     pub tags: bool,
 }
@@ -122,7 +138,9 @@ impl Ways {
             heads: Heads::Whole,
             decimals: false,
             subscribes: true,
-            by_hash: true,
+            by_hash: ByHash::Told,
+            null_blocks: false,
+            forbids: false,
             tags: true,
         }
     }
@@ -134,7 +152,7 @@ impl Ways {
         ways.refusal = *chance.pick(&refusals);
         let many = *chance.pick(&[0, 0, 1, 1, 3, 6]);
         for _ in 0..many {
-            match chance.below(12) {
+            match chance.below(14) {
                 0 => ways.batches = false,
                 1 => ways.batch_max = *chance.pick(&[1, 2, 5, 20]),
                 2 => ways.range_max = *chance.pick(&[1, 3, 10, 100]),
@@ -147,7 +165,9 @@ impl Ways {
                 8 => ways.heads = *chance.pick(&[Heads::OtherHash, Heads::NoHash, Heads::Number]),
                 9 => ways.decimals = true,
                 10 => ways.subscribes = false,
-                _ => ways.by_hash = false,
+                11 => ways.null_blocks = true,
+                12 => ways.forbids = true,
+                _ => ways.by_hash = *chance.pick(&[ByHash::Refused, ByHash::Empty]),
             }
         }
         ways.tags = !chance.percent(12);

@@ -294,22 +294,26 @@ fn a_log_told_twice_is_one_and_two_in_one_place_are_none() {
 }
 
 #[test]
-fn indexes_that_count_in_each_transaction_are_made_to_count_in_the_block() {
+fn indexes_that_count_in_each_transaction_are_told_from_those_of_the_block() {
     let at = |block: u64, transaction, index: u64| log_with(&block.to_string(), &index.to_string(), transaction, "");
+    let place = |read: &ReadLog| (read.log.block_number, read.log.log_index >> 16, read.log.log_index & 0xffff);
     let told = [at(2, 0, 0), at(1, 5, 1), at(1, 2, 0), at(1, 5, 0), at(1, 9, 0), at(1, 5, 0), at(2, 0, 1)];
     let read = logs(1, &array(&told)).unwrap();
-    let places: Vec<_> =
-        read.iter().map(|read| (read.log.block_number, read.log.transaction_index, read.log.log_index)).collect();
-    assert_eq!(places, [(1, 2, 0), (1, 5, 1), (1, 5, 2), (1, 9, 3), (2, 0, 0), (2, 0, 1)]);
-    assert!(read.iter().all(|read| read.renumbered));
+    let all = [(1, 2, 0), (1, 5, 0), (1, 5, 1), (1, 9, 0), (2, 0, 0), (2, 0, 1)];
+    assert_eq!(read.iter().map(place).collect::<Vec<_>>(), all);
+    assert_eq!(read.iter().map(|read| read.renumbered).collect::<Vec<_>>(), [true, true, true, true, false, false]);
+    // A filter leaves some of them. Each keeps the index that it has beside the others.
+    let some = logs(1, &array(&[at(1, 5, 1), at(1, 9, 1), at(2, 7, 3)])).unwrap();
+    let places: Vec<_> = some.iter().map(|read| (read.log.block_number, read.log.log_index)).collect();
+    assert_eq!(places, [(1, 5 << 16 | 1), (1, 9 << 16 | 1), (2, 3)]);
+    // What shows it may come in several answers.
+    let parts = [[at(1, 5, 0), at(1, 9, 0)], [at(1, 5, 1), at(1, 9, 3)]];
+    let mut joined: Vec<ReadLog> = parts.iter().flat_map(|part| logs(1, &array(part)).unwrap()).collect();
+    in_place(&mut joined).unwrap();
+    assert_eq!(joined.iter().map(place).collect::<Vec<_>>(), [(1, 5, 0), (1, 5, 1), (1, 9, 0), (1, 9, 3)]);
     let same_hash = log_with("1", "0", 1, &format!(r#","transactionHash":"0x{}""#, "01".repeat(32)));
-    let inconsistent = [
-        vec![at(1, 0, 0), at(1, 1, 0), at(1, 1, 2)],
-        vec![at(1, 0, 3), at(1, 1, 3)],
-        vec![at(1, 0, 0), at(1, 1, 0), at(2, 0, 4)],
-        vec![at(1, 0, 0), same_hash],
-    ];
-    for told in inconsistent {
-        refused(&array(&told), TWICE);
-    }
+    let other_hash = log_with("1", "1", 0, &format!(r#","transactionHash":"0x{}""#, "09".repeat(32)));
+    refused(&array(&[at(1, 0, 0), same_hash]), TWICE);
+    refused(&array(&[at(1, 0, 0), at(1, 1, 0), other_hash]), TWICE);
+    refused(&array(&[at(1, 0, 65_536), at(1, 1, 65_536)]), "above 65535");
 }
