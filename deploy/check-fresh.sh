@@ -224,6 +224,7 @@ run='
 cd nexum
 set -m
 SECONDS=0
+: >/tmp/run.log # what follows may be sooner than make
 make run >/tmp/run.log 2>&1 &
 make=$!
 tail -f /tmp/run.log --pid=$make & # to the log outside

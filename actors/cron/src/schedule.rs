@@ -1,8 +1,8 @@
 //! When a schedule fires. Pure; all times are milliseconds since the Unix epoch, UTC.
 //!
-//! Cron expressions are the usual ones: five fields from the minute or six from the second; Sunday is 0 or 7; when both
-//! the day of the month and the day of the week are restricted, either is enough. The `cron` crate underneath numbers
-//! Sunday 1 and wants both days at once, so expressions are translated for it.
+//! Cron expressions are those of Vixie cron, with an optional field for the second in front. Sunday is 0 or 7. When a day of
+//! the month and a day of the week are named, either is enough; when one of the two fields begins with `*`, as in `*/2`, both
+//! must match. The `cron` crate underneath numbers Sunday 1 and always wants both days, so expressions are translated for it.
 
 use std::str::FromStr;
 
@@ -16,6 +16,7 @@ const PERIOD_MS_MIN: u64 = 100;
 const PERIOD_MS_MAX: u64 = 366 * 24 * 3_600_000;
 
 const DAYS: [&str; 8] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"];
+const LONG_DAYS: [&str; 7] = ["SUNDAY", "MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY"];
 
 /// A schedule that can be used.
 #[derive(Debug, Clone)]
@@ -112,17 +113,20 @@ fn parse(expression: &str) -> Result<Vec<cron::Schedule>, String> {
     };
     let [minute, hour, day, month, weekday] = fields;
     for field in [second, minute, hour, day, month, weekday] {
+        check_signs(field).map_err(&wrong)?;
         check_steps(field).map_err(&wrong)?;
     }
+    // As written: what a field is translated to begins with no star.
+    let any_day = |field: &str| field.starts_with(['*', '?']);
+    let either = !any_day(day) && !any_day(weekday);
     let weekday = weekdays(weekday).map_err(&wrong)?;
     let one = |day: &str, weekday: &str| {
         let translated = format!("{second} {minute} {hour} {day} {month} {weekday}");
         cron::Schedule::from_str(&translated).map_err(|error| wrong(first_line(&error.to_string())))
     };
-    let any_day = |field: &str| field.starts_with('*') || field == "?";
-    let schedules = match any_day(day) || any_day(&weekday) {
-        true => vec![one(day, &weekday)?],
-        false => vec![one(day, "*")?, one("*", &weekday)?],
+    let schedules = match either {
+        false => vec![one(day, &weekday)?],
+        true => vec![one(day, "*")?, one("*", &weekday)?],
     };
     // 2000 is a leap year and as good a start as any.
     let start = DateTime::from_timestamp_millis(946_684_800_000).unwrap_or_default();
@@ -130,6 +134,19 @@ fn parse(expression: &str) -> Result<Vec<cron::Schedule>, String> {
         return Err(wrong("it never fires".to_owned()));
     }
     Ok(schedules)
+}
+
+/// Other programs know more signs: `L`, `W` and `#` pick one day of a month, `H` and `~` a time by chance.
+fn check_signs(field: &str) -> Result<(), String> {
+    if let Some(sign) = field.chars().find(|sign| !sign.is_ascii_alphanumeric() && !"*?,-/".contains(*sign)) {
+        return Err(format!(
+            "`{sign}` in `{field}` is not known: a field has numbers, names, and `*`, `,`, `-` and `/`"
+        ));
+    }
+    match field.split(',').any(str::is_empty) {
+        true => Err(format!("nothing stands on one side of a comma in `{field}`")),
+        false => Ok(()),
+    }
 }
 
 /// The crate panics on a step of zero.
@@ -155,13 +172,17 @@ fn weekday_part(part: &str) -> Result<String, String> {
         None => (part, None),
     };
     let (first, last) = match days.split_once('-') {
-        Some((first, last)) => (weekday(first)?, weekday(last)?),
+        // Whoever writes SAT-SUN means the Sunday that comes then.
+        Some((first, last)) => match (weekday(first)?, weekday(last)?) {
+            (first, 0) if first > 0 && last != "0" => (first, 7),
+            range => range,
+        },
         None if days == "*" || days == "?" => match step {
             None => return Ok(days.to_owned()),
             Some(_) => (0, 6),
         },
-        // `2/2` goes on from Tuesday to the end of the week.
-        None => (weekday(days)?, if step.is_some() { 6 } else { weekday(days)? }),
+        // `2/2` goes on from Tuesday to the end of the week, which is a Sunday.
+        None => (weekday(days)?, if step.is_some() { 7 } else { weekday(days)? }),
     };
     if first > last {
         return Err(format!("`{part}` runs backwards: days of the week go from 0 (Sunday) to 7 (Sunday)"));
@@ -172,7 +193,9 @@ fn weekday_part(part: &str) -> Result<String, String> {
 
 fn weekday(text: &str) -> Result<usize, String> {
     let number = text.parse::<usize>().ok().filter(|number| *number < DAYS.len());
-    let named = || DAYS.iter().position(|name| text.get(..3).is_some_and(|text| text.eq_ignore_ascii_case(name)));
+    let is_text = |name: &&str| text.eq_ignore_ascii_case(name);
+    let named =
+        || DAYS.iter().position(|name| is_text(&name)).or_else(|| LONG_DAYS.iter().position(|name| is_text(&name)));
     number.or_else(named).ok_or_else(|| format!("`{text}` is no day of the week: 0 to 7, or SUN to SAT"))
 }
 

@@ -113,6 +113,21 @@ impl Expected {
         }
     }
 
+    /// The same, and whether a chain that did not say in time where it stands had something past this position before.
+    fn is_waited_for(
+        &self,
+        module: &Arc<str>,
+        source: &Source,
+        at: Option<&Cursor>,
+        heads: &BTreeMap<u64, Heads>,
+        now_ms: u64,
+    ) -> bool {
+        match is_unheard(source, heads) {
+            true => self.waits.get(&(module.clone(), source.id().clone())).is_some_and(|wait| wait.at.as_ref() == at),
+            false => self.due(source, at, heads, now_ms),
+        }
+    }
+
     /// Whether a module runs, which is in that phase or not: one that has just been started anew has to show it.
     fn runs(&mut self, name: &Arc<str>, is_up: bool, now: Start) -> bool {
         let stopped = (name.clone(), SourceId::new(""));
@@ -144,12 +159,7 @@ impl Expected {
             let stopped = (!runs).then(|| (SourceId::new(""), None));
             let due = plan.manifest.sources.iter().filter_map(|source| {
                 let at = slot.status.position(source.id());
-                let is_due = match is_unheard(source, heads) {
-                    // What it waited for it still waits for.
-                    true => self.waits.get(&(name.clone(), source.id().clone())).is_some_and(|wait| wait.at == at),
-                    false => self.due(source, at.as_ref(), heads, now_ms),
-                };
-                is_due.then(|| (source.id().clone(), at))
+                self.is_waited_for(name, source, at.as_ref(), heads, now_ms).then(|| (source.id().clone(), at))
             });
             for (source, at) in stopped.into_iter().chain(due) {
                 let key = (name.clone(), source);
@@ -244,6 +254,23 @@ mod tests {
 
     fn beginning(start_block: Option<u64>) -> Source {
         source(Interest { blocks: Blocks::None, logs: Vec::new(), start_block, hold: Hold::Latest })
+    }
+
+    #[test]
+    fn what_is_waited_for_is_waited_for_while_the_chain_does_not_say_where_it_stands() {
+        let mut expected = Expected::new(Arc::new(|_, _| None));
+        let (name, source): (Arc<str>, Source) = ("m".into(), chain(Blocks::All, Hold::Latest));
+        let [at, later] = [9, 10].map(|number| Cursor::block(number, Hash::default()));
+        let waited = |expected: &Expected, at: &Cursor, heads: &BTreeMap<u64, Heads>| {
+            expected.is_waited_for(&name, &source, Some(at), heads, 0)
+        };
+        let heard = BTreeMap::from([(1, Heads { latest: 10, safe: None, finalized: None })]);
+        let other = BTreeMap::from([(2, Heads { latest: 10, safe: None, finalized: None })]);
+        assert!(!waited(&expected, &at, &other), "nothing was waited for");
+        expected.waits.insert((name.clone(), source.id().clone()), Wait { at: Some(at.clone()), since_ms: 0 });
+        assert!(waited(&expected, &at, &other) && waited(&expected, &at, &heard));
+        assert!(!waited(&expected, &later, &other), "it has moved");
+        assert!(!waited(&expected, &later, &heard), "it is where the chain is");
     }
 
     #[test]

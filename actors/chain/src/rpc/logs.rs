@@ -171,11 +171,14 @@ impl RpcBackend {
                     return Ok(logs);
                 }
                 Ok(none) => {
-                    let may_hold = header.promises().is_none_or(|bloom| is_doubtful(union, bloom, &[]));
-                    let is_shown = finds == Some(true) || !may_hold;
-                    return match is_shown || !self.shared.endpoints[index].shape().is_asked_twice(&header.hash) {
-                        true => Ok(none),
-                        false => Ok(self.or_by_number(index, header, union, patience, purpose).await),
+                    // Nothing may have shown yet that it finds logs like that: some nodes tell none, without a word.
+                    let is_promised = header.promises().map(|bloom| is_doubtful(union, bloom, &[]));
+                    let is_asked_twice = finds.is_none()
+                        && is_promised
+                            .unwrap_or_else(|| self.shared.endpoints[index].shape().is_asked_twice(&header.hash));
+                    return match is_asked_twice {
+                        false => Ok(none),
+                        true => Ok(self.or_by_number(index, header, union, patience, purpose).await),
                     };
                 }
                 Err(error) if refusal(&error) == Some(Refusal::Refused) => {
@@ -214,8 +217,7 @@ impl RpcBackend {
         Ok(logs)
     }
 
-    /// The logs of a block of which an endpoint told none by its hash. Nothing has shown yet that it finds any like that: some
-    /// nodes tell none, without a word.
+    /// The logs of a block of which an endpoint told none by its hash.
     async fn or_by_number(
         &self,
         index: usize,

@@ -3,16 +3,16 @@
 //! Invariant: what is handed on reaches from the first block that was asked for to the one that is named, without a gap.
 //! Where nothing is known of the blocks another endpoint is asked, if there is one.
 
+mod one;
+
 use std::{collections::BTreeSet, time::Duration};
 
-use nexum_host_ifaces::{Hash, types::Log};
-use serde_json::{Value, json};
+use nexum_host_ifaces::types::Log;
+use one::Told;
 
 use super::{
     RpcBackend,
     endpoint::Purpose,
-    errors::CallError,
-    follow::by_number,
     headers::{Asked, refusal},
     logs::{Claim, doubts_about, impossible, of},
     shape::Refusal,
@@ -35,131 +35,7 @@ const LOOKED_AT: usize = 2;
 /// Shorter ranges are asked for because longer ones were refused.
 const LOOKED_AT_OF: u64 = 8;
 
-/// One endpoint's answer about a range.
-pub(super) struct Told {
-    pub index: usize,
-    pub to: u64,
-    logs: Vec<wire::ReadLog>,
-    /// The hash of the last block.
-    end_hash: Hash,
-}
-
-impl Told {
-    pub fn logs(&self) -> Vec<Log> {
-        self.logs.iter().map(|read| read.log.clone()).collect()
-    }
-}
-
 impl RpcBackend {
-    /// One endpoint's answer about as much of a range as it takes. `None` when the endpoint does not have the last block:
-    /// it would leave out what it has not seen, without a word.
-    #[allow(clippy::too_many_arguments, reason = "all of it belongs to one question")]
-    pub(super) async fn told_of_range(
-        &self,
-        index: usize,
-        from: u64,
-        to: u64,
-        union: &Union,
-        known: &[Header],
-        patience: Duration,
-        purpose: Purpose,
-    ) -> Result<Option<Told>, CallError> {
-        loop {
-            let (span, most) = {
-                let shape = self.shared.endpoints[index].shape();
-                (shape.range.current().max(1), shape.list.current())
-            };
-            let to = to.min(from.saturating_add(span - 1));
-            let size = to - from + 1;
-            let parts = union.parts(most);
-            let list = parts.iter().map(Union::longest_list).max().unwrap_or(0);
-            let answer = self.range_from(index, from, to, &parts, known, patience, purpose).await;
-            let now_ns = self.shared.clock.monotonic_ns();
-            let mut shape = self.shared.endpoints[index].shape();
-            let error = match answer {
-                Ok(told) => {
-                    shape.range.accepted(size, now_ns);
-                    shape.list.accepted(list, now_ns);
-                    return Ok(told);
-                }
-                Err(error) => error,
-            };
-            let Some(refusal) = refusal(&error) else { return Err(error) };
-            let smaller = match size {
-                1 if list > 1 => shape.list.refused(list, refusal),
-                1 => {
-                    shape.range.refused(1, refusal);
-                    shape.list.refused(1, refusal);
-                    false
-                }
-                _ => shape.range.refused(size, refusal),
-            };
-            drop(shape);
-            tracing::debug!(endpoint = %self.shared.name(index), from, to, list, error = %error.message(), "a range was refused");
-            if !smaller {
-                self.refused(index, &error);
-                return Err(error);
-            }
-        }
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "all of it belongs to one question")]
-    async fn range_from(
-        &self,
-        index: usize,
-        from: u64,
-        to: u64,
-        parts: &[Union],
-        known: &[Header],
-        patience: Duration,
-        purpose: Purpose,
-    ) -> Result<Option<Told>, CallError> {
-        let known_end = known.iter().rev().find(|header| header.number == to).map(|header| header.hash);
-        let params = by_number(to)?;
-        let request = [("eth_getBlockByNumber", &*params)];
-        let end = async {
-            match known_end {
-                Some(_) => Ok(known_end),
-                None => {
-                    let found = self.ask_headers(index, Asked::Blocks, &request).await?;
-                    let found = found.into_iter().flatten().find(|header| header.number == to);
-                    Ok::<_, CallError>(found.map(|header| header.hash))
-                }
-            }
-        };
-        let logs = async {
-            let mut logs = Vec::new();
-            for part in parts {
-                let mut filter = part.to_json();
-                filter.insert("fromBlock".into(), json!(format!("{from:#x}")));
-                filter.insert("toBlock".into(), json!(format!("{to:#x}")));
-                logs.extend(self.ask_logs(index, purpose, Value::Object(filter), true, patience).await?);
-            }
-            if parts.len() > 1 {
-                logs = self.joined(index, logs)?;
-            }
-            Ok::<_, CallError>(logs)
-        };
-        let (end, logs) = if self.shared.has_told(index, to) {
-            tokio::join!(end, logs)
-        } else {
-            // It may get the block any moment now: only logs asked for afterwards are all of them. That it has a block
-            // which is known it has to say itself.
-            let found = self.ask_headers(index, Asked::Blocks, &request).await?;
-            let end = found.into_iter().flatten().find(|header| header.number == to).map(|header| header.hash);
-            if end.is_none() {
-                return Ok(None);
-            }
-            (Ok(end), logs.await)
-        };
-        // Logs of another branch name other blocks, and nobody would know.
-        if !self.is_ours(index, to).await? {
-            return Ok(None);
-        }
-        let logs = logs?;
-        Ok(end?.map(|end_hash| Told { index, to, logs, end_hash }))
-    }
-
     pub(super) async fn read_range_logs(
         &self,
         from: u64,

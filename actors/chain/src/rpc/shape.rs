@@ -10,7 +10,7 @@ const FORGOTTEN_AFTER_NS: u64 = 600_000_000_000;
 /// Failures in a row that say nothing of size, after which a smaller question is tried all the same.
 const SILENT_FAILURES_MAX: u32 = 2;
 
-/// So many blocks of which one told no logs by their hash are asked for by their numbers, too; then one in [`SAMPLED`].
+/// So many blocks that promise nothing are asked for by their numbers besides; then one in [`SAMPLED`].
 const ASKED_TWICE: u32 = 16;
 const SAMPLED: u8 = 16;
 
@@ -156,7 +156,7 @@ impl Shape {
         self.found_none = self.found_none.saturating_add(1);
     }
 
-    /// Whether one that tells no logs of a block by its hash is asked for its number besides.
+    /// Whether one that tells no logs of a block by its hash is asked for its number besides, where nothing promises any.
     pub fn is_asked_twice(&self, block: &Hash) -> bool {
         self.found_none < ASKED_TWICE || block.0[31].is_multiple_of(SAMPLED)
     }

@@ -63,6 +63,19 @@ fn what_cannot_be_used_is_refused_with_what_would_be_right() {
         ("0 0 * * 8", "`8` is no day of the week: 0 to 7, or SUN to SAT"),
         ("0 0 * * FOO", "`FOO` is no day of the week"),
         ("0 0 * * 5-1", "runs backwards"),
+        ("0 0 * * 6-0", "runs backwards"),
+        ("0 0 * * FRI-MON", "runs backwards"),
+        ("0 0 * * FRI#2", "`#` in `FRI#2` is not known"),
+        ("0 0 * * 5L", "`5L` is no day of the week"),
+        ("0 0 * * FRIGHT", "`FRIGHT` is no day of the week"),
+        ("0 0 L * *", "L"),
+        ("0 0 15W * *", "W"),
+        ("H H * * *", "H"),
+        ("0~30 * * * *", "`~` in `0~30`"),
+        ("+1 * * * *", "`+` in `+1`"),
+        ("1,2, * * * *", "nothing stands on one side of a comma in `1,2,`"),
+        ("1--2 * * * *", "1--2"),
+        ("0 24 * * *", "Hours must be at most 23."),
         ("0 0 30 2 *", "it never fires"),
         ("0 0 * FOO *", "FOO"),
         ("ü * * * *", "a schedule is `minute hour"),
@@ -122,4 +135,30 @@ fn a_year_of_hours_equals_a_plain_search() {
     let (from, until) = (at("2024-01-01"), at("2025-01-01"));
     let expected: Vec<u64> = (from..=until).step_by(3_600_000).filter(|at| fires(*at)).collect();
     assert_eq!(plan.times(from, until).collect::<Vec<_>>(), expected);
+}
+
+/// A table made with a reference implementation.
+#[test]
+fn expressions_fire_when_the_reference_says() {
+    let mut rows = 0;
+    for line in include_str!("reference.tsv").lines().filter(|line| !line.starts_with('#')) {
+        let [expression, after, expected] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let times: Vec<String> = plan(expression)
+            .times(at(after), at("2100-01-01"))
+            .take(5)
+            .map(|at_ms| time(at_ms).unwrap().format("%Y-%m-%dT%H:%M:%S").to_string())
+            .collect();
+        assert_eq!(times.join(" "), expected, "`{expression}` after {after}");
+        rows += 1;
+    }
+    assert!(rows > 400);
+}
+
+#[test]
+fn a_range_that_ends_on_a_sunday_goes_on_to_the_next_one() {
+    for expression in ["0 0 * * SAT-SUN", "0 0 * * sat-Sunday", "0 0 * * 6-7", "0 0 * * SAT-7", "0 0 * * 6,0"] {
+        let times: Vec<String> = plan(expression).times(at("2024-01-01"), at("2024-01-15")).map(shown).collect();
+        let weekend = ["Sat 2024-01-06", "Sun 2024-01-07", "Sat 2024-01-13", "Sun 2024-01-14"];
+        assert_eq!(times, weekend.map(|day| format!("{day}T00:00:00")), "{expression}");
+    }
 }
