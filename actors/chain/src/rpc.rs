@@ -159,6 +159,14 @@ impl Shared {
         self.board().is_up(index)
     }
 
+    /// Fails while one alone would say what is final, and another one was there a moment ago.
+    fn hear_the_other(&self) -> Result<(), CallError> {
+        match self.board().awaited(self.clock.monotonic_ns()) {
+            Some(index) => Err(CallError::unavailable(format!("{} is to be heard, too", self.endpoints[index].name))),
+            None => Ok(()),
+        }
+    }
+
     /// Whether an endpoint told a head that is at least this high.
     fn has_told(&self, index: usize, number: u64) -> bool {
         self.board().head_of(index).is_some_and(|head| head >= number)

@@ -107,6 +107,8 @@ pub enum Lie {
     ByHash,
     /// Their indexes count in each transaction.
     PerTransaction,
+    /// All have the same index.
+    OneIndex,
     /// Every third block has one more log, which is in no receipt and not in the bloom, whoever asks for it and how.
     Outside,
 }
@@ -141,6 +143,8 @@ pub enum Form {
     TimeZero,
     /// The time of every log is another than its block's.
     TimeWrong,
+    /// Addresses begin with `xdc`.
+    Xdc,
     /// Times are in milliseconds.
     TimeMillis,
     /// Numbers are numbers.

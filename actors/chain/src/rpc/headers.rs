@@ -336,6 +336,7 @@ impl RpcBackend {
     /// The block with a tag: of all endpoints that know the tag, the one that no more than half of them are behind. One that
     /// is not where the chain is has a say when there is nobody else: it may stay there for long.
     pub(super) async fn read_tagged(&self, tag: Tag) -> Result<Option<Header>, Failure> {
+        self.shared.hear_the_other()?;
         let params = raw(&(if tag == Tag::Safe { "safe" } else { "finalized" }, false))?;
         let asked = self.shared.board().on_chain(self.shared.clock.monotonic_ns());
         let requests = [("eth_getBlockByNumber", &*params)];
@@ -359,6 +360,7 @@ impl RpcBackend {
     /// What the endpoints agree on of blocks that are safe or final. Each is asked for all of it at once: what one calls final
     /// says nothing about the blocks of another that is behind it, on a branch that is gone.
     pub(super) async fn read_finality(&self, tag: Tag, numbers: &[u64]) -> Result<Final, Failure> {
+        self.shared.hear_the_other()?;
         let named = raw(&(if tag == Tag::Safe { "safe" } else { "finalized" }, false))?;
         let mut params = numbers.iter().map(|number| by_number(*number)).collect::<Result<Vec<_>, _>>()?;
         params.push(named);

@@ -95,6 +95,7 @@ struct Entry {
     lagging: bool,
     /// Whether it was heard of at all: it came up, or failed.
     tried: bool,
+    lost_ns: Option<u64>,
     /// It says itself that it does not have the chain yet.
     syncing: bool,
     /// When its head last rose.
@@ -153,6 +154,7 @@ impl Scoreboard {
             behind_since_ns: None,
             lagging: false,
             tried: false,
+            lost_ns: None,
             syncing: false,
             moved_ns: 0,
             interval_ns: None,
@@ -207,6 +209,7 @@ impl Scoreboard {
             entry.failures = 0;
         }
         if was_up.is_some() {
+            entry.lost_ns = Some(now_ns);
             entry.failures = entry.failures.saturating_add(1);
         }
         (entry.behind_since_ns, entry.lagging) = (None, false);

@@ -111,6 +111,29 @@ fn prove_outage_of_log_indexes_that_count_in_each_transaction() {
     }
 }
 
+/// The same, of whatever transaction they are.
+#[test]
+fn prove_outage_of_logs_that_all_have_one_index() {
+    for place in places(&[http(0, 1)], &[1, 2, 3]) {
+        read_under(place, Logs(Lie::OneIndex));
+    }
+}
+
+/// No range is small enough for a block with two logs. Its receipts have them.
+#[test]
+fn prove_outage_of_a_block_with_more_logs_than_are_told_at_once() {
+    for place in places(&[http(0, 1), ws(0, 2)], &[1, 2, 3]) {
+        read_under(place, LogsMax(1, Refusal::Named));
+    }
+}
+
+#[test]
+fn prove_outage_of_addresses_with_the_letters_of_their_chain() {
+    for place in places(&[http(0, 1)], &[1, 2]) {
+        read_under(place, Forms(&[Form::Xdc]));
+    }
+}
+
 /// Times in milliseconds are told in seconds, as those of every other chain.
 #[test]
 fn prove_outage_of_times_in_milliseconds() {

@@ -243,6 +243,7 @@ fn alter_logs(lie: Lie, request: &Value, logs: &mut Vec<Value>) {
                 logs.clear();
             }
         }
+        Lie::OneIndex => logs.iter_mut().for_each(|log| log["logIndex"] = json!("0x0")),
         Lie::PerTransaction => {
             let mut next: std::collections::BTreeMap<String, u64> = Default::default();
             for log in logs {
@@ -360,6 +361,15 @@ fn write_in(form: Form, object: &mut serde_json::Map<String, Value>) {
         Form::BloomAbsent if is_block => _ = object.remove("logsBloom"),
         Form::RemovedNull if is_log => _ = object.insert("removed".into(), Value::Null),
         Form::TimeZero if is_log => _ = object.insert("blockTimestamp".into(), json!("0x0")),
+        Form::Xdc => {
+            for name in ["address", "miner"] {
+                if let Some(digits) = object.get(name).and_then(Value::as_str).and_then(|text| text.strip_prefix("0x"))
+                {
+                    let address = json!(format!("xdc{digits}"));
+                    object.insert(name.into(), address);
+                }
+            }
+        }
         Form::TimeMillis => {
             for name in ["timestamp", "blockTimestamp"] {
                 if let Some(time) = object.get_mut(name) {

@@ -23,6 +23,24 @@ fn priority_decides_among_those_that_are_up() {
 }
 
 #[test]
+fn one_that_was_just_lost_is_heard_before_another_says_what_is_final_alone() {
+    let mut board = Scoreboard::new([("a".to_owned(), 0), ("b".to_owned(), 1)], 10 * S);
+    board.up(0, 0);
+    assert_eq!(board.awaited(0), Some(1), "it is still being connected");
+    board.down(1, S, "never there".into());
+    assert_eq!(board.awaited(S), None);
+    board.up(1, 2 * S);
+    assert_eq!(board.awaited(2 * S), None);
+    board.down(1, 5 * S, "gone".into());
+    assert_eq!((board.awaited(5 * S), board.awaited(14 * S), board.awaited(15 * S)), (Some(1), Some(1), None));
+    board.refuse(1, "another chain".into());
+    assert_eq!(board.awaited(5 * S), None);
+    let mut alone = Scoreboard::new([("a".to_owned(), 0)], 10 * S);
+    alone.up(0, 0);
+    assert_eq!(alone.awaited(0), None);
+}
+
+#[test]
 fn one_that_failed_is_on_probation_when_it_returns() {
     let mut board = board();
     board.down(0, S, "gone".into());

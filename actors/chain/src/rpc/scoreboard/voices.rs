@@ -2,7 +2,20 @@
 
 use super::{Demotion, Entry, LAG_BLOCKS, OVER_GRACE_NS, Scoreboard};
 
+/// One that was lost is tried again within half of this.
+const BACK_SOON_NS: u64 = 10_000_000_000;
+
 impl Scoreboard {
+    /// One that has to be heard before another one, which alone is up, says what is final: it was there a moment ago, or has
+    /// not been tried yet.
+    pub fn awaited(&self, now_ns: u64) -> Option<usize> {
+        let up = self.entries.iter().filter(|entry| entry.up_since_ns.is_some()).count();
+        let soon = |lost_ns: u64| now_ns.saturating_sub(lost_ns) < BACK_SOON_NS;
+        let comes = |entry: &Entry| !entry.refused && (!entry.tried || entry.lost_ns.is_some_and(soon));
+        let mut away = self.entries.iter().enumerate().filter(|(_, entry)| entry.up_since_ns.is_none());
+        away.find(|(_, entry)| up == 1 && comes(entry)).map(|(index, _)| index)
+    }
+
     /// Whether it has told nothing new for as long as an endpoint may.
     fn stands_still(&self, entry: &Entry, now_ns: u64) -> bool {
         now_ns.saturating_sub(entry.moved_ns) > self.lag_ns
