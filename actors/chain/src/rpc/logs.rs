@@ -17,7 +17,7 @@ use super::{
     headers::{Asked, refusal},
     settle::{By, INDEXING, Settled, WITNESS, of_block},
     shape::Refusal,
-    trust::Doubts,
+    trust::{Doubts, Provable},
     wire,
 };
 use crate::{
@@ -131,10 +131,24 @@ impl RpcBackend {
         purpose: Purpose,
     ) -> Result<Claim, Failure> {
         let mut logs = Vec::new();
-        let most = self.shared.endpoints[index].shape().list.current();
-        let parts = union.parts(most);
-        for part in &parts {
-            logs.extend(self.part_of_block(index, header, part, patience, purpose).await?);
+        let mut parts = union.parts(self.shared.endpoints[index].shape().list.current());
+        let mut nth = 0;
+        while let Some(part) = parts.get(nth) {
+            match self.part_of_block(index, header, part, patience, purpose).await {
+                Ok(some) => {
+                    logs.extend(some);
+                    nth += 1;
+                }
+                Err(failure) => {
+                    // What was refused may have been too long a list.
+                    let most = self.shared.endpoints[index].shape().list.current();
+                    if most >= part.longest_list() {
+                        return Err(failure);
+                    }
+                    (parts, nth) = (union.parts(most), 0);
+                    logs.clear();
+                }
+            }
         }
         if parts.len() > 1 {
             let failed =
@@ -195,6 +209,12 @@ impl RpcBackend {
         }
         // Not every node takes a hash here. By number the answer may be of another branch, and an empty one does not say.
         let logs = self.ask_logs(index, purpose, of_block(union, header, false), false, patience).await;
+        if let Err(error) = &logs
+            && list > 1
+            && refusal(error) == Some(Refusal::Refused)
+        {
+            self.shared.endpoints[index].shape().list.refused(list, Refusal::Refused);
+        }
         let logs = logs.map_err(failed)?;
         let is_of_branch = match logs.first() {
             Some(read) => read.log.block_number != header.number || read.log.block_hash == header.hash.0,
@@ -290,8 +310,13 @@ impl RpcBackend {
                 Err(error) => failure = error,
             }
         }
-        // Receipts may be had where logs are not.
-        let may_prove = self.shared.trust().verify != Verify::Off && first.receipts_root.is_some();
+        // Receipts may be had where logs are not. On a chain of which nothing was proven yet they may not be all of them, so
+        // that nobody tells any logs has to be more than a moment's trouble.
+        let may_prove = {
+            let mut trust = self.shared.trust();
+            let lasts = trust.receipts() == Provable::Yes || trust.is_unread_again(first.hash);
+            trust.verify != Verify::Off && first.receipts_root.is_some() && lasts
+        };
         match may_prove {
             true => self.settle(first, union, vec![]).await.map(|settled| vec![settled.logs]).map_err(|_| failure),
             false => Err(failure),
