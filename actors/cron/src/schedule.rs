@@ -194,8 +194,7 @@ fn weekday_part(part: &str) -> Result<String, String> {
 fn weekday(text: &str) -> Result<usize, String> {
     let number = text.parse::<usize>().ok().filter(|number| *number < DAYS.len());
     let is_text = |name: &&str| text.eq_ignore_ascii_case(name);
-    let named =
-        || DAYS.iter().position(|name| is_text(&name)).or_else(|| LONG_DAYS.iter().position(|name| is_text(&name)));
+    let named = || DAYS.iter().position(is_text).or_else(|| LONG_DAYS.iter().position(is_text));
     number.or_else(named).ok_or_else(|| format!("`{text}` is no day of the week: 0 to 7, or SUN to SAT"))
 }
 
