@@ -17,7 +17,7 @@ use super::{
     headers::{Asked, refusal},
     settle::{By, INDEXING, Settled, WITNESS, of_block},
     shape::Refusal,
-    trust::{Doubts, Provable},
+    trust::Doubts,
     wire,
 };
 use crate::{
@@ -310,13 +310,8 @@ impl RpcBackend {
                 Err(error) => failure = error,
             }
         }
-        // Receipts may be had where logs are not. On a chain of which nothing was proven yet they may not be all of them, so
-        // that nobody tells any logs has to be more than a moment's trouble.
-        let may_prove = {
-            let mut trust = self.shared.trust();
-            let lasts = trust.receipts() == Provable::Yes || trust.is_unread_again(first.hash);
-            trust.verify != Verify::Off && first.receipts_root.is_some() && lasts
-        };
+        // Receipts may be had where logs are not.
+        let may_prove = self.shared.trust().verify != Verify::Off && first.receipts_root.is_some();
         match may_prove {
             true => self.settle(first, union, vec![]).await.map(|settled| vec![settled.logs]).map_err(|_| failure),
             false => Err(failure),

@@ -58,9 +58,6 @@ const UNFOUNDED_WITHIN: u64 = 64;
 /// Then one doubt of that kind in so many is still settled.
 const SAMPLED: u8 = 16;
 
-/// So many times in a row nobody told a block's logs before its receipts are taken for all there is.
-const UNREAD: u32 = 3;
-
 /// The doubts of one kind that were unfounded.
 #[derive(Debug, Default)]
 struct Unfounded {
@@ -105,8 +102,6 @@ pub struct Trust {
     renumbers: bool,
     /// Whether something could not be proven when that was needed.
     is_proof_missed: bool,
-    /// The block whose logs nobody told, and how often that was so.
-    unread: Option<(Hash, u32)>,
     /// In the order of [`Doubts::kinds`].
     unfounded: [Unfounded; 3],
 }
@@ -146,7 +141,6 @@ impl Trust {
             outside_logs: !proof::roots_cover_all_logs(chain_id),
             renumbers: false,
             is_proof_missed: false,
-            unread: None,
             unfounded: Default::default(),
         }
     }
@@ -271,13 +265,6 @@ impl Trust {
         self.receipts != Provable::Yes && (self.headers != Provable::Yes || self.is_proof_missed)
     }
 
-    /// Nobody told the logs of a block. Whether that was so several times by now.
-    pub fn is_unread_again(&mut self, block: Hash) -> bool {
-        let times = self.unread.filter(|(other, _)| *other == block).map_or(0, |(_, times)| times) + 1;
-        self.unread = Some((block, times.min(UNREAD)));
-        times >= UNREAD
-    }
-
     /// What a block holds had to be proven, and nobody could do so.
     pub fn proof_missed(&mut self) {
         self.is_proof_missed = true;
@@ -378,16 +365,6 @@ mod tests {
         let news = (0..16).filter_map(|number| trust.doubted(number, excluded, true, false));
         assert_eq!(news.collect::<Vec<_>>(), ["blooms exclude logs that are there"]);
         assert_eq!(says(&trust), [false, false, true, false], "they are zero whatever the block holds");
-    }
-
-    #[test]
-    fn what_nobody_tells_once_may_be_told_the_next_time() {
-        let mut trust = Trust::new(1, None, Verify::Doubt);
-        let [one, other] = [Hash([1; 32]), Hash([2; 32])];
-        assert!(!trust.is_unread_again(one) && !trust.is_unread_again(one));
-        assert!(!trust.is_unread_again(other) && !trust.is_unread_again(one), "another block is another matter");
-        assert!(!trust.is_unread_again(one));
-        assert!(trust.is_unread_again(one) && trust.is_unread_again(one));
     }
 
     #[test]
