@@ -40,7 +40,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{config::ChainConfig, header::Header, metrics::ChainMetrics};
+use crate::{config::ChainConfig, header::Header, metrics::ChainMetrics, tracker::Failure};
 use agreement::{Agreement, Told, Verdict};
 pub use dial::{Broken, Dial, Held, Http, Meter, Network, Reply, Socket};
 use endpoint::{Endpoint, Purpose};
@@ -157,6 +157,10 @@ impl Shared {
 
     fn is_up(&self, index: usize) -> bool {
         self.board().is_up(index)
+    }
+
+    fn failure(&self, index: usize, error: &CallError) -> Failure {
+        Failure::Failed(format!("{}: {}", self.endpoints[index].name, error.message()))
     }
 
     /// Fails while one alone would say what is final, and another one was there a moment ago.

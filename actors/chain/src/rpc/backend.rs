@@ -128,9 +128,10 @@ impl Backend for RpcBackend {
     }
 
     fn endpoints(&self) -> Vec<EndpointStatus> {
-        let mut endpoints = self.shared.board().status(self.shared.clock.monotonic_ns());
+        let now_ns = self.shared.clock.monotonic_ns();
+        let mut endpoints = self.shared.board().status(now_ns);
         for (status, endpoint) in endpoints.iter_mut().zip(&self.shared.endpoints) {
-            status.learnt = endpoint.shape().learnt();
+            status.learnt = endpoint.shape().learnt(now_ns);
         }
         endpoints
     }

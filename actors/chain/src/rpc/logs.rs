@@ -151,9 +151,7 @@ impl RpcBackend {
             }
         }
         if parts.len() > 1 {
-            let failed =
-                |error: CallError| Failure::Failed(format!("{}: {}", self.shared.name(index), error.message()));
-            logs = self.joined(index, logs).map_err(failed)?;
+            logs = self.joined(index, logs).map_err(|error| self.shared.failure(index, &error))?;
         }
         let mut logs: Vec<Log> = logs.into_iter().map(|read| read.log).collect();
         if let Some(what) = impossible(header, union, &logs) {
@@ -174,7 +172,7 @@ impl RpcBackend {
         patience: Duration,
         purpose: Purpose,
     ) -> Result<Vec<wire::ReadLog>, Failure> {
-        let failed = |error: CallError| Failure::Failed(format!("{}: {}", self.shared.name(index), error.message()));
+        let failed = |error: CallError| self.shared.failure(index, &error);
         let list = union.longest_list();
         let now_ns = self.shared.clock.monotonic_ns();
         let finds = self.shared.endpoints[index].shape().finds_by_hash(now_ns);

@@ -32,7 +32,7 @@ const WITNESS: Duration = Duration::from_secs(2);
 const SETTLED_MAX: usize = 32;
 /// Blocks without logs in a range that are looked at when nobody else can be asked.
 const LOOKED_AT: usize = 2;
-/// Shorter ranges are asked for because longer ones were refused.
+/// None of a range of fewer blocks is looked at: it is so short because longer ones were refused.
 const LOOKED_AT_OF: u64 = 8;
 
 impl RpcBackend {
@@ -79,7 +79,7 @@ impl RpcBackend {
                 }
                 Err(error) => {
                     was_answered |= refusal(&error) == Some(Refusal::Refused);
-                    failure = Failure::Failed(format!("{}: {}", self.shared.name(index), error.message()));
+                    failure = self.shared.failure(index, &error);
                     continue;
                 }
             };

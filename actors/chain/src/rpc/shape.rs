@@ -171,13 +171,13 @@ impl Shape {
     }
 
     /// What has been learnt, for whoever looks.
-    pub fn learnt(&self) -> Vec<String> {
+    pub fn learnt(&self, now_ns: u64) -> Vec<String> {
         let sizes = [(&self.range, "blocks a range"), (&self.batch, "requests a batch"), (&self.list, "addresses")];
         let sizes = sizes.iter().filter(|(size, _)| size.is_learnt());
         let sizes = sizes.map(|(size, what)| format!("{} {what}", size.current()));
         let habits = [
-            (self.lacks_by_hash.is_some(), "logs by block number only"),
-            (self.leaves_out.is_some(), "logs left out of ranges"),
+            (self.finds_by_hash(now_ns) == Some(false), "logs by block number only"),
+            (self.leaves_out(now_ns), "logs left out of ranges"),
         ];
         sizes.chain(habits.iter().filter(|(has, _)| *has).map(|(_, what)| (*what).to_owned())).collect()
     }
@@ -240,10 +240,26 @@ mod tests {
     #[test]
     fn what_is_learnt_is_told() {
         let mut shape = Shape::new(2_000, 100, 500);
-        assert!(shape.learnt().is_empty());
+        assert!(shape.learnt(0).is_empty());
         for _ in 0..2 {
             ask(&mut shape.batch, 1, Refusal::Refused);
         }
-        assert_eq!(shape.learnt(), ["1 requests a batch"]);
+        assert_eq!(shape.learnt(0), ["1 requests a batch"]);
+    }
+
+    #[test]
+    fn a_habit_is_forgotten_after_a_while() {
+        let mut shape = Shape::new(2_000, 100, 500);
+        assert_eq!((shape.finds_by_hash(0), shape.leaves_out(0)), (None, false));
+        shape.lacks_by_hash(5);
+        shape.left_out(5);
+        let until = 5 + FORGOTTEN_AFTER_NS;
+        assert_eq!((shape.finds_by_hash(until - 1), shape.leaves_out(until - 1)), (Some(false), true));
+        assert_eq!(shape.learnt(until - 1), ["logs by block number only", "logs left out of ranges"]);
+        assert_eq!((shape.finds_by_hash(until), shape.leaves_out(until)), (None, false));
+        assert!(shape.learnt(until).is_empty());
+        shape.lacks_by_hash(until);
+        shape.found_by_hash();
+        assert_eq!(shape.finds_by_hash(until), Some(true));
     }
 }

@@ -57,6 +57,22 @@ fn prove_outage_of_logs_left_out_alone_for_who_wants_no_blocks() {
     }
 }
 
+/// When most of them are missing, a block that is looked at by itself shows it.
+#[test]
+fn prove_outage_of_most_logs_left_out_alone_for_who_wants_no_blocks() {
+    for place in places(&[http(0, 1), ws(0, 1)], &[1]) {
+        let mut bed = Plan::at(place).wanting(Wanted::Logs).prepared(Anvil::start());
+        bed.mine_history(HISTORY, 2);
+        bed.bad().set(Fault::Logs(Lie::LeftOutOf { from: 10, to: HISTORY - 10, by_hash: false }));
+        bed.engine.launch();
+        bed.has_logs(&bed.logs_on_chain());
+        bed.bad().set(Fault::None);
+        bed.mine();
+        bed.has_logs(&bed.logs_on_chain());
+        bed.is_healthy();
+    }
+}
+
 fn logs_only(mut bed: Bed) {
     bed.mine_history(HISTORY, 2);
     bed.bad().set(Fault::Logs(Lie::LeftOutOf { from: 100, to: 140, by_hash: true }));
