@@ -177,11 +177,14 @@ mkdir -p "$root$home/.cargo/bin"
 cp -L "$(command -v rustup)" "$root$home/.cargo/bin/rustup"
 for proxy in cargo cargo-clippy cargo-fmt clippy-driver rustc rustdoc rustfmt; do ln -s rustup "$root$home/.cargo/bin/$proxy"; done
 copy_toolchain
-inside newcomer user.log "rustup default $name && cargo --version && rustup target remove wasm32-wasip2" || fail "see $logs/user.log"
+# The target may be there or not: what comes after wants it away.
+inside newcomer user.log "rustup default $name && cargo --version &&
+	{ ! rustup target list --installed | grep -qx wasm32-wasip2 || rustup target remove wasm32-wasip2; }" || fail "see $logs/user.log"
 # `make` installs the target. Where nothing can be had from Rust's own server, the machine's is taken, and that step goes unseen.
 if inside newcomer user.log 'timeout 300 rustup target add wasm32-wasip2'; then
 	inside newcomer user.log 'rustup target remove wasm32-wasip2'
 else
+	[ -d "$toolchain/lib/rustlib/wasm32-wasip2" ] || fail "rustup can fetch nothing here, and this machine has no target wasm32-wasip2 to copy in"
 	say "NOT SHOWN: that make installs the target wasm32-wasip2, since rustup can fetch nothing here; it is copied in"
 	copy_toolchain
 fi
