@@ -3,7 +3,7 @@
 //! What a request may look like and where it may go is decided here, once, for `http.fetch`, for effects of the outbox
 //! and for every redirect.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::Ipv6Addr, sync::Arc, time::Duration};
 
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
@@ -50,19 +50,63 @@ fn invalid(message: impl Into<String>) -> HostError {
     error(HostErrorKind::InvalidInput, message)
 }
 
+/// A host as it is compared and shown: lower case, other scripts as `xn--`, addresses in their usual form, and a name
+/// without the final dot, with which it is the same name. The rest is done by whatever parsed it, as `url` does.
+fn canonical<S: AsRef<str>>(host: &Host<S>) -> String {
+    let mut text = host.to_string();
+    if matches!(host, Host::Domain(_)) && text.ends_with('.') {
+        text.pop();
+    }
+    text
+}
+
+/// An entry of an allowlist as hosts of requests are compared with it: `*.suffix`, or one host.
+///
+/// # Errors
+/// That it stands for no host, and what would be right where that can be told.
+pub fn pattern(text: &str) -> Result<String, String> {
+    read_pattern(text).ok_or_else(|| {
+        let meant = meant(text.trim()).map_or_else(String::new, |meant| format!("; write `{meant}`"));
+        format!("`{text}`: expected an exact host, or *.suffix, without scheme, port and path{meant}")
+    })
+}
+
+fn read_pattern(text: &str) -> Option<String> {
+    let text = text.trim();
+    let (star, name) = text.strip_prefix("*.").map_or(("", text), |suffix| ("*.", suffix));
+    // The brackets of an address are for URLs, where a port may follow.
+    let host = name.parse::<Ipv6Addr>().map(Host::Ipv6).or_else(|_| Host::parse(name)).ok()?;
+    let shown = canonical(&host);
+    let is_usable = match host {
+        Host::Domain(_) => !shown.contains('*') && shown.split('.').all(|label| !label.is_empty()),
+        // `*.0.0.1` must not stand for addresses.
+        _ => star.is_empty(),
+    };
+    is_usable.then(|| format!("{star}{shown}"))
+}
+
+/// The entry that somebody may have meant who wrote something else.
+fn meant(text: &str) -> Option<String> {
+    let below = text.strip_prefix(['.', '*']).and_then(|suffix| read_pattern(&format!("*.{suffix}")));
+    below.or_else(|| {
+        let url = if text.contains("://") { Url::parse(text) } else { Url::parse(&format!("https://{text}")) };
+        read_pattern(url.ok()?.host_str()?)
+    })
+}
+
 /// The hosts that a manifest allows: exact names, or `*.suffix`, which leaves out the suffix itself. Any port.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Allowlist(Vec<String>);
 
 impl Allowlist {
+    /// The list of these patterns, each as `pattern` answers it.
     pub fn new(patterns: impl IntoIterator<Item = String>) -> Self {
-        Self(patterns.into_iter().map(|pattern| pattern.to_ascii_lowercase()).collect())
+        Self(patterns.into_iter().collect())
     }
 
     fn allows(&self, host: &Host<&str>) -> bool {
-        let name = host.to_string();
+        let name = canonical(host);
         self.0.iter().any(|pattern| match (pattern.strip_prefix('*'), host) {
-            // `*.0.0.1` must not stand for addresses.
             (Some(suffix), Host::Domain(_)) => name.len() > suffix.len() && name.ends_with(suffix),
             (Some(_), _) => false,
             (None, _) => name == *pattern,
@@ -101,8 +145,8 @@ impl Allowlist {
         if self.allows(&host) {
             return Ok(());
         }
-        let hint = "add it to [capabilities.http] allow in the manifest";
-        Err(error(HostErrorKind::Denied, format!("host `{host}` is not allowed to this module: {hint}")))
+        let (name, hint) = (canonical(&host), "add it to [capabilities.http] allow in the manifest");
+        Err(error(HostErrorKind::Denied, format!("host `{name}` is not allowed to this module: {hint}")))
     }
 }
 
@@ -232,7 +276,7 @@ mod tests {
     use super::*;
 
     fn allow(patterns: &[&str]) -> Allowlist {
-        Allowlist::new(patterns.iter().map(|pattern| (*pattern).to_owned()))
+        Allowlist::new(patterns.iter().map(|text| pattern(text).unwrap()))
     }
 
     fn refusal(method: &str, url: &str, headers: &[(&str, &str)]) -> String {
@@ -243,7 +287,7 @@ mod tests {
 
     #[test]
     fn hosts_are_exact_or_below_a_suffix() {
-        let list = allow(&["api.cow.fi", "*.Example.org", "127.0.0.1", "*.0.0.1"]);
+        let list = allow(&["api.cow.fi", "*.Example.org", "127.0.0.1"]);
         let allowed = |url: &str| list.check(&Url::parse(url).unwrap()).is_ok();
         for url in [
             "https://api.cow.fi/x",
@@ -251,6 +295,7 @@ mod tests {
             "https://a.example.org",
             "https://a.b.example.org",
             "http://127.0.0.1:9",
+            "https://api.cow.fi.",
         ] {
             assert!(allowed(url), "{url}");
         }
@@ -264,15 +309,63 @@ mod tests {
             "http://[::1]/",
             "ftp://api.cow.fi",
             "https://user@api.cow.fi",
-            "https://api.cow.fi.",
+            "https://example.org.",
         ] {
             assert!(!allowed(url), "{url}");
         }
     }
 
     #[test]
+    fn an_entry_is_taken_as_it_is_written_or_refused_with_what_would_be_right() {
+        for (text, taken, url) in [
+            ("API.Cow.fi", "api.cow.fi", "https://api.cow.fi/"),
+            (" api.cow.fi\t", "api.cow.fi", "https://api.cow.fi/"),
+            ("api.cow.fi.", "api.cow.fi", "https://api.cow.fi/"),
+            ("*.Cow.fi.", "*.cow.fi", "https://api.cow.fi./"),
+            ("b\u{fc}cher.example", "xn--bcher-kva.example", "https://B\u{dc}CHER.example/"),
+            ("*.b\u{fc}cher.example", "*.xn--bcher-kva.example", "https://a.xn--bcher-kva.example/"),
+            ("localhost", "localhost", "http://LOCALHOST:80/"),
+            ("127.1", "127.0.0.1", "http://127.0.0.1/"),
+            ("0x7f.1", "127.0.0.1", "http://0177.1/"),
+            ("[::1]", "[::1]", "http://[0:0::1]:8080/"),
+            ("::1", "[::1]", "http://[::1]/"),
+            ("[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "http://[::ffff:127.0.0.1]/"),
+        ] {
+            assert_eq!(pattern(text).as_deref(), Ok(taken));
+            assert_eq!(pattern(taken).as_deref(), Ok(taken));
+            allow(&[text]).check(&Url::parse(url).unwrap()).unwrap_or_else(|error| panic!("{text}: {error:?}"));
+        }
+        for (text, right) in [
+            ("host.example:8443", Some("host.example")),
+            ("https://host.example/", Some("host.example")),
+            ("https://me@HOST.example:1/x?y", Some("host.example")),
+            ("host.example/api", Some("host.example")),
+            ("[::1]:8080", Some("[::1]")),
+            (".example.com", Some("*.example.com")),
+            ("*example.com", Some("*.example.com")),
+            ("https://*.example.com/", Some("*.example.com")),
+            ("*.example.com:443", Some("*.example.com")),
+            ("*", None),
+            ("*.", None),
+            ("*.*.example.com", None),
+            ("a*.example.com", None),
+            ("*.0.0.1", None),
+            ("*.[::1]", None),
+            ("256.0.0.1", None),
+            ("a..example.com", None),
+            ("a b.example", None),
+            ("", None),
+            (".", None),
+        ] {
+            let hint = right.map_or_else(String::new, |right| format!("; write `{right}`"));
+            let refused = format!("`{text}`: expected an exact host, or *.suffix, without scheme, port and path{hint}");
+            assert_eq!(pattern(text), Err(refused));
+        }
+    }
+
+    #[test]
     fn a_list_goes_beyond_another_by_what_no_pattern_of_it_covers() {
-        let old = allow(&["api.cow.fi", "*.example.org", "*.0.0.1"]);
+        let old = allow(&["api.cow.fi", "*.example.org"]);
         let beyond = |patterns: &[&str]| allow(patterns).beyond(&old).join(" ");
         assert_eq!(beyond(&["API.cow.fi", "*.example.org", "a.b.example.org", "*.b.example.org"]), "");
         assert_eq!(beyond(&["cow.fi", "*.cow.fi", "api.cow.fi"]), "cow.fi *.cow.fi");

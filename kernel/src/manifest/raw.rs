@@ -12,7 +12,7 @@ use nexum_host_ifaces::{
     chain::{Blocks, Hold, LogFilter},
     cron::{Missed, Schedule, ScheduleCheck},
     grants::Capability,
-    http::Allowlist,
+    http::{self, Allowlist},
     limits::Limits,
 };
 use serde::{Deserialize, Deserializer, de};
@@ -192,6 +192,7 @@ impl Manifest {
         let limits = self.module.resources.check()?;
         let restart = self.module.restart.check()?;
         self.capabilities.check()?;
+        let allow = self.capabilities.allow()?;
         let mut known_chains = self.chains.required.clone();
         known_chains.extend(&self.chains.optional);
         let mut sources = Sources::default();
@@ -221,9 +222,7 @@ impl Manifest {
             required,
             optional: self.capabilities.optional,
             extra_methods: self.capabilities.chain.extra_methods,
-            allow: Allowlist::new(
-                self.capabilities.http.into_iter().flat_map(|http| http.allow).map(Spanned::into_inner),
-            ),
+            allow,
             sources: sources.0,
             config,
         })
@@ -285,13 +284,6 @@ impl Restart {
 
 impl Capabilities {
     fn check(&self) -> Result<(), Finding> {
-        for host in self.http.iter().flat_map(|http| &http.allow) {
-            let name = host.get_ref().strip_prefix("*.").unwrap_or(host.get_ref());
-            if name.is_empty() || name.contains(['*', '/', ':', '@']) {
-                let message = format!("`{}`: expected an exact host, or *.suffix", host.get_ref());
-                return Err((host.span(), message));
-            }
-        }
         const METHODS: [&str; 2] = ["sign", "sign-typed-data"];
         for method in self.identity.iter().flat_map(|identity| &identity.methods) {
             if !METHODS.contains(&method.get_ref().as_str()) {
@@ -301,6 +293,12 @@ impl Capabilities {
             }
         }
         Ok(())
+    }
+
+    fn allow(&self) -> Result<Allowlist, Finding> {
+        let hosts = self.http.iter().flat_map(|capability| &capability.allow);
+        let read = |host: &Spanned<String>| http::pattern(host.get_ref()).map_err(|wrong| (host.span(), wrong));
+        Ok(Allowlist::new(hosts.map(read).collect::<Result<Vec<_>, _>>()?))
     }
 }
 
