@@ -3,7 +3,7 @@
 //! Invariant: nothing queues here. A request past a bound is refused as `rate-limited` and counted; whoever wants it
 //! done tries again.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
@@ -12,16 +12,20 @@ use nexum_host_ifaces::{
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, concurrency::JoinHandle};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
 
-use crate::{client, metrics::EgressMetrics};
+use crate::{
+    client::{self, Client},
+    metrics::EgressMetrics,
+    names::Resolver,
+};
 
 /// The operator's bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests of all modules at once; each may hold a body of `response_bytes_max`.
+    /// Requests of all modules at once, and so connections; each may hold a body of `response_bytes_max`.
     pub requests_max: usize,
     /// Requests of one module at once.
     pub module_requests_max: usize,
@@ -41,11 +45,15 @@ pub struct Args {
     pub limits: Limits,
     pub clock: Arc<dyn Clock>,
     pub metrics: EgressMetrics,
+    /// Looks up the hosts of requests. The same one for every actor: what hangs there outlives an actor.
+    pub names: Arc<Resolver>,
+    /// Where the engine itself listens: no request goes there. Each holds from the next request on.
+    pub listeners: watch::Receiver<Vec<SocketAddr>>,
 }
 
 pub struct State {
     args: Args,
-    client: reqwest::Client,
+    client: Client,
     all: Arc<Semaphore>,
     modules: HashMap<Arc<str>, Arc<Semaphore>>,
     requests: JoinSet<bool>,
@@ -67,7 +75,7 @@ impl Actor for EgressActor {
 
     async fn pre_start(&self, _: ActorRef<EgressMsg>, args: Args) -> Result<State, ActorProcessingErr> {
         Ok(State {
-            client: client::build()?,
+            client: Client::new(args.names.clone(), args.listeners.clone())?,
             all: Arc::new(Semaphore::new(args.limits.requests_max)),
             modules: HashMap::new(),
             requests: JoinSet::new(),

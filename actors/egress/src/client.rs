@@ -1,16 +1,27 @@
 //! One request: sent, its redirects followed one by one, its answer read up to a limit.
 //!
-//! Invariant: every URL that is connected to was checked against the allowlist. Errors say what happened, in the kinds
-//! that modules know; they never carry a URL's path or query.
+//! Invariant: every URL that is connected to was checked against the allowlist, and every address against what is the
+//! engine's own. A connection ends with its request, so that there are no more of them than requests under way. Errors
+//! say what happened, in the kinds that modules know; they never carry a URL's path or query.
 
-use std::error::Error as _;
+use std::{error::Error as _, net::SocketAddr, sync::Arc};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
-    http::{self, Allowlist, Fetch, Header, Request, Response},
+    http::{self, Allowlist, Fetch, Header, Request, Response, URL_BYTES_MAX},
 };
-use reqwest::{Client, Method, StatusCode, header, redirect};
+use reqwest::{
+    Method, StatusCode,
+    header::{self, HeaderValue},
+    redirect,
+};
+use tokio::sync::watch;
 use url::Url;
+
+use crate::{
+    dial::{self, CHECKED, Checked},
+    names::Resolver,
+};
 
 /// Longer chains are loops.
 const REDIRECTS_MAX: usize = 5;
@@ -20,15 +31,33 @@ const SECRET: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 /// Headers that speak of a body that a redirect left behind.
 const OF_BODY: [&str; 4] = ["content-type", "content-encoding", "content-language", "content-location"];
 
-fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
+pub(crate) fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
     HostError::new("http", kind, message)
 }
 
+/// What all requests are sent by.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    names: Arc<Resolver>,
+    /// Where the engine itself listens.
+    listeners: watch::Receiver<Vec<SocketAddr>>,
+}
+
+impl Client {
+    pub fn new(names: Arc<Resolver>, listeners: watch::Receiver<Vec<SocketAddr>>) -> Result<Self, reqwest::Error> {
+        Ok(Self { http: build()?, names, listeners })
+    }
+}
+
 /// The one client. Proxies of the environment are not used: where a module may go is the manifest's to say.
-pub(crate) fn build() -> Result<Client, reqwest::Error> {
-    Client::builder()
+fn build() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
         .redirect(redirect::Policy::none())
         .no_proxy()
+        .dns_resolver(Checked)
+        // Idle connections are kept per host and port, of which one server has thousands.
+        .pool_max_idle_per_host(0)
         // A module gets the bytes that it asked for, and says itself what it accepts.
         .no_gzip()
         .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
@@ -39,13 +68,15 @@ pub(crate) fn build() -> Result<Client, reqwest::Error> {
 /// body as came within the limit and the deadline.
 ///
 /// # Errors
-/// `unavailable` without a connection, `timeout`, `denied` for a redirect to where the module may not go,
-/// `invalid-input` for a request that cannot be made or an answer that is too large.
+/// `unavailable` without a connection, `timeout`, `denied` for a listener of the engine and for a redirect to where the
+/// module may not go, `rate-limited` when the module's DNS lookups hang, `invalid-input` for a request that cannot be
+/// made or an answer that is too large.
 pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usize) -> Result<Response, HostError> {
-    let Fetch { request, allow, deadline, max_reply_bytes, is_effect, .. } = fetch;
+    let Fetch { module, request, allow, deadline, max_reply_bytes, is_effect } = fetch;
     let limit = max_reply_bytes.min(response_bytes_max);
     let mut heard = None;
-    let done = tokio::time::timeout(deadline, follow(client, request, &allow, limit, is_effect, &mut heard)).await;
+    let done =
+        tokio::time::timeout(deadline, follow(client, &module, request, &allow, limit, is_effect, &mut heard)).await;
     let late = |_| error(HostErrorKind::Timeout, format!("no answer within {} ms", deadline.as_millis()));
     match (done.map_err(late).flatten(), heard) {
         (Err(_), Some(heard)) if is_effect => Ok(heard),
@@ -57,6 +88,7 @@ pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usi
 
 async fn follow(
     client: &Client,
+    module: &Arc<str>,
     mut request: Request,
     allow: &Allowlist,
     limit: usize,
@@ -65,8 +97,10 @@ async fn follow(
 ) -> Result<(), HostError> {
     let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
     for _ in 0..=REDIRECTS_MAX {
-        let answer = send(client, &request, &url).await?;
-        match redirected(&answer, &request, &url, is_effect)? {
+        let addresses = dial::addresses(&client.names, &client.listeners, module, &url).await?;
+        let answer = CHECKED.scope(addresses, send(&client.http, &request, &url)).await?;
+        let location = answer.headers().get(header::LOCATION);
+        match redirected(answer.status(), location, &request.method, &url, is_effect)? {
             None => return read(answer, limit, heard).await,
             Some((next, becomes_get)) => {
                 allow
@@ -80,7 +114,7 @@ async fn follow(
     Err(error(HostErrorKind::Unavailable, format!("more than {REDIRECTS_MAX} redirects")))
 }
 
-async fn send(client: &Client, request: &Request, url: &Url) -> Result<reqwest::Response, HostError> {
+async fn send(client: &reqwest::Client, request: &Request, url: &Url) -> Result<reqwest::Response, HostError> {
     let invalid = |what: String| error(HostErrorKind::InvalidInput, what);
     let method = Method::from_bytes(request.method.as_bytes()).map_err(|why| invalid(why.to_string()))?;
     let mut out = client.request(method, url.clone());
@@ -95,28 +129,51 @@ async fn send(client: &Client, request: &Request, url: &Url) -> Result<reqwest::
 
 /// Where the answer leads, and whether the method becomes GET there; none when it is the last one.
 fn redirected(
-    answer: &reqwest::Response,
-    request: &Request,
+    status: StatusCode,
+    location: Option<&HeaderValue>,
+    method: &str,
     url: &Url,
     keep_method: bool,
 ) -> Result<Option<(Url, bool)>, HostError> {
-    let plain = matches!(request.method.as_str(), "GET" | "HEAD");
-    let becomes_get = match answer.status() {
-        StatusCode::SEE_OTHER => !plain,
-        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => request.method == "POST",
+    let becomes_get = match status {
+        StatusCode::SEE_OTHER => !matches!(method, "GET" | "HEAD"),
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => method == "POST",
         StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => false,
         _ => return Ok(None),
     };
-    let Some(location) = answer.headers().get(header::LOCATION) else { return Ok(None) };
+    let Some(location) = location else { return Ok(None) };
     if becomes_get && keep_method {
         return Ok(None);
     }
-    let unusable = || error(HostErrorKind::Unavailable, "redirected to something that is no URL");
-    let next = location.to_str().ok().and_then(|text| url.join(text).ok()).ok_or_else(unusable)?;
+    let next = target(url, location.as_bytes())?;
     if url.scheme() == "https" && next.scheme() != "https" {
         return Err(error(HostErrorKind::Denied, "redirected from https to http"));
     }
     Ok(Some((next, becomes_get)))
+}
+
+/// The URL that a `Location` names. Servers write any bytes there; those beyond ASCII are percent-encoded, as other
+/// clients do. Blanks are encoded by the URL's own rules.
+fn target(from: &Url, location: &[u8]) -> Result<Url, HostError> {
+    let long = |bytes: usize| {
+        let message = format!("redirected to a URL of {bytes} bytes, at most {URL_BYTES_MAX}");
+        error(HostErrorKind::Unavailable, message)
+    };
+    if location.len() > URL_BYTES_MAX {
+        return Err(long(location.len()));
+    }
+    let encoded = |&byte: &u8| match byte.is_ascii() {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    let text: String = location.iter().map(encoded).collect();
+    let next = from
+        .join(&text)
+        .map_err(|why| error(HostErrorKind::Unavailable, format!("redirected to something that is no URL: {why}")))?;
+    match next.as_str().len() {
+        bytes if bytes > URL_BYTES_MAX => Err(long(bytes)),
+        _ => Ok(next),
+    }
 }
 
 /// Makes the request that a redirect asks for.
@@ -171,4 +228,68 @@ fn failure(failed: reqwest::Error, url: &Url) -> HostError {
         () => HostErrorKind::Unavailable,
     };
     error(kind, format!("{place}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_redirect_leads_is_read_as_other_clients_read_it() {
+        let from = Url::parse("https://a.org/dir/page?q=1").unwrap();
+        let to = |location: &[u8]| match target(&from, location) {
+            Ok(url) => url.to_string(),
+            Err(error) => error.message,
+        };
+        assert_eq!(to(b"https://b.org/x"), "https://b.org/x");
+        assert_eq!(to(b"next"), "https://a.org/dir/next");
+        assert_eq!(to(b"/top?a=b#part"), "https://a.org/top?a=b#part");
+        assert_eq!(to(b"//b.org"), "https://b.org/");
+        assert_eq!(to("/b\u{fc}cher?n=\u{fc}".as_bytes()), "https://a.org/b%C3%BCcher?n=%C3%BC");
+        // No UTF-8 at all.
+        assert_eq!(to(b"/\xfc"), "https://a.org/%FC");
+        assert_eq!(to("https://b\u{fc}cher.example/".as_bytes()), "https://xn--bcher-kva.example/");
+        assert_eq!(to(b" /a b?c d "), "https://a.org/a%20b?c%20d");
+        assert_eq!(to(b"/a%20b"), "https://a.org/a%20b");
+        assert_eq!(to(b"https://"), "redirected to something that is no URL: empty host");
+        assert_eq!(to(b"https://\xfc/"), "redirected to something that is no URL: invalid international domain name");
+        let long = vec![b'x'; URL_BYTES_MAX];
+        assert_eq!(to(&long), "redirected to a URL of 8210 bytes, at most 8192");
+        assert!(to(&[long, vec![b'x']].concat()).starts_with("redirected to a URL of 8193 bytes"));
+    }
+
+    #[test]
+    fn https_is_not_left_by_a_redirect() {
+        let led = |from: &str, location: &'static str| {
+            let location = HeaderValue::from_static(location);
+            let from = Url::parse(from).unwrap();
+            let led = redirected(StatusCode::TEMPORARY_REDIRECT, Some(&location), "GET", &from, false);
+            led.map(|next| next.unwrap().0.to_string()).map_err(|error| (error.kind.name(), error.message))
+        };
+        let refused = Err(("denied", "redirected from https to http".to_owned()));
+        assert_eq!(led("https://a.org/x", "http://a.org/x"), refused);
+        assert_eq!(led("https://a.org/x", "http://b.org"), refused);
+        assert_eq!(led("https://a.org/x", "//b.org/x"), Ok("https://b.org/x".to_owned()));
+        assert_eq!(led("http://a.org/x", "https://a.org/x"), Ok("https://a.org/x".to_owned()));
+        assert_eq!(led("http://a.org/x", "/y"), Ok("http://a.org/y".to_owned()));
+    }
+
+    #[test]
+    fn secrets_stay_with_the_scheme_host_and_port_that_they_were_meant_for() {
+        let kept = |from: &str, to: &str| {
+            let header = |name: &str| Header { name: name.into(), value: "x".into() };
+            let headers = vec![header("Authorization"), header("cookie"), header("accept")];
+            let (method, url) = ("GET".into(), from.into());
+            let mut request = Request { method, url, headers, body: None, timeout_ms: None };
+            turn(&mut request, &Url::parse(from).unwrap(), &Url::parse(to).unwrap(), false);
+            request.headers.len() == 3
+        };
+        assert!(kept("https://a.org/x", "https://a.org:443/y"));
+        assert!(kept("http://a.org:8080/x", "http://A.org:8080/y"));
+        assert!(!kept("https://a.org/x", "https://b.org/x"));
+        assert!(!kept("https://a.org/x", "https://www.a.org/x"));
+        assert!(!kept("https://a.org/x", "https://a.org:8443/x"));
+        assert!(!kept("http://a.org/x", "https://a.org/x"));
+        assert!(!kept("http://a.org:443/x", "https://a.org/x"));
+    }
 }

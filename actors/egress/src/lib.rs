@@ -1,12 +1,16 @@
 //! The egress actor: outbound HTTP for modules and for the outbox.
 //!
-//! `client` carries out one request and follows its redirects; `actor` holds how many run at once. Where a request may
-//! go is the allowlist's to say (`nexum_host_ifaces::http`), here for every redirect. Left out so far: credentials of
-//! the operator, `wasi:http`, and rules about private addresses.
+//! `client` carries out one request and follows its redirects; `actor` holds how many run at once; `names` looks hosts
+//! up, and `dial` keeps connections away from the engine's own listeners. Where a request may go is the allowlist's to
+//! say (`nexum_host_ifaces::http`), here for every redirect. Left out so far: credentials of the operator, `wasi:http`,
+//! and rules about private addresses.
 
 mod actor;
 mod client;
+mod dial;
 mod metrics;
+mod names;
 
 pub use actor::{Args, EgressActor, Limits, spawn};
 pub use metrics::EgressMetrics;
+pub use names::{LookUp, Resolver, look_up_of_this_machine};

@@ -8,6 +8,7 @@ pub struct EgressMetrics {
     pub(crate) requests: IntCounterVec,
     pub(crate) duration: Histogram,
     pub(crate) in_flight: IntGauge,
+    pub(crate) lookups: IntGauge,
 }
 
 impl EgressMetrics {
@@ -25,9 +26,11 @@ impl EgressMetrics {
                 .buckets(vec![0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
         )?;
         let in_flight = IntGauge::new("nexum_egress_in_flight", "HTTP requests that wait for their answer.")?;
+        let lookups = IntGauge::new("nexum_egress_dns_lookups", "DNS lookups for modules that have not ended.")?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
-        Ok(Self { requests, duration, in_flight })
+        registry.register(Box::new(lookups.clone()))?;
+        Ok(Self { requests, duration, in_flight, lookups })
     }
 }

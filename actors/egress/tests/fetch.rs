@@ -2,9 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use nexum_egress::{Args, EgressMetrics, Limits};
+use nexum_egress::{Args, EgressMetrics, Limits, LookUp, Resolver};
 use nexum_host_ifaces::{
     HostError,
     clock::SystemClock,
@@ -14,6 +22,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 /// Far more than a loaded machine needs.
@@ -36,8 +45,25 @@ async fn actor(limits: Limits) -> ActorRef<EgressMsg> {
 }
 
 async fn actor_with(limits: Limits, metrics: EgressMetrics) -> ActorRef<EgressMsg> {
+    actor_beside(limits, metrics, Vec::new()).await
+}
+
+/// The hosts of these tests.
+fn look_up() -> LookUp {
+    Arc::new(|name: &str| -> io::Result<Vec<SocketAddr>> {
+        match name {
+            "localhost" => Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0))]),
+            _ => Err(io::Error::other("no such name")),
+        }
+    })
+}
+
+/// The actor of an engine that listens itself.
+async fn actor_beside(limits: Limits, metrics: EgressMetrics, listeners: Vec<SocketAddr>) -> ActorRef<EgressMsg> {
     let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
-    let args = Args { limits, clock: Arc::new(SystemClock::new()), metrics };
+    let clock = Arc::new(SystemClock::new());
+    let names = Resolver::new(look_up(), clock.clone(), &metrics);
+    let args = Args { limits, clock, metrics, names, listeners: watch::channel(listeners).1 };
     nexum_egress::spawn(args, parent.get_cell()).await.unwrap().0
 }
 
@@ -86,6 +112,9 @@ async fn serve(mut stream: TcpStream, port: u16) {
         "/elsewhere" => (redirect("302", &format!("http://localhost:{port}/echo")), String::new()),
         "/forbidden" => (redirect("302", "http://evil.test/"), String::new()),
         "/loop" => (redirect("302", "/loop"), String::new()),
+        "/raw" => (redirect("302", "/echo/b\u{fc}cher a?n=\u{fc}#part"), String::new()),
+        "/no-url" => (redirect("302", "http://[::1/"), String::new()),
+        path if path.starts_with("/to/") => (redirect("302", &path.replacen("/to/", "http://", 1)), String::new()),
         _ => ("HTTP/1.1 200 OK\r\n".to_owned(), text.clone()),
     };
     let answer = format!("{head}connection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -145,9 +174,96 @@ async fn redirects_are_followed_within_the_allowlist_and_leave_secrets_behind() 
     assert_eq!(forbidden.kind.name(), "denied");
     assert!(forbidden.message.starts_with("redirected: host `evil.test` is not allowed"), "{}", forbidden.message);
     assert!(ask(&actor, fetch_of("GET", url("/loop"))).await.unwrap_err().message.contains("5 redirects"));
+    let raw = text(ask(&actor, fetch_of("GET", url("/raw"))).await.unwrap());
+    assert!(raw.starts_with("GET /echo/b%C3%BCcher%20a?n=%C3%BC HTTP/1.1\r\n"), "{raw}");
+    let no_url = ask(&actor, fetch_of("GET", url("/no-url"))).await.unwrap_err();
+    assert_eq!(no_url.message, "redirected to something that is no URL: invalid IPv6 address");
     // An effect that would become another request is answered as it stands.
     let kept = ask(&actor, Fetch { is_effect: true, ..fetch_of("POST", url("/other")) }).await.unwrap();
     assert_eq!(kept.status, 303);
+}
+
+#[tokio::test]
+async fn secrets_stay_behind_when_a_redirect_leads_to_another_port_of_the_same_host() {
+    let (actor, from, to) = (actor(Limits::default()).await, server().await, server().await);
+    let follow = async |port: u16| {
+        let mut fetch = fetch_of("GET", format!("http://127.0.0.1:{from}/to/127.0.0.1:{port}/echo"));
+        fetch.request.headers.push(Header { name: "Cookie".into(), value: "session=1".into() });
+        text(ask(&actor, fetch).await.unwrap())
+    };
+    let same = follow(from).await;
+    assert!(same.contains("authorization: secret") && same.contains("cookie: session=1"), "{same}");
+    let other = follow(to).await;
+    assert!(other.starts_with("GET /echo") && other.contains(&format!("host: 127.0.0.1:{to}")), "{other}");
+    assert!(!other.contains("authorization") && !other.contains("cookie"), "{other}");
+}
+
+#[tokio::test]
+async fn the_engines_own_listeners_are_closed_to_modules_by_whatever_name() {
+    let (own, other) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), server().await);
+    let listener = own.local_addr().unwrap();
+    let metrics = EgressMetrics::register(&prometheus::Registry::new()).unwrap();
+    let actor = actor_beside(Limits::default(), metrics, vec![listener]).await;
+    let patterns = ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:7f00:1]", "[::]"];
+    let allow = Arc::new(Allowlist::new(patterns.map(str::to_owned)));
+    let port = listener.port();
+    for url in [
+        format!("http://127.0.0.1:{port}/metrics"),
+        format!("http://localhost:{port}/metrics"),
+        format!("http://0x7f.1:{port}/metrics"),
+        format!("http://0.0.0.0:{port}/metrics"),
+        format!("http://[::ffff:127.0.0.1]:{port}/metrics"),
+        format!("http://[::]:{port}/metrics"),
+        format!("http://127.0.0.1:{other}/to/127.0.0.1:{port}/metrics"),
+        format!("http://127.0.0.1:{other}/to/localhost:{port}/metrics"),
+    ] {
+        let refused = ask(&actor, Fetch { allow: allow.clone(), ..fetch_of("GET", url.clone()) }).await.unwrap_err();
+        assert_eq!(refused.kind.name(), "denied", "{url}: {}", refused.message);
+        let said = format!(":{port} is the engine's own listener {listener}, closed to modules");
+        assert!(refused.message.ends_with(&said), "{url}: {}", refused.message);
+    }
+    // Nobody got as far as to connect, and the machine's other servers are reached.
+    let waiting = own.into_std().unwrap();
+    assert_eq!(waiting.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(ask(&actor, fetch_of("GET", format!("http://localhost:{other}/echo"))).await.unwrap().status, 200);
+}
+
+/// A server that would keep its connections for ever, and how many it has.
+async fn keeping() -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, open) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+    let count = open.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let count = count.clone();
+            count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                while let Ok(1..) = stream.read(&mut buffer).await {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                }
+                count.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    (port, open)
+}
+
+/// Each port has connections of its own, so that a host with many of them could have any number.
+#[tokio::test]
+async fn a_connection_ends_with_its_request() {
+    let actor = actor(Limits::default()).await;
+    for _ in 0..5 {
+        let (port, open) = keeping().await;
+        let answer = ask(&actor, fetch_of("GET", format!("http://127.0.0.1:{port}/"))).await.unwrap();
+        assert_eq!(text(answer), "ok");
+        let ends = async {
+            while open.load(Ordering::SeqCst) > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ends).await.expect("the connection is kept");
+    }
 }
 
 #[tokio::test]
@@ -162,6 +278,9 @@ async fn what_goes_wrong_has_its_kind() {
     assert_eq!(kind(fetch_of("GET", format!("http://127.0.0.1:{closed}/"))).await, "unavailable");
     let hanging = Fetch { deadline: Duration::from_millis(50), ..fetch_of("GET", url("/hang")) };
     assert_eq!(kind(hanging).await, "timeout");
+    let allow = Arc::new(Allowlist::new(["none.test".to_owned()]));
+    let unknown = ask(&actor, Fetch { allow, ..fetch_of("GET", "http://none.test:81/x".into()) }).await.unwrap_err();
+    assert_eq!((unknown.kind.name(), &*unknown.message), ("unavailable", "http://none.test:81: DNS: no such name"));
     let secret = ask(&actor, fetch_of("GET", url("/drop?token=secret"))).await.unwrap_err();
     assert!(!secret.message.contains("secret"), "{}", secret.message);
 }

@@ -4,17 +4,19 @@ use std::{
     collections::BTreeMap,
     fs,
     future::Future,
+    net::SocketAddr,
     os::unix::fs::DirBuilderExt,
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Context;
 use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History, KEPT_HEADERS, mock::Fixture};
-use nexum_egress::EgressMetrics;
+use nexum_egress::{EgressMetrics, Resolver};
 use nexum_gateway::{AdminTcp, LogTap, Token};
 use nexum_host_ifaces::{
     blocking::Blocking,
@@ -34,10 +36,14 @@ use nexum_kernel::{
 };
 use nexum_store::Store;
 use prometheus::Registry;
-use ractor::{ActorCell, ActorRef, Message, SpawnErr};
+use ractor::{ActorCell, ActorRef, Message, SpawnErr, rpc::CallResult};
+use tokio::sync::watch;
 
 use super::{journal_key, store_directory};
 use crate::config::{Ceiling, Chain, Config, Module};
+
+/// The gateway answers at once when it is asked where it listens.
+const LISTENERS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Starts an engine. Answers once its services are up; modules load in the background.
 pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandle, Port<AdminMsg>)> {
@@ -63,8 +69,9 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         services.push(chain_service(chain, &ports, port.clone(), &clock, &metrics, &histories)?);
     }
     services.push(cron_service(ports.cron.clone(), clock.clone()));
-    services.push(egress_service(config, ports.egress.clone(), clock.clone(), &registry)?);
-    services.push(gateway_service(config, &ports, &registry, logs)?);
+    let (listeners, own) = watch::channel(configured_listeners(config));
+    services.push(egress_service(config, ports.egress.clone(), clock.clone(), &registry, own)?);
+    services.push(gateway_service(config, &ports, &registry, logs, listeners)?);
 
     let admin = ports.admin.clone();
     let args = KernelArgs {
@@ -187,11 +194,15 @@ fn egress_service(
     port: Port<EgressMsg>,
     clock: Arc<dyn Clock>,
     registry: &Registry,
+    listeners: watch::Receiver<Vec<SocketAddr>>,
 ) -> anyhow::Result<ServiceSpec> {
     let limits = config.egress.limits();
     let metrics = EgressMetrics::register(registry).context("metrics")?;
+    let names = Resolver::new(nexum_egress::look_up_of_this_machine(), clock.clone(), &metrics);
     Ok(service("egress", port, move |supervisor| {
-        let args = nexum_egress::Args { limits, clock: clock.clone(), metrics: metrics.clone() };
+        let (clock, metrics) = (clock.clone(), metrics.clone());
+        let (names, listeners) = (names.clone(), listeners.clone());
+        let args = nexum_egress::Args { limits, clock, metrics, names, listeners };
         async move { nexum_egress::spawn(args, supervisor).await.map(|(actor, _)| actor) }
     }))
 }
@@ -251,7 +262,21 @@ fn rpc(chain: &Chain) -> ChainConfig {
     config
 }
 
-fn gateway_service(config: &Config, ports: &Ports, registry: &Registry, logs: LogTap) -> anyhow::Result<ServiceSpec> {
+/// Where the engine listens as long as the gateway has not said it.
+fn configured_listeners(config: &Config) -> Vec<SocketAddr> {
+    let observability = &config.observability;
+    let all = [observability.health_listen, observability.metrics_listen, observability.admin_listen];
+    all.into_iter().filter_map(|listen| listen.0).collect()
+}
+
+/// The gateway. `listeners` hears where it listens, which the system may choose anew with every start.
+fn gateway_service(
+    config: &Config,
+    ports: &Ports,
+    registry: &Registry,
+    logs: LogTap,
+    listeners: watch::Sender<Vec<SocketAddr>>,
+) -> anyhow::Result<ServiceSpec> {
     let observability = &config.observability;
     if let Some(directory) = observability.admin_socket.as_deref().and_then(Path::parent) {
         private_directory(directory).context("[observability] admin_socket")?;
@@ -268,7 +293,19 @@ fn gateway_service(config: &Config, ports: &Ports, registry: &Registry, logs: Lo
         logs,
     };
     // Nobody calls the gateway; the port is what the kernel wants of a service.
-    Ok(service("gateway", Port::new("gateway"), move |supervisor| nexum_gateway::spawn(args.clone(), supervisor)))
+    Ok(service("gateway", Port::new("gateway"), move |supervisor| {
+        let (args, listeners) = (args.clone(), listeners.clone());
+        async move {
+            let gateway = nexum_gateway::spawn(args, supervisor).await?;
+            let asked = gateway.call(nexum_gateway::Msg::Addresses, Some(LISTENERS_DEADLINE)).await;
+            let Ok(CallResult::Success(open)) = asked else {
+                gateway.stop(None);
+                return Err(SpawnErr::StartupFailed("the gateway does not say where it listens".into()));
+            };
+            listeners.send_replace([open.health, open.metrics, open.admin_tcp].into_iter().flatten().collect());
+            Ok(gateway)
+        }
+    }))
 }
 
 pub(super) fn module_spec(module: &Module) -> ModuleSpec {
@@ -286,7 +323,6 @@ pub(super) fn module_spec(module: &Module) -> ModuleSpec {
 mod tests {
     use super::*;
     use crate::config::{Endpoint, Period};
-    use std::time::Duration;
 
     #[test]
     fn a_chain_keeps_the_actors_defaults_but_for_what_is_said() {

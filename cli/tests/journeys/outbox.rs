@@ -1,6 +1,7 @@
 //! Effects and direct requests, through the real binary: sent, refused, tried again, given up, taken up, withdrawn.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
 };
@@ -78,6 +79,42 @@ fn a_direct_request_is_answered_or_refused_in_the_handler() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let engine = started(sender(Setup::new().mock(31337, CHAIN), &nobody, "fetch", &[]));
     assert!(first_fetch(&engine).starts_with("Unavailable: http: http://127.0.0.1:"), "{}", first_fetch(&engine));
+}
+
+/// They are where the system put them, under whatever name the module may use.
+#[test]
+fn a_module_does_not_reach_the_engines_own_listeners() {
+    let setup = Setup::new().mock(31337, CHAIN);
+    let changes =
+        [("allow = [\"127.0.0.1\"]", "allow = [\" LocalHost. \", \"127.1\"]"), ("mode = \"lane\"", "mode = \"fetch\"")];
+    let bundle = setup.write_bundle("sender", "sender", &changes);
+    let mut engine = setup.prepare();
+    let config = fs::read_to_string(&engine.config).unwrap();
+    let anywhere = |line: &str| match line.split_once("_listen = ") {
+        Some((what, _)) => format!("{what}_listen = \"127.0.0.1:0\"\n"),
+        None => format!("{line}\n"),
+    };
+    fs::write(&engine.config, config.lines().map(anywhere).collect::<String>()).unwrap();
+    engine.launch();
+    for listener in ["health", "metrics"] {
+        let port = eventually("it says where it listens", || {
+            let log = engine.log_text();
+            let told = log.split_once(&format!("\"{listener}\":\"Some(127.0.0.1:"));
+            let port = told.and_then(|(_, rest)| rest.split_once(')')).map(|(port, _)| port.to_owned());
+            port.ok_or(log)
+        });
+        for host in ["localhost", "127.0.0.1"] {
+            let url = format!("url=http://{host}:{port}");
+            engine.ctl(&["module", "load", bundle.to_str().unwrap(), "--set", &url]);
+            engine.module_until("sender", "runs", |node| node["state"] == "RUN");
+            let own = format!("http://{host}:{port} is the engine's own listener 127.0.0.1:{port}, closed to modules");
+            eventually("it is refused", || match engine.state("sender", "f/").pop() {
+                Some((_, seen)) if seen == format!("Denied: http: {own}") => Ok(()),
+                other => Err(format!("{other:?}")),
+            });
+            engine.ctl(&["module", "unload", "sender"]);
+        }
+    }
 }
 
 /// Where a server listens that sends whoever asks to the same path below this URL, whatever the method.
