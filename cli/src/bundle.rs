@@ -1,6 +1,9 @@
 //! Packaging: a manifest and a component become a bundle that an engine verifies.
 //!
-//! Invariant: a bundle directory is complete or not there; one that is replaced goes in one step.
+//! Invariant: a bundle directory is complete or not there; one that is replaced goes in one step. `inspect` tells what is in
+//! one.
+
+pub mod inspect;
 
 use std::{
     fs, io,
