@@ -56,7 +56,11 @@ endif
 # The pinned one comes after what is on the machine.
 NEXTEST_VERSION := 0.9.143
 NEXTEST_DIR := $(CACHE)/cargo-nextest-$(NEXTEST_VERSION)
-export PATH := $(PATH):$(NEXTEST_DIR)/bin
+DENY_VERSION := 0.20.2
+DENY_DIR := $(CACHE)/cargo-deny-$(DENY_VERSION)
+MACHETE_VERSION := 0.9.2
+MACHETE_DIR := $(CACHE)/cargo-machete-$(MACHETE_VERSION)
+export PATH := $(PATH):$(NEXTEST_DIR)/bin:$(DENY_DIR)/bin:$(MACHETE_DIR)/bin
 
 .PHONY: help
 help: ## print this
@@ -100,6 +104,21 @@ nextest:
 		if ! command -v cargo-nextest >/dev/null; then \
 			echo "building cargo-nextest $(NEXTEST_VERSION), which takes some minutes"; \
 			env -u CARGO_TARGET_DIR cargo install --quiet --locked --root "$(NEXTEST_DIR)" cargo-nextest@$(NEXTEST_VERSION); \
+		fi; }
+
+.PHONY: deny-deps
+deny-deps:
+	@command -v cargo-deny >/dev/null || { \
+		$(LOCK_CACHE); \
+		if ! command -v cargo-deny >/dev/null; then \
+			echo "building cargo-deny $(DENY_VERSION), which takes some minutes"; \
+			env -u CARGO_TARGET_DIR cargo install --quiet --locked --root "$(DENY_DIR)" cargo-deny@$(DENY_VERSION); \
+		fi; }
+	@command -v cargo-machete >/dev/null || { \
+		$(LOCK_CACHE); \
+		if ! command -v cargo-machete >/dev/null; then \
+			echo "building cargo-machete $(MACHETE_VERSION), which takes some minutes"; \
+			env -u CARGO_TARGET_DIR cargo install --quiet --locked --root "$(MACHETE_DIR)" cargo-machete@$(MACHETE_VERSION); \
 		fi; }
 
 .PHONY: build
@@ -176,6 +195,14 @@ fuzz: build-deps ## fuzz every reader of a node's answer for FUZZ_SECONDS each; 
 			fixtures/fuzz/corpus/$$name -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=5 -verbosity=0; \
 	done
 
+# `make check` holds the lock file against deny.toml, and looks for dependencies that nothing names, without these two.
+.PHONY: deny
+deny: deny-deps ## hold every dependency against deny.toml: licences, sources, versions, advisories; and find unused ones
+	@cargo deny --locked check bans licenses sources
+	@if cargo deny fetch db >/dev/null 2>&1; then cargo deny --locked check advisories; \
+		else echo "no advisory database can be fetched: advisories are not checked" >&2; fi
+	@cargo machete
+
 .PHONY: check-deploy
 check-deploy: ## check the alert rules and what they make of samples; installs promtool when it is missing
 	@command -v promtool >/dev/null || apt-get install -y --no-install-recommends prometheus >/dev/null
@@ -216,6 +243,7 @@ check-fresh: ## `make run` and `make test` as a newcomer has them: a new Debian,
 check-long: ## what every release runs: all that takes longer than CI may; hours, and needs root
 	@$(MAKE) --no-print-directory check-fresh
 	@$(MAKE) --no-print-directory check-deploy
+	@$(MAKE) --no-print-directory deny
 	@$(MAKE) --no-print-directory sim
 	@$(MAKE) --no-print-directory prove-exactly-once
 	@$(MAKE) --no-print-directory prove-reorg

@@ -130,7 +130,7 @@ pub enum Common {
     CheckConfig(Settings),
     /// Ask the engine whether it is healthy; exit code 4 when it is not
     Health,
-    /// List, load and steer modules, or package one
+    /// List, load and steer modules, or package and inspect one
     #[command(subcommand)]
     Module(Module),
     /// Look at what modules keep, and back it up
@@ -169,6 +169,11 @@ pub enum Module {
     Resync(Resync),
     /// Make a bundle: the manifest with the component's hash filled in, and the component
     Package(Package),
+    /// Tell what a bundle is without running it: what it asks for, what it is told of, when its schedules fire next
+    Inspect {
+        /// A directory with nexum.toml and module.wasm
+        bundle: PathBuf,
+    },
 }
 
 /// Either undo state, or keep it and choose a block.

@@ -1,6 +1,9 @@
 //! Packaging: a manifest and a component become a bundle that an engine verifies.
 //!
-//! Invariant: a bundle directory is complete or not there; one that is replaced goes in one step.
+//! Invariant: a bundle directory is complete or not there; one that is replaced goes in one step. `inspect` tells what is in
+//! one.
+
+pub mod inspect;
 
 use std::{
     fs, io,
@@ -9,9 +12,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use nexum_host_ifaces::{grants::Capability, link::SERVABLE};
+use nexum_kernel::manifest::{Manifest, ManifestError};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};
-use toml::de::{DeTable, DeValue};
+use toml_edit::{DocumentMut, Item, Value};
 
 /// What was made.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +35,8 @@ pub fn package(manifest_dir: &Path, component: &Path, out: &Path) -> anyhow::Res
     let hash = format!("sha256:{}", hex::encode(Sha256::digest(&wasm)));
     let filled = fill_in(&text, &hash).with_context(|| format!("{}", manifest.display()))?;
     // The check that an engine makes, so that a bundle that is made can be loaded.
-    let checked = nexum_kernel::manifest::Manifest::parse(&filled, &manifest, &crate::wire::schedule_check())?;
+    let checked = Manifest::parse(&filled, &manifest, &crate::wire::schedule_check())
+        .map_err(|error| as_written(error, &text, &filled))?;
     if let Some(missing) = checked.required.iter().find(|capability| !SERVABLE.contains(capability)) {
         let served: Vec<_> = SERVABLE.iter().map(|capability| capability.name()).collect();
         bail!(
@@ -73,28 +78,36 @@ fn check_component(wasm: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// The manifest with `component` set in `[module]`; every other byte as it is.
+/// The manifest with `component` set in `[module]`, in whatever form TOML that is written; the comments stay.
 fn fill_in(manifest: &str, hash: &str) -> anyhow::Result<String> {
-    let line = |offset: usize| manifest[..offset].matches('\n').count() + 1;
-    let table = DeTable::parse(manifest).map_err(|error| {
+    let line = |offset: usize| manifest.get(..offset).unwrap_or(manifest).matches('\n').count() + 1;
+    let mut document = manifest.parse::<DocumentMut>().map_err(|error| {
         anyhow::anyhow!("line {}: {}", error.span().map_or(1, |span| line(span.start)), error.message())
     })?;
-    let module = table.get_ref().iter().find(|(key, _)| key.get_ref() == "module").map(|(_, value)| value);
-    let Some(DeValue::Table(keys)) = module.map(|module| module.get_ref()) else { bail!("has no [module]") };
-    let present = keys.iter().find(|(key, _)| key.get_ref() == "component").map(|(_, value)| value.span());
-    let (range, text) = match present {
-        Some(range) => (range, format!("\"{hash}\"")),
-        None => {
-            // After the line of the last plain key, so that tables below [module] stay where they are.
-            let plain = keys.iter().filter(|(_, value)| !matches!(value.get_ref(), DeValue::Table(_)));
-            let Some(end) = plain.map(|(_, value)| value.span().end).max() else { bail!("[module] is empty") };
-            let end = manifest[end..].find('\n').map_or(manifest.len(), |newline| end + newline);
-            (end..end, format!("\ncomponent = \"{hash}\""))
+    let module = document.get_mut("module").and_then(Item::as_table_like_mut);
+    let Some(module) = module else { bail!("has no [module]") };
+    match module.get_mut("component") {
+        Some(Item::Value(present)) => {
+            let decor = present.decor().clone();
+            *present = Value::from(hash);
+            *present.decor_mut() = decor;
         }
-    };
-    let mut filled = manifest.to_owned();
-    filled.replace_range(range, &text);
-    Ok(filled)
+        Some(_) => bail!("`component` in [module] is a table: leave it out, it is filled in"),
+        None => {
+            module.insert("component", toml_edit::value(hash));
+        }
+    }
+    Ok(document.to_string())
+}
+
+/// The same error at the line that the author sees: the line that was filled in is not in the author's file.
+fn as_written(error: ManifestError, written: &str, filled: &str) -> ManifestError {
+    if filled.lines().count() == written.lines().count() {
+        return error;
+    }
+    let added = written.lines().zip(filled.lines()).take_while(|(written, filled)| written == filled).count() + 1;
+    let line = error.line.map(|line| if line > added { line - 1 } else { line });
+    ManifestError { line, ..error }
 }
 
 fn write(draft: &Path, manifest: &str, wasm: &[u8]) -> io::Result<()> {
@@ -135,6 +148,45 @@ mod tests {
         assert_eq!(fill_in(&filled, "sha256:22").unwrap(), filled.replace("11", "22"));
         assert_eq!(fill_in("name = 1\n", "x").unwrap_err().to_string(), "has no [module]");
         assert!(fill_in("[module]\nname = \n", "x").unwrap_err().to_string().starts_with("line 2: "));
+    }
+
+    #[test]
+    fn every_form_of_the_module_table_is_filled_in() {
+        let forms = [
+            "module = { name = \"m\", version = \"0.1.0\" }   # identity\n",
+            "module = {\n    name = \"m\", # identity\n    version = \"0.1.0\",\n}\n",
+            "module.name = \"m\"   # identity\nmodule.version = \"0.1.0\"\n",
+            "[module]\nname = \"m\" # identity\nversion = \"0.1.0\"\nrestart.max_event_attempts = 2\n",
+            "\"module\" = { \"name\" = \"m\", version = '0.1.0', restart.max_event_attempts = 2 } # identity",
+        ];
+        for form in forms {
+            let written = format!("{form}\n[capabilities]\nrequired = [\"logging\"] # no more\n");
+            let filled = fill_in(&written, "sha256:11").unwrap();
+            let again = fill_in(&filled, "sha256:22").unwrap();
+            assert_eq!(again, filled.replace("11", "22"));
+            assert!(filled.contains("# identity") && filled.contains("# no more"), "{filled}");
+            let mut table: toml::Table = toml::from_str(&filled).unwrap();
+            let component = table["module"].as_table_mut().unwrap().remove("component");
+            assert_eq!(component, Some(toml::Value::String("sha256:11".to_owned())), "{filled}");
+            assert_eq!(table, toml::from_str::<toml::Table>(&written).unwrap(), "{filled}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_line_that_the_author_sees() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let wasm = directory.path().join("m.wasm");
+        fs::write(&wasm, COMPONENT).unwrap();
+        let manifest = directory.path().join("nexum.toml");
+        let refused = |text: String| {
+            fs::write(&manifest, text).unwrap();
+            package(directory.path(), &wasm, &directory.path().join("out")).unwrap_err().to_string()
+        };
+        let at = |line: usize| format!("{}:{line}: ", manifest.display());
+        let later = refused(MANIFEST.replace("logging", "loging"));
+        assert!(later.starts_with(&at(10)), "{later}");
+        let earlier = refused(MANIFEST.replace("\"m\"", "\"M\""));
+        assert!(earlier.starts_with(&at(3)), "{earlier}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Carries out every command but `run`: asks the engine, prints the answer.
 
 mod crash;
+mod inspect;
 mod journal;
 mod operator;
 mod replay;
@@ -45,6 +46,7 @@ pub fn common(command: Common, output: Output, program: &str) -> Result<(), Fail
                 false => print(&format!("{} {} in {}\n", made.name, made.component, made.bundle.display())),
             }
         }
+        Common::Module(args::Module::Inspect { bundle }) => inspect::inspect(&bundle, &output),
         Common::Module(command) => block_on(Box::pin(module(command, &output))),
         Common::State(command) => state::state(command, &output),
         Common::Journal(command) => journal::journal(command, &output),
@@ -59,10 +61,13 @@ pub fn common(command: Common, output: Output, program: &str) -> Result<(), Fail
 
 fn check_config(settings: &args::Settings, output: &Output) -> Result<(), Failure> {
     let config = wire::checked_settings(settings)?.config;
-    match output.json {
-        true => print_json(&config::shown_json(&config)),
-        false => print(&config::shown(&config)),
+    let planned = inspect::planned(&config)?;
+    if !output.json {
+        return print(&(config::shown(&config) + &render::bundle::planned(&planned)));
     }
+    let mut shown = config::shown_json(&config);
+    shown["schedules"] = json!(planned);
+    print_json(&shown)
 }
 
 async fn health(output: &Output) -> Result<(), Failure> {
@@ -99,7 +104,7 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
         args::Module::Upgrade(upgrade) => return upgrade_module(&client, upgrade, output).await,
         args::Module::Resync(resync) => return resync_module(&client, resync, output).await,
         // Needs no engine; carried out before.
-        args::Module::Package(_) => return Ok(()),
+        args::Module::Package(_) | args::Module::Inspect { .. } => return Ok(()),
         args::Module::Unload { name } => (name, "", Method::DELETE, "unloaded"),
         args::Module::Restart { name } => (name, "/restart", Method::POST, "restarted"),
         args::Module::Pause { name } => (name, "/pause", Method::POST, "paused"),

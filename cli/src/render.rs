@@ -1,5 +1,6 @@
 //! How answers look: text for people, JSON for programs.
 
+pub mod bundle;
 pub mod journal;
 pub mod logs;
 pub mod metrics;

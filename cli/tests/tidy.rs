@@ -1,4 +1,4 @@
-//! House rules that a test can hold: which crate may depend on which, and how files are kept.
+//! House rules that a test can hold: which crate may depend on which, what may be depended on, and how files are kept.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
@@ -13,6 +13,9 @@ use serde_json::Value;
 
 /// A file past this wants a second look at what it owns.
 const LINES_MAX: usize = 500;
+
+/// Versions in the lock file besides the first of each crate. More of them want a look at what asked for one.
+const SURPLUS_VERSIONS_MAX: usize = 63;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -138,6 +141,66 @@ fn files_say_what_they_own_and_stay_small() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_lock_file_keeps_to_what_deny_toml_allows() {
+    let read = |file: &str| -> toml::Table { toml::from_str(&fs::read_to_string(root().join(file)).unwrap()).unwrap() };
+    let (deny, lock) = (read("deny.toml"), read("Cargo.lock"));
+    let named = |list: &str| -> BTreeSet<String> {
+        let entries = deny["bans"][list].as_array().unwrap().iter();
+        entries.map(|entry| entry["crate"].as_str().unwrap().to_owned()).collect()
+    };
+    let registry = format!("registry+{}", deny["sources"]["allow-registry"][0].as_str().unwrap());
+    let ours = dependencies();
+    let mut versions = BTreeMap::<String, usize>::new();
+    for package in lock["package"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        match package.get("source") {
+            Some(source) => assert_eq!(source.as_str(), Some(registry.as_str()), "{name}"),
+            None => assert!(ours.contains_key(name), "{name} comes from nowhere"),
+        }
+        *versions.entry(name.to_owned()).or_default() += 1;
+    }
+    let forbidden: Vec<_> = named("deny").into_iter().filter(|name| versions.contains_key(name)).collect();
+    assert_eq!(forbidden, Vec::<String>::new(), "deny.toml says why not");
+    // Of platforms that nexum is not built for.
+    versions.retain(|name, count| *count > 1 && !name.starts_with("windows") && name != "r-efi");
+    let several: BTreeSet<String> = versions.keys().cloned().collect();
+    let differing: Vec<_> = several.symmetric_difference(&named("skip")).cloned().collect();
+    assert_eq!(differing, Vec::<String>::new(), "several versions here, or `skip` in deny.toml, but not both");
+    let surplus = versions.values().sum::<usize>() - versions.len();
+    assert!(surplus <= SURPLUS_VERSIONS_MAX, "{surplus} versions more than crates: {versions:?}");
+}
+
+/// Whether source text names a crate: in a path, in a macro call, or where it is imported.
+fn names(text: &str, name: &str) -> bool {
+    text.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + name.len()..]);
+        let whole = !before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let used = after.starts_with("::") || after.starts_with('!') || after.starts_with(" as ");
+        whole && (used || before.ends_with("use "))
+    })
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let metadata = metadata(&["--no-deps"]);
+    let mut unused = Vec::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let mut files = Vec::new();
+        sources(Path::new(package["manifest_path"].as_str().unwrap()).parent().unwrap(), &mut files);
+        let text: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+        let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let code = code.join("\n");
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let name = dependency["rename"].as_str().or(dependency["name"].as_str()).unwrap().replace('-', "_");
+            if !names(&code, &name) {
+                unused.push(format!("{} does not use {name}", package["name"]));
+            }
+        }
+    }
+    assert_eq!(unused, Vec::<String>::new());
 }
 
 /// The names of metrics in a text, without what a histogram adds to its own.

@@ -132,7 +132,7 @@ impl HostState {
             memory: MemoryLimiter::new(args.limits.max_memory_bytes),
             wasi: crate::wasi::context(&args.module, &args.clock, &printed_dropped, &wasi_tape),
             wasi_tape,
-            table: ResourceTable::new(),
+            table: crate::wasi::table(),
         }
     }
 

@@ -1,4 +1,7 @@
 //! Linking: a component's imports are checked against its grants, then each import gets the real interface or a stub.
+//! `refused` defines what is linked so that a component loads, and refused when it is called.
+
+mod refused;
 
 use std::sync::Arc;
 
@@ -26,7 +29,7 @@ pub enum LinkError {
     Undeclared { import: String, capability: Capability },
     #[error(
         "the component imports `{import}`, which is not hosted: modules may import {PACKAGE}@{PACKAGE_VERSION} and \
-         WASI 0.2 io, clocks, random and cli"
+         WASI 0.2 io, clocks, random and cli, besides filesystem, sockets and http, which lead nowhere"
     )]
     Unknown { import: String },
     #[error("the component imports `{import}`; this engine hosts {PACKAGE}@{PACKAGE_VERSION}, so it must be rebuilt")]
@@ -51,7 +54,13 @@ pub fn link(
     host::types::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(misfit)?;
     for (import, item) in component.component_type().imports(engine) {
         let name = import.to_string();
-        if crate::wasi::SERVED.iter().any(|prefix| name.starts_with(prefix)) {
+        if crate::wasi::SERVED.iter().any(|prefix| is_wasi_0_2(&name, prefix)) {
+            continue;
+        }
+        if is_wasi_0_2(&name, refused::PREFIX)
+            && let ComponentItem::ComponentInstance(interface) = &item.ty
+        {
+            refused::define(engine, &mut linker, component, &name, interface).map_err(misfit)?;
             continue;
         }
         // The world's own `use` of shared types imports them by name; types reach nothing.
@@ -69,6 +78,12 @@ pub fn link(
         }
     }
     Ok(linker)
+}
+
+/// Whether an import is an interface of this package of WASI, such as `wasi:io/`, in a version that is hosted.
+fn is_wasi_0_2(import: &str, package: &str) -> bool {
+    let interface = import.strip_prefix(package).and_then(|rest| rest.split_once('@'));
+    interface.is_some_and(|(_, version)| version.starts_with("0.2."))
 }
 
 /// Whether an import brings nothing that can be called. A component imports an interface so when another one that it uses
@@ -166,7 +181,22 @@ mod tests {
         assert_eq!(nexum_capability("nexum:host/types@0.3.0").unwrap(), None);
         assert_eq!(nexum_capability("nexum:host/local-store@0.3.0").unwrap(), Some(Capability::LocalStore));
         assert!(matches!(nexum_capability("nexum:host/chain@0.2.0"), Err(LinkError::Version { .. })));
-        assert!(matches!(nexum_capability("wasi:sockets/tcp@0.2.6"), Err(LinkError::Unknown { .. })));
+        assert!(matches!(nexum_capability("wasi:keyvalue/store@0.2.0"), Err(LinkError::Unknown { .. })));
         assert!(matches!(nexum_capability("nexum:host/teapot@0.3.0"), Err(LinkError::Unknown { .. })));
+    }
+    #[test]
+    fn of_wasi_only_version_0_2_of_the_packages_that_are_hosted_is_linked() {
+        let linked = |import: &str| {
+            let served = crate::wasi::SERVED.iter().any(|package| is_wasi_0_2(import, package));
+            served || is_wasi_0_2(import, refused::PREFIX)
+        };
+        for import in ["wasi:io/poll@0.2.0", "wasi:sockets/tcp@0.2.6", "wasi:http/outgoing-handler@0.2.12"] {
+            assert!(linked(import), "{import}");
+        }
+        for import in
+            ["wasi:sockets/types@0.3.0", "wasi:http/types@0.3.0", "wasi:http/types", "wasi:config/store@0.2.0"]
+        {
+            assert!(!linked(import), "{import}");
+        }
     }
 }

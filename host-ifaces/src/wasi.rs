@@ -1,5 +1,6 @@
 //! The narrow WASI 0.2 subset that toolchains need: io, clocks, random, an empty environment, stdio into the module's
-//! log. The file system interfaces are linked because `std` imports them, with no directory behind them. No sockets.
+//! log. The file system interfaces are linked because `std` imports them, with no directory behind them. Those of sockets
+//! are linked because other languages' runtimes import them: no socket can be made, and no name looked up.
 
 mod tape;
 
@@ -14,7 +15,7 @@ use std::{
 };
 
 use tokio::io::AsyncWrite;
-use wasmtime::component::Linker;
+use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::{
     WasiCtx, WasiView as _,
     cli::{IsTerminal, StdoutStream, WasiCli, WasiCliView as _},
@@ -22,9 +23,10 @@ use wasmtime_wasi::{
     filesystem::{WasiFilesystem, WasiFilesystemView as _},
     p2::{
         OutputStream, Pollable, StreamResult,
-        bindings::{cli, clocks, filesystem, random},
+        bindings::{cli, clocks, filesystem, random, sockets},
     },
     random::WasiRandom,
+    sockets::{WasiSockets, WasiSocketsView as _},
 };
 
 use crate::{
@@ -38,7 +40,19 @@ pub(crate) use tape::WasiTape;
 use tape::{TapedClock, TapedRandom};
 
 /// Import prefixes that `add_to_linker` serves.
-pub(crate) const SERVED: &[&str] = &["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/"];
+pub(crate) const SERVED: &[&str] =
+    &["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
+
+/// Streams, pollables and other handles that one instance may hold at once; one more traps. A handle is memory of the
+/// engine that `max_memory_bytes` does not count, and a guest waits for a few at a time.
+const HANDLES_MAX: usize = 10_000;
+
+/// The table of what a guest holds handles of.
+pub(crate) fn table() -> ResourceTable {
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(HANDLES_MAX);
+    table
+}
 
 struct HasIo;
 
@@ -70,6 +84,15 @@ pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
     cli::terminal_stdin::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
     cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
     cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, HostState::cli)?;
+    // `context` allows nothing of it, and that is looked at before the system is asked for anything.
+    let options = sockets::network::LinkOptions::default();
+    sockets::network::add_to_linker::<_, WasiSockets>(l, &options, HostState::sockets)?;
+    sockets::instance_network::add_to_linker::<_, WasiSockets>(l, HostState::sockets)?;
+    sockets::ip_name_lookup::add_to_linker::<_, WasiSockets>(l, HostState::sockets)?;
+    sockets::tcp::add_to_linker::<_, WasiSockets>(l, HostState::sockets)?;
+    sockets::tcp_create_socket::add_to_linker::<_, WasiSockets>(l, HostState::sockets)?;
+    sockets::udp::add_to_linker::<_, WasiSockets>(l, HostState::sockets)?;
+    sockets::udp_create_socket::add_to_linker::<_, WasiSockets>(l, HostState::sockets)?;
     Ok(())
 }
 

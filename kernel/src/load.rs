@@ -166,7 +166,7 @@ impl Terms<'_> {
 }
 
 /// Manifest and component of a bundle; a path to the manifest itself is accepted too.
-fn bundle(source: &Path) -> (PathBuf, PathBuf) {
+pub fn bundle(source: &Path) -> (PathBuf, PathBuf) {
     if source.is_file() {
         let dir = source.parent().unwrap_or(Path::new("."));
         return (source.to_owned(), dir.join("module.wasm"));

@@ -217,6 +217,37 @@ fn a_packaged_module_loads() {
 }
 
 #[test]
+fn a_bundle_and_what_fires_next_are_told_without_an_engine() {
+    let setup = Setup::new().mock(31337, CHAIN).module(
+        "heartbeat",
+        "beat",
+        &[("every = \"5s\"", "schedule = \"*/5 * * * *\"")],
+    );
+    let engine = setup.prepare();
+    let source = engine.dir.path().join("beat");
+    let told = run(NEXUM, &["module", "inspect", path(&source), "--json"]);
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let size = fs::metadata(source.join("module.wasm")).unwrap().len();
+    assert_eq!((told["module"].as_str(), told["component_bytes"].as_u64()), (Some("beat"), Some(size)));
+    let next = told["subscriptions"][0]["next_ms"].as_array().unwrap();
+    let next: Vec<u64> = next.iter().map(|at| at.as_u64().unwrap()).collect();
+    assert_eq!(next.len(), 5);
+    assert!(
+        next.iter().all(|at| at.is_multiple_of(300_000)) && next.is_sorted() && next[0] > 1_700_000_000_000,
+        "{next:?}"
+    );
+
+    let shown = run(NEXUM, &["check-config", "--config", path(&engine.config)]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let (_, times) = shown.split_once("\n# beat: schedule `*/5 * * * *` in UTC; ").unwrap();
+    assert_eq!(times.lines().filter(|line| line.starts_with("#   2")).count(), 5, "{shown}");
+
+    fs::write(source.join("module.wasm"), b"another").unwrap();
+    let (code, said) = refused(NEXUM, &["module", "inspect", path(&source)]);
+    assert_eq!((code, said.contains("module.wasm: is not WebAssembly")), (1, true), "{said}");
+}
+
+#[test]
 fn completions_are_for_the_program_that_prints_them() {
     for shell in ["bash", "zsh", "fish"] {
         let script = run(NEXUMCTL, &["completions", shell]).stdout;

@@ -1,0 +1,365 @@
+//! What a bundle is, told without running it: its files are read and checked, and nothing of its component is compiled.
+//!
+//! `render::bundle` puts it into text. What fires next is told from the time that is handed in.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, Read as _},
+    iter,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use nexum_host_ifaces::{
+    Hash,
+    chain::{Blocks, Hold, Interest, LogFilter},
+    cron::{Missed, Schedule},
+    grants::Capability,
+    http::Allowlist,
+};
+use nexum_kernel::{
+    load,
+    manifest::{Manifest, OnReorg, Source},
+};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::config::Period;
+
+/// Times that are told of one schedule.
+pub const RUNS: usize = 5;
+/// Addresses, or values of one topic, that the words about a filter name.
+const NAMED_MAX: usize = 3;
+
+/// A bundle that an engine would take, as far as its files tell.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub module: String,
+    pub version: String,
+    pub description: String,
+    pub authors: Vec<String>,
+    /// `sha256:` and 64 hex digits.
+    pub component: String,
+    pub component_bytes: u64,
+    pub capabilities: Asked<Capability>,
+    pub chains: Asked<u64>,
+    pub extra_methods: Vec<String>,
+    /// Hosts that requests may go to: exact names, or `*.suffix`.
+    pub http_allow: Vec<String>,
+    pub subscriptions: Vec<Subscription>,
+    pub on_reorg: &'static str,
+    pub limits: Bounds,
+    pub restart: Restart,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Asked<T> {
+    pub required: Vec<T>,
+    pub optional: Vec<T>,
+}
+
+/// One thing that a module is told of.
+#[derive(Debug, Serialize)]
+pub struct Subscription {
+    /// The name of the cursor, such as `chain:1`, which several subscriptions may share.
+    pub source: String,
+    /// The subscription in words.
+    pub what: String,
+    /// When a schedule fires next, milliseconds since the Unix epoch: at most `RUNS`, fewer when it then fires no more.
+    /// Absent where there is no schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_ms: Option<Vec<u64>>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Bounds {
+    pub max_memory_bytes: u64,
+    pub max_fuel_per_event: u64,
+    pub max_state_bytes: u64,
+    pub event_deadline: Period,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Restart {
+    pub max_consecutive_failures: u32,
+    pub max_event_attempts: u32,
+    /// First wait and cap.
+    pub backoff: [Period; 2],
+}
+
+/// When a schedule of a configured module fires next.
+#[derive(Debug, Serialize)]
+pub struct Planned {
+    pub module: String,
+    /// The schedule in words.
+    pub what: String,
+    /// As in `Subscription`.
+    pub next_ms: Vec<u64>,
+}
+
+/// Reads the bundle at `source`, a directory or the manifest in it.
+///
+/// # Errors
+/// One line with the file, and the line or the key where it is the manifest that is wrong.
+pub fn inspect(source: &Path, now_ms: u64) -> anyhow::Result<Report> {
+    let (at, component) = load::bundle(source);
+    let manifest = Manifest::read(&at, &crate::wire::schedule_check())?;
+    let (found, component_bytes) = digest(&component).with_context(|| format!("{}", component.display()))?;
+    let named = |hash: Hash| format!("sha256:{}", hex::encode(hash.0));
+    if found != manifest.component {
+        bail!(
+            "{}: `component` in [module] is {}, but {} has {}: package it again",
+            at.display(),
+            named(manifest.component),
+            component.display(),
+            named(found)
+        );
+    }
+    Ok(Report {
+        module: manifest.name.to_string(),
+        component: named(found),
+        component_bytes,
+        capabilities: Asked { required: manifest.required.clone(), optional: manifest.optional.clone() },
+        chains: Asked {
+            required: manifest.required_chains.iter().copied().collect(),
+            optional: manifest.optional_chains.iter().copied().collect(),
+        },
+        extra_methods: manifest.extra_methods.iter().cloned().collect(),
+        http_allow: manifest.allow.beyond(&Allowlist::default()).into_iter().map(str::to_owned).collect(),
+        subscriptions: manifest.sources.iter().flat_map(|source| subscriptions(source, now_ms)).collect(),
+        on_reorg: match manifest.on_reorg {
+            OnReorg::Rewind => "rewind",
+            OnReorg::Notify => "notify",
+        },
+        limits: Bounds {
+            max_memory_bytes: manifest.limits.max_memory_bytes as u64,
+            max_fuel_per_event: manifest.limits.max_fuel_per_event,
+            max_state_bytes: manifest.limits.max_state_bytes,
+            event_deadline: Period(manifest.limits.event_deadline),
+        },
+        restart: Restart {
+            max_consecutive_failures: manifest.restart.max_consecutive_failures,
+            max_event_attempts: manifest.restart.max_event_attempts,
+            backoff: [Period(manifest.restart.backoff_first), Period(manifest.restart.backoff_cap)],
+        },
+        version: manifest.version,
+        description: manifest.description,
+        authors: manifest.authors,
+    })
+}
+
+/// What fires next of every schedule in the bundle at `source`.
+///
+/// # Errors
+/// As those of `inspect` about the manifest.
+pub fn planned(source: &Path, now_ms: u64) -> anyhow::Result<Vec<Planned>> {
+    let (at, _) = load::bundle(source);
+    let manifest = Manifest::read(&at, &crate::wire::schedule_check())?;
+    let all = manifest.sources.iter().flat_map(|source| subscriptions(source, now_ms));
+    let planned = all.filter_map(|Subscription { what, next_ms, .. }| {
+        next_ms.map(|next_ms| Planned { module: manifest.name.to_string(), what, next_ms })
+    });
+    Ok(planned.collect())
+}
+
+/// Hash and size of a component's file, which need not fit into memory.
+fn digest(path: &Path) -> anyhow::Result<(Hash, u64)> {
+    ensure!(path.is_file(), "is missing: a bundle has one beside its nexum.toml");
+    let mut file = fs::File::open(path)?;
+    let mut head = Vec::new();
+    file.by_ref().take(8).read_to_end(&mut head)?;
+    super::check_component(&head)?;
+    let mut hasher = Sha256::new_with_prefix(&head);
+    let rest = io::copy(&mut file, &mut hasher)?;
+    Ok((Hash(hasher.finalize().into()), head.len() as u64 + rest))
+}
+
+fn subscriptions(source: &Source, now_ms: u64) -> Vec<Subscription> {
+    let of = |what, next_ms| Subscription { source: source.id().to_string(), what, next_ms };
+    match source {
+        Source::Chain { chain_id, interest, .. } => {
+            wanted(*chain_id, interest).into_iter().map(|what| of(what, None)).collect()
+        }
+        Source::Cron { schedule, missed, .. } => vec![of(fires(schedule, *missed), Some(next_runs(schedule, now_ms)))],
+        Source::Outbox { .. } => vec![of("what becomes of the effects that it sends".to_owned(), None)],
+    }
+}
+
+fn next_runs(schedule: &Schedule, now_ms: u64) -> Vec<u64> {
+    let after = |at: u64| nexum_cron::next_after(schedule, at);
+    iter::successors(after(now_ms), |at| after(*at)).take(RUNS).collect()
+}
+
+fn fires(schedule: &Schedule, missed: Missed) -> String {
+    let when = match schedule {
+        Schedule::Cron(expression) => format!("schedule `{expression}` in UTC"),
+        Schedule::Every { period_ms } => format!("every {}", Period(Duration::from_millis(*period_ms))),
+    };
+    let missed = match missed {
+        Missed::Skip => "missed runs are skipped",
+        Missed::Once => "the newest of missed runs is delivered",
+        Missed::All => "missed runs are delivered too",
+    };
+    format!("{when}; {missed}")
+}
+
+/// What a module wants of one chain, in words: its blocks, then each filter of logs.
+fn wanted(chain_id: u64, interest: &Interest) -> Vec<String> {
+    let held = match interest.hold {
+        Hold::Latest => String::new(),
+        Hold::Confirmations(count) => format!(", once {count} more blocks follow"),
+        Hold::Safe => ", once the block is safe".to_owned(),
+        Hold::Finalized => ", once the block is finalized".to_owned(),
+    };
+    let from = |block: Option<u64>| match block {
+        Some(block) => format!(", from block {block} on"),
+        None => ", from the head at the first load on".to_owned(),
+    };
+    let blocks = match interest.blocks {
+        Blocks::None => None,
+        Blocks::All => Some("every block"),
+        Blocks::Latest => Some("blocks, of several that wait only the newest,"),
+    };
+    let blocks = blocks.map(|blocks| format!("{blocks} of chain {chain_id}{}{held}", from(interest.start_block)));
+    let logs = interest.logs.iter().map(|filter| {
+        let first = Some(filter.from_block).filter(|block| *block > 0).or(interest.start_block);
+        format!("logs of chain {chain_id} {}{}{held}", matching(filter), from(first))
+    });
+    blocks.into_iter().chain(logs).collect()
+}
+
+fn matching(filter: &LogFilter) -> String {
+    let mut words = match filter.addresses.is_empty() {
+        true => "from any address".to_owned(),
+        false => format!("from {}", listed(&filter.addresses)),
+    };
+    for (position, values) in filter.topics.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
+        words += &format!(", with topic {position} {}", listed(values));
+    }
+    words
+}
+
+fn listed<T: ToString>(values: &BTreeSet<T>) -> String {
+    let named: Vec<String> = values.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    match values.len() - named.len() {
+        0 => named.join(" or "),
+        more => format!("{} or {more} more", named.join(" or ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::render;
+
+    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    /// 2023-11-14 22:13:20.5 UTC
+    const NOW_MS: u64 = 1_700_000_000_500;
+
+    fn bundle(rest: &str) -> (TempDir, PathBuf) {
+        let directory = TempDir::new().unwrap();
+        let hash = hex::encode(Sha256::digest(COMPONENT));
+        let manifest = format!("[module]\nname = \"m\"\nversion = \"0.1.0\"\ncomponent = \"sha256:{hash}\"\n{rest}");
+        fs::write(directory.path().join("nexum.toml"), manifest).unwrap();
+        fs::write(directory.path().join("module.wasm"), COMPONENT).unwrap();
+        let path = directory.path().to_owned();
+        (directory, path)
+    }
+
+    const EVERYTHING: &str = "description = \"counts\"\nauthors = [\"a\", \"b\"]\n\
+        [chains]\nrequired = [1]\noptional = [100]\n\
+        [capabilities]\nrequired = [\"http\", \"logging\"]\noptional = [\"identity\"]\n\
+        [capabilities.http]\nallow = [\"api.example.org\", \"*.example.net\"]\n\
+        [[subscription]]\nkind = \"block\"\nchain_id = 1\nmissed = \"latest\"\n\
+        [[subscription]]\nkind = \"log\"\nchain_id = 100\nconfirmations = 3\nstart_block = 7\n\
+        address = \"0x5FbDB2315678afecb367f032d93F642f64180aa3\"\n\
+        [[subscription]]\nkind = \"cron\"\nschedule = \"*/5 * * * *\"\nmissed = \"all\"\n\
+        [[subscription]]\nkind = \"cron\"\nevery = \"90s\"\n";
+
+    #[test]
+    fn a_bundle_is_told_in_words_with_what_fires_next() {
+        let (_directory, path) = bundle(EVERYTHING);
+        let report = inspect(&path, NOW_MS).unwrap();
+        assert_eq!(report.component_bytes, 8);
+        let text = render::bundle::report(&report);
+        for line in [
+            "module          m 0.1.0",
+            "description     counts",
+            "authors         a, b",
+            "size            8 B",
+            "required        http, logging",
+            "optional        identity",
+            "hosts           api.example.org, *.example.net",
+            "chains          1; optional 100",
+            "told of         blocks, of several that wait only the newest, of chain 1, from the head at the first load on",
+            "                logs of chain 100 from 0x5fbdb2315678afecb367f032d93f642f64180aa3, from block 7 on, once 3 more \
+             blocks follow",
+            "                schedule `*/5 * * * *` in UTC; missed runs are delivered too",
+            "                  2023-11-14 22:15:00 UTC",
+            "                  2023-11-14 22:35:00 UTC",
+            "                every 90s; missed runs are skipped",
+            "                  2023-11-14 22:13:30 UTC",
+            "memory          64.0 MiB",
+            "event deadline  2m",
+        ] {
+            assert!(text.lines().any(|told| told == line), "`{line}` is not in\n{text}");
+        }
+        let next = report.subscriptions[2].next_ms.as_ref().unwrap();
+        assert_eq!((next.len(), next[0]), (RUNS, 1_700_000_100_000));
+        assert_eq!(report.subscriptions[0].next_ms, None);
+    }
+
+    #[test]
+    fn what_fires_next_is_told_of_a_configuration_in_comments() {
+        let (_directory, path) =
+            bundle("[capabilities]\n[[subscription]]\nkind = \"cron\"\nschedule = \"0 0 29 2 *\"\n");
+        let text = render::bundle::planned(&planned(&path, NOW_MS).unwrap());
+        let expected = "\n# What fires next:\n# m: schedule `0 0 29 2 *` in UTC; missed runs are skipped\n\
+                        #   2024-02-29 00:00:00 UTC\n#   2028-02-29 00:00:00 UTC\n#   2032-02-29 00:00:00 UTC\n\
+                        #   2036-02-29 00:00:00 UTC\n#   2040-02-29 00:00:00 UTC\n";
+        assert_eq!(text, expected);
+        assert_eq!(render::bundle::planned(&[]), "");
+        let over = Planned { module: "m".to_owned(), what: "x\ny = 1".to_owned(), next_ms: Vec::new() };
+        let text = render::bundle::planned(&[over]);
+        assert!(text.lines().skip(1).all(|line| line.starts_with('#')), "a line of it would be configuration: {text}");
+        assert!(text.ends_with("#   never again\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_bundle_is_told_with_file_and_field() {
+        let refused = |path: &Path| format!("{:#}", inspect(path, NOW_MS).unwrap_err());
+        let (_never, path) = bundle("[capabilities]\n[[subscription]]\nkind = \"cron\"\nschedule = \"0 0 30 2 *\"\n");
+        let never = refused(&path);
+        assert!(never.contains("nexum.toml:8: ") && never.contains("it never fires"), "{never}");
+
+        let (_other, path) = bundle("[capabilities]\n");
+        fs::write(path.join("module.wasm"), [COMPONENT, b"\0"].concat()).unwrap();
+        let other = refused(&path);
+        assert!(other.contains("nexum.toml: `component` in [module] is sha256:"), "{other}");
+        fs::write(path.join("module.wasm"), b"\0asm\x01\0\0\0").unwrap();
+        let core = refused(&path);
+        assert!(core.contains("module.wasm: is a core module, not a component"), "{core}");
+        fs::remove_file(path.join("module.wasm")).unwrap();
+        let bare = refused(&path);
+        assert!(bare.contains("module.wasm: is missing: a bundle has one"), "{bare}");
+        let nothing = refused(&path.join("nowhere"));
+        assert!(nothing.contains("nowhere/nexum.toml: cannot be read"), "{nothing}");
+    }
+
+    #[test]
+    fn what_a_manifest_says_cannot_steer_the_terminal() {
+        let rest =
+            "description = \"\\u001b[2J\\u202eevil\\nmodule  trusted\"\nauthors = [\"\\u0007\"]\n[capabilities]\n";
+        let (_directory, path) = bundle(rest);
+        let text = render::bundle::report(&inspect(&path, NOW_MS).unwrap());
+        assert!(text.chars().all(|c| c == '\n' || !(c.is_control() || c == '\u{202e}')), "{text:?}");
+        assert!(text.contains("description     \\u{1b}[2J\\u{202e}evil\\u{a}module trusted\n"), "{text}");
+    }
+}

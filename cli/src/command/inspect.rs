@@ -1,0 +1,36 @@
+//! `module inspect`, and what fires next for `check-config`. Needs no engine.
+
+use std::path::Path;
+
+use nexum_host_ifaces::clock::{Clock as _, SystemClock};
+
+use crate::{
+    args::Output,
+    bundle::inspect::{self, Planned},
+    config::Config,
+    exit::Failure,
+    render::{self, print, print_json},
+};
+
+/// A manifest's text may be part of what is wrong with it.
+fn refused(error: &anyhow::Error) -> Failure {
+    Failure::failed(render::bundle::foreign(&format!("{error:#}")))
+}
+
+pub fn inspect(bundle: &Path, output: &Output) -> Result<(), Failure> {
+    let report = inspect::inspect(bundle, SystemClock::new().now_ms()).map_err(|error| refused(&error))?;
+    match output.json {
+        true => print_json(&report),
+        false => print(&render::bundle::report(&report)),
+    }
+}
+
+/// What fires next of every schedule of the configured modules.
+pub fn planned(config: &Config) -> Result<Vec<Planned>, Failure> {
+    let now_ms = SystemClock::new().now_ms();
+    let mut planned = Vec::new();
+    for module in &config.modules {
+        planned.extend(inspect::planned(Path::new(&module.source), now_ms).map_err(|error| refused(&error))?);
+    }
+    Ok(planned)
+}

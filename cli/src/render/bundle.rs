@@ -1,0 +1,106 @@
+//! A bundle as text, and what fires next. Pure: facts in, lines out.
+
+use super::{one_line, table, units};
+use crate::bundle::inspect::{Asked, Planned, RUNS, Report};
+
+/// Longest text of a manifest's author on one line.
+const TEXT_CHARS_MAX: usize = 200;
+
+/// Text that a stranger wrote, on one line: a character that would steer a terminal, or hide others, is shown by its code.
+pub fn foreign(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
+                shown.extend(c.escape_unicode());
+            }
+            c if c.is_control() => shown.extend(c.escape_unicode()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+fn line(text: &str) -> String {
+    one_line(&foreign(text), TEXT_CHARS_MAX)
+}
+
+fn listed<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(|item| foreign(&item.to_string())).collect();
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+pub fn report(report: &Report) -> String {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
+    row("module", format!("{} {}", line(&report.module), line(&report.version)));
+    if !report.description.is_empty() {
+        row("description", line(&report.description));
+    }
+    if !report.authors.is_empty() {
+        row("authors", line(&report.authors.join(", ")));
+    }
+    row("component", report.component.clone());
+    row("size", units::bytes(report.component_bytes));
+    row("required", listed(&report.capabilities.required));
+    row("optional", listed(&report.capabilities.optional));
+    if !report.extra_methods.is_empty() {
+        row("chain methods", listed(&report.extra_methods));
+    }
+    row("hosts", listed(&report.http_allow));
+    row("chains", chains(&report.chains));
+    let mut name = "told of";
+    for subscription in &report.subscriptions {
+        row(name, foreign(&subscription.what));
+        name = "";
+        for run in subscription.next_ms.iter().flat_map(|next| runs(next)) {
+            row("", format!("  {run}"));
+        }
+    }
+    if report.subscriptions.is_empty() {
+        row(name, "nothing".to_owned());
+    }
+    row("at a reorg", report.on_reorg.to_owned());
+    row("memory", units::bytes(report.limits.max_memory_bytes));
+    row("fuel per event", units::count(report.limits.max_fuel_per_event));
+    row("state", units::bytes(report.limits.max_state_bytes));
+    row("event deadline", report.limits.event_deadline.to_string());
+    let restart = &report.restart;
+    let [first, cap] = &restart.backoff;
+    row("failures", format!("{} in a row, then it is DEAD; waits {first} to {cap}", restart.max_consecutive_failures));
+    row("attempts", format!("{}, then an event is a dead letter", restart.max_event_attempts));
+    table(&rows)
+}
+
+fn chains(chains: &Asked<u64>) -> String {
+    match chains.optional.is_empty() {
+        true => listed(&chains.required),
+        false => format!("{}; optional {}", listed(&chains.required), listed(&chains.optional)),
+    }
+}
+
+/// A line for each time, and one more when there are no more.
+fn runs(next_ms: &[u64]) -> Vec<String> {
+    let mut lines: Vec<String> = next_ms.iter().map(|at| units::time_ms(*at)).collect();
+    match lines.len() {
+        0 => lines.push("never again".to_owned()),
+        1..RUNS => lines.push("and never again".to_owned()),
+        _ => {}
+    }
+    lines
+}
+
+/// What fires next of every schedule, as comments to a configuration; nothing when there is no schedule.
+pub fn planned(planned: &[Planned]) -> String {
+    if planned.is_empty() {
+        return String::new();
+    }
+    let mut text = "\n# What fires next:\n".to_owned();
+    for one in planned {
+        text += &format!("# {}: {}\n", foreign(&one.module), foreign(&one.what));
+        for run in runs(&one.next_ms) {
+            text += &format!("#   {run}\n");
+        }
+    }
+    text
+}

@@ -1,0 +1,180 @@
+//! `wasi:http`, defined so that a component which imports it loads, and refused at every call: toolchains of other
+//! languages import it whether or not the module uses it.
+//!
+//! Nothing here reaches anything. What a module may request over HTTP it requests with `nexum:host/http`.
+
+use wasmtime::{
+    Engine,
+    component::{
+        Component, Linker, ResourceType, Type, Val,
+        types::{ComponentFunc, ComponentInstance, ComponentItem},
+    },
+};
+
+use crate::host::HostState;
+
+/// The interfaces that are refused.
+pub(super) const PREFIX: &str = "wasi:http/";
+
+/// The errors by which these interfaces say that something is not allowed.
+const DENIALS: [&str; 2] = ["HTTP-request-denied", "forbidden"];
+
+/// The type of every resource that these interfaces define. None is ever made.
+struct Refused;
+
+/// Defines one import of `component`. A function answers that it is not allowed, or nothing, where its type has a form for
+/// that. Any other traps.
+pub(super) fn define(
+    engine: &Engine,
+    linker: &mut Linker<HostState>,
+    component: &Component,
+    import: &str,
+    interface: &ComponentInstance,
+) -> wasmtime::Result<()> {
+    let used = resources_before(engine, component, import);
+    let mut instance = linker.instance(import)?;
+    for (name, item) in interface.exports(engine) {
+        match item.ty {
+            ComponentItem::ComponentFunc(_) => {
+                let function = format!("`{name}` of `{import}`");
+                instance.func_new(name, move |store, called, _, results| {
+                    let (Some(denial), Some(result)) = (denial(&called), results.first_mut()) else {
+                        let module = &store.data().module;
+                        let message =
+                            format!("{function} is refused to module {module}: `nexum:host/http` is for that");
+                        return Err(wasmtime::Error::msg(message));
+                    };
+                    *result = denial;
+                    Ok(())
+                })?;
+            }
+            // One that the interface uses of another, as of `wasi:io`, is defined there: a second type would not fit.
+            ComponentItem::Resource(resource) if !used.contains(&resource) => {
+                instance.resource(name, ResourceType::host::<Refused>(), |_, _| Ok(()))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The resource types of the imports before `import`, which are all that it can use.
+fn resources_before(engine: &Engine, component: &Component, import: &str) -> Vec<ResourceType> {
+    let mut found = Vec::new();
+    let resource = |item| match item {
+        ComponentItem::Resource(resource) => Some(resource),
+        _ => None,
+    };
+    for (_, item) in component.component_type().imports(engine).take_while(|(name, _)| *name != import) {
+        match item.ty {
+            ComponentItem::ComponentInstance(interface) => {
+                found.extend(interface.exports(engine).filter_map(|(_, item)| resource(item.ty)));
+            }
+            other => found.extend(resource(other)),
+        }
+    }
+    found
+}
+
+/// What a function answers instead of doing anything, if it can.
+fn denial(function: &ComponentFunc) -> Option<Val> {
+    let error = match function.results().next()? {
+        Type::Option(_) => return Some(Val::Option(None)),
+        Type::Result(result) => result.err(),
+        _ => return None,
+    };
+    let error = match error {
+        None => None,
+        Some(Type::Variant(variant)) => {
+            let case = variant.cases().find(|case| case.ty.is_none() && DENIALS.contains(&case.name))?;
+            Some(Box::new(Val::Variant(case.name.to_owned(), None)))
+        }
+        Some(_) => return None,
+    };
+    Some(Val::Result(Err(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use wasmtime::Store;
+
+    use super::*;
+    use crate::{
+        Hash,
+        ahead::Ahead,
+        clock::SystemClock,
+        grants::Interfaces,
+        host::HostArgs,
+        limits::Limits,
+        outbox::Quota,
+        port::Port,
+        recording::Taping,
+        store::{Entries, ModuleId, ModuleRecord, StateView, StoreError},
+    };
+
+    const NETWORK: &[u8] = include_bytes!("../../../fixtures/components/network.wasm");
+
+    struct NoState;
+
+    impl StateView for NoState {
+        fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(None)
+        }
+
+        fn scan(&self, _: ModuleId, _: &str, _: Option<&str>, _: usize) -> Result<Entries, StoreError> {
+            Ok(Entries::new())
+        }
+    }
+
+    fn host() -> HostState {
+        let args = HostArgs {
+            module: "m".into(),
+            id: ModuleId(1),
+            component: Hash::default(),
+            limits: Arc::new(Limits::default()),
+            clock: Arc::new(SystemClock::new()),
+            ahead: Arc::new(Ahead::new(Port::new("store"))),
+            view: Arc::new(NoState),
+            chains: Arc::default(),
+            grants: Arc::default(),
+            taping: Taping::Off,
+            egress: Port::new("egress"),
+            quota: Quota::new(0),
+        };
+        HostState::new(&args, ModuleRecord::default())
+    }
+
+    /// What a function of the component answers, in a fresh instance, or why it traps.
+    async fn call(function: &str) -> Result<u32, String> {
+        let engine = Engine::default();
+        let component = Component::new(&engine, NETWORK).unwrap();
+        let linker = super::super::link(&engine, &component, &Interfaces::default(), "m").unwrap();
+        let mut store = Store::new(&engine, host());
+        let instance = linker.instantiate_async(&mut store, &component).await.unwrap();
+        let function = instance.get_typed_func::<(), (u32,)>(&mut store, function).unwrap();
+        let answer = function.call_async(&mut store, ()).await;
+        answer.map(|(answer,)| answer).map_err(|error| error.root_cause().to_string())
+    }
+
+    #[tokio::test]
+    async fn a_component_that_imports_the_network_loads_and_is_told_that_it_may_not_use_it() {
+        const ERROR: u32 = 256;
+        // `access-denied`
+        assert_eq!(call("tcp").await, Ok(ERROR + 1));
+        assert_eq!(call("udp").await, Ok(ERROR + 1));
+        // `permanent-resolver-failure`
+        assert_eq!(call("lookup").await, Ok(ERROR + 20));
+        // `forbidden`
+        assert_eq!(call("from-list").await, Ok(ERROR + 1));
+        let trap = call("fields").await.unwrap_err();
+        let expected = "`[constructor]fields` of `wasi:http/types@0.2.0` is refused to module m: ";
+        assert!(trap.starts_with(expected), "{trap}");
+    }
+
+    #[tokio::test]
+    async fn a_guest_cannot_hold_handles_without_end() {
+        assert_eq!(call("networks").await, Err("resource table has no free keys".to_owned()));
+    }
+}
