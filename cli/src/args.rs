@@ -1,5 +1,6 @@
 //! The arguments of both programs, and the help that goes with them.
 
+pub mod compile;
 pub mod journal;
 pub mod replay;
 
@@ -80,6 +81,8 @@ pub struct Output {
 pub enum NexumCommand {
     Run(Run),
     Replay(replay::Replay),
+    #[command(hide = true)]
+    CompileComponent(compile::CompileComponent),
     #[command(flatten)]
     Common(Common),
 }
@@ -91,6 +94,8 @@ pub enum NexumctlCommand {
     #[command(flatten)]
     Common(Common),
     Run(Run),
+    #[command(hide = true)]
+    CompileComponent(compile::CompileComponent),
 }
 
 /// Run an engine until SIGTERM or SIGINT

@@ -1,5 +1,6 @@
 //! Carries out every command but `run`: asks the engine, prints the answer.
 
+pub mod compile;
 mod crash;
 mod inspect;
 mod journal;

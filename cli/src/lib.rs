@@ -26,6 +26,7 @@ pub fn nexum() -> ExitCode {
     let args::Nexum { output, command } = args::Nexum::parse();
     let done = match command {
         args::NexumCommand::Run(run) => wire::run(&run),
+        args::NexumCommand::CompileComponent(wanted) => return command::compile::compile_component(&wanted),
         args::NexumCommand::Replay(replay) => command::replay(&replay, &output),
         args::NexumCommand::Common(common) => command::common(common, output, "nexum"),
     };
@@ -39,6 +40,7 @@ pub fn nexumctl() -> ExitCode {
         args::NexumctlCommand::Common(common) => command::common(common, output, "nexumctl"),
         args::NexumctlCommand::Operator(operator) => command::operator(operator, output),
         args::NexumctlCommand::Run(run) => wire::run(&run),
+        args::NexumctlCommand::CompileComponent(wanted) => return command::compile::compile_component(&wanted),
     };
     exit::report("nexumctl", done)
 }

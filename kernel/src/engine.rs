@@ -1,21 +1,27 @@
 //! The wasm engine: its settings, the epoch ticker, and the cache of compiled components.
 //!
 //! A component is compiled once, however many modules use it and however often the process starts: the machine code is
-//! kept as `.cwasm` under the component's hash and the engine's own settings, and mapped from there.
+//! kept as `.cwasm` under the component's hash and the engine's own settings, and mapped from there. It appears there
+//! whole or not at all, and with a checksum: machine code that a disk has damaged is not run but made anew.
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::{self, File},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    io::Write as _,
+    io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use nexum_host_ifaces::Hash;
 use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+use tokio::sync::Semaphore;
 use wasmtime::{Config, Engine, component::Component};
+
+use crate::compile::{AT_ONCE_MAX, Compile, InProcess, Slot, Turn, refused_before, said};
 
 /// The epoch is the wall-clock backstop behind fuel; a tenth of a second is precise enough for deadlines of seconds and
 /// costs ten wake-ups a second.
@@ -27,6 +33,13 @@ pub const FUEL_YIELD: u64 = 100_000;
 const MAPS_PER_INSTANCE: usize = 7;
 /// Memory maps of everything else: libraries, threads, heaps, the database, machine code.
 const MAPS_OF_THE_ENGINE: usize = 1_000;
+/// What the name of a file in the cache begins with that is not whole yet.
+const DRAFT: &str = ".draft-";
+/// A file of the cache ends with the CRC-32 of all before, little-endian. It follows the machine code, which says itself
+/// where it ends.
+const CHECKSUM_BYTES: usize = 4;
+/// Read at once while a checksum is made, bytes.
+const PIECE_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -36,26 +49,43 @@ pub enum EngineError {
     Wasm(String),
     #[error("component {path}: {error}")]
     Read { path: PathBuf, error: std::io::Error },
+    #[error("component {path} is not a file: a bundle has its component in module.wasm")]
+    NotAFile { path: PathBuf },
+    #[error("component {path} has {bytes} bytes, more than [engine] max_component_bytes = {max}; it is not read")]
+    TooLarge { path: PathBuf, bytes: u64, max: u64 },
     #[error("component {path} has sha256:{found}, but the manifest names sha256:{expected}; it is not loaded")]
     Mismatch { path: PathBuf, found: String, expected: String },
     #[error("component {path} does not compile: {error}")]
     Compile { path: PathBuf, error: String },
 }
 
-type Slot = Arc<OnceLock<Component>>;
-
 /// The process's one wasm engine with its compiled components. Cheap to clone.
 #[derive(Clone)]
 pub struct WasmEngine {
     engine: Engine,
     cache_dir: PathBuf,
-    compiled: Arc<Mutex<HashMap<Hash, Slot>>>,
-    /// Held while compiling: one compilation uses every core already, and whoever waited finds its work in the cache.
-    compiling: Arc<Mutex<()>>,
+    compiler: Arc<dyn Compile>,
+    max_component_bytes: u64,
+    /// Of components that were verified.
+    slots: Arc<Mutex<HashMap<Hash, Arc<Slot>>>>,
+    /// For those who compile.
+    places: Arc<Semaphore>,
+}
+
+/// What every wasm engine here is made with: machine code is used only where it was made with the same.
+pub(crate) fn settings() -> Config {
+    let mut config = Config::new();
+    // Components with the new async ABI are not hosted; support for them doubles the cost of every call.
+    config.concurrency_support(false);
+    config.consume_fuel(true);
+    config.epoch_interruption(true);
+    config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
+    config
 }
 
 impl WasmEngine {
-    /// `cache_dir` must be writable by this engine alone: machine code found there is run.
+    /// `cache_dir` must be writable by this engine alone: machine code found there is run. Components are compiled in this
+    /// process, and may take what they want; see [`Self::compiled_by`].
     pub fn new(cache_dir: &Path) -> Result<Self, EngineError> {
         let engine = Self::without_wall_clock(cache_dir)?;
         start_ticker(&engine.engine);
@@ -65,20 +95,27 @@ impl WasmEngine {
     /// An engine whose epochs stand still, so that fuel alone bounds a guest that never waits: for simulations, where
     /// nothing may depend on the machine's clock.
     pub fn without_wall_clock(cache_dir: &Path) -> Result<Self, EngineError> {
-        let mut config = Config::new();
-        // Components with the new async ABI are not hosted; support for them doubles the cost of every call.
-        config.concurrency_support(false);
-        config.consume_fuel(true);
-        config.epoch_interruption(true);
-        config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
-        let engine = Engine::new(&config).map_err(|error| EngineError::Wasm(format!("{error:#}")))?;
+        let engine = Engine::new(&settings()).map_err(|error| EngineError::Wasm(format!("{error:#}")))?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let cache_dir = cache_dir.join(format!("wasmtime-{:016x}", hasher.finish()));
-        fs::create_dir_all(&cache_dir)
-            .and_then(|()| restrict(&cache_dir))
-            .map_err(|error| EngineError::Cache { path: cache_dir.clone(), error })?;
-        Ok(Self { engine, cache_dir, compiled: Arc::default(), compiling: Arc::default() })
+        make_private(&cache_dir).map_err(|error| EngineError::Cache { path: cache_dir.clone(), error })?;
+        Ok(Self {
+            compiler: Arc::new(InProcess::new(&engine)),
+            engine,
+            cache_dir,
+            max_component_bytes: u64::MAX,
+            slots: Arc::default(),
+            places: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+        })
+    }
+
+    /// The same engine, for components of strangers: `compiler` compiles them, and one of more than `max_component_bytes`
+    /// is not read. Removes what an engine before was killed over: it is for the one to which the cache belongs.
+    pub fn compiled_by(mut self, compiler: Arc<dyn Compile>, max_component_bytes: u64) -> Self {
+        remove_drafts(&self.cache_dir);
+        (self.compiler, self.max_component_bytes) = (compiler, max_component_bytes);
+        self
     }
 
     pub fn wasm(&self) -> &Engine {
@@ -86,25 +123,12 @@ impl WasmEngine {
     }
 
     /// The compiled component of the file at `path`, whose bytes must have the hash `expected`. Blocks: compiling takes
-    /// from milliseconds to seconds.
+    /// from milliseconds to seconds. Waits for no turn: for whoever loads one component.
     pub fn component(&self, path: &Path, expected: Hash) -> Result<Component, EngineError> {
-        let slot = {
-            let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-            compiled.entry(expected).or_default().clone()
-        };
-        // The file is verified for every module that names it, even when the machine code is there already.
-        let read = |error| EngineError::Read { path: path.to_owned(), error };
-        let mut hasher = Sha256::new();
-        std::io::copy(&mut fs::File::open(path).map_err(read)?, &mut hasher).map_err(read)?;
-        verify(path, hasher, expected)?;
-        if let Some(component) = slot.get() {
-            return Ok(component.clone());
+        match self.ready(path, expected)? {
+            Some(component) => Ok(component),
+            None => self.compile(path, expected),
         }
-        let component = match self.cached(expected) {
-            Some(component) => component,
-            None => self.compile(path, expected)?,
-        };
-        Ok(slot.get_or_init(|| component).clone())
     }
 
     /// The compiled component of this hash, if an engine of this version and these settings compiled it before.
@@ -112,49 +136,148 @@ impl WasmEngine {
         self.cached(hash)
     }
 
+    /// Lets a component that could not be compiled be tried again.
+    pub fn try_again(&self, hash: Hash) {
+        if let Some(slot) = self.slots.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
+            slot.refuse(None);
+        }
+    }
+
+    /// The component of the file at `path`, if its machine code is there already. Blocks for as long as reading takes.
+    pub(crate) fn ready(&self, path: &Path, expected: Hash) -> Result<Option<Component>, EngineError> {
+        // The file is verified for every module that names it, even when the machine code is there already.
+        let read = |error| EngineError::Read { path: path.to_owned(), error };
+        let mut hasher = Sha256::new();
+        io::copy(&mut self.open(path)?.take(self.max_component_bytes), &mut hasher).map_err(read)?;
+        verify(path, hasher, expected)?;
+        let slot = self.slot(expected);
+        if let Some(component) = slot.component() {
+            return Ok(Some(component));
+        }
+        if let Some(reason) = slot.refused() {
+            return Err(refused_before(path, &reason));
+        }
+        Ok(self.cached(expected).map(|component| slot.fill(component)))
+    }
+
+    /// Waits, without holding a thread, until the caller may `compile_in_turn`.
+    pub(crate) async fn turn(&self, hash: Hash) -> Turn {
+        self.slot(hash).turn(&self.places).await
+    }
+
+    /// Compiles and caches, unless somebody has done so meanwhile. Blocks.
+    pub(crate) fn compile_in_turn(&self, turn: Turn, path: &Path, hash: Hash) -> Result<Component, EngineError> {
+        let compiled = self.compile(path, hash);
+        drop(turn);
+        compiled
+    }
+
+    fn slot(&self, hash: Hash) -> Arc<Slot> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(hash).or_default().clone()
+    }
+
     fn cache_path(&self, hash: Hash) -> PathBuf {
         self.cache_dir.join(format!("{}.cwasm", hex::encode(hash.0)))
     }
 
+    /// The file of a component, found to be one and not too large.
+    fn open(&self, path: &Path) -> Result<File, EngineError> {
+        let read = |error| EngineError::Read { path: path.to_owned(), error };
+        // Without it, to open a pipe that nobody writes to would never end.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(read)?;
+        let metadata = file.metadata().map_err(read)?;
+        if !metadata.is_file() {
+            return Err(EngineError::NotAFile { path: path.to_owned() });
+        }
+        let (bytes, max) = (metadata.len(), self.max_component_bytes);
+        if bytes > max {
+            return Err(EngineError::TooLarge { path: path.to_owned(), bytes, max });
+        }
+        Ok(file)
+    }
+
     fn cached(&self, hash: Hash) -> Option<Component> {
         let path = self.cache_path(hash);
-        if !path.exists() {
-            return None;
-        }
-        #[allow(
-            unsafe_code,
-            reason = "the file comes from `compile` below, in a directory that only this engine writes"
-        )]
-        let opened = unsafe { Component::deserialize_file(&self.engine, &path) };
+        let opened = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => Err(error.to_string()),
+            Ok(file) => check_whole(&file).map_err(|error| error.to_string()).and_then(|()| self.map(&path)),
+        };
         opened
-            .inspect_err(|error| tracing::warn!(path = %path.display(), "cached machine code not used: {error:#}"))
+            .inspect_err(|error| {
+                tracing::warn!(path = %path.display(), "cached machine code is not used but made anew: {error}");
+            })
             .ok()
     }
 
-    /// Compiles and caches.
+    /// Maps machine code that is whole.
+    fn map(&self, path: &Path) -> Result<Component, String> {
+        #[allow(
+            unsafe_code,
+            reason = "the file comes from `compile` below, in a directory that only this engine writes, and is as it was"
+        )]
+        let opened = unsafe { Component::deserialize_file(&self.engine, path) };
+        opened.map_err(|error| format!("{error:#}"))
+    }
+
     fn compile(&self, path: &Path, hash: Hash) -> Result<Component, EngineError> {
-        let _turn = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(component) = self.cached(hash) {
+        let slot = self.slot(hash);
+        if let Some(component) = slot.component() {
             return Ok(component);
         }
-        let wrong =
-            |error: wasmtime::Error| EngineError::Compile { path: path.to_owned(), error: format!("{error:#}") };
-        let bytes = fs::read(path).map_err(|error| EngineError::Read { path: path.to_owned(), error })?;
-        verify(path, Sha256::new_with_prefix(&bytes), hash)?;
-        let code = self.engine.precompile_component(&bytes).map_err(wrong)?;
-        let kept = self.cache_path(hash);
-        let write = || -> std::io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(&self.cache_dir)?;
-            file.write_all(&code)?;
-            file.as_file().sync_all()?;
-            file.persist(&kept)?;
-            Ok(())
-        };
-        write().map_err(|error| EngineError::Cache { path: kept.clone(), error })?;
-        match self.cached(hash) {
-            Some(component) => Ok(component),
-            None => Component::new(&self.engine, &bytes).map_err(wrong),
+        if let Some(reason) = slot.refused() {
+            return Err(refused_before(path, &reason));
         }
+        let unkept = |error| EngineError::Cache { path: self.cache_dir.clone(), error };
+        let component = self.open(path)?;
+        let draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(&self.cache_dir).map_err(unkept)?;
+        let code = draft.as_file().try_clone().map_err(unkept)?;
+        if let Err(refusal) = self.compiler.compile(component, hash, code) {
+            let (error, stays) = said(&refusal);
+            slot.refuse(stays.then(|| error.clone()));
+            return Err(EngineError::Compile { path: path.to_owned(), error });
+        }
+        let sealed = seal(draft).map_err(unkept)?;
+        // It is opened before it is kept: what cannot be opened is never found in the cache.
+        let opened = self.map(sealed.path());
+        let component = opened.map_err(|error| EngineError::Compile { path: path.to_owned(), error })?;
+        if let Err(error) = sealed.persist(self.cache_path(hash)) {
+            tracing::warn!(path = %self.cache_dir.display(), "machine code is not kept: {}", error.error);
+        }
+        Ok(slot.fill(component))
+    }
+}
+
+/// Ends machine code with its checksum, and has it on the disk.
+fn seal(mut draft: NamedTempFile) -> io::Result<NamedTempFile> {
+    let sum = checksum(draft.reopen()?)?;
+    draft.seek(SeekFrom::End(0))?;
+    draft.write_all(&sum.to_le_bytes())?;
+    draft.as_file().sync_all()?;
+    Ok(draft)
+}
+
+/// Whether a file of the cache is what `seal` made of it.
+fn check_whole(mut file: &File) -> io::Result<()> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
+    let code = file.metadata()?.len().checked_sub(CHECKSUM_BYTES as u64).ok_or_else(damaged)?;
+    let found = checksum(file.take(code))?;
+    let mut sum = [0; CHECKSUM_BYTES];
+    file.read_exact(&mut sum)?;
+    if u32::from_le_bytes(sum) == found { Ok(()) } else { Err(damaged()) }
+}
+
+fn checksum(content: impl Read) -> io::Result<u32> {
+    let (mut content, mut hasher) = (BufReader::with_capacity(PIECE_BYTES, content), crc32fast::Hasher::new());
+    loop {
+        let piece = content.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(hasher.finalize());
+        }
+        hasher.update(piece);
+        let read = piece.len();
+        content.consume(read);
     }
 }
 
@@ -167,9 +290,28 @@ fn verify(path: &Path, content: Sha256, expected: Hash) -> Result<(), EngineErro
     Err(EngineError::Mismatch { path: path.to_owned(), found: hex(found), expected: hex(expected) })
 }
 
-fn restrict(dir: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
+/// Makes a directory that this user alone can write to. One that belongs to somebody else is refused: its owner could put
+/// any machine code there.
+fn make_private(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let (found, me) = (fs::symlink_metadata(dir)?, rustix::process::geteuid().as_raw());
+    if !found.is_dir() || found.uid() != me {
+        let owner = found.uid();
+        let message = format!(
+            "machine code in it is run, so that it must be a directory, not a link, of the user who runs this: it belongs \
+             to user {owner}, and this is user {me}"
+        );
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+}
+
+/// Removes files that were not finished. What cannot be removed takes room and nothing else.
+fn remove_drafts(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(DRAFT)) {
+        let _ = fs::remove_file(entry.path());
+    }
 }
 
 /// A thread of its own, because a task could be starved by the very guest it should interrupt. It ends with the engine.

@@ -8,6 +8,7 @@ use std::{
 
 use nexum_host_ifaces::{
     Hash,
+    blocking::Blocking,
     chain::ChainMsg,
     cron::ScheduleCheck,
     grants::{Asked, Capability, Grants, Interfaces},
@@ -18,7 +19,8 @@ use nexum_host_ifaces::{
     recording::Record,
     types::ConfigValue,
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
+use wasmtime::component::Component;
 
 use crate::{
     admin::ModuleSpec,
@@ -50,8 +52,8 @@ pub struct Loader {
     /// Effects of one module that have not ended.
     pub pending_max: u64,
     linked: Mutex<HashMap<(Hash, Interfaces), Arc<Prepared>>>,
-    /// Modules that may be verified and compiled at once: as many as there are cores. More would each take a thread and
-    /// its memory and be done no sooner.
+    /// Modules that may be verified and linked at once: as many as there are cores. More would each take a thread and its
+    /// memory and be done no sooner. Who compiles is not among them: it may take long, and others need not wait for it.
     turns: Semaphore,
 }
 
@@ -84,22 +86,45 @@ impl Loader {
         }
     }
 
-    /// Waits until it is the caller's turn to `prepare`, which lasts as long as what is answered.
-    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        // Nobody closes the semaphore.
-        self.turns.acquire().await.ok()
-    }
-
     /// Reads the manifest and decides grants, limits and configuration.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
         let Self { chains, ceiling, schedule_check, record, pending_max, .. } = self;
         Terms { chains, ceiling, schedule_check, record: *record, pending_max: *pending_max }.plan(spec)
     }
 
-    /// Verifies, compiles and links. Blocks.
-    pub fn prepare(&self, plan: &Plan) -> Result<Arc<Prepared>, String> {
+    /// Verifies, compiles and links. A module whose machine code is there waits for nothing that others compile.
+    pub async fn prepare(self: &Arc<Self>, blocking: Blocking, plan: &Arc<Plan>) -> Result<Arc<Prepared>, String> {
+        let linked = self.in_turn(blocking, plan, |loader, plan| {
+            let component = loader.engine.ready(&plan.component, plan.manifest.component);
+            let component = component.map_err(|error| error.to_string())?;
+            component.map(|component| loader.link(plan, &component)).transpose()
+        });
+        if let Some(prepared) = linked.await? {
+            return Ok(prepared);
+        }
+        let turn = self.engine.turn(plan.manifest.component).await;
+        let (engine, of) = (self.engine.clone(), plan.clone());
+        // The turn goes along: who waits here may be gone before the work is done.
+        let compiled = blocking.run(move || engine.compile_in_turn(turn, &of.component, of.manifest.component)).await;
+        let component = compiled.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        self.in_turn(blocking, plan, move |loader, plan| loader.link(plan, &component)).await
+    }
+
+    /// Does what blocks when it is the caller's turn.
+    async fn in_turn<T: Send + 'static>(
+        self: &Arc<Self>,
+        blocking: Blocking,
+        plan: &Arc<Plan>,
+        work: impl FnOnce(&Self, &Plan) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        // Nobody closes the semaphore.
+        let _turn = self.turns.acquire().await;
+        let (loader, plan) = (self.clone(), plan.clone());
+        blocking.run(move || work(&loader, &plan)).await.map_err(|error| error.to_string())?
+    }
+
+    fn link(&self, plan: &Plan, component: &Component) -> Result<Arc<Prepared>, String> {
         let hash = plan.manifest.component;
-        let component = self.engine.component(&plan.component, hash).map_err(|error| error.to_string())?;
         let shared = instance::shared_key(hash, plan.grants.interfaces());
         if let Some(key) = &shared {
             let linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,7 +132,7 @@ impl Loader {
                 return Ok(prepared.clone());
             }
         }
-        let prepared = instance::prepare(&self.engine, &component, plan.grants.interfaces(), &plan.manifest.name)
+        let prepared = instance::prepare(&self.engine, component, plan.grants.interfaces(), &plan.manifest.name)
             .map_err(|error| format!("module `{}`: {error}", plan.manifest.name))?;
         let prepared = Arc::new(prepared);
         if let Some(key) = shared {

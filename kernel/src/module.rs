@@ -57,7 +57,7 @@ const SENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// What every module actor shares.
 pub struct Shared {
-    pub loader: Loader,
+    pub loader: Arc<Loader>,
     pub store: Port<StoreMsg>,
     pub view: Arc<dyn StateView>,
     pub cron: Port<CronMsg>,
@@ -236,12 +236,7 @@ impl State {
             |step| supervisor.send_message(modules::Msg::Step { module: name.clone(), generation: *generation, step });
         let prepared = match &self.args.prepared {
             Some(prepared) => prepared.clone(),
-            None => {
-                let _turn = shared.loader.turn().await;
-                let (preparing, plan) = (shared.clone(), plan.clone());
-                let loaded = shared.blocking.run(move || preparing.loader.prepare(&plan)).await;
-                loaded.map_err(|error| Exit::Load(error.to_string()))?.map_err(Exit::Load)?
-            }
+            None => shared.loader.prepare(shared.blocking, plan).await.map_err(Exit::Load)?,
         };
         let _ = step(modules::Step::Prepared(prepared.clone()));
         let info: ModuleInfo =

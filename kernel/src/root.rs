@@ -237,7 +237,7 @@ impl Actor for Root {
         let outbox_metrics = OutboxMetrics::register(&args.registry)?;
         args.services.push(outbox_service(&args, outbox.clone(), permits.clone(), outbox_metrics.clone()));
         let shared = Arc::new(Shared {
-            loader,
+            loader: Arc::new(loader),
             store: args.ports.store.clone(),
             view: args.ports.view.clone(),
             cron: args.ports.cron.clone(),

@@ -13,6 +13,9 @@ const TOKEN_CHARS_MIN: usize = 16;
 /// Fewer would be little more than what a fresh start reads; more would take hundreds of megabytes.
 const KEPT_HEADERS: RangeInclusive<usize> = 256..=1_000_000;
 
+/// Less is not enough for the compiler itself.
+const COMPILE_MEMORY_BYTES_MIN: u64 = 64 << 20;
+
 /// Something wrong at a path.
 pub struct Problem {
     pub path: Vec<String>,
@@ -84,6 +87,16 @@ fn check_engine(config: &Config) -> Result<(), Problem> {
     let observability = &config.observability;
     let level = &config.engine.log_level;
     log_level(level).map_err(|message| problem("engine.log_level", message))?;
+    let engine = &config.engine;
+    check_periods("engine", [("compile_timeout", Some(engine.compile_timeout))])?;
+    let memory = engine.max_compile_memory_bytes;
+    if memory < COMPILE_MEMORY_BYTES_MIN {
+        let message = format!("{memory} is too little for any component: at least {COMPILE_MEMORY_BYTES_MIN}");
+        return Err(problem("engine.max_compile_memory_bytes", message));
+    }
+    if engine.max_component_bytes == 0 {
+        return Err(problem("engine.max_component_bytes", "0 would let no module load"));
+    }
     match (observability.admin_listen, &observability.admin_token) {
         (Listen(Some(_)), None) => {
             return Err(problem("observability.admin_listen", "needs admin_token, such as \"${NEXUM_ADMIN_TOKEN}\""));

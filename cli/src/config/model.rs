@@ -11,6 +11,7 @@ use std::{
 
 use nexum_chain::{BloomUse, Verify};
 use nexum_host_ifaces::{grants::Capability, limits::Limits, recording::Record};
+use nexum_kernel::compile::CompileLimits;
 use nexum_store::Durability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -63,10 +64,27 @@ pub struct Engine {
     pub shutdown_deadline: Period,
     /// Whether each thread of the executor keeps to a processor of its own.
     pub pin_threads: bool,
+    /// How long one component may take to be compiled.
+    pub compile_timeout: Period,
+    /// Memory that compiling one component may take, bytes.
+    pub max_compile_memory_bytes: u64,
+    /// Size of a component, bytes; a larger one is not read.
+    pub max_component_bytes: u64,
+}
+
+impl Engine {
+    pub fn compile_limits(&self) -> CompileLimits {
+        CompileLimits {
+            max_component_bytes: self.max_component_bytes,
+            max_memory_bytes: self.max_compile_memory_bytes,
+            timeout: self.compile_timeout.0,
+        }
+    }
 }
 
 impl Default for Engine {
     fn default() -> Self {
+        let compiling = CompileLimits::default();
         Self {
             state_dir: PathBuf::from(".nexum"),
             durability: Durability::Sync,
@@ -74,6 +92,9 @@ impl Default for Engine {
             log_level: "info".to_owned(),
             shutdown_deadline: Period(Duration::from_secs(20)),
             pin_threads: true,
+            compile_timeout: Period(compiling.timeout),
+            max_compile_memory_bytes: compiling.max_memory_bytes,
+            max_component_bytes: compiling.max_component_bytes,
         }
     }
 }

@@ -36,6 +36,12 @@ pub fn check(config: &Config) -> Result<(), Problem> {
                 plan.component.display()
             )));
         }
+        let most = config.engine.max_component_bytes;
+        if let Some(bytes) = plan.component.metadata().ok().map(|found| found.len()).filter(|bytes| *bytes > most) {
+            let component = plan.component.display();
+            let message = format!("{component} has {bytes} bytes, more than [engine] max_component_bytes = {most}");
+            return Err(refused(message));
+        }
         if let Some(first) = names.insert(plan.manifest.name.clone(), index) {
             let (name, first) = (&plan.manifest.name, first + 1);
             return Err(refused(format!(
@@ -89,6 +95,11 @@ mod tests {
         float.config.insert("factor".to_owned(), toml::Value::Float(1.5));
         let float = refusal(vec![float]).unwrap();
         assert_eq!(float, "a float has no form in WIT here; write it as a string, an integer or a boolean");
+        let mut config = Config { modules: vec![good("f", "f")], ..Config::default() };
+        config.engine.max_component_bytes = 7;
+        fs::write(dir.path().join("f/module.wasm"), "8 bytes!").unwrap();
+        let large = check(&config).err().unwrap().message;
+        assert!(large.ends_with("module.wasm has 8 bytes, more than [engine] max_component_bytes = 7"), "{large}");
         let bare = good("d", "d");
         fs::remove_file(dir.path().join("d/module.wasm")).unwrap();
         let bare = refusal(vec![bare]).unwrap();

@@ -30,7 +30,7 @@ use nexum_host_ifaces::{
 use nexum_kernel::{
     KernelArgs, Ports, ServiceSpec,
     admin::{AdminMsg, ModuleSpec},
-    engine::{MapLimit, WasmEngine},
+    engine::MapLimit,
     root::KernelHandle,
     roster::Roster,
 };
@@ -81,7 +81,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         ceiling: config.limits.limits(),
         roster: Arc::new(Roster::new(super::roster(state_dir))),
         record: config.journal.record,
-        engine: WasmEngine::new(&state_dir.join("cache"))?,
+        engine: super::compiler::engine(&config.engine)?,
         blocking: Blocking::Threads,
         pin_threads: config.engine.pin_threads,
         clock,

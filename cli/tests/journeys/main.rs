@@ -4,6 +4,7 @@
 
 mod anvil;
 mod commands;
+mod compile;
 mod crashes;
 mod dead_letters;
 mod drain;

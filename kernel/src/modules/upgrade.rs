@@ -68,8 +68,10 @@ impl State {
             slot.upgrade = Some(Upgrade { number, spec, from, candidate: None, reply });
         }
         let (shared, myself) = (self.shared.clone(), myself.clone());
-        self.shared.blocking.detach(move || {
-            let prepared = shared.loader.prepare(&plan);
+        // Whoever asks for this version wants to know what comes of it now.
+        shared.loader.engine.try_again(plan.manifest.component);
+        let _preparing: tokio::task::JoinHandle<_> = tokio::spawn(async move {
+            let prepared = shared.loader.prepare(shared.blocking, &plan).await;
             // A supervisor that is gone drops the operator's reply with the upgrade.
             let _ = myself.send_message(Msg::Candidate { module: name, number, plan, prepared });
         });

@@ -1,0 +1,162 @@
+//! Components that make a compiler work or allocate without end: they are refused, and nobody else notices.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest as _, Sha256};
+
+use super::engine::{Engine, Setup, eventually};
+
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
+
+fn leb128(mut number: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number > 0x7f {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+/// Bytes with their length in front.
+fn sized(content: &[u8]) -> Vec<u8> {
+    [leb128(content.len() as u32), content.to_vec()].concat()
+}
+
+/// A component with a core module of so many functions. Each changes all its variables within all its loops, so that every
+/// loop hands every variable on: what a compiler has to keep grows with the product of the two.
+fn bomb(functions: u32, variables: u32, loops: u32) -> Vec<u8> {
+    // One group of locals, all of type i32.
+    let mut body = [vec![1], leb128(variables), vec![0x7f]].concat();
+    for _ in 0..loops {
+        body.extend([0x03, 0x40]);
+    }
+    for variable in 0..variables {
+        // local.get, i32.const 1, i32.add, local.set
+        body.extend([vec![0x20], leb128(variable), vec![0x41, 1, 0x6a, 0x21], leb128(variable)].concat());
+    }
+    for _ in 0..loops {
+        // local.get 0, br_if 0, end
+        body.extend([0x20, 0, 0x0d, 0, 0x0b]);
+    }
+    body.push(0x0b);
+    let count = leb128(functions);
+    let types = [1, 0x60, 0, 0];
+    let declared = [count.clone(), vec![0; functions as usize]].concat();
+    let code = [count, sized(&body).repeat(functions as usize)].concat();
+    let sections = [(1, &types[..]), (3, &declared[..]), (10, &code[..])];
+    let mut module = b"\0asm\x01\0\0\0".to_vec();
+    for (id, content) in sections {
+        module.push(id);
+        module.extend(sized(content));
+    }
+    // The module, and an instance of it.
+    [b"\0asm\x0d\0\x01\0\x01".to_vec(), sized(&module), vec![2], sized(&[1, 0, 0, 0])].concat()
+}
+
+/// A bundle of a module with another component.
+fn with_component(setup: &Setup, name: &str, component: &[u8]) -> PathBuf {
+    let dir = setup.write_bundle("recorder", name, &[]);
+    fs::write(dir.join("module.wasm"), component).unwrap();
+    let manifest = fs::read_to_string(dir.join("nexum.toml")).unwrap();
+    let hash = format!("component = \"sha256:{}\"", hex::encode(Sha256::digest(component)));
+    let line = manifest.lines().find(|line| line.starts_with("component = ")).unwrap();
+    fs::write(dir.join("nexum.toml"), manifest.replace(line, &hash)).unwrap();
+    dir
+}
+
+/// An engine with these settings, the module of that bundle, and a witness. The machine code of the witness is there by
+/// then, so that it meets no limit, however busy the machine is.
+fn engine_with(setup: Setup, settings: &str, source: &Path) -> Engine {
+    let mut engine = setup.mock(31337, CHAIN).module("recorder", "witness", &[]).start();
+    engine.module_until("witness", "runs", |node| node["state"] == "RUN");
+    assert!(engine.terminate().success());
+    let config = fs::read_to_string(&engine.config).unwrap();
+    let config = config.replacen("[engine]\n", &format!("[engine]\n{settings}\n"), 1);
+    let module = format!("[[modules]]\nsource = \"{}\"\n", source.display());
+    fs::write(&engine.config, config + &module).unwrap();
+    engine.launch();
+    engine
+}
+
+/// Waits until the module is dead; of what.
+fn dead_of(engine: &Engine, module: &str) -> String {
+    let node = engine.module_until(module, "DEAD", |node| node["state"] == "DEAD");
+    node["last_error"].as_str().unwrap_or_default().to_owned()
+}
+
+/// The first line of what a probe answers.
+fn probe(engine: &Engine, path: &str) -> String {
+    let config = fs::read_to_string(&engine.config).unwrap();
+    let line = config.lines().find_map(|line| line.strip_prefix("health_listen = ")).unwrap();
+    let mut stream = TcpStream::connect(line.trim_matches('"')).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// A line of what the system says of a process; none when there is no such process.
+fn status(pid: u32, key: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
+}
+
+#[test]
+fn a_component_that_compiles_for_ever_is_refused_and_not_tried_over_and_over() {
+    let setup = Setup::new();
+    let source = with_component(&setup, "slow", &bomb(300, 200, 200));
+    let engine = engine_with(setup, "compile_timeout = \"2s\"", &source);
+    let error = dead_of(&engine, "slow");
+    assert!(error.ends_with("it takes longer than [engine] compile_timeout = 2s"), "{error}");
+    engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
+    let health = probe(&engine, "/health");
+    assert!(health.starts_with("HTTP/1.1 503"), "a module is dead: {health}");
+    assert!(probe(&engine, "/live").starts_with("HTTP/1.1 200"));
+
+    // Whether the order is carried out is not the question here.
+    let _ = engine.raw_ctl(&["module", "restart", "slow"]);
+    engine.module_until("slow", "is not tried again", |node| {
+        node["last_error"].as_str().is_some_and(|error| error.contains("it was not tried again"))
+    });
+    let error = engine.try_ctl(&["module", "upgrade", "slow"]).unwrap_err();
+    assert!(error.contains("compile_timeout = 2s") && !error.contains("not tried again"), "{error}");
+}
+
+#[test]
+fn a_component_that_takes_all_memory_to_compile_takes_none_of_the_engine() {
+    let setup = Setup::new();
+    let source = with_component(&setup, "large", &bomb(1, 2_000, 700));
+    let engine = engine_with(setup, "max_compile_memory_bytes = 67_108_864", &source);
+    let error = dead_of(&engine, "large");
+    assert!(error.ends_with("it takes more memory than [engine] max_compile_memory_bytes = 67108864"), "{error}");
+    engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
+    let most = status(engine.pid(), "VmHWM:").unwrap();
+    let most_kib: u64 = most.trim_end_matches(" kB").parse().unwrap();
+    assert!(most_kib < 512 << 10, "{most}");
+    assert!(dead_of(&engine, "large").contains("max_compile_memory_bytes"));
+}
+
+#[test]
+fn while_one_component_compiles_others_run_and_it_ends_with_its_engine() {
+    let setup = Setup::new();
+    let source = with_component(&setup, "slow", &bomb(3_000, 200, 200));
+    let mut engine = engine_with(setup, "compile_timeout = \"1h\"", &source);
+    engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
+    assert_eq!(engine.module("slow")["state"], "LOAD");
+    assert!(probe(&engine, "/health").starts_with("HTTP/1.1 "), "it answers");
+    let of_engine = |pid: &u32| status(*pid, "PPid:") == Some(engine.pid().to_string());
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
+    let compilers: Vec<u32> = processes.filter_map(|name| name.to_str()?.parse().ok()).filter(of_engine).collect();
+    let [compiler] = compilers[..] else { panic!("{compilers:?}") };
+    engine.kill9();
+    eventually("the compiler ends", || match status(compiler, "State:") {
+        Some(state) if !state.starts_with('Z') => Err(state),
+        _ => Ok(()),
+    });
+}
