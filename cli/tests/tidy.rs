@@ -232,3 +232,44 @@ fn every_metric_is_documented_and_alerts_use_those_that_are_there() {
     let alerted = metrics_in(&read("deploy/alerts.yaml"));
     assert!(alerted.len() > 10 && alerted.is_subset(&documented), "{:?}", alerted.difference(&documented));
 }
+
+/// What a guest can call: functions of the hosted package as `interface.function`, and the interfaces of WASI.
+fn callable() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for file in fs::read_dir(root().join("host-ifaces/wit")).unwrap() {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        let mut interface = None;
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix("interface ") {
+                interface = name.split(' ').next();
+            } else if line == "}" {
+                interface = None;
+            } else if let (Some(interface), Some((name, _))) = (interface, line.trim().split_once(": func(")) {
+                found.insert(format!("{interface}.{name}"));
+            }
+        }
+    }
+    let linking = fs::read_to_string(root().join("host-ifaces/src/wasi.rs")).unwrap();
+    for (path, _) in linking.lines().filter_map(|line| line.trim().split_once("::add_to_linker::<")) {
+        let (package, interface) = path.split_once("::").unwrap();
+        found.insert(format!("wasi:{}/{}", package.trim_start_matches("wasi_"), interface.replace('_', "-")));
+    }
+    found
+}
+
+#[test]
+fn every_function_of_the_host_has_a_row_that_says_what_bounds_it() {
+    let callable = callable();
+    assert!(callable.contains("local-store.get") && callable.contains("wasi:io/streams"), "{callable:?}");
+    assert!(callable.len() > 40, "{callable:?}");
+    let text = fs::read_to_string(root().join("docs/reference/limits.md")).unwrap();
+    let calls =
+        text.split("\n## ").filter(|section| section.starts_with("`nexum:host`") || section.starts_with("WASI"));
+    let rows = calls.flat_map(str::lines).filter_map(|line| line.strip_prefix("| `"));
+    // The names in the first cell, between backquotes.
+    let named: Vec<_> =
+        rows.flat_map(|row| row.split(" |").next().unwrap().split('`').step_by(2)).map(str::to_owned).collect();
+    let documented: BTreeSet<String> = named.iter().cloned().collect();
+    assert_eq!(documented.len(), named.len(), "a function has two rows");
+    assert_eq!(documented.symmetric_difference(&callable).collect::<Vec<_>>(), Vec::<&String>::new());
+}

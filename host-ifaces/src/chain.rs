@@ -196,6 +196,8 @@ pub const CODE_METHOD_DENIED: i32 = -32601;
 pub const CODE_UNKNOWN_CHAIN: i32 = -32002;
 /// A batch longer than this is refused: public endpoints refuse it too.
 pub const BATCH_REQUESTS_MAX: usize = 100;
+/// Methods and parameters of one call, bytes: public endpoints refuse more.
+pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The methods that every module with a chain may call.
 pub(crate) const READ_METHODS: &[&str] = &[
@@ -227,8 +229,18 @@ impl HostState {
         self.chains.get(&chain_id).cloned().ok_or_else(unserved)
     }
 
+    fn check_request(&self, bytes: usize) -> Result<(), HostError> {
+        self.meter.take(bytes);
+        if bytes > REQUEST_BYTES_MAX {
+            let message = format!("a request of {bytes} bytes, at most {REQUEST_BYTES_MAX}");
+            return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
+        }
+        Ok(())
+    }
+
     fn check_reply(&self, text: String) -> Result<String, HostError> {
         let limit = self.limits.max_reply_bytes;
+        self.meter.give(text.len());
         if text.len() > limit {
             let message = format!("the reply of {} bytes is larger than the limit of {limit}", text.len());
             return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
@@ -240,6 +252,7 @@ impl HostState {
 impl chain::Host for HostState {
     async fn request(&mut self, chain_id: u64, method: String, params: String) -> Result<String, HostError> {
         self.count_host_call("chain")?;
+        self.check_request(method.len() + params.len())?;
         let port = self.chain_port(chain_id)?;
         self.grants.method(&method)?;
         let (deadline, reply_bytes_max) = (self.limits.host_call_deadline, self.limits.max_reply_bytes);
@@ -256,6 +269,7 @@ impl chain::Host for HostState {
 
     async fn request_batch(&mut self, chain_id: u64, requests: Vec<RpcRequest>) -> Result<Vec<RpcResult>, HostError> {
         self.count_host_call("chain")?;
+        self.check_request(requests.iter().map(|request| request.method.len() + request.params.len()).sum())?;
         let port = self.chain_port(chain_id)?;
         if requests.len() > BATCH_REQUESTS_MAX {
             let message = format!("{} requests in one batch, at most {BATCH_REQUESTS_MAX}", requests.len());
@@ -311,6 +325,7 @@ impl chain::Host for HostState {
             };
             merged.push(result);
         }
+        self.meter.give(total_bytes);
         if total_bytes > self.limits.max_reply_bytes {
             let limit = self.limits.max_reply_bytes;
             let message = format!("the replies of {total_bytes} bytes are larger than the limit of {limit}");

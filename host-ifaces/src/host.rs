@@ -1,12 +1,6 @@
 //! What one module's Store holds: its overlay, its ports, its limits, and the WASI context.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -21,14 +15,14 @@ use crate::{
     grants::Grants,
     http::EgressMsg,
     ledger::{Ledger, Outcome},
-    limits::{Limits, MemoryLimiter},
+    limits::{Limits, MemoryLimiter, Meter},
     local_store::Overlay,
     logging::LogBudget,
     outbox::{Drafts, Quota},
     port::Port,
     recording::{Tape, Taping},
     store::{EventUnit, ModuleId, ModuleRecord, StateView, UnitKind},
-    wasi::WasiTape,
+    wasi::{Polls, RESOURCES_MAX, Stdio, WasiTape},
 };
 
 /// Everything a module's Store is built from; shared by every instance of the module.
@@ -84,8 +78,8 @@ pub struct HostState {
     pub(crate) event_label: EventLabel,
     pub(crate) log_budget: LogBudget,
     pub(crate) usage: Usage,
-    /// Lines of WASI stdio that the event at hand lost to the rate.
-    printed_dropped: Arc<AtomicU64>,
+    pub(crate) meter: Arc<Meter>,
+    stdio: Stdio,
     /// State bytes and last unit when the call at hand began.
     began: (u64, u64),
     pub(crate) tape: Tape,
@@ -101,12 +95,15 @@ pub struct HostState {
 impl HostState {
     /// The state of a fresh Store, over what is committed.
     pub fn new(args: &HostArgs, record: ModuleRecord) -> Self {
-        let printed_dropped = Arc::<AtomicU64>::default();
+        let meter = Arc::<Meter>::default();
         let mut overlay = Overlay::new(args.view.clone(), args.id, record.state_bytes, args.limits.max_state_bytes);
         if !matches!(args.taping, Taping::Off) {
             overlay = overlay.noting();
         }
         let wasi_tape = WasiTape::new(&args.taping);
+        let stdio = Stdio::new(&args.module, &args.clock, &meter, &wasi_tape);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
         Self {
             module: args.module.clone(),
             limits: args.limits.clone(),
@@ -124,15 +121,16 @@ impl HostState {
             event_label: EventLabel::default(),
             log_budget: LogBudget::new(args.clock.monotonic_ns()),
             usage: Usage::default(),
-            printed_dropped: printed_dropped.clone(),
             began: (record.state_bytes, record.seq),
             tape: Tape::new(&args.taping),
             poisoned: None,
             flushes_held: false,
             memory: MemoryLimiter::new(args.limits.max_memory_bytes),
-            wasi: crate::wasi::context(&args.module, &args.clock, &printed_dropped, &wasi_tape),
+            wasi: crate::wasi::context(&args.clock, &meter, &stdio, &wasi_tape),
             wasi_tape,
-            table: crate::wasi::table(),
+            meter,
+            stdio,
+            table,
         }
     }
 
@@ -155,7 +153,13 @@ impl HostState {
         self.origin = Some(id.clone());
         self.drafts.clear();
         self.usage = Usage::default();
-        self.printed_dropped.store(0, Ordering::Relaxed);
+        self.meter.reset();
+    }
+
+    /// The call of the guest is over: a line that it printed without an end is printed. Answers the last that it said on
+    /// stderr, at most 4 KiB, and forgets it.
+    pub fn end(&mut self) -> Option<String> {
+        self.stdio.end()
     }
 
     /// The event at hand is another one delivered again; its effects have that one's ids.
@@ -211,8 +215,7 @@ impl HostState {
 
     /// What the event at hand used so far.
     pub fn usage(&self) -> Usage {
-        let printed_dropped = self.printed_dropped.load(Ordering::Relaxed);
-        Usage { log_lines_dropped: self.usage.log_lines_dropped + printed_dropped, ..self.usage }
+        Usage { log_lines_dropped: self.usage.log_lines_dropped + self.meter.lines_dropped(), ..self.usage }
     }
 
     /// While an upgrade tries `init`, nothing of it may become durable: flushes wait for its end.
@@ -233,7 +236,7 @@ impl HostState {
         &mut self.memory
     }
 
-    /// Linear memory in use, bytes.
+    /// Linear memory and tables in use, bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory.used_bytes()
     }
@@ -251,6 +254,29 @@ impl HostState {
     /// Counts a call that has no error to answer: past the limit it traps.
     pub(crate) fn count_or_trap(&mut self, domain: &str) -> wasmtime::Result<()> {
         self.count_host_call(domain).map_err(|error| wasmtime::Error::msg(error.message))
+    }
+
+    /// Counts a call of WASI.
+    pub(crate) fn counted(&mut self) -> &mut Self {
+        self.meter.wasi_call();
+        self
+    }
+
+    pub(crate) fn polls(&mut self) -> Polls<'_> {
+        Polls { table: &mut self.table, meter: &self.meter }
+    }
+
+    /// Whether the guest gets back from a call of the host.
+    ///
+    /// # Errors
+    /// What the event has cost too much of. It ends the call as a trap does.
+    pub(crate) fn may_go_on(&self) -> wasmtime::Result<()> {
+        let limit = self.limits.max_host_calls_per_event;
+        let reason = match self.usage.host_calls > limit.saturating_mul(2) {
+            true => Some(format!("more than {limit} host calls in one event, and as many again that were refused")),
+            false => self.meter.overdrawn(limit),
+        };
+        reason.map_or(Ok(()), |reason| Err(wasmtime::Error::msg(reason)))
     }
 }
 

@@ -250,6 +250,8 @@ pub enum EgressMsg {
 impl http::Host for HostState {
     async fn fetch(&mut self, request: Request) -> Result<Response, HostError> {
         self.count_host_call("http")?;
+        let carried = weight(&request.headers, request.body.as_deref().unwrap_or_default());
+        self.meter.take(request.method.len() + request.url.len() + carried);
         check(&request.method, &request.url, &request.headers, request.body.as_deref(), self.grants.hosts())?;
         let limit = self.limits.host_call_deadline;
         let deadline = request.timeout_ms.map_or(limit, |ms| limit.min(Duration::from_millis(ms.into())));
@@ -267,8 +269,15 @@ impl http::Host for HostState {
             let answer = egress.call(deadline, |reply| EgressMsg::Fetch { fetch, reply }).await;
             answer.map_err(|error| error.to_host_error("http"))?
         };
-        self.reach(asked, "http", live).await
+        let response = self.reach(asked, "http", live).await?;
+        self.meter.give(weight(&response.headers, &response.body));
+        Ok(response)
     }
+}
+
+/// What headers and a body take, bytes.
+fn weight(headers: &[Header], body: &[u8]) -> usize {
+    headers.iter().map(|header| header.name.len() + header.value.len()).sum::<usize>() + body.len()
 }
 
 #[cfg(test)]

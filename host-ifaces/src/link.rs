@@ -150,7 +150,10 @@ fn stub(
     for (name, item) in interface.exports(engine) {
         let ComponentItem::ComponentFunc(_) = item.ty else { continue };
         let message = message.clone();
-        instance.func_new(name, move |_, function, _, results| {
+        instance.func_new(name, move |mut context, function, arguments, results| {
+            let host = context.data_mut();
+            host.meter.take(arguments.iter().map(weight).sum());
+            host.count_or_trap(capability.name())?;
             let fallible = matches!(function.results().next(), Some(Type::Result(_)));
             let Some(result) = results.first_mut().filter(|_| fallible) else {
                 return Err(wasmtime::Error::msg(message.to_string()));
@@ -160,6 +163,20 @@ fn stub(
         })?;
     }
     Ok(())
+}
+
+/// What an argument of a stub took to be taken over, about, bytes: each of its parts becomes a value of its own.
+fn weight(argument: &Val) -> usize {
+    let parts = match argument {
+        Val::String(text) => text.len(),
+        Val::List(items) | Val::Tuple(items) => items.iter().map(weight).sum(),
+        Val::Record(fields) => fields.iter().map(|(name, value)| name.len() + weight(value)).sum(),
+        Val::Variant(_, Some(value)) | Val::Option(Some(value)) | Val::Result(Ok(Some(value)) | Err(Some(value))) => {
+            weight(value)
+        }
+        _ => 0,
+    };
+    size_of::<Val>() + parts
 }
 
 fn unsupported(capability: Capability, message: &str) -> Val {

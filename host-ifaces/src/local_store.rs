@@ -3,9 +3,13 @@
 //! Invariant: reads see the event's own writes and never cross a mailbox; nothing reaches the store before the event is
 //! committed, except through `flush`.
 
+mod listing;
 mod seen;
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map},
+    sync::Arc,
+};
 
 use crate::{
     HostError, HostErrorKind,
@@ -14,11 +18,15 @@ use crate::{
     event::EventId,
     host::HostState,
     ledger::Outcome,
-    store::{Change, Entries, ModuleId, StateView, StoreError, UnitKind},
+    store::{Change, ModuleId, StateView, StoreError, UnitKind},
 };
 
 /// RocksDB copies keys into every index block; a key longer than this belongs into the value.
 pub const KEY_BYTES_MAX: usize = 1024;
+/// One value: what an answer may have. Larger content belongs into several keys.
+pub const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Writes of one `apply`, each of which counts as a host call.
+pub const APPLY_WRITES_MAX: usize = 10_000;
 /// One `list-keys` or `list-entries` answers at most this many entries; page with `after`.
 pub const LIST_ENTRIES_MAX: usize = 10_000;
 
@@ -26,6 +34,12 @@ pub const LIST_ENTRIES_MAX: usize = 10_000;
 struct Written {
     new: Option<Vec<u8>>,
     old: Option<Vec<u8>>,
+}
+
+impl Written {
+    fn bytes(&self) -> usize {
+        [&self.new, &self.old].into_iter().flatten().map(Vec::len).sum()
+    }
 }
 
 /// The writes of one event, over those of events whose units are on their way to the store, over the committed state.
@@ -39,6 +53,8 @@ pub struct Overlay {
     /// Keys plus values, committed and overlaid, bytes.
     used_bytes: u64,
     limit_bytes: u64,
+    /// What was read and copied since it was last asked, bytes.
+    copied_bytes: usize,
     /// What the event at hand read, when that is recorded.
     notes: Option<Box<seen::Notes>>,
 }
@@ -47,6 +63,14 @@ pub(crate) use seen::Seen;
 
 fn size(key: &str, value: Option<&Vec<u8>>) -> u64 {
     value.map_or(0, |value| (key.len() + value.len()) as u64)
+}
+
+/// `what` is the key's role, such as `a key`.
+fn check_key(what: &str, key: &str) -> Result<(), HostError> {
+    match key.len() <= KEY_BYTES_MAX {
+        true => Ok(()),
+        false => Err(invalid(format!("{what} of {} bytes, at most {KEY_BYTES_MAX}", key.len()))),
+    }
 }
 
 fn invalid(message: String) -> HostError {
@@ -60,7 +84,12 @@ fn failed(error: StoreError) -> HostError {
 impl Overlay {
     pub fn new(view: Arc<dyn StateView>, module: ModuleId, used_bytes: u64, limit_bytes: u64) -> Self {
         let (writes, sent) = (BTreeMap::new(), BTreeMap::new());
-        Self { view, module, writes, sent, sent_bytes: 0, used_bytes, limit_bytes, notes: None }
+        Self { view, module, writes, sent, sent_bytes: 0, used_bytes, limit_bytes, copied_bytes: 0, notes: None }
+    }
+
+    /// What was read and copied since this was last asked, bytes.
+    fn take_copied(&mut self) -> usize {
+        std::mem::take(&mut self.copied_bytes)
     }
 
     /// Keys plus values as they stand with this event's writes, bytes.
@@ -84,13 +113,15 @@ impl Overlay {
     }
 
     fn put(&mut self, key: String, new: Option<Vec<u8>>) -> Result<(), HostError> {
-        if key.len() > KEY_BYTES_MAX {
-            return Err(invalid(format!("a key of {} bytes, at most {KEY_BYTES_MAX}", key.len())));
+        check_key("a key", &key)?;
+        if let Some(value) = new.as_ref().filter(|value| value.len() > VALUE_BYTES_MAX) {
+            return Err(invalid(format!("a value of {} bytes, at most {VALUE_BYTES_MAX}", value.len())));
         }
         let (replaced, known) = match self.writes.get(&key) {
             Some(written) => (size(&key, written.new.as_ref()), None),
             None => {
                 let old = self.before(&key)?;
+                self.copied_bytes += old.as_ref().map_or(0, Vec::len);
                 (size(&key, old.as_ref()), Some(old))
             }
         };
@@ -111,8 +142,14 @@ impl Overlay {
                 self.writes.insert(key, Written { new, old });
             }
             None => {
-                if let Some(written) = self.writes.get_mut(&key) {
+                let is_gone = self.writes.get_mut(&key).is_some_and(|written| {
                     written.new = new;
+                    written.new.is_none() && written.old.is_none()
+                });
+                // Written and deleted again within the event: it never was.
+                if is_gone {
+                    self.writes.remove(&key);
+                    self.note_read(key);
                 }
             }
         }
@@ -120,48 +157,41 @@ impl Overlay {
     }
 
     fn apply(&mut self, writes: Vec<Write>) -> Result<(), HostError> {
-        let before = (self.writes.clone(), self.used_bytes);
+        if writes.len() > APPLY_WRITES_MAX {
+            return Err(invalid(format!("{} writes at once, at most {APPLY_WRITES_MAX}", writes.len())));
+        }
+        for write in &writes {
+            let (Write::Put(Entry { key, .. }) | Write::Delete(key)) = write;
+            check_key("a key", key)?;
+        }
+        let used_bytes = self.used_bytes;
+        // What these writes replace, for the case that one of them is refused.
+        let mut replaced: BTreeMap<String, Option<Written>> = BTreeMap::new();
         for write in writes {
-            let result = match write {
-                Write::Put(Entry { key, value }) => self.put(key, Some(value)),
-                Write::Delete(key) => self.put(key, None),
+            let (key, new) = match write {
+                Write::Put(Entry { key, value }) => (key, Some(value)),
+                Write::Delete(key) => (key, None),
             };
-            if let Err(error) = result {
-                for key in std::mem::replace(&mut self.writes, before.0).into_keys() {
-                    self.note_read(key);
+            if let btree_map::Entry::Vacant(place) = replaced.entry(key.clone()) {
+                let written = self.writes.get(&key).cloned();
+                self.copied_bytes += written.as_ref().map_or(0, Written::bytes);
+                place.insert(written);
+            }
+            if let Err(error) = self.put(key, new) {
+                for (key, written) in replaced {
+                    match written {
+                        Some(written) => drop(self.writes.insert(key, written)),
+                        None => {
+                            self.writes.remove(&key);
+                            self.note_read(key);
+                        }
+                    }
                 }
-                self.used_bytes = before.1;
+                self.used_bytes = used_bytes;
                 return Err(error);
             }
         }
         Ok(())
-    }
-
-    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Entries, HostError> {
-        let start = (Bound::Included(prefix), Bound::Unbounded);
-        let wanted = |key: &str| after.is_none_or(|after| key > after);
-        let mut overlaid: BTreeMap<&String, &Option<Vec<u8>>> = BTreeMap::new();
-        let sent = self.sent.range::<str, _>(start).take_while(|(key, _)| key.starts_with(prefix));
-        overlaid.extend(sent.filter(|(key, _)| wanted(key)));
-        let written = self.writes.range::<str, _>(start).take_while(|(key, _)| key.starts_with(prefix));
-        overlaid.extend(written.filter(|(key, _)| wanted(key)).map(|(key, written)| (key, &written.new)));
-        // Every overlaid key may hide a committed one, so read that many more.
-        let committed = self.view.scan(self.module, prefix, after, limit + overlaid.len()).map_err(failed)?;
-        if overlaid.is_empty() {
-            return Ok(committed);
-        }
-        let mut merged: BTreeMap<String, Vec<u8>> = committed.into_iter().collect();
-        for (key, value) in overlaid {
-            match value {
-                Some(value) => {
-                    merged.insert(key.clone(), value.clone());
-                }
-                None => {
-                    merged.remove(key);
-                }
-            }
-        }
-        Ok(merged.into_iter().take(limit).collect())
     }
 
     /// Takes the writes so far, for a unit that goes to the store now. Reads see them until `settled` and after.
@@ -192,28 +222,53 @@ impl Overlay {
     }
 }
 
+impl HostState {
+    /// Begins a call with so many bytes of arguments.
+    fn store_call(&mut self, argument_bytes: usize) -> Result<(), HostError> {
+        self.meter.take(argument_bytes);
+        self.count_host_call("local-store")
+    }
+
+    /// Ends a call: what it read and copied is counted.
+    fn store_called(&mut self) {
+        let copied = self.overlay.take_copied();
+        self.meter.give(copied);
+    }
+}
+
 impl local_store::Host for HostState {
     fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, HostError> {
-        self.count_host_call("local-store")?;
+        self.store_call(key.len())?;
+        check_key("a key", &key)?;
         let value = self.overlay.get(&key);
         self.overlay.note_read(key);
+        if let Ok(Some(value)) = &value {
+            self.meter.give(value.len());
+        }
         value
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), HostError> {
-        self.count_host_call("local-store")?;
-        self.overlay.put(key, Some(value))
+        self.store_call(key.len() + value.len())?;
+        let done = self.overlay.put(key, Some(value));
+        self.store_called();
+        done
     }
 
     fn delete(&mut self, key: String) -> Result<(), HostError> {
-        self.count_host_call("local-store")?;
-        self.overlay.put(key, None)
+        self.store_call(key.len())?;
+        let done = self.overlay.put(key, None);
+        self.store_called();
+        done
     }
 
     fn list_keys(&mut self, prefix: String) -> Result<Vec<String>, HostError> {
-        self.count_host_call("local-store")?;
+        self.store_call(prefix.len())?;
+        check_key("a prefix", &prefix)?;
         self.overlay.note_scan(&prefix, None, LIST_ENTRIES_MAX + 1);
-        let entries = self.overlay.list(&prefix, None, LIST_ENTRIES_MAX + 1)?;
+        let entries = self.overlay.list(&prefix, None, LIST_ENTRIES_MAX + 1, usize::MAX);
+        self.store_called();
+        let entries = entries?;
         if entries.len() > LIST_ENTRIES_MAX {
             return Err(invalid(format!(
                 "more than {LIST_ENTRIES_MAX} keys start with `{prefix}`: page with list-entries"
@@ -223,10 +278,14 @@ impl local_store::Host for HostState {
     }
 
     fn list_entries(&mut self, prefix: String, after: Option<String>, limit: u32) -> Result<Vec<Entry>, HostError> {
-        self.count_host_call("local-store")?;
+        self.store_call(prefix.len() + after.as_ref().map_or(0, String::len))?;
+        check_key("a prefix", &prefix)?;
+        check_key("`after`", after.as_deref().unwrap_or_default())?;
         let limit = (limit as usize).min(LIST_ENTRIES_MAX);
         self.overlay.note_scan(&prefix, after.as_deref(), limit);
-        let mut entries = self.overlay.list(&prefix, after.as_deref(), limit)?;
+        let entries = self.overlay.list(&prefix, after.as_deref(), limit, self.limits.max_reply_bytes);
+        self.store_called();
+        let mut entries = entries?;
         // Cut like by `limit`: the guest pages on from the last key.
         let mut bytes = 0;
         let mut fits = |(key, value): &(String, Vec<u8>)| {
@@ -239,8 +298,16 @@ impl local_store::Host for HostState {
     }
 
     fn apply(&mut self, writes: Vec<Write>) -> Result<(), HostError> {
-        self.count_host_call("local-store")?;
-        self.overlay.apply(writes)
+        let bytes = |write: &Write| match write {
+            Write::Put(Entry { key, value }) => key.len() + value.len(),
+            Write::Delete(key) => key.len(),
+        };
+        self.store_call(writes.iter().map(|write| size_of::<Write>() + bytes(write)).sum())?;
+        // The call itself is counted already.
+        self.usage.host_calls += writes.len().saturating_sub(1) as u64;
+        let done = self.overlay.apply(writes);
+        self.store_called();
+        done
     }
 
     async fn flush(&mut self) -> Result<(), HostError> {
@@ -283,6 +350,7 @@ impl local_store::Host for HostState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Entries;
 
     struct Fixed(BTreeMap<String, Vec<u8>>);
 
@@ -317,9 +385,9 @@ mod tests {
         assert_eq!(overlay.get("b").unwrap(), None);
         assert_eq!(overlay.get("bb").unwrap(), Some(b"new".to_vec()));
         let keys = |entries: Entries| entries.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
-        assert_eq!(keys(overlay.list("", None, 2).unwrap()), ["a", "bb"]);
-        assert_eq!(keys(overlay.list("", Some("bb"), 9).unwrap()), ["c"]);
-        assert_eq!(keys(overlay.list("b", None, 9).unwrap()), ["bb"]);
+        assert_eq!(keys(overlay.list("", None, 2, usize::MAX).unwrap()), ["a", "bb"]);
+        assert_eq!(keys(overlay.list("", Some("bb"), 9, usize::MAX).unwrap()), ["c"]);
+        assert_eq!(keys(overlay.list("b", None, 9, usize::MAX).unwrap()), ["bb"]);
     }
 
     #[test]
@@ -343,6 +411,47 @@ mod tests {
         assert_eq!(overlay.get("a").unwrap(), Some(b"1".to_vec()));
         assert_eq!(overlay.get("b").unwrap(), None);
         assert_eq!(overlay.used_bytes(), 2);
+        overlay.put("b".into(), Some(b"2".to_vec())).unwrap();
+        overlay.apply(vec![put("b", "3"), Write::Delete("b".into()), put("c", "123456")]).unwrap_err();
+        assert_eq!((overlay.get("b").unwrap(), overlay.used_bytes()), (Some(b"2".to_vec()), 4));
+    }
+
+    #[test]
+    fn apply_copies_what_it_replaces_and_not_all_that_the_event_wrote() {
+        let mut overlay = overlay(&[], 10_000);
+        overlay.put("large".into(), Some(vec![0; 5_000])).unwrap();
+        overlay.put("small".into(), Some(vec![0; 5])).unwrap();
+        overlay.take_copied();
+        overlay.apply(vec![put("small", "1"), put("small", "2")]).unwrap();
+        assert_eq!(overlay.take_copied(), 5);
+    }
+
+    #[test]
+    fn keys_that_are_written_and_deleted_again_are_not_held() {
+        let mut overlay = overlay(&[("old", "1")], 1_000);
+        for n in 0..100 {
+            overlay.put(format!("k{n}"), Some(vec![0; 50])).unwrap();
+            overlay.put(format!("k{n}"), None).unwrap();
+        }
+        overlay.put("old".into(), None).unwrap();
+        assert_eq!((overlay.writes.len(), overlay.used_bytes()), (1, 0));
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_by_its_size() {
+        let mut overlay = overlay(&[], u64::MAX);
+        let refusal = |result: Result<(), HostError>| result.unwrap_err().message;
+        let key = "k".repeat(KEY_BYTES_MAX + 1);
+        assert_eq!(refusal(overlay.put(key.clone(), None)), "a key of 1025 bytes, at most 1024");
+        assert_eq!(
+            refusal(overlay.apply(vec![put("a", "1"), Write::Delete(key)])),
+            "a key of 1025 bytes, at most 1024"
+        );
+        let value = vec![0; VALUE_BYTES_MAX + 1];
+        assert_eq!(refusal(overlay.put("a".into(), Some(value))), "a value of 8388609 bytes, at most 8388608");
+        let many = vec![Write::Delete("a".into()); APPLY_WRITES_MAX + 1];
+        assert_eq!(refusal(overlay.apply(many)), "10001 writes at once, at most 10000");
+        assert!(overlay.writes.is_empty());
     }
 
     #[test]
@@ -352,7 +461,7 @@ mod tests {
         overlay.put("c".into(), Some(b"3".to_vec())).unwrap();
         overlay.take_changes();
         assert_eq!(overlay.get("a").unwrap(), None);
-        assert_eq!(overlay.list("", None, 9).unwrap().len(), 2);
+        assert_eq!(overlay.list("", None, 9, usize::MAX).unwrap().len(), 2);
         overlay.put("c".into(), Some(b"4".to_vec())).unwrap();
         let changes = overlay.take_changes();
         assert_eq!((changes[0].old.as_deref(), changes[0].new.as_deref()), (Some(&b"3"[..]), Some(&b"4"[..])));

@@ -40,6 +40,11 @@ impl LogBudget {
         self.tokens -= 1;
         Some(std::mem::take(&mut self.dropped))
     }
+
+    /// Counts lines that were dropped without asking for each.
+    pub(crate) fn drop_lines(&mut self, lines: u64) {
+        self.dropped += lines;
+    }
 }
 
 impl HostState {
@@ -79,6 +84,7 @@ fn name(level: Level) -> &'static str {
 impl logging::Host for HostState {
     fn log(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
         self.count_or_trap("logging")?;
+        self.meter.take(message.len());
         // A replay prints nothing: what it logs is compared.
         if !self.tape.is_playing() {
             self.log_line(level, &message);

@@ -15,6 +15,7 @@ impl random::Host for HostState {
                 "random.fill: {len} bytes asked, at most {FILL_BYTES_MAX} per call"
             )));
         }
+        self.meter.give(len as usize);
         let draw = || {
             let mut bytes = vec![0; len as usize];
             rand::rng().fill_bytes(&mut bytes);

@@ -8,7 +8,7 @@ use nexum_host_ifaces::{
     event::EventId,
     grants::Interfaces,
     host::{HostArgs, HostState},
-    link,
+    limits, link,
     recording::{Fault, Outcome, Recorded, Recording, Session, Setting},
     store::ModuleRecord,
     types::{Config, Event},
@@ -29,6 +29,7 @@ pub fn prepare(
     module: &str,
 ) -> Result<Prepared, String> {
     let linker = link::link(engine.wasm(), component, interfaces, module).map_err(|error| error.to_string())?;
+    limits::check_component(component)?;
     let pre = linker.instantiate_pre(component).map_err(|error| format!("the component does not fit: {error:#}"))?;
     Prepared::new(pre).map_err(|error| format!("the component does not export a nexum module: {error:#}"))
 }
@@ -81,7 +82,7 @@ impl Instance {
     /// What the component's start functions did wrong: they run here, under the same bounds as an event.
     pub async fn start(prepared: &Prepared, args: &HostArgs, record: ModuleRecord) -> Result<Self, NotStarted> {
         let mut store = Store::new(prepared.engine(), HostState::new(args, record));
-        store.limiter(|state| state.memory());
+        limits::bound(&mut store);
         store.epoch_deadline_trap();
         let limits = &args.limits;
         let deadline = limits.event_deadline;
@@ -91,12 +92,16 @@ impl Instance {
             Ok(()) => tokio::time::timeout(deadline, prepared.instantiate_async(&mut store)).await,
             Err(error) => Ok(Err(error)),
         };
+        let last_words = store.data_mut().end();
         let failed = match started {
             Ok(Ok(guest)) => {
                 let ahead = args.ahead.clone();
                 return Ok(Self { ahead, store, guest, fuel_max, epochs_max, deadline, started: None, handled: 0 });
             }
-            Ok(Err(error)) => failure(&error, "start", used(&store, fuel_max), deadline),
+            Ok(Err(error)) => {
+                let failed = failure(&error, "start", used(&store, fuel_max), deadline);
+                denied(store.data_mut(), said_last(failed, last_words))
+            }
             Err(_) => late("start", used(&store, fuel_max), deadline),
         };
         Err(not_started(store.data(), failed))
@@ -107,7 +112,7 @@ impl Instance {
         self.begin(&EventId::Init)?;
         let called = self.guest.call_init(&mut self.store, config);
         let result = tokio::time::timeout(self.deadline, called).await;
-        let finished = self.finish("init", result)?;
+        let finished = self.end("init", result)?;
         let host = self.store.data();
         self.started = host.capture().map(|captured| (captured.session.pack(), host.began().0));
         Ok(finished)
@@ -118,7 +123,7 @@ impl Instance {
         self.begin(id)?;
         self.handled += 1;
         let result = self.call(event).await;
-        self.finish(id.kind(), result)
+        self.end(id.kind(), result)
     }
 
     /// The recording of the call that just ended, when it was recorded. To be asked before its changes are taken.
@@ -168,7 +173,7 @@ impl Instance {
         self.handled += 1;
         self.host().stand_for(origin);
         let result = self.call(event).await;
-        self.finish(id.kind(), result)
+        self.end(id.kind(), result)
     }
 
     /// Calls the guest. Most answer at once and cost no timer; when one does not, what was handled before it goes on its
@@ -192,6 +197,16 @@ impl Instance {
         self.store.data_mut().begin(id);
         arm(&mut self.store, self.fuel_max, self.epochs_max)
             .map_err(|error| failure(&error, id.kind(), 0, self.deadline))
+    }
+
+    /// Ends the call that was begun: what the guest said last goes into the report of its trap.
+    fn end<E>(
+        &mut self,
+        what: &str,
+        result: Result<wasmtime::Result<Result<(), HostError>>, E>,
+    ) -> Result<u64, Failure> {
+        let last_words = self.host().end().filter(|_| matches!(result, Ok(Err(_))));
+        self.finish(what, result).map_err(|failure| said_last(failure, last_words))
     }
 
     fn finish<E>(
@@ -237,6 +252,24 @@ fn not_started(host: &HostState, failure: Failure) -> NotStarted {
         })
     });
     NotStarted { failure, recording }
+}
+
+/// Adds the last of stderr to a failure's report: a language runtime says there why it traps.
+fn said_last(failure: Failure, last_words: Option<String>) -> Failure {
+    // A guest that a deadline ends is ended at another word each time, which is no news to a replay.
+    let Some(last_words) = last_words.filter(|_| !failure.message.starts_with("deadline: ")) else { return failure };
+    let backtrace = failure.backtrace.map_or_else(String::new, |backtrace| format!("{}\n\n", backtrace.trim_end()));
+    Failure { backtrace: Some(format!("{backtrace}last on stderr\n{last_words}")), ..failure }
+}
+
+/// Says so when a component did not start because it did not get the memory that it begins with.
+fn denied(host: &mut HostState, mut failure: Failure) -> Failure {
+    let memory = host.memory();
+    if memory.denials > 0 {
+        failure.message +=
+            &format!(": max_memory_bytes = {}, which is for memories and tables together", memory.limit_bytes());
+    }
+    failure
 }
 
 fn arm(store: &mut Store<HostState>, fuel: u64, epochs: u64) -> wasmtime::Result<()> {
@@ -287,6 +320,37 @@ mod tests {
         }
         let import = [&[1, 0x00][..], &string("nexum:host/http@0.3.0"), &[0x05, 0]].concat();
         [b"\0asm\x0d\0\x01\0".to_vec(), section(7, &instance), section(10, &import)].concat()
+    }
+
+    /// A component that instantiates a module with one empty memory so many times.
+    fn with_memories(count: u8) -> Vec<u8> {
+        let module = [&b"\0asm\x01\0\0\0"[..], &[5, 3, 1, 0x00, 0]].concat();
+        let instances = [vec![count], [0x00, 0, 0].repeat(count.into())].concat();
+        let (modules, instantiated) = ([1, module.len() as u8], [2, instances.len() as u8]);
+        [&b"\0asm\x0d\0\x01\0"[..], &modules, &module, &instantiated, &instances].concat()
+    }
+
+    #[test]
+    fn a_component_with_more_memories_than_are_hosted_does_not_load() {
+        let cache = tempfile::tempdir().unwrap();
+        let engine = WasmEngine::new(cache.path()).unwrap();
+        let refusal = |count| {
+            let component = Component::new(engine.wasm(), with_memories(count)).unwrap();
+            prepare(&engine, &component, &Interfaces::default(), "m").err().unwrap()
+        };
+        assert!(refusal(4).starts_with("the component does not export a nexum module"), "{}", refusal(4));
+        assert_eq!(refusal(5), "the component has 5 linear memories, at most 4 are hosted");
+    }
+
+    #[test]
+    fn the_last_of_stderr_follows_the_backtrace_of_a_trap_alone() {
+        let failure = |message: &str, backtrace: Option<&str>| {
+            let failure = Failure { message: message.into(), backtrace: backtrace.map(Into::into), fuel: 7 };
+            said_last(failure, Some("no such key".into())).backtrace
+        };
+        assert_eq!(failure("trap", Some("0: f\n")).unwrap(), "0: f\n\nlast on stderr\nno such key");
+        assert_eq!(failure("trap", None).unwrap(), "last on stderr\nno such key");
+        assert_eq!(failure("deadline: block took longer than 2s", None), None);
     }
 
     #[test]

@@ -68,6 +68,11 @@ fn a_crash_is_reproduced_by_one_command_here_and_elsewhere() {
     for part in ["backtrace", "guest_hostile.wasm!on-event", "what it logged", "trap on b7, as configured"] {
         assert!(shown.contains(part), "no `{part}` in\n{shown}");
     }
+    // The message of the panic stands beside the backtrace, there and in the dead letter.
+    for shown in [&shown, &letter] {
+        let (_, words) = shown.split_once("last on stderr").unwrap_or_else(|| panic!("no last words in\n{shown}"));
+        assert!(words.contains("trap on b7, as configured"), "{shown}");
+    }
 
     // The engine runs on meanwhile.
     let (code, said) = replay(&["m", "--last-crash", "--state-dir", &state(&engine)]);

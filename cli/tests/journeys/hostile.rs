@@ -92,6 +92,16 @@ fn every_host_call_counts_and_every_dropped_line_too() {
 }
 
 #[test]
+fn what_is_logged_and_printed_costs_as_much_as_it_is_long() {
+    let fuel = ("max_fuel_per_event = 100_000_000", "max_fuel_per_event = 1_000_000_000");
+    let setup = hostile(Setup::new().mock(31337, CHAIN), "huge-log", &[BUDGET, LONG, fuel]);
+    let engine = hostile(setup, "line-ends", &[]).start();
+    assert_dead(&engine, "huge-log", "bytes of arguments to host calls in one event");
+    let node = engine.module_until("line-ends", "handles blocks", |node| node["events_processed"].as_u64() > Some(2));
+    assert_eq!((&node["state"], &node["events_failed"]), (&"RUN".into(), &0.into()), "{node:#}");
+}
+
+#[test]
 fn one_bad_event_goes_to_the_dead_letters_and_comes_back_on_order() {
     let from_the_first = ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
     let changes = [("mode = \"good\"", "mode = \"trap-on\"\non = 5"), QUICK, from_the_first];

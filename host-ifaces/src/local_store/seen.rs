@@ -3,11 +3,11 @@
 //! Invariant: until an event is committed the store answers as it did before it, so that a value that was read can be
 //! read again; only what the event flushed must be remembered.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use super::{Overlay, Written};
 use crate::{
-    recording::Scan,
+    recording::{RECORDING_BYTES_MAX, Scan},
     store::{Change, Entries, ModuleId, StateView},
 };
 
@@ -15,6 +15,8 @@ use crate::{
 const KEPT_KEYS: usize = 32;
 /// Keys noted per event; at most that many values are looked up again.
 const KEYS_MAX: usize = 50_000;
+/// Entries that are looked at again for the listings of one event, all together.
+const LISTED_MAX: usize = 500_000;
 
 #[derive(Default)]
 pub(super) struct Notes {
@@ -23,7 +25,18 @@ pub(super) struct Notes {
     /// Values before the event of keys that it flushed.
     before: BTreeMap<String, Option<Vec<u8>>>,
     flushed: Vec<(String, Option<Vec<u8>>)>,
+    /// Of all the above.
+    bytes: usize,
     cut: bool,
+}
+
+impl Notes {
+    /// Whether there is room for one more of this size in a list of this length. What has none is cut.
+    fn room(&mut self, length: usize, bytes: usize) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.cut |= length >= KEYS_MAX || self.bytes > RECORDING_BYTES_MAX;
+        !self.cut
+    }
 }
 
 /// What an event saw of the state.
@@ -49,30 +62,34 @@ impl Overlay {
         notes.scans.clear();
         notes.before.clear();
         notes.flushed.clear();
+        notes.bytes = 0;
         notes.cut = false;
     }
 
     pub(super) fn note_read(&mut self, key: String) {
-        if let Some(notes) = &mut self.notes {
-            match notes.reads.len() < KEYS_MAX {
-                true => notes.reads.push(key),
-                false => notes.cut = true,
-            }
+        let Some(notes) = &mut self.notes else { return };
+        let noted = notes.reads.len();
+        if notes.room(noted, key.len()) {
+            notes.reads.push(key);
         }
     }
 
     pub(super) fn note_scan(&mut self, prefix: &str, after: Option<&str>, limit: usize) {
-        if let Some(notes) = &mut self.notes {
-            match notes.scans.len() < KEYS_MAX {
-                true => notes.scans.push((prefix.to_owned(), after.map(str::to_owned), limit)),
-                false => notes.cut = true,
-            }
+        let Some(notes) = &mut self.notes else { return };
+        let noted = notes.scans.len();
+        if notes.room(noted, prefix.len() + after.map_or(0, str::len)) {
+            notes.scans.push((prefix.to_owned(), after.map(str::to_owned), limit));
         }
     }
 
     pub(super) fn note_flush(&mut self, changes: &[Change]) {
         let Some(notes) = &mut self.notes else { return };
         for Change { key, new, old } in changes {
+            let bytes = 2 * key.len() + [new, old].into_iter().flatten().map(Vec::len).sum::<usize>();
+            let noted = notes.flushed.len();
+            if !notes.room(noted, bytes) {
+                return;
+            }
             notes.before.entry(key.clone()).or_insert_with(|| old.clone());
             notes.flushed.push((key.clone(), new.clone()));
         }
@@ -101,15 +118,21 @@ impl Overlay {
             seen.cut |= bytes > bytes_max;
             reads.insert(key, value);
         }
+        // Of listings that began at the same place the longest holds the others.
+        let mut scans: BTreeMap<(&str, Option<&str>), usize> = BTreeMap::new();
         for (prefix, after, limit) in &notes.scans {
-            let known = |scan: &Scan| scan.prefix == *prefix && scan.after == *after && scan.entries.len() >= *limit;
-            if seen.cut || seen.scans.iter().any(known) {
-                continue;
+            let longest = scans.entry((prefix.as_str(), after.as_deref())).or_default();
+            *longest = (*longest).max(*limit);
+        }
+        let mut listed = 0;
+        for ((prefix, after), limit) in scans {
+            if seen.cut {
+                break;
             }
-            match self.scan_before(notes, prefix, after.as_deref(), *limit) {
+            match self.scan_before(notes, prefix, after, limit, &mut listed) {
                 Some(scan) => {
                     bytes += scan.entries.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-                    seen.cut |= bytes > bytes_max;
+                    seen.cut |= bytes > bytes_max || listed > LISTED_MAX;
                     seen.scans.push(scan);
                 }
                 None => seen.cut = true,
@@ -130,18 +153,29 @@ impl Overlay {
         flushed.chain(written.map(|(key, written)| (key.clone(), written.new.clone()))).collect()
     }
 
-    /// A listing as it was before the event, long enough for whatever the event's own writes hide of it.
-    fn scan_before(&self, notes: &Notes, prefix: &str, after: Option<&str>, limit: usize) -> Option<Scan> {
-        let wanted = |key: &str| key.starts_with(prefix) && after.is_none_or(|after| key > after);
-        let own = self.writes.keys().filter(|key| wanted(key)).count();
-        let past = |map: &BTreeMap<String, Option<Vec<u8>>>| map.keys().filter(|key| wanted(key)).count();
-        let asked = limit + own + past(&notes.before);
-        let mut entries = self.view.scan(self.module, prefix, after, asked + past(&self.sent)).ok()?;
-        let whole = entries.len() < asked + past(&self.sent);
+    /// A listing as it was before the event, long enough for whatever the event's own writes hide of it. Adds to `listed`
+    /// how many entries were looked at.
+    fn scan_before(
+        &self,
+        notes: &Notes,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        listed: &mut usize,
+    ) -> Option<Scan> {
+        let start = after.filter(|after| *after >= prefix).map_or(Bound::Included(prefix), Bound::Excluded);
+        let from = (start, Bound::Unbounded);
+        let own = self.writes.range::<str, _>(from).take_while(|(key, _)| key.starts_with(prefix)).count();
+        let sent = || self.sent.range::<str, _>(from).take_while(move |(key, _)| key.starts_with(prefix));
+        let flushed = || notes.before.range::<str, _>(from).take_while(move |(key, _)| key.starts_with(prefix));
+        let asked = limit + own + sent().count() + flushed().count();
+        let mut entries = self.view.scan(self.module, prefix, after, asked).ok()?;
+        *listed += 1 + own + sent().count() + flushed().count() + entries.len();
+        let whole = entries.len() < asked;
         // Past the last one read nothing is known of the store.
         let end = entries.last().map(|(key, _)| key.clone()).filter(|_| !whole);
         let mut merged: BTreeMap<String, Vec<u8>> = entries.drain(..).collect();
-        for (key, value) in self.sent.iter().chain(&notes.before).filter(|(key, _)| wanted(key)) {
+        for (key, value) in sent().chain(flushed()) {
             match value {
                 Some(value) => drop(merged.insert(key.clone(), value.clone())),
                 None => drop(merged.remove(key)),
@@ -164,6 +198,7 @@ impl Overlay {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{overlay, put};
+    use crate::recording::RECORDING_BYTES_MAX;
 
     #[test]
     fn values_are_those_before_the_event_whatever_it_wrote_or_flushed() {
@@ -188,6 +223,33 @@ mod tests {
         assert!(overlay.seen(5).cut);
         overlay.begin();
         assert!(overlay.seen(1000).scans.is_empty());
+    }
+
+    #[test]
+    fn equal_listings_are_looked_up_once_and_the_longest_holds_the_others() {
+        let mut overlay = overlay(&[("p/1", "x"), ("p/2", "y")], 1000).noting();
+        overlay.begin();
+        for limit in [1, 9, 9, 2] {
+            overlay.note_scan("p/", None, limit);
+        }
+        overlay.note_scan("p/", Some("p/1"), 9);
+        let seen = overlay.seen(1000);
+        let lengths: Vec<usize> = seen.scans.iter().map(|scan| scan.entries.len()).collect();
+        assert_eq!((lengths, seen.cut), (vec![2, 1], false));
+    }
+
+    #[test]
+    fn what_is_noted_and_flushed_is_bounded_in_bytes() {
+        let mut overlay = overlay(&[], u64::MAX).noting();
+        overlay.begin();
+        let value = "v".repeat(RECORDING_BYTES_MAX / 4);
+        for n in 0..8 {
+            overlay.apply(vec![put("k", &format!("{n}{value}"))]).unwrap();
+            let flushed = overlay.take_changes();
+            overlay.note_flush(&flushed);
+        }
+        assert!(overlay.seen(usize::MAX).cut);
+        assert!(overlay.changed().len() < 4, "{}", overlay.changed().len());
     }
 
     #[test]

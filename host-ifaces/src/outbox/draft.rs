@@ -174,6 +174,8 @@ impl HostState {
 
 impl outbox::Host for HostState {
     fn send(&mut self, effect: Effect, options: Options) -> Result<String, HostError> {
+        let named = [&options.key, &options.lane].into_iter().flatten().map(String::len).sum::<usize>();
+        self.meter.take(size(&effect) + named);
         self.count_host_call("outbox")?;
         let event = match &self.origin {
             None | Some(EventId::Init) => {

@@ -12,6 +12,7 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock};
 
 use crate::{
     clock::Clock,
+    limits::Meter,
     recording::{LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, RECORDING_BYTES_MAX, Taping},
 };
 
@@ -108,13 +109,18 @@ impl WasiTape {
         self.state().mode == Mode::Play
     }
 
-    /// A line that the guest printed.
-    pub fn line(&self, stream: &str, text: &str) {
+    /// A line that the guest printed. Answers whether a further one would be kept too.
+    pub fn line(&self, stream: &str, text: &str) -> bool {
         let mut state = self.state();
-        state.line_bytes += text.len();
-        if state.mode != Mode::Off && state.lines.len() < LINES_MAX && state.line_bytes <= LINE_TEXT_BYTES_MAX {
-            state.lines.push(LogLine { level: stream.to_owned(), text: text.to_owned() });
+        if state.mode == Mode::Off {
+            return false;
         }
+        state.line_bytes += text.len();
+        if state.lines.len() >= LINES_MAX || state.line_bytes > LINE_TEXT_BYTES_MAX {
+            return false;
+        }
+        state.lines.push(LogLine { level: stream.to_owned(), text: text.to_owned() });
+        true
     }
 }
 
@@ -211,8 +217,15 @@ impl HostMonotonicClock for TapedClock {
     }
 }
 
+/// WASI draws four bytes for each byte that it answers, one draw at a time; a byte that is drawn costs like so many that
+/// are copied.
+const DRAWN_BYTE_COST: usize = 16;
+
 /// WASI's randomness, both kinds.
-pub(super) struct TapedRandom(pub WasiTape);
+pub(super) struct TapedRandom {
+    pub tape: WasiTape,
+    pub meter: Arc<Meter>,
+}
 
 impl rand_core::TryRng for TapedRandom {
     type Error = Infallible;
@@ -230,7 +243,8 @@ impl rand_core::TryRng for TapedRandom {
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        self.0.state().random(bytes);
+        self.meter.give(bytes.len() * DRAWN_BYTE_COST);
+        self.tape.state().random(bytes);
         Ok(())
     }
 }

@@ -1,0 +1,137 @@
+//! Listings: the committed entries with those of the event, and of what is on its way to the store, over them.
+//!
+//! Invariant: a listing reads about what it answers, however much the event has written.
+
+use std::{collections::BTreeMap, ops::Bound};
+
+use super::{Overlay, failed};
+use crate::{HostError, store::Entries};
+
+/// Committed entries that are read in one go, so that a listing stops where its answer is full.
+const SCAN_STEP: usize = 512;
+
+impl Overlay {
+    /// The first `limit` entries with `prefix` after `after`, or fewer when those have more than `bytes_max` bytes.
+    pub(super) fn list(
+        &mut self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Entries, HostError> {
+        let (entries, bytes) = self.listed(prefix, after, limit, bytes_max)?;
+        self.copied_bytes += bytes;
+        Ok(entries)
+    }
+
+    /// Newest values that the store does not have yet of keys with `prefix` after `after`, in order, as far as they can
+    /// matter to a listing of `limit` entries.
+    fn overlaid(&self, prefix: &str, after: Option<&str>, limit: usize) -> BTreeMap<&String, &Option<Vec<u8>>> {
+        let start = after.filter(|after| *after >= prefix).map_or(Bound::Included(prefix), Bound::Excluded);
+        let from = (start, Bound::Unbounded);
+        let mut sent = self.sent.range::<str, _>(from).peekable();
+        let mut written = self.writes.range::<str, _>(from).map(|(key, written)| (key, &written.new)).peekable();
+        let (mut found, mut values) = (BTreeMap::new(), 0);
+        while values < limit {
+            let next = (sent.peek().map(|(key, _)| *key), written.peek().map(|(key, _)| *key));
+            let entry = match next {
+                (Some(older), Some(newer)) if older < newer => sent.next(),
+                (Some(older), Some(newer)) if older == newer => {
+                    sent.next();
+                    written.next()
+                }
+                (Some(_), None) => sent.next(),
+                (_, Some(_)) => written.next(),
+                (None, None) => None,
+            };
+            let Some((key, value)) = entry.filter(|(key, _)| key.starts_with(prefix)) else { break };
+            values += usize::from(value.is_some());
+            found.insert(key, value);
+        }
+        found
+    }
+
+    /// The entries, and what was read and copied for them, bytes.
+    fn listed(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<(Entries, usize), HostError> {
+        let overlaid = self.overlaid(prefix, after, limit);
+        // Every overlaid key may hide a committed one, so read that many more.
+        let wanted = limit + overlaid.len();
+        let mut committed = Entries::new();
+        let (mut read_bytes, mut shown_bytes) = (0, 0);
+        while committed.len() < wanted && shown_bytes <= bytes_max {
+            let step = (wanted - committed.len()).min(SCAN_STEP);
+            let from = committed.last().map(|(key, _)| key.as_str()).or(after);
+            let entries = self.view.scan(self.module, prefix, from, step).map_err(failed)?;
+            let is_end = entries.len() < step;
+            for (key, value) in &entries {
+                let bytes = key.len() + value.len();
+                read_bytes += bytes;
+                shown_bytes += if overlaid.contains_key(key) { 0 } else { bytes };
+            }
+            committed.extend(entries);
+            if is_end {
+                break;
+            }
+        }
+        if overlaid.is_empty() {
+            return Ok((committed, read_bytes));
+        }
+        let mut merged: BTreeMap<String, Vec<u8>> = committed.into_iter().collect();
+        for (key, value) in overlaid {
+            read_bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+            match value {
+                Some(value) => {
+                    merged.insert(key.clone(), value.clone());
+                }
+                None => {
+                    merged.remove(key);
+                }
+            }
+        }
+        Ok((merged.into_iter().take(limit).collect(), read_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{overlay, put};
+
+    #[test]
+    fn a_page_reads_no_more_of_what_the_event_wrote_than_it_answers() {
+        let mut overlay = overlay(&[("k/0500x", "v")], u64::MAX);
+        let writes = (0..1_000).map(|n| put(&format!("k/{n:04}"), "value")).collect();
+        overlay.apply(writes).unwrap();
+        let mut seen: Vec<String> = Vec::new();
+        loop {
+            let after = seen.last().cloned();
+            overlay.take_copied();
+            let page = overlay.list("k/", after.as_deref(), 10, usize::MAX).unwrap();
+            assert!(overlay.take_copied() < 10 * 2 * "k/0000value".len());
+            if page.is_empty() {
+                break;
+            }
+            seen.extend(page.into_iter().map(|(key, _)| key));
+        }
+        assert_eq!(seen.len(), 1_001);
+        assert!(seen.is_sorted());
+    }
+
+    #[test]
+    fn a_listing_stops_reading_where_its_answer_is_full() {
+        let value = "v".repeat(100);
+        let keys: Vec<String> = (0..2_000).map(|n| format!("k{n:04}")).collect();
+        let committed: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), value.as_str())).collect();
+        let mut overlay = overlay(&committed, u64::MAX);
+        let page = overlay.list("", None, 2_000, 1_000).unwrap();
+        assert!(page.len() >= 10 && overlay.take_copied() < 60_000, "{} entries", page.len());
+        // What is hidden does not count: the page is not empty as long as there is something to show.
+        overlay.apply(keys[..1_500].iter().map(|key| super::super::Write::Delete(key.clone())).collect()).unwrap();
+        assert_eq!(overlay.list("", None, 1, 1_000).unwrap()[0].0, "k1500");
+    }
+}
