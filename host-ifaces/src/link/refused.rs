@@ -37,9 +37,12 @@ pub(super) fn define(
         match item.ty {
             ComponentItem::ComponentFunc(_) => {
                 let function = format!("`{name}` of `{import}`");
-                instance.func_new(name, move |store, called, _, results| {
+                instance.func_new(name, move |mut store, called, arguments, results| {
+                    // Refused calls cost something, too.
+                    let host = store.data_mut().counted();
+                    host.meter.take(arguments.iter().map(super::weight).sum());
                     let (Some(denial), Some(result)) = (denial(&called), results.first_mut()) else {
-                        let module = &store.data().module;
+                        let module = &host.module;
                         let message =
                             format!("{function} is refused to module {module}: `nexum:host/http` is for that");
                         return Err(wasmtime::Error::msg(message));
