@@ -8,6 +8,7 @@ use std::{
 
 use nexum_host_ifaces::{
     Hash,
+    bounded::{MESSAGE_BYTES_MAX, cut},
     chain::ChainMsg,
     cron::ScheduleCheck,
     grants::{Asked, Capability, Grants, Interfaces},
@@ -25,6 +26,7 @@ use crate::{
     engine::WasmEngine,
     instance::{self, Prepared},
     manifest::{self, Manifest},
+    restart,
 };
 
 /// What is decided about a module before its component is touched.
@@ -37,6 +39,8 @@ pub struct Plan {
     pub quota: Arc<Quota>,
     pub config: Arc<Vec<(String, ConfigValue)>>,
     pub record: Record,
+    /// What of the manifest's `[module.restart]` the operator's ceiling changed.
+    pub held: Option<String>,
 }
 
 /// What plans are made against: the engine's services and ceilings.
@@ -44,6 +48,7 @@ pub struct Loader {
     pub engine: WasmEngine,
     pub chains: BTreeMap<u64, Port<ChainMsg>>,
     pub ceiling: Limits,
+    pub restart: restart::Ceiling,
     pub schedule_check: ScheduleCheck,
     /// For modules of which the operator says nothing.
     pub record: Record,
@@ -59,6 +64,7 @@ pub struct Loader {
 pub struct Terms<'a> {
     pub chains: &'a BTreeMap<u64, Port<ChainMsg>>,
     pub ceiling: &'a Limits,
+    pub restart: &'a restart::Ceiling,
     pub schedule_check: &'a ScheduleCheck,
     pub record: Record,
     pub pending_max: u64,
@@ -76,6 +82,7 @@ impl Loader {
             engine,
             chains,
             ceiling,
+            restart: restart::Ceiling::default(),
             schedule_check,
             record: Record::default(),
             pending_max: PENDING_MAX,
@@ -92,14 +99,15 @@ impl Loader {
 
     /// Reads the manifest and decides grants, limits and configuration.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
-        let Self { chains, ceiling, schedule_check, record, pending_max, .. } = self;
-        Terms { chains, ceiling, schedule_check, record: *record, pending_max: *pending_max }.plan(spec)
+        let Self { chains, ceiling, restart, schedule_check, record, pending_max, .. } = self;
+        Terms { chains, ceiling, restart, schedule_check, record: *record, pending_max: *pending_max }.plan(spec)
     }
 
     /// Verifies, compiles and links. Blocks.
     pub fn prepare(&self, plan: &Plan) -> Result<Arc<Prepared>, String> {
         let hash = plan.manifest.component;
-        let component = self.engine.component(&plan.component, hash).map_err(|error| error.to_string())?;
+        // What is wrong with a component is said in its own words.
+        let component = self.engine.component(&plan.component, hash).map_err(|error| cut(error, MESSAGE_BYTES_MAX))?;
         let shared = instance::shared_key(hash, plan.grants.interfaces());
         if let Some(key) = &shared {
             let linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,7 +136,8 @@ impl Terms<'_> {
     /// Reads the manifest and decides grants, limits and configuration. Reaches nothing but the bundle's files.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
         let (manifest_path, component) = bundle(&spec.source);
-        let manifest = Manifest::read(&manifest_path, self.schedule_check).map_err(|error| error.to_string())?;
+        let mut manifest = Manifest::read(&manifest_path, self.schedule_check).map_err(|error| error.to_string())?;
+        let held = self.restart.hold(&mut manifest.restart);
         let at = manifest_path.display();
         let provided: BTreeSet<_> = link::SERVABLE.into_iter().filter(|c| self.provides(*c)).collect();
         let denied = spec.denied.iter().copied().collect();
@@ -160,6 +169,7 @@ impl Terms<'_> {
             quota: Quota::new(self.pending_max),
             config,
             record: spec.record.unwrap_or(self.record),
+            held,
             manifest,
         })
     }
