@@ -161,7 +161,7 @@ impl State {
     /// last unit left.
     async fn host_bug(&mut self, name: &Arc<str>, bug: &str) -> Exit {
         // A panic may repeat what it was about.
-        let bug = &*cut(bug, MESSAGE_BYTES_MAX);
+        let bug = cut(bug, MESSAGE_BYTES_MAX);
         tracing::error!(module = %name, bug, "a module's actor failed: this is a bug in nexum");
         let stored = self.stored_health(name).await.ok();
         let slot = self.slots.get(name);
