@@ -9,6 +9,7 @@ mod explain;
 mod files;
 mod journal;
 mod model;
+mod restart;
 mod show;
 mod source;
 
@@ -28,6 +29,7 @@ use source::{Environment, File};
 pub use check::{Problem, log_level, problem};
 pub use files::unplayable;
 pub use journal::Journal;
+pub use restart::Restart;
 
 /// What is wrong with the configuration; displays as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,6 +158,7 @@ mod tests {
         let config = load(Some(&example), &Variables::new(), &Flags::default()).unwrap();
         let defaults = Config::default();
         assert_eq!(config.limits, defaults.limits);
+        assert_eq!(config.restart, defaults.restart);
         let observability =
             Observability { admin_socket: config.observability.admin_socket.clone(), ..defaults.observability };
         assert_eq!(config.observability, observability);

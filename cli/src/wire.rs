@@ -48,6 +48,11 @@ fn roster(state_dir: &Path) -> PathBuf {
     state_dir.join("modules.json")
 }
 
+/// What modules are at, for the engine after this one.
+fn marks(state_dir: &Path) -> PathBuf {
+    state_dir.join("begun")
+}
+
 /// Where the database lies within a state directory.
 pub fn store_directory(state_dir: &Path) -> PathBuf {
     state_dir.join("store")
@@ -127,7 +132,7 @@ async fn engine(config: &Config, is_temporary: bool) -> anyhow::Result<()> {
     let tap = logging::install(&config.engine)?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let (mut kernel, admin) = services::start(config, tap).await?;
+    let (mut kernel, admin, begun) = services::start(config, tap).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         state_dir = %config.engine.state_dir.display(),
@@ -144,6 +149,8 @@ async fn engine(config: &Config, is_temporary: bool) -> anyhow::Result<()> {
     let ended = tokio::select! {
         ended = kernel.wait() => ended,
         () = either(&mut interrupt, &mut terminate) => {
+            // Whatever becomes of the events in flight, and whoever does not wait for them.
+            begun.close();
             tracing::info!("stopping: modules finish the event in flight; a second signal ends the process at once");
             tokio::spawn(async move {
                 either(&mut interrupt, &mut terminate).await;
@@ -154,6 +161,7 @@ async fn engine(config: &Config, is_temporary: bool) -> anyhow::Result<()> {
             kernel.wait().await
         }
     };
+    begun.close();
     ended?;
     match unfinished.len() {
         0 => tracing::info!("stopped"),

@@ -9,6 +9,7 @@
 pub mod ahead;
 mod bindings;
 pub mod blocking;
+pub mod bounded;
 pub mod chain;
 pub mod clock;
 pub mod cron;

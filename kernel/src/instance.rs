@@ -5,6 +5,7 @@ use std::{pin::pin, sync::Arc, task::Poll};
 use nexum_host_ifaces::{
     EventModule, Hash, HostError,
     ahead::Ahead,
+    bounded::{BACKTRACE_BYTES_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, cut, cut_middle},
     event::EventId,
     grants::Interfaces,
     host::{HostArgs, HostState},
@@ -21,17 +22,22 @@ use crate::engine::{EPOCH_TICK, FUEL_YIELD, WasmEngine};
 /// A component linked against its grants; instances are made from it in microseconds.
 pub type Prepared = nexum_host_ifaces::EventModulePre<HostState>;
 
-/// Links a component for one module. `Err` names the import that is wrong.
+/// Links a component for one module. `Err` names the import that is wrong, in at most [`MESSAGE_BYTES_MAX`] bytes: names in
+/// a component have any length.
 pub fn prepare(
     engine: &WasmEngine,
     component: &Component,
     interfaces: &Interfaces,
     module: &str,
 ) -> Result<Prepared, String> {
-    let linker = link::link(engine.wasm(), component, interfaces, module).map_err(|error| error.to_string())?;
+    let message = |text: std::fmt::Arguments<'_>| cut(text, MESSAGE_BYTES_MAX);
+    let linker =
+        link::link(engine.wasm(), component, interfaces, module).map_err(|error| message(format_args!("{error}")))?;
     limits::check_component(component)?;
-    let pre = linker.instantiate_pre(component).map_err(|error| format!("the component does not fit: {error:#}"))?;
-    Prepared::new(pre).map_err(|error| format!("the component does not export a nexum module: {error:#}"))
+    let pre = linker
+        .instantiate_pre(component)
+        .map_err(|error| message(format_args!("the component does not fit: {error:#}")))?;
+    Prepared::new(pre).map_err(|error| message(format_args!("the component does not export a nexum module: {error:#}")))
 }
 
 /// Modules with the same component and the same interfaces can share what was linked, unless a stub names the module.
@@ -39,10 +45,12 @@ pub fn shared_key(component: Hash, interfaces: &Interfaces) -> Option<(Hash, Int
     (!interfaces.has_stubs()).then(|| (component, interfaces.clone()))
 }
 
-/// The guest failed; this instance is dead.
+/// The guest failed; this instance is dead. What the guest had to say of it is cut here, before anybody keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
+    /// Little more than [`MESSAGE_BYTES_MAX`].
     pub message: String,
+    /// At most [`BACKTRACE_BYTES_MAX`].
     pub backtrace: Option<String>,
     pub fuel: u64,
 }
@@ -218,12 +226,12 @@ impl Instance {
         match result {
             Ok(Ok(Ok(()))) => match self.store.data().poisoned() {
                 None => Ok(fuel),
-                Some(reason) => Err(Failure { message: format!("{what}: {reason}"), backtrace: None, fuel }),
+                Some(reason) => {
+                    let message = format!("{what}: {}", cut(reason, MESSAGE_BYTES_MAX));
+                    Err(Failure { message, backtrace: None, fuel })
+                }
             },
-            Ok(Ok(Err(error))) => {
-                let message = format!("{what} failed: {} ({}: {})", error.message, error.domain, error.kind.name());
-                Err(Failure { message, backtrace: None, fuel })
-            }
+            Ok(Ok(Err(error))) => Err(Failure { message: said(what, &error), backtrace: None, fuel }),
             Ok(Err(error)) => Err(failure(&error, what, fuel, self.deadline)),
             Err(_) => Err(late(what, fuel, self.deadline)),
         }
@@ -288,20 +296,69 @@ fn late(what: &str, fuel: u64, deadline: std::time::Duration) -> Failure {
     Failure { message, backtrace: None, fuel }
 }
 
+/// A guest's own error.
+fn said(what: &str, error: &HostError) -> String {
+    let (message, domain) = (cut(&error.message, MESSAGE_BYTES_MAX), cut(&error.domain, NAME_BYTES_MAX));
+    format!("{what} failed: {message} ({domain}: {})", error.kind.name())
+}
+
 fn failure(error: &wasmtime::Error, what: &str, fuel: u64, deadline: std::time::Duration) -> Failure {
-    let backtrace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string);
+    // The names of functions are the component's to choose.
+    let backtrace = error.downcast_ref::<WasmBacktrace>().map(|trace| cut_middle(trace, BACKTRACE_BYTES_MAX));
     let message = match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::OutOfFuel) => format!("trap: out of fuel in {what}"),
         Some(wasmtime::Trap::Interrupt) => return late(what, fuel, deadline),
         Some(trap) => format!("trap: {trap} in {what}"),
-        None => format!("trap in {what}: {}", error.root_cause()),
+        None => format!("trap in {what}: {}", cut(error.root_cause(), MESSAGE_BYTES_MAX)),
     };
     Failure { message, backtrace, fuel }
 }
 
 #[cfg(test)]
 mod tests {
+    use nexum_host_ifaces::HostErrorKind;
+
     use super::*;
+
+    #[test]
+    fn what_a_guest_says_of_its_failure_is_cut_before_it_is_kept() {
+        let long = "x".repeat(30 << 20);
+        let error = HostError::new(&long, HostErrorKind::Internal, long.as_str()).with_data(long.as_str());
+        let message = said("block", &error);
+        assert!(message.starts_with("block failed: xxx") && message.ends_with("bytes cut]: internal)"), "{message}");
+        assert!(message.len() < MESSAGE_BYTES_MAX + 2 * NAME_BYTES_MAX, "{}", message.len());
+        let trap = failure(&wasmtime::Error::msg(long), "block", 1, std::time::Duration::from_secs(1));
+        assert!(trap.message.len() < MESSAGE_BYTES_MAX + NAME_BYTES_MAX, "{}", trap.message.len());
+    }
+
+    /// A component that imports an interface of this name.
+    fn importing(name: &str) -> Vec<u8> {
+        fn size(mut number: usize) -> Vec<u8> {
+            let mut bytes = Vec::new();
+            while number > 0x7f {
+                bytes.push(number as u8 | 0x80);
+                number >>= 7;
+            }
+            bytes.push(number as u8);
+            bytes
+        }
+        let section = |id: u8, content: Vec<u8>| [vec![id], size(content.len()), content].concat();
+        let import = [vec![1, 0x00], size(name.len()), name.as_bytes().to_vec(), vec![0x05, 0]].concat();
+        // An interface without anything in it.
+        [b"\0asm\x0d\0\x01\0".to_vec(), section(7, vec![1, 0x42, 0]), section(10, import)].concat()
+    }
+
+    #[test]
+    fn a_load_error_does_not_repeat_a_name_of_any_length() {
+        let cache = tempfile::tempdir().unwrap();
+        let engine = WasmEngine::new(cache.path()).unwrap();
+        let name = format!("nexum:host/{}@0.3.0", "x".repeat(50_000));
+        let component = Component::new(engine.wasm(), importing(&name)).unwrap();
+        let refusal = prepare(&engine, &component, &Interfaces::default(), "m").err().unwrap();
+        assert!(refusal.starts_with("the component imports `nexum:host/xxx"), "{refusal}");
+        assert!(refusal.len() <= MESSAGE_BYTES_MAX && refusal.ends_with("bytes cut]"), "{refusal}");
+    }
+
     /// A component that imports `http` with its record `header`, and with a function or without.
     fn importing_http(function: bool) -> Vec<u8> {
         fn string(text: &str) -> Vec<u8> {

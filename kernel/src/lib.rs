@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod admin_desk;
+pub mod begun;
 pub mod compile;
 pub mod engine;
 mod histogram;

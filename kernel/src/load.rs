@@ -9,6 +9,7 @@ use std::{
 use nexum_host_ifaces::{
     Hash,
     blocking::Blocking,
+    bounded::{MESSAGE_BYTES_MAX, cut},
     chain::ChainMsg,
     cron::ScheduleCheck,
     grants::{Asked, Capability, Grants, Interfaces},
@@ -27,6 +28,7 @@ use crate::{
     engine::WasmEngine,
     instance::{self, Prepared},
     manifest::{self, Manifest},
+    restart,
 };
 
 /// What is decided about a module before its component is touched.
@@ -39,6 +41,8 @@ pub struct Plan {
     pub quota: Arc<Quota>,
     pub config: Arc<Vec<(String, ConfigValue)>>,
     pub record: Record,
+    /// What of the manifest's `[module.restart]` the operator's ceiling changed.
+    pub held: Option<String>,
 }
 
 /// What plans are made against: the engine's services and ceilings.
@@ -46,6 +50,7 @@ pub struct Loader {
     pub engine: WasmEngine,
     pub chains: BTreeMap<u64, Port<ChainMsg>>,
     pub ceiling: Limits,
+    pub restart: restart::Ceiling,
     pub schedule_check: ScheduleCheck,
     /// For modules of which the operator says nothing.
     pub record: Record,
@@ -61,6 +66,7 @@ pub struct Loader {
 pub struct Terms<'a> {
     pub chains: &'a BTreeMap<u64, Port<ChainMsg>>,
     pub ceiling: &'a Limits,
+    pub restart: &'a restart::Ceiling,
     pub schedule_check: &'a ScheduleCheck,
     pub record: Record,
     pub pending_max: u64,
@@ -78,6 +84,7 @@ impl Loader {
             engine,
             chains,
             ceiling,
+            restart: restart::Ceiling::default(),
             schedule_check,
             record: Record::default(),
             pending_max: PENDING_MAX,
@@ -88,15 +95,16 @@ impl Loader {
 
     /// Reads the manifest and decides grants, limits and configuration.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
-        let Self { chains, ceiling, schedule_check, record, pending_max, .. } = self;
-        Terms { chains, ceiling, schedule_check, record: *record, pending_max: *pending_max }.plan(spec)
+        let Self { chains, ceiling, restart, schedule_check, record, pending_max, .. } = self;
+        Terms { chains, ceiling, restart, schedule_check, record: *record, pending_max: *pending_max }.plan(spec)
     }
 
     /// Verifies, compiles and links. A module whose machine code is there waits for nothing that others compile.
     pub async fn prepare(self: &Arc<Self>, blocking: Blocking, plan: &Arc<Plan>) -> Result<Arc<Prepared>, String> {
         let linked = self.in_turn(blocking, plan, |loader, plan| {
             let component = loader.engine.ready(&plan.component, plan.manifest.component);
-            let component = component.map_err(|error| error.to_string())?;
+            // What is wrong with a component is said in its own words.
+            let component = component.map_err(|error| cut(error, MESSAGE_BYTES_MAX))?;
             component.map(|component| loader.link(plan, &component)).transpose()
         });
         if let Some(prepared) = linked.await? {
@@ -106,7 +114,8 @@ impl Loader {
         let (engine, of) = (self.engine.clone(), plan.clone());
         // The turn goes along: who waits here may be gone before the work is done.
         let compiled = blocking.run(move || engine.compile_in_turn(turn, &of.component, of.manifest.component)).await;
-        let component = compiled.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let compiled = compiled.map_err(|error| error.to_string())?;
+        let component = compiled.map_err(|error| cut(error, MESSAGE_BYTES_MAX))?;
         self.in_turn(blocking, plan, move |loader, plan| loader.link(plan, &component)).await
     }
 
@@ -153,7 +162,8 @@ impl Terms<'_> {
     /// Reads the manifest and decides grants, limits and configuration. Reaches nothing but the bundle's files.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
         let (manifest_path, component) = bundle(&spec.source);
-        let manifest = Manifest::read(&manifest_path, self.schedule_check).map_err(|error| error.to_string())?;
+        let mut manifest = Manifest::read(&manifest_path, self.schedule_check).map_err(|error| error.to_string())?;
+        let held = self.restart.hold(&mut manifest.restart);
         let at = manifest_path.display();
         let provided: BTreeSet<_> = link::SERVABLE.into_iter().filter(|c| self.provides(*c)).collect();
         let denied = spec.denied.iter().copied().collect();
@@ -185,6 +195,7 @@ impl Terms<'_> {
             quota: Quota::new(self.pending_max),
             config,
             record: spec.record.unwrap_or(self.record),
+            held,
             manifest,
         })
     }

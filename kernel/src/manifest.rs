@@ -3,11 +3,14 @@
 //! Everything a manifest asks for is validated here, when it is loaded; every error names the file and the line.
 //! `raw` mirrors the file; this file owns the meaning.
 
+mod ceilings;
 mod raw;
 
 use std::{
     collections::BTreeSet,
     fmt,
+    fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,6 +18,7 @@ use std::{
 
 use nexum_host_ifaces::{
     Hash,
+    bounded::{MESSAGE_BYTES_MAX, cut},
     chain::{Blocks, Hold, Interest, LogFilter},
     cron::{Missed, Schedule, ScheduleCheck},
     event::SourceId,
@@ -134,20 +138,25 @@ type Finding = (std::ops::Range<usize>, String);
 impl Manifest {
     /// Reads and checks the manifest at `path`. `check` knows which schedules can be used.
     pub fn read(path: &Path, check: &ScheduleCheck) -> Result<Self, ManifestError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ManifestError {
-            file: path.to_owned(),
-            line: None,
-            message: format!("cannot be read: {error}"),
-        })?;
+        let wrong = |message: String| ManifestError { file: path.to_owned(), line: None, message };
+        let unreadable = |error: std::io::Error| wrong(format!("cannot be read: {error}"));
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(unreadable)?;
+        file.take(ceilings::FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > ceilings::FILE_BYTES_MAX {
+            return Err(wrong(format!("is larger than {} bytes: no manifest needs as much", ceilings::FILE_BYTES_MAX)));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| wrong(format!("cannot be read: {error}")))?;
         Self::parse(&text, path, check)
     }
 
     /// Checks a manifest's text; `file` is only for the error.
     pub fn parse(text: &str, file: &Path, check: &ScheduleCheck) -> Result<Self, ManifestError> {
+        // A message repeats what is written, however long that is.
         let located = |(span, message): Finding| ManifestError {
             file: file.to_owned(),
             line: Some(text[..span.start.min(text.len())].matches('\n').count() + 1),
-            message,
+            message: cut(message, MESSAGE_BYTES_MAX),
         };
         let raw: raw::Manifest = toml::from_str(text).map_err(|error| {
             let message = error.message().replace('\n', " ");
@@ -159,7 +168,7 @@ impl Manifest {
                     };
                     located((span, message))
                 }
-                None => ManifestError { file: file.to_owned(), line: None, message },
+                None => ManifestError { file: file.to_owned(), line: None, message: cut(message, MESSAGE_BYTES_MAX) },
             }
         })?;
         raw.check(check).map_err(located)
@@ -289,6 +298,54 @@ mod tests {
     fn parse(rest: &str) -> Result<Manifest, String> {
         Manifest::parse(&format!("{HEAD}{rest}"), Path::new("nexum.toml"), &any_schedule())
             .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_error_repeats_no_more_of_a_manifest_than_people_read() {
+        let long = "x".repeat(1 << 20);
+        for wrong in [
+            format!("[module.restart]\nbackoff = \"{long}\"\n"),
+            format!("[[subscription]]\nkind = \"{long}\"\n"),
+            format!("[{long}]\n"),
+        ] {
+            let error = parse(&wrong).unwrap_err();
+            assert!(error.len() < 2 * MESSAGE_BYTES_MAX && error.starts_with("nexum.toml:"), "{} bytes", error.len());
+        }
+    }
+
+    #[test]
+    fn lists_that_everybody_would_carry_have_an_end() {
+        let schedules = |count: usize| -> String {
+            (1..=count).map(|n| format!("[[subscription]]\nkind = \"cron\"\nevery = \"{n}s\"\n")).collect()
+        };
+        assert_eq!(parse(&schedules(ceilings::SUBSCRIPTIONS_MAX)).map(|it| it.sources.len()), Ok(128));
+        let error = parse(&schedules(ceilings::SUBSCRIPTIONS_MAX + 1)).unwrap_err();
+        assert!(error.ends_with(": 129 subscriptions: expected at most 128"), "{error}");
+        let logs = |key: &str, digits: usize, count: usize| {
+            let values: Vec<String> = (0..count).map(|n| format!("\"0x{n:0digits$x}\"")).collect();
+            let values = if key == "topics" { format!("[{}]", values.join(",")) } else { values.join(",") };
+            let log = "[chains]\nrequired = [1]\n[[subscription]]\nkind = \"log\"\nchain_id = 1\n";
+            parse(&format!("{log}{key} = [{values}]\n")).map(drop)
+        };
+        assert_eq!((logs("address", 40, 1000), logs("topics", 64, 1000)), (Ok(()), Ok(())));
+        let error = logs("address", 40, 1001).unwrap_err();
+        assert!(error.ends_with(": 1001 addresses: expected at most 1000"), "{error}");
+        let error = logs("topics", 64, 1001).unwrap_err();
+        assert!(error.ends_with(": 1001 topics at one position: expected at most 1000"), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_that_is_too_large_is_not_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nexum.toml");
+        let write = |bytes: u64| {
+            let comment = "#".repeat(usize::try_from(bytes).unwrap() - HEAD.len());
+            std::fs::write(&path, format!("{HEAD}{comment}")).unwrap();
+            Manifest::read(&path, &any_schedule()).map(drop).map_err(|error| error.message)
+        };
+        assert_eq!(write(ceilings::FILE_BYTES_MAX), Ok(()));
+        let error = write(ceilings::FILE_BYTES_MAX + 1).unwrap_err();
+        assert_eq!(error, "is larger than 1048576 bytes: no manifest needs as much");
     }
 
     #[test]

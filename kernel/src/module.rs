@@ -4,6 +4,8 @@
 //! the actor stops with an `Exit`, because the instance's memory may mirror state that was rolled back. When and whether
 //! it starts again is the supervisor's business (`modules`), by the decision in `restart`.
 
+mod deaths;
+mod exit;
 mod feed;
 mod quarantine;
 mod recording;
@@ -17,17 +19,17 @@ use std::{
     time::Duration,
 };
 
+pub use exit::Exit;
 use feed::Feeds;
 use nexum_host_ifaces::{
-    ahead::NotKept,
     blocking::Blocking,
     clock::Clock,
     cron::CronMsg,
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply},
     host::HostArgs,
     http::EgressMsg,
-    port::{Port, PortError},
-    store::{EventUnit, ModuleHealth, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind},
+    port::Port,
+    store::{EventUnit, ModuleHealth, ModuleInfo, Standing, StateView, StoreMsg, UnitKind},
     types::Event,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -37,6 +39,7 @@ use upgrade::host_args;
 
 use crate::{
     admin::AdminReply,
+    begun::{self, Marks, What},
     engine::MapLimit,
     instance::{Failure, Instance, Prepared},
     lane::Lanes,
@@ -44,7 +47,7 @@ use crate::{
     metrics::{Metrics, ModuleMetrics},
     modules::{self, Candidate},
     outbox::{self, OutboxMetrics, Permits},
-    restart::{self, Decision, Fault},
+    restart::{self, Fault},
     status::{ModuleStatus, Wish},
 };
 
@@ -74,6 +77,8 @@ pub struct Shared {
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
     pub blocking: Blocking,
     pub lanes: Lanes,
+    /// What modules are at.
+    pub begun: Arc<Marks>,
 }
 
 pub enum Msg {
@@ -103,44 +108,6 @@ impl TryFrom<Msg> for SourceReply {
             Msg::Reply(reply) => Ok(reply),
             _ => Err(()),
         }
-    }
-}
-
-/// Why a module actor stopped by itself.
-#[derive(Debug, thiserror::Error)]
-pub enum Exit {
-    /// The artifact cannot be run; starting again would not help.
-    #[error("load: {0}")]
-    Load(String),
-    /// The guest failed; counted in the health that goes with it.
-    #[error("{}", health.last_error.as_deref().unwrap_or("failed"))]
-    Fault { health: Box<ModuleHealth>, decision: Decision },
-    /// Something around the module failed; not counted against it.
-    #[error("{0}")]
-    Environment(String),
-    /// A source cannot serve the module's cursor, and will not without the operator.
-    #[error("{0}")]
-    Stuck(String),
-    /// The module was Paused or Dead when the process last stopped.
-    #[error("standing")]
-    Standing(Box<ModuleHealth>),
-}
-
-impl From<PortError> for Exit {
-    fn from(error: PortError) -> Self {
-        Self::Environment(error.to_string())
-    }
-}
-
-impl From<NotKept> for Exit {
-    fn from(error: NotKept) -> Self {
-        Self::Environment(error.to_string())
-    }
-}
-
-impl From<StoreError> for Exit {
-    fn from(error: StoreError) -> Self {
-        Self::Environment(error.to_string())
     }
 }
 
@@ -177,6 +144,7 @@ struct Running {
     reorgs: u64,
     /// Fuel of the last event, when it was handled.
     fuel: u64,
+    begun: begun::Slot,
 }
 
 pub struct ModuleActor;
@@ -232,11 +200,18 @@ impl State {
     async fn begin(&mut self, myself: &ActorRef<Msg>) -> Result<(), Exit> {
         let Args { shared, plan, supervisor, generation, status, .. } = &self.args;
         let name = plan.manifest.name.clone();
+        let begun = shared.begun.slot(&name);
+        self.args.count_death(&begun).await?;
         let step =
             |step| supervisor.send_message(modules::Msg::Step { module: name.clone(), generation: *generation, step });
         let prepared = match &self.args.prepared {
             Some(prepared) => prepared.clone(),
-            None => shared.loader.prepare(shared.blocking, plan).await.map_err(Exit::Load)?,
+            None => {
+                let loading = begun.begin(What::Load).await;
+                let loaded = shared.loader.prepare(shared.blocking, plan).await;
+                loading.ended();
+                loaded.map_err(Exit::Load)?
+            }
         };
         let _ = step(modules::Step::Prepared(prepared.clone()));
         let info: ModuleInfo =
@@ -263,6 +238,7 @@ impl State {
         shared.metrics.state_bytes_limit.with_label_values(&[&*name]).set(limit as i64);
         let host = host_args(shared, plan, info.id);
         let feeds = Feeds::new(&name, &plan.manifest.sources, &info.record, myself.get_derived());
+        let starting = begun.begin(What::Event(&EventId::Init)).await;
         let instance = match Instance::start(&prepared, &host, info.record).await {
             Ok(instance) => instance,
             Err(failed) => return Err(self.args.not_started(&host, health, failed)),
@@ -275,8 +251,9 @@ impl State {
             }
         };
         let reorgs = info.reorgs;
-        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay, reorgs, fuel: 0 };
+        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay, reorgs, fuel: 0, begun };
         running.init(&self.args).await?;
+        starting.ended();
         let _ = self.args.supervisor.send_message(modules::Msg::Step {
             module: name,
             generation: self.args.generation,
@@ -385,10 +362,14 @@ impl Running {
     async fn deliver(&mut self, args: &Args, index: usize, delivery: Delivery) -> Result<(), Exit> {
         self.fuel = 0;
         let source = self.feeds.id(index).clone();
+        if let Some(deaths) = self.begun.deadly(What::Event(&delivery.id)) {
+            return self.quarantine_deadly(args, index, delivery, deaths).await;
+        }
         let policy = &args.plan.manifest.restart;
         if restart::exhausted(&self.health, &source, &delivery.id, policy).is_some() {
             return self.quarantine(args, index, delivery).await;
         }
+        let at = self.begun.begin(What::Event(&delivery.id)).await;
         let kind = delivery.id.kind();
         let started_ns = args.shared.clock.monotonic_ns();
         {
@@ -406,6 +387,7 @@ impl Running {
             Ok(fuel) => fuel,
             Err(failure) => {
                 self.keep_crash(args, Some((&delivery.id, &delivery.event)), &failure);
+                at.ended();
                 // What the module handled before this event stands.
                 self.settle(args).await?;
                 self.metrics.kind(kind).failed.inc();
@@ -428,6 +410,7 @@ impl Running {
             args.status.consecutive_failures.store(0, Ordering::Relaxed);
         }
         self.send(args, unit);
+        at.ended();
         self.metrics.kind(kind).processed.inc();
         args.status.processed.fetch_add(1, Ordering::Relaxed);
         args.status.last_event_ms.store(args.shared.clock.now_ms(), Ordering::Relaxed);

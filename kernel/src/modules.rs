@@ -319,8 +319,11 @@ impl State {
         self.slots.values().filter(|slot| slot.plan.is_some()).count()
     }
 
-    /// Lets the effects of a module go out, within what its plan grants.
+    /// Lets the effects of a module go out, within what its plan grants. Says where its manifest asks for more than it has.
     pub(super) fn permit(&self, plan: &Arc<Plan>) {
+        if let Some(held) = &plan.held {
+            tracing::warn!(module = %plan.manifest.name, "[restart] of the engine holds its manifest to less: {held}");
+        }
         self.shared.permits.set(plan);
         // An outbox that is down looks when it is back.
         let _ = self.shared.outbox.cast(outbox::Msg::Look);

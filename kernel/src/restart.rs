@@ -28,6 +28,55 @@ pub enum Decision {
     Dead,
 }
 
+/// What the operator lets a manifest ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ceiling {
+    pub max_consecutive_failures: u32,
+    pub max_event_attempts: u32,
+    /// The least that the first wait may be. Each restart costs the engine a fresh instance and a synced write.
+    pub backoff_min: Duration,
+    /// The most that a wait may become.
+    pub backoff_max: Duration,
+}
+
+impl Default for Ceiling {
+    fn default() -> Self {
+        Self {
+            max_consecutive_failures: 100,
+            max_event_attempts: 100,
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+impl Ceiling {
+    /// Changes a policy to what is allowed. Says what that was and what it is now, if anything.
+    pub fn hold(&self, policy: &mut RestartPolicy) -> Option<String> {
+        let mut held = Vec::new();
+        let counts = [
+            ("max_consecutive_failures", &mut policy.max_consecutive_failures, self.max_consecutive_failures),
+            ("max_event_attempts", &mut policy.max_event_attempts, self.max_event_attempts),
+        ];
+        for (key, asked, most) in counts {
+            if *asked > most {
+                held.push(format!("{key} = {most} in place of {asked}"));
+                *asked = most;
+            }
+        }
+        let (first, cap) = (policy.backoff_first, policy.backoff_cap);
+        let cap_held = cap.max(self.backoff_min).min(self.backoff_max);
+        let first_held = first.max(self.backoff_min).min(cap_held);
+        if (first, cap) != (first_held, cap_held) {
+            let [first, cap, first_held, cap_held] =
+                [first, cap, first_held, cap_held].map(|wait| humantime::format_duration(wait).to_string());
+            held.push(format!("backoff = [\"{first_held}\", \"{cap_held}\"] in place of [\"{first}\", \"{cap}\"]"));
+        }
+        (policy.backoff_first, policy.backoff_cap) = (first_held, cap_held);
+        (!held.is_empty()).then(|| held.join(", "))
+    }
+}
+
 /// Counts the fault in `health` and decides. `jitter` is a uniform draw from 0 to 1.
 pub fn decide(health: &mut ModuleHealth, fault: &Fault, policy: &RestartPolicy, jitter: f64) -> Decision {
     health.consecutive_failures += 1;
@@ -107,6 +156,30 @@ mod tests {
     fn fault(number: u64) -> Fault {
         let event = EventId::Block { chain_id: 1, number, hash: Default::default() };
         Fault { message: "trap".into(), backtrace: None, fuel: 0, event: Some((SourceId::new("chain:1"), event)) }
+    }
+
+    #[test]
+    fn a_manifest_that_asks_for_restarts_without_a_wait_and_without_an_end_is_held() {
+        let hour = Duration::from_secs(3600);
+        let mut asked = RestartPolicy {
+            max_consecutive_failures: 1_000_000,
+            max_event_attempts: 3,
+            backoff_first: Duration::ZERO,
+            backoff_cap: Duration::ZERO,
+        };
+        let held = Ceiling::default().hold(&mut asked).unwrap();
+        assert_eq!(
+            held,
+            "max_consecutive_failures = 100 in place of 1000000, backoff = [\"100ms\", \"100ms\"] in place of [\"0s\", \"0s\"]"
+        );
+        assert_eq!(backoff(1, &asked, 0.0), Duration::from_millis(100));
+        assert_eq!((asked.max_consecutive_failures, asked.max_event_attempts), (100, 3));
+        assert_eq!(Ceiling::default().hold(&mut asked), None, "what is held is allowed");
+        assert_eq!(Ceiling::default().hold(&mut RestartPolicy::default()), None);
+
+        let mut patient = RestartPolicy { backoff_cap: Duration::MAX, ..RestartPolicy::default() };
+        assert!(Ceiling { backoff_max: hour, ..Ceiling::default() }.hold(&mut patient).is_some());
+        assert_eq!((patient.backoff_first, patient.backoff_cap), (Duration::from_secs(1), hour));
     }
 
     #[test]

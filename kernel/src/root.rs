@@ -34,6 +34,7 @@ use tokio::sync::watch;
 use crate::{
     admin::{AdminMsg, AdminReply, ModuleSpec, ServiceReport},
     admin_desk::{self, AdminDesk},
+    begun::Marks,
     engine::{MapLimit, WasmEngine},
     intensity::{Intensity, RESTARTS_MAX, WINDOW},
     lane::Lanes,
@@ -42,6 +43,7 @@ use crate::{
     module::Shared,
     modules::{self, ModulesSupervisor},
     outbox::{self, OutboxMetrics, Permits},
+    restart,
     roster::Keep,
 };
 
@@ -81,6 +83,10 @@ pub struct KernelArgs {
     pub modules: Vec<ModuleSpec>,
     /// The operator's ceilings for every module.
     pub ceiling: Limits,
+    /// And for how their failures are met.
+    pub restart: restart::Ceiling,
+    /// What modules are at, for the next process.
+    pub begun: Arc<Marks>,
     /// Keeps which modules were loaded, upgraded and unloaded at run time.
     pub roster: Arc<dyn Keep>,
     /// What is recorded of events, of modules of which the operator says nothing.
@@ -231,6 +237,7 @@ impl Actor for Root {
             args.ceiling.clone(),
             args.schedule_check.clone(),
         );
+        loader.restart = args.restart.clone();
         loader.record = args.record;
         loader.pending_max = args.outbox.pending_max;
         let (outbox, permits) = (Port::new("outbox"), Permits::default());
@@ -251,6 +258,7 @@ impl Actor for Root {
             jitter: args.jitter.clone(),
             blocking: args.blocking,
             lanes: Lanes::new(args.blocking, args.pin_threads, args.clock.clone()),
+            begun: args.begun.clone(),
         });
         let mut state = State {
             started_ns: args.clock.monotonic_ns(),

@@ -97,6 +97,8 @@ async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) ->
         modules: Vec::new(),
         record: Default::default(),
         ceiling: Limits::default(),
+        restart: Default::default(),
+        begun: Arc::new(nexum_kernel::begun::Marks::none()),
         roster: Arc::new(Roster::new(dir.path().join("modules.json"))),
         engine: nexum_kernel::engine::WasmEngine::new(dir.path()).unwrap(),
         blocking: Default::default(),

@@ -292,6 +292,10 @@ impl Bed {
             modules: sources.into_iter().map(spec).collect(),
             record: Default::default(),
             ceiling: Limits::default(),
+            restart: Default::default(),
+            begun: Arc::new(
+                nexum_kernel::begun::Marks::open(&dir.path().join("begun"), nexum_kernel::begun::DEATHS_MAX).unwrap(),
+            ),
             roster: Arc::new(Roster::new(dir.path().join("modules.json"))),
             engine: nexum_kernel::engine::WasmEngine::new(&dir.path().join("cache")).unwrap(),
             blocking: Default::default(),

@@ -64,6 +64,7 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     if let Some((key, wrong)) = config.outbox.wrong() {
         return Err(problem(&format!("outbox.{key}"), wrong));
     }
+    super::restart::check(&config.restart)?;
     check_ceiling("limits", &config.limits)
 }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::effects::{Egress, Outbox};
 use super::journal::Journal;
+use super::restart::Restart;
 
 /// `nexum-engine.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,7 @@ pub struct Config {
     pub journal: Journal,
     pub egress: Egress,
     pub outbox: Outbox,
+    pub restart: Restart,
     /// Ceilings for every module.
     pub limits: Ceiling,
     /// Paths of the values that `${…}` stands in; not shown.
@@ -46,6 +48,7 @@ impl Default for Config {
             journal: Journal::default(),
             egress: Egress::default(),
             outbox: Outbox::default(),
+            restart: Restart::default(),
             limits: Ceiling::of_engine(),
             from_environment: BTreeSet::new(),
         }

@@ -11,10 +11,11 @@ use crate::config::{Config, Problem, problem};
 /// The first module that cannot be loaded, if any.
 pub fn check(config: &Config) -> Result<(), Problem> {
     let chains = config.chains.iter().map(|chain| (chain.chain_id, Port::new("chain"))).collect();
-    let (ceiling, schedule_check) = (config.limits.limits(), schedule_check());
+    let (ceiling, restart, schedule_check) = (config.limits.limits(), config.restart.ceiling(), schedule_check());
     let terms = Terms {
         chains: &chains,
         ceiling: &ceiling,
+        restart: &restart,
         schedule_check: &schedule_check,
         record: config.journal.record,
         pending_max: config.outbox.settings().pending_max,

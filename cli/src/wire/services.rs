@@ -30,6 +30,7 @@ use nexum_host_ifaces::{
 use nexum_kernel::{
     KernelArgs, Ports, ServiceSpec,
     admin::{AdminMsg, ModuleSpec},
+    begun::Marks,
     engine::MapLimit,
     root::KernelHandle,
     roster::Roster,
@@ -46,7 +47,7 @@ use crate::config::{Ceiling, Chain, Config, Module};
 const LISTENERS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Starts an engine. Answers once its services are up; modules load in the background.
-pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandle, Port<AdminMsg>)> {
+pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandle, Port<AdminMsg>, Arc<Marks>)> {
     let state_dir = &config.engine.state_dir;
     private_directory(state_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -54,6 +55,10 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
 
     let store = open_store(config, &clock, &registry)?;
     let histories = Arc::new(histories(config, &store)?);
+    // Nobody else uses the directory once the store is open.
+    let marks = super::marks(state_dir);
+    let begun = Marks::open(&marks, config.restart.max_process_deaths).with_context(|| marks.display().to_string())?;
+    let begun = Arc::new(begun);
     let ports = Ports {
         store: Port::new("store"),
         view: store.clone(),
@@ -79,6 +84,8 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         ports,
         modules: config.modules.iter().map(module_spec).collect(),
         ceiling: config.limits.limits(),
+        restart: config.restart.ceiling(),
+        begun: begun.clone(),
         roster: Arc::new(Roster::new(super::roster(state_dir))),
         record: config.journal.record,
         engine: super::compiler::engine(&config.engine)?,
@@ -95,7 +102,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
         jitter: Arc::new(rand::random::<f64>),
     };
     let kernel = KernelHandle::start(args).await?;
-    Ok((kernel, admin))
+    Ok((kernel, admin, begun))
 }
 
 /// What the cron actor can serve, for the check of manifests.

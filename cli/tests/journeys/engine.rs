@@ -48,7 +48,12 @@ pub fn bundle(name: &str) -> PathBuf {
 pub struct Setup {
     pub dir: TempDir,
     config: String,
+    restart: &'static str,
 }
+
+/// Tests fail on purpose, often and without a wait, and kill engines at any moment.
+const RESTART: &str =
+    "[restart]\nmax_consecutive_failures = 1_000_000\nmin_backoff = \"1ms\"\nmax_process_deaths = 1000\n";
 
 impl Setup {
     pub fn new() -> Self {
@@ -60,7 +65,13 @@ impl Setup {
             free_port(),
             free_port(),
         );
-        Self { dir, config }
+        Self { dir, config, restart: RESTART }
+    }
+
+    /// Ceilings for restarts other than those of most tests.
+    pub fn restart(mut self, toml: &'static str) -> Self {
+        self.restart = toml;
+        self
     }
 
     /// Appends to the engine's configuration.
@@ -116,7 +127,7 @@ impl Setup {
     /// Writes the configuration without starting.
     pub fn prepare(self) -> Engine {
         let config = self.dir.path().join("nexum-engine.toml");
-        fs::write(&config, &self.config).unwrap();
+        fs::write(&config, format!("{}{}", self.config, self.restart)).unwrap();
         let socket = self.dir.path().join("state/admin.sock");
         Engine {
             log: self.dir.path().join("engine.log"),

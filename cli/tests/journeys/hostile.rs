@@ -133,6 +133,25 @@ fn one_bad_event_goes_to_the_dead_letters_and_comes_back_on_order() {
 }
 
 #[test]
+fn an_error_of_megabytes_is_kept_and_shown_at_the_length_of_one() {
+    let loud = ("mode = \"good\"", "mode = \"error-bomb\"\nrepeat = 2_000_000");
+    let once = ("max_event_attempts = 3", "max_event_attempts = 1");
+    let engine = Setup::new().mock(31337, CHAIN).module("hostile", "loud", &[loud, once, QUICK, BUDGET, LONG]).start();
+    let node = assert_dead(&engine, "loud", "bytes cut]");
+    assert!(node["last_error"].as_str().unwrap().len() < 2048, "{node:#}");
+    assert!(node["dead_letters"].as_u64() > Some(0), "{node:#}");
+    for args in [&["tree"][..], &["dlq", "list", "loud"], &["crash", "list", "loud"]] {
+        assert!(engine.ctl(args).len() < 16 << 10 && engine.json(args).to_string().len() < 64 << 10, "{args:?}");
+    }
+    let letters = engine.json(&["dlq", "list", "loud"]);
+    let shown = engine.json(&["dlq", "show", "loud", &letters[0]["seq"].to_string()]);
+    let error = shown["error"].as_str().unwrap();
+    assert!(error.starts_with("block failed: xxx") && error.len() < 2048, "{error}");
+    let longest = engine.log_text().lines().map(str::len).max();
+    assert!(longest < Some(8 << 10), "{longest:?}");
+}
+
+#[test]
 fn what_was_flushed_survives_the_trap_and_the_event_is_handled_once() {
     let engine = hostile(Setup::new().mock(31337, CHAIN), "panic-once", &[]).start();
     // Between two attempts it is in RESTART.

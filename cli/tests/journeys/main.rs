@@ -17,6 +17,7 @@ mod hostile;
 mod journal;
 mod orders;
 mod outbox;
+mod process_deaths;
 mod prove_exactly_once;
 mod prove_isolation;
 mod prove_outage;

@@ -212,6 +212,9 @@ impl Engine {
             ports,
             modules: machine.modules.iter().map(spec).collect(),
             ceiling: Limits::default(),
+            restart: Default::default(),
+            // Its crashes are ends of actors, and nothing of it is on a disk but what the store writes.
+            begun: Arc::new(nexum_kernel::begun::Marks::none()),
             roster: Arc::new(SimRoster::new(machine.directory.join("roster.json"), machine.disk.clone())),
             record: Default::default(),
             engine: machine.wasm.clone(),

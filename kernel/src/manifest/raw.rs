@@ -18,7 +18,7 @@ use nexum_host_ifaces::{
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
-use super::{Finding, OnReorg, RestartPolicy, Sources, config_values};
+use super::{Finding, OnReorg, RestartPolicy, Sources, ceilings, config_values};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,11 +37,10 @@ pub(super) struct Manifest {
 #[serde(deny_unknown_fields)]
 struct Module {
     name: Spanned<String>,
-    version: String,
+    version: Spanned<String>,
+    description: Option<Spanned<String>>,
     #[serde(default)]
-    description: String,
-    #[serde(default)]
-    authors: Vec<String>,
+    authors: Vec<Spanned<String>>,
     component: Spanned<String>,
     #[serde(default)]
     on_reorg: OnReorg,
@@ -93,7 +92,7 @@ struct Capabilities {
 #[serde(deny_unknown_fields)]
 struct ChainCapability {
     #[serde(default)]
-    extra_methods: BTreeSet<String>,
+    extra_methods: Vec<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -182,6 +181,7 @@ fn positive<T: PartialEq + Default + Copy>(value: &Spanned<T>, what: &str) -> Re
 
 impl Manifest {
     pub(super) fn check(self, schedules: &ScheduleCheck) -> Result<super::Manifest, Finding> {
+        self.module.lengths()?;
         let name = self.module.name;
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if name.get_ref().is_empty() || name.get_ref().len() > 64 || !name.get_ref().chars().all(allowed) {
@@ -195,6 +195,9 @@ impl Manifest {
         let allow = self.capabilities.allow()?;
         let mut known_chains = self.chains.required.clone();
         known_chains.extend(&self.chains.optional);
+        if let Some(beyond) = self.subscription.get(ceilings::SUBSCRIPTIONS_MAX) {
+            ceilings::list(|| beyond.span(), "subscriptions", self.subscription.len(), ceilings::SUBSCRIPTIONS_MAX)?;
+        }
         let mut sources = Sources::default();
         for subscription in self.subscription {
             let span = subscription.span();
@@ -210,9 +213,9 @@ impl Manifest {
         }
         Ok(super::Manifest {
             name: name.into_inner().into(),
-            version: self.module.version,
-            description: self.module.description,
-            authors: self.module.authors,
+            version: self.module.version.into_inner(),
+            description: self.module.description.map(Spanned::into_inner).unwrap_or_default(),
+            authors: self.module.authors.into_iter().map(Spanned::into_inner).collect(),
             component,
             limits,
             restart,
@@ -221,7 +224,7 @@ impl Manifest {
             optional_chains: self.chains.optional,
             required,
             optional: self.capabilities.optional,
-            extra_methods: self.capabilities.chain.extra_methods,
+            extra_methods: self.capabilities.chain.extra_methods.into_iter().map(Spanned::into_inner).collect(),
             allow,
             sources: sources.0,
             config,
@@ -235,6 +238,16 @@ fn component(text: &Spanned<String>) -> Result<Hash, Finding> {
         let message = format!("component `{}`: expected \"sha256:\" and 64 hex digits", text.get_ref());
         (text.span(), message)
     })
+}
+
+impl Module {
+    fn lengths(&self) -> Result<(), Finding> {
+        ceilings::text(&self.version, "version", ceilings::VERSION_BYTES_MAX)?;
+        if let Some(description) = &self.description {
+            ceilings::text(description, "description", ceilings::DESCRIPTION_BYTES_MAX)?;
+        }
+        ceilings::texts(&self.authors, "authors", ceilings::AUTHORS_MAX, ceilings::AUTHOR_BYTES_MAX)
+    }
 }
 
 impl Resources {
@@ -284,6 +297,10 @@ impl Restart {
 
 impl Capabilities {
     fn check(&self) -> Result<(), Finding> {
+        let hosts = self.http.as_ref().map(|http| http.allow.as_slice()).unwrap_or_default();
+        let methods = &self.chain.extra_methods;
+        ceilings::texts(methods, "extra_methods", ceilings::METHODS_MAX, ceilings::METHOD_BYTES_MAX)?;
+        ceilings::texts(hosts, "allow", ceilings::HOSTS_MAX, ceilings::HOST_BYTES_MAX)?;
         const METHODS: [&str; 2] = ["sign", "sign-typed-data"];
         for method in self.identity.iter().flat_map(|identity| &identity.methods) {
             if !METHODS.contains(&method.get_ref().as_str()) {
@@ -370,6 +387,10 @@ impl Subscription {
                 return Err((finality.span(), "confirmations and finality exclude each other".into()));
             }
             (Some(count), None) if *count.get_ref() == 0 => Hold::Latest,
+            (Some(count), None) if *count.get_ref() > ceilings::CONFIRMATIONS_MAX => {
+                let message = format!("confirmations: expected at most {}", ceilings::CONFIRMATIONS_MAX);
+                return Err((count.span(), message));
+            }
             (Some(count), None) => Hold::Confirmations(*count.get_ref()),
             (None, Some(finality)) => match finality.get_ref().as_str() {
                 "latest" => Hold::Latest,
@@ -402,6 +423,8 @@ impl Subscription {
         let (chain_id, hold) = self.chain(span, chains)?;
         let mut addresses = BTreeSet::new();
         if let Some(list) = &self.address {
+            let count = list.get_ref().as_slice().len();
+            ceilings::list(|| list.span(), "addresses", count, ceilings::FILTER_VALUES_MAX)?;
             for text in list.get_ref().as_slice() {
                 addresses
                     .insert(text.parse::<Address>().map_err(|message| (list.span(), format!("address {message}")))?);
@@ -413,6 +436,8 @@ impl Subscription {
                 return Err((list.span(), "a log has at most 4 topics".into()));
             }
             for (position, values) in list.get_ref().iter().enumerate() {
+                let count = values.as_slice().len();
+                ceilings::list(|| list.span(), "topics at one position", count, ceilings::FILTER_VALUES_MAX)?;
                 for text in values.as_slice() {
                     // An empty string stands for a position that may hold anything.
                     if !text.is_empty() {
@@ -435,7 +460,10 @@ impl Subscription {
 
     fn cron(self, span: Range<usize>, schedules: &ScheduleCheck, sources: &mut Sources) -> Result<(), Finding> {
         let (schedule, at) = match (&self.schedule, &self.every) {
-            (Some(text), None) => (Schedule::Cron(text.get_ref().clone()), text.span()),
+            (Some(text), None) => {
+                ceilings::text(text, "schedule", ceilings::SCHEDULE_BYTES_MAX)?;
+                (Schedule::Cron(text.get_ref().clone()), text.span())
+            }
             (None, Some(text)) => {
                 let period_ms = duration(text)?.as_millis() as u64;
                 if period_ms < 1000 {

@@ -14,6 +14,7 @@ use nexum_host_ifaces::{
 use super::{Args, Exit, Running, STORE_DEADLINE, State};
 use crate::{
     admin::{AdminError, AdminReply},
+    begun::What,
     instance::Instance,
     restart::Decision,
 };
@@ -160,10 +161,13 @@ impl Running {
     async fn renew(&mut self, args: &Args) -> Result<(), Exit> {
         // A flush of the failed attempt has moved the record on.
         let record = self.instance.host().record().clone();
+        let starting = self.begun.begin(What::Event(&EventId::Init)).await;
         self.instance = Instance::start(&self.prepared, &self.host, record)
             .await
             .map_err(|failed| args.not_started(&self.host, self.health.clone(), failed))?;
-        self.init(args).await
+        self.init(args).await?;
+        starting.ended();
+        Ok(())
     }
 }
 

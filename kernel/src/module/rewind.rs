@@ -10,7 +10,7 @@ use nexum_host_ifaces::{
 };
 
 use super::{Args, Exit, Running, STORE_DEADLINE, replay::Replay};
-use crate::{instance::Instance, manifest::OnReorg};
+use crate::{begun::What, instance::Instance, manifest::OnReorg};
 
 impl Running {
     /// Takes in that the block at the module's position is not canonical. What it never handled is nothing to undo and
@@ -104,10 +104,13 @@ impl Running {
         args.status.set_cursors(rewound.record.cursors.clone());
         self.feeds.reset(&rewound.record);
         self.replay = Replay::new(rewound.replay);
+        let starting = self.begun.begin(What::Event(&EventId::Init)).await;
         self.instance = Instance::start(&self.prepared, &self.host, rewound.record)
             .await
             .map_err(|failed| args.not_started(&self.host, self.health.clone(), failed))?;
-        self.init(args).await
+        self.init(args).await?;
+        starting.ended();
+        Ok(())
     }
 }
 

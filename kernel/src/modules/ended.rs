@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::store::Standing;
+use nexum_host_ifaces::{
+    bounded::{MESSAGE_BYTES_MAX, cut},
+    store::Standing,
+};
 use ractor::{ActorCell, ActorProcessingErr, ActorRef};
 
 use super::{Msg, State, answer, slot::Phase};
@@ -157,6 +160,8 @@ impl State {
     /// The actor itself failed, by a panic or an unknown error: counted like a failure of the module, on top of what its
     /// last unit left.
     async fn host_bug(&mut self, name: &Arc<str>, bug: &str) -> Exit {
+        // A panic may repeat what it was about.
+        let bug = cut(bug, MESSAGE_BYTES_MAX);
         tracing::error!(module = %name, bug, "a module's actor failed: this is a bug in nexum");
         let stored = self.stored_health(name).await.ok();
         let slot = self.slots.get(name);

@@ -150,6 +150,7 @@ impl State {
                 self.unloaded.extend(slot.and_then(|slot| slot.configured));
                 self.shared.metrics.forget(name);
                 self.shared.permits.remove(name);
+                self.shared.begun.forget(name);
                 self.shared.outbox_metrics.forget(name);
                 self.keep(name).await
             }
@@ -182,6 +183,7 @@ impl State {
                     let plan = self.slots.get(name).and_then(|slot| slot.plan.as_ref());
                     let policy = plan.map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
                     restart::refill(&mut health, &policy);
+                    self.shared.begun.forgive(name);
                 }
                 let slot = self.slots.get(name).filter(|_| afresh);
                 let plan = match slot.map(|slot| slot.replanned(&self.shared.loader)).transpose() {

@@ -84,7 +84,7 @@ impl Courier {
 
     async fn conclude(&self, live: &Live, entry: &Entry, mut progress: Progress, verdict: Verdict) -> Done {
         let now_ms = self.clock.now_ms();
-        let (error, after) = match verdict {
+        let (error, after) = match verdict.shortened() {
             Verdict::Retry { counts: false, error, .. } => {
                 progress.next_attempt_ms = now_ms + REFUSED_RETRY_MS;
                 progress.last_error = Some(error);

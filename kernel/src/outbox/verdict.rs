@@ -54,6 +54,17 @@ pub(super) enum Verdict {
     },
 }
 
+impl Verdict {
+    /// The same with an error that can be kept: an answer, a URL or a refusal in it may be long.
+    pub(super) fn shortened(self) -> Self {
+        match self {
+            Self::Delivered(answer) => Self::Delivered(answer),
+            Self::Failed(error) => Self::Failed(short(error)),
+            Self::Retry { error, after, counts } => Self::Retry { error: short(error), after, counts },
+        }
+    }
+}
+
 /// The attempt failed in a way that may pass.
 fn retry(error: String) -> Verdict {
     Verdict::Retry { error, after: None, counts: true }
@@ -220,6 +231,17 @@ mod tests {
         assert_eq!(error(HostErrorKind::Timeout), retry("x".into()));
         assert_eq!(error(HostErrorKind::Denied), Verdict::Failed("x".into()));
         assert_eq!(error(HostErrorKind::RateLimited), Verdict::Retry { error: "x".into(), after: None, counts: false });
+    }
+
+    #[test]
+    fn no_error_is_kept_at_a_length_that_its_sender_chose() {
+        for kind in [HostErrorKind::Unavailable, HostErrorKind::RateLimited, HostErrorKind::InvalidInput] {
+            let long = HostError::new("http", kind, "x".repeat(8 << 10));
+            let (Verdict::Failed(error) | Verdict::Retry { error, .. }) = of_http(Err(long), 0).shortened() else {
+                panic!("an error delivers nothing");
+            };
+            assert_eq!(error.chars().count(), ERROR_CHARS_MAX + 1, "{error}");
+        }
     }
 
     #[test]

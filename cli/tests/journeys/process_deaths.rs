@@ -1,0 +1,97 @@
+//! Events that end the process: counted over its deaths, tried alone and set aside; and who does not pay for them.
+
+use super::{
+    anvil::Anvil,
+    engine::{Engine, Setup, eventually},
+};
+
+const FROM_THE_FIRST: (&str, &str) =
+    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
+/// Nothing but the end of the process ends it.
+const ENDLESS: (&str, &str) = ("max_fuel_per_event = 100_000_000", "max_fuel_per_event = 100_000_000_000");
+const PATIENT: (&str, &str) = ("event_deadline = \"2s\"", "event_deadline = \"10m\"");
+
+fn killer(setup: Setup, mode: &str) -> Setup {
+    let setup = setup.module("hostile", "killer", &[("mode = \"good\"", mode), ENDLESS, PATIENT, FROM_THE_FIRST]);
+    setup.module("recorder", "witness", &[FROM_THE_FIRST])
+}
+
+/// Waits until the hostile module has begun to spin so many times.
+fn spins(engine: &Engine, times: usize) {
+    eventually("it spins", || match engine.log_text().matches("spinning").count() {
+        count if count >= times => Ok(()),
+        count => Err(format!("{count} of {times} times")),
+    });
+}
+
+#[test]
+fn an_event_that_ends_the_process_each_time_becomes_a_dead_letter_and_its_neighbour_pays_nothing() {
+    let anvil = Anvil::start();
+    let setup = Setup::new().restart("[restart]\nmax_process_deaths = 3\n").chain(31337, &[anvil.ws()]);
+    let mut engine = killer(setup, "mode = \"spin-on\"\non = 3").start();
+    (0..4).for_each(|_| anvil.mine());
+    engine.module_until("witness", "has handled all", |node| node["cursors"]["chain:31337"] == "4");
+    for deaths in 1..=3 {
+        spins(&engine, deaths);
+        engine.kill9();
+        engine.launch();
+    }
+    let node = engine.module_until("killer", "is past it", |node| node["cursors"]["chain:31337"] == "4");
+    assert_eq!(
+        (&node["state"], &node["dead_letters"], &node["budget"]["spent"]),
+        (&"RUN".into(), &1.into(), &0.into())
+    );
+    // The first time it may have been another module.
+    assert!(node["restarts"].as_u64() >= Some(2), "{node:#}");
+    let letters = engine.json(&["dlq", "list", "killer"]);
+    let shown = engine.json(&["dlq", "show", "killer", &letters[0]["seq"].to_string()]);
+    assert!(shown["event"].as_str().unwrap().starts_with("block:31337:3:0x"), "{shown:#}");
+    assert_eq!((&shown["attempts"], &shown["error"]), (&3.into(), &"the process died 3 times while it ran".into()));
+
+    anvil.mine();
+    for module in ["killer", "witness"] {
+        engine.module_until(module, "goes on", |node| node["cursors"]["chain:31337"] == "5");
+    }
+    let node = engine.module("witness");
+    assert_eq!((&node["dead_letters"], &node["restarts"]), (&0.into(), &0.into()), "{node:#}");
+    assert_eq!(engine.log_text().matches("spinning").count(), 3);
+}
+
+#[test]
+fn an_engine_that_is_stopped_in_order_during_an_event_holds_nothing_against_it() {
+    let anvil = Anvil::start();
+    let setup = Setup::new().restart("[restart]\nmax_process_deaths = 2\n").chain(31337, &[anvil.ws()]);
+    let mut engine = killer(setup, "mode = \"spin-on\"\non = 1").prepare();
+    engine.under = ["env", "NEXUM_ENGINE__SHUTDOWN_DEADLINE=100ms"].map(str::to_owned).to_vec();
+    engine.launch();
+    anvil.mine();
+    for stops in 1..=3 {
+        spins(&engine, stops);
+        assert!(engine.terminate().success(), "{}", engine.log_text());
+        engine.launch();
+    }
+    spins(&engine, 4);
+    let node = engine.module("killer");
+    assert_eq!((&node["dead_letters"], &node["restarts"]), (&0.into(), &0.into()), "{node:#}");
+}
+
+#[test]
+fn a_module_that_ends_the_process_in_init_is_given_up_until_the_operator_starts_it_again() {
+    let anvil = Anvil::start();
+    let setup = Setup::new().restart("[restart]\nmax_process_deaths = 2\n").chain(31337, &[anvil.ws()]);
+    let mut engine = killer(setup, "mode = \"init-spin\"").start();
+    for deaths in 1..=2 {
+        spins(&engine, deaths);
+        engine.kill9();
+        engine.launch();
+    }
+    for _ in 0..2 {
+        let node = engine.module_until("killer", "is given up", |node| node["state"] == "DEAD");
+        assert_eq!(node["last_error"], "the process died 2 times while this module was started", "{node:#}");
+        engine.module_until("witness", "runs", |node| node["state"] == "RUN");
+        assert!(engine.terminate().success());
+        engine.launch();
+    }
+    engine.ctl(&["module", "restart", "killer"]);
+    spins(&engine, 3);
+}

@@ -1,0 +1,47 @@
+//! Why a module's actor ends.
+
+use nexum_host_ifaces::{
+    ahead::NotKept,
+    port::PortError,
+    store::{ModuleHealth, StoreError},
+};
+
+use crate::restart::Decision;
+
+/// Why a module actor stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Exit {
+    /// The artifact cannot be run; starting again would not help.
+    #[error("load: {0}")]
+    Load(String),
+    /// The guest failed; counted in the health that goes with it.
+    #[error("{}", health.last_error.as_deref().unwrap_or("failed"))]
+    Fault { health: Box<ModuleHealth>, decision: Decision },
+    /// Something around the module failed; not counted against it.
+    #[error("{0}")]
+    Environment(String),
+    /// A source cannot serve the module's cursor, and will not without the operator.
+    #[error("{0}")]
+    Stuck(String),
+    /// The module was Paused or Dead when the process last stopped.
+    #[error("standing")]
+    Standing(Box<ModuleHealth>),
+}
+
+impl From<PortError> for Exit {
+    fn from(error: PortError) -> Self {
+        Self::Environment(error.to_string())
+    }
+}
+
+impl From<NotKept> for Exit {
+    fn from(error: NotKept) -> Self {
+        Self::Environment(error.to_string())
+    }
+}
+
+impl From<StoreError> for Exit {
+    fn from(error: StoreError) -> Self {
+        Self::Environment(error.to_string())
+    }
+}
