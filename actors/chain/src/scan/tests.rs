@@ -111,3 +111,26 @@ fn logs_of_another_block_than_the_headers_name_are_not_given_out() {
     let given = broken_off(&mut window, &mut backfill, &watch, 100, Part::Block);
     assert_eq!(given, numbers(101, 104));
 }
+
+#[test]
+fn headers_that_are_no_chain_are_not_kept() {
+    let mut backfill = Backfill::new(1, 1_000);
+    let two = || [headers(0, 101, 105), headers(7, 106, 110)].concat();
+    assert!(!backfill.add_headers(101, 110, two()));
+    assert!(!backfill.add_headers(101, 110, headers(0, 101, 109)), "one is missing");
+    assert!(backfill.header(101).is_none() && backfill.hash_at(106).is_none());
+    assert!(backfill.add_headers(101, 110, headers(0, 101, 110)));
+}
+
+#[test]
+fn blocks_that_the_window_does_not_stand_on_are_not_put_below_it() {
+    let mut window = window(0, 480, 500);
+    assert!(!window.extend_down(headers(7, 470, 479)));
+    let mut broken = [headers(7, 470, 474), headers(0, 475, 479)].concat();
+    assert!(!window.extend_down(broken.clone()), "those nearest to it follow, and what is below them does not");
+    assert_eq!(window.base().map(|base| base.header.number), Some(475));
+    broken.truncate(5);
+    assert!(!window.extend_down(broken));
+    assert!(window.extend_down(headers(0, 470, 479)));
+    assert_eq!(window.hash_at(470), Some(hash(0, 470)));
+}
