@@ -228,6 +228,10 @@ golden: test-deps guests ## write fixtures/state/vN with this version, once per 
 prove-outbox: test-deps guests ## kill the engine around sends KILLS times while the receiver fails; it must have exactly what was meant
 	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_outbox)'
 
+.PHONY: mutants
+mutants: test-deps guests ## break the engine on purpose, one promise at a time (ONLY=text chooses some); a test must notice each
+	@python3 fixtures/mutants/mutants.py --only "$(ONLY)"
+
 BENCH_LINES := $(CARGO_TARGET_DIR)/bench-lines.jsonl
 .PHONY: bench
 bench: test-deps guests ## measure everything beside its floor; writes target/bench.json and docs/reference/performance.md
@@ -251,3 +255,4 @@ check-long: ## what every release runs: all that takes longer than CI may; hours
 	@$(MAKE) --no-print-directory prove-outbox
 	@$(MAKE) --no-print-directory prove-isolation
 	@$(MAKE) --no-print-directory fuzz
+	@$(MAKE) --no-print-directory mutants

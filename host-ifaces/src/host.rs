@@ -287,3 +287,6 @@ impl WasiView for HostState {
 }
 
 impl types::Host for HostState {}
+
+#[cfg(test)]
+mod tests;

@@ -391,6 +391,38 @@ mod tests {
     }
 
     #[test]
+    fn paging_leaves_out_nothing_whatever_the_event_and_those_before_it_have_deleted() {
+        let all: Vec<String> = (0..6).map(|number| format!("k/{number}")).collect();
+        let committed: Vec<(&str, &str)> = all.iter().map(|key| (key.as_str(), "v")).chain([("l", "v")]).collect();
+        // Each key stays, is deleted by an event whose unit is on its way, or by the one at hand.
+        for fates in 0..3_usize.pow(6) {
+            let fate = |nth: usize| fates / 3_usize.pow(nth as u32) % 3;
+            let mut overlay = overlay(&committed, 1_000);
+            let with = |wanted: usize| -> Vec<String> {
+                (0..all.len()).filter(|nth| fate(*nth) == wanted).map(|nth| all[nth].clone()).collect()
+            };
+            with(1).into_iter().for_each(|key| overlay.put(key, None).unwrap());
+            overlay.take_changes();
+            with(2).into_iter().for_each(|key| overlay.put(key, None).unwrap());
+            let left = with(0);
+            for limit in 1..=4 {
+                let (mut paged, mut after) = (Vec::new(), None::<String>);
+                loop {
+                    let page = overlay.list("k/", after.as_deref(), limit).unwrap();
+                    assert!(page.len() <= limit);
+                    after = page.last().map(|(key, _)| key.clone());
+                    let whole = page.len() == limit;
+                    paged.extend(page.into_iter().map(|(key, _)| key));
+                    if !whole {
+                        break;
+                    }
+                }
+                assert_eq!(paged, left, "{fates}, {limit} at a time");
+            }
+        }
+    }
+
+    #[test]
     fn the_quota_is_counted_exactly_and_a_refused_write_changes_nothing() {
         let mut overlay = overlay(&[("a", "1")], 10);
         overlay.put("bb".into(), Some(vec![0; 6])).unwrap();

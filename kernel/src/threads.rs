@@ -7,9 +7,10 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
 };
 
 use rustix::{
@@ -26,24 +27,36 @@ const NICE: i32 = 19;
 /// # Errors
 /// A thread cannot be started.
 pub fn executor(pinned: bool) -> io::Result<Runtime> {
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = thread::available_parallelism().map_or(1, usize::from);
     // With a share of the processors that is less than their number nobody knows which are ours.
     let processors = processors().filter(|all| pinned && workers == all.len());
     let mut builder = Builder::new_multi_thread();
     builder.enable_all().worker_threads(workers);
     let Some(all) = processors else { return builder.build() };
-    let started = Arc::new(AtomicUsize::new(0));
+    let (kept, seats) = (Arc::new(AtomicUsize::new(0)), Mutex::new(Vec::with_capacity(workers)));
     builder.on_thread_start({
-        let started = started.clone();
+        let all = all.clone();
+        // A thread does not know yet whether it will be a worker, and has inherited what its starter keeps to.
+        move || keep_to(&all)
+    });
+    // Only workers park, and one without a task does at once. Blocking work waits elsewhere, on threads that keep to nothing.
+    builder.on_thread_park({
+        let kept = kept.clone();
         move || {
-            // The workers are started first; what comes later only blocks, and inherits what its starter keeps to.
-            let nth = started.fetch_add(1, Ordering::Relaxed);
-            keep_to(all.get(nth).map_or(&all, std::slice::from_ref));
+            if kept.load(Ordering::Relaxed) == workers {
+                return;
+            }
+            let (me, mut seats) = (thread::current().id(), seats.lock().unwrap_or_else(PoisonError::into_inner));
+            if let Some(own) = all.get(seats.len()).filter(|_| !seats.contains(&me)) {
+                keep_to(std::slice::from_ref(own));
+                seats.push(me);
+                kept.store(seats.len(), Ordering::Relaxed);
+            }
         }
     });
     let runtime = builder.build()?;
-    while started.load(Ordering::Relaxed) < workers {
-        std::thread::yield_now();
+    while kept.load(Ordering::Relaxed) < workers {
+        thread::yield_now();
     }
     Ok(runtime)
 }
@@ -114,5 +127,17 @@ mod tests {
         assert_eq!(slow.block_on(slow.spawn(async { mine() })).unwrap(), all, "free, whoever made it");
         let anywhere = executor(false).unwrap();
         assert_eq!(anywhere.block_on(anywhere.spawn(async { mine() })).unwrap(), all);
+    }
+
+    #[test]
+    fn blocking_work_that_comes_at_once_never_gets_the_thread_of_a_worker() {
+        let all = processors().unwrap();
+        for _ in 0..30 {
+            let fast = executor(true).unwrap();
+            let blocking: Vec<_> = (0..2 * all.len().min(8)).map(|_| fast.spawn_blocking(mine)).collect();
+            for ran_on in blocking {
+                assert_eq!(fast.block_on(ran_on).unwrap(), all);
+            }
+        }
     }
 }

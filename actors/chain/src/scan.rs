@@ -234,3 +234,6 @@ impl Scan<'_> {
         Ok(Some(Found { hash, parent: Some(parent), event: Some(event), logs, seen_ns: 0 }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,3 +172,20 @@ impl Actor for Gateway {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_token_matches_and_an_empty_one_matches_nothing() {
+        let token = Token::new("s3cret");
+        assert!(token.matches("s3cret"));
+        for shown in ["", "s", "s3cre", "3cret", "s3creT", "x3cret", "s3crets", "s3crets3cret", "s3cret\0", " s3cret"] {
+            assert!(!token.matches(shown), "{shown:?}");
+        }
+        assert!(!Token::new("").matches(""), "nobody is let in because nothing was set");
+        assert!(!Token::new("").matches("s3cret"));
+        assert_eq!(format!("{token:?}"), "Token(…)");
+    }
+}

@@ -366,30 +366,41 @@ impl Shared {
             Durability::Sync => crate::open::synced(),
             Durability::Periodic => WriteOptions::default(),
         };
-        let mut unsynced = false;
+        // Since when something is written that may not be on the disk.
+        let mut unsynced_ns = None;
         loop {
-            match self.next(unsynced) {
+            match self.next(unsynced_ns) {
                 Next::Write(group) => {
+                    if self.store.durability == Durability::Periodic {
+                        unsynced_ns = unsynced_ns.or_else(|| Some(self.store.clock.monotonic_ns()));
+                    }
                     if !self.write(group, &options) {
                         return;
                     }
-                    unsynced = self.store.durability == Durability::Periodic;
                 }
                 Next::Sync => {
                     self.sync();
-                    unsynced = false;
+                    unsynced_ns = None;
                 }
                 Next::Stop => break,
             }
         }
-        if unsynced {
+        if unsynced_ns.is_some() {
             self.sync();
         }
     }
 
-    fn next(&self, unsynced: bool) -> Next {
+    /// What to do next. What has not been synced since `unsynced_ns` is in time, also when writes never pause.
+    fn next(&self, unsynced_ns: Option<u64>) -> Next {
         let mut queue = lock(&self.queue);
         loop {
+            let left = unsynced_ns.map(|since_ns| {
+                let waited_ns = self.store.clock.monotonic_ns().saturating_sub(since_ns);
+                SYNC_PERIOD.saturating_sub(Duration::from_nanos(waited_ns))
+            });
+            if left == Some(Duration::ZERO) {
+                return Next::Sync;
+            }
             if !queue.waiting.is_empty() {
                 return Next::Write(queue.take());
             }
@@ -400,16 +411,11 @@ impl Shared {
                 return Next::Stop;
             }
             queue.sleeping = true;
-            if unsynced {
-                let waited = self.filled.wait_timeout(queue, SYNC_PERIOD).unwrap_or_else(PoisonError::into_inner);
-                queue = waited.0;
-                if waited.1.timed_out() && queue.waiting.is_empty() {
-                    queue.sleeping = false;
-                    return Next::Sync;
-                }
-            } else {
-                queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            }
+            queue = match left {
+                Some(left) => self.filled.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+            queue.sleeping = false;
         }
     }
 

@@ -11,7 +11,9 @@ use std::{
 };
 
 use nexum_host_ifaces::{blocking::Blocking, clock::Clock};
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind, LogLevel};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind, LogLevel, statistics::Ticker,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{disk::Disk, keys, receipts::Receipts};
@@ -73,8 +75,32 @@ pub struct Options {
     pub companions: Vec<Companion>,
     /// What stands between the store and the disk. For simulations.
     pub disk: Option<Arc<dyn Disk>>,
+    /// Counts how often the log is synced, which costs a little with everything that RocksDB does. For tests.
+    pub syncs: Option<Syncs>,
     pub clock: Arc<dyn Clock>,
     pub registry: prometheus::Registry,
+}
+
+/// How often the log of one store has been synced. Clones count together.
+#[derive(Clone)]
+pub struct Syncs(rocksdb::Options);
+
+impl Syncs {
+    pub fn new() -> Self {
+        let mut counted = rocksdb::Options::default();
+        counted.enable_statistics();
+        Self(counted)
+    }
+
+    pub fn count(&self) -> u64 {
+        self.0.get_ticker_count(Ticker::WalFileSynced)
+    }
+}
+
+impl Default for Syncs {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// A file outside of the database that is only right together with it. It is replaced in one step by who owns it.
@@ -97,6 +123,7 @@ impl Options {
             blocking: Blocking::default(),
             companions: Vec::new(),
             disk: None,
+            syncs: None,
             clock,
             registry,
         }
@@ -268,7 +295,8 @@ fn format_version(directory: &Path, db: &DB) -> Result<Option<u16>, OpenError> {
 }
 
 fn database_options(options: &Options) -> rocksdb::Options {
-    let mut database = rocksdb::Options::default();
+    let counted = options.syncs.as_ref().map(|syncs| syncs.0.clone());
+    let mut database = counted.unwrap_or_default();
     database.set_db_write_buffer_size(options.write_buffer_bytes);
     database.set_max_total_wal_size(WAL_BYTES_MAX);
     database.set_max_open_files(OPEN_FILES_MAX);

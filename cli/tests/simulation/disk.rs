@@ -13,12 +13,13 @@ use nexum_host_ifaces::{
     store::{ModuleHealth, ModuleInfo, ModuleRecord, Standing, StateView, UnitKind},
 };
 use nexum_kernel::roster::Change;
-use nexum_store::{Disk, Store, Written};
+use nexum_store::{Disk, Store, Syncs, Written};
 use tokio::sync::Notify;
 
 use crate::{
     chance::Chance,
     manifest::Version,
+    power::Power,
     scenario::{FaultPlan, ModulePlan, Scenario, When},
     trace::{Trace, lock},
 };
@@ -48,6 +49,7 @@ pub type Begins = BTreeMap<(String, String), Begin>;
 
 struct Inner {
     chance: Chance,
+    power: Power,
     store: Weak<Store>,
     calm: bool,
     dead: bool,
@@ -69,6 +71,7 @@ impl SimDisk {
         let (plan, budgets) = (scenario.faults.clone(), scenario.modules.iter().map(budget).collect());
         let inner = Inner {
             chance: Chance::new(seed, "disk"),
+            power: Power::new(seed, &plan),
             store: Weak::new(),
             calm: false,
             dead: false,
@@ -85,13 +88,26 @@ impl SimDisk {
 
     /// An engine has opened the store; what it finds must be what was durable.
     pub fn opened(&self, store: &Arc<Store>) {
-        lock(&self.inner).store = Arc::downgrade(store);
+        {
+            let mut inner = lock(&self.inner);
+            inner.store = Arc::downgrade(store);
+            inner.power.opened(store.directory());
+        }
         self.look(Written::Group);
     }
 
-    /// A new engine may write again.
+    /// Counts the syncs of the store's log.
+    pub fn syncs(&self) -> Syncs {
+        lock(&self.inner).power.syncs.clone()
+    }
+
+    /// A new engine may write again, on what the one before has left: it is gone.
     pub fn revive(&self) {
-        lock(&self.inner).dead = false;
+        let mut inner = lock(&self.inner);
+        inner.dead = false;
+        let left = inner.power.take_away();
+        drop(inner);
+        left.unwrap_or_else(|error| self.violated(format!("the simulation cannot cut the log: {error}")));
         // A death that nobody waited for.
         let _ = self.died.notified().now_or_never();
     }
@@ -101,9 +117,35 @@ impl SimDisk {
         let mut inner = lock(&self.inner);
         if !std::mem::replace(&mut inner.dead, true) {
             inner.crashes += 1;
-            self.trace.note(format_args!("CRASH {why} (write {})", inner.writes));
+            let store = inner.store.upgrade();
+            let power = store.is_some_and(|store| inner.power.fail(store.directory()));
+            let how = if power { "POWER FAILURE" } else { "CRASH" };
+            self.trace.note(format_args!("{how} {why} (write {})", inner.writes));
             self.died.notify_one();
         }
+    }
+
+    /// The power fails in the write that was just made: nobody is told of it, and it is there or not.
+    fn torn(&self, store: &Store, what: Written) {
+        let is_there = {
+            let mut inner = lock(&self.inner);
+            inner.dead = true;
+            inner.crashes += 1;
+            let is_there = inner.power.fail_within(store.directory());
+            let left = if is_there { "it is there" } else { "it is lost" };
+            self.trace.note(format_args!("POWER FAILURE in a write, {left} (write {})", inner.writes));
+            is_there
+        };
+        if is_there {
+            self.look(what);
+        }
+        self.died.notify_one();
+    }
+
+    fn torn_due(&self) -> bool {
+        let due = self.plan.crash_at == Some((self.writes(), When::Within));
+        let drawn = lock(&self.inner).power.fails_within();
+        (drawn || due) && self.may_crash()
     }
 
     pub fn calm_down(&self) {
@@ -334,7 +376,13 @@ impl Disk for SimDisk {
         if self.is_dead() {
             return Err("the engine is dead".into());
         }
-        lock(&self.inner).writes += 1;
+        {
+            let mut inner = lock(&self.inner);
+            inner.writes += 1;
+            if let Some(store) = inner.store.upgrade() {
+                inner.power.begin(store.directory());
+            }
+        }
         if self.crash_due(When::Before, self.plan.crash_before_write) {
             self.die("before a write");
             return Err("the engine is dead".into());
@@ -347,6 +395,14 @@ impl Disk for SimDisk {
     }
 
     fn after(&self, what: Written) -> Result<(), String> {
+        let store = lock(&self.inner).store.upgrade();
+        if let Some(store) = store {
+            if self.torn_due() {
+                self.torn(&store, what);
+                return Err("the engine is dead".into());
+            }
+            lock(&self.inner).power.written(store.directory());
+        }
         self.look(what);
         if self.crash_due(When::After, self.plan.crash_after_write) {
             self.die("after a write");

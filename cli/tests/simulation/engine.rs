@@ -121,6 +121,7 @@ impl Engine {
         let mut options = nexum_store::Options::new(clock.clone(), registry.clone());
         options.blocking = Blocking::Inline;
         options.disk = Some(machine.disk.clone());
+        options.syncs = Some(machine.disk.syncs());
         // As small as the run: opening is what a simulation does most.
         options.write_buffer_bytes = 4 << 20;
         options.journal_entries = machine.scenario.journal_entries;
@@ -302,6 +303,16 @@ impl Engine {
                 }
                 _ => Resync::Undone,
             }
+        }
+    }
+
+    /// Delivers a dead letter again, in its own time.
+    pub fn retry(&self, module: String, seq: u64) -> impl Future<Output = ()> + Send + 'static {
+        let (admin, trace) = (self.admin.clone(), self.trace.clone());
+        async move {
+            let order = |reply| AdminMsg::RetryDeadLetter { module: module.clone(), seq, reply };
+            let answer = admin.call(ORDER_DEADLINE, order).await;
+            trace.note(format_args!("{module} letter {seq}: {answer:?}"));
         }
     }
 

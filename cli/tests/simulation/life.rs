@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::{chance::Chance, run::FIRST_LOOK_MS, scenario::Scenario};
+use crate::{chance::Chance, choice::Done, run::FIRST_LOOK_MS, scenario::Scenario};
 
 /// When what befalls the engine, over all its incarnations.
 pub struct Life {
     pub chance: Chance,
     pub upgrades: Chance,
     pub resyncs: Chance,
+    pub retries: Chance,
     pub calm_at: u64,
     pub crash_at: u64,
     pub kill_at: u64,
@@ -16,11 +17,13 @@ pub struct Life {
     pub order_at: u64,
     pub upgrade_at: u64,
     pub resync_at: u64,
+    pub retry_at: u64,
     pub look_at: u64,
     /// Of the calm, or of the last order after it.
     pub calm_since: u64,
     pub looks: u64,
     pub restarts: u64,
+    pub done: Done,
     pub right_since: Option<u64>,
     pub last_difference: String,
 }
@@ -36,22 +39,26 @@ impl Life {
         let upgrade_at = after(&mut upgrades, 0, faults.upgrade_every_ms);
         let mut resyncs = Chance::new(seed, "resyncs by order");
         let resync_at = after(&mut resyncs, 0, faults.resync_every_ms);
-        let never = Self::never(chance, upgrades, resyncs);
-        Self { calm_at: scenario.live_ms, crash_at, kill_at, jump_at, order_at, upgrade_at, resync_at, ..never }
+        let mut retries = Chance::new(seed, "retries by order");
+        let retry_at = after(&mut retries, 0, faults.retry_every_ms);
+        let never = Self::never(chance, upgrades, resyncs, retries);
+        let calm_at = scenario.live_ms;
+        Self { calm_at, crash_at, kill_at, jump_at, order_at, upgrade_at, resync_at, retry_at, ..never }
     }
 
     /// Nothing befalls it any more; it is only looked at.
     pub fn calm(seed: u64, now_ms: u64) -> Self {
-        let [chance, upgrades, resyncs] = [(); 3].map(|()| Chance::new(seed, "afresh"));
-        Self { look_at: now_ms + FIRST_LOOK_MS, calm_since: now_ms, ..Self::never(chance, upgrades, resyncs) }
+        let [chance, upgrades, resyncs, retries] = [(); 4].map(|()| Chance::new(seed, "afresh"));
+        Self { look_at: now_ms + FIRST_LOOK_MS, calm_since: now_ms, ..Self::never(chance, upgrades, resyncs, retries) }
     }
 
-    fn never(chance: Chance, upgrades: Chance, resyncs: Chance) -> Self {
-        let [calm_at, crash_at, kill_at, jump_at, order_at, upgrade_at, resync_at, look_at] = [u64::MAX; 8];
+    fn never(chance: Chance, upgrades: Chance, resyncs: Chance, retries: Chance) -> Self {
+        let [calm_at, crash_at, kill_at, jump_at, order_at, upgrade_at, resync_at, retry_at, look_at] = [u64::MAX; 9];
         Self {
             chance,
             upgrades,
             resyncs,
+            retries,
             calm_at,
             crash_at,
             kill_at,
@@ -59,10 +66,12 @@ impl Life {
             order_at,
             upgrade_at,
             resync_at,
+            retry_at,
             look_at,
             calm_since: 0,
             looks: 0,
             restarts: 0,
+            done: Done::default(),
             right_since: None,
             last_difference: String::new(),
         }

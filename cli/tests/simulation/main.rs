@@ -7,15 +7,16 @@
 //! |---|---|
 //! | `--seeds N [--from M]` | runs N seeds, prints those that fail and how to repeat them |
 //! | `--seed N` | runs one and prints its trace |
-//! | `--case CASE` | the same for `seed:N`, `short`, `short:before:W` and `short:after:W` |
+//! | `--case CASE` | the same for `seed:N`, `short`, `short:before:W`, `short:after:W` and `short:within:W` |
 //! | `--live` | prints the trace of these two as it comes: for a run that does not end |
-//! | `--crash-points` | the short scenario, with a crash before and after every write |
+//! | `--crash-points` | the short scenario, with a crash before and after every write, and a power failure in it |
 //! | nothing | the tests, in their short form |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test")]
 
 mod block;
 mod chance;
+mod choice;
 mod dial;
 mod disk;
 mod effects;
@@ -25,6 +26,7 @@ mod health;
 mod life;
 mod manifest;
 mod oracle;
+mod power;
 mod receiver;
 mod roster;
 mod run;
@@ -70,6 +72,7 @@ impl fmt::Display for Case {
             Self::Short(None) => write!(f, "short"),
             Self::Short(Some((write, When::Before))) => write!(f, "short:before:{write}"),
             Self::Short(Some((write, When::After))) => write!(f, "short:after:{write}"),
+            Self::Short(Some((write, When::Within))) => write!(f, "short:within:{write}"),
         }
     }
 }
@@ -84,7 +87,10 @@ impl FromStr for Case {
             ["short"] => Ok(Self::Short(None)),
             ["short", "before", write] => Ok(Self::Short(Some((number(write)?, When::Before)))),
             ["short", "after", write] => Ok(Self::Short(Some((number(write)?, When::After)))),
-            _ => Err(format!("no case `{text}`: expected seed:N, short, short:before:W or short:after:W")),
+            ["short", "within", write] => Ok(Self::Short(Some((number(write)?, When::Within)))),
+            _ => Err(format!(
+                "no case `{text}`: expected seed:N, short, short:before:W, short:after:W or short:within:W"
+            )),
         }
     }
 }
@@ -211,7 +217,8 @@ fn seeds(from: u64, count: u64) -> bool {
 /// Where a module may be when the engine dies.
 const STATES: [&str; 5] = ["INIT", "RUN", "RESTART", "PAUSED", "DEAD"];
 
-/// A crash before and after every write of the short scenario, in which modules come to every state.
+/// A crash before and after every write of the short scenario, in which modules come to every state, and a power failure in
+/// the middle of it.
 fn crash_points() -> bool {
     let plain = Case::Short(None).spawn();
     if let Some(error) = plain.error {
@@ -223,7 +230,8 @@ fn crash_points() -> bool {
         println!("no module is ever {missing:?} in the short scenario");
         return false;
     }
-    let points = (1..=plain.writes).flat_map(|write| [When::Before, When::After].map(|when| (write, when)));
+    let points =
+        (1..=plain.writes).flat_map(|write| [When::Before, When::After, When::Within].map(|when| (write, when)));
     hold(&points.map(|point| Case::Short(Some(point))).collect::<Vec<_>>())
 }
 

@@ -34,7 +34,7 @@ impl ModulePlan {
     pub fn manifest(&self, version: Version, component: &str, chains: &[ChainPlan]) -> String {
         let mut text = format!(
             "[module]\nname = \"{}\"\nversion = \"{}\"\ncomponent = \"sha256:{component}\"\non_reorg = \"{}\"\n\
-             [module.resources]\nmax_memory_bytes = 16777216\nmax_fuel_per_event = 3000000\nevent_deadline = \"10s\"\n\
+             [module.resources]\nmax_memory_bytes = 16777216\nmax_fuel_per_event = 8000000\nevent_deadline = \"10s\"\n\
              [module.restart]\nmax_consecutive_failures = {}\nmax_event_attempts = {}\nbackoff = [\"1s\", \"1m\"]\n",
             self.name,
             version.number(),
@@ -57,7 +57,7 @@ impl ModulePlan {
         }
         let _ = writeln!(
             text,
-            "[config]\nname = \"{}\"\nversion = \"{}\"\nrpc = {}\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"",
+            "[config]\nname = \"{}\"\nversion = \"{}\"\nrpc = {}\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"\ncostly = {}\nbetween = {}\nlists = {}",
             self.name,
             version.number(),
             self.chains.first().filter(|_| self.rpc).map_or(0, |source| chains[source.chain].id),
@@ -68,6 +68,9 @@ impl ModulePlan {
             self.chains.iter().any(|source| source.blocks == Blocks::Latest),
             self.send,
             self.release,
+            self.costly,
+            self.between,
+            self.lists,
         );
         for source in &self.chains {
             let hold = match source.hold {

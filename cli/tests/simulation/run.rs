@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::{blocking::Blocking, clock::Clock};
+use nexum_host_ifaces::{blocking::Blocking, clock::Clock, event::EventId, store::DeadLetter};
 use nexum_kernel::engine::WasmEngine;
 use nexum_store::Store;
 use sha2::{Digest, Sha256};
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     chance::Chance,
+    choice,
     dial::Net,
     disk::SimDisk,
     engine::{self, Engine, Machine, Moved, Order, Resync, store_directory},
@@ -25,7 +26,7 @@ use crate::{
     manifest::Version,
     oracle,
     receiver::Receivers,
-    scenario::Scenario,
+    scenario::{ModulePlan, Scenario},
     trace::{SimClock, Trace, lock},
     world::World,
 };
@@ -214,7 +215,7 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
     let mut watch = Watch::new(clock.elapsed_ms());
     let mut watch_at = clock.elapsed_ms() + health::LOOK_MS;
     loop {
-        let orders = life.order_at.min(life.upgrade_at).min(life.resync_at);
+        let orders = life.order_at.min(life.upgrade_at).min(life.resync_at).min(life.retry_at);
         let next = [life.calm_at, life.crash_at, life.kill_at, life.jump_at, orders, life.look_at, watch_at];
         let next = next.into_iter().min().unwrap_or(u64::MAX).min(lock(&net.world).next_ms());
         let wait = next.saturating_sub(clock.elapsed_ms()).max(1);
@@ -227,7 +228,7 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
         if now >= life.calm_at {
             life.calm_at = u64::MAX;
             (life.crash_at, life.kill_at, life.jump_at) = (u64::MAX, u64::MAX, u64::MAX);
-            (life.order_at, life.upgrade_at, life.resync_at) = (u64::MAX, u64::MAX, u64::MAX);
+            [life.order_at, life.upgrade_at, life.resync_at, life.retry_at] = [u64::MAX; 4];
             machine.trace.note(format_args!("CALM"));
             machine.disk.calm_down();
             lock(&machine.receivers).calm_down();
@@ -254,7 +255,17 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
             let module = life.chance.pick(&machine.scenario.modules).name.clone();
             watch.ordered(&module, now);
             machine.trace.note(format_args!("ORDER {order:?} {module}"));
+            if matches!(order, Order::Pause) {
+                life.done.paused(&module);
+            }
             tokio::spawn(engine.order(order, module));
+        }
+        if now >= life.retry_at {
+            life.retry_at = after(&mut life.retries, now, faults.retry_every_ms);
+            if let Some((module, seq)) = letter(machine, engine, net, &mut life.retries) {
+                watch.ordered(&module, now);
+                tokio::spawn(engine.retry(module, seq));
+            }
         }
         if now >= life.upgrade_at {
             life.upgrade_at = after(&mut life.upgrades, now, faults.upgrade_every_ms);
@@ -267,7 +278,10 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
         if now >= life.resync_at {
             life.resync_at = after(&mut life.resyncs, now, faults.resync_every_ms);
             let plan = life.resyncs.pick(&machine.scenario.modules).clone();
-            if !plan.chains.is_empty() {
+            // One that waits for a choice without need is not helped by chance either.
+            let asks = engine.modules().await.into_iter().find(|module| module.name == plan.name);
+            let asks = asks.is_some_and(|module| module.summary.contains(choice::ASKS));
+            if !plan.chains.is_empty() && !asks {
                 let chain = life.resyncs.pick(&plan.chains).chain;
                 let head = lock(&net.world).chains[chain].canon.len() as u64 - 1;
                 let block = plan.keeps.then(|| life.resyncs.between(head.saturating_sub(20), head));
@@ -299,7 +313,33 @@ async fn live(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life) ->
     }
 }
 
-/// Puts a module that waits for a choice onto the chain that it names. Whether it went on there.
+/// A dead letter that the operator may have delivered again: of a module that undoes what is retracted, and of a block that
+/// is on the chain as it is now.
+fn letter(machine: &Machine, engine: &Engine, net: &Net, chance: &mut Chance) -> Option<(String, u64)> {
+    let retrying = |plan: &&ModulePlan| plan.retries && machine.moved.of(&plan.name).is_empty();
+    let plans: Vec<&ModulePlan> = machine.scenario.modules.iter().filter(retrying).collect();
+    if plans.is_empty() {
+        return None;
+    }
+    let name = chance.pick(&plans).name.clone();
+    let world = lock(&net.world);
+    let stands = |letter: &DeadLetter| match letter.id {
+        EventId::Block { chain_id, number, hash } | EventId::Logs { chain_id, number, hash } => {
+            let chain = world.chains.iter().find(|chain| chain.plan.id == chain_id);
+            let block = chain.and_then(|chain| chain.canon.get(usize::try_from(number).ok()?));
+            block.is_some_and(|block| block.hash == hash.0)
+        }
+        _ => true,
+    };
+    // One that the store does not know yet has none.
+    let letters: Vec<DeadLetter> = engine.store.dead_letters(&name).ok()?.into_iter().filter(stands).collect();
+    if letters.is_empty() {
+        return None;
+    }
+    Some((name, chance.pick(&letters).seq))
+}
+
+/// Puts a module that waits for a choice onto the chain that it names, if it has to wait for that. Whether it went on there.
 async fn choose(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, name: &str, reason: &str) -> bool {
     let Some(plan) = machine.scenario.modules.iter().find(|plan| plan.name == name) else { return false };
     let mut done = false;
@@ -307,6 +347,10 @@ async fn choose(machine: &Machine, engine: &Engine, net: &Net, life: &mut Life, 
         let chain_id = machine.scenario.chains[source.chain].id;
         let named = [format!("chain {chain_id}:"), format!("chain:{chain_id} "), format!("chain:{chain_id}:")];
         if !named.iter().any(|named| reason.contains(named)) {
+            continue;
+        }
+        if !choice::is_due(&machine.scenario, &machine.scenario.chains[source.chain], reason) {
+            machine.trace.note(format_args!("NOT HELPED {name}: {reason}"));
             continue;
         }
         let head = lock(&net.world).chains[source.chain].canon.len() as u64 - 1;
@@ -337,6 +381,9 @@ async fn look(
             // Nothing ran when it was told to be this version, so that it was not tried.
             _ if version == Some(Version::Broken.number()) => Order::Upgrade(Version::First),
             "DEAD" => Order::Restart,
+            "PAUSED" if !life.done.may_be_paused(&module.name) => {
+                return Some(End::Failed(format!("{} is paused, and nobody has ordered that", module.name)));
+            }
             "PAUSED" => Order::Resume,
             _ => continue,
         };
@@ -346,13 +393,13 @@ async fn look(
         watch.ordered(&module.name, now);
         restarted = true;
     }
-    for module in modules.iter().filter(|module| module.summary.contains("`nexumctl module resync")) {
+    for module in modules.iter().filter(|module| module.summary.contains(choice::ASKS)) {
         restarted |= choose(machine, engine, net, life, &module.name, &module.summary).await;
         watch.ordered(&module.name, now);
     }
     // A position above every head is told by its chain.
     for (id, chain) in engine.health().await.map(|health| health.chains).unwrap_or_default() {
-        for wait in chain.waits.iter().filter(|wait| wait.reason.contains("`nexumctl module resync")) {
+        for wait in chain.waits.iter().filter(|wait| wait.reason.contains(choice::ASKS)) {
             if let Some(module) = &wait.module {
                 restarted |= choose(machine, engine, net, life, module, &format!("chain {id}: {}", wait.reason)).await;
                 watch.ordered(module, now);

@@ -169,6 +169,14 @@ pub struct ModulePlan {
     pub rpc: bool,
     /// The operator lets it keep its state when it is put onto a chain.
     pub keeps: bool,
+    /// Of so many events one takes much fuel, and is handled; 0 is none.
+    pub costly: u64,
+    /// It flushes between the effects that it sends.
+    pub between: bool,
+    /// It lists its state with every event.
+    pub lists: bool,
+    /// The operator has its dead letters delivered again.
+    pub retries: bool,
 }
 
 /// The destinations of effects. Chances are of ten thousand requests.
@@ -207,6 +215,12 @@ pub struct FaultPlan {
     pub upgrade_every_ms: u64,
     /// The operator puts a module onto a chain, whether or not it asks for that.
     pub resync_every_ms: u64,
+    /// The operator has a dead letter delivered again.
+    pub retry_every_ms: u64,
+    /// Of a hundred deaths so many are by a loss of power.
+    pub power_percent: u64,
+    /// The power fails in the middle of a write.
+    pub power_in_write: u64,
     pub crashes_max: u32,
     /// The engine dies at exactly this write, before or after it.
     pub crash_at: Option<(u64, When)>,
@@ -216,6 +230,8 @@ pub struct FaultPlan {
 pub enum When {
     Before,
     After,
+    /// By a loss of power, in the middle of it.
+    Within,
 }
 
 impl Scenario {
@@ -258,6 +274,18 @@ impl Scenario {
         chains.iter_mut().for_each(|chain| chain.be(&mut chance));
         let mut chance = Chance::new(seed, "ways of nodes");
         chains.iter_mut().for_each(|chain| chain.serve(&mut chance));
+        let mut chance = Chance::new(seed, "habits");
+        for module in &mut modules {
+            module.costly = *chance.pick(&[0, 0, 4, 12]);
+            module.between = chance.percent(30) && module.send > 0;
+            module.lists = chance.percent(50);
+            // One that fails by chance may handle an event later. Where nothing is undone it may be of a block that is gone.
+            module.retries = chance.percent(60) && module.rewinds && module.flaky > 0;
+        }
+        faults.retry_every_ms = *chance.pick(&[0, 15_000, 60_000]);
+        let mut chance = Chance::new(seed, "loss of power");
+        faults.power_percent = *chance.pick(&[0, 50, 100]);
+        faults.power_in_write = *chance.pick(&[0, 0, 30, 100]);
         let event_age_ms = *Chance::new(seed, "health").pick(&[60_000, 60_000, 600_000]);
         Self { chains, modules, receivers, faults, journal_entries, live_ms, event_age_ms }
     }
@@ -293,12 +321,21 @@ impl Scenario {
             release: "mixed",
             rpc: false,
             keeps: false,
+            costly: 0,
+            between: false,
+            lists: false,
+            retries: false,
         };
         let cron = Some(CronSource { period_ms: 10_000, missed: "all" });
         let modules = vec![
             ModulePlan { cron, send: 4, ..plain("rewinds", true, vec![source(Hold::Latest, all())]) },
             ModulePlan { poison: 9, flush: true, ..plain("poisoned", true, vec![source(Hold::Latest, all())]) },
-            ModulePlan { send: 6, rpc: true, ..plain("told", false, vec![source(Hold::Confirmations(2), vec![])]) },
+            ModulePlan {
+                send: 6,
+                rpc: true,
+                between: true,
+                ..plain("told", false, vec![source(Hold::Confirmations(2), vec![])])
+            },
             // Its budget is smaller than the attempts at one event: it dies, and is started again by order.
             ModulePlan {
                 poison: 9,
@@ -432,6 +469,10 @@ fn module(chance: &mut Chance, nth: u64, chains: &[ChainPlan]) -> ModulePlan {
         release: "mixed",
         rpc: false,
         keeps: false,
+        costly: 0,
+        between: false,
+        lists: false,
+        retries: false,
     }
 }
 
@@ -449,6 +490,9 @@ fn faults(chance: &mut Chance) -> FaultPlan {
         order_every_ms: 0,
         upgrade_every_ms: 0,
         resync_every_ms: 0,
+        retry_every_ms: 0,
+        power_percent: 0,
+        power_in_write: 0,
         crash_at: None,
     }
 }

@@ -2,6 +2,7 @@
 
 mod cursors;
 mod forks;
+mod reads;
 mod seats;
 
 use std::{collections::HashMap, sync::Arc};

@@ -4,6 +4,7 @@
 
 mod fake;
 mod http;
+mod token;
 
 use std::{
     fs,

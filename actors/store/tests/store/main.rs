@@ -10,6 +10,8 @@ mod damage;
 mod harness;
 mod headers;
 mod outbox;
+mod paging;
+mod power;
 mod receipts;
 mod recordings;
 mod rewind;

@@ -140,6 +140,17 @@ fn a_full_destination_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn a_module_has_no_more_under_way_than_it_may() {
+    let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
+    for (seq, destination) in (1..).zip(["a", "b", "c", "d", "e"]) {
+        schedule.add(live(1, seq, &format!("{destination}-1"), None));
+    }
+    assert_eq!(started(&mut schedule, 0), ["a-1", "b-1", "c-1"], "each goes somewhere else");
+    schedule.ended(ModuleId(1), "b-1", Some(Location { seq: 2, ordinal: 0 }));
+    assert_eq!(started(&mut schedule, 0), ["d-1"]);
+}
+
+#[test]
 fn what_waits_for_a_far_block_does_not_hide_what_is_final() {
     let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
     for seq in 10..1_010 {

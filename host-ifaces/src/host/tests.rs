@@ -1,0 +1,105 @@
+//! Effects and flushes of one event, over a store that takes everything.
+
+use std::sync::Mutex;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::*;
+use crate::{
+    bindings::nexum::host::{local_store, outbox},
+    clock::SystemClock,
+    http::Allowlist,
+    outbox::{Effect, HttpEffect, Release},
+    store::{Entries, StoreError, StoreMsg},
+};
+
+struct Nothing;
+
+impl StateView for Nothing {
+    fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(None)
+    }
+
+    fn scan(&self, _: ModuleId, _: &str, _: Option<&str>, _: usize) -> Result<Entries, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Acknowledges every unit, and notes how many effects it carried.
+struct Keeps(Arc<Mutex<Vec<usize>>>);
+
+impl Actor for Keeps {
+    type Msg = StoreMsg;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<StoreMsg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(&self, _: ActorRef<StoreMsg>, message: StoreMsg, _: &mut ()) -> Result<(), ActorProcessingErr> {
+        if let StoreMsg::Commit { units, reply } = message {
+            self.0.lock().unwrap().extend(units.iter().map(|unit| unit.outbox.len()));
+            reply.send(Ok(()))?;
+        }
+        Ok(())
+    }
+}
+
+fn args(store: Port<StoreMsg>) -> HostArgs {
+    HostArgs {
+        module: "m".into(),
+        id: ModuleId(1),
+        component: Hash::default(),
+        limits: Arc::default(),
+        clock: Arc::new(SystemClock::new()),
+        ahead: Arc::new(Ahead::new(store)),
+        view: Arc::new(Nothing),
+        grants: Arc::new(Grants::default().with_hosts(Allowlist::new(["a.org".to_owned()]))),
+        chains: Arc::default(),
+        taping: Taping::Off,
+        egress: Port::new("egress"),
+        quota: Quota::new(100),
+    }
+}
+
+fn send(host: &mut HostState) -> String {
+    let url = "https://a.org".to_owned();
+    let effect = Effect::Http(HttpEffect { method: "POST".into(), url, headers: Vec::new(), body: None });
+    let options = outbox::Options { key: None, release: Release::Committed, lane: None };
+    outbox::Host::send(host, effect, options).unwrap()
+}
+
+/// One attempt at an event that sends an effect before and after each of two flushes: their ids.
+async fn attempt(args: &HostArgs, event: &EventId) -> Vec<String> {
+    let mut host = HostState::new(args, ModuleRecord::default());
+    host.begin(event);
+    let mut ids = vec![send(&mut host)];
+    for value in [1, 2] {
+        local_store::Host::set(&mut host, "marker".into(), vec![value]).unwrap();
+        local_store::Host::flush(&mut host).await.unwrap();
+        ids.push(send(&mut host));
+    }
+    let unit = host.seal(UnitKind::Handled, None, 0);
+    assert_eq!(unit.outbox.iter().map(|entry| &entry.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
+    host.begin(&EventId::Block { chain_id: 1, number: 8, hash: Hash([8; 32]) });
+    assert!(send(&mut host).ends_with("/0"), "each event counts its own");
+    ids
+}
+
+#[tokio::test]
+async fn effects_around_a_flush_have_ids_of_their_own_and_the_next_attempt_has_the_same() {
+    let carried = Arc::new(Mutex::new(Vec::new()));
+    let (actor, _) = Actor::spawn(None, Keeps(carried.clone()), ()).await.unwrap();
+    let store = Port::new("store");
+    store.bind(actor.clone());
+    let args = args(store);
+    let event = EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) };
+    let ids = attempt(&args, &event).await;
+    let expected: Vec<String> = (0..3).map(|ordinal| format!("m/{event}/{ordinal}")).collect();
+    assert_eq!(ids, expected);
+    // It was dropped before its unit was sent, as after a trap; the event comes again, to a fresh instance.
+    assert_eq!(attempt(&args, &event).await, ids);
+    assert_eq!(*carried.lock().unwrap(), [0; 4], "a flush makes writes durable, never effects");
+    actor.stop_and_wait(None, None).await.unwrap();
+}
