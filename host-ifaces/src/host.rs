@@ -26,7 +26,7 @@ use crate::{
     logging::LogBudget,
     outbox::{Drafts, Quota},
     port::Port,
-    recording::{Tape, Taping},
+    recording::{Meter, Tape, Taping},
     store::{EventUnit, ModuleId, ModuleRecord, StateView, UnitKind},
     wasi::WasiTape,
 };
@@ -103,10 +103,11 @@ impl HostState {
     pub fn new(args: &HostArgs, record: ModuleRecord) -> Self {
         let printed_dropped = Arc::<AtomicU64>::default();
         let mut overlay = Overlay::new(args.view.clone(), args.id, record.state_bytes, args.limits.max_state_bytes);
+        let meter = Meter::of(&args.taping);
         if !matches!(args.taping, Taping::Off) {
-            overlay = overlay.noting();
+            overlay = overlay.noting(&meter);
         }
-        let wasi_tape = WasiTape::new(&args.taping);
+        let wasi_tape = WasiTape::new(&args.taping, &meter);
         Self {
             module: args.module.clone(),
             limits: args.limits.clone(),
@@ -126,7 +127,7 @@ impl HostState {
             usage: Usage::default(),
             printed_dropped: printed_dropped.clone(),
             began: (record.state_bytes, record.seq),
-            tape: Tape::new(&args.taping),
+            tape: Tape::new(&args.taping, &meter),
             poisoned: None,
             flushes_held: false,
             memory: MemoryLimiter::new(args.limits.max_memory_bytes),
@@ -185,9 +186,10 @@ impl HostState {
         self.ahead.push(unit);
     }
 
-    /// Every unit sent is committed.
+    /// Every unit sent is committed, and no call is at hand.
     pub fn settled(&mut self) {
         self.overlay.settled();
+        self.forget_seen();
     }
 
     /// Size of the state changes that are on their way, bytes.

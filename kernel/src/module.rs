@@ -27,6 +27,7 @@ use nexum_host_ifaces::{
     host::HostArgs,
     http::EgressMsg,
     port::{Port, PortError},
+    recording::Pool,
     store::{EventUnit, ModuleHealth, ModuleInfo, Standing, StateView, StoreError, StoreMsg, UnitKind},
     types::Event,
 };
@@ -74,6 +75,8 @@ pub struct Shared {
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
     pub blocking: Blocking,
     pub lanes: Lanes,
+    /// Memory of all recordings.
+    pub recordings: Arc<Pool>,
 }
 
 pub enum Msg {
@@ -357,6 +360,7 @@ impl Args {
 
     /// Counts a failure of the guest and decides what follows; the supervisor makes it durable.
     fn fault(&self, mut health: ModuleHealth, failure: Failure, event: Option<(SourceId, EventId)>) -> Exit {
+        let failure = recording::clip(&failure);
         self.status.failed.fetch_add(1, Ordering::Relaxed);
         let label = event.as_ref().map_or_else(|| "init".to_owned(), |(_, id)| id.to_string());
         tracing::warn!(module = %self.name(), event = label, fuel = failure.fuel, "{}", failure.message);

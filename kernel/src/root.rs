@@ -251,6 +251,7 @@ impl Actor for Root {
             jitter: args.jitter.clone(),
             blocking: args.blocking,
             lanes: Lanes::new(args.blocking, args.pin_threads, args.clock.clone()),
+            recordings: Arc::default(),
         });
         let mut state = State {
             started_ns: args.clock.monotonic_ns(),

@@ -11,7 +11,7 @@ use nexum_host_ifaces::{
     types::Event,
 };
 
-use super::{Args, Exit, Running, STORE_DEADLINE, State};
+use super::{Args, Exit, Running, STORE_DEADLINE, State, recording};
 use crate::{
     admin::{AdminError, AdminReply},
     instance::Instance,
@@ -128,7 +128,7 @@ impl Running {
                 self.metrics.kind("retry").processed.inc();
                 return Ok(None);
             }
-            Err(failure) => failure,
+            Err(failure) => recording::clip(&failure),
         };
         if let Some(reason) = self.instance.host().poisoned() {
             return Err(Exit::Environment(reason.to_owned()));
