@@ -4,6 +4,7 @@
 //! committed, except through `flush`.
 
 mod seen;
+mod undo;
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
@@ -248,6 +249,7 @@ impl local_store::Host for HostState {
         if self.flushes_held {
             return Ok(());
         }
+        self.overlay.check_journal()?;
         let changes = self.overlay.take_changes();
         if changes.is_empty() {
             return Ok(());

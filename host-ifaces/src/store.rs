@@ -323,4 +323,10 @@ pub trait StateView: Send + Sync {
 
     /// Entries with `prefix` whose key is greater than `after`, in byte order, at most `limit`.
     fn scan(&self, module: ModuleId, prefix: &str, after: Option<&str>, limit: usize) -> Result<Entries, StoreError>;
+
+    /// How many bytes the module's next unit may add to its journal, so that the units which a rewind needs stay within
+    /// the journal's bound.
+    fn journal_room(&self, _module: ModuleId) -> Result<u64, StoreError> {
+        Ok(u64::MAX)
+    }
 }

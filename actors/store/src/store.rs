@@ -45,6 +45,7 @@ pub struct Store {
     pub(crate) directory: PathBuf,
     pub(crate) durability: Durability,
     pub(crate) journal_entries: u64,
+    pub(crate) journal_bytes: u64,
     pub(crate) journal_age: Option<Duration>,
     pub(crate) receipts: Option<Receipts>,
     pub(crate) companions: Vec<Companion>,
@@ -124,6 +125,7 @@ impl Store {
             directory: directory.to_owned(),
             durability: options.durability,
             journal_entries: options.journal_entries.max(1),
+            journal_bytes: options.journal_bytes,
             journal_age: options.journal_age,
             receipts: options.receipts.clone(),
             companions: options.companions.clone(),
@@ -333,6 +335,10 @@ impl StateView for Store {
             entries.push((key.to_owned(), value.into_vec()));
         }
         Ok(entries)
+    }
+
+    fn journal_room(&self, module: ModuleId) -> Result<u64, StoreError> {
+        self.room(module)
     }
 }
 

@@ -116,7 +116,8 @@ impl Running {
         let id = EventId::Retry { seq: letter.seq };
         let event = Arc::new(letter.event.clone());
         self.metrics.kind("retry").dispatched.inc();
-        let failure = match self.instance.handle_again(&id, &letter.id, &event).await {
+        let handled = self.instance.handle_again(&id, &letter.id, &event).await;
+        let failure = match self.within_journal(handled) {
             Ok(fuel) => {
                 let recording = self.handled(args, (&id, &event), fuel);
                 let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
