@@ -28,6 +28,9 @@ pub enum StoreError {
     /// The disk or the database failed; nothing of the request was written.
     #[error("store: {0}")]
     Failed(String),
+    /// The same, because there is no space left on the disk.
+    #[error("store: {0}")]
+    DiskFull(String),
     #[error("module `{0}` has no state here")]
     UnknownModule(String),
     #[error("module `{module}` has no dead letter {seq}")]

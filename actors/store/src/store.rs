@@ -56,6 +56,8 @@ pub struct Store {
     pub(crate) totals: Totals,
     /// Group writes that failed since one succeeded.
     pub(crate) failing: AtomicU32,
+    /// Since when there is space on a disk that was full, by the monotonic clock; 0 when it is full, or never was.
+    pub(crate) freed_ns: AtomicU64,
     index: Mutex<Index>,
     /// The committer that writes, to be stopped by the one that follows it.
     pub(crate) writer: Mutex<Weak<Shared>>,
@@ -135,6 +137,7 @@ impl Store {
             metrics,
             totals: Totals::default(),
             failing: AtomicU32::new(0),
+            freed_ns: AtomicU64::new(0),
             index: Mutex::new(index),
             writer: Mutex::default(),
             leased: Mutex::new(false),
@@ -178,11 +181,11 @@ impl Store {
     /// Every write goes through here.
     pub(crate) fn write(&self, what: Written, batch: WriteBatch, options: &WriteOptions) -> Result<(), StoreError> {
         if let Some(disk) = &self.disk {
-            disk.before(what).map_err(StoreError::Failed)?;
+            disk.before(what).map_err(Self::refused)?;
         }
         self.db.write_opt(batch, options).map_err(|error| self.failed(&error))?;
         match &self.disk {
-            Some(disk) => disk.after(what).map_err(StoreError::Failed),
+            Some(disk) => disk.after(what).map_err(Self::refused),
             None => Ok(()),
         }
     }
@@ -192,6 +195,10 @@ impl Store {
         let error = OpenError::from_database(&self.directory, error);
         match error {
             OpenError::Failed { detail, .. } => StoreError::Failed(detail),
+            // A quota is raised by somebody, which the database does not notice: that is like any other failure.
+            OpenError::DiskFull { ref detail, .. } if detail.contains("No space left on device") => {
+                StoreError::DiskFull(error.to_string())
+            }
             clear => StoreError::Failed(clear.to_string()),
         }
     }

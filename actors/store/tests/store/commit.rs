@@ -307,3 +307,44 @@ async fn a_disk_that_takes_nothing_ends_the_actor_though_answers_that_need_no_wr
     harness.handle(&mut module, vec![]).await;
     harness.close().await;
 }
+
+/// A disk without space, until there is some.
+#[derive(Default)]
+struct Filled(AtomicBool);
+
+impl Disk for Filled {
+    fn latency(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn before(&self, _: Written) -> Result<(), String> {
+        if self.0.load(Ordering::Relaxed) { Err("IO error: No space left on device: k".into()) } else { Ok(()) }
+    }
+
+    fn after(&self, _: Written) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> u64 {
+        if self.0.load(Ordering::Relaxed) { 0 } else { 1 << 40 }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_every_write_but_ends_nobody_and_what_follows_is_written_when_there_is_space() {
+    let directory = directory();
+    let disk = Arc::new(Filled::default());
+    let options = Options { disk: Some(disk.clone()), ..options() };
+    let harness = Harness::open_with(directory.path(), &options).await;
+    let mut module = harness.module("a").await;
+    harness.handle(&mut module, vec![put("k", "v", None)]).await;
+    disk.0.store(true, Ordering::Relaxed);
+    for _ in 0..10 {
+        let error = harness.commit(module.unit(vec![])).await.unwrap_err();
+        assert!(matches!(&error, StoreError::DiskFull(said) if said.contains("No space left")), "{error}");
+    }
+    disk.0.store(false, Ordering::Relaxed);
+    harness.handle(&mut module, vec![]).await;
+    assert_eq!(harness.store.inspect("a").unwrap().record.seq, 2);
+    harness.close().await;
+}
