@@ -139,6 +139,10 @@ pub struct JournalEntry {
     pub previous: Hash,
 }
 
+/// What a module's dead letters may take in the store, bytes: thousands of the usual size, a few kilobytes, and dozens of
+/// the largest events. One that would be set aside past it stops the module instead.
+pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 << 20;
+
 /// An event that the module could not handle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetter {
@@ -232,6 +236,9 @@ pub struct ModuleInfo {
     pub record: ModuleRecord,
     pub health: ModuleHealth,
     pub dead_letters: u64,
+    /// What these take in the store, bytes.
+    #[serde(default)]
+    pub dead_letter_bytes: u64,
     /// Events that are still to be gone through after a rewind.
     pub replay: u64,
     /// Reorgs that it was told of or will be, those of undone units among them: it never becomes less.

@@ -33,7 +33,7 @@ pub(crate) struct Group {
 }
 
 pub(crate) enum LetterChange {
-    Added(u64),
+    Put { seq: u64, bytes: u64 },
     Removed(u64),
 }
 
@@ -140,8 +140,8 @@ impl Group {
             self.letters.push((id, LetterChange::Removed(letter)));
         }
         if let Some(letter) = quarantined {
+            self.letters.push((id, LetterChange::Put { seq, bytes: letter.len() as u64 }));
             self.batch.put(keys::letter(id, seq), letter);
-            self.letters.push((id, LetterChange::Added(seq)));
         }
         for ((ordinal, entry), bytes) in (0..).zip(&unit.outbox).zip(effects) {
             let at = Location { seq, ordinal };
@@ -189,7 +189,9 @@ impl Group {
     }
 
     pub fn put_letter(&mut self, id: ModuleId, letter: &DeadLetter) -> Result<(), StoreError> {
-        self.batch.put(keys::letter(id, letter.seq), codec::encode_vec(letter)?);
+        let (seq, letter) = (letter.seq, codec::encode_vec(letter)?);
+        self.letters.push((id, LetterChange::Put { seq, bytes: letter.len() as u64 }));
+        self.batch.put(keys::letter(id, seq), letter);
         Ok(())
     }
 

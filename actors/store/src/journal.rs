@@ -70,10 +70,13 @@ impl Store {
             Some(item) => Some(codec::decode(&item.map_err(|error| self.failed(&error))?.1, "a rewind")?),
             None => None,
         };
+        let end = self.span(module, record.seq)?.map_or(0, Span::end);
+        let begin = self.span(module, oldest)?.map_or(0, |span| span.from);
         Ok(JournalPage {
             entries,
             receipts,
             oldest,
+            bytes: end.saturating_sub(begin),
             newest: record.seq,
             digest: record.journal,
             rewinds: rewound.map_or(0, |rewound| rewound.number),

@@ -4,7 +4,7 @@
 //! the two operations that replace a module's past (`rewind`, `purge`).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
@@ -75,8 +75,8 @@ pub(crate) struct Index {
 
 pub(crate) struct Known {
     pub name: Arc<str>,
-    /// Sequence numbers of its dead letters.
-    pub letters: BTreeSet<u64>,
+    /// Sequence numbers of its dead letters, and how many bytes each takes.
+    pub letters: BTreeMap<u64, u64>,
 }
 
 #[derive(Default)]
@@ -211,7 +211,7 @@ impl Store {
     pub(crate) fn check_letter(&self, module: ModuleId, seq: u64) -> Result<(), StoreError> {
         let index = self.index();
         let known = index.modules.get(&module);
-        match known.is_some_and(|known| known.letters.contains(&seq)) {
+        match known.is_some_and(|known| known.letters.contains_key(&seq)) {
             true => Ok(()),
             false => {
                 let module = known.map_or_else(|| format!("#{}", module.0), |known| known.name.to_string());
@@ -242,13 +242,14 @@ impl Store {
     }
 
     pub(crate) fn info(&self, module: ModuleId) -> Result<ModuleInfo, StoreError> {
-        let (name, dead_letters) = match self.index().modules.get(&module) {
-            Some(known) => (known.name.to_string(), known.letters.len() as u64),
+        let (name, dead_letters, dead_letter_bytes) = match self.index().modules.get(&module) {
+            Some(known) => (known.name.to_string(), known.letters.len() as u64, known.letters.values().sum::<u64>()),
             None => return Err(StoreError::UnknownModule(format!("#{}", module.0))),
         };
         let (record, health) = (self.record(module)?, self.health(module)?);
         let replay = self.replays(module)?.count() as u64;
-        Ok(ModuleInfo { name, id: module, record, health, dead_letters, replay, reorgs: self.reorgs(module)? })
+        let reorgs = self.reorgs(module)?;
+        Ok(ModuleInfo { name, id: module, record, health, dead_letters, dead_letter_bytes, replay, reorgs })
     }
 
     /// One module by name.
@@ -377,14 +378,14 @@ impl Index {
             let name = std::str::from_utf8(key.get(1..).unwrap_or_default());
             let name: Arc<str> = name.map_err(|_| Unreadable::Layout("a module name is not UTF-8".into()))?.into();
             index.by_name.insert(name.clone(), id);
-            index.modules.insert(id, Known { name, letters: BTreeSet::new() });
+            index.modules.insert(id, Known { name, letters: BTreeMap::new() });
         }
         for item in prefixed(db, keys::LETTERS) {
-            let (key, _) = item?;
+            let (key, letter) = item?;
             if let Some((id, seq)) = keys::parse_letter(&key)
                 && let Some(known) = index.modules.get_mut(&id)
             {
-                known.letters.insert(seq);
+                known.letters.insert(seq, letter.len() as u64);
             }
         }
         Ok(index)

@@ -105,7 +105,7 @@ impl Shared {
         for (id, change) in letters {
             if let Some(known) = index.modules.get_mut(&id) {
                 match change {
-                    LetterChange::Added(seq) => known.letters.insert(seq),
+                    LetterChange::Put { seq, bytes } => known.letters.insert(seq, bytes),
                     LetterChange::Removed(seq) => known.letters.remove(&seq),
                 };
                 self.store.show_letters(known);

@@ -253,6 +253,12 @@ async fn metrics_count_groups_and_dead_letters() {
     assert!(text.contains("nexum_dead_letters{module=\"a\"} 1"), "{text}");
     assert!(text.contains("nexum_commit_batch_size_sum 2"), "{text}");
     assert!(text.contains("nexum_commit_duration_seconds_count 3"), "{text}");
+    let bytes = harness.store.inspect("a").unwrap().dead_letter_bytes;
+    assert!(bytes > 0);
+    harness.close().await;
+    let harness = Harness::open(directory.path()).await;
+    assert_eq!(harness.store.inspect("a").unwrap().dead_letter_bytes, bytes, "counted again from the disk");
+    harness.close().await;
 }
 
 /// Refuses every write of event units, or none.

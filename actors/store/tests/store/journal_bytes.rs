@@ -1,7 +1,7 @@
 //! How many bytes a module's journal holds, and what of it is never dropped.
 
 use nexum_host_ifaces::{
-    journal::REWIND_UNITS,
+    journal::{JournalStart, REWIND_UNITS},
     recording::Wanted,
     store::{Change, StateView, StoreMsg},
 };
@@ -42,6 +42,8 @@ async fn the_oldest_entries_go_when_the_journal_holds_too_many_bytes() {
     rewrite(&harness, &mut module, 1 << 10, 900).await;
     let kept = seqs(&harness, &module);
     assert_eq!(kept.last(), Some(&900));
+    let page = harness.store.journal_page("a", JournalStart::Newest, 1).unwrap();
+    assert!((BYTES / 2..=BYTES * 9 / 8 + 2048).contains(&page.bytes), "{} bytes", page.bytes);
     // Each has its kibibyte and some hundred bytes besides; an eighth more may be there.
     assert!((300..BYTES as usize * 9 / 8 / 1024).contains(&kept.len()), "{}", kept.len());
     harness.close().await;
