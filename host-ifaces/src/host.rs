@@ -20,7 +20,7 @@ use crate::{
     logging::LogBudget,
     outbox::{Drafts, Quota},
     port::Port,
-    recording::{Tape, Taping},
+    recording::{RecordedBytes, Tape, Taping},
     store::{EventUnit, ModuleId, ModuleRecord, StateView, UnitKind},
     wasi::{Polls, RESOURCES_MAX, Stdio, WasiTape},
 };
@@ -97,10 +97,11 @@ impl HostState {
     pub fn new(args: &HostArgs, record: ModuleRecord) -> Self {
         let meter = Arc::<Meter>::default();
         let mut overlay = Overlay::new(args.view.clone(), args.id, record.state_bytes, args.limits.max_state_bytes);
+        let recorded = RecordedBytes::of(&args.taping);
         if !matches!(args.taping, Taping::Off) {
-            overlay = overlay.noting();
+            overlay = overlay.noting(&recorded);
         }
-        let wasi_tape = WasiTape::new(&args.taping);
+        let wasi_tape = WasiTape::new(&args.taping, &recorded);
         let stdio = Stdio::new(&args.module, &args.clock, &meter, &wasi_tape);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
@@ -122,7 +123,7 @@ impl HostState {
             log_budget: LogBudget::new(args.clock.monotonic_ns()),
             usage: Usage::default(),
             began: (record.state_bytes, record.seq),
-            tape: Tape::new(&args.taping),
+            tape: Tape::new(&args.taping, &recorded),
             poisoned: None,
             flushes_held: false,
             memory: MemoryLimiter::new(args.limits.max_memory_bytes),
@@ -189,9 +190,10 @@ impl HostState {
         self.ahead.push(unit);
     }
 
-    /// Every unit sent is committed.
+    /// Every unit sent is committed, and no call is at hand.
     pub fn settled(&mut self) {
         self.overlay.settled();
+        self.forget_seen();
     }
 
     /// Size of the state changes that are on their way, bytes.

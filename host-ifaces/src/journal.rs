@@ -11,6 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Hash, PublicKey, Signature, outbox::Sent, store::JournalEntry};
 
+/// Units that a module's journal keeps however many bytes they take, the newest: on a chain with an event for each block
+/// and one for its logs, 128 blocks, which is more than reorgs undo. What does not fit into them is refused to the module.
+pub const REWIND_UNITS: u64 = 256;
+/// A unit whose changes replaced no more than this is never refused, bytes: what a module needs to go on, its dead letters
+/// among it.
+pub const SMALL_UNIT_BYTES: u64 = 64 << 10;
+
 /// Keep the two kinds of signed statements apart from each other and from everything else.
 const RECEIPT_DOMAIN: &[u8] = b"nexum receipt 1\n";
 const REWIND_DOMAIN: &[u8] = b"nexum rewind 1\n";
@@ -176,6 +183,9 @@ pub struct JournalPage {
     pub receipts: Vec<Receipt>,
     /// The oldest entry kept; 0 when there is none.
     pub oldest: u64,
+    /// What the kept entries take with what undoes them and their recordings, bytes; those of versions that did not count
+    /// are left out.
+    pub bytes: u64,
     /// The newest entry and its digest, as the module's record has them.
     pub newest: u64,
     pub digest: Hash,

@@ -5,6 +5,7 @@
 
 mod listing;
 mod seen;
+mod undo;
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -315,6 +316,7 @@ impl local_store::Host for HostState {
         if self.flushes_held {
             return Ok(());
         }
+        self.overlay.check_journal()?;
         let changes = self.overlay.take_changes();
         if changes.is_empty() {
             return Ok(());

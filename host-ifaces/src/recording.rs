@@ -5,6 +5,7 @@
 //! read again and encoded only when the recording is kept, which is after the guest is done and before anything of the
 //! event is written.
 
+mod meter;
 mod tape;
 mod view;
 
@@ -12,6 +13,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+pub use meter::{Charge, POOL_BYTES, Pool, encoded_bytes};
+pub(crate) use meter::{ENTRY_BYTES, RecordedBytes};
 pub(crate) use tape::Tape;
 pub use view::RecordedView;
 
@@ -43,7 +46,7 @@ pub enum Record {
 }
 
 /// More than an event reads in practice, and little enough that a module's crashes, which are bounded together, are always
-/// those of several events. What needs more is cut, and cannot be replayed.
+/// those of several events. What needs more is cut, which frees what was kept of it, and cannot be replayed.
 pub const RECORDING_BYTES_MAX: usize = 4 << 20;
 /// Log lines that are kept for comparison.
 pub const LINES_MAX: usize = 256;
@@ -193,15 +196,19 @@ struct Besides {
 const INIT_BYTES_MAX: usize = 64 << 10;
 
 impl Session {
+    /// One of which nothing is kept.
+    pub fn cut_off() -> Self {
+        Self { cut: true, ..Self::default() }
+    }
+
     /// Encoded for keeping; one that is large is cut.
     pub fn pack(&self) -> Box<[u8]> {
-        let cut = || Self { cut: true, ..Self::default() };
-        let packed = postcard::to_stdvec(self).ok().filter(|packed| packed.len() <= INIT_BYTES_MAX);
-        packed.or_else(|| postcard::to_stdvec(&cut()).ok()).unwrap_or_default().into()
+        let packed = encoded_bytes(self, INIT_BYTES_MAX).and_then(|_| postcard::to_stdvec(self).ok());
+        packed.or_else(|| postcard::to_stdvec(&Self::cut_off()).ok()).unwrap_or_default().into()
     }
 
     pub fn unpack(packed: &[u8]) -> Self {
-        postcard::from_bytes(packed).unwrap_or_else(|_| Self { cut: true, ..Self::default() })
+        postcard::from_bytes(packed).unwrap_or_else(|_| Self::cut_off())
     }
 }
 
@@ -231,6 +238,25 @@ impl Recording {
             }
         }
         Ok(recording)
+    }
+
+    /// The same, cut when its encoding would be larger than a recording may be.
+    pub fn bounded(mut self) -> Self {
+        if encoded_bytes(&self, RECORDING_BYTES_MAX).is_none() {
+            self.cut();
+        }
+        self
+    }
+
+    /// Leaves of it how the call ended and what it logged: it cannot be replayed any more.
+    pub fn cut(&mut self) {
+        self.init = Session::cut_off();
+        if let Some(recorded) = &mut self.event {
+            // Which event it was is told by its id.
+            recorded.event = Event::Logs(Vec::new());
+            recorded.session = Session::cut_off();
+        }
+        (self.outcome.changes, self.outcome.effects) = (Vec::new(), None);
     }
 
     /// Whether everything that is needed for a replay was kept.
@@ -264,11 +290,13 @@ pub struct CrashBrief {
 }
 
 /// A failed event on its way to the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Crash {
     /// `number` and `bytes` are the store's to fill in.
     pub brief: CrashBrief,
     pub recording: Vec<u8>,
+    /// The memory that the recording takes until the store has it.
+    pub charge: Option<Charge>,
 }
 
 /// Which recording of a module.
@@ -285,7 +313,8 @@ pub enum Wanted {
 pub enum Taping {
     #[default]
     Off,
-    On,
+    /// With memory of this pool.
+    On(Arc<Pool>),
     /// The session is that of the start and `init`.
     Play(Arc<Session>),
 }
@@ -314,16 +343,35 @@ impl HostState {
         captured.origin = self.origin.clone().filter(|origin| Some(origin) != self.event_id.as_ref());
         if self.tape.is_playing() {
             // What it reads is in the recording; to ask for it again would count as asking.
-            captured.changes = self.overlay.changed();
+            captured.changes = self.overlay.changed(usize::MAX).unwrap_or_default();
             captured.missing.extend(self.wasi_tape.missing());
             return Some(captured);
         }
-        let Seen { reads, scans, cut } = self.overlay.seen(RECORDING_BYTES_MAX);
-        captured.session.reads = reads;
-        captured.session.scans = scans;
-        captured.session.cut |= cut || self.wasi_tape.is_cut();
-        captured.changes = self.overlay.changed();
+        let left = self.tape.left();
+        let Seen { reads, scans, bytes, cut } = self.overlay.seen(left);
+        match self.overlay.changed(left.saturating_sub(bytes)).filter(|_| !cut && !captured.session.cut) {
+            Some(changes) => {
+                captured.session.reads = reads;
+                captured.session.scans = scans;
+                captured.changes = changes;
+            }
+            None => captured.session = Session::cut_off(),
+        }
         Some(captured)
+    }
+
+    /// Drops what the last call saw, once nobody asks for it any more: an idle instance holds nothing of it.
+    pub(crate) fn forget_seen(&mut self) {
+        if !self.tape.is_playing() {
+            self.tape.begin();
+            self.wasi_tape.begin();
+            self.overlay.begin();
+        }
+    }
+
+    /// Counts a recording that goes with a unit among what is on its way to the store.
+    pub fn sent_with(&mut self, recording: &[u8]) {
+        self.overlay.sent_with(recording.len());
     }
 
     /// Plays this session to the next call, which sees the state that it recorded.
@@ -375,6 +423,11 @@ mod tests {
             }),
             outcome: Outcome { fuel: 1, effects: Some(vec![(sent, Hash([2; 32]))]), ..Outcome::default() },
         };
+        assert_eq!(recording.clone().bounded(), recording);
+        let mut large = recording.clone();
+        large.outcome.changes.push(("k".into(), Some(vec![0; RECORDING_BYTES_MAX])));
+        let cut = large.bounded();
+        assert!(!cut.is_whole() && cut.outcome.changes.is_empty() && cut.event_id() == recording.event_id());
         let bytes = recording.encode().unwrap();
         assert_eq!(Recording::decode(&bytes).unwrap(), recording);
 

@@ -28,6 +28,9 @@ pub enum StoreError {
     /// The disk or the database failed; nothing of the request was written.
     #[error("store: {0}")]
     Failed(String),
+    /// The same, because there is no space left on the disk.
+    #[error("store: {0}")]
+    DiskFull(String),
     #[error("module `{0}` has no state here")]
     UnknownModule(String),
     #[error("module `{module}` has no dead letter {seq}")]
@@ -136,6 +139,10 @@ pub struct JournalEntry {
     pub previous: Hash,
 }
 
+/// What a module's dead letters may take in the store, bytes: thousands of the usual size, a few kilobytes, and dozens of
+/// the largest events. One that would be set aside past it stops the module instead.
+pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 << 20;
+
 /// An event that the module could not handle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetter {
@@ -229,6 +236,9 @@ pub struct ModuleInfo {
     pub record: ModuleRecord,
     pub health: ModuleHealth,
     pub dead_letters: u64,
+    /// What these take in the store, bytes.
+    #[serde(default)]
+    pub dead_letter_bytes: u64,
     /// Events that are still to be gone through after a rewind.
     pub replay: u64,
     /// Reorgs that it was told of or will be, those of undone units among them: it never becomes less.
@@ -323,4 +333,10 @@ pub trait StateView: Send + Sync {
 
     /// Entries with `prefix` whose key is greater than `after`, in byte order, at most `limit`.
     fn scan(&self, module: ModuleId, prefix: &str, after: Option<&str>, limit: usize) -> Result<Entries, StoreError>;
+
+    /// How many bytes the module's next unit may add to its journal, so that the units which a rewind needs stay within
+    /// the journal's bound.
+    fn journal_room(&self, _module: ModuleId) -> Result<u64, StoreError> {
+        Ok(u64::MAX)
+    }
 }

@@ -29,6 +29,7 @@ use nexum_host_ifaces::{
     host::HostArgs,
     http::EgressMsg,
     port::Port,
+    recording::Pool,
     store::{EventUnit, ModuleHealth, ModuleInfo, Standing, StateView, StoreMsg, UnitKind},
     types::Event,
 };
@@ -79,6 +80,8 @@ pub struct Shared {
     pub lanes: Lanes,
     /// What modules are at.
     pub begun: Arc<Marks>,
+    /// Memory of all recordings.
+    pub recordings: Arc<Pool>,
 }
 
 pub enum Msg {
@@ -329,6 +332,7 @@ impl Args {
 
     /// Counts a failure of the guest and decides what follows; the supervisor makes it durable.
     fn fault(&self, mut health: ModuleHealth, failure: Failure, event: Option<(SourceId, EventId)>) -> Exit {
+        let failure = recording::clip(&failure);
         self.status.failed.fetch_add(1, Ordering::Relaxed);
         let label = event.as_ref().map_or_else(|| "init".to_owned(), |(_, id)| id.to_string());
         tracing::warn!(module = %self.name(), event = label, fuel = failure.fuel, "{}", failure.message);
@@ -342,7 +346,8 @@ impl Args {
 impl Running {
     async fn init(&mut self, args: &Args) -> Result<(), Exit> {
         self.metrics.kind("init").dispatched.inc();
-        match self.instance.init(&args.plan.config).await {
+        let started = self.instance.init(&args.plan.config).await;
+        match self.within_journal(started) {
             Ok(fuel) => {
                 let unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
                 self.send(args, unit);
@@ -383,7 +388,7 @@ impl Running {
         let took_ns = args.shared.clock.monotonic_ns().saturating_sub(started_ns);
         self.metrics.kind(kind).duration.observe(took_ns as f64 / 1e9);
         self.note_usage(args);
-        let fuel = match handled {
+        let fuel = match self.within_journal(handled) {
             Ok(fuel) => fuel,
             Err(failure) => {
                 self.keep_crash(args, Some((&delivery.id, &delivery.event)), &failure);

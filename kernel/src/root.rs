@@ -259,6 +259,7 @@ impl Actor for Root {
             blocking: args.blocking,
             lanes: Lanes::new(args.blocking, args.pin_threads, args.clock.clone()),
             begun: args.begun.clone(),
+            recordings: Arc::default(),
         });
         let mut state = State {
             started_ns: args.clock.monotonic_ns(),

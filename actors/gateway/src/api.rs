@@ -149,7 +149,7 @@ impl Inspection {
     pub fn new(info: ModuleInfo, node: Option<Node>) -> Self {
         let reason = node.as_ref().filter(|node| node.state != "RUN").and_then(|node| node.module.as_ref());
         let reason = reason.and_then(|facts| facts.last_error.clone());
-        let ModuleInfo { name, id, record, health, dead_letters, replay, reorgs: _ } = info;
+        let ModuleInfo { name, id, record, health, dead_letters, replay, .. } = info;
         let (standing, dead_reason) = match health.standing {
             Standing::Running => ("running", None),
             Standing::Paused => ("paused", None),

@@ -80,7 +80,9 @@ impl From<StoreError> for ApiError {
             | StoreError::UnknownRecording(_)
             | StoreError::UnknownEffect { .. } => StatusCode::NOT_FOUND,
             StoreError::BelowJournal { .. } | StoreError::Refused(_) => StatusCode::CONFLICT,
-            StoreError::Failed(_) | StoreError::OutOfSequence { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            StoreError::Failed(_) | StoreError::DiskFull(_) | StoreError::OutOfSequence { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         Self::new(status, error.to_string())
     }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwn
 
 const LAYOUT: u8 = 1;
 
+/// What a unit takes in the journal besides its record: keys, its part of the receipts, and what RocksDB adds.
+const UNIT_BYTES: usize = 128;
+
 /// Bytes that postcard copies as a whole; a `Vec<u8>` it would write one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Raw<'a>(pub &'a [u8]);
@@ -59,6 +62,39 @@ pub(crate) struct EventIn<'a> {
     /// Key, what the unit replaced, and the size of what it wrote.
     #[serde(borrow)]
     pub undo: Vec<(&'a str, Option<Raw<'a>>, Option<u64>)>,
+}
+
+/// Where a unit lies in its module's journal, in bytes from the first unit on. It follows the record; records of versions
+/// that did not bound the journal's bytes have none, and such a version does not read so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Span {
+    pub from: u64,
+    pub bytes: u64,
+}
+
+impl Span {
+    pub fn end(self) -> u64 {
+        self.from.saturating_add(self.bytes)
+    }
+}
+
+/// Adds to an encoded journal record where it lies. `besides` are the bytes of what is kept for as long as the record.
+pub(crate) fn place(record: &mut Vec<u8>, from: u64, besides: usize) -> Result<Span, StoreError> {
+    let span = Span { from, bytes: (record.len() + besides + UNIT_BYTES) as u64 };
+    *record = postcard::to_extend(&span, std::mem::take(record))
+        .map_err(|error| StoreError::Failed(format!("cannot encode: {error}")))?;
+    Ok(span)
+}
+
+/// Where a journal record says that it lies, if it says so.
+pub(crate) fn decode_span(bytes: &[u8]) -> Result<Option<Span>, StoreError> {
+    let what = "a journal record";
+    let taken = postcard::take_from_bytes::<EventIn<'_>>(body(bytes, what)?);
+    let (_, rest) = taken.map_err(|error| damaged(what, &error))?;
+    match rest.is_empty() {
+        true => Ok(None),
+        false => postcard::from_bytes(rest).map(Some).map_err(|error| damaged(what, &error)),
+    }
 }
 
 /// Encodes into a buffer that is used again.
@@ -158,7 +194,11 @@ mod tests {
             told: None,
             undo: Undos(&changes),
         };
-        let bytes = encode_vec(&out).unwrap();
+        let mut bytes = encode_vec(&out).unwrap();
+        assert_eq!(decode_span(&bytes).unwrap(), None, "as earlier versions wrote it");
+        let span = place(&mut bytes, 1_000, 50).unwrap();
+        assert_eq!((span.from, decode_span(&bytes).unwrap()), (1_000, Some(span)));
+        assert!(span.end() >= 1_000 + 50 + bytes.len() as u64);
         let read = decode_event(&bytes).unwrap();
         assert_eq!((&read.entry, read.state_bytes_before), (&entry, 77));
         assert_eq!(read.resolved, Some((2, Raw(&letter))));

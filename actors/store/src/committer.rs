@@ -285,8 +285,9 @@ impl Queue {
         if got != stored + 1 || unit.record.seq != got {
             return Err(StoreError::OutOfSequence { stored, got });
         }
-        let aged = last.aged(store, unit)?;
-        self.waiting.add(store, unit, (first, aged), &mut self.scratch)?;
+        let outdated = [last.aged(store, unit)?, last.past(store, unit)?];
+        let span = self.waiting.add(store, unit, (first, last.end()), &outdated, &mut self.scratch)?;
+        last.grow(span);
         if let Some(receipt) = last.follow(store, unit) {
             self.waiting.put_receipt(unit.module, &receipt)?;
         }

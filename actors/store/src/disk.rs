@@ -1,7 +1,20 @@
-//! Where a simulation stands between the store and the disk: it sees every write, and lets it fail, or takes it for the
-//! moment at which the engine dies.
+//! The disk under the store: whether it is full, and where a simulation stands in between, which sees every write, and
+//! lets it fail, or takes it for the moment at which the engine dies.
+//!
+//! Invariant: a full disk ends nothing. RocksDB takes writes again by itself once there is space, so that it is worth
+//! waiting; any other failure of the disk is not.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
+
+use nexum_host_ifaces::store::StoreError;
+
+use crate::store::Store;
+
+/// With less than this free a disk counts as full, bytes: several times what RocksDB wants to see before it writes again.
+const FREE_BYTES_MIN: u64 = 256 << 20;
+
+/// How long after there was space again the database may still refuse: it looks every five seconds.
+const RECOVERY: Duration = Duration::from_secs(60);
 
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,4 +38,42 @@ pub trait Disk: Send + Sync {
     /// After a write, which is durable now. With an error whoever waits for it is told that it failed, as when the disk
     /// fails between the write and its acknowledgement.
     fn after(&self, what: Written) -> Result<(), String>;
+    /// What is free, bytes.
+    fn free_bytes(&self) -> u64 {
+        u64::MAX
+    }
+}
+
+impl Store {
+    /// What a disk says of a write that it does not take, in the words of the port.
+    pub(crate) fn refused(detail: String) -> StoreError {
+        match detail.contains("No space left on device") {
+            true => StoreError::DiskFull(detail),
+            false => StoreError::Failed(detail),
+        }
+    }
+
+    /// Whether a write failed only because the disk is full, or was until a moment ago.
+    pub(crate) fn waits_for_space(&self, error: &StoreError) -> bool {
+        if !matches!(error, StoreError::DiskFull(_)) {
+            return false;
+        }
+        if self.free_bytes() < FREE_BYTES_MIN {
+            self.freed_ns.store(0, Ordering::Relaxed);
+            return true;
+        }
+        // 0 says that there is none.
+        let now_ns = self.clock.monotonic_ns().max(1);
+        let freed = self.freed_ns.compare_exchange(0, now_ns, Ordering::Relaxed, Ordering::Relaxed);
+        let freed_ns = freed.err().unwrap_or(now_ns);
+        u128::from(now_ns.saturating_sub(freed_ns)) < RECOVERY.as_nanos()
+    }
+
+    fn free_bytes(&self) -> u64 {
+        match &self.disk {
+            Some(disk) => disk.free_bytes(),
+            // What cannot be asked counts as full: it is the disk that has just said so.
+            None => rustix::fs::statvfs(&self.directory).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+        }
+    }
 }

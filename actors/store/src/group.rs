@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
-    journal::Receipt,
+    journal::{REWIND_UNITS, Receipt},
     outbox::{Entry, Live, Location, Released},
     store::{Change, DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, Reply, StoreError},
 };
 use rocksdb::WriteBatch;
 
 use crate::{
-    codec::{self, EventOut, Raw, Undos},
+    codec::{self, EventOut, Raw, Span, Undos},
     headers::Owed,
     keys,
     store::Store,
@@ -33,7 +33,7 @@ pub(crate) struct Group {
 }
 
 pub(crate) enum LetterChange {
-    Added(u64),
+    Put { seq: u64, bytes: u64 },
     Removed(u64),
 }
 
@@ -79,15 +79,16 @@ impl Group {
         self.batch.is_empty() && self.waiting.is_empty()
     }
 
-    /// Adds a unit, but for its record. `first` says that no unit of this module has passed since the actor started,
-    /// `aged` which entries of its journal are too old by now.
+    /// Adds a unit, but for its record; answers where it lies in the journal. `first` says that no unit of this module has
+    /// passed since the actor started, `from` where it begins, `gone` which entries are too old by now or too many.
     pub fn add(
         &mut self,
         store: &Store,
         unit: &EventUnit,
-        (first, aged): (bool, Option<(u64, u64)>),
+        (first, from): (bool, u64),
+        gone: &[Option<(u64, u64)>],
         scratch: &mut Scratch,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Span, StoreError> {
         let (id, seq) = (unit.module, unit.entry.seq);
         let (state, events) = (store.family(keys::STATE)?, store.family(keys::EVENTS)?);
         let recordings = store.family(keys::RECORDINGS)?;
@@ -107,6 +108,10 @@ impl Group {
         };
         let Scratch { key, event: event_bytes, .. } = scratch;
         codec::encode(&event, event_bytes)?;
+        // Recordings never take the room that undoing needs.
+        let recorded_max = store.journal_bytes / (2 * REWIND_UNITS);
+        let recording = unit.recording.as_ref().filter(|recording| recording.len() as u64 <= recorded_max);
+        let span = codec::place(event_bytes, from, recording.map_or(0, Vec::len))?;
         let health = unit.health.as_ref().map(codec::encode_vec).transpose()?;
         let quarantined = unit.quarantined.as_deref().map(codec::encode_vec::<DeadLetter>).transpose()?;
 
@@ -121,7 +126,7 @@ impl Group {
             }
         }
         self.batch.put_cf(events, keys::event(id, seq), event_bytes);
-        if let Some(recording) = &unit.recording {
+        if let Some(recording) = recording {
             self.batch.put_cf(recordings, keys::recording(id, seq), recording);
         }
         if let Some(health) = health {
@@ -135,8 +140,8 @@ impl Group {
             self.letters.push((id, LetterChange::Removed(letter)));
         }
         if let Some(letter) = quarantined {
+            self.letters.push((id, LetterChange::Put { seq, bytes: letter.len() as u64 }));
             self.batch.put(keys::letter(id, seq), letter);
-            self.letters.push((id, LetterChange::Added(seq)));
         }
         for ((ordinal, entry), bytes) in (0..).zip(&unit.outbox).zip(effects) {
             let at = Location { seq, ordinal };
@@ -146,13 +151,14 @@ impl Group {
         for position in &unit.replayed {
             self.batch.delete(keys::replay(id, *position));
         }
-        for (from, to) in outdated(seq, store.journal_entries, first).into_iter().chain(aged) {
+        let outdated = outdated(seq, store.journal_entries, first);
+        for (from, to) in outdated.into_iter().chain(gone.iter().flatten().copied()) {
             self.batch.delete_range_cf(events, keys::event(id, from), keys::event(id, to));
             self.batch.delete_range(keys::receipt(id, from), keys::receipt(id, to));
             self.batch.delete_range_cf(recordings, keys::recording(id, from), keys::recording(id, to));
         }
         self.units += 1;
-        Ok(())
+        Ok(span)
     }
 
     /// Adds the record that stands after a unit, the last of those added of its module.
@@ -183,7 +189,9 @@ impl Group {
     }
 
     pub fn put_letter(&mut self, id: ModuleId, letter: &DeadLetter) -> Result<(), StoreError> {
-        self.batch.put(keys::letter(id, letter.seq), codec::encode_vec(letter)?);
+        let (seq, letter) = (letter.seq, codec::encode_vec(letter)?);
+        self.letters.push((id, LetterChange::Put { seq, bytes: letter.len() as u64 }));
+        self.batch.put(keys::letter(id, seq), letter);
         Ok(())
     }
 

@@ -1,12 +1,16 @@
 //! Reads of the journal: entries, pages at one moment, single units, receipts and rewinds.
 
 use nexum_host_ifaces::{
-    journal::{ChangedKey, JournalPage, JournalStart, Receipt, RewindRecord, UnitDetail},
+    journal::{ChangedKey, JournalPage, JournalStart, REWIND_UNITS, Receipt, RewindRecord, UnitDetail},
     store::{JournalEntry, ModuleId, ModuleRecord, StoreError},
 };
 use rocksdb::{Direction, IteratorMode, ReadOptions};
 
-use crate::{codec, keys, outbox, store::Store};
+use crate::{
+    codec::{self, Span},
+    keys, outbox,
+    store::Store,
+};
 
 /// Rewinds kept per module: enough to explain receipts of weeks on a chain that reorganises daily.
 pub(crate) const REWINDS_MAX: u64 = 100;
@@ -66,10 +70,13 @@ impl Store {
             Some(item) => Some(codec::decode(&item.map_err(|error| self.failed(&error))?.1, "a rewind")?),
             None => None,
         };
+        let end = self.span(module, record.seq)?.map_or(0, Span::end);
+        let begin = self.span(module, oldest)?.map_or(0, |span| span.from);
         Ok(JournalPage {
             entries,
             receipts,
             oldest,
+            bytes: end.saturating_sub(begin),
             newest: record.seq,
             digest: record.journal,
             rewinds: rewound.map_or(0, |rewound| rewound.number),
@@ -93,6 +100,52 @@ impl Store {
             if is_old(middle)? { from = middle + 1 } else { to = middle }
         }
         Ok((from > oldest).then_some((oldest, from)))
+    }
+
+    /// Where a unit lies in the bytes of the module's journal; `None` when it is not kept, or when an earlier version wrote
+    /// it, which did not count.
+    pub(crate) fn span(&self, module: ModuleId, seq: u64) -> Result<Option<Span>, StoreError> {
+        let mut options = ReadOptions::default();
+        // A large record would take the place of everything that is read often.
+        options.fill_cache(false);
+        let found = self.db.get_pinned_cf_opt(self.family(keys::EVENTS)?, keys::event(module, seq), &options);
+        let found = found.map_err(|error| self.failed(&error))?;
+        found.map(|bytes| codec::decode_span(&bytes)).transpose().map(Option::flatten)
+    }
+
+    /// The half-open range of entries to drop, oldest first, so that what is left up to `end`, bytes from the first unit
+    /// on, is no more than the journal may hold; never one of the units that a rewind needs, of which `newest` is the last.
+    /// Found by halving, as above.
+    pub(crate) fn entries_past(
+        &self,
+        module: ModuleId,
+        end: u64,
+        newest: u64,
+    ) -> Result<Option<(u64, u64)>, StoreError> {
+        let excess = end.saturating_sub(self.journal_bytes);
+        if excess == 0 {
+            return Ok(None);
+        }
+        let Some(oldest) = self.journal(module, 0, 1)?.first().map(|entry| entry.seq) else { return Ok(None) };
+        let kept = (newest + 1).saturating_sub(REWIND_UNITS);
+        let (mut from, mut to) = (oldest, kept.min(self.record(module)?.seq + 1));
+        while from < to {
+            let middle = from + (to - from) / 2;
+            // What an earlier version wrote is older than what is counted.
+            let goes = self.span(module, middle)?.is_none_or(|span| span.from < excess);
+            if goes { from = middle + 1 } else { to = middle }
+        }
+        Ok((from > oldest).then_some((oldest, from)))
+    }
+
+    /// Bytes that the module's next unit may add, so that it and the units before it that a rewind needs fit together.
+    pub(crate) fn room(&self, module: ModuleId) -> Result<u64, StoreError> {
+        let newest = self.record(module)?.seq;
+        let Some(last) = self.span(module, newest)? else { return Ok(self.journal_bytes) };
+        let needed = (newest + 2).saturating_sub(REWIND_UNITS);
+        let first = self.journal(module, needed, 1)?.first().map_or(newest, |entry| entry.seq);
+        let from = self.span(module, first)?.map_or(0, |span| span.from);
+        Ok(self.journal_bytes.saturating_sub(last.end().saturating_sub(from)))
     }
 
     /// One kept unit.

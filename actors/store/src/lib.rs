@@ -29,6 +29,6 @@ mod store;
 pub use actor::{Args, StoreActor, spawn};
 pub use backup::{RestoreError, restore};
 pub use disk::{Disk, Written};
-pub use open::{Companion, Durability, JOURNAL_ENTRIES, OpenError, Options, Syncs};
+pub use open::{Companion, Durability, JOURNAL_BYTES, JOURNAL_ENTRIES, OpenError, Options, Syncs};
 pub use receipts::Receipts;
 pub use store::Store;

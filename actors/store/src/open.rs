@@ -39,6 +39,10 @@ const WRITE_BUFFER_BYTES: usize = 96 << 20;
 /// meets the end of the journal before the end of the headers.
 pub const JOURNAL_ENTRIES: u64 = 10_000;
 
+/// What a module's journal may hold, bytes: 10,000 units that replace 100 KiB each, so that only modules that rewrite
+/// large values have fewer, and few enough that a hundred such modules fit on a usual disk.
+pub const JOURNAL_BYTES: u64 = 1 << 30;
+
 /// The log is read again at start: this bounds it to about a second.
 const WAL_BYTES_MAX: u64 = 128 << 20;
 
@@ -65,6 +69,8 @@ pub struct Options {
     pub write_buffer_bytes: usize,
     /// Journal entries kept per module; a rewind cannot go back further.
     pub journal_entries: u64,
+    /// Bytes of it per module, with the recordings of its units, up to an eighth more.
+    pub journal_bytes: u64,
     /// None older than this is kept, but for the newest, up to an eighth more; absent: their number alone counts.
     pub journal_age: Option<Duration>,
     /// Absent: nothing is signed.
@@ -118,6 +124,7 @@ impl Options {
             block_cache_bytes: BLOCK_CACHE_BYTES,
             write_buffer_bytes: WRITE_BUFFER_BYTES,
             journal_entries: JOURNAL_ENTRIES,
+            journal_bytes: JOURNAL_BYTES,
             journal_age: None,
             receipts: None,
             blocking: Blocking::default(),

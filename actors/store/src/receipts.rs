@@ -1,4 +1,4 @@
-//! When a receipt is due, and when to look for entries that are too old, per module.
+//! When a receipt is due, and when to look for entries that are too old or too many, per module.
 //!
 //! Invariant: a receipt is written in the same atomic write as the unit it covers, or in one that follows it in the
 //! queue; so whatever survives a crash, no receipt covers a unit that did not.
@@ -10,7 +10,7 @@ use nexum_host_ifaces::{
     store::{EventUnit, ModuleId, StoreError},
 };
 
-use crate::store::Store;
+use crate::{codec::Span, store::Store};
 
 /// Who signs, and how often. A signature takes some 20 µs of processor time, so that one in a thousand units costs less
 /// than anything else about a unit.
@@ -31,6 +31,10 @@ pub(crate) struct Last {
     signed_ms: u64,
     /// When it was seen last which entries are too old.
     aged_ms: Option<u64>,
+    /// Where the journal ends, bytes from the first unit on.
+    end: u64,
+    /// Where it ended when it was seen last which entries are too many.
+    looked_end: Option<u64>,
 }
 
 impl Last {
@@ -40,7 +44,18 @@ impl Last {
         let receipt = store.last_receipt(unit.module)?;
         let (signed_seq, signed_ms) = receipt.map_or((0, unit.entry.at_ms), |receipt| (receipt.seq, receipt.at_ms));
         let place = Place { seq, digest: unit.entry.previous, component: unit.entry.component, at_ms: signed_ms };
-        Ok(Self { place, signed_seq, signed_ms, aged_ms: None })
+        let end = store.span(unit.module, seq)?.map_or(0, Span::end);
+        Ok(Self { place, signed_seq, signed_ms, aged_ms: None, end, looked_end: None })
+    }
+
+    /// Where the next unit begins in the journal, bytes from the first unit on.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The journal has grown by a unit.
+    pub fn grow(&mut self, span: Span) {
+        self.end = span.end();
     }
 
     pub fn seq(&self) -> u64 {
@@ -70,6 +85,17 @@ impl Last {
         }
         self.aged_ms = Some(now_ms);
         store.entries_before(unit.module, now_ms.saturating_sub(age_ms))
+    }
+
+    /// The entries that have to make room for others before `unit`, when it is time to look: with the first unit, then
+    /// once an eighth of what the journal may hold has been added.
+    pub fn past(&mut self, store: &Store, unit: &EventUnit) -> Result<Option<(u64, u64)>, StoreError> {
+        let step = (store.journal_bytes / 8).max(1);
+        if self.looked_end.is_some_and(|looked| self.end.saturating_sub(looked) < step) {
+            return Ok(None);
+        }
+        self.looked_end = Some(self.end);
+        store.entries_past(unit.module, self.end, unit.entry.seq)
     }
 
     /// A receipt for the last unit, unless it has one.

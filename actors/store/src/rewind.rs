@@ -6,6 +6,8 @@
 //! things are added: the signed record of the rewind with the receipts of what was undone, and the replay queue, which
 //! holds what the module has to be told and to handle again before its sources go on.
 
+use std::collections::BTreeMap;
+
 use nexum_host_ifaces::{
     Hash,
     event::{Cursor, EventId},
@@ -78,6 +80,8 @@ fn undo(
     let mut buffer = Vec::new();
     let mut restored = Vec::new();
     let mut undone = Vec::new();
+    // Of a key that many units changed the oldest value counts alone: no more is held than the state was large.
+    let mut values: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
     for item in newest_first(store, module, to_seq, last)? {
         let (_, bytes) = item.map_err(|error| store.failed(&error))?;
         let event = codec::decode_event(&bytes)?;
@@ -85,15 +89,11 @@ fn undo(
             break;
         }
         for (key, old, _) in &event.undo {
-            let key = keys::state(module, key, &mut buffer);
-            match old {
-                Some(old) => batch.put_cf(state, key, old.0),
-                None => batch.delete_cf(state, key),
-            }
+            values.insert((*key).to_owned(), old.map(|old| old.0.to_vec()));
         }
         if let Some((seq, letter)) = event.resolved.filter(|(seq, _)| *seq <= to_seq) {
             batch.put(keys::letter(module, seq), letter.0);
-            restored.push(seq);
+            restored.push((seq, letter.0.len() as u64));
         }
         let entry = event.entry;
         if let Some(source) = &entry.source {
@@ -117,6 +117,13 @@ fn undo(
     }
     if record.seq != to_seq {
         return Err(StoreError::Failed(format!("unit {} is missing in the journal", record.seq)));
+    }
+    for (key, value) in values {
+        let key = keys::state(module, &key, &mut buffer);
+        match value {
+            Some(value) => batch.put_cf(state, key, value),
+            None => batch.delete_cf(state, key),
+        }
     }
     undone.reverse();
     let released = outbox::unsend(store, module, to_seq, &mut batch)?;
@@ -143,7 +150,7 @@ fn undo(
     store.write(Written::Rewind, batch, &open::synced())?;
 
     if let Some(known) = store.index().modules.get_mut(&module) {
-        known.letters.retain(|seq| *seq <= to_seq);
+        known.letters.retain(|seq, _| *seq <= to_seq);
         known.letters.extend(restored);
         store.show_letters(known);
     }

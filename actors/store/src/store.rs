@@ -4,7 +4,7 @@
 //! the two operations that replace a module's past (`rewind`, `purge`).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
@@ -45,6 +45,7 @@ pub struct Store {
     pub(crate) directory: PathBuf,
     pub(crate) durability: Durability,
     pub(crate) journal_entries: u64,
+    pub(crate) journal_bytes: u64,
     pub(crate) journal_age: Option<Duration>,
     pub(crate) receipts: Option<Receipts>,
     pub(crate) companions: Vec<Companion>,
@@ -55,6 +56,8 @@ pub struct Store {
     pub(crate) totals: Totals,
     /// Group writes that failed since one succeeded.
     pub(crate) failing: AtomicU32,
+    /// Since when there is space on a disk that was full, by the monotonic clock; 0 when it is full, or never was.
+    pub(crate) freed_ns: AtomicU64,
     index: Mutex<Index>,
     /// The committer that writes, to be stopped by the one that follows it.
     pub(crate) writer: Mutex<Weak<Shared>>,
@@ -72,8 +75,8 @@ pub(crate) struct Index {
 
 pub(crate) struct Known {
     pub name: Arc<str>,
-    /// Sequence numbers of its dead letters.
-    pub letters: BTreeSet<u64>,
+    /// Sequence numbers of its dead letters, and how many bytes each takes.
+    pub letters: BTreeMap<u64, u64>,
 }
 
 #[derive(Default)]
@@ -124,6 +127,7 @@ impl Store {
             directory: directory.to_owned(),
             durability: options.durability,
             journal_entries: options.journal_entries.max(1),
+            journal_bytes: options.journal_bytes,
             journal_age: options.journal_age,
             receipts: options.receipts.clone(),
             companions: options.companions.clone(),
@@ -133,6 +137,7 @@ impl Store {
             metrics,
             totals: Totals::default(),
             failing: AtomicU32::new(0),
+            freed_ns: AtomicU64::new(0),
             index: Mutex::new(index),
             writer: Mutex::default(),
             leased: Mutex::new(false),
@@ -176,11 +181,11 @@ impl Store {
     /// Every write goes through here.
     pub(crate) fn write(&self, what: Written, batch: WriteBatch, options: &WriteOptions) -> Result<(), StoreError> {
         if let Some(disk) = &self.disk {
-            disk.before(what).map_err(StoreError::Failed)?;
+            disk.before(what).map_err(Self::refused)?;
         }
         self.db.write_opt(batch, options).map_err(|error| self.failed(&error))?;
         match &self.disk {
-            Some(disk) => disk.after(what).map_err(StoreError::Failed),
+            Some(disk) => disk.after(what).map_err(Self::refused),
             None => Ok(()),
         }
     }
@@ -190,6 +195,10 @@ impl Store {
         let error = OpenError::from_database(&self.directory, error);
         match error {
             OpenError::Failed { detail, .. } => StoreError::Failed(detail),
+            // A quota is raised by somebody, which the database does not notice: that is like any other failure.
+            OpenError::DiskFull { ref detail, .. } if detail.contains("No space left on device") => {
+                StoreError::DiskFull(error.to_string())
+            }
             clear => StoreError::Failed(clear.to_string()),
         }
     }
@@ -202,7 +211,7 @@ impl Store {
     pub(crate) fn check_letter(&self, module: ModuleId, seq: u64) -> Result<(), StoreError> {
         let index = self.index();
         let known = index.modules.get(&module);
-        match known.is_some_and(|known| known.letters.contains(&seq)) {
+        match known.is_some_and(|known| known.letters.contains_key(&seq)) {
             true => Ok(()),
             false => {
                 let module = known.map_or_else(|| format!("#{}", module.0), |known| known.name.to_string());
@@ -233,13 +242,14 @@ impl Store {
     }
 
     pub(crate) fn info(&self, module: ModuleId) -> Result<ModuleInfo, StoreError> {
-        let (name, dead_letters) = match self.index().modules.get(&module) {
-            Some(known) => (known.name.to_string(), known.letters.len() as u64),
+        let (name, dead_letters, dead_letter_bytes) = match self.index().modules.get(&module) {
+            Some(known) => (known.name.to_string(), known.letters.len() as u64, known.letters.values().sum::<u64>()),
             None => return Err(StoreError::UnknownModule(format!("#{}", module.0))),
         };
         let (record, health) = (self.record(module)?, self.health(module)?);
         let replay = self.replays(module)?.count() as u64;
-        Ok(ModuleInfo { name, id: module, record, health, dead_letters, replay, reorgs: self.reorgs(module)? })
+        let reorgs = self.reorgs(module)?;
+        Ok(ModuleInfo { name, id: module, record, health, dead_letters, dead_letter_bytes, replay, reorgs })
     }
 
     /// One module by name.
@@ -334,6 +344,10 @@ impl StateView for Store {
         }
         Ok(entries)
     }
+
+    fn journal_room(&self, module: ModuleId) -> Result<u64, StoreError> {
+        self.room(module)
+    }
 }
 
 enum Unreadable {
@@ -364,14 +378,14 @@ impl Index {
             let name = std::str::from_utf8(key.get(1..).unwrap_or_default());
             let name: Arc<str> = name.map_err(|_| Unreadable::Layout("a module name is not UTF-8".into()))?.into();
             index.by_name.insert(name.clone(), id);
-            index.modules.insert(id, Known { name, letters: BTreeSet::new() });
+            index.modules.insert(id, Known { name, letters: BTreeMap::new() });
         }
         for item in prefixed(db, keys::LETTERS) {
-            let (key, _) = item?;
+            let (key, letter) = item?;
             if let Some((id, seq)) = keys::parse_letter(&key)
                 && let Some(known) = index.modules.get_mut(&id)
             {
-                known.letters.insert(seq);
+                known.letters.insert(seq, letter.len() as u64);
             }
         }
         Ok(index)

@@ -208,6 +208,7 @@ impl Actor for Forgetful {
                     record,
                     health,
                     dead_letters: 0,
+                    dead_letter_bytes: 0,
                     replay: 0,
                     reorgs: 0,
                 }))?;

@@ -64,7 +64,7 @@ fn main() {
         // To be counted from outside, each alone.
         match part.as_deref() {
             Some("recording-none") => recording::alone(Taping::Off).await,
-            Some("recording-failures") => recording::alone(Taping::On).await,
+            Some("recording-failures") => recording::alone(Taping::On(Default::default())).await,
             _ => {}
         }
         if wanted("durable") {

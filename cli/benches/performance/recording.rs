@@ -50,7 +50,8 @@ pub async fn alone(taping: Taping) {
 
 pub async fn overhead(figures: &mut Figures) {
     let guests = Guests::new();
-    let (mut none, mut failures) = (instance(&guests, Taping::Off).await, instance(&guests, Taping::On).await);
+    let (mut none, mut failures) =
+        (instance(&guests, Taping::Off).await, instance(&guests, Taping::On(Default::default())).await);
     let (mut floor, mut rates) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS as u64 {
         floor.push(rate(&mut none, 1 + round * EVENTS).await);

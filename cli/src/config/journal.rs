@@ -2,19 +2,26 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use nexum_host_ifaces::recording::Record;
+use nexum_host_ifaces::{
+    journal::{REWIND_UNITS, SMALL_UNIT_BYTES},
+    recording::Record,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Period, check::Problem};
 
 /// Longer than any chain takes to make a block final.
 const AGE_MIN: Duration = Duration::from_secs(3600);
+/// What the units that a rewind needs may take whatever else is refused.
+const BYTES_MIN: u64 = REWIND_UNITS * SMALL_UNIT_BYTES;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Journal {
     /// Entries kept per module, which is also how far a rewind can go back.
     pub entries: u64,
+    /// Bytes kept per module, its units with what they replaced and their recordings.
+    pub bytes: u64,
     /// How old an entry may become; absent: however old.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age: Option<Period>,
@@ -35,6 +42,7 @@ impl Default for Journal {
     fn default() -> Self {
         Self {
             entries: nexum_store::JOURNAL_ENTRIES,
+            bytes: nexum_store::JOURNAL_BYTES,
             age: None,
             receipts: true,
             key: None,
@@ -50,6 +58,10 @@ pub(super) fn check(journal: &Journal) -> Result<(), Problem> {
         if number == 0 {
             return Err(super::check::problem(&format!("journal.{key}"), "must be at least 1"));
         }
+    }
+    if journal.bytes < BYTES_MIN {
+        let wanted = format!("must be at least {BYTES_MIN}: what a rewind needs of small units takes as much");
+        return Err(super::check::problem("journal.bytes", &wanted));
     }
     if journal.age.is_some_and(|age| age.0 < AGE_MIN) {
         let wanted = format!("must be at least {}: a rewind goes back no further", Period(AGE_MIN));
@@ -70,5 +82,12 @@ mod tests {
         let with = |age| check(&Journal { age: Some(Period(age)), ..Journal::default() });
         assert!(with(AGE_MIN).is_ok() && check(&Journal::default()).is_ok());
         assert!(with(AGE_MIN - Duration::from_millis(1)).is_err());
+    }
+
+    #[test]
+    fn fewer_bytes_than_a_rewind_needs_are_refused() {
+        let with = |bytes| check(&Journal { bytes, ..Journal::default() });
+        assert!(with(BYTES_MIN).is_ok());
+        assert!(with(BYTES_MIN - 1).is_err());
     }
 }

@@ -121,6 +121,7 @@ fn open_store(config: &Config, clock: &Arc<dyn Clock>, registry: &Registry) -> a
     options.companions = super::companions(&config.engine.state_dir);
     let journal = &config.journal;
     options.journal_entries = journal.entries;
+    options.journal_bytes = journal.bytes;
     options.journal_age = journal.age.map(|age| age.0);
     if journal.receipts {
         let key = Arc::new(journal_key::load(journal.key.as_deref(), &config.engine.state_dir)?);

@@ -76,6 +76,19 @@ fn each_meets_its_limit_and_the_neighbours_handle_every_event() {
 }
 
 #[test]
+fn a_module_that_rewrites_more_than_its_journal_may_keep_fails_instead_of_filling_the_disk() {
+    let setup = Setup::new().mock(31337, CHAIN).with("[journal]\nbytes = 16_777_216\n");
+    // 25 MiB in its first event, each rewrite with a flush.
+    let rewrites = ("mode = \"rewrite-bomb\"", "mode = \"rewrite-bomb\"\nrepeat = 1000");
+    let setup = hostile(setup, "rewrite-bomb", &[BUDGET, LONG, rewrites]);
+    let engine = setup.module("recorder", "witness", &[]).start();
+    let node = assert_dead(&engine, "rewrite-bomb", "journal quota");
+    assert_eq!(node["dead_letters"], 1, "what it fails at is set aside like any event: {node:#}");
+    engine.module_until("witness", "handles blocks", |node| node["events_processed"].as_u64() > Some(5));
+    assert_handled_every_block(&engine, "witness");
+}
+
+#[test]
 fn every_host_call_counts_and_every_dropped_line_too() {
     let calls = "[modules.limits]\nmax_host_calls_per_event = 1000";
     let setup = hostile(Setup::new().mock(31337, CHAIN), "print-bomb", &[]);

@@ -7,14 +7,12 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use super::{Overlay, Written};
 use crate::{
-    recording::{RECORDING_BYTES_MAX, Scan},
+    recording::{ENTRY_BYTES, RecordedBytes, Scan},
     store::{Change, Entries, ModuleId, StateView},
 };
 
 /// Keys that an idle overlay keeps room for.
 const KEPT_KEYS: usize = 32;
-/// Keys noted per event; at most that many values are looked up again.
-const KEYS_MAX: usize = 50_000;
 /// Entries that are looked at again for the listings of one event, all together.
 const LISTED_MAX: usize = 500_000;
 
@@ -25,18 +23,23 @@ pub(super) struct Notes {
     /// Values before the event of keys that it flushed.
     before: BTreeMap<String, Option<Vec<u8>>>,
     flushed: Vec<(String, Option<Vec<u8>>)>,
-    /// Of all the above.
-    bytes: usize,
-    cut: bool,
+    /// Counts all of it, with the other parts of the recording.
+    meter: RecordedBytes,
 }
 
 impl Notes {
-    /// Whether there is room for one more of this size in a list of this length. What has none is cut.
-    fn room(&mut self, length: usize, bytes: usize) -> bool {
-        self.bytes = self.bytes.saturating_add(bytes);
-        self.cut |= length >= KEYS_MAX || self.bytes > RECORDING_BYTES_MAX;
-        !self.cut
+    /// Whether so many bytes more may be noted. When not, what was noted goes at once.
+    fn room(&mut self, bytes: usize) -> bool {
+        let room = self.meter.room(bytes);
+        if !room {
+            *self = Self { meter: self.meter.clone(), ..Self::default() };
+        }
+        room
     }
+}
+
+fn bytes_of(value: Option<&Vec<u8>>) -> usize {
+    value.map_or(0, Vec::len)
 }
 
 /// What an event saw of the state.
@@ -44,14 +47,21 @@ impl Notes {
 pub(crate) struct Seen {
     pub reads: Vec<(String, Option<Vec<u8>>)>,
     pub scans: Vec<Scan>,
+    /// Keys and values that were looked up for it.
+    pub bytes: usize,
     pub cut: bool,
 }
 
 impl Overlay {
-    /// The same overlay, which notes what is read from now on.
-    pub(crate) fn noting(mut self) -> Self {
-        self.notes = Some(Box::default());
+    /// The same overlay, which notes what is read from now on, as long as `meter` has room.
+    pub(crate) fn noting(mut self, meter: &RecordedBytes) -> Self {
+        self.notes = Some(Box::new(Notes { meter: meter.clone(), ..Notes::default() }));
         self
+    }
+
+    /// Counts bytes that go to the store with what the next unit changes.
+    pub(crate) fn sent_with(&mut self, bytes: usize) {
+        self.sent_bytes += bytes;
     }
 
     /// Begins the next event.
@@ -62,22 +72,21 @@ impl Overlay {
         notes.scans.clear();
         notes.before.clear();
         notes.flushed.clear();
-        notes.bytes = 0;
-        notes.cut = false;
+        notes.meter.reset();
     }
 
     pub(super) fn note_read(&mut self, key: String) {
-        let Some(notes) = &mut self.notes else { return };
-        let noted = notes.reads.len();
-        if notes.room(noted, key.len()) {
+        if let Some(notes) = &mut self.notes
+            && notes.room(key.capacity() + ENTRY_BYTES)
+        {
             notes.reads.push(key);
         }
     }
 
     pub(super) fn note_scan(&mut self, prefix: &str, after: Option<&str>, limit: usize) {
-        let Some(notes) = &mut self.notes else { return };
-        let noted = notes.scans.len();
-        if notes.room(noted, prefix.len() + after.map_or(0, str::len)) {
+        if let Some(notes) = &mut self.notes
+            && notes.room(prefix.len() + after.map_or(0, str::len) + 2 * ENTRY_BYTES)
+        {
             notes.scans.push((prefix.to_owned(), after.map(str::to_owned), limit));
         }
     }
@@ -85,12 +94,14 @@ impl Overlay {
     pub(super) fn note_flush(&mut self, changes: &[Change]) {
         let Some(notes) = &mut self.notes else { return };
         for Change { key, new, old } in changes {
-            let bytes = 2 * key.len() + [new, old].into_iter().flatten().map(Vec::len).sum::<usize>();
-            let noted = notes.flushed.len();
-            if !notes.room(noted, bytes) {
+            let first = !notes.before.contains_key(key);
+            let before = if first { key.len() + bytes_of(old.as_ref()) + 2 * ENTRY_BYTES } else { 0 };
+            if !notes.room(before + key.len() + bytes_of(new.as_ref()) + 2 * ENTRY_BYTES) {
                 return;
             }
-            notes.before.entry(key.clone()).or_insert_with(|| old.clone());
+            if first {
+                notes.before.insert(key.clone(), old.clone());
+            }
             notes.flushed.push((key.clone(), new.clone()));
         }
     }
@@ -98,23 +109,33 @@ impl Overlay {
     /// What the event at hand saw, at most `bytes_max` of keys and values. What can no longer be read counts as cut.
     pub(crate) fn seen(&self, bytes_max: usize) -> Seen {
         let Some(notes) = &self.notes else { return Seen::default() };
-        let mut seen = Seen { cut: notes.cut, ..Seen::default() };
+        let mut seen = Seen { cut: notes.meter.is_cut(), ..Seen::default() };
         let mut bytes = 0;
         let mut reads: BTreeMap<&String, Option<Vec<u8>>> = BTreeMap::new();
         for key in notes.reads.iter().chain(self.writes.keys()).chain(notes.before.keys()) {
             if seen.cut || reads.contains_key(key) {
                 continue;
             }
-            let value = match (notes.before.get(key), self.writes.get(key)) {
-                (Some(before), _) => Ok(before.clone()),
-                (None, Some(Written { old, .. })) => Ok(old.clone()),
-                (None, None) => self.before(key),
+            bytes += key.len() + ENTRY_BYTES;
+            // What is in memory is counted before it is copied; of what is not, one value is read at a time.
+            let known = match (notes.before.get(key), self.writes.get(key)) {
+                (Some(before), _) => Some(before.as_ref()),
+                (None, Some(Written { old, .. })) => Some(old.as_ref()),
+                (None, None) => None,
+            };
+            bytes += known.flatten().map_or(0, Vec::len);
+            seen.cut |= bytes > bytes_max;
+            if seen.cut {
+                break;
+            }
+            let value = match known {
+                Some(value) => Ok(value.cloned()),
+                None => self.before(key).inspect(|value| bytes += bytes_of(value.as_ref())),
             };
             let Ok(value) = value else {
                 seen.cut = true;
                 break;
             };
-            bytes += key.len() + value.as_ref().map_or(0, Vec::len);
             seen.cut |= bytes > bytes_max;
             reads.insert(key, value);
         }
@@ -131,7 +152,8 @@ impl Overlay {
             }
             match self.scan_before(notes, prefix, after, limit, &mut listed) {
                 Some(scan) => {
-                    bytes += scan.entries.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+                    let of_entry = |(key, value): &(String, Vec<u8>)| key.len() + value.len() + ENTRY_BYTES;
+                    bytes += scan.entries.iter().map(of_entry).sum::<usize>();
                     seen.cut |= bytes > bytes_max || listed > LISTED_MAX;
                     seen.scans.push(scan);
                 }
@@ -139,18 +161,21 @@ impl Overlay {
             }
         }
         if seen.cut {
-            seen.scans.clear();
-            reads.clear();
+            return Seen { cut: true, ..Seen::default() };
         }
+        seen.bytes = bytes;
         seen.reads = reads.into_iter().map(|(key, value)| (key.clone(), value)).collect();
         seen
     }
 
-    /// Keys that the event at hand changed and their new values, those first that it flushed.
-    pub(crate) fn changed(&self) -> Vec<(String, Option<Vec<u8>>)> {
+    /// Keys that the event at hand changed and their new values, those first that it flushed; `None` when keys and values
+    /// of those that it did not flush are more than `bytes_max`.
+    pub(crate) fn changed(&self, bytes_max: usize) -> Option<Vec<(String, Option<Vec<u8>>)>> {
         let flushed = self.notes.iter().flat_map(|notes| notes.flushed.iter().cloned());
-        let written = self.writes.iter().filter(|(_, written)| written.new != written.old);
-        flushed.chain(written.map(|(key, written)| (key.clone(), written.new.clone()))).collect()
+        let written = || self.writes.iter().filter(|(_, written)| written.new != written.old);
+        let bytes: usize = written().map(|(key, written)| key.len() + bytes_of(written.new.as_ref())).sum();
+        let all = flushed.chain(written().map(|(key, written)| (key.clone(), written.new.clone())));
+        (bytes <= bytes_max).then(|| all.collect())
     }
 
     /// A listing as it was before the event, long enough for whatever the event's own writes hide of it. Adds to `listed`
@@ -198,11 +223,12 @@ impl Overlay {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{overlay, put};
-    use crate::recording::RECORDING_BYTES_MAX;
+    use crate::recording::{RECORDING_BYTES_MAX, RecordedBytes};
 
     #[test]
     fn values_are_those_before_the_event_whatever_it_wrote_or_flushed() {
-        let mut overlay = overlay(&[("a", "1"), ("b", "2"), ("p/1", "x"), ("p/2", "y")], 1000).noting();
+        let mut overlay =
+            overlay(&[("a", "1"), ("b", "2"), ("p/1", "x"), ("p/2", "y")], 1000).noting(&RecordedBytes::default());
         overlay.begin();
         overlay.apply(vec![put("a", "9")]).unwrap();
         let flushed = overlay.take_changes();
@@ -217,7 +243,7 @@ mod tests {
         assert_eq!([read("gone"), read("p/0")], [None, None]);
         let keys: Vec<&str> = seen.scans[0].entries.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!((keys.as_slice(), seen.scans[0].whole), (["p/1", "p/2"].as_slice(), true));
-        let changed: Vec<String> = overlay.changed().into_iter().map(|(key, _)| key).collect();
+        let changed: Vec<String> = overlay.changed(1000).unwrap().into_iter().map(|(key, _)| key).collect();
         assert_eq!(changed, ["a", "a", "p/0"]);
         assert!(!seen.cut);
         assert!(overlay.seen(5).cut);
@@ -227,7 +253,7 @@ mod tests {
 
     #[test]
     fn equal_listings_are_looked_up_once_and_the_longest_holds_the_others() {
-        let mut overlay = overlay(&[("p/1", "x"), ("p/2", "y")], 1000).noting();
+        let mut overlay = overlay(&[("p/1", "x"), ("p/2", "y")], 1000).noting(&RecordedBytes::default());
         overlay.begin();
         for limit in [1, 9, 9, 2] {
             overlay.note_scan("p/", None, limit);
@@ -239,22 +265,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_and_flushed_is_bounded_in_bytes() {
-        let mut overlay = overlay(&[], u64::MAX).noting();
+    fn what_is_noted_is_bounded_by_its_bytes_and_goes_when_it_is_too_much() {
+        let meter = RecordedBytes::default();
+        let mut overlay = overlay(&[("a", "1")], 1 << 30).noting(&meter);
+        let large = || "k".repeat(RECORDING_BYTES_MAX);
+        overlay.note_read("a".into());
+        overlay.note_read(large());
+        overlay.note_read("a".into());
+        assert!(meter.is_cut());
+        assert!(overlay.notes.as_ref().unwrap().reads.is_empty());
+
         overlay.begin();
-        let value = "v".repeat(RECORDING_BYTES_MAX / 4);
-        for n in 0..8 {
-            overlay.apply(vec![put("k", &format!("{n}{value}"))]).unwrap();
-            let flushed = overlay.take_changes();
-            overlay.note_flush(&flushed);
-        }
+        assert!(!meter.is_cut());
+        overlay.note_scan(&large(), None, 1);
+        assert!(meter.is_cut() && overlay.notes.as_ref().unwrap().scans.is_empty());
+
+        overlay.begin();
+        assert!(!meter.is_cut());
+        overlay.apply(vec![put("a", "2"), put("b", &large())]).unwrap();
+        assert!(overlay.changed(1000).is_none());
+        let flushed = overlay.take_changes();
+        overlay.note_flush(&flushed);
+        let notes = overlay.notes.as_ref().unwrap();
+        assert!(meter.is_cut() && notes.before.is_empty() && notes.flushed.is_empty());
         assert!(overlay.seen(usize::MAX).cut);
-        assert!(overlay.changed().len() < 4, "{}", overlay.changed().len());
     }
 
     #[test]
     fn a_flush_that_changes_nothing_does_not_forget_what_it_compared_with() {
-        let mut overlay = overlay(&[("a", "1")], 1000).noting();
+        let mut overlay = overlay(&[("a", "1")], 1000).noting(&RecordedBytes::default());
         overlay.begin();
         overlay.apply(vec![put("a", "1")]).unwrap();
         assert!(overlay.take_changes().is_empty());

@@ -4,7 +4,10 @@ use std::{collections::VecDeque, fmt::Display};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Captured, Exchange, LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, RECORDING_BYTES_MAX, Session, Taping};
+use super::{
+    Captured, Exchange, LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, Session, Taping,
+    meter::{ENTRY_BYTES, RecordedBytes, encoded_bytes},
+};
 use crate::{HostError, HostErrorKind, host::HostState};
 
 /// Room that an idle tape keeps for the next event.
@@ -25,8 +28,7 @@ pub(crate) struct Recorder {
     random: Vec<Vec<u8>>,
     lines: Vec<LogLine>,
     line_bytes: usize,
-    bytes: usize,
-    cut: bool,
+    meter: RecordedBytes,
 }
 
 #[derive(Default)]
@@ -54,10 +56,22 @@ pub(crate) enum Asked {
 }
 
 impl Recorder {
+    /// Whether so many bytes more may be kept. When not, what was kept goes at once; the lines stay, which are few.
     fn room(&mut self, bytes: usize) -> bool {
-        self.bytes += bytes;
-        self.cut |= self.bytes > RECORDING_BYTES_MAX;
-        !self.cut
+        let room = self.meter.room(bytes);
+        if !room {
+            (self.exchanges, self.times, self.random) = (Vec::new(), Vec::new(), Vec::new());
+        }
+        room
+    }
+
+    /// Encodes what there is room for, counted first.
+    fn encode(&mut self, value: &impl Serialize, besides: usize) -> Option<Vec<u8>> {
+        let bytes = encoded_bytes(value, self.meter.left()).unwrap_or(usize::MAX);
+        if !self.room(bytes.saturating_add(besides)) {
+            return None;
+        }
+        postcard::to_extend(value, Vec::with_capacity(bytes)).ok()
     }
 }
 
@@ -83,10 +97,11 @@ fn trim<T>(items: &mut Vec<T>) {
 }
 
 impl Tape {
-    pub fn new(taping: &Taping) -> Self {
+    /// A fresh tape; what it records is counted by `meter`.
+    pub fn new(taping: &Taping, meter: &RecordedBytes) -> Self {
         match taping {
             Taping::Off => Self::Off,
-            Taping::On => Self::On(Box::default()),
+            Taping::On(_) => Self::On(Box::new(Recorder { meter: meter.clone(), ..Recorder::default() })),
             Taping::Play(session) => {
                 let mut tape = Self::Play(Box::default());
                 tape.play(session);
@@ -102,7 +117,16 @@ impl Tape {
             trim(&mut recorder.times);
             trim(&mut recorder.random);
             trim(&mut recorder.lines);
-            (recorder.line_bytes, recorder.bytes, recorder.cut) = (0, 0, false);
+            recorder.line_bytes = 0;
+            recorder.meter.reset();
+        }
+    }
+
+    /// Bytes that the recording may still keep, its other parts counted; none when it is cut.
+    pub fn left(&self) -> usize {
+        match self {
+            Self::On(recorder) if !recorder.meter.is_cut() => recorder.meter.left(),
+            _ => 0,
         }
     }
 
@@ -116,13 +140,15 @@ impl Tape {
         match self {
             Self::Off => None,
             Self::On(recorder) => {
-                let Recorder { exchanges, times, random, lines, cut, .. } = &**recorder;
-                let session = Session {
-                    exchanges: exchanges.clone(),
-                    times: times.clone(),
-                    random: random.clone(),
-                    cut: *cut,
-                    ..Session::default()
+                let Recorder { exchanges, times, random, lines, meter, .. } = &**recorder;
+                let session = match meter.is_cut() {
+                    true => Session::cut_off(),
+                    false => Session {
+                        exchanges: exchanges.clone(),
+                        times: times.clone(),
+                        random: random.clone(),
+                        ..Session::default()
+                    },
                 };
                 Some(Captured { session, lines: lines.clone(), ..Captured::default() })
             }
@@ -139,7 +165,7 @@ impl Tape {
             Self::Off => live(),
             Self::On(recorder) => {
                 let time = live();
-                if recorder.room(size_of::<u64>()) {
+                if recorder.room(2 * size_of::<u64>()) {
                     recorder.times.push(time);
                 }
                 time
@@ -163,7 +189,7 @@ impl Tape {
             Self::Off => live(),
             Self::On(recorder) => {
                 let bytes = live();
-                if recorder.room(bytes.len()) {
+                if recorder.room(bytes.len() + ENTRY_BYTES) {
                     recorder.random.push(bytes.clone());
                 }
                 bytes
@@ -196,10 +222,9 @@ impl Tape {
         match self {
             Self::Off => Asked::Live,
             Self::On(recorder) => {
-                let request = postcard::to_stdvec(arguments).unwrap_or_default();
-                if !recorder.room(request.len() + call.len()) {
+                let Some(request) = recorder.encode(arguments, call.len() + 2 * ENTRY_BYTES) else {
                     return Asked::Live;
-                }
+                };
                 recorder.exchanges.push(Exchange { call: call.to_owned(), request, answer: None });
                 Asked::Noted(recorder.exchanges.len() - 1)
             }
@@ -222,8 +247,7 @@ impl Tape {
 
     fn answered(&mut self, index: usize, result: &impl Serialize) {
         let Self::On(recorder) = self else { return };
-        let answer = postcard::to_stdvec(result).unwrap_or_default();
-        if recorder.room(answer.len())
+        if let Some(answer) = recorder.encode(result, ENTRY_BYTES)
             && let Some(exchange) = recorder.exchanges.get_mut(index)
         {
             exchange.answer = Some(answer);
@@ -262,10 +286,15 @@ impl HostState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recording::RECORDING_BYTES_MAX;
+
+    fn taping() -> Tape {
+        Tape::new(&Taping::On(Default::default()), &RecordedBytes::default())
+    }
 
     #[test]
     fn what_was_recorded_is_played_in_order_and_what_is_missing_is_told() {
-        let mut tape = Tape::new(&Taping::On);
+        let mut tape = taping();
         assert_eq!([tape.time(|| 5), tape.time(|| 7)], [5, 7]);
         assert_eq!(tape.random(2, || vec![1, 2]), [1, 2]);
         for answer in ["one", "two"] {
@@ -278,7 +307,7 @@ mod tests {
         tape.begin();
         assert_eq!(tape.capture().unwrap().session, Session::default());
 
-        let mut played = Tape::new(&Taping::Play(session.into()));
+        let mut played = Tape::new(&Taping::Play(session.into()), &RecordedBytes::default());
         assert_eq!([played.time(|| 0), played.time(|| 0), played.time(|| 0)], [5, 7, 7]);
         assert_eq!(played.random(2, Vec::new), [1, 2]);
         for answer in ["one", "two"] {
@@ -293,12 +322,31 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_that_grows_too_large_is_cut_and_says_so() {
-        let mut tape = Tape::new(&Taping::On);
-        tape.random(RECORDING_BYTES_MAX, || vec![0; RECORDING_BYTES_MAX]);
+    fn a_recording_that_grows_too_large_is_cut_says_so_and_keeps_nothing() {
+        let mut tape = taping();
+        let bytes = RECORDING_BYTES_MAX - ENTRY_BYTES;
+        tape.random(bytes, || vec![0; bytes]);
         assert!(!tape.capture().unwrap().session.cut);
+        tape.line("info", "kept".into());
         tape.time(|| 1);
-        let session = tape.capture().unwrap().session;
-        assert!(session.cut && session.times.is_empty());
+        let captured = tape.capture().unwrap();
+        assert_eq!(captured.session, Session::cut_off());
+        assert_eq!(captured.lines.len(), 1);
+        let Tape::On(recorder) = &tape else { panic!() };
+        assert_eq!(recorder.random.capacity(), 0, "freed when it was cut, not when the event ends");
+        tape.begin();
+        assert_eq!(tape.left(), RECORDING_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_request_and_an_answer_past_the_bound_are_refused_before_they_are_encoded() {
+        let mut tape = taping();
+        let large = "x".repeat(RECORDING_BYTES_MAX);
+        assert!(matches!(tape.ask("chain.request", &(1u64, "m", &large)), Asked::Live));
+        assert_eq!(tape.left(), 0);
+        tape.begin();
+        let Asked::Noted(index) = tape.ask("chain.request", &(1u64, "m")) else { panic!() };
+        tape.answered(index, &Ok::<_, HostError>(large));
+        assert_eq!(tape.capture().unwrap().session, Session::cut_off());
     }
 }

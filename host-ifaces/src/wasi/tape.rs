@@ -13,7 +13,7 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock};
 use crate::{
     clock::Clock,
     limits::Meter,
-    recording::{LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, RECORDING_BYTES_MAX, Taping},
+    recording::{LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, RecordedBytes, Taping},
 };
 
 /// What WASI answered.
@@ -25,12 +25,6 @@ pub struct WasiAnswers {
     pub wall_ms: Vec<u64>,
     pub monotonic_ns: Vec<u64>,
     pub random: Vec<u8>,
-}
-
-impl WasiAnswers {
-    fn bytes(&self) -> usize {
-        (self.wall_ms.len() + self.monotonic_ns.len()) * size_of::<u64>() + self.random.len()
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +41,8 @@ struct State {
     played: (usize, usize, usize),
     lines: Vec<LogLine>,
     line_bytes: usize,
-    cut: bool,
+    /// Counts the answers, with the other parts of the recording.
+    meter: RecordedBytes,
     missing: Vec<String>,
 }
 
@@ -55,14 +50,15 @@ struct State {
 pub(crate) struct WasiTape(Arc<Mutex<State>>);
 
 impl WasiTape {
-    pub fn new(taping: &Taping) -> Self {
+    pub fn new(taping: &Taping, meter: &RecordedBytes) -> Self {
         let (mode, answers) = match taping {
             Taping::Off => (Mode::Off, WasiAnswers { seed: rand::random(), ..WasiAnswers::default() }),
-            Taping::On => (Mode::On, WasiAnswers { seed: rand::random(), ..WasiAnswers::default() }),
+            Taping::On(_) => (Mode::On, WasiAnswers { seed: rand::random(), ..WasiAnswers::default() }),
             Taping::Play(session) => (Mode::Play, session.wasi.clone()),
         };
-        let (played, lines, line_bytes, cut, missing) = ((0, 0, 0), Vec::new(), 0, false, Vec::new());
-        Self(Arc::new(Mutex::new(State { mode, answers, played, lines, line_bytes, cut, missing })))
+        let (played, lines, line_bytes, missing) = ((0, 0, 0), Vec::new(), 0, Vec::new());
+        let meter = meter.clone();
+        Self(Arc::new(Mutex::new(State { mode, answers, played, lines, line_bytes, meter, missing })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,7 +75,7 @@ impl WasiTape {
         if state.mode == Mode::On {
             state.answers = WasiAnswers { seed: state.answers.seed, ..WasiAnswers::default() };
             state.lines = Vec::new();
-            (state.line_bytes, state.cut) = (0, false);
+            state.line_bytes = 0;
         }
     }
 
@@ -95,10 +91,6 @@ impl WasiTape {
     pub fn capture(&self) -> (WasiAnswers, Vec<LogLine>) {
         let state = self.state();
         (state.answers.clone(), state.lines.clone())
-    }
-
-    pub fn is_cut(&self) -> bool {
-        self.state().cut
     }
 
     pub fn missing(&self) -> Vec<String> {
@@ -132,8 +124,17 @@ enum Which {
 }
 
 impl State {
+    /// Whether so many bytes more may be kept. When not, what was kept goes at once.
+    fn room(&mut self, bytes: usize) -> bool {
+        let room = self.mode == Mode::On && self.meter.room(bytes);
+        if self.mode == Mode::On && !room {
+            self.answers = WasiAnswers { seed: self.answers.seed, ..WasiAnswers::default() };
+        }
+        room
+    }
+
     fn time(&mut self, which: Which, live: u64) -> u64 {
-        let full = self.answers.bytes() > RECORDING_BYTES_MAX;
+        let room = self.room(2 * size_of::<u64>());
         let (times, played) = match which {
             Which::Wall => (&mut self.answers.wall_ms, &mut self.played.0),
             Which::Monotonic => (&mut self.answers.monotonic_ns, &mut self.played.1),
@@ -141,10 +142,9 @@ impl State {
         match self.mode {
             Mode::Off => live,
             Mode::On => {
-                if !full {
+                if room {
                     times.push(live);
                 }
-                self.cut |= full;
                 live
             }
             Mode::Play => match times.get(*played) {
@@ -166,8 +166,7 @@ impl State {
             Mode::Off => rand::rng().fill_bytes(bytes),
             Mode::On => {
                 rand::rng().fill_bytes(bytes);
-                self.cut |= self.answers.bytes() + bytes.len() > RECORDING_BYTES_MAX;
-                if !self.cut {
+                if self.room(2 * bytes.len()) {
                     self.answers.random.extend_from_slice(bytes);
                 }
             }

@@ -7,11 +7,11 @@ use std::sync::{Arc, atomic::Ordering};
 
 use nexum_host_ifaces::{
     event::{Delivery, EventId},
-    store::{DeadLetter, ModuleHealth, Standing, StoreError, StoreMsg, UnitKind},
+    store::{DEAD_LETTERS_BYTES_MAX, DeadLetter, ModuleHealth, ModuleInfo, Standing, StoreError, StoreMsg, UnitKind},
     types::Event,
 };
 
-use super::{Args, Exit, Running, STORE_DEADLINE, State};
+use super::{Args, Exit, Running, STORE_DEADLINE, State, recording};
 use crate::{
     admin::{AdminError, AdminReply},
     begun::What,
@@ -89,21 +89,14 @@ impl Running {
 
     /// The end of a module that may not set another event aside.
     async fn full(&mut self, args: &Args) -> Result<Option<Exit>, Exit> {
-        let max = self.host.limits.max_dead_letters;
-        // Letters that the operator dropped are not seen here, so the store has the last word.
-        if args.status.dead_letters.load(Ordering::Relaxed) < max {
-            return Ok(None);
-        }
+        // Letters that the operator dropped are not seen here, so the store has the word.
         let name = args.name().to_string();
         let info = args.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Inspect { name, reply }).await??;
         args.status.dead_letters.store(info.dead_letters, Ordering::Relaxed);
-        if info.dead_letters < max {
-            return Ok(None);
-        }
+        let Some(full) = full(&info, self.host.limits.max_dead_letters) else { return Ok(None) };
         let reason = format!(
-            "dead letters full {0}/{max}: the next event that it cannot handle would be lost; `nexumctl dlq` retries or \
-             drops them",
-            info.dead_letters
+            "dead letters full {full}: the next event that it cannot handle would be lost; `nexumctl dlq` retries or \
+             drops them"
         );
         tracing::error!(module = %args.name(), "dead: {reason}");
         let standing = Standing::Dead { reason: reason.clone() };
@@ -117,7 +110,8 @@ impl Running {
         let id = EventId::Retry { seq: letter.seq };
         let event = Arc::new(letter.event.clone());
         self.metrics.kind("retry").dispatched.inc();
-        let failure = match self.instance.handle_again(&id, &letter.id, &event).await {
+        let handled = self.instance.handle_again(&id, &letter.id, &event).await;
+        let failure = match self.within_journal(handled) {
             Ok(fuel) => {
                 let recording = self.handled(args, (&id, &event), fuel);
                 let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
@@ -129,7 +123,7 @@ impl Running {
                 self.metrics.kind("retry").processed.inc();
                 return Ok(None);
             }
-            Err(failure) => failure,
+            Err(failure) => recording::clip(&failure),
         };
         if let Some(reason) = self.instance.host().poisoned() {
             return Err(Exit::Environment(reason.to_owned()));
@@ -171,6 +165,16 @@ impl Running {
     }
 }
 
+/// Which bound a module's dead letters have reached.
+fn full(info: &ModuleInfo, max: u64) -> Option<String> {
+    const MIB: u64 = 1 << 20;
+    if info.dead_letters >= max {
+        return Some(format!("{}/{max}", info.dead_letters));
+    }
+    let bytes = info.dead_letter_bytes;
+    (bytes >= DEAD_LETTERS_BYTES_MAX).then(|| format!("{}/{} MiB", bytes / MIB, DEAD_LETTERS_BYTES_MAX / MIB))
+}
+
 async fn letter(args: &Args, seq: u64) -> Result<DeadLetter, AdminError> {
     let name = args.name().to_string();
     let unavailable = |error: String| AdminError::Unavailable(error);
@@ -179,4 +183,35 @@ async fn letter(args: &Args, seq: u64) -> Result<DeadLetter, AdminError> {
     let mut letters = letters.map_err(|error| unavailable(error.to_string()))?.into_iter();
     let unknown = || AdminError::UnknownDeadLetter { module: args.name().to_string(), seq };
     letters.find(|letter| letter.seq == seq).ok_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use nexum_host_ifaces::store::{ModuleId, ModuleRecord};
+
+    use super::*;
+
+    #[test]
+    fn dead_letters_are_full_by_their_number_or_by_their_bytes() {
+        let of = |dead_letters, dead_letter_bytes| {
+            let (record, health) = (ModuleRecord::default(), ModuleHealth::default());
+            let name = "m".to_owned();
+            full(
+                &ModuleInfo {
+                    name,
+                    id: ModuleId(1),
+                    record,
+                    health,
+                    dead_letters,
+                    dead_letter_bytes,
+                    replay: 0,
+                    reorgs: 0,
+                },
+                3,
+            )
+        };
+        assert_eq!(of(2, DEAD_LETTERS_BYTES_MAX - 1), None);
+        assert_eq!(of(3, 0).as_deref(), Some("3/3"));
+        assert_eq!(of(1, DEAD_LETTERS_BYTES_MAX).as_deref(), Some("256/256 MiB"));
+    }
 }

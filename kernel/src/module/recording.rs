@@ -7,7 +7,9 @@ use nexum_host_ifaces::{
     event::EventId,
     grants::{Capability, Grant},
     host::HostArgs,
-    recording::{Crash, CrashBrief, Record, Recording, Setting, Taping},
+    recording::{
+        Crash, CrashBrief, Fault, Pool, RECORDING_BYTES_MAX, Record, Recording, Setting, Taping, encoded_bytes,
+    },
     store::{ModuleHealth, ModuleId, StoreMsg},
     types::Event,
 };
@@ -19,26 +21,56 @@ use crate::{
     metrics::ModuleMetrics,
 };
 
+/// What is kept of an error and of a backtrace, each: more than anybody reads. A guest may answer with all of its memory.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
 /// What is kept of a failure: the newest of each event, those of versions that an upgrade tried among them.
-pub(super) fn keep(shared: &Shared, module: ModuleId, recording: &Recording, failure: &Failure) {
+pub(super) fn keep(shared: &Shared, module: ModuleId, recording: Recording, failure: &Failure) {
+    let name = recording.setting.module.clone();
+    match crash(&shared.recordings, recording, failure) {
+        Ok(crash) => {
+            let crash = Box::new(crash);
+            // A store that is away now costs the recording; the failure itself is counted by the supervisor.
+            let _ = shared.store.cast(StoreMsg::PutCrash { module, crash });
+        }
+        Err(error) => tracing::warn!(module = %name, "the crash is not kept: {error}"),
+    }
+}
+
+/// The crash with its recording encoded, which is cut when it is too large or when crashes that wait for the store hold
+/// all the memory that there is for them.
+fn crash(pool: &Arc<Pool>, mut recording: Recording, failure: &Failure) -> Result<Crash, String> {
+    let Failure { message: error, backtrace, fuel } = clip(failure);
+    recording.outcome.failure = Some(Fault { message: error.clone(), backtrace });
+    let mut recording = recording.bounded();
+    let mut encoded = recording.encode()?;
+    let charge = pool.take(encoded.len());
+    if charge.is_none() {
+        recording.cut();
+        recording.outcome.lines = Vec::new();
+        encoded = recording.encode()?;
+    }
     let brief = CrashBrief {
         number: 0,
         at_ms: recording.at_ms,
         event: recording.event_id().to_string(),
         component: recording.setting.component,
-        error: failure.message.clone(),
-        fuel: failure.fuel,
+        error,
+        fuel,
         handled_before: recording.handled_before,
         whole: recording.is_whole(),
         bytes: 0,
     };
-    match recording.encode() {
-        Ok(recording) => {
-            let crash = Box::new(Crash { brief, recording });
-            // A store that is away now costs the recording; the failure itself is counted by the supervisor.
-            let _ = shared.store.cast(StoreMsg::PutCrash { module, crash });
-        }
-        Err(error) => tracing::warn!(module = %recording.setting.module, "the crash is not kept: {error}"),
+    Ok(Crash { brief, recording: encoded, charge })
+}
+
+/// As much of a failure as is kept of it, here and wherever else it goes.
+pub(super) fn clip(failure: &Failure) -> Failure {
+    let clipped = |text: &str| text[..text.floor_char_boundary(ERROR_BYTES_MAX)].to_owned();
+    Failure {
+        message: clipped(&failure.message),
+        backtrace: failure.backtrace.as_deref().map(clipped),
+        fuel: failure.fuel,
     }
 }
 
@@ -47,7 +79,7 @@ impl Args {
     pub(super) fn not_started(&self, host: &HostArgs, health: ModuleHealth, failed: NotStarted) -> Exit {
         let failure = failed.failure.clone();
         if let Some(recording) = failed.recording(|| self.plan.setting()) {
-            keep(&self.shared, host.id, &recording, &failure);
+            keep(&self.shared, host.id, recording, &failure);
         }
         let mut metrics = ModuleMetrics::new(&self.shared.metrics, self.name());
         let init = metrics.kind("init");
@@ -76,9 +108,9 @@ impl Plan {
         }
     }
 
-    /// Whether its instances record.
-    pub(super) fn taping(&self) -> Taping {
-        if self.record == Record::None { Taping::Off } else { Taping::On }
+    /// Whether its instances record, and then with memory of which pool.
+    pub(super) fn taping(&self, pool: &Arc<Pool>) -> Taping {
+        if self.record == Record::None { Taping::Off } else { Taping::On(pool.clone()) }
     }
 }
 
@@ -101,9 +133,26 @@ impl Running {
         if self.instance.host().poisoned().is_some() {
             return;
         }
+        let failure = clip(failure);
+        let Some(recording) = self.recorded(args, event, failure.fuel, Some(&failure)) else { return };
+        keep(&args.shared, self.host.id, recording, &failure);
+    }
+
+    /// The recording of the call that just ended. An event that is larger than a recording may be is not copied for it.
+    fn recorded(
+        &self,
+        args: &Args,
+        event: Option<(&EventId, &Arc<Event>)>,
+        fuel: u64,
+        failure: Option<&Failure>,
+    ) -> Option<Recording> {
         let setting = || args.plan.setting();
-        let Some(recording) = self.instance.recording(setting, event, failure.fuel, Some(failure)) else { return };
-        keep(&args.shared, self.host.id, &recording, failure);
+        let large = event.filter(|(_, event)| encoded_bytes(&***event, RECORDING_BYTES_MAX).is_none());
+        let Some((id, _)) = large else { return self.instance.recording(setting, event, fuel, failure) };
+        let nothing = Arc::new(Event::Logs(Vec::new()));
+        let mut recording = self.instance.recording(setting, Some((id, &nothing)), fuel, failure)?;
+        recording.cut();
+        Some(recording)
     }
 
     /// The recording of the event that was just handled, when every event is recorded.
@@ -111,10 +160,56 @@ impl Running {
         if args.plan.record != Record::All {
             return None;
         }
-        let recording = self.instance.recording(|| args.plan.setting(), Some(event), fuel, None)?;
-        recording
+        let recording = self.recorded(args, Some(event), fuel, None)?.bounded();
+        let encoded = recording
             .encode()
             .inspect_err(|error| tracing::warn!(module = %args.name(), "an event is not recorded: {error}"))
-            .ok()
+            .ok()?;
+        self.instance.host().sent_with(&encoded);
+        Some(encoded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nexum_host_ifaces::recording::{LogLine, Outcome, Session};
+
+    use super::*;
+
+    fn recording() -> Recording {
+        let lines = vec![LogLine { level: "info".into(), text: "a line".into() }];
+        Recording {
+            setting: Setting::default(),
+            at_ms: 1,
+            after_seq: 2,
+            handled_before: 3,
+            init: Session::default(),
+            init_state_bytes: 4,
+            event: None,
+            outcome: Outcome { lines, ..Outcome::default() },
+        }
+    }
+
+    fn failure(message: &str) -> Failure {
+        Failure { message: message.into(), backtrace: None, fuel: 5 }
+    }
+
+    #[test]
+    fn a_crash_holds_its_memory_until_the_store_has_it_and_without_memory_it_is_cut() {
+        let pool = Arc::new(Pool::new(recording().encode().unwrap().len() + 100));
+        let first = crash(&pool, recording(), &failure("trap")).unwrap();
+        assert!(first.brief.whole && first.charge.is_some());
+        let second = crash(&pool, recording(), &failure("trap")).unwrap();
+        assert!(!second.brief.whole && second.charge.is_none());
+        let kept = Recording::decode(&second.recording).unwrap();
+        assert!(kept.outcome.lines.is_empty() && kept.outcome.failure.unwrap().message == "trap");
+        drop(first);
+        assert!(crash(&pool, recording(), &failure("trap")).unwrap().brief.whole);
+    }
+
+    #[test]
+    fn an_error_as_large_as_the_guests_memory_is_not_kept_whole() {
+        let crash = crash(&Arc::default(), recording(), &failure(&"\u{e9}".repeat(1 << 20))).unwrap();
+        assert!(crash.brief.error.len() <= ERROR_BYTES_MAX && crash.recording.len() < 2 * ERROR_BYTES_MAX);
     }
 }

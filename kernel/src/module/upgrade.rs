@@ -32,7 +32,7 @@ pub(super) fn host_args(shared: &Shared, plan: &Plan, id: ModuleId) -> HostArgs 
         view: shared.view.clone(),
         grants: plan.grants.clone(),
         chains: plan.chains.clone(),
-        taping: plan.taping(),
+        taping: plan.taping(&shared.recordings),
         egress: shared.egress.clone(),
         quota: plan.quota.clone(),
     }
@@ -67,7 +67,7 @@ impl State {
             Err(failed) => {
                 let failure = failed.failure.clone();
                 if let Some(recording) = failed.recording(|| plan.setting()) {
-                    recording::keep(&self.args.shared, host.id, &recording, &failure);
+                    recording::keep(&self.args.shared, host.id, recording, &failure);
                 }
                 return Ok(Err(failure));
             }
@@ -79,7 +79,7 @@ impl State {
                 let kept = instance.recording(|| plan.setting(), None, failure.fuel, Some(&failure));
                 // What failed around the version is no crash of it.
                 if let Some(kept) = kept.filter(|_| instance.host().poisoned().is_none()) {
-                    recording::keep(&self.args.shared, host.id, &kept, &failure);
+                    recording::keep(&self.args.shared, host.id, kept, &failure);
                 }
                 return Ok(Err(failure));
             }

@@ -83,6 +83,9 @@ pub enum Line {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalList {
     pub oldest: u64,
+    /// Of all that is kept, with what undoes it and its recordings.
+    #[serde(default)]
+    pub bytes: u64,
     pub newest: u64,
     pub digest: Hash,
     pub rewinds: u64,
@@ -98,6 +101,7 @@ impl From<JournalPage> for JournalList {
         let next = page.entries.last().map(|entry| entry.seq + 1).filter(|next| *next <= page.newest);
         Self {
             oldest: page.oldest,
+            bytes: page.bytes,
             newest: page.newest,
             digest: page.digest,
             rewinds: page.rewinds,

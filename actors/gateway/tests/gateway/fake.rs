@@ -275,6 +275,7 @@ fn info(name: String) -> ModuleInfo {
         record,
         health: ModuleHealth { standing, ..Default::default() },
         dead_letters: 1,
+        dead_letter_bytes: 100,
         replay: 0,
         reorgs: 0,
     }

@@ -13,7 +13,8 @@ use crate::{
 };
 
 /// Writes that fail in a row before the committer gives up: RocksDB takes nothing more after an error of the disk until
-/// it is opened again, which is for whoever supervises the actor, and in the end for whoever starts the process.
+/// it is opened again, which is for whoever supervises the actor, and in the end for whoever starts the process. A disk
+/// that is full is another matter (`disk`): who writes is told, and may try again.
 const FAILED_MAX: u32 = 3;
 
 impl Shared {
@@ -40,11 +41,15 @@ impl Shared {
                 // A group that only answers says nothing about the disk.
                 if touches_disk {
                     self.store.failing.store(0, Ordering::Relaxed);
+                    self.store.freed_ns.store(0, Ordering::Relaxed);
                 }
                 true
             }
             Err(error) => {
-                let failed = self.store.failing.fetch_add(1, Ordering::Relaxed) + 1;
+                let failed = match self.store.waits_for_space(&error) {
+                    true => 0,
+                    false => self.store.failing.fetch_add(1, Ordering::Relaxed) + 1,
+                };
                 tracing::error!(%error, units, "a group of event units could not be written");
                 let behind = {
                     let mut queue = lock(&self.queue);
@@ -100,7 +105,7 @@ impl Shared {
         for (id, change) in letters {
             if let Some(known) = index.modules.get_mut(&id) {
                 match change {
-                    LetterChange::Added(seq) => known.letters.insert(seq),
+                    LetterChange::Put { seq, bytes } => known.letters.insert(seq, bytes),
                     LetterChange::Removed(seq) => known.letters.remove(&seq),
                 };
                 self.store.show_letters(known);

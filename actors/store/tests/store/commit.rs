@@ -253,6 +253,12 @@ async fn metrics_count_groups_and_dead_letters() {
     assert!(text.contains("nexum_dead_letters{module=\"a\"} 1"), "{text}");
     assert!(text.contains("nexum_commit_batch_size_sum 2"), "{text}");
     assert!(text.contains("nexum_commit_duration_seconds_count 3"), "{text}");
+    let bytes = harness.store.inspect("a").unwrap().dead_letter_bytes;
+    assert!(bytes > 0);
+    harness.close().await;
+    let harness = Harness::open(directory.path()).await;
+    assert_eq!(harness.store.inspect("a").unwrap().dead_letter_bytes, bytes, "counted again from the disk");
+    harness.close().await;
 }
 
 /// Refuses every write of event units, or none.
@@ -305,5 +311,46 @@ async fn a_disk_that_takes_nothing_ends_the_actor_though_answers_that_need_no_wr
     let mut module = harness.module("a").await;
     assert_eq!(module.info.record.seq, 2, "what was acknowledged before");
     harness.handle(&mut module, vec![]).await;
+    harness.close().await;
+}
+
+/// A disk without space, until there is some.
+#[derive(Default)]
+struct Filled(AtomicBool);
+
+impl Disk for Filled {
+    fn latency(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn before(&self, _: Written) -> Result<(), String> {
+        if self.0.load(Ordering::Relaxed) { Err("IO error: No space left on device: k".into()) } else { Ok(()) }
+    }
+
+    fn after(&self, _: Written) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> u64 {
+        if self.0.load(Ordering::Relaxed) { 0 } else { 1 << 40 }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_every_write_but_ends_nobody_and_what_follows_is_written_when_there_is_space() {
+    let directory = directory();
+    let disk = Arc::new(Filled::default());
+    let options = Options { disk: Some(disk.clone()), ..options() };
+    let harness = Harness::open_with(directory.path(), &options).await;
+    let mut module = harness.module("a").await;
+    harness.handle(&mut module, vec![put("k", "v", None)]).await;
+    disk.0.store(true, Ordering::Relaxed);
+    for _ in 0..10 {
+        let error = harness.commit(module.unit(vec![])).await.unwrap_err();
+        assert!(matches!(&error, StoreError::DiskFull(said) if said.contains("No space left")), "{error}");
+    }
+    disk.0.store(false, Ordering::Relaxed);
+    harness.handle(&mut module, vec![]).await;
+    assert_eq!(harness.store.inspect("a").unwrap().record.seq, 2);
     harness.close().await;
 }

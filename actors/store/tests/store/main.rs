@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod harness;
 mod headers;
+mod journal_bytes;
 mod outbox;
 mod paging;
 mod power;

@@ -30,7 +30,7 @@ fn crash(at_ms: u64) -> Box<Crash> {
         whole: true,
         bytes: 0,
     };
-    Box::new(Crash { brief, recording: vec![at_ms as u8; 3] })
+    Box::new(Crash { brief, recording: vec![at_ms as u8; 3], charge: None })
 }
 
 async fn keep(harness: &Harness, module: &Module, at_ms: u64) {
