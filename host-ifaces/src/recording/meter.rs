@@ -91,7 +91,12 @@ impl RecordedBytes {
     }
 
     fn new(pool: &Arc<Pool>) -> Self {
-        Self(Arc::new(Metered { pool: pool.clone(), ..Metered::default() }))
+        Self(Arc::new(Metered {
+            bytes: AtomicUsize::new(0),
+            charged: AtomicUsize::new(0),
+            cut: AtomicBool::new(false),
+            pool: pool.clone(),
+        }))
     }
 
     /// Whether so many bytes more may be kept, which are counted then. When not, the recording is cut.
