@@ -21,7 +21,7 @@ use crate::{
     client::{Client, part},
     config,
     exit::Failure,
-    render::{self, print, print_json},
+    render::{self, foreign::shown, print, print_as_is, print_json},
     wire,
 };
 
@@ -52,7 +52,7 @@ pub fn common(command: Common, output: Output, program: &str) -> Result<(), Fail
             let mut command = if program == "nexum" { args::Nexum::command() } else { args::Nexumctl::command() };
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command, program, &mut script);
-            print(&String::from_utf8_lossy(&script))
+            print_as_is(&script)
         }
     }
 }
@@ -78,7 +78,7 @@ async fn health(output: &Output) -> Result<(), Failure> {
 fn done(output: &Output, module: &str, what: &str) -> Result<(), Failure> {
     match output.json {
         true => print_json(&json!({ "module": module, "done": what })),
-        false => print(&format!("{module}: {what}\n")),
+        false => print(&format!("{}: {}\n", shown(module), shown(what))),
     }
 }
 
@@ -130,7 +130,10 @@ async fn upgrade_module(client: &Client, upgrade: args::Upgrade, output: &Output
     let upgraded: Upgraded = client.post(&format!("/v1/modules/{}/upgrade", part(&name)), &request).await?;
     match output.json {
         true => print_json(&upgraded),
-        false => print(&format!("{name}: {} → {}, {}\n", upgraded.from, upgraded.to, upgraded.state)),
+        false => {
+            let [from, to, state] = [&upgraded.from, &upgraded.to, &upgraded.state].map(|text| shown(text));
+            print(&format!("{name}: {from} → {to}, {state}\n"))
+        }
     }
 }
 

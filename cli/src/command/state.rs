@@ -1,6 +1,10 @@
 //! `state`: what modules keep. All of it asks the engine but `restore`, which works where no engine runs.
 
-use std::{io::Write, path::Path, sync::Arc};
+use std::{
+    io::{self, IsTerminal},
+    path::Path,
+    sync::Arc,
+};
 
 use hyper::Method;
 use nexum_gateway::api::{Inspection, StateEntry, StatePage};
@@ -12,7 +16,7 @@ use crate::{
     args::{Output, State},
     client::{Client, part},
     exit::Failure,
-    render::{self, print, print_json},
+    render::{self, print, print_as_is, print_json},
     wire,
 };
 
@@ -63,9 +67,11 @@ async fn ask(command: State, output: &Output) -> Result<(), Failure> {
             let bytes = hex::decode(entry.value.trim_start_matches("0x"));
             let bytes =
                 bytes.map_err(|error| Failure::failed(format!("the engine's answer is not understood: {error}")))?;
-            let mut out = std::io::stdout().lock();
-            out.write_all(&bytes)?;
-            Ok(out.flush()?)
+            match io::stdout().is_terminal() {
+                // A value is a module's own: what a terminal would act on is shown.
+                true => print(&render::report::value(&bytes)),
+                false => print_as_is(&bytes),
+            }
         }
         State::Inspect { module } => {
             let found: Inspection = client.get(&format!("/v1/modules/{}/inspect", part(&module))).await?;
