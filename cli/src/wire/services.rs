@@ -36,15 +36,16 @@ use nexum_store::Store;
 use prometheus::Registry;
 use ractor::{ActorCell, ActorRef, Message, SpawnErr};
 
-use super::{journal_key, store_directory};
+use super::{journal_key, logging::Log, store_directory};
 use crate::config::{Ceiling, Chain, Config, Module};
 
 /// Starts an engine. Answers once its services are up; modules load in the background.
-pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandle, Port<AdminMsg>)> {
+pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, Port<AdminMsg>)> {
     let state_dir = &config.engine.state_dir;
     private_directory(state_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let registry = Registry::new();
+    registry.register(Box::new(log.dropped_total().clone())).context("metrics")?;
 
     let store = open_store(config, &clock, &registry)?;
     let histories = Arc::new(histories(config, &store)?);
@@ -64,7 +65,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
     }
     services.push(cron_service(ports.cron.clone(), clock.clone()));
     services.push(egress_service(config, ports.egress.clone(), clock.clone(), &registry)?);
-    services.push(gateway_service(config, &ports, &registry, logs)?);
+    services.push(gateway_service(config, &ports, &registry, log.tap.clone())?);
 
     let admin = ports.admin.clone();
     let args = KernelArgs {

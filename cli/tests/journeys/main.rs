@@ -14,6 +14,7 @@ mod golden_state;
 mod held_back;
 mod hostile;
 mod journal;
+mod operator;
 mod orders;
 mod outbox;
 mod prove_exactly_once;

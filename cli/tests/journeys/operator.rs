@@ -1,0 +1,63 @@
+//! What an operator sees and does, where a module, a pipe or another process is against it.
+
+use std::{fs, process::Stdio};
+
+use super::{
+    engine::{Engine, Setup, eventually},
+    hostile::QUICK,
+};
+
+const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
+
+/// An engine that logs text, as most people read it.
+fn with_text_log(setup: Setup) -> Engine {
+    let engine = setup.prepare();
+    let config = fs::read_to_string(&engine.config).unwrap();
+    fs::write(&engine.config, config.replace("log_format = \"json\"", "log_format = \"pretty\"")).unwrap();
+    engine
+}
+
+#[test]
+fn a_module_forges_no_line_and_sends_nothing_to_the_operators_terminal() {
+    let mode = "mode = \"x\\n2026-01-01T00:00:00Z  INFO nexum: FORGED \\u001b[2J\\u202e\"";
+    let setup = Setup::new().mock(31337, CHAIN).module("hostile", "evil", &[("mode = \"good\"", mode), QUICK]);
+    let mut engine = with_text_log(setup);
+    engine.launch();
+    let node = engine.module_until("evil", "DEAD", |node| node["state"] == "DEAD");
+    assert!(node["last_error"].as_str().unwrap().contains("FORGED \u{1b}[2J"), "the module said it: {node:#}");
+    let texts = [
+        ("the log", engine.log_text()),
+        ("tree", engine.ctl(&["tree"])),
+        ("state inspect", engine.ctl(&["state", "inspect", "evil"])),
+        ("logs", engine.ctl(&["logs"])),
+        ("logs --json", engine.ctl(&["logs", "--json"])),
+        ("tree --json", engine.ctl(&["tree", "--json"])),
+    ];
+    for (what, text) in texts {
+        assert!(text.contains("FORGED"), "{what}: {text}");
+        assert!(!text.contains(['\u{1b}', '\u{202e}']), "{what}: {text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("2026-01-01T00:00:00Z")), "{what}: {text}");
+    }
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_stops_neither_the_engine_nor_its_end() {
+    let bomb = ("mode = \"good\"", "mode = \"log-bomb\"\nrepeat = 600");
+    // Together their bursts are more than the pipe and the queue hold.
+    let names: Vec<String> = (0..12).map(|n| format!("chatty-{n}")).collect();
+    let setup = names.iter().fold(Setup::new().mock(31337, CHAIN), |setup, name| {
+        setup.module("hostile", name, &[bomb, QUICK, ("event_deadline = \"2s\"", "event_deadline = \"60s\"")])
+    });
+    let mut engine = setup.prepare();
+    // The end that would be read stays open in this process.
+    engine.launch_with(|command| _ = command.stderr(Stdio::piped()));
+    eventually("lines are dropped", || match engine.metric("nexum_stderr_lines_dropped_total", &[]) > 0.0 {
+        true => Ok(()),
+        false => Err("none".to_owned()),
+    });
+    let processed = engine.module("chatty-0")["events_processed"].as_u64();
+    engine.module_until("chatty-0", "goes on", |node| node["events_processed"].as_u64() > processed.map(|n| n + 3));
+    let live = engine.get("health_listen", "/live");
+    assert!(live.starts_with("HTTP/1.1 200"), "{live}");
+    assert!(engine.terminate().success());
+}
