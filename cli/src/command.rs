@@ -149,14 +149,12 @@ async fn resync_module(client: &Client, resync: args::Resync, output: &Output) -
 
 async fn load_module(client: &Client, load: args::Load, output: &Output) -> Result<(), Failure> {
     let source = absolute(&load.bundle)?;
-    let spec = ModuleSpec {
-        source,
-        denied: load.deny,
-        ceiling: None,
-        config: load.set.into_iter().collect(),
-        extra_methods: load.extra_method,
-        record: None,
-    };
+    // The engine may see what this command does not; what cannot be read says nothing of types.
+    let manifest = if source.is_file() { source.clone() } else { source.join("nexum.toml") };
+    let manifest = std::fs::read_to_string(manifest).ok();
+    let config = load.values(manifest.as_deref());
+    let spec =
+        ModuleSpec { source, denied: load.deny, ceiling: None, config, extra_methods: load.extra_method, record: None };
     let loaded: nexum_gateway::api::Loaded = client.post("/v1/modules", &spec).await?;
     done(output, &loaded.name, "loaded")
 }

@@ -116,13 +116,19 @@ impl Chain {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
     pub url: String,
     /// Smaller is preferred.
     #[serde(default)]
     pub priority: u32,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (priority {})", super::show::masked_url(&self.url), self.priority)
+    }
 }
 
 /// How a chain's endpoints are used; absent values are the chain actor's defaults.
@@ -156,7 +162,7 @@ impl Rpc {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Module {
     /// A bundle directory.
@@ -173,6 +179,14 @@ pub struct Module {
     pub limits: Ceiling,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, toml::Value>,
+}
+
+impl fmt::Debug for Module {
+    /// Without the values of its configuration, of which some may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<_> = self.config.keys().collect();
+        f.debug_struct("Module").field("source", &self.source).field("config", &keys).finish_non_exhaustive()
+    }
 }
 
 impl Module {
