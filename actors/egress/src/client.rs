@@ -24,15 +24,32 @@ fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
     HostError::new("http", kind, message)
 }
 
-/// The one client. Proxies of the environment are not used: where a module may go is the manifest's to say.
-pub(crate) fn build() -> Result<Client, reqwest::Error> {
-    Client::builder()
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        // A module gets the bytes that it asked for, and says itself what it accepts.
-        .no_gzip()
-        .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
-        .build()
+/// The one client, and why it cannot speak https, if it cannot: without a store of certificates there is no TLS, which
+/// nobody needs for http. Proxies of the environment are not used: where a module may go is the manifest's to say.
+pub(crate) fn build() -> Result<(Client, Option<String>), reqwest::Error> {
+    let builder = || {
+        Client::builder()
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            // A module gets the bytes that it asked for, and says itself what it accepts.
+            .no_gzip()
+            .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
+    };
+    match builder().build() {
+        Ok(client) => Ok((client, None)),
+        Err(failed) => Ok((builder().tls_certs_only([]).build()?, Some(innermost(&failed)))),
+    }
+}
+
+/// What is at the bottom of an error.
+fn innermost(failed: &reqwest::Error) -> String {
+    let mut cause = failed.to_string();
+    let mut inner = failed.source();
+    while let Some(error) = inner {
+        cause = error.to_string();
+        inner = error.source();
+    }
+    cause
 }
 
 /// Carries out a request within its deadline. Of an effect any status is an answer once it has come, with as much of the
@@ -159,12 +176,7 @@ async fn read(mut answer: reqwest::Response, limit: usize, heard: &mut Option<Re
 fn failure(failed: reqwest::Error, url: &Url) -> HostError {
     let place = url.origin().ascii_serialization();
     let failed = failed.without_url();
-    let mut cause = failed.to_string();
-    let mut inner = failed.source();
-    while let Some(error) = inner {
-        cause = error.to_string();
-        inner = error.source();
-    }
+    let cause = innermost(&failed);
     let kind = match () {
         () if failed.is_timeout() => HostErrorKind::Timeout,
         () if failed.is_builder() => HostErrorKind::InvalidInput,

@@ -3,8 +3,9 @@
 use std::{fs, process::Stdio};
 
 use super::{
-    engine::{Engine, Setup, eventually},
+    engine::{Engine, Setup, eventually, free_port},
     hostile::QUICK,
+    outbox::sender,
 };
 
 const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
@@ -59,5 +60,26 @@ fn a_stderr_that_nobody_reads_stops_neither_the_engine_nor_its_end() {
     engine.module_until("chatty-0", "goes on", |node| node["events_processed"].as_u64() > processed.map(|n| n + 3));
     let live = engine.get("health_listen", "/live");
     assert!(live.starts_with("HTTP/1.1 200"), "{live}");
+    assert!(engine.terminate().success());
+}
+
+#[test]
+fn without_a_store_of_certificates_only_what_needs_tls_fails_and_says_why() {
+    let port = free_port();
+    let url = format!("https://127.0.0.1:{port}");
+    let setup = sender(Setup::new().mock(31337, CHAIN), &url, "fetch", &[]).chain(1, std::slice::from_ref(&url));
+    let mut engine = setup.prepare();
+    let missing = engine.dir.path().join("no-certificates");
+    engine.launch_with(|command| _ = command.env("SSL_CERT_FILE", &missing).env("SSL_CERT_DIR", &missing));
+    engine.module_until("sender", "runs", |node| node["state"] == "RUN");
+    let seen = eventually("the module fetched", || {
+        engine.state("sender", "f/").into_iter().next().map(|(_, value)| value).ok_or_else(|| engine.log_text())
+    });
+    let seen = seen.as_str().unwrap();
+    assert!(seen.starts_with("Unavailable: http: the engine cannot set up TLS: "), "{seen}");
+    assert!(engine.log_text().contains("requests over https fail"), "{}", engine.log_text());
+    // What needs no TLS goes on, and the chain that does waits for it.
+    engine.module_until("sender", "handles blocks", |node| node["events_processed"].as_u64() > Some(5));
+    assert!(engine.ctl(&["tree"]).contains("0/1 endpoints"), "{}", engine.ctl(&["tree"]));
     assert!(engine.terminate().success());
 }
