@@ -4,6 +4,7 @@
 //! decision about modules is the kernel's.
 
 pub(crate) mod journal_key;
+pub(crate) mod lock;
 mod logging;
 pub(crate) mod mock_state;
 mod modules;
@@ -116,6 +117,9 @@ pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     let Effective { config, temporary } = settings(&arguments.settings)?;
     crate::allocator::tune();
     let log = logging::install(&config.engine)?;
+    services::private_directory(&config.engine.state_dir)?;
+    // Until the process ends, whatever happens to what is in the directory.
+    let _lock = lock::hold(&config.engine.state_dir, "engine").context("[engine] state_dir")?;
     let runtime = nexum_kernel::threads::executor(config.engine.pin_threads).context("no runtime")?;
     let ended = runtime.block_on(engine(&config, temporary.is_some(), &log));
     // Blocking work that is left, such as a backup, must not keep the process.

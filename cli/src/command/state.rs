@@ -38,6 +38,11 @@ pub(super) fn state(command: State, output: &Output) -> Result<(), Failure> {
 
 fn restore(from: &Path, state_dir: &Path) -> anyhow::Result<std::path::PathBuf> {
     let to = wire::store_directory(state_dir);
+    // Nobody can use a directory that is not there, and it is not made before the backup has been read.
+    let _lock = match state_dir.is_dir() {
+        true => Some(wire::lock::hold(state_dir, "restore")?),
+        false => None,
+    };
     let mut options = nexum_store::Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new());
     options.companions = wire::companions(state_dir);
     nexum_store::restore(from, &to, &options)?;

@@ -42,7 +42,6 @@ use crate::config::{Ceiling, Chain, Config, Module};
 /// Starts an engine. Answers once its services are up; modules load in the background.
 pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, Port<AdminMsg>)> {
     let state_dir = &config.engine.state_dir;
-    private_directory(state_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let registry = Registry::new();
     registry.register(Box::new(log.dropped_total().clone())).context("metrics")?;
@@ -97,7 +96,7 @@ pub fn schedule_check() -> ScheduleCheck {
     Arc::new(nexum_cron::check)
 }
 
-fn private_directory(directory: &Path) -> anyhow::Result<()> {
+pub(super) fn private_directory(directory: &Path) -> anyhow::Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.with_context(|| format!("[engine] state_dir: {} cannot be made", directory.display()))
 }

@@ -1,6 +1,9 @@
 //! What an operator sees and does, where a module, a pipe or another process is against it.
 
-use std::{fs, process::Stdio};
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use super::{
     engine::{Engine, Setup, eventually, free_port},
@@ -82,4 +85,34 @@ fn without_a_store_of_certificates_only_what_needs_tls_fails_and_says_why() {
     engine.module_until("sender", "handles blocks", |node| node["events_processed"].as_u64() > Some(5));
     assert!(engine.ctl(&["tree"]).contains("0/1 endpoints"), "{}", engine.ctl(&["tree"]));
     assert!(engine.terminate().success());
+}
+
+#[test]
+fn a_running_engine_keeps_its_directory_when_its_store_is_moved_away() {
+    let mut engine = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).start();
+    engine.module_until("a", "has state", |node| node["events_processed"].as_u64() > Some(3));
+    let (state, backup) = (engine.dir.path().join("state"), engine.dir.path().join("backup"));
+    engine.ctl(&["state", "backup", "--to", backup.to_str().unwrap()]);
+    fs::rename(state.join("store"), state.join("store.before")).unwrap();
+
+    let restore = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nexum"));
+        command.args(["state", "restore", "--from"]).arg(&backup).arg("--state-dir").arg(&state).output().unwrap()
+    };
+    let holder = format!("another nexum engine uses {}: process {} holds", state.display(), engine.pid());
+    let refused = restore();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains(&holder), "{said}");
+    assert!(!state.join("store").exists());
+    let second =
+        Command::new(env!("CARGO_BIN_EXE_nexum")).args(["run", "--config"]).arg(&engine.config).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && said.contains(&holder), "{said}");
+    assert!(!state.join("store").exists());
+
+    // The lock goes with its process.
+    engine.kill9();
+    assert!(restore().status.success());
+    engine.launch();
+    engine.module_until("a", "goes on", |node| node["events_processed"].as_u64() > Some(3));
 }
