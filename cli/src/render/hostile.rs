@@ -150,6 +150,7 @@ fn verified() -> verify::Report {
         digest: Hash::default(),
         receipts: 0,
         signed_to: None,
+        unsigned: 1,
         keys: BTreeSet::new(),
         rewinds: 0,
         withdrawn: 0,

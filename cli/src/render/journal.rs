@@ -107,11 +107,10 @@ pub fn report(report: &Report) -> String {
     };
     text += &match report.signed_to {
         Some(seq) => format!(
-            "receipts: {}, all genuine; {} newer entries are not signed yet\n",
-            report.receipts,
-            report.newest - seq
+            "receipts: {}, all genuine, the last for entry {seq}; {} entries after it are not signed\n",
+            report.receipts, report.unsigned
         ),
-        None => "receipts: none\n".to_owned(),
+        None => format!("receipts: none; {} entries are not signed\n", report.unsigned),
     };
     for key in &report.keys {
         text += &format!("signed by {key}\n");
