@@ -214,6 +214,9 @@ pub struct Load {
     /// Allow a chain method that the manifest asks for beyond the standard ones; may be repeated
     #[arg(long, value_name = "METHOD")]
     pub extra_method: Vec<String>,
+    /// Let it have the state that another module of its name left
+    #[arg(long)]
+    pub adopt_state: bool,
 }
 
 #[derive(Debug, Args)]
@@ -417,7 +420,8 @@ mod tests {
         let manifest = "[config]\nid = \"7\"\nrelay = { token = \"t\", limit = 3 }\n";
         let value = |text: &str| {
             let set = vec![key_value(text).unwrap()];
-            let load = Load { bundle: PathBuf::new(), deny: Vec::new(), set, extra_method: Vec::new() };
+            let load =
+                Load { bundle: PathBuf::new(), deny: Vec::new(), set, extra_method: Vec::new(), adopt_state: false };
             load.values(Some(manifest)).into_iter().next().unwrap()
         };
         let string = |text: &str| toml::Value::String(text.to_owned());

@@ -153,8 +153,16 @@ async fn load_module(client: &Client, load: args::Load, output: &Output) -> Resu
     let manifest = if source.is_file() { source.clone() } else { source.join("nexum.toml") };
     let manifest = std::fs::read_to_string(manifest).ok();
     let config = load.values(manifest.as_deref());
-    let spec =
-        ModuleSpec { source, denied: load.deny, ceiling: None, config, extra_methods: load.extra_method, record: None };
+    let spec = ModuleSpec {
+        source,
+        denied: load.deny,
+        ceiling: None,
+        config,
+        extra_methods: load.extra_method,
+        record: None,
+        component: None,
+        adopt_state: load.adopt_state,
+    };
     let loaded: nexum_gateway::api::Loaded = client.post("/v1/modules", &spec).await?;
     done(output, &loaded.name, "loaded")
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use nexum_chain::{BloomUse, Verify};
-use nexum_host_ifaces::{grants::Capability, limits::Limits, recording::Record};
+use nexum_host_ifaces::{Hash, grants::Capability, limits::Limits, recording::Record};
 use nexum_store::Durability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -175,6 +175,12 @@ pub struct Module {
     /// What is recorded of its events, if otherwise than `[journal] record` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Record>,
+    /// The component that is wanted, whatever the bundle names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<Component>,
+    /// Whether it may have the state that another module of its name left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopt_state: bool,
     #[serde(default, skip_serializing_if = "Ceiling::is_absent")]
     pub limits: Ceiling,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -196,6 +202,8 @@ impl Module {
             denied: Vec::new(),
             extra_methods: Vec::new(),
             record: None,
+            component: None,
+            adopt_state: false,
             limits: Ceiling::default(),
             config: BTreeMap::new(),
         }
@@ -260,6 +268,29 @@ impl FromStr for Listen {
             address => address.parse().map(|address| Self(Some(address))).map_err(|_| {
                 format!("`{address}` is no address to listen on: expected one such as 127.0.0.1:9090, or off")
             }),
+        }
+    }
+}
+
+/// A component by its digest, as manifests write it: `sha256:` and 64 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Component(pub Hash);
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", hex::encode(self.0.0))
+    }
+}
+
+impl FromStr for Component {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut digest = [0; 32];
+        let decoded = text.strip_prefix("sha256:").map(|digits| hex::decode_to_slice(digits, &mut digest));
+        match decoded {
+            Some(Ok(())) => Ok(Self(Hash(digest))),
+            _ => Err(format!("`{text}` is no component: expected sha256: and 64 hex digits")),
         }
     }
 }
@@ -379,7 +410,7 @@ macro_rules! as_text {
     };
 }
 
-as_text!(Listen, Period);
+as_text!(Listen, Period, Component);
 
 #[cfg(test)]
 mod tests {

@@ -279,6 +279,8 @@ pub(super) fn module_spec(module: &Module) -> ModuleSpec {
         config: module.config.clone(),
         extra_methods: module.extra_methods.clone(),
         record: module.record,
+        component: module.component.map(|component| component.0),
+        adopt_state: module.adopt_state,
     }
 }
 

@@ -116,3 +116,49 @@ fn a_running_engine_keeps_its_directory_when_its_store_is_moved_away() {
     engine.launch();
     engine.module_until("a", "goes on", |node| node["events_processed"].as_u64() > Some(3));
 }
+
+#[test]
+fn a_name_that_became_free_hands_its_state_to_no_stranger_unasked() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "m", &[]);
+    let other = setup.write_bundle("hostile", "other", &[]);
+    let manifest = other.join("nexum.toml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("name = \"other\"", "name = \"m\"")).unwrap();
+    let mut engine = setup.start();
+    let first = engine.dir.path().join("m");
+    let (first, other) = (first.to_str().unwrap(), other.to_str().unwrap());
+    engine.module_until("m", "has state", |node| node["events_processed"].as_u64() > Some(3));
+    engine.ctl(&["module", "unload", "m"]);
+
+    let asks = "there is state of a module `m` already, written by sha256:";
+    let refused = engine.try_ctl(&["module", "load", other]).unwrap_err();
+    assert!(refused.contains(asks) && refused.contains("--adopt-state"), "{refused}");
+    // Whoever wrote it gets it back.
+    engine.ctl(&["module", "load", first]);
+    engine.module_until("m", "is back", |node| node["state"] == "RUN");
+    assert!(engine.terminate().success());
+
+    let config = fs::read_to_string(&engine.config).unwrap();
+    let source = |bundle: &str| format!("source = \"{bundle}\"\n");
+    assert!(config.contains(&source(first)), "{config}");
+    let file = engine.config.clone();
+    let configure = |more: &str| {
+        fs::write(&file, config.replace(&source(first), &format!("{}{more}", source(other)))).unwrap();
+    };
+    configure(&format!("component = \"sha256:{}\"\n", "11".repeat(32)));
+    let check = ["check-config", "--config", file.to_str().unwrap()];
+    let checked = Command::new(env!("CARGO_BIN_EXE_nexum")).args(check).output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(!checked.status.success() && said.contains("but the operator wants sha256:1111"), "{said}");
+
+    configure("");
+    engine.launch();
+    let tree = engine.ctl(&["tree"]);
+    assert!(tree.contains(asks) && tree.contains("adopt_state = true"), "{tree}");
+    assert!(engine.terminate().success());
+
+    configure("adopt_state = true\n");
+    engine.launch();
+    engine.module_until("m", "has the state", |node| node["state"] == "RUN");
+    assert!(!engine.state("m", "b/").is_empty());
+}
