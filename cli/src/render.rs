@@ -64,7 +64,7 @@ pub fn pretty(value: &serde_json::Value) -> String {
 
 /// Rows as aligned columns, two spaces apart. A cell is one line, whatever is in it.
 pub fn table(rows: &[Vec<String>]) -> String {
-    let shown = |row: &Vec<String>| row.iter().map(|cell| foreign::shown(cell).into_owned()).collect();
+    let shown = |row: &Vec<String>| row.iter().map(|cell| foreign::shown(cell).into_owned()).collect::<Vec<_>>();
     let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
