@@ -4,7 +4,7 @@ pub mod compile;
 pub mod journal;
 pub mod replay;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use nexum_host_ifaces::grants::Capability;
@@ -218,12 +218,15 @@ pub struct Load {
     /// Withhold a capability, such as http; may be repeated
     #[arg(long, value_name = "CAPABILITY")]
     pub deny: Vec<Capability>,
-    /// Set a value of the module's [config], as TOML or else as a string; may be repeated
+    /// Set a value of the module's [config]: text where the manifest has text, else as TOML or a string; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
-    pub set: Vec<(String, toml::Value)>,
+    pub set: Vec<(String, String)>,
     /// Allow a chain method that the manifest asks for beyond the standard ones; may be repeated
     #[arg(long, value_name = "METHOD")]
     pub extra_method: Vec<String>,
+    /// Let it have the state that another module of its name left
+    #[arg(long)]
+    pub adopt_state: bool,
 }
 
 #[derive(Debug, Args)]
@@ -236,12 +239,29 @@ pub struct Upgrade {
     pub allow_capabilities: bool,
 }
 
-fn key_value(text: &str) -> Result<(String, toml::Value), String> {
+fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as interval=30")?;
-    let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"));
-    let value = parsed.ok().and_then(|mut table| table.remove("value"));
-    let value = value.unwrap_or_else(|| toml::Value::String(text[key.len() + 1..].to_owned()));
-    Ok((key.trim().to_owned(), value))
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+impl Load {
+    /// The values of `--set`. Where `manifest`, if it can be read, has a string, text stays text: an account number or a
+    /// token may be all digits.
+    pub fn values(&self, manifest: Option<&str>) -> BTreeMap<String, toml::Value> {
+        let manifest = manifest.and_then(|text| toml::from_str::<toml::Table>(text).ok()).unwrap_or_default();
+        let is_text = |key: &str| {
+            let config = manifest.get("config");
+            let found = key.split('.').fold(config, |value, part| value.and_then(|value| value.get(part)));
+            found.or_else(|| config?.get(key)).is_some_and(toml::Value::is_str)
+        };
+        let value = |key: &str, text: &str| {
+            let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok();
+            let parsed = parsed.and_then(|mut table| table.remove("value"));
+            let parsed = parsed.filter(|value| value.is_str() || !is_text(key));
+            parsed.unwrap_or_else(|| toml::Value::String(text.to_owned()))
+        };
+        self.set.iter().map(|(key, text)| (key.clone(), value(key, text))).collect()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -407,10 +427,23 @@ mod tests {
 
     #[test]
     fn values_are_toml_or_else_strings() {
-        assert_eq!(key_value("n=3").unwrap(), ("n".to_owned(), toml::Value::Integer(3)));
-        assert_eq!(key_value("flag=true").unwrap().1, toml::Value::Boolean(true));
-        assert_eq!(key_value("url=https://a.b/?c=d").unwrap().1, toml::Value::String("https://a.b/?c=d".to_owned()));
-        assert_eq!(key_value("text=\"3\"").unwrap().1, toml::Value::String("3".to_owned()));
+        let manifest = "[config]\nid = \"7\"\nrelay = { token = \"t\", limit = 3 }\n";
+        let value = |text: &str| {
+            let set = vec![key_value(text).unwrap()];
+            let load =
+                Load { bundle: PathBuf::new(), deny: Vec::new(), set, extra_method: Vec::new(), adopt_state: false };
+            load.values(Some(manifest)).into_iter().next().unwrap()
+        };
+        let string = |text: &str| toml::Value::String(text.to_owned());
+        assert_eq!(value("n=3"), ("n".to_owned(), toml::Value::Integer(3)));
+        assert_eq!(value("flag=true").1, toml::Value::Boolean(true));
+        assert_eq!(value("url=https://a.b/?c=d").1, string("https://a.b/?c=d"));
+        assert_eq!(value("text=\"3\"").1, string("3"));
+        assert_eq!(value("id=0012").1, string("0012"));
+        assert_eq!(value("id=12").1, string("12"));
+        assert_eq!(value("id=\"12\"").1, string("12"));
+        assert_eq!(value("relay.token=12"), ("relay.token".to_owned(), string("12")));
+        assert_eq!(value("relay.limit=12").1, toml::Value::Integer(12));
         assert!(key_value("n").is_err());
     }
 }

@@ -171,11 +171,12 @@ fn unreachable(path: &Path, error: &io::Error) -> Failure {
 
 fn tcp(url: &str, token_file: Option<&Path>) -> Result<Target, Failure> {
     let expected = "expected one such as http://10.0.0.5:8081";
-    let parsed = Url::parse(url).map_err(|error| Failure::usage(format!("--url {url}: {error}; {expected}")))?;
+    // The URL is not repeated: it may hold a password.
+    let parsed = Url::parse(url).map_err(|error| Failure::usage(format!("--url: {error}; {expected}")))?;
     let host = parsed.host_str().map(|host| host.trim_matches(['[', ']']).to_owned());
     let (Some(host), "http") = (host, parsed.scheme()) else {
         let hint = "the engine speaks plain HTTP: use a tunnel, or a proxy that ends TLS on its host";
-        return Err(Failure::usage(format!("--url {url}: {expected}; {hint}")));
+        return Err(Failure::usage(format!("--url: {expected}; {hint}")));
     };
     let token = match token_file {
         Some(file) => fs::read_to_string(file)

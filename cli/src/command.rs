@@ -23,7 +23,7 @@ use crate::{
     client::{Client, part},
     config,
     exit::Failure,
-    render::{self, print, print_json},
+    render::{self, foreign::shown, print, print_as_is, print_json},
     wire,
 };
 
@@ -55,7 +55,7 @@ pub fn common(command: Common, output: Output, program: &str) -> Result<(), Fail
             let mut command = if program == "nexum" { args::Nexum::command() } else { args::Nexumctl::command() };
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command, program, &mut script);
-            print(&String::from_utf8_lossy(&script))
+            print_as_is(&script)
         }
     }
 }
@@ -84,7 +84,7 @@ async fn health(output: &Output) -> Result<(), Failure> {
 fn done(output: &Output, module: &str, what: &str) -> Result<(), Failure> {
     match output.json {
         true => print_json(&json!({ "module": module, "done": what })),
-        false => print(&format!("{module}: {what}\n")),
+        false => print(&format!("{}: {}\n", shown(module), shown(what))),
     }
 }
 
@@ -136,7 +136,10 @@ async fn upgrade_module(client: &Client, upgrade: args::Upgrade, output: &Output
     let upgraded: Upgraded = client.post(&format!("/v1/modules/{}/upgrade", part(&name)), &request).await?;
     match output.json {
         true => print_json(&upgraded),
-        false => print(&format!("{name}: {} → {}, {}\n", upgraded.from, upgraded.to, upgraded.state)),
+        false => {
+            let [from, to, state] = [&upgraded.from, &upgraded.to, &upgraded.state].map(|text| shown(text));
+            print(&format!("{name}: {from} → {to}, {state}\n"))
+        }
     }
 }
 
@@ -152,13 +155,19 @@ async fn resync_module(client: &Client, resync: args::Resync, output: &Output) -
 
 async fn load_module(client: &Client, load: args::Load, output: &Output) -> Result<(), Failure> {
     let source = absolute(&load.bundle)?;
+    // The engine may see what this command does not; what cannot be read says nothing of types.
+    let manifest = if source.is_file() { source.clone() } else { source.join("nexum.toml") };
+    let manifest = std::fs::read_to_string(manifest).ok();
+    let config = load.values(manifest.as_deref());
     let spec = ModuleSpec {
         source,
         denied: load.deny,
         ceiling: None,
-        config: load.set.into_iter().collect(),
+        config,
         extra_methods: load.extra_method,
         record: None,
+        component: None,
+        adopt_state: load.adopt_state,
     };
     let loaded: nexum_gateway::api::Loaded = client.post("/v1/modules", &spec).await?;
     done(output, &loaded.name, "loaded")

@@ -102,7 +102,10 @@ pub fn load_with(
         config.chains.push(Chain::mock(*chain_id, fixture.clone()));
     }
     config.modules.extend(flags.modules.iter().map(|directory| Module::at(directory)));
-    let located = |problem: Problem| ConfigError(file.located(&problem.path, &problem.message));
+    let located = |problem: Problem| {
+        let message = explain::veiled(&problem.message, file.hides(&problem.path));
+        ConfigError(file.located(&problem.path, &message))
+    };
     check::check(&config).map_err(located)?;
     config.engine.state_dir = absolute(&config.engine.state_dir)?;
     config.observability.admin_socket =
@@ -153,6 +156,57 @@ mod tests {
     }
 
     #[test]
+    fn a_token_of_digits_is_text_and_no_refusal_repeats_a_secret() {
+        const TOKEN: &str = "98765432109876543210";
+        let digits = &TOKEN[..16];
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("nexum-engine.toml");
+        let load = |file: &str, variables: &[(&str, &str)]| {
+            fs::write(&path, file).unwrap();
+            let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let variables: Variables = pairs.collect();
+            load(Some(&path), &variables, &Flags::default())
+        };
+        let listens = "[observability]\nadmin_listen = \"127.0.0.1:8081\"\n";
+        let token = |config: Config| config.observability.admin_token.map(|token| token.0);
+        let set = load(listens, &[("NEXUM_OBSERVABILITY__ADMIN_TOKEN", digits)]).unwrap();
+        assert_eq!(token(set).as_deref(), Some(digits));
+        let expanded = load(&format!("{listens}admin_token = \"${{T}}\"\n"), &[("T", digits)]).unwrap();
+        assert_eq!(format!("{:?}", expanded.observability.admin_token), "Some(***)");
+        assert_eq!(token(expanded).as_deref(), Some(digits));
+
+        let chain = "[[chains]]\nchain_id = 1\n";
+        for wrong in [
+            format!("{listens}admin_token = {digits}\n"),
+            format!("{listens}admin_token = {TOKEN}\n"),
+            format!("{listens}admin_token = {digits}.5\n"),
+            format!("{chain}endpoints = [\"https://rpc.example.org/{TOKEN}\"]\n"),
+            format!("{chain}endpoints = \"https://rpc.example.org/{TOKEN}\"\n"),
+            format!("{chain}[chains.rpc]\ntimeout = \"https://rpc.example.org/{TOKEN}\"\n"),
+            format!("[[chains]]\nchain_id = \"https://rpc.example.org/{TOKEN}\"\n"),
+            format!("[engine]\nlog_format = \"https://rpc.example.org/{TOKEN}\"\n"),
+            format!("[[modules]]\nsource = \"https://user:{TOKEN}@example.org/m\"\n"),
+            format!("[[modules]]\nsource = \"m\"\ndenied = [\"https://rpc.example.org/{TOKEN}\"]\n"),
+            "[engine]\nlog_format = \"${T}\"\n".to_owned(),
+            "[engine]\nlog_level = \"${T},info\"\n".to_owned(),
+            "[engine]\nshutdown_deadline = \"${T}\"\n".to_owned(),
+            "[limits]\nmax_state_bytes = \"${T}\"\n".to_owned(),
+            "[observability]\nmetrics_listen = \"${T}\"\n".to_owned(),
+            "[[modules]]\nsource = \"m\"\ndenied = [\"${T}\"]\n".to_owned(),
+        ] {
+            let error = load(&wrong, &[("T", TOKEN)]).unwrap_err().to_string();
+            assert!(!error.contains(digits), "{error}");
+            assert!(error.contains("nexum-engine.toml:"), "it says where: {error}");
+        }
+        for variable in ["NEXUM_ENGINE__LOG_FORMAT", "NEXUM_ENGINE__SHUTDOWN_DEADLINE", "NEXUM_LIMITS__MAX_STATE_BYTES"]
+        {
+            let value = format!("t{TOKEN}");
+            let error = load("", &[(variable, &value)]).unwrap_err().to_string();
+            assert!(!error.contains(digits) && error.contains(variable), "{error}");
+        }
+    }
+
+    #[test]
     fn the_example_is_accepted_and_says_the_defaults() {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/nexum-engine.toml");
         let config = load(Some(&example), &Variables::new(), &Flags::default()).unwrap();
@@ -195,7 +249,7 @@ mod tests {
         let error = load(None, &set(&[("NEXUM_LIMITS__MAX_STATE_BYTES", "much")]), &Flags::default()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "environment variable NEXUM_LIMITS__MAX_STATE_BYTES: expected a whole number, not the string \"much\""
+            "environment variable NEXUM_LIMITS__MAX_STATE_BYTES: expected a whole number, not a string"
         );
     }
 }

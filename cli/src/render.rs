@@ -1,6 +1,12 @@
 //! How answers look: text for people, JSON for programs.
+//!
+//! Invariant: text that others wrote goes through `foreign`. A cell of a `table` and what `one_line` makes have been there;
+//! a renderer that writes such text itself calls `shown` or `lines`.
 
 pub mod bundle;
+pub mod foreign;
+#[cfg(test)]
+mod hostile;
 pub mod journal;
 pub mod logs;
 pub mod metrics;
@@ -29,27 +35,45 @@ pub fn width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// Prints text that ends its last line.
+/// Prints text that ends its last line. What a terminal would act on is shown instead, in case a renderer forgot.
 pub fn print(text: &str) -> Result<(), Failure> {
+    print_as_is(foreign::printable(text).as_bytes())
+}
+
+/// Prints what may move the cursor or set colours, or is no text at all.
+pub fn print_as_is(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(bytes)?;
     Ok(out.flush()?)
 }
 
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::failed(error.to_string()))?;
-    print(&format!("{text}\n"))
+    print(&format!("{}\n", foreign::json(&text)))
 }
 
-/// Rows as aligned columns, two spaces apart.
+/// JSON without line breaks, for streams of it.
+pub fn print_json_line(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::failed(error.to_string()))?;
+    print(&format!("{}\n", foreign::json(&text)))
+}
+
+/// A payload or the like within a text.
+pub fn pretty(value: &serde_json::Value) -> String {
+    foreign::json(&serde_json::to_string_pretty(value).unwrap_or_default()).into_owned()
+}
+
+/// Rows as aligned columns, two spaces apart. A cell is one line, whatever is in it.
 pub fn table(rows: &[Vec<String>]) -> String {
+    let shown = |row: &Vec<String>| row.iter().map(|cell| foreign::shown(cell).into_owned()).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             line += &format!("{cell:width$}  ");
@@ -60,11 +84,11 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// One line of text from any text, at most `max` characters.
+/// One line of text from any text, at most `max` characters before escapes.
 pub fn one_line(text: &str, max: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(max) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
+        Some((end, _)) => format!("{}…", foreign::shown(&line[..end])),
+        None => foreign::shown(&line).into_owned(),
     }
 }

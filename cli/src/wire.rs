@@ -5,6 +5,7 @@
 
 mod compiler;
 pub(crate) mod journal_key;
+pub(crate) mod lock;
 mod logging;
 pub(crate) mod mock_state;
 mod modules;
@@ -23,6 +24,7 @@ use nexum_store::Companion;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use logging::Log;
 pub use services::schedule_check;
 
 use crate::{
@@ -120,19 +122,23 @@ fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Res
 pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     let Effective { config, temporary } = settings(&arguments.settings)?;
     crate::allocator::tune();
+    let log = logging::install(&config.engine)?;
+    services::private_directory(&config.engine.state_dir)?;
+    // Until the process ends, whatever happens to what is in the directory.
+    let _lock = lock::hold(&config.engine.state_dir, "engine").context("[engine] state_dir")?;
     let runtime = nexum_kernel::threads::executor(config.engine.pin_threads).context("no runtime")?;
-    let ended = runtime.block_on(engine(&config, temporary.is_some()));
+    let ended = runtime.block_on(engine(&config, temporary.is_some(), &log));
     // Blocking work that is left, such as a backup, must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(temporary);
+    log.flush();
     Ok(ended?)
 }
 
-async fn engine(config: &Config, is_temporary: bool) -> anyhow::Result<()> {
-    let tap = logging::install(&config.engine)?;
+async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let (mut kernel, admin, begun) = services::start(config, tap).await?;
+    let (mut kernel, admin, begun) = services::start(config, log).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         state_dir = %config.engine.state_dir.display(),
@@ -152,9 +158,11 @@ async fn engine(config: &Config, is_temporary: bool) -> anyhow::Result<()> {
             // Whatever becomes of the events in flight, and whoever does not wait for them.
             begun.close();
             tracing::info!("stopping: modules finish the event in flight; a second signal ends the process at once");
+            let log = log.clone();
             tokio::spawn(async move {
                 either(&mut interrupt, &mut terminate).await;
                 tracing::warn!("a second signal: ending at once");
+                log.flush();
                 std::process::exit(INTERRUPTED);
             });
             unfinished = shut_down(&admin, config.engine.shutdown_deadline.0).await?;

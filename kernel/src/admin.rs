@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use nexum_host_ifaces::{grants::Capability, limits::Limits, recording::Record, store::StoreError};
+use nexum_host_ifaces::{Hash, grants::Capability, limits::Limits, recording::Record, store::StoreError};
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,12 @@ pub struct ModuleSpec {
     /// What is recorded of its events, if otherwise than of the other modules'.
     #[serde(default)]
     pub record: Option<Record>,
+    /// The component that the operator wants, whatever the manifest names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<Hash>,
+    /// Whether it may have the state that another module of its name left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopt_state: bool,
 }
 
 /// Why an order was not carried out.

@@ -165,6 +165,13 @@ impl Terms<'_> {
         let mut manifest = Manifest::read(&manifest_path, self.schedule_check).map_err(|error| error.to_string())?;
         let held = self.restart.hold(&mut manifest.restart);
         let at = manifest_path.display();
+        if let Some(pinned) = spec.component.filter(|pinned| *pinned != manifest.component) {
+            return Err(format!(
+                "{at}: its component is sha256:{}, but the operator wants sha256:{} and no other",
+                hex::encode(manifest.component.0),
+                hex::encode(pinned.0)
+            ));
+        }
         let provided: BTreeSet<_> = link::SERVABLE.into_iter().filter(|c| self.provides(*c)).collect();
         let denied = spec.denied.iter().copied().collect();
         let asked = Asked { required: &manifest.required, optional: &manifest.optional };

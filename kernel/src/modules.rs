@@ -8,6 +8,7 @@ mod ended;
 mod expected;
 mod facts;
 mod orders;
+mod owner;
 mod slot;
 mod upgrade;
 
@@ -28,7 +29,7 @@ use crate::{
     load::Plan,
     module::{self, ModuleActor, Shared},
     outbox,
-    roster::{self, Keep, Start},
+    roster::{self, Keep, Owners, Start},
     status::{ModuleStatus, Wish},
 };
 
@@ -152,6 +153,7 @@ pub struct State {
     shared: Arc<Shared>,
     slots: BTreeMap<Arc<str>, Slot>,
     roster: Arc<dyn Keep>,
+    owners: Owners,
     expected: Expected,
     /// Configured, and unloaded by order.
     unloaded: Vec<ModuleSpec>,
@@ -173,6 +175,7 @@ impl Actor for ModulesSupervisor {
         let mut state = State {
             shared: args.shared,
             slots: BTreeMap::new(),
+            owners: args.roster.owners()?,
             roster: args.roster,
             expected: Expected::new(args.schedule_next),
             unloaded,
@@ -184,6 +187,7 @@ impl Actor for ModulesSupervisor {
         for Start { spec, configured } in starts {
             state.load(&myself, spec, configured, true).await.map_err(|error| error.to_string())?;
         }
+        state.note_owners().await;
         myself.send_interval(expected::LOOK, || Msg::Look);
         Ok(state)
     }
@@ -192,7 +196,11 @@ impl Actor for ModulesSupervisor {
         match message {
             // The most frequent message, and one that changes no count.
             Msg::Step { module, generation, step } => {
+                let runs = matches!(step, Step::Running);
                 state.on_step(&module, generation, step);
+                if runs && state.is_new_owner(&module) {
+                    state.note_owners().await;
+                }
                 return Ok(());
             }
             Msg::Start { module, generation } => {
@@ -306,6 +314,16 @@ impl State {
                 return Ok(source);
             }
             return Err(AdminError::AlreadyLoaded(name.to_string()));
+        }
+        // What was loaded or upgraded by order was asked about then.
+        let is_news = !boot || configured.as_ref() == Some(&spec);
+        if is_news && let Err(reason) = self.check_owner(&spec, &plan).await {
+            if !boot {
+                return Err(AdminError::Load(reason));
+            }
+            tracing::error!(module = %name, source, "module not loaded: {reason}");
+            self.slots.insert(source.as_str().into(), Slot::unplanned(spec, configured, reason));
+            return Ok(source);
         }
         let status = Arc::new(ModuleStatus::default());
         self.permit(&plan);

@@ -4,6 +4,7 @@
 //! supervisor and of the process, until the configuration of that very module is changed. Then the configuration counts.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -48,6 +49,9 @@ pub fn decide(configured: &[ModuleSpec], changes: Vec<Change>) -> (Vec<Start>, V
     (starts, unloaded)
 }
 
+/// Modules by name, and the bundle that the state of each comes from.
+pub type Owners = BTreeMap<String, PathBuf>;
+
 /// The file of a roster without changes.
 pub const EMPTY: &[u8] = b"{\n  \"changes\": []\n}\n";
 
@@ -55,9 +59,11 @@ pub const EMPTY: &[u8] = b"{\n  \"changes\": []\n}\n";
 #[serde(deny_unknown_fields)]
 struct Content {
     changes: Vec<Change>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    owners: Owners,
 }
 
-/// Where the changes are kept. Both block on the disk.
+/// Where the changes are kept. All block on the disk.
 pub trait Keep: Send + Sync + 'static {
     /// # Errors
     /// What there is cannot be read; the message says where it is.
@@ -68,6 +74,22 @@ pub trait Keep: Send + Sync + 'static {
     /// # Errors
     /// The disk failed: either is there afterwards.
     fn write(&self, changes: Vec<Change>) -> Result<(), String>;
+
+    /// Whose state lies under which name; nobody's is known where this is not kept.
+    ///
+    /// # Errors
+    /// What there is cannot be read; the message says where it is.
+    fn owners(&self) -> Result<Owners, String> {
+        Ok(Owners::new())
+    }
+
+    /// Replaces the owners, as `write` does the changes.
+    ///
+    /// # Errors
+    /// The disk failed: either is there afterwards.
+    fn note_owners(&self, _: Owners) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// The file that keeps the changes.
@@ -79,6 +101,22 @@ pub struct Roster {
 impl Roster {
     pub fn new(path: PathBuf) -> Self {
         Self { path }
+    }
+
+    /// A file that is not there holds no change.
+    fn content(&self) -> Result<Content, String> {
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::default()),
+            Err(error) => return Err(format!("{}: {error}", self.path.display())),
+        };
+        serde_json::from_slice(&text).map_err(|error| {
+            format!("{}: {error}; without this file the modules of the configuration run", self.path.display())
+        })
+    }
+
+    fn put(&self, content: &Content) -> Result<(), String> {
+        self.replace(content).map_err(|error| format!("{}: {error}", self.path.display()))
     }
 
     fn replace(&self, content: &Content) -> io::Result<()> {
@@ -93,21 +131,20 @@ impl Roster {
 }
 
 impl Keep for Roster {
-    /// A file that is not there holds no change.
     fn read(&self) -> Result<Vec<Change>, String> {
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(format!("{}: {error}", self.path.display())),
-        };
-        let content: Content = serde_json::from_slice(&text).map_err(|error| {
-            format!("{}: {error}; without this file the modules of the configuration run", self.path.display())
-        })?;
-        Ok(content.changes)
+        Ok(self.content()?.changes)
     }
 
     fn write(&self, changes: Vec<Change>) -> Result<(), String> {
-        self.replace(&Content { changes }).map_err(|error| format!("{}: {error}", self.path.display()))
+        self.put(&Content { changes, ..self.content()? })
+    }
+
+    fn owners(&self) -> Result<Owners, String> {
+        Ok(self.content()?.owners)
+    }
+
+    fn note_owners(&self, owners: Owners) -> Result<(), String> {
+        self.put(&Content { owners, ..self.content()? })
     }
 }
 
@@ -154,6 +191,12 @@ mod tests {
         let changes = vec![Change { configured: None, running: Some(changed) }, change(Some("/b"), None)];
         roster.write(changes.clone()).unwrap();
         assert_eq!(roster.read().unwrap(), changes);
+        // Each is replaced without the other.
+        let owners = Owners::from([("a".to_owned(), PathBuf::from("/a"))]);
+        roster.note_owners(owners.clone()).unwrap();
+        assert_eq!((roster.read().unwrap(), roster.owners().unwrap()), (changes, owners.clone()));
+        roster.write(Vec::new()).unwrap();
+        assert_eq!((roster.read().unwrap(), roster.owners().unwrap()), (Vec::new(), owners));
         fs::write(&path, "{").unwrap();
         assert!(roster.read().unwrap_err().contains("without this file the modules of the configuration run"));
     }

@@ -54,6 +54,8 @@ pub struct Args {
 pub struct State {
     args: Args,
     client: Client,
+    /// Why no request over https can be made.
+    no_tls: Option<String>,
     all: Arc<Semaphore>,
     modules: HashMap<Arc<str>, Arc<Semaphore>>,
     requests: JoinSet<bool>,
@@ -74,8 +76,16 @@ impl Actor for EgressActor {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<EgressMsg>, args: Args) -> Result<State, ActorProcessingErr> {
+        let (client, no_tls) = Client::new(args.names.clone(), args.listeners.clone())?;
+        if let Some(cause) = &no_tls {
+            tracing::error!(
+                "requests over https fail, because TLS cannot be set up: {cause}; put the store of certificates right \
+                 (SSL_CERT_FILE), then `nexumctl service restart egress`"
+            );
+        }
         Ok(State {
-            client: Client::new(args.names.clone(), args.listeners.clone())?,
+            client,
+            no_tls,
             all: Arc::new(Semaphore::new(args.limits.requests_max)),
             modules: HashMap::new(),
             requests: JoinSet::new(),
@@ -118,7 +128,7 @@ impl State {
 
     fn fetch(&mut self, fetch: Fetch, reply: RpcReplyPort<Result<Response, HostError>>) {
         self.requests_total += 1;
-        let permits = match self.admit(&fetch.module) {
+        let permits = match self.can_speak(&fetch.request.url).and_then(|()| self.admit(&fetch.module)) {
             Ok(permits) => permits,
             Err(error) => {
                 self.errors_total += 1;
@@ -146,6 +156,18 @@ impl State {
             let _ = reply.send(answer);
             answered
         });
+    }
+
+    /// Refuses what needs TLS where there is none.
+    fn can_speak(&self, url: &str) -> Result<(), HostError> {
+        let Some(cause) = &self.no_tls else { return Ok(()) };
+        match url::Url::parse(url) {
+            Ok(url) if url.scheme() == "https" => {
+                let message = format!("the engine cannot set up TLS: {cause}");
+                Err(HostError::new("http", HostErrorKind::Unavailable, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn admit(&mut self, module: &Arc<str>) -> Result<[OwnedSemaphorePermit; 2], HostError> {

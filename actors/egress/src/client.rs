@@ -45,13 +45,22 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub fn new(names: Arc<Resolver>, listeners: watch::Receiver<Vec<SocketAddr>>) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: build()?, names, listeners })
+    /// The client, and why it cannot speak https, if it cannot: without a store of certificates there is no TLS, which
+    /// nobody needs for http.
+    pub fn new(
+        names: Arc<Resolver>,
+        listeners: watch::Receiver<Vec<SocketAddr>>,
+    ) -> Result<(Self, Option<String>), reqwest::Error> {
+        let (http, no_tls) = match builder().build() {
+            Ok(http) => (http, None),
+            Err(failed) => (builder().tls_certs_only([]).build()?, Some(innermost(&failed))),
+        };
+        Ok((Self { http, names, listeners }, no_tls))
     }
 }
 
-/// The one client. Proxies of the environment are not used: where a module may go is the manifest's to say.
-fn build() -> Result<reqwest::Client, reqwest::Error> {
+/// Proxies of the environment are not used: where a module may go is the manifest's to say.
+fn builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .redirect(redirect::Policy::none())
         .no_proxy()
@@ -61,7 +70,17 @@ fn build() -> Result<reqwest::Client, reqwest::Error> {
         // A module gets the bytes that it asked for, and says itself what it accepts.
         .no_gzip()
         .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
-        .build()
+}
+
+/// What is at the bottom of an error.
+fn innermost(failed: &reqwest::Error) -> String {
+    let mut cause = failed.to_string();
+    let mut inner = failed.source();
+    while let Some(error) = inner {
+        cause = error.to_string();
+        inner = error.source();
+    }
+    cause
 }
 
 /// Carries out a request within its deadline. Of an effect any status is an answer once it has come, with as much of the
@@ -216,12 +235,7 @@ async fn read(mut answer: reqwest::Response, limit: usize, heard: &mut Option<Re
 fn failure(failed: reqwest::Error, url: &Url) -> HostError {
     let place = url.origin().ascii_serialization();
     let failed = failed.without_url();
-    let mut cause = failed.to_string();
-    let mut inner = failed.source();
-    while let Some(error) = inner {
-        cause = error.to_string();
-        inner = error.source();
-    }
+    let cause = innermost(&failed);
     let kind = match () {
         () if failed.is_timeout() => HostErrorKind::Timeout,
         () if failed.is_builder() => HostErrorKind::InvalidInput,

@@ -229,6 +229,8 @@ pub fn spec(source: PathBuf) -> ModuleSpec {
         ceiling: None,
         config: BTreeMap::new(),
         extra_methods: Vec::new(),
+        component: None,
+        adopt_state: false,
     }
 }
 

@@ -60,7 +60,7 @@ pub struct Verify {
     /// Verify this export
     #[arg(long, value_name = "FILE", conflicts_with_all = ["state_dir", "backup"])]
     pub file: Option<PathBuf>,
-    /// Refuse receipts of any other key
+    /// Refuse receipts of any other key, and a journal without any of this one
     #[arg(long, value_name = "0xHEX")]
     pub key: Option<PublicKey>,
     /// Say how the journal stands to this receipt, a JSON file, taken from it earlier

@@ -21,7 +21,7 @@ use crate::{
         source::{self, Take},
         verify::{Bad, Report, Verifier},
     },
-    render::{self, print, print_json},
+    render::{self, print, print_json, print_json_line},
 };
 
 /// How often `tail --follow` asks for more.
@@ -41,8 +41,7 @@ pub(super) fn journal(command: Journal, output: &Output) -> Result<(), Failure> 
         })),
         Journal::Verify(wanted) => verify(&wanted, output),
         Journal::Export { module, place } => lines(Some(&module), &place, output, &mut |line| {
-            let text = serde_json::to_string(&line).map_err(|error| Failure::failed(error.to_string()))?;
-            print(&format!("{text}\n"))?;
+            print_json_line(&line)?;
             match line {
                 Line::Broken { reason } => Err(Failure::failed(format!("the export broke off: {reason}"))),
                 _ => Ok(()),
@@ -82,8 +81,7 @@ async fn tail(module: &str, n: u16, follow: bool, output: &Output) -> Result<(),
         }
         if output.json {
             for entry in &list.entries {
-                let line = serde_json::to_string(entry).map_err(|error| Failure::failed(error.to_string()))?;
-                print(&format!("{line}\n"))?;
+                print_json_line(entry)?;
             }
         } else {
             print(&render::journal::entries(&list.entries, !std::mem::replace(&mut headed, true)))?;

@@ -13,7 +13,7 @@ use crate::{
     args::{Dlq, Operator, Outbox, Output, Service},
     client::{Client, part},
     exit::Failure,
-    render::{self, print, print_json},
+    render::{self, foreign, print, print_as_is, print_json, print_json_line},
 };
 
 /// How often `tree --watch` looks again.
@@ -42,7 +42,8 @@ pub fn operator(command: Operator, output: Output) -> Result<(), Failure> {
                 match output.json {
                     true => print_json(&resumed),
                     false => {
-                        print(&resumed.resumed.iter().map(|name| format!("{name}: resumed\n")).collect::<String>())
+                        let line = |name: &String| format!("{}: resumed\n", foreign::shown(name));
+                        print(&resumed.resumed.iter().map(line).collect::<String>())
                     }
                 }
             }
@@ -51,8 +52,8 @@ pub fn operator(command: Operator, output: Output) -> Result<(), Failure> {
                 if output.json {
                     return print_json(&stopped);
                 }
-                let unfinished: String =
-                    stopped.unfinished.iter().map(|line| format!("  not finished: {line}\n")).collect();
+                let line = |line: &String| format!("  not finished: {}\n", foreign::shown(line));
+                let unfinished: String = stopped.unfinished.iter().map(line).collect();
                 print(&format!("stopped\n{unfinished}"))
             }
         }
@@ -67,15 +68,14 @@ async fn tree(client: &Client, watch: bool, output: &Output) -> Result<(), Failu
         let tree: Node = client.get("/v1/tree").await?;
         match (output.json, watch) {
             (true, false) => return print_json(&tree),
-            (true, true) => {
-                let line = serde_json::to_string(&tree).map_err(|error| Failure::failed(error.to_string()))?;
-                print(&format!("{line}\n"))?;
+            (true, true) => print_json_line(&tree)?,
+            (false, false) => {
+                return print_as_is(render::tree::tree(&tree, colours, render::width()).as_bytes());
             }
-            (false, false) => return print(&render::tree::tree(&tree, colours, render::width())),
             // To the upper left corner, draw, clear what is left of the drawing before.
             (false, true) => {
                 let drawn = render::tree::tree(&tree, colours, render::width()).replace('\n', "\x1b[K\n");
-                print(&format!("\x1b[H{drawn}\x1b[J"))?;
+                print_as_is(format!("\x1b[H{drawn}\x1b[J").as_bytes())?;
             }
         }
     }
@@ -94,7 +94,7 @@ async fn logs(client: &Client, follow: bool, module: Option<&str>, output: &Outp
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<_> = rest.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line[..end]);
-            let shown = if output.json { line.into_owned() } else { render::logs::line(&line) };
+            let shown = if output.json { foreign::json(&line).into_owned() } else { render::logs::line(&line) };
             print(&format!("{shown}\n"))?;
         }
     }

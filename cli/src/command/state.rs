@@ -1,6 +1,10 @@
 //! `state`: what modules keep. All of it asks the engine but `restore`, which works where no engine runs.
 
-use std::{io::Write, path::Path, sync::Arc};
+use std::{
+    io::{self, IsTerminal},
+    path::Path,
+    sync::Arc,
+};
 
 use hyper::Method;
 use nexum_gateway::api::{Inspection, StateEntry, StatePage};
@@ -12,7 +16,7 @@ use crate::{
     args::{Output, State},
     client::{Client, part},
     exit::Failure,
-    render::{self, print, print_json},
+    render::{self, print, print_as_is, print_json},
     wire,
 };
 
@@ -34,6 +38,11 @@ pub(super) fn state(command: State, output: &Output) -> Result<(), Failure> {
 
 fn restore(from: &Path, state_dir: &Path) -> anyhow::Result<std::path::PathBuf> {
     let to = wire::store_directory(state_dir);
+    // Nobody can use a directory that is not there, and it is not made before the backup has been read.
+    let _lock = match state_dir.is_dir() {
+        true => Some(wire::lock::hold(state_dir, "restore")?),
+        false => None,
+    };
     let mut options = nexum_store::Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new());
     options.companions = wire::companions(state_dir);
     nexum_store::restore(from, &to, &options)?;
@@ -63,9 +72,11 @@ async fn ask(command: State, output: &Output) -> Result<(), Failure> {
             let bytes = hex::decode(entry.value.trim_start_matches("0x"));
             let bytes =
                 bytes.map_err(|error| Failure::failed(format!("the engine's answer is not understood: {error}")))?;
-            let mut out = std::io::stdout().lock();
-            out.write_all(&bytes)?;
-            Ok(out.flush()?)
+            match io::stdout().is_terminal() {
+                // A value is a module's own: what a terminal would act on is shown.
+                true => print(&render::report::value(&bytes)),
+                false => print_as_is(&bytes),
+            }
         }
         State::Inspect { module } => {
             let found: Inspection = client.get(&format!("/v1/modules/{}/inspect", part(&module))).await?;

@@ -47,7 +47,7 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
             return Err(problem(&format!("{path}.source"), "is empty: expected a bundle directory"));
         }
         if is_address(source) {
-            let message = format!("`{source}`: only bundle directories are supported by this version");
+            let message = "is an address: only bundle directories are supported by this version";
             return Err(problem(&format!("{path}.source"), message));
         }
         if let Some(first) = config.modules[..index].iter().position(|other| other.source == *source) {

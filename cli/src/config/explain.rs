@@ -18,6 +18,8 @@ pub(super) fn explain(file: &File, error: Error) -> ConfigError {
     let Some(error) = error.into_iter().next() else { return ConfigError("the configuration is wrong".to_owned()) };
     let mut path = error.path.clone();
     let from_environment = error.metadata.as_ref().is_some_and(|metadata| metadata.name == ENVIRONMENT);
+    // Which of the environment's values are secret, nobody says.
+    let hidden = from_environment || file.hides(&path);
     let sibling = |path: &[String], name: &str| {
         let mut sibling = path.to_vec();
         sibling.pop();
@@ -35,14 +37,15 @@ pub(super) fn explain(file: &File, error: Error) -> ConfigError {
             }
         }
         Kind::UnknownVariant(value, known) => match alike(value, known) {
+            _ if hidden || may_hold_key(value) => format!("unknown value; known are {}", known.join(", ")),
             Some(name) => format!("unknown value `{value}`, did you mean `{name}`?"),
             None => format!("unknown value `{value}`; known are {}", known.join(", ")),
         },
         Kind::MissingField(field) => format!("{field} is missing"),
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
-            format!("expected {}, not {}", wanted(expected), found(actual))
+            format!("expected {}, not {}", wanted(expected), found(actual, hidden))
         }
-        other => other.to_string(),
+        other => veiled(&other.to_string(), hidden),
     };
     if from_environment {
         return ConfigError(format!("environment variable {}: {message}", source::variable(&path)));
@@ -66,8 +69,13 @@ fn wanted(expected: &str) -> &str {
     }
 }
 
-fn found(actual: &Actual) -> String {
+/// What was there; of a value that may be secret only what kind of value it is.
+fn found(actual: &Actual, hidden: bool) -> String {
     match actual {
+        Actual::Str(text) if hidden || may_hold_key(text) => "a string".to_owned(),
+        Actual::Bool(_) | Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) if hidden => {
+            "a number or a boolean".to_owned()
+        }
         Actual::Str(text) => format!("the string {text:?}"),
         Actual::Bool(flag) => flag.to_string(),
         Actual::Unsigned(number) => number.to_string(),
@@ -75,6 +83,43 @@ fn found(actual: &Actual) -> String {
         Actual::Float(number) => number.to_string(),
         Actual::Seq => "a list".to_owned(),
         Actual::Map => "a table".to_owned(),
+        other if hidden => kind(other).to_owned(),
         other => other.to_string(),
+    }
+}
+
+/// The kinds whose display has the value in it.
+fn kind(actual: &Actual) -> &'static str {
+    match actual {
+        Actual::Char(_) | Actual::Bytes(_) => "a string",
+        _ => "another kind of value",
+    }
+}
+
+/// A URL's path, query or user name may be a key, wherever the URL stands.
+fn may_hold_key(text: &str) -> bool {
+    text.contains("://")
+}
+
+/// A message without the values that it quotes in backticks: all of them, or those that may hold a key.
+pub(super) fn veiled(message: &str, hidden: bool) -> String {
+    // Pieces with odd numbers are in backticks.
+    let pieces = message.split('`').enumerate().map(|(index, piece)| match index % 2 == 1 {
+        true if hidden || may_hold_key(piece) => "***",
+        _ => piece,
+    });
+    pieces.collect::<Vec<_>>().join("`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::veiled;
+
+    #[test]
+    fn quoted_values_that_may_be_secret_are_veiled() {
+        let message = "`k3y` in `a,k3y` is no log level: expected info";
+        assert_eq!(veiled(message, true), "`***` in `***` is no log level: expected info");
+        assert_eq!(veiled(message, false), message);
+        assert_eq!(veiled("unknown capability `https://a/k3y`", false), "unknown capability `***`");
     }
 }

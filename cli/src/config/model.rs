@@ -10,7 +10,7 @@ use std::{
 };
 
 use nexum_chain::{BloomUse, Verify};
-use nexum_host_ifaces::{grants::Capability, limits::Limits, recording::Record};
+use nexum_host_ifaces::{Hash, grants::Capability, limits::Limits, recording::Record};
 use nexum_kernel::compile::CompileLimits;
 use nexum_store::Durability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
@@ -140,13 +140,19 @@ impl Chain {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
     pub url: String,
     /// Smaller is preferred.
     #[serde(default)]
     pub priority: u32,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (priority {})", super::show::masked_url(&self.url), self.priority)
+    }
 }
 
 /// How a chain's endpoints are used; absent values are the chain actor's defaults.
@@ -180,7 +186,7 @@ impl Rpc {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Module {
     /// A bundle directory.
@@ -193,10 +199,24 @@ pub struct Module {
     /// What is recorded of its events, if otherwise than `[journal] record` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Record>,
+    /// The component that is wanted, whatever the bundle names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<Component>,
+    /// Whether it may have the state that another module of its name left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopt_state: bool,
     #[serde(default, skip_serializing_if = "Ceiling::is_absent")]
     pub limits: Ceiling,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, toml::Value>,
+}
+
+impl fmt::Debug for Module {
+    /// Without the values of its configuration, of which some may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<_> = self.config.keys().collect();
+        f.debug_struct("Module").field("source", &self.source).field("config", &keys).finish_non_exhaustive()
+    }
 }
 
 impl Module {
@@ -206,6 +226,8 @@ impl Module {
             denied: Vec::new(),
             extra_methods: Vec::new(),
             record: None,
+            component: None,
+            adopt_state: false,
             limits: Ceiling::default(),
             config: BTreeMap::new(),
         }
@@ -270,6 +292,29 @@ impl FromStr for Listen {
             address => address.parse().map(|address| Self(Some(address))).map_err(|_| {
                 format!("`{address}` is no address to listen on: expected one such as 127.0.0.1:9090, or off")
             }),
+        }
+    }
+}
+
+/// A component by its digest, as manifests write it: `sha256:` and 64 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Component(pub Hash);
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", hex::encode(self.0.0))
+    }
+}
+
+impl FromStr for Component {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut digest = [0; 32];
+        let decoded = text.strip_prefix("sha256:").map(|digits| hex::decode_to_slice(digits, &mut digest));
+        match decoded {
+            Some(Ok(())) => Ok(Self(Hash(digest))),
+            _ => Err(format!("`{text}` is no component: expected sha256: and 64 hex digits")),
         }
     }
 }
@@ -389,7 +434,7 @@ macro_rules! as_text {
     };
 }
 
-as_text!(Listen, Period);
+as_text!(Listen, Period, Component);
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,9 @@ use std::{
 };
 
 use figment::{
-    Error, Metadata, Profile, Provider,
+    Error, Figment, Metadata, Profile, Provider,
+    error::{Actual, Kind},
+    providers::Serialized,
     value::{Dict, Map, Tag, Value},
 };
 use toml::{
@@ -14,7 +16,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigError, Variables};
+use super::{Config, ConfigError, Variables};
 
 /// The name of the environment's values in figment's errors.
 pub(super) const ENVIRONMENT: &str = "environment";
@@ -27,6 +29,9 @@ const TABLES: [&str; 3] = ["chains", "endpoints", "modules"];
 /// Keys whose relative paths are relative to the file.
 const PATHS: [&str; 5] =
     ["engine.state_dir", "observability.admin_socket", "journal.key", "chains.#.mock", "modules.#.source"];
+
+/// Keys whose values are secret or hold something secret, with all that is below them.
+const SECRETS: [&str; 2] = ["observability.admin_token", "chains.#.endpoints"];
 
 /// A parsed file. The default is no file at all.
 #[derive(Debug, Default)]
@@ -66,6 +71,17 @@ impl File {
 
     pub fn provider(&self) -> impl Provider {
         Layer { name: "file", values: self.values.clone() }
+    }
+
+    /// Whether no error may repeat what stands at a path: it is secret, or comes from the environment. Paths in the file
+    /// system are no secrets.
+    pub fn hides(&self, path: &[String]) -> bool {
+        let (at, pattern) = (path.join("."), pattern(path));
+        let is_below = |path: &str, above: &str| {
+            path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        SECRETS.iter().any(|secret| is_below(&pattern, secret))
+            || (!PATHS.contains(&pattern.as_str()) && self.expanded.iter().any(|expanded| is_below(expanded, &at)))
     }
 
     /// A message about a path, in front of it the file, the line and the key as they are written.
@@ -131,20 +147,18 @@ impl Reader<'_> {
         Ok(match value.get_ref() {
             DeValue::String(text) => {
                 let text = self.expand(at, text)?;
-                let pattern: Vec<_> =
-                    at.split('.').map(|part| if part.parse::<usize>().is_ok() { "#" } else { part }).collect();
-                match PATHS.contains(&pattern.join(".").as_str()) && !is_address(&text) {
+                match PATHS.contains(&pattern(&split(at)).as_str()) && !is_address(&text) {
                     true => self.directory.join(text).to_string_lossy().into_owned().into(),
                     false => text.into(),
                 }
             }
             DeValue::Integer(number) => {
                 let parsed = i64::from_str_radix(number.as_str(), number.radix());
-                parsed.map_err(|_| refused(format!("{number} is too large")))?.into()
+                parsed.map_err(|_| refused("the number is too large".to_owned()))?.into()
             }
             DeValue::Float(number) => {
                 let parsed = number.as_str().parse::<f64>();
-                parsed.map_err(|_| refused(format!("{} is not a number", number.as_str())))?.into()
+                parsed.map_err(|_| refused("this is not a number".to_owned()))?.into()
             }
             DeValue::Boolean(flag) => (*flag).into(),
             DeValue::Datetime(time) => time.to_string().into(),
@@ -207,6 +221,12 @@ fn join(at: &str, key: &str) -> String {
     if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") }
 }
 
+/// A path with `#` for every index.
+fn pattern(path: &[String]) -> String {
+    let part = |part: &String| if part.parse::<usize>().is_ok() { "#".to_owned() } else { part.clone() };
+    path.iter().map(part).collect::<Vec<_>>().join(".")
+}
+
 fn split(path: &str) -> Vec<String> {
     path.split('.').map(str::to_owned).collect()
 }
@@ -246,23 +266,46 @@ impl Provider for Environment<'_> {
             let Some((section, key)) = name.strip_prefix(PREFIX).and_then(|name| name.split_once("__")) else {
                 continue;
             };
-            // What reads as a number or a list is one, as in the file; everything else is a string without quotes.
+            let (section, key) = (section.to_lowercase(), key.to_lowercase());
+            // What reads as a number or a list is one, as in the file, but where text is wanted: a token may be all
+            // digits. Everything else is a string without quotes.
+            let plain = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
             let value = match text.parse::<Value>() {
-                Ok(Value::String(..)) | Err(_) => Value::from(text.trim_matches('"').to_owned()),
+                Ok(Value::String(..)) | Err(_) => Value::from(plain),
+                Ok(_) if takes_text(&section, &key, plain) => Value::from(plain),
                 Ok(value) => value,
             };
-            let section = root.entry(section.to_lowercase()).or_insert_with(|| Value::from(Dict::new()));
+            let section = root.entry(section).or_insert_with(|| Value::from(Dict::new()));
             if let Value::Dict(_, keys) = section {
-                keys.insert(key.to_lowercase(), value);
+                keys.insert(key, value);
             }
         }
         Ok(Map::from([(Profile::Default, root)]))
     }
 }
 
+/// Whether a key wants text, be this one right or wrong.
+fn takes_text(section: &str, key: &str, text: &str) -> bool {
+    let keys = Dict::from([(key.to_owned(), Value::from(text))]);
+    let values = Dict::from([(section.to_owned(), Value::from(keys))]);
+    let tried = Figment::from(Serialized::defaults(Config::default())).merge(Layer { name: "text", values });
+    match tried.extract::<Config>() {
+        Ok(_) => true,
+        Err(error) => !matches!(error.kind, Kind::InvalidType(Actual::Str(_), _)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_stays_text_where_text_is_wanted() {
+        assert!(takes_text("observability", "admin_token", "1234567890123456"));
+        assert!(takes_text("engine", "log_level", "3") && takes_text("engine", "shutdown_deadline", "20"));
+        assert!(!takes_text("limits", "max_state_bytes", "7") && !takes_text("engine", "pin_threads", "true"));
+        assert!(!takes_text("journal", "entries", "7"));
+    }
 
     #[test]
     fn paths_read_as_the_file_writes_them() {

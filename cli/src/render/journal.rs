@@ -3,7 +3,7 @@
 use nexum_gateway::api::journal::{EntryLine, JournalUnit, kind};
 use nexum_host_ifaces::{Hash, event::Cursor, outbox::Sent};
 
-use super::{one_line, table, units};
+use super::{foreign::shown, one_line, table, units};
 use crate::journal::{diff::Comparison, verify::Report};
 
 /// Enough of a block's hash to tell events apart.
@@ -98,20 +98,19 @@ pub fn unit(unit: &JournalUnit) -> String {
 }
 
 pub fn report(report: &Report) -> String {
+    let module = shown(&report.module);
     let mut text = match report.entries {
-        0 => format!("{}: the journal is empty\n", report.module),
-        entries => format!(
-            "{}: {entries} entries, {} to {}, the chain of digests holds\n",
-            report.module, report.oldest, report.newest
-        ),
+        0 => format!("{module}: the journal is empty\n"),
+        entries => {
+            format!("{module}: {entries} entries, {} to {}, the chain of digests holds\n", report.oldest, report.newest)
+        }
     };
     text += &match report.signed_to {
         Some(seq) => format!(
-            "receipts: {}, all genuine; {} newer entries are not signed yet\n",
-            report.receipts,
-            report.newest - seq
+            "receipts: {}, all genuine, the last for entry {seq}; {} entries after it are not signed\n",
+            report.receipts, report.unsigned
         ),
-        None => "receipts: none\n".to_owned(),
+        None => format!("receipts: none; {} entries are not signed\n", report.unsigned),
     };
     for key in &report.keys {
         text += &format!("signed by {key}\n");
@@ -120,7 +119,7 @@ pub fn report(report: &Report) -> String {
         text += &format!("rewinds: {}, which undid {} units with a receipt\n", report.rewinds, report.withdrawn);
     }
     if let Some(claim) = &report.claim {
-        text += &format!("the receipt given: {claim}\n");
+        text += &format!("the receipt given: {}\n", shown(claim));
     }
     text
 }
@@ -128,7 +127,11 @@ pub fn report(report: &Report) -> String {
 pub fn comparison(compared: &Comparison) -> String {
     let mut text = format!(
         "A: {}, {} events   B: {}, {} events   in both: {}\n",
-        compared.a.module, compared.a.events, compared.b.module, compared.b.events, compared.common
+        shown(&compared.a.module),
+        compared.a.events,
+        shown(&compared.b.module),
+        compared.b.events,
+        compared.common
     );
     match &compared.first {
         None if compared.common > 0 => text += "equal: both did the same with every event of the common stretch\n",
@@ -136,14 +139,14 @@ pub fn comparison(compared: &Comparison) -> String {
         Some(first) => {
             let seq = |seq: Option<u64>| seq.map_or_else(|| "-".to_owned(), |seq| seq.to_string());
             text += &format!("{} events differ; the first:\n", compared.differences);
-            text += &format!("  {}   unit {} in A, {} in B\n", first.event, seq(first.a_seq), seq(first.b_seq));
+            text += &format!("  {}   unit {} in A, {} in B\n", shown(&first.event), seq(first.a_seq), seq(first.b_seq));
             for what in &first.what {
-                text += &format!("  {what}\n");
+                text += &format!("  {}\n", shown(what));
             }
         }
     }
     for note in &compared.notes {
-        text += &format!("note: {note}\n");
+        text += &format!("note: {}\n", shown(note));
     }
     text
 }

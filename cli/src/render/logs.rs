@@ -2,12 +2,14 @@
 
 use serde_json::{Map, Value};
 
+use super::foreign::shown;
+
 /// Keys that have a place of their own in the line.
 const PLACED: [&str; 7] = ["timestamp", "level", "target", "message", "module", "span", "spans"];
 
-/// `21:50:03.123 INFO  price-watch: message key=value`. A line that is not understood is shown as it is.
+/// `21:50:03.123 INFO  price-watch: message key=value`. A line that is not understood is shown whole.
 pub fn line(text: &str) -> String {
-    let Ok(Value::Object(fields)) = serde_json::from_str(text) else { return text.to_owned() };
+    let Ok(Value::Object(fields)) = serde_json::from_str(text) else { return shown(text).into_owned() };
     if let Some(missed) = fields.get("missed").filter(|_| fields.len() == 1) {
         return format!("… {missed} lines missed: this reader was too slow");
     }
@@ -26,7 +28,7 @@ pub fn line(text: &str) -> String {
             other => line += &format!(" {name}={other}"),
         }
     }
-    line
+    shown(&line).into_owned()
 }
 
 fn module(fields: &Map<String, Value>) -> Option<&str> {
@@ -46,5 +48,8 @@ mod tests {
         assert_eq!(line(json), "21:50:03.1 WARN  nexum_store: slow");
         assert_eq!(line(r#"{"missed":3}"#), "… 3 lines missed: this reader was too slow");
         assert_eq!(line("plain"), "plain");
+        let json =
+            r#"{"timestamp":"2026-11-20T21:50:03.1Z","level":"INFO","message":"a\n21:50:03.2 ERROR b","module":"m"}"#;
+        assert_eq!(line(json), "21:50:03.1 INFO  m: a\\n21:50:03.2 ERROR b");
     }
 }

@@ -2,7 +2,7 @@
 
 use nexum_gateway::api::Effect;
 
-use super::{one_line, table, units};
+use super::{one_line, pretty, table, units};
 
 /// Longest error in a list; `show` has all of it.
 const ERROR_CHARS_MAX: usize = 60;
@@ -59,7 +59,7 @@ pub fn effect(effect: &Effect) -> String {
     }
     let mut text = table(&rows);
     if let Some(payload) = &effect.payload {
-        text += &format!("\npayload\n{}\n", serde_json::to_string_pretty(payload).unwrap_or_default());
+        text += &format!("\npayload\n{}\n", pretty(payload));
     }
     text
 }

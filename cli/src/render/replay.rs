@@ -7,7 +7,10 @@ use nexum_host_ifaces::{
 use nexum_kernel::replay::{Difference, Replayed};
 use serde_json::{Value, json};
 
-use super::{one_line, table, units};
+use super::{
+    foreign::{lines, shown},
+    one_line, table, units,
+};
 
 /// Longest value in a list.
 const CELL_CHARS_MAX: usize = 80;
@@ -112,7 +115,7 @@ pub fn crash(recording: &Recording) -> String {
         text += "the event saw more than is kept: it cannot be replayed\n";
     }
     if let Some(backtrace) = recording.outcome.failure.as_ref().and_then(|failure| failure.backtrace.as_ref()) {
-        text += &format!("\nbacktrace\n{}\n", backtrace.trim_end());
+        text += &format!("\nbacktrace\n{}", lines(backtrace, "  "));
     }
     let seen = session(recording.event.as_ref().map_or(&recording.init, |event| &event.session));
     if !seen.is_empty() {
@@ -125,10 +128,18 @@ pub fn crash(recording: &Recording) -> String {
     if !recording.outcome.lines.is_empty() {
         text += "\nwhat it logged\n";
         for line in &recording.outcome.lines {
-            text += &format!("{}: {}\n", line.level, line.text.trim_end());
+            text += &format!("{}: {}\n", shown(&line.level), shown(line.text.trim_end()));
         }
     }
     text
+}
+
+/// What came out of a run, which may be a backtrace. Ends its last line.
+fn either(text: &str) -> String {
+    match text.trim_end().contains('\n') {
+        true => format!("\n{}", lines(text, "    ")),
+        false => format!("{}\n", shown(text.trim_end())),
+    }
 }
 
 /// What the guest asked to send; null when that was not recorded.
@@ -173,18 +184,19 @@ pub fn replayed(recording: &Recording, ran: Hash, replayed: &Replayed, differenc
     rows.push(vec!["replayed".to_owned(), format!("{}, fuel {}", result(&replayed.outcome), replayed.outcome.fuel)]);
     let mut text = table(&rows);
     if let Some(backtrace) = replayed.outcome.failure.as_ref().and_then(|failure| failure.backtrace.as_ref()) {
-        text += &format!("\nbacktrace\n{}\n", backtrace.trim_end());
+        text += &format!("\nbacktrace\n{}", lines(backtrace, "  "));
     }
     if !differences.is_empty() {
         text += "\nwhat differs\n";
         for Difference { what, recorded, replayed } in differences {
-            text += &format!("{what}\n  recorded: {}\n  replayed: {}\n", recorded.trim_end(), replayed.trim_end());
+            let (recorded, replayed) = (either(recorded), either(replayed));
+            text += &format!("{}\n  recorded: {recorded}  replayed: {replayed}", shown(what));
         }
     }
     if !replayed.missing.is_empty() {
         text += "\nasked for, but not in the recording\n";
         for missing in &replayed.missing {
-            text += &format!("  {missing}\n");
+            text += &format!("  {}\n", shown(missing));
         }
     }
     if differences.is_empty() && replayed.missing.is_empty() {

@@ -3,7 +3,10 @@
 use nexum_gateway::api::{Inspection, Letter, Retried, StatePage};
 use nexum_kernel::admin::{Drained, Health, Node, ServiceReport};
 
-use super::{one_line, table, units};
+use super::{
+    foreign::{lines, quoted, shown},
+    one_line, pretty, table, units,
+};
 
 /// Longest value or error in a list; the command for one of them shows all of it.
 const CELL_CHARS_MAX: usize = 80;
@@ -14,9 +17,10 @@ fn row(cells: &[&str]) -> Vec<String> {
 
 pub fn health(health: &Health) -> String {
     let ready = if health.ready { "ready" } else { "not ready" };
-    let mut text = format!("{}, {ready}, up {}\n", health.status, units::duration_ms(health.uptime_seconds * 1000));
+    let up = units::duration_ms(health.uptime_seconds.saturating_mul(1000));
+    let mut text = format!("{}, {ready}, up {up}\n", shown(&health.status));
     for reason in &health.reasons {
-        text += &format!("  {reason}\n");
+        text += &format!("  {}\n", shown(reason));
     }
     text
 }
@@ -63,9 +67,17 @@ pub fn state(page: &StatePage) -> String {
     }
     let mut text = table(&rows);
     if let Some(next) = &page.next {
-        text += &format!("… more with --after '{next}'\n");
+        text += &format!("… more with --after {}\n", quoted(next));
     }
     text
+}
+
+/// One value for a terminal: text on lines of its own, anything else as hex. Ends its last line.
+pub fn value(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => lines(text, ""),
+        Err(_) => format!("0x{}\n", hex::encode(bytes)),
+    }
 }
 
 pub fn inspection(found: &Inspection) -> String {
@@ -118,9 +130,9 @@ pub fn letters(letters: &[Letter]) -> String {
 }
 
 pub fn drained(drained: &Drained) -> String {
-    let done = drained.drained.iter().map(|name| format!("{name}: drained\n"));
-    let held = drained.held.iter().map(|line| format!("not waited for: {line}\n"));
-    done.chain(held).chain(drained.unfinished.iter().map(|line| format!("not finished: {line}\n"))).collect()
+    let done = drained.drained.iter().map(|name| format!("{}: drained\n", shown(name)));
+    let held = drained.held.iter().map(|line| format!("not waited for: {}\n", shown(line)));
+    done.chain(held).chain(drained.unfinished.iter().map(|line| format!("not finished: {}\n", shown(line)))).collect()
 }
 
 pub fn retried(retried: &Retried) -> String {
@@ -154,10 +166,10 @@ pub fn letter(letter: &Letter) -> String {
     }
     let mut text = table(&rows);
     if let Some(backtrace) = &letter.backtrace {
-        text += &format!("\nbacktrace\n{}\n", backtrace.trim_end());
+        text += &format!("\nbacktrace\n{}", lines(backtrace, "  "));
     }
     if let Some(payload) = &letter.payload {
-        text += &format!("\npayload\n{}\n", serde_json::to_string_pretty(payload).unwrap_or_default());
+        text += &format!("\npayload\n{}\n", pretty(payload));
     }
     text
 }

@@ -2,7 +2,7 @@
 
 use nexum_kernel::admin::{ModuleFacts, Node, NodeKind};
 
-use super::{one_line, units};
+use super::{foreign::shown, one_line, units};
 
 /// Column of what is said about a node, unless a name is longer.
 const COLUMN_MIN: usize = 16;
@@ -12,7 +12,7 @@ const WIDTH_MIN: usize = 60;
 /// The tree, one node per line, cut where a terminal of this many columns would break it. `nexumctl state inspect` has all
 /// of a module's reason.
 pub fn tree(root: &Node, colours: bool, width: Option<usize>) -> String {
-    let mut lines = vec![Line { left: root.name.clone(), state: String::new(), rest: about(root) }];
+    let mut lines = vec![Line::new(&root.name, "", &about(root))];
     children(&root.children, "", &mut lines);
     let column = lines.iter().map(|line| line.left.chars().count() + 2).max().unwrap_or(0).max(COLUMN_MIN);
     let mut text = String::new();
@@ -43,6 +43,14 @@ struct Line {
     rest: String,
 }
 
+impl Line {
+    /// Names, versions, cursors and errors are text that others wrote.
+    fn new(left: &str, state: &str, rest: &str) -> Self {
+        let [left, state, rest] = [left, state, rest].map(|text| shown(text).into_owned());
+        Self { left, state, rest }
+    }
+}
+
 fn children(nodes: &[Node], indent: &str, lines: &mut Vec<Line>) {
     let names = nodes.iter().filter(|node| node.module.is_some()).map(|node| node.name.chars().count());
     let name_width = names.max().unwrap_or(0);
@@ -57,7 +65,7 @@ fn children(nodes: &[Node], indent: &str, lines: &mut Vec<Line>) {
         } else if node.state != "UP" {
             state = node.state.clone();
         }
-        lines.push(Line { left, state, rest });
+        lines.push(Line::new(&left, &state, &rest));
         children(&node.children, &format!("{indent}{below}"), lines);
     }
 }

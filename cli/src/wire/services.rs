@@ -40,18 +40,18 @@ use prometheus::Registry;
 use ractor::{ActorCell, ActorRef, Message, SpawnErr, rpc::CallResult};
 use tokio::sync::watch;
 
-use super::{journal_key, store_directory};
+use super::{journal_key, logging::Log, store_directory};
 use crate::config::{Ceiling, Chain, Config, Module};
 
 /// The gateway answers at once when it is asked where it listens.
 const LISTENERS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Starts an engine. Answers once its services are up; modules load in the background.
-pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandle, Port<AdminMsg>, Arc<Marks>)> {
+pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, Port<AdminMsg>, Arc<Marks>)> {
     let state_dir = &config.engine.state_dir;
-    private_directory(state_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let registry = Registry::new();
+    registry.register(Box::new(log.dropped_total().clone())).context("metrics")?;
 
     let store = open_store(config, &clock, &registry)?;
     let histories = Arc::new(histories(config, &store)?);
@@ -76,7 +76,7 @@ pub async fn start(config: &Config, logs: LogTap) -> anyhow::Result<(KernelHandl
     services.push(cron_service(ports.cron.clone(), clock.clone()));
     let (listeners, own) = watch::channel(configured_listeners(config));
     services.push(egress_service(config, ports.egress.clone(), clock.clone(), &registry, own)?);
-    services.push(gateway_service(config, &ports, &registry, logs, listeners)?);
+    services.push(gateway_service(config, &ports, &registry, log.tap.clone(), listeners)?);
 
     let admin = ports.admin.clone();
     let args = KernelArgs {
@@ -110,7 +110,7 @@ pub fn schedule_check() -> ScheduleCheck {
     Arc::new(nexum_cron::check)
 }
 
-fn private_directory(directory: &Path) -> anyhow::Result<()> {
+pub(super) fn private_directory(directory: &Path) -> anyhow::Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.with_context(|| format!("[engine] state_dir: {} cannot be made", directory.display()))
 }
@@ -324,6 +324,8 @@ pub(super) fn module_spec(module: &Module) -> ModuleSpec {
         config: module.config.clone(),
         extra_methods: module.extra_methods.clone(),
         record: module.record,
+        component: module.component.map(|component| component.0),
+        adopt_state: module.adopt_state,
     }
 }
 

@@ -159,7 +159,11 @@ impl Engine {
 
     /// Starts the process and waits until its admin socket answers.
     pub fn launch(&mut self) {
-        self.spawn();
+        self.launch_with(|_| {});
+    }
+
+    pub fn launch_with(&mut self, prepare: impl FnOnce(&mut Command)) {
+        self.spawn_with(prepare);
         eventually("the engine answers", || {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
                 panic!("the engine ended with {status}:\n{}", self.log_text());
@@ -169,17 +173,17 @@ impl Engine {
     }
 
     pub fn spawn(&mut self) {
+        self.spawn_with(|_| {});
+    }
+
+    /// Starts the process after `prepare` has changed how.
+    pub fn spawn_with(&mut self, prepare: impl FnOnce(&mut Command)) {
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut words = self.under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_nexum"), "run", "--config"]);
-        let child = Command::new(words.next().unwrap())
-            .args(words)
-            .arg(&self.config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).arg(&self.config).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        prepare(&mut command);
+        self.child = Some(command.spawn().unwrap());
     }
 
     pub fn log_text(&self) -> String {
@@ -256,10 +260,15 @@ impl Engine {
 
     /// What `GET /metrics` answers.
     pub fn metrics_text(&self) -> String {
+        self.get("metrics_listen", "/metrics")
+    }
+
+    /// What a listener answers, with its head; `listen` is its key in the configuration.
+    pub fn get(&self, listen: &str, path: &str) -> String {
         let config = fs::read_to_string(&self.config).unwrap();
-        let line = config.lines().find_map(|line| line.strip_prefix("metrics_listen = ")).unwrap();
+        let line = config.lines().find_map(|line| line.strip_prefix(&format!("{listen} = "))).unwrap();
         let mut stream = std::net::TcpStream::connect(line.trim_matches('"')).unwrap();
-        write!(stream, "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         text

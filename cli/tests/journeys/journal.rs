@@ -55,6 +55,27 @@ fn a_journal_is_sound_after_kills_and_every_receipt_is_signed_by_the_engines_key
     let refused = engine.try_ctl(&["journal", "verify", "a", "--key", &other]).unwrap_err();
     assert!(refused.contains(&format!("signed by {key}, not by {other}")), "{refused}");
 
+    // Without its receipts the export is a chain that anybody could have made: the key says nothing of it.
+    let export = engine.ctl(&["journal", "export", "a"]);
+    let (mut bare, mut receipts) = (Vec::new(), 0);
+    for line in export.lines() {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        if let Some(end) = line.get_mut("end") {
+            end["receipts"] = 0.into();
+        }
+        match line.get("receipt") {
+            Some(_) => receipts += 1,
+            None => bare.push(line.to_string()),
+        }
+    }
+    assert!(receipts > 3);
+    let file = engine.dir.path().join("bare.jsonl");
+    fs::write(&file, bare.join("\n") + "\n").unwrap();
+    let (code, said, error) = nexum(&["journal", "verify", "--file", path(&file)]);
+    assert_eq!((code, said.contains("receipts: none; ")), (0, true), "{said}{error}");
+    let (code, said, error) = nexum(&["journal", "verify", "--file", path(&file), "--key", &key]);
+    assert_eq!((code, error.contains("signed nothing")), (1, true), "{said}{error}");
+
     // An orderly stop leaves nothing unsigned, and the key stays.
     assert!(engine.terminate().success());
     let state = engine.dir.path().join("state");

@@ -206,6 +206,8 @@ impl Engine {
             config: BTreeMap::new(),
             extra_methods: [SEND_RAW, PUT].map(str::to_owned).to_vec(),
             record: None,
+            component: None,
+            adopt_state: false,
         };
         let jitter = machine.jitter.clone();
         let kernel = KernelHandle::start(KernelArgs {

@@ -162,7 +162,10 @@ impl State {
                 slot.spec = before;
                 self.take_back(name).await;
             }
-            _ => candidate.passed.store(true, Ordering::Release),
+            _ => {
+                candidate.passed.store(true, Ordering::Release);
+                self.note_owners().await;
+            }
         }
         kept
     }
