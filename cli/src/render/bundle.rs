@@ -1,32 +1,17 @@
 //! A bundle as text, and what fires next. Pure: facts in, lines out.
 
-use super::{one_line, table, units};
+use super::{foreign::shown, one_line, table, units};
 use crate::bundle::inspect::{Asked, Planned, RUNS, Report};
 
 /// Longest text of a manifest's author on one line.
 const TEXT_CHARS_MAX: usize = 200;
 
-/// Text that a stranger wrote, on one line: a character that would steer a terminal, or hide others, is shown by its code.
-pub fn foreign(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
-                shown.extend(c.escape_unicode());
-            }
-            c if c.is_control() => shown.extend(c.escape_unicode()),
-            c => shown.push(c),
-        }
-    }
-    shown
-}
-
 fn line(text: &str) -> String {
-    one_line(&foreign(text), TEXT_CHARS_MAX)
+    one_line(text, TEXT_CHARS_MAX)
 }
 
 fn listed<T: ToString>(items: &[T]) -> String {
-    let items: Vec<String> = items.iter().map(|item| foreign(&item.to_string())).collect();
+    let items: Vec<String> = items.iter().map(|item| shown(&item.to_string()).into_owned()).collect();
     if items.is_empty() { "none".to_owned() } else { items.join(", ") }
 }
 
@@ -51,7 +36,7 @@ pub fn report(report: &Report) -> String {
     row("chains", chains(&report.chains));
     let mut name = "told of";
     for subscription in &report.subscriptions {
-        row(name, foreign(&subscription.what));
+        row(name, subscription.what.clone());
         name = "";
         for run in subscription.next_ms.iter().flat_map(|next| runs(next)) {
             row("", format!("  {run}"));
@@ -97,7 +82,7 @@ pub fn planned(planned: &[Planned]) -> String {
     }
     let mut text = "\n# What fires next:\n".to_owned();
     for one in planned {
-        text += &format!("# {}: {}\n", foreign(&one.module), foreign(&one.what));
+        text += &format!("# {}: {}\n", shown(&one.module), shown(&one.what));
         for run in runs(&one.next_ms) {
             text += &format!("#   {run}\n");
         }

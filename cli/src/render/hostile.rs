@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
+    time::Duration,
 };
 
 use nexum_gateway::api::journal::{EntryLine, JournalUnit};
@@ -22,8 +23,12 @@ use nexum_kernel::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{foreign, journal, logs, metrics, outbox, replay, report, tree};
-use crate::journal::{diff, verify};
+use super::{bundle, foreign, journal, logs, metrics, outbox, replay, report, tree};
+use crate::{
+    bundle::inspect,
+    config::Period,
+    journal::{diff, verify},
+};
 
 /// A forged line, a cleared screen, a title, colours by one byte, text that is turned around or not to be seen.
 const CONTROLS: [&str; 14] = [
@@ -171,6 +176,36 @@ fn compared() -> diff::Comparison {
     }
 }
 
+fn inspected() -> inspect::Report {
+    let text = || vec![hostile()];
+    let period = || Period(Duration::from_secs(1));
+    inspect::Report {
+        module: hostile(),
+        version: hostile(),
+        description: hostile(),
+        authors: text(),
+        component: hostile(),
+        component_bytes: 1,
+        capabilities: inspect::Asked { required: Vec::new(), optional: Vec::new() },
+        chains: inspect::Asked { required: vec![1], optional: Vec::new() },
+        extra_methods: text(),
+        http_allow: text(),
+        subscriptions: vec![inspect::Subscription { source: hostile(), what: hostile(), next_ms: Some(vec![0]) }],
+        on_reorg: "rewind",
+        limits: inspect::Bounds {
+            max_memory_bytes: 1,
+            max_fuel_per_event: 1,
+            max_state_bytes: 1,
+            event_deadline: period(),
+        },
+        restart: inspect::Restart { max_consecutive_failures: 1, max_event_attempts: 1, backoff: [period(), period()] },
+    }
+}
+
+fn planned() -> inspect::Planned {
+    inspect::Planned { module: hostile(), what: hostile(), next_ms: vec![0] }
+}
+
 /// What each renderer makes of hostile answers; JSON as it is printed.
 fn rendered() -> BTreeMap<&'static str, String> {
     let states = ["LOAD", "INIT", "RUN", "RESTART", "PAUSED", "DEAD", "~"].map(node);
@@ -199,6 +234,8 @@ fn rendered() -> BTreeMap<&'static str, String> {
     let replayed = Replayed { outcome: outcome(), missing: vec![hostile()] };
     let as_json = |value: Value| foreign::json(&serde_json::to_string_pretty(&value).unwrap()).into_owned();
     BTreeMap::from([
+        ("bundle::report", bundle::report(&inspected())),
+        ("bundle::planned", bundle::planned(&[planned()])),
         ("journal::entries", journal::entries(&[entry()], true)),
         ("journal::effects", journal::effects(&[sent()])),
         ("journal::unit", journal::unit(&unit())),
