@@ -1,7 +1,18 @@
-//! Hostile neighbours, all at once, beside fifty ordinary modules: every one of those handles every event once, and what
-//! the neighbours do to the time from a head to the guest is reported.
+//! Hostile neighbours, all at once, beside fifty ordinary modules: every one of those handles every event once, the engine
+//! says all the while that it lives, its memory stays within what its configuration allows, and it ends when it is told to.
+//! What the neighbours do to the time from a head to the guest is reported.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -14,12 +25,40 @@ const BLOCK: Duration = Duration::from_millis(50);
 /// Twenty blocks a second, without end.
 const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 const ORDINARY: usize = 50;
-const HOSTILE: [&str; 9] =
-    ["fuel", "memory", "stack", "sleep", "log-bomb", "print-bomb", "state-bomb", "flush-bomb", "rpc-bomb"];
+const HOSTILE: [&str; 16] = [
+    "fuel",
+    "memory",
+    "stack",
+    "sleep",
+    "log-bomb",
+    "huge-log",
+    "print-bomb",
+    "line-ends",
+    "state-bomb",
+    "flush-bomb",
+    "rewrite-bomb",
+    "error-bomb",
+    "key-bomb",
+    "timer-bomb",
+    "rpc-bomb",
+    "http-bomb",
+];
 /// They fail for as long as it takes.
 const BUDGET: (&str, &str) = ("max_consecutive_failures = 10", "max_consecutive_failures = 1000000");
 /// Others' p99 beside them over their p99 alone; reported, not asserted, because it is a time.
 const RATIO_GOAL: f64 = 1.10;
+
+/// What `/live` is to be answered within, and how long it may take before this fails: a machine that is busy with other
+/// things stops everybody.
+const LIVE_GOAL: Duration = Duration::from_millis(100);
+const LIVE_MAX: Duration = Duration::from_secs(2);
+/// `[engine] shutdown_deadline`, and as much again for the process itself.
+const STOP_MAX: Duration = Duration::from_secs(40);
+/// Memory that the engine may take at most, MiB. Fixed: the pool of recordings (256), and the database with the engine
+/// itself. For each hostile module: its `max_memory_bytes` (16 here), and one call's arguments (16) and answer (8). For each
+/// ordinary one: 1.
+const FIXED_MIB: u64 = 256 + 256;
+const MODULE_MIB: u64 = 16 + 16 + 8;
 
 /// Rounds, each first alone and then beside the hostile ones: 1 in CI, more with `make prove-isolation ROUNDS=n`.
 fn rounds() -> usize {
@@ -107,19 +146,52 @@ fn slow_threads(engine: &Engine) -> Vec<i64> {
     stats.map(|stat| stat.rsplit(')').next().unwrap().split_whitespace().nth(16).unwrap().parse().unwrap()).collect()
 }
 
+/// Asks `/live` again and again until it is told to stop; every answer's time.
+fn probe(address: &str, stop: &AtomicBool) -> Vec<Duration> {
+    let mut took = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        #[allow(clippy::disallowed_methods, reason = "how long another process takes is what is measured")]
+        let asked = Instant::now();
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        write!(stream, "GET /live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        stream.read_to_string(&mut answer).unwrap();
+        took.push(asked.elapsed());
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    took
+}
+
+/// The most memory that the process has had, MiB.
+fn most_mib(engine: &Engine) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", engine.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
 #[test]
 fn prove_isolation() {
+    // A server that takes every connection and answers nobody.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
     let blocks = if rounds() > 1 { 400 } else { 60 };
     let mut setup = Setup::new().mock(31337, CHAIN);
     for index in 0..ORDINARY {
         setup = setup.module("recorder", &name(index), &[]);
     }
     let bundle = |mode| {
-        let wanted = format!("mode = \"{mode}\"");
+        let wanted = format!("mode = \"{mode}\"\nurl = \"{url}\"");
         (mode, setup.write_bundle("hostile", mode, &[("mode = \"good\"", &wanted), QUICK, BUDGET]))
     };
     let neighbours: Vec<_> = neighbours().into_iter().map(bundle).collect();
-    let engine = setup.start();
+    let mut engine = setup.start();
+    let config = fs::read_to_string(&engine.config).unwrap();
+    let address = config.lines().find_map(|line| line.strip_prefix("health_listen = ")).unwrap().trim_matches('"');
+    let (address, stop) = (address.to_owned(), Arc::new(AtomicBool::new(false)));
+    let stopped = stop.clone();
+    let probing = std::thread::spawn(move || probe(&address, &stopped));
     for index in 0..ORDINARY {
         engine.module_until(&name(index), "runs", |node| node["events_processed"].as_u64() > Some(0));
     }
@@ -149,6 +221,25 @@ fn prove_isolation() {
         let node = engine.module(&name(index));
         assert_eq!((&node["events_failed"], &node["dead_letters"]), (&0.into(), &0.into()), "{node:#}");
     }
+    // All of them once more, for the end.
+    for (_, bundle) in &neighbours {
+        engine.ctl(&["module", "load", bundle.to_str().unwrap()]);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut live = probing.join().unwrap();
+    live.sort();
+    let allowed = FIXED_MIB + MODULE_MIB * neighbours.len() as u64 + ORDINARY as u64;
+    let most = most_mib(&engine);
+    #[allow(clippy::disallowed_methods, reason = "how long another process takes is what is measured")]
+    let told = Instant::now();
+    assert!(engine.terminate().success());
+    let ended = told.elapsed();
+    let (slowest, late) = (*live.last().unwrap(), live.iter().filter(|took| **took > LIVE_GOAL).count());
+    println!("/live asked {} times: {late} took longer than {LIVE_GOAL:?}, the slowest {slowest:?}", live.len());
+    println!("memory: {most} MiB at most, {allowed} allowed; ended {ended:?} after SIGTERM");
+    assert!(slowest < LIVE_MAX, "/live took {slowest:?}");
+    assert!(ended < STOP_MAX, "it ended {ended:?} after SIGTERM");
+    assert!(most < allowed, "{most} MiB of {allowed}");
     println!("{ORDINARY} modules, {} hostile neighbours, {} blocks each way", neighbours.len(), blocks * rounds());
     for (percentile, name) in ["p50", "p90", "p99"].into_iter().enumerate() {
         let [alone, beside] = [&alone, &beside].map(|rounds| median(rounds, percentile));
