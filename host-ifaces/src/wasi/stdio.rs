@@ -257,7 +257,7 @@ mod tests {
     use crate::{
         limits::ARGUMENT_BYTES_MAX,
         logging::LINES_BURST,
-        recording::{LINES_MAX, Taping},
+        recording::{LINES_MAX, RecordedBytes, Taping},
     };
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -284,10 +284,15 @@ mod tests {
     }
 
     fn bed(taping: &Taping) -> Bed {
-        let (clock, meter, tape) = (Arc::<Still>::default(), Arc::<Meter>::default(), WasiTape::new(taping));
+        let (clock, meter, tape) =
+            (Arc::<Still>::default(), Arc::<Meter>::default(), WasiTape::new(taping, &RecordedBytes::of(taping)));
         let injected: Arc<dyn Clock> = clock.clone();
         let stdio = Stdio::new(&"m".into(), &injected, &meter, &tape);
         Bed { clock, meter, tape, stdio }
+    }
+
+    fn recording() -> Taping {
+        Taping::On(Arc::default())
     }
 
     impl Bed {
@@ -322,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_character_in_two_writes_stays_one_and_the_last_line_needs_no_end() {
-        let bed = bed(&Taping::On);
+        let bed = bed(&recording());
         let text = "grüße\n€";
         for byte in text.bytes() {
             bed.stdio.stdout.take(&[byte]);
@@ -336,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_long_line_is_cut_between_characters_and_loses_nothing() {
-        let bed = bed(&Taping::On);
+        let bed = bed(&recording());
         let text = format!("x{}", "€".repeat(LINE_BYTES_MAX / 3 * 2));
         bed.stdio.stdout.take(text.as_bytes());
         bed.stdio.end();
@@ -351,7 +356,7 @@ mod tests {
 
     #[test]
     fn dropped_lines_are_recorded_as_a_replay_prints_them() {
-        let (recorded, played) = (bed(&Taping::On), bed(&Taping::Play(Arc::default())));
+        let (recorded, played) = (bed(&recording()), bed(&Taping::Play(Arc::default())));
         let text: String = (0..2 * LINES_BURST).map(|n| format!("{n}\n")).collect();
         // The rate is spent already.
         recorded.stdio.stdout.take("\n".repeat(LINES_BURST as usize).as_bytes());
