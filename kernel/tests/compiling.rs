@@ -212,6 +212,8 @@ impl Bed {
             config: BTreeMap::new(),
             extra_methods: Vec::new(),
             record: None,
+            component: None,
+            adopt_state: false,
         };
         let (loader, plan) = (self.loader.clone(), Arc::new(self.loader.plan(&spec).unwrap()));
         self.runtime.spawn(async move { loader.prepare(Blocking::Threads, &plan).await.err().unwrap() })

@@ -14,7 +14,7 @@ use crate::{
 
 /// A manifest's text may be part of what is wrong with it.
 fn refused(error: &anyhow::Error) -> Failure {
-    Failure::failed(render::bundle::foreign(&format!("{error:#}")))
+    Failure::failed(render::foreign::shown(&format!("{error:#}")).into_owned())
 }
 
 pub fn inspect(bundle: &Path, output: &Output) -> Result<(), Failure> {

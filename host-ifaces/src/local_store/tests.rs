@@ -59,7 +59,7 @@ fn paging_leaves_out_nothing_whatever_the_event_and_those_before_it_have_deleted
         for limit in 1..=4 {
             let (mut paged, mut after) = (Vec::new(), None::<String>);
             loop {
-                let page = overlay.list("k/", after.as_deref(), limit).unwrap();
+                let page = overlay.list("k/", after.as_deref(), limit, usize::MAX).unwrap();
                 assert!(page.len() <= limit);
                 after = page.last().map(|(key, _)| key.clone());
                 let whole = page.len() == limit;
