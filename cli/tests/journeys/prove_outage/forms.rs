@@ -115,7 +115,7 @@ fn prove_outage_of_huge_answers_to_a_module() {
 
 #[test]
 fn prove_outage_of_huge_answers_to_the_engine() {
-    for place in places(&[http(0, 1), ws(0, 2)], &[1, 2]) {
+    for place in places(&[http(0, 1), ws(0, 1), ws(0, 2)], &[1, 2]) {
         let mut bed = Plan::at(place).rpc("timeout = \"5s\"").start();
         bed.grow();
         let before = bed.memory_bytes_max();
