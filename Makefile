@@ -181,7 +181,7 @@ prove-reorg: test-deps guests ## reorgs of depth 1 to 20, while running, stopped
 OUTAGE_SECONDS ?= 250
 .PHONY: prove-outage
 prove-outage: test-deps guests ## endpoints that stall, lag, lie, refuse, cut, each in every rank; then all down for OUTAGE_SECONDS
-	@NEXUM_ENDPOINTS=all NEXUM_OUTAGE_SECONDS=$(OUTAGE_SECONDS) cargo nextest run $(CARGO_FLAGS) -E 'test(prove_outage)'
+	@NEXUM_ENDPOINTS=all NEXUM_OUTAGE_SECONDS=$(OUTAGE_SECONDS) cargo nextest run $(CARGO_FLAGS) --no-fail-fast -E 'test(prove_outage)'
 
 # What a fuzzer finds goes to the target folder; what is kept of it is put into fixtures/fuzz/corpus by hand, and runs with the tests.
 FUZZ_SECONDS ?= 60

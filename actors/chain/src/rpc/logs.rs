@@ -16,7 +16,7 @@ use super::{
     follow::by_number,
     headers::{Asked, refusal},
     settle::{By, INDEXING, Settled, WITNESS, of_block},
-    shape::Refusal,
+    shape::{Refusal, Shape},
     trust::Doubts,
     wire,
 };
@@ -179,7 +179,9 @@ impl RpcBackend {
         if finds != Some(false) {
             match self.ask_logs(index, purpose, of_block(union, header, true), true, patience).await {
                 Ok(logs) if !logs.is_empty() => {
-                    self.shared.endpoints[index].shape().found_by_hash();
+                    let mut shape = self.shared.endpoints[index].shape();
+                    shape.found_by_hash();
+                    shape.fitted();
                     return Ok(logs);
                 }
                 Ok(none) => {
@@ -194,6 +196,9 @@ impl RpcBackend {
                     };
                 }
                 Err(error) if refusal(&error) == Some(Refusal::Refused) => {
+                    if let CallError::TooLarge { .. } = error {
+                        self.shared.endpoints[index].shape().overflowed(now_ns);
+                    }
                     tracing::debug!(endpoint = %self.shared.name(index), error = %error.message(), "logs by hash were refused");
                     if list > 1 {
                         self.shared.endpoints[index].shape().list.refused(list, Refusal::Refused);
@@ -213,7 +218,11 @@ impl RpcBackend {
         {
             self.shared.endpoints[index].shape().list.refused(list, Refusal::Refused);
         }
+        if let Err(CallError::TooLarge { .. }) = &logs {
+            self.shared.endpoints[index].shape().overflowed(now_ns);
+        }
         let logs = logs.map_err(failed)?;
+        self.shared.endpoints[index].shape().fitted();
         let is_of_branch = match logs.first() {
             Some(read) => read.log.block_number != header.number || read.log.block_hash == header.hash.0,
             None => {
@@ -284,6 +293,15 @@ impl RpcBackend {
         if self.shared.trust().verify == Verify::Always {
             return Ok(vec![self.settle(first, union, vec![]).await?.logs]);
         }
+        let may_prove = self.shared.trust().verify != Verify::Off && first.receipts_root.is_some();
+        // Receipts are no more than a block holds. To ask for such logs again would end a WebSocket again, with all that is
+        // asked over it.
+        if may_prove
+            && self.all_up(Shape::overflows)
+            && let Ok(settled) = self.settle(first, union, vec![]).await
+        {
+            return Ok(vec![settled.logs]);
+        }
         if blocks.len() > 1
             && let Some(logs) = self.logs_of_several(blocks, union).await
         {
@@ -309,7 +327,6 @@ impl RpcBackend {
             }
         }
         // Receipts may be had where logs are not.
-        let may_prove = self.shared.trust().verify != Verify::Off && first.receipts_root.is_some();
         match may_prove {
             true => self.settle(first, union, vec![]).await.map(|settled| vec![settled.logs]).map_err(|_| failure),
             false => Err(failure),
@@ -330,6 +347,13 @@ impl RpcBackend {
         // Where nothing is told of blooms, logs may come without gas as well.
         let is_empty = logs.is_empty() && block.gas_used == Some(0) && trust.bloom() != BloomUse::Ignore;
         !is_empty && !trust.says_something(block)
+    }
+
+    /// Whether all endpoints that are connected are known for this, and there is one.
+    pub(super) fn all_up(&self, habit: impl Fn(&Shape, u64) -> bool) -> bool {
+        let now_ns = self.shared.clock.monotonic_ns();
+        let mut up = self.shared.order().into_iter().filter(|index| self.shared.is_up(*index)).peekable();
+        up.peek().is_some() && up.all(|index| habit(&self.shared.endpoints[index].shape(), now_ns))
     }
 
     /// The other endpoints that can say what is in a block, best first.

@@ -48,10 +48,7 @@ impl RpcBackend {
         }
         let mut failure = Failure::Failed("no endpoint may be used".into());
         let order = self.shared.order();
-        let now_ns = self.shared.clock.monotonic_ns();
-        let up: Vec<usize> = order.iter().copied().filter(|index| self.shared.is_up(*index)).collect();
-        let all_leave_out = up.iter().all(|index| self.shared.endpoints[*index].shape().leaves_out(now_ns));
-        if !up.is_empty() && all_leave_out {
+        if self.all_up(|shape, now_ns| shape.leaves_out(now_ns) || shape.overflows(now_ns)) {
             return self.each_of_range(from, to, union, known).await;
         }
         let mut best: Option<(Told, Vec<Header>)> = None;

@@ -116,6 +116,8 @@ pub struct Shape {
     found_none: u32,
     /// Since when it is known to leave out logs of a range that it has when it is asked for their block alone.
     leaves_out: Option<u64>,
+    /// How often in a row the logs of one block were more than is read, and since when.
+    overflows: (u32, u64),
     /// Whether the times that it gives logs are those of their blocks.
     pub dates: bool,
 }
@@ -131,6 +133,7 @@ impl Shape {
             lacks_by_hash: None,
             found_none: 0,
             leaves_out: None,
+            overflows: (0, 0),
             dates: true,
         }
     }
@@ -170,6 +173,22 @@ impl Shape {
         self.leaves_out.is_some_and(|since_ns| is_remembered(since_ns, now_ns))
     }
 
+    /// The logs of one block were more than is read.
+    pub fn overflowed(&mut self, now_ns: u64) {
+        self.overflows = (self.overflows.0.saturating_add(1), now_ns);
+    }
+
+    /// The logs of one block were read.
+    pub fn fitted(&mut self) {
+        self.overflows = (0, 0);
+    }
+
+    /// Whether its logs of one block are known to be more than is read. Once says little: over a WebSocket one answer that is
+    /// too large ends every question of its connection.
+    pub fn overflows(&self, now_ns: u64) -> bool {
+        self.overflows.0 > 1 && is_remembered(self.overflows.1, now_ns)
+    }
+
     /// What has been learnt, for whoever looks.
     pub fn learnt(&self, now_ns: u64) -> Vec<String> {
         let sizes = [(&self.range, "blocks a range"), (&self.batch, "requests a batch"), (&self.list, "addresses")];
@@ -178,6 +197,7 @@ impl Shape {
         let habits = [
             (self.finds_by_hash(now_ns) == Some(false), "logs by block number only"),
             (self.leaves_out(now_ns), "logs left out of ranges"),
+            (self.overflows(now_ns), "more logs of one block than are read"),
         ];
         sizes.chain(habits.iter().filter(|(has, _)| *has).map(|(_, what)| (*what).to_owned())).collect()
     }
@@ -245,6 +265,19 @@ mod tests {
             ask(&mut shape.batch, 1, Refusal::Refused);
         }
         assert_eq!(shape.learnt(0), ["1 requests a batch"]);
+    }
+
+    #[test]
+    fn one_answer_that_is_too_large_is_no_habit_and_one_that_fits_ends_it() {
+        let mut shape = Shape::new(2_000, 100, 500);
+        shape.overflowed(5);
+        assert!(!shape.overflows(5));
+        shape.overflowed(6);
+        assert!(shape.overflows(6) && shape.overflows(5 + FORGOTTEN_AFTER_NS));
+        assert_eq!(shape.learnt(6), ["more logs of one block than are read"]);
+        assert!(!shape.overflows(6 + FORGOTTEN_AFTER_NS));
+        shape.fitted();
+        assert!(!shape.overflows(6));
     }
 
     #[test]

@@ -68,6 +68,9 @@ impl RpcBackend {
                 }
                 Err(error) => error,
             };
+            if let (1, CallError::TooLarge { .. }) = (size, &error) {
+                shape.overflowed(now_ns);
+            }
             let Some(refusal) = refusal(&error) else { return Err(error) };
             let smaller = match size {
                 1 if list > 1 => shape.list.refused(list, refusal),
