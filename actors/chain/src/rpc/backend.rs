@@ -170,7 +170,11 @@ impl Backend for RpcBackend {
     fn bounds(&self) -> Bounds {
         let leader = *self.shared.leader.borrow();
         let now_ns = self.shared.clock.monotonic_ns();
-        let others = leader.is_some_and(|leader| self.shared.board().others_confirm(leader, now_ns));
+        let others = leader.is_some_and(|leader| {
+            let board = self.shared.board();
+            // One that was there a moment ago has a say, too: else whoever is left alone would confirm its own blocks.
+            board.others_confirm(leader, now_ns) || board.awaited(now_ns).is_some()
+        });
         let agreement = self.shared.agreement();
         let vouched = leader.filter(|_| others).map(|leader| agreement.vouched(leader).unwrap_or(0));
         let disputed = agreement.disputed(now_ns).map(|(number, by)| (number, self.shared.endpoints[by].name.clone()));

@@ -15,7 +15,7 @@ use url::Url;
 use super::{
     dial::{Dial, Http, Meter},
     envelope::{self, Answer, AnswerId, Packet},
-    errors::CallError,
+    errors::{CallError, NOT_CONNECTED},
     limiter::{Caller, Limiter},
     secrets::{Secrets, public_name},
     shape::Shape,
@@ -195,7 +195,7 @@ impl Endpoint {
         match &self.transport {
             Transport::Ws { engine, .. } => {
                 let engine = engine.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                engine.ok_or_else(|| CallError::unavailable("not connected"))
+                engine.ok_or_else(|| CallError::unavailable(NOT_CONNECTED))
             }
             _ => Err(CallError::unavailable("HTTP has no subscriptions")),
         }

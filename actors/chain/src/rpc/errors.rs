@@ -17,6 +17,8 @@ const CODE_LIMIT_EXCEEDED: i64 = -32005;
 /// EIP-1474: resource not found.
 const CODE_NOT_FOUND: i64 = -32001;
 const NONSENSE: &str = "the answer makes no sense";
+/// What is said of an endpoint that nothing can be asked of now.
+pub(super) const NOT_CONNECTED: &str = "not connected";
 const PACED: &str = "the configured requests per second are used up";
 
 /// Why one exchange with one endpoint brought no result.
@@ -133,6 +135,12 @@ impl CallError {
     /// Whether an answer came that makes no sense.
     pub fn is_nonsense(&self) -> bool {
         matches!(self, Self::Transport { message, .. } if message.starts_with(NONSENSE))
+    }
+
+    /// Whether the connection ended while the answer was awaited.
+    pub fn is_lost(&self) -> bool {
+        let Self::Transport { kind: HostErrorKind::Unavailable, status: 0, message, .. } = self else { return false };
+        message != NOT_CONNECTED && !self.is_nonsense()
     }
 
     /// Whether no answer came in time.

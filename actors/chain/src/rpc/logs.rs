@@ -196,15 +196,14 @@ impl RpcBackend {
                     };
                 }
                 Err(error) if refusal(&error) == Some(Refusal::Refused) => {
-                    if let CallError::TooLarge { .. } = error {
-                        self.shared.endpoints[index].shape().overflowed(now_ns);
-                    }
+                    self.may_have_overflowed(index, &error);
                     tracing::debug!(endpoint = %self.shared.name(index), error = %error.message(), "logs by hash were refused");
                     if list > 1 {
                         self.shared.endpoints[index].shape().list.refused(list, Refusal::Refused);
                     }
                 }
                 Err(error) => {
+                    self.may_have_overflowed(index, &error);
                     self.refused(index, &error);
                     return Err(failed(error));
                 }
@@ -218,10 +217,7 @@ impl RpcBackend {
         {
             self.shared.endpoints[index].shape().list.refused(list, Refusal::Refused);
         }
-        if let Err(CallError::TooLarge { .. }) = &logs {
-            self.shared.endpoints[index].shape().overflowed(now_ns);
-        }
-        let logs = logs.map_err(failed)?;
+        let logs = logs.inspect_err(|error| self.may_have_overflowed(index, error)).map_err(failed)?;
         self.shared.endpoints[index].shape().fitted();
         let is_of_branch = match logs.first() {
             Some(read) => read.log.block_number != header.number || read.log.block_hash == header.hash.0,
@@ -242,6 +238,14 @@ impl RpcBackend {
             shape.lacks_by_hash(now_ns);
         }
         Ok(logs)
+    }
+
+    /// Notes a failure to tell the logs of one block that may come of how many they are.
+    pub(super) fn may_have_overflowed(&self, index: usize, error: &CallError) {
+        let endpoint = &self.shared.endpoints[index];
+        if matches!(error, CallError::TooLarge { .. }) || (endpoint.is_ws() && error.is_lost()) {
+            endpoint.shape().overflowed(self.shared.clock.monotonic_ns());
+        }
     }
 
     /// The logs of a block of which an endpoint told none by its hash.

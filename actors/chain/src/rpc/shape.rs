@@ -14,6 +14,9 @@ const SILENT_FAILURES_MAX: u32 = 2;
 const ASKED_TWICE: u32 = 16;
 const SAMPLED: u8 = 16;
 
+/// Answers that fail within so long of each other may have failed together.
+const TOGETHER_NS: u64 = 100_000_000;
+
 fn is_remembered(since_ns: u64, now_ns: u64) -> bool {
     now_ns.saturating_sub(since_ns) < FORGOTTEN_AFTER_NS
 }
@@ -173,9 +176,13 @@ impl Shape {
         self.leaves_out.is_some_and(|since_ns| is_remembered(since_ns, now_ns))
     }
 
-    /// The logs of one block were more than is read.
+    /// The logs of one block were more than is read, or the connection ended in their place. Over a WebSocket all that is
+    /// asked at one time ends together, which counts once.
     pub fn overflowed(&mut self, now_ns: u64) {
-        self.overflows = (self.overflows.0.saturating_add(1), now_ns);
+        let (count, last_ns) = self.overflows;
+        if count == 0 || now_ns.saturating_sub(last_ns) >= TOGETHER_NS {
+            self.overflows = (count.saturating_add(1), now_ns);
+        }
     }
 
     /// The logs of one block were read.
@@ -183,8 +190,7 @@ impl Shape {
         self.overflows = (0, 0);
     }
 
-    /// Whether its logs of one block are known to be more than is read. Once says little: over a WebSocket one answer that is
-    /// too large ends every question of its connection.
+    /// Whether its logs of one block are known to be more than is read. Once says little.
     pub fn overflows(&self, now_ns: u64) -> bool {
         self.overflows.0 > 1 && is_remembered(self.overflows.1, now_ns)
     }
@@ -270,14 +276,16 @@ mod tests {
     #[test]
     fn one_answer_that_is_too_large_is_no_habit_and_one_that_fits_ends_it() {
         let mut shape = Shape::new(2_000, 100, 500);
+        let later = 5 + TOGETHER_NS;
         shape.overflowed(5);
-        assert!(!shape.overflows(5));
-        shape.overflowed(6);
-        assert!(shape.overflows(6) && shape.overflows(5 + FORGOTTEN_AFTER_NS));
-        assert_eq!(shape.learnt(6), ["more logs of one block than are read"]);
-        assert!(!shape.overflows(6 + FORGOTTEN_AFTER_NS));
+        shape.overflowed(later - 1);
+        assert!(!shape.overflows(later), "they failed together");
+        shape.overflowed(later);
+        assert!(shape.overflows(later) && shape.overflows(later - 1 + FORGOTTEN_AFTER_NS));
+        assert_eq!(shape.learnt(later), ["more logs of one block than are read"]);
+        assert!(!shape.overflows(later + FORGOTTEN_AFTER_NS));
         shape.fitted();
-        assert!(!shape.overflows(6));
+        assert!(!shape.overflows(later));
     }
 
     #[test]

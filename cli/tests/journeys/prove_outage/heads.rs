@@ -165,13 +165,15 @@ fn prove_outage_long_of_some_blocks_too_many() {
             let mut bed = Plan::at(place).held(CONFIRMATIONS).rpc(PATIENT).start();
             bed.grow();
             bed.bad().set(NearHead(blocks));
+            let before = bed.state("held", "b/").len();
             let reason = eventually("it goes on or says why not", || {
                 bed.anvil.emit(&bed.emitter, 1);
                 bed.anvil.mine();
                 let health = bed.health();
                 let reason = health["reasons"][0].as_str().map(str::to_owned);
                 let demoted = bed.of_endpoint("nexum_endpoint_demotions_total", place.bad) > 0.0;
-                reason.or(demoted.then(String::new)).ok_or_else(|| format!("{health:#}"))
+                let goes_on = bed.state("held", "b/").len() > before + 10;
+                reason.or((demoted || goes_on).then(String::new)).ok_or_else(|| format!("{health:#}"))
             });
             println!("{place:?}, {blocks} blocks: {reason}");
             bed.has_nothing_false("held");
@@ -202,11 +204,14 @@ fn prove_outage_of_notices_of_heads() {
         for place in of {
             let mut bed = Plan::at(*place).start();
             bed.grow();
+            // At the start another one may have been asked, which was there sooner.
+            let fallbacks = bed.engine.metric("nexum_rpc_fallbacks_total", &[]);
             bed.bad().set(NewHeads(notice));
             bed.grow();
             bed.grow();
             assert_eq!(bed.reorgs(), 0.0, "{notice:?}");
-            assert_eq!(bed.engine.metric("nexum_rpc_fallbacks_total", &[]), 0.0, "{notice:?} is no fault");
+            let more = bed.engine.metric("nexum_rpc_fallbacks_total", &[]) - fallbacks;
+            assert_eq!(more, 0.0, "{notice:?} is no fault");
             bed.is_healthy();
         }
     }

@@ -189,7 +189,10 @@ fn prove_outage_of_receipts_that_lie_too() {
         bed.bad().set(Fault::Logs(Lie::Everywhere));
         bed.grow();
         bed.grow();
-        bed.is_demoted("wrong");
+        // One that stands by is not asked.
+        if place.bad == 0 {
+            bed.is_demoted("wrong");
+        }
         bed.recovers();
     }
 }

@@ -58,7 +58,7 @@ fn prove_outage_of_too_many_logs_without_words() {
 
 #[test]
 fn prove_outage_of_too_many_logs_and_the_connection() {
-    of_logs(Refusal::Cut, &[http(0, 1), ws(0, 2)]);
+    of_logs(Refusal::Cut, &[http(0, 1), ws(0, 1), ws(0, 2)]);
 }
 
 #[test]

@@ -58,6 +58,9 @@ impl RpcBackend {
             let parts = union.parts(most);
             let list = parts.iter().map(Union::longest_list).max().unwrap_or(0);
             let answer = self.range_from(index, from, to, union, &parts, known, patience, purpose).await;
+            if let (1, Err(error)) = (size, &answer) {
+                self.may_have_overflowed(index, error);
+            }
             let now_ns = self.shared.clock.monotonic_ns();
             let mut shape = self.shared.endpoints[index].shape();
             let error = match answer {
@@ -68,9 +71,6 @@ impl RpcBackend {
                 }
                 Err(error) => error,
             };
-            if let (1, CallError::TooLarge { .. }) = (size, &error) {
-                shape.overflowed(now_ns);
-            }
             let Some(refusal) = refusal(&error) else { return Err(error) };
             let smaller = match size {
                 1 if list > 1 => shape.list.refused(list, refusal),

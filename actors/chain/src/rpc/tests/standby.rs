@@ -26,3 +26,15 @@ async fn one_that_is_asked_for_its_head_all_the_time_is_compared_too() {
         number = disputed => assert_eq!(number, 6),
     }
 }
+
+/// For the moment in which nobody else is there, an endpoint with blocks of its own would confirm them by itself.
+#[test]
+fn one_that_was_just_lost_has_a_say_in_what_is_confirmed() {
+    let backend = backend_over(vec![Node::default(), Node::default()]);
+    backend.shared.update(|board, now| (0..2).for_each(|index| board.up(index, now)));
+    backend.shared.update(|board, now| drop(board.down(1, now, "gone".into())));
+    assert_eq!(backend.bounds().vouched, Some(0));
+    let alone = backend_over(vec![Node::default()]);
+    alone.shared.update(|board, now| board.up(0, now));
+    assert_eq!(alone.bounds().vouched, None, "there is nobody else to ask");
+}
