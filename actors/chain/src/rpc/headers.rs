@@ -420,24 +420,23 @@ impl RpcBackend {
     }
 
     pub(super) async fn read_headers(&self, asked: Asked, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
-        let mut headers = Vec::with_capacity(numbers.len());
-        let mut rest = numbers;
+        let (mut headers, mut rest) = (Vec::with_capacity(numbers.len()), numbers);
         while !rest.is_empty() {
             let (chunk, _) = rest.split_at(rest.len().min(super::endpoint::BATCH_MAX as usize));
             let params = chunk.iter().map(|number| by_number(*number)).collect::<Result<Vec<_>, _>>()?;
-            let requests: Vec<(&str, &RawValue)> =
-                params.iter().map(|params| ("eth_getBlockByNumber", &**params)).collect();
+            let requests: Vec<_> = params.iter().map(|params| ("eth_getBlockByNumber", &**params)).collect();
             let are_wanted = |found: &[Header]| {
                 !found.is_empty() && found.len() <= chunk.len() && found.iter().zip(chunk).all(|(h, n)| h.number == *n)
             };
             let highest = chunk.iter().copied().max().unwrap_or(0);
-            match self.first(asked, &requests, highest, are_wanted).await? {
-                Some(found) => {
-                    rest = &rest[found.len()..];
-                    headers.extend(found);
-                }
-                None => return Err(Failure::Failed(format!("no endpoint has all of {}", named(chunk)))),
+            let mut found = self.first(asked, &requests, highest, are_wanted).await?;
+            if found.is_none() && chunk.len() > 1 {
+                // What stands behind one address may have a block that was missing a moment ago.
+                found = self.first(asked, &requests[..1], chunk[0], are_wanted).await?;
             }
+            let found = found.ok_or_else(|| Failure::Failed(format!("no endpoint has all of {}", named(chunk))))?;
+            rest = &rest[found.len()..];
+            headers.extend(found);
         }
         Ok(headers)
     }

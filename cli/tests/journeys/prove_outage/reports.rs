@@ -90,7 +90,7 @@ fn prove_outage_of_an_endpoint_that_forbids_to_ask_whether_it_syncs() {
 /// Some of the nodes behind one address do not have a block that others have.
 #[test]
 fn prove_outage_of_a_balancer_of_which_some_nodes_lack_blocks() {
-    for place in places(&[http(0, 1), ws(0, 2)], &[1, 2, 3]) {
+    for place in places(&[http(0, 1), ws(0, 1), ws(0, 2)], &[1, 2, 3]) {
         read_under(place, NullBlocks);
     }
 }

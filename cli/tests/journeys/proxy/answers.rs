@@ -79,7 +79,7 @@ pub async fn answer(shared: &Shared, fault: Fault, mut request: Value) -> Option
     let method = request["method"].as_str().unwrap_or_default().to_owned();
     match fault {
         Fault::Forbidden(whom) if meant(whom, &request) => return Some(Outcome::Forbidden),
-        Fault::Without(forbidden) if method == forbidden => return Some(Outcome::Status(403)),
+        Fault::Without(forbidden) if method == forbidden => return Some(Outcome::Forbidden),
         Fault::NullBlocks if method == "eth_getBlockByNumber" && request["params"][0].as_str()?.starts_with("0x") => {
             let asked = shared.asked.lock().unwrap().get(&method).copied().unwrap_or(0);
             if asked.is_multiple_of(3) {

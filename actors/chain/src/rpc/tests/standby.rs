@@ -32,7 +32,7 @@ async fn one_that_is_asked_for_its_head_all_the_time_is_compared_too() {
 fn one_that_was_just_lost_has_a_say_in_what_is_confirmed() {
     let backend = backend_over(vec![Node::default(), Node::default()]);
     backend.shared.update(|board, now| (0..2).for_each(|index| board.up(index, now)));
-    backend.shared.update(|board, now| drop(board.down(1, now, "gone".into())));
+    backend.shared.update(|board, now| assert!(board.down(1, now, "gone".into())));
     assert_eq!(backend.bounds().vouched, Some(0));
     let alone = backend_over(vec![Node::default()]);
     alone.shared.update(|board, now| board.up(0, now));
