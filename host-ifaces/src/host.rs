@@ -1,6 +1,6 @@
 //! What one module's Store holds: its overlay, its ports, its limits, and the WASI context.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -85,6 +85,8 @@ pub struct HostState {
     pub(crate) tape: Tape,
     pub(crate) wasi_tape: WasiTape,
     poisoned: Option<String>,
+    /// Since when the guest waits for a flush to be written, monotonic nanoseconds.
+    pub(crate) flushing_since_ns: Option<u64>,
     /// `flush` changes nothing: the writes wait for the end of the event.
     pub(crate) flushes_held: bool,
     memory: MemoryLimiter,
@@ -125,6 +127,7 @@ impl HostState {
             began: (record.state_bytes, record.seq),
             tape: Tape::new(&args.taping, &recorded),
             poisoned: None,
+            flushing_since_ns: None,
             flushes_held: false,
             memory: MemoryLimiter::new(args.limits.max_memory_bytes),
             wasi: crate::wasi::context(&args.clock, &meter, &stdio, &wasi_tape),
@@ -144,6 +147,7 @@ impl HostState {
             block: block.map(|(_, number)| number),
         };
         self.event_id = Some(id.clone());
+        self.flushing_since_ns = None;
         self.began = (self.overlay.used_bytes(), self.ledger.record.seq);
         // What the start of the instance saw belongs to `init`.
         if *id != EventId::Init {
@@ -228,6 +232,16 @@ impl HostState {
     /// Why the event must fail whatever the guest answers, if it must: something around the module failed, not the guest.
     pub fn poisoned(&self) -> Option<&str> {
         self.poisoned.as_deref()
+    }
+
+    /// The event at hand took longer than its deadline. When it stands in one flush for half of that, the disk is at fault and
+    /// not the guest. A guest that flushes all the time stands in many.
+    pub fn is_late(&mut self, deadline: Duration) {
+        let Some(since_ns) = self.flushing_since_ns else { return };
+        let waited_ns = self.clock.monotonic_ns().saturating_sub(since_ns);
+        if u128::from(waited_ns) * 2 >= deadline.as_nanos() {
+            self.poison(format!("a flush was not written within {} ms", waited_ns / 1_000_000));
+        }
     }
 
     pub(crate) fn poison(&mut self, reason: String) {

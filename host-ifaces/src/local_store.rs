@@ -340,7 +340,10 @@ impl local_store::Host for HostState {
         }
         self.send(unit);
         let (ahead, deadline) = (self.ahead.clone(), self.limits.host_call_deadline);
-        ahead.settle(deadline).await.map_err(|error| {
+        self.flushing_since_ns = Some(self.clock.monotonic_ns());
+        let settled = ahead.settle(deadline).await;
+        self.flushing_since_ns = None;
+        settled.map_err(|error| {
             // Whether it was written is not known, and the overlay is gone: the event must not go on.
             self.poison(format!("flush failed: {error}"));
             match error {

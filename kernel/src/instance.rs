@@ -233,7 +233,10 @@ impl Instance {
             },
             Ok(Ok(Err(error))) => Err(Failure { message: said(what, &error), backtrace: None, fuel }),
             Ok(Err(error)) => Err(failure(&error, what, fuel, self.deadline)),
-            Err(_) => Err(late(what, fuel, self.deadline)),
+            Err(_) => {
+                self.store.data_mut().is_late(self.deadline);
+                Err(late(what, fuel, self.deadline))
+            }
         }
     }
 }

@@ -1,6 +1,13 @@
 //! Effects and flushes of one event, over a store that takes everything.
 
-use std::sync::Mutex;
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -101,5 +108,65 @@ async fn effects_around_a_flush_have_ids_of_their_own_and_the_next_attempt_has_t
     // It was dropped before its unit was sent, as after a trap; the event comes again, to a fresh instance.
     assert_eq!(attempt(&args, &event).await, ids);
     assert_eq!(*carried.lock().unwrap(), [0; 4], "a flush makes writes durable, never effects");
+    actor.stop_and_wait(None, None).await.unwrap();
+}
+
+/// A clock that stands where it was put.
+#[derive(Default)]
+struct Hand(AtomicU64);
+
+impl crate::clock::Clock for Hand {
+    fn now_ms(&self) -> u64 {
+        0
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A store that is there and writes nothing.
+struct Hangs;
+
+impl Actor for Hangs {
+    type Msg = StoreMsg;
+    type State = Vec<StoreMsg>;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<StoreMsg>, (): ()) -> Result<Vec<StoreMsg>, ActorProcessingErr> {
+        Ok(Vec::new())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<StoreMsg>,
+        message: StoreMsg,
+        held: &mut Vec<StoreMsg>,
+    ) -> Result<(), ActorProcessingErr> {
+        held.push(message);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_is_late_because_the_disk_does_not_write_is_not_held_against_the_module() {
+    let (actor, _) = Actor::spawn(None, Hangs, ()).await.unwrap();
+    let store = Port::new("store");
+    store.bind(actor.clone());
+    let hand = Arc::<Hand>::default();
+    let args = HostArgs { clock: hand.clone(), ..args(store) };
+    for (waits, is_at_fault) in [(Duration::from_secs(4), true), (Duration::from_secs(5), false)] {
+        let mut host = HostState::new(&args, ModuleRecord::default());
+        host.begin(&EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) });
+        host.is_late(Duration::from_secs(10));
+        assert_eq!(host.poisoned(), None, "it waits for nothing");
+        local_store::Host::set(&mut host, "marker".into(), vec![1]).unwrap();
+        let mut flush = Box::pin(local_store::Host::flush(&mut host));
+        assert!(flush.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(flush);
+        hand.0.fetch_add(u64::try_from(waits.as_nanos()).unwrap(), Ordering::Relaxed);
+        host.is_late(Duration::from_secs(10));
+        assert_eq!(host.poisoned().is_none(), is_at_fault, "{waits:?} of 10 s");
+    }
     actor.stop_and_wait(None, None).await.unwrap();
 }
