@@ -294,6 +294,23 @@ mod tests {
         check(method, url, &headers, None, &allow(&["a.org"])).map_or_else(|error| error.message, |url| url.to_string())
     }
 
+    /// What the fuzzer begins with, and what it found.
+    #[test]
+    fn an_entry_that_is_taken_allows_the_host_that_it_names() {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/fuzz/corpus/allow");
+        let mut taken = 0;
+        for file in std::fs::read_dir(corpus).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let Ok(entry) = pattern(&text) else { continue };
+            assert_eq!(pattern(&entry).as_deref(), Ok(&*entry), "{text:?}");
+            let host = entry.strip_prefix("*.").map_or_else(|| entry.clone(), |suffix| format!("a.{suffix}"));
+            let url = Url::parse(&format!("https://{host}/")).unwrap();
+            assert!(Allowlist::new([entry]).check(&url).is_ok(), "{text:?}");
+            taken += 1;
+        }
+        assert!(taken > 5);
+    }
+
     #[test]
     fn hosts_are_exact_or_below_a_suffix() {
         let list = allow(&["api.cow.fi", "*.Example.org", "127.0.0.1"]);
