@@ -9,7 +9,6 @@ mod raw;
 use std::{
     collections::BTreeSet,
     fmt,
-    fs::File,
     io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -138,16 +137,26 @@ type Finding = (std::ops::Range<usize>, String);
 impl Manifest {
     /// Reads and checks the manifest at `path`. `check` knows which schedules can be used.
     pub fn read(path: &Path, check: &ScheduleCheck) -> Result<Self, ManifestError> {
+        Self::parse(&Self::text(path)?, path, check)
+    }
+
+    /// The text of a manifest's file, of at most as many bytes as a manifest may have.
+    ///
+    /// # Errors
+    /// The file, and why it is not read.
+    pub fn text(path: &Path) -> Result<String, ManifestError> {
         let wrong = |message: String| ManifestError { file: path.to_owned(), line: None, message };
         let unreadable = |error: std::io::Error| wrong(format!("cannot be read: {error}"));
         let mut bytes = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
+        let file = crate::load::open(path).map_err(unreadable)?;
+        if !file.metadata().map_err(unreadable)?.is_file() {
+            return Err(wrong("is not a file: a bundle has its manifest in nexum.toml".to_owned()));
+        }
         file.take(ceilings::FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         if bytes.len() as u64 > ceilings::FILE_BYTES_MAX {
             return Err(wrong(format!("is larger than {} bytes: no manifest needs as much", ceilings::FILE_BYTES_MAX)));
         }
-        let text = String::from_utf8(bytes).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-        Self::parse(&text, path, check)
+        String::from_utf8(bytes).map_err(|error| wrong(format!("cannot be read: {error}")))
     }
 
     /// Checks a manifest's text; `file` is only for the error.

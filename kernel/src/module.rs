@@ -213,7 +213,7 @@ impl State {
                 let loading = begun.begin(What::Load).await;
                 let loaded = shared.loader.prepare(shared.blocking, plan).await;
                 loading.ended();
-                loaded.map_err(Exit::Load)?
+                loaded?
             }
         };
         let _ = step(modules::Step::Prepared(prepared.clone()));

@@ -26,7 +26,7 @@ pub use upgrade::{Candidate, Wanted};
 use crate::{
     admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded},
     instance::Prepared,
-    load::Plan,
+    load::{Plan, Unprepared},
     module::{self, ModuleActor, Shared},
     outbox,
     roster::{self, Keep, Owners, Start},
@@ -87,7 +87,7 @@ pub enum Msg {
         module: Arc<str>,
         number: u64,
         plan: Arc<Plan>,
-        prepared: Result<Arc<Prepared>, String>,
+        prepared: Result<Arc<Prepared>, Unprepared>,
     },
     /// The new version's `init` has succeeded: make durable that it is the one to run, before what `init` wrote is. Must
     /// reply.
@@ -325,6 +325,10 @@ impl State {
             self.slots.insert(source.as_str().into(), Slot::unplanned(spec, configured, reason));
             return Ok(source);
         }
+        if !boot {
+            // Whoever asks for this component wants to know what comes of it now.
+            self.shared.loader.engine.try_again(plan.manifest.component);
+        }
         let status = Arc::new(ModuleStatus::default());
         self.permit(&plan);
         self.slots.insert(name.clone(), Slot::planned(spec, configured, plan, status));
@@ -387,6 +391,7 @@ impl State {
         match step {
             Step::Prepared(prepared) => {
                 slot.prepared = Some(prepared);
+                slot.unprepared = 0;
                 slot.enter(Phase::Init);
             }
             Step::Opened(health) => slot.health = *health,

@@ -201,6 +201,7 @@ impl State {
                     slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
                     slot.health = health;
                     slot.override_health = None;
+                    slot.unprepared = 0;
                     if let Some(plan) = &plan {
                         slot.plan = Some(plan.clone());
                         slot.prepared = None;
@@ -208,6 +209,8 @@ impl State {
                 }
                 if let Some(plan) = &plan {
                     self.permit(plan);
+                    // Whoever restarts a module wants to know what comes of its component now.
+                    self.shared.loader.engine.try_again(plan.manifest.component);
                 }
                 self.start(myself, name).await;
                 Ok(())

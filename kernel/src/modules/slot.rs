@@ -86,6 +86,8 @@ pub(super) struct Slot {
     pub(super) configured: Option<ModuleSpec>,
     pub(super) plan: Option<Arc<Plan>>,
     pub(super) prepared: Option<Arc<Prepared>>,
+    /// How often in a row what is around kept it from being prepared.
+    pub(super) unprepared: u32,
     pub(super) phase: Phase,
     /// As last reported; the store has the truth.
     pub(super) health: ModuleHealth,
@@ -112,6 +114,7 @@ impl Slot {
             configured,
             plan: Some(plan),
             prepared: None,
+            unprepared: 0,
             phase: Phase::Load,
             health: ModuleHealth::default(),
             override_health: None,
@@ -131,6 +134,7 @@ impl Slot {
             configured,
             plan: None,
             prepared: None,
+            unprepared: 0,
             phase: Phase::Dead { reason: reason.clone() },
             health: ModuleHealth { last_error: Some(reason), ..ModuleHealth::default() },
             override_health: None,

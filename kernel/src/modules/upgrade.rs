@@ -21,7 +21,7 @@ use super::{
 use crate::{
     admin::{AdminError, AdminReply, ModuleSpec, Upgraded},
     instance::Prepared,
-    load::Plan,
+    load::{Plan, Unprepared},
     module,
 };
 
@@ -104,13 +104,17 @@ impl State {
         name: &Arc<str>,
         number: u64,
         plan: Arc<Plan>,
-        prepared: Result<Arc<Prepared>, String>,
+        prepared: Result<Arc<Prepared>, Unprepared>,
     ) {
         let Some(slot) = self.slots.get_mut(name) else { return };
         let Some(upgrade) = slot.upgrade.as_mut().filter(|upgrade| upgrade.number == number) else { return };
         let prepared = match prepared {
             Ok(prepared) => prepared,
-            Err(reason) => return slot.refuse_upgrade(AdminError::Load(reason)),
+            Err(Unprepared::Refused(reason)) => return slot.refuse_upgrade(AdminError::Load(reason)),
+            Err(Unprepared::Surroundings(reason)) => {
+                let said = format!("`{name}` goes on as it was; the new version could not be tried: {reason}");
+                return slot.refuse_upgrade(AdminError::Unavailable(said));
+            }
         };
         let candidate = Arc::new(Candidate { plan, prepared, passed: AtomicBool::new(false) });
         upgrade.candidate = Some(candidate.clone());
