@@ -61,6 +61,26 @@ fn bomb(functions: u32, variables: u32, loops: u32) -> Vec<u8> {
     [b"\0asm\x0d\0\x01\0\x01".to_vec(), sized(&module), vec![2], sized(&[1, 0, 0, 0])].concat()
 }
 
+/// A component with a list of lists of lists, so many deep: whoever walks through that type by recursion runs out of stack.
+fn deep(lists: u32) -> Vec<u8> {
+    let signed = |mut number: u32| {
+        let mut bytes = Vec::new();
+        while number > 0x3f {
+            bytes.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        bytes.push(number as u8);
+        bytes
+    };
+    // The first has items of type u8.
+    let mut types = [leb128(lists), vec![0x70, 0x7d]].concat();
+    for before in 0..lists - 1 {
+        types.push(0x70);
+        types.extend(signed(before));
+    }
+    [b"\0asm\x0d\0\x01\0\x07".to_vec(), sized(&types)].concat()
+}
+
 /// A bundle of a module with another component.
 fn with_component(setup: &Setup, name: &str, component: &[u8]) -> PathBuf {
     let dir = setup.write_bundle("recorder", name, &[]);
@@ -256,6 +276,19 @@ fn a_component_that_takes_all_memory_to_compile_takes_none_of_the_engine() {
     let most_kib: u64 = most.trim_end_matches(" kB").parse().unwrap();
     assert!(most_kib < 512 << 10, "{most}");
     assert!(dead_of(&engine, "large").contains("max_compile_memory_bytes"));
+}
+
+#[test]
+fn a_type_of_any_depth_ends_no_process_but_that_of_its_compiler() {
+    let setup = Setup::new();
+    let source = with_component(&setup, "deep", &deep(200_000));
+    let engine = engine_with(setup, "", &source);
+    let error = dead_of(&engine, "deep");
+    assert!(error.contains("does not compile: "), "{error}");
+    engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
+    // A bundle is told about without a look into its component.
+    let told = engine.ctl(&["module", "inspect", source.to_str().unwrap()]);
+    assert!(told.contains("deep 0."), "{told}");
 }
 
 #[test]
