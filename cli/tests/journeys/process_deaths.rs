@@ -18,10 +18,22 @@ fn killer(setup: Setup, mode: &str) -> Setup {
 
 /// Waits until the hostile module has begun to spin so many times.
 fn spins(engine: &Engine, times: usize) {
-    eventually("it spins", || match engine.log_text().matches("spinning").count() {
+    says(engine, "spinning", times);
+}
+
+/// Waits until the log has said it so many times.
+fn says(engine: &Engine, what: &str, times: usize) {
+    eventually(what, || match engine.log_text().matches(what).count() {
         count if count >= times => Ok(()),
         count => Err(format!("{count} of {times} times")),
     });
+}
+
+/// Asks for an end in order, waits until the engine has begun with it for so many times, and gives up waiting.
+fn terminate_then_kill(engine: &mut Engine, times: usize) {
+    engine.signal("TERM");
+    says(engine, "stopping: modules finish", times);
+    engine.kill9();
 }
 
 #[test]
@@ -55,6 +67,47 @@ fn an_event_that_ends_the_process_each_time_becomes_a_dead_letter_and_its_neighb
     let node = engine.module("witness");
     assert_eq!((&node["dead_letters"], &node["restarts"]), (&0.into(), &0.into()), "{node:#}");
     assert_eq!(engine.log_text().matches("spinning").count(), 3);
+}
+
+#[test]
+fn an_event_that_holds_up_the_end_until_a_probe_loses_its_patience_becomes_a_dead_letter() {
+    let anvil = Anvil::start();
+    let setup = Setup::new().restart("[restart]\nmax_process_deaths = 3\n").chain(31337, &[anvil.ws()]);
+    let mut engine = killer(setup, "mode = \"spin-on\"\non = 2").start();
+    (0..3).for_each(|_| anvil.mine());
+    engine.module_until("witness", "has handled all", |node| node["cursors"]["chain:31337"] == "3");
+    for deaths in 1..=3 {
+        spins(&engine, deaths);
+        terminate_then_kill(&mut engine, deaths);
+        engine.launch();
+    }
+    let node = engine.module_until("killer", "is past it", |node| node["cursors"]["chain:31337"] == "3");
+    assert_eq!((&node["state"], &node["dead_letters"]), (&"RUN".into(), &1.into()), "{node:#}");
+    let letters = engine.json(&["dlq", "list", "killer"]);
+    let shown = engine.json(&["dlq", "show", "killer", &letters[0]["seq"].to_string()]);
+    assert_eq!((&shown["attempts"], &shown["error"]), (&3.into(), &"the process died 3 times while it ran".into()));
+    let node = engine.module_until("witness", "runs", |node| node["state"] == "RUN");
+    assert_eq!((&node["dead_letters"], &node["restarts"]), (&0.into(), &0.into()), "{node:#}");
+    assert_eq!(engine.log_text().matches("spinning").count(), 3);
+}
+
+#[test]
+fn an_engine_that_a_second_signal_ends_holds_nothing_against_the_event() {
+    let anvil = Anvil::start();
+    let setup = Setup::new().restart("[restart]\nmax_process_deaths = 2\n").chain(31337, &[anvil.ws()]);
+    let mut engine = killer(setup, "mode = \"spin-on\"\non = 1").start();
+    anvil.mine();
+    for stops in 1..=3 {
+        spins(&engine, stops);
+        engine.signal("TERM");
+        says(&engine, "stopping: modules finish", stops);
+        engine.signal("INT");
+        assert_eq!(engine.wait().code(), Some(130));
+        engine.launch();
+    }
+    spins(&engine, 4);
+    let node = engine.module("killer");
+    assert_eq!((&node["dead_letters"], &node["restarts"]), (&0.into(), &0.into()), "{node:#}");
 }
 
 #[test]
