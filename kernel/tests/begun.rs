@@ -72,11 +72,14 @@ fn spec(source: PathBuf) -> ModuleSpec {
 #[test]
 fn nobody_waits_while_a_component_is_compiled_that_the_process_may_have_died_of() {
     let (dir, component) = (TempDir::new().unwrap(), Hash(Sha256::digest(COMPONENT).into()));
-    let open = || Arc::new(Marks::open(&dir.path().join("begun"), 3, Arc::new(SystemClock::new())).unwrap());
+    let open = |deaths_max| {
+        let path = dir.path().join("begun");
+        Arc::new(Marks::open(&path, deaths_max, Arc::new(SystemClock::new())).unwrap())
+    };
     let begin = |marks: &Arc<Marks>, what: What<'_>| marks.slot("other").begin(what).now_or_never();
     // The process died of its load.
-    std::mem::forget(open().slot("suspect").begin(What::Load(component)).now_or_never().unwrap());
-    let marks = open();
+    std::mem::forget(open(3).slot("suspect").begin(What::Load(component)).now_or_never().unwrap());
+    let marks = open(3);
 
     let (begun, begins) = sync_channel(1);
     let (end, go_on) = sync_channel::<()>(1);
@@ -107,5 +110,5 @@ fn nobody_waits_while_a_component_is_compiled_that_the_process_may_have_died_of(
     drop(release);
     let said = runtime.block_on(async { tokio::time::timeout(PATIENCE, loading).await }).unwrap().unwrap();
     assert!(said.contains("does not compile: too much"), "{said}");
-    assert!(open().slot("suspect").deadly(What::Load(component)).is_none());
+    assert!(open(1).slot("suspect").deadly(What::Load(component)).is_none(), "it was refused, and nobody died");
 }

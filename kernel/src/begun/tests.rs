@@ -1,4 +1,6 @@
-use futures::FutureExt as _;
+use std::{collections::BTreeSet, mem};
+
+use futures::{FutureExt as _, future::BoxFuture};
 use nexum_host_ifaces::{Hash, event::EventId};
 use tempfile::TempDir;
 
@@ -290,4 +292,93 @@ fn the_slot_of_an_unloaded_module_is_used_again_once_nobody_writes_there() {
     die(&marks, "kept", &block(1));
     let marks = open(&dir);
     assert!(suspects(&marks) == 1 && marks.slot("kept").died_alone(COMPONENT));
+}
+
+/// What a module is at while a process lives.
+enum At {
+    Nothing,
+    Waits(BoxFuture<'static, Begun>),
+    Runs(Begun),
+}
+
+const MODULES: usize = 4;
+const BLOCKS: u64 = 6;
+
+/// Processes one after the other, in which modules handle their blocks in any order and beside each other. Some blocks
+/// always end the process, and now and then it is stopped in order.
+fn live(seed: u64) {
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut below = |bound: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % bound as u64).unwrap()
+    };
+    let dir = TempDir::new().unwrap();
+    let all = (0..MODULES).flat_map(|module| (1..=BLOCKS).map(move |number| (module, number)));
+    let deadly: BTreeSet<(usize, u64)> = all.filter(|_| below(6) == 0).collect();
+    let (mut next, mut charged) = ([1; MODULES], [0; MODULES]);
+    let (mut lost, mut deaths) = (BTreeSet::new(), BTreeMap::new());
+    while next.iter().any(|next| *next <= BLOCKS) {
+        let marks = open(&dir);
+        let slots: Vec<Slot> = (0..MODULES).map(|module| marks.slot(&format!("m{module}"))).collect();
+        for (slot, charged) in slots.iter().zip(&mut charged) {
+            *charged += u32::from(slot.died_alone(COMPONENT));
+            slot.counted();
+        }
+        let mut at: Vec<At> = (0..MODULES).map(|_| At::Nothing).collect();
+        let mut dies = false;
+        while !dies && next.iter().any(|next| *next <= BLOCKS) {
+            if below(60) == 0 {
+                marks.close();
+                break;
+            }
+            let module = below(MODULES);
+            let (number, id, slot) = (next[module], block(next[module]), &slots[module]);
+            at[module] = match mem::replace(&mut at[module], At::Nothing) {
+                At::Nothing if number > BLOCKS => At::Nothing,
+                At::Nothing if slot.deadly(What::Event(&id)).is_some() => {
+                    assert!(lost.insert((module, number)), "seed {seed}: lost twice");
+                    slot.clear(What::Event(&id));
+                    next[module] += 1;
+                    At::Nothing
+                }
+                At::Nothing => {
+                    let slot = slot.clone();
+                    At::Waits(Box::pin(async move { slot.begin(What::Event(&id)).await }))
+                }
+                At::Waits(mut turn) => match turn.as_mut().now_or_never() {
+                    Some(begun) => At::Runs(begun),
+                    None => At::Waits(turn),
+                },
+                At::Runs(begun) if deadly.contains(&(module, number)) => {
+                    dies = below(2) == 0;
+                    *deaths.entry((module, number)).or_insert(0) += u32::from(dies);
+                    At::Runs(begun)
+                }
+                At::Runs(begun) => {
+                    begun.ended();
+                    next[module] += 1;
+                    At::Nothing
+                }
+            };
+        }
+        if dies {
+            // Nothing that follows is of that process any more.
+            let left = fs::read(dir.path().join("begun")).unwrap();
+            drop(at);
+            fs::write(dir.path().join("begun"), left).unwrap();
+        }
+    }
+    assert_eq!(lost, deadly, "seed {seed}");
+    assert!(deaths.values().all(|deaths| *deaths <= DEATHS_MAX), "seed {seed}: {deaths:?}");
+    for (module, charged) in charged.into_iter().enumerate() {
+        let own: u32 = deaths.iter().filter(|((of, _), _)| *of == module).map(|(_, deaths)| *deaths).sum();
+        assert!(charged <= own, "seed {seed}: module {module} pays for {charged} of its {own} deaths");
+    }
+}
+
+#[test]
+fn whoever_ends_the_process_loses_that_event_and_nobody_else_pays() {
+    (1..=200).for_each(live);
 }
