@@ -159,7 +159,7 @@ async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Resul
             let (log, begun) = (log.clone(), begun.clone());
             tokio::spawn(async move {
                 either(&mut interrupt, &mut terminate).await;
-                // Somebody does not want to wait, which is no event's fault. A probe that lost its patience sends SIGKILL.
+                // Somebody does not want to wait, which is no event's fault. A probe without patience sends SIGKILL.
                 begun.close();
                 tracing::warn!("a second signal: ending at once");
                 log.flush();

@@ -75,6 +75,29 @@ fn an_event_that_ends_the_process_each_time_becomes_a_dead_letter_and_its_neighb
 }
 
 #[test]
+fn whoever_waits_for_an_event_that_is_tried_alone_says_so() {
+    let anvil = Anvil::start();
+    let setup = Setup::new().restart("[restart]\nmax_process_deaths = 3\n").chain(31337, &[anvil.ws()]);
+    let mut engine = killer(setup, "mode = \"spin-on\"\non = 1").start();
+    anvil.mine();
+    engine.module_until("witness", "has handled it", |node| node["cursors"]["chain:31337"] == "1");
+    spins(&engine, 1);
+    engine.kill9();
+    engine.launch();
+    spins(&engine, 2);
+    anvil.mine();
+    let why = |text: &str| text.contains("an event of another module that is tried alone");
+    engine.module_until("witness", "waits", |node| node["waits"]["reason"].as_str().is_some_and(why));
+    eventually("the metric shows it", || match engine.metric("nexum_turn_wait_seconds", &[("module", "witness")]) {
+        seconds if seconds >= 1.0 => Ok(()),
+        seconds => Err(format!("{seconds} s")),
+    });
+    let health = engine.get("health_listen", "/health");
+    assert!(why(&health), "{health}");
+    engine.module_until("witness", "shows it", |node| node["summary"].as_str().is_some_and(why));
+}
+
+#[test]
 fn an_event_that_holds_up_the_end_until_a_probe_loses_its_patience_becomes_a_dead_letter() {
     let anvil = Anvil::start();
     let setup = Setup::new().restart("[restart]\nmax_process_deaths = 3\n").chain(31337, &[anvil.ws()]);
