@@ -287,3 +287,23 @@ fn an_init_that_fails_after_a_death_has_not_ended_the_process() {
     let node = engine.module_until("killer", "is given up", |node| node["state"] == "DEAD");
     assert_eq!(node["last_error"], "the process died 2 times while this module was started", "{node:#}");
 }
+
+#[test]
+fn a_module_that_is_not_configured_any_more_is_no_suspect() {
+    let anvil = Anvil::start();
+    let setup = Setup::new().chain(31337, &[anvil.ws()]);
+    let mut engine = killer(setup, "mode = \"spin-on\"\non = 1").start();
+    anvil.mine();
+    spins(&engine, 1);
+    engine.kill9();
+    let marks = engine.dir.path().join("state/begun");
+    let knows = |name: &[u8]| fs::read(&marks).unwrap().windows(name.len()).any(|bytes| bytes == name);
+    assert!(knows(b"killer"));
+    let configured = format!("[[modules]]\nsource = \"{}\"\n", engine.dir.path().join("killer").display());
+    let config = fs::read_to_string(&engine.config).unwrap();
+    assert!(config.contains(&configured), "{config}");
+    fs::write(&engine.config, config.replace(&configured, "")).unwrap();
+    engine.launch();
+    engine.module_until("witness", "runs", |node| node["state"] == "RUN");
+    assert!(knows(b"witness") && !knows(b"killer"));
+}
