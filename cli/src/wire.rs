@@ -155,12 +155,12 @@ async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Resul
     let ended = tokio::select! {
         ended = kernel.wait() => ended,
         () = either(&mut interrupt, &mut terminate) => {
-            // Whatever becomes of the events in flight, and whoever does not wait for them.
-            begun.close();
             tracing::info!("stopping: modules finish the event in flight; a second signal ends the process at once");
-            let log = log.clone();
+            let (log, begun) = (log.clone(), begun.clone());
             tokio::spawn(async move {
                 either(&mut interrupt, &mut terminate).await;
+                // Somebody does not want to wait, which is no event's fault. A probe without patience sends SIGKILL.
+                begun.close();
                 tracing::warn!("a second signal: ending at once");
                 log.flush();
                 std::process::exit(INTERRUPTED);
@@ -169,6 +169,8 @@ async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Resul
             kernel.wait().await
         }
     };
+    // Not before: an event that keeps the process from its end in order until somebody kills it has ended it. What the
+    // deadline has cut short by now is at nothing any more.
     begun.close();
     ended?;
     match unfinished.len() {

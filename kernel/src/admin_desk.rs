@@ -222,7 +222,7 @@ impl Args {
 }
 
 /// Shorter waits are the network's doing.
-const SHOWN_WAIT_MS: u64 = 5_000;
+pub(crate) const SHOWN_WAIT_MS: u64 = 5_000;
 
 fn outbox_summary(outbox: &OutboxStatus, now_ms: u64) -> String {
     let pending: u64 = outbox.pending.values().map(|(count, _)| count).sum();
@@ -318,8 +318,8 @@ fn chain_report(status: Option<ChainStatus>) -> ChainHealthReport {
 }
 
 /// Unhealthy: a configured chain is disconnected, a module is Dead, an event that it should have handled waits for longer
-/// than the threshold, or a chain or a module that reads it has waited for something else for as long. Ready: besides, every module is in Run, or Paused by the operator. The reasons are those of
-/// both, so that nobody has to guess which module is waited for.
+/// than the threshold, or a chain or a module has waited for something else for as long. Ready: besides, every module is
+/// in Run, or Paused by the operator. The reasons are those of both, so that nobody has to guess which module is waited for.
 fn judge(
     reports: Option<BTreeMap<String, ModuleHealthReport>>,
     chains: BTreeMap<String, ChainHealthReport>,
@@ -348,6 +348,9 @@ fn judge(
             let waits = humantime::format_duration(Duration::from_secs(age));
             reasons.insert(format!("module {name} should have handled an event {waits} ago (threshold {threshold})"));
         }
+        if let Some(wait) = module.waits.as_ref().filter(|wait| u128::from(wait.age_ms) > threshold.as_millis()) {
+            reasons.insert(format!("module {name} {wait}"));
+        }
     }
     let status = if reasons.is_empty() { "healthy" } else { "unhealthy" };
     let settled = |module: &ModuleHealthReport| module.state == "running" || module.state == "paused";
@@ -371,6 +374,7 @@ fn stands(name: &str, module: &ModuleHealthReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::ModuleWait;
 
     const THRESHOLD: Duration = Duration::from_secs(600);
 
@@ -380,6 +384,7 @@ mod tests {
             reason: None,
             last_event_age_seconds: None,
             expected_event_age_seconds: None,
+            waits: None,
         }
     }
 
@@ -416,6 +421,17 @@ mod tests {
         };
         assert_eq!(judged(600_000).status, "healthy");
         assert_eq!(judged(661_000).reasons, ["chain 1: module m waits for logs of block 7 (11m 1s)"]);
+    }
+
+    #[test]
+    fn a_module_that_waits_for_its_turn_past_the_threshold_is_unhealthy() {
+        let judged = |age_ms| {
+            let waits = Some(ModuleWait { reason: "another".into(), age_ms });
+            let modules = BTreeMap::from([("m".into(), ModuleHealthReport { waits, ..report("running") })]);
+            judge(Some(modules), BTreeMap::new(), 0, THRESHOLD)
+        };
+        assert_eq!(judged(600_000).status, "healthy");
+        assert_eq!(judged(661_000).reasons, ["module m waits for another (11m 1s)"]);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use wasmtime::component::Component;
 
 use crate::{
     admin::ModuleSpec,
+    begun::{Marks, What},
     engine::{EngineError, WasmEngine},
     instance::{self, Prepared},
     manifest::{self, Manifest},
@@ -87,6 +88,8 @@ pub struct Loader {
     pub record: Record,
     /// Effects of one module that have not ended.
     pub pending_max: u64,
+    /// Where it is marked what is verified and linked in this process: the wait for it and the compiler's work are not.
+    pub begun: Arc<Marks>,
     linked: Mutex<HashMap<(Hash, Interfaces), Arc<Prepared>>>,
     /// Modules that may be verified and linked at once: as many as there are cores. More would each take a thread and its
     /// memory and be done no sooner. Who compiles is not among them: it may take long, and others need not wait for it.
@@ -119,6 +122,7 @@ impl Loader {
             schedule_check,
             record: Record::default(),
             pending_max: PENDING_MAX,
+            begun: Arc::new(Marks::none()),
             linked: Mutex::default(),
             turns: Semaphore::new(cores),
         }
@@ -132,6 +136,13 @@ impl Loader {
 
     /// Verifies, compiles and links. A module whose machine code is there waits for nothing that others compile.
     pub async fn prepare(self: &Arc<Self>, blocking: Blocking, plan: &Arc<Plan>) -> Result<Arc<Prepared>, Unprepared> {
+        let prepared = self.make(blocking, plan).await;
+        // Well or badly: the process has not died of it.
+        self.begun.slot(&plan.manifest.name).clear(What::Load(plan.manifest.component));
+        prepared
+    }
+
+    async fn make(self: &Arc<Self>, blocking: Blocking, plan: &Arc<Plan>) -> Result<Arc<Prepared>, Unprepared> {
         let linked = self.in_turn(blocking, plan, |loader, plan| {
             let component = loader.engine.ready(&plan.component, plan.manifest.component)?;
             component.map(|component| loader.link(plan, &component)).transpose()
@@ -157,7 +168,13 @@ impl Loader {
         // Nobody closes the semaphore.
         let _turn = self.turns.acquire().await;
         let (loader, plan) = (self.clone(), plan.clone());
-        blocking.run(move || work(&loader, &plan)).await?
+        let loading = self.begun.slot(&plan.manifest.name).begin(What::Load(plan.manifest.component)).await;
+        let marked = move || {
+            let done = work(&loader, &plan);
+            drop(loading);
+            done
+        };
+        blocking.run(marked).await?
     }
 
     fn link(&self, plan: &Plan, component: &Component) -> Result<Arc<Prepared>, Unprepared> {

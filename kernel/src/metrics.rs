@@ -29,6 +29,7 @@ pub struct Metrics {
     pub state_bytes_limit: IntGaugeVec,
     pub memory_bytes_used: IntGaugeVec,
     pub expected_event_age: IntGaugeVec,
+    pub turn_wait: IntGaugeVec,
     pub log_lines_dropped: IntCounterVec,
 }
 
@@ -91,6 +92,10 @@ impl Metrics {
                 "nexum_expected_event_age_seconds",
                 "How long the oldest event waits that the module should have handled.",
             )?,
+            turn_wait: gauges(
+                "nexum_turn_wait_seconds",
+                "How long the module waits because something is tried alone that the process may have died of.",
+            )?,
             log_lines_dropped: counters("nexum_log_lines_dropped_total", "Log lines over the module's rate.", MODULE)?,
         })
     }
@@ -118,6 +123,7 @@ impl Metrics {
             &self.state_bytes_limit,
             &self.memory_bytes_used,
             &self.expected_event_age,
+            &self.turn_wait,
         ] {
             let _ = vector.remove_label_values(&labels);
         }

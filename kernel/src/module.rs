@@ -209,12 +209,7 @@ impl State {
             |step| supervisor.send_message(modules::Msg::Step { module: name.clone(), generation: *generation, step });
         let prepared = match &self.args.prepared {
             Some(prepared) => prepared.clone(),
-            None => {
-                let loading = begun.begin(What::Load).await;
-                let loaded = shared.loader.prepare(shared.blocking, plan).await;
-                loading.ended();
-                loaded?
-            }
+            None => shared.loader.prepare(shared.blocking, plan).await?,
         };
         let _ = step(modules::Step::Prepared(prepared.clone()));
         let info: ModuleInfo =
@@ -241,11 +236,6 @@ impl State {
         shared.metrics.state_bytes_limit.with_label_values(&[&*name]).set(limit as i64);
         let host = host_args(shared, plan, info.id);
         let feeds = Feeds::new(&name, &plan.manifest.sources, &info.record, myself.get_derived());
-        let starting = begun.begin(What::Event(&EventId::Init)).await;
-        let instance = match Instance::start(&prepared, &host, info.record).await {
-            Ok(instance) => instance,
-            Err(failed) => return Err(self.args.not_started(&host, health, failed)),
-        };
         let replay = match info.replay {
             0 => Replay::default(),
             _ => {
@@ -254,9 +244,19 @@ impl State {
             }
         };
         let reorgs = info.reorgs;
+        let starting = begun.begin(What::Event(&EventId::Init)).await;
+        let instance = match Instance::start(&prepared, &host, info.record).await {
+            Ok(instance) => instance,
+            Err(failed) => {
+                starting.ended();
+                return Err(self.args.not_started(&host, health, failed));
+            }
+        };
         let mut running = Running { instance, prepared, host, health, metrics, feeds, replay, reorgs, fuel: 0, begun };
-        running.init(&self.args).await?;
+        let started = running.init(&self.args).await;
+        // Well or badly: the process has not died of it.
         starting.ended();
+        started?;
         let _ = self.args.supervisor.send_message(modules::Msg::Step {
             module: name,
             generation: self.args.generation,

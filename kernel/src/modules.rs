@@ -187,6 +187,8 @@ impl Actor for ModulesSupervisor {
         for Start { spec, configured } in starts {
             state.load(&myself, spec, configured, true).await.map_err(|error| error.to_string())?;
         }
+        // What nobody runs any more is not tried alone either, and nobody has to wait for it.
+        state.shared.begun.keep(|name| state.slots.contains_key(name));
         state.note_owners().await;
         myself.send_interval(expected::LOOK, || Msg::Look);
         Ok(state)

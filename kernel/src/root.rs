@@ -240,6 +240,7 @@ impl Actor for Root {
         loader.restart = args.restart.clone();
         loader.record = args.record;
         loader.pending_max = args.outbox.pending_max;
+        loader.begun = args.begun.clone();
         let (outbox, permits) = (Port::new("outbox"), Permits::default());
         let outbox_metrics = OutboxMetrics::register(&args.registry)?;
         args.services.push(outbox_service(&args, outbox.clone(), permits.clone(), outbox_metrics.clone()));

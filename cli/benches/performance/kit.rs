@@ -25,6 +25,7 @@ use nexum_host_ifaces::{
 use nexum_kernel::{
     KernelArgs, KernelHandle, Ports,
     admin::{AdminMsg, ModuleSpec},
+    begun::{DEATHS_MAX, Marks},
     engine::MapLimit,
     manifest::Manifest,
     roster::Roster,
@@ -296,9 +297,7 @@ impl Bed {
             record: Default::default(),
             ceiling: Limits::default(),
             restart: Default::default(),
-            begun: Arc::new(
-                nexum_kernel::begun::Marks::open(&dir.path().join("begun"), nexum_kernel::begun::DEATHS_MAX).unwrap(),
-            ),
+            begun: Arc::new(Marks::open(&dir.path().join("begun"), DEATHS_MAX, clock.clone()).unwrap()),
             roster: Arc::new(Roster::new(dir.path().join("modules.json"))),
             engine: nexum_kernel::engine::WasmEngine::new(&dir.path().join("cache")).unwrap(),
             blocking: Default::default(),

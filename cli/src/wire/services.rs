@@ -57,8 +57,8 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let histories = Arc::new(histories(config, &store)?);
     // Nobody else uses the directory once the store is open.
     let marks = super::marks(state_dir);
-    let begun = Marks::open(&marks, config.restart.max_process_deaths).with_context(|| marks.display().to_string())?;
-    let begun = Arc::new(begun);
+    let begun = Marks::open(&marks, config.restart.max_process_deaths, clock.clone());
+    let begun = Arc::new(begun.with_context(|| marks.display().to_string())?);
     let ports = Ports {
         store: Port::new("store"),
         view: store.clone(),

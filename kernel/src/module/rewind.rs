@@ -10,11 +10,7 @@ use nexum_host_ifaces::{
 };
 
 use super::{Args, Exit, Running, STORE_DEADLINE, replay::Replay};
-use crate::{
-    begun::What,
-    instance::{Failure, Instance},
-    manifest::OnReorg,
-};
+use crate::{instance::Failure, manifest::OnReorg};
 
 impl Running {
     /// What came of a call, unless the journal has no room for what would undo it: then the call has failed.
@@ -115,13 +111,7 @@ impl Running {
         args.status.set_cursors(rewound.record.cursors.clone());
         self.feeds.reset(&rewound.record);
         self.replay = Replay::new(rewound.replay);
-        let starting = self.begun.begin(What::Event(&EventId::Init)).await;
-        self.instance = Instance::start(&self.prepared, &self.host, rewound.record)
-            .await
-            .map_err(|failed| args.not_started(&self.host, self.health.clone(), failed))?;
-        self.init(args).await?;
-        starting.ended();
-        Ok(())
+        self.start_over(args, rewound.record).await
     }
 }
 

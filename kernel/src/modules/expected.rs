@@ -198,9 +198,12 @@ impl State {
     pub(super) fn look(&mut self, heads: BTreeMap<u64, Heads>) {
         let now_ms = self.shared.clock.now_ms();
         self.expected.look(&self.slots, &heads, now_ms);
+        let waits = self.waits();
         for name in self.slots.keys() {
             let age_ms = self.expected.since_ms(name).map_or(0, |since| now_ms.saturating_sub(since));
             self.shared.metrics.expected_event_age.with_label_values(&[&**name]).set((age_ms / 1000) as i64);
+            let wait_ms = waits.get(&**name).map_or(0, |wait| wait.age_ms);
+            self.shared.metrics.turn_wait.with_label_values(&[&**name]).set((wait_ms / 1000) as i64);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::{
     },
 };
 
+use nexum_host_ifaces::Hash;
 use ractor::ActorRef;
 
 use super::{
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::{
     admin::{AdminError, AdminReply, ModuleSpec, Upgraded},
+    begun::What,
     instance::Prepared,
     load::{Plan, Unprepared},
     module,
@@ -62,6 +64,9 @@ impl State {
             Err(error) => return answer(reply, Err(error)),
         };
         let name: Arc<str> = wanted.module.as_str().into();
+        if let Some(reason) = self.deadly(&name, plan.manifest.component) {
+            return answer(reply, Err(AdminError::NotUpgraded { module: wanted.module, reason }));
+        }
         self.generations += 1;
         let number = self.generations;
         if let Some(slot) = self.slots.get_mut(&name) {
@@ -75,6 +80,16 @@ impl State {
             // A supervisor that is gone drops the operator's reply with the upgrade.
             let _ = myself.send_message(Msg::Candidate { module: name, number, plan, prepared });
         });
+    }
+
+    /// Why a version with this component is not tried.
+    fn deadly(&self, name: &str, component: Hash) -> Option<String> {
+        let begun = self.shared.begun.slot(name);
+        let deaths = begun.deadly(What::Load(component)).or_else(|| begun.deadly(What::Trial(component)))?;
+        Some(format!(
+            "the process died {deaths} times while it was loaded or tried; `nexumctl module restart {name}` lets it be \
+             tried again"
+        ))
     }
 
     fn plan_upgrade(&self, wanted: &Wanted) -> Result<(ModuleSpec, String, Arc<Plan>), AdminError> {
@@ -168,6 +183,7 @@ impl State {
             }
             _ => {
                 candidate.passed.store(true, Ordering::Release);
+                self.shared.begun.forgive(name);
                 self.note_owners().await;
             }
         }
