@@ -28,12 +28,13 @@ pub const KEY_HEADER: &str = "Idempotency-Key";
 pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Headers that belong to the connection, and are the host's alone.
-const RESERVED: [&str; 11] = [
+const RESERVED: [&str; 12] = [
     "host",
     "connection",
     "content-length",
     "transfer-encoding",
     "upgrade",
+    "http2-settings",
     "te",
     "trailer",
     "keep-alive",
@@ -249,9 +250,10 @@ pub enum EgressMsg {
 
 impl http::Host for HostState {
     async fn fetch(&mut self, request: Request) -> Result<Response, HostError> {
-        self.count_host_call("http")?;
+        // Charged first: a call over the limit has brought its arguments, too.
         let carried = weight(&request.headers, request.body.as_deref().unwrap_or_default());
         self.meter.take(request.method.len() + request.url.len() + carried);
+        self.count_host_call("http")?;
         check(&request.method, &request.url, &request.headers, request.body.as_deref(), self.grants.hosts())?;
         let limit = self.limits.host_call_deadline;
         let deadline = request.timeout_ms.map_or(limit, |ms| limit.min(Duration::from_millis(ms.into())));
@@ -275,9 +277,10 @@ impl http::Host for HostState {
     }
 }
 
-/// What headers and a body take, bytes.
+/// What headers and a body take, bytes. Headers without a character take something, too.
 fn weight(headers: &[Header], body: &[u8]) -> usize {
-    headers.iter().map(|header| header.name.len() + header.value.len()).sum::<usize>() + body.len()
+    let text: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+    size_of_val(headers) + text + body.len()
 }
 
 #[cfg(test)]

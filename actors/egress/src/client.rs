@@ -39,23 +39,36 @@ pub(crate) fn error(kind: HostErrorKind, message: impl Into<String>) -> HostErro
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
+    /// Why no request over https can be made, if none can.
+    no_tls: Option<Arc<str>>,
     names: Arc<Resolver>,
     /// Where the engine itself listens.
     listeners: watch::Receiver<Vec<SocketAddr>>,
 }
 
 impl Client {
-    /// The client, and why it cannot speak https, if it cannot: without a store of certificates there is no TLS, which
-    /// nobody needs for http.
-    pub fn new(
-        names: Arc<Resolver>,
-        listeners: watch::Receiver<Vec<SocketAddr>>,
-    ) -> Result<(Self, Option<String>), reqwest::Error> {
+    /// The client, which speaks no https where there is no store of certificates: nobody needs one for http.
+    pub fn new(names: Arc<Resolver>, listeners: watch::Receiver<Vec<SocketAddr>>) -> Result<Self, reqwest::Error> {
         let (http, no_tls) = match builder().build() {
             Ok(http) => (http, None),
-            Err(failed) => (builder().tls_certs_only([]).build()?, Some(innermost(&failed))),
+            Err(failed) => (builder().tls_certs_only([]).build()?, Some(innermost(&failed).into())),
         };
-        Ok((Self { http, names, listeners }, no_tls))
+        Ok(Self { http, no_tls, names, listeners })
+    }
+
+    /// Why no request over https can be made, if none can.
+    pub fn no_tls(&self) -> Option<&str> {
+        self.no_tls.as_deref()
+    }
+
+    /// Refuses what needs TLS where there is none.
+    fn can_speak(&self, url: &Url) -> Result<(), HostError> {
+        match &self.no_tls {
+            Some(cause) if url.scheme() == "https" => {
+                Err(error(HostErrorKind::Unavailable, format!("the engine cannot set up TLS: {cause}")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -67,8 +80,12 @@ fn builder() -> reqwest::ClientBuilder {
         .dns_resolver(Checked)
         // Idle connections are kept per host and port, of which one server has thousands.
         .pool_max_idle_per_host(0)
-        // A module gets the bytes that it asked for, and says itself what it accepts.
+        // A module gets the bytes that it asked for, and says itself what it accepts. Nothing is unpacked here, whatever
+        // another crate has this client compiled with.
         .no_gzip()
+        .no_brotli()
+        .no_zstd()
+        .no_deflate()
         .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
 }
 
@@ -87,7 +104,7 @@ fn innermost(failed: &reqwest::Error) -> String {
 /// body as came within the limit and the deadline.
 ///
 /// # Errors
-/// `unavailable` without a connection, `timeout`, `denied` for a listener of the engine and for a redirect to where the
+/// `unavailable` without a connection or without TLS for https, `timeout`, `denied` for a listener of the engine and for a redirect to where the
 /// module may not go, `rate-limited` when the module's DNS lookups hang, `invalid-input` for a request that cannot be
 /// made or an answer that is too large.
 pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usize) -> Result<Response, HostError> {
@@ -116,6 +133,8 @@ async fn follow(
 ) -> Result<(), HostError> {
     let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
     for _ in 0..=REDIRECTS_MAX {
+        // After the allowlist: a module is told of TLS only where it may go.
+        client.can_speak(&url)?;
         let addresses = dial::addresses(&client.names, &client.listeners, module, &url).await?;
         let answer = CHECKED.scope(addresses, send(&client.http, &request, &url)).await?;
         let location = answer.headers().get(header::LOCATION);
@@ -166,7 +185,7 @@ fn redirected(
     }
     let next = target(url, location.as_bytes())?;
     if url.scheme() == "https" && next.scheme() != "https" {
-        return Err(error(HostErrorKind::Denied, "redirected from https to http"));
+        return Err(error(HostErrorKind::Denied, format!("redirected from https to {}", next.scheme())));
     }
     Ok(Some((next, becomes_get)))
 }
