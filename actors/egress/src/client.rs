@@ -265,7 +265,70 @@ fn failure(failed: reqwest::Error, url: &Url) -> HostError {
 
 #[cfg(test)]
 mod tests {
+    use std::{io, time::Duration};
+
+    use nexum_host_ifaces::clock::SystemClock;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
+    use crate::{metrics::EgressMetrics, names::LookUp};
+
+    /// A client where there is no store of certificates.
+    fn without_tls() -> Client {
+        let metrics = EgressMetrics::register(&prometheus::Registry::new()).unwrap();
+        let nobody: LookUp = Arc::new(|_: &str| -> io::Result<Vec<SocketAddr>> { Err(io::Error::other("no name")) });
+        Client {
+            http: builder().tls_certs_only([]).build().unwrap(),
+            no_tls: Some("no certificates".into()),
+            names: Resolver::new(nobody, Arc::new(SystemClock::new()), &metrics),
+            listeners: watch::channel(Vec::new()).1,
+        }
+    }
+
+    /// Redirects whoever comes to https.
+    async fn to_https() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let answer = b"HTTP/1.1 302 x\r\nlocation: https://127.0.0.1/\r\ncontent-length: 0\r\n\r\n";
+                let _ = stream.write_all(answer).await;
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn without_tls_https_fails_with_the_cause_at_every_hop_and_only_where_it_is_allowed() {
+        let (client, port) = (without_tls(), to_https().await);
+        let told = async |url: &str| {
+            let wanted = Fetch {
+                module: "m".into(),
+                request: Request {
+                    method: "GET".into(),
+                    url: url.to_owned(),
+                    headers: Vec::new(),
+                    body: None,
+                    timeout_ms: None,
+                },
+                allow: Arc::new(Allowlist::new(["127.0.0.1".to_owned()])),
+                deadline: Duration::from_secs(30),
+                max_reply_bytes: 1_000,
+                is_effect: false,
+            };
+            let error = fetch(&client, wanted, 1_000).await.unwrap_err();
+            (error.kind.name(), error.message)
+        };
+        let no_tls = ("unavailable", "the engine cannot set up TLS: no certificates".to_owned());
+        assert_eq!(told("https://127.0.0.1/").await, no_tls);
+        assert_eq!(told(&format!("http://127.0.0.1:{port}/")).await, no_tls);
+        let (kind, message) = told("https://evil.test/").await;
+        assert!(kind == "denied" && message.starts_with("host `evil.test` is not allowed"), "{kind}: {message}");
+    }
 
     #[test]
     fn where_a_redirect_leads_is_read_as_other_clients_read_it() {
@@ -305,6 +368,8 @@ mod tests {
         assert_eq!(led("https://a.org/x", "//b.org/x"), Ok("https://b.org/x".to_owned()));
         assert_eq!(led("http://a.org/x", "https://a.org/x"), Ok("https://a.org/x".to_owned()));
         assert_eq!(led("http://a.org/x", "/y"), Ok("http://a.org/y".to_owned()));
+        let refused = Err(("denied", "redirected from https to file".to_owned()));
+        assert_eq!(led("https://a.org/x", "file:///etc/passwd"), refused);
     }
 
     #[test]
