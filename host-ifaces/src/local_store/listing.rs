@@ -8,7 +8,7 @@ use super::{Overlay, failed};
 use crate::{HostError, store::Entries};
 
 /// Committed entries that are read in one go, so that a listing stops where its answer is full.
-const SCAN_STEP: usize = 512;
+pub(super) const SCAN_STEP: usize = 512;
 
 impl Overlay {
     /// The first `limit` entries with `prefix` after `after`, or fewer when those have more than `bytes_max` bytes.
