@@ -412,6 +412,17 @@ mod tests {
         assert_eq!(refusal("GET", "https://a.org", &[("Host", "b.org")]), "header `Host` is the host's to set");
         assert_eq!(refusal("GET", "https://a.org", &[("a b", "")]), "`a b` is no header name");
         assert!(refusal("GET", "https://a.org", &[("a", "1\r\nb: 2")]).contains("control character"));
+        assert!(refusal("GET / HTTP/1.1\r\nHost: b.org\r\n\r\n", "https://a.org", &[]).contains("expected one of GET"));
+        assert!(refusal("GET", "https://a.org", &[("a\r\nb", "")]).ends_with("is no header name"));
+        assert_eq!(refusal("GET", "https://a.org/x\r\nHost: b.org", &[]), "https://a.org/xHost:%20b.org");
+        // What says where a request ends is the host's.
+        for name in ["Content-Length", "transfer-encoding", "CONNECTION", "TE", "Trailer", "Upgrade", "HTTP2-Settings"]
+        {
+            assert_eq!(
+                refusal("POST", "https://a.org", &[(name, "1")]),
+                format!("header `{name}` is the host's to set")
+            );
+        }
         assert_eq!(origin("https://hooks.org:444/secret?token=1"), "https://hooks.org:444");
     }
 }
