@@ -166,7 +166,7 @@ async fn send(client: &reqwest::Client, request: &Request, url: &Url) -> Result<
 }
 
 /// Where the answer leads, and whether the method becomes GET there; none when it is the last one.
-fn redirected(
+pub(crate) fn redirected(
     status: StatusCode,
     location: Option<&HeaderValue>,
     method: &str,
@@ -215,7 +215,7 @@ fn target(from: &Url, location: &[u8]) -> Result<Url, HostError> {
 }
 
 /// Makes the request that a redirect asks for.
-fn turn(request: &mut Request, from: &Url, to: &Url, becomes_get: bool) {
+pub(crate) fn turn(request: &mut Request, from: &Url, to: &Url, becomes_get: bool) {
     let drop = |headers: &mut Vec<Header>, names: &[&str]| {
         headers.retain(|header| !names.iter().any(|name| header.name.eq_ignore_ascii_case(name)));
     };

@@ -192,7 +192,7 @@ const OVERDRAWN: &str = "more than 67108864 bytes of arguments to host calls in 
 async fn calls_over_the_limit_cost_what_they_bring() {
     const PART: usize = 4 << 20;
     let [mut fetches, mut requests, mut lookups] = [10, 10, 2].map(allowed);
-    let network = instance_network::Host::instance_network(&mut lookups.sockets()).unwrap().rep();
+    let network = instance_network::Host::instance_network(&mut lookups.lookups().sockets).unwrap().rep();
     for _ in 0..20 {
         fetching::Host::fetch(&mut fetches, request(Vec::new(), Some(vec![0; PART]))).await.unwrap_err();
         chain::Host::request(&mut requests, 1, "eth_call".into(), "x".repeat(PART)).await.unwrap_err();
