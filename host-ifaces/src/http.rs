@@ -10,7 +10,12 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 pub use crate::bindings::nexum::host::http::{Header, Request, Response};
-use crate::{HostError, HostErrorKind, bindings::nexum::host::http, host::HostState};
+use crate::{
+    HostError, HostErrorKind,
+    bindings::nexum::host::http,
+    bounded::{NAME_BYTES_MAX, cut},
+    host::HostState,
+};
 
 /// A longer URL is refused by common servers and proxies.
 pub const URL_BYTES_MAX: usize = 8 * 1024;
@@ -182,7 +187,8 @@ pub fn check(
     allow: &Allowlist,
 ) -> Result<Url, HostError> {
     if !METHODS.contains(&method) {
-        return Err(invalid(format!("method `{method}`: expected one of {}", METHODS.join(", "))));
+        let named = cut(method, NAME_BYTES_MAX);
+        return Err(invalid(format!("method `{named}`: expected one of {}", METHODS.join(", "))));
     }
     if url.len() > URL_BYTES_MAX {
         return Err(invalid(format!("a URL of {} bytes, at most {URL_BYTES_MAX}", url.len())));
@@ -412,6 +418,7 @@ mod tests {
         assert_eq!(refusal("GET", "https://a.org", &[("Host", "b.org")]), "header `Host` is the host's to set");
         assert_eq!(refusal("GET", "https://a.org", &[("a b", "")]), "`a b` is no header name");
         assert!(refusal("GET", "https://a.org", &[("a", "1\r\nb: 2")]).contains("control character"));
+        assert!(refusal(&"G".repeat(1 << 20), "https://a.org", &[]).len() < 256);
         assert!(refusal("GET / HTTP/1.1\r\nHost: b.org\r\n\r\n", "https://a.org", &[]).contains("expected one of GET"));
         assert!(refusal("GET", "https://a.org", &[("a\r\nb", "")]).ends_with("is no header name"));
         assert_eq!(refusal("GET", "https://a.org/x\r\nHost: b.org", &[]), "https://a.org/xHost:%20b.org");

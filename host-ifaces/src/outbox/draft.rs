@@ -12,6 +12,7 @@ use super::{BlockPoint, Effect, Entry, HttpEffect, effect_id};
 use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::outbox::{self, Options},
+    bounded::{NAME_BYTES_MAX, cut},
     event::EventId,
     host::HostState,
     http::{self, Allowlist, HEADERS_MAX, Header, KEY_HEADER},
@@ -129,7 +130,8 @@ fn check_options(options: &Options) -> Result<(), HostError> {
         && (key.is_empty() || key.len() > KEY_BYTES_MAX || !key.bytes().all(|byte| (0x21..0x7f).contains(&byte)))
     {
         let what = format!("expected 1 to {KEY_BYTES_MAX} visible ASCII characters");
-        return Err(invalid(format!("key `{key}`: {what}, because it is sent as a header")));
+        let named = cut(key, NAME_BYTES_MAX);
+        return Err(invalid(format!("key `{named}`: {what}, because it is sent as a header")));
     }
     if let Some(lane) = &options.lane
         && (lane.is_empty() || lane.len() > LANE_BYTES_MAX)
