@@ -59,6 +59,15 @@ fn bomb(functions: u32, variables: u32, loops: u32) -> Vec<u8> {
     [b"\0asm\x0d\0\x01\0\x01".to_vec(), sized(&module), vec![2], sized(&[1, 0, 0, 0])].concat()
 }
 
+/// A component with a core module of so many globals, and as many instances of it as there may be.
+fn wide(globals: u32) -> Vec<u8> {
+    // (global i32 (i32.const 0))
+    let content = [leb128(globals), [0x7f, 0x00, 0x41, 0x00, 0x0b].repeat(globals as usize)].concat();
+    let module = [b"\0asm\x01\0\0\0\x06".to_vec(), sized(&content)].concat();
+    let instances = [vec![64], [0x00, 0, 0].repeat(64)].concat();
+    [b"\0asm\x0d\0\x01\0\x01".to_vec(), sized(&module), vec![2], sized(&instances)].concat()
+}
+
 /// A bundle of a module with another component.
 fn with_component(setup: &Setup, name: &str, component: &[u8]) -> PathBuf {
     let dir = setup.write_bundle("recorder", name, &[]);
@@ -140,6 +149,17 @@ fn a_component_that_takes_all_memory_to_compile_takes_none_of_the_engine() {
     let most_kib: u64 = most.trim_end_matches(" kB").parse().unwrap();
     assert!(most_kib < 512 << 10, "{most}");
     assert!(dead_of(&engine, "large").contains("max_compile_memory_bytes"));
+}
+
+#[test]
+fn a_component_whose_instances_would_take_much_memory_is_refused() {
+    let setup = Setup::new();
+    let source = with_component(&setup, "wide", &wide(1_000_000));
+    let engine = engine_with(setup, "", &source);
+    let error = dead_of(&engine, "wide");
+    assert!(error.contains("one of its core modules takes 48000000 bytes"), "{error}");
+    assert!(error.ends_with("at most 2097152 are hosted"), "{error}");
+    engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
 }
 
 #[test]
