@@ -107,10 +107,8 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
-    use super::{
-        super::tests::{overlay, put},
-        *,
-    };
+    use super::super::tests::{overlay, put};
+    use super::*;
     use crate::store::{ModuleId, StateView, StoreError};
 
     /// A state of ten thousand entries of a megabyte, none of which is touched, and how many were read.

@@ -252,13 +252,11 @@ impl Overlay {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use super::{
-        super::{
-            Write,
-            tests::{overlay, put},
-        },
-        *,
+    use super::super::{
+        Write,
+        tests::{overlay, put},
     };
+    use super::*;
     use crate::{recording::RECORDING_BYTES_MAX, store::StoreError};
 
     /// A state of ten thousand entries of a kilobyte, and how many were read.
