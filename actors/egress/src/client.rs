@@ -8,6 +8,7 @@ use std::{error::Error as _, net::SocketAddr, sync::Arc};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
+    bounded::{MESSAGE_BYTES_MAX, cut},
     http::{self, Allowlist, Fetch, Header, Request, Response, URL_BYTES_MAX},
 };
 use reqwest::{
@@ -136,7 +137,8 @@ pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usi
         (Err(_), Some(heard)) if is_effect => Ok(heard),
         (Ok(()), Some(heard)) => Ok(heard),
         (Ok(()), None) => Err(error(HostErrorKind::Internal, "a request ended without an answer")),
-        (Err(error), _) => Err(error),
+        // Names of hosts and of certificates are servers' to choose, and an effect's last error is kept.
+        (Err(error), _) => Err(HostError { message: cut(&error.message, MESSAGE_BYTES_MAX), ..error }),
     }
 }
 

@@ -179,6 +179,9 @@ async fn redirects_are_followed_within_the_allowlist_and_leave_secrets_behind() 
     let forbidden = ask(&actor, fetch_of("GET", url("/forbidden"))).await.unwrap_err();
     assert_eq!(forbidden.kind.name(), "denied");
     assert!(forbidden.message.starts_with("redirected: host `evil.test` is not allowed"), "{}", forbidden.message);
+    let long = format!("/to/{}", "a.".repeat(2_000));
+    let forbidden = ask(&actor, fetch_of("GET", url(&long))).await.unwrap_err();
+    assert!(forbidden.kind.name() == "denied" && forbidden.message.ends_with("bytes cut]"), "{}", forbidden.message);
     assert!(ask(&actor, fetch_of("GET", url("/loop"))).await.unwrap_err().message.contains("5 redirects"));
     let raw = text(ask(&actor, fetch_of("GET", url("/raw"))).await.unwrap());
     assert!(raw.starts_with("GET /echo/b%C3%BCcher%20a?n=%C3%BC HTTP/1.1\r\n"), "{raw}");
