@@ -137,7 +137,7 @@ pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usi
         (Err(_), Some(heard)) if is_effect => Ok(heard),
         (Ok(()), Some(heard)) => Ok(heard),
         (Ok(()), None) => Err(error(HostErrorKind::Internal, "a request ended without an answer")),
-        // Names of hosts and of certificates are servers' to choose, and an effect's last error is kept.
+        // Names of hosts and of certificates are servers' to choose.
         (Err(error), _) => Err(HostError { message: cut(&error.message, MESSAGE_BYTES_MAX), ..error }),
     }
 }
