@@ -123,9 +123,9 @@ fn innermost(failed: &reqwest::Error) -> String {
 /// body as came within the limit and the deadline.
 ///
 /// # Errors
-/// `unavailable` without a connection or without TLS for https, `timeout`, `denied` for a listener of the engine and for a redirect to where the
-/// module may not go, `rate-limited` when the module's DNS lookups hang, `invalid-input` for a request that cannot be
-/// made or an answer that is too large.
+/// `unavailable` without a connection, or without TLS for https, `timeout`, `denied` for a listener of the engine and for a
+/// redirect to where the module may not go, `rate-limited` when the module's DNS lookups hang, `invalid-input` for a request
+/// that cannot be made or an answer that is too large.
 pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usize) -> Result<Response, HostError> {
     let Fetch { module, request, allow, deadline, max_reply_bytes, is_effect } = fetch;
     let limit = max_reply_bytes.min(response_bytes_max);
