@@ -356,6 +356,8 @@ async fn what_goes_wrong_has_its_kind() {
     assert_eq!(kind(fetch_of("GET", "http://[fe80::1%25lo]/".into())).await, "invalid-input");
     let hanging = Fetch { deadline: Duration::from_millis(50), ..fetch_of("GET", url("/hang")) };
     assert_eq!(kind(hanging).await, "timeout");
+    let stalling = Fetch { deadline: Duration::from_millis(500), ..fetch_of("GET", url("/stall")) };
+    assert_eq!(kind(stalling).await, "timeout", "the body counts, too");
     let allow = Arc::new(Allowlist::new(["none.test".to_owned()]));
     let unknown = ask(&actor, Fetch { allow, ..fetch_of("GET", "http://none.test:81/x".into()) }).await.unwrap_err();
     assert_eq!((unknown.kind.name(), &*unknown.message), ("unavailable", "http://none.test:81: DNS: no such name"));
