@@ -17,7 +17,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use wasmtime::{Engine, OutOfMemory, component::Component};
 
-use crate::engine::{EngineError, settings};
+use crate::{
+    component_size,
+    engine::{EngineError, settings},
+};
 
 /// Components that are compiled at the same time. Two, so that one that takes all the time there is does not stop every
 /// other; each may take the memory that is allowed, so that more would be paid for in memory.
@@ -108,6 +111,7 @@ fn precompile(engine: &Engine, component: impl Read, hash: Hash, max_bytes: u64)
     if Hash(Sha256::digest(&bytes).into()) != hash {
         return Err(Refusal::Surroundings("its file was changed while it was read".to_owned()));
     }
+    component_size::check(&bytes).map_err(Refusal::Component)?;
     engine.precompile_component(&bytes).map_err(|error| match error.is::<OutOfMemory>() {
         true => Refusal::Memory,
         false => Refusal::Component(format!("{error:#}")),

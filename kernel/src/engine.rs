@@ -27,6 +27,7 @@ use wasmtime::{Config, Engine, component::Component};
 
 use crate::{
     compile::{AT_ONCE_MAX, Compile, InProcess, Known, Slot, Turn, refused_before, said},
+    component_size::INSTANCE_BYTES_MAX,
     load,
 };
 
@@ -127,6 +128,8 @@ impl WasmEngine {
         let engine = Engine::new(&settings()).map_err(|error| EngineError::Wasm(format!("{error:#}")))?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
+        // What was compiled under another bound is looked at again.
+        INSTANCE_BYTES_MAX.hash(&mut hasher);
         let cache_dir = cache_dir.join(format!("wasmtime-{:016x}", hasher.finish()));
         make_private(&cache_dir).map_err(|error| EngineError::Cache { path: cache_dir.clone(), error })?;
         Ok(Self {

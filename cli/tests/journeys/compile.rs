@@ -81,6 +81,15 @@ fn deep(lists: u32) -> Vec<u8> {
     [b"\0asm\x0d\0\x01\0\x07".to_vec(), sized(&types)].concat()
 }
 
+/// A component with a core module of so many globals, and as many instances of it as there may be.
+fn wide(globals: u32) -> Vec<u8> {
+    // (global i32 (i32.const 0))
+    let content = [leb128(globals), [0x7f, 0x00, 0x41, 0x00, 0x0b].repeat(globals as usize)].concat();
+    let module = [b"\0asm\x01\0\0\0\x06".to_vec(), sized(&content)].concat();
+    let instances = [vec![64], [0x00, 0, 0].repeat(64)].concat();
+    [b"\0asm\x0d\0\x01\0\x01".to_vec(), sized(&module), vec![2], sized(&instances)].concat()
+}
+
 /// A bundle of a module with another component.
 fn with_component(setup: &Setup, name: &str, component: &[u8]) -> PathBuf {
     let dir = setup.write_bundle("recorder", name, &[]);
@@ -289,6 +298,17 @@ fn a_type_of_any_depth_ends_no_process_but_that_of_its_compiler() {
     // A bundle is told about without a look into its component.
     let told = engine.ctl(&["module", "inspect", source.to_str().unwrap()]);
     assert!(told.contains("deep 0."), "{told}");
+}
+
+#[test]
+fn a_component_whose_instances_would_take_much_memory_is_refused() {
+    let setup = Setup::new();
+    let source = with_component(&setup, "wide", &wide(1_000_000));
+    let engine = engine_with(setup, "", &source);
+    let error = dead_of(&engine, "wide");
+    assert!(error.contains("one of its core modules takes 48000000 bytes"), "{error}");
+    assert!(error.ends_with("at most 2097152 are hosted"), "{error}");
+    engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
 }
 
 #[test]

@@ -11,11 +11,14 @@ use std::{
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use wasmtime::component::Resource;
+use wasmtime_wasi::p2::bindings::sockets::{instance_network, ip_name_lookup};
+
 use super::*;
 use crate::{
-    bindings::nexum::host::{local_store, outbox},
+    bindings::nexum::host::{chain, http as fetching, local_store, outbox},
     clock::SystemClock,
-    http::Allowlist,
+    http::{Allowlist, Header, Request},
     outbox::{Effect, HttpEffect, Release},
     store::{Entries, StoreError, StoreMsg},
 };
@@ -169,4 +172,51 @@ async fn an_event_that_is_late_because_the_disk_does_not_write_is_not_held_again
         assert_eq!(host.poisoned().is_none(), is_at_fault, "{waits:?} of 10 s");
     }
     actor.stop_and_wait(None, None).await.unwrap();
+}
+
+/// A host at the beginning of an event that may make so many calls.
+fn allowed(calls: u64) -> HostState {
+    let limits = Arc::new(Limits { max_host_calls_per_event: calls, ..Limits::default() });
+    let mut host = HostState::new(&HostArgs { limits, ..args(Port::new("store")) }, ModuleRecord::default());
+    host.begin(&EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) });
+    host
+}
+
+fn request(headers: Vec<Header>, body: Option<Vec<u8>>) -> Request {
+    Request { method: "GET".into(), url: "https://b.org".into(), headers, body, timeout_ms: None }
+}
+
+const OVERDRAWN: &str = "more than 67108864 bytes of arguments to host calls in one event";
+
+#[tokio::test]
+async fn calls_over_the_limit_cost_what_they_bring() {
+    const PART: usize = 4 << 20;
+    let [mut fetches, mut requests, mut lookups] = [10, 10, 2].map(allowed);
+    let network = instance_network::Host::instance_network(&mut lookups.lookups().sockets).unwrap().rep();
+    for _ in 0..20 {
+        fetching::Host::fetch(&mut fetches, request(Vec::new(), Some(vec![0; PART]))).await.unwrap_err();
+        chain::Host::request(&mut requests, 1, "eth_call".into(), "x".repeat(PART)).await.unwrap_err();
+        let (network, name) = (Resource::new_borrow(network), "n".repeat(PART));
+        assert!(ip_name_lookup::Host::resolve_addresses(&mut lookups.lookups(), network, name).is_err());
+    }
+    for host in [fetches, requests, lookups] {
+        assert_eq!(host.may_go_on().unwrap_err().to_string(), OVERDRAWN);
+    }
+}
+
+#[tokio::test]
+async fn parts_without_a_character_cost_what_they_take() {
+    let [mut fetches, mut batches, mut effects] = [100, 100, 100].map(allowed);
+    let headers = || vec![Header { name: String::new(), value: String::new() }; 30_000];
+    for _ in 0..60 {
+        fetching::Host::fetch(&mut fetches, request(headers(), None)).await.unwrap_err();
+        let requests = (0..30_000).map(|_| chain::RpcRequest { method: String::new(), params: String::new() });
+        chain::Host::request_batch(&mut batches, 1, requests.collect()).await.unwrap_err();
+        let effect = HttpEffect { method: "POST".into(), url: "https://a.org".into(), headers: headers(), body: None };
+        let options = outbox::Options { key: None, release: Release::Committed, lane: None };
+        outbox::Host::send(&mut effects, Effect::Http(effect), options).unwrap_err();
+    }
+    for host in [fetches, batches, effects] {
+        assert_eq!(host.may_go_on().unwrap_err().to_string(), OVERDRAWN);
+    }
 }
