@@ -12,6 +12,7 @@ pub(crate) struct Metrics {
     pub batch_size: Histogram,
     pub dead_letters: IntGaugeVec,
     pub rejected: IntCounter,
+    pub recordings_left_out: IntCounter,
 }
 
 impl Metrics {
@@ -33,11 +34,16 @@ impl Metrics {
             "nexum_commit_rejected_total",
             "Event units refused because too many waited for the disk; they were not written.",
         )?;
+        let recordings_left_out = IntCounter::new(
+            "nexum_recordings_left_out_total",
+            "Recordings of handled events that were too large to be kept with their units.",
+        )?;
         registry.register(Box::new(commit_duration.clone()))?;
         registry.register(Box::new(batch_size.clone()))?;
         registry.register(Box::new(dead_letters.clone()))?;
         registry.register(Box::new(rejected.clone()))?;
-        Ok(Self { commit_duration, batch_size, dead_letters, rejected })
+        registry.register(Box::new(recordings_left_out.clone()))?;
+        Ok(Self { commit_duration, batch_size, dead_letters, rejected, recordings_left_out })
     }
 }
 

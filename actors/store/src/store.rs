@@ -17,8 +17,8 @@ use nexum_host_ifaces::{
     blocking::Blocking,
     clock::Clock,
     store::{
-        DeadLetter, Entries, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, ReplayItem, StateView, StoreError,
-        StoreStatus,
+        DeadLetter, Entries, JournalRoom, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, ReplayItem, StateView,
+        StoreError, StoreStatus,
     },
 };
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
@@ -345,8 +345,8 @@ impl StateView for Store {
         Ok(entries)
     }
 
-    fn journal_room(&self, module: ModuleId) -> Result<u64, StoreError> {
-        self.room(module)
+    fn journal_room(&self, module: ModuleId, seq: u64) -> Result<JournalRoom, StoreError> {
+        self.room(module, seq)
     }
 }
 

@@ -111,7 +111,7 @@ impl Running {
         let event = Arc::new(letter.event.clone());
         self.metrics.kind("retry").dispatched.inc();
         let handled = self.instance.handle_again(&id, &letter.id, &event).await;
-        let failure = match self.within_journal(handled) {
+        let failure = match handled {
             Ok(fuel) => {
                 let recording = self.handled(args, (&id, &event), fuel);
                 let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
