@@ -259,6 +259,18 @@ pub struct StoreStatus {
     pub commit_p99_ms: f64,
     /// Whose receipts it writes; none when it signs nothing.
     pub journal_key: Option<PublicKey>,
+    /// Absent when the last group of units was written.
+    #[serde(default)]
+    pub refusing: Option<RefusedWrites>,
+}
+
+/// Writes that the disk or the database does not take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedWrites {
+    /// Of the last one.
+    pub error: String,
+    /// How long ago the first one since the last that was taken failed.
+    pub age_ms: u64,
 }
 
 pub type Reply<T> = RpcReplyPort<Result<T, StoreError>>;

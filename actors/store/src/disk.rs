@@ -6,9 +6,12 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use nexum_host_ifaces::store::StoreError;
+use nexum_host_ifaces::store::{RefusedWrites, StoreError};
 
-use crate::store::Store;
+use crate::{
+    metrics::{DISK_FULL, OTHER},
+    store::{Store, lock},
+};
 
 /// With less than this free a disk counts as full, bytes: several times what RocksDB wants to see before it writes again.
 const FREE_BYTES_MIN: u64 = 256 << 20;
@@ -67,6 +70,30 @@ impl Store {
         let freed = self.freed_ns.compare_exchange(0, now_ns, Ordering::Relaxed, Ordering::Relaxed);
         let freed_ns = freed.err().unwrap_or(now_ns);
         u128::from(now_ns.saturating_sub(freed_ns)) < RECOVERY.as_nanos()
+    }
+
+    /// A group was not written.
+    pub(crate) fn note_refused(&self, error: &StoreError) {
+        let reason = if matches!(error, StoreError::DiskFull(_)) { DISK_FULL } else { OTHER };
+        self.metrics.failed.with_label_values(&[reason]).inc();
+        let mut refusing = lock(&self.refusing);
+        let since_ns = refusing.as_ref().map_or_else(|| self.clock.monotonic_ns(), |(since_ns, _)| *since_ns);
+        *refusing = Some((since_ns, error.to_string()));
+    }
+
+    /// A group was written: there is space, and the database takes it.
+    pub(crate) fn note_written(&self) {
+        self.failing.store(0, Ordering::Relaxed);
+        self.freed_ns.store(0, Ordering::Relaxed);
+        *lock(&self.refusing) = None;
+    }
+
+    /// What the tree says of writes that are not taken.
+    pub(crate) fn refusing(&self) -> Option<RefusedWrites> {
+        let refusing = lock(&self.refusing);
+        let (since_ns, error) = refusing.as_ref()?;
+        let age_ms = self.clock.monotonic_ns().saturating_sub(*since_ns) / 1_000_000;
+        Some(RefusedWrites { error: error.clone(), age_ms })
     }
 
     fn free_bytes(&self) -> u64 {

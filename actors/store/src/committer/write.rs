@@ -41,12 +41,12 @@ impl Shared {
                 waiting.into_iter().for_each(|waiting| waiting.answer(&self.store));
                 // A group that only answers says nothing about the disk.
                 if touches_disk {
-                    self.store.failing.store(0, Ordering::Relaxed);
-                    self.store.freed_ns.store(0, Ordering::Relaxed);
+                    self.store.note_written();
                 }
                 true
             }
             Err(error) => {
+                self.store.note_refused(&error);
                 let failed = match self.store.waits_for_space(&error) {
                     true => 0,
                     false => self.store.failing.fetch_add(1, Ordering::Relaxed) + 1,
