@@ -16,6 +16,9 @@ use crate::{
 /// With less than this free a disk counts as full, bytes: several times what RocksDB wants to see before it writes again.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 
+/// The same for files: more than a recovery makes.
+const FREE_FILES_MIN: u64 = 16;
+
 /// How long after there was space again the database may still refuse: it looks every five seconds.
 const RECOVERY: Duration = Duration::from_secs(60);
 
@@ -100,7 +103,26 @@ impl Store {
         match &self.disk {
             Some(disk) => disk.free_bytes(),
             // What cannot be asked counts as full: it is the disk that has just said so.
-            None => rustix::fs::statvfs(&self.directory).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+            None => rustix::fs::statvfs(&self.directory)
+                .map_or(0, |disk| usable(disk.f_bavail.saturating_mul(disk.f_frsize), (disk.f_files, disk.f_favail))),
         }
+    }
+}
+
+/// What is free for new files. Where a file system has a number of files and none is left, there is none for another, which
+/// the system reports with the same words. One without such a number says 0.
+fn usable(bytes: u64, (files, files_left): (u64, u64)) -> u64 {
+    if files > 0 && files_left < FREE_FILES_MIN { 0 } else { bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_on_which_no_more_files_can_be_made_is_full() {
+        assert_eq!(usable(7, (1_000, 500)), 7);
+        assert_eq!(usable(7, (1_000, FREE_FILES_MIN - 1)), 0);
+        assert_eq!(usable(7, (0, 0)), 7, "as many as there is space for");
     }
 }

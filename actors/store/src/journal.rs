@@ -25,15 +25,19 @@ pub(crate) struct Past {
 
 /// The first number of the range that stays, where all that go come before all that stay: found by halving, which costs a
 /// few reads.
-fn first_that_stays(
-    (mut from, mut to): (u64, u64),
-    goes: impl Fn(u64) -> Result<bool, StoreError>,
-) -> Result<u64, StoreError> {
+fn first_that_stays((mut from, mut to): (u64, u64), goes: impl Fn(u64) -> bool) -> u64 {
     while from < to {
         let middle = from + (to - from) / 2;
-        if goes(middle)? { from = middle + 1 } else { to = middle }
+        if goes(middle) { from = middle + 1 } else { to = middle }
     }
-    Ok(from)
+    from
+}
+
+/// What cannot be read goes in its turn, and keeps neither the journal from being bounded nor its module from going on: no
+/// rewind gets past it, so that what is older is of no use to one.
+fn unreadable(module: ModuleId, seq: u64, error: &StoreError) -> bool {
+    tracing::error!(module = module.0, seq, %error, "an entry of the journal cannot be read");
+    true
 }
 
 fn until(end: &[u8]) -> ReadOptions {
@@ -149,15 +153,29 @@ impl Store {
     /// The half-open range of entries made before `cutoff_ms`, milliseconds since the Unix epoch. A clock that was set back
     /// in between makes it a little less exact.
     pub(crate) fn entries_before(&self, module: ModuleId, cutoff_ms: u64) -> Result<Option<(u64, u64)>, StoreError> {
-        let Some(oldest) = self.journal(module, 0, 1)?.first().map(|entry| entry.seq) else { return Ok(None) };
-        let events = self.family(keys::EVENTS)?;
+        let Some(oldest) = self.oldest(module) else { return Ok(None) };
+        let (events, next) = (self.family(keys::EVENTS)?, self.record(module)?.seq + 1);
         let is_old = |seq: u64| {
-            let found = self.db.get_pinned_cf(events, keys::event(module, seq)).map_err(|error| self.failed(&error))?;
-            let entry = found.map(|bytes| codec::decode_entry(&bytes)).transpose()?;
-            Ok::<_, StoreError>(entry.is_some_and(|entry| entry.at_ms < cutoff_ms))
+            let found = self.db.get_pinned_cf(events, keys::event(module, seq)).map_err(|error| self.failed(&error));
+            let entry = found.and_then(|found| found.map(|bytes| codec::decode_entry(&bytes)).transpose());
+            match entry {
+                Ok(entry) => entry.is_some_and(|entry| entry.at_ms < cutoff_ms),
+                Err(error) => unreadable(module, seq, &error) && seq + REWIND_UNITS < next,
+            }
         };
-        let from = first_that_stays((oldest, self.record(module)?.seq + 1), is_old)?;
+        let from = first_that_stays((oldest, next), is_old);
         Ok((from > oldest).then_some((oldest, from)))
+    }
+
+    /// The oldest entry kept, or what is before it when it cannot be read; `None` when there is none.
+    fn oldest(&self, module: ModuleId) -> Option<u64> {
+        match self.journal(module, 0, 1) {
+            Ok(entries) => entries.first().map(|entry| entry.seq),
+            Err(error) => {
+                unreadable(module, 0, &error);
+                Some(0)
+            }
+        }
     }
 
     /// Where a unit lies in the bytes of the module's journal; `None` when it is not kept, or when an earlier version wrote
@@ -182,25 +200,33 @@ impl Store {
         if excess == 0 {
             return Ok(Past::default());
         }
-        let Some(oldest) = self.journal(module, 0, 1)?.first().map(|entry| entry.seq) else {
-            return Ok(Past::default());
-        };
+        let Some(oldest) = self.oldest(module) else { return Ok(Past::default()) };
         let next = self.record(module)?.seq + 1;
         let kept = (newest + 1).saturating_sub(REWIND_UNITS).min(next);
         // What an earlier version wrote is older than what is counted, here and below.
-        let is_past = |seq| Ok::<_, StoreError>(self.span(module, seq)?.is_none_or(|span| span.from.all < excess));
-        let first = first_that_stays((oldest, kept), is_past)?;
+        let is_past = |seq| match self.span(module, seq) {
+            Ok(span) => span.is_none_or(|span| span.from.all < excess),
+            Err(error) => unreadable(module, seq, &error),
+        };
+        let first = first_that_stays((oldest, kept), is_past);
         let units = (first > oldest).then_some((oldest, first));
         if first < kept {
             return Ok(Past { units, recordings: None });
         }
-        let from = self.span(module, first)?.unwrap_or_default().from;
-        let excess = excess.saturating_sub(from.all);
-        let is_too_much = |seq| {
-            let span = self.span(module, seq)?;
-            Ok::<_, StoreError>(span.is_none_or(|span| span.from.recorded.saturating_sub(from.recorded) < excess))
+        let from = match self.span(module, first) {
+            Ok(span) => span.unwrap_or_default().from,
+            // How much it is too much cannot be told: the next look is at another one.
+            Err(error) => {
+                unreadable(module, first, &error);
+                return Ok(Past { units, recordings: None });
+            }
         };
-        let whole = first_that_stays((first, next), is_too_much)?;
+        let excess = excess.saturating_sub(from.all);
+        let is_too_much = |seq| match self.span(module, seq) {
+            Ok(span) => span.is_none_or(|span| span.from.recorded.saturating_sub(from.recorded) < excess),
+            Err(error) => unreadable(module, seq, &error),
+        };
+        let whole = first_that_stays((first, next), is_too_much);
         Ok(Past { units, recordings: (whole > first).then_some((first, whole)) })
     }
 
@@ -294,12 +320,13 @@ mod tests {
         ledger::{Ledger, Outcome},
         store::UnitKind,
     };
+    use rocksdb::WriteOptions;
 
     use super::*;
     use crate::{
         disk::Written,
         group::{Gone, Group, Scratch},
-        open::{self, Options},
+        open::Options,
     };
 
     /// Writes the module's next unit, behind `from`, and drops one; answers where it ends.
@@ -319,7 +346,7 @@ mod tests {
         let gone = Gone { units: [gone.map(|seq| (seq, seq + 1)), None], recordings: None };
         let span = group.add(store, &unit, (false, from), &gone, &mut scratch).unwrap();
         group.put_record(&unit, &mut scratch).unwrap();
-        store.write(Written::Group, group.batch, &open::synced()).unwrap();
+        store.write(Written::Group, group.batch, &WriteOptions::default()).unwrap();
         span.end()
     }
 
@@ -347,5 +374,28 @@ mod tests {
             store.journal_bytes,
             "far ahead of what is written"
         );
+    }
+
+    #[test]
+    fn entries_that_cannot_be_read_go_in_their_turn_and_keep_no_others_from_going() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let options = Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new());
+        let options = Options { journal_bytes: 1, ..options };
+        let store = Store::open(directory.path(), &options).unwrap();
+        let module = ModuleId(1);
+        let mut ledger = Ledger { module, component: Hash::default(), record: ModuleRecord::default() };
+        let end = (0..300).fold(At::default(), |end, _| write(&store, &mut ledger, end, None));
+        let (events, stays) = (store.family(keys::EVENTS).unwrap(), 301 - REWIND_UNITS);
+        assert_eq!(store.past(module, end, 300).unwrap().units, Some((1, stays)));
+        let spoil = |seq: u64| store.db.put_cf(events, keys::event(module, seq), [9u8, 9]).unwrap();
+        (2..stays).for_each(spoil);
+        assert_eq!(store.past(module, end, 300).unwrap().units, Some((1, stays)));
+        spoil(1);
+        assert_eq!(store.past(module, end, 300).unwrap().units, Some((0, stays)));
+        assert_eq!(store.entries_before(module, 1).unwrap(), Some((0, stays)), "none is older than that");
+        // What a rewind would have to get past is not dropped for it.
+        spoil(150);
+        assert_eq!(store.past(module, end, 300).unwrap().units, Some((0, stays)));
+        assert_eq!(store.entries_before(module, 1).unwrap(), Some((0, stays)));
     }
 }
