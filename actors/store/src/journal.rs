@@ -193,8 +193,8 @@ impl Store {
         found.map(|bytes| codec::decode_span(&bytes)).transpose().map(Option::flatten)
     }
 
-    /// What is to be dropped, oldest first, so that what is left up to `end` is no more than the journal may hold: units, but
-    /// never one that a rewind needs, of which `newest` is the last; and when only these are left, their recordings.
+    /// What is to be dropped, oldest first, so that what is left up to `end` is no more than the journal may hold: units,
+    /// but never one that a rewind needs, of which `newest` is the last; and when only these are left, their recordings.
     pub(crate) fn past(&self, module: ModuleId, end: At, newest: u64) -> Result<Past, StoreError> {
         let excess = end.all.saturating_sub(self.journal_bytes);
         if excess == 0 {

@@ -1,6 +1,10 @@
 //! A disk without space: how long it is waited for, and what is said meanwhile.
 
 use std::{
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+    process::{Command, Output},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -8,10 +12,13 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::store::{StoreError, StoreMsg};
+use nexum_host_ifaces::store::{StateView as _, StoreError, StoreMsg};
 use nexum_store::{Disk, Options, Written};
 
-use crate::harness::{Hands, Harness, Module, PATIENCE, directory, options};
+use crate::{
+    crash::{child, child_directory},
+    harness::{Hands, Harness, Module, PATIENCE, directory, options, put},
+};
 
 const PLENTY: u64 = 1 << 40;
 
@@ -109,4 +116,83 @@ async fn a_database_that_still_refuses_a_minute_after_there_is_space_has_failed_
     assert_eq!(module.info.record.seq, 2, "what was acknowledged before");
     harness.handle(&mut module, vec![]).await;
     harness.close().await;
+}
+
+/// Runs a command with a small file system of its own in `directory`, which a user without rights may have where user
+/// namespaces are.
+fn on_a_small_disk(directory: &Path, command: &Command) -> io::Result<Output> {
+    let mounted = "mount -t tmpfs -o size=400m tmpfs \"$1\" && shift && exec \"$@\"";
+    let mut unshared = Command::new("unshare");
+    unshared.args(["-Urm", "sh", "-c", mounted, "sh"]).arg(directory);
+    unshared.arg(command.get_program()).args(command.get_args());
+    unshared.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    unshared.output()
+}
+
+/// Takes all that is left, to the last page.
+fn fill(file: &Path) {
+    let mut file = File::create(file).unwrap();
+    for bytes in [1 << 20, 4096] {
+        let block = vec![7; bytes];
+        while file.write_all(&block).is_ok() {}
+    }
+}
+
+/// Commits a unit of a mebibyte, which moves the module on when it is taken.
+async fn commit(harness: &Harness, module: &mut Module) -> Result<(), StoreError> {
+    let seq = module.ledger.record.seq + 1;
+    let unit = module.unit(vec![put(&format!("{seq:04}"), &"x".repeat(1 << 20), None)]);
+    let record = unit.record.clone();
+    harness.commit(unit).await.map(|()| module.ledger.adopt(record))
+}
+
+/// Not a test of its own: fills the file system that it was given, and makes space again.
+#[tokio::test]
+#[allow(clippy::print_stdout, reason = "the parent reads it")]
+async fn child_fills_its_disk() {
+    let Some(disk) = child_directory() else { return };
+    let (directory, filler) = (disk.join("store"), disk.join("filler"));
+    let harness = Harness::open_with(&directory, &Options { write_buffer_bytes: 8 << 20, ..options() }).await;
+    let mut module = harness.module("a").await;
+    commit(&harness, &mut module).await.unwrap();
+    fill(&filler);
+    let mut refused = 0;
+    while refused < 10 {
+        match commit(&harness, &mut module).await {
+            Ok(()) => assert!(module.ledger.record.seq < 400, "there is room without end"),
+            Err(StoreError::DiskFull(_)) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let refusing = harness.store.status().refusing.unwrap();
+    assert!(refusing.error.contains("no space left on the disk"), "{}", refusing.error);
+    std::fs::remove_file(&filler).unwrap();
+    let goes_on = async {
+        while let Err(error) = commit(&harness, &mut module).await {
+            assert!(matches!(error, StoreError::DiskFull(_)), "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, goes_on).await.unwrap();
+    assert_eq!(harness.store.status().refusing, None);
+    let (id, written) = (module.info.id, module.ledger.record.clone());
+    harness.close().await;
+    let harness = Harness::open(&directory).await;
+    assert_eq!(harness.store.inspect("a").unwrap().record, written);
+    assert_eq!(harness.store.scan(id, "", None, usize::MAX).unwrap().len() as u64, written.seq);
+    println!("it went on");
+}
+
+#[test]
+fn a_store_on_a_disk_that_was_full_goes_on_by_itself_once_there_is_space() {
+    let directory = directory();
+    let tried = on_a_small_disk(directory.path(), &Command::new("true"));
+    if !tried.as_ref().is_ok_and(|tried| tried.status.success()) {
+        eprintln!("no file system of one's own is to be had here: {tried:?}");
+        return;
+    }
+    let filled = child("full_disk::child_fills_its_disk", directory.path());
+    let output = on_a_small_disk(directory.path(), &filled).unwrap();
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert!(output.status.success() && said[0].contains("it went on"), "{}{}", said[0], said[1]);
 }
