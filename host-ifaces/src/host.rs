@@ -191,6 +191,7 @@ impl HostState {
     /// not be used again.
     pub fn send(&mut self, unit: EventUnit) {
         self.ledger.adopt(unit.record.clone());
+        self.overlay.unit_sent(unit.entry.seq, &unit.changes);
         self.ahead.push(unit);
     }
 

@@ -17,7 +17,7 @@ use nexum_host_ifaces::{
     cron::CronMsg,
     http::{EgressMsg, EgressStatus},
     port::Port,
-    store::StoreMsg,
+    store::{RefusedWrites, StoreMsg, StoreStatus},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
 
@@ -162,10 +162,7 @@ impl Args {
                 facts.1.dead_letters = status.dead_letters.get(facts.0).copied().unwrap_or(0);
             }
         }
-        let store = store.ok().map(|status| {
-            let mib = status.disk_bytes as f64 / (1024.0 * 1024.0);
-            format!("rocksdb {mib:.1} MiB, {} units, commit p99 {:.1} ms", status.units_total, status.commit_p99_ms)
-        });
+        let store = store.ok().map(|status| store_summary(&status));
         let cron = cron.ok().map(|status| {
             let noun = if status.schedules == 1 { "schedule" } else { "schedules" };
             let next =
@@ -223,6 +220,16 @@ impl Args {
 
 /// Shorter waits are the network's doing.
 pub(crate) const SHOWN_WAIT_MS: u64 = 5_000;
+
+fn store_summary(status: &StoreStatus) -> String {
+    let StoreStatus { disk_bytes, units_total, commit_p99_ms, refusing, .. } = status;
+    let mib = *disk_bytes as f64 / (1024.0 * 1024.0);
+    let refusing = refusing.as_ref().map_or_else(String::new, |RefusedWrites { error, age_ms }| {
+        let age = humantime::format_duration(Duration::from_secs(age_ms / 1_000));
+        format!(", takes no writes ({age}): {error}")
+    });
+    format!("rocksdb {mib:.1} MiB, {units_total} units, commit p99 {commit_p99_ms:.1} ms{refusing}")
+}
 
 fn outbox_summary(outbox: &OutboxStatus, now_ms: u64) -> String {
     let pending: u64 = outbox.pending.values().map(|(count, _)| count).sum();
@@ -402,6 +409,15 @@ mod tests {
         assert_eq!(starting.reasons, ["module m is init"]);
         assert_eq!(judged("dead", true).reasons, ["module m is dead"]);
         assert_eq!(judged("running", false).reasons, ["chain 1 is disconnected"]);
+    }
+
+    #[test]
+    fn a_store_that_takes_no_writes_says_since_when_and_why() {
+        let status = StoreStatus { units_total: 7, ..StoreStatus::default() };
+        assert_eq!(store_summary(&status), "rocksdb 0.0 MiB, 7 units, commit p99 0.0 ms");
+        let refusing = Some(RefusedWrites { error: "store: no space left".into(), age_ms: 65_400 });
+        let shown = store_summary(&StoreStatus { refusing, ..status });
+        assert!(shown.ends_with(" ms, takes no writes (1m 5s): store: no space left"), "{shown}");
     }
 
     #[test]

@@ -347,7 +347,7 @@ impl Running {
     async fn init(&mut self, args: &Args) -> Result<(), Exit> {
         self.metrics.kind("init").dispatched.inc();
         let started = self.instance.init(&args.plan.config).await;
-        match self.within_journal(started) {
+        match started {
             Ok(fuel) => {
                 let unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
                 self.send(args, unit);
@@ -388,7 +388,7 @@ impl Running {
         let took_ns = args.shared.clock.monotonic_ns().saturating_sub(started_ns);
         self.metrics.kind(kind).duration.observe(took_ns as f64 / 1e9);
         self.note_usage(args);
-        let fuel = match self.within_journal(handled) {
+        let fuel = match handled {
             Ok(fuel) => fuel,
             Err(failure) => {
                 self.keep_crash(args, Some((&delivery.id, &delivery.event)), &failure);

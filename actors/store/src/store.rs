@@ -17,8 +17,8 @@ use nexum_host_ifaces::{
     blocking::Blocking,
     clock::Clock,
     store::{
-        DeadLetter, Entries, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, ReplayItem, StateView, StoreError,
-        StoreStatus,
+        DeadLetter, Entries, JournalRoom, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, ReplayItem, StateView,
+        StoreError, StoreStatus,
     },
 };
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
@@ -58,6 +58,8 @@ pub struct Store {
     pub(crate) failing: AtomicU32,
     /// Since when there is space on a disk that was full, by the monotonic clock; 0 when it is full, or never was.
     pub(crate) freed_ns: AtomicU64,
+    /// Since when no group was written, by the monotonic clock, and why, once one was refused.
+    pub(crate) refusing: Mutex<Option<(u64, String)>>,
     index: Mutex<Index>,
     /// The committer that writes, to be stopped by the one that follows it.
     pub(crate) writer: Mutex<Weak<Shared>>,
@@ -138,6 +140,7 @@ impl Store {
             totals: Totals::default(),
             failing: AtomicU32::new(0),
             freed_ns: AtomicU64::new(0),
+            refusing: Mutex::default(),
             index: Mutex::new(index),
             writer: Mutex::default(),
             leased: Mutex::new(false),
@@ -313,6 +316,7 @@ impl Store {
             commits_total: self.totals.commits.load(Ordering::Relaxed),
             commit_p99_ms: lock(&self.totals.window).p99_ns() as f64 / 1e6,
             journal_key: self.receipts.as_ref().map(|receipts| receipts.key.public()),
+            refusing: self.refusing(),
         }
     }
 }
@@ -345,8 +349,8 @@ impl StateView for Store {
         Ok(entries)
     }
 
-    fn journal_room(&self, module: ModuleId) -> Result<u64, StoreError> {
-        self.room(module)
+    fn journal_room(&self, module: ModuleId, seq: u64) -> Result<JournalRoom, StoreError> {
+        self.room(module, seq)
     }
 }
 

@@ -125,7 +125,7 @@ impl Running {
         self.metrics.kind("retry").dispatched.inc();
         let at = self.begun.begin(What::Event(&id)).await;
         let handled = self.instance.handle_again(&id, &letter.id, &event).await;
-        let failure = match self.within_journal(handled) {
+        let failure = match handled {
             Ok(fuel) => {
                 let recording = self.handled(args, (&id, &event), fuel);
                 let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);

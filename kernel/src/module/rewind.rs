@@ -10,16 +10,9 @@ use nexum_host_ifaces::{
 };
 
 use super::{Args, Exit, Running, STORE_DEADLINE, replay::Replay};
-use crate::{instance::Failure, manifest::OnReorg};
+use crate::manifest::OnReorg;
 
 impl Running {
-    /// What came of a call, unless the journal has no room for what would undo it: then the call has failed.
-    pub(super) fn within_journal(&mut self, called: Result<u64, Failure>) -> Result<u64, Failure> {
-        let fuel = called?;
-        let room = self.instance.host().check_journal();
-        room.map(|()| fuel).map_err(|error| Failure { message: error.message, backtrace: None, fuel })
-    }
-
     /// Takes in that the block at the module's position is not canonical. What it never handled is nothing to undo and
     /// nothing to tell.
     pub(super) async fn on_reorg(&mut self, args: &Args, index: usize, reorg: Reorg) -> Result<(), Exit> {
