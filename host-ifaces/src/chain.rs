@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+pub use nexum_records::wait::ChainWait;
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 
@@ -122,16 +123,6 @@ pub struct EndpointStatus {
     /// How much it was found to take at once, where that is less than is configured.
     #[serde(default)]
     pub learnt: Vec<String>,
-}
-
-/// Something that a chain or a module that reads it waits for, besides new blocks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChainWait {
-    /// Who waits; absent when everybody does.
-    pub module: Option<String>,
-    /// What is waited for, and what went wrong last.
-    pub reason: String,
-    pub age_ms: u64,
 }
 
 /// State of a chain actor, for the tree and health.

@@ -4,9 +4,9 @@
 //! Invariant: whatever leaves for a module is held against its grants, by a call now or by an effect later, and nothing
 //! else decides. The interfaces among them are decided by linking; `rpc` and `effect` answer for the rest.
 
-use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+pub use nexum_records::capability::Capability;
 use url::Url;
 
 use crate::{
@@ -16,81 +16,6 @@ use crate::{
     http::Allowlist,
     outbox::Effect,
 };
-
-/// A host interface that a module can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Capability {
-    Chain,
-    Identity,
-    LocalStore,
-    RemoteStore,
-    Messaging,
-    Logging,
-    Clock,
-    Random,
-    Http,
-    Outbox,
-}
-
-impl Capability {
-    pub const ALL: [Self; 10] = [
-        Self::Chain,
-        Self::Identity,
-        Self::LocalStore,
-        Self::RemoteStore,
-        Self::Messaging,
-        Self::Logging,
-        Self::Clock,
-        Self::Random,
-        Self::Http,
-        Self::Outbox,
-    ];
-
-    /// The name in manifests, which is the name of the WIT interface.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Chain => "chain",
-            Self::Identity => "identity",
-            Self::LocalStore => "local-store",
-            Self::RemoteStore => "remote-store",
-            Self::Messaging => "messaging",
-            Self::Logging => "logging",
-            Self::Clock => "clock",
-            Self::Random => "random",
-            Self::Http => "http",
-            Self::Outbox => "outbox",
-        }
-    }
-}
-
-impl fmt::Display for Capability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Capability {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|capability| capability.name() == name).ok_or_else(|| {
-            let known: Vec<_> = Self::ALL.iter().map(|capability| capability.name()).collect();
-            format!("unknown capability `{name}`; known are {}", known.join(", "))
-        })
-    }
-}
-
-impl Serialize for Capability {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl<'de> Deserialize<'de> for Capability {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
 
 /// How a module reaches one capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

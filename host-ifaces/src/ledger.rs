@@ -82,14 +82,6 @@ impl Ledger {
     }
 }
 
-impl JournalEntry {
-    /// SHA-256 over the entry, which contains the digest of the one before.
-    pub fn digest(&self) -> Hash {
-        let bytes = postcard::to_stdvec(self).unwrap_or_default();
-        Hash(Sha256::digest(bytes).into())
-    }
-}
-
 /// SHA-256 over keys and new values, each with its length, in order; zero when nothing changed.
 fn state_digest(changes: &[Change]) -> Hash {
     if changes.is_empty() {
@@ -160,27 +152,6 @@ mod tests {
         fn eq(&self, other: &Self) -> bool {
             self.entry == other.entry && self.changes == other.changes && self.record == other.record
         }
-    }
-
-    /// Digests are compared between engines and covered by receipts: what makes one must never change.
-    #[test]
-    fn the_digest_of_an_entry_stays_what_it_is() {
-        let entry = JournalEntry {
-            seq: 300,
-            at_ms: 1_700_000_000_000,
-            kind: UnitKind::Handled,
-            event: EventId::Block { chain_id: 1, number: 10, hash: Hash([1; 32]) },
-            source: Some(SourceId::new("chain:1")),
-            cursor_before: None,
-            cursor: Some(Cursor::block(10, Hash([1; 32]))),
-            component: Hash([4; 32]),
-            fuel: 7,
-            state_digest: Hash([5; 32]),
-            effects_digest: Hash::default(),
-            previous: Hash([6; 32]),
-        };
-        let digest = "0x7e9b614978b51788a28e96c7c5f4b97b0835eaa474d34458ed97c269ce432d43";
-        assert_eq!(entry.digest().to_string(), digest);
     }
 
     #[test]

@@ -15,10 +15,8 @@ pub mod clock;
 pub mod cron;
 pub mod event;
 pub mod grants;
-mod hex_bytes;
 pub mod host;
 pub mod http;
-pub mod journal;
 pub mod ledger;
 pub mod limits;
 pub mod link;
@@ -33,7 +31,7 @@ mod wasi;
 
 pub use bindings::nexum::host::types;
 pub use bindings::{EventModule, EventModulePre};
-pub use hex_bytes::{Address, Hash, PublicKey, Signature};
+pub use nexum_records::{Address, Hash, PublicKey, Signature, journal};
 pub use types::{HostError, HostErrorKind};
 
 impl HostErrorKind {

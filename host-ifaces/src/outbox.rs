@@ -10,6 +10,7 @@ mod draft;
 
 use std::sync::Arc;
 
+pub use nexum_records::effect::Sent;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -106,20 +107,6 @@ impl Entry {
         }
         entry
     }
-}
-
-/// An effect as its event asked for it, without what it carries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sent {
-    pub id: String,
-    pub key: String,
-    /// `http`, `rpc`, `transaction` or `message`.
-    pub kind: String,
-    /// An origin without its path, or a chain.
-    pub destination: String,
-    pub lane: Option<String>,
-    /// `committed`, `safe` or `finalized`.
-    pub release: String,
 }
 
 /// The id of the effect that a module's event sent as its `ordinal`-th.

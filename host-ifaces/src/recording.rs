@@ -11,6 +11,7 @@ mod view;
 
 use std::{collections::BTreeSet, sync::Arc};
 
+pub use nexum_records::crash::{CrashBrief, Record};
 use serde::{Deserialize, Serialize};
 
 pub use meter::{Charge, POOL_BYTES, Pool, encoded_bytes};
@@ -31,19 +32,6 @@ use crate::{
     types::{Config, Event},
     wasi::WasiAnswers,
 };
-
-/// What is recorded of a module's events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Record {
-    /// Nothing.
-    None,
-    /// Events that fail.
-    #[default]
-    Failures,
-    /// Every event; those that are handled are kept with their journal entry.
-    All,
-}
 
 /// More than an event reads in practice, and little enough that a module's crashes, which are bounded together, are always
 /// those of several events. What needs more is cut, which frees what was kept of it, and cannot be replayed.
@@ -274,25 +262,6 @@ impl Recording {
     pub fn event_id(&self) -> EventId {
         self.event.as_ref().map_or(EventId::Init, |event| event.id.clone())
     }
-}
-
-/// What is known of a kept crash without decoding it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CrashBrief {
-    /// Of the module, from 1 on; the store gives it.
-    pub number: u64,
-    pub at_ms: u64,
-    /// The event's id, such as `block:1:21934117:0x…`, or `init`.
-    pub event: String,
-    pub component: Hash,
-    pub error: String,
-    pub fuel: u64,
-    /// Events that the instance had handled before.
-    pub handled_before: u64,
-    /// Whether it can be replayed.
-    pub whole: bool,
-    /// Size of the recording.
-    pub bytes: u64,
 }
 
 /// A failed event on its way to the store.

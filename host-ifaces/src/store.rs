@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
+pub use nexum_records::entry::{JournalEntry, UnitKind};
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 
@@ -103,40 +104,6 @@ pub struct Change {
     pub key: String,
     pub new: Option<Vec<u8>>,
     pub old: Option<Vec<u8>>,
-}
-
-/// What a unit records.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum UnitKind {
-    /// The guest handled the event.
-    Handled,
-    /// The guest asked for its writes so far; the event is not handled yet.
-    Flushed,
-    /// The event went to the dead letters.
-    Quarantined,
-    /// Nothing concerned the module up to the new cursor.
-    Advanced,
-}
-
-/// The journal entry of one unit. `digest()` chains it to the one before, so that fields and variants are appended and
-/// never reordered: that would change the digest of every entry there is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JournalEntry {
-    pub seq: u64,
-    /// Milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    pub kind: UnitKind,
-    pub event: EventId,
-    pub source: Option<SourceId>,
-    /// The source's cursor before and after.
-    pub cursor_before: Option<Cursor>,
-    pub cursor: Option<Cursor>,
-    pub component: Hash,
-    pub fuel: u64,
-    pub state_digest: Hash,
-    pub effects_digest: Hash,
-    pub previous: Hash,
 }
 
 /// What a module's dead letters may take in the store, bytes: thousands of the usual size, a few kilobytes, and dozens of

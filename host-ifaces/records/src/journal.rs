@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc};
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use crate::{Hash, PublicKey, Signature, outbox::Sent, store::JournalEntry};
+use crate::{Hash, PublicKey, Signature, effect::Sent, entry::JournalEntry};
 
 /// Units that a module's journal keeps however many bytes they take, the newest: on a chain with an event for each block
 /// and one for its logs, 128 blocks, which is more than reorgs undo. What does not fit into them is refused to the module.

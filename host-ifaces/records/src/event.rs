@@ -1,0 +1,173 @@
+//! How events and positions in their sources are named, for ever: in stores, journals and requests.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Hash;
+
+/// What a module calls one of its event streams; the key of its durable cursor. Stable across restarts and manifest
+/// edits that keep the subscription: `chain:1`, `chain:1:confirmations=3`, `cron:*/5 * * * *`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SourceId(Arc<str>);
+
+impl SourceId {
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How much of a block a module has handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// Its logs; the block event is still to come.
+    Logs,
+    /// All of it.
+    Block,
+}
+
+/// A position in a source: everything up to and including it has been handled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cursor {
+    Chain {
+        number: u64,
+        /// Absent only for a starting point that nobody has read yet (`start_block - 1`).
+        hash: Option<Hash>,
+        part: Part,
+    },
+    /// Milliseconds since the Unix epoch of the last scheduled time handled.
+    Cron { fired_at: u64 },
+    /// Number of the last outcome handled.
+    Outbox { number: u64 },
+}
+
+impl Cursor {
+    /// The cursor after a whole block.
+    pub fn block(number: u64, hash: Hash) -> Self {
+        Self::Chain { number, hash: Some(hash), part: Part::Block }
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chain { number, part: Part::Block, .. } => write!(f, "{number}"),
+            Self::Chain { number, part: Part::Logs, .. } => write!(f, "{number}/logs"),
+            Self::Cron { fired_at } => write!(f, "{fired_at}"),
+            Self::Outbox { number } => write!(f, "{number}"),
+        }
+    }
+}
+
+/// Names one event for ever: the same event delivered again has the same id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventId {
+    Init,
+    Block {
+        chain_id: u64,
+        number: u64,
+        hash: Hash,
+    },
+    Logs {
+        chain_id: u64,
+        number: u64,
+        hash: Hash,
+    },
+    Tick {
+        source: SourceId,
+        fired_at: u64,
+    },
+    /// A reorg as versions named it that did not count them: read from their journals and queues, never made.
+    Reorg {
+        chain_id: u64,
+        old_head: Hash,
+        new_head: Hash,
+    },
+    /// What became of an effect. `effect` is the digest of its id; `round` counts how often it had ended before.
+    Outcome {
+        effect: Hash,
+        round: u32,
+    },
+    /// No event: the source had nothing for the module up to its new cursor.
+    Advance {
+        source: SourceId,
+    },
+    /// A dead letter delivered again on the operator's word; `seq` is the letter's sequence number.
+    Retry {
+        seq: u64,
+    },
+    /// A reorg that a module is told of. `nth` counts those of the module, from 1 on and over all chains: a chain may go
+    /// back and forth between the same two heads, and what is sent because of the second time is another effect.
+    NthReorg {
+        chain_id: u64,
+        old_head: Hash,
+        new_head: Hash,
+        nth: u64,
+    },
+}
+
+impl EventId {
+    /// Whether both are attempts at one event. A reorg is told with the head of the moment, which another attempt may find
+    /// moved on; its number is the same.
+    pub fn is_again(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::NthReorg { chain_id, nth, .. }, Self::NthReorg { chain_id: other_chain_id, nth: other_nth, .. }) => {
+                (chain_id, nth) == (other_chain_id, other_nth)
+            }
+            _ => self == other,
+        }
+    }
+
+    /// The event's kind as metrics and logs name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Block { .. } => "block",
+            Self::Logs { .. } => "logs",
+            Self::Tick { .. } => "tick",
+            Self::Reorg { .. } | Self::NthReorg { .. } => "reorg",
+            Self::Outcome { .. } => "outcome",
+            Self::Advance { .. } => "advance",
+            Self::Retry { .. } => "retry",
+        }
+    }
+
+    /// Chain and block number, for events that have them.
+    pub fn block(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Block { chain_id, number, .. } | Self::Logs { chain_id, number, .. } => Some((*chain_id, *number)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Init => f.write_str("init"),
+            Self::Block { chain_id, number, hash } => write!(f, "block:{chain_id}:{number}:{hash}"),
+            Self::Logs { chain_id, number, hash } => write!(f, "logs:{chain_id}:{number}:{hash}"),
+            Self::Tick { source, fired_at } => write!(f, "tick:{source}:{fired_at}"),
+            Self::Reorg { chain_id, old_head, new_head } => write!(f, "reorg:{chain_id}:{old_head}:{new_head}"),
+            Self::NthReorg { chain_id, old_head, new_head, nth } => {
+                write!(f, "reorg:{chain_id}:{old_head}:{new_head}:{nth}")
+            }
+            Self::Outcome { effect, round } => write!(f, "outcome:{effect}:{round}"),
+            Self::Advance { source } => write!(f, "advance:{source}"),
+            Self::Retry { seq } => write!(f, "retry:{seq}"),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What is waited for, as operators are told.
+
+use serde::{Deserialize, Serialize};
+
+/// Something that a chain or a module that reads it waits for, besides new blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainWait {
+    /// Who waits; absent when everybody does.
+    pub module: Option<String>,
+    /// What is waited for, and what went wrong last.
+    pub reason: String,
+    pub age_ms: u64,
+}
