@@ -1,5 +1,5 @@
 //! What can be said about a journal from its exported lines alone, and where the lines come from. Needs no engine.
 
-pub mod diff;
 pub mod source;
-pub mod verify;
+
+pub use nexum_admin_api::journal::{diff, verify};

@@ -52,12 +52,13 @@ fn crates_depend_only_on_what_the_architecture_allows() {
     let allowed: &[(&str, &[&str])] = &[
         ("nexum-records", &[]),
         ("nexum-host-ifaces", &["nexum-records"]),
-        ("nexum-kernel", &["nexum-host-ifaces"]),
+        ("nexum-admin-api", &["nexum-records"]),
+        ("nexum-kernel", &["nexum-admin-api", "nexum-host-ifaces"]),
         ("nexum-store", &["nexum-host-ifaces"]),
         ("nexum-chain", &["nexum-host-ifaces"]),
         ("nexum-cron", &["nexum-host-ifaces"]),
         ("nexum-egress", &["nexum-host-ifaces"]),
-        ("nexum-gateway", &["nexum-host-ifaces", "nexum-kernel"]),
+        ("nexum-gateway", &["nexum-admin-api", "nexum-host-ifaces", "nexum-kernel"]),
         ("nexum-sdk", &["nexum-sdk-macros"]),
         ("nexum-sdk-macros", &[]),
     ];

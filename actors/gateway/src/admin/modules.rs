@@ -20,6 +20,7 @@ use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
 use crate::{
     api::{DrainRequest, Dropped, FailedRetry, Letter, Loaded, Resumed, Retried, RetryRequest, UpgradeRequest},
     error::ApiError,
+    shapes,
 };
 
 /// Nobody waits longer for modules to finish.
@@ -148,7 +149,7 @@ async fn letters(api: &Api, name: String) -> Result<Vec<DeadLetter>, ApiError> {
 
 async fn dead_letters(State(api): State<Api>, name: Named) -> Result<Json<Vec<Letter>>, ApiError> {
     let Path(name) = name?;
-    Ok(Json(letters(&api, name).await?.iter().map(Letter::brief).collect()))
+    Ok(Json(letters(&api, name).await?.iter().map(shapes::brief_letter).collect()))
 }
 
 async fn dead_letter(State(api): State<Api>, path: Numbered) -> Result<Json<Letter>, ApiError> {
@@ -157,7 +158,7 @@ async fn dead_letter(State(api): State<Api>, path: Numbered) -> Result<Json<Lett
     let letter = letters.iter().find(|letter| letter.seq == seq);
     let letter = letter.ok_or_else(|| StoreError::UnknownDeadLetter { module: module.clone(), seq })?;
     let crashes = api.store.call(READ_DEADLINE, |reply| StoreMsg::Crashes { name: module, reply }).await??;
-    Ok(Json(Letter::full(letter, &crashes)))
+    Ok(Json(shapes::letter(letter, &crashes)))
 }
 
 async fn drop_dead_letter(State(api): State<Api>, path: Numbered) -> Result<StatusCode, ApiError> {

@@ -14,7 +14,7 @@ use nexum_kernel::admin::AdminMsg;
 use serde::Deserialize;
 
 use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
-use crate::{api::Effect, error::ApiError};
+use crate::{api::Effect, error::ApiError, shapes};
 
 /// Effects of a list when the caller does not say.
 const LIST_DEFAULT: usize = 100;
@@ -45,13 +45,13 @@ async fn list(
     let limit = limit.unwrap_or(LIST_DEFAULT).clamp(1, LIST_MAX);
     let asked = |reply| StoreMsg::Outbox(OutboxRequest::List { name, limit, reply });
     let found = api.store.call(READ_DEADLINE, asked).await??;
-    Ok(Json(found.iter().map(Effect::brief).collect()))
+    Ok(Json(found.iter().map(shapes::brief_effect).collect()))
 }
 
 async fn show(State(api): State<Api>, path: Named) -> Result<Json<Effect>, ApiError> {
     let Path((name, id)) = path?;
     let asked = |reply| StoreMsg::Outbox(OutboxRequest::Show { name, id, reply });
-    Ok(Json(Effect::full(&api.store.call(READ_DEADLINE, asked).await??)))
+    Ok(Json(shapes::effect(&api.store.call(READ_DEADLINE, asked).await??)))
 }
 
 async fn retry(State(api): State<Api>, path: Named) -> Result<StatusCode, ApiError> {

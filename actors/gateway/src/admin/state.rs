@@ -17,6 +17,7 @@ use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
 use crate::{
     api::{Inspection, StateEntry, StatePage},
     error::ApiError,
+    shapes,
 };
 
 /// Entries of a page when the caller does not say.
@@ -43,7 +44,7 @@ async fn inspect(State(api): State<Api>, name: Named) -> Result<Json<Inspection>
         Err(StoreError::UnknownModule(_)) if node.is_some() => never_started(name),
         found => found?,
     };
-    Ok(Json(Inspection::new(info, node)))
+    Ok(Json(shapes::inspection(info, node)))
 }
 
 fn never_started(name: String) -> ModuleInfo {

@@ -1,10 +1,10 @@
 //! A journal with nothing wrong, and everything that can be.
 
 use super::*;
-use nexum_host_ifaces::{
+use nexum_records::{
+    entry::{JournalEntry, UnitKind},
     event::{Cursor, EventId, SourceId},
     journal::{EngineKey, Place},
-    store::{JournalEntry, UnitKind},
 };
 
 fn key() -> EngineKey {

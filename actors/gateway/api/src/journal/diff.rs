@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use nexum_gateway::api::journal::{Line, kind};
-use nexum_host_ifaces::{
+use nexum_records::{
     Hash,
+    entry::{JournalEntry, UnitKind},
     event::EventId,
-    store::{JournalEntry, UnitKind},
 };
 use serde::Serialize;
+
+use super::{Line, kind};
 
 /// An event, and which time it came: a block that was retracted and came back is handled twice under `notify`.
 type Key = (EventId, u32);
@@ -233,8 +234,8 @@ fn notes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nexum_gateway::api::journal::EntryLine;
-    use nexum_host_ifaces::event::SourceId;
+    use crate::journal::EntryLine;
+    use nexum_records::event::SourceId;
 
     fn block(number: u64) -> EventId {
         EventId::Block { chain_id: 1, number, hash: Hash([number as u8; 32]) }

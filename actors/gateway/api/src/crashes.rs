@@ -1,6 +1,6 @@
 //! The JSON shape of the crashes that are kept.
 
-use nexum_host_ifaces::recording::CrashBrief;
+use nexum_records::crash::CrashBrief;
 use serde::{Deserialize, Serialize};
 
 /// The answer to `GET /v1/modules/{name}/crashes`, oldest first.

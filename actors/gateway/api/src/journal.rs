@@ -1,10 +1,13 @@
 //! The JSON shapes of the journal, of which the lines of an export are the stable form that is verified and compared.
 
-use nexum_host_ifaces::{
+pub mod diff;
+pub mod verify;
+
+use nexum_records::{
     Hash, PublicKey,
+    effect::Sent,
+    entry::{JournalEntry, UnitKind},
     journal::{ChangedKey, JournalPage, Receipt, RewindRecord, UnitDetail},
-    outbox::Sent,
-    store::{JournalEntry, UnitKind},
 };
 use serde::{Deserialize, Serialize};
 

@@ -4,12 +4,13 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use nexum_gateway::api::journal::{EXPORT_FORMAT, EntryLine, ExportEnd, ExportHeader, Line};
-use nexum_host_ifaces::{
+use nexum_records::{
     Hash, PublicKey,
     journal::{Receipt, RewindRecord},
 };
 use serde::Serialize;
+
+use super::{EXPORT_FORMAT, EntryLine, ExportEnd, ExportHeader, Line};
 
 /// The first thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -1,0 +1,49 @@
+//! Whether an engine is healthy, and why not.
+
+use std::collections::BTreeMap;
+
+use nexum_records::wait::ChainWait;
+use serde::{Deserialize, Serialize};
+
+use crate::tree::ModuleWait;
+
+/// What `GET /health` answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// `healthy` or `unhealthy`.
+    pub status: String,
+    /// Whether every configured module is in Run and every required chain is connected.
+    pub ready: bool,
+    pub uptime_seconds: u64,
+    pub modules: BTreeMap<String, ModuleHealthReport>,
+    pub chains: BTreeMap<String, ChainHealthReport>,
+    /// Why it is not healthy or not ready, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModuleHealthReport {
+    /// `loading`, `init`, `running`, `restarting`, `paused` or `dead`.
+    pub state: String,
+    pub last_event_age_seconds: Option<u64>,
+    /// Why it is not running, if it has said; or what its last failure was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How long ago the oldest event came that the module should have handled by now; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_event_age_seconds: Option<u64>,
+    /// What it waits for before it may begin what is next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<ModuleWait>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChainHealthReport {
+    pub connected: bool,
+    pub head_block: Option<u64>,
+    pub blocks_behind: u64,
+    /// What it or a module that reads it waits for, besides new blocks; the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<ChainWait>,
+}
