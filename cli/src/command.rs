@@ -1,48 +1,29 @@
-//! Carries out every command but `run`: asks the engine, prints the answer.
+//! Carries out what needs an engine's code and no running engine; the rest is the client's.
 
 pub mod compile;
-mod crash;
+pub mod crash;
 mod inspect;
 mod journal;
-mod operator;
 mod replay;
-mod state;
+mod restore;
 
-use std::path::{Path, PathBuf};
-
-use clap::CommandFactory;
-use futures::future::BoxFuture;
-use hyper::Method;
-use nexum_gateway::api::{DrainRequest, UpgradeRequest};
-use nexum_kernel::{
-    admin::{Drained, Health, ModuleSpec, Node, ResyncOrder, ResyncTo, Resynced, Upgraded},
-    manifest::Manifest,
-};
+use nexum_ctl::command::{self as client, block_on};
 use serde_json::json;
 
 use crate::{
     args::{self, Common, Output},
-    bundle,
-    client::{Client, part},
-    config,
+    bundle, config,
     exit::Failure,
-    render::{self, foreign::shown, print, print_as_is, print_json},
+    render::{self, print, print_json},
     wire,
 };
 
-pub use operator::operator;
 pub use replay::replay;
 
-/// Runs a conversation with an engine to its end.
-fn block_on(conversation: BoxFuture<'_, Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Failure::failed(format!("no runtime: {error}")))?.block_on(conversation)
-}
-
-pub fn common(command: Common, output: Output, program: &str) -> Result<(), Failure> {
+/// Carries out a command that both programs have. `program` is the definition of the one that was called.
+pub fn common(command: Common, output: &Output, program: fn() -> clap::Command) -> Result<(), Failure> {
     match command {
-        Common::CheckConfig(settings) => check_config(&settings, &output),
-        Common::Health => block_on(Box::pin(health(&output))),
+        Common::CheckConfig(settings) => check_config(&settings, output),
         Common::Module(args::Module::Package(package)) => {
             let made = bundle::package(&package.manifest_dir, &package.component, &package.out)?;
             match output.json {
@@ -50,16 +31,10 @@ pub fn common(command: Common, output: Output, program: &str) -> Result<(), Fail
                 false => print(&format!("{} {} in {}\n", made.name, made.component, made.bundle.display())),
             }
         }
-        Common::Module(args::Module::Inspect { bundle }) => inspect::inspect(&bundle, &output),
-        Common::Module(command) => block_on(Box::pin(module(command, &output))),
-        Common::State(command) => state::state(command, &output),
-        Common::Journal(command) => journal::journal(command, &output),
-        Common::Completions { shell } => {
-            let mut command = if program == "nexum" { args::Nexum::command() } else { args::Nexumctl::command() };
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command, program, &mut script);
-            print_as_is(&script)
-        }
+        Common::Module(args::Module::Inspect { bundle }) => inspect::inspect(&bundle, output),
+        Common::State(args::State::Restore { from, state_dir }) => restore::restore(&from, &state_dir, output),
+        Common::Journal(command) => journal::journal(command, output),
+        command => client::common(command, output, program),
     }
 }
 
@@ -72,106 +47,4 @@ fn check_config(settings: &args::Settings, output: &Output) -> Result<(), Failur
     let mut shown = config::shown_json(&config);
     shown["schedules"] = json!(planned);
     print_json(&shown)
-}
-
-async fn health(output: &Output) -> Result<(), Failure> {
-    let health: Health = Client::new(output)?.get("/v1/health").await?;
-    match output.json {
-        true => print_json(&health)?,
-        false => print(&render::report::health(&health))?,
-    }
-    if health.status == "healthy" { Ok(()) } else { Err(Failure::unhealthy()) }
-}
-
-/// Says that an order was carried out.
-fn done(output: &Output, module: &str, what: &str) -> Result<(), Failure> {
-    match output.json {
-        true => print_json(&json!({ "module": module, "done": what })),
-        false => print(&format!("{}: {}\n", shown(module), shown(what))),
-    }
-}
-
-async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
-    let client = Client::new(output)?;
-    let (name, step, method, what) = match command {
-        args::Module::List => {
-            let modules: Vec<Node> = client.get("/v1/modules").await?;
-            return match output.json {
-                true => print_json(&modules),
-                false => print(&render::report::modules(&modules)),
-            };
-        }
-        args::Module::Load(load) => return load_module(&client, load, output).await,
-        args::Module::Drain { name, wait } => {
-            return drain(&client, &format!("/v1/modules/{}/drain", part(&name)), &wait, output).await;
-        }
-        args::Module::Upgrade(upgrade) => return upgrade_module(&client, upgrade, output).await,
-        args::Module::Resync(resync) => return resync_module(&client, resync, output).await,
-        // Needs no engine; carried out before.
-        args::Module::Package(_) | args::Module::Inspect { .. } => return Ok(()),
-        args::Module::Unload { name } => (name, "", Method::DELETE, "unloaded"),
-        args::Module::Restart { name } => (name, "/restart", Method::POST, "restarted"),
-        args::Module::Pause { name } => (name, "/pause", Method::POST, "paused"),
-        args::Module::Resume { name } => (name, "/resume", Method::POST, "resumed"),
-    };
-    client.order(method, &format!("/v1/modules/{}{step}", part(&name)), None).await?;
-    done(output, &name, what)
-}
-
-async fn drain(client: &Client, path: &str, wait: &args::Wait, output: &Output) -> Result<(), Failure> {
-    let deadline_ms = wait.deadline.0.as_millis() as u64;
-    let drained: Drained = client.post(path, &DrainRequest { deadline_ms }).await?;
-    match output.json {
-        true => print_json(&drained)?,
-        false => print(&render::report::drained(&drained))?,
-    }
-    if drained.unfinished.is_empty() { Ok(()) } else { Err(Failure { code: 1, message: String::new() }) }
-}
-
-/// The engine may run elsewhere or as another user, so that only it can say whether the bundle is right.
-fn absolute(bundle: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(bundle).map_err(|error| Failure::usage(format!("{}: {error}", bundle.display())))
-}
-
-async fn upgrade_module(client: &Client, upgrade: args::Upgrade, output: &Output) -> Result<(), Failure> {
-    let args::Upgrade { name, bundle, allow_capabilities } = upgrade;
-    let request = UpgradeRequest { source: bundle.as_deref().map(absolute).transpose()?, allow_capabilities };
-    let upgraded: Upgraded = client.post(&format!("/v1/modules/{}/upgrade", part(&name)), &request).await?;
-    match output.json {
-        true => print_json(&upgraded),
-        false => {
-            let [from, to, state] = [&upgraded.from, &upgraded.to, &upgraded.state].map(|text| shown(text));
-            print(&format!("{name}: {from} → {to}, {state}\n"))
-        }
-    }
-}
-
-async fn resync_module(client: &Client, resync: args::Resync, output: &Output) -> Result<(), Failure> {
-    let order = ResyncOrder { chain_id: resync.chain, to: resync.to.unwrap_or(ResyncTo::Journal) };
-    let path = format!("/v1/modules/{}/resync", part(&resync.name));
-    let resynced: Resynced = client.post(&path, &order).await?;
-    match output.json {
-        true => print_json(&resynced),
-        false => done(output, &resync.name, &format!("goes on after block {}", resynced.after_block)),
-    }
-}
-
-async fn load_module(client: &Client, load: args::Load, output: &Output) -> Result<(), Failure> {
-    let source = absolute(&load.bundle)?;
-    // The engine may see what this command does not; what cannot be read says nothing of types.
-    let manifest = if source.is_file() { source.clone() } else { source.join("nexum.toml") };
-    let manifest = Manifest::text(&manifest).ok();
-    let config = load.values(manifest.as_deref());
-    let spec = ModuleSpec {
-        source,
-        denied: load.deny,
-        ceiling: None,
-        config,
-        extra_methods: load.extra_method,
-        record: None,
-        component: None,
-        adopt_state: load.adopt_state,
-    };
-    let loaded: nexum_gateway::api::Loaded = client.post("/v1/modules", &spec).await?;
-    done(output, &loaded.name, "loaded")
 }

@@ -1,55 +1,63 @@
 //! The command line of nexum: the binaries `nexum` (an engine and what belongs to it) and `nexumctl` (an operator's view
-//! of a running engine).
+//! of a running engine), of which `nexum-ctl` is the client alone.
 //!
-//! Owns: arguments, the engine's configuration, the composition root (`wire`), the client of the admin API, and how
-//! answers look. The only place that reads the environment and the configuration file.
+//! Owns: arguments, the engine's configuration, the composition root (`wire`), and the commands that need an engine's code.
+//! The only place that reads the configuration file.
 
 pub mod allocator;
 pub mod args;
 mod bundle;
-mod client;
 mod command;
 pub mod config;
-mod exit;
 mod journal;
 mod render;
 mod wire;
 
-use std::process::ExitCode;
+use std::{env, ffi::OsStr, path::Path, process::ExitCode};
 
-use clap::Parser;
+use clap::CommandFactory as _;
+use nexum_ctl::{
+    args::{Nexumctl, NexumctlCommand, Operator, crash::Crash},
+    environment, exit,
+};
 
-pub use exit::Failure;
+pub use nexum_ctl::exit::Failure;
 
-/// Runs `nexum`.
+/// The name under which the client hands commands on.
+const NEXUMCTL: &str = "nexumctl";
+
+/// Runs `nexum`, or what `nexumctl` hands on.
 pub fn nexum() -> ExitCode {
-    let args::Nexum { output, command } = args::Nexum::parse();
+    let called = env::args_os().next();
+    if called.as_deref().and_then(|path| Path::new(path).file_name()) == Some(OsStr::new(NEXUMCTL)) {
+        return nexumctl();
+    }
+    let args::Nexum { output, command } = args::parse();
     let done = match command {
         args::NexumCommand::Run(run) => wire::run(&run),
         args::NexumCommand::CompileComponent(wanted) => return command::compile::compile_component(&wanted),
         args::NexumCommand::Replay(replay) => command::replay(&replay, &output),
-        args::NexumCommand::Common(common) => command::common(common, output, "nexum"),
+        args::NexumCommand::Common(common) => command::common(common, &output, args::Nexum::command),
     };
     exit::report("nexum", done)
 }
 
-/// Runs `nexumctl`.
-pub fn nexumctl() -> ExitCode {
-    let args::Nexumctl { output, command } = args::Nexumctl::parse();
+/// Runs `nexumctl` with everything that it can be asked for.
+fn nexumctl() -> ExitCode {
+    let Nexumctl { output, command } = args::parse();
     let done = match command {
-        args::NexumctlCommand::Common(common) => command::common(common, output, "nexumctl"),
-        args::NexumctlCommand::Operator(operator) => command::operator(operator, output),
-        args::NexumctlCommand::Run(run) => wire::run(&run),
-        args::NexumctlCommand::CompileComponent(wanted) => return command::compile::compile_component(&wanted),
+        NexumctlCommand::Common(common) => command::common(common, &output, Nexumctl::command),
+        NexumctlCommand::Operator(Operator::Crash(Crash::Show { module, number })) => {
+            command::crash::show(&module, number, &output)
+        }
+        NexumctlCommand::Operator(operator) => nexum_ctl::command::operator(operator, &output),
+        NexumctlCommand::Run(run) => wire::run(&run),
     };
-    exit::report("nexumctl", done)
+    exit::report(NEXUMCTL, done)
 }
 
-/// The process's environment. Read here and handed on.
-#[allow(clippy::disallowed_methods, reason = "the place where the environment is read")]
-fn environment() -> config::Variables {
-    // A variable that is not UTF-8 can be neither expanded nor a setting of ours.
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+impl From<config::ConfigError> for Failure {
+    fn from(error: config::ConfigError) -> Self {
+        Self::failed(error.to_string())
+    }
 }

@@ -59,6 +59,7 @@ fn crates_depend_only_on_what_the_architecture_allows() {
         ("nexum-cron", &["nexum-host-ifaces"]),
         ("nexum-egress", &["nexum-host-ifaces"]),
         ("nexum-gateway", &["nexum-admin-api", "nexum-host-ifaces", "nexum-kernel"]),
+        ("nexum-ctl", &["nexum-admin-api", "nexum-records"]),
         ("nexum-sdk", &["nexum-sdk-macros"]),
         ("nexum-sdk-macros", &[]),
     ];
@@ -72,8 +73,8 @@ fn crates_depend_only_on_what_the_architecture_allows() {
     }
 }
 
-#[test]
-fn the_kernel_never_reaches_what_belongs_to_an_actor() {
+/// Whether a package reaches one of these crates or of those whose names begin so, through whatever it depends on.
+fn assert_never_reaches(package: &str, banned: &[&str]) {
     let metadata = metadata(&[]);
     let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
     let node = |id: &str| nodes.iter().find(|node| node["id"] == id).unwrap();
@@ -83,7 +84,7 @@ fn the_kernel_never_reaches_what_belongs_to_an_actor() {
         .iter()
         .map(|package| (package["id"].as_str().unwrap(), package["name"].as_str().unwrap()))
         .collect();
-    let start = names.iter().find(|(_, name)| **name == "nexum-kernel").map(|(id, _)| *id).unwrap();
+    let start = names.iter().find(|(_, name)| **name == package).map(|(id, _)| *id).unwrap();
     let (mut seen, mut open) = (vec![start], vec![start]);
     while let Some(id) = open.pop() {
         for dependency in node(id)["deps"].as_array().unwrap() {
@@ -95,11 +96,27 @@ fn the_kernel_never_reaches_what_belongs_to_an_actor() {
             }
         }
     }
-    for banned in ["alloy", "rocksdb", "axum", "reqwest", "figment"] {
+    for banned in banned {
         let reached =
-            seen.iter().map(|id| names[id]).find(|name| *name == banned || name.starts_with(&format!("{banned}-")));
-        assert_eq!(reached, None, "nexum-kernel reaches {banned}");
+            seen.iter().map(|id| names[id]).find(|name| name == banned || name.starts_with(&format!("{banned}-")));
+        assert_eq!(reached, None, "{package} reaches {banned}");
     }
+}
+
+#[test]
+fn the_kernel_never_reaches_what_belongs_to_an_actor() {
+    assert_never_reaches("nexum-kernel", &["alloy", "rocksdb", "axum", "reqwest", "figment"]);
+}
+
+#[test]
+fn the_client_never_reaches_what_makes_an_engine() {
+    let servers = ["rocksdb", "axum", "alloy", "reqwest", "rustls", "figment", "prometheus", "ractor"];
+    let compiler = ["wasmtime", "cranelift", "wasmparser"];
+    assert_never_reaches("nexum-ctl", &[&servers[..], &compiler].concat());
+    // The program is built in another package, and is the client alone as long as it names nothing else.
+    let program = fs::read_to_string(root().join("cli/src/bin/nexumctl.rs")).unwrap();
+    let code = program.lines().filter(|line| !line.starts_with("//"));
+    assert_eq!(code.filter(|line| line.contains("nexum")).collect::<Vec<_>>(), ["    nexum_ctl::main()"]);
 }
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -1,8 +1,8 @@
-//! The arguments of `replay` and `crash`.
+//! The arguments of `replay`.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
 /// Run a recorded event again, and show what comes out otherwise; exit code 1 when something does
 ///
@@ -34,24 +34,4 @@ pub struct Replay {
     /// Run this component instead, to see whether it does better
     #[arg(long, value_name = "WASM")]
     pub component: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Crash {
-    /// The crashes that are kept of a module, oldest first
-    List { module: String },
-    /// What one of them was, and what the module had asked for
-    Show {
-        module: String,
-        /// By default the newest
-        number: Option<u64>,
-    },
-    /// Write one of them to a file, to be replayed elsewhere
-    Export {
-        module: String,
-        /// By default the newest
-        number: Option<u64>,
-        #[arg(long, value_name = "FILE")]
-        to: PathBuf,
-    },
 }

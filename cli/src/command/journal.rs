@@ -1,196 +1,41 @@
-//! `journal`: what a module's units were, and whether the record of them is sound.
+//! `journal verify` and `journal export` of a store that no engine need run on.
 
-use std::{fs, time::Duration};
+use nexum_ctl::{
+    command::journal::{self as client, Read, print_line},
+    journal::Take,
+};
 
-use futures::future::BoxFuture;
-use http_body_util::BodyExt;
-use nexum_gateway::api::journal::{JournalKey, JournalList, JournalUnit, Line};
-use nexum_host_ifaces::journal::Receipt;
-use serde_json::json;
-
-use super::block_on;
 use crate::{
     args::{
         Output,
         journal::{Journal, Place, Verify},
     },
-    client::{Client, part},
     exit::Failure,
-    journal::{
-        diff::{self, Side},
-        source::{self, Take},
-        verify::{Bad, Report, Verifier},
-    },
-    render::{self, print, print_json, print_json_line},
+    journal::source,
 };
-
-/// How often `tail --follow` asks for more.
-const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
-/// Entries of a page while following.
-const FOLLOW_LIMIT: usize = 1000;
 
 pub(super) fn journal(command: Journal, output: &Output) -> Result<(), Failure> {
     match command {
-        Journal::Tail { module, n, follow } => block_on(Box::pin(tail(&module, n, follow, output))),
-        Journal::Show { module, seq } => block_on(Box::pin(async move {
-            let unit: JournalUnit = Client::new(output)?.get(&path(&module, &format!("/{seq}"))).await?;
-            match output.json {
-                true => print_json(&unit),
-                false => print(&render::journal::unit(&unit)),
-            }
-        })),
-        Journal::Verify(wanted) => verify(&wanted, output),
-        Journal::Export { module, place } => lines(Some(&module), &place, output, &mut |line| {
-            print_json_line(&line)?;
-            match line {
-                Line::Broken { reason } => Err(Failure::failed(format!("the export broke off: {reason}"))),
-                _ => Ok(()),
-            }
-        }),
-        Journal::Diff { a, b } => {
-            let compared = diff::compare(&side(&a)?, &side(&b)?);
-            match output.json {
-                true => print_json(&compared)?,
-                false => print(&render::journal::comparison(&compared))?,
-            }
-            if compared.is_equal() { Ok(()) } else { Err(Failure::failed("")) }
-        }
-        Journal::Key => block_on(Box::pin(async move {
-            let found: JournalKey = Client::new(output)?.get("/v1/journal/key").await?;
-            match (output.json, found.key) {
-                (true, _) => print_json(&found),
-                (false, Some(key)) => print(&format!("{key}\n")),
-                (false, None) => Err(Failure::failed("the engine signs nothing: [journal] receipts = false")),
-            }
-        })),
+        Journal::Verify(wanted) if wanted.place.is_given() => verify(&wanted, output),
+        Journal::Export { module, place } if place.is_given() => export(&module, &place),
+        command => client::journal(command, output),
     }
 }
 
-fn path(module: &str, rest: &str) -> String {
-    format!("/v1/modules/{}/journal{rest}", part(module))
-}
-
-async fn tail(module: &str, n: u16, follow: bool, output: &Output) -> Result<(), Failure> {
-    let client = Client::new(output)?;
-    let mut list: JournalList = client.get(&path(module, &format!("?limit={n}"))).await?;
-    let mut rewinds = list.rewinds;
-    let mut headed = false;
-    loop {
-        if output.json && !follow {
-            return print_json(&list);
-        }
-        if output.json {
-            for entry in &list.entries {
-                print_json_line(entry)?;
-            }
-        } else {
-            print(&render::journal::entries(&list.entries, !std::mem::replace(&mut headed, true)))?;
-        }
-        if !follow {
-            return Ok(());
-        }
-        let next = list.entries.last().map_or(list.newest, |entry| entry.entry.seq) + 1;
-        list = loop {
-            tokio::time::sleep(FOLLOW_INTERVAL).await;
-            let more: JournalList = client.get(&path(module, &format!("?from={next}&limit={FOLLOW_LIMIT}"))).await?;
-            if more.rewinds != rewinds {
-                rewinds = more.rewinds;
-                let line = match output.json {
-                    true => json!({ "rewound": { "number": rewinds, "newest": more.newest } }).to_string(),
-                    false => format!("… rewound; the newest unit is now {}", more.newest),
-                };
-                print(&format!("{line}\n"))?;
-                let from = more.newest;
-                break client.get(&path(module, &format!("?from={from}&limit={FOLLOW_LIMIT}"))).await?;
-            }
-            if !more.entries.is_empty() {
-                break more;
-            }
-        };
-    }
-}
-
-/// Reads a journal from where it is asked for, line by line.
-fn lines(module: Option<&str>, place: &Place, output: &Output, take: Take<'_>) -> Result<(), Failure> {
-    let Some(module) = module else { return Err(Failure::usage("which module?")) };
-    match source::place(place) {
-        Some(directory) => source::store(&*source::open(&directory)?, module, take),
-        None => {
-            // The lines must not cross threads, as the runtime has one alone.
-            let mut collected = Vec::new();
-            let into = &mut collected;
-            let read: BoxFuture<'_, _> = Box::pin(async move {
-                let mut body = Client::new(output)?.stream(&path(module, "/export")).await?;
-                while let Some(frame) = body.frame().await {
-                    let frame =
-                        frame.map_err(|error| Failure::unreachable(format!("the engine broke off: {error}")))?;
-                    into.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-                }
-                Ok(())
-            });
-            block_on(read)?;
-            let text = String::from_utf8_lossy(&collected);
-            text.lines().enumerate().try_for_each(|(index, line)| take(source::parse(line, index + 1)?))
-        }
-    }
-}
-
-/// An export that is sound, ready to be compared.
-fn side(path: &std::path::Path) -> Result<Side, Failure> {
-    let wrong = |bad: Bad| Failure::failed(format!("{} is not sound: {bad}", path.display()));
-    let mut side = Side::default();
-    let mut verifier = Verifier::default();
-    source::file(path, &mut |line| {
-        verifier.take(&line).map_err(wrong)?;
-        side.take(&line);
-        Ok(())
-    })?;
-    verifier.finish().map_err(wrong)?;
-    Ok(side)
+/// Opens the store that is given; what it says of the module is read later.
+fn opened<'a>(module: Option<&'a str>, place: &Place) -> Result<Read<'a>, Failure> {
+    let (Some(module), Some(directory)) = (module, source::place(place)) else {
+        return Err(Failure::usage("which module, and where?"));
+    };
+    let store = source::open(&directory)?;
+    Ok(Box::new(move |take: Take<'_>| source::store(&store, module, take)))
 }
 
 fn verify(wanted: &Verify, output: &Output) -> Result<(), Failure> {
-    let claim = match &wanted.receipt {
-        Some(path) => {
-            let wrong = |error: String| Failure::usage(format!("--receipt {}: {error}", path.display()));
-            let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-            Some(serde_json::from_str::<Receipt>(&text).map_err(|error| wrong(error.to_string()))?)
-        }
-        None => None,
-    };
-    // What cannot be opened is no finding about the journal: only what was read can be unsound.
-    let store = match (&wanted.file, source::place(&wanted.place)) {
-        (Some(file), _) => source::readable(file).map(|_| None)?,
-        (None, Some(directory)) => Some(source::open(&directory)?),
-        (None, None) => None,
-    };
-    let mut verifier = Verifier::new(wanted.key, claim);
-    let mut found: Option<Bad> = None;
-    let mut take = |line: Line| {
-        verifier.take(&line).map_err(|bad| {
-            found = Some(bad);
-            Failure::failed("")
-        })
-    };
-    let module = wanted.module.as_deref();
-    let read = match (&wanted.file, store.zip(module)) {
-        (Some(file), _) => source::file(file, &mut take),
-        (None, Some((store, module))) => source::store(&store, module, &mut take),
-        (None, None) => lines(module, &wanted.place, output, &mut take),
-    };
-    let verdict: Result<Report, Bad> = match (found, read) {
-        (Some(bad), _) => Err(bad),
-        (None, Ok(())) => verifier.finish(),
-        (None, Err(failure)) if failure.code == 1 => Err(Bad { seq: None, why: failure.message }),
-        (None, Err(failure)) => return Err(failure),
-    };
-    match (verdict, output.json) {
-        (Ok(report), true) => print_json(&json!({ "sound": true, "report": report })),
-        (Ok(report), false) => print(&render::journal::report(&report)),
-        (Err(bad), true) => {
-            print_json(&json!({ "sound": false, "bad": bad }))?;
-            Err(Failure::failed(""))
-        }
-        (Err(bad), false) => Err(Failure::failed(format!("the journal is not sound: {bad}"))),
-    }
+    client::verify(wanted, output, || opened(wanted.module.as_deref(), &wanted.place))
+}
+
+fn export(module: &str, place: &Place) -> Result<(), Failure> {
+    let read = opened(Some(module), place)?;
+    read(&mut print_line)
 }

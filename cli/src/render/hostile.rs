@@ -23,7 +23,7 @@ use nexum_kernel::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{bundle, foreign, journal, logs, metrics, outbox, replay, report, tree};
+use super::{bundle, crashes, foreign, journal, logs, metrics, outbox, replay, report, tree};
 use crate::{
     bundle::inspect,
     config::Period,
@@ -236,6 +236,7 @@ fn rendered() -> BTreeMap<&'static str, String> {
     BTreeMap::from([
         ("bundle::report", bundle::report(&inspected())),
         ("bundle::planned", bundle::planned(&[planned()])),
+        ("crashes::crashes", crashes::crashes(&[filled(crash)])),
         ("journal::entries", journal::entries(&[entry()], true)),
         ("journal::effects", journal::effects(&[sent()])),
         ("journal::unit", journal::unit(&unit())),
@@ -245,7 +246,6 @@ fn rendered() -> BTreeMap<&'static str, String> {
         ("metrics::samples", as_json(json!(metrics::samples("a{b=\"\u{9b}\u{202e}\"} 1\n")))),
         ("outbox::effects", outbox::effects(&[effect()])),
         ("outbox::effect", outbox::effect(&effect())),
-        ("replay::crashes", replay::crashes(&[filled(crash)])),
         ("replay::crash", replay::crash(&recording())),
         ("replay::effects", as_json(replay::effects(&outcome()))),
         ("replay::crash_json", as_json(replay::crash_json(&recording()))),
@@ -286,9 +286,10 @@ fn a_drawn_tree_has_no_colours_but_ours() {
 /// A renderer that is added is to be added above.
 #[test]
 fn every_renderer_is_tried() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/render");
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src/render", "ctl/src/render"].map(|folder| fs::read_dir(package.join(folder)).unwrap());
     let mut found = BTreeSet::new();
-    for file in fs::read_dir(folder).unwrap() {
+    for file in folders.into_iter().flatten() {
         let path = file.unwrap().path();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         // What makes text safe, this file, and numbers.

@@ -2,7 +2,7 @@
 
 use nexum_host_ifaces::{
     Hash,
-    recording::{CrashBrief, Exchange, Outcome, Recording, Session},
+    recording::{Exchange, Outcome, Recording, Session},
 };
 use nexum_kernel::replay::{Difference, Replayed};
 use serde_json::{Value, json};
@@ -14,24 +14,6 @@ use super::{
 
 /// Longest value in a list.
 const CELL_CHARS_MAX: usize = 80;
-
-pub fn crashes(crashes: &[CrashBrief]) -> String {
-    if crashes.is_empty() {
-        return "no crash is kept\n".to_owned();
-    }
-    let mut rows = vec![["NUMBER", "AT", "EVENT", "BEFORE", "SIZE", "ERROR"].map(str::to_owned).to_vec()];
-    for crash in crashes {
-        rows.push(vec![
-            crash.number.to_string(),
-            units::time_ms(crash.at_ms),
-            one_line(&crash.event, 40),
-            crash.handled_before.to_string(),
-            format!("{}{}", units::bytes(crash.bytes), if crash.whole { "" } else { ", cut" }),
-            one_line(&crash.error, CELL_CHARS_MAX),
-        ]);
-    }
-    table(&rows)
-}
 
 fn head(recording: &Recording) -> Vec<Vec<String>> {
     let setting = &recording.setting;

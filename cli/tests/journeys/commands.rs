@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::engine::{Setup, bundle, eventually, free_port};
 
@@ -253,6 +254,66 @@ fn completions_are_for_the_program_that_prints_them() {
         let script = run(NEXUMCTL, &["completions", shell]).stdout;
         assert!(String::from_utf8(script).unwrap().contains("nexumctl"), "{shell}");
     }
+}
+
+#[test]
+fn what_needs_an_engines_code_is_handed_on_to_nexum() {
+    const CHECK: [&str; 3] = ["check-config", "--config", "/nonexistent.toml"];
+    let unreadable = "nexumctl: /nonexistent.toml cannot be read: ";
+    let (code, said) = refused(NEXUMCTL, &CHECK);
+    assert_eq!((code, said.starts_with(unreadable)), (1, true), "{said}");
+    let wrong = run(NEXUMCTL, &["run", "--log-level", "loud"]);
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!((wrong.status.code(), said.contains("`loud` is no log level")), (Some(2), true), "{said}");
+    for args in [
+        &["journal", "verify", "a", "--state-dir", "/nonexistent"][..],
+        &["journal", "export", "a", "--backup", "/nonexistent"],
+    ] {
+        let (code, said) = refused(NEXUMCTL, args);
+        assert_eq!((code, said.starts_with("nexumctl: ")), (5, true), "{args:?}: {said}");
+    }
+
+    // A name for each program, where there is nothing else.
+    let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let [alone, beside, elsewhere] = ["nexumctl", "nexum", "path"].map(|name| dir.path().join(name));
+    fs::create_dir(&elsewhere).unwrap();
+    fs::hard_link(NEXUMCTL, &alone).unwrap();
+    let check = || {
+        let output = Command::new(&alone).args(CHECK).env("PATH", &elsewhere).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let nowhere = "nexumctl: this needs `nexum`, which is neither beside nexumctl nor in PATH\n";
+    assert_eq!(check(), (Some(1), nowhere.to_owned()));
+    fs::hard_link(NEXUM, elsewhere.join("nexum")).unwrap();
+    let (code, said) = check();
+    assert_eq!((code, said.starts_with(unreadable)), (Some(1), true), "in PATH: {said}");
+    fs::write(&beside, "no program").unwrap();
+    let (code, said) = check();
+    assert_eq!((code, said.contains("cannot be run")), (Some(1), true), "what is beside is the one: {said}");
+}
+
+/// What is loaded of a program: its size once it is stripped, but for a few names of sections.
+fn loaded_bytes(program: &str) -> u64 {
+    let file = fs::read(program).unwrap();
+    let number = |at: usize, bytes: usize| {
+        let mut wide = [0; 8];
+        wide[..bytes].copy_from_slice(&file[at..at + bytes]);
+        u64::from_le_bytes(wide)
+    };
+    assert_eq!(&file[..6], b"\x7fELF\x02\x01", "64 bits, little-endian");
+    let (first, size, count) = (number(32, 8) as usize, number(54, 2) as usize, number(56, 2) as usize);
+    let headers = (0..count).map(|index| first + index * size);
+    let loaded = headers.filter(|at| number(*at, 4) == 1);
+    loaded.map(|at| number(at + 8, 8) + number(at + 32, 8)).max().unwrap()
+}
+
+#[test]
+fn the_client_is_small() {
+    const BYTES_MAX: u64 = 6 << 20;
+    let (client, engine) = (loaded_bytes(NEXUMCTL), loaded_bytes(NEXUM));
+    assert!(client < engine, "{client} bytes of {engine}");
+    // Without optimisation every crate takes several times as much.
+    assert!(cfg!(debug_assertions) || client <= BYTES_MAX, "nexumctl has {client} bytes");
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::Method;
-use nexum_gateway::api::{Dropped, Effect, Letter, RestartRequest, Resumed, Retried, RetryRequest, Stopped};
-use nexum_kernel::admin::{Node, ServiceReport};
+use nexum_admin_api::{
+    Dropped, Effect, Letter, RestartRequest, Resumed, Retried, RetryRequest, Stopped,
+    tree::{Node, ServiceReport},
+};
 use serde_json::json;
 
 use super::{block_on, done};
@@ -19,16 +21,17 @@ use crate::{
 /// How often `tree --watch` looks again.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
-pub fn operator(command: Operator, output: Output) -> Result<(), Failure> {
+/// Carries out a command of `nexumctl` alone.
+pub fn operator(command: Operator, output: &Output) -> Result<(), Failure> {
     block_on(Box::pin(async move {
-        let client = Client::new(&output)?;
+        let client = Client::new(output)?;
         match command {
-            Operator::Tree { watch } => tree(&client, watch, &output).await,
-            Operator::Logs { follow, module } => logs(&client, follow, module.as_deref(), &output).await,
-            Operator::Dlq(command) => dlq(&client, command, &output).await,
-            Operator::Crash(command) => super::crash::crash(&client, command, &output).await,
-            Operator::Outbox(command) => outbox(&client, command, &output).await,
-            Operator::Service(command) => service(&client, command, &output).await,
+            Operator::Tree { watch } => tree(&client, watch, output).await,
+            Operator::Logs { follow, module } => logs(&client, follow, module.as_deref(), output).await,
+            Operator::Dlq(command) => dlq(&client, command, output).await,
+            Operator::Crash(command) => super::crash::crash(&client, command, output).await,
+            Operator::Outbox(command) => outbox(&client, command, output).await,
+            Operator::Service(command) => service(&client, command, output).await,
             Operator::Metrics => {
                 let text = client.text("/v1/metrics").await?;
                 match output.json {
@@ -36,7 +39,7 @@ pub fn operator(command: Operator, output: Output) -> Result<(), Failure> {
                     false => print(&text),
                 }
             }
-            Operator::Drain(wait) => super::drain(&client, "/v1/drain", &wait, &output).await,
+            Operator::Drain(wait) => super::drain(&client, "/v1/drain", &wait, output).await,
             Operator::Resume => {
                 let resumed: Resumed = client.post("/v1/resume", &()).await?;
                 match output.json {

@@ -1,7 +1,11 @@
 //! Health, modules, state and dead letters as text. Pure: answers in, lines out.
 
-use nexum_gateway::api::{Inspection, Letter, Retried, StatePage};
-use nexum_kernel::admin::{Drained, Health, Node, ServiceReport};
+use nexum_admin_api::{
+    Inspection, Letter, Retried, StatePage,
+    health::Health,
+    orders::Drained,
+    tree::{Node, ServiceReport},
+};
 
 use super::{
     foreign::{lines, quoted, shown},
@@ -177,7 +181,7 @@ pub fn letter(letter: &Letter) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nexum_gateway::api::StateEntry;
+    use nexum_admin_api::StateEntry;
 
     #[test]
     fn a_page_of_state_says_how_to_go_on() {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use nexum_host_ifaces::PublicKey;
+use nexum_records::PublicKey;
 
 #[derive(Debug, Subcommand)]
 pub enum Journal {
@@ -48,6 +48,13 @@ pub struct Place {
     /// Read this backup
     #[arg(long, value_name = "DIR")]
     pub backup: Option<PathBuf>,
+}
+
+impl Place {
+    /// Whether one is given.
+    pub fn is_given(&self) -> bool {
+        self.state_dir.is_some() || self.backup.is_some()
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! Effects as text. Pure: answers in, lines out.
 
-use nexum_gateway::api::Effect;
+use nexum_admin_api::Effect;
 
 use super::{one_line, pretty, table, units};
 

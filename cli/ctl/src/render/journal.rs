@@ -1,10 +1,9 @@
 //! The journal as text. Pure: answers in, lines out.
 
-use nexum_gateway::api::journal::{EntryLine, JournalUnit, kind};
-use nexum_host_ifaces::{Hash, event::Cursor, outbox::Sent};
+use nexum_admin_api::journal::{EntryLine, JournalUnit, diff::Comparison, kind, verify::Report};
+use nexum_records::{Hash, effect::Sent, event::Cursor};
 
 use super::{foreign::shown, one_line, table, units};
-use crate::journal::{diff::Comparison, verify::Report};
 
 /// Enough of a block's hash to tell events apart.
 const EVENT_CHARS_MAX: usize = 40;

@@ -1,14 +1,9 @@
-//! `state`: what modules keep. All of it asks the engine but `restore`, which works where no engine runs.
+//! `state`: what modules keep. All of it asks the engine but `restore`, which works where no engine runs and is handed on.
 
-use std::{
-    io::{self, IsTerminal},
-    path::Path,
-    sync::Arc,
-};
+use std::io::{self, IsTerminal};
 
 use hyper::Method;
-use nexum_gateway::api::{Inspection, StateEntry, StatePage};
-use nexum_host_ifaces::clock::SystemClock;
+use nexum_admin_api::{Inspection, StateEntry, StatePage};
 use serde_json::json;
 
 use super::{block_on, done};
@@ -16,37 +11,18 @@ use crate::{
     args::{Output, State},
     client::{Client, part},
     exit::Failure,
+    hand_on,
     render::{self, print, print_as_is, print_json},
-    wire,
 };
 
 pub(super) fn state(command: State, output: &Output) -> Result<(), Failure> {
     match command {
-        State::Restore { from, state_dir } => {
-            let to = restore(&from, &state_dir)?;
-            match output.json {
-                true => print_json(&json!({ "restored": to })),
-                false => print(&format!("restored to {}\n", to.display())),
-            }
-        }
+        State::Restore { .. } => hand_on::to_nexum(),
         State::Purge { module, yes: false } => Err(Failure::usage(format!(
             "this removes state, cursors, journal and dead letters of {module}: say --yes, perhaps after `state backup`"
         ))),
         command => block_on(Box::pin(ask(command, output))),
     }
-}
-
-fn restore(from: &Path, state_dir: &Path) -> anyhow::Result<std::path::PathBuf> {
-    let to = wire::store_directory(state_dir);
-    // Nobody can use a directory that is not there, and it is not made before the backup has been read.
-    let _lock = match state_dir.is_dir() {
-        true => Some(wire::lock::hold(state_dir, "restore")?),
-        false => None,
-    };
-    let mut options = nexum_store::Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new());
-    options.companions = wire::companions(state_dir);
-    nexum_store::restore(from, &to, &options)?;
-    Ok(to)
 }
 
 async fn ask(command: State, output: &Output) -> Result<(), Failure> {
@@ -97,7 +73,7 @@ async fn ask(command: State, output: &Output) -> Result<(), Failure> {
             client.order(Method::DELETE, &format!("/v1/modules/{}/state", part(&module)), None).await?;
             done(output, &module, "purged")
         }
-        // Needs no engine; carried out before.
+        // Handed on before.
         State::Restore { .. } => Ok(()),
     }
 }

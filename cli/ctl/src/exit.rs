@@ -53,12 +53,6 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-impl From<crate::config::ConfigError> for Failure {
-    fn from(error: crate::config::ConfigError) -> Self {
-        Self::failed(error.to_string())
-    }
-}
-
 impl From<io::Error> for Failure {
     /// A reader that has seen enough, as `head` has, is no failure.
     fn from(error: io::Error) -> Self {

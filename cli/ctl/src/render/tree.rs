@@ -1,6 +1,6 @@
 //! The supervisor tree as text. Pure: a node in, lines out.
 
-use nexum_kernel::admin::{ModuleFacts, Node, NodeKind};
+use nexum_admin_api::tree::{ModuleFacts, Node, NodeKind};
 
 use super::{foreign::shown, one_line, units};
 
@@ -141,7 +141,7 @@ fn coloured(state: &str, colours: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nexum_kernel::admin::Budget;
+    use nexum_admin_api::tree::Budget;
     use std::collections::BTreeMap;
 
     fn service(name: &str, kind: NodeKind, state: &str, summary: &str, children: Vec<Node>) -> Node {

@@ -1,0 +1,174 @@
+//! Carries out what needs a running engine or an export at most: asks, prints the answer. The rest is handed on.
+
+pub mod crash;
+pub mod journal;
+mod operator;
+mod state;
+
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    path::{Path, PathBuf},
+    pin::Pin,
+};
+
+use hyper::Method;
+use nexum_admin_api::{
+    DrainRequest, Loaded, UpgradeRequest,
+    health::Health,
+    orders::{Drained, ModuleSpec, ResyncOrder, ResyncTo, Resynced, Upgraded},
+    tree::Node,
+};
+use serde_json::json;
+
+use crate::{
+    args::{self, Common, Output},
+    client::{Client, part},
+    exit::Failure,
+    hand_on,
+    render::{self, foreign::shown, print, print_as_is, print_json},
+};
+
+pub use operator::operator;
+
+/// No engine takes a larger manifest.
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+
+/// Runs a conversation with an engine to its end.
+pub fn block_on(conversation: Pin<Box<dyn Future<Output = Result<(), Failure>> + '_>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::failed(format!("no runtime: {error}")))?.block_on(conversation)
+}
+
+/// Carries out a command that both programs have. `program` is the definition of the one that runs.
+pub fn common(command: Common, output: &Output, program: fn() -> clap::Command) -> Result<(), Failure> {
+    match command {
+        Common::CheckConfig(_) | Common::Module(args::Module::Package(_) | args::Module::Inspect { .. }) => {
+            hand_on::to_nexum()
+        }
+        Common::Health => block_on(Box::pin(health(output))),
+        Common::Module(command) => block_on(Box::pin(module(command, output))),
+        Common::State(command) => state::state(command, output),
+        Common::Journal(command) => journal::journal(command, output),
+        Common::Completions { shell } => {
+            let mut program = program();
+            let name = program.get_name().to_owned();
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut program, name, &mut script);
+            print_as_is(&script)
+        }
+    }
+}
+
+async fn health(output: &Output) -> Result<(), Failure> {
+    let health: Health = Client::new(output)?.get("/v1/health").await?;
+    match output.json {
+        true => print_json(&health)?,
+        false => print(&render::report::health(&health))?,
+    }
+    if health.status == "healthy" { Ok(()) } else { Err(Failure::unhealthy()) }
+}
+
+/// Says that an order was carried out.
+fn done(output: &Output, module: &str, what: &str) -> Result<(), Failure> {
+    match output.json {
+        true => print_json(&json!({ "module": module, "done": what })),
+        false => print(&format!("{}: {}\n", shown(module), shown(what))),
+    }
+}
+
+async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
+    let client = Client::new(output)?;
+    let (name, step, method, what) = match command {
+        args::Module::List => {
+            let modules: Vec<Node> = client.get("/v1/modules").await?;
+            return match output.json {
+                true => print_json(&modules),
+                false => print(&render::report::modules(&modules)),
+            };
+        }
+        args::Module::Load(load) => return load_module(&client, load, output).await,
+        args::Module::Drain { name, wait } => {
+            return drain(&client, &format!("/v1/modules/{}/drain", part(&name)), &wait, output).await;
+        }
+        args::Module::Upgrade(upgrade) => return upgrade_module(&client, upgrade, output).await,
+        args::Module::Resync(resync) => return resync_module(&client, resync, output).await,
+        // Handed on before.
+        args::Module::Package(_) | args::Module::Inspect { .. } => return Ok(()),
+        args::Module::Unload { name } => (name, "", Method::DELETE, "unloaded"),
+        args::Module::Restart { name } => (name, "/restart", Method::POST, "restarted"),
+        args::Module::Pause { name } => (name, "/pause", Method::POST, "paused"),
+        args::Module::Resume { name } => (name, "/resume", Method::POST, "resumed"),
+    };
+    client.order(method, &format!("/v1/modules/{}{step}", part(&name)), None).await?;
+    done(output, &name, what)
+}
+
+async fn drain(client: &Client, path: &str, wait: &args::Wait, output: &Output) -> Result<(), Failure> {
+    let deadline_ms = wait.deadline.0.as_millis() as u64;
+    let drained: Drained = client.post(path, &DrainRequest { deadline_ms }).await?;
+    match output.json {
+        true => print_json(&drained)?,
+        false => print(&render::report::drained(&drained))?,
+    }
+    if drained.unfinished.is_empty() { Ok(()) } else { Err(Failure { code: 1, message: String::new() }) }
+}
+
+/// The engine may run elsewhere or as another user, so that only it can say whether the bundle is right.
+fn absolute(bundle: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(bundle).map_err(|error| Failure::usage(format!("{}: {error}", bundle.display())))
+}
+
+async fn upgrade_module(client: &Client, upgrade: args::Upgrade, output: &Output) -> Result<(), Failure> {
+    let args::Upgrade { name, bundle, allow_capabilities } = upgrade;
+    let request = UpgradeRequest { source: bundle.as_deref().map(absolute).transpose()?, allow_capabilities };
+    let upgraded: Upgraded = client.post(&format!("/v1/modules/{}/upgrade", part(&name)), &request).await?;
+    match output.json {
+        true => print_json(&upgraded),
+        false => {
+            let [from, to, state] = [&upgraded.from, &upgraded.to, &upgraded.state].map(|text| shown(text));
+            print(&format!("{name}: {from} → {to}, {state}\n"))
+        }
+    }
+}
+
+async fn resync_module(client: &Client, resync: args::Resync, output: &Output) -> Result<(), Failure> {
+    let order = ResyncOrder { chain_id: resync.chain, to: resync.to.unwrap_or(ResyncTo::Journal) };
+    let path = format!("/v1/modules/{}/resync", part(&resync.name));
+    let resynced: Resynced = client.post(&path, &order).await?;
+    match output.json {
+        true => print_json(&resynced),
+        false => done(output, &resync.name, &format!("goes on after block {}", resynced.after_block)),
+    }
+}
+
+/// What a manifest says, if it is a file that can be read.
+fn manifest_text(path: &Path) -> Option<String> {
+    let metadata = fs::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > MANIFEST_BYTES_MAX {
+        return None;
+    }
+    let mut text = String::new();
+    File::open(path).ok()?.take(MANIFEST_BYTES_MAX).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+async fn load_module(client: &Client, load: args::Load, output: &Output) -> Result<(), Failure> {
+    let source = absolute(&load.bundle)?;
+    // The engine may see what this command does not; what cannot be read says nothing of types.
+    let manifest = if source.is_file() { source.clone() } else { source.join("nexum.toml") };
+    let manifest = manifest_text(&manifest);
+    let config = load.values(manifest.as_deref());
+    let spec = ModuleSpec {
+        source,
+        denied: load.deny,
+        ceiling: None,
+        config,
+        extra_methods: load.extra_method,
+        record: None,
+        component: None,
+        adopt_state: load.adopt_state,
+    };
+    let loaded: Loaded = client.post("/v1/modules", &spec).await?;
+    done(output, &loaded.name, "loaded")
+}
