@@ -135,6 +135,23 @@ build: build-deps ## build `nexum` and `nexumctl`
 		fi; \
 		touch "$(ROCKSDB_OWN)"; }
 
+# What is shipped has no symbols. Beside each program lies a file with its line tables, which it names: with that file in the
+# program's folder a backtrace says file and line, without it addresses alone. A client that has grown links what it must not.
+DIST := $(CARGO_TARGET_DIR)/dist
+CLIENT_BYTES_MAX := 6291456
+.PHONY: dist
+dist: build ## put what is shipped into target/dist: both programs, stripped, and their line tables in files beside them
+	@rm -rf "$(DIST)" && mkdir -p "$(DIST)"
+	@for program in nexum nexumctl; do \
+		objcopy --only-keep-debug "$(BIN)/$$program" "$(DIST)/$$program.debug"; \
+		objcopy --strip-all --add-gnu-debuglink="$(DIST)/$$program.debug" "$(BIN)/$$program" "$(DIST)/$$program"; \
+		chmod 0644 "$(DIST)/$$program.debug"; \
+		"$(DIST)/$$program" --version >/dev/null; \
+	done
+	@bytes=$$(stat --format=%s "$(DIST)/nexumctl"); [ "$$bytes" -le $(CLIENT_BYTES_MAX) ] || { \
+		echo "nexumctl has $$bytes bytes, more than $(CLIENT_BYTES_MAX)" >&2; exit 1; }
+	@ls -l "$(DIST)"
+
 .PHONY: guests
 guests: build ## build the example modules and the test guests into bundles
 	@for manifest in fixtures/guests/*/Cargo.toml sdk/examples/*/Cargo.toml; do \
@@ -246,6 +263,7 @@ check-fresh: ## `make run` and `make test` as a newcomer has them: a new Debian,
 .PHONY: check-long
 check-long: ## what every release runs: all that takes longer than CI may; hours, and needs root
 	@$(MAKE) --no-print-directory check-fresh
+	@$(MAKE) --no-print-directory dist
 	@$(MAKE) --no-print-directory check-deploy
 	@$(MAKE) --no-print-directory deny
 	@$(MAKE) --no-print-directory sim
