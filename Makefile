@@ -216,7 +216,7 @@ sim: guests ## simulate the engine: SEEDS=2000 worlds, or the trace of one with 
 
 ROUNDS ?= 5
 .PHONY: prove-isolation
-prove-isolation: test-deps guests ## hostile neighbours beside fifty modules: every event once; the others' p99 with and without them
+prove-isolation: test-deps guests ## hostile neighbours beside fifty modules, together and one by one: what the fifty notice of them
 	@NEXUM_ROUNDS=$(ROUNDS) NEXUM_NEIGHBOURS=$(NEIGHBOURS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_isolation)'
 
 STORE_FORMAT := v$(shell sed -n 's/.*const FORMAT_VERSION: u16 = \([0-9]*\);/\1/p' actors/store/src/open.rs)

@@ -1,17 +1,8 @@
 //! Components that make a compiler work or allocate without end: they are refused, and nobody else notices.
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use sha2::{Digest as _, Sha256};
-
-use super::engine::{Engine, Setup, eventually};
-
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
+use super::engine::{Engine, FAST_CHAIN, Setup, eventually, has_ended};
 
 fn leb128(mut number: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -30,7 +21,7 @@ fn sized(content: &[u8]) -> Vec<u8> {
 
 /// A component with a core module of so many functions. Each changes all its variables within all its loops, so that every
 /// loop hands every variable on: what a compiler has to keep grows with the product of the two.
-fn bomb(functions: u32, variables: u32, loops: u32) -> Vec<u8> {
+pub fn bomb(functions: u32, variables: u32, loops: u32) -> Vec<u8> {
     // One group of locals, all of type i32.
     let mut body = [vec![1], leb128(variables), vec![0x7f]].concat();
     for _ in 0..loops {
@@ -59,21 +50,10 @@ fn bomb(functions: u32, variables: u32, loops: u32) -> Vec<u8> {
     [b"\0asm\x0d\0\x01\0\x01".to_vec(), sized(&module), vec![2], sized(&[1, 0, 0, 0])].concat()
 }
 
-/// A bundle of a module with another component.
-fn with_component(setup: &Setup, name: &str, component: &[u8]) -> PathBuf {
-    let dir = setup.write_bundle("recorder", name, &[]);
-    fs::write(dir.join("module.wasm"), component).unwrap();
-    let manifest = fs::read_to_string(dir.join("nexum.toml")).unwrap();
-    let hash = format!("component = \"sha256:{}\"", hex::encode(Sha256::digest(component)));
-    let line = manifest.lines().find(|line| line.starts_with("component = ")).unwrap();
-    fs::write(dir.join("nexum.toml"), manifest.replace(line, &hash)).unwrap();
-    dir
-}
-
 /// An engine with these settings, the module of that bundle, and a witness. The machine code of the witness is there by
 /// then, so that it meets no limit, however busy the machine is.
 fn engine_with(setup: Setup, settings: &str, source: &Path) -> Engine {
-    let mut engine = setup.mock(31337, CHAIN).module("recorder", "witness", &[]).start();
+    let mut engine = setup.mock(31337, FAST_CHAIN).module("recorder", "witness", &[]).start();
     engine.module_until("witness", "runs", |node| node["state"] == "RUN");
     assert!(engine.terminate().success());
     let config = fs::read_to_string(&engine.config).unwrap();
@@ -90,34 +70,17 @@ fn dead_of(engine: &Engine, module: &str) -> String {
     node["last_error"].as_str().unwrap_or_default().to_owned()
 }
 
-/// The first line of what a probe answers.
-fn probe(engine: &Engine, path: &str) -> String {
-    let config = fs::read_to_string(&engine.config).unwrap();
-    let line = config.lines().find_map(|line| line.strip_prefix("health_listen = ")).unwrap();
-    let mut stream = TcpStream::connect(line.trim_matches('"')).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-/// A line of what the system says of a process; none when there is no such process.
-fn status(pid: u32, key: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
-}
-
 #[test]
 fn a_component_that_compiles_for_ever_is_refused_and_not_tried_over_and_over() {
     let setup = Setup::new();
-    let source = with_component(&setup, "slow", &bomb(300, 200, 200));
+    let source = setup.write_bundle_of(&bomb(300, 200, 200), "slow");
     let engine = engine_with(setup, "compile_timeout = \"2s\"", &source);
     let error = dead_of(&engine, "slow");
     assert!(error.ends_with("it takes longer than [engine] compile_timeout = 2s"), "{error}");
     engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
-    let health = probe(&engine, "/health");
+    let health = engine.get("health_listen", "/health");
     assert!(health.starts_with("HTTP/1.1 503"), "a module is dead: {health}");
-    assert!(probe(&engine, "/live").starts_with("HTTP/1.1 200"));
+    assert!(engine.get("health_listen", "/live").starts_with("HTTP/1.1 200"));
 
     // Whether the order is carried out is not the question here.
     let _ = engine.raw_ctl(&["module", "restart", "slow"]);
@@ -131,32 +94,26 @@ fn a_component_that_compiles_for_ever_is_refused_and_not_tried_over_and_over() {
 #[test]
 fn a_component_that_takes_all_memory_to_compile_takes_none_of_the_engine() {
     let setup = Setup::new();
-    let source = with_component(&setup, "large", &bomb(1, 2_000, 700));
+    let source = setup.write_bundle_of(&bomb(1, 2_000, 700), "large");
     let engine = engine_with(setup, "max_compile_memory_bytes = 67_108_864", &source);
     let error = dead_of(&engine, "large");
     assert!(error.ends_with("it takes more memory than [engine] max_compile_memory_bytes = 67108864"), "{error}");
     engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
-    let most = status(engine.pid(), "VmHWM:").unwrap();
-    let most_kib: u64 = most.trim_end_matches(" kB").parse().unwrap();
-    assert!(most_kib < 512 << 10, "{most}");
+    let most = engine.memory_bytes_max();
+    assert!(most < 512 << 20, "{most}");
     assert!(dead_of(&engine, "large").contains("max_compile_memory_bytes"));
 }
 
 #[test]
 fn while_one_component_compiles_others_run_and_it_ends_with_its_engine() {
     let setup = Setup::new();
-    let source = with_component(&setup, "slow", &bomb(3_000, 200, 200));
+    let source = setup.write_bundle_of(&bomb(3_000, 200, 200), "slow");
     let mut engine = engine_with(setup, "compile_timeout = \"1h\"", &source);
     engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
     assert_eq!(engine.module("slow")["state"], "LOAD");
-    assert!(probe(&engine, "/health").starts_with("HTTP/1.1 "), "it answers");
-    let of_engine = |pid: &u32| status(*pid, "PPid:") == Some(engine.pid().to_string());
-    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
-    let compilers: Vec<u32> = processes.filter_map(|name| name.to_str()?.parse().ok()).filter(of_engine).collect();
+    assert!(engine.get("health_listen", "/health").starts_with("HTTP/1.1 "), "it answers");
+    let compilers = engine.children();
     let [compiler] = compilers[..] else { panic!("{compilers:?}") };
     engine.kill9();
-    eventually("the compiler ends", || match status(compiler, "State:") {
-        Some(state) if !state.starts_with('Z') => Err(state),
-        _ => Ok(()),
-    });
+    eventually("the compiler ends", || has_ended(compiler));
 }
