@@ -17,6 +17,7 @@ mod hostile;
 mod journal;
 mod operator;
 mod orders;
+mod other_languages;
 mod outbox;
 mod process_deaths;
 mod prove_exactly_once;
