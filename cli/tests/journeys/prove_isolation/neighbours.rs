@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The one that is never loaded: its component keeps the compiler busy.
-const COMPILER: &str = "compile-bomb";
+pub const COMPILER: &str = "compile-bomb";
 /// Each is a mode of the guest `hostile`, but for `dns-bomb`, which is `http-bomb` with another name in each request,
 /// and the compiler's.
 const MODES: [&str; 18] = [
