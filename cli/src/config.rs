@@ -246,8 +246,12 @@ mod tests {
             ("NEXUM_ENGINE__MAX_COMPILE_MEMORY_BYTES", "4815162", "is too little for any component: at least 67108864"),
             ("NEXUM_ENGINE__COMPILE_TIMEOUT", "`k3y`", "is no length of time: expected one such as 500ms"),
             ("NEXUM_ENGINE__STATE_DIR", "", "cannot be used as a path: "),
-            ("NEXUM_ENGINE__STATE_DIR", &long, " bytes, and a socket's path at most 107: set a shorter "),
-            ("NEXUM_OBSERVABILITY__ADMIN_SOCKET", &long, " bytes, and a socket's path at most 107: set a shorter "),
+            ("NEXUM_ENGINE__STATE_DIR", long.as_str(), " bytes, and a socket's path at most 107: set a shorter "),
+            (
+                "NEXUM_OBSERVABILITY__ADMIN_SOCKET",
+                long.as_str(),
+                " bytes, and a socket's path at most 107: set a shorter ",
+            ),
             ("NEXUM_OBSERVABILITY__METRICS_LISTEN", "127.0.0.1:8080", "is taken by health_listen"),
             ("NEXUM_OBSERVABILITY__METRICS_LISTEN", "k3y`1", "is no address to listen on: expected one such as "),
             ("NEXUM_OBSERVABILITY__ADMIN_TOKEN", "k3y", "needs no token"),
@@ -264,9 +268,9 @@ mod tests {
         }
         // A flag takes the variable's place, and the file's.
         let variables = Variables::from([("NEXUM_ENGINE__STATE_DIR".to_owned(), "state".to_owned())]);
-        let flags = Flags { state_dir: Some(PathBuf::from(&long)), ..Flags::default() };
+        let flags = Flags { state_dir: Some(PathBuf::from(long.as_str())), ..Flags::default() };
         let error = load(Some(&path), &variables, &flags).unwrap_err().to_string();
-        assert!(error.contains("[engine] state_dir: ") && error.contains(&long), "{error}");
+        assert!(error.contains("[engine] state_dir: ") && error.contains(long.as_str()), "{error}");
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl Manifest {
     /// Reads and checks the manifest at `path`. `check` knows which schedules can be used.
     pub fn read(path: &Path, check: &ScheduleCheck) -> Result<Self, ManifestError> {
         let wrong = |message: String| ManifestError { file: path.to_owned(), line: None, message };
-        let text = text::read(path, ceilings::FILE_BYTES_MAX).map_err(wrong)?;
+        let text = text::read(path, text::MANIFEST_BYTES_MAX).map_err(wrong)?;
         Self::parse(&text, path, check)
     }
 
@@ -343,8 +343,8 @@ mod tests {
             std::fs::write(&path, format!("{HEAD}{comment}")).unwrap();
             Manifest::read(&path, &any_schedule()).map(drop).map_err(|error| error.message)
         };
-        assert_eq!(write(ceilings::FILE_BYTES_MAX), Ok(()));
-        let error = write(ceilings::FILE_BYTES_MAX + 1).unwrap_err();
+        assert_eq!(write(text::MANIFEST_BYTES_MAX), Ok(()));
+        let error = write(text::MANIFEST_BYTES_MAX + 1).unwrap_err();
         assert_eq!(error, "is larger than 1048576 bytes: expected at most as much");
     }
 

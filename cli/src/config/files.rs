@@ -3,6 +3,7 @@
 use std::{os::unix::ffi::OsStrExt as _, path::Path};
 
 use nexum_chain::mock::{Fixture, FixtureError};
+use nexum_host_ifaces::secrets;
 
 use super::{
     Config,
@@ -51,7 +52,7 @@ pub fn unplayable(error: &FixtureError) -> String {
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default();
     match lines.next_back() {
-        Some(last) => format!("{first}: {last}"),
-        None => first.to_owned(),
+        Some(last) => format!("{first}: {}", secrets::without_value(last)),
+        None => secrets::without_value(first).into_owned(),
     }
 }

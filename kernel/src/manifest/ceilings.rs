@@ -7,8 +7,6 @@ use toml::Spanned;
 
 use super::Finding;
 
-/// The whole file. One with thousands of addresses has a tenth of it.
-pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(super) const VERSION_BYTES_MAX: usize = 64;
 pub(super) const DESCRIPTION_BYTES_MAX: usize = 1024;
 pub(super) const AUTHORS_MAX: usize = 32;

@@ -10,6 +10,9 @@ use std::{
 
 use rustix::fs::OFlags;
 
+/// A manifest. One with thousands of addresses has a tenth of it.
+pub const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+
 /// Tables and lists within each other, each part of a dotted key counted, at most. Whoever walks a parsed text, or drops
 /// it, has a frame of the stack for each.
 pub const DEPTH_MAX: usize = 32;
