@@ -385,7 +385,8 @@ mod tests {
         let many = |open: &str, close: &str| format!("[config]\nx = {}1{}\n", open.repeat(9999), close.repeat(9999));
         let nested = "tables and lists within each other: expected at most 32";
         let digits = "9".repeat(1 << 16);
-        let (long, keys) = ("k".repeat(300), (0..99_999).map(|n| format!("k{n}=1\n")).collect::<String>());
+        let long = "k".repeat(300);
+        let keys: String = (0..99_999).map(|n| format!("k{n}=1\n")).collect();
         for (wrong, why) in [
             (many("[", "]"), nested),
             (many("{a=", "}"), nested),
