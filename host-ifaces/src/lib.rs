@@ -28,6 +28,7 @@ pub mod outbox;
 pub mod port;
 pub mod random;
 pub mod recording;
+pub mod secrets;
 pub mod store;
 mod wasi;
 

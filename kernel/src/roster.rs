@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nexum_host_ifaces::secrets;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::ModuleSpec;
@@ -111,6 +112,9 @@ impl Roster {
             Err(error) => return Err(format!("{}: {error}", self.path.display())),
         };
         serde_json::from_slice(&text).map_err(|error| {
+            // It holds the configuration of modules.
+            let error = error.to_string();
+            let error = secrets::without_value(&error);
             format!("{}: {error}; without this file the modules of the configuration run", self.path.display())
         })
     }

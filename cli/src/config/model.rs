@@ -151,7 +151,7 @@ pub struct Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (priority {})", super::show::masked_url(&self.url), self.priority)
+        write!(f, "{} (priority {})", nexum_host_ifaces::secrets::shown_url(&self.url), self.priority)
     }
 }
 

@@ -29,5 +29,6 @@ mod receiver;
 mod replay;
 mod reserve;
 mod resync;
+mod secrets;
 mod services;
 mod upgrade;
