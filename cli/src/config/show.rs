@@ -54,9 +54,22 @@ fn masked_value(at: &str, key: String, mut value: toml::Value, expanded: &BTreeS
 
 /// Hides a value whatever it is: what is secret may be digits, or a list or a table of what is secret.
 fn hide(value: &mut toml::Value) {
-    // Whether something is on or off is nobody's secret.
-    if !value.is_bool() {
+    if !is_public(value) {
         *value = toml::Value::String(MASK.to_owned());
+    }
+}
+
+/// Whether something is on or off is nobody's secret, and neither are addresses on a chain, such as those of tokens.
+fn is_public(value: &toml::Value) -> bool {
+    let is_address = |text: &str| {
+        let digits = text.strip_prefix("0x");
+        digits.is_some_and(|digits| digits.len() == 40 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    match value {
+        toml::Value::Boolean(_) => true,
+        toml::Value::String(text) => is_address(text),
+        toml::Value::Array(items) => items.iter().all(is_public),
+        _ => false,
     }
 }
 
@@ -140,7 +153,8 @@ mod tests {
     #[test]
     fn what_is_no_secret_is_shown() {
         let plain = "account = \"0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2\"\nmonkey = \"banana\"\nkeyed = true\n\
-                     origin = \"https://api.example.org:8443\"\nthreshold = 3\nuse_keys = false\n";
+                     origin = \"https://api.example.org:8443\"\nthreshold = 3\nuse_keys = false\n\
+                     tokens = [\"0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2\"]\n";
         let shown = shown(&with(plain));
         for line in plain.lines() {
             assert!(shown.lines().any(|shown| shown == line), "{line}\n{shown}");
