@@ -8,6 +8,7 @@ mod tests;
 
 use std::{
     error::Error,
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -17,7 +18,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::{SinkExt, StreamExt};
+use futures::{SinkExt, StreamExt, stream::FuturesUnordered};
 use nexum_host_ifaces::{
     clock::Clock,
     names::{LookUp, Names, Share},
@@ -32,6 +33,12 @@ use crate::metrics::ChainMetrics;
 /// What endpoints may hold of threads. Each host asks for itself and has one lookup at a time, so that one whose name
 /// servers are silent keeps no other waiting; this is for more hosts than anybody configures.
 const SHARE: Share = Share { domain: "chain", asker: "host", lookups_max: 256, asker_lookups_max: 1 };
+
+/// How long one address of a host is given before the next one is tried besides.
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// How long connecting over HTTP takes at most, which the addresses of a host share: more than a lookup may, and less than
+/// a request is waited for by default, so that one from which nothing comes back does not take it all.
+const CONNECT: Duration = Duration::from_secs(9);
 
 /// Why an exchange of bytes failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,9 +164,38 @@ impl Hosts {
             None => return Err(Broken::Lost(NO_WEBSOCKET.into())),
         };
         addresses.iter_mut().for_each(|address| address.set_port(port));
-        let connected = TcpStream::connect(&*addresses).await;
+        let connected = first(&addresses, TcpStream::connect).await;
         let connected = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
         connected.map_err(|error| of_websocket(&tungstenite::Error::Io(error), bytes_max))
+    }
+}
+
+/// A connection to whichever of these addresses takes one first. They are tried in their order, the next one as soon as one
+/// fails or has been given its time: one from which nothing comes back keeps nobody waiting.
+async fn first<T, F>(addresses: &[SocketAddr], connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let mut left = addresses.iter();
+    let mut trying = FuturesUnordered::new();
+    let mut failure = None;
+    loop {
+        match left.next() {
+            Some(address) => trying.push(connect(*address)),
+            None if trying.is_empty() => {
+                return Err(failure.unwrap_or_else(|| io::Error::other("the host has no address")));
+            }
+            None => {}
+        }
+        tokio::select! {
+            tried = trying.next() => match tried {
+                Some(Ok(connected)) => return Ok(connected),
+                // What became of the address that comes first says most.
+                Some(Err(error)) => failure = failure.or(Some(error)),
+                None => {}
+            },
+            () = tokio::time::sleep(NEXT_ADDRESS), if !left.as_slice().is_empty() => {}
+        }
     }
 }
 
@@ -188,6 +224,7 @@ impl Dial for Network {
                 .no_proxy()
                 .redirect(reqwest::redirect::Policy::none())
                 .dns_resolver(self.hosts.clone())
+                .connect_timeout(CONNECT)
                 .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
         };
         let client = builder().build().or_else(|error| match url.scheme() {

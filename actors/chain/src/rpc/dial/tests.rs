@@ -110,3 +110,22 @@ async fn what_dns_says_is_told_like_other_failures() {
     assert_eq!(post(&network, url("http", "none.test", 1)).await.unwrap_err(), why);
     assert_eq!(first_text(&network, url("ws", "none.test", 1)).await.unwrap_err(), why);
 }
+
+#[tokio::test]
+async fn an_address_from_which_nothing_comes_back_keeps_nobody_waiting_for_the_next() {
+    let addresses = [1, 2, 3, 4].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+    let connect = |address: SocketAddr| async move {
+        match address.port() {
+            1 => std::future::pending().await,
+            2 => Err(io::Error::other("refused")),
+            port => Ok(port),
+        }
+    };
+    assert_eq!(timeout(PATIENCE, first(&addresses, connect)).await.unwrap().unwrap(), 3);
+    let refused = |address: SocketAddr| {
+        let refuses = io::Error::other(format!("{} refuses", address.port()));
+        std::future::ready(Err::<(), _>(refuses))
+    };
+    assert_eq!(first(&addresses, refused).await.unwrap_err().to_string(), "1 refuses");
+    assert!(first(&[], refused).await.unwrap_err().to_string().contains("no address"));
+}
