@@ -20,7 +20,7 @@ pub struct Resolver(Arc<Names>);
 impl Resolver {
     pub fn new(look_up: LookUp, clock: Arc<dyn Clock>, metrics: &EgressMetrics) -> Arc<Self> {
         let gauge = metrics.lookups.clone();
-        let told = move |lookups| gauge.set(i64::try_from(lookups).unwrap_or(i64::MAX));
+        let told = move |lookups: usize| gauge.set(i64::try_from(lookups).unwrap_or(i64::MAX));
         Arc::new(Self(Names::new(SHARE, look_up, clock, Box::new(told))))
     }
 

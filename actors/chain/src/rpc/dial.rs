@@ -138,7 +138,7 @@ pub struct Network {
 impl Network {
     pub fn new(look_up: LookUp, clock: Arc<dyn Clock>, metrics: &ChainMetrics) -> Self {
         let gauge = metrics.dns_lookups.clone();
-        let told = move |lookups| gauge.set(i64::try_from(lookups).unwrap_or(i64::MAX));
+        let told = move |lookups: usize| gauge.set(i64::try_from(lookups).unwrap_or(i64::MAX));
         Self { hosts: Hosts(Names::new(SHARE, look_up, clock, Box::new(told))) }
     }
 }
@@ -268,7 +268,13 @@ impl Dial for Network {
                                 Ok(text) => Ok(text),
                                 Err(_) => Err(Broken::Lost("a binary message that is no text".into())),
                             },
-                            Some(Ok(Message::Close(_))) | None => Err(Broken::Lost("the connection was closed".into())),
+                            // Its code says what the node made of it, such as 1009: a message was too large.
+                            Some(Ok(Message::Close(Some(why)))) => {
+                                Err(Broken::Lost(format!("the connection was closed ({})", why.code)))
+                            }
+                            Some(Ok(Message::Close(None))) | None => {
+                                Err(Broken::Lost("the connection was closed".into()))
+                            }
                             Some(Ok(_)) => continue,
                             Some(Err(error)) => Err(of_websocket(&error, message_bytes_max)),
                         };

@@ -183,7 +183,7 @@ impl Shape {
         let habits = [
             (self.finds_by_hash(now_ns) == Some(false), "logs by block number only"),
             (self.leaves_out(now_ns), "logs left out of ranges"),
-            (self.untold.is_learnt(now_ns), "logs of one block that cannot be had"),
+            (self.untold.is_learnt(now_ns), "receipts in place of some blocks' logs"),
         ];
         sizes.chain(habits.iter().filter(|(has, _)| *has).map(|(_, what)| (*what).to_owned())).collect()
     }
