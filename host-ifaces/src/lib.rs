@@ -24,6 +24,7 @@ pub mod limits;
 pub mod link;
 pub mod local_store;
 pub mod logging;
+pub mod names;
 pub mod outbox;
 pub mod port;
 pub mod random;

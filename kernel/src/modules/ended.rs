@@ -53,6 +53,7 @@ impl State {
         cell: &ActorCell,
         how: Result<Option<String>, ActorProcessingErr>,
     ) {
+        let Some(how) = self.put_off(cell, how) else { return };
         let Some(name) = self.by_actor.remove(&cell.get_id()) else { return };
         let Some(slot) = self.slots.get_mut(&name) else { return };
         slot.actor = None;
@@ -78,7 +79,7 @@ impl State {
             if let Err(error) = &done {
                 self.fall_back(myself, &name, error);
             }
-            answer(reply, done);
+            self.conclude(myself, &name, then, done, reply);
             return;
         }
         let Some(slot) = self.slots.get_mut(&name) else { return };
