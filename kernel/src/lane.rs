@@ -31,6 +31,7 @@ const WEIGHT: u64 = 8;
 pub struct Pace {
     mean_ns: AtomicU64,
     slow: AtomicBool,
+    busy_ns: AtomicU64,
 }
 
 impl Pace {
@@ -38,8 +39,14 @@ impl Pace {
         self.slow.load(Ordering::Relaxed)
     }
 
+    /// How long all of them did, and what else the module's actor had to do.
+    pub fn busy_ns(&self) -> u64 {
+        self.busy_ns.load(Ordering::Relaxed)
+    }
+
     /// Takes in that so many events, one at least, kept a thread for so long.
     fn note(&self, events: u64, busy_ns: u64) {
+        self.busy_ns.fetch_add(busy_ns, Ordering::Relaxed);
         let newest = busy_ns / events.max(1);
         let mean = self.mean_ns.load(Ordering::Relaxed);
         let mean = mean - mean / WEIGHT + newest / WEIGHT;

@@ -17,8 +17,11 @@ use crate::{
 };
 
 impl Running {
-    /// What came of a call, unless the journal has no room for what would undo it: then the call has failed.
+    /// What came of a call, unless the journal has no room for what would undo it: then the call has failed. Either way its
+    /// fuel counts.
     pub(super) fn within_journal(&mut self, called: Result<u64, Failure>) -> Result<u64, Failure> {
+        let (Ok(used) | Err(Failure { fuel: used, .. })) = &called;
+        self.metrics.fuel.inc_by(*used);
         let fuel = called?;
         let room = self.instance.host().check_journal();
         room.map(|()| fuel).map_err(|error| Failure { message: error.message, backtrace: None, fuel })

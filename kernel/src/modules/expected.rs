@@ -200,7 +200,7 @@ impl State {
         self.expected.look(&self.slots, &heads, now_ms);
         for name in self.slots.keys() {
             let age_ms = self.expected.since_ms(name).map_or(0, |since| now_ms.saturating_sub(since));
-            self.shared.metrics.expected_event_age.with_label_values(&[&**name]).set((age_ms / 1000) as i64);
+            self.shared.metrics.module(name).expected_event_age.set(age_ms / 1000);
         }
     }
 }
