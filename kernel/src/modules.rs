@@ -151,7 +151,8 @@ pub struct Args {
 
 pub struct State {
     shared: Arc<Shared>,
-    slots: BTreeMap<Arc<str>, Slot>,
+    /// Boxed: nodes of the map are half empty, and a slot is large.
+    slots: BTreeMap<Arc<str>, Box<Slot>>,
     roster: Arc<dyn Keep>,
     owners: Owners,
     expected: Expected,
@@ -204,8 +205,9 @@ impl Actor for ModulesSupervisor {
                 return Ok(());
             }
             Msg::Start { module, generation } => {
-                let due =
-                    |slot: &&mut Slot| slot.generation == generation && matches!(slot.phase, Phase::Restart { .. });
+                let due = |slot: &&mut Box<Slot>| {
+                    slot.generation == generation && matches!(slot.phase, Phase::Restart { .. })
+                };
                 if !state.shutting_down && state.slots.get_mut(&module).as_ref().is_some_and(due) {
                     state.start(&myself, &module).await;
                 }
@@ -246,7 +248,7 @@ impl Actor for ModulesSupervisor {
             Msg::Purge { module, reply } => answer(reply, state.purge(module).await),
             Msg::StopAll { reply } => {
                 state.shutting_down = true;
-                state.slots.values().for_each(Slot::ask_to_stop);
+                state.slots.values().for_each(|slot| slot.ask_to_stop());
                 state.stopping.push(reply);
                 state.report_stopped();
             }

@@ -11,7 +11,7 @@ use super::{
 use crate::{HostError, HostErrorKind, host::HostState};
 
 /// Room that an idle tape keeps for the next event.
-const KEPT_ITEMS: usize = 32;
+const KEPT_ITEMS: usize = 8;
 
 #[derive(Default)]
 pub(crate) enum Tape {

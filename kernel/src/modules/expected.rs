@@ -142,7 +142,7 @@ impl Expected {
         is_up && (steady || !self.waits.contains_key(&stopped))
     }
 
-    fn look(&mut self, slots: &BTreeMap<Arc<str>, Slot>, heads: &BTreeMap<u64, Heads>, now_ms: u64) {
+    fn look(&mut self, slots: &BTreeMap<Arc<str>, Box<Slot>>, heads: &BTreeMap<u64, Heads>, now_ms: u64) {
         let (mut waits, mut oldest_ms) = (HashMap::new(), BTreeMap::new());
         self.starts.retain(|name, _| slots.contains_key(name));
         for (name, slot) in slots {

@@ -97,7 +97,7 @@ pub(super) struct Slot {
     pub(super) actor: Option<ActorRef<module::Msg>>,
     pub(super) generation: u64,
     pub(super) then: Option<(Then, AdminReply<()>)>,
-    pub(super) upgrade: Option<Upgrade>,
+    pub(super) upgrade: Option<Box<Upgrade>>,
     /// Handed to the next actor.
     pub(super) resync: Option<Resync>,
 }
@@ -108,8 +108,8 @@ impl Slot {
         configured: Option<ModuleSpec>,
         plan: Arc<Plan>,
         status: Arc<ModuleStatus>,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        Box::new(Self {
             spec,
             configured,
             plan: Some(plan),
@@ -124,12 +124,12 @@ impl Slot {
             then: None,
             upgrade: None,
             resync: None,
-        }
+        })
     }
 
     /// A configured module whose manifest or grants are wrong.
-    pub(super) fn unplanned(spec: ModuleSpec, configured: Option<ModuleSpec>, reason: String) -> Self {
-        Self {
+    pub(super) fn unplanned(spec: ModuleSpec, configured: Option<ModuleSpec>, reason: String) -> Box<Self> {
+        Box::new(Self {
             spec,
             configured,
             plan: None,
@@ -144,7 +144,7 @@ impl Slot {
             then: None,
             upgrade: None,
             resync: None,
-        }
+        })
     }
 
     pub(super) fn enter(&mut self, phase: Phase) {

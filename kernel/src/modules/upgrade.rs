@@ -65,7 +65,7 @@ impl State {
         self.generations += 1;
         let number = self.generations;
         if let Some(slot) = self.slots.get_mut(&name) {
-            slot.upgrade = Some(Upgrade { number, spec, from, candidate: None, reply });
+            slot.upgrade = Some(Box::new(Upgrade { number, spec, from, candidate: None, reply }));
         }
         let (shared, myself) = (self.shared.clone(), myself.clone());
         // Whoever asks for this version wants to know what comes of it now.
@@ -178,7 +178,9 @@ impl State {
     pub(super) fn end_upgrade(&mut self, name: &Arc<str>, reason: &str) {
         let Some(slot) = self.slots.get_mut(name) else { return };
         let tried = slot.upgrade.take_if(|upgrade| upgrade.candidate.is_some());
-        let Some(Upgrade { from, candidate: Some(candidate), reply, .. }) = tried else { return };
+        let Some(Upgrade { from, candidate: Some(candidate), reply, .. }) = tried.map(|tried| *tried) else {
+            return;
+        };
         if !candidate.passed.load(Ordering::Acquire) {
             tracing::warn!(module = %name, "not upgraded: {reason}");
             return answer(reply, Err(AdminError::NotUpgraded { module: name.to_string(), reason: reason.to_owned() }));
