@@ -53,8 +53,10 @@ impl State {
     pub(super) async fn write_roster(&self) -> Result<(), String> {
         let unloaded = self.unloaded.iter().map(|spec| Change { configured: Some(spec.clone()), running: None });
         let changed = self.slots.values().filter(|slot| slot.configured.as_ref() != Some(&slot.spec));
-        let changed =
-            changed.map(|slot| Change { configured: slot.configured.clone(), running: Some(slot.spec.clone()) });
+        let changed = changed.map(|slot| Change {
+            configured: slot.configured.as_deref().cloned(),
+            running: Some((*slot.spec).clone()),
+        });
         let (roster, changes) = (self.roster.clone(), unloaded.chain(changed).collect());
         let written = self.shared.blocking.run(move || roster.write(changes)).await;
         written.map_err(|error| error.to_string()).flatten()
@@ -140,14 +142,14 @@ impl State {
         match then {
             Then::Start { .. } if !planned => {
                 let Some(slot) = self.slots.get(name) else { return Ok(()) };
-                let (spec, configured) = (slot.spec.clone(), slot.configured.clone());
+                let (spec, configured) = ((*slot.spec).clone(), slot.configured.as_deref().cloned());
                 self.load(myself, spec, configured, false).await?;
                 self.slots.remove(name);
                 Ok(())
             }
             Then::Forget => {
                 let slot = self.slots.remove(name);
-                self.unloaded.extend(slot.and_then(|slot| slot.configured));
+                self.unloaded.extend(slot.and_then(|slot| slot.configured).map(Arc::unwrap_or_clone));
                 self.shared.metrics.forget(name);
                 self.shared.permits.remove(name);
                 self.shared.begun.forget(name);

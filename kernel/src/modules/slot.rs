@@ -81,9 +81,9 @@ impl Then {
 }
 
 pub(super) struct Slot {
-    pub(super) spec: ModuleSpec,
-    /// As the configuration has it; absent for a module that was loaded at run time.
-    pub(super) configured: Option<ModuleSpec>,
+    pub(super) spec: Arc<ModuleSpec>,
+    /// As the configuration has it, most often the same; absent for a module that was loaded at run time.
+    pub(super) configured: Option<Arc<ModuleSpec>>,
     pub(super) plan: Option<Arc<Plan>>,
     pub(super) prepared: Option<Arc<Prepared>>,
     /// How often in a row what is around kept it from being prepared.
@@ -102,6 +102,13 @@ pub(super) struct Slot {
     pub(super) resync: Option<Resync>,
 }
 
+/// What a slot keeps of both: one, when they are the same.
+fn shared(spec: ModuleSpec, configured: Option<ModuleSpec>) -> (Arc<ModuleSpec>, Option<Arc<ModuleSpec>>) {
+    let spec = Arc::new(spec);
+    let configured = configured.map(|configured| if configured == *spec { spec.clone() } else { Arc::new(configured) });
+    (spec, configured)
+}
+
 impl Slot {
     pub(super) fn planned(
         spec: ModuleSpec,
@@ -109,6 +116,7 @@ impl Slot {
         plan: Arc<Plan>,
         status: Arc<ModuleStatus>,
     ) -> Box<Self> {
+        let (spec, configured) = shared(spec, configured);
         Box::new(Self {
             spec,
             configured,
@@ -129,6 +137,7 @@ impl Slot {
 
     /// A configured module whose manifest or grants are wrong.
     pub(super) fn unplanned(spec: ModuleSpec, configured: Option<ModuleSpec>, reason: String) -> Box<Self> {
+        let (spec, configured) = shared(spec, configured);
         Box::new(Self {
             spec,
             configured,

@@ -46,7 +46,7 @@ pub struct Wanted {
 /// An upgrade under way.
 pub(super) struct Upgrade {
     number: u64,
-    spec: ModuleSpec,
+    spec: Arc<ModuleSpec>,
     /// The version before.
     from: String,
     /// Absent while it is verified, compiled and linked.
@@ -77,11 +77,11 @@ impl State {
         });
     }
 
-    fn plan_upgrade(&self, wanted: &Wanted) -> Result<(ModuleSpec, String, Arc<Plan>), AdminError> {
+    fn plan_upgrade(&self, wanted: &Wanted) -> Result<(Arc<ModuleSpec>, String, Arc<Plan>), AdminError> {
         let module = &wanted.module;
         let slot = self.slots.get(module.as_str()).ok_or_else(|| AdminError::UnknownModule(module.clone()))?;
         let running = slot.accept_upgrade(module)?;
-        let mut spec = slot.spec.clone();
+        let mut spec = (*slot.spec).clone();
         if let Some(source) = &wanted.source {
             spec.source.clone_from(source);
         }
@@ -94,7 +94,7 @@ impl State {
         if !beyond.is_empty() && !wanted.allow_capabilities {
             return Err(AdminError::NeedsApproval { module: module.clone(), beyond: beyond.join(", ") });
         }
-        Ok((spec, running.manifest.version.clone(), Arc::new(plan)))
+        Ok((Arc::new(spec), running.manifest.version.clone(), Arc::new(plan)))
     }
 
     /// The new version is linked, or is not to be had.
