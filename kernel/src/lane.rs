@@ -39,7 +39,7 @@ impl Pace {
         self.slow.load(Ordering::Relaxed)
     }
 
-    /// How long all of them did, and what else the module's actor had to do.
+    /// How long all of them kept a thread so far, with all that was done around them.
     pub fn busy_ns(&self) -> u64 {
         self.busy_ns.load(Ordering::Relaxed)
     }
