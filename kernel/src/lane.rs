@@ -213,6 +213,7 @@ mod tests {
             assert_eq!(handle(&lanes, &hands, &pace, 100_000_000).await, here);
         }
         assert!(pace.is_slow());
+        assert_eq!(pace.busy_ns(), 300_000_000, "all of it");
     }
 
     #[tokio::test]
