@@ -157,7 +157,8 @@ pub struct Args {
 
 pub struct State {
     shared: Arc<Shared>,
-    slots: BTreeMap<Arc<str>, Slot>,
+    /// Boxed: nodes of the map are half empty, and a slot is large.
+    slots: BTreeMap<Arc<str>, Box<Slot>>,
     roster: Arc<dyn Keep>,
     writes: Writes,
     owners: Owners,
@@ -218,8 +219,9 @@ impl Actor for ModulesSupervisor {
                 return Ok(());
             }
             Msg::Start { module, generation } => {
-                let due =
-                    |slot: &&mut Slot| slot.generation == generation && matches!(slot.phase, Phase::Restart { .. });
+                let due = |slot: &&mut Box<Slot>| {
+                    slot.generation == generation && matches!(slot.phase, Phase::Restart { .. })
+                };
                 if !state.shutting_down && state.slots.get_mut(&module).as_ref().is_some_and(due) {
                     state.start_when_written(&myself, &module).await;
                 }
@@ -261,7 +263,7 @@ impl Actor for ModulesSupervisor {
             Msg::Purge { module, reply } => answer(reply, state.purge(module).await),
             Msg::StopAll { reply } => {
                 state.shutting_down = true;
-                state.slots.values().for_each(Slot::ask_to_stop);
+                state.slots.values().for_each(|slot| slot.ask_to_stop());
                 state.stopping.push(reply);
                 state.report_stopped();
             }

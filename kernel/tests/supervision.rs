@@ -122,6 +122,7 @@ async fn kernel_of(
         pin_threads: false,
         clock: Arc::new(SystemClock::new()),
         registry: prometheus::Registry::new(),
+        module_histograms: false,
         map_limit: None,
         schedule_check: Arc::new(|_| Ok(())),
         schedule_next: Arc::new(|_, _| None),

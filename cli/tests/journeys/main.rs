@@ -15,6 +15,7 @@ mod golden_state;
 mod held_back;
 mod hostile;
 mod journal;
+mod metrics;
 mod operator;
 mod orders;
 mod outbox;

@@ -177,7 +177,7 @@ fn prove_isolation() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", silent.local_addr().unwrap());
     let blocks = if rounds() > 1 { 400 } else { 60 };
-    let mut setup = Setup::new().mock(31337, CHAIN);
+    let mut setup = Setup::new().with("module_histograms = true").mock(31337, CHAIN);
     for index in 0..ORDINARY {
         setup = setup.module("recorder", &name(index), &[]);
     }

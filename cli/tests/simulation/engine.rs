@@ -226,6 +226,7 @@ impl Engine {
             pin_threads: false,
             clock,
             registry,
+            module_histograms: false,
             outbox: outbox::Settings {
                 policy: RetryPolicy { backoff_cap: Duration::from_secs(60), ..RetryPolicy::default() },
                 attempt_deadline: Duration::from_millis(machine.scenario.receivers.attempt_ms),

@@ -123,14 +123,14 @@ impl State {
         match then {
             Then::Start { .. } if !planned => {
                 let Some(slot) = self.slots.get(name) else { return Ok(()) };
-                let (spec, configured) = (slot.spec.clone(), slot.configured.clone());
+                let (spec, configured) = ((*slot.spec).clone(), slot.configured.as_deref().cloned());
                 self.load(myself, spec, configured, false).await?;
                 self.slots.remove(name);
                 Ok(())
             }
             Then::Forget => {
                 let slot = self.slots.remove(name);
-                self.unloaded.extend(slot.and_then(|slot| slot.configured));
+                self.unloaded.extend(slot.and_then(|slot| slot.configured).map(Arc::unwrap_or_clone));
                 self.shared.metrics.forget(name);
                 self.shared.permits.remove(name);
                 self.shared.begun.forget(name);

@@ -53,7 +53,7 @@ pub struct Wanted {
 /// An upgrade under way.
 pub(super) struct Upgrade {
     number: u64,
-    spec: ModuleSpec,
+    spec: Arc<ModuleSpec>,
     /// The version before.
     from: String,
     /// Absent while it is verified, compiled and linked.
@@ -85,7 +85,8 @@ impl State {
         self.generations += 1;
         let number = self.generations;
         if let Some(slot) = self.slots.get_mut(&name) {
-            slot.upgrade = Some(Upgrade { number, spec, from, candidate: None, is_being_written: false, reply });
+            slot.upgrade =
+                Some(Box::new(Upgrade { number, spec, from, candidate: None, is_being_written: false, reply }));
         }
         let (shared, myself) = (self.shared.clone(), myself.clone());
         // Whoever asks for this version wants to know what comes of it now.
@@ -107,11 +108,11 @@ impl State {
         ))
     }
 
-    fn plan_upgrade(&self, wanted: &Wanted) -> Result<(ModuleSpec, String, Arc<Plan>), AdminError> {
+    fn plan_upgrade(&self, wanted: &Wanted) -> Result<(Arc<ModuleSpec>, String, Arc<Plan>), AdminError> {
         let module = &wanted.module;
         let slot = self.slots.get(module.as_str()).ok_or_else(|| AdminError::UnknownModule(module.clone()))?;
         let running = slot.accept_upgrade(module)?;
-        let mut spec = slot.spec.clone();
+        let mut spec = (*slot.spec).clone();
         if let Some(source) = &wanted.source {
             spec.source.clone_from(source);
         }
@@ -124,7 +125,7 @@ impl State {
         if !beyond.is_empty() && !wanted.allow_capabilities {
             return Err(AdminError::NeedsApproval { module: module.clone(), beyond: beyond.join(", ") });
         }
-        Ok((spec, running.manifest.version.clone(), Arc::new(plan)))
+        Ok((Arc::new(spec), running.manifest.version.clone(), Arc::new(plan)))
     }
 
     /// The new version is linked, or is not to be had.
@@ -204,7 +205,7 @@ impl State {
         myself: &ActorRef<Msg>,
         name: &Arc<str>,
         kept: Result<(), AdminError>,
-        before: (ModuleSpec, Option<Arc<Plan>>),
+        before: (Arc<ModuleSpec>, Option<Arc<Plan>>),
     ) {
         let Some(slot) = self.slots.get_mut(name) else { return };
         if let Err(error) = kept {
@@ -240,7 +241,9 @@ impl State {
     pub(super) fn end_upgrade(&mut self, name: &Arc<str>, reason: &str) {
         let Some(slot) = self.slots.get_mut(name) else { return };
         let tried = slot.upgrade.take_if(|upgrade| upgrade.candidate.is_some());
-        let Some(Upgrade { from, candidate: Some(candidate), reply, .. }) = tried else { return };
+        let Some(Upgrade { from, candidate: Some(candidate), reply, .. }) = tried.map(|tried| *tried) else {
+            return;
+        };
         if !candidate.passed.load(Ordering::Acquire) {
             tracing::warn!(module = %name, "not upgraded: {reason}");
             return answer(reply, Err(AdminError::NotUpgraded { module: name.to_string(), reason: reason.to_owned() }));

@@ -121,10 +121,10 @@ impl State {
     /// Which modules run, as far as that is not what the configuration says.
     fn changes(&self) -> Vec<Change> {
         let unloaded = self.unloaded.iter().map(|spec| Change { configured: Some(spec.clone()), running: None });
-        let running = self.slots.values().map(|slot| (&slot.configured, slot.spec_to_write()));
-        let changed = running.filter(|(configured, spec)| configured.as_ref() != Some(*spec));
-        let changed =
-            changed.map(|(configured, spec)| Change { configured: configured.clone(), running: Some(spec.clone()) });
+        let running = self.slots.values().map(|slot| (slot.configured.as_deref(), slot.spec_to_write()));
+        let changed = running.filter(|(configured, spec)| *configured != Some(*spec));
+        let changed = changed
+            .map(|(configured, spec)| Change { configured: configured.cloned(), running: Some(spec.clone()) });
         unloaded.chain(changed).collect()
     }
 
