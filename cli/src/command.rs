@@ -14,7 +14,10 @@ use clap::CommandFactory;
 use futures::future::BoxFuture;
 use hyper::Method;
 use nexum_gateway::api::{DrainRequest, UpgradeRequest};
-use nexum_kernel::admin::{Drained, Health, ModuleSpec, Node, ResyncOrder, ResyncTo, Resynced, Upgraded};
+use nexum_kernel::{
+    admin::{Drained, Health, ModuleSpec, Node, ResyncOrder, ResyncTo, Resynced, Upgraded},
+    manifest::text,
+};
 use serde_json::json;
 
 use crate::{
@@ -157,8 +160,8 @@ async fn load_module(client: &Client, load: args::Load, output: &Output) -> Resu
     let source = absolute(&load.bundle)?;
     // The engine may see what this command does not; what cannot be read says nothing of types.
     let manifest = if source.is_file() { source.clone() } else { source.join("nexum.toml") };
-    let manifest = std::fs::read_to_string(manifest).ok();
-    let config = load.values(manifest.as_deref());
+    let manifest = text::read(&manifest, text::MANIFEST_BYTES_MAX).ok();
+    let config = load.values(manifest.as_deref())?;
     let spec = ModuleSpec {
         source,
         denied: load.deny,

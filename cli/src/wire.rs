@@ -3,7 +3,7 @@
 //! Owns: which actor serves which port, the layout of the state directory, signals, and how the process ends. Every
 //! decision about modules is the kernel's.
 
-mod compiler;
+pub(crate) mod compiler;
 pub(crate) mod journal_key;
 pub(crate) mod lock;
 mod logging;
@@ -37,6 +37,9 @@ use crate::{
 const CONFIG_FILE: &str = "nexum-engine.toml";
 /// What the kernel may need beyond the deadline it gives to modules; past both it is stuck.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// How often it is looked whether every module runs, and how many times.
+const START_LOOK: Duration = Duration::from_secs(1);
+const START_LOOKS_MAX: usize = 600;
 /// What shells make of a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
@@ -154,13 +157,14 @@ async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Resul
     let mut unfinished = Vec::new();
     let ended = tokio::select! {
         ended = kernel.wait() => ended,
+        () = give_back_once_started(&admin) => unreachable!("it waits for ever"),
         () = either(&mut interrupt, &mut terminate) => {
-            // Whatever becomes of the events in flight, and whoever does not wait for them.
-            begun.close();
             tracing::info!("stopping: modules finish the event in flight; a second signal ends the process at once");
-            let log = log.clone();
+            let (log, begun) = (log.clone(), begun.clone());
             tokio::spawn(async move {
                 either(&mut interrupt, &mut terminate).await;
+                // Somebody does not want to wait, which is no event's fault. A probe without patience sends SIGKILL.
+                begun.close();
                 tracing::warn!("a second signal: ending at once");
                 log.flush();
                 std::process::exit(INTERRUPTED);
@@ -169,6 +173,8 @@ async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Resul
             kernel.wait().await
         }
     };
+    // Not before: an event that keeps the process from its end in order until somebody kills it has ended it. What the
+    // deadline has cut short by now is at nothing any more.
     begun.close();
     ended?;
     match unfinished.len() {
@@ -176,6 +182,19 @@ async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Resul
         count => tracing::warn!(count, "stopped, but not everything was finished: {}", unfinished.join("; ")),
     }
     Ok(())
+}
+
+/// Loading many modules takes memory that they do not need to run. It is given back when all of them do. Never ends.
+async fn give_back_once_started(admin: &Port<AdminMsg>) {
+    for _ in 0..START_LOOKS_MAX {
+        tokio::time::sleep(START_LOOK).await;
+        if admin.call(SHUTDOWN_GRACE, AdminMsg::Health).await.is_ok_and(|health| health.ready) {
+            // Where it is not done, memory only stays taken.
+            let _done = tokio::task::spawn_blocking(crate::allocator::give_back).await;
+            break;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Answers what could not be finished; its next attempt is at the next start.

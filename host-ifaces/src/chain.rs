@@ -105,6 +105,12 @@ pub struct AnswerSize {
 pub struct EndpointStatus {
     pub name: String,
     pub connected: bool,
+    /// For how long it has been so; absent for one that never was connected.
+    #[serde(default)]
+    pub since_ms: Option<u64>,
+    /// How often it was lost in the last ten minutes.
+    #[serde(default)]
+    pub losses: u32,
     /// Connected, and not demoted.
     pub healthy: bool,
     /// The first choice: its heads are followed.
@@ -229,8 +235,11 @@ impl HostState {
         self.chains.get(&chain_id).cloned().ok_or_else(unserved)
     }
 
-    fn check_request(&self, bytes: usize) -> Result<(), HostError> {
+    /// Begins a call with methods and parameters of so many bytes.
+    fn begin_request(&mut self, bytes: usize) -> Result<(), HostError> {
+        // Charged first: a call over the limit has brought its arguments, too.
         self.meter.take(bytes);
+        self.count_host_call("chain")?;
         if bytes > REQUEST_BYTES_MAX {
             let message = format!("a request of {bytes} bytes, at most {REQUEST_BYTES_MAX}");
             return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
@@ -251,8 +260,7 @@ impl HostState {
 
 impl chain::Host for HostState {
     async fn request(&mut self, chain_id: u64, method: String, params: String) -> Result<String, HostError> {
-        self.count_host_call("chain")?;
-        self.check_request(method.len() + params.len())?;
+        self.begin_request(method.len() + params.len())?;
         let port = self.chain_port(chain_id)?;
         self.grants.method(&method)?;
         let (deadline, reply_bytes_max) = (self.limits.host_call_deadline, self.limits.max_reply_bytes);
@@ -268,8 +276,9 @@ impl chain::Host for HostState {
     }
 
     async fn request_batch(&mut self, chain_id: u64, requests: Vec<RpcRequest>) -> Result<Vec<RpcResult>, HostError> {
-        self.count_host_call("chain")?;
-        self.check_request(requests.iter().map(|request| request.method.len() + request.params.len()).sum())?;
+        // Requests without a character take something, too.
+        self.meter.take(size_of_val(requests.as_slice()));
+        self.begin_request(requests.iter().map(|request| request.method.len() + request.params.len()).sum())?;
         let port = self.chain_port(chain_id)?;
         if requests.len() > BATCH_REQUESTS_MAX {
             let message = format!("{} requests in one batch, at most {BATCH_REQUESTS_MAX}", requests.len());

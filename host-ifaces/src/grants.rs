@@ -11,6 +11,7 @@ use url::Url;
 
 use crate::{
     HostError, HostErrorKind,
+    bounded::{NAME_BYTES_MAX, cut},
     chain::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN, READ_METHODS},
     http::Allowlist,
     outbox::Effect,
@@ -240,7 +241,7 @@ impl Grants {
         if READ_METHODS.contains(&method) || self.extra_methods.contains(method) {
             return Ok(());
         }
-        let message = format!("method {method} is not available to modules");
+        let message = format!("method {} is not available to modules", cut(method, NAME_BYTES_MAX));
         Err(HostError::new("chain", HostErrorKind::Denied, message).with_code(CODE_METHOD_DENIED))
     }
 
@@ -261,7 +262,7 @@ impl Grants {
                     return Err(missing(Capability::Http, "effects over HTTP"));
                 }
                 let url = Url::parse(&effect.url).map_err(|why| {
-                    let message = format!("`{}` is no URL: {why}", effect.url);
+                    let message = format!("what is given as URL is none: {why}");
                     HostError::new("http", HostErrorKind::InvalidInput, message)
                 })?;
                 self.hosts.check(&url)

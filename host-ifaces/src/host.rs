@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, sockets::WasiSocketsView as _};
 
 use crate::{
     Hash, HostError, HostErrorKind,
@@ -22,7 +22,7 @@ use crate::{
     port::Port,
     recording::{RecordedBytes, Tape, Taping},
     store::{EventUnit, ModuleId, ModuleRecord, StateView, UnitKind},
-    wasi::{Polls, RESOURCES_MAX, Stdio, WasiTape},
+    wasi::{Lookups, Polls, RESOURCES_MAX, Stdio, WasiTape},
 };
 
 /// Everything a module's Store is built from; shared by every instance of the module.
@@ -191,6 +191,7 @@ impl HostState {
     /// not be used again.
     pub fn send(&mut self, unit: EventUnit) {
         self.ledger.adopt(unit.record.clone());
+        self.overlay.unit_sent(unit.entry.seq, &unit.changes);
         self.ahead.push(unit);
     }
 
@@ -280,6 +281,11 @@ impl HostState {
 
     pub(crate) fn polls(&mut self) -> Polls<'_> {
         Polls { table: &mut self.table, meter: &self.meter }
+    }
+
+    pub(crate) fn lookups(&mut self) -> Lookups<'_> {
+        let meter = self.meter.clone();
+        Lookups { sockets: self.sockets(), meter }
     }
 
     /// Whether the guest gets back from a call of the host.

@@ -10,7 +10,12 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 pub use crate::bindings::nexum::host::http::{Header, Request, Response};
-use crate::{HostError, HostErrorKind, bindings::nexum::host::http, host::HostState};
+use crate::{
+    HostError, HostErrorKind,
+    bindings::nexum::host::http,
+    bounded::{NAME_BYTES_MAX, cut},
+    host::HostState,
+};
 
 /// A longer URL is refused by common servers and proxies.
 pub const URL_BYTES_MAX: usize = 8 * 1024;
@@ -28,12 +33,13 @@ pub const KEY_HEADER: &str = "Idempotency-Key";
 pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Headers that belong to the connection, and are the host's alone.
-const RESERVED: [&str; 11] = [
+const RESERVED: [&str; 12] = [
     "host",
     "connection",
     "content-length",
     "transfer-encoding",
     "upgrade",
+    "http2-settings",
     "te",
     "trailer",
     "keep-alive",
@@ -181,12 +187,13 @@ pub fn check(
     allow: &Allowlist,
 ) -> Result<Url, HostError> {
     if !METHODS.contains(&method) {
-        return Err(invalid(format!("method `{method}`: expected one of {}", METHODS.join(", "))));
+        let named = cut(method, NAME_BYTES_MAX);
+        return Err(invalid(format!("method `{named}`: expected one of {}", METHODS.join(", "))));
     }
     if url.len() > URL_BYTES_MAX {
         return Err(invalid(format!("a URL of {} bytes, at most {URL_BYTES_MAX}", url.len())));
     }
-    let parsed = Url::parse(url).map_err(|why| invalid(format!("`{url}` is no URL: {why}")))?;
+    let parsed = Url::parse(url).map_err(|why| invalid(format!("what is given as URL is none: {why}")))?;
     allow.check(&parsed)?;
     if headers.len() > HEADERS_MAX {
         return Err(invalid(format!("{} headers, at most {HEADERS_MAX}", headers.len())));
@@ -249,9 +256,10 @@ pub enum EgressMsg {
 
 impl http::Host for HostState {
     async fn fetch(&mut self, request: Request) -> Result<Response, HostError> {
-        self.count_host_call("http")?;
+        // Charged first: a call over the limit has brought its arguments, too.
         let carried = weight(&request.headers, request.body.as_deref().unwrap_or_default());
         self.meter.take(request.method.len() + request.url.len() + carried);
+        self.count_host_call("http")?;
         check(&request.method, &request.url, &request.headers, request.body.as_deref(), self.grants.hosts())?;
         let limit = self.limits.host_call_deadline;
         let deadline = request.timeout_ms.map_or(limit, |ms| limit.min(Duration::from_millis(ms.into())));
@@ -275,9 +283,10 @@ impl http::Host for HostState {
     }
 }
 
-/// What headers and a body take, bytes.
+/// What headers and a body take, bytes. Headers without a character take something, too.
 fn weight(headers: &[Header], body: &[u8]) -> usize {
-    headers.iter().map(|header| header.name.len() + header.value.len()).sum::<usize>() + body.len()
+    let text: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+    size_of_val(headers) + text + body.len()
 }
 
 #[cfg(test)]
@@ -404,11 +413,23 @@ mod tests {
     fn what_is_wrong_with_a_request_is_said() {
         assert_eq!(refusal("GET", "https://a.org/x", &[("accept", "*/*")]), "https://a.org/x");
         assert!(refusal("TRACE", "https://a.org", &[]).starts_with("method `TRACE`: expected one of GET"));
-        assert!(refusal("GET", "a.org", &[]).starts_with("`a.org` is no URL"));
+        assert!(refusal("GET", "a.org/k3y", &[]).starts_with("what is given as URL is none: "));
         assert!(refusal("GET", "https://b.org", &[]).starts_with("host `b.org` is not allowed to this module"));
         assert_eq!(refusal("GET", "https://a.org", &[("Host", "b.org")]), "header `Host` is the host's to set");
         assert_eq!(refusal("GET", "https://a.org", &[("a b", "")]), "`a b` is no header name");
         assert!(refusal("GET", "https://a.org", &[("a", "1\r\nb: 2")]).contains("control character"));
+        assert!(refusal(&"G".repeat(1 << 20), "https://a.org", &[]).len() < 256);
+        assert!(refusal("GET / HTTP/1.1\r\nHost: b.org\r\n\r\n", "https://a.org", &[]).contains("expected one of GET"));
+        assert!(refusal("GET", "https://a.org", &[("a\r\nb", "")]).ends_with("is no header name"));
+        assert_eq!(refusal("GET", "https://a.org/x\r\nHost: b.org", &[]), "https://a.org/xHost:%20b.org");
+        // What says where a request ends is the host's.
+        for name in ["Content-Length", "transfer-encoding", "CONNECTION", "TE", "Trailer", "Upgrade", "HTTP2-Settings"]
+        {
+            assert_eq!(
+                refusal("POST", "https://a.org", &[(name, "1")]),
+                format!("header `{name}` is the host's to set")
+            );
+        }
         assert_eq!(origin("https://hooks.org:444/secret?token=1"), "https://hooks.org:444");
     }
 }

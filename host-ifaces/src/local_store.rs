@@ -10,7 +10,7 @@ mod tests;
 mod undo;
 
 use std::{
-    collections::{BTreeMap, btree_map},
+    collections::{BTreeMap, VecDeque, btree_map},
     sync::Arc,
 };
 
@@ -53,6 +53,8 @@ pub struct Overlay {
     /// Newest value of what units on their way change.
     sent: BTreeMap<String, Option<Vec<u8>>>,
     sent_bytes: usize,
+    /// Of the units on their way those that replace something: their numbers, and what the journal keeps of it, bytes.
+    replacing: VecDeque<(u64, u64)>,
     /// Keys plus values, committed and overlaid, bytes.
     used_bytes: u64,
     limit_bytes: u64,
@@ -86,8 +88,18 @@ fn failed(error: StoreError) -> HostError {
 
 impl Overlay {
     pub fn new(view: Arc<dyn StateView>, module: ModuleId, used_bytes: u64, limit_bytes: u64) -> Self {
-        let (writes, sent) = (BTreeMap::new(), BTreeMap::new());
-        Self { view, module, writes, sent, sent_bytes: 0, used_bytes, limit_bytes, copied_bytes: 0, notes: None }
+        Self {
+            view,
+            module,
+            writes: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            sent_bytes: 0,
+            replacing: VecDeque::new(),
+            used_bytes,
+            limit_bytes,
+            copied_bytes: 0,
+            notes: None,
+        }
     }
 
     /// What was read and copied since this was last asked, bytes.
@@ -216,6 +228,7 @@ impl Overlay {
     /// Every unit sent is committed: the store answers for it from now on.
     pub fn settled(&mut self) {
         self.sent.clear();
+        self.replacing.clear();
         self.sent_bytes = 0;
     }
 
@@ -315,10 +328,11 @@ impl local_store::Host for HostState {
 
     async fn flush(&mut self) -> Result<(), HostError> {
         self.count_host_call("local-store")?;
-        if self.flushes_held {
+        if self.flushes_held || self.tape.flushes_were_held() {
+            self.tape.note_flush_held();
             return Ok(());
         }
-        self.overlay.check_journal()?;
+        self.check_journal()?;
         let changes = self.overlay.take_changes();
         if changes.is_empty() {
             return Ok(());

@@ -95,6 +95,12 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// What the journal had left for a unit, bytes, when that is what this says.
+    pub fn journal_room(&self) -> Option<u64> {
+        let answer = self.answer.as_ref().filter(|_| self.call == tape::JOURNAL_ROOM)?;
+        postcard::from_bytes(answer).ok()
+    }
+
     /// Chain, method and parameters of a `chain.request`, and the answer if there was one.
     #[expect(clippy::type_complexity, reason = "the parts of a call, taken apart at once")]
     pub fn chain_request(&self) -> Option<((u64, String, String), Option<Result<String, HostError>>)> {

@@ -259,6 +259,18 @@ pub struct StoreStatus {
     pub commit_p99_ms: f64,
     /// Whose receipts it writes; none when it signs nothing.
     pub journal_key: Option<PublicKey>,
+    /// Absent when the last group of units was written.
+    #[serde(default)]
+    pub refusing: Option<RefusedWrites>,
+}
+
+/// Writes that the disk or the database does not take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedWrites {
+    /// Of the last one.
+    pub error: String,
+    /// How long ago the first one since the last that was taken failed.
+    pub age_ms: u64,
 }
 
 pub type Reply<T> = RpcReplyPort<Result<T, StoreError>>;
@@ -334,9 +346,18 @@ pub trait StateView: Send + Sync {
     /// Entries with `prefix` whose key is greater than `after`, in byte order, at most `limit`.
     fn scan(&self, module: ModuleId, prefix: &str, after: Option<&str>, limit: usize) -> Result<Entries, StoreError>;
 
-    /// How many bytes the module's next unit may add to its journal, so that the units which a rewind needs stay within
-    /// the journal's bound.
-    fn journal_room(&self, _module: ModuleId) -> Result<u64, StoreError> {
-        Ok(u64::MAX)
+    /// What the module's journal has left for its unit `seq`, so that the units which a rewind needs stay within the
+    /// journal's bound.
+    fn journal_room(&self, _module: ModuleId, _seq: u64) -> Result<JournalRoom, StoreError> {
+        Ok(JournalRoom { newest: u64::MAX, bytes: u64::MAX })
     }
+}
+
+/// What a module's journal has left for a unit that is to be written, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalRoom {
+    /// The newest unit that is counted: those between it and the unit to be are not durable yet.
+    pub newest: u64,
+    /// Bytes that these may add together, the unit to be among them.
+    pub bytes: u64,
 }

@@ -2,6 +2,7 @@
 //! log. The file system interfaces are linked because `std` imports them, with no directory behind them. Those of sockets
 //! are linked because other languages' runtimes import them: no socket can be made, and no name looked up.
 
+mod lookups;
 mod stdio;
 mod tape;
 
@@ -21,6 +22,8 @@ use wasmtime_wasi_io::{bindings::wasi::io as wasi_io, poll::DynPollable};
 
 use crate::{clock::Clock, host::HostState, limits::Meter};
 
+use lookups::HasLookups;
+pub(crate) use lookups::Lookups;
 pub(crate) use stdio::Stdio;
 pub use tape::WasiAnswers;
 pub(crate) use tape::WasiTape;
@@ -109,7 +112,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
     let options = sockets::network::LinkOptions::default();
     sockets::network::add_to_linker::<_, WasiSockets>(l, &options, |t| t.counted().sockets())?;
     sockets::instance_network::add_to_linker::<_, WasiSockets>(l, |t| t.counted().sockets())?;
-    sockets::ip_name_lookup::add_to_linker::<_, WasiSockets>(l, |t| t.counted().sockets())?;
+    sockets::ip_name_lookup::add_to_linker::<_, HasLookups>(l, |t| t.counted().lookups())?;
     sockets::tcp::add_to_linker::<_, WasiSockets>(l, |t| t.counted().sockets())?;
     sockets::tcp_create_socket::add_to_linker::<_, WasiSockets>(l, |t| t.counted().sockets())?;
     sockets::udp::add_to_linker::<_, WasiSockets>(l, |t| t.counted().sockets())?;

@@ -2,7 +2,7 @@
 //!
 //! Reads of the store (dead letters, state) go to the store's own port; here is what needs the supervisor tree.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use nexum_host_ifaces::{Hash, grants::Capability, limits::Limits, recording::Record, store::StoreError};
 use ractor::RpcReplyPort;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::modules::Wanted;
 
 /// Where the engine's configuration takes a module from, and what the operator changes about it.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleSpec {
     /// A bundle directory (`nexum.toml` and `module.wasm`).
@@ -37,6 +37,14 @@ pub struct ModuleSpec {
     /// Whether it may have the state that another module of its name left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopt_state: bool,
+}
+
+impl fmt::Debug for ModuleSpec {
+    /// Without the values of its configuration, of which some may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<_> = self.config.keys().collect();
+        f.debug_struct("ModuleSpec").field("source", &self.source).field("config", &keys).finish_non_exhaustive()
+    }
 }
 
 /// Why an order was not carried out.
@@ -343,7 +351,24 @@ pub struct ModuleFacts {
     pub last_event_age_ms: Option<u64>,
     /// Time until the next start, while in `RESTART`.
     pub next_start_in_ms: Option<u64>,
+    /// What it waits for before it may begin what is next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<ModuleWait>,
     pub last_error: Option<String>,
+}
+
+/// What a module waits for before it may begin an event, its start or its load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleWait {
+    pub reason: String,
+    pub age_ms: u64,
+}
+
+impl fmt::Display for ModuleWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let age = humantime::format_duration(Duration::from_secs(self.age_ms / 1000));
+        write!(f, "waits for {} ({age})", self.reason)
+    }
 }
 
 pub use nexum_host_ifaces::chain::ChainWait;
@@ -374,6 +399,9 @@ pub struct ModuleHealthReport {
     /// How long ago the oldest event came that the module should have handled by now; absent when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_event_age_seconds: Option<u64>,
+    /// What it waits for before it may begin what is next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<ModuleWait>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

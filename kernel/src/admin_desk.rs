@@ -17,7 +17,7 @@ use nexum_host_ifaces::{
     cron::CronMsg,
     http::{EgressMsg, EgressStatus},
     port::Port,
-    store::StoreMsg,
+    store::{RefusedWrites, StoreMsg, StoreStatus},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
 
@@ -162,10 +162,7 @@ impl Args {
                 facts.1.dead_letters = status.dead_letters.get(facts.0).copied().unwrap_or(0);
             }
         }
-        let store = store.ok().map(|status| {
-            let mib = status.disk_bytes as f64 / (1024.0 * 1024.0);
-            format!("rocksdb {mib:.1} MiB, {} units, commit p99 {:.1} ms", status.units_total, status.commit_p99_ms)
-        });
+        let store = store.ok().map(|status| store_summary(&status));
         let cron = cron.ok().map(|status| {
             let noun = if status.schedules == 1 { "schedule" } else { "schedules" };
             let next =
@@ -222,7 +219,17 @@ impl Args {
 }
 
 /// Shorter waits are the network's doing.
-const SHOWN_WAIT_MS: u64 = 5_000;
+pub(crate) const SHOWN_WAIT_MS: u64 = 5_000;
+
+fn store_summary(status: &StoreStatus) -> String {
+    let StoreStatus { disk_bytes, units_total, commit_p99_ms, refusing, .. } = status;
+    let mib = *disk_bytes as f64 / (1024.0 * 1024.0);
+    let refusing = refusing.as_ref().map_or_else(String::new, |RefusedWrites { error, age_ms }| {
+        let age = humantime::format_duration(Duration::from_secs(age_ms / 1_000));
+        format!(", takes no writes ({age}): {error}")
+    });
+    format!("rocksdb {mib:.1} MiB, {units_total} units, commit p99 {commit_p99_ms:.1} ms{refusing}")
+}
 
 fn outbox_summary(outbox: &OutboxStatus, now_ms: u64) -> String {
     let pending: u64 = outbox.pending.values().map(|(count, _)| count).sum();
@@ -275,10 +282,20 @@ fn waits_for(wait: &ChainWait) -> String {
     format!("{who}waits for {} ({age})", wait.reason)
 }
 
+/// An endpoint that was lost so often within ten minutes comes and goes: how it is at the moment says little.
+const FLAPPING: u32 = 2;
+
 fn endpoint_node(endpoint: &EndpointStatus) -> Node {
     let mut parts = Vec::new();
     if endpoint.leads {
         parts.push("followed".to_owned());
+    }
+    let is_flapping = endpoint.losses >= FLAPPING;
+    if is_flapping {
+        let way = if endpoint.connected { "up" } else { "down" };
+        let since = Duration::from_secs(endpoint.since_ms.unwrap_or(0) / 1_000);
+        let since = humantime::format_duration(since);
+        parts.push(format!("{way} for {since}, lost {} times in the last 10 min", endpoint.losses));
     }
     parts.push(format!("score {}", endpoint.score));
     if let Some(lag) = endpoint.lag {
@@ -292,7 +309,7 @@ fn endpoint_node(endpoint: &EndpointStatus) -> Node {
         parts.push(format!("{} demotions", endpoint.demotions));
     }
     // What is over is worth a look in the log, not in the tree.
-    if let Some(error) = endpoint.last_error.as_deref().filter(|_| !endpoint.healthy) {
+    if let Some(error) = endpoint.last_error.as_deref().filter(|_| !endpoint.healthy || is_flapping) {
         parts.push(format!("last error: {error}"));
     }
     let mut node = service(&endpoint.name, NodeKind::Endpoint, Some(parts.join(", ")), Vec::new());
@@ -318,8 +335,8 @@ fn chain_report(status: Option<ChainStatus>) -> ChainHealthReport {
 }
 
 /// Unhealthy: a configured chain is disconnected, a module is Dead, an event that it should have handled waits for longer
-/// than the threshold, or a chain or a module that reads it has waited for something else for as long. Ready: besides, every module is in Run, or Paused by the operator. The reasons are those of
-/// both, so that nobody has to guess which module is waited for.
+/// than the threshold, or a chain or a module has waited for something else for as long. Ready: besides, every module is
+/// in Run, or Paused by the operator. The reasons are those of both, so that nobody has to guess which module is waited for.
 fn judge(
     reports: Option<BTreeMap<String, ModuleHealthReport>>,
     chains: BTreeMap<String, ChainHealthReport>,
@@ -348,6 +365,9 @@ fn judge(
             let waits = humantime::format_duration(Duration::from_secs(age));
             reasons.insert(format!("module {name} should have handled an event {waits} ago (threshold {threshold})"));
         }
+        if let Some(wait) = module.waits.as_ref().filter(|wait| u128::from(wait.age_ms) > threshold.as_millis()) {
+            reasons.insert(format!("module {name} {wait}"));
+        }
     }
     let status = if reasons.is_empty() { "healthy" } else { "unhealthy" };
     let settled = |module: &ModuleHealthReport| module.state == "running" || module.state == "paused";
@@ -371,6 +391,7 @@ fn stands(name: &str, module: &ModuleHealthReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::ModuleWait;
 
     const THRESHOLD: Duration = Duration::from_secs(600);
 
@@ -380,7 +401,21 @@ mod tests {
             reason: None,
             last_event_age_seconds: None,
             expected_event_age_seconds: None,
+            waits: None,
         }
+    }
+
+    #[test]
+    fn an_endpoint_that_comes_and_goes_says_so_while_it_is_up() {
+        let mut endpoint = EndpointStatus { connected: true, healthy: true, score: 90, ..EndpointStatus::default() };
+        (endpoint.since_ms, endpoint.losses) = (Some(1_999), 1);
+        endpoint.last_error = Some("gone".into());
+        let shown = |endpoint: &EndpointStatus| endpoint_node(endpoint).summary;
+        assert_eq!(shown(&endpoint), "score 90", "once is over");
+        endpoint.losses = 14;
+        assert_eq!(shown(&endpoint), "up for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
+        (endpoint.connected, endpoint.healthy) = (false, false);
+        assert_eq!(shown(&endpoint), "down for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
     }
 
     #[test]
@@ -400,6 +435,15 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_takes_no_writes_says_since_when_and_why() {
+        let status = StoreStatus { units_total: 7, ..StoreStatus::default() };
+        assert_eq!(store_summary(&status), "rocksdb 0.0 MiB, 7 units, commit p99 0.0 ms");
+        let refusing = Some(RefusedWrites { error: "store: no space left".into(), age_ms: 65_400 });
+        let shown = store_summary(&StoreStatus { refusing, ..status });
+        assert!(shown.ends_with(" ms, takes no writes (1m 5s): store: no space left"), "{shown}");
+    }
+
+    #[test]
     fn what_is_not_ready_says_which_module_is_waited_for_and_why() {
         let report = ModuleHealthReport { reason: Some("waits for resync\nand more".into()), ..report("restarting") };
         let judged = judge(Some(BTreeMap::from([("m".to_owned(), report)])), BTreeMap::new(), 3, THRESHOLD);
@@ -416,6 +460,17 @@ mod tests {
         };
         assert_eq!(judged(600_000).status, "healthy");
         assert_eq!(judged(661_000).reasons, ["chain 1: module m waits for logs of block 7 (11m 1s)"]);
+    }
+
+    #[test]
+    fn a_module_that_waits_for_its_turn_past_the_threshold_is_unhealthy() {
+        let judged = |age_ms| {
+            let waits = Some(ModuleWait { reason: "another".into(), age_ms });
+            let modules = BTreeMap::from([("m".into(), ModuleHealthReport { waits, ..report("running") })]);
+            judge(Some(modules), BTreeMap::new(), 0, THRESHOLD)
+        };
+        assert_eq!(judged(600_000).status, "healthy");
+        assert_eq!(judged(661_000).reasons, ["module m waits for another (11m 1s)"]);
     }
 
     #[test]

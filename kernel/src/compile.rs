@@ -8,7 +8,7 @@
 use std::{
     fs::File,
     io::{Read, Write as _},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +17,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use wasmtime::{Engine, OutOfMemory, component::Component};
 
-use crate::engine::{EngineError, settings};
+use crate::{
+    component_size,
+    engine::{EngineError, settings},
+};
 
 /// Components that are compiled at the same time. Two, so that one that takes all the time there is does not stop every
 /// other; each may take the memory that is allowed, so that more would be paid for in memory.
@@ -32,7 +35,7 @@ pub struct CompileLimits {
     pub max_component_bytes: u64,
     /// Memory of one compilation, and size of the machine code that it makes, bytes.
     pub max_memory_bytes: u64,
-    /// How long one compilation may take.
+    /// Processor time of one compilation.
     pub timeout: Duration,
 }
 
@@ -108,6 +111,7 @@ fn precompile(engine: &Engine, component: impl Read, hash: Hash, max_bytes: u64)
     if Hash(Sha256::digest(&bytes).into()) != hash {
         return Err(Refusal::Surroundings("its file was changed while it was read".to_owned()));
     }
+    component_size::check(&bytes).map_err(Refusal::Component)?;
     engine.precompile_component(&bytes).map_err(|error| match error.is::<OutOfMemory>() {
         true => Refusal::Memory,
         false => Refusal::Component(format!("{error:#}")),
@@ -118,13 +122,32 @@ fn precompile(engine: &Engine, component: impl Read, hash: Hash, max_bytes: u64)
 #[derive(Default)]
 pub(crate) struct Slot {
     component: OnceLock<Component>,
-    /// Why it cannot be compiled, once that was tried.
-    refused: Mutex<Option<String>>,
+    tried: Mutex<Tried>,
     compiling: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What came of attempts to compile a component.
+#[derive(Default)]
+struct Tried {
+    /// Why it cannot be compiled, until somebody wants it to be tried again.
+    refused: Option<String>,
+    /// How many attempts failed because of what was around, and why the last of them did.
+    failures: u64,
+    failure: String,
+}
+
+/// What leaves nothing to do.
+pub(crate) enum Known {
+    Component(Component),
+    /// It cannot be compiled.
+    Refused(String),
+    /// It was tried while the caller waited, and what is around was at fault.
+    Failed(String),
 }
 
 /// The right to compile one component, for as long as it is held.
 pub(crate) struct Turn {
+    pub(crate) known: Option<Known>,
     _alone: OwnedMutexGuard<()>,
     /// Absent when there is nothing left to do.
     _place: Option<OwnedSemaphorePermit>,
@@ -143,20 +166,45 @@ impl Slot {
 
     /// Why it cannot be compiled, if that is known.
     pub(crate) fn refused(&self) -> Option<String> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tried().refused.clone()
     }
 
     pub(crate) fn refuse(&self, reason: Option<String>) {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        self.tried().refused = reason;
+    }
+
+    /// An attempt failed because of what is around: those who waited for it are not to make the same one after it, each in
+    /// its turn.
+    pub(crate) fn fail(&self, reason: String) {
+        let mut tried = self.tried();
+        tried.failures += 1;
+        tried.failure = reason;
+    }
+
+    fn tried(&self) -> MutexGuard<'_, Tried> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known to somebody who knew of so many failures before.
+    fn known(&self, failures: u64) -> Option<Known> {
+        if let Some(component) = self.component() {
+            return Some(Known::Component(component));
+        }
+        let tried = self.tried();
+        match &tried.refused {
+            Some(reason) => Some(Known::Refused(reason.clone())),
+            None => (tried.failures != failures).then(|| Known::Failed(tried.failure.clone())),
+        }
     }
 
     /// Waits until nobody else compiles this component, and there is a place to do it if that is still needed.
     pub(crate) async fn turn(&self, places: &Arc<tokio::sync::Semaphore>) -> Turn {
+        let failures = self.tried().failures;
         let alone = self.compiling.clone().lock_owned().await;
-        let is_known = self.component.get().is_some() || self.refused().is_some();
+        let known = self.known(failures);
         // Nobody closes the semaphore.
-        let place = if is_known { None } else { places.clone().acquire_owned().await.ok() };
-        Turn { _alone: alone, _place: place }
+        let place = if known.is_some() { None } else { places.clone().acquire_owned().await.ok() };
+        Turn { known, _alone: alone, _place: place }
     }
 }
 
@@ -181,8 +229,48 @@ pub(crate) fn said(refusal: &Refusal) -> (String, bool) {
 /// The error of a component whose compilation was tried before.
 pub(crate) fn refused_before(path: &std::path::Path, reason: &str) -> EngineError {
     let error = format!(
-        "{reason}; that was found before and it was not tried again: upgrade the module or restart the engine to try it \
+        "{reason}; that was found before and it was not tried again: `nexumctl module restart` or `module upgrade` tries it \
          once more"
     );
     EngineError::Compile { path: path.to_owned(), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::{executor::block_on, poll};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[test]
+    fn who_waited_while_an_attempt_failed_does_not_make_the_same_one_after_it() {
+        let (slot, places) = (Slot::default(), Arc::new(Semaphore::new(1)));
+        block_on(async {
+            let first = slot.turn(&places).await;
+            assert!(first.known.is_none(), "somebody has to try it");
+            let mut second = pin!(slot.turn(&places));
+            assert!(poll!(second.as_mut()).is_pending());
+            slot.fail("the disk is full".to_owned());
+            drop(first);
+            let second = second.await;
+            assert!(matches!(&second.known, Some(Known::Failed(reason)) if reason == "the disk is full"));
+            assert_eq!(places.available_permits(), 1, "there is nothing to do for it");
+            drop(second);
+            assert!(slot.turn(&places).await.known.is_none(), "who comes later may have more luck");
+        });
+    }
+
+    #[test]
+    fn who_has_no_place_compiles_nothing_when_somebody_wants_it_tried_again_meanwhile() {
+        let (slot, places) = (Slot::default(), Arc::new(Semaphore::new(1)));
+        slot.refuse(Some("too much".to_owned()));
+        let turn = block_on(slot.turn(&places));
+        slot.refuse(None);
+        assert!(matches!(&turn.known, Some(Known::Refused(reason)) if reason == "too much"));
+        drop(turn);
+        let again = block_on(slot.turn(&places));
+        assert!(again.known.is_none() && places.available_permits() == 0);
+    }
 }

@@ -2,14 +2,18 @@
 //!
 //! A component is compiled once, however many modules use it and however often the process starts: the machine code is
 //! kept as `.cwasm` under the component's hash and the engine's own settings, and mapped from there. It appears there
-//! whole or not at all, and with a checksum: machine code that a disk has damaged is not run but made anew.
+//! whole or not at all, and with a checksum over itself and the hash: machine code that a disk has damaged, or that lies
+//! under the name of another component, is not run but made anew. So is what this user alone could not have written.
 
 use std::{
     collections::HashMap,
     fs::{self, File},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{MetadataExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -21,7 +25,11 @@ use tempfile::NamedTempFile;
 use tokio::sync::Semaphore;
 use wasmtime::{Config, Engine, component::Component};
 
-use crate::compile::{AT_ONCE_MAX, Compile, InProcess, Slot, Turn, refused_before, said};
+use crate::{
+    compile::{AT_ONCE_MAX, Compile, InProcess, Known, Slot, Turn, refused_before, said},
+    component_size::INSTANCE_BYTES_MAX,
+    load,
+};
 
 /// The epoch is the wall-clock backstop behind fuel; a tenth of a second is precise enough for deadlines of seconds and
 /// costs ten wake-ups a second.
@@ -35,11 +43,13 @@ const MAPS_PER_INSTANCE: usize = 7;
 const MAPS_OF_THE_ENGINE: usize = 1_000;
 /// What the name of a file in the cache begins with that is not whole yet.
 const DRAFT: &str = ".draft-";
-/// A file of the cache ends with the CRC-32 of all before, little-endian. It follows the machine code, which says itself
-/// where it ends.
+/// A file of the cache ends with the CRC-32 of the component's hash and all before, little-endian. It follows the machine
+/// code, which says itself where it ends.
 const CHECKSUM_BYTES: usize = 4;
 /// Read at once while a checksum is made, bytes.
 const PIECE_BYTES: usize = 64 * 1024;
+/// The bits of a file's mode that let others than its owner write.
+const OTHERS_WRITE: u32 = 0o022;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -57,6 +67,26 @@ pub enum EngineError {
     Mismatch { path: PathBuf, found: String, expected: String },
     #[error("component {path} does not compile: {error}")]
     Compile { path: PathBuf, error: String },
+    #[error("component {path} cannot be compiled now: {error}")]
+    NotNow { path: PathBuf, error: String },
+}
+
+impl EngineError {
+    /// Whether what is around is at fault, and neither the component nor its file: another attempt may succeed.
+    pub fn is_passing(&self) -> bool {
+        use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound, PermissionDenied};
+        match self {
+            Self::Cache { .. } | Self::NotNow { .. } => true,
+            Self::Read { error, .. } => {
+                !matches!(error.kind(), NotFound | PermissionDenied | NotADirectory | InvalidFilename)
+            }
+            Self::Wasm(_)
+            | Self::NotAFile { .. }
+            | Self::TooLarge { .. }
+            | Self::Mismatch { .. }
+            | Self::Compile { .. } => false,
+        }
+    }
 }
 
 /// The process's one wasm engine with its compiled components. Cheap to clone.
@@ -98,6 +128,8 @@ impl WasmEngine {
         let engine = Engine::new(&settings()).map_err(|error| EngineError::Wasm(format!("{error:#}")))?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
+        // What was compiled under another bound is looked at again.
+        INSTANCE_BYTES_MAX.hash(&mut hasher);
         let cache_dir = cache_dir.join(format!("wasmtime-{:016x}", hasher.finish()));
         make_private(&cache_dir).map_err(|error| EngineError::Cache { path: cache_dir.clone(), error })?;
         Ok(Self {
@@ -111,10 +143,15 @@ impl WasmEngine {
     }
 
     /// The same engine, for components of strangers: `compiler` compiles them, and one of more than `max_component_bytes`
-    /// is not read. Removes what an engine before was killed over: it is for the one to which the cache belongs.
+    /// is not read.
     pub fn compiled_by(mut self, compiler: Arc<dyn Compile>, max_component_bytes: u64) -> Self {
-        remove_drafts(&self.cache_dir);
         (self.compiler, self.max_component_bytes) = (compiler, max_component_bytes);
+        self
+    }
+
+    /// The same engine, with what an engine before was killed over removed: for the one to which the cache belongs.
+    pub fn without_drafts(self) -> Self {
+        remove_drafts(&self.cache_dir);
         self
     }
 
@@ -167,7 +204,12 @@ impl WasmEngine {
 
     /// Compiles and caches, unless somebody has done so meanwhile. Blocks.
     pub(crate) fn compile_in_turn(&self, turn: Turn, path: &Path, hash: Hash) -> Result<Component, EngineError> {
-        let compiled = self.compile(path, hash);
+        let compiled = match &turn.known {
+            Some(Known::Component(component)) => Ok(component.clone()),
+            Some(Known::Refused(reason)) => Err(refused_before(path, reason)),
+            Some(Known::Failed(error)) => Err(EngineError::NotNow { path: path.to_owned(), error: error.clone() }),
+            None => self.compile(path, hash),
+        };
         drop(turn);
         compiled
     }
@@ -183,9 +225,7 @@ impl WasmEngine {
     /// The file of a component, found to be one and not too large.
     fn open(&self, path: &Path) -> Result<File, EngineError> {
         let read = |error| EngineError::Read { path: path.to_owned(), error };
-        // Without it, to open a pipe that nobody writes to would never end.
-        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-        let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(read)?;
+        let file = load::open(path).map_err(read)?;
         let metadata = file.metadata().map_err(read)?;
         if !metadata.is_file() {
             return Err(EngineError::NotAFile { path: path.to_owned() });
@@ -199,10 +239,10 @@ impl WasmEngine {
 
     fn cached(&self, hash: Hash) -> Option<Component> {
         let path = self.cache_path(hash);
-        let opened = match File::open(&path) {
+        let opened = match load::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => Err(error.to_string()),
-            Ok(file) => check_whole(&file).map_err(|error| error.to_string()).and_then(|()| self.map(&path)),
+            Ok(file) => check_whole(&file, hash).map_err(|error| error.to_string()).and_then(|()| self.map(&file)),
         };
         opened
             .inspect_err(|error| {
@@ -211,11 +251,12 @@ impl WasmEngine {
             .ok()
     }
 
-    /// Maps machine code that is whole.
-    fn map(&self, path: &Path) -> Result<Component, String> {
+    /// Maps machine code that is whole: that very file, whatever has its name by now.
+    fn map(&self, file: &File) -> Result<Component, String> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         #[allow(
             unsafe_code,
-            reason = "the file comes from `compile` below, in a directory that only this engine writes, and is as it was"
+            reason = "the file comes from `make` below, only this user could have written to it, and it is as it was"
         )]
         let opened = unsafe { Component::deserialize_file(&self.engine, path) };
         opened.map_err(|error| format!("{error:#}"))
@@ -229,47 +270,68 @@ impl WasmEngine {
         if let Some(reason) = slot.refused() {
             return Err(refused_before(path, &reason));
         }
+        let made = self.make(path, hash);
+        match &made {
+            Err(EngineError::Compile { error, .. }) => slot.refuse(Some(error.clone())),
+            Err(EngineError::NotNow { error, .. }) => slot.fail(error.clone()),
+            Err(error @ EngineError::Cache { .. }) => slot.fail(error.to_string()),
+            // They are about this one file of perhaps several with the component.
+            Ok(_) | Err(_) => {}
+        }
+        made.map(|component| slot.fill(component))
+    }
+
+    /// Compiles and caches.
+    fn make(&self, path: &Path, hash: Hash) -> Result<Component, EngineError> {
         let unkept = |error| EngineError::Cache { path: self.cache_dir.clone(), error };
         let component = self.open(path)?;
         let draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(&self.cache_dir).map_err(unkept)?;
         let code = draft.as_file().try_clone().map_err(unkept)?;
-        if let Err(refusal) = self.compiler.compile(component, hash, code) {
+        self.compiler.compile(component, hash, code).map_err(|refusal| {
             let (error, stays) = said(&refusal);
-            slot.refuse(stays.then(|| error.clone()));
-            return Err(EngineError::Compile { path: path.to_owned(), error });
-        }
-        let sealed = seal(draft).map_err(unkept)?;
-        // It is opened before it is kept: what cannot be opened is never found in the cache.
-        let opened = self.map(sealed.path());
-        let component = opened.map_err(|error| EngineError::Compile { path: path.to_owned(), error })?;
+            let path = path.to_owned();
+            if stays { EngineError::Compile { path, error } } else { EngineError::NotNow { path, error } }
+        })?;
+        let sealed = seal(draft, hash).map_err(unkept)?;
+        // It is opened before it is kept: what cannot be opened is never found in the cache. It was made a moment ago, so that
+        // the component is not to blame.
+        let opened = self.map(sealed.as_file());
+        let component = opened.map_err(|error| EngineError::NotNow { path: path.to_owned(), error })?;
         if let Err(error) = sealed.persist(self.cache_path(hash)) {
             tracing::warn!(path = %self.cache_dir.display(), "machine code is not kept: {}", error.error);
         }
-        Ok(slot.fill(component))
+        Ok(component)
     }
 }
 
 /// Ends machine code with its checksum, and has it on the disk.
-fn seal(mut draft: NamedTempFile) -> io::Result<NamedTempFile> {
-    let sum = checksum(draft.reopen()?)?;
+fn seal(mut draft: NamedTempFile, hash: Hash) -> io::Result<NamedTempFile> {
+    let sum = checksum(hash, draft.reopen()?)?;
     draft.seek(SeekFrom::End(0))?;
     draft.write_all(&sum.to_le_bytes())?;
     draft.as_file().sync_all()?;
     Ok(draft)
 }
 
-/// Whether a file of the cache is what `seal` made of it.
-fn check_whole(mut file: &File) -> io::Result<()> {
+/// Whether a file of the cache is what `seal` made of it for the component with this hash.
+fn check_whole(mut file: &File, hash: Hash) -> io::Result<()> {
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
-    let code = file.metadata()?.len().checked_sub(CHECKSUM_BYTES as u64).ok_or_else(damaged)?;
-    let found = checksum(file.take(code))?;
+    let metadata = file.metadata()?;
+    let is_mine = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & OTHERS_WRITE == 0;
+    if !metadata.is_file() || !is_mine {
+        let message = "it is not a file that the user who runs this alone can write to";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
+    let code = metadata.len().checked_sub(CHECKSUM_BYTES as u64).ok_or_else(damaged)?;
+    let found = checksum(hash, file.take(code))?;
     let mut sum = [0; CHECKSUM_BYTES];
     file.read_exact(&mut sum)?;
     if u32::from_le_bytes(sum) == found { Ok(()) } else { Err(damaged()) }
 }
 
-fn checksum(content: impl Read) -> io::Result<u32> {
+fn checksum(hash: Hash, content: impl Read) -> io::Result<u32> {
     let (mut content, mut hasher) = (BufReader::with_capacity(PIECE_BYTES, content), crc32fast::Hasher::new());
+    hasher.update(&hash.0);
     loop {
         let piece = content.fill_buf()?;
         if piece.is_empty() {

@@ -120,7 +120,8 @@ impl Instance {
         self.begin(&EventId::Init)?;
         let called = self.guest.call_init(&mut self.store, config);
         let result = tokio::time::timeout(self.deadline, called).await;
-        let finished = self.end("init", result)?;
+        let called = self.end("init", result);
+        let finished = self.within_journal(called)?;
         let host = self.store.data();
         self.started = host.capture().map(|captured| (captured.session.pack(), host.began().0));
         Ok(finished)
@@ -131,7 +132,8 @@ impl Instance {
         self.begin(id)?;
         self.handled += 1;
         let result = self.call(event).await;
-        self.end(id.kind(), result)
+        let called = self.end(id.kind(), result);
+        self.within_journal(called)
     }
 
     /// The recording of the call that just ended, when it was recorded. To be asked before its changes are taken.
@@ -181,7 +183,8 @@ impl Instance {
         self.handled += 1;
         self.host().stand_for(origin);
         let result = self.call(event).await;
-        self.end(id.kind(), result)
+        let called = self.end(id.kind(), result);
+        self.within_journal(called)
     }
 
     /// Calls the guest. Most answer at once and cost no timer; when one does not, what was handled before it goes on its
@@ -215,6 +218,13 @@ impl Instance {
     ) -> Result<u64, Failure> {
         let last_words = self.host().end().filter(|_| matches!(result, Ok(Err(_))));
         self.finish(what, result).map_err(|failure| said_last(failure, last_words))
+    }
+
+    /// What came of a call, unless the journal has no room for what would undo it: then the call has failed.
+    fn within_journal(&mut self, called: Result<u64, Failure>) -> Result<u64, Failure> {
+        let fuel = called?;
+        let room = self.host().check_journal();
+        room.map(|()| fuel).map_err(|error| Failure { message: error.message, backtrace: None, fuel })
     }
 
     fn finish<E>(

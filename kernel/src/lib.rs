@@ -7,6 +7,7 @@ pub mod admin;
 mod admin_desk;
 pub mod begun;
 pub mod compile;
+mod component_size;
 pub mod engine;
 mod histogram;
 pub mod instance;

@@ -2,6 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -20,16 +23,45 @@ use nexum_host_ifaces::{
     recording::Record,
     types::ConfigValue,
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinError};
 use wasmtime::component::Component;
 
 use crate::{
     admin::ModuleSpec,
-    engine::WasmEngine,
+    begun::{Marks, What},
+    engine::{EngineError, WasmEngine},
     instance::{self, Prepared},
     manifest::{self, Manifest},
     restart,
 };
+
+/// Why a component is not ready to run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unprepared {
+    /// It cannot be run, or takes more than is allowed: another attempt would end the same way.
+    #[error("{0}")]
+    Refused(String),
+    /// What is around is at fault: another attempt may succeed.
+    #[error("{0}")]
+    Surroundings(String),
+}
+
+impl From<EngineError> for Unprepared {
+    fn from(error: EngineError) -> Self {
+        let is_passing = error.is_passing();
+        // What is wrong with a component is said in its own words.
+        let said = cut(error, MESSAGE_BYTES_MAX);
+        if is_passing { Self::Surroundings(said) } else { Self::Refused(said) }
+    }
+}
+
+impl From<JoinError> for Unprepared {
+    /// Work that panicked would do so again; what was not begun, because the engine ends, may be.
+    fn from(error: JoinError) -> Self {
+        let said = cut(&error, MESSAGE_BYTES_MAX);
+        if error.is_panic() { Self::Refused(said) } else { Self::Surroundings(said) }
+    }
+}
 
 /// What is decided about a module before its component is touched.
 pub struct Plan {
@@ -56,6 +88,8 @@ pub struct Loader {
     pub record: Record,
     /// Effects of one module that have not ended.
     pub pending_max: u64,
+    /// Where it is marked what is verified and linked in this process: the wait for it and the compiler's work are not.
+    pub begun: Arc<Marks>,
     linked: Mutex<HashMap<(Hash, Interfaces), Arc<Prepared>>>,
     /// Modules that may be verified and linked at once: as many as there are cores. More would each take a thread and its
     /// memory and be done no sooner. Who compiles is not among them: it may take long, and others need not wait for it.
@@ -88,6 +122,7 @@ impl Loader {
             schedule_check,
             record: Record::default(),
             pending_max: PENDING_MAX,
+            begun: Arc::new(Marks::none()),
             linked: Mutex::default(),
             turns: Semaphore::new(cores),
         }
@@ -100,11 +135,16 @@ impl Loader {
     }
 
     /// Verifies, compiles and links. A module whose machine code is there waits for nothing that others compile.
-    pub async fn prepare(self: &Arc<Self>, blocking: Blocking, plan: &Arc<Plan>) -> Result<Arc<Prepared>, String> {
+    pub async fn prepare(self: &Arc<Self>, blocking: Blocking, plan: &Arc<Plan>) -> Result<Arc<Prepared>, Unprepared> {
+        let prepared = self.make(blocking, plan).await;
+        // Well or badly: the process has not died of it.
+        self.begun.slot(&plan.manifest.name).clear(What::Load(plan.manifest.component));
+        prepared
+    }
+
+    async fn make(self: &Arc<Self>, blocking: Blocking, plan: &Arc<Plan>) -> Result<Arc<Prepared>, Unprepared> {
         let linked = self.in_turn(blocking, plan, |loader, plan| {
-            let component = loader.engine.ready(&plan.component, plan.manifest.component);
-            // What is wrong with a component is said in its own words.
-            let component = component.map_err(|error| cut(error, MESSAGE_BYTES_MAX))?;
+            let component = loader.engine.ready(&plan.component, plan.manifest.component)?;
             component.map(|component| loader.link(plan, &component)).transpose()
         });
         if let Some(prepared) = linked.await? {
@@ -114,8 +154,7 @@ impl Loader {
         let (engine, of) = (self.engine.clone(), plan.clone());
         // The turn goes along: who waits here may be gone before the work is done.
         let compiled = blocking.run(move || engine.compile_in_turn(turn, &of.component, of.manifest.component)).await;
-        let compiled = compiled.map_err(|error| error.to_string())?;
-        let component = compiled.map_err(|error| cut(error, MESSAGE_BYTES_MAX))?;
+        let component = compiled??;
         self.in_turn(blocking, plan, move |loader, plan| loader.link(plan, &component)).await
     }
 
@@ -124,15 +163,21 @@ impl Loader {
         self: &Arc<Self>,
         blocking: Blocking,
         plan: &Arc<Plan>,
-        work: impl FnOnce(&Self, &Plan) -> Result<T, String> + Send + 'static,
-    ) -> Result<T, String> {
+        work: impl FnOnce(&Self, &Plan) -> Result<T, Unprepared> + Send + 'static,
+    ) -> Result<T, Unprepared> {
         // Nobody closes the semaphore.
         let _turn = self.turns.acquire().await;
         let (loader, plan) = (self.clone(), plan.clone());
-        blocking.run(move || work(&loader, &plan)).await.map_err(|error| error.to_string())?
+        let loading = self.begun.slot(&plan.manifest.name).begin(What::Load(plan.manifest.component)).await;
+        let marked = move || {
+            let done = work(&loader, &plan);
+            drop(loading);
+            done
+        };
+        blocking.run(marked).await?
     }
 
-    fn link(&self, plan: &Plan, component: &Component) -> Result<Arc<Prepared>, String> {
+    fn link(&self, plan: &Plan, component: &Component) -> Result<Arc<Prepared>, Unprepared> {
         let hash = plan.manifest.component;
         let shared = instance::shared_key(hash, plan.grants.interfaces());
         if let Some(key) = &shared {
@@ -142,7 +187,7 @@ impl Loader {
             }
         }
         let prepared = instance::prepare(&self.engine, component, plan.grants.interfaces(), &plan.manifest.name)
-            .map_err(|error| format!("module `{}`: {error}", plan.manifest.name))?;
+            .map_err(|error| Unprepared::Refused(format!("module `{}`: {error}", plan.manifest.name)))?;
         let prepared = Arc::new(prepared);
         if let Some(key) = shared {
             self.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(key, prepared.clone());
@@ -215,6 +260,16 @@ pub fn bundle(source: &Path) -> (PathBuf, PathBuf) {
         return (source.to_owned(), dir.join("module.wasm"));
     }
     (source.join("nexum.toml"), source.join("module.wasm"))
+}
+
+/// Opens a file that somebody else may have put there, such as one of a bundle, to read it. Does not wait: a pipe to which
+/// nobody writes is open at once, and is seen not to be a file.
+///
+/// # Errors
+/// Whatever the system says.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// The manifest's configuration with the operator's values in place of its own.

@@ -11,6 +11,7 @@ mod courier;
 mod finality;
 mod metrics;
 mod permits;
+mod prune;
 mod requests;
 mod schedule;
 mod settle;
@@ -57,8 +58,6 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 const FINALITY_POLL: Duration = Duration::from_secs(1);
 /// The timer runs on the machine's monotonic clock, due times are the calendar's: bounds how long they may disagree.
 const LOOK_MAX: Duration = Duration::from_secs(30);
-/// Each pruning reads what is known of all the module's effects.
-const PRUNE_EVERY: u32 = 512;
 
 /// The operator's bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +79,7 @@ impl Default for Settings {
             concurrency: Concurrency::default(),
             attempt_deadline: Duration::from_secs(30),
             pending_max: PENDING_MAX,
-            prune_every: PRUNE_EVERY,
+            prune_every: prune::EVERY,
         }
     }
 }
@@ -408,7 +407,7 @@ impl State {
                 self.schedule.ended(live.module, &live.id, live.at);
                 let ended = self.ended.entry(live.name.clone()).or_default();
                 *ended += 1;
-                if ended.is_multiple_of(u64::from(self.args.settings.prune_every)) {
+                if prune::is_due(*ended, self.args.settings.prune_every) {
                     self.prune(live.module);
                 }
                 self.read_outcomes(myself, &live.name, Duration::ZERO);

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -14,12 +15,13 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::{Hash, blocking::Blocking, limits::Limits};
+use nexum_host_ifaces::{Hash, blocking::Blocking, cron::ScheduleCheck, limits::Limits};
 use nexum_kernel::{
     admin::ModuleSpec,
     compile::{Compile, Refusal, compile_alone},
     engine::WasmEngine,
-    load::Loader,
+    load::{Loader, Unprepared},
+    manifest::Manifest,
 };
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -120,6 +122,28 @@ fn machine_code_that_a_disk_has_damaged_is_made_anew() {
 }
 
 #[test]
+fn machine_code_of_another_component_or_that_others_could_have_written_is_made_anew() {
+    let dir = TempDir::new().unwrap();
+    let cache = dir.path().join("cache");
+    let compiler = Arc::new(Counting::default());
+    let load = |letter| {
+        let engine = WasmEngine::new(&cache).unwrap().compiled_by(compiler.clone(), MANY);
+        engine.component(&bundle(dir.path(), letter).join("module.wasm"), hash(letter)).unwrap();
+        compiler.asked()
+    };
+    assert_eq!((load(b'a'), load(b'b')), (1, 2));
+    let inner = fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
+    let code = |letter| inner.join(format!("{}.cwasm", hex::encode(hash(letter).0)));
+    fs::copy(code(b'a'), code(b'b')).unwrap();
+    assert_eq!((load(b'b'), load(b'b')), (3, 3), "of another component");
+    fs::set_permissions(code(b'b'), fs::Permissions::from_mode(0o620)).unwrap();
+    assert_eq!((load(b'b'), load(b'b')), (4, 4), "of whoever is in the group");
+    fs::remove_file(code(b'b')).unwrap();
+    fs::create_dir(code(b'b')).unwrap();
+    assert_eq!(load(b'b'), 5, "no file");
+}
+
+#[test]
 fn what_cannot_be_compiled_is_not_tried_again_until_somebody_asks_for_it() {
     let dir = TempDir::new().unwrap();
     let file = bundle(dir.path(), b'a').join("module.wasm");
@@ -165,7 +189,9 @@ fn what_a_killed_engine_left_unfinished_is_removed() {
     let inner = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
     let draft = inner.join(".draft-1a2b3c");
     fs::write(&draft, "half of it").unwrap();
-    let _engine = engine.compiled_by(Arc::new(Counting::default()), MANY);
+    let engine = engine.compiled_by(Arc::new(Counting::default()), MANY);
+    assert!(draft.exists(), "somebody beside this one may be at it");
+    let _engine = engine.without_drafts();
     assert!(!draft.exists());
 }
 
@@ -204,7 +230,7 @@ impl Bed {
     }
 
     /// Begins to load; answers why that fails, which it does: the component is no module.
-    fn load(&self, letter: u8) -> tokio::task::JoinHandle<String> {
+    fn load(&self, letter: u8) -> tokio::task::JoinHandle<Unprepared> {
         let spec = ModuleSpec {
             source: bundle(self.dir.path(), letter),
             denied: Vec::new(),
@@ -219,8 +245,16 @@ impl Bed {
         self.runtime.spawn(async move { loader.prepare(Blocking::Threads, &plan).await.err().unwrap() })
     }
 
-    fn end_of(&self, load: tokio::task::JoinHandle<String>) -> String {
+    fn end_of(&self, load: tokio::task::JoinHandle<Unprepared>) -> Unprepared {
         self.runtime.block_on(async { tokio::time::timeout(PATIENCE, load).await }).unwrap().unwrap()
+    }
+
+    /// The same of a component that is to blame for it.
+    fn refusal_of(&self, load: tokio::task::JoinHandle<Unprepared>) -> String {
+        match self.end_of(load) {
+            Unprepared::Refused(said) => said,
+            Unprepared::Surroundings(said) => panic!("it is not to blame: {said}"),
+        }
     }
 }
 
@@ -236,12 +270,12 @@ fn who_has_its_machine_code_waits_for_nobody_who_compiles() {
     for _ in 0..2 {
         begins.recv_timeout(PATIENCE).unwrap();
     }
-    let quick = bed.end_of(bed.load(b'a'));
+    let quick = bed.refusal_of(bed.load(b'a'));
     assert!(quick.contains("does not export a nexum module"), "{quick}");
     assert_eq!(begins.try_iter().count(), 0, "no more than two at once");
     drop(release);
     for load in stuck {
-        let said = bed.end_of(load);
+        let said = bed.refusal_of(load);
         assert!(said.contains("does not compile: too much"), "{said}");
     }
     assert_eq!(2 + begins.try_iter().count(), 16, "each component once");
@@ -253,8 +287,46 @@ fn a_component_of_many_modules_is_compiled_once() {
     let bed = Bed::new(&[], compiler.clone());
     let loads: Vec<_> = (0..32).map(|_| bed.load(b'a')).collect();
     for load in loads {
-        let said = bed.end_of(load);
+        let said = bed.refusal_of(load);
         assert!(said.contains("does not export a nexum module"), "{said}");
     }
     assert_eq!(compiler.asked(), 1);
+}
+
+#[test]
+fn only_what_is_around_lets_a_module_be_loaded_again() {
+    let refusing = |refusal| {
+        let bed = Bed::new(&[], Arc::new(Counting { refusal: Some(refusal), ..Counting::default() }));
+        (bed.end_of(bed.load(b'a')), bed)
+    };
+    let (full, bed) = refusing(Refusal::Surroundings("the disk is full".to_owned()));
+    let Unprepared::Surroundings(said) = &full else { panic!("{full:?}") };
+    assert!(said.ends_with("cannot be compiled now: the disk is full"), "{said}");
+    // A cache that cannot be written to is none of a component's business either.
+    let cache = bed.dir.path().join("cache");
+    fs::remove_dir_all(&cache).unwrap();
+    let gone = bed.end_of(bed.load(b'a'));
+    assert!(matches!(&gone, Unprepared::Surroundings(said) if said.starts_with("cache directory ")), "{gone:?}");
+    // Nobody but the operator puts a file there.
+    fs::remove_file(bed.dir.path().join("a").join("module.wasm")).unwrap();
+    let missing = bed.end_of(bed.load(b'a'));
+    assert!(matches!(missing, Unprepared::Refused(_)), "{missing:?}");
+
+    for refusal in [Refusal::Component("bad magic".to_owned()), Refusal::Memory] {
+        let (refused, _bed) = refusing(refusal);
+        assert!(matches!(refused, Unprepared::Refused(_)), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_pipe_in_a_bundle_is_refused_and_nobody_waits_at_it() {
+    let dir = TempDir::new().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let engine = WasmEngine::new(&dir.path().join("cache")).unwrap();
+    let component = engine.component(&pipe, hash(b'a')).err().unwrap().to_string();
+    assert!(component.contains("is not a file"), "{component}");
+    let any_schedule: ScheduleCheck = Arc::new(|_| Ok(()));
+    let manifest = Manifest::read(&pipe, &any_schedule).unwrap_err().to_string();
+    assert!(manifest.contains("it is a pipe, expected a file"), "{manifest}");
 }

@@ -54,8 +54,6 @@ pub struct Args {
 pub struct State {
     args: Args,
     client: Client,
-    /// Why no request over https can be made.
-    no_tls: Option<String>,
     all: Arc<Semaphore>,
     modules: HashMap<Arc<str>, Arc<Semaphore>>,
     requests: JoinSet<bool>,
@@ -76,8 +74,8 @@ impl Actor for EgressActor {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<EgressMsg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let (client, no_tls) = Client::new(args.names.clone(), args.listeners.clone())?;
-        if let Some(cause) = &no_tls {
+        let client = Client::new(args.names.clone(), args.listeners.clone())?;
+        if let Some(cause) = client.no_tls() {
             tracing::error!(
                 "requests over https fail, because TLS cannot be set up: {cause}; put the store of certificates right \
                  (SSL_CERT_FILE), then `nexumctl service restart egress`"
@@ -85,7 +83,6 @@ impl Actor for EgressActor {
         }
         Ok(State {
             client,
-            no_tls,
             all: Arc::new(Semaphore::new(args.limits.requests_max)),
             modules: HashMap::new(),
             requests: JoinSet::new(),
@@ -128,7 +125,7 @@ impl State {
 
     fn fetch(&mut self, fetch: Fetch, reply: RpcReplyPort<Result<Response, HostError>>) {
         self.requests_total += 1;
-        let permits = match self.can_speak(&fetch.request.url).and_then(|()| self.admit(&fetch.module)) {
+        let permits = match self.admit(&fetch.module) {
             Ok(permits) => permits,
             Err(error) => {
                 self.errors_total += 1;
@@ -156,18 +153,6 @@ impl State {
             let _ = reply.send(answer);
             answered
         });
-    }
-
-    /// Refuses what needs TLS where there is none.
-    fn can_speak(&self, url: &str) -> Result<(), HostError> {
-        let Some(cause) = &self.no_tls else { return Ok(()) };
-        match url::Url::parse(url) {
-            Ok(url) if url.scheme() == "https" => {
-                let message = format!("the engine cannot set up TLS: {cause}");
-                Err(HostError::new("http", HostErrorKind::Unavailable, message))
-            }
-            _ => Ok(()),
-        }
     }
 
     fn admit(&mut self, module: &Arc<str>) -> Result<[OwnedSemaphorePermit; 2], HostError> {

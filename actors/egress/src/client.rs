@@ -8,6 +8,7 @@ use std::{error::Error as _, net::SocketAddr, sync::Arc};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
+    bounded::{MESSAGE_BYTES_MAX, cut},
     http::{self, Allowlist, Fetch, Header, Request, Response, URL_BYTES_MAX},
 };
 use reqwest::{
@@ -26,8 +27,26 @@ use crate::{
 /// Longer chains are loops.
 const REDIRECTS_MAX: usize = 5;
 
-/// Headers that must not reach another host than the one they were meant for.
-const SECRET: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+/// Headers that a redirect to another scheme, host or port takes along. Any other may hold a secret that is meant for the
+/// first one alone: servers choose the names of theirs, such as `X-API-Key`.
+const PLAIN: [&str; 16] = [
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "idempotency-key",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "pragma",
+    "range",
+    "user-agent",
+];
 /// Headers that speak of a body that a redirect left behind.
 const OF_BODY: [&str; 4] = ["content-type", "content-encoding", "content-language", "content-location"];
 
@@ -39,23 +58,36 @@ pub(crate) fn error(kind: HostErrorKind, message: impl Into<String>) -> HostErro
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
+    /// Why no request over https can be made, if none can.
+    no_tls: Option<Arc<str>>,
     names: Arc<Resolver>,
     /// Where the engine itself listens.
     listeners: watch::Receiver<Vec<SocketAddr>>,
 }
 
 impl Client {
-    /// The client, and why it cannot speak https, if it cannot: without a store of certificates there is no TLS, which
-    /// nobody needs for http.
-    pub fn new(
-        names: Arc<Resolver>,
-        listeners: watch::Receiver<Vec<SocketAddr>>,
-    ) -> Result<(Self, Option<String>), reqwest::Error> {
+    /// The client, which speaks no https where there is no store of certificates: nobody needs one for http.
+    pub fn new(names: Arc<Resolver>, listeners: watch::Receiver<Vec<SocketAddr>>) -> Result<Self, reqwest::Error> {
         let (http, no_tls) = match builder().build() {
             Ok(http) => (http, None),
-            Err(failed) => (builder().tls_certs_only([]).build()?, Some(innermost(&failed))),
+            Err(failed) => (builder().tls_certs_only([]).build()?, Some(innermost(&failed).into())),
         };
-        Ok((Self { http, names, listeners }, no_tls))
+        Ok(Self { http, no_tls, names, listeners })
+    }
+
+    /// Why no request over https can be made, if none can.
+    pub fn no_tls(&self) -> Option<&str> {
+        self.no_tls.as_deref()
+    }
+
+    /// Refuses what needs TLS where there is none.
+    fn can_speak(&self, url: &Url) -> Result<(), HostError> {
+        match &self.no_tls {
+            Some(cause) if url.scheme() == "https" => {
+                Err(error(HostErrorKind::Unavailable, format!("the engine cannot set up TLS: {cause}")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -67,8 +99,12 @@ fn builder() -> reqwest::ClientBuilder {
         .dns_resolver(Checked)
         // Idle connections are kept per host and port, of which one server has thousands.
         .pool_max_idle_per_host(0)
-        // A module gets the bytes that it asked for, and says itself what it accepts.
+        // A module gets the bytes that it asked for, and says itself what it accepts. Nothing is unpacked here, whatever
+        // another crate has this client compiled with.
         .no_gzip()
+        .no_brotli()
+        .no_zstd()
+        .no_deflate()
         .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
 }
 
@@ -87,9 +123,9 @@ fn innermost(failed: &reqwest::Error) -> String {
 /// body as came within the limit and the deadline.
 ///
 /// # Errors
-/// `unavailable` without a connection, `timeout`, `denied` for a listener of the engine and for a redirect to where the
-/// module may not go, `rate-limited` when the module's DNS lookups hang, `invalid-input` for a request that cannot be
-/// made or an answer that is too large.
+/// `unavailable` without a connection, or without TLS for https, `timeout`, `denied` for a listener of the engine and for a
+/// redirect to where the module may not go, `rate-limited` when the module's DNS lookups hang, `invalid-input` for a request
+/// that cannot be made or an answer that is too large.
 pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usize) -> Result<Response, HostError> {
     let Fetch { module, request, allow, deadline, max_reply_bytes, is_effect } = fetch;
     let limit = max_reply_bytes.min(response_bytes_max);
@@ -101,7 +137,8 @@ pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usi
         (Err(_), Some(heard)) if is_effect => Ok(heard),
         (Ok(()), Some(heard)) => Ok(heard),
         (Ok(()), None) => Err(error(HostErrorKind::Internal, "a request ended without an answer")),
-        (Err(error), _) => Err(error),
+        // Names of hosts and of certificates are servers' to choose.
+        (Err(error), _) => Err(HostError { message: cut(&error.message, MESSAGE_BYTES_MAX), ..error }),
     }
 }
 
@@ -116,6 +153,8 @@ async fn follow(
 ) -> Result<(), HostError> {
     let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
     for _ in 0..=REDIRECTS_MAX {
+        // After the allowlist: a module is told of TLS only where it may go.
+        client.can_speak(&url)?;
         let addresses = dial::addresses(&client.names, &client.listeners, module, &url).await?;
         let answer = CHECKED.scope(addresses, send(&client.http, &request, &url)).await?;
         let location = answer.headers().get(header::LOCATION);
@@ -147,7 +186,7 @@ async fn send(client: &reqwest::Client, request: &Request, url: &Url) -> Result<
 }
 
 /// Where the answer leads, and whether the method becomes GET there; none when it is the last one.
-fn redirected(
+pub(crate) fn redirected(
     status: StatusCode,
     location: Option<&HeaderValue>,
     method: &str,
@@ -166,7 +205,7 @@ fn redirected(
     }
     let next = target(url, location.as_bytes())?;
     if url.scheme() == "https" && next.scheme() != "https" {
-        return Err(error(HostErrorKind::Denied, "redirected from https to http"));
+        return Err(error(HostErrorKind::Denied, format!("redirected from https to {}", next.scheme())));
     }
     Ok(Some((next, becomes_get)))
 }
@@ -196,17 +235,15 @@ fn target(from: &Url, location: &[u8]) -> Result<Url, HostError> {
 }
 
 /// Makes the request that a redirect asks for.
-fn turn(request: &mut Request, from: &Url, to: &Url, becomes_get: bool) {
-    let drop = |headers: &mut Vec<Header>, names: &[&str]| {
-        headers.retain(|header| !names.iter().any(|name| header.name.eq_ignore_ascii_case(name)));
-    };
+pub(crate) fn turn(request: &mut Request, from: &Url, to: &Url, becomes_get: bool) {
+    let is_among = |header: &Header, names: &[&str]| names.iter().any(|name| header.name.eq_ignore_ascii_case(name));
     if becomes_get {
         request.method = "GET".into();
         request.body = None;
-        drop(&mut request.headers, &OF_BODY);
+        request.headers.retain(|header| !is_among(header, &OF_BODY));
     }
     if from.origin() != to.origin() {
-        drop(&mut request.headers, &SECRET);
+        request.headers.retain(|header| is_among(header, &PLAIN));
     }
 }
 
@@ -246,7 +283,70 @@ fn failure(failed: reqwest::Error, url: &Url) -> HostError {
 
 #[cfg(test)]
 mod tests {
+    use std::{io, time::Duration};
+
+    use nexum_host_ifaces::clock::SystemClock;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
+    use crate::{metrics::EgressMetrics, names::LookUp};
+
+    /// A client where there is no store of certificates.
+    fn without_tls() -> Client {
+        let metrics = EgressMetrics::register(&prometheus::Registry::new()).unwrap();
+        let nobody: LookUp = Arc::new(|_: &str| -> io::Result<Vec<SocketAddr>> { Err(io::Error::other("no name")) });
+        Client {
+            http: builder().tls_certs_only([]).build().unwrap(),
+            no_tls: Some("no certificates".into()),
+            names: Resolver::new(nobody, Arc::new(SystemClock::new()), &metrics),
+            listeners: watch::channel(Vec::new()).1,
+        }
+    }
+
+    /// Redirects whoever comes to https.
+    async fn to_https() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let answer = b"HTTP/1.1 302 x\r\nlocation: https://127.0.0.1/\r\ncontent-length: 0\r\n\r\n";
+                let _ = stream.write_all(answer).await;
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn without_tls_https_fails_with_the_cause_at_every_hop_and_only_where_it_is_allowed() {
+        let (client, port) = (without_tls(), to_https().await);
+        let told = async |url: &str| {
+            let wanted = Fetch {
+                module: "m".into(),
+                request: Request {
+                    method: "GET".into(),
+                    url: url.to_owned(),
+                    headers: Vec::new(),
+                    body: None,
+                    timeout_ms: None,
+                },
+                allow: Arc::new(Allowlist::new(["127.0.0.1".to_owned()])),
+                deadline: Duration::from_secs(30),
+                max_reply_bytes: 1_000,
+                is_effect: false,
+            };
+            let error = fetch(&client, wanted, 1_000).await.unwrap_err();
+            (error.kind.name(), error.message)
+        };
+        let no_tls = ("unavailable", "the engine cannot set up TLS: no certificates".to_owned());
+        assert_eq!(told("https://127.0.0.1/").await, no_tls);
+        assert_eq!(told(&format!("http://127.0.0.1:{port}/")).await, no_tls);
+        let (kind, message) = told("https://evil.test/").await;
+        assert!(kind == "denied" && message.starts_with("host `evil.test` is not allowed"), "{kind}: {message}");
+    }
 
     #[test]
     fn where_a_redirect_leads_is_read_as_other_clients_read_it() {
@@ -286,17 +386,21 @@ mod tests {
         assert_eq!(led("https://a.org/x", "//b.org/x"), Ok("https://b.org/x".to_owned()));
         assert_eq!(led("http://a.org/x", "https://a.org/x"), Ok("https://a.org/x".to_owned()));
         assert_eq!(led("http://a.org/x", "/y"), Ok("http://a.org/y".to_owned()));
+        let refused = Err(("denied", "redirected from https to file".to_owned()));
+        assert_eq!(led("https://a.org/x", "file:///etc/passwd"), refused);
     }
 
     #[test]
     fn secrets_stay_with_the_scheme_host_and_port_that_they_were_meant_for() {
+        let names = ["Authorization", "cookie", "X-API-Key", "Accept", "idempotency-key"];
         let kept = |from: &str, to: &str| {
-            let header = |name: &str| Header { name: name.into(), value: "x".into() };
-            let headers = vec![header("Authorization"), header("cookie"), header("accept")];
+            let headers = names.map(|name| Header { name: name.into(), value: "x".into() }).to_vec();
             let (method, url) = ("GET".into(), from.into());
             let mut request = Request { method, url, headers, body: None, timeout_ms: None };
             turn(&mut request, &Url::parse(from).unwrap(), &Url::parse(to).unwrap(), false);
-            request.headers.len() == 3
+            let kept: Vec<&str> = request.headers.iter().map(|header| header.name.as_str()).collect();
+            assert!(kept == names || kept == names[3..], "{kept:?}");
+            kept == names
         };
         assert!(kept("https://a.org/x", "https://a.org:443/y"));
         assert!(kept("http://a.org:8080/x", "http://A.org:8080/y"));

@@ -10,7 +10,16 @@ mod client;
 mod dial;
 mod metrics;
 mod names;
+#[cfg(any(test, feature = "fuzzing"))]
+mod torture;
 
 pub use actor::{Args, EgressActor, Limits, spawn};
 pub use metrics::EgressMetrics;
 pub use names::{LookUp, Resolver, look_up_of_this_machine};
+
+/// What must hold of what servers write, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod readers {
+    pub use crate::torture::location;
+}

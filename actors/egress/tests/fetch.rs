@@ -52,7 +52,7 @@ async fn actor_with(limits: Limits, metrics: EgressMetrics) -> ActorRef<EgressMs
 fn look_up() -> LookUp {
     Arc::new(|name: &str| -> io::Result<Vec<SocketAddr>> {
         match name {
-            "localhost" => Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0))]),
+            "localhost" | "localhost." => Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0))]),
             _ => Err(io::Error::other("no such name")),
         }
     })
@@ -113,6 +113,9 @@ async fn serve(mut stream: TcpStream, port: u16) {
         "/forbidden" => (redirect("302", "http://evil.test/"), String::new()),
         "/loop" => (redirect("302", "/loop"), String::new()),
         "/raw" => (redirect("302", "/echo/b\u{fc}cher a?n=\u{fc}#part"), String::new()),
+        "/packed" => ("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n".to_owned(), "as it is".to_owned()),
+        "/file" => (redirect("302", "file:///etc/passwd"), String::new()),
+        "/data" => (redirect("302", "data:text/plain,x"), String::new()),
         "/no-url" => (redirect("302", "http://[::1/"), String::new()),
         path if path.starts_with("/to/") => (redirect("302", &path.replacen("/to/", "http://", 1)), String::new()),
         _ => ("HTTP/1.1 200 OK\r\n".to_owned(), text.clone()),
@@ -156,6 +159,9 @@ async fn a_request_goes_out_as_it_is_and_any_status_is_an_answer() {
     assert!(echo.contains("authorization: secret") && echo.contains("user-agent: nexum/"), "{echo}");
     let refused = ask(&actor, fetch_of("GET", url("/503"))).await.unwrap();
     assert_eq!(refused.status, 503);
+    assert!(!echo.contains("accept-encoding"), "{echo}");
+    let packed = ask(&actor, fetch_of("GET", url("/packed"))).await.unwrap();
+    assert_eq!(text(packed), "as it is", "what is packed is the module's to unpack");
     assert!(refused.headers.iter().any(|header| header.name == "retry-after" && header.value == "7"));
 }
 
@@ -173,11 +179,22 @@ async fn redirects_are_followed_within_the_allowlist_and_leave_secrets_behind() 
     let forbidden = ask(&actor, fetch_of("GET", url("/forbidden"))).await.unwrap_err();
     assert_eq!(forbidden.kind.name(), "denied");
     assert!(forbidden.message.starts_with("redirected: host `evil.test` is not allowed"), "{}", forbidden.message);
+    let long = format!("/to/{}", "a.".repeat(2_000));
+    let forbidden = ask(&actor, fetch_of("GET", url(&long))).await.unwrap_err();
+    assert!(forbidden.kind.name() == "denied" && forbidden.message.ends_with("bytes cut]"), "{}", forbidden.message);
     assert!(ask(&actor, fetch_of("GET", url("/loop"))).await.unwrap_err().message.contains("5 redirects"));
     let raw = text(ask(&actor, fetch_of("GET", url("/raw"))).await.unwrap());
     assert!(raw.starts_with("GET /echo/b%C3%BCcher%20a?n=%C3%BC HTTP/1.1\r\n"), "{raw}");
     let no_url = ask(&actor, fetch_of("GET", url("/no-url"))).await.unwrap_err();
     assert_eq!(no_url.message, "redirected to something that is no URL: invalid IPv6 address");
+    for (path, said) in [
+        ("/file", "the URL has the scheme `file`: expected http or https"),
+        ("/data", "the URL has the scheme `data`: expected http or https"),
+        ("/to/user:word@127.0.0.1/", "the URL carries credentials: put them into a header"),
+    ] {
+        let refused = ask(&actor, fetch_of("GET", url(path))).await.unwrap_err();
+        assert_eq!((refused.kind.name(), refused.message), ("invalid-input", format!("redirected: {said}")), "{path}");
+    }
     // An effect that would become another request is answered as it stands.
     let kept = ask(&actor, Fetch { is_effect: true, ..fetch_of("POST", url("/other")) }).await.unwrap();
     assert_eq!(kept.status, 303);
@@ -211,6 +228,12 @@ async fn the_engines_own_listeners_are_closed_to_modules_by_whatever_name() {
         format!("http://127.0.0.1:{port}/metrics"),
         format!("http://localhost:{port}/metrics"),
         format!("http://0x7f.1:{port}/metrics"),
+        format!("http://2130706433:{port}/metrics"),
+        format!("http://0177.0.0.1:{port}/metrics"),
+        format!("http://127.0.0.1.:{port}/metrics"),
+        format!("http://%31%32%37.0.0.1:{port}/metrics"),
+        format!("http://\u{ff11}\u{ff12}\u{ff17}.0.0.1:{port}/metrics"),
+        format!("http://localhost.:{port}/metrics"),
         format!("http://0.0.0.0:{port}/metrics"),
         format!("http://[::ffff:127.0.0.1]:{port}/metrics"),
         format!("http://[::]:{port}/metrics"),
@@ -249,6 +272,64 @@ async fn keeping() -> (u16, Arc<AtomicUsize>) {
     (port, open)
 }
 
+/// Waits until a server has no connection any more.
+async fn ends(open: &AtomicUsize, what: &str) {
+    let ends = async {
+        while open.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ends).await.unwrap_or_else(|_| panic!("the connection is kept: {what}"));
+}
+
+/// A server that begins its answer and goes on with the same bytes for as long as somebody listens, and how many do.
+async fn endless(begin: &'static str, more: &'static str) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, open) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+    let count = open.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let count = count.clone();
+            count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let mut written = stream.write_all(begin.as_bytes()).await;
+                let more = more.repeat(100);
+                while written.is_ok() {
+                    written = stream.write_all(more.as_bytes()).await;
+                }
+                count.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    (port, open)
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_is_ended_and_so_is_its_connection() {
+    let actor = actor(Limits::default()).await;
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunked = |rest: &str| -> &'static str { format!("{chunked}{rest}").leak() };
+    for (begin, more, kind) in [
+        ("", "HTTP/1.1 100 Continue\r\n\r\n", "timeout"),
+        ("", "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", "timeout"),
+        ("HTTP/1.1 200 OK\r\n", "a: b\r\n", "unavailable"),
+        ("HTTP/1.1 200 OK\r\na: ", "a long header", "unavailable"),
+        ("HTTP/1.1 200 OK\r\n\r\n", "body", "invalid-input"),
+        (chunked(""), "1\r\nx\r\n", "invalid-input"),
+        (chunked("1"), ";extension=x", "unavailable"),
+        (chunked("1\r\nx\r\n0\r\n"), "trailer: x\r\n", "unavailable"),
+    ] {
+        let (port, open) = endless(begin, more).await;
+        let url = format!("http://127.0.0.1:{port}/");
+        // Those that nothing else ends.
+        let deadline = if kind == "timeout" { Duration::from_millis(500) } else { PATIENCE };
+        let failed = ask(&actor, Fetch { deadline, ..fetch_of("GET", url) }).await.unwrap_err();
+        assert_eq!(failed.kind.name(), kind, "{begin}{more}: {}", failed.message);
+        ends(&open, more).await;
+    }
+}
+
 /// Each port has connections of its own, so that a host with many of them could have any number.
 #[tokio::test]
 async fn a_connection_ends_with_its_request() {
@@ -257,12 +338,7 @@ async fn a_connection_ends_with_its_request() {
         let (port, open) = keeping().await;
         let answer = ask(&actor, fetch_of("GET", format!("http://127.0.0.1:{port}/"))).await.unwrap();
         assert_eq!(text(answer), "ok");
-        let ends = async {
-            while open.load(Ordering::SeqCst) > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, ends).await.expect("the connection is kept");
+        ends(&open, "after an answer").await;
     }
 }
 
@@ -276,8 +352,12 @@ async fn what_goes_wrong_has_its_kind() {
     assert_eq!(kind(fetch_of("GET", "http://evil.test/".into())).await, "denied");
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     assert_eq!(kind(fetch_of("GET", format!("http://127.0.0.1:{closed}/"))).await, "unavailable");
+    assert_eq!(kind(fetch_of("GET", "http://127.0.0.1:0/".into())).await, "unavailable");
+    assert_eq!(kind(fetch_of("GET", "http://[fe80::1%25lo]/".into())).await, "invalid-input");
     let hanging = Fetch { deadline: Duration::from_millis(50), ..fetch_of("GET", url("/hang")) };
     assert_eq!(kind(hanging).await, "timeout");
+    let stalling = Fetch { deadline: Duration::from_millis(500), ..fetch_of("GET", url("/stall")) };
+    assert_eq!(kind(stalling).await, "timeout", "the body counts, too");
     let allow = Arc::new(Allowlist::new(["none.test".to_owned()]));
     let unknown = ask(&actor, Fetch { allow, ..fetch_of("GET", "http://none.test:81/x".into()) }).await.unwrap_err();
     assert_eq!((unknown.kind.name(), &*unknown.message), ("unavailable", "http://none.test:81: DNS: no such name"));

@@ -64,24 +64,58 @@ pub(crate) struct EventIn<'a> {
     pub undo: Vec<(&'a str, Option<Raw<'a>>, Option<u64>)>,
 }
 
-/// Where a unit lies in its module's journal, in bytes from the first unit on. It follows the record; records of versions
-/// that did not bound the journal's bytes have none, and such a version does not read so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Span {
-    pub from: u64,
-    pub bytes: u64,
+/// A place in a module's journal, in bytes from the first unit on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct At {
+    /// Of everything.
+    pub all: u64,
+    /// Of recordings, which are part of it.
+    pub recorded: u64,
 }
 
-impl Span {
-    pub fn end(self) -> u64 {
-        self.from.saturating_add(self.bytes)
+impl At {
+    /// Of what a rewind needs.
+    pub fn undo(self) -> u64 {
+        self.all.saturating_sub(self.recorded)
     }
 }
 
-/// Adds to an encoded journal record where it lies. `besides` are the bytes of what is kept for as long as the record.
-pub(crate) fn place(record: &mut Vec<u8>, from: u64, besides: usize) -> Result<Span, StoreError> {
-    let span = Span { from, bytes: (record.len() + besides + UNIT_BYTES) as u64 };
-    *record = postcard::to_extend(&span, std::mem::take(record))
+/// Where a unit lies in its module's journal. It follows the record; records of versions that did not bound the journal's
+/// bytes have none, and such a version does not read so far. What is said of recordings follows in turn: before it was,
+/// they counted as what a rewind needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub from: At,
+    pub bytes: u64,
+    /// What of it is the unit's recording.
+    pub recorded: u64,
+    /// The size of a recording that was too large to be kept; 0: none was.
+    pub left_out: u64,
+}
+
+impl Span {
+    pub fn end(self) -> At {
+        let At { all, recorded } = self.from;
+        At { all: all.saturating_add(self.bytes), recorded: recorded.saturating_add(self.recorded) }
+    }
+}
+
+/// The recording of a unit, as far as its record says something of it: bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    Kept(usize),
+    LeftOut(usize),
+}
+
+/// Adds to an encoded journal record where it lies.
+pub(crate) fn place(record: &mut Vec<u8>, from: At, recording: Recorded) -> Result<Span, StoreError> {
+    let (recorded, left_out) = match recording {
+        Recorded::Kept(bytes) => (bytes as u64, 0),
+        Recorded::LeftOut(bytes) => (0, bytes as u64),
+    };
+    let span = Span { from, bytes: (record.len() + UNIT_BYTES) as u64 + recorded, recorded, left_out };
+    let written = (from.all, span.bytes, from.recorded, recorded, left_out);
+    *record = postcard::to_extend(&written, std::mem::take(record))
         .map_err(|error| StoreError::Failed(format!("cannot encode: {error}")))?;
     Ok(span)
 }
@@ -91,10 +125,16 @@ pub(crate) fn decode_span(bytes: &[u8]) -> Result<Option<Span>, StoreError> {
     let what = "a journal record";
     let taken = postcard::take_from_bytes::<EventIn<'_>>(body(bytes, what)?);
     let (_, rest) = taken.map_err(|error| damaged(what, &error))?;
-    match rest.is_empty() {
-        true => Ok(None),
-        false => postcard::from_bytes(rest).map(Some).map_err(|error| damaged(what, &error)),
+    if rest.is_empty() {
+        return Ok(None);
     }
+    let taken = postcard::take_from_bytes::<(u64, u64)>(rest);
+    let ((all, bytes), rest) = taken.map_err(|error| damaged(what, &error))?;
+    let (from_recorded, recorded, left_out) = match rest.is_empty() {
+        true => (0, 0, 0),
+        false => postcard::from_bytes::<(u64, u64, u64)>(rest).map_err(|error| damaged(what, &error))?,
+    };
+    Ok(Some(Span { from: At { all, recorded: from_recorded }, bytes, recorded, left_out }))
 }
 
 /// Encodes into a buffer that is used again.
@@ -196,9 +236,27 @@ mod tests {
         };
         let mut bytes = encode_vec(&out).unwrap();
         assert_eq!(decode_span(&bytes).unwrap(), None, "as earlier versions wrote it");
-        let span = place(&mut bytes, 1_000, 50).unwrap();
-        assert_eq!((span.from, decode_span(&bytes).unwrap()), (1_000, Some(span)));
-        assert!(span.end() >= 1_000 + 50 + bytes.len() as u64);
+        let from = At { all: 1_000, recorded: 300 };
+        let span = {
+            let mut bytes = bytes.clone();
+            let left_out = place(&mut bytes, from, Recorded::LeftOut(70)).unwrap();
+            assert_eq!(decode_span(&bytes).unwrap(), Some(left_out));
+            assert_eq!((left_out.left_out, left_out.end().recorded), (70, 300));
+            left_out
+        };
+        let mut earlier = postcard::to_extend(&(1_000u64, 200u64), bytes.clone()).unwrap();
+        let read = decode_span(&earlier).unwrap().unwrap();
+        assert_eq!(
+            (read.from.undo(), read.end()),
+            (1_000, At { all: 1_200, recorded: 0 }),
+            "as it was before recordings"
+        );
+        earlier.pop();
+        assert!(decode_span(&earlier).is_err());
+        let kept = place(&mut bytes, from, Recorded::Kept(50)).unwrap();
+        assert_eq!((kept.from, decode_span(&bytes).unwrap()), (from, Some(kept)));
+        assert!(kept.end().all >= 1_000 + 50 + bytes.len() as u64);
+        assert_eq!((kept.end().recorded, kept.end().undo()), (350, span.end().undo()), "with and without the same");
         let read = decode_event(&bytes).unwrap();
         assert_eq!((&read.entry, read.state_bytes_before), (&entry, 77));
         assert_eq!(read.resolved, Some((2, Raw(&letter))));

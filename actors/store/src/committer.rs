@@ -33,7 +33,7 @@ use rocksdb::WriteOptions;
 use tokio::{sync::Notify, task::AbortHandle};
 
 use crate::{
-    group::{Group, Scratch, Waiting},
+    group::{Gone, Group, Scratch, Waiting},
     headers::Owed,
     news::NewsDesk,
     open::Durability,
@@ -285,8 +285,9 @@ impl Queue {
         if got != stored + 1 || unit.record.seq != got {
             return Err(StoreError::OutOfSequence { stored, got });
         }
-        let outdated = [last.aged(store, unit)?, last.past(store, unit)?];
-        let span = self.waiting.add(store, unit, (first, last.end()), &outdated, &mut self.scratch)?;
+        let (aged, past) = (last.aged(store, unit)?, last.past(store, unit)?);
+        let gone = Gone { units: [aged, past.units], recordings: past.recordings };
+        let span = self.waiting.add(store, unit, (first, last.end()), &gone, &mut self.scratch)?;
         last.grow(span);
         if let Some(receipt) = last.follow(store, unit) {
             self.waiting.put_receipt(unit.module, &receipt)?;

@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
-    journal::{REWIND_UNITS, Receipt},
+    journal::Receipt,
     outbox::{Entry, Live, Location, Released},
     store::{Change, DeadLetter, EventUnit, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, Reply, StoreError},
 };
 use rocksdb::WriteBatch;
 
 use crate::{
-    codec::{self, EventOut, Raw, Span, Undos},
+    codec::{self, At, EventOut, Raw, Recorded, Span, Undos},
     headers::Owed,
     keys,
     store::Store,
@@ -30,6 +30,16 @@ pub(crate) struct Group {
     pub sent: Vec<(ModuleId, Location, Entry)>,
     pub waiting: Vec<Waiting>,
     pub headers: Owed,
+    /// Recordings that were too large to be kept with their units.
+    pub left_out: u64,
+}
+
+/// What goes with a unit because the journal holds too much, each from the first number to before the second.
+pub(crate) struct Gone {
+    /// Entries that are too old by now, and that are too many, with everything that is kept for as long.
+    pub units: [Option<(u64, u64)>; 2],
+    /// Units of which the recordings go alone.
+    pub recordings: Option<(u64, u64)>,
 }
 
 pub(crate) enum LetterChange {
@@ -80,13 +90,13 @@ impl Group {
     }
 
     /// Adds a unit, but for its record; answers where it lies in the journal. `first` says that no unit of this module has
-    /// passed since the actor started, `from` where it begins, `gone` which entries are too old by now or too many.
+    /// passed since the actor started, `from` where it begins.
     pub fn add(
         &mut self,
         store: &Store,
         unit: &EventUnit,
-        (first, from): (bool, u64),
-        gone: &[Option<(u64, u64)>],
+        (first, from): (bool, At),
+        gone: &Gone,
         scratch: &mut Scratch,
     ) -> Result<Span, StoreError> {
         let (id, seq) = (unit.module, unit.entry.seq);
@@ -108,10 +118,13 @@ impl Group {
         };
         let Scratch { key, event: event_bytes, .. } = scratch;
         codec::encode(&event, event_bytes)?;
-        // Recordings never take the room that undoing needs.
-        let recorded_max = store.journal_bytes / (2 * REWIND_UNITS);
+        let recorded_max = store.recorded_max();
         let recording = unit.recording.as_ref().filter(|recording| recording.len() as u64 <= recorded_max);
-        let span = codec::place(event_bytes, from, recording.map_or(0, Vec::len))?;
+        let recorded = match (&unit.recording, recording) {
+            (Some(large), None) => Recorded::LeftOut(large.len()),
+            (_, kept) => Recorded::Kept(kept.map_or(0, Vec::len)),
+        };
+        let span = codec::place(event_bytes, from, recorded)?;
         let health = unit.health.as_ref().map(codec::encode_vec).transpose()?;
         let quarantined = unit.quarantined.as_deref().map(codec::encode_vec::<DeadLetter>).transpose()?;
 
@@ -152,12 +165,16 @@ impl Group {
             self.batch.delete(keys::replay(id, *position));
         }
         let outdated = outdated(seq, store.journal_entries, first);
-        for (from, to) in outdated.into_iter().chain(gone.iter().flatten().copied()) {
+        for (from, to) in outdated.into_iter().chain(gone.units.into_iter().flatten()) {
             self.batch.delete_range_cf(events, keys::event(id, from), keys::event(id, to));
             self.batch.delete_range(keys::receipt(id, from), keys::receipt(id, to));
             self.batch.delete_range_cf(recordings, keys::recording(id, from), keys::recording(id, to));
         }
+        if let Some((from, to)) = gone.recordings {
+            self.batch.delete_range_cf(recordings, keys::recording(id, from), keys::recording(id, to));
+        }
         self.units += 1;
+        self.left_out += u64::from(span.left_out > 0);
         Ok(span)
     }
 

@@ -1,9 +1,13 @@
 //! What the store measures: histograms and gauges for Prometheus, and the recent commit times for the tree.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGaugeVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// How many commits the p99 of the status looks back on.
 const WINDOW: usize = 1000;
+
+/// Why a write failed.
+pub(crate) const DISK_FULL: &str = "disk-full";
+pub(crate) const OTHER: &str = "other";
 
 /// The crate's metrics, on the registry they were given.
 #[derive(Clone)]
@@ -12,6 +16,8 @@ pub(crate) struct Metrics {
     pub batch_size: Histogram,
     pub dead_letters: IntGaugeVec,
     pub rejected: IntCounter,
+    pub failed: IntCounterVec,
+    pub recordings_left_out: IntCounter,
 }
 
 impl Metrics {
@@ -33,11 +39,28 @@ impl Metrics {
             "nexum_commit_rejected_total",
             "Event units refused because too many waited for the disk; they were not written.",
         )?;
+        let failed = IntCounterVec::new(
+            Opts::new(
+                "nexum_commit_failed_total",
+                "Writes of groups of event units that the disk did not take, by reason.",
+            ),
+            &["reason"],
+        )?;
+        // The first one is an increase.
+        for reason in [DISK_FULL, OTHER] {
+            failed.with_label_values(&[reason]);
+        }
+        let recordings_left_out = IntCounter::new(
+            "nexum_recordings_left_out_total",
+            "Recordings of handled events that were too large to be kept with their units.",
+        )?;
         registry.register(Box::new(commit_duration.clone()))?;
         registry.register(Box::new(batch_size.clone()))?;
         registry.register(Box::new(dead_letters.clone()))?;
         registry.register(Box::new(rejected.clone()))?;
-        Ok(Self { commit_duration, batch_size, dead_letters, rejected })
+        registry.register(Box::new(failed.clone()))?;
+        registry.register(Box::new(recordings_left_out.clone()))?;
+        Ok(Self { commit_duration, batch_size, dead_letters, rejected, failed, recordings_left_out })
     }
 }
 

@@ -10,7 +10,11 @@ use nexum_host_ifaces::{
     store::{EventUnit, ModuleId, StoreError},
 };
 
-use crate::{codec::Span, store::Store};
+use crate::{
+    codec::{At, Span},
+    journal::Past,
+    store::Store,
+};
 
 /// Who signs, and how often. A signature takes some 20 µs of processor time, so that one in a thousand units costs less
 /// than anything else about a unit.
@@ -31,8 +35,8 @@ pub(crate) struct Last {
     signed_ms: u64,
     /// When it was seen last which entries are too old.
     aged_ms: Option<u64>,
-    /// Where the journal ends, bytes from the first unit on.
-    end: u64,
+    /// Where the journal ends.
+    end: At,
     /// Where it ended when it was seen last which entries are too many.
     looked_end: Option<u64>,
 }
@@ -44,12 +48,12 @@ impl Last {
         let receipt = store.last_receipt(unit.module)?;
         let (signed_seq, signed_ms) = receipt.map_or((0, unit.entry.at_ms), |receipt| (receipt.seq, receipt.at_ms));
         let place = Place { seq, digest: unit.entry.previous, component: unit.entry.component, at_ms: signed_ms };
-        let end = store.span(unit.module, seq)?.map_or(0, Span::end);
+        let end = store.span(unit.module, seq)?.map_or(At::default(), Span::end);
         Ok(Self { place, signed_seq, signed_ms, aged_ms: None, end, looked_end: None })
     }
 
-    /// Where the next unit begins in the journal, bytes from the first unit on.
-    pub fn end(&self) -> u64 {
+    /// Where the next unit begins in the journal.
+    pub fn end(&self) -> At {
         self.end
     }
 
@@ -87,15 +91,15 @@ impl Last {
         store.entries_before(unit.module, now_ms.saturating_sub(age_ms))
     }
 
-    /// The entries that have to make room for others before `unit`, when it is time to look: with the first unit, then
-    /// once an eighth of what the journal may hold has been added.
-    pub fn past(&mut self, store: &Store, unit: &EventUnit) -> Result<Option<(u64, u64)>, StoreError> {
+    /// What has to make room for others before `unit`, when it is time to look: with the first unit, then once an eighth of
+    /// what the journal may hold has been added.
+    pub fn past(&mut self, store: &Store, unit: &EventUnit) -> Result<Past, StoreError> {
         let step = (store.journal_bytes / 8).max(1);
-        if self.looked_end.is_some_and(|looked| self.end.saturating_sub(looked) < step) {
-            return Ok(None);
+        if self.looked_end.is_some_and(|looked| self.end.all.saturating_sub(looked) < step) {
+            return Ok(Past::default());
         }
-        self.looked_end = Some(self.end);
-        store.entries_past(unit.module, self.end, unit.entry.seq)
+        self.looked_end = Some(self.end.all);
+        store.past(unit.module, self.end, unit.entry.seq)
     }
 
     /// A receipt for the last unit, unless it has one.

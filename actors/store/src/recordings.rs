@@ -5,6 +5,7 @@
 
 use nexum_host_ifaces::{
     Hash,
+    journal::REWIND_UNITS,
     recording::{Crash, CrashBrief, Wanted},
     store::{ModuleId, StoreError},
 };
@@ -12,7 +13,7 @@ use rocksdb::{IteratorMode, WriteBatch};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    codec::{self, Raw},
+    codec::{self, Raw, Span},
     keys,
     store::Store,
 };
@@ -143,12 +144,10 @@ impl Store {
         let number = match wanted {
             Wanted::Unit(seq) => {
                 let found = self.db.get_cf(self.family(keys::RECORDINGS)?, keys::recording(module, seq));
-                return found.map_err(|error| self.failed(&error))?.ok_or_else(|| {
-                    StoreError::UnknownRecording(format!(
-                        "module `{name}` has no recording of unit {seq}: [journal] record = \"all\" keeps them, as long as \
-                         the unit is in the journal"
-                    ))
-                });
+                return match found.map_err(|error| self.failed(&error))? {
+                    Some(recording) => Ok(recording),
+                    None => Err(self.unrecorded(name, module, seq)?),
+                };
             }
             Wanted::Crash(number) => number,
             Wanted::LastCrash => self.last_crash(module)?,
@@ -161,6 +160,28 @@ impl Store {
             })
         })?;
         Ok(codec::decode_borrowed::<CrashIn<'_>>(&bytes, "a crash")?.recording.0.to_vec())
+    }
+
+    /// Bytes that the recording of a handled event may have, so that no single one takes much of a journal.
+    pub(crate) fn recorded_max(&self) -> u64 {
+        self.journal_bytes / (2 * REWIND_UNITS)
+    }
+
+    /// Why there is no recording of a unit.
+    fn unrecorded(&self, name: &str, module: ModuleId, seq: u64) -> Result<StoreError, StoreError> {
+        let why = match self.span(module, seq)? {
+            Some(Span { left_out: bytes @ 1.., .. }) => {
+                format!(
+                    "it had {bytes} bytes and was left out, as each is that takes more than a 512th of [journal] bytes"
+                )
+            }
+            Some(Span { recorded: 1.., .. }) => {
+                "it was dropped, because what undoes the newest units takes the room of the journal ([journal] bytes)"
+                    .into()
+            }
+            _ => "[journal] record = \"all\" keeps them, as long as the unit is in the journal".to_owned(),
+        };
+        Ok(StoreError::UnknownRecording(format!("module `{name}` has no recording of unit {seq}: {why}")))
     }
 }
 

@@ -17,8 +17,8 @@ use nexum_host_ifaces::{
     blocking::Blocking,
     clock::Clock,
     store::{
-        DeadLetter, Entries, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, ReplayItem, StateView, StoreError,
-        StoreStatus,
+        DeadLetter, Entries, JournalRoom, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, ReplayItem, StateView,
+        StoreError, StoreStatus,
     },
 };
 use rocksdb::{ColumnFamily, DB, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
@@ -58,6 +58,8 @@ pub struct Store {
     pub(crate) failing: AtomicU32,
     /// Since when there is space on a disk that was full, by the monotonic clock; 0 when it is full, or never was.
     pub(crate) freed_ns: AtomicU64,
+    /// Since when no group was written, by the monotonic clock, and why, once one was refused.
+    pub(crate) refusing: Mutex<Option<(u64, String)>>,
     index: Mutex<Index>,
     /// The committer that writes, to be stopped by the one that follows it.
     pub(crate) writer: Mutex<Weak<Shared>>,
@@ -138,12 +140,13 @@ impl Store {
             totals: Totals::default(),
             failing: AtomicU32::new(0),
             freed_ns: AtomicU64::new(0),
+            refusing: Mutex::default(),
             index: Mutex::new(index),
             writer: Mutex::default(),
             leased: Mutex::new(false),
             lease_freed: Condvar::new(),
         };
-        for known in store.index().modules.values() {
+        for known in store.index().modules.values().filter(|known| !known.letters.is_empty()) {
             store.show_letters(known);
         }
         Ok(Arc::new(store))
@@ -170,6 +173,7 @@ impl Store {
         lock(&self.index)
     }
 
+    /// To be called when a module's letters change, and not before: one that never had any has no series.
     pub(crate) fn show_letters(&self, known: &Known) {
         self.metrics.dead_letters.with_label_values(&[&*known.name]).set(known.letters.len() as i64);
     }
@@ -313,6 +317,7 @@ impl Store {
             commits_total: self.totals.commits.load(Ordering::Relaxed),
             commit_p99_ms: lock(&self.totals.window).p99_ns() as f64 / 1e6,
             journal_key: self.receipts.as_ref().map(|receipts| receipts.key.public()),
+            refusing: self.refusing(),
         }
     }
 }
@@ -345,8 +350,8 @@ impl StateView for Store {
         Ok(entries)
     }
 
-    fn journal_room(&self, module: ModuleId) -> Result<u64, StoreError> {
-        self.room(module)
+    fn journal_room(&self, module: ModuleId, seq: u64) -> Result<JournalRoom, StoreError> {
+        self.room(module, seq)
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     io::{self, Read as _},
     iter,
     path::Path,
@@ -166,8 +165,9 @@ pub fn planned(source: &Path, now_ms: u64) -> anyhow::Result<Vec<Planned>> {
 
 /// Hash and size of a component's file, which need not fit into memory.
 fn digest(path: &Path) -> anyhow::Result<(Hash, u64)> {
-    ensure!(path.is_file(), "is missing: a bundle has one beside its nexum.toml");
-    let mut file = fs::File::open(path)?;
+    ensure!(path.exists(), "is missing: a bundle has one beside its nexum.toml");
+    let mut file = load::open(path)?;
+    ensure!(file.metadata()?.is_file(), "is not a file");
     let mut head = Vec::new();
     file.by_ref().take(8).read_to_end(&mut head)?;
     super::check_component(&head)?;
@@ -251,7 +251,7 @@ fn listed<T: ToString>(values: &BTreeSet<T>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::{fs, path::PathBuf};
 
     use tempfile::TempDir;
 

@@ -1,7 +1,7 @@
 //! `replay`: a recorded event, run again without an engine.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,7 +12,8 @@ use nexum_host_ifaces::{
     recording::{Recording, Wanted},
 };
 use nexum_kernel::{
-    engine::WasmEngine,
+    compile::CompileLimits,
+    load,
     replay::{self, Difference, Replayed},
 };
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ use crate::{
     exit::Failure,
     journal::source,
     render::{self, print, print_json},
-    wire::{self, mock_state},
+    wire::{self, compiler, mock_state},
 };
 
 /// State directories are looked for here when nothing is said: the working directory's, or that of a mock run in it, then
@@ -45,11 +46,12 @@ pub fn replay(wanted: &Replay, output: &Output) -> Result<(), Failure> {
         Some(dir) if dir.join("cache").is_dir() => dir.join("cache"),
         _ => temporary.path().to_owned(),
     };
-    let engine = WasmEngine::new(&cache).map_err(|error| Failure::failed(error.to_string()))?;
+    // Whoever tries a component has not read it either. What the configuration of an engine says is not known here.
+    let engine = compiler::limited(&cache, CompileLimits::default());
+    let engine = engine.map_err(|error| Failure::failed(error.to_string()))?;
     let (component, hash) = match &wanted.component {
         Some(path) => {
-            let bytes = fs::read(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-            let hash = Hash(Sha256::digest(&bytes).into());
+            let hash = digest(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
             (engine.component(path, hash).map_err(|error| Failure::failed(error.to_string()))?, hash)
         }
         None => {
@@ -79,6 +81,17 @@ pub fn replay(wanted: &Replay, output: &Output) -> Result<(), Failure> {
         false => print(&render::replay::replayed(&recording, hash, &replayed, &differences))?,
     }
     if differences.is_empty() && replayed.missing.is_empty() { Ok(()) } else { Err(Failure::failed("")) }
+}
+
+/// The hash of a file, which need not fit into memory.
+fn digest(path: &Path) -> io::Result<Hash> {
+    let mut file = load::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a file"));
+    }
+    let mut hasher = Sha256::new();
+    io::copy(&mut file, &mut hasher)?;
+    Ok(Hash(hasher.finalize().into()))
 }
 
 fn recording(wanted: &Replay, state_dir: Option<&Path>) -> Result<Recording, Failure> {

@@ -62,6 +62,9 @@ fn exchange(exchange: &Exchange) -> (String, String) {
         None => "no answer".to_owned(),
         Some(bytes) => format!("{} bytes", bytes.len()),
     };
+    if let Some(bytes) = exchange.journal_room() {
+        return ("room in the journal".to_owned(), format!("{bytes} bytes"));
+    }
     if let Some(((chain, method, params), answered)) = exchange.chain_request() {
         let answered = match answered {
             Some(Ok(text)) => text,

@@ -92,13 +92,17 @@ fn module(node: &Node, facts: &ModuleFacts) -> Vec<String> {
         }
         "DEAD" => vec![reason],
         "PAUSED" => vec![format!("by the operator — `nexumctl module resume {name}`")],
-        "RUN" => running(facts, &budget),
+        "RUN" => running(facts, &budget, reason),
         _ => vec![reason],
     }
 }
 
-fn running(facts: &ModuleFacts, budget: &str) -> Vec<String> {
+/// `reason`: what it waits for, if anything.
+fn running(facts: &ModuleFacts, budget: &str, reason: String) -> Vec<String> {
     let mut parts = Vec::new();
+    if !reason.is_empty() {
+        parts.push(reason);
+    }
     let cursors = facts.cursors.iter().map(|(source, at)| match source.strip_prefix("chain:") {
         Some(chain) => format!("{chain}:{at}"),
         // A schedule's cursor is a time; that it has one says enough.
@@ -162,6 +166,7 @@ mod tests {
             outbox_oldest_age_ms: Some(4_000),
             last_event_age_ms: None,
             next_start_in_ms: Some(4_200),
+            waits: None,
             last_error: None,
         };
         Node { module: Some(facts), ..service(name, NodeKind::Module, state, summary, vec![]) }
@@ -213,6 +218,13 @@ nexum                     up 3d 4h
         let drawn = tree(&root, false, Some(80));
         let longest = drawn.lines().map(|line| line.chars().count()).max();
         assert_eq!((longest, drawn.ends_with("x…\n")), (Some(80), true), "\n{drawn}");
+    }
+
+    #[test]
+    fn a_module_that_waits_for_its_turn_says_so_first() {
+        let waits = module("m", "0.1.0", "RUN", 0, "waits for another (7s)");
+        let drawn = tree(&service("nexum", NodeKind::Engine, "UP", "", vec![waits]), false, None);
+        assert!(drawn.contains("RUN      waits for another (7s)   cursor "), "{drawn}");
     }
 
     #[test]

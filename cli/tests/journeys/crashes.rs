@@ -125,6 +125,19 @@ fn every_way_to_fail_is_reproduced() {
 }
 
 #[test]
+fn what_the_journal_had_no_room_for_is_refused_again_in_a_replay() {
+    let setup = Setup::new().mock(31337, CHAIN).with("[journal]\nbytes = 16_777_216\n");
+    // Half a megabyte in each event, and a flush for each half of it.
+    let engine = hostile(setup, "m", "rewrite-bomb\"\nrepeat = \"20").start();
+    engine.module_until("m", "set one event aside", |node| node["dead_letters"].as_u64() > Some(0));
+    let (code, said) = replay(&["m", "--last-crash", "--state-dir", &state(&engine)]);
+    assert_eq!((code, &said["equal"]), (0, &true.into()), "{said:#}");
+    assert!(said["replayed"]["result"]["error"].as_str().unwrap().contains("journal quota"), "{said:#}");
+    let shown = engine.ctl(&["crash", "show", "m"]);
+    assert!(shown.contains("room in the journal"), "{shown}");
+}
+
+#[test]
 fn a_handled_event_comes_out_the_same_and_another_component_does_not() {
     let setup = Setup::new().mock(31337, CHAIN).with("[journal]\nrecord = \"all\"");
     let engine = hostile(setup, "asks", "big-reply").module("recorder", "a", &[FROM_THE_FIRST]).start();

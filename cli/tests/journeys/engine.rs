@@ -62,6 +62,22 @@ pub fn has_ended(pid: u32) -> Result<(), String> {
     }
 }
 
+/// The processes that this one has started and that still run.
+pub fn children_of(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+    let of_parent = |pid: &u32| process_status(*pid, "PPid:") == Some(parent.to_string());
+    processes.filter_map(|name| name.to_str()?.parse().ok()).filter(of_parent).collect()
+}
+
+/// Puts another component into a bundle.
+pub fn put_component(bundle: &Path, component: &[u8]) {
+    fs::write(bundle.join("module.wasm"), component).unwrap();
+    let manifest = fs::read_to_string(bundle.join("nexum.toml")).unwrap();
+    let hash = format!("component = \"sha256:{}\"", hex::encode(Sha256::digest(component)));
+    let line = manifest.lines().find(|line| line.starts_with("component = ")).unwrap();
+    fs::write(bundle.join("nexum.toml"), manifest.replace(line, &hash)).unwrap();
+}
+
 /// A bundle that `make guests` built.
 pub fn bundle(name: &str) -> PathBuf {
     #[allow(clippy::disallowed_methods, reason = "where `make guests` put the bundles")]
@@ -159,11 +175,7 @@ impl Setup {
     /// The same with another component.
     pub fn write_bundle_of(&self, component: &[u8], name: &str) -> PathBuf {
         let dir = self.write_bundle("recorder", name, &[]);
-        fs::write(dir.join("module.wasm"), component).unwrap();
-        let manifest = fs::read_to_string(dir.join("nexum.toml")).unwrap();
-        let hash = format!("component = \"sha256:{}\"", hex::encode(Sha256::digest(component)));
-        let line = manifest.lines().find(|line| line.starts_with("component = ")).unwrap();
-        fs::write(dir.join("nexum.toml"), manifest.replace(line, &hash)).unwrap();
+        put_component(&dir, component);
         dir
     }
 
@@ -264,9 +276,7 @@ impl Engine {
 
     /// The processes that it has started and that still run.
     pub fn children(&self) -> Vec<u32> {
-        let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
-        let of_engine = |pid: &u32| process_status(*pid, "PPid:") == Some(self.pid().to_string());
-        processes.filter_map(|name| name.to_str()?.parse().ok()).filter(of_engine).collect()
+        children_of(self.pid())
     }
 
     pub fn signal(&self, name: &str) {

@@ -40,8 +40,8 @@ const PROBE_MAX: Duration = Duration::from_secs(2);
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
 const STOP_AFTER_MAX: Duration = Duration::from_secs(25);
 const STOP_AFTER_GOAL: Duration = Duration::from_secs(8);
-/// `[engine] compile_timeout`: longer than a measurement.
-const COMPILE_TIMEOUT: &str = "45s";
+/// `[engine] compile_timeout`: more than a measurement lasts.
+const COMPILE_TIMEOUT: &str = "30s";
 /// Memory that the engine may take at most besides what the neighbours may, MiB: the pool of recordings (256), and
 /// the database with the engine itself (256). For each ordinary module: 1.
 const FIXED_MIB: u64 = 256 + 256;
@@ -112,7 +112,8 @@ struct Report {
 /// nearly the weight of a module, so that its own component is not late on a busy machine, and would hide what others do.
 fn prove(modes: &[&'static str], rounds: usize, blocks: usize, below: Option<&Path>) -> Report {
     let silent = Silent::start();
-    let setup = below.map_or_else(Setup::new, |parent| Setup::below(parent).with(SMALL_JOURNAL));
+    let setup = below.map_or_else(Setup::new, Setup::below).with("module_histograms = true");
+    let setup = if below.is_some() { setup.with(SMALL_JOURNAL) } else { setup };
     let setup = setup.mock(31337, FAST_CHAIN);
     let setup = (0..ORDINARY).fold(setup, |setup, index| setup.module("recorder", &name(index), &[]));
     let mut neighbours: Vec<Neighbour> =

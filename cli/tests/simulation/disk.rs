@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use crate::{
     chance::Chance,
     manifest::Version,
+    periodic::{Keys, PERIODIC, Periodic},
     power::Power,
     scenario::{FaultPlan, ModulePlan, Scenario, When},
     trace::{Trace, lock},
@@ -47,9 +48,13 @@ pub struct Begin {
 /// By module and source.
 pub type Begins = BTreeMap<(String, String), Begin>;
 
+/// What was durable, as it was looked at: records, where sources began, and which versions wrote the states.
+type Looked = (BTreeMap<String, ModuleRecord>, Begins, BTreeMap<String, Option<String>>);
+
 struct Inner {
     chance: Chance,
     power: Power,
+    periodic: Option<Periodic<Looked>>,
     store: Weak<Store>,
     calm: bool,
     dead: bool,
@@ -72,6 +77,7 @@ impl SimDisk {
         let inner = Inner {
             chance: Chance::new(seed, "disk"),
             power: Power::new(seed, &plan),
+            periodic: PERIODIC.load(Ordering::Relaxed).then(|| Periodic::new(seed)),
             store: Weak::new(),
             calm: false,
             dead: false,
@@ -94,6 +100,24 @@ impl SimDisk {
             inner.power.opened(store.directory());
         }
         self.look(Written::Group);
+        self.keep(store);
+        if let Some(periodic) = &mut lock(&self.inner).periodic {
+            periodic.opened(store, self.budgets.keys());
+        }
+    }
+
+    /// With periodic durability: how everything is after a write, for a loss of power that leaves no more.
+    fn keep(&self, store: &Store) {
+        let inner = &mut *lock(&self.inner);
+        if let Some(periodic) = &mut inner.periodic {
+            let looked = (inner.seen.clone(), inner.begins.clone(), inner.versions.clone());
+            periodic.keep(self.trace.elapsed_ms(), store.directory(), looked);
+        }
+    }
+
+    /// Effects that were sent within what a loss of power took.
+    pub fn lost(&self) -> Keys {
+        lock(&self.inner).periodic.as_ref().map_or_else(Keys::new, |periodic| periodic.lost.clone())
     }
 
     /// Counts the syncs of the store's log.
@@ -114,11 +138,21 @@ impl SimDisk {
 
     /// The engine dies now: nothing reaches the disk any more.
     pub fn die(&self, why: &str) {
-        let mut inner = lock(&self.inner);
+        let inner = &mut *lock(&self.inner);
         if !std::mem::replace(&mut inner.dead, true) {
             inner.crashes += 1;
             let store = inner.store.upgrade();
-            let power = store.is_some_and(|store| inner.power.fail(store.directory()));
+            let power = store.is_some_and(|store| match &mut inner.periodic {
+                Some(periodic) => {
+                    let left = periodic.lose(self.trace.elapsed_ms(), &store, self.budgets.keys());
+                    if let Some((log, looked)) = left {
+                        inner.power.fail_at(log.as_ref(), store.directory());
+                        (inner.seen, inner.begins, inner.versions) = looked;
+                    }
+                    true
+                }
+                None => inner.power.fail(store.directory()),
+            });
             let how = if power { "POWER FAILURE" } else { "CRASH" };
             self.trace.note(format_args!("{how} {why} (write {})", inner.writes));
             self.died.notify_one();
@@ -396,14 +430,18 @@ impl Disk for SimDisk {
 
     fn after(&self, what: Written) -> Result<(), String> {
         let store = lock(&self.inner).store.upgrade();
-        if let Some(store) = store {
+        if let Some(store) = &store {
             if self.torn_due() {
-                self.torn(&store, what);
+                self.torn(store, what);
                 return Err("the engine is dead".into());
             }
             lock(&self.inner).power.written(store.directory());
         }
         self.look(what);
+        if let Some(store) = &store {
+            self.keep(store);
+        }
+        drop(store);
         if self.crash_due(When::After, self.plan.crash_after_write) {
             self.die("after a write");
             return Err("the engine is dead".into());

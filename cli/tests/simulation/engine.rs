@@ -179,7 +179,7 @@ impl Engine {
             let headers = ports.store.clone();
             let metrics = metrics.clone();
             services.push(actors.service(&format!("chain {}", plan.id), port.clone(), move |supervisor| {
-                let source = nexum_chain::Source::Dialled(config.clone(), Arc::new(net.clone()));
+                let source = nexum_chain::Source::Rpc(config.clone(), Arc::new(net.clone()));
                 let (clock, metrics, history) = (clock.clone(), metrics.clone(), history.clone());
                 let headers = Some(headers.clone());
                 let args = nexum_chain::Args { source, clock, metrics, history, headers };
@@ -226,6 +226,7 @@ impl Engine {
             pin_threads: false,
             clock,
             registry,
+            module_histograms: false,
             outbox: outbox::Settings {
                 policy: RetryPolicy { backoff_cap: Duration::from_secs(60), ..RetryPolicy::default() },
                 attempt_deadline: Duration::from_millis(machine.scenario.receivers.attempt_ms),

@@ -13,6 +13,7 @@ use crate::{
     block::{Block, Log},
     disk::{Begins, short},
     engine::Moved,
+    periodic::Keys,
     receiver::Receivers,
     scenario::{Blocks, ChainSource, Hold, ModulePlan, Scenario},
     world::{Chain, World},
@@ -37,6 +38,8 @@ pub struct End<'a> {
     pub receivers: &'a Receivers,
     pub begins: &'a Begins,
     pub moved: &'a Moved,
+    /// Effects that were sent within what a loss of power took.
+    pub lost: &'a Keys,
     pub now_ms: u64,
 }
 

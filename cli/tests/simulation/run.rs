@@ -416,12 +416,13 @@ async fn look(
         true => {
             let mut receivers = lock(&machine.receivers);
             receivers.advance_to(now);
-            let (world, begins) = (lock(&net.world), machine.disk.begins());
+            let (world, begins, lost) = (lock(&net.world), machine.disk.begins(), machine.disk.lost());
             let end = oracle::End {
                 world: &world,
                 receivers: &receivers,
                 begins: &begins,
                 moved: &machine.moved,
+                lost: &lost,
                 now_ms: machine.clock.now_ms(),
             };
             oracle::check(&machine.scenario, &end, &engine.store)

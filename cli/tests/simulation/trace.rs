@@ -90,6 +90,11 @@ impl Trace {
         Self { clock, lines: Arc::default() }
     }
 
+    /// What has passed, milliseconds.
+    pub fn elapsed_ms(&self) -> u64 {
+        self.clock.elapsed_ms()
+    }
+
     /// Notes something that the simulation does or sees.
     pub fn note(&self, what: fmt::Arguments<'_>) {
         self.push(format_args!("{what}"));

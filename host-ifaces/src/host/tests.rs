@@ -11,13 +11,17 @@ use std::{
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use wasmtime::component::Resource;
+use wasmtime_wasi::p2::bindings::sockets::{instance_network, ip_name_lookup};
+
 use super::*;
 use crate::{
-    bindings::nexum::host::{local_store, outbox},
+    bindings::nexum::host::{chain, http as fetching, local_store, outbox},
     clock::SystemClock,
-    http::Allowlist,
+    http::{Allowlist, Header, Request},
     outbox::{Effect, HttpEffect, Release},
-    store::{Entries, StoreError, StoreMsg},
+    recording::RecordedView,
+    store::{Entries, JournalRoom, StoreError, StoreMsg},
 };
 
 struct Nothing;
@@ -169,4 +173,127 @@ async fn an_event_that_is_late_because_the_disk_does_not_write_is_not_held_again
         assert_eq!(host.poisoned().is_none(), is_at_fault, "{waits:?} of 10 s");
     }
     actor.stop_and_wait(None, None).await.unwrap();
+}
+
+/// A host at the beginning of an event that may make so many calls.
+fn allowed(calls: u64) -> HostState {
+    let limits = Arc::new(Limits { max_host_calls_per_event: calls, ..Limits::default() });
+    let mut host = HostState::new(&HostArgs { limits, ..args(Port::new("store")) }, ModuleRecord::default());
+    host.begin(&EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) });
+    host
+}
+
+fn request(headers: Vec<Header>, body: Option<Vec<u8>>) -> Request {
+    Request { method: "GET".into(), url: "https://b.org".into(), headers, body, timeout_ms: None }
+}
+
+const OVERDRAWN: &str = "more than 67108864 bytes of arguments to host calls in one event";
+
+#[tokio::test]
+async fn calls_over_the_limit_cost_what_they_bring() {
+    const PART: usize = 4 << 20;
+    let [mut fetches, mut requests, mut lookups] = [10, 10, 2].map(allowed);
+    let network = instance_network::Host::instance_network(&mut lookups.lookups().sockets).unwrap().rep();
+    for _ in 0..20 {
+        fetching::Host::fetch(&mut fetches, request(Vec::new(), Some(vec![0; PART]))).await.unwrap_err();
+        chain::Host::request(&mut requests, 1, "eth_call".into(), "x".repeat(PART)).await.unwrap_err();
+        let (network, name) = (Resource::new_borrow(network), "n".repeat(PART));
+        assert!(ip_name_lookup::Host::resolve_addresses(&mut lookups.lookups(), network, name).is_err());
+    }
+    for host in [fetches, requests, lookups] {
+        assert_eq!(host.may_go_on().unwrap_err().to_string(), OVERDRAWN);
+    }
+}
+
+#[tokio::test]
+async fn parts_without_a_character_cost_what_they_take() {
+    let [mut fetches, mut batches, mut effects] = [100, 100, 100].map(allowed);
+    let headers = || vec![Header { name: String::new(), value: String::new() }; 30_000];
+    for _ in 0..60 {
+        fetching::Host::fetch(&mut fetches, request(headers(), None)).await.unwrap_err();
+        let requests = (0..30_000).map(|_| chain::RpcRequest { method: String::new(), params: String::new() });
+        chain::Host::request_batch(&mut batches, 1, requests.collect()).await.unwrap_err();
+        let effect = HttpEffect { method: "POST".into(), url: "https://a.org".into(), headers: headers(), body: None };
+        let options = outbox::Options { key: None, release: Release::Committed, lane: None };
+        outbox::Host::send(&mut effects, Effect::Http(effect), options).unwrap_err();
+    }
+    for host in [fetches, batches, effects] {
+        assert_eq!(host.may_go_on().unwrap_err().to_string(), OVERDRAWN);
+    }
+}
+
+/// Values under every key, and a journal of which this much is left.
+struct Journal {
+    value_bytes: usize,
+    newest: AtomicU64,
+    room: u64,
+}
+
+impl StateView for Journal {
+    fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(Some(vec![7; self.value_bytes]))
+    }
+
+    fn scan(&self, _: ModuleId, _: &str, _: Option<&str>, _: usize) -> Result<Entries, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn journal_room(&self, _: ModuleId, _: u64) -> Result<JournalRoom, StoreError> {
+        Ok(JournalRoom { newest: self.newest.load(Ordering::Relaxed), bytes: self.room })
+    }
+}
+
+#[tokio::test]
+async fn what_the_journal_refused_is_refused_in_a_replay_with_the_same_words() {
+    /// What a guest is told that flushes too much, deletes half of it, and ends: of the flush, and of the event.
+    async fn attempt(host: &mut HostState) -> [Result<(), String>; 3] {
+        let said = |result: Result<(), HostError>| result.map_err(|error| error.message);
+        for key in ["a", "b"] {
+            local_store::Host::set(host, key.into(), vec![1]).unwrap();
+        }
+        let refused = said(local_store::Host::flush(host).await);
+        local_store::Host::set(host, "b".into(), vec![7; 100 << 10]).unwrap();
+        let passed = said(host.check_journal());
+        local_store::Host::delete(host, "c".into()).unwrap();
+        [refused, passed, said(host.check_journal())]
+    }
+    let event = EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) };
+    let journal = Journal { value_bytes: 100 << 10, newest: AtomicU64::new(u64::MAX), room: 150 << 10 };
+    let taping = Taping::On(Default::default());
+    let args = HostArgs { view: Arc::new(journal), taping, ..args(Port::new("store")) };
+    let mut live = HostState::new(&args, ModuleRecord::default());
+    live.begin(&event);
+    let said = attempt(&mut live).await;
+    let [Err(refused), Ok(()), Err(ended)] = &said else { panic!("{said:?}") };
+    assert!(refused.starts_with("journal quota: these writes replace 204802 bytes"), "{refused}");
+    assert!(refused.contains("would have 51202 more"), "{refused}");
+    assert_eq!(refused, ended);
+
+    let session = live.capture().unwrap().session;
+    let (view, taping) = (Arc::new(RecordedView::new(&session)), Taping::Play(Arc::new(session)));
+    let mut played = HostState::new(&HostArgs { view: view.clone(), taping, ..args }, ModuleRecord::default());
+    played.begin(&event);
+    assert_eq!(attempt(&mut played).await, said);
+    assert_eq!((view.missing(), played.capture().unwrap().missing), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn a_module_that_is_ahead_of_the_disk_finds_no_more_room_in_its_journal_than_one_that_waits() {
+    const MIB: u64 = 1 << 20;
+    let journal = Arc::new(Journal { value_bytes: MIB as usize, newest: AtomicU64::new(0), room: 16 * MIB });
+    let args = HostArgs { view: journal.clone(), ..args(Port::new("store")) };
+    let mut host = HostState::new(&args, ModuleRecord::default());
+    let mut delete = |number: u64| {
+        host.begin(&EventId::Block { chain_id: 1, number, hash: Hash([7; 32]) });
+        local_store::Host::delete(&mut host, format!("key {number}")).unwrap();
+        host.check_journal().map(|()| {
+            let unit = host.seal(UnitKind::Handled, None, 0);
+            host.send(unit);
+        })
+    };
+    let passed = (1..=50).take_while(|number| delete(*number).is_ok()).count();
+    assert_eq!(passed, 15, "sixteen with their keys are more than there was room for");
+    // What the store counts is counted once.
+    journal.newest.store(15, Ordering::Relaxed);
+    delete(16).unwrap();
 }

@@ -16,14 +16,15 @@ use crate::host::HostState;
 /// The interfaces that are refused.
 pub(super) const PREFIX: &str = "wasi:http/";
 
-/// The errors by which these interfaces say that something is not allowed.
-const DENIALS: [&str; 2] = ["HTTP-request-denied", "forbidden"];
+/// The error by which these interfaces say that something is not allowed. Those about a request are never answered: a
+/// request is a resource, and to make one traps.
+const FORBIDDEN: &str = "forbidden";
 
 /// The type of every resource that these interfaces define. None is ever made.
 struct Refused;
 
-/// Defines one import of `component`. A function answers that it is not allowed, or nothing, where its type has a form for
-/// that. Any other traps.
+/// Defines one import of `component`. A function answers that it is not allowed where its type has a form for that. Any
+/// other traps.
 pub(super) fn define(
     engine: &Engine,
     linker: &mut Linker<HostState>,
@@ -81,20 +82,10 @@ fn resources_before(engine: &Engine, component: &Component, import: &str) -> Vec
 
 /// What a function answers instead of doing anything, if it can.
 fn denial(function: &ComponentFunc) -> Option<Val> {
-    let error = match function.results().next()? {
-        Type::Option(_) => return Some(Val::Option(None)),
-        Type::Result(result) => result.err(),
-        _ => return None,
-    };
-    let error = match error {
-        None => None,
-        Some(Type::Variant(variant)) => {
-            let case = variant.cases().find(|case| case.ty.is_none() && DENIALS.contains(&case.name))?;
-            Some(Box::new(Val::Variant(case.name.to_owned(), None)))
-        }
-        Some(_) => return None,
-    };
-    Some(Val::Result(Err(error)))
+    let Type::Result(result) = function.results().next()? else { return None };
+    let Type::Variant(variant) = result.err()? else { return None };
+    let case = variant.cases().find(|case| case.ty.is_none() && case.name == FORBIDDEN)?;
+    Some(Val::Result(Err(Some(Box::new(Val::Variant(case.name.to_owned(), None))))))
 }
 
 #[cfg(test)]

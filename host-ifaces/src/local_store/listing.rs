@@ -5,10 +5,10 @@
 use std::{collections::BTreeMap, ops::Bound};
 
 use super::{Overlay, failed};
-use crate::{HostError, store::Entries};
+use crate::{HostError, limits::ANSWER_BYTES_MAX, store::Entries};
 
 /// Committed entries that are read in one go, so that a listing stops where its answer is full.
-const SCAN_STEP: usize = 512;
+pub(super) const SCAN_STEP: usize = 512;
 
 impl Overlay {
     /// The first `limit` entries with `prefix` after `after`, or fewer when those have more than `bytes_max` bytes.
@@ -64,7 +64,9 @@ impl Overlay {
         let wanted = limit + overlaid.len();
         let mut committed = Entries::new();
         let (mut read_bytes, mut shown_bytes) = (0, 0);
-        while committed.len() < wanted && shown_bytes <= bytes_max {
+        // An event that has read so much ends with this call, whatever it answers.
+        let may_read = |read_bytes: usize| read_bytes as u64 <= ANSWER_BYTES_MAX;
+        while committed.len() < wanted && shown_bytes <= bytes_max && may_read(read_bytes) {
             let step = (wanted - committed.len()).min(SCAN_STEP);
             let from = committed.last().map(|(key, _)| key.as_str()).or(after);
             let entries = self.view.scan(self.module, prefix, from, step).map_err(failed)?;
@@ -100,7 +102,40 @@ impl Overlay {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
     use super::super::tests::{overlay, put};
+    use super::*;
+    use crate::store::{ModuleId, StateView, StoreError};
+
+    /// A state of ten thousand entries of a megabyte, none of which is touched, and how many were read.
+    #[derive(Default)]
+    struct Huge(AtomicUsize);
+
+    impl StateView for Huge {
+        fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(None)
+        }
+
+        fn scan(&self, _: ModuleId, _: &str, after: Option<&str>, limit: usize) -> Result<Entries, StoreError> {
+            let from = after.map_or(0, |after| after[1..].parse::<usize>().unwrap() + 1);
+            let entries: Entries = (from..10_000).take(limit).map(|n| (format!("k{n:04}"), vec![0; 1 << 20])).collect();
+            self.0.fetch_add(entries.len(), Ordering::Relaxed);
+            Ok(entries)
+        }
+    }
+
+    #[test]
+    fn a_listing_reads_no_more_than_an_event_may() {
+        let huge = Arc::new(Huge::default());
+        let mut overlay = Overlay::new(huge.clone(), ModuleId(1), 0, u64::MAX);
+        overlay.list("k", None, 10_001, usize::MAX).unwrap();
+        assert_eq!(huge.0.load(Ordering::Relaxed), SCAN_STEP);
+        assert!(overlay.take_copied() as u64 > ANSWER_BYTES_MAX, "so that the event ends");
+    }
 
     #[test]
     fn a_page_reads_no_more_of_what_the_event_wrote_than_it_answers() {

@@ -5,14 +5,14 @@
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
-use super::{Overlay, Written};
+use super::{Overlay, Written, listing::SCAN_STEP};
 use crate::{
     recording::{ENTRY_BYTES, RecordedBytes, Scan},
     store::{Change, Entries, ModuleId, StateView},
 };
 
 /// Keys that an idle overlay keeps room for.
-const KEPT_KEYS: usize = 32;
+const KEPT_KEYS: usize = 8;
 /// Entries that are looked at again for the listings of one event, all together.
 const LISTED_MAX: usize = 500_000;
 
@@ -36,6 +36,10 @@ impl Notes {
         }
         room
     }
+}
+
+fn entry_bytes(key: &str, value: &[u8]) -> usize {
+    key.len() + value.len() + ENTRY_BYTES
 }
 
 fn bytes_of(value: Option<&Vec<u8>>) -> usize {
@@ -150,11 +154,9 @@ impl Overlay {
             if seen.cut {
                 break;
             }
-            match self.scan_before(notes, prefix, after, limit, &mut listed) {
+            match self.scan_before(notes, prefix, after, limit, bytes_max.saturating_sub(bytes), &mut listed) {
                 Some(scan) => {
-                    let of_entry = |(key, value): &(String, Vec<u8>)| key.len() + value.len() + ENTRY_BYTES;
-                    bytes += scan.entries.iter().map(of_entry).sum::<usize>();
-                    seen.cut |= bytes > bytes_max || listed > LISTED_MAX;
+                    bytes += scan.entries.iter().map(|(key, value)| entry_bytes(key, value)).sum::<usize>();
                     seen.scans.push(scan);
                 }
                 None => seen.cut = true,
@@ -178,14 +180,15 @@ impl Overlay {
         (bytes <= bytes_max).then(|| all.collect())
     }
 
-    /// A listing as it was before the event, long enough for whatever the event's own writes hide of it. Adds to `listed`
-    /// how many entries were looked at.
+    /// A listing as it was before the event, long enough for whatever the event's own writes hide of it; `None` when it
+    /// cannot be read, has more than `room` bytes, or too many entries were looked at. Adds to `listed` how many were.
     fn scan_before(
         &self,
         notes: &Notes,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
+        mut room: usize,
         listed: &mut usize,
     ) -> Option<Scan> {
         let start = after.filter(|after| *after >= prefix).map_or(Bound::Included(prefix), Bound::Excluded);
@@ -193,21 +196,46 @@ impl Overlay {
         let own = self.writes.range::<str, _>(from).take_while(|(key, _)| key.starts_with(prefix)).count();
         let sent = || self.sent.range::<str, _>(from).take_while(move |(key, _)| key.starts_with(prefix));
         let flushed = || notes.before.range::<str, _>(from).take_while(move |(key, _)| key.starts_with(prefix));
-        let asked = limit + own + sent().count() + flushed().count();
-        let mut entries = self.view.scan(self.module, prefix, after, asked).ok()?;
-        *listed += 1 + own + sent().count() + flushed().count() + entries.len();
-        let whole = entries.len() < asked;
+        let hidden = own + sent().count() + flushed().count();
+        *listed += 1 + hidden;
+        let (mut found, mut read, mut last) = (BTreeMap::new(), 0, None::<String>);
+        let whole = loop {
+            let step = (limit + hidden - read).min(SCAN_STEP);
+            if step == 0 || *listed > LISTED_MAX {
+                break false;
+            }
+            let entries = self.view.scan(self.module, prefix, last.as_deref().or(after), step).ok()?;
+            let is_end = entries.len() < step;
+            read += entries.len();
+            *listed += entries.len();
+            last = entries.last().map(|(key, _)| key.clone()).or(last);
+            for (key, value) in entries {
+                // The store does not have yet what was there before the event.
+                if !self.sent.contains_key(&key) && !notes.before.contains_key(&key) {
+                    room = room.checked_sub(entry_bytes(&key, &value))?;
+                    found.insert(key, value);
+                }
+            }
+            if is_end {
+                break true;
+            }
+        };
+        if *listed > LISTED_MAX {
+            return None;
+        }
         // Past the last one read nothing is known of the store.
-        let end = entries.last().map(|(key, _)| key.clone()).filter(|_| !whole);
-        let mut merged: BTreeMap<String, Vec<u8>> = entries.drain(..).collect();
-        for (key, value) in sent().chain(flushed()) {
-            match value {
-                Some(value) => drop(merged.insert(key.clone(), value.clone())),
-                None => drop(merged.remove(key)),
+        let end = last.filter(|_| !whole);
+        let known = |key: &str| end.as_deref().is_none_or(|end| key <= end);
+        let mut newest: BTreeMap<&String, &Option<Vec<u8>>> = BTreeMap::new();
+        newest.extend(sent());
+        newest.extend(flushed());
+        for (key, value) in newest {
+            if let Some(value) = value.as_ref().filter(|_| known(key)) {
+                room = room.checked_sub(entry_bytes(key, value))?;
+                found.insert(key.clone(), value.clone());
             }
         }
-        let known = |key: &String| end.as_ref().is_none_or(|end| key <= end);
-        let entries: Entries = merged.into_iter().filter(|(key, _)| known(key)).collect();
+        let entries: Entries = found.into_iter().collect();
         Some(Scan { prefix: prefix.to_owned(), after: after.map(str::to_owned), entries, whole })
     }
 
@@ -222,8 +250,64 @@ impl Overlay {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{overlay, put};
-    use crate::recording::{RECORDING_BYTES_MAX, RecordedBytes};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::{
+        Write,
+        tests::{overlay, put},
+    };
+    use super::*;
+    use crate::{recording::RECORDING_BYTES_MAX, store::StoreError};
+
+    /// A state of ten thousand entries of a kilobyte, and how many were read.
+    #[derive(Default)]
+    struct Large(AtomicUsize);
+
+    impl StateView for Large {
+        fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(None)
+        }
+
+        fn scan(&self, _: ModuleId, _: &str, after: Option<&str>, limit: usize) -> Result<Entries, StoreError> {
+            let from = after.map_or(0, |after| after[1..].parse::<usize>().unwrap() + 1);
+            let entries: Entries = (from..10_000).take(limit).map(|n| (format!("k{n:04}"), vec![0; 1024])).collect();
+            self.0.fetch_add(entries.len(), Ordering::Relaxed);
+            Ok(entries)
+        }
+    }
+
+    #[test]
+    fn a_listing_that_there_is_no_room_for_is_not_read_to_its_end() {
+        let large = Arc::new(Large::default());
+        let mut overlay = Overlay::new(large.clone(), ModuleId(1), 0, u64::MAX).noting(&RecordedBytes::default());
+        overlay.begin();
+        overlay.note_scan("k", None, 10_001);
+        assert!(overlay.seen(100 << 10).cut);
+        assert_eq!(large.0.load(Ordering::Relaxed), SCAN_STEP);
+        let seen = overlay.seen(usize::MAX);
+        assert_eq!((seen.scans[0].entries.len(), seen.scans[0].whole, seen.cut), (10_000, true, false));
+    }
+
+    #[test]
+    fn a_listing_that_is_read_in_steps_leaves_out_nothing() {
+        let keys: Vec<String> = (0..3 * SCAN_STEP).map(|n| format!("k{n:05}")).collect();
+        let committed: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), "v")).collect();
+        let mut overlay = overlay(&committed, u64::MAX).noting(&RecordedBytes::default());
+        overlay.begin();
+        let around = [SCAN_STEP - 1, SCAN_STEP, SCAN_STEP + 1, 2 * SCAN_STEP];
+        overlay.apply(around.iter().map(|nth| Write::Delete(keys[*nth].clone())).collect()).unwrap();
+        let flushed = overlay.take_changes();
+        overlay.note_flush(&flushed);
+        overlay.apply(vec![put("k00000", "new"), put(&keys[SCAN_STEP], "new")]).unwrap();
+        for limit in [1, SCAN_STEP, 2 * SCAN_STEP, 3 * SCAN_STEP, 4 * SCAN_STEP] {
+            overlay.note_scan("k", None, limit);
+            let seen = overlay.seen(usize::MAX);
+            let scan = &seen.scans[0];
+            assert!(scan.entries.len() >= limit.min(keys.len()), "{} of {limit}", scan.entries.len());
+            assert!(scan.entries.iter().zip(&keys).all(|((key, value), expected)| key == expected && value == b"v"));
+            assert_eq!(scan.whole, limit + 10 > keys.len(), "{limit}");
+        }
+    }
 
     #[test]
     fn values_are_those_before_the_event_whatever_it_wrote_or_flushed() {

@@ -8,6 +8,7 @@ use crate::{
     HostError,
     host::HostState,
     journal::{REWIND_UNITS, SMALL_UNIT_BYTES},
+    store::Change,
 };
 
 impl Overlay {
@@ -17,17 +18,53 @@ impl Overlay {
         counted.map(|(key, written)| key.len() as u64 + size("", written.old.as_ref())).sum()
     }
 
-    pub(super) fn check_journal(&self) -> Result<(), HostError> {
+    /// What the next unit replaces as far as the journal's bound is concerned: 0 when it is little enough never to be
+    /// refused.
+    fn weighing_bytes(&self) -> u64 {
         // Values are only compared where it may matter.
         if self.replaced_bytes(|_| true) <= SMALL_UNIT_BYTES {
-            return Ok(());
+            return 0;
         }
         let bytes = self.replaced_bytes(|written| written.new != written.old);
-        if bytes <= SMALL_UNIT_BYTES {
+        if bytes <= SMALL_UNIT_BYTES { 0 } else { bytes }
+    }
+
+    /// A unit is on its way to the store.
+    pub(crate) fn unit_sent(&mut self, seq: u64, changes: &[Change]) {
+        let old_bytes: usize = changes.iter().map(|change| change.old.as_ref().map_or(0, Vec::len)).sum();
+        self.sent_bytes += old_bytes;
+        if !changes.is_empty() {
+            let key_bytes: usize = changes.iter().map(|change| change.key.len()).sum();
+            self.replacing.push_back((seq, (key_bytes + old_bytes) as u64));
+        }
+        // What no rewind needs together with the next unit counts no more, however many an event flushes.
+        while self.replacing.front().is_some_and(|(sent, _)| sent + REWIND_UNITS <= seq + 1) {
+            self.replacing.pop_front();
+        }
+    }
+
+    /// What the journal has left for the unit `seq` when those on their way are written, bytes.
+    fn journal_room(&self, seq: u64) -> u64 {
+        // A store that cannot be read now will say so when the unit is written.
+        let Ok(room) = self.view.journal_room(self.module, seq) else { return u64::MAX };
+        let to_come = self.replacing.iter().filter(|(sent, _)| *sent > room.newest);
+        to_come.fold(room.bytes, |left, (_, bytes)| left.saturating_sub(*bytes))
+    }
+}
+
+impl HostState {
+    /// Whether the journal has room for the unit of the event at hand. How much room there was is part of what is recorded,
+    /// so that a replay is refused what was refused.
+    ///
+    /// # Errors
+    /// `invalid-input` when the newest units would hold more than the journal may: the event must fail.
+    pub fn check_journal(&mut self) -> Result<(), HostError> {
+        let bytes = self.overlay.weighing_bytes();
+        if bytes == 0 {
             return Ok(());
         }
-        // A store that cannot be read now will say so when the unit is written.
-        let Ok(room) = self.view.journal_room(self.module) else { return Ok(()) };
+        let Self { tape, overlay, ledger, .. } = self;
+        let room = tape.journal_room(|| overlay.journal_room(ledger.record.seq + 1));
         if bytes > room {
             return Err(invalid(format!(
                 "journal quota: these writes replace {bytes} bytes, which the journal keeps for a rewind; with them the \
@@ -40,28 +77,15 @@ impl Overlay {
     }
 }
 
-impl HostState {
-    /// Whether the journal has room for the unit of the event at hand.
-    ///
-    /// # Errors
-    /// `invalid-input` when the newest units would hold more than the journal may: the event must fail.
-    pub fn check_journal(&self) -> Result<(), HostError> {
-        self.overlay.check_journal()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::super::tests::put;
     use super::*;
-    use crate::{
-        HostErrorKind,
-        store::{Entries, ModuleId, StateView, StoreError},
-    };
+    use crate::store::{Entries, JournalRoom, ModuleId, StateView, StoreError};
 
-    /// One value under every key, and little room in the journal.
+    /// One value under every key, and little room in the journal, of which unit 7 is the newest one written.
     struct Full;
 
     const VALUE_BYTES: u64 = SMALL_UNIT_BYTES;
@@ -75,26 +99,47 @@ mod tests {
             Ok(Vec::new())
         }
 
-        fn journal_room(&self, _: ModuleId) -> Result<u64, StoreError> {
-            Ok(VALUE_BYTES + 100)
+        fn journal_room(&self, _: ModuleId, _: u64) -> Result<JournalRoom, StoreError> {
+            Ok(JournalRoom { newest: 7, bytes: VALUE_BYTES + 100 })
         }
     }
 
+    fn overlay() -> Overlay {
+        Overlay::new(Arc::new(Full), ModuleId(1), 10 * VALUE_BYTES, 100 * VALUE_BYTES)
+    }
+
     #[test]
-    fn writes_that_replace_more_than_the_journal_may_keep_are_refused_and_small_ones_never() {
-        let overlay = || Overlay::new(Arc::new(Full), ModuleId(1), 10 * VALUE_BYTES, 100 * VALUE_BYTES);
+    fn writes_that_replace_much_are_weighed_and_small_ones_never() {
         let mut fitting = overlay();
         fitting.apply(vec![put("a", "1")]).unwrap();
-        fitting.check_journal().unwrap();
+        assert_eq!(fitting.weighing_bytes(), VALUE_BYTES + 1);
         let mut large = overlay();
         large.apply(vec![put("a", "1"), put("b", "1")]).unwrap();
-        let error = large.check_journal().unwrap_err();
-        assert_eq!(error.kind, HostErrorKind::InvalidInput);
-        assert!(error.message.starts_with("journal quota: these writes replace 131074 bytes"), "{}", error.message);
+        assert_eq!(large.weighing_bytes(), 2 * VALUE_BYTES + 2);
         // What stays as it was needs no undoing.
         let same = "\u{1}".repeat(VALUE_BYTES as usize);
         let mut unchanged = overlay();
         unchanged.apply(vec![put("a", &same), put("b", &same), put("c", &same)]).unwrap();
-        unchanged.check_journal().unwrap();
+        assert_eq!(unchanged.weighing_bytes(), 0);
+    }
+
+    #[test]
+    fn what_units_on_their_way_replace_is_taken_from_the_room_until_the_store_counts_it() {
+        let change = |bytes: usize| vec![Change { key: "k".into(), new: None, old: Some(vec![0; bytes]) }];
+        let mut overlay = overlay();
+        overlay.unit_sent(6, &change(1_000));
+        overlay.unit_sent(7, &change(1_000));
+        assert_eq!(overlay.journal_room(8), VALUE_BYTES + 100, "the store has them");
+        overlay.unit_sent(8, &change(49));
+        overlay.unit_sent(9, &[]);
+        assert_eq!(overlay.journal_room(10), VALUE_BYTES + 50);
+        assert_eq!(overlay.sent_bytes(), 2_049, "they are in memory, too");
+        overlay.unit_sent(10, &change(1 << 20));
+        assert_eq!(overlay.journal_room(11), 0);
+        overlay.settled();
+        assert_eq!((overlay.journal_room(11), overlay.sent_bytes()), (VALUE_BYTES + 100, 0));
+        // However many an event flushes, no more are remembered than a rewind needs.
+        (11..2_000).for_each(|seq| overlay.unit_sent(seq, &change(1)));
+        assert!(overlay.replacing.len() as u64 <= REWIND_UNITS, "{}", overlay.replacing.len());
     }
 }

@@ -12,9 +12,10 @@ use super::{BlockPoint, Effect, Entry, HttpEffect, effect_id};
 use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::outbox::{self, Options},
+    bounded::{NAME_BYTES_MAX, cut},
     event::EventId,
     host::HostState,
-    http::{self, Allowlist, Header, KEY_HEADER},
+    http::{self, Allowlist, HEADERS_MAX, Header, KEY_HEADER},
 };
 
 /// One effect, everything about it: it is written twice and kept until it ends. Larger payloads belong behind a URL.
@@ -116,12 +117,21 @@ pub(super) fn size(effect: &Effect) -> usize {
     }
 }
 
+/// What the parts of an effect take besides their bytes: headers without a character take something, too.
+fn parts(effect: &Effect) -> usize {
+    match effect {
+        Effect::Http(effect) => size_of_val(effect.headers.as_slice()),
+        Effect::Rpc(_) | Effect::Transaction(_) | Effect::Message(_) => 0,
+    }
+}
+
 fn check_options(options: &Options) -> Result<(), HostError> {
     if let Some(key) = &options.key
         && (key.is_empty() || key.len() > KEY_BYTES_MAX || !key.bytes().all(|byte| (0x21..0x7f).contains(&byte)))
     {
         let what = format!("expected 1 to {KEY_BYTES_MAX} visible ASCII characters");
-        return Err(invalid(format!("key `{key}`: {what}, because it is sent as a header")));
+        let named = cut(key, NAME_BYTES_MAX);
+        return Err(invalid(format!("key `{named}`: {what}, because it is sent as a header")));
     }
     if let Some(lane) = &options.lane
         && (lane.is_empty() || lane.len() > LANE_BYTES_MAX)
@@ -133,6 +143,10 @@ fn check_options(options: &Options) -> Result<(), HostError> {
 
 /// The request as it will leave, with the header of its key: what is refused then could never go out.
 fn check_http(effect: &HttpEffect, key: &str, allow: &Allowlist) -> Result<(), HostError> {
+    // Before any of them is copied.
+    if effect.headers.len() > HEADERS_MAX {
+        return Err(invalid(format!("{} headers, at most {HEADERS_MAX}", effect.headers.len())));
+    }
     if effect.headers.iter().any(|header| header.name.eq_ignore_ascii_case(KEY_HEADER)) {
         return Err(invalid("header `idempotency-key` is the host's to set: give the key as an option"));
     }
@@ -175,7 +189,7 @@ impl HostState {
 impl outbox::Host for HostState {
     fn send(&mut self, effect: Effect, options: Options) -> Result<String, HostError> {
         let named = [&options.key, &options.lane].into_iter().flatten().map(String::len).sum::<usize>();
-        self.meter.take(size(&effect) + named);
+        self.meter.take(size(&effect) + parts(&effect) + named);
         self.count_host_call("outbox")?;
         let event = match &self.origin {
             None | Some(EventId::Init) => {
@@ -242,6 +256,7 @@ mod tests {
         let max = http::HEADERS_MAX;
         assert_eq!(refusal(max - 1, 1, "k"), None);
         assert_eq!(refusal(max, 1, "k").unwrap(), format!("{} headers, at most {max}", max + 1));
+        assert_eq!(refusal(100_000, 0, "k").unwrap(), format!("100000 headers, at most {max}"));
         let room = http::HEADER_BYTES_MAX - KEY_HEADER.len() - "x-0".len();
         assert_eq!(refusal(1, room - 9, &"k".repeat(9)), None);
         assert!(refusal(1, room - 9, &"k".repeat(10)).unwrap().starts_with("headers of "));

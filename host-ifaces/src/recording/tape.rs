@@ -11,7 +11,12 @@ use super::{
 use crate::{HostError, HostErrorKind, host::HostState};
 
 /// Room that an idle tape keeps for the next event.
-const KEPT_ITEMS: usize = 32;
+const KEPT_ITEMS: usize = 8;
+
+/// Stands among the calls for how much room the journal had; the answer is a number of bytes.
+pub(super) const JOURNAL_ROOM: &str = "local-store.journal-room";
+/// Stands among the calls once for the flushes of an event that waited for its end.
+const FLUSH_HELD: &str = "local-store.flush-held";
 
 #[derive(Default)]
 pub(crate) enum Tape {
@@ -28,6 +33,7 @@ pub(crate) struct Recorder {
     random: Vec<Vec<u8>>,
     lines: Vec<LogLine>,
     line_bytes: usize,
+    flush_held: bool,
     meter: RecordedBytes,
 }
 
@@ -39,6 +45,7 @@ pub(crate) struct Player {
     random: VecDeque<Vec<u8>>,
     lines: Vec<LogLine>,
     line_bytes: usize,
+    flush_held: bool,
     missing: Vec<String>,
 }
 
@@ -91,6 +98,10 @@ impl Player {
     }
 }
 
+fn is_journal_room(exchange: &Exchange) -> bool {
+    exchange.journal_room().is_some()
+}
+
 fn trim<T>(items: &mut Vec<T>) {
     items.clear();
     items.shrink_to(KEPT_ITEMS);
@@ -117,7 +128,7 @@ impl Tape {
             trim(&mut recorder.times);
             trim(&mut recorder.random);
             trim(&mut recorder.lines);
-            recorder.line_bytes = 0;
+            (recorder.line_bytes, recorder.flush_held) = (0, false);
             recorder.meter.reset();
         }
     }
@@ -132,8 +143,9 @@ impl Tape {
 
     pub fn play(&mut self, session: &Session) {
         let exchanges = session.exchanges.iter().cloned().map(Some).collect();
+        let flush_held = session.exchanges.iter().any(|exchange| exchange.call == FLUSH_HELD);
         let (times, random) = (session.times.iter().copied().collect(), session.random.iter().cloned().collect());
-        *self = Self::Play(Box::new(Player { exchanges, times, random, ..Player::default() }));
+        *self = Self::Play(Box::new(Player { exchanges, times, random, flush_held, ..Player::default() }));
     }
 
     pub fn capture(&self) -> Option<Captured> {
@@ -202,6 +214,49 @@ impl Tape {
                 }
             },
         }
+    }
+
+    /// How much room the journal had, bytes. What a recording does not say is no bound.
+    pub fn journal_room(&mut self, live: impl FnOnce() -> u64) -> u64 {
+        match self {
+            Self::Off => live(),
+            Self::On(recorder) => {
+                let room = live();
+                if let Some(answer) = recorder.encode(&room, JOURNAL_ROOM.len() + 2 * ENTRY_BYTES) {
+                    recorder.exchanges.push(Exchange {
+                        call: JOURNAL_ROOM.to_owned(),
+                        request: Vec::new(),
+                        answer: Some(answer),
+                    });
+                }
+                room
+            }
+            Self::Play(player) => {
+                let said = player.exchanges.iter_mut().find(|said| said.as_ref().is_some_and(is_journal_room));
+                let room = said.and_then(Option::take).and_then(|said| said.journal_room());
+                room.unwrap_or_else(|| {
+                    player.miss("how much room the journal had");
+                    u64::MAX
+                })
+            }
+        }
+    }
+
+    /// A flush waited for the end of the event.
+    pub fn note_flush_held(&mut self) {
+        if let Self::On(recorder) = self
+            && !recorder.flush_held
+            && recorder.room(FLUSH_HELD.len() + 2 * ENTRY_BYTES)
+        {
+            recorder.flush_held = true;
+            let (request, answer) = (Vec::new(), Some(Vec::new()));
+            recorder.exchanges.push(Exchange { call: FLUSH_HELD.to_owned(), request, answer });
+        }
+    }
+
+    /// Whether the flushes of the event that is played waited for its end.
+    pub fn flushes_were_held(&self) -> bool {
+        matches!(self, Self::Play(player) if player.flush_held)
     }
 
     /// A line that was logged. Answers whether it is for the tape alone.
@@ -319,6 +374,30 @@ mod tests {
         assert!(matches!(played.ask("chain.request", &(1u64, "other")), Asked::Missing));
         let missing = played.capture().unwrap().missing;
         assert_eq!(missing, ["a further reading of the clock", "an answer to chain.request"]);
+    }
+
+    #[test]
+    fn how_much_room_the_journal_had_and_that_flushes_waited_is_played() {
+        let mut tape = taping();
+        assert_eq!([tape.journal_room(|| 70_000), tape.journal_room(|| 9)], [70_000, 9]);
+        assert!(!tape.flushes_were_held());
+        tape.note_flush_held();
+        tape.note_flush_held();
+        let session = tape.capture().unwrap().session;
+        assert_eq!(session.exchanges.len(), 3, "{session:?}");
+        tape.begin();
+        tape.note_flush_held();
+        assert_eq!(tape.capture().unwrap().session.exchanges.len(), 1, "each event says it anew");
+
+        let mut played = Tape::new(&Taping::Play(session.into()), &RecordedBytes::default());
+        assert!(played.flushes_were_held());
+        assert_eq!([played.journal_room(|| 0), played.journal_room(|| 0)], [70_000, 9]);
+        assert_eq!(played.capture().unwrap().missing, Vec::<String>::new());
+        assert_eq!(played.journal_room(|| 0), u64::MAX);
+        assert_eq!(played.capture().unwrap().missing, ["how much room the journal had"]);
+        let mut other = Tape::new(&Taping::Play(Default::default()), &RecordedBytes::default());
+        assert!(!other.flushes_were_held());
+        assert_eq!(other.journal_room(|| 0), u64::MAX);
     }
 
     #[test]

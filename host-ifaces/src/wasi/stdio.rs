@@ -323,6 +323,10 @@ mod tests {
         assert!(stderr.write(vec![b'x'; permit].into()).is_ok());
         let refused = stderr.write(vec![b'x'; permit + 1].into());
         assert!(matches!(refused, Err(StreamError::Trap(_))), "{refused:?}");
+        // Zeroes would be made first.
+        assert!(stderr.write_zeroes(permit).is_ok());
+        let refused = stderr.write_zeroes(usize::MAX);
+        assert!(matches!(refused, Err(StreamError::Trap(_))), "{refused:?}");
     }
 
     #[test]

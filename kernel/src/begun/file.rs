@@ -1,20 +1,23 @@
 //! The bytes of the file of marks: a header, then one slot of a fixed size for each module. Numbers are little-endian.
 //!
 //! A slot is a name, what the module is at, whatever the process died of while the module was at it, and checksums: one of
-//! what is written with every event, one of the rest. They tell damage, not malice.
+//! each mark that is written with every event, one of the rest. They tell damage, not malice. A slot without a name is free.
 
 use std::hash::Hasher;
 
-const MAGIC: &[u8; 15] = b"nexum begun 1\n\0";
+const MAGIC: &[u8; 15] = b"nexum begun 2\n\0";
 const HEADER_BYTES: usize = MAGIC.len() + 1;
 const NAME_BYTES: usize = 64;
 /// What the module is at: whether it is at anything, its key, and a checksum.
 const MARK_BYTES: usize = 24;
+/// What it is at itself, and what is loaded for it beside that.
+pub(super) const MARKS: usize = 2;
 /// A key, and a count of 4 bytes.
 const SUSPECT_BYTES: usize = 12;
-/// A module is at one thing when the process dies, so that there are several only when others of its sources came first.
+/// A module is at one thing or two when the process dies, so that there are more only when others of its sources came first.
 const SUSPECTS_MAX: usize = 8;
-const SLOT_BYTES: usize = NAME_BYTES + MARK_BYTES + SUSPECTS_MAX * SUSPECT_BYTES + 8;
+const SUSPECTS_AT: usize = NAME_BYTES + MARKS * MARK_BYTES;
+const SLOT_BYTES: usize = SUSPECTS_AT + SUSPECTS_MAX * SUSPECT_BYTES + 8;
 /// More modules than a process has room for.
 pub(super) const SLOTS_MAX: usize = 16_384;
 pub(super) const BYTES_MAX: u64 = (HEADER_BYTES + SLOTS_MAX * SLOT_BYTES) as u64;
@@ -23,8 +26,8 @@ pub(super) const BYTES_MAX: u64 = (HEADER_BYTES + SLOTS_MAX * SLOT_BYTES) as u64
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Slot {
     pub name: String,
-    /// The key of what it is at.
-    pub begun: Option<u64>,
+    /// The keys of what it is at.
+    pub begun: [Option<u64>; MARKS],
     pub suspects: Vec<Suspect>,
 }
 
@@ -36,12 +39,17 @@ pub(super) struct Suspect {
 }
 
 impl Slot {
-    /// Counts that the process died. Whether the module was at anything.
-    pub fn died(&mut self) -> bool {
-        let Some(key) = self.begun.take() else { return false };
+    /// Counts that the process died. What the module was at.
+    pub fn died(&mut self) -> Vec<u64> {
+        let keys: Vec<u64> = std::mem::take(&mut self.begun).into_iter().flatten().collect();
+        keys.iter().for_each(|key| self.suspect(*key));
+        keys
+    }
+
+    fn suspect(&mut self, key: u64) {
         if let Some(suspect) = self.suspects.iter_mut().find(|suspect| suspect.key == key) {
             suspect.deaths = suspect.deaths.saturating_add(1);
-            return true;
+            return;
         }
         if self.suspects.len() >= SUSPECTS_MAX
             && let Some(least) = (0..self.suspects.len()).min_by_key(|index| self.suspects[*index].deaths)
@@ -49,7 +57,6 @@ impl Slot {
             self.suspects.remove(least);
         }
         self.suspects.push(Suspect { key, deaths: 1 });
-        true
     }
 }
 
@@ -73,8 +80,20 @@ pub(super) fn offset(index: usize) -> u64 {
     (HEADER_BYTES + index * SLOT_BYTES) as u64
 }
 
-pub(super) fn mark_offset(index: usize) -> u64 {
-    offset(index) + NAME_BYTES as u64
+pub(super) fn mark_offset(index: usize, nth: usize) -> u64 {
+    offset(index) + (NAME_BYTES + nth * MARK_BYTES) as u64
+}
+
+/// Where that of a slot lies which [`suspects`] makes.
+pub(super) fn suspects_offset(index: usize) -> u64 {
+    offset(index) + SUSPECTS_AT as u64
+}
+
+/// What is written when suspects change: the marks beside them may be another's to write.
+pub(super) fn suspects(slot: &Slot) -> [u8; SLOT_BYTES - SUSPECTS_AT] {
+    let mut bytes = [0; SLOT_BYTES - SUSPECTS_AT];
+    bytes.copy_from_slice(&encode(slot)[SUSPECTS_AT..]);
+    bytes
 }
 
 pub(super) fn mark(begun: Option<u64>) -> [u8; MARK_BYTES] {
@@ -89,11 +108,13 @@ pub(super) fn mark(begun: Option<u64>) -> [u8; MARK_BYTES] {
 pub(super) fn encode(slot: &Slot) -> [u8; SLOT_BYTES] {
     let mut bytes = [0; SLOT_BYTES];
     let (name, rest) = bytes.split_at_mut(NAME_BYTES);
-    let (at, rest) = rest.split_at_mut(MARK_BYTES);
+    let (marks, rest) = rest.split_at_mut(MARKS * MARK_BYTES);
     let (suspects, check) = rest.split_at_mut(SUSPECTS_MAX * SUSPECT_BYTES);
     assert!(slot.name.len() <= NAME_BYTES, "a module's name is checked when its manifest is read");
     name[..slot.name.len()].copy_from_slice(slot.name.as_bytes());
-    at.copy_from_slice(&mark(slot.begun));
+    for (bytes, begun) in marks.chunks_exact_mut(MARK_BYTES).zip(slot.begun) {
+        bytes.copy_from_slice(&mark(begun));
+    }
     for (bytes, suspect) in suspects.chunks_exact_mut(SUSPECT_BYTES).zip(&slot.suspects) {
         bytes[..8].copy_from_slice(&suspect.key.to_le_bytes());
         bytes[8..].copy_from_slice(&suspect.deaths.to_le_bytes());
@@ -115,7 +136,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Content, &'static str> {
     let mut content = Content { slots: Vec::new(), damaged: usize::from(!slots.len().is_multiple_of(SLOT_BYTES)) };
     for bytes in slots.chunks_exact(SLOT_BYTES) {
         match decode_slot(bytes) {
-            Some(slot) if closed => content.slots.push(Slot { begun: None, ..slot }),
+            Some(slot) if slot.name.is_empty() => {}
+            Some(slot) if closed => content.slots.push(Slot { begun: Default::default(), ..slot }),
             Some(slot) => content.slots.push(slot),
             None => content.damaged += 1,
         }
@@ -125,17 +147,23 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Content, &'static str> {
 
 fn decode_slot(bytes: &[u8]) -> Option<Slot> {
     let (name, rest) = bytes.split_at(NAME_BYTES);
-    let (at, rest) = rest.split_at(MARK_BYTES);
+    let (marks, rest) = rest.split_at(MARKS * MARK_BYTES);
     let (suspects, check) = rest.split_at(SUSPECTS_MAX * SUSPECT_BYTES);
-    if number(check) != checksum(&[name, suspects]) || number(&at[16..]) != checksum(&[&at[..16]]) {
+    if number(check) != checksum(&[name, suspects]) {
         return None;
     }
     let name = std::str::from_utf8(name).ok()?.trim_end_matches('\0');
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if name.is_empty() || !name.bytes().all(allowed) {
+    if !name.bytes().all(allowed) {
         return None;
     }
-    let begun = (at[0] == 1).then(|| number(&at[8..16]));
+    let mut begun = [None; MARKS];
+    for (at, begun) in marks.chunks_exact(MARK_BYTES).zip(&mut begun) {
+        if number(&at[16..]) != checksum(&[&at[..16]]) {
+            return None;
+        }
+        *begun = (at[0] == 1).then(|| number(&at[8..16]));
+    }
     let suspect = |bytes: &[u8]| {
         let deaths = u32::try_from(number(&bytes[8..])).unwrap_or(u32::MAX);
         Suspect { key: number(&bytes[..8]), deaths }
@@ -180,7 +208,7 @@ mod tests {
     use super::*;
 
     fn slot(name: &str, begun: Option<u64>) -> Slot {
-        Slot { name: name.into(), begun, suspects: vec![Suspect { key: 9, deaths: 2 }] }
+        Slot { name: name.into(), begun: [begun, None], suspects: vec![Suspect { key: 9, deaths: 2 }] }
     }
 
     #[test]
@@ -194,24 +222,42 @@ mod tests {
         };
         assert_eq!(decode(&file(false)), Ok(Content { slots: slots.clone(), damaged: 0 }));
         let stopped = decode(&file(true)).unwrap();
-        assert!(stopped.slots.iter().all(|slot| slot.begun.is_none()), "it was stopped in order: {stopped:?}");
+        let nothing = |slot: &Slot| slot.begun == [None, None];
+        assert!(stopped.slots.iter().all(nothing), "it was stopped in order: {stopped:?}");
         let mut bytes = file(false);
-        let at = usize::try_from(mark_offset(0)).unwrap();
-        bytes[at..at + MARK_BYTES].copy_from_slice(&mark(Some(5)));
-        assert_eq!(decode(&bytes).unwrap().slots[0], slot("a", Some(5)), "a mark alone");
+        for (nth, key) in [5, 6].into_iter().enumerate() {
+            let at = usize::try_from(mark_offset(0, nth)).unwrap();
+            bytes[at..at + MARK_BYTES].copy_from_slice(&mark(Some(key)));
+        }
+        let both = Slot { begun: [Some(5), Some(6)], ..slot("a", None) };
+        assert_eq!(decode(&bytes).unwrap().slots[0], both, "marks alone");
+        // Suspects go, and what the module is at stays.
+        let cleared = suspects(&Slot { suspects: Vec::new(), ..slot("a", None) });
+        let at = usize::try_from(suspects_offset(0)).unwrap();
+        bytes[at..at + cleared.len()].copy_from_slice(&cleared);
+        assert_eq!(decode(&bytes).unwrap().slots[0], Slot { suspects: Vec::new(), ..both });
+    }
+
+    #[test]
+    fn a_free_slot_is_nobodys_and_no_damage() {
+        let mut bytes = header(false).to_vec();
+        bytes.extend(encode(&Slot::default()));
+        bytes.extend(encode(&slot("a", None)));
+        assert_eq!(decode(&bytes), Ok(Content { slots: vec![slot("a", None)], damaged: 0 }));
     }
 
     #[test]
     fn the_oldest_suspect_that_counts_least_makes_room() {
         let mut slot = slot("a", None);
         for key in 100..120 {
-            slot.begun = Some(key);
-            assert!(slot.died());
+            slot.begun[0] = Some(key);
+            assert_eq!(slot.died(), [key]);
         }
-        assert!(!slot.died(), "it was at nothing");
+        assert!(slot.died().is_empty(), "it was at nothing");
         let keys: Vec<u64> = slot.suspects.iter().map(|suspect| suspect.key).collect();
         assert_eq!(keys, [9, 113, 114, 115, 116, 117, 118, 119]);
-        slot.begun = Some(9);
-        assert!(slot.died() && slot.suspects[0].deaths == 3);
+        slot.begun = [Some(9), Some(119)];
+        assert_eq!(slot.died(), [9, 119]);
+        assert_eq!((slot.suspects[0].deaths, slot.suspects[7].deaths), (3, 2));
     }
 }

@@ -17,8 +17,9 @@ use crate::{
 impl Args {
     /// To be called before anything of the module runs.
     pub(super) async fn count_death(&self, begun: &Slot) -> Result<(), Exit> {
-        let deadly = begun.deadly(What::Load).or_else(|| begun.deadly(What::Event(&EventId::Init)));
-        if deadly.is_none() && !begun.died_alone() {
+        let component = self.plan.manifest.component;
+        let deadly = begun.deadly(What::Load(component)).or_else(|| begun.deadly(What::Event(&EventId::Init)));
+        if deadly.is_none() && !begun.died_alone(component) {
             return Ok(());
         }
         let name = self.name().clone();

@@ -6,7 +6,7 @@ use nexum_host_ifaces::{
     store::{ModuleHealth, StoreError},
 };
 
-use crate::restart::Decision;
+use crate::{load::Unprepared, restart::Decision};
 
 /// Why a module actor stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,9 @@ pub enum Exit {
     /// Something around the module failed; not counted against it.
     #[error("{0}")]
     Environment(String),
+    /// Something around the module failed before it could be verified, compiled and linked; not counted against it.
+    #[error("{0}")]
+    Unprepared(String),
     /// A source cannot serve the module's cursor, and will not without the operator.
     #[error("{0}")]
     Stuck(String),
@@ -31,6 +34,15 @@ pub enum Exit {
 impl From<PortError> for Exit {
     fn from(error: PortError) -> Self {
         Self::Environment(error.to_string())
+    }
+}
+
+impl From<Unprepared> for Exit {
+    fn from(error: Unprepared) -> Self {
+        match error {
+            Unprepared::Refused(reason) => Self::Load(reason),
+            Unprepared::Surroundings(reason) => Self::Unprepared(reason),
+        }
     }
 }
 

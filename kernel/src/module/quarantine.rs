@@ -7,7 +7,10 @@ use std::sync::{Arc, atomic::Ordering};
 
 use nexum_host_ifaces::{
     event::{Delivery, EventId},
-    store::{DEAD_LETTERS_BYTES_MAX, DeadLetter, ModuleHealth, ModuleInfo, Standing, StoreError, StoreMsg, UnitKind},
+    store::{
+        DEAD_LETTERS_BYTES_MAX, DeadLetter, ModuleHealth, ModuleInfo, ModuleRecord, Standing, StoreError, StoreMsg,
+        UnitKind,
+    },
     types::Event,
 };
 
@@ -34,6 +37,16 @@ impl State {
                 return Ok(());
             }
         };
+        // It would take the process, and everybody in it, once more.
+        if let Some(deaths) = running.begun.deadly(What::Event(&EventId::Retry { seq })) {
+            let name = self.args.name();
+            let reason = format!(
+                "the process died {deaths} times while letter {seq} was retried: it stays as it is until another version \
+                 runs, or `nexumctl module restart {name}`"
+            );
+            let _ = reply.send(Err(AdminError::FailedAgain(reason)));
+            return Ok(());
+        }
         let done = running.retry(&self.args, letter).await;
         let (answer, done) = match done {
             Ok(None) => (Ok(()), Ok(())),
@@ -110,14 +123,17 @@ impl Running {
         let id = EventId::Retry { seq: letter.seq };
         let event = Arc::new(letter.event.clone());
         self.metrics.kind("retry").dispatched.inc();
+        let at = self.begun.begin(What::Event(&id)).await;
         let handled = self.instance.handle_again(&id, &letter.id, &event).await;
-        let failure = match self.within_journal(handled) {
+        self.count_fuel(&handled);
+        let failure = match handled {
             Ok(fuel) => {
                 let recording = self.handled(args, (&id, &event), fuel);
                 let mut unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
                 unit.recording = recording;
                 unit.resolved = Some(letter.seq);
                 self.send(args, unit);
+                at.ended();
                 self.settle(args).await?;
                 args.status.dead_letters.fetch_sub(1, Ordering::Relaxed);
                 self.metrics.kind("retry").processed.inc();
@@ -125,6 +141,7 @@ impl Running {
             }
             Err(failure) => recording::clip(&failure),
         };
+        at.ended();
         if let Some(reason) = self.instance.host().poisoned() {
             return Err(Exit::Environment(reason.to_owned()));
         }
@@ -155,13 +172,22 @@ impl Running {
     async fn renew(&mut self, args: &Args) -> Result<(), Exit> {
         // A flush of the failed attempt has moved the record on.
         let record = self.instance.host().record().clone();
+        self.start_over(args, record).await
+    }
+
+    /// A fresh instance over this record.
+    pub(super) async fn start_over(&mut self, args: &Args, record: ModuleRecord) -> Result<(), Exit> {
         let starting = self.begun.begin(What::Event(&EventId::Init)).await;
-        self.instance = Instance::start(&self.prepared, &self.host, record)
-            .await
-            .map_err(|failed| args.not_started(&self.host, self.health.clone(), failed))?;
-        self.init(args).await?;
+        let started = match Instance::start(&self.prepared, &self.host, record).await {
+            Ok(instance) => {
+                self.instance = instance;
+                self.init(args).await
+            }
+            Err(failed) => Err(args.not_started(&self.host, self.health.clone(), failed)),
+        };
+        // Well or badly: the process has not died of it.
         starting.ended();
-        Ok(())
+        started
     }
 }
 
@@ -187,7 +213,7 @@ async fn letter(args: &Args, seq: u64) -> Result<DeadLetter, AdminError> {
 
 #[cfg(test)]
 mod tests {
-    use nexum_host_ifaces::store::{ModuleId, ModuleRecord};
+    use nexum_host_ifaces::store::ModuleId;
 
     use super::*;
 

@@ -10,20 +10,9 @@ use nexum_host_ifaces::{
 };
 
 use super::{Args, Exit, Running, STORE_DEADLINE, replay::Replay};
-use crate::{
-    begun::What,
-    instance::{Failure, Instance},
-    manifest::OnReorg,
-};
+use crate::manifest::OnReorg;
 
 impl Running {
-    /// What came of a call, unless the journal has no room for what would undo it: then the call has failed.
-    pub(super) fn within_journal(&mut self, called: Result<u64, Failure>) -> Result<u64, Failure> {
-        let fuel = called?;
-        let room = self.instance.host().check_journal();
-        room.map(|()| fuel).map_err(|error| Failure { message: error.message, backtrace: None, fuel })
-    }
-
     /// Takes in that the block at the module's position is not canonical. What it never handled is nothing to undo and
     /// nothing to tell.
     pub(super) async fn on_reorg(&mut self, args: &Args, index: usize, reorg: Reorg) -> Result<(), Exit> {
@@ -115,13 +104,7 @@ impl Running {
         args.status.set_cursors(rewound.record.cursors.clone());
         self.feeds.reset(&rewound.record);
         self.replay = Replay::new(rewound.replay);
-        let starting = self.begun.begin(What::Event(&EventId::Init)).await;
-        self.instance = Instance::start(&self.prepared, &self.host, rewound.record)
-            .await
-            .map_err(|failed| args.not_started(&self.host, self.health.clone(), failed))?;
-        self.init(args).await?;
-        starting.ended();
-        Ok(())
+        self.start_over(args, rewound.record).await
     }
 }
 

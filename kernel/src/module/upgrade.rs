@@ -8,12 +8,13 @@ use std::sync::{Arc, atomic::Ordering};
 use nexum_host_ifaces::{
     ahead::Ahead,
     host::HostArgs,
-    store::{ModuleId, UnitKind},
+    store::{ModuleId, ModuleRecord, UnitKind},
 };
 use ractor::rpc::CallResult;
 
-use super::{Exit, Shared, State, recording};
+use super::{Args, Exit, Shared, State, recording};
 use crate::{
+    begun::What,
     instance::{Failure, Instance},
     load::Plan,
     modules::{self, Candidate},
@@ -62,29 +63,14 @@ impl State {
         let (plan, prepared) = (&candidate.plan, &candidate.prepared);
         let host = host_args(&self.args.shared, plan, running.host.id);
         let record = running.instance.host().record().clone();
-        let mut instance = match Instance::start(prepared, &host, record).await {
-            Ok(instance) => instance,
-            Err(failed) => {
-                let failure = failed.failure.clone();
-                if let Some(recording) = failed.recording(|| plan.setting()) {
-                    recording::keep(&self.args.shared, host.id, recording, &failure);
-                }
-                return Ok(Err(failure));
-            }
+        let trial = running.begun.begin(What::Trial(plan.manifest.component)).await;
+        let started = self.args.start_candidate(candidate, &host, record).await;
+        // Well or badly: the process has not died of it.
+        trial.ended();
+        let (mut instance, fuel) = match started {
+            Ok(started) => started,
+            Err(failure) => return Ok(Err(failure)),
         };
-        instance.host().hold_flushes(true);
-        let fuel = match instance.init(&plan.config).await {
-            Ok(fuel) => fuel,
-            Err(failure) => {
-                let kept = instance.recording(|| plan.setting(), None, failure.fuel, Some(&failure));
-                // What failed around the version is no crash of it.
-                if let Some(kept) = kept.filter(|_| instance.host().poisoned().is_none()) {
-                    recording::keep(&self.args.shared, host.id, kept, &failure);
-                }
-                return Ok(Err(failure));
-            }
-        };
-        instance.host().hold_flushes(false);
         let (module, generation) = (self.args.name().clone(), self.args.generation);
         let passed = |reply| modules::Msg::UpgradePassed { module, generation, reply };
         match self.args.supervisor.call(passed, Some(modules::ORDER_DEADLINE)).await {
@@ -101,17 +87,50 @@ impl State {
         running.feeds.replace(&plan.manifest.sources, &unit.record);
         running.instance = instance;
         running.prepared = prepared.clone();
-        self.args
-            .shared
-            .metrics
-            .state_bytes_limit
-            .with_label_values(&[&*host.module])
-            .set(host.limits.max_state_bytes as i64);
+        running.metrics.start(host.limits.max_state_bytes);
+        running.metrics.fuel.inc_by(fuel);
         running.host = host;
         self.args.plan = plan.clone();
         self.args.prepared = Some(prepared.clone());
         running.send(&self.args, unit);
         running.settle(&self.args).await?;
         Ok(Ok(()))
+    }
+}
+
+impl Args {
+    /// An instance of the new version whose `init` has succeeded, and the fuel that it took.
+    async fn start_candidate(
+        &self,
+        candidate: &Candidate,
+        host: &HostArgs,
+        record: ModuleRecord,
+    ) -> Result<(Instance, u64), Failure> {
+        let plan = &candidate.plan;
+        let mut instance = match Instance::start(&candidate.prepared, host, record).await {
+            Ok(instance) => instance,
+            Err(failed) => {
+                let failure = failed.failure.clone();
+                if let Some(recording) = failed.recording(|| plan.setting()) {
+                    recording::keep(&self.shared, host.id, recording, &failure);
+                }
+                return Err(failure);
+            }
+        };
+        instance.host().hold_flushes(true);
+        match instance.init(&plan.config).await {
+            Ok(fuel) => {
+                instance.host().hold_flushes(false);
+                Ok((instance, fuel))
+            }
+            Err(failure) => {
+                let kept = instance.recording(|| plan.setting(), None, failure.fuel, Some(&failure));
+                // What failed around the version is no crash of it.
+                if let Some(kept) = kept.filter(|_| instance.host().poisoned().is_none()) {
+                    recording::keep(&self.shared, host.id, kept, &failure);
+                }
+                Err(failure)
+            }
+        }
     }
 }

@@ -21,8 +21,18 @@ use crate::{
 /// Wait before a module starts again after something around it failed, which is not its fault.
 const ENVIRONMENT_RETRY: Duration = Duration::from_secs(1);
 
+/// Longest wait before a module is verified, compiled and linked again after something around it kept it from that.
+const UNPREPARED_RETRY_MAX: Duration = Duration::from_secs(300);
+
 /// Wait before a module tries again at a cursor that its source cannot serve.
 const STUCK_RETRY: Duration = Duration::from_secs(300);
+
+/// Wait before a module is prepared again that could not be so many times in a row. Each time a whole compilation may be in
+/// vain, and take processor time and memory that others are short of.
+fn unprepared_retry(times: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(times.saturating_sub(1));
+    ENVIRONMENT_RETRY.saturating_mul(doubled).min(UNPREPARED_RETRY_MAX)
+}
 
 /// Why a module is dead from now on, if it is.
 fn budget_spent(exit: &Exit) -> Option<&str> {
@@ -43,6 +53,7 @@ impl State {
         cell: &ActorCell,
         how: Result<Option<String>, ActorProcessingErr>,
     ) {
+        let Some(how) = self.put_off(cell, how) else { return };
         let Some(name) = self.by_actor.remove(&cell.get_id()) else { return };
         let Some(slot) = self.slots.get_mut(&name) else { return };
         slot.actor = None;
@@ -68,7 +79,7 @@ impl State {
             if let Err(error) = &done {
                 self.fall_back(myself, &name, error);
             }
-            answer(reply, done);
+            self.conclude(myself, &name, then, done, reply);
             return;
         }
         let Some(slot) = self.slots.get_mut(&name) else { return };
@@ -89,12 +100,17 @@ impl State {
                 let reason = format!("`nexumctl module resync {name}` has to choose: {reason}");
                 self.restart_in(myself, &name, STUCK_RETRY, reason);
             }
+            Some(Exit::Unprepared(reason)) => {
+                slot.unprepared = slot.unprepared.saturating_add(1);
+                let wait = unprepared_retry(slot.unprepared);
+                self.restart_in(myself, &name, wait, reason);
+            }
             Some(Exit::Environment(reason)) => self.restart_in(myself, &name, ENVIRONMENT_RETRY, reason),
             Some(Exit::Fault { health, decision }) => {
                 let reason = health.last_error.clone().unwrap_or_default();
                 match decision {
                     Decision::RestartIn(wait) => {
-                        self.shared.metrics.restarts.with_label_values(&[&*name]).inc();
+                        self.shared.metrics.module(&name).restarts.inc();
                         self.restart_in(myself, &name, wait, reason);
                     }
                     Decision::Dead => {
@@ -112,8 +128,7 @@ impl State {
         let (Some(Exit::Fault { health, .. }), Some(slot)) = (exit, self.slots.get_mut(name)) else { return };
         slot.health = (**health).clone();
         slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
-        let failures = self.shared.metrics.consecutive_failures.with_label_values(&[&**name]);
-        failures.set(health.consecutive_failures.into());
+        self.shared.metrics.module(name).consecutive_failures.set(health.consecutive_failures.into());
         if let Err(error) = self.put_health(name, (**health).clone()).await {
             tracing::error!(module = %name, "its failure counters were not written: {error}");
             if let Some(slot) = self.slots.get_mut(name) {
@@ -171,5 +186,16 @@ impl State {
         let fault = Fault { message: format!("host bug: {bug}"), backtrace: None, fuel: 0, event: None };
         let decision = restart::decide(&mut health, &fault, &policy, (self.shared.jitter)());
         Exit::Fault { health: Box::new(health), decision }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_prepared_is_tried_again_ever_later_but_for_ever() {
+        let waits = [1, 2, 3, 9, 10, u32::MAX].map(|times| unprepared_retry(times).as_secs());
+        assert_eq!(waits, [1, 2, 4, 256, 300, 300]);
     }
 }

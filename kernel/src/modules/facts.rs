@@ -6,23 +6,40 @@ use super::{
     State,
     slot::{Phase, Slot},
 };
-use crate::admin::{Budget, ModuleFacts, ModuleHealthReport, Node, NodeKind};
+use crate::{
+    admin::{Budget, ModuleFacts, ModuleHealthReport, ModuleWait, Node, NodeKind},
+    admin_desk::SHOWN_WAIT_MS,
+    begun::Wait,
+};
 
 impl State {
     pub(super) fn facts(&self) -> Vec<Node> {
         let (now_ns, now_ms) = (self.shared.clock.monotonic_ns(), self.shared.clock.now_ms());
-        self.slots.iter().map(|(name, slot)| node(name, slot, now_ns, now_ms)).collect()
+        let mut waits = self.waits();
+        self.slots.iter().map(|(name, slot)| node(name, slot, waits.remove(&**name), now_ns, now_ms)).collect()
     }
 
     pub(super) fn reports(&self) -> BTreeMap<String, ModuleHealthReport> {
         let now_ms = self.shared.clock.now_ms();
-        let report = |name: &str, slot: &Slot| ModuleHealthReport {
+        let mut waits = self.waits();
+        let mut report = |name: &str, slot: &Slot| ModuleHealthReport {
             state: slot.phase.report().to_owned(),
             reason: slot.reason().filter(|_| !matches!(slot.phase, Phase::Run)),
             last_event_age_seconds: age_ms(slot, now_ms).map(|age| age / 1000),
             expected_event_age_seconds: self.expected.since_ms(name).map(|since| now_ms.saturating_sub(since) / 1000),
+            waits: waits.remove(name),
         };
         self.slots.iter().map(|(name, slot)| (name.to_string(), report(name, slot))).collect()
+    }
+
+    /// What modules wait for before they may begin something, by name.
+    pub(super) fn waits(&self) -> BTreeMap<String, ModuleWait> {
+        let now_ns = self.shared.clock.monotonic_ns();
+        let wait = |wait: Wait| ModuleWait {
+            reason: wait.reason.to_owned(),
+            age_ms: now_ns.saturating_sub(wait.since_ns) / 1_000_000,
+        };
+        self.shared.begun.waits().into_iter().map(|(name, waiting)| (name, wait(waiting))).collect()
     }
 }
 
@@ -33,7 +50,7 @@ fn age_ms(slot: &Slot, now_ms: u64) -> Option<u64> {
     }
 }
 
-fn node(name: &str, slot: &Slot, now_ns: u64, now_ms: u64) -> Node {
+fn node(name: &str, slot: &Slot, waits: Option<ModuleWait>, now_ns: u64, now_ms: u64) -> Node {
     let status = &slot.status;
     let next_start_in_ms = match &slot.phase {
         Phase::Restart { at_ns, .. } => Some(at_ns.saturating_sub(now_ns) / 1_000_000),
@@ -59,11 +76,13 @@ fn node(name: &str, slot: &Slot, now_ns: u64, now_ms: u64) -> Node {
         outbox_oldest_age_ms: None,
         last_event_age_ms: age_ms(slot, now_ms),
         next_start_in_ms,
+        waits,
         last_error: slot.reason(),
     };
-    let summary = match &slot.phase {
-        Phase::Restart { reason, .. } => format!("last: {reason}"),
-        Phase::Dead { reason } => reason.clone(),
+    let summary = match (&slot.phase, &facts.waits) {
+        (Phase::Restart { reason, .. }, _) => format!("last: {reason}"),
+        (Phase::Dead { reason }, _) => reason.clone(),
+        (_, Some(wait)) if wait.age_ms >= SHOWN_WAIT_MS => wait.to_string(),
         _ => String::new(),
     };
     let state = slot.phase.name().to_owned();

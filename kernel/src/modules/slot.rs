@@ -81,11 +81,13 @@ impl Then {
 }
 
 pub(super) struct Slot {
-    pub(super) spec: ModuleSpec,
-    /// As the configuration has it; absent for a module that was loaded at run time.
-    pub(super) configured: Option<ModuleSpec>,
+    pub(super) spec: Arc<ModuleSpec>,
+    /// As the configuration has it, most often the same; absent for a module that was loaded at run time.
+    pub(super) configured: Option<Arc<ModuleSpec>>,
     pub(super) plan: Option<Arc<Plan>>,
     pub(super) prepared: Option<Arc<Prepared>>,
+    /// How often in a row what is around kept it from being prepared.
+    pub(super) unprepared: u32,
     pub(super) phase: Phase,
     /// As last reported; the store has the truth.
     pub(super) health: ModuleHealth,
@@ -95,9 +97,16 @@ pub(super) struct Slot {
     pub(super) actor: Option<ActorRef<module::Msg>>,
     pub(super) generation: u64,
     pub(super) then: Option<(Then, AdminReply<()>)>,
-    pub(super) upgrade: Option<Upgrade>,
+    pub(super) upgrade: Option<Box<Upgrade>>,
     /// Handed to the next actor.
     pub(super) resync: Option<Resync>,
+}
+
+/// What a slot keeps of both: one, when they are the same.
+fn shared(spec: ModuleSpec, configured: Option<ModuleSpec>) -> (Arc<ModuleSpec>, Option<Arc<ModuleSpec>>) {
+    let spec = Arc::new(spec);
+    let configured = configured.map(|configured| if configured == *spec { spec.clone() } else { Arc::new(configured) });
+    (spec, configured)
 }
 
 impl Slot {
@@ -106,12 +115,14 @@ impl Slot {
         configured: Option<ModuleSpec>,
         plan: Arc<Plan>,
         status: Arc<ModuleStatus>,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        let (spec, configured) = shared(spec, configured);
+        Box::new(Self {
             spec,
             configured,
             plan: Some(plan),
             prepared: None,
+            unprepared: 0,
             phase: Phase::Load,
             health: ModuleHealth::default(),
             override_health: None,
@@ -121,16 +132,18 @@ impl Slot {
             then: None,
             upgrade: None,
             resync: None,
-        }
+        })
     }
 
     /// A configured module whose manifest or grants are wrong.
-    pub(super) fn unplanned(spec: ModuleSpec, configured: Option<ModuleSpec>, reason: String) -> Self {
-        Self {
+    pub(super) fn unplanned(spec: ModuleSpec, configured: Option<ModuleSpec>, reason: String) -> Box<Self> {
+        let (spec, configured) = shared(spec, configured);
+        Box::new(Self {
             spec,
             configured,
             plan: None,
             prepared: None,
+            unprepared: 0,
             phase: Phase::Dead { reason: reason.clone() },
             health: ModuleHealth { last_error: Some(reason), ..ModuleHealth::default() },
             override_health: None,
@@ -140,7 +153,7 @@ impl Slot {
             then: None,
             upgrade: None,
             resync: None,
-        }
+        })
     }
 
     pub(super) fn enter(&mut self, phase: Phase) {

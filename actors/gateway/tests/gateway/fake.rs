@@ -203,6 +203,7 @@ fn health(unhealthy: Option<String>) -> Health {
         reason: None,
         last_event_age_seconds: Some(2),
         expected_event_age_seconds: None,
+        waits: None,
     };
     let chain = ChainHealthReport { connected: true, head_block: Some(19_000_500), blocks_behind: 0, waits: vec![] };
     Health {

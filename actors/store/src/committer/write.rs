@@ -21,7 +21,7 @@ impl Shared {
     /// Writes one group and answers who waits for it. Whether the database is still to be written to: once several
     /// writes in a row have failed it takes nothing more until it is opened again.
     pub(super) fn write(&self, group: Group, options: &WriteOptions) -> bool {
-        let Group { mut batch, units, named, letters, sent, waiting, headers } = group;
+        let Group { mut batch, units, named, letters, sent, waiting, headers, left_out } = group;
         headers.write(&mut batch);
         let touches_disk = !batch.is_empty();
         let written = if !touches_disk {
@@ -34,18 +34,19 @@ impl Shared {
         };
         match written {
             Ok(()) => {
+                self.store.metrics.recordings_left_out.inc_by(left_out);
                 self.remember(named, letters);
                 self.news.sent(&self.store, sent);
                 self.settle();
                 waiting.into_iter().for_each(|waiting| waiting.answer(&self.store));
                 // A group that only answers says nothing about the disk.
                 if touches_disk {
-                    self.store.failing.store(0, Ordering::Relaxed);
-                    self.store.freed_ns.store(0, Ordering::Relaxed);
+                    self.store.note_written();
                 }
                 true
             }
             Err(error) => {
+                self.store.note_refused(&error);
                 let failed = match self.store.waits_for_space(&error) {
                     true => 0,
                     false => self.store.failing.fetch_add(1, Ordering::Relaxed) + 1,
@@ -98,9 +99,7 @@ impl Shared {
         for (name, id) in &named {
             index.by_name.insert(name.clone(), *id);
             index.next_id = index.next_id.max(id.0 + 1);
-            let known = Known { name: name.clone(), letters: Default::default() };
-            self.store.show_letters(&known);
-            index.modules.insert(*id, known);
+            index.modules.insert(*id, Known { name: name.clone(), letters: Default::default() });
         }
         for (id, change) in letters {
             if let Some(known) = index.modules.get_mut(&id) {

@@ -1,10 +1,17 @@
 //! A store in a temporary directory with its actor, and modules that make units for it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use nexum_host_ifaces::{
     Hash,
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     event::{Cursor, EventId, SourceId},
     ledger::{Ledger, Outcome},
     outbox::{Effect, Entry, HttpEffect, Release},
@@ -20,6 +27,26 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn options() -> Options {
     Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new())
+}
+
+/// A clock that moves on only when it is told to.
+#[derive(Default)]
+pub struct Hands(AtomicU64);
+
+impl Hands {
+    pub fn pass(&self, time: Duration) {
+        self.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Hands {
+    fn now_ms(&self) -> u64 {
+        1_700_000_000_000
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A supervisor that lets its children die and keeps what they leave.

@@ -7,6 +7,7 @@ mod bodies;
 mod commit;
 mod crash;
 mod damage;
+mod full_disk;
 mod harness;
 mod headers;
 mod journal_bytes;

@@ -6,40 +6,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
-use nexum_host_ifaces::{
-    clock::Clock,
-    store::{ModuleHealth, StateView, StoreMsg},
-};
+use nexum_host_ifaces::store::{ModuleHealth, StateView, StoreMsg};
 use nexum_store::{Durability, Options, Syncs};
 
-use crate::harness::{Harness, Module, PATIENCE, directory, options, put};
-
-/// Moves on only when it is told to.
-#[derive(Default)]
-struct Hands(AtomicU64);
-
-impl Hands {
-    fn pass(&self, time: Duration) {
-        self.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
-    }
-}
-
-impl Clock for Hands {
-    fn now_ms(&self) -> u64 {
-        1_700_000_000_000
-    }
-
-    fn monotonic_ns(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+use crate::harness::{Hands, Harness, Module, PATIENCE, directory, options, put};
 
 /// A module's next unit, which counts itself.
 async fn count(harness: &Harness, module: &mut Module) {
