@@ -25,6 +25,7 @@ mod engine;
 mod health;
 mod life;
 mod manifest;
+mod marks;
 mod oracle;
 mod power;
 mod receiver;
@@ -32,6 +33,7 @@ mod roster;
 mod run;
 mod scenario;
 mod trace;
+mod view;
 mod world;
 
 use std::{
