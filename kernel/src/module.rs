@@ -177,10 +177,9 @@ impl Actor for ModuleActor {
         let (shared, status) = (state.args.shared.clone(), state.args.status.clone());
         // In memory of its own while it lasts: an actor that waits would keep room for the largest work that there is.
         let work = Box::pin(state.take_on(myself, message));
-        let (mut state, done) = shared.lanes.run(&status.pace, || status.tried(), work).await;
+        let (state, done) = shared.lanes.run(&status.pace, || status.tried(), work).await;
         state.metrics.busy_ns.set(status.pace.busy_ns());
         if let Err(exit) = done {
-            state.leave();
             return Err(Box::new(exit));
         }
         *here = Some(state);
@@ -203,6 +202,10 @@ impl State {
             Msg::Upgrade(candidate) => Box::pin(self.on_upgrade(candidate)).await,
             Msg::Retry { seq, reply } => Box::pin(self.on_retry(seq, reply)).await,
         };
+        if done.is_err() {
+            // An instance whose memory is full takes long to give back: that is done where its work was.
+            self.leave();
+        }
         (self, done)
     }
 

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use tokio::sync::Notify;
 use crate::{
     chance::Chance,
     manifest::Version,
+    marks::MarksFile,
     periodic::{Keys, PERIODIC, Periodic},
     power::Power,
     scenario::{FaultPlan, ModulePlan, Scenario, When},
@@ -51,15 +53,30 @@ pub type Begins = BTreeMap<(String, String), Begin>;
 /// What was durable, as it was looked at: records, where sources began, and which versions wrote the states.
 type Looked = (BTreeMap<String, ModuleRecord>, Begins, BTreeMap<String, Option<String>>);
 
+/// What the engine dies of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Chance,
+    /// It has given up, and says so in its file of marks.
+    OwnWord,
+    Event,
+}
+
 struct Inner {
     chance: Chance,
     power: Power,
     periodic: Option<Periodic<Looked>>,
+    marks: MarksFile,
     store: Weak<Store>,
     calm: bool,
     dead: bool,
     writes: u64,
+    /// Deaths that no event was the cause of.
     crashes: u32,
+    /// Deaths by an event.
+    deaths: u32,
+    /// What the engine died of last.
+    cause: Cause,
     seen: BTreeMap<String, ModuleRecord>,
     begins: Begins,
     /// Which version of a module starts with the next engine, where it is not the first.
@@ -70,7 +87,7 @@ struct Inner {
 }
 
 impl SimDisk {
-    pub fn new(seed: u64, scenario: &Scenario, trace: Trace) -> Arc<Self> {
+    pub fn new(seed: u64, scenario: &Scenario, trace: Trace, directory: &Path) -> Arc<Self> {
         let budget = |module: &ModulePlan| (module.name.clone(), (module.failures_max, module.attempts_max));
         let journal_entries = usize::try_from(scenario.journal_entries).unwrap_or(usize::MAX);
         let (plan, budgets) = (scenario.faults.clone(), scenario.modules.iter().map(budget).collect());
@@ -78,11 +95,14 @@ impl SimDisk {
             chance: Chance::new(seed, "disk"),
             power: Power::new(seed, &plan),
             periodic: PERIODIC.load(Ordering::Relaxed).then(|| Periodic::new(seed)),
+            marks: MarksFile::new(seed, directory.join("begun")),
             store: Weak::new(),
             calm: false,
             dead: false,
             writes: 0,
             crashes: 0,
+            deaths: 0,
+            cause: Cause::Chance,
             seen: BTreeMap::new(),
             begins: Begins::new(),
             rostered: BTreeMap::new(),
@@ -129,19 +149,40 @@ impl SimDisk {
     pub fn revive(&self) {
         let mut inner = lock(&self.inner);
         inner.dead = false;
-        let left = inner.power.take_away();
+        let left = inner.power.take_away().and_then(|()| inner.marks.put_back());
         drop(inner);
-        left.unwrap_or_else(|error| self.violated(format!("the simulation cannot cut the log: {error}")));
+        left.unwrap_or_else(|error| self.violated(format!("the simulation cannot take away what is lost: {error}")));
         // A death that nobody waited for.
         let _ = self.died.notified().now_or_never();
     }
 
     /// The engine dies now: nothing reaches the disk any more.
     pub fn die(&self, why: &str) {
-        let inner = &mut *lock(&self.inner);
-        if !std::mem::replace(&mut inner.dead, true) {
-            inner.crashes += 1;
-            let store = inner.store.upgrade();
+        self.end(why, Cause::Chance);
+    }
+
+    /// The engine has given up.
+    pub fn give_up(&self) {
+        self.end("by its own word", Cause::OwnWord);
+    }
+
+    /// An event ends the process, which has nothing to do with the power.
+    pub fn die_of(&self, event: &str) {
+        self.end(&format!("by the event {event}"), Cause::Event);
+    }
+
+    fn end(&self, why: &str, cause: Cause) {
+        let marks = {
+            let inner = &mut *lock(&self.inner);
+            if std::mem::replace(&mut inner.dead, true) {
+                return;
+            }
+            inner.cause = cause;
+            match cause {
+                Cause::Event => inner.deaths += 1,
+                Cause::Chance | Cause::OwnWord => inner.crashes += 1,
+            }
+            let store = inner.store.upgrade().filter(|_| cause != Cause::Event);
             let power = store.is_some_and(|store| match &mut inner.periodic {
                 Some(periodic) => {
                     let left = periodic.lose(self.trace.elapsed_ms(), &store, self.budgets.keys());
@@ -155,21 +196,35 @@ impl SimDisk {
             });
             let how = if power { "POWER FAILURE" } else { "CRASH" };
             self.trace.note(format_args!("{how} {why} (write {})", inner.writes));
-            self.died.notify_one();
+            // One that has given up takes its time over its last word.
+            if power && cause == Cause::Chance { inner.marks.lose() } else { inner.marks.stays().map(|()| "") }
+        };
+        self.left(marks);
+        self.died.notify_one();
+    }
+
+    /// What the end has left of the marks.
+    fn left(&self, marks: Result<&'static str, String>) {
+        match marks {
+            Ok("") => {}
+            Ok(word) => self.trace.note(format_args!("the power leaves {word}")),
+            Err(error) => self.violated(format!("the simulation cannot read the marks: {error}")),
         }
     }
 
     /// The power fails in the write that was just made: nobody is told of it, and it is there or not.
     fn torn(&self, store: &Store, what: Written) {
-        let is_there = {
+        let (is_there, marks) = {
             let mut inner = lock(&self.inner);
             inner.dead = true;
+            inner.cause = Cause::Chance;
             inner.crashes += 1;
             let is_there = inner.power.fail_within(store.directory());
             let left = if is_there { "it is there" } else { "it is lost" };
             self.trace.note(format_args!("POWER FAILURE in a write, {left} (write {})", inner.writes));
-            is_there
+            (is_there, inner.marks.lose())
         };
+        self.left(marks);
         if is_there {
             self.look(what);
         }
@@ -199,8 +254,24 @@ impl SimDisk {
         lock(&self.inner).writes
     }
 
+    /// Deaths that no event was the cause of.
     pub fn crashes(&self) -> u32 {
         lock(&self.inner).crashes
+    }
+
+    /// Deaths by an event.
+    pub fn deaths(&self) -> u32 {
+        lock(&self.inner).deaths
+    }
+
+    /// Whether the last death was by an event.
+    pub fn died_of_event(&self) -> bool {
+        lock(&self.inner).cause == Cause::Event
+    }
+
+    /// Where the engine marks what it is at.
+    pub fn marks(&self) -> PathBuf {
+        lock(&self.inner).marks.path().to_owned()
     }
 
     pub fn violations(&self) -> Vec<String> {
@@ -410,13 +481,15 @@ impl Disk for SimDisk {
         if self.is_dead() {
             return Err("the engine is dead".into());
         }
-        {
+        let glanced = {
             let mut inner = lock(&self.inner);
             inner.writes += 1;
             if let Some(store) = inner.store.upgrade() {
                 inner.power.begin(store.directory());
             }
-        }
+            inner.marks.glance()
+        };
+        glanced?;
         if self.crash_due(When::Before, self.plan.crash_before_write) {
             self.die("before a write");
             return Err("the engine is dead".into());

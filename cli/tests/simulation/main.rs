@@ -26,6 +26,7 @@ mod engine;
 mod health;
 mod life;
 mod manifest;
+mod marks;
 mod oracle;
 mod periodic;
 mod power;
@@ -34,6 +35,7 @@ mod roster;
 mod run;
 mod scenario;
 mod trace;
+mod view;
 mod world;
 
 use std::{
