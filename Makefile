@@ -53,6 +53,11 @@ ANVIL := $(ANVIL_DIR)/node_modules/$(ANVIL_PACKAGE)/bin/anvil
 export NEXUM_ANVIL := $(ANVIL)
 endif
 
+# What makes components of Python and of JavaScript, each file of it held to its hash. For the long form alone.
+LANGUAGES := $(CURDIR)/fixtures/languages
+PYTHON_TOOLS = $(CACHE)/componentize-py-$(shell sha256sum < "$(LANGUAGES)/python/requirements.txt" | cut -c 1-12)
+JAVASCRIPT_TOOLS = $(CACHE)/componentize-js-$(shell sha256sum < "$(LANGUAGES)/javascript/package-lock.json" | cut -c 1-12)
+
 # The pinned one comes after what is on the machine.
 NEXTEST_VERSION := 0.9.143
 NEXTEST_DIR := $(CACHE)/cargo-nextest-$(NEXTEST_VERSION)
@@ -163,6 +168,41 @@ guests: build ## build the example modules and the test guests into bundles
 			--out "$(NEXUM_BUNDLES)/$$(basename $$dir)" >/dev/null; \
 	done
 
+.PHONY: languages-deps
+languages-deps:
+	@tools="$(PYTHON_TOOLS)"; [ -e "$$tools" ] || { \
+		$(LOCK_CACHE); \
+		if [ ! -e "$$tools" ]; then \
+			echo "installing componentize-py"; \
+			rm -rf "$$tools.part"; \
+			python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+				--target "$$tools.part" -r "$(LANGUAGES)/python/requirements.txt"; \
+			mv "$$tools.part" "$$tools"; \
+		fi; }
+	@tools="$(JAVASCRIPT_TOOLS)"; [ -e "$$tools" ] || { \
+		$(LOCK_CACHE); \
+		if [ ! -e "$$tools" ]; then \
+			echo "installing componentize-js"; \
+			rm -rf "$$tools.part"; mkdir -p "$$tools.part"; \
+			cp "$(LANGUAGES)/javascript/package.json" "$(LANGUAGES)/javascript/package-lock.json" "$$tools.part"; \
+			(cd "$$tools.part" && npm ci --loglevel=error --no-fund --no-audit --no-update-notifier --ignore-scripts); \
+			mv "$$tools.part" "$$tools"; \
+		fi; }
+
+# In a folder of its own: componentize-py leaves files where it runs.
+.PHONY: languages
+languages: build languages-deps
+	@work="$(CARGO_TARGET_DIR)/languages"; rm -rf "$$work"; mkdir -p "$$work"; cp "$(LANGUAGES)/python/app.py" "$$work"; \
+	wit="$(CURDIR)/host-ifaces/wit"; \
+	(cd "$$work" && PYTHONPATH="$(PYTHON_TOOLS)" python3 "$(PYTHON_TOOLS)/bin/componentize-py" -d "$$wit" -w event-module \
+		componentize app -o python.wasm); \
+	node "$(JAVASCRIPT_TOOLS)/node_modules/@bytecodealliance/componentize-js/src/cli.js" "$(LANGUAGES)/javascript/app.js" \
+		-w "$$wit" -n event-module -o "$$work/javascript.wasm"; \
+	for language in python javascript; do \
+		"$(BIN)/nexum" module package "$(LANGUAGES)/$$language" --component "$$work/$$language.wasm" \
+			--out "$(NEXUM_BUNDLES)/$$language" >/dev/null; \
+	done
+
 .PHONY: run
 run: guests ## start the engine on the embedded mock chain with example modules, and look at it
 	@BIN="$(BIN)" BUNDLES="$(NEXUM_BUNDLES)" deploy/demo.sh
@@ -204,9 +244,9 @@ prove-outage: test-deps guests ## endpoints that stall, lag, lie, refuse, cut, e
 FUZZ_SECONDS ?= 60
 CARGO_FUZZ_VERSION := 0.13.1
 .PHONY: fuzz
-fuzz: build-deps ## fuzz every reader of a node's answer, the allowlist and redirects, for FUZZ_SECONDS each; needs a nightly Rust
+fuzz: build-deps ## fuzz every reader of what others wrote (a node's answer, allowlists, redirects, manifests), FUZZ_SECONDS each; needs a nightly Rust
 	@command -v cargo-fuzz >/dev/null || env -u CARGO_TARGET_DIR cargo install --quiet --locked cargo-fuzz@$(CARGO_FUZZ_VERSION)
-	@for name in header head logs envelope quantity receipts allow location; do \
+	@for name in header head logs envelope quantity receipts allow location manifest; do \
 		mkdir -p "$(CARGO_TARGET_DIR)/fuzz-corpus/$$name"; \
 		env -u CARGO_TARGET_DIR cargo +nightly fuzz run --fuzz-dir fixtures/fuzz $$name "$(CARGO_TARGET_DIR)/fuzz-corpus/$$name" \
 			fixtures/fuzz/corpus/$$name -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=5 -verbosity=0; \
@@ -233,8 +273,12 @@ sim: guests ## simulate the engine: SEEDS=2000 worlds, or the trace of one with 
 
 ROUNDS ?= 5
 .PHONY: prove-isolation
-prove-isolation: test-deps guests ## hostile neighbours beside fifty modules: every event once; the others' p99 with and without them
+prove-isolation: test-deps guests ## hostile neighbours beside fifty modules, together and one by one: what the fifty notice of them
 	@NEXUM_ROUNDS=$(ROUNDS) NEXUM_NEIGHBOURS=$(NEIGHBOURS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_isolation)'
+
+.PHONY: prove-languages
+prove-languages: test-deps guests languages ## build a module in Python and one in JavaScript, and run both; needs Node.js 20
+	@cargo nextest run $(CARGO_FLAGS) -E 'test(other_languages)'
 
 STORE_FORMAT := v$(shell sed -n 's/.*const FORMAT_VERSION: u16 = \([0-9]*\);/\1/p' actors/store/src/open.rs)
 .PHONY: golden
@@ -272,5 +316,6 @@ check-long: ## what every release runs: all that takes longer than CI may; hours
 	@$(MAKE) --no-print-directory prove-outage
 	@$(MAKE) --no-print-directory prove-outbox
 	@$(MAKE) --no-print-directory prove-isolation
+	@$(MAKE) --no-print-directory prove-languages
 	@$(MAKE) --no-print-directory fuzz
 	@$(MAKE) --no-print-directory mutants

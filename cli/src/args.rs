@@ -57,4 +57,16 @@ mod tests {
     fn the_definitions_are_sound() {
         Nexum::command().debug_assert();
     }
+
+    /// Addresses may have passwords in them, and tokens may be where they do not belong.
+    #[test]
+    fn no_help_repeats_the_environment() {
+        fn visible(command: &clap::Command) -> Vec<String> {
+            let arguments = command.get_arguments().filter(|argument| argument.get_env().is_some());
+            let shown = arguments.filter(|argument| !argument.is_hide_env_values_set());
+            let own = shown.map(|argument| format!("{} {}", command.get_name(), argument.get_id()));
+            own.chain(command.get_subcommands().flat_map(visible)).collect()
+        }
+        assert_eq!(visible(&Nexum::command()), Vec::<String>::new());
+    }
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nexum_host_ifaces::{grants::Capability, link::SERVABLE};
-use nexum_kernel::manifest::{Manifest, ManifestError};
+use nexum_host_ifaces::{grants::Capability, link::SERVABLE, secrets};
+use nexum_kernel::manifest::{Manifest, ManifestError, text};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};
 use toml_edit::{DocumentMut, Item, Value};
@@ -29,7 +29,8 @@ pub struct Made {
 /// Writes `nexum.toml`, with the component's hash filled in, and `module.wasm` to the directory `out`.
 pub fn package(manifest_dir: &Path, component: &Path, out: &Path) -> anyhow::Result<Made> {
     let manifest = manifest_dir.join("nexum.toml");
-    let text = fs::read_to_string(&manifest).with_context(|| format!("{}", manifest.display()))?;
+    let text = text::read(&manifest, text::MANIFEST_BYTES_MAX);
+    let text = text.map_err(|error| anyhow::anyhow!("{}: {error}", manifest.display()))?;
     let wasm = fs::read(component).with_context(|| format!("{}", component.display()))?;
     check_component(&wasm).with_context(|| format!("{}", component.display()))?;
     let hash = format!("sha256:{}", hex::encode(Sha256::digest(&wasm)));
@@ -81,8 +82,12 @@ fn check_component(wasm: &[u8]) -> anyhow::Result<()> {
 /// The manifest with `component` set in `[module]`, in whatever form TOML that is written; the comments stay.
 fn fill_in(manifest: &str, hash: &str) -> anyhow::Result<String> {
     let line = |offset: usize| manifest.get(..offset).unwrap_or(manifest).matches('\n').count() + 1;
+    if let Some((at, message)) = text::too_deep(manifest) {
+        bail!("line {}: {message}", line(at));
+    }
     let mut document = manifest.parse::<DocumentMut>().map_err(|error| {
-        anyhow::anyhow!("line {}: {}", error.span().map_or(1, |span| line(span.start)), error.message())
+        let message = secrets::without_value(error.message());
+        anyhow::anyhow!("line {}: {message}", error.span().map_or(1, |span| line(span.start)))
     })?;
     let module = document.get_mut("module").and_then(Item::as_table_like_mut);
     let Some(module) = module else { bail!("has no [module]") };

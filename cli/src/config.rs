@@ -14,11 +14,12 @@ mod show;
 mod source;
 
 use std::{
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
 };
 
 use figment::{Figment, providers::Serialized};
+use nexum_kernel::manifest::text;
 
 pub use effects::{Egress, Outbox};
 pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period, Secret};
@@ -62,6 +63,9 @@ pub type Variables = std::collections::BTreeMap<String, String>;
 /// Something else to check, with what the file says at hand for the error.
 pub type Further<'a> = &'a dyn Fn(&Config) -> Result<(), Problem>;
 
+/// A file with the most modules that an engine bears, and what operators write about each, is smaller.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
 /// The effective configuration. `file` is absent for an engine that is configured by flags alone.
 pub fn load(file: Option<&Path>, environment: &Variables, flags: &Flags) -> Result<Config, ConfigError> {
     load_with(file, environment, flags, &|_| Ok(()))
@@ -76,8 +80,8 @@ pub fn load_with(
 ) -> Result<Config, ConfigError> {
     let file = match file {
         Some(path) => {
-            let text = fs::read_to_string(path)
-                .map_err(|error| ConfigError(format!("{} cannot be read: {error}; give --config", path.display())))?;
+            let text = text::read(path, FILE_BYTES_MAX)
+                .map_err(|error| ConfigError(format!("{} {error}; give --config", path.display())))?;
             File::parse(path, &text, environment)?
         }
         None => File::default(),
@@ -102,17 +106,23 @@ pub fn load_with(
         config.chains.push(Chain::mock(*chain_id, fixture.clone()));
     }
     config.modules.extend(flags.modules.iter().map(|directory| Module::at(directory)));
-    let located = |problem: Problem| {
-        let message = explain::veiled(&problem.message, file.hides(&problem.path));
-        ConfigError(file.located(&problem.path, &message))
+    let located = |problem: Problem| match set_by(environment, flags, &problem.path) {
+        // Which of the environment's values are secret, nobody says.
+        Some(variable) => ConfigError(format!("environment variable {variable}: {}", problem.told(true))),
+        None => ConfigError(file.located(&problem.path, &problem.told(file.hides(&problem.path)))),
     };
     check::check(&config).map_err(located)?;
-    config.engine.state_dir = absolute(&config.engine.state_dir)?;
-    config.observability.admin_socket =
-        config.observability.admin_socket.take().map(|path| absolute(&path)).transpose()?;
-    config.journal.key = config.journal.key.take().map(|key| absolute(&key)).transpose()?;
-    for module in &mut config.modules {
-        module.source = absolute(Path::new(&module.source))?.to_string_lossy().into_owned();
+    let engine = &mut config.engine;
+    engine.state_dir = absolute("engine.state_dir", &engine.state_dir).map_err(located)?;
+    for (key, path) in [
+        ("observability.admin_socket", &mut config.observability.admin_socket),
+        ("journal.key", &mut config.journal.key),
+    ] {
+        *path = path.take().map(|path| absolute(key, &path)).transpose().map_err(located)?;
+    }
+    for (index, module) in config.modules.iter_mut().enumerate() {
+        let source = absolute(&format!("modules.{index}.source"), Path::new(&module.source)).map_err(located)?;
+        module.source = source.to_string_lossy().into_owned();
     }
     files::check(&config).and_then(|()| further(&config)).map_err(located)?;
     config.observability.admin_socket.get_or_insert_with(|| config.engine.state_dir.join("admin.sock"));
@@ -120,12 +130,27 @@ pub fn load_with(
     Ok(config)
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
-    std::path::absolute(path).map_err(|error| ConfigError(format!("{}: {error}", path.display())))
+fn absolute(key: &str, path: &Path) -> Result<PathBuf, Problem> {
+    let wrong = |error| problem(key, format!("cannot be used as a path: {error}"));
+    std::path::absolute(path).map_err(wrong)
+}
+
+/// The variable of the environment that a value came from, if no flag took its place.
+fn set_by<'a>(environment: &'a Variables, flags: &Flags, path: &[String]) -> Option<&'a str> {
+    let flagged = match path.join(".").as_str() {
+        "engine.state_dir" => flags.state_dir.is_some(),
+        "engine.log_format" => flags.log_format.is_some(),
+        "engine.log_level" => flags.log_level.is_some(),
+        "observability.admin_socket" => flags.admin_socket.is_some(),
+        _ => false,
+    };
+    if flagged { None } else { source::set_by(environment, path) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Every folder of `fixtures/cases/engine-config` is a case: a file, and the error it must cause.
@@ -204,6 +229,126 @@ mod tests {
             let error = load("", &[(variable, &value)]).unwrap_err().to_string();
             assert!(!error.contains(digits) && error.contains(variable), "{error}");
         }
+    }
+
+    #[test]
+    fn a_value_of_the_environment_is_told_by_its_variable_alone() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("nexum-engine.toml");
+        fs::write(&path, "[engine]\nlog_level = \"info\"\nstate_dir = \"state\"\n[outbox]\nbackoff_first = \"5m\"\n")
+            .unwrap();
+        let long = format!("/k3y{}", "/k3y".repeat(40));
+        for (variable, value, wanted) in [
+            ("NEXUM_ENGINE__LOG_LEVEL", "k3y", "is no log level: expected off, "),
+            ("NEXUM_ENGINE__LOG_LEVEL", "info,k3y", "is no log level: expected off, "),
+            ("NEXUM_ENGINE__LOG_LEVEL", "a`k3y`b`k3y", "is no log level: expected off, "),
+            ("NEXUM_ENGINE__LOG_LEVEL", "a=k3y", "is no log level: expected off, "),
+            ("NEXUM_ENGINE__MAX_COMPILE_MEMORY_BYTES", "4815162", "is too little for any component: at least 67108864"),
+            ("NEXUM_ENGINE__COMPILE_TIMEOUT", "`k3y`", "is no length of time: expected one such as 500ms"),
+            ("NEXUM_ENGINE__STATE_DIR", "", "cannot be used as a path: "),
+            ("NEXUM_ENGINE__STATE_DIR", long.as_str(), " bytes, and a socket's path at most 107: set a shorter "),
+            (
+                "NEXUM_OBSERVABILITY__ADMIN_SOCKET",
+                long.as_str(),
+                " bytes, and a socket's path at most 107: set a shorter ",
+            ),
+            ("NEXUM_OBSERVABILITY__METRICS_LISTEN", "127.0.0.1:8080", "is taken by health_listen"),
+            ("NEXUM_OBSERVABILITY__METRICS_LISTEN", "k3y`1", "is no address to listen on: expected one such as "),
+            ("NEXUM_OBSERVABILITY__ADMIN_TOKEN", "k3y", "needs no token"),
+            ("NEXUM_JOURNAL__KEY", "k3y", "cannot be used: No such file"),
+            ("NEXUM_JOURNAL__BYTES", "4815162", "must be at least "),
+            ("NEXUM_OUTBOX__BACKOFF_CAP", "48151ms", "is shorter than backoff_first"),
+            ("NEXUM_Restart__Max_Backoff", "1ms", "is shorter than min_backoff"),
+        ] {
+            let variables = Variables::from([(variable.to_owned(), value.to_owned())]);
+            let error = load(Some(&path), &variables, &Flags::default()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("environment variable {variable}: ")), "{error}");
+            assert!(error.contains(wanted), "{error}");
+            assert!(!error.contains("k3y") && !error.contains("48151"), "{error}");
+        }
+        // A flag takes the variable's place, and the file's.
+        let variables = Variables::from([("NEXUM_ENGINE__STATE_DIR".to_owned(), "state".to_owned())]);
+        let flags = Flags { state_dir: Some(PathBuf::from(long.as_str())), ..Flags::default() };
+        let error = load(Some(&path), &variables, &flags).unwrap_err().to_string();
+        assert!(error.contains("[engine] state_dir: ") && error.contains(long.as_str()), "{error}");
+    }
+
+    #[test]
+    fn no_mistake_in_a_line_repeats_the_secret_in_it() {
+        const KEY: &str = "k3y-0123456789";
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("nexum-engine.toml");
+        let url = format!("https://user:{KEY}@rpc.example.org/v2/{KEY}");
+        let (chain, listens) = ("[[chains]]\nchain_id = 1\n", "[observability]\nadmin_listen = \"127.0.0.1:1\"\n");
+        for wrong in [
+            format!("{chain}endpoints = [{{ url = \"{url} }}]\n"),
+            format!("{chain}[[chains.endpoints]]\nurl = \"{url}\n"),
+            format!("{chain}[[chains.endpoints]]\nurl = {url}\n"),
+            format!("{chain}[[chains.endpoints]]\nurl = '{url}\"\n"),
+            format!("{chain}[[chains.endpoints]]\nurl = \"{url}\"\nurl = \"{url}\"\n"),
+            format!("{chain}[[chains.endpoints]]\nurl = [\"{url}\"]\n"),
+            format!("{chain}[[chains.endpoints]]\nurl = {{ a = \"{url}\" }}\n"),
+            format!("{chain}[[chains.endpoints]]\nurl \"{url}\"\n"),
+            format!("{chain}[[chains.endpoints]]\nurl = \"{url}\" \"{url}\"\n"),
+            format!("{chain}[[chains.endpoints]]\nurl = \"{url}\"\nurll = \"{url}\"\n"),
+            format!("{chain}[[chains.endpoints]]\nurl = \"{url}\"\npriority = \"{url}\"\n"),
+            format!("{chain}[[chains.endpoints]]\nurl = \"https://a.org/${{{KEY}}}\"\n"),
+            format!("{chain}[[chains.endpoints]]\nurl = \"user:{KEY}@rpc.example.org\"\n"),
+            format!("{chain}[[chains.endpoints]]\n\"{url}\" = \"url\"\n"),
+            format!("{chain}rpc = {{ verify = \"{url}\" }}\n"),
+            format!("{chain}rpc = {{ timeout = \"{url}`{KEY}\" }}\n"),
+            format!("{listens}admin_token = {KEY}\n"),
+            format!("{listens}admin_token = [\"{KEY}\"]\n"),
+            format!("{listens}admin_token = \"{KEY}\n"),
+            format!("{listens}admin_token = \"\\{KEY}\"\n"),
+            format!("{listens}admin_token = \"{KEY}\"\n"),
+            format!("[[modules]]\nsource = \"m\"\ncomponent = \"{url}`{KEY}\"\n"),
+            format!("[[modules]]\nsource = \"m\"\n[modules.config]\n\"{url}\" = 99999999999999999999\n"),
+        ] {
+            fs::write(&path, &wrong).unwrap();
+            let error = load(Some(&path), &Variables::new(), &Flags::default()).unwrap_err().to_string();
+            assert!(!error.contains(KEY), "{wrong}{error}");
+            assert!(error.contains("nexum-engine.toml:") && error.lines().count() == 1, "it says where: {error}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_in_place_of_a_file_there_is_an_answer() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("nexum-engine.toml");
+        let load = |text: &str| {
+            fs::write(&path, text).unwrap();
+            load(Some(&path), &Variables::new(), &Flags::default()).map_err(|error| error.to_string())
+        };
+        assert!(load("\u{feff}[engine]\r\nlog_level = \"warn\"\r\n").is_ok());
+        let nested = "nexum-engine.toml:1: tables and lists within each other: expected at most 32";
+        let digits = "9".repeat(1 << 16);
+        let module = "[[modules]]\nsource = \"m\"\n";
+        for (text, wrong) in [
+            (format!("x = {}", "[".repeat(99_999)), nested),
+            (format!("x = {}", "{a.b.c=".repeat(99_999)), nested),
+            (format!("[a{}]", ".a".repeat(99_999)), nested),
+            (
+                format!("{module}[modules.config.{}]\na = 1\n", "k".repeat(2000)),
+                "has 2017 bytes, with those above: at most 1024",
+            ),
+            (format!("[limits]\nmax_state_bytes = {digits}\n"), "[limits] max_state_bytes: the number is too large"),
+            ("[engine]\nlog_level = \"\0\"\n".to_owned(), "nexum-engine.toml:2: "),
+            ("#".repeat((16 << 20) + 1), "is larger than 16777216 bytes: expected at most as much; give --config"),
+        ] {
+            let error = load(&text).unwrap_err();
+            assert!(error.contains(wrong) && error.len() < 4096, "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        let wrong = || super::load(Some(&path), &Variables::new(), &Flags::default()).unwrap_err().to_string();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(wrong().ends_with(" cannot be read: it is a pipe, expected a file; give --config"), "{}", wrong());
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(wrong().ends_with(" cannot be read: it is a device, expected a file; give --config"), "{}", wrong());
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(wrong().ends_with(" cannot be read: it is a directory, expected a file; give --config"), "{}", wrong());
     }
 
     #[test]

@@ -37,6 +37,9 @@ use crate::{
 const CONFIG_FILE: &str = "nexum-engine.toml";
 /// What the kernel may need beyond the deadline it gives to modules; past both it is stuck.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// How often it is looked whether every module runs, and how many times.
+const START_LOOK: Duration = Duration::from_secs(1);
+const START_LOOKS_MAX: usize = 600;
 /// What shells make of a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
@@ -154,6 +157,7 @@ async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Resul
     let mut unfinished = Vec::new();
     let ended = tokio::select! {
         ended = kernel.wait() => ended,
+        () = give_back_once_started(&admin) => unreachable!("it waits for ever"),
         () = either(&mut interrupt, &mut terminate) => {
             tracing::info!("stopping: modules finish the event in flight; a second signal ends the process at once");
             let (log, begun) = (log.clone(), begun.clone());
@@ -178,6 +182,19 @@ async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Resul
         count => tracing::warn!(count, "stopped, but not everything was finished: {}", unfinished.join("; ")),
     }
     Ok(())
+}
+
+/// Loading many modules takes memory that they do not need to run. It is given back when all of them do. Never ends.
+async fn give_back_once_started(admin: &Port<AdminMsg>) {
+    for _ in 0..START_LOOKS_MAX {
+        tokio::time::sleep(START_LOOK).await;
+        if admin.call(SHUTDOWN_GRACE, AdminMsg::Health).await.is_ok_and(|health| health.ready) {
+            // Where it is not done, memory only stays taken.
+            let _done = tokio::task::spawn_blocking(crate::allocator::give_back).await;
+            break;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Answers what could not be finished; its next attempt is at the next start.

@@ -106,6 +106,12 @@ pub struct AnswerSize {
 pub struct EndpointStatus {
     pub name: String,
     pub connected: bool,
+    /// For how long it has been so; absent for one that never was connected.
+    #[serde(default)]
+    pub since_ms: Option<u64>,
+    /// How often it was lost in the last ten minutes.
+    #[serde(default)]
+    pub losses: u32,
     /// Connected, and not demoted.
     pub healthy: bool,
     /// The first choice: its heads are followed.

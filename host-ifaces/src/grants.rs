@@ -187,7 +187,7 @@ impl Grants {
                     return Err(missing(Capability::Http, "effects over HTTP"));
                 }
                 let url = Url::parse(&effect.url).map_err(|why| {
-                    let message = format!("`{}` is no URL: {why}", effect.url);
+                    let message = format!("what is given as URL is none: {why}");
                     HostError::new("http", HostErrorKind::InvalidInput, message)
                 })?;
                 self.hosts.check(&url)

@@ -193,7 +193,7 @@ pub fn check(
     if url.len() > URL_BYTES_MAX {
         return Err(invalid(format!("a URL of {} bytes, at most {URL_BYTES_MAX}", url.len())));
     }
-    let parsed = Url::parse(url).map_err(|why| invalid(format!("`{url}` is no URL: {why}")))?;
+    let parsed = Url::parse(url).map_err(|why| invalid(format!("what is given as URL is none: {why}")))?;
     allow.check(&parsed)?;
     if headers.len() > HEADERS_MAX {
         return Err(invalid(format!("{} headers, at most {HEADERS_MAX}", headers.len())));
@@ -413,7 +413,7 @@ mod tests {
     fn what_is_wrong_with_a_request_is_said() {
         assert_eq!(refusal("GET", "https://a.org/x", &[("accept", "*/*")]), "https://a.org/x");
         assert!(refusal("TRACE", "https://a.org", &[]).starts_with("method `TRACE`: expected one of GET"));
-        assert!(refusal("GET", "a.org", &[]).starts_with("`a.org` is no URL"));
+        assert!(refusal("GET", "a.org/k3y", &[]).starts_with("what is given as URL is none: "));
         assert!(refusal("GET", "https://b.org", &[]).starts_with("host `b.org` is not allowed to this module"));
         assert_eq!(refusal("GET", "https://a.org", &[("Host", "b.org")]), "header `Host` is the host's to set");
         assert_eq!(refusal("GET", "https://a.org", &[("a b", "")]), "`a b` is no header name");

@@ -22,10 +22,12 @@ pub mod limits;
 pub mod link;
 pub mod local_store;
 pub mod logging;
+pub mod names;
 pub mod outbox;
 pub mod port;
 pub mod random;
 pub mod recording;
+pub mod secrets;
 pub mod store;
 mod wasi;
 

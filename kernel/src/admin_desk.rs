@@ -282,10 +282,20 @@ fn waits_for(wait: &ChainWait) -> String {
     format!("{who}waits for {} ({age})", wait.reason)
 }
 
+/// An endpoint that was lost so often within ten minutes comes and goes: how it is at the moment says little.
+const FLAPPING: u32 = 2;
+
 fn endpoint_node(endpoint: &EndpointStatus) -> Node {
     let mut parts = Vec::new();
     if endpoint.leads {
         parts.push("followed".to_owned());
+    }
+    let is_flapping = endpoint.losses >= FLAPPING;
+    if is_flapping {
+        let way = if endpoint.connected { "up" } else { "down" };
+        let since = Duration::from_secs(endpoint.since_ms.unwrap_or(0) / 1_000);
+        let since = humantime::format_duration(since);
+        parts.push(format!("{way} for {since}, lost {} times in the last 10 min", endpoint.losses));
     }
     parts.push(format!("score {}", endpoint.score));
     if let Some(lag) = endpoint.lag {
@@ -299,7 +309,7 @@ fn endpoint_node(endpoint: &EndpointStatus) -> Node {
         parts.push(format!("{} demotions", endpoint.demotions));
     }
     // What is over is worth a look in the log, not in the tree.
-    if let Some(error) = endpoint.last_error.as_deref().filter(|_| !endpoint.healthy) {
+    if let Some(error) = endpoint.last_error.as_deref().filter(|_| !endpoint.healthy || is_flapping) {
         parts.push(format!("last error: {error}"));
     }
     let mut node = service(&endpoint.name, NodeKind::Endpoint, Some(parts.join(", ")), Vec::new());
@@ -393,6 +403,19 @@ mod tests {
             expected_event_age_seconds: None,
             waits: None,
         }
+    }
+
+    #[test]
+    fn an_endpoint_that_comes_and_goes_says_so_while_it_is_up() {
+        let mut endpoint = EndpointStatus { connected: true, healthy: true, score: 90, ..EndpointStatus::default() };
+        (endpoint.since_ms, endpoint.losses) = (Some(1_999), 1);
+        endpoint.last_error = Some("gone".into());
+        let shown = |endpoint: &EndpointStatus| endpoint_node(endpoint).summary;
+        assert_eq!(shown(&endpoint), "score 90", "once is over");
+        endpoint.losses = 14;
+        assert_eq!(shown(&endpoint), "up for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
+        (endpoint.connected, endpoint.healthy) = (false, false);
+        assert_eq!(shown(&endpoint), "down for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
     }
 
     #[test]

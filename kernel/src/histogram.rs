@@ -1,151 +1,113 @@
-//! Histograms by label, small enough for ten thousand modules: those of the client library take more than a kilobyte each.
+//! Histograms of whole numbers that modules on many threads write at once, and that many modules may each have.
 //!
-//! Invariant: what a scrape reads of one histogram is consistent in itself, because its count is the sum of its buckets.
+//! Invariant: what a scrape reads of one histogram is consistent in itself: its count is the sum of its buckets.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering},
 };
 
-use prometheus::{
-    core::{Collector, Desc},
-    proto,
-};
+use prometheus::proto;
 
-/// Counts observations by upper bound. Written by one module's actor, read by scrapes.
+/// Most bounds that a histogram may have.
+const BOUNDS_MAX: usize = 20;
+
+/// What a histogram tells apart.
+pub struct Scale {
+    /// Upper bounds in ascending order; everything above the last is counted too.
+    pub bounds: &'static [u64],
+    /// How many of what is counted make one of what is shown, such as nanoseconds of a second.
+    pub in_one: f64,
+}
+
+/// Counts observations by upper bound. Takes no memory to speak of before the first.
 pub struct Histogram {
-    bounds: Arc<[f64]>,
+    scale: &'static Scale,
+    /// In how many parts it is kept: threads that write different parts do not wait for each other.
+    width: usize,
+    parts: OnceLock<Box<[Part]>>,
+}
+
+/// On cache lines of its own, in pairs, as processors fetch them.
+#[derive(Default)]
+#[repr(align(128))]
+struct Part {
     /// One per bound, and one for what is above all of them.
-    counts: Box<[AtomicU64]>,
-    sum_bits: AtomicU64,
+    counts: [AtomicU64; BOUNDS_MAX + 1],
+    sum: AtomicU64,
 }
 
 impl Histogram {
-    pub fn observe(&self, value: f64) {
-        let index = self.bounds.iter().position(|bound| value <= *bound).unwrap_or(self.bounds.len());
-        self.counts[index].fetch_add(1, Ordering::Relaxed);
-        let add = |bits| Some((f64::from_bits(bits) + value).to_bits());
-        // It always answers a new sum, so that the update cannot fail.
-        let _ = self.sum_bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    pub fn new(scale: &'static Scale, width: usize) -> Self {
+        assert!(scale.bounds.len() <= BOUNDS_MAX && width > 0, "a histogram has bounds that it can keep, and a part");
+        Self { scale, width, parts: OnceLock::new() }
     }
 
-    fn read(&self) -> proto::Histogram {
+    /// Counts a value; `writer` chooses the part.
+    pub fn observe(&self, writer: usize, value: u64) {
+        let fresh = || (0..self.width).map(|_| Part::default()).collect();
+        let part = &self.parts.get_or_init(fresh)[writer % self.width];
+        let bounds = self.scale.bounds;
+        let index = bounds.iter().position(|bound| value <= *bound).unwrap_or(bounds.len());
+        part.counts[index].fetch_add(1, Ordering::Relaxed);
+        part.sum.fetch_add(value, Ordering::Relaxed);
+    }
+
+    /// What was counted; none before the first observation.
+    pub fn read(&self) -> Option<proto::Histogram> {
+        let (parts, scale) = (self.parts.get()?, self.scale);
+        let shown = |value: u64| value as f64 / scale.in_one;
+        let counted = |index: usize| parts.iter().map(|part| part.counts[index].load(Ordering::Relaxed)).sum::<u64>();
         let mut total = 0;
-        let mut buckets = Vec::with_capacity(self.bounds.len());
-        for (index, count) in self.counts.iter().enumerate() {
-            total += count.load(Ordering::Relaxed);
-            if let Some(bound) = self.bounds.get(index) {
-                let mut bucket = proto::Bucket::default();
-                bucket.set_upper_bound(*bound);
-                bucket.set_cumulative_count(total);
-                buckets.push(bucket);
-            }
+        let mut buckets = Vec::with_capacity(scale.bounds.len());
+        for (index, bound) in scale.bounds.iter().enumerate() {
+            total += counted(index);
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(shown(*bound));
+            bucket.set_cumulative_count(total);
+            buckets.push(bucket);
         }
         let mut histogram = proto::Histogram::default();
         histogram.set_bucket(buckets);
-        histogram.set_sample_count(total);
-        histogram.set_sample_sum(f64::from_bits(self.sum_bits.load(Ordering::Relaxed)));
-        histogram
-    }
-}
-
-type Labels = Box<[Box<str>]>;
-
-/// The histograms of one name, by the values of its labels.
-#[derive(Clone)]
-pub struct HistogramVec(Arc<Inner>);
-
-struct Inner {
-    desc: Desc,
-    bounds: Arc<[f64]>,
-    all: Mutex<BTreeMap<Labels, Arc<Histogram>>>,
-}
-
-impl HistogramVec {
-    /// `bounds` are upper bounds in ascending order; everything above the last is counted too.
-    pub fn new(name: &str, help: &str, labels: &[&str], bounds: &[f64]) -> prometheus::Result<Self> {
-        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-        let desc = Desc::new(name.to_owned(), help.to_owned(), labels, HashMap::new())?;
-        Ok(Self(Arc::new(Inner { desc, bounds: bounds.into(), all: Mutex::default() })))
-    }
-
-    fn all(&self) -> MutexGuard<'_, BTreeMap<Labels, Arc<Histogram>>> {
-        self.0.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The histogram of these label values, in the order of the labels; made when there is none.
-    pub fn with_label_values(&self, values: &[&str]) -> Arc<Histogram> {
-        let key: Labels = values.iter().map(|value| Box::from(*value)).collect();
-        let bounds = &self.0.bounds;
-        let fresh = || {
-            let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-            Arc::new(Histogram { bounds: bounds.clone(), counts, sum_bits: AtomicU64::new(0) })
-        };
-        self.all().entry(key).or_insert_with(fresh).clone()
-    }
-
-    /// Forgets a histogram, if there is one.
-    pub fn remove_label_values(&self, values: &[&str]) {
-        let key: Labels = values.iter().map(|value| Box::from(*value)).collect();
-        self.all().remove(&key);
-    }
-}
-
-impl Collector for HistogramVec {
-    fn desc(&self) -> Vec<&Desc> {
-        vec![&self.0.desc]
-    }
-
-    fn collect(&self) -> Vec<proto::MetricFamily> {
-        let desc = &self.0.desc;
-        let label = |name: &String, value: &str| {
-            let mut pair = proto::LabelPair::default();
-            pair.set_name(name.clone());
-            pair.set_value(value.to_owned());
-            pair
-        };
-        let metric = |(values, histogram): (&Labels, &Arc<Histogram>)| {
-            let mut labels: Vec<_> =
-                desc.variable_labels.iter().zip(values).map(|(name, value)| label(name, value)).collect();
-            labels.sort_by(|a, b| a.name().cmp(b.name()));
-            let mut metric = proto::Metric::from_label(labels);
-            metric.set_histogram(histogram.read());
-            metric
-        };
-        let mut family = proto::MetricFamily::default();
-        family.set_name(desc.fq_name.clone());
-        family.set_help(desc.help.clone());
-        family.set_field_type(proto::MetricType::HISTOGRAM);
-        family.set_metric(self.all().iter().map(metric).collect());
-        vec![family]
+        histogram.set_sample_count(total + counted(scale.bounds.len()));
+        histogram.set_sample_sum(parts.iter().map(|part| shown(part.sum.load(Ordering::Relaxed))).sum());
+        Some(histogram)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use prometheus::{HistogramOpts, Registry, TextEncoder};
+    use prometheus::core::Collector as _;
 
     use super::*;
 
+    static THOUSANDTHS: Scale = Scale { bounds: &[500, 1_000, 10_000], in_one: 1_000.0 };
+
     #[test]
-    fn it_reads_like_the_client_librarys() {
-        let (ours, theirs) = (Registry::new(), Registry::new());
-        let bounds = [0.5, 1.0, 10.0];
-        let compact = HistogramVec::new("h", "help", &["module", "event_type"], &bounds).unwrap();
-        let options = HistogramOpts::new("h", "help").buckets(bounds.to_vec());
-        let reference = prometheus::HistogramVec::new(options, &["module", "event_type"]).unwrap();
-        ours.register(Box::new(compact.clone())).unwrap();
-        theirs.register(Box::new(reference.clone())).unwrap();
-        for (module, value) in [("a", 0.1), ("a", 0.5), ("b", 0.75), ("a", 3.0), ("b", 99.0), ("gone", 1.0)] {
-            compact.with_label_values(&[module, "block"]).observe(value);
-            reference.with_label_values(&[module, "block"]).observe(value);
+    fn it_reads_like_the_client_librarys_however_many_write_it() {
+        for width in [1, 2, 16] {
+            let ours = Histogram::new(&THOUSANDTHS, width);
+            assert_eq!(ours.read(), None, "nothing was observed");
+            let options = prometheus::HistogramOpts::new("h", "help").buckets(vec![0.5, 1.0, 10.0]);
+            let theirs = prometheus::Histogram::with_opts(options).unwrap();
+            for (writer, thousandths) in [125, 500, 501, 750, 3_000, 10_000, 99_000].into_iter().enumerate() {
+                ours.observe(writer, thousandths);
+                theirs.observe(thousandths as f64 / 1_000.0);
+            }
+            let theirs = theirs.collect()[0].get_metric()[0].get_histogram().clone();
+            let ours = ours.read().unwrap();
+            let counts = |histogram: &proto::Histogram| -> Vec<(u64, u64)> {
+                let buckets = histogram.get_bucket().iter();
+                buckets.map(|bucket| (bucket.upper_bound().to_bits(), bucket.cumulative_count())).collect()
+            };
+            assert_eq!(counts(&ours), counts(&theirs));
+            assert_eq!(ours.sample_count(), theirs.sample_count());
+            assert!((ours.sample_sum() - theirs.sample_sum()).abs() < 1e-9);
         }
-        compact.remove_label_values(&["gone", "block"]);
-        reference.remove_label_values(&["gone", "block"]).unwrap();
-        let text = |registry: &Registry| TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
-        assert_eq!(text(&ours), text(&theirs));
+    }
+
+    #[test]
+    fn parts_share_no_cache_line() {
+        assert_eq!((align_of::<Part>(), size_of::<Part>() % 128), (128, 0));
     }
 }

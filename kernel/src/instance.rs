@@ -344,21 +344,33 @@ mod tests {
         assert!(trap.message.len() < MESSAGE_BYTES_MAX + NAME_BYTES_MAX, "{}", trap.message.len());
     }
 
-    /// A component that imports an interface of this name.
-    fn importing(name: &str) -> Vec<u8> {
-        fn size(mut number: usize) -> Vec<u8> {
-            let mut bytes = Vec::new();
-            while number > 0x7f {
-                bytes.push(number as u8 | 0x80);
-                number >>= 7;
-            }
-            bytes.push(number as u8);
-            bytes
+    /// A number as the binary format writes sizes.
+    fn size(mut number: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while number > 0x7f {
+            bytes.push(number as u8 | 0x80);
+            number >>= 7;
         }
-        let section = |id: u8, content: Vec<u8>| [vec![id], size(content.len()), content].concat();
-        let import = [vec![1, 0x00], size(name.len()), name.as_bytes().to_vec(), vec![0x05, 0]].concat();
-        // An interface without anything in it.
-        [b"\0asm\x0d\0\x01\0".to_vec(), section(7, vec![1, 0x42, 0]), section(10, import)].concat()
+        bytes.push(number as u8);
+        bytes
+    }
+
+    fn string(text: &str) -> Vec<u8> {
+        [size(text.len()).as_slice(), text.as_bytes()].concat()
+    }
+
+    fn section(id: u8, content: &[u8]) -> Vec<u8> {
+        [&[id][..], size(content.len()).as_slice(), content].concat()
+    }
+
+    fn component(sections: &[Vec<u8>]) -> Vec<u8> {
+        [b"\0asm\x0d\0\x01\0".to_vec(), sections.concat()].concat()
+    }
+
+    /// A component that imports an interface of this name, without anything in it.
+    fn importing(name: &str) -> Vec<u8> {
+        let import = [&[1, 0x00][..], &string(name), &[0x05, 0]].concat();
+        component(&[section(7, &[1, 0x42, 0]), section(10, &import)])
     }
 
     #[test]
@@ -374,12 +386,6 @@ mod tests {
 
     /// A component that imports `http` with its record `header`, and with a function or without.
     fn importing_http(function: bool) -> Vec<u8> {
-        fn string(text: &str) -> Vec<u8> {
-            [&[text.len() as u8], text.as_bytes()].concat()
-        }
-        fn section(id: u8, content: &[u8]) -> Vec<u8> {
-            [&[id, content.len() as u8], content].concat()
-        }
         // (type (record (field "name" string))), exported as "header"; then (type (func)), exported as "fetch".
         let header = [&[0x01, 0x72, 1][..], &string("name"), &[0x73, 0x04, 0x00], &string("header"), &[0x03, 0x00, 0]];
         let fetch = [&[0x01, 0x40, 0, 0x01, 0x00][..], &[0x04, 0x00], &string("fetch"), &[0x01, 2]];
@@ -389,15 +395,14 @@ mod tests {
             instance.extend(fetch.concat());
         }
         let import = [&[1, 0x00][..], &string("nexum:host/http@0.3.0"), &[0x05, 0]].concat();
-        [b"\0asm\x0d\0\x01\0".to_vec(), section(7, &instance), section(10, &import)].concat()
+        component(&[section(7, &instance), section(10, &import)])
     }
 
     /// A component that instantiates a module with one empty memory so many times.
     fn with_memories(count: u8) -> Vec<u8> {
         let module = [&b"\0asm\x01\0\0\0"[..], &[5, 3, 1, 0x00, 0]].concat();
         let instances = [vec![count], [0x00, 0, 0].repeat(count.into())].concat();
-        let (modules, instantiated) = ([1, module.len() as u8], [2, instances.len() as u8]);
-        [&b"\0asm\x0d\0\x01\0"[..], &modules, &module, &instantiated, &instances].concat()
+        component(&[section(1, &module), section(2, &instances)])
     }
 
     #[test]

@@ -31,6 +31,7 @@ const WEIGHT: u64 = 8;
 pub struct Pace {
     mean_ns: AtomicU64,
     slow: AtomicBool,
+    busy_ns: AtomicU64,
 }
 
 impl Pace {
@@ -38,8 +39,14 @@ impl Pace {
         self.slow.load(Ordering::Relaxed)
     }
 
+    /// How long all of them kept a thread so far, with all that was done around them.
+    pub fn busy_ns(&self) -> u64 {
+        self.busy_ns.load(Ordering::Relaxed)
+    }
+
     /// Takes in that so many events, one at least, kept a thread for so long.
     fn note(&self, events: u64, busy_ns: u64) {
+        self.busy_ns.fetch_add(busy_ns, Ordering::Relaxed);
         let newest = busy_ns / events.max(1);
         let mean = self.mean_ns.load(Ordering::Relaxed);
         let mean = mean - mean / WEIGHT + newest / WEIGHT;
@@ -206,6 +213,7 @@ mod tests {
             assert_eq!(handle(&lanes, &hands, &pace, 100_000_000).await, here);
         }
         assert!(pace.is_slow());
+        assert_eq!(pace.busy_ns(), 300_000_000, "all of it");
     }
 
     #[tokio::test]

@@ -2,13 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
+pub use nexum_admin_api::text::open;
 use nexum_host_ifaces::{
     Hash,
     blocking::Blocking,
@@ -260,16 +258,6 @@ pub fn bundle(source: &Path) -> (PathBuf, PathBuf) {
         return (source.to_owned(), dir.join("module.wasm"));
     }
     (source.join("nexum.toml"), source.join("module.wasm"))
-}
-
-/// Opens a file that somebody else may have put there, such as one of a bundle, to read it. Does not wait: a pipe to which
-/// nobody writes is open at once, and is seen not to be a file.
-///
-/// # Errors
-/// Whatever the system says.
-pub fn open(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// The manifest's configuration with the operator's values in place of its own.

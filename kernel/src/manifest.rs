@@ -9,12 +9,12 @@ mod raw;
 use std::{
     collections::BTreeSet,
     fmt,
-    io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+pub use nexum_admin_api::text;
 use nexum_host_ifaces::{
     Hash,
     bounded::{MESSAGE_BYTES_MAX, cut},
@@ -24,7 +24,7 @@ use nexum_host_ifaces::{
     grants::Capability,
     http::Allowlist,
     limits::Limits,
-    outbox,
+    outbox, secrets,
     types::{ConfigScalar, ConfigValue},
 };
 
@@ -137,48 +137,33 @@ type Finding = (std::ops::Range<usize>, String);
 impl Manifest {
     /// Reads and checks the manifest at `path`. `check` knows which schedules can be used.
     pub fn read(path: &Path, check: &ScheduleCheck) -> Result<Self, ManifestError> {
-        Self::parse(&Self::text(path)?, path, check)
-    }
-
-    /// The text of a manifest's file, of at most as many bytes as a manifest may have.
-    ///
-    /// # Errors
-    /// The file, and why it is not read.
-    pub fn text(path: &Path) -> Result<String, ManifestError> {
         let wrong = |message: String| ManifestError { file: path.to_owned(), line: None, message };
-        let unreadable = |error: std::io::Error| wrong(format!("cannot be read: {error}"));
-        let mut bytes = Vec::new();
-        let file = crate::load::open(path).map_err(unreadable)?;
-        if !file.metadata().map_err(unreadable)?.is_file() {
-            return Err(wrong("is not a file: a bundle has its manifest in nexum.toml".to_owned()));
-        }
-        file.take(ceilings::FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > ceilings::FILE_BYTES_MAX {
-            return Err(wrong(format!("is larger than {} bytes: no manifest needs as much", ceilings::FILE_BYTES_MAX)));
-        }
-        String::from_utf8(bytes).map_err(|error| wrong(format!("cannot be read: {error}")))
+        let text = text::read(path, text::MANIFEST_BYTES_MAX).map_err(wrong)?;
+        Self::parse(&text, path, check)
     }
 
     /// Checks a manifest's text; `file` is only for the error.
     pub fn parse(text: &str, file: &Path, check: &ScheduleCheck) -> Result<Self, ManifestError> {
-        // A message repeats what is written, however long that is.
+        // A message repeats what is written, however long that is, and whatever it is.
+        let told = |message: &str| cut(secrets::without_value(&message.replace('\n', " ")), MESSAGE_BYTES_MAX);
         let located = |(span, message): Finding| ManifestError {
             file: file.to_owned(),
             line: Some(text[..span.start.min(text.len())].matches('\n').count() + 1),
-            message: cut(message, MESSAGE_BYTES_MAX),
+            message: told(&message),
         };
-        let raw: raw::Manifest = toml::from_str(text).map_err(|error| {
-            let message = error.message().replace('\n', " ");
-            match error.span() {
-                Some(span) => {
-                    let message = match key_before(text, span.start).filter(|_| message.starts_with("invalid type")) {
-                        Some(key) => format!("{key}: {message}"),
-                        None => message,
-                    };
-                    located((span, message))
-                }
-                None => ManifestError { file: file.to_owned(), line: None, message: cut(message, MESSAGE_BYTES_MAX) },
+        if let Some((at, message)) = text::too_deep(text) {
+            return Err(located((at..at, message)));
+        }
+        let raw: raw::Manifest = toml::from_str(text).map_err(|error| match error.span() {
+            Some(span) => {
+                let is_of_type = |_: &&str| error.message().starts_with("invalid type");
+                let message = match key_before(text, span.start).filter(is_of_type) {
+                    Some(key) => format!("{key}: {}", error.message()),
+                    None => error.message().to_owned(),
+                };
+                located((span, message))
             }
+            None => ManifestError { file: file.to_owned(), line: None, message: told(error.message()) },
         })?;
         raw.check(check).map_err(located)
     }
@@ -188,7 +173,9 @@ impl Manifest {
 fn key_before(text: &str, offset: usize) -> Option<&str> {
     let before = text.get(..offset)?;
     let line = &before[before.rfind('\n').map_or(0, |end| end + 1)..];
-    line.split_once('=').map(|(key, _)| key.trim()).filter(|key| !key.is_empty())
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let key = line.split_once('=').map(|(key, _)| key.trim());
+    key.filter(|key| !key.is_empty() && key.chars().all(is_bare))
 }
 
 /// Merges subscriptions of one chain with the same hold into one source, so that its blocks and logs stay in order.
@@ -261,6 +248,10 @@ fn earliest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
 
 /// A TOML value as a module's `init` sees it; nested tables become dotted keys.
 pub fn config_values(key: &str, value: &toml::Value, out: &mut Vec<(String, ConfigValue)>) -> Result<(), String> {
+    if key.len() > ceilings::CONFIG_KEY_BYTES_MAX {
+        let most = ceilings::CONFIG_KEY_BYTES_MAX;
+        return Err(format!("[config]: a key of {} bytes: expected at most {most}", key.len()));
+    }
     let value = match value {
         toml::Value::Table(table) => {
             for (inner, value) in table {
@@ -352,9 +343,82 @@ mod tests {
             std::fs::write(&path, format!("{HEAD}{comment}")).unwrap();
             Manifest::read(&path, &any_schedule()).map(drop).map_err(|error| error.message)
         };
-        assert_eq!(write(ceilings::FILE_BYTES_MAX), Ok(()));
-        let error = write(ceilings::FILE_BYTES_MAX + 1).unwrap_err();
-        assert_eq!(error, "is larger than 1048576 bytes: no manifest needs as much");
+        assert_eq!(write(text::MANIFEST_BYTES_MAX), Ok(()));
+        let error = write(text::MANIFEST_BYTES_MAX + 1).unwrap_err();
+        assert_eq!(error, "is larger than 1048576 bytes: expected at most as much");
+    }
+
+    #[test]
+    fn no_error_repeats_what_may_be_a_secret() {
+        const KEY: &str = "k3y-0123456789";
+        let url = format!("https://user:{KEY}@rpc.example.org/v2/{KEY}");
+        let block = "[chains]\nrequired = [1]\n[[subscription]]\nkind = \"block\"\n";
+        for wrong in [
+            format!("[config]\nurl = \"{url}\n"),
+            format!("[config]\nurl = {url}\"\n"),
+            format!("[config]\nurl = {url}\n"),
+            format!("[config]\nurl = '{url}\"\n"),
+            format!("[config]\nurl = \"{url}\"\nurl = \"{url}\"\n"),
+            format!("[config]\nurl = \"\\q{url}\"\n"),
+            format!("[config]\nurl = \"{url}\" \"{url}\"\n"),
+            format!("[config]\n\"{url}\"\n"),
+            format!("[config]\nurls = [\"{url}\", 1.5]\n"),
+            format!("{block}chain_id = \"{KEY}\"\n"),
+            format!("{block}chain_id = [\"{url}\"]\n"),
+            format!("{block}chain_id = 1\nfinality = \"{url}`x\"\n"),
+            format!("{block}chain_id = 1\n\"{url}\" = 1\n"),
+            format!("[module.restart]\nbackoff = [\n\"{url}?a=b\", 5,\n]\n"),
+            format!("[[subscription]]\nkind = \"cron\"\nevery = \"{url}\"\n"),
+            format!("[capabilities.http]\nallow = [\"{url}\"]\n"),
+            format!("[capabilities.identity]\nmethods = [\"{url}`{KEY}\"]\n"),
+        ] {
+            let error = parse(&wrong).unwrap_err();
+            assert!(!error.contains(KEY), "{wrong}{error}");
+            assert!(error.starts_with("nexum.toml:"), "it says where: {error}");
+        }
+    }
+
+    #[test]
+    fn whatever_the_bytes_are_there_is_an_answer() {
+        assert!(Manifest::parse(&format!("\u{feff}{HEAD}"), Path::new("m"), &any_schedule()).is_ok());
+        assert!(Manifest::parse(&HEAD.replace('\n', "\r\n"), Path::new("m"), &any_schedule()).is_ok());
+        let many = |open: &str, close: &str| format!("[config]\nx = {}1{}\n", open.repeat(9999), close.repeat(9999));
+        let nested = "tables and lists within each other: expected at most 32";
+        let digits = "9".repeat(1 << 16);
+        let long = "k".repeat(300);
+        let keys: String = (0..99_999).map(|n| format!("k{n}=1\n")).collect();
+        for (wrong, why) in [
+            (many("[", "]"), nested),
+            (many("{a=", "}"), nested),
+            (many("{a.b.c.d=[", "]}"), nested),
+            (many("{a=", ""), nested),
+            (format!("[config{}]\n", ".a".repeat(99_999)), nested),
+            (format!("[config]\na{} = 1\n", ".a".repeat(99_999)), nested),
+            (format!("[config.{long}]\n{keys}"), "a key of 300 bytes: expected at most 256"),
+            (format!("[config]\nx = {digits}\n"), ""),
+            (format!("[config]\nx = 1e{digits}\n"), ""),
+            ("[config]\nx = \"\0\"\n".to_owned(), ""),
+            ("\0".to_owned(), ""),
+        ] {
+            let error = parse(&wrong).unwrap_err();
+            assert!(error.starts_with("nexum.toml:") && error.contains(why) && error.len() < 2048, "{error}");
+        }
+        assert_eq!(parse(&format!("[config]\n{keys}")).map(|manifest| manifest.config.len()), Ok(99_999));
+    }
+
+    /// What the fuzzer begins with.
+    #[test]
+    fn the_corpus_is_answered() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/fuzz/corpus/manifest");
+        let mut taken = 0;
+        for file in std::fs::read_dir(corpus).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            match Manifest::parse(&text, Path::new("nexum.toml"), &any_schedule()) {
+                Ok(_) => taken += 1,
+                Err(error) => assert_eq!(error.to_string().lines().count(), 1, "{error}"),
+            }
+        }
+        assert!(taken > 1);
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod recording;
 mod replay;
 mod resync;
 mod rewind;
+#[cfg(test)]
+mod size;
 mod upgrade;
 
 use std::{
@@ -131,6 +133,7 @@ pub struct Args {
 
 pub struct State {
     args: Args,
+    metrics: Arc<ModuleMetrics>,
     running: Option<Running>,
 }
 
@@ -140,7 +143,7 @@ struct Running {
     prepared: Arc<Prepared>,
     host: HostArgs,
     health: ModuleHealth,
-    metrics: ModuleMetrics,
+    metrics: Arc<ModuleMetrics>,
     feeds: Feeds,
     replay: Replay,
     /// Reorgs that the module was told of or will be.
@@ -160,7 +163,8 @@ impl Actor for ModuleActor {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<Self::State, ActorProcessingErr> {
         myself.send_message(Msg::Begin)?;
-        Ok(Some(Box::new(State { args, running: None })))
+        let metrics = args.shared.metrics.module(args.name());
+        Ok(Some(Box::new(State { args, metrics, running: None })))
     }
 
     async fn handle(
@@ -171,10 +175,11 @@ impl Actor for ModuleActor {
     ) -> Result<(), ActorProcessingErr> {
         let Some(state) = here.take() else { return Err(Box::new(Exit::Environment("it was cut short".into()))) };
         let (shared, status) = (state.args.shared.clone(), state.args.status.clone());
-        let work = state.take_on(myself, message);
-        let (mut state, done) = shared.lanes.run(&status.pace, || status.tried(), work).await;
+        // In memory of its own while it lasts: an actor that waits would keep room for the largest work that there is.
+        let work = Box::pin(state.take_on(myself, message));
+        let (state, done) = shared.lanes.run(&status.pace, || status.tried(), work).await;
+        state.metrics.busy_ns.set(status.pace.busy_ns());
         if let Err(exit) = done {
-            state.leave();
             return Err(Box::new(exit));
         }
         *here = Some(state);
@@ -188,15 +193,19 @@ impl Actor for ModuleActor {
 }
 
 impl State {
-    /// Handles one message, wherever it runs.
+    /// Handles one message, wherever it runs. What is rare has memory of its own, so that an event takes only what it needs.
     async fn take_on(mut self: Box<Self>, myself: ActorRef<Msg>, message: Msg) -> (Box<Self>, Result<(), Exit>) {
         let done = match message {
-            Msg::Begin => self.begin(&myself).await,
+            Msg::Begin => Box::pin(self.begin(&myself)).await,
             Msg::Reply(reply) => self.on_reply(reply).await,
             Msg::PullAgain => self.pull_again().await,
-            Msg::Upgrade(candidate) => self.on_upgrade(candidate).await,
-            Msg::Retry { seq, reply } => self.on_retry(seq, reply).await,
+            Msg::Upgrade(candidate) => Box::pin(self.on_upgrade(candidate)).await,
+            Msg::Retry { seq, reply } => Box::pin(self.on_retry(seq, reply)).await,
         };
+        if done.is_err() {
+            // An instance whose memory is full takes long to give back: that is done where its work was.
+            self.leave();
+        }
         (self, done)
     }
 
@@ -231,9 +240,8 @@ impl State {
             return Err(Exit::Standing(Box::new(health)));
         }
         let _ = step(modules::Step::Opened(Box::new(health.clone())));
-        let metrics = ModuleMetrics::new(&shared.metrics, &name);
-        let limit = plan.limits.max_state_bytes;
-        shared.metrics.state_bytes_limit.with_label_values(&[&*name]).set(limit as i64);
+        let metrics = self.metrics.clone();
+        metrics.start(plan.limits.max_state_bytes);
         let host = host_args(shared, plan, info.id);
         let feeds = Feeds::new(&name, &plan.manifest.sources, &info.record, myself.get_derived());
         let replay = match info.replay {
@@ -273,7 +281,7 @@ impl State {
         let Some(index) = running.feeds.take(&reply) else { return Ok(()) };
         match reply.answer {
             Answer::Events { deliveries, progress, .. } if !running.replay.is_empty() => {
-                running.replay_from(&self.args, index, deliveries, progress).await?;
+                Box::pin(running.replay_from(&self.args, index, deliveries, progress)).await?;
                 // Once nothing is left to replay, every source goes on: none was asked meanwhile.
                 return match self.args.status.wish() {
                     Wish::Run => running.go_on_with_all(&self.args).await,
@@ -300,7 +308,7 @@ impl State {
                 }
                 running.settle(&self.args).await?;
             }
-            Answer::Reorg(reorg) => return running.on_reorg(&self.args, index, reorg).await,
+            Answer::Reorg(reorg) => return Box::pin(running.on_reorg(&self.args, index, reorg)).await,
             Answer::Stuck { reason } => return Err(Exit::Stuck(reason)),
         }
         match self.args.status.wish() {
@@ -347,6 +355,7 @@ impl Running {
     async fn init(&mut self, args: &Args) -> Result<(), Exit> {
         self.metrics.kind("init").dispatched.inc();
         let started = self.instance.init(&args.plan.config).await;
+        self.count_fuel(&started);
         match started {
             Ok(fuel) => {
                 let unit = self.instance.host().seal(UnitKind::Handled, None, fuel);
@@ -368,25 +377,23 @@ impl Running {
         self.fuel = 0;
         let source = self.feeds.id(index).clone();
         if let Some(deaths) = self.begun.deadly(What::Event(&delivery.id)) {
-            return self.quarantine_deadly(args, index, delivery, deaths).await;
+            return Box::pin(self.quarantine_deadly(args, index, delivery, deaths)).await;
         }
         let policy = &args.plan.manifest.restart;
         if restart::exhausted(&self.health, &source, &delivery.id, policy).is_some() {
-            return self.quarantine(args, index, delivery).await;
+            return Box::pin(self.quarantine(args, index, delivery)).await;
         }
         let at = self.begun.begin(What::Event(&delivery.id)).await;
         let kind = delivery.id.kind();
         let started_ns = args.shared.clock.monotonic_ns();
-        {
-            let metrics = self.metrics.kind(kind);
-            metrics.dispatched.inc();
-            if delivery.seen_ns > 0 {
-                metrics.latency.observe(started_ns.saturating_sub(delivery.seen_ns) as f64 / 1e9);
-            }
+        self.metrics.kind(kind).dispatched.inc();
+        if delivery.seen_ns > 0 {
+            self.metrics.observe_latency(kind, started_ns.saturating_sub(delivery.seen_ns));
         }
         let handled = self.instance.handle(&delivery.id, &delivery.event).await;
+        self.count_fuel(&handled);
         let took_ns = args.shared.clock.monotonic_ns().saturating_sub(started_ns);
-        self.metrics.kind(kind).duration.observe(took_ns as f64 / 1e9);
+        self.metrics.observe_duration(kind, took_ns);
         self.note_usage(args);
         let fuel = match handled {
             Ok(fuel) => fuel,
@@ -400,7 +407,7 @@ impl Running {
             }
         };
         self.fuel = fuel;
-        self.metrics.fuel.observe(fuel as f64);
+        self.metrics.observe_fuel(fuel);
         args.status.add_fuel(fuel);
         let moved = Some((source.clone(), delivery.cursor.clone()));
         let recording = self.handled(args, (&delivery.id, &delivery.event), fuel);
@@ -454,7 +461,7 @@ impl Running {
         }
         let state_bytes = unit.record.state_bytes;
         args.status.state_bytes.store(state_bytes, Ordering::Relaxed);
-        self.metrics.state_bytes_used.set(state_bytes as i64);
+        self.metrics.state_bytes_used.set(state_bytes);
         self.instance.host().send(unit);
     }
 

@@ -11,6 +11,7 @@ mod orders;
 mod owner;
 mod slot;
 mod upgrade;
+mod writes;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,7 +22,10 @@ use nexum_host_ifaces::{
 };
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use slot::{Phase, Slot};
+use upgrade::Passing;
 pub use upgrade::{Candidate, Wanted};
+pub use writes::Written;
+use writes::{Waiter, Writes};
 
 use crate::{
     admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded},
@@ -102,6 +106,8 @@ pub enum Msg {
         generation: u64,
         tried: Result<(), String>,
     },
+    /// A write of the roster is over.
+    Written(Written),
     /// Must reply, once the module's next actor has carried it out.
     Resync {
         module: String,
@@ -151,8 +157,10 @@ pub struct Args {
 
 pub struct State {
     shared: Arc<Shared>,
-    slots: BTreeMap<Arc<str>, Slot>,
+    /// Boxed: nodes of the map are half empty, and a slot is large.
+    slots: BTreeMap<Arc<str>, Box<Slot>>,
     roster: Arc<dyn Keep>,
+    writes: Writes,
     owners: Owners,
     expected: Expected,
     /// Configured, and unloaded by order.
@@ -171,11 +179,16 @@ impl Actor for ModulesSupervisor {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let (starts, unloaded) = roster::decide(&args.configured, args.roster.read()?);
+        let roster = args.roster.clone();
+        // A write of the supervisor before may hang at the disk, and is waited for.
+        let read = args.shared.blocking.run(move || Ok::<_, String>((roster.read()?, roster.owners()?))).await;
+        let (changes, owners) = read.map_err(|error| error.to_string()).flatten()?;
+        let (starts, unloaded) = roster::decide(&args.configured, changes);
         let mut state = State {
             shared: args.shared,
             slots: BTreeMap::new(),
-            owners: args.roster.owners()?,
+            writes: Writes::new(owners.clone()),
+            owners,
             roster: args.roster,
             expected: Expected::new(args.schedule_next),
             unloaded,
@@ -189,7 +202,7 @@ impl Actor for ModulesSupervisor {
         }
         // What nobody runs any more is not tried alone either, and nobody has to wait for it.
         state.shared.begun.keep(|name| state.slots.contains_key(name));
-        state.note_owners().await;
+        state.note_owners(&myself);
         myself.send_interval(expected::LOOK, || Msg::Look);
         Ok(state)
     }
@@ -201,15 +214,16 @@ impl Actor for ModulesSupervisor {
                 let runs = matches!(step, Step::Running);
                 state.on_step(&module, generation, step);
                 if runs && state.is_new_owner(&module) {
-                    state.note_owners().await;
+                    state.note_owners(&myself);
                 }
                 return Ok(());
             }
             Msg::Start { module, generation } => {
-                let due =
-                    |slot: &&mut Slot| slot.generation == generation && matches!(slot.phase, Phase::Restart { .. });
+                let due = |slot: &&mut Box<Slot>| {
+                    slot.generation == generation && matches!(slot.phase, Phase::Restart { .. })
+                };
                 if !state.shutting_down && state.slots.get_mut(&module).as_ref().is_some_and(due) {
-                    state.start(&myself, &module).await;
+                    state.start_when_written(&myself, &module).await;
                 }
             }
             Msg::PullAgain => state.slots.values().filter_map(|slot| slot.actor.as_ref()).for_each(|actor| {
@@ -220,10 +234,10 @@ impl Actor for ModulesSupervisor {
             Msg::Heads(heads) => state.look(heads),
             Msg::Facts(reply) => answer(reply, state.facts()),
             Msg::Reports(reply) => answer(reply, state.reports()),
-            Msg::Load { spec, reply } => {
-                let loaded = state.load_by_order(&myself, *spec).await;
-                answer(reply, loaded);
-            }
+            Msg::Load { spec, reply } => match state.load_by_order(&myself, *spec).await {
+                Ok(name) => state.write(&myself, Waiter::Loaded(name, reply)),
+                Err(error) => answer(reply, Err(error)),
+            },
             Msg::Order { module, order, reply } => state.order(&myself, &module, order, reply).await,
             Msg::ResumeAll(reply) => {
                 let resumed = state.resume_all(&myself).await;
@@ -231,13 +245,14 @@ impl Actor for ModulesSupervisor {
             }
             Msg::Upgrade { wanted, reply } => state.upgrade(&myself, wanted, reply),
             Msg::Candidate { module, number, plan, prepared } => {
-                state.on_candidate(&myself, &module, number, plan, prepared).await;
+                state.on_candidate(&myself, &module, number, plan, prepared);
             }
             Msg::UpgradePassed { module, generation, reply } => {
                 if state.slots.get(&module).is_some_and(|slot| slot.generation == generation) {
-                    answer(reply, state.pass_upgrade(&module).await);
+                    state.pass_upgrade(&myself, &module, Passing::Tried(reply));
                 }
             }
+            Msg::Written(written) => state.on_written(&myself, written).await,
             Msg::UpgradeTried { module, generation, tried } => {
                 if state.slots.get(&module).is_some_and(|slot| slot.generation == generation) {
                     state.end_upgrade(&module, tried.err().as_deref().unwrap_or_default());
@@ -248,7 +263,7 @@ impl Actor for ModulesSupervisor {
             Msg::Purge { module, reply } => answer(reply, state.purge(module).await),
             Msg::StopAll { reply } => {
                 state.shutting_down = true;
-                state.slots.values().for_each(Slot::ask_to_stop);
+                state.slots.values().for_each(|slot| slot.ask_to_stop());
                 state.stopping.push(reply);
                 state.report_stopped();
             }
@@ -405,7 +420,7 @@ impl State {
     }
 
     fn report_stopped(&mut self) {
-        if self.shutting_down && self.slots.values().all(|slot| slot.actor.is_none()) {
+        if self.shutting_down && self.writes.is_idle() && self.slots.values().all(|slot| slot.actor.is_none()) {
             self.stopping.drain(..).for_each(|reply| answer(reply, ()));
         }
     }

@@ -98,6 +98,8 @@ pub struct KernelArgs {
     pub pin_threads: bool,
     pub clock: Arc<dyn Clock>,
     pub registry: Registry,
+    /// Whether each module has histograms of its own in the metrics.
+    pub module_histograms: bool,
     /// How many memory maps this process may have, which bounds the modules; `None` when unknown.
     pub map_limit: Option<MapLimit>,
     pub schedule_check: ScheduleCheck,
@@ -230,7 +232,7 @@ impl Actor for Root {
         myself: ActorRef<Msg>,
         (mut args, end): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let metrics = Metrics::register(&args.registry, args.clock.clone())?;
+        let metrics = Metrics::register(&args.registry, args.clock.clone(), args.module_histograms)?;
         let mut loader = Loader::new(
             args.engine.clone(),
             args.ports.chains.clone(),

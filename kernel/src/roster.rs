@@ -8,8 +8,10 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use nexum_host_ifaces::secrets;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::ModuleSpec;
@@ -96,11 +98,18 @@ pub trait Keep: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct Roster {
     path: PathBuf,
+    /// Held by whoever reads or writes: a write reads first, and one may outlive who ordered it.
+    used: Arc<Mutex<()>>,
 }
 
 impl Roster {
     pub fn new(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, used: Arc::default() }
+    }
+
+    fn used(&self) -> MutexGuard<'_, ()> {
+        // The file is replaced in one step: nothing is left half done by whoever panicked.
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A file that is not there holds no change.
@@ -111,6 +120,9 @@ impl Roster {
             Err(error) => return Err(format!("{}: {error}", self.path.display())),
         };
         serde_json::from_slice(&text).map_err(|error| {
+            // It holds the configuration of modules.
+            let error = error.to_string();
+            let error = secrets::without_value(&error);
             format!("{}: {error}; without this file the modules of the configuration run", self.path.display())
         })
     }
@@ -132,18 +144,22 @@ impl Roster {
 
 impl Keep for Roster {
     fn read(&self) -> Result<Vec<Change>, String> {
+        let _used = self.used();
         Ok(self.content()?.changes)
     }
 
     fn write(&self, changes: Vec<Change>) -> Result<(), String> {
+        let _used = self.used();
         self.put(&Content { changes, ..self.content()? })
     }
 
     fn owners(&self) -> Result<Owners, String> {
+        let _used = self.used();
         Ok(self.content()?.owners)
     }
 
     fn note_owners(&self, owners: Owners) -> Result<(), String> {
+        let _used = self.used();
         self.put(&Content { owners, ..self.content()? })
     }
 }

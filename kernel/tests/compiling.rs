@@ -328,5 +328,5 @@ fn a_pipe_in_a_bundle_is_refused_and_nobody_waits_at_it() {
     assert!(component.contains("is not a file"), "{component}");
     let any_schedule: ScheduleCheck = Arc::new(|_| Ok(()));
     let manifest = Manifest::read(&pipe, &any_schedule).unwrap_err().to_string();
-    assert!(manifest.contains("is not a file"), "{manifest}");
+    assert!(manifest.contains("it is a pipe, expected a file"), "{manifest}");
 }

@@ -4,8 +4,9 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
-        Arc,
+        Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -18,7 +19,11 @@ use nexum_host_ifaces::{
     port::Port,
     store::{Entries, ModuleId, StateView, StoreError},
 };
-use nexum_kernel::{KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec, roster::Roster};
+use nexum_kernel::{
+    KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec,
+    admin::{AdminMsg, ModuleSpec},
+    roster::{Change, Keep, Roster},
+};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tempfile::TempDir;
 
@@ -65,6 +70,18 @@ impl Actor for Frail {
 
 /// A kernel whose one service cannot be started at the starts in `fails`.
 async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) -> KernelHandle {
+    let roster = Arc::new(Roster::new(dir.path().join("modules.json")));
+    kernel_of(cron, Port::new("admin"), dir.path(), fails, Vec::new(), roster).await
+}
+
+async fn kernel_of(
+    cron: &Port<CronMsg>,
+    admin: Port<AdminMsg>,
+    dir: &Path,
+    fails: &'static [usize],
+    modules: Vec<ModuleSpec>,
+    roster: Arc<dyn Keep>,
+) -> KernelHandle {
     let (port, starts) = (cron.clone(), Arc::new(AtomicUsize::new(0)));
     let unbound = cron.clone();
     let service = ServiceSpec {
@@ -92,19 +109,20 @@ async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) ->
             chains: BTreeMap::new(),
             cron: cron.clone(),
             egress: Port::new("egress"),
-            admin: Port::new("admin"),
+            admin,
         },
-        modules: Vec::new(),
+        modules,
         record: Default::default(),
         ceiling: Limits::default(),
         restart: Default::default(),
         begun: Arc::new(nexum_kernel::begun::Marks::none()),
-        roster: Arc::new(Roster::new(dir.path().join("modules.json"))),
-        engine: nexum_kernel::engine::WasmEngine::new(dir.path()).unwrap(),
+        roster,
+        engine: nexum_kernel::engine::WasmEngine::new(dir).unwrap(),
         blocking: Default::default(),
         pin_threads: false,
         clock: Arc::new(SystemClock::new()),
         registry: prometheus::Registry::new(),
+        module_histograms: false,
         map_limit: None,
         schedule_check: Arc::new(|_| Ok(())),
         schedule_next: Arc::new(|_, _| None),
@@ -151,4 +169,78 @@ async fn a_service_that_does_not_start_again_at_once_is_tried_within_the_same_bo
     cron.cast(CronMsg::Forget { module: "any".into() }).unwrap();
     let end = tokio::time::timeout(PATIENCE, kernel.wait()).await.unwrap().unwrap_err();
     assert!(end.to_string().contains("its address is taken"), "{end}");
+}
+
+/// A roster on a disk that stalls at each write until it is told to go on.
+struct Stalling {
+    file: Roster,
+    goes_on: Mutex<bool>,
+    told: Condvar,
+    begun: AtomicUsize,
+}
+
+impl Keep for Stalling {
+    fn read(&self) -> Result<Vec<Change>, String> {
+        self.file.read()
+    }
+
+    fn write(&self, changes: Vec<Change>) -> Result<(), String> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let goes_on = self.goes_on.lock().unwrap();
+        // A test that fails is not waited for either.
+        drop(self.told.wait_timeout_while(goes_on, 4 * PATIENCE, |goes_on| !*goes_on).unwrap());
+        self.file.write(changes)
+    }
+}
+
+/// Asks again until it is so.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let asking = async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{what}: never"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_stalls_at_the_roster_keeps_nobody_waiting_but_whose_order_it_is() {
+    let (cron, admin, dir) = (Port::new("cron"), Port::<AdminMsg>::new("admin"), TempDir::new().unwrap());
+    let file = Roster::new(dir.path().join("modules.json"));
+    let (goes_on, told, begun) = (Mutex::new(false), Condvar::new(), AtomicUsize::new(0));
+    let roster = Arc::new(Stalling { file: file.clone(), goes_on, told, begun });
+    // Bundles that are not there: the modules are shown under their sources, and can be unloaded.
+    let sources = ["a", "b", "c"].map(|name| dir.path().join(name).display().to_string());
+    let specs = sources.iter().map(|source| -> ModuleSpec {
+        let toml = toml::Table::from_iter([("source".to_owned(), toml::Value::String(source.clone()))]);
+        toml.try_into().unwrap()
+    });
+    let _kernel = kernel_of(&cron, admin.clone(), dir.path(), &[], specs.collect(), roster.clone()).await;
+    let unload = |nth: usize| {
+        let (admin, module) = (admin.clone(), sources[nth].clone());
+        tokio::spawn(async move { admin.call(PATIENCE, |reply| AdminMsg::Unload { module, reply }).await })
+    };
+    let modules = async || {
+        let tree = admin.call(PATIENCE, AdminMsg::Tree).await.unwrap();
+        let modules = tree.children.into_iter().find(|node| node.name == "modules").unwrap();
+        format!("{} {}", modules.state, modules.summary)
+    };
+    until("all are shown", async || modules().await == "UP 3 loaded").await;
+
+    let first = unload(0);
+    until("the write has begun", async || roster.begun.load(Ordering::SeqCst) == 1).await;
+    // The tree shows what is so, and more orders are carried out.
+    until("one is gone", async || modules().await == "UP 2 loaded").await;
+    let others = [unload(1), unload(2)];
+    until("all are gone", async || modules().await == "UP 0 loaded").await;
+    assert_eq!(file.read().unwrap(), []);
+    assert!(!first.is_finished() && others.iter().all(|order| !order.is_finished()), "nothing is durable yet");
+
+    *roster.goes_on.lock().unwrap() = true;
+    roster.told.notify_all();
+    for order in [first].into_iter().chain(others) {
+        order.await.unwrap().unwrap().unwrap();
+    }
+    assert_eq!(file.read().unwrap().len(), 3);
+    assert_eq!(roster.begun.load(Ordering::SeqCst), 2, "one write for all who waited meanwhile");
 }

@@ -110,7 +110,9 @@ impl Config {
         for (key, value) in &self.0 {
             insert(&mut root, key, key, value)?;
         }
-        serde_json::from_value(Json::Object(root)).map_err(|error| Error::invalid_input(format!("config: {error}")))
+        let refused = |error: serde_json::Error| without_value(&error.to_string());
+        serde_json::from_value(Json::Object(root))
+            .map_err(|error| Error::invalid_input(format!("config: {}", refused(error))))
     }
 
     fn need(&self, key: &str) -> Result<&Value> {
@@ -130,9 +132,24 @@ fn insert(table: &mut serde_json::Map<String, Json>, rest: &str, key: &str, valu
 }
 
 fn parse<T: FromStr<Err: fmt::Display>>(key: &str, scalar: &Scalar) -> Result<T> {
-    scalar.to_string().parse().map_err(|error| {
-        Error::invalid_input(format!("config key `{key}`: `{scalar}` is not {}: {error}", std::any::type_name::<T>()))
+    let text = scalar.to_string();
+    text.parse().map_err(|error: T::Err| {
+        // The engine shows errors to whoever looks, and the value may be a secret.
+        let why = Some(error.to_string()).filter(|why| !why.contains(&text));
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        Error::invalid_input(format!("config key `{key}` is not {}{why}", std::any::type_name::<T>()))
     })
+}
+
+/// serde's message without the value that it repeats, which may be a secret.
+fn without_value(message: &str) -> String {
+    const BEGINNINGS: [&str; 3] = ["invalid type: ", "invalid value: ", "unknown variant "];
+    let begins = BEGINNINGS.iter().filter_map(|begin| message.find(begin).map(|at| at + begin.len())).min();
+    let Some(value) = begins else { return message.to_owned() };
+    let ends = message[value..].rfind(", expected ").map_or(message.len(), |end| value + end);
+    let kind = message[value..ends].split(['"', '`']).next().unwrap_or_default();
+    let begun = format!("{}{kind}", &message[..value]);
+    format!("{}{}", begun.trim_end(), &message[ends..])
 }
 
 fn mismatch(key: &str, wanted: &str, found: &Value) -> Error {
@@ -264,7 +281,7 @@ mod tests {
         assert_eq!(text(config.string("every")), "config key `every` must be a string, it is an integer");
         assert_eq!(text(config.string("none")), "config key `none` is missing");
         let error = config.parse::<u8>("url").unwrap_err().to_string();
-        assert_eq!(error, "config key `url`: `https://x` is not u8: invalid digit found in string");
+        assert_eq!(error, "config key `url` is not u8: invalid digit found in string");
     }
 
     #[derive(Debug, Deserialize, PartialEq)]
@@ -294,5 +311,44 @@ mod tests {
             .deserialize::<Settings>()
             .unwrap_err();
         assert!(error.to_string().contains("unknown field `evry`"), "{error}");
+    }
+
+    /// Errors are shown to whoever looks at the engine.
+    #[test]
+    fn no_refusal_repeats_a_value() {
+        #[derive(Debug, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Mode {
+            Fast,
+        }
+        #[derive(Debug, Deserialize)]
+        #[allow(dead_code, reason = "only what is refused matters")]
+        struct Other {
+            number: Option<u64>,
+            mode: Option<Mode>,
+        }
+
+        /// Whose error repeats what it read, as many do.
+        #[derive(Debug)]
+        struct Loud;
+        impl FromStr for Loud {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                Err(format!("`{text}` is too loud"))
+            }
+        }
+
+        let config = |key: &str| [(key, Value::from("k3y, expected k3y"))].into_iter().collect::<Config>();
+        let errors = [
+            config("number").parse::<u64>("number").unwrap_err(),
+            config("number").parse::<Loud>("number").unwrap_err(),
+            config("number").deserialize::<Other>().unwrap_err(),
+            config("mode").deserialize::<Other>().unwrap_err(),
+        ];
+        for error in errors.map(|error| error.to_string()) {
+            assert!(!error.contains("k3y"), "{error}");
+        }
+        let typed = config("number").deserialize::<Other>().unwrap_err().to_string();
+        assert_eq!(typed, "config: invalid type: string, expected u64");
     }
 }

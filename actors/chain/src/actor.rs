@@ -16,7 +16,7 @@ use crate::{
     history::History,
     metrics::ChainMetrics,
     mock::{Fixture, MockBackend, MockChain},
-    rpc::{Dial, Network, RpcBackend},
+    rpc::{Dial, RpcBackend},
     tracker::Tracker,
 };
 
@@ -30,9 +30,8 @@ const GIVEN_UP_AFTER_NS: u64 = 10_000_000_000;
 
 /// Where the chain comes from.
 pub enum Source {
-    Rpc(ChainConfig),
-    /// Nodes that are reached in another way than over the network.
-    Dialled(ChainConfig, Arc<dyn Dial>),
+    /// Nodes, and how they are reached: over the network, which all chains share, or in a simulation.
+    Rpc(ChainConfig, Arc<dyn Dial>),
     /// Plays a fixture in real time.
     Mock(Fixture),
     /// A scripted chain that the holder of the same handle moves.
@@ -85,10 +84,9 @@ impl Actor for ChainActor {
         let Args { source, clock, metrics, history, headers } = args;
         let driver_clock = clock.clone();
         // A mock chain is what it says.
-        let patience_ns = if matches!(source, Source::Rpc(_) | Source::Dialled(..)) { GIVEN_UP_AFTER_NS } else { 0 };
+        let patience_ns = if matches!(source, Source::Rpc(..)) { GIVEN_UP_AFTER_NS } else { 0 };
         let (backend, chain_id, name, window_blocks, max_log_range): (DynBackend, _, _, _, _) = match source {
-            Source::Rpc(config) => nodes(config, &(Arc::new(Network) as _), clock, &metrics)?,
-            Source::Dialled(config, dial) => nodes(config, &dial, clock, &metrics)?,
+            Source::Rpc(config, dial) => nodes(config, &dial, clock, &metrics)?,
             Source::Mock(fixture) => {
                 let (id, name) = (fixture.chain_id, fixture.name.clone());
                 let chain = MockChain::new(fixture);

@@ -1,6 +1,6 @@
 //! The numbers a chain actor reports; one registration serves every chain.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Methods that metrics name; whatever else a module may be allowed to call is `other`, so that labels stay few.
 const METHODS: &[&str] = &[
@@ -51,6 +51,8 @@ pub struct ChainMetrics {
     pub reconnects: IntCounterVec,
     pub reorgs: IntCounterVec,
     pub blocks_behind: IntGaugeVec,
+    /// Of all chains together.
+    pub dns_lookups: IntGauge,
 }
 
 impl ChainMetrics {
@@ -70,6 +72,8 @@ impl ChainMetrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
+        let dns_lookups = IntGauge::new("nexum_chain_dns_lookups", "DNS lookups of endpoints that have not ended.")?;
+        registry.register(Box::new(dns_lookups.clone()))?;
         let endpoint = ["chain_id", "endpoint"];
         Ok(Self {
             rpc_requests: counter("nexum_rpc_requests_total", "JSON-RPC requests sent.", &["chain_id", "method"])?,
@@ -140,6 +144,7 @@ impl ChainMetrics {
                 "Blocks between the best head any endpoint told and the newest one read.",
                 &chain,
             )?,
+            dns_lookups,
         })
     }
 

@@ -22,6 +22,7 @@ mod tests;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod torture;
 mod trust;
+mod untold;
 mod wire;
 
 use std::{

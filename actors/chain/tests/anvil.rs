@@ -17,7 +17,7 @@ use serde_json::json;
 use support::{
     Reader, all_logs,
     anvil::{Anvil, LOGGER, Liar, Mode, REVERTER, Relay},
-    assert_blocks, config, id, logs_of, rpc, start,
+    assert_blocks, config, configured, id, logs_of, rpc,
 };
 
 fn everything() -> Interest {
@@ -202,7 +202,7 @@ async fn a_batch_is_one_post_and_errors_are_carried() {
     // No polling in between that would be counted too.
     config.poll_interval = std::time::Duration::from_secs(3_600);
     config.stall_after = std::time::Duration::from_secs(3_600);
-    let chain = start(nexum_chain::Source::Rpc(config)).await;
+    let chain = configured(config).await;
     chain.status_when(|status| status.head.is_some()).await;
     let before = counting.posts.load(Ordering::SeqCst);
     let revert = format!(r#"[{{"to":"{REVERTER}"}},"latest"]"#);

@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use nexum_host_ifaces::{port::PortError, store::StoreError};
+use nexum_host_ifaces::{port::PortError, secrets, store::StoreError};
 use nexum_kernel::admin::AdminError;
 
 use crate::api::ErrorBody;
@@ -92,7 +92,8 @@ macro_rules! from_rejection {
     ($($rejection:ty),*) => {
         $(impl From<$rejection> for ApiError {
             fn from(rejection: $rejection) -> Self {
-                Self::new(rejection.status(), rejection.body_text())
+                // Of a body's values some may be secret, such as those of a module's configuration.
+                Self::new(rejection.status(), secrets::without_value(&rejection.body_text()))
             }
         })*
     };

@@ -5,6 +5,7 @@ use nexum_host_ifaces::{
     event::EventId,
     outbox::{self, Ended, Listed, Sent},
     recording::CrashBrief,
+    secrets,
     store::{DeadLetter, ModuleInfo, Standing},
     types::{Event, Log, OutcomeStatus},
 };
@@ -117,7 +118,7 @@ pub(crate) fn effect(listed: &Listed) -> Effect {
         outbox::Effect::Http(effect) => json!({
             "method": effect.method,
             "url": effect.url,
-            "headers": effect.headers.iter().map(|header| (&header.name, &header.value)).collect::<Vec<_>>(),
+            "headers": effect.headers.iter().map(|sent| header(&sent.name, &sent.value)).collect::<Vec<_>>(),
             "body": effect.body.as_deref().map(text),
         }),
         outbox::Effect::Rpc(effect) => {
@@ -127,6 +128,12 @@ pub(crate) fn effect(listed: &Listed) -> Effect {
         outbox::Effect::Message(effect) => json!({ "content_topic": effect.content_topic }),
     };
     Effect { payload: Some(payload), ..brief_effect(listed) }
+}
+
+/// A header as it is shown: what proves who asks is of use to nobody but the other side.
+fn header<'a>(name: &'a str, value: &'a str) -> (&'a str, &'a str) {
+    let secret = secrets::is_secret_name(name) || secrets::holds_secret(value);
+    (name, if secret { secrets::MASK } else { value })
 }
 
 /// An event as JSON-RPC users know it: bytes as hex.
@@ -185,4 +192,18 @@ fn log(log: &Log) -> Value {
         "transaction_index": log.transaction_index,
         "log_index": log.log_index,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::header;
+
+    #[test]
+    fn headers_that_prove_who_asks_are_not_shown() {
+        for name in ["Authorization", "x-api-key", "Cookie", "X-Auth-Token"] {
+            assert_eq!(header(name, "k3y"), (name, "***"));
+        }
+        assert_eq!(header("x-forwarded", "Bearer k3y"), ("x-forwarded", "***"));
+        assert_eq!(header("content-type", "application/json"), ("content-type", "application/json"));
+    }
 }

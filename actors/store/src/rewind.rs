@@ -150,9 +150,12 @@ fn undo(
     store.write(Written::Rewind, batch, &open::synced())?;
 
     if let Some(known) = store.index().modules.get_mut(&module) {
+        let before = known.letters.len();
         known.letters.retain(|seq, _| *seq <= to_seq);
         known.letters.extend(restored);
-        store.show_letters(known);
+        if before > 0 || !known.letters.is_empty() {
+            store.show_letters(known);
+        }
     }
     Ok(Rewound { record, replay, released })
 }

@@ -146,7 +146,7 @@ impl Store {
             leased: Mutex::new(false),
             lease_freed: Condvar::new(),
         };
-        for known in store.index().modules.values() {
+        for known in store.index().modules.values().filter(|known| !known.letters.is_empty()) {
             store.show_letters(known);
         }
         Ok(Arc::new(store))
@@ -173,6 +173,7 @@ impl Store {
         lock(&self.index)
     }
 
+    /// To be called when a module's letters change, and not before: one that never had any has no series.
     pub(crate) fn show_letters(&self, known: &Known) {
         self.metrics.dead_letters.with_label_values(&[&*known.name]).set(known.letters.len() as i64);
     }

@@ -304,6 +304,7 @@ impl Bed {
             pin_threads: true,
             clock,
             registry,
+            module_histograms: false,
             map_limit,
             schedule_check: Arc::new(|_| Ok(())),
             schedule_next: Arc::new(|_, _| None),

@@ -145,7 +145,8 @@ pub fn many_modules(figures: &mut Figures, count: usize) {
     engine.end();
 }
 
-/// An upper bound of a quantile over the latency histograms of the modules with this prefix, milliseconds.
+/// An upper bound of a quantile over the latency histograms of the modules with this prefix, or of all where they have none
+/// of their own, milliseconds.
 fn latency_ms(before: &str, after: &str, prefix: &str, quantile: f64) -> f64 {
     let buckets = |text: &str| {
         let mut sums: BTreeMap<u64, f64> = BTreeMap::new();
@@ -156,7 +157,7 @@ fn latency_ms(before: &str, after: &str, prefix: &str, quantile: f64) -> f64 {
                     [',', '{'].iter().find_map(|before| line.find(&format!("{before}{name}=\"")))? + name.len() + 3;
                 Some(line[start..].split('"').next()?.to_owned())
             };
-            if !label("module").is_some_and(|module| module.starts_with(prefix)) {
+            if label("module").is_some_and(|module| !module.starts_with(prefix)) {
                 continue;
             }
             let bound: f64 = label("le").and_then(|le| le.parse().ok()).unwrap_or(f64::INFINITY);
@@ -254,7 +255,7 @@ pub fn head_to_guest(figures: &mut Figures, modules: usize, blocks: usize) {
 pub fn noisy_neighbour(figures: &mut Figures, blocks: u64) {
     let run = |hostile: &[&str]| {
         let dir = TempDir::with_prefix("nexum-bench.").unwrap();
-        let chain = mock(50, &dir);
+        let chain = format!("module_histograms = true\n{}", mock(50, &dir));
         let mut modules = plain(copies(dir.path(), "bench", "m", 50));
         for mode in hostile {
             let source = copies(dir.path(), "hostile", &format!("h-{mode}-"), 1).remove(0);

@@ -3,14 +3,17 @@
 pub mod crash;
 pub mod journal;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use nexum_admin_api::orders::ResyncTo;
+use nexum_admin_api::{orders::ResyncTo, text::too_deep};
 use nexum_records::capability::Capability;
 use serde::{Deserialize, Serialize};
 
-use crate::{exit::CODES, period::Period};
+use crate::{
+    exit::{CODES, Failure},
+    period::Period,
+};
 
 /// Looks after a running nexum engine.
 #[derive(Debug, Parser)]
@@ -42,10 +45,17 @@ pub struct Output {
     #[arg(long, global = true)]
     pub json: bool,
     /// The engine's admin socket
-    #[arg(long, global = true, value_name = "PATH", env = "NEXUM_SOCKET", conflicts_with = "url")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "NEXUM_SOCKET",
+        hide_env_values = true,
+        conflicts_with = "url"
+    )]
     pub socket: Option<PathBuf>,
     /// The engine's admin API over TCP, such as http://10.0.0.5:8081
-    #[arg(long, global = true, value_name = "URL", env = "NEXUM_URL")]
+    #[arg(long, global = true, value_name = "URL", env = "NEXUM_URL", hide_env_values = true)]
     pub url: Option<String>,
     /// File with the token for --url; else the variable NEXUM_TOKEN
     #[arg(long, global = true, value_name = "FILE")]
@@ -74,7 +84,7 @@ pub struct Run {
 #[derive(Debug, Default, Args)]
 pub struct Settings {
     /// The configuration [default: ./nexum-engine.toml, not needed with --mock]
-    #[arg(long, short, value_name = "FILE", env = "NEXUM_CONFIG")]
+    #[arg(long, short, value_name = "FILE", env = "NEXUM_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// Play this chain fixture in place of the configured chain with its id
     #[arg(long, value_name = "FIXTURE")]
@@ -191,8 +201,8 @@ pub struct Load {
     #[arg(long, value_name = "CAPABILITY")]
     pub deny: Vec<Capability>,
     /// Set a value of the module's [config]: text where the manifest has text, else as TOML or a string; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
-    pub set: Vec<(String, String)>,
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<Setting>,
     /// Allow a chain method that the manifest asks for beyond the standard ones; may be repeated
     #[arg(long, value_name = "METHOD")]
     pub extra_method: Vec<String>,
@@ -211,28 +221,53 @@ pub struct Upgrade {
     pub allow_capabilities: bool,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as interval=30")?;
-    Ok((key.trim().to_owned(), value.to_owned()))
+/// What follows `--set`. Checked later: clap repeats what it refuses, and a value may be a secret.
+#[derive(Clone)]
+pub struct Setting(String);
+
+impl From<String> for Setting {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.split_once('=').map_or("", |(key, _)| key))
+    }
+}
+
+impl Setting {
+    fn key_value(&self) -> Result<(&str, &str), Failure> {
+        let parts = self.0.split_once('=').map(|(key, value)| (key.trim(), value));
+        parts.ok_or_else(|| Failure::usage("--set: expected KEY=VALUE, such as interval=30"))
+    }
 }
 
 impl Load {
     /// The values of `--set`. Where `manifest`, if it can be read, has a string, text stays text: an account number or a
     /// token may be all digits.
-    pub fn values(&self, manifest: Option<&str>) -> BTreeMap<String, toml::Value> {
-        let manifest = manifest.and_then(|text| toml::from_str::<toml::Table>(text).ok()).unwrap_or_default();
+    ///
+    /// # Errors
+    /// One that is no key with a value.
+    pub fn values(&self, manifest: Option<&str>) -> Result<BTreeMap<String, toml::Value>, Failure> {
+        let parsed = |text: &str| match too_deep(text) {
+            Some(_) => None,
+            None => toml::from_str::<toml::Table>(text).ok(),
+        };
+        let manifest = manifest.and_then(parsed).unwrap_or_default();
         let is_text = |key: &str| {
             let config = manifest.get("config");
             let found = key.split('.').fold(config, |value, part| value.and_then(|value| value.get(part)));
             found.or_else(|| config?.get(key)).is_some_and(toml::Value::is_str)
         };
         let value = |key: &str, text: &str| {
-            let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok();
-            let parsed = parsed.and_then(|mut table| table.remove("value"));
+            let parsed = parsed(&format!("value = {text}")).and_then(|mut table| table.remove("value"));
             let parsed = parsed.filter(|value| value.is_str() || !is_text(key));
             parsed.unwrap_or_else(|| toml::Value::String(text.to_owned()))
         };
-        self.set.iter().map(|(key, text)| (key.clone(), value(key, text))).collect()
+        let set = self.set.iter().map(Setting::key_value);
+        set.map(|set| set.map(|(key, text)| (key.to_owned(), value(key, text)))).collect()
     }
 }
 
@@ -396,15 +431,30 @@ mod tests {
         Nexumctl::command().debug_assert();
     }
 
+    /// Addresses may have passwords in them, and tokens may be where they do not belong.
+    #[test]
+    fn no_help_repeats_the_environment() {
+        fn visible(command: &clap::Command) -> Vec<String> {
+            let arguments = command.get_arguments().filter(|argument| argument.get_env().is_some());
+            let shown = arguments.filter(|argument| !argument.is_hide_env_values_set());
+            let own = shown.map(|argument| format!("{} {}", command.get_name(), argument.get_id()));
+            own.chain(command.get_subcommands().flat_map(visible)).collect()
+        }
+        assert_eq!(visible(&Nexumctl::command()), Vec::<String>::new());
+    }
+
     #[test]
     fn values_are_toml_or_else_strings() {
         let manifest = "[config]\nid = \"7\"\nrelay = { token = \"t\", limit = 3 }\n";
         let value = |text: &str| {
-            let set = vec![key_value(text).unwrap()];
+            let set = vec![Setting::from(text.to_owned())];
             let load =
                 Load { bundle: PathBuf::new(), deny: Vec::new(), set, extra_method: Vec::new(), adopt_state: false };
-            load.values(Some(manifest)).into_iter().next().unwrap()
+            load.values(Some(manifest)).map(|values| values.into_iter().next().unwrap())
         };
+        let refused = value("k3y").unwrap_err();
+        assert_eq!((refused.code, &*refused.message), (2, "--set: expected KEY=VALUE, such as interval=30"));
+        let value = |text: &str| value(text).unwrap();
         let string = |text: &str| toml::Value::String(text.to_owned());
         assert_eq!(value("n=3"), ("n".to_owned(), toml::Value::Integer(3)));
         assert_eq!(value("flag=true").1, toml::Value::Boolean(true));
@@ -415,6 +465,6 @@ mod tests {
         assert_eq!(value("id=\"12\"").1, string("12"));
         assert_eq!(value("relay.token=12"), ("relay.token".to_owned(), string("12")));
         assert_eq!(value("relay.limit=12").1, toml::Value::Integer(12));
-        assert!(key_value("n").is_err());
+        assert_eq!(format!("{:?}", Setting::from("key=k3y".to_owned())), "key");
     }
 }

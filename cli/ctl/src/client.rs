@@ -4,7 +4,9 @@
 //! name 5, a refusal 1.
 
 use std::{
-    fs, io,
+    fmt,
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,13 +25,24 @@ use crate::{args::Output, exit::Failure};
 
 /// Engines are looked for here when nothing is said: the working directory's, then the machine's.
 const SOCKETS: [&str; 2] = [".nexum/admin.sock", "/var/lib/nexum/admin.sock"];
+/// More of a file with a token is not read.
+const TOKEN_BYTES_MAX: u64 = 64 << 10;
 /// A host that does not answer at all is given up after this long.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
-#[derive(Debug)]
 enum Target {
     Unix(PathBuf),
     Tcp { host: String, port: u16, token: String },
+}
+
+impl fmt::Display for Target {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Tcp { host, port, .. } => write!(f, "http://{host}:{port}"),
+        }
+    }
 }
 
 pub struct Client {
@@ -137,11 +150,7 @@ impl Client {
     }
 
     fn broke_off(&self, error: &hyper::Error) -> Failure {
-        let place = match &self.target {
-            Target::Unix(path) => path.display().to_string(),
-            Target::Tcp { host, port, .. } => format!("http://{host}:{port}"),
-        };
-        Failure::unreachable(format!("the engine at {place} broke off: {error}"))
+        Failure::unreachable(format!("the engine at {} broke off: {error}", self.target))
     }
 }
 
@@ -179,13 +188,20 @@ fn tcp(url: &str, token_file: Option<&Path>) -> Result<Target, Failure> {
         return Err(Failure::usage(format!("--url: {expected}; {hint}")));
     };
     let token = match token_file {
-        Some(file) => fs::read_to_string(file)
-            .map_err(|error| Failure::usage(format!("--token-file {}: {error}", file.display())))?,
+        // What is named may be the token itself.
+        Some(file) => token_in(file).map_err(|error| Failure::usage(format!("--token-file: {error}")))?,
         None => crate::environment()
             .remove("NEXUM_TOKEN")
             .ok_or_else(|| Failure::usage("--url needs a token: give --token-file, or set NEXUM_TOKEN"))?,
     };
     Ok(Target::Tcp { host, port: parsed.port().unwrap_or(80), token: token.trim().to_owned() })
+}
+
+/// It may be a pipe that a program with the token writes to.
+fn token_in(file: &Path) -> io::Result<String> {
+    let mut token = String::new();
+    File::open(file)?.take(TOKEN_BYTES_MAX).read_to_string(&mut token)?;
+    Ok(token)
 }
 
 /// One part of a path, such as a key with slashes.
@@ -205,9 +221,25 @@ mod tests {
 
     #[test]
     fn only_plain_http_with_a_token() {
-        let wrong = |url: &str| tcp(url, None).unwrap_err();
+        let wrong = |url: &str| tcp(url, None).map(|target| target.to_string()).unwrap_err();
         assert!(wrong("https://a:1").message.contains("a proxy that ends TLS"));
         assert_eq!(wrong("10.0.0.5:8081").code, 2);
+    }
+
+    #[test]
+    fn neither_a_token_nor_a_password_is_repeated() {
+        let k3y = "k3y-0123456789abcdef";
+        let place = |url: &str, file: &Path| tcp(url, Some(file)).map(|target| target.to_string());
+        // The token where the name of its file belongs.
+        let refused = place("http://a:1", Path::new(k3y)).unwrap_err();
+        assert!(refused.message.starts_with("--token-file: No such file"), "{}", refused.message);
+        for url in [format!("https://u:{k3y}@a:1/{k3y}"), k3y.to_owned(), format!("http://u:{k3y}@a:x")] {
+            let refused = place(&url, Path::new("none")).unwrap_err();
+            assert!(!refused.message.contains(k3y), "{}", refused.message);
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), k3y).unwrap();
+        assert_eq!(place("http://u:p@a:1", file.path()).unwrap(), "http://a:1");
     }
 
     #[tokio::test]

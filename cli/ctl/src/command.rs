@@ -6,8 +6,6 @@ mod operator;
 mod state;
 
 use std::{
-    fs::{self, File},
-    io::Read as _,
     path::{Path, PathBuf},
     pin::Pin,
 };
@@ -17,6 +15,7 @@ use nexum_admin_api::{
     DrainRequest, Loaded, UpgradeRequest,
     health::Health,
     orders::{Drained, ModuleSpec, ResyncOrder, ResyncTo, Resynced, Upgraded},
+    text,
     tree::Node,
 };
 use serde_json::json;
@@ -30,9 +29,6 @@ use crate::{
 };
 
 pub use operator::operator;
-
-/// No engine takes a larger manifest.
-const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 
 /// Runs a conversation with an engine to its end.
 pub fn block_on(conversation: Pin<Box<dyn Future<Output = Result<(), Failure>> + '_>>) -> Result<(), Failure> {
@@ -142,23 +138,12 @@ async fn resync_module(client: &Client, resync: args::Resync, output: &Output) -
     }
 }
 
-/// What a manifest says, if it is a file that can be read.
-fn manifest_text(path: &Path) -> Option<String> {
-    let metadata = fs::metadata(path).ok()?;
-    if !metadata.is_file() || metadata.len() > MANIFEST_BYTES_MAX {
-        return None;
-    }
-    let mut text = String::new();
-    File::open(path).ok()?.take(MANIFEST_BYTES_MAX).read_to_string(&mut text).ok()?;
-    Some(text)
-}
-
 async fn load_module(client: &Client, load: args::Load, output: &Output) -> Result<(), Failure> {
     let source = absolute(&load.bundle)?;
     // The engine may see what this command does not; what cannot be read says nothing of types.
     let manifest = if source.is_file() { source.clone() } else { source.join("nexum.toml") };
-    let manifest = manifest_text(&manifest);
-    let config = load.values(manifest.as_deref());
+    let manifest = text::read(&manifest, text::MANIFEST_BYTES_MAX).ok();
+    let config = load.values(manifest.as_deref())?;
     let spec = ModuleSpec {
         source,
         denied: load.deny,

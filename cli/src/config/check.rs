@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
+use nexum_host_ifaces::secrets;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
@@ -13,6 +14,9 @@ const TOKEN_CHARS_MIN: usize = 16;
 /// Fewer would be little more than what a fresh start reads; more would take hundreds of megabytes.
 const KEPT_HEADERS: RangeInclusive<usize> = 256..=1_000_000;
 
+/// Schemes that somebody might try; others are not repeated.
+const SCHEMES: [&str; 7] = ["file", "ftp", "grpc", "ipc", "tcp", "udp", "unix"];
+
 /// Less is not enough for the compiler itself.
 const COMPILE_MEMORY_BYTES_MIN: u64 = 64 << 20;
 
@@ -20,10 +24,27 @@ const COMPILE_MEMORY_BYTES_MIN: u64 = 64 << 20;
 pub struct Problem {
     pub path: Vec<String>,
     pub message: String,
+    /// The same without any value, where the message has one that it does not quote in backquotes.
+    bare: Option<String>,
+}
+
+impl Problem {
+    /// Says what there is to say when no value may be repeated.
+    pub fn bare(self, message: impl Into<String>) -> Self {
+        Self { bare: Some(message.into()), ..self }
+    }
+
+    /// What is wrong; of a hidden value only what would be right.
+    pub(super) fn told(&self, hidden: bool) -> String {
+        match &self.bare {
+            Some(bare) if hidden || secrets::holds_secret(&self.message) => bare.clone(),
+            _ => secrets::veiled(&self.message, hidden).into_owned(),
+        }
+    }
 }
 
 pub fn problem(path: &str, message: impl Into<String>) -> Problem {
-    Problem { path: path.split('.').map(str::to_owned).collect(), message: message.into() }
+    Problem { path: path.split('.').map(str::to_owned).collect(), message: message.into(), bare: None }
 }
 
 /// The first thing that is wrong, if any.
@@ -87,13 +108,14 @@ fn check_ceiling(path: &str, ceiling: &Ceiling) -> Result<(), Problem> {
 fn check_engine(config: &Config) -> Result<(), Problem> {
     let observability = &config.observability;
     let level = &config.engine.log_level;
-    log_level(level).map_err(|message| problem("engine.log_level", message))?;
+    log_level(level)
+        .map_err(|message| problem("engine.log_level", message).bare(format!("is no log level: {LEVELS}")))?;
     let engine = &config.engine;
     check_periods("engine", [("compile_timeout", Some(engine.compile_timeout))])?;
     let memory = engine.max_compile_memory_bytes;
     if memory < COMPILE_MEMORY_BYTES_MIN {
-        let message = format!("{memory} is too little for any component: at least {COMPILE_MEMORY_BYTES_MIN}");
-        return Err(problem("engine.max_compile_memory_bytes", message));
+        let wanted = format!("is too little for any component: at least {COMPILE_MEMORY_BYTES_MIN}");
+        return Err(problem("engine.max_compile_memory_bytes", format!("{memory} {wanted}")).bare(wanted));
     }
     if engine.max_component_bytes == 0 {
         return Err(problem("engine.max_component_bytes", "0 would let no module load"));
@@ -123,11 +145,14 @@ fn check_engine(config: &Config) -> Result<(), Problem> {
         if let Some(first) = taken.insert(address, key) {
             // The one that the operator chose is the one to change.
             let (chosen, other) = if Listen(Some(address)) == default { (first, key) } else { (key, first) };
-            return Err(problem(&format!("observability.{chosen}"), format!("{address} is taken by {other}")));
+            let wrong = format!("is taken by {other}");
+            return Err(problem(&format!("observability.{chosen}"), format!("{address} {wrong}")).bare(wrong));
         }
     }
     Ok(())
 }
+
+const LEVELS: &str = "expected off, error, warn, info, debug or trace, or directives such as info,nexum_chain=debug";
 
 /// A log level as it is to be given to the log.
 ///
@@ -136,12 +161,11 @@ pub fn log_level(text: &str) -> Result<String, String> {
     // Filters of spans have commas of their own.
     let words = text.split(',').map(str::trim).filter(|_| !text.contains(['[', '{']));
     let mut lone = words.filter(|word| !word.contains(['=', ':']));
-    let levels = "expected off, error, warn, info, debug or trace, or directives such as info,nexum_chain=debug";
     match lone.find(|word| word.parse::<LevelFilter>().is_err()) {
-        Some("") => Err(format!("`{text}` says nothing of a level: {levels}")),
-        Some(word) if word != text => Err(format!("`{word}` in `{text}` is no log level: {levels}")),
-        Some(word) => Err(format!("`{word}` is no log level: {levels}")),
-        None if EnvFilter::try_new(text).is_err() => Err(format!("`{text}` is no log level: {levels}")),
+        Some("") => Err(format!("`{text}` says nothing of a level: {LEVELS}")),
+        Some(word) if word != text => Err(format!("`{word}` in `{text}` is no log level: {LEVELS}")),
+        Some(word) => Err(format!("`{word}` is no log level: {LEVELS}")),
+        None if EnvFilter::try_new(text).is_err() => Err(format!("`{text}` is no log level: {LEVELS}")),
         None => Ok(text.to_owned()),
     }
 }
@@ -167,9 +191,10 @@ fn check_chain(index: usize, chain: &Chain) -> Result<(), Problem> {
         // The URL is not repeated: it may hold a key.
         match scheme.as_deref() {
             Some("http" | "https" | "ws" | "wss") => {}
-            Some(other) => {
+            Some(other) if SCHEMES.contains(&other) => {
                 return Err(problem(&path, format!("{other}:// is not served; expected http, https, ws or wss")));
             }
+            Some(_) => return Err(problem(&path, "its scheme is not served; expected http, https, ws or wss")),
             None => return Err(problem(&path, "is no URL: expected one such as https://rpc.example.org/key")),
         }
     }

@@ -109,8 +109,7 @@ impl Outbox {
         if let Some((key, _)) = periods.into_iter().find(|(_, period)| period.0 == Duration::ZERO) {
             return Some((key, "must be longer than nothing".to_owned()));
         }
-        (self.backoff_cap.0 < self.backoff_first.0)
-            .then(|| ("backoff_cap", format!("is shorter than backoff_first, {}", self.backoff_first)))
+        (self.backoff_cap.0 < self.backoff_first.0).then(|| ("backoff_cap", "is shorter than backoff_first".to_owned()))
     }
 }
 

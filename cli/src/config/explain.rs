@@ -4,6 +4,7 @@ use figment::{
     Error,
     error::{Actual, Kind},
 };
+use nexum_host_ifaces::secrets::{holds_secret, veiled};
 
 use super::{
     ConfigError,
@@ -37,7 +38,7 @@ pub(super) fn explain(file: &File, error: Error) -> ConfigError {
             }
         }
         Kind::UnknownVariant(value, known) => match alike(value, known) {
-            _ if hidden || may_hold_key(value) => format!("unknown value; known are {}", known.join(", ")),
+            _ if hidden || holds_secret(value) => format!("unknown value; known are {}", known.join(", ")),
             Some(name) => format!("unknown value `{value}`, did you mean `{name}`?"),
             None => format!("unknown value `{value}`; known are {}", known.join(", ")),
         },
@@ -45,7 +46,7 @@ pub(super) fn explain(file: &File, error: Error) -> ConfigError {
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
             format!("expected {}, not {}", wanted(expected), found(actual, hidden))
         }
-        other => veiled(&other.to_string(), hidden),
+        other => veiled(&other.to_string(), hidden).into_owned(),
     };
     if from_environment {
         return ConfigError(format!("environment variable {}: {message}", source::variable(&path)));
@@ -72,7 +73,7 @@ fn wanted(expected: &str) -> &str {
 /// What was there; of a value that may be secret only what kind of value it is.
 fn found(actual: &Actual, hidden: bool) -> String {
     match actual {
-        Actual::Str(text) if hidden || may_hold_key(text) => "a string".to_owned(),
+        Actual::Str(text) if hidden || holds_secret(text) => "a string".to_owned(),
         Actual::Bool(_) | Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) if hidden => {
             "a number or a boolean".to_owned()
         }
@@ -93,33 +94,5 @@ fn kind(actual: &Actual) -> &'static str {
     match actual {
         Actual::Char(_) | Actual::Bytes(_) => "a string",
         _ => "another kind of value",
-    }
-}
-
-/// A URL's path, query or user name may be a key, wherever the URL stands.
-fn may_hold_key(text: &str) -> bool {
-    text.contains("://")
-}
-
-/// A message without the values that it quotes in backticks: all of them, or those that may hold a key.
-pub(super) fn veiled(message: &str, hidden: bool) -> String {
-    // Pieces with odd numbers are in backticks.
-    let pieces = message.split('`').enumerate().map(|(index, piece)| match index % 2 == 1 {
-        true if hidden || may_hold_key(piece) => "***",
-        _ => piece,
-    });
-    pieces.collect::<Vec<_>>().join("`")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::veiled;
-
-    #[test]
-    fn quoted_values_that_may_be_secret_are_veiled() {
-        let message = "`k3y` in `a,k3y` is no log level: expected info";
-        assert_eq!(veiled(message, true), "`***` in `***` is no log level: expected info");
-        assert_eq!(veiled(message, false), message);
-        assert_eq!(veiled("unknown capability `https://a/k3y`", false), "unknown capability `***`");
     }
 }

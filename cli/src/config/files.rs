@@ -3,6 +3,7 @@
 use std::{os::unix::ffi::OsStrExt as _, path::Path};
 
 use nexum_chain::mock::{Fixture, FixtureError};
+use nexum_host_ifaces::secrets;
 
 use super::{
     Config,
@@ -27,22 +28,20 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     }
     if let Some(path) = &config.journal.key {
         journal_key::check(path).map_err(|error| {
-            let message =
-                format!("{} cannot be used: {error:#}; leave it out and the engine makes one", path.display());
-            problem("journal.key", message)
+            let wrong = format!("cannot be used: {error:#}; leave it out and the engine makes one");
+            problem("journal.key", format!("{} {wrong}", path.display())).bare(wrong)
         })?;
     }
     let named = config.observability.admin_socket.as_deref();
     let socket = named.map_or_else(|| config.engine.state_dir.join("admin.sock"), Path::to_owned);
     let bytes = socket.as_os_str().as_bytes().len();
     if bytes > SOCKET_BYTES_MAX {
-        let message = format!(
-            "{} has {bytes} bytes, and a socket's path at most {SOCKET_BYTES_MAX}: set a shorter [observability] \
-             admin_socket, such as /run/nexum/admin.sock",
-            socket.display()
+        let wrong = format!(
+            "has {bytes} bytes, and a socket's path at most {SOCKET_BYTES_MAX}: set a shorter [observability] \
+             admin_socket, such as /run/nexum/admin.sock"
         );
         let key = if named.is_some() { "observability.admin_socket" } else { "engine.state_dir" };
-        return Err(problem(key, message));
+        return Err(problem(key, format!("{} {wrong}", socket.display())).bare(wrong));
     }
     Ok(())
 }
@@ -53,7 +52,7 @@ pub fn unplayable(error: &FixtureError) -> String {
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default();
     match lines.next_back() {
-        Some(last) => format!("{first}: {last}"),
-        None => first.to_owned(),
+        Some(last) => format!("{first}: {}", secrets::without_value(last)),
+        None => secrets::without_value(first).into_owned(),
     }
 }

@@ -145,7 +145,7 @@ pub struct Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (priority {})", super::show::masked_url(&self.url), self.priority)
+        write!(f, "{} (priority {})", nexum_host_ifaces::secrets::shown_url(&self.url), self.priority)
     }
 }
 
@@ -242,6 +242,8 @@ pub struct Observability {
     pub admin_token: Option<Secret>,
     /// How long an event that a module should have handled may wait before the engine is not healthy.
     pub event_age_threshold: Period,
+    /// Whether each module has histograms of its own in the metrics.
+    pub module_histograms: bool,
 }
 
 impl Default for Observability {
@@ -254,6 +256,7 @@ impl Default for Observability {
             admin_listen: Listen(None),
             admin_token: None,
             event_age_threshold: Period(Duration::from_secs(600)),
+            module_histograms: false,
         }
     }
 }

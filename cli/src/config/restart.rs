@@ -60,8 +60,7 @@ pub(super) fn check(restart: &Restart) -> Result<(), Problem> {
         return Err(problem("restart.min_backoff", "must be longer than nothing"));
     }
     if restart.max_backoff.0 < restart.min_backoff.0 {
-        let message = format!("is shorter than min_backoff, {}", restart.min_backoff);
-        return Err(problem("restart.max_backoff", message));
+        return Err(problem("restart.max_backoff", "is shorter than min_backoff"));
     }
     if restart.max_process_deaths < 2 {
         // Others that ran when the process died would be set aside with the one that it died of.

@@ -1,30 +1,32 @@
 //! The effective configuration for people, with secrets masked.
 
-use url::Url;
+use std::collections::BTreeSet;
+
+use nexum_host_ifaces::secrets::{self, MASK};
 
 use super::{Config, Secret};
 
-const MASK: &str = "***";
-
-/// Words in the name of a module's value that say what it is.
-const SECRET_WORDS: [&str; 7] = ["apikey", "key", "passphrase", "password", "privatekey", "secret", "token"];
-
-/// The configuration with every secret replaced by `***`: tokens, what may be a key in a URL, and values of modules that
-/// came from the environment or are named as secrets are.
+/// The configuration with every secret replaced by `***`: tokens, what may be a key in a URL, and of the values of modules
+/// those that came from the environment, that are named as secrets are, and that look like one.
 pub fn masked(config: &Config) -> Config {
     let mut config = config.clone();
     for chain in &mut config.chains {
+        mask_text(&mut chain.name);
         for endpoint in &mut chain.endpoints {
-            endpoint.url = masked_url(&endpoint.url);
+            endpoint.url = secrets::shown_url(&endpoint.url);
         }
     }
     if let Some(token) = &mut config.observability.admin_token {
         *token = Secret(MASK.to_owned());
     }
     for (index, module) in config.modules.iter_mut().enumerate() {
-        for (key, value) in &mut module.config {
-            mask_expanded(&format!("modules.{index}.config.{key}"), value, &config.from_environment);
+        for method in &mut module.extra_methods {
+            mask_text(method);
         }
+        let at = format!("modules.{index}.config");
+        let values = std::mem::take(&mut module.config);
+        module.config =
+            values.into_iter().map(|(key, value)| masked_value(&at, key, value, &config.from_environment)).collect();
     }
     config
 }
@@ -39,69 +41,140 @@ pub fn shown_json(config: &Config) -> serde_json::Value {
     serde_json::to_value(masked(config)).unwrap_or_default()
 }
 
-fn mask_expanded(path: &str, value: &mut toml::Value, expanded: &std::collections::BTreeSet<String>) {
+fn masked_value(at: &str, key: String, mut value: toml::Value, expanded: &BTreeSet<String>) -> (String, toml::Value) {
+    let path = format!("{at}.{key}");
+    match secrets::is_secret_name(&key) {
+        true => hide(&mut value),
+        false => mask(&path, &mut value, expanded),
+    }
+    // Who mixes up the sides of an equals sign has the secret in the key.
+    let key = if secrets::holds_secret(&key) { MASK.to_owned() } else { key };
+    (key, value)
+}
+
+/// Hides a value whatever it is: what is secret may be digits, or a list or a table of what is secret.
+fn hide(value: &mut toml::Value) {
+    if !is_public(value) {
+        *value = toml::Value::String(MASK.to_owned());
+    }
+}
+
+/// Whether something is on or off is nobody's secret, and neither are addresses on a chain, such as those of tokens.
+fn is_public(value: &toml::Value) -> bool {
+    let is_address = |text: &str| {
+        let digits = text.strip_prefix("0x");
+        digits.is_some_and(|digits| digits.len() == 40 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
     match value {
-        toml::Value::String(text) if expanded.contains(path) || is_secret(path) => *text = MASK.to_owned(),
-        toml::Value::String(text) if text.contains("://") => *text = masked_url(text),
+        toml::Value::Boolean(_) => true,
+        toml::Value::String(text) => is_address(text),
+        toml::Value::Array(items) => items.iter().all(is_public),
+        _ => false,
+    }
+}
+
+fn mask(path: &str, value: &mut toml::Value, expanded: &BTreeSet<String>) {
+    match value {
+        toml::Value::String(text) if expanded.contains(path) => *text = MASK.to_owned(),
+        toml::Value::String(text) => mask_text(text),
         toml::Value::Array(items) => {
             for (index, item) in items.iter_mut().enumerate() {
-                mask_expanded(&format!("{path}.{index}"), item, expanded);
+                mask(&format!("{path}.{index}"), item, expanded);
             }
         }
         toml::Value::Table(table) => {
-            for (key, value) in table.iter_mut() {
-                mask_expanded(&format!("{path}.{key}"), value, expanded);
-            }
+            let values = std::mem::take(table);
+            *table = values.into_iter().map(|(key, value)| masked_value(path, key, value, expanded)).collect();
         }
         _ => {}
     }
 }
 
-/// Whether the value's own name says that it is secret, as in `api_key` or `relay.auth-token`.
-fn is_secret(path: &str) -> bool {
-    let own = path.split('.').rfind(|part| part.parse::<usize>().is_err()).unwrap_or(path).to_lowercase();
-    own.split(['_', '-']).any(|word| SECRET_WORDS.contains(&word))
-}
-
-/// Scheme, host and port stay; userinfo, path and query are where providers put keys.
-pub(super) fn masked_url(url: &str) -> String {
-    let Ok(parsed) = Url::parse(url) else { return MASK.to_owned() };
-    let mut shown = format!("{}://", parsed.scheme());
-    if !parsed.username().is_empty() || parsed.password().is_some() {
-        shown += "***@";
+/// Leaves of a URL its host, and of what looks like a secret nothing.
+fn mask_text(text: &mut String) {
+    if text.contains("://") {
+        *text = secrets::shown_url(text);
+    } else if secrets::holds_secret(text) {
+        *text = MASK.to_owned();
     }
-    shown += parsed.host_str().unwrap_or(MASK);
-    if let Some(port) = parsed.port() {
-        shown += &format!(":{port}");
-    }
-    if parsed.path().len() > 1 {
-        shown += "/***";
-    }
-    if parsed.query().is_some() {
-        shown += "?***";
-    }
-    shown
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{is_secret, masked_url};
+    use super::*;
+    use crate::config::{Chain, Endpoint, Module};
 
-    #[test]
-    fn urls_keep_their_host_only() {
-        assert_eq!(masked_url("http://localhost:8545"), "http://localhost:8545");
-        assert_eq!(masked_url("https://mainnet.example.org/v3/k3y"), "https://mainnet.example.org/***");
-        assert_eq!(masked_url("wss://u:p@node.example.org:8546/?key=k3y"), "wss://***@node.example.org:8546?***");
-        assert_eq!(masked_url("not a url with k3y"), "***");
+    const KEY: &str = "k3y0123456789abcdefK3Y";
+
+    /// What shows a configuration: as text and as JSON for `check-config`, and to developers.
+    fn renderings(config: &Config) -> [String; 3] {
+        [shown(config), shown_json(config).to_string(), format!("{config:?}")]
+    }
+
+    fn with(module_config: &str) -> Config {
+        let mut module = Module::at("bundles/a".as_ref());
+        module.config = toml::from_str(module_config).unwrap();
+        Config { modules: vec![module], ..Config::default() }
     }
 
     #[test]
-    fn values_of_modules_are_secret_by_their_names() {
-        for secret in ["modules.0.config.api_key", "modules.0.config.relay.Auth-Token", "modules.1.config.keys.key.0"] {
-            assert!(is_secret(secret), "{secret}");
+    fn nothing_that_shows_a_configuration_shows_a_secret() {
+        let hex = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
+        for secret in [
+            format!("apiKey = \"{KEY}\""),
+            format!("authToken = \"{KEY}\""),
+            format!("tokens = [\"{KEY}\", [\"{KEY}\"]]"),
+            format!("keys = {{ a = \"{KEY}\", b = [{{ c = \"{KEY}\" }}] }}"),
+            format!("[secret]\nx.y.z = \"{KEY}\""),
+            format!("\"x-api-key\" = \"{KEY}\""),
+            format!("headers = {{ Authorization = \"{KEY}\", Cookie = \"{KEY}\" }}"),
+            format!("dsn = \"{KEY}\"\npassphrase = \"{KEY}\"\nmnemonic = \"{KEY}\"\ncredentials = \"{KEY}\""),
+            format!("webhook = \"{KEY}\"\npass = \"{KEY}\"\npwd = \"{KEY}\"\nseed = \"{KEY}\"\nprivate = \"{KEY}\""),
+            format!("url = \"https://rpc.example.org/v2/{KEY}\""),
+            format!("url = \"see https://rpc.example.org/v2/{KEY}\""),
+            format!("list = [\"https://rpc.example.org/?key={KEY}\"]"),
+            format!("database = \"postgres://me:{KEY}@db.example.org\""),
+            format!("database = \"me:{KEY}@db.example.org:5432\""),
+            format!("a = \"sk-{KEY}\"\nb = \"Bearer {KEY}\"\nc = [\"X-Header: Bearer {KEY}\"]"),
+            format!("a = \"eyJhbGciOiJIUzI1NiJ9.{KEY}.{KEY}\""),
+            format!("\"https://rpc.example.org/{KEY}\" = 1"),
+        ] {
+            for shown in renderings(&with(&secret)).into_iter().take(2) {
+                assert!(!shown.contains(KEY) && shown.contains("***"), "{secret}\n{shown}");
+            }
         }
-        for plain in ["modules.0.config.monkey", "modules.0.config.keyed", "modules.0.config.threshold"] {
-            assert!(!is_secret(plain), "{plain}");
+        for secret in [format!("a = \"{hex}\""), format!("a = [\"0x{hex}\"]"), "pin.token = 48151623".to_owned()] {
+            for shown in renderings(&with(&secret)) {
+                assert!(!shown.contains(hex) && !shown.contains("48151623"), "{secret}\n{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_is_shown() {
+        let plain = "account = \"0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2\"\nmonkey = \"banana\"\nkeyed = true\n\
+                     origin = \"https://api.example.org:8443\"\nthreshold = 3\nuse_keys = false\n\
+                     tokens = [\"0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2\"]\n";
+        let shown = shown(&with(plain));
+        for line in plain.lines() {
+            assert!(shown.lines().any(|shown| shown == line), "{line}\n{shown}");
+        }
+    }
+
+    #[test]
+    fn endpoints_and_tokens_are_shown_by_nobody() {
+        let mut chain = Chain::mock(1, "chain.toml".into());
+        chain.name = format!("https://rpc.example.org/{KEY}");
+        let urls = ["https://rpc.example.org/v2/", "https://", "wss://u:", "", "rpc.example.org/?", "https://a.org/#"];
+        let endpoint = |url: &&str| Endpoint { url: format!("{url}{KEY}"), priority: 0 };
+        chain.endpoints = urls.iter().map(endpoint).collect();
+        chain.endpoints.push(Endpoint { url: format!("https://{KEY}@rpc.example.org"), priority: 0 });
+        let mut config = Config { chains: vec![chain.clone()], ..Config::default() };
+        config.observability.admin_token = Some(Secret(KEY.to_owned()));
+        let [text, json, _] = renderings(&config);
+        let debug = format!("{:?}{:?}", chain.endpoints, config.observability);
+        for shown in [text, json, debug] {
+            assert!(!shown.to_lowercase().contains(&KEY.to_lowercase()), "{shown}");
         }
     }
 }

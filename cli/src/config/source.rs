@@ -11,6 +11,8 @@ use figment::{
     providers::Serialized,
     value::{Dict, Map, Tag, Value},
 };
+use nexum_host_ifaces::secrets;
+use nexum_kernel::manifest::text::too_deep;
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -30,6 +32,11 @@ const TABLES: [&str; 3] = ["chains", "endpoints", "modules"];
 const PATHS: [&str; 5] =
     ["engine.state_dir", "observability.admin_socket", "journal.key", "chains.#.mock", "modules.#.source"];
 
+/// Of these the ones of which errors tell what is in the file there, and not the path.
+const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
+/// The longest path to a value; every value below a table carries it.
+const PATH_BYTES_MAX: usize = 1024;
+
 /// Keys whose values are secret or hold something secret, with all that is below them.
 const SECRETS: [&str; 2] = ["observability.admin_token", "chains.#.endpoints"];
 
@@ -46,10 +53,17 @@ pub(super) struct File {
 
 impl File {
     pub fn parse(path: &Path, text: &str, environment: &Variables) -> Result<Self, ConfigError> {
-        let line_at = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
+        let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+        let line_at = |offset: usize| ends.partition_point(|end| *end < offset) + 1;
+        let wrong =
+            |offset: usize, message: &str| ConfigError(format!("{}:{}: {message}", path.display(), line_at(offset)));
+        if let Some((offset, message)) = too_deep(text) {
+            return Err(wrong(offset, &message));
+        }
+        // Of the parser's error the message alone: with its place it has the line, whatever is in it.
         let table = DeTable::parse(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| line_at(span.start));
-            ConfigError(format!("{}:{line}: {}", path.display(), error.message().replace('\n', " ")))
+            let message = secrets::without_value(error.message()).replace('\n', " ");
+            wrong(error.span().map_or(0, |span| span.start), &message)
         })?;
         let mut reader = Reader {
             file: Self { path: path.to_owned(), ..Self::default() },
@@ -73,15 +87,14 @@ impl File {
         Layer { name: "file", values: self.values.clone() }
     }
 
-    /// Whether no error may repeat what stands at a path: it is secret, or comes from the environment. Paths in the file
-    /// system are no secrets.
+    /// Whether no error may repeat what stands at a path: it is secret, or comes from the environment.
     pub fn hides(&self, path: &[String]) -> bool {
         let (at, pattern) = (path.join("."), pattern(path));
         let is_below = |path: &str, above: &str| {
             path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         SECRETS.iter().any(|secret| is_below(&pattern, secret))
-            || (!PATHS.contains(&pattern.as_str()) && self.expanded.iter().any(|expanded| is_below(expanded, &at)))
+            || (!CONTENTS.contains(&pattern.as_str()) && self.expanded.iter().any(|expanded| is_below(expanded, &at)))
     }
 
     /// A message about a path, in front of it the file, the line and the key as they are written.
@@ -100,13 +113,21 @@ impl File {
 
 /// A path as the file writes it: `[engine] state_dir`, `[[chains.endpoints]] url`.
 fn written(path: &[String]) -> String {
+    // Who mixes up the sides of an equals sign has the secret in the key, which may have dots.
+    let is_bare = |part: &String| part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    let is_secret = secrets::holds_secret(&path.join("."));
+    let hidden = path.iter().position(|part| secrets::holds_secret(part) || (is_secret && !is_bare(part)));
+    let path = match hidden {
+        Some(at) => [&path[..at], &[secrets::MASK.to_owned()]].concat(),
+        None => path.to_vec(),
+    };
     let is_index = |part: &String| part.bytes().all(|b| b.is_ascii_digit());
     // An element of a plain list is its list.
-    let path = match path {
+    let path = match path.as_slice() {
         [tables @ .., list, element] if is_index(element) && !TABLES.contains(&list.as_str()) => {
             [tables, std::slice::from_ref(list)].concat()
         }
-        _ => path.to_vec(),
+        path => path.to_vec(),
     };
     let path = path.as_slice();
     let (tables, key) = match path.split_last() {
@@ -135,6 +156,11 @@ impl Reader<'_> {
         let mut dict = Dict::new();
         for (key, value) in table {
             let path = join(at, key.get_ref());
+            if path.len() > PATH_BYTES_MAX {
+                let message =
+                    format!("a key below it has {} bytes, with those above: at most {PATH_BYTES_MAX}", path.len());
+                return Err(ConfigError(self.file.located(&split(at), &message)));
+            }
             self.file.lines.insert(path.clone(), (self.line_at)(key.span().start));
             dict.insert(key.get_ref().to_string(), self.value(&path, value)?);
         }
@@ -196,6 +222,11 @@ impl Reader<'_> {
             let Some((name, after)) = rest[start + 2..].split_once('}') else {
                 return Err(refused("`${` without its `}`; write `$${` for the text itself".to_owned()));
             };
+            // What stands there may be the rest of a password.
+            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+                let message = "`${` without the name of a variable; write `$${` for the text itself";
+                return Err(refused(message.to_owned()));
+            }
             let value = self.environment.get(name);
             let value = value.ok_or_else(|| refused(format!("the environment has no variable {name}")))?;
             expanded.push_str(value);
@@ -255,6 +286,20 @@ pub(super) fn variable(path: &[String]) -> String {
     format!("{PREFIX}{}", path.join("__").to_uppercase())
 }
 
+/// Section and key that a variable sets, in small letters.
+fn setting(name: &str) -> Option<(String, String)> {
+    let (section, key) = name.strip_prefix(PREFIX)?.split_once("__")?;
+    Some((section.to_lowercase(), key.to_lowercase()))
+}
+
+/// The variable that set what stands at a path, if any did.
+pub(super) fn set_by<'a>(variables: &'a Variables, path: &[String]) -> Option<&'a str> {
+    let [section, key, ..] = path else { return None };
+    let sets = |name: &&String| setting(name).is_some_and(|set| (&set.0, &set.1) == (section, key));
+    // The last one wins.
+    variables.keys().rev().find(sets).map(String::as_str)
+}
+
 impl Provider for Environment<'_> {
     fn metadata(&self) -> Metadata {
         Metadata::named(ENVIRONMENT)
@@ -263,10 +308,7 @@ impl Provider for Environment<'_> {
     fn data(&self) -> Result<Map<Profile, Dict>, Error> {
         let mut root = Dict::new();
         for (name, text) in self.0 {
-            let Some((section, key)) = name.strip_prefix(PREFIX).and_then(|name| name.split_once("__")) else {
-                continue;
-            };
-            let (section, key) = (section.to_lowercase(), key.to_lowercase());
+            let Some((section, key)) = setting(name) else { continue };
             // What reads as a number or a list is one, as in the file, but where text is wanted: a token may be all
             // digits. Everything else is a string without quotes.
             let plain = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
@@ -317,5 +359,7 @@ mod tests {
         assert_eq!(written("chains.0.rpc.timeout"), "[chains.rpc] timeout");
         assert_eq!(written("chains.0.endpoints.1.url"), "[[chains.endpoints]] url");
         assert_eq!(written("modules.0.denied.1"), "[[modules]] denied");
+        assert_eq!(written("modules.0.config.a b"), "[modules.config] a b");
+        assert_eq!(written("modules.0.config.https://me:k3y@a.b/k3y"), "[modules.config] ***");
     }
 }

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// A forged line, a cleared screen, a title, colours by one byte, text that is turned around or not to be seen.
-const CONTROLS: [&str; 14] = [
+const CONTROLS: [&str; 19] = [
     "\n",
     "\r",
     "\r\n",
@@ -46,6 +46,11 @@ const CONTROLS: [&str; 14] = [
     "\u{2028}",
     "\u{2029}",
     "\u{200b}\u{feff}",
+    "\u{ad}\u{34f}\u{115f}\u{17b4}\u{180b}\u{3164}\u{ffa0}",
+    "\u{fe0f}\u{fff0}\u{1bca0}\u{1d173}",
+    "\u{e0041}\u{e01ef}",
+    "\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}",
+    "\n\u{301}",
 ];
 
 fn hostile() -> String {
@@ -269,7 +274,7 @@ fn no_renderer_lets_foreign_text_forge_a_line_or_reach_the_terminal() {
     for (renderer, text) in rendered() {
         assert!(text.contains("FORGED") || renderer == "metrics::samples", "{renderer} shows nothing of it: {text}");
         assert_eq!(foreign::printable(&text), text, "{renderer}");
-        assert!(!text.contains('\t'), "{renderer}: {text:?}");
+        assert!(!text.contains('\t') && !text.contains("\u{301}\u{301}\u{301}\u{301}\u{301}"), "{renderer}: {text:?}");
         let forged = text.lines().find(|line| line.starts_with("FORGED"));
         assert_eq!(forged, None, "{renderer}: {text:?}");
     }

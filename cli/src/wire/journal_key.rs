@@ -35,9 +35,11 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
 }
 
 fn read(path: &Path) -> anyhow::Result<EngineKey> {
-    let text = fs::read_to_string(path)?;
-    let mode = fs::metadata(path)?.permissions().mode();
+    let metadata = fs::metadata(path)?;
+    ensure!(metadata.is_file(), "it is no file: expected one with 64 hex digits");
+    let mode = metadata.permissions().mode();
     ensure!(mode & OTHERS == 0, "it holds a secret that everybody can read: chmod 600 it");
+    let text = fs::read_to_string(path)?;
     let mut secret = [0; 32];
     let decoded = hex::decode_to_slice(text.trim(), &mut secret);
     ensure!(decoded.is_ok(), "expected 64 hex digits, such as `openssl rand -hex 32` prints");
@@ -79,6 +81,7 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         let wrong = |path: &Path| format!("{:#}", load(Some(path), dir.path()).unwrap_err());
         assert!(wrong(&dir.path().join("none")).contains("No such file"));
+        assert!(wrong(Path::new("/dev/zero")).contains("it is no file: expected one with 64 hex digits"));
         let path = dir.path().join("key");
         fs::write(&path, "12\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

@@ -17,10 +17,14 @@ use std::{
 use anyhow::Context;
 use nexum_gateway::LogTap;
 use prometheus::IntCounter;
-use tracing::field::{Field, Visit};
+use tracing::{
+    Level, Metadata,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{
     EnvFilter, Layer,
     field::RecordFields,
+    filter::filter_fn,
     fmt::{FormatFields, MakeWriter, format::Writer, time::FormatTime},
     layer::SubscriberExt,
     util::SubscriberInitExt,
@@ -43,9 +47,16 @@ fn directives(level: &str) -> String {
     // ractor wraps every message of every actor in a span; lines say which module they are about anyway. Of the libraries
     // that speak with the world only what is wrong is told, unless the operator names them.
     let quiet = "ractor=warn,hyper=info,hyper_util=info,reqwest=info,rustls=info,tokio_tungstenite=info";
-    // It writes whole requests, with the keys in their paths and headers, whoever asks for it.
-    let never = "tungstenite=info";
-    format!("{quiet},{level},{never}")
+    format!("{quiet},{level}")
+}
+
+/// Libraries that write whole requests and addresses, with the keys in them, whoever asks for it and in whatever part.
+const TELLTALES: [&str; 3] = ["hyper_util", "reqwest", "tungstenite"];
+
+/// Whether an event may be logged at all.
+fn may_be_told(metadata: &Metadata<'_>) -> bool {
+    let library = metadata.target().split("::").next().unwrap_or_default();
+    *metadata.level() <= Level::INFO || !TELLTALES.contains(&library)
 }
 
 /// The process's log.
@@ -85,6 +96,7 @@ pub fn install(engine: &Engine) -> anyhow::Result<Log> {
     let tapped = tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false);
     tracing_subscriber::registry()
         .with(filter)
+        .with(filter_fn(may_be_told))
         .with(stderr)
         .with(tapped.with_writer(Tapped(log.tap.clone())))
         .try_init()
@@ -268,6 +280,25 @@ mod tests {
         assert_eq!(coloured.matches('\n').count(), 1, "{coloured:?}");
         assert!(!coloured.contains("\x1b[2J") && !coloured.contains("\x1b[A"), "{coloured:?}");
         assert!(coloured.contains("\x1b[3mmodule\x1b[0m"), "{coloured:?}");
+    }
+
+    #[test]
+    fn no_library_tells_of_whole_requests_whatever_the_operator_asks() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).with_ansi(false);
+        let level = "trace,tungstenite::handshake=trace,reqwest::connect=trace,hyper_util=trace";
+        let filter = EnvFilter::try_new(directives(level)).unwrap();
+        let subscriber = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_told)).with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::trace!(target: "tungstenite::handshake::client", "GET /v2/k3y");
+            tracing::debug!(target: "reqwest::connect", "https://rpc.example.org/k3y");
+            tracing::debug!(target: "hyper_util::client", "https://rpc.example.org/k3y");
+            tracing::info!(target: "reqwest", "said");
+            tracing::trace!(target: "nexum_chain", "told");
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert!(!text.contains("k3y") && text.contains("said") && text.contains("told"), "{text}");
     }
 
     #[test]

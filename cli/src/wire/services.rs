@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::Context;
-use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History, KEPT_HEADERS, mock::Fixture};
+use nexum_chain::{ChainConfig, ChainMetrics, Dial, EndpointConfig, History, KEPT_HEADERS, Network, mock::Fixture};
 use nexum_egress::{EgressMetrics, Resolver};
 use nexum_gateway::{AdminTcp, LogTap, Token};
 use nexum_host_ifaces::{
@@ -24,6 +24,7 @@ use nexum_host_ifaces::{
     clock::{Clock, SystemClock},
     cron::{CronMsg, ScheduleCheck},
     http::EgressMsg,
+    names::look_up_of_this_machine,
     port::Port,
     store::StoreMsg,
 };
@@ -69,9 +70,10 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     };
     let mut services = vec![store_service(store, ports.store.clone(), histories.clone())];
     let metrics = ChainMetrics::register(&registry).context("metrics")?;
+    let network: Arc<dyn Dial> = Arc::new(Network::new(look_up_of_this_machine(), clock.clone(), &metrics));
     for chain in &config.chains {
         let Some(port) = ports.chains.get(&chain.chain_id) else { continue };
-        services.push(chain_service(chain, &ports, port.clone(), &clock, &metrics, &histories)?);
+        services.push(chain_service(chain, &ports, port.clone(), &network, &clock, &metrics, &histories)?);
     }
     services.push(cron_service(ports.cron.clone(), clock.clone()));
     let (listeners, own) = watch::channel(configured_listeners(config));
@@ -93,6 +95,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
         pin_threads: config.engine.pin_threads,
         clock,
         registry,
+        module_histograms: config.observability.module_histograms,
         map_limit: MapLimit::of_this_machine(),
         schedule_check: schedule_check(),
         shutdown_deadline: config.engine.shutdown_deadline.0,
@@ -206,7 +209,7 @@ fn egress_service(
 ) -> anyhow::Result<ServiceSpec> {
     let limits = config.egress.limits();
     let metrics = EgressMetrics::register(registry).context("metrics")?;
-    let names = Resolver::new(nexum_egress::look_up_of_this_machine(), clock.clone(), &metrics);
+    let names = Resolver::new(look_up_of_this_machine(), clock.clone(), &metrics);
     Ok(service("egress", port, move |supervisor| {
         let (clock, metrics) = (clock.clone(), metrics.clone());
         let (names, listeners) = (names.clone(), listeners.clone());
@@ -219,6 +222,7 @@ fn chain_service(
     chain: &Chain,
     ports: &Ports,
     port: Port<ChainMsg>,
+    network: &Arc<dyn Dial>,
     clock: &Arc<dyn Clock>,
     metrics: &ChainMetrics,
     histories: &Histories,
@@ -237,13 +241,13 @@ fn chain_service(
         }
         None => None,
     };
-    let (rpc, clock, metrics) = (rpc(chain), clock.clone(), metrics.clone());
+    let (rpc, network, clock, metrics) = (rpc(chain), network.clone(), clock.clone(), metrics.clone());
     let kept = histories.get(&chain.chain_id).cloned();
     let (headers, history) = (kept.is_some().then(|| ports.store.clone()), kept.unwrap_or_default());
     Ok(service(format!("chain:{}", chain.chain_id), port, move |supervisor| {
         let source = match &fixture {
             Some(fixture) => nexum_chain::Source::Mock(fixture.clone()),
-            None => nexum_chain::Source::Rpc(rpc.clone()),
+            None => nexum_chain::Source::Rpc(rpc.clone(), network.clone()),
         };
         let (clock, metrics) = (clock.clone(), metrics.clone());
         let args = nexum_chain::Args { source, clock, metrics, history: history.clone(), headers: headers.clone() };

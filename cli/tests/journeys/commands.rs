@@ -11,9 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::engine::{Setup, bundle, eventually, free_port};
-
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
+use super::engine::{FAST_CHAIN as CHAIN, Setup, bundle, eventually, free_port};
 
 const NEXUM: &str = env!("CARGO_BIN_EXE_nexum");
 const NEXUMCTL: &str = env!("CARGO_BIN_EXE_nexumctl");

@@ -2,18 +2,13 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
-use super::engine::{Engine, Setup, eventually};
-
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
+use super::engine::{Engine, FAST_CHAIN, Setup, children_of, eventually, has_ended, put_component};
 
 fn leb128(mut number: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -32,7 +27,7 @@ fn sized(content: &[u8]) -> Vec<u8> {
 
 /// A component with a core module of so many functions. Each changes all its variables within all its loops, so that every
 /// loop hands every variable on: what a compiler has to keep grows with the product of the two.
-fn bomb(functions: u32, variables: u32, loops: u32) -> Vec<u8> {
+pub fn bomb(functions: u32, variables: u32, loops: u32) -> Vec<u8> {
     // One group of locals, all of type i32.
     let mut body = [vec![1], leb128(variables), vec![0x7f]].concat();
     for _ in 0..loops {
@@ -90,26 +85,10 @@ fn wide(globals: u32) -> Vec<u8> {
     [b"\0asm\x0d\0\x01\0\x01".to_vec(), sized(&module), vec![2], sized(&instances)].concat()
 }
 
-/// A bundle of a module with another component.
-fn with_component(setup: &Setup, name: &str, component: &[u8]) -> PathBuf {
-    let dir = setup.write_bundle("recorder", name, &[]);
-    put_component(&dir, component);
-    dir
-}
-
-/// Puts another component into a bundle.
-fn put_component(dir: &Path, component: &[u8]) {
-    fs::write(dir.join("module.wasm"), component).unwrap();
-    let manifest = fs::read_to_string(dir.join("nexum.toml")).unwrap();
-    let hash = format!("component = \"sha256:{}\"", hex::encode(Sha256::digest(component)));
-    let line = manifest.lines().find(|line| line.starts_with("component = ")).unwrap();
-    fs::write(dir.join("nexum.toml"), manifest.replace(line, &hash)).unwrap();
-}
-
 /// An engine with these settings, the module of that bundle, and a witness. The machine code of the witness is there by
 /// then, so that it meets no limit, however busy the machine is.
 fn engine_with(setup: Setup, settings: &str, source: &Path) -> Engine {
-    let mut engine = setup.mock(31337, CHAIN).module("recorder", "witness", &[]).start();
+    let mut engine = setup.mock(31337, FAST_CHAIN).module("recorder", "witness", &[]).start();
     engine.module_until("witness", "runs", |node| node["state"] == "RUN");
     assert!(engine.terminate().success());
     let config = fs::read_to_string(&engine.config).unwrap();
@@ -126,29 +105,10 @@ fn dead_of(engine: &Engine, module: &str) -> String {
     node["last_error"].as_str().unwrap_or_default().to_owned()
 }
 
-/// The first line of what a probe answers.
-fn probe(engine: &Engine, path: &str) -> String {
-    let config = fs::read_to_string(&engine.config).unwrap();
-    let line = config.lines().find_map(|line| line.strip_prefix("health_listen = ")).unwrap();
-    let mut stream = TcpStream::connect(line.trim_matches('"')).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-/// A line of what the system says of a process; none when there is no such process.
-fn status(pid: u32, key: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
-}
-
 /// The one process that this one has started and that still runs.
 fn compiler_of(parent: u32) -> u32 {
-    let of_parent = |pid: &u32| status(*pid, "PPid:") == Some(parent.to_string());
     eventually("one component is compiled", || {
-        let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
-        let found: Vec<u32> = processes.filter_map(|name| name.to_str()?.parse().ok()).filter(of_parent).collect();
+        let found = children_of(parent);
         match found[..] {
             [compiler] => Ok(compiler),
             _ => Err(format!("{found:?}")),
@@ -164,15 +124,15 @@ fn kill(pid: u32) {
 #[test]
 fn a_component_that_compiles_for_ever_is_refused_and_not_tried_over_and_over() {
     let setup = Setup::new();
-    let source = with_component(&setup, "slow", &bomb(300, 200, 200));
+    let source = setup.write_bundle_of(&bomb(300, 200, 200), "slow");
     let engine = engine_with(setup, "compile_timeout = \"1s\"", &source);
     let slow = "it takes longer than [engine] compile_timeout = 1s";
     let error = dead_of(&engine, "slow");
     assert!(error.ends_with(slow), "{error}");
     engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
-    let health = probe(&engine, "/health");
+    let health = engine.get("health_listen", "/health");
     assert!(health.starts_with("HTTP/1.1 503"), "a module is dead: {health}");
-    assert!(probe(&engine, "/live").starts_with("HTTP/1.1 200"));
+    assert!(engine.get("health_listen", "/live").starts_with("HTTP/1.1 200"));
     let refusals = || engine.log_text().matches(slow).count();
 
     // Whoever asks for it once more is not told what was found before.
@@ -190,7 +150,7 @@ fn a_component_that_compiles_for_ever_is_refused_and_not_tried_over_and_over() {
 #[test]
 fn a_compiler_that_somebody_kills_is_started_again_and_the_component_is_not_to_blame() {
     let setup = Setup::new();
-    let source = with_component(&setup, "slow", &bomb(3_000, 200, 200));
+    let source = setup.write_bundle_of(&bomb(3_000, 200, 200), "slow");
     let engine = engine_with(setup, "compile_timeout = \"1h\"", &source);
     let mut killed = 0;
     let mut next = || {
@@ -217,7 +177,7 @@ fn a_compiler_that_somebody_kills_is_started_again_and_the_component_is_not_to_b
 
 #[test]
 fn an_upgrade_whose_compiler_is_killed_leaves_the_running_version_as_it_was() {
-    let mut engine = Setup::new().mock(31337, CHAIN).module("recorder", "witness", &[]).start();
+    let mut engine = Setup::new().mock(31337, FAST_CHAIN).module("recorder", "witness", &[]).start();
     let before = engine.module_until("witness", "runs", |node| node["state"] == "RUN");
     let bundle = engine.dir.path().join("witness");
     let [component, manifest] = ["module.wasm", "nexum.toml"].map(|file| fs::read(bundle.join(file)).unwrap());
@@ -244,7 +204,7 @@ fn an_upgrade_whose_compiler_is_killed_leaves_the_running_version_as_it_was() {
 #[test]
 fn a_component_that_is_tried_on_a_crash_is_compiled_by_a_process_with_limits_too() {
     let trap = ("mode = \"good\"", "mode = \"trap\"");
-    let engine = Setup::new().mock(31337, CHAIN).module("hostile", "m", &[trap]).start();
+    let engine = Setup::new().mock(31337, FAST_CHAIN).module("hostile", "m", &[trap]).start();
     eventually("a crash is kept", || match engine.json(&["crash", "list", "m"])["crashes"].as_array() {
         Some(crashes) if !crashes.is_empty() => Ok(()),
         crashes => Err(format!("{crashes:?}")),
@@ -276,21 +236,20 @@ fn a_component_that_is_tried_on_a_crash_is_compiled_by_a_process_with_limits_too
 #[test]
 fn a_component_that_takes_all_memory_to_compile_takes_none_of_the_engine() {
     let setup = Setup::new();
-    let source = with_component(&setup, "large", &bomb(1, 2_000, 700));
+    let source = setup.write_bundle_of(&bomb(1, 2_000, 700), "large");
     let engine = engine_with(setup, "max_compile_memory_bytes = 67_108_864", &source);
     let error = dead_of(&engine, "large");
     assert!(error.ends_with("it takes more memory than [engine] max_compile_memory_bytes = 67108864"), "{error}");
     engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
-    let most = status(engine.pid(), "VmHWM:").unwrap();
-    let most_kib: u64 = most.trim_end_matches(" kB").parse().unwrap();
-    assert!(most_kib < 512 << 10, "{most}");
+    let most = engine.memory_bytes_max();
+    assert!(most < 512 << 20, "{most}");
     assert!(dead_of(&engine, "large").contains("max_compile_memory_bytes"));
 }
 
 #[test]
 fn a_type_of_any_depth_ends_no_process_but_that_of_its_compiler() {
     let setup = Setup::new();
-    let source = with_component(&setup, "deep", &deep(200_000));
+    let source = setup.write_bundle_of(&deep(200_000), "deep");
     let engine = engine_with(setup, "", &source);
     let error = dead_of(&engine, "deep");
     assert!(error.contains("does not compile: "), "{error}");
@@ -303,7 +262,7 @@ fn a_type_of_any_depth_ends_no_process_but_that_of_its_compiler() {
 #[test]
 fn a_component_whose_instances_would_take_much_memory_is_refused() {
     let setup = Setup::new();
-    let source = with_component(&setup, "wide", &wide(1_000_000));
+    let source = setup.write_bundle_of(&wide(1_000_000), "wide");
     let engine = engine_with(setup, "", &source);
     let error = dead_of(&engine, "wide");
     assert!(error.contains("one of its core modules takes 48000000 bytes"), "{error}");
@@ -314,15 +273,12 @@ fn a_component_whose_instances_would_take_much_memory_is_refused() {
 #[test]
 fn while_one_component_compiles_others_run_and_it_ends_with_its_engine() {
     let setup = Setup::new();
-    let source = with_component(&setup, "slow", &bomb(3_000, 200, 200));
+    let source = setup.write_bundle_of(&bomb(3_000, 200, 200), "slow");
     let mut engine = engine_with(setup, "compile_timeout = \"1h\"", &source);
     engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
     assert_eq!(engine.module("slow")["state"], "LOAD");
-    assert!(probe(&engine, "/health").starts_with("HTTP/1.1 "), "it answers");
+    assert!(engine.get("health_listen", "/health").starts_with("HTTP/1.1 "), "it answers");
     let compiler = compiler_of(engine.pid());
     engine.kill9();
-    eventually("the compiler ends", || match status(compiler, "State:") {
-        Some(state) if !state.starts_with('Z') => Err(state),
-        _ => Ok(()),
-    });
+    eventually("the compiler ends", || has_ended(compiler));
 }

@@ -7,12 +7,11 @@ use serde_json::Value;
 use sha2::Digest as _;
 
 use super::{
-    engine::{Engine, Setup, bundle, eventually},
+    engine::{Engine, FAST_CHAIN as CHAIN, Setup, bundle, eventually},
     outbox::sender,
     receiver::Receiver,
 };
 
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 const FROM_THE_FIRST: (&str, &str) =
     ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
 /// Fuel ends first, however slow the machine.

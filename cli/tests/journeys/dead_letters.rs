@@ -6,11 +6,9 @@ use serde_json::Value;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, Setup},
+    engine::{Engine, FAST_CHAIN as CHAIN, Setup},
     prove_exactly_once::Moments,
 };
-
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 
 /// A module that traps on every block, three of which it may set aside.
 fn full() -> Engine {

@@ -6,12 +6,11 @@ use serde_json::Value;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, Setup, eventually},
+    engine::{Engine, FAST_CHAIN as CHAIN, Setup, eventually},
     outbox::sender,
     receiver::{Mood, Receiver},
 };
 
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 /// An event that outlasts the test, were it not for a deadline.
 const SLEEPS: [(&str, &str); 2] =
     [("mode = \"good\"", "mode = \"sleep\""), ("event_deadline = \"2s\"", "event_deadline = \"60s\"")];

@@ -3,17 +3,22 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 /// Long enough for a loaded machine; a healthy run needs a fraction.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Twenty blocks a second, without end.
+pub const FAST_CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\n\
+     block_interval_ms = 50\nendless = true\n";
 
 /// Asks again and again until there is an answer, for at most `PATIENCE`; fails with what was last seen.
 #[allow(clippy::disallowed_methods, reason = "waits for another process, whose clock is the machine's")]
@@ -31,6 +36,46 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> 
 /// A TCP port that nobody uses now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port()
+}
+
+/// What a listener at this address answers, with its head.
+pub fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// What the system says of a process under a key, such as `VmHWM:`; none when there is no such process.
+pub fn process_status(pid: u32, key: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
+}
+
+/// Whether a process has ended, if only nobody was told of it yet; else how it is.
+pub fn has_ended(pid: u32) -> Result<(), String> {
+    match process_status(pid, "State:") {
+        Some(state) if !state.starts_with('Z') => Err(state),
+        _ => Ok(()),
+    }
+}
+
+/// The processes that this one has started and that still run.
+pub fn children_of(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+    let of_parent = |pid: &u32| process_status(*pid, "PPid:") == Some(parent.to_string());
+    processes.filter_map(|name| name.to_str()?.parse().ok()).filter(of_parent).collect()
+}
+
+/// Puts another component into a bundle.
+pub fn put_component(bundle: &Path, component: &[u8]) {
+    fs::write(bundle.join("module.wasm"), component).unwrap();
+    let manifest = fs::read_to_string(bundle.join("nexum.toml")).unwrap();
+    let hash = format!("component = \"sha256:{}\"", hex::encode(Sha256::digest(component)));
+    let line = manifest.lines().find(|line| line.starts_with("component = ")).unwrap();
+    fs::write(bundle.join("nexum.toml"), manifest.replace(line, &hash)).unwrap();
 }
 
 /// A bundle that `make guests` built.
@@ -57,7 +102,15 @@ const RESTART: &str =
 
 impl Setup {
     pub fn new() -> Self {
-        let dir = TempDir::with_prefix("nexum-journey.").unwrap();
+        Self::at(TempDir::with_prefix("nexum-journey.").unwrap())
+    }
+
+    /// With everything, the state as well, in a directory of its own below this one.
+    pub fn below(parent: &Path) -> Self {
+        Self::at(TempDir::with_prefix_in("nexum-journey.", parent).unwrap())
+    }
+
+    fn at(dir: TempDir) -> Self {
         let config = format!(
             "[engine]\nstate_dir = \"{}\"\nlog_format = \"json\"\n\
              [observability]\nhealth_listen = \"127.0.0.1:{}\"\nmetrics_listen = \"127.0.0.1:{}\"\n",
@@ -116,6 +169,13 @@ impl Setup {
             manifest = manifest.replace(old, new);
         }
         fs::write(dir.join("nexum.toml"), manifest).unwrap();
+        dir
+    }
+
+    /// The same with another component.
+    pub fn write_bundle_of(&self, component: &[u8], name: &str) -> PathBuf {
+        let dir = self.write_bundle("recorder", name, &[]);
+        put_component(&dir, component);
         dir
     }
 
@@ -208,6 +268,17 @@ impl Engine {
         self.child.as_ref().unwrap().id()
     }
 
+    /// Most memory that the process has held, bytes.
+    pub fn memory_bytes_max(&self) -> u64 {
+        let most = process_status(self.pid(), "VmHWM:").unwrap();
+        most.trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// The processes that it has started and that still run.
+    pub fn children(&self) -> Vec<u32> {
+        children_of(self.pid())
+    }
+
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
@@ -265,13 +336,14 @@ impl Engine {
 
     /// What a listener answers, with its head; `listen` is its key in the configuration.
     pub fn get(&self, listen: &str, path: &str) -> String {
+        get(&self.address(listen), path)
+    }
+
+    /// Where a listener listens; `listen` is its key in the configuration.
+    pub fn address(&self, listen: &str) -> String {
         let config = fs::read_to_string(&self.config).unwrap();
         let line = config.lines().find_map(|line| line.strip_prefix(&format!("{listen} = "))).unwrap();
-        let mut stream = std::net::TcpStream::connect(line.trim_matches('"')).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
+        line.trim_matches('"').to_owned()
     }
 
     /// An endpoint's node in the tree; `url` as it was configured.
@@ -315,6 +387,12 @@ impl Engine {
                 return entries;
             }
         }
+    }
+
+    /// What a module has under a key, parsed as JSON; none when it has nothing there.
+    pub fn state_value(&self, module: &str, key: &str) -> Option<Value> {
+        let entry = self.try_ctl(&["state", "get", module, key, "--json"]).ok()?;
+        Some(self.value(&serde_json::from_str(&entry).unwrap()))
     }
 
     fn value(&self, entry: &Value) -> Value {

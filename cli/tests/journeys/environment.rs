@@ -4,11 +4,9 @@ use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, p
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, Setup, free_port},
+    engine::{Engine, FAST_CHAIN as CHAIN, Setup, free_port},
     prove_exactly_once::{Moments, check, mine_some, recording},
 };
-
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 
 /// Starts an engine that must end by itself with a failure; its log.
 fn refused(setup: Setup) -> String {

@@ -2,10 +2,8 @@
 
 use serde_json::Value;
 
-use super::engine::{Engine, Setup};
+use super::engine::{Engine, FAST_CHAIN, Setup};
 
-/// Twenty blocks a second, without end.
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 pub const QUICK: (&str, &str) = ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"50ms\"]");
 const BUDGET: (&str, &str) = ("max_consecutive_failures = 10", "max_consecutive_failures = 4");
 const SHORT: (&str, &str) = ("event_deadline = \"2s\"", "event_deadline = \"500ms\"");
@@ -38,7 +36,7 @@ fn assert_dead(engine: &Engine, module: &str, reason: &str) -> Value {
 
 #[test]
 fn each_meets_its_limit_and_the_neighbours_handle_every_event() {
-    let mut setup = Setup::new().mock(31337, CHAIN);
+    let mut setup = Setup::new().mock(31337, FAST_CHAIN);
     setup = setup.module("recorder", "witness-a", &[]).module("recorder", "witness-b", &[]);
     for mode in ["fuel", "memory", "trap", "error", "init-trap"] {
         setup = hostile(setup, mode, &[BUDGET, LONG]);
@@ -77,7 +75,7 @@ fn each_meets_its_limit_and_the_neighbours_handle_every_event() {
 
 #[test]
 fn a_module_that_rewrites_more_than_its_journal_may_keep_fails_instead_of_filling_the_disk() {
-    let setup = Setup::new().mock(31337, CHAIN).with("[journal]\nbytes = 16_777_216\n");
+    let setup = Setup::new().mock(31337, FAST_CHAIN).with("[journal]\nbytes = 16_777_216\n");
     // 25 MiB in its first event, each rewrite with a flush.
     let rewrites = ("mode = \"rewrite-bomb\"", "mode = \"rewrite-bomb\"\nrepeat = 1000");
     let setup = hostile(setup, "rewrite-bomb", &[BUDGET, LONG, rewrites]);
@@ -91,7 +89,7 @@ fn a_module_that_rewrites_more_than_its_journal_may_keep_fails_instead_of_fillin
 #[test]
 fn every_host_call_counts_and_every_dropped_line_too() {
     let calls = "[modules.limits]\nmax_host_calls_per_event = 1000";
-    let setup = hostile(Setup::new().mock(31337, CHAIN), "print-bomb", &[]);
+    let setup = hostile(Setup::new().mock(31337, FAST_CHAIN), "print-bomb", &[]);
     let lines = ("mode = \"good\"", "mode = \"log-bomb\"\nrepeat = 2_000");
     let engine = setup.module("hostile", "chatty", &[lines, QUICK, BUDGET]).with(calls).start();
     assert_dead(&engine, "chatty", "more than 1000 host calls in one event");
@@ -107,7 +105,7 @@ fn every_host_call_counts_and_every_dropped_line_too() {
 #[test]
 fn what_is_logged_and_printed_costs_as_much_as_it_is_long() {
     let fuel = ("max_fuel_per_event = 100_000_000", "max_fuel_per_event = 1_000_000_000");
-    let setup = hostile(Setup::new().mock(31337, CHAIN), "huge-log", &[BUDGET, LONG, fuel]);
+    let setup = hostile(Setup::new().mock(31337, FAST_CHAIN), "huge-log", &[BUDGET, LONG, fuel]);
     let engine = hostile(setup, "line-ends", &[]).start();
     assert_dead(&engine, "huge-log", "bytes of arguments to host calls in one event");
     let node = engine.module_until("line-ends", "handles blocks", |node| node["events_processed"].as_u64() > Some(2));
@@ -118,7 +116,7 @@ fn what_is_logged_and_printed_costs_as_much_as_it_is_long() {
 fn one_bad_event_goes_to_the_dead_letters_and_comes_back_on_order() {
     let from_the_first = ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
     let changes = [("mode = \"good\"", "mode = \"trap-on\"\non = 5"), QUICK, from_the_first];
-    let engine = Setup::new().mock(31337, CHAIN).module("hostile", "picky", &changes).start();
+    let engine = Setup::new().mock(31337, FAST_CHAIN).module("hostile", "picky", &changes).start();
     let node = engine.module_until("picky", "past the bad block", |node| {
         node["dead_letters"] == 1 && node["events_processed"].as_u64() > Some(10)
     });
@@ -149,7 +147,8 @@ fn one_bad_event_goes_to_the_dead_letters_and_comes_back_on_order() {
 fn an_error_of_megabytes_is_kept_and_shown_at_the_length_of_one() {
     let loud = ("mode = \"good\"", "mode = \"error-bomb\"\nrepeat = 2_000_000");
     let once = ("max_event_attempts = 3", "max_event_attempts = 1");
-    let engine = Setup::new().mock(31337, CHAIN).module("hostile", "loud", &[loud, once, QUICK, BUDGET, LONG]).start();
+    let engine =
+        Setup::new().mock(31337, FAST_CHAIN).module("hostile", "loud", &[loud, once, QUICK, BUDGET, LONG]).start();
     let node = assert_dead(&engine, "loud", "bytes cut]");
     assert!(node["last_error"].as_str().unwrap().len() < 2048, "{node:#}");
     assert!(node["dead_letters"].as_u64() > Some(0), "{node:#}");
@@ -166,7 +165,7 @@ fn an_error_of_megabytes_is_kept_and_shown_at_the_length_of_one() {
 
 #[test]
 fn what_was_flushed_survives_the_trap_and_the_event_is_handled_once() {
-    let engine = hostile(Setup::new().mock(31337, CHAIN), "panic-once", &[]).start();
+    let engine = hostile(Setup::new().mock(31337, FAST_CHAIN), "panic-once", &[]).start();
     // Between two attempts it is in RESTART.
     let node = engine.module_until("panic-once", "handled", |node| {
         node["events_processed"].as_u64() > Some(8) && node["state"] == "RUN"
@@ -178,7 +177,7 @@ fn what_was_flushed_survives_the_trap_and_the_event_is_handled_once() {
 #[test]
 fn an_undeclared_import_does_not_load_and_is_named() {
     let engine = Setup::new()
-        .mock(31337, CHAIN)
+        .mock(31337, FAST_CHAIN)
         .module("undeclared", "undeclared", &[])
         .module("recorder", "witness", &[])
         .start();
@@ -194,7 +193,7 @@ fn an_optional_capability_that_the_operator_denies_answers_unsupported() {
     let hosts = "[capabilities.http]\nallow = [\"api.example.org\"]";
     let required = format!("required = [\"local-store\", \"logging\", \"http\"]\n{hosts}");
     let engine = Setup::new()
-        .mock(31337, CHAIN)
+        .mock(31337, FAST_CHAIN)
         .module("undeclared", "optional", &[(listed, &optional)])
         .with("denied = [\"http\"]")
         .module("undeclared", "required", &[(listed, &required)])
@@ -209,7 +208,7 @@ fn an_optional_capability_that_the_operator_denies_answers_unsupported() {
 
 #[test]
 fn an_oversized_reply_is_refused_to_the_guest_alone() {
-    let engine = hostile(Setup::new().mock(31337, CHAIN), "big-reply", &[]).start();
+    let engine = hostile(Setup::new().mock(31337, FAST_CHAIN), "big-reply", &[]).start();
     engine.module_until("big-reply", "was asked", |node| {
         node["events_processed"].as_u64() > Some(3) || node["events_failed"].as_u64() > Some(0)
     });

@@ -10,10 +10,8 @@ use std::{
 
 use serde_json::Value;
 
-use super::engine::{Engine, Setup, eventually};
+use super::engine::{Engine, FAST_CHAIN as CHAIN, Setup, eventually};
 
-/// Twenty blocks a second, without end, and the same ones in every engine that plays it.
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 const FROM_THE_FIRST: (&str, &str) =
     ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
 const OFTEN: &str = "[journal]\nreceipt_entries = 10\n";

@@ -6,12 +6,10 @@ use std::{
 };
 
 use super::{
-    engine::{Engine, Setup, eventually, free_port},
+    engine::{Engine, FAST_CHAIN as CHAIN, Setup, eventually, free_port},
     hostile::QUICK,
     outbox::sender,
 };
-
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 
 /// An engine that logs text, as most people read it.
 fn with_text_log(setup: Setup) -> Engine {

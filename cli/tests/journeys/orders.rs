@@ -1,8 +1,6 @@
 //! The operator's orders, and a clean end.
 
-use super::engine::{Setup, eventually};
-
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
+use super::engine::{FAST_CHAIN as CHAIN, Setup, eventually};
 
 #[test]
 fn pause_resume_restart_load_and_unload_touch_one_module_alone() {

@@ -88,7 +88,7 @@ fn whoever_waits_for_an_event_that_is_tried_alone_says_so() {
     anvil.mine();
     let why = |text: &str| text.contains("an event of another module that is tried alone");
     engine.module_until("witness", "waits", |node| node["waits"]["reason"].as_str().is_some_and(why));
-    eventually("the metric shows it", || match engine.metric("nexum_turn_wait_seconds", &[("module", "witness")]) {
+    eventually("the metric shows it", || match engine.metric("nexum_turn_wait_seconds", &[]) {
         seconds if seconds >= 1.0 => Ok(()),
         seconds => Err(format!("{seconds} s")),
     });

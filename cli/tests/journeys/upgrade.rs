@@ -6,11 +6,10 @@ use serde_json::Value;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, Setup},
+    engine::{Engine, FAST_CHAIN as CHAIN, Setup},
     prove_exactly_once::{Moments, check, mine_some, recording},
 };
 
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 const VERSION: (&str, &str) = ("version = \"0.3.0\"", "version = \"0.4.0\"");
 const FROM_ONE: (&str, &str) =
     ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");

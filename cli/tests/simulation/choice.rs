@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use nexum_chain::KEPT_HEADERS;
+use nexum_kernel::admin::Node;
 
 use crate::scenario::{ChainPlan, Scenario};
 
@@ -21,6 +22,16 @@ pub fn is_due(scenario: &Scenario, chain: &ChainPlan, reason: &str) -> bool {
     // What would have to be undone is no longer in a journal that keeps little.
     let short = scenario.journal_entries < 10_000 && reason.contains("below the kept journal");
     forgotten || deceived || short
+}
+
+/// Whether a dead module may be dead of what it says, so that the operator starts it again. It may have failed by itself too
+/// often. A death of the process is a failure of a module that alone was at something, which it can only have been when the
+/// process died of one of its own events, or by chance.
+pub fn may_be_dead(scenario: &Scenario, crashes: u32, module: &Node) -> bool {
+    let deadly = || scenario.modules.iter().any(|plan| plan.name == module.name && plan.deadly > 0);
+    let of_deaths = module.summary.contains("the process died");
+    // Nobody dies of starting.
+    !of_deaths || (module.summary.starts_with("budget spent ") && (deadly() || crashes > 0))
 }
 
 /// What the operator has done to modules, as far as something may come of it that nothing else may lead to.

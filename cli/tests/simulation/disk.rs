@@ -1,16 +1,19 @@
 //! The disk under the store: every write is a point where the engine may die or the write may fail, and after every write
 //! what became durable is checked against what was.
 
+mod checks;
+
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, Weak},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use futures::FutureExt;
 use nexum_host_ifaces::{
     event::{Cursor, EventId, SourceId},
-    store::{ModuleHealth, ModuleInfo, ModuleRecord, Standing, StateView, UnitKind},
+    store::ModuleRecord,
 };
 use nexum_kernel::roster::Change;
 use nexum_store::{Disk, Store, Syncs, Written};
@@ -18,7 +21,8 @@ use tokio::sync::Notify;
 
 use crate::{
     chance::Chance,
-    manifest::Version,
+    marks::MarksFile,
+    periodic::{Keys, PERIODIC, Periodic},
     power::Power,
     scenario::{FaultPlan, ModulePlan, Scenario, When},
     trace::{Trace, lock},
@@ -47,14 +51,33 @@ pub struct Begin {
 /// By module and source.
 pub type Begins = BTreeMap<(String, String), Begin>;
 
+/// What was durable, as it was looked at: records, where sources began, and which versions wrote the states.
+type Looked = (BTreeMap<String, ModuleRecord>, Begins, BTreeMap<String, Option<String>>);
+
+/// What the engine dies of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Chance,
+    /// It has given up, and says so in its file of marks.
+    OwnWord,
+    Event,
+}
+
 struct Inner {
     chance: Chance,
     power: Power,
+    periodic: Option<Periodic<Looked>>,
+    marks: MarksFile,
     store: Weak<Store>,
     calm: bool,
     dead: bool,
     writes: u64,
+    /// Deaths that no event was the cause of.
     crashes: u32,
+    /// Deaths by an event.
+    deaths: u32,
+    /// What the engine died of last.
+    cause: Cause,
     seen: BTreeMap<String, ModuleRecord>,
     begins: Begins,
     /// Which version of a module starts with the next engine, where it is not the first.
@@ -65,18 +88,22 @@ struct Inner {
 }
 
 impl SimDisk {
-    pub fn new(seed: u64, scenario: &Scenario, trace: Trace) -> Arc<Self> {
+    pub fn new(seed: u64, scenario: &Scenario, trace: Trace, directory: &Path) -> Arc<Self> {
         let budget = |module: &ModulePlan| (module.name.clone(), (module.failures_max, module.attempts_max));
         let journal_entries = usize::try_from(scenario.journal_entries).unwrap_or(usize::MAX);
         let (plan, budgets) = (scenario.faults.clone(), scenario.modules.iter().map(budget).collect());
         let inner = Inner {
             chance: Chance::new(seed, "disk"),
             power: Power::new(seed, &plan),
+            periodic: PERIODIC.load(Ordering::Relaxed).then(|| Periodic::new(seed)),
+            marks: MarksFile::new(seed, directory.join("begun")),
             store: Weak::new(),
             calm: false,
             dead: false,
             writes: 0,
             crashes: 0,
+            deaths: 0,
+            cause: Cause::Chance,
             seen: BTreeMap::new(),
             begins: Begins::new(),
             rostered: BTreeMap::new(),
@@ -94,6 +121,24 @@ impl SimDisk {
             inner.power.opened(store.directory());
         }
         self.look(Written::Group);
+        self.keep(store);
+        if let Some(periodic) = &mut lock(&self.inner).periodic {
+            periodic.opened(store, self.budgets.keys());
+        }
+    }
+
+    /// With periodic durability: how everything is after a write, for a loss of power that leaves no more.
+    fn keep(&self, store: &Store) {
+        let inner = &mut *lock(&self.inner);
+        if let Some(periodic) = &mut inner.periodic {
+            let looked = (inner.seen.clone(), inner.begins.clone(), inner.versions.clone());
+            periodic.keep(self.trace.elapsed_ms(), store.directory(), looked);
+        }
+    }
+
+    /// Effects that were sent within what a loss of power took.
+    pub fn lost(&self) -> Keys {
+        lock(&self.inner).periodic.as_ref().map_or_else(Keys::new, |periodic| periodic.lost.clone())
     }
 
     /// Counts the syncs of the store's log.
@@ -105,37 +150,82 @@ impl SimDisk {
     pub fn revive(&self) {
         let mut inner = lock(&self.inner);
         inner.dead = false;
-        let left = inner.power.take_away();
+        let left = inner.power.take_away().and_then(|()| inner.marks.put_back());
         drop(inner);
-        left.unwrap_or_else(|error| self.violated(format!("the simulation cannot cut the log: {error}")));
+        left.unwrap_or_else(|error| self.violated(format!("the simulation cannot take away what is lost: {error}")));
         // A death that nobody waited for.
         let _ = self.died.notified().now_or_never();
     }
 
     /// The engine dies now: nothing reaches the disk any more.
     pub fn die(&self, why: &str) {
-        let mut inner = lock(&self.inner);
-        if !std::mem::replace(&mut inner.dead, true) {
-            inner.crashes += 1;
-            let store = inner.store.upgrade();
-            let power = store.is_some_and(|store| inner.power.fail(store.directory()));
+        self.end(why, Cause::Chance);
+    }
+
+    /// The engine has given up.
+    pub fn give_up(&self) {
+        self.end("by its own word", Cause::OwnWord);
+    }
+
+    /// An event ends the process, which has nothing to do with the power.
+    pub fn die_of(&self, event: &str) {
+        self.end(&format!("by the event {event}"), Cause::Event);
+    }
+
+    fn end(&self, why: &str, cause: Cause) {
+        let marks = {
+            let inner = &mut *lock(&self.inner);
+            if std::mem::replace(&mut inner.dead, true) {
+                return;
+            }
+            inner.cause = cause;
+            match cause {
+                Cause::Event => inner.deaths += 1,
+                Cause::Chance | Cause::OwnWord => inner.crashes += 1,
+            }
+            let store = inner.store.upgrade().filter(|_| cause != Cause::Event);
+            let power = store.is_some_and(|store| match &mut inner.periodic {
+                Some(periodic) => {
+                    let left = periodic.lose(self.trace.elapsed_ms(), &store, self.budgets.keys());
+                    if let Some((log, looked)) = left {
+                        inner.power.fail_at(log.as_ref(), store.directory());
+                        (inner.seen, inner.begins, inner.versions) = looked;
+                    }
+                    true
+                }
+                None => inner.power.fail(store.directory()),
+            });
             let how = if power { "POWER FAILURE" } else { "CRASH" };
             self.trace.note(format_args!("{how} {why} (write {})", inner.writes));
-            self.died.notify_one();
+            // One that has given up takes its time over its last word.
+            if power && cause == Cause::Chance { inner.marks.lose() } else { inner.marks.stays().map(|()| "") }
+        };
+        self.left(marks);
+        self.died.notify_one();
+    }
+
+    /// What the end has left of the marks.
+    fn left(&self, marks: Result<&'static str, String>) {
+        match marks {
+            Ok("") => {}
+            Ok(word) => self.trace.note(format_args!("the power leaves {word}")),
+            Err(error) => self.violated(format!("the simulation cannot read the marks: {error}")),
         }
     }
 
     /// The power fails in the write that was just made: nobody is told of it, and it is there or not.
     fn torn(&self, store: &Store, what: Written) {
-        let is_there = {
+        let (is_there, marks) = {
             let mut inner = lock(&self.inner);
             inner.dead = true;
+            inner.cause = Cause::Chance;
             inner.crashes += 1;
             let is_there = inner.power.fail_within(store.directory());
             let left = if is_there { "it is there" } else { "it is lost" };
             self.trace.note(format_args!("POWER FAILURE in a write, {left} (write {})", inner.writes));
-            is_there
+            (is_there, inner.marks.lose())
         };
+        self.left(marks);
         if is_there {
             self.look(what);
         }
@@ -165,8 +255,24 @@ impl SimDisk {
         lock(&self.inner).writes
     }
 
+    /// Deaths that no event was the cause of.
     pub fn crashes(&self) -> u32 {
         lock(&self.inner).crashes
+    }
+
+    /// Deaths by an event.
+    pub fn deaths(&self) -> u32 {
+        lock(&self.inner).deaths
+    }
+
+    /// Whether the last death was by an event.
+    pub fn died_of_event(&self) -> bool {
+        lock(&self.inner).cause == Cause::Event
+    }
+
+    /// Where the engine marks what it is at.
+    pub fn marks(&self) -> PathBuf {
+        lock(&self.inner).marks.path().to_owned()
     }
 
     pub fn violations(&self) -> Vec<String> {
@@ -223,20 +329,6 @@ impl SimDisk {
         }
     }
 
-    /// A module is dead when its budget is spent, and no sooner; no event has more attempts than it may.
-    fn in_budget(&self, module: &ModuleInfo) -> Result<(), String> {
-        let Some((failures_max, attempts_max)) = self.budgets.get(&module.name) else { return Ok(()) };
-        let ModuleHealth { standing, consecutive_failures, attempts, .. } = &module.health;
-        let is_dead = matches!(standing, Standing::Dead { .. });
-        if is_dead != (consecutive_failures >= failures_max) || consecutive_failures > failures_max {
-            return Err(format!("{standing:?} after {consecutive_failures} failures of {failures_max}"));
-        }
-        match attempts.values().find(|attempt| attempt.count > *attempts_max) {
-            Some(attempt) => Err(format!("{} has had {} attempts of {attempts_max}", attempt.event, attempt.count)),
-            None => Ok(()),
-        }
-    }
-
     pub fn violated(&self, what: String) {
         self.trace.note(format_args!("VIOLATED {what}"));
         lock(&self.inner).violations.push(what);
@@ -252,101 +344,6 @@ impl SimDisk {
         let versions: BTreeMap<String, String> = versions.collect();
         self.trace.note(format_args!("roster {versions:?}"));
         lock(&self.inner).rostered = versions;
-    }
-
-    /// What the `init` of a version wrote is durable only once that version is the one to start: the one before must never
-    /// meet it.
-    fn in_force(&self, store: &Store, module: &ModuleInfo, rewound: bool) -> Result<(), String> {
-        let version = store.get(module.id, "v").map_err(|error| error.to_string())?;
-        let version = version.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let mut inner = lock(&self.inner);
-        let starts = inner.rostered.get(&module.name).map_or(Version::First.number(), String::as_str).to_owned();
-        let before = inner.versions.insert(module.name.clone(), version.clone()).flatten();
-        match version {
-            Some(version) if !rewound && before.as_ref() != Some(&version) && version != starts => {
-                Err(format!("the init of {version} is durable, and {starts} would start"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Units were added: numbers without a gap, each entry chained to the one before, cursors that do not go back.
-    fn advanced(&self, store: &Store, module: &ModuleInfo, before: &ModuleRecord) -> Result<(), String> {
-        let (name, record) = (&module.name, &module.record);
-        if record.seq <= before.seq {
-            return Err(format!("unit {} was followed by {}", before.seq, record.seq));
-        }
-        let entries = store.journal(module.id, before.seq + 1, usize::MAX).map_err(|error| error.to_string())?;
-        let (mut seq, mut digest, mut cursors) = (before.seq, before.journal, before.cursors.clone());
-        if let Some(first) =
-            entries.first().filter(|first| first.seq > seq + 1 && entries.len() >= self.journal_entries)
-        {
-            // More at once than the journal keeps: what is gone already cannot be looked at.
-            (seq, digest, cursors) = (first.seq - 1, first.previous, record.cursors.clone());
-            for entry in entries.iter().rev() {
-                match (&entry.source, &entry.cursor_before) {
-                    (Some(source), Some(before)) => drop(cursors.insert(source.clone(), before.clone())),
-                    (Some(source), None) => drop(cursors.remove(source)),
-                    (None, _) => {}
-                }
-            }
-        }
-        for entry in &entries {
-            if entry.seq != seq + 1 || entry.previous != digest {
-                return Err(format!("journal entry {} does not follow {seq}", entry.seq));
-            }
-            (seq, digest) = (entry.seq, entry.digest());
-            let at = entry.cursor.as_ref().map_or_else(String::new, |cursor| format!(" -> {cursor}"));
-            let short = short(&entry.event);
-            self.trace.note(format_args!("commit {name} #{seq} {:?} {short}{at}", entry.kind));
-            if let (Some(source), Some(cursor)) = (&entry.source, &entry.cursor) {
-                if cursors.get(source) != entry.cursor_before.as_ref() {
-                    return Err(format!("unit {seq} takes {source} from where it was not"));
-                }
-                let may_go_back = matches!(entry.event, EventId::NthReorg { .. });
-                if let Some(known) = cursors.get(source).filter(|_| !may_go_back)
-                    && !goes_on(known, cursor, source, &entry.kind)
-                {
-                    return Err(format!("unit {seq} takes {source} from {known} to {cursor}"));
-                }
-                self.stood(name, source, cursor);
-                cursors.insert(source.clone(), cursor.clone());
-            }
-        }
-        if seq != record.seq || digest != record.journal || cursors != record.cursors {
-            return Err(format!("the record of unit {} does not agree with the journal", record.seq));
-        }
-        Ok(())
-    }
-
-    fn rewound(&self, store: &Store, module: &ModuleInfo, before: &ModuleRecord) -> Result<(), String> {
-        let (name, record) = (&module.name, &module.record);
-        self.trace.note(format_args!("rewind {name} #{} -> #{}", before.seq, record.seq));
-        if record.seq >= before.seq {
-            return Err(format!("a rewind went from unit {} to {}", before.seq, record.seq));
-        }
-        record.cursors.iter().for_each(|(source, cursor)| self.stood(name, source, cursor));
-        let entries = store.journal(module.id, record.seq, 2).map_err(|error| error.to_string())?;
-        match entries.as_slice() {
-            [last] if last.digest() == record.journal => Ok(()),
-            [] if record.seq == 0 => Ok(()),
-            entries => Err(format!("{} entries at the end of the rewound journal, or another digest", entries.len())),
-        }
-    }
-}
-
-/// Whether a cursor moved as it may.
-fn goes_on(from: &Cursor, to: &Cursor, _: &SourceId, kind: &UnitKind) -> bool {
-    match (from, to) {
-        (Cursor::Chain { number: a, part: p, .. }, Cursor::Chain { number: b, part: q, .. }) => {
-            let moved = (a, p) < (b, q);
-            // A position may be told again when nothing concerned the module.
-            moved || (*kind == UnitKind::Advanced && (a, p) == (b, q))
-        }
-        (Cursor::Cron { fired_at: a }, Cursor::Cron { fired_at: b }) => a < b || *kind == UnitKind::Advanced,
-        // Outcomes are numbered without a gap, and none is passed over.
-        (Cursor::Outbox { number: a }, Cursor::Outbox { number: b }) => a + 1 == *b,
-        _ => false,
     }
 }
 
@@ -376,13 +373,15 @@ impl Disk for SimDisk {
         if self.is_dead() {
             return Err("the engine is dead".into());
         }
-        {
+        let glanced = {
             let mut inner = lock(&self.inner);
             inner.writes += 1;
             if let Some(store) = inner.store.upgrade() {
                 inner.power.begin(store.directory());
             }
-        }
+            inner.marks.glance()
+        };
+        glanced?;
         if self.crash_due(When::Before, self.plan.crash_before_write) {
             self.die("before a write");
             return Err("the engine is dead".into());
@@ -396,14 +395,18 @@ impl Disk for SimDisk {
 
     fn after(&self, what: Written) -> Result<(), String> {
         let store = lock(&self.inner).store.upgrade();
-        if let Some(store) = store {
+        if let Some(store) = &store {
             if self.torn_due() {
-                self.torn(&store, what);
+                self.torn(store, what);
                 return Err("the engine is dead".into());
             }
             lock(&self.inner).power.written(store.directory());
         }
         self.look(what);
+        if let Some(store) = &store {
+            self.keep(store);
+        }
+        drop(store);
         if self.crash_due(When::After, self.plan.crash_after_write) {
             self.die("after a write");
             return Err("the engine is dead".into());

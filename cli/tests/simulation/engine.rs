@@ -17,6 +17,7 @@ use nexum_host_ifaces::{blocking::Blocking, clock::Clock, limits::Limits, port::
 use nexum_kernel::{
     KernelArgs, KernelHandle, Ports, ServiceSpec,
     admin::{AdminError, AdminMsg, Health, ModuleSpec, Node, ResyncOrder, ResyncTo, Wanted},
+    begun::Marks,
     engine::WasmEngine,
     outbox::{self, RetryPolicy},
 };
@@ -33,6 +34,7 @@ use crate::{
     roster::SimRoster,
     scenario::Scenario,
     trace::{SimClock, Trace, lock},
+    view::SimView,
 };
 
 const ORDER_DEADLINE: Duration = Duration::from_secs(30);
@@ -104,6 +106,7 @@ pub enum Order {
 pub struct Engine {
     admin: Port<AdminMsg>,
     pub store: Arc<Store>,
+    begun: Arc<Marks>,
     disk: Arc<SimDisk>,
     directory: PathBuf,
     moved: Moved,
@@ -127,10 +130,12 @@ impl Engine {
         options.journal_entries = machine.scenario.journal_entries;
         let store = Store::open(store_directory(&machine.directory), &options).map_err(|error| error.to_string())?;
         machine.disk.opened(&store);
+        let begun = Marks::open(&machine.disk.marks(), machine.scenario.deaths_max, clock.clone());
+        let begun = Arc::new(begun.map_err(|error| error.to_string())?);
 
         let ports = Ports {
             store: Port::new("store"),
-            view: store.clone(),
+            view: Arc::new(SimView::new(store.clone(), machine.disk.clone())),
             chains: machine.scenario.chains.iter().map(|chain| (chain.id, Port::new("chain"))).collect(),
             cron: Port::new("cron"),
             egress: Port::new("egress"),
@@ -179,7 +184,7 @@ impl Engine {
             let headers = ports.store.clone();
             let metrics = metrics.clone();
             services.push(actors.service(&format!("chain {}", plan.id), port.clone(), move |supervisor| {
-                let source = nexum_chain::Source::Dialled(config.clone(), Arc::new(net.clone()));
+                let source = nexum_chain::Source::Rpc(config.clone(), Arc::new(net.clone()));
                 let (clock, metrics, history) = (clock.clone(), metrics.clone(), history.clone());
                 let headers = Some(headers.clone());
                 let args = nexum_chain::Args { source, clock, metrics, history, headers };
@@ -216,8 +221,7 @@ impl Engine {
             modules: machine.modules.iter().map(spec).collect(),
             ceiling: Limits::default(),
             restart: Default::default(),
-            // Its crashes are ends of actors, and nothing of it is on a disk but what the store writes.
-            begun: Arc::new(nexum_kernel::begun::Marks::none()),
+            begun: begun.clone(),
             roster: Arc::new(SimRoster::new(machine.directory.join("roster.json"), machine.disk.clone())),
             record: Default::default(),
             engine: machine.wasm.clone(),
@@ -226,6 +230,7 @@ impl Engine {
             pin_threads: false,
             clock,
             registry,
+            module_histograms: false,
             outbox: outbox::Settings {
                 policy: RetryPolicy { backoff_cap: Duration::from_secs(60), ..RetryPolicy::default() },
                 attempt_deadline: Duration::from_millis(machine.scenario.receivers.attempt_ms),
@@ -243,7 +248,12 @@ impl Engine {
         let (disk, directory) = (machine.disk.clone(), machine.directory.clone());
         let (moved, trace) = (machine.moved.clone(), machine.trace.clone());
         let upgrading = Arc::default();
-        Ok((Self { admin, store, disk, directory, moved, trace, upgrading, actors: actors.0 }, kernel))
+        Ok((Self { admin, store, begun, disk, directory, moved, trace, upgrading, actors: actors.0 }, kernel))
+    }
+
+    /// It has given up: what is under way counts for nothing.
+    pub fn close(&self) {
+        self.begun.close();
     }
 
     /// Kills the actor of one service, by number. The last one is the outbox, which the kernel starts itself.

@@ -10,6 +10,7 @@ pub struct Life {
     pub upgrades: Chance,
     pub resyncs: Chance,
     pub retries: Chance,
+    pub deaths: Chance,
     pub calm_at: u64,
     pub crash_at: u64,
     pub kill_at: u64,
@@ -41,24 +42,27 @@ impl Life {
         let resync_at = after(&mut resyncs, 0, faults.resync_every_ms);
         let mut retries = Chance::new(seed, "retries by order");
         let retry_at = after(&mut retries, 0, faults.retry_every_ms);
-        let never = Self::never(chance, upgrades, resyncs, retries);
+        let deaths = Chance::new(seed, "after deaths by events");
+        let never = Self::never(chance, upgrades, resyncs, retries, deaths);
         let calm_at = scenario.live_ms;
         Self { calm_at, crash_at, kill_at, jump_at, order_at, upgrade_at, resync_at, retry_at, ..never }
     }
 
     /// Nothing befalls it any more; it is only looked at.
     pub fn calm(seed: u64, now_ms: u64) -> Self {
-        let [chance, upgrades, resyncs, retries] = [(); 4].map(|()| Chance::new(seed, "afresh"));
-        Self { look_at: now_ms + FIRST_LOOK_MS, calm_since: now_ms, ..Self::never(chance, upgrades, resyncs, retries) }
+        let [chance, upgrades, resyncs, retries, deaths] = [(); 5].map(|()| Chance::new(seed, "afresh"));
+        let never = Self::never(chance, upgrades, resyncs, retries, deaths);
+        Self { look_at: now_ms + FIRST_LOOK_MS, calm_since: now_ms, ..never }
     }
 
-    fn never(chance: Chance, upgrades: Chance, resyncs: Chance, retries: Chance) -> Self {
+    fn never(chance: Chance, upgrades: Chance, resyncs: Chance, retries: Chance, deaths: Chance) -> Self {
         let [calm_at, crash_at, kill_at, jump_at, order_at, upgrade_at, resync_at, retry_at, look_at] = [u64::MAX; 9];
         Self {
             chance,
             upgrades,
             resyncs,
             retries,
+            deaths,
             calm_at,
             crash_at,
             kill_at,
@@ -77,7 +81,11 @@ impl Life {
         }
     }
 
-    pub fn downtime(&mut self) -> Duration {
+    /// `by_event`: it died of an event, of which there are many, and whoever starts it again is prompt.
+    pub fn downtime(&mut self, by_event: bool) -> Duration {
+        if by_event {
+            return Duration::from_millis(self.deaths.below(5_000));
+        }
         let ms = match self.chance.below(10) {
             0..=5 => self.chance.below(2_000),
             6..=8 => self.chance.between(2_000, 30_000),

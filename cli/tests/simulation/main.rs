@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `--seeds N [--from M]` | runs N seeds, prints those that fail and how to repeat them |
 //! | `--seed N` | runs one and prints its trace |
-//! | `--case CASE` | the same for `seed:N`, `short`, `short:before:W`, `short:after:W` and `short:within:W` |
+//! | `--periodic N` | runs N seeds with `durability = "periodic"`, in which each death is by a loss of power |
+//! | `--case CASE` | the same for `seed:N`, `periodic:N`, `short`, `short:before:W`, `short:after:W` and `short:within:W` |
 //! | `--live` | prints the trace of these two as it comes: for a run that does not end |
 //! | `--crash-points` | the short scenario, with a crash before and after every write, and a power failure in it |
 //! | nothing | the tests, in their short form |
@@ -25,13 +26,16 @@ mod engine;
 mod health;
 mod life;
 mod manifest;
+mod marks;
 mod oracle;
+mod periodic;
 mod power;
 mod receiver;
 mod roster;
 mod run;
 mod scenario;
 mod trace;
+mod view;
 mod world;
 
 use std::{
@@ -62,6 +66,8 @@ const SEEDS_KEPT: [u64; 7] = [109, 116, 172, 752, 1_300, 1_333, 1_768];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Case {
     Seed(u64),
+    /// The same world, with a store that is synced now and then.
+    Periodic(u64),
     Short(Option<(u64, When)>),
 }
 
@@ -69,6 +75,7 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Seed(seed) => write!(f, "seed:{seed}"),
+            Self::Periodic(seed) => write!(f, "periodic:{seed}"),
             Self::Short(None) => write!(f, "short"),
             Self::Short(Some((write, When::Before))) => write!(f, "short:before:{write}"),
             Self::Short(Some((write, When::After))) => write!(f, "short:after:{write}"),
@@ -84,12 +91,13 @@ impl FromStr for Case {
         let number = |text: &str| text.parse().map_err(|_| format!("`{text}` is no number"));
         match text.split(':').collect::<Vec<_>>().as_slice() {
             ["seed", seed] => Ok(Self::Seed(number(seed)?)),
+            ["periodic", seed] => Ok(Self::Periodic(number(seed)?)),
             ["short"] => Ok(Self::Short(None)),
             ["short", "before", write] => Ok(Self::Short(Some((number(write)?, When::Before)))),
             ["short", "after", write] => Ok(Self::Short(Some((number(write)?, When::After)))),
             ["short", "within", write] => Ok(Self::Short(Some((number(write)?, When::Within)))),
             _ => Err(format!(
-                "no case `{text}`: expected seed:N, short, short:before:W, short:after:W or short:within:W"
+                "no case `{text}`: expected seed:N, periodic:N, short, short:before:W, short:after:W or short:within:W"
             )),
         }
     }
@@ -99,6 +107,12 @@ impl Case {
     fn run(self) -> Result<Report, String> {
         let (seed, scenario, compare) = match self {
             Self::Seed(seed) => (seed, Scenario::draw(seed), true),
+            Self::Periodic(seed) => {
+                periodic::PERIODIC.store(true, Ordering::Relaxed);
+                let mut scenario = Scenario::draw(seed);
+                (scenario.faults.crashes_max, scenario.faults.crash_every_ms) = (5, 30_000);
+                (seed, scenario, true)
+            }
             Self::Short(crash_at) => (0, Scenario::short(crash_at), false),
         };
         chance::from_now_on(seed);
@@ -206,7 +220,7 @@ fn hold(cases: &[Case]) -> bool {
 fn command(case: Case) -> String {
     match case {
         Case::Seed(seed) => format!("make sim SEED={seed}"),
-        Case::Short(_) => format!("make sim CASE={case}"),
+        Case::Periodic(_) | Case::Short(_) => format!("make sim CASE={case}"),
     }
 }
 
@@ -295,6 +309,8 @@ fn main() -> ExitCode {
         show(case.parse().unwrap())
     } else if let Some(count) = number("--seeds") {
         seeds(number("--from").unwrap_or(0), count)
+    } else if let Some(count) = number("--periodic") {
+        hold(&(0..count).map(Case::Periodic).collect::<Vec<_>>())
     } else if flag("--crash-points") {
         crash_points()
     } else if flag("--list") {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
-    receiver::{HOSTS, PUT, SEND_RAW},
+    receiver::{HOSTS, IDLE, PUT, SEND_RAW},
     scenario::{Blocks, ChainPlan, Hold, ModulePlan, contract, signature},
 };
 
@@ -45,19 +45,20 @@ impl ModulePlan {
         let ids: Vec<String> = self.chains.iter().map(|source| chains[source.chain].id.to_string()).collect();
         // Writing to a string does not fail.
         let _ = writeln!(text, "[chains]\nrequired = [{}]", ids.join(", "));
+        let hosts: Vec<&str> = HOSTS.into_iter().chain((self.deadly > 0).then_some(IDLE)).collect();
         let _ = writeln!(
             text,
             "[capabilities]\nrequired = [\"local-store\", \"clock\", \"http\", \"outbox\"{}]\n\
              [capabilities.http]\nallow = [\"{}\"]",
             if self.rpc { ", \"chain\"" } else { "" },
-            HOSTS.join("\", \"")
+            hosts.join("\", \"")
         );
         if self.rpc {
             let _ = writeln!(text, "[capabilities.chain]\nextra_methods = [\"{SEND_RAW}\", \"{PUT}\"]");
         }
         let _ = writeln!(
             text,
-            "[config]\nname = \"{}\"\nversion = \"{}\"\nrpc = {}\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"\ncostly = {}\nbetween = {}\nlists = {}",
+            "[config]\nname = \"{}\"\nversion = \"{}\"\nrpc = {}\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"\ncostly = {}\nbetween = {}\nlists = {}\ndeadly = {}",
             self.name,
             version.number(),
             self.chains.first().filter(|_| self.rpc).map_or(0, |source| chains[source.chain].id),
@@ -71,6 +72,7 @@ impl ModulePlan {
             self.costly,
             self.between,
             self.lists,
+            self.deadly,
         );
         for source in &self.chains {
             let hold = match source.hold {

@@ -13,6 +13,7 @@ use crate::{
     block::{Block, Log},
     disk::{Begins, short},
     engine::Moved,
+    periodic::Keys,
     receiver::Receivers,
     scenario::{Blocks, ChainSource, Hold, ModulePlan, Scenario},
     world::{Chain, World},
@@ -37,6 +38,10 @@ pub struct End<'a> {
     pub receivers: &'a Receivers,
     pub begins: &'a Begins,
     pub moved: &'a Moved,
+    /// Effects that were sent within what a loss of power took.
+    pub lost: &'a Keys,
+    /// How often the process dies of one event.
+    pub deaths_max: u32,
     pub now_ms: u64,
 }
 
@@ -151,7 +156,7 @@ impl<'a> Found<'a> {
                 None => self.differs(format!("{} has no position", source.id(chain.plan.id))),
             }
         }
-        self.letters(&due);
+        self.letters(&due, end.deaths_max);
         self.ticks(end.now_ms);
         if self.is_undone() {
             self.sequence();
@@ -249,22 +254,47 @@ impl<'a> Found<'a> {
         differences.into_iter().for_each(|difference| self.differs(difference));
     }
 
-    /// Whether the event is a dead letter; a poisoned one must be.
+    /// Whether the event is a dead letter; one that is poisoned, or that ends the process, must be.
     fn is_letter(&mut self, id: &EventId, kind: &[u8], block: &Block) -> bool {
         let is = self.letters.contains_key(&id.to_string());
         if one_in(self.plan.poison, &[kind, &block.hash]) && !is {
             self.differs(format!("poisoned, but no dead letter: {}", short(id)));
         }
+        if self.is_deadly(id) && !is {
+            self.differs(format!("it ends the process, and is no dead letter: {}", short(id)));
+        }
         is
     }
 
-    /// Dead letters are of events that the module was given, failed as often as allowed, and could fail.
-    fn letters(&mut self, due: &BTreeSet<String>) {
+    /// Whether the process ends whenever the module is given this event.
+    fn is_deadly(&self, id: &EventId) -> bool {
+        match id {
+            EventId::Block { hash, .. } => one_in(self.plan.deadly, &[b"deadly", b"block", &hash.0]),
+            EventId::Logs { hash, .. } => one_in(self.plan.deadly, &[b"deadly", b"logs", &hash.0]),
+            _ => false,
+        }
+    }
+
+    /// Dead letters are of events that the module was given, failed as often as allowed, and could fail; or that the
+    /// process died of as often as it may. Nobody else has one for that.
+    fn letters(&mut self, due: &BTreeSet<String>, deaths_max: u32) {
         let mut differences = Vec::new();
         for (id, letter) in &self.letters {
             let of_chain = matches!(letter.id, EventId::Block { .. } | EventId::Logs { .. });
             if of_chain && self.is_undone() && !due.contains(id) {
                 differences.push(format!("a dead letter that is not of the chain: {}", short(&letter.id)));
+            }
+            let is_deadly = self.is_deadly(&letter.id);
+            if is_deadly || letter.error.starts_with("the process died") {
+                let error = format!("the process died {deaths_max} times while it ran");
+                if !is_deadly || letter.attempts != deaths_max || letter.error != error {
+                    let (id, found) = (short(&letter.id), &letter.error);
+                    differences.push(format!(
+                        "dead letter {id} after {} attempts: {found}; deadly: {is_deadly}",
+                        letter.attempts
+                    ));
+                }
+                continue;
             }
             let poisoned = match &letter.id {
                 EventId::Block { hash, .. } => one_in(self.plan.poison, &[b"block", &hash.0]),

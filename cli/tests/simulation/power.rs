@@ -15,12 +15,12 @@ use crate::{chance::Chance, scenario::FaultPlan};
 
 /// The log that is written to, and its length in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Log {
+pub struct Log {
     path: PathBuf,
     length: u64,
 }
 
-fn newest(directory: &Path) -> Option<Log> {
+pub fn newest(directory: &Path) -> Option<Log> {
     let files = fs::read_dir(directory).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
     let path = files.filter(|path| path.extension().is_some_and(|suffix| suffix == "log")).max()?;
     let length = path.metadata().ok()?.len();
@@ -99,6 +99,15 @@ impl Power {
             self.cut = Some(Log { length: synced.min(now.length), ..now });
         }
         fails
+    }
+
+    /// The engine dies by a loss of power, and the log ends where it ended then.
+    pub fn fail_at(&mut self, then: Option<&Log>, directory: &Path) {
+        if let Some(now) = newest(directory) {
+            // What another log held is in a table.
+            let length = then.filter(|then| then.path == now.path).map_or(0, |then| then.length);
+            self.cut = Some(Log { length: length.min(now.length), ..now });
+        }
     }
 
     /// Takes away what was lost. The engine is gone.

@@ -31,6 +31,9 @@ use crate::{
 /// Hosts that a module may send to.
 pub const HOSTS: [&str; 2] = ["once.example", "every.example"];
 
+/// A host from which nothing comes in place of an answer: something to wait for.
+pub const IDLE: &str = "idle.example";
+
 const RAW_HOST: &str = "raw.example";
 const PUT_HOST: &str = "put.example";
 
@@ -85,6 +88,7 @@ pub struct Receivers {
     /// Module and key of the transactions that nodes know, by hash.
     transactions: BTreeMap<String, (String, String)>,
     node_chance: Chance,
+    idle: Chance,
     violations: Vec<String>,
     calm: bool,
 }
@@ -110,6 +114,7 @@ impl Receivers {
             hits: Vec::new(),
             transactions: BTreeMap::new(),
             node_chance: Chance::new(seed, "effects at nodes"),
+            idle: Chance::new(seed, "idle"),
             violations: Vec::new(),
             calm: false,
         }))
@@ -246,6 +251,11 @@ impl Receivers {
         Trip { forth: Duration::from_millis(forth_ms), back, fate, patience }
     }
 
+    /// How long somebody waits who asks for nothing.
+    fn idle(&mut self) -> Duration {
+        Duration::from_millis(self.idle.below(3_000))
+    }
+
     fn fate(&mut self, now_ms: u64, host: &str) -> Fate {
         if self.calm {
             return Fate::Answered;
@@ -321,6 +331,11 @@ fn failed(kind: HostErrorKind, message: &str) -> HostError {
 }
 
 async fn exchange(args: &Args, fetch: &Fetch) -> Result<Response, HostError> {
+    if fetch.request.url.trim_start_matches("http://").starts_with(IDLE) {
+        let idle = lock(&args.receivers).idle();
+        tokio::time::sleep(idle).await;
+        return Err(failed(HostErrorKind::Unavailable, "nobody is there"));
+    }
     let trip = lock(&args.receivers).depart(args.clock.elapsed_ms(), fetch);
     tokio::time::sleep(trip.forth).await;
     lock(&args.receivers).advance_to(args.clock.elapsed_ms());

@@ -10,7 +10,7 @@ use std::{
 };
 
 use nexum_host_ifaces::{blocking::Blocking, clock::Clock, event::EventId, store::DeadLetter};
-use nexum_kernel::engine::WasmEngine;
+use nexum_kernel::{admin::Node, engine::WasmEngine};
 use nexum_store::Store;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -76,13 +76,7 @@ pub fn run(seed: u64, scenario: Scenario, shop: &Shop, compare: bool) -> Result<
     machine.scenario.modules.iter().for_each(|plan| trace.note(format_args!("{plan:?}")));
     let result = loop {
         match incarnation(&machine, &world, &mut life) {
-            End::Crashed => {
-                let down = life.downtime();
-                machine.clock.pass(down);
-                lock(&world).advance_to(machine.clock.elapsed_ms());
-                lock(&machine.receivers).advance_to(machine.clock.elapsed_ms());
-                machine.disk.revive();
-            }
+            End::Crashed => start_again(&machine, &world, &mut life),
             End::Done => break Ok(()),
             End::Failed(reason) => break Err(reason),
         }
@@ -91,8 +85,16 @@ pub fn run(seed: u64, scenario: Scenario, shop: &Shop, compare: bool) -> Result<
         true => afresh(seed, &machine, &world, shop),
         false => Ok(()),
     });
-    let (writes, crashes) = (machine.disk.writes(), machine.disk.crashes());
+    let (writes, crashes) = (machine.disk.writes(), machine.disk.crashes() + machine.disk.deaths());
     Ok(Report { result, trace, writes, crashes, simulated_ms: machine.clock.elapsed_ms() })
+}
+
+/// Lets pass what passes until somebody starts the engine again.
+fn start_again(machine: &Machine, world: &Mutex<World>, life: &mut Life) {
+    machine.clock.pass(life.downtime(machine.disk.died_of_event()));
+    lock(world).advance_to(machine.clock.elapsed_ms());
+    lock(&machine.receivers).advance_to(machine.clock.elapsed_ms());
+    machine.disk.revive();
 }
 
 fn unviolated(machine: &Machine, result: Result<(), String>) -> Result<(), String> {
@@ -117,10 +119,13 @@ fn afresh(seed: u64, machine: &Machine, world: &Arc<Mutex<World>>, shop: &Shop) 
     fresh.disk.calm_down();
     lock(&fresh.receivers).calm_down();
     let mut life = Life::calm(seed, machine.clock.elapsed_ms());
-    let ended = match incarnation(&fresh, world, &mut life) {
-        End::Done => Ok(()),
-        End::Crashed => Err("it ended by itself".to_owned()),
-        End::Failed(reason) => Err(reason),
+    let ended = loop {
+        match incarnation(&fresh, world, &mut life) {
+            End::Crashed if fresh.disk.died_of_event() => start_again(&fresh, world, &mut life),
+            End::Crashed => break Err("it ended by itself".to_owned()),
+            End::Done => break Ok(()),
+            End::Failed(reason) => break Err(reason),
+        }
     };
     unviolated(&fresh, ended).map_err(|error| format!("an engine that began anew: {error}"))?;
     let open = |machine: &Machine| {
@@ -162,7 +167,7 @@ fn machine(
         modules.push(engine::bundle(directory, &plan.name, Version::First));
     }
     Ok(Machine {
-        disk: SimDisk::new(seed, &scenario, trace.clone()),
+        disk: SimDisk::new(seed, &scenario, trace.clone(), directory),
         receivers: Receivers::new(seed, scenario.receivers.clone(), trace.clone()),
         jitter: Arc::new(Mutex::new(Chance::new(seed, "jitter"))),
         moved: Moved::default(),
@@ -203,7 +208,8 @@ async fn lifetime(machine: &Machine, world: &Arc<Mutex<World>>, life: &mut Life)
         () = machine.disk.died.notified() => End::Crashed,
         ended = kernel.wait() => {
             machine.trace.note(format_args!("THE ENGINE GAVE UP {ended:?}"));
-            machine.disk.die("by its own word");
+            engine.close();
+            machine.disk.give_up();
             End::Crashed
         }
         end = live(machine, &engine, &net, life) => end,
@@ -380,6 +386,10 @@ async fn look(
         let order = match module.state.as_str() {
             // Nothing ran when it was told to be this version, so that it was not tried.
             _ if version == Some(Version::Broken.number()) => Order::Upgrade(Version::First),
+            "DEAD" if !choice::may_be_dead(&machine.scenario, machine.disk.crashes(), module) => {
+                let Node { name, summary, .. } = module;
+                return Some(End::Failed(format!("{name} is dead, and has not failed so often: {summary}")));
+            }
             "DEAD" => Order::Restart,
             "PAUSED" if !life.done.may_be_paused(&module.name) => {
                 return Some(End::Failed(format!("{} is paused, and nobody has ordered that", module.name)));
@@ -416,12 +426,14 @@ async fn look(
         true => {
             let mut receivers = lock(&machine.receivers);
             receivers.advance_to(now);
-            let (world, begins) = (lock(&net.world), machine.disk.begins());
+            let (world, begins, lost) = (lock(&net.world), machine.disk.begins(), machine.disk.lost());
             let end = oracle::End {
                 world: &world,
                 receivers: &receivers,
                 begins: &begins,
                 moved: &machine.moved,
+                lost: &lost,
+                deaths_max: machine.scenario.deaths_max,
                 now_ms: machine.clock.now_ms(),
             };
             oracle::check(&machine.scenario, &end, &engine.store)

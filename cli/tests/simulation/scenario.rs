@@ -1,7 +1,9 @@
 //! What a seed stands for: chains, nodes, modules and the faults that befall them.
 
+mod faults;
 mod nature;
 
+pub use faults::*;
 pub use nature::*;
 
 use nexum_chain::{BloomUse, KEPT_HEADERS, Verify};
@@ -32,6 +34,8 @@ pub struct Scenario {
     pub live_ms: u64,
     /// An event that waits for longer makes the engine's health unhealthy, milliseconds.
     pub event_age_ms: u64,
+    /// How often the process may die of one event.
+    pub deaths_max: u32,
 }
 
 /// What the blooms in a chain's headers hold, at every node.
@@ -177,61 +181,8 @@ pub struct ModulePlan {
     pub lists: bool,
     /// The operator has its dead letters delivered again.
     pub retries: bool,
-}
-
-/// The destinations of effects. Chances are of ten thousand requests.
-#[derive(Debug, Clone)]
-pub struct ReceiverPlan {
-    /// Of the way there, and of the way back, at most.
-    pub delay_ms_max: u64,
-    /// Takes up to 45 s to arrive.
-    pub slow: u64,
-    /// Goes wrong in a good time.
-    pub hiccups: u64,
-    /// Begins a bad time.
-    pub trouble: u64,
-    /// How long an attempt may take.
-    pub attempt_ms: u64,
-    /// Ends of effects after which old ones are forgotten.
-    pub prune_every: u32,
-}
-
-/// Chances are of ten thousand.
-#[derive(Debug, Clone, Default)]
-pub struct FaultPlan {
-    pub crash_before_write: u64,
-    pub crash_after_write: u64,
-    pub write_error: u64,
-    /// The write is there, but is said to have failed.
-    pub acknowledgement_lost: u64,
-    pub slow_write: u64,
-    /// Mean time between, milliseconds; 0 is never.
-    pub crash_every_ms: u64,
-    pub kill_actor_every_ms: u64,
-    pub jump_every_ms: u64,
-    /// The operator pauses, resumes or restarts a module.
-    pub order_every_ms: u64,
-    /// The operator puts another version in the place of a module.
-    pub upgrade_every_ms: u64,
-    /// The operator puts a module onto a chain, whether or not it asks for that.
-    pub resync_every_ms: u64,
-    /// The operator has a dead letter delivered again.
-    pub retry_every_ms: u64,
-    /// Of a hundred deaths so many are by a loss of power.
-    pub power_percent: u64,
-    /// The power fails in the middle of a write.
-    pub power_in_write: u64,
-    pub crashes_max: u32,
-    /// The engine dies at exactly this write, before or after it.
-    pub crash_at: Option<(u64, When)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    Before,
-    After,
-    /// By a loss of power, in the middle of it.
-    Within,
+    /// Of so many blocks and logs of a block one ends the process whenever it is handled; 0 is none.
+    pub deadly: u64,
 }
 
 impl Scenario {
@@ -242,7 +193,7 @@ impl Scenario {
         let mut modules: Vec<_> = (0..chance.between(2, 5)).map(|nth| module(&mut chance, nth, &chains)).collect();
         let slowest = chains.iter().map(|chain| chain.block_ms).max().unwrap_or(1);
         let live_ms = (slowest * chance.between(20, 60)).min(600_000);
-        let mut faults = faults(&mut chance);
+        let mut faults = FaultPlan::draw(&mut chance);
         // A stream of its own, so that chains and modules are those that the seed had before there were effects.
         let mut chance = Chance::new(seed, "effects");
         for module in &mut modules {
@@ -250,7 +201,7 @@ impl Scenario {
             module.release = *chance.pick::<&str>(&["committed", "mixed", "mixed", "finalized"]);
         }
         faults.order_every_ms = *chance.pick(&[0, 0, 20_000, 90_000]);
-        let (receivers, journal_entries) = (receivers(&mut chance), *chance.pick(&[10_000, 512]));
+        let (receivers, journal_entries) = (ReceiverPlan::draw(&mut chance), *chance.pick(&[10_000, 512]));
         faults.upgrade_every_ms = *Chance::new(seed, "upgrades").pick(&[0, 0, 20_000, 60_000]);
         let mut chance = Chance::new(seed, "starts");
         for source in modules.iter_mut().flat_map(|module| &mut module.chains) {
@@ -287,7 +238,8 @@ impl Scenario {
         faults.power_percent = *chance.pick(&[0, 50, 100]);
         faults.power_in_write = *chance.pick(&[0, 0, 30, 100]);
         let event_age_ms = *Chance::new(seed, "health").pick(&[60_000, 60_000, 600_000]);
-        Self { chains, modules, receivers, faults, journal_entries, live_ms, event_age_ms }
+        let deaths_max = faults.kill(&mut Chance::new(seed, "events and the process"), &mut modules);
+        Self { chains, modules, receivers, faults, journal_entries, live_ms, event_age_ms, deaths_max }
     }
 
     /// A short and simple one, for trying every crash point.
@@ -325,6 +277,7 @@ impl Scenario {
             between: false,
             lists: false,
             retries: false,
+            deadly: 0,
         };
         let cron = Some(CronSource { period_ms: 10_000, missed: "all" });
         let modules = vec![
@@ -361,6 +314,7 @@ impl Scenario {
             journal_entries: 40,
             live_ms: 60_000,
             event_age_ms: 600_000,
+            deaths_max: 3,
         }
     }
 }
@@ -391,17 +345,6 @@ fn chain(chance: &mut Chance, nth: u64) -> ChainPlan {
     };
     // What is final stays; what is safe may go.
     ChainPlan { finalized_lag: plan.finalized_lag.max(plan.reorg_depth_max), ..plan }
-}
-
-fn receivers(chance: &mut Chance) -> ReceiverPlan {
-    ReceiverPlan {
-        delay_ms_max: *chance.pick(&[5, 200, 2_000]),
-        slow: *chance.pick(&[0, 50, 300]),
-        hiccups: *chance.pick(&[0, 100, 1_000]),
-        trouble: *chance.pick(&[0, 50, 200]),
-        attempt_ms: *chance.pick(&[3_000, 30_000]),
-        prune_every: *chance.pick(&[4, 16, 512]),
-    }
 }
 
 fn node(chance: &mut Chance) -> NodePlan {
@@ -473,26 +416,6 @@ fn module(chance: &mut Chance, nth: u64, chains: &[ChainPlan]) -> ModulePlan {
         between: false,
         lists: false,
         retries: false,
-    }
-}
-
-fn faults(chance: &mut Chance) -> FaultPlan {
-    FaultPlan {
-        crash_before_write: *chance.pick(&[0, 30, 100]),
-        crash_after_write: *chance.pick(&[0, 30, 100]),
-        write_error: *chance.pick(&[0, 0, 30, 150]),
-        acknowledgement_lost: *chance.pick(&[0, 0, 30, 100]),
-        slow_write: *chance.pick(&[0, 50, 500]),
-        crash_every_ms: *chance.pick(&[0, 30_000, 120_000]),
-        kill_actor_every_ms: *chance.pick(&[0, 0, 30_000, 120_000]),
-        jump_every_ms: *chance.pick(&[0, 0, 0, 60_000]),
-        crashes_max: *chance.pick(&[0, 2, 5]) as u32,
-        order_every_ms: 0,
-        upgrade_every_ms: 0,
-        resync_every_ms: 0,
-        retry_every_ms: 0,
-        power_percent: 0,
-        power_in_write: 0,
-        crash_at: None,
+        deadly: 0,
     }
 }

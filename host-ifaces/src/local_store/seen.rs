@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Keys that an idle overlay keeps room for.
-const KEPT_KEYS: usize = 32;
+const KEPT_KEYS: usize = 8;
 /// Entries that are looked at again for the listings of one event, all together.
 const LISTED_MAX: usize = 500_000;
 

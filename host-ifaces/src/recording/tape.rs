@@ -11,7 +11,7 @@ use super::{
 use crate::{HostError, HostErrorKind, host::HostState};
 
 /// Room that an idle tape keeps for the next event.
-const KEPT_ITEMS: usize = 32;
+const KEPT_ITEMS: usize = 8;
 
 /// Stands among the calls for how much room the journal had; the answer is a number of bytes.
 pub(super) const JOURNAL_ROOM: &str = "local-store.journal-room";

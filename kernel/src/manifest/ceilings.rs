@@ -7,8 +7,6 @@ use toml::Spanned;
 
 use super::Finding;
 
-/// The whole file. One with thousands of addresses has a tenth of it.
-pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(super) const VERSION_BYTES_MAX: usize = 64;
 pub(super) const DESCRIPTION_BYTES_MAX: usize = 1024;
 pub(super) const AUTHORS_MAX: usize = 32;
@@ -23,6 +21,8 @@ pub(super) const SCHEDULE_BYTES_MAX: usize = 256;
 pub(super) const HOSTS_MAX: usize = 256;
 /// The longest name that DNS has is 253 bytes; `*.` goes before it.
 pub(super) const HOST_BYTES_MAX: usize = 255;
+/// With the names of the tables that it is in; each value carries them.
+pub(super) const CONFIG_KEY_BYTES_MAX: usize = 256;
 pub(super) const METHODS_MAX: usize = 64;
 pub(super) const METHOD_BYTES_MAX: usize = 64;
 

@@ -125,6 +125,7 @@ impl Running {
         self.metrics.kind("retry").dispatched.inc();
         let at = self.begun.begin(What::Event(&id)).await;
         let handled = self.instance.handle_again(&id, &letter.id, &event).await;
+        self.count_fuel(&handled);
         let failure = match handled {
             Ok(fuel) => {
                 let recording = self.handled(args, (&id, &event), fuel);

@@ -18,7 +18,6 @@ use super::{Args, Exit, Running, Shared};
 use crate::{
     instance::{Failure, NotStarted},
     load::Plan,
-    metrics::ModuleMetrics,
 };
 
 /// What is kept of an error and of a backtrace, each: more than anybody reads. A guest may answer with all of its memory.
@@ -81,7 +80,8 @@ impl Args {
         if let Some(recording) = failed.recording(|| self.plan.setting()) {
             keep(&self.shared, host.id, recording, &failure);
         }
-        let mut metrics = ModuleMetrics::new(&self.shared.metrics, self.name());
+        let metrics = self.shared.metrics.module(self.name());
+        metrics.fuel.inc_by(failure.fuel);
         let init = metrics.kind("init");
         init.dispatched.inc();
         init.failed.inc();
@@ -115,13 +115,19 @@ impl Plan {
 }
 
 impl Running {
+    /// Counts the fuel of a call, whatever came of it.
+    pub(super) fn count_fuel(&self, called: &Result<u64, Failure>) {
+        let (Ok(fuel) | Err(Failure { fuel, .. })) = called;
+        self.metrics.fuel.inc_by(*fuel);
+    }
+
     /// Shows what the event used.
     pub(super) fn note_usage(&mut self, args: &Args) {
         let host = self.instance.host();
         let memory = host.memory_bytes();
         let dropped = host.usage().log_lines_dropped;
         args.status.memory_bytes.store(memory as u64, Ordering::Relaxed);
-        self.metrics.memory_bytes_used.set(memory as i64);
+        self.metrics.memory_bytes_used.set(memory as u64);
         if dropped > 0 {
             self.metrics.log_lines_dropped.inc_by(dropped);
         }

@@ -87,12 +87,8 @@ impl State {
         running.feeds.replace(&plan.manifest.sources, &unit.record);
         running.instance = instance;
         running.prepared = prepared.clone();
-        self.args
-            .shared
-            .metrics
-            .state_bytes_limit
-            .with_label_values(&[&*host.module])
-            .set(host.limits.max_state_bytes as i64);
+        running.metrics.start(host.limits.max_state_bytes);
+        running.metrics.fuel.inc_by(fuel);
         running.host = host;
         self.args.plan = plan.clone();
         self.args.prepared = Some(prepared.clone());

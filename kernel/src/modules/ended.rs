@@ -53,6 +53,7 @@ impl State {
         cell: &ActorCell,
         how: Result<Option<String>, ActorProcessingErr>,
     ) {
+        let Some(how) = self.put_off(cell, how) else { return };
         let Some(name) = self.by_actor.remove(&cell.get_id()) else { return };
         let Some(slot) = self.slots.get_mut(&name) else { return };
         slot.actor = None;
@@ -78,7 +79,7 @@ impl State {
             if let Err(error) = &done {
                 self.fall_back(myself, &name, error);
             }
-            answer(reply, done);
+            self.conclude(myself, &name, then, done, reply);
             return;
         }
         let Some(slot) = self.slots.get_mut(&name) else { return };
@@ -109,7 +110,7 @@ impl State {
                 let reason = health.last_error.clone().unwrap_or_default();
                 match decision {
                     Decision::RestartIn(wait) => {
-                        self.shared.metrics.restarts.with_label_values(&[&*name]).inc();
+                        self.shared.metrics.module(&name).restarts.inc();
                         self.restart_in(myself, &name, wait, reason);
                     }
                     Decision::Dead => {
@@ -127,8 +128,7 @@ impl State {
         let (Some(Exit::Fault { health, .. }), Some(slot)) = (exit, self.slots.get_mut(name)) else { return };
         slot.health = (**health).clone();
         slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
-        let failures = self.shared.metrics.consecutive_failures.with_label_values(&[&**name]);
-        failures.set(health.consecutive_failures.into());
+        self.shared.metrics.module(name).consecutive_failures.set(health.consecutive_failures.into());
         if let Err(error) = self.put_health(name, (**health).clone()).await {
             tracing::error!(module = %name, "its failure counters were not written: {error}");
             if let Some(slot) = self.slots.get_mut(name) {

@@ -142,7 +142,7 @@ impl Expected {
         is_up && (steady || !self.waits.contains_key(&stopped))
     }
 
-    fn look(&mut self, slots: &BTreeMap<Arc<str>, Slot>, heads: &BTreeMap<u64, Heads>, now_ms: u64) {
+    fn look(&mut self, slots: &BTreeMap<Arc<str>, Box<Slot>>, heads: &BTreeMap<u64, Heads>, now_ms: u64) {
         let (mut waits, mut oldest_ms) = (HashMap::new(), BTreeMap::new());
         self.starts.retain(|name, _| slots.contains_key(name));
         for (name, slot) in slots {
@@ -198,12 +198,11 @@ impl State {
     pub(super) fn look(&mut self, heads: BTreeMap<u64, Heads>) {
         let now_ms = self.shared.clock.now_ms();
         self.expected.look(&self.slots, &heads, now_ms);
-        let waits = self.waits();
+        let longest_ms = self.waits().values().map(|wait| wait.age_ms).max().unwrap_or_default();
+        self.shared.metrics.turn_wait.set((longest_ms / 1000) as i64);
         for name in self.slots.keys() {
             let age_ms = self.expected.since_ms(name).map_or(0, |since| now_ms.saturating_sub(since));
-            self.shared.metrics.expected_event_age.with_label_values(&[&**name]).set((age_ms / 1000) as i64);
-            let wait_ms = waits.get(&**name).map_or(0, |wait| wait.age_ms);
-            self.shared.metrics.turn_wait.with_label_values(&[&**name]).set((wait_ms / 1000) as i64);
+            self.shared.metrics.module(name).expected_event_age.set(age_ms / 1000);
         }
     }
 }

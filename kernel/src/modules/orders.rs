@@ -14,7 +14,6 @@ use crate::{
     load::{Loader, Plan},
     module::{self, Resync},
     restart,
-    roster::Change,
 };
 
 impl State {
@@ -29,7 +28,7 @@ impl State {
         put.map_err(|error| unavailable(error.to_string()))
     }
 
-    /// Loads a module now; it is there after a restart of the engine, too.
+    /// Loads a module now. Once that is written it is there after a restart of the engine, too.
     pub(super) async fn load_by_order(
         &mut self,
         myself: &ActorRef<Msg>,
@@ -39,25 +38,7 @@ impl State {
         let configured = self.unloaded.iter().find(|unloaded| **unloaded == spec).cloned();
         let name = self.load(myself, spec, configured.clone(), false).await?;
         self.unloaded.retain(|unloaded| Some(unloaded) != configured.as_ref());
-        self.keep(&name).await?;
         Ok(name)
-    }
-
-    pub(super) async fn keep(&self, name: &str) -> Result<(), AdminError> {
-        self.write_roster().await.map_err(|error| {
-            AdminError::Unavailable(format!("{name}: done, but not after the next start of the engine: {error}"))
-        })
-    }
-
-    /// Makes durable which modules run, as far as that is not what the configuration says.
-    pub(super) async fn write_roster(&self) -> Result<(), String> {
-        let unloaded = self.unloaded.iter().map(|spec| Change { configured: Some(spec.clone()), running: None });
-        let changed = self.slots.values().filter(|slot| slot.configured.as_ref() != Some(&slot.spec));
-        let changed =
-            changed.map(|slot| Change { configured: slot.configured.clone(), running: Some(slot.spec.clone()) });
-        let (roster, changes) = (self.roster.clone(), unloaded.chain(changed).collect());
-        let written = self.shared.blocking.run(move || roster.write(changes)).await;
-        written.map_err(|error| error.to_string()).flatten()
     }
 
     pub(super) async fn order(&mut self, myself: &ActorRef<Msg>, module: &str, order: Order, reply: AdminReply<()>) {
@@ -82,7 +63,7 @@ impl State {
             return;
         }
         let done = self.finish_order(myself, &name, then).await;
-        answer(reply, done);
+        self.conclude(myself, &name, then, done, reply);
     }
 
     /// Nothing is loaded meanwhile: this actor does one thing at a time.
@@ -109,6 +90,7 @@ impl State {
         };
         let hint = match slot.phase {
             _ if slot.then.is_some() || slot.resync.is_some() => Some("another order waits for its event in flight"),
+            _ if slot.is_being_written() => Some("another order is being carried out"),
             Phase::Init | Phase::Run | Phase::Restart { .. } => None,
             Phase::Paused => Some("let it go on with `module resume` first"),
             _ => Some("it must run, or wait for its restart"),
@@ -128,7 +110,8 @@ impl State {
         }
     }
 
-    /// Carries out what an order wants once the module's actor is gone.
+    /// Carries out what an order wants once the module's actor is gone. What changes which modules run is to be written
+    /// after that.
     pub(super) async fn finish_order(
         &mut self,
         myself: &ActorRef<Msg>,
@@ -140,19 +123,19 @@ impl State {
         match then {
             Then::Start { .. } if !planned => {
                 let Some(slot) = self.slots.get(name) else { return Ok(()) };
-                let (spec, configured) = (slot.spec.clone(), slot.configured.clone());
+                let (spec, configured) = ((*slot.spec).clone(), slot.configured.as_deref().cloned());
                 self.load(myself, spec, configured, false).await?;
                 self.slots.remove(name);
                 Ok(())
             }
             Then::Forget => {
                 let slot = self.slots.remove(name);
-                self.unloaded.extend(slot.and_then(|slot| slot.configured));
+                self.unloaded.extend(slot.and_then(|slot| slot.configured).map(Arc::unwrap_or_clone));
                 self.shared.metrics.forget(name);
                 self.shared.permits.remove(name);
                 self.shared.begun.forget(name);
                 self.shared.outbox_metrics.forget(name);
-                self.keep(name).await
+                Ok(())
             }
             Then::Pause => {
                 let mut health = self.health_of_living(name).await?;
@@ -219,7 +202,8 @@ impl State {
     }
 
     pub(super) async fn resume_all(&mut self, myself: &ActorRef<Msg>) -> Result<Vec<String>, AdminError> {
-        let paused = self.slots.iter().filter(|(_, slot)| slot.phase == Phase::Paused && slot.then.is_none());
+        let is_free = |slot: &Slot| slot.then.is_none() && !slot.is_being_written();
+        let paused = self.slots.iter().filter(|(_, slot)| slot.phase == Phase::Paused && is_free(slot));
         let paused: Vec<Arc<str>> = paused.map(|(name, _)| name.clone()).collect();
         let mut resumed = Vec::new();
         for name in &paused {

@@ -9,7 +9,9 @@ use nexum_host_ifaces::{
     store::{StoreError, StoreMsg},
 };
 
-use super::{ORDER_DEADLINE, State, slot::Slot};
+use ractor::ActorRef;
+
+use super::{Msg, ORDER_DEADLINE, State, slot::Slot, writes::Waiter};
 use crate::{admin::ModuleSpec, load::Plan};
 
 impl State {
@@ -50,21 +52,15 @@ impl State {
 
     /// Remembers the bundle of every module whose component is linked by now, and of those of which nothing is known yet. A
     /// manifest that only claims to have the component of another module gets nothing by that.
-    pub(super) async fn note_owners(&mut self) {
+    pub(super) fn note_owners(&mut self, myself: &ActorRef<Msg>) {
         let is_linked = |name: &str, slot: &Slot| slot.prepared.is_some() || !self.owners.contains_key(name);
         let loaded = self.slots.iter().filter(|(name, slot)| slot.plan.is_some() && is_linked(name, slot));
         let loaded = loaded.map(|(name, slot)| (name.to_string(), slot.spec.source.clone()));
         let mut owners = self.owners.clone();
         owners.extend(loaded);
-        if owners == self.owners {
-            return;
-        }
-        let (roster, noted) = (self.roster.clone(), owners.clone());
-        let written = self.shared.blocking.run(move || roster.note_owners(noted)).await;
-        match written.map_err(|error| error.to_string()).flatten() {
-            Ok(()) => self.owners = owners,
-            // Asked too little is all that comes of it.
-            Err(error) => tracing::error!("which bundle the state of each module comes from was not written: {error}"),
+        if owners != self.owners {
+            self.owners = owners;
+            self.write(myself, Waiter::Owners);
         }
     }
 }

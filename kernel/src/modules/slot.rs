@@ -81,9 +81,9 @@ impl Then {
 }
 
 pub(super) struct Slot {
-    pub(super) spec: ModuleSpec,
-    /// As the configuration has it; absent for a module that was loaded at run time.
-    pub(super) configured: Option<ModuleSpec>,
+    pub(super) spec: Arc<ModuleSpec>,
+    /// As the configuration has it, most often the same; absent for a module that was loaded at run time.
+    pub(super) configured: Option<Arc<ModuleSpec>>,
     pub(super) plan: Option<Arc<Plan>>,
     pub(super) prepared: Option<Arc<Prepared>>,
     /// How often in a row what is around kept it from being prepared.
@@ -97,9 +97,16 @@ pub(super) struct Slot {
     pub(super) actor: Option<ActorRef<module::Msg>>,
     pub(super) generation: u64,
     pub(super) then: Option<(Then, AdminReply<()>)>,
-    pub(super) upgrade: Option<Upgrade>,
+    pub(super) upgrade: Option<Box<Upgrade>>,
     /// Handed to the next actor.
     pub(super) resync: Option<Resync>,
+}
+
+/// What a slot keeps of both: one, when they are the same.
+fn shared(spec: ModuleSpec, configured: Option<ModuleSpec>) -> (Arc<ModuleSpec>, Option<Arc<ModuleSpec>>) {
+    let spec = Arc::new(spec);
+    let configured = configured.map(|configured| if configured == *spec { spec.clone() } else { Arc::new(configured) });
+    (spec, configured)
 }
 
 impl Slot {
@@ -108,8 +115,9 @@ impl Slot {
         configured: Option<ModuleSpec>,
         plan: Arc<Plan>,
         status: Arc<ModuleStatus>,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        let (spec, configured) = shared(spec, configured);
+        Box::new(Self {
             spec,
             configured,
             plan: Some(plan),
@@ -124,12 +132,13 @@ impl Slot {
             then: None,
             upgrade: None,
             resync: None,
-        }
+        })
     }
 
     /// A configured module whose manifest or grants are wrong.
-    pub(super) fn unplanned(spec: ModuleSpec, configured: Option<ModuleSpec>, reason: String) -> Self {
-        Self {
+    pub(super) fn unplanned(spec: ModuleSpec, configured: Option<ModuleSpec>, reason: String) -> Box<Self> {
+        let (spec, configured) = shared(spec, configured);
+        Box::new(Self {
             spec,
             configured,
             plan: None,
@@ -144,7 +153,7 @@ impl Slot {
             then: None,
             upgrade: None,
             resync: None,
-        }
+        })
     }
 
     pub(super) fn enter(&mut self, phase: Phase) {

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use nexum_host_ifaces::Hash;
@@ -18,6 +19,7 @@ use ractor::ActorRef;
 use super::{
     Msg, State, answer,
     slot::{Phase, Slot, Then},
+    writes::Waiter,
 };
 use crate::{
     admin::{AdminError, AdminReply, ModuleSpec, Upgraded},
@@ -26,6 +28,9 @@ use crate::{
     load::{Plan, Unprepared},
     module,
 };
+
+/// How long a restart waits anew while it is being written which version is to start.
+const WRITTEN_RETRY: Duration = Duration::from_millis(100);
 
 /// A version that could run in place of the present one.
 pub struct Candidate {
@@ -48,12 +53,22 @@ pub struct Wanted {
 /// An upgrade under way.
 pub(super) struct Upgrade {
     number: u64,
-    spec: ModuleSpec,
+    spec: Arc<ModuleSpec>,
     /// The version before.
     from: String,
     /// Absent while it is verified, compiled and linked.
     candidate: Option<Arc<Candidate>>,
+    /// It is being written that the new version is the one to run.
+    is_being_written: bool,
     reply: AdminReply<Upgraded>,
+}
+
+/// Who waits for the new version to be the one to run.
+pub(super) enum Passing {
+    /// The module's actor, which has tried it.
+    Tried(AdminReply<()>),
+    /// The supervisor: no actor runs.
+    InPlace,
 }
 
 impl State {
@@ -70,7 +85,8 @@ impl State {
         self.generations += 1;
         let number = self.generations;
         if let Some(slot) = self.slots.get_mut(&name) {
-            slot.upgrade = Some(Upgrade { number, spec, from, candidate: None, reply });
+            slot.upgrade =
+                Some(Box::new(Upgrade { number, spec, from, candidate: None, is_being_written: false, reply }));
         }
         let (shared, myself) = (self.shared.clone(), myself.clone());
         // Whoever asks for this version wants to know what comes of it now.
@@ -92,11 +108,11 @@ impl State {
         ))
     }
 
-    fn plan_upgrade(&self, wanted: &Wanted) -> Result<(ModuleSpec, String, Arc<Plan>), AdminError> {
+    fn plan_upgrade(&self, wanted: &Wanted) -> Result<(Arc<ModuleSpec>, String, Arc<Plan>), AdminError> {
         let module = &wanted.module;
         let slot = self.slots.get(module.as_str()).ok_or_else(|| AdminError::UnknownModule(module.clone()))?;
         let running = slot.accept_upgrade(module)?;
-        let mut spec = slot.spec.clone();
+        let mut spec = (*slot.spec).clone();
         if let Some(source) = &wanted.source {
             spec.source.clone_from(source);
         }
@@ -109,11 +125,11 @@ impl State {
         if !beyond.is_empty() && !wanted.allow_capabilities {
             return Err(AdminError::NeedsApproval { module: module.clone(), beyond: beyond.join(", ") });
         }
-        Ok((spec, running.manifest.version.clone(), Arc::new(plan)))
+        Ok((Arc::new(spec), running.manifest.version.clone(), Arc::new(plan)))
     }
 
     /// The new version is linked, or is not to be had.
-    pub(super) async fn on_candidate(
+    pub(super) fn on_candidate(
         &mut self,
         myself: &ActorRef<Msg>,
         name: &Arc<str>,
@@ -139,14 +155,64 @@ impl State {
             return;
         }
         // Nothing runs that could go on instead, so nothing is tried: the new version takes the place.
-        let (before, is_paused) = ((slot.spec.clone(), slot.plan.clone()), slot.phase == Phase::Paused);
-        let passed = self.pass_upgrade(name).await;
+        self.pass_upgrade(myself, name, Passing::InPlace);
+    }
+
+    /// The new version is the one to run, as soon as that is written.
+    pub(super) fn pass_upgrade(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, passing: Passing) {
+        let upgrade = self.slots.get_mut(name).and_then(|slot| slot.upgrade.as_mut());
+        let Some(upgrade) = upgrade.filter(|upgrade| upgrade.candidate.is_some() && !upgrade.is_being_written) else {
+            if let Passing::Tried(reply) = passing {
+                answer(reply, Err(AdminError::Unavailable(format!("no upgrade of {name} is under way"))));
+            }
+            return;
+        };
+        upgrade.is_being_written = true;
+        self.write(myself, Waiter::Upgrade(name.clone(), passing));
+    }
+
+    /// It is written that the new version is the one to run, or that failed: then what was in force before is written anew.
+    pub(super) async fn upgrade_written(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        name: &Arc<str>,
+        passing: Passing,
+        written: &Result<(), String>,
+    ) {
         let Some(slot) = self.slots.get_mut(name) else { return };
-        if let Err(error) = passed {
+        let Some(upgrade) = slot.upgrade.as_mut() else { return };
+        upgrade.is_being_written = false;
+        let before = (slot.spec.clone(), slot.plan.clone());
+        let kept = written.clone().map_err(AdminError::Unavailable);
+        match (&kept, &upgrade.candidate) {
+            (Ok(()), Some(candidate)) => {
+                candidate.passed.store(true, Ordering::Release);
+                slot.spec = upgrade.spec.clone();
+                self.shared.begun.forgive(name);
+                self.note_owners(myself);
+            }
+            _ => self.write(myself, Waiter::TakeBack(name.clone())),
+        }
+        match passing {
+            Passing::Tried(reply) => answer(reply, kept),
+            Passing::InPlace => self.take_place(myself, name, kept, before).await,
+        }
+    }
+
+    /// The new version takes the place of one that does not run.
+    async fn take_place(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        name: &Arc<str>,
+        kept: Result<(), AdminError>,
+        before: (Arc<ModuleSpec>, Option<Arc<Plan>>),
+    ) {
+        let Some(slot) = self.slots.get_mut(name) else { return };
+        if let Err(error) = kept {
             return slot.refuse_upgrade(error);
         }
-        slot.plan = Some(candidate.plan.clone());
-        let started = match is_paused {
+        slot.plan = slot.upgrade.as_ref().and_then(|upgrade| Some(upgrade.candidate.as_ref()?.plan.clone()));
+        let started = match slot.phase == Phase::Paused {
             true => Ok(()),
             false => self.finish_order(myself, name, Then::Start { afresh: true }).await,
         };
@@ -154,47 +220,30 @@ impl State {
             (Err(error), Some(slot)) => {
                 (slot.spec, slot.plan) = before;
                 slot.refuse_upgrade(error);
-                self.take_back(name).await;
+                self.write(myself, Waiter::TakeBack(name.clone()));
             }
             _ => self.end_upgrade(name, ""),
         }
     }
 
-    /// Makes durable again what was in force before an upgrade that failed after it was written, or may have been.
-    async fn take_back(&self, name: &Arc<str>) {
-        if let Err(error) = self.write_roster().await {
-            tracing::error!(module = %name, "the version that was refused may start with the next engine: {error}");
+    /// The wait before a restart is over. While it is being written which version is to start, it goes on.
+    pub(super) async fn start_when_written(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>) {
+        let Some(slot) = self.slots.get(name) else { return };
+        if slot.is_being_written() {
+            let (module, generation) = (name.clone(), slot.generation);
+            myself.send_after(WRITTEN_RETRY, move || Msg::Start { module, generation });
+            return;
         }
-    }
-
-    /// The new version is the one to run.
-    pub(super) async fn pass_upgrade(&mut self, name: &Arc<str>) -> Result<(), AdminError> {
-        let Some(slot) = self.slots.get_mut(name) else { return Err(AdminError::UnknownModule(name.to_string())) };
-        let tried = slot.upgrade.as_ref().and_then(|upgrade| Some((upgrade.spec.clone(), upgrade.candidate.clone()?)));
-        let Some((spec, candidate)) = tried else {
-            return Err(AdminError::Unavailable(format!("no upgrade of {name} is under way")));
-        };
-        let before = std::mem::replace(&mut slot.spec, spec);
-        let kept = self.write_roster().await.map_err(AdminError::Unavailable);
-        match (&kept, self.slots.get_mut(name)) {
-            (Err(_), Some(slot)) => {
-                slot.spec = before;
-                self.take_back(name).await;
-            }
-            _ => {
-                candidate.passed.store(true, Ordering::Release);
-                self.shared.begun.forgive(name);
-                self.note_owners().await;
-            }
-        }
-        kept
+        self.start(myself, name).await;
     }
 
     /// The module's actor has tried the new version, or has ended: which version runs is decided now.
     pub(super) fn end_upgrade(&mut self, name: &Arc<str>, reason: &str) {
         let Some(slot) = self.slots.get_mut(name) else { return };
         let tried = slot.upgrade.take_if(|upgrade| upgrade.candidate.is_some());
-        let Some(Upgrade { from, candidate: Some(candidate), reply, .. }) = tried else { return };
+        let Some(Upgrade { from, candidate: Some(candidate), reply, .. }) = tried.map(|tried| *tried) else {
+            return;
+        };
         if !candidate.passed.load(Ordering::Acquire) {
             tracing::warn!(module = %name, "not upgraded: {reason}");
             return answer(reply, Err(AdminError::NotUpgraded { module: name.to_string(), reason: reason.to_owned() }));
@@ -215,6 +264,17 @@ impl State {
 }
 
 impl Slot {
+    /// Whether it is being written that a new version is the one to run.
+    pub(super) fn is_being_written(&self) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_being_written)
+    }
+
+    /// What the roster says of it: the new version as soon as that is to be the one to run.
+    pub(super) fn spec_to_write(&self) -> &ModuleSpec {
+        let new = self.upgrade.as_ref().filter(|upgrade| upgrade.is_being_written);
+        new.map_or(&self.spec, |upgrade| &upgrade.spec)
+    }
+
     /// The version to compare a new one with, when one may come now.
     fn accept_upgrade(&self, module: &str) -> Result<&Plan, AdminError> {
         let wrong = |hint: &str| AdminError::WrongState {

@@ -1,10 +1,15 @@
 //! How a node is reached: over the network, or, in a simulation, not at all.
 //!
 //! Carries bytes and knows nothing of JSON-RPC. Invariant: an answer is bounded while it is read, redirects are not
-//! followed, and no error quotes a URL, which may hold a key.
+//! followed, and no error quotes a URL, which may hold a key. Hosts are looked up on threads that nothing else runs on.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     error::Error,
+    io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,10 +18,27 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::{SinkExt, StreamExt};
-use tokio::sync::mpsc;
+use futures::{SinkExt, StreamExt, stream::FuturesUnordered};
+use nexum_host_ifaces::{
+    clock::Clock,
+    names::{LookUp, Names, Share},
+};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::{net::TcpStream, sync::mpsc};
 use tokio_tungstenite::tungstenite::{self, Message, protocol::WebSocketConfig};
-use url::Url;
+use url::{Host, Url};
+
+use crate::metrics::ChainMetrics;
+
+/// What endpoints may hold of threads. Each host asks for itself and has one lookup at a time, so that one whose name
+/// servers are silent keeps no other waiting; this is for more hosts than anybody configures.
+const SHARE: Share = Share { domain: "chain", asker: "host", lookups_max: 256, asker_lookups_max: 1 };
+
+/// How long one address of a host is given before the next one is tried besides.
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// How long connecting over HTTP takes at most, which the addresses of a host share: more than a lookup may, and less than
+/// a request is waited for by default, so that one from which nothing comes back does not take it all.
+const CONNECT: Duration = Duration::from_secs(9);
 
 /// Why an exchange of bytes failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,8 +130,86 @@ pub trait Dial: Send + Sync {
     async fn ws(&self, url: &Url, keepalive: Duration, message_bytes_max: usize) -> Result<Socket, Broken>;
 }
 
-/// The network.
-pub struct Network;
+/// The network. One serves all chains, and outlives their actors, as do the threads of lookups that hang.
+pub struct Network {
+    hosts: Hosts,
+}
+
+impl Network {
+    pub fn new(look_up: LookUp, clock: Arc<dyn Clock>, metrics: &ChainMetrics) -> Self {
+        let gauge = metrics.dns_lookups.clone();
+        let told = move |lookups: usize| gauge.set(i64::try_from(lookups).unwrap_or(i64::MAX));
+        Self { hosts: Hosts(Names::new(SHARE, look_up, clock, Box::new(told))) }
+    }
+}
+
+/// Hosts of endpoints by their names.
+#[derive(Clone)]
+struct Hosts(Arc<Names>);
+
+impl Hosts {
+    /// The addresses of a name, with port 0, or why there are none.
+    async fn look_up(&self, name: &str) -> Result<Vec<SocketAddr>, String> {
+        let found = self.0.resolve(&name.into(), name).await;
+        found.map(|addresses| addresses.to_vec()).map_err(|error| error.message)
+    }
+
+    /// A connection to the host and port of a URL.
+    async fn connect(&self, url: &Url, bytes_max: usize) -> Result<TcpStream, Broken> {
+        let port = url.port_or_known_default().unwrap_or(0);
+        let mut addresses: Vec<SocketAddr> = match url.host() {
+            Some(Host::Ipv4(address)) => vec![SocketAddr::from((address, port))],
+            Some(Host::Ipv6(address)) => vec![SocketAddr::from((address, port))],
+            Some(Host::Domain(name)) => self.look_up(name).await.map_err(Broken::Lost)?,
+            None => return Err(Broken::Lost(NO_WEBSOCKET.into())),
+        };
+        addresses.iter_mut().for_each(|address| address.set_port(port));
+        let connected = first(&addresses, TcpStream::connect).await;
+        let connected = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        connected.map_err(|error| of_websocket(&tungstenite::Error::Io(error), bytes_max))
+    }
+}
+
+/// A connection to whichever of these addresses takes one first. They are tried in their order, the next one as soon as one
+/// fails or has been given its time: one from which nothing comes back keeps nobody waiting.
+async fn first<T, F>(addresses: &[SocketAddr], connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let mut left = addresses.iter();
+    let mut trying = FuturesUnordered::new();
+    let mut failure = None;
+    loop {
+        match left.next() {
+            Some(address) => trying.push(connect(*address)),
+            None if trying.is_empty() => {
+                return Err(failure.unwrap_or_else(|| io::Error::other("the host has no address")));
+            }
+            None => {}
+        }
+        tokio::select! {
+            tried = trying.next() => match tried {
+                Some(Ok(connected)) => return Ok(connected),
+                // What became of the address that comes first says most.
+                Some(Err(error)) => failure = failure.or(Some(error)),
+                None => {}
+            },
+            () = tokio::time::sleep(NEXT_ADDRESS), if !left.as_slice().is_empty() => {}
+        }
+    }
+}
+
+impl Resolve for Hosts {
+    fn resolve(&self, name: Name) -> Resolving {
+        let hosts = self.clone();
+        Box::pin(async move {
+            let addresses = hosts.look_up(name.as_str()).await?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+const NO_WEBSOCKET: &str = "the URL cannot be used for a WebSocket";
 
 struct Client {
     client: reqwest::Client,
@@ -123,6 +223,8 @@ impl Dial for Network {
             reqwest::Client::builder()
                 .no_proxy()
                 .redirect(reqwest::redirect::Policy::none())
+                .dns_resolver(self.hosts.clone())
+                .connect_timeout(CONNECT)
                 .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
         };
         let client = builder().build().or_else(|error| match url.scheme() {
@@ -138,8 +240,9 @@ impl Dial for Network {
         let config = WebSocketConfig::default()
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max));
-        let connecting = tokio_tungstenite::connect_async_with_config(url.as_str(), Some(config), true);
-        let (stream, _) = connecting.await.map_err(|error| of_websocket(&error, message_bytes_max))?;
+        let stream = self.hosts.connect(url, message_bytes_max).await?;
+        let opening = tokio_tungstenite::client_async_tls_with_config(url.as_str(), stream, Some(config), None);
+        let (stream, _) = opening.await.map_err(|error| of_websocket(&error, message_bytes_max))?;
         // One message at a time: each may be as long as is allowed.
         let (to_node, mut outgoing) = mpsc::channel::<String>(16);
         let (incoming, from_node) = mpsc::channel(1);
@@ -165,7 +268,13 @@ impl Dial for Network {
                                 Ok(text) => Ok(text),
                                 Err(_) => Err(Broken::Lost("a binary message that is no text".into())),
                             },
-                            Some(Ok(Message::Close(_))) | None => Err(Broken::Lost("the connection was closed".into())),
+                            // Its code says what the node made of it, such as 1009: a message was too large.
+                            Some(Ok(Message::Close(Some(why)))) => {
+                                Err(Broken::Lost(format!("the connection was closed ({})", why.code)))
+                            }
+                            Some(Ok(Message::Close(None))) | None => {
+                                Err(Broken::Lost("the connection was closed".into()))
+                            }
                             Some(Ok(_)) => continue,
                             Some(Err(error)) => Err(of_websocket(&error, message_bytes_max)),
                         };
@@ -244,7 +353,7 @@ fn of_websocket(error: &tungstenite::Error, bytes_max: usize) -> Broken {
         Error::Capacity(_) => Broken::TooLarge { bytes_max },
         Error::ConnectionClosed | Error::AlreadyClosed => Broken::Lost("the connection was lost".into()),
         // These name what was asked for.
-        Error::Url(_) => Broken::Lost("the URL cannot be used for a WebSocket".into()),
+        Error::Url(_) => Broken::Lost(NO_WEBSOCKET.into()),
         other => Broken::Lost(innermost(other).to_string()),
     }
 }

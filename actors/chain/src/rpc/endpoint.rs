@@ -20,6 +20,7 @@ use super::{
     secrets::{Secrets, public_name},
     shape::Shape,
     socket::{Connection, Payload},
+    untold::Questions,
 };
 use crate::{
     config::{ChainConfig, EndpointConfig},
@@ -112,6 +113,10 @@ pub struct Endpoint {
     secrets: Secrets,
     limiter: Limiter,
     shape: Mutex<Shape>,
+    /// Those for logs and receipts.
+    pub large: Questions,
+    /// Questions of the engine that it has answered, if only with an error.
+    answers: AtomicU64,
     next_id: AtomicU64,
     engine_bytes: Meter,
     module_bytes: Meter,
@@ -148,6 +153,8 @@ impl Endpoint {
             secrets,
             limiter: Limiter::new(config.requests_per_second),
             shape: Mutex::new(Shape::new(config.max_log_range, BATCH_MAX, LIST_MAX)),
+            large: Questions::default(),
+            answers: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
             engine_bytes: Meter::new(ENGINE_BYTES_HELD_MAX),
             module_bytes: Meter::new(MODULE_BYTES_HELD_MAX),
@@ -214,6 +221,17 @@ impl Endpoint {
         let connection = self.open(timeout, MODULE_MESSAGE_BYTES_MAX).await?;
         *modules = Some(connection.clone());
         Ok(connection)
+    }
+
+    /// How many questions of the engine it has answered.
+    pub fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    fn answered(&self, purpose: Purpose, answer: &Payload) {
+        if !purpose.is_module() && matches!(answer, Ok(_) | Err(CallError::Node { .. })) {
+            self.answers.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn clean(&self, error: CallError) -> CallError {
@@ -292,6 +310,7 @@ impl Endpoint {
         };
         let result = self.within(timeout, exchange).await;
         self.took(method, began_ns);
+        self.answered(purpose, &result);
         if let Err(error) = &result {
             self.failed(method, error);
         }
@@ -339,6 +358,7 @@ impl Endpoint {
         self.took(method, began_ns);
         let answers = answers.inspect_err(|error| self.failed(method, error))?;
         let clean = answers.into_iter().zip(requests).map(|(answer, (method, _))| {
+            self.answered(purpose, &answer);
             let answer = answer.map_err(|error| self.clean(error));
             answer.inspect_err(|error| self.failed(method, error))
         });

@@ -137,12 +137,6 @@ impl CallError {
         matches!(self, Self::Transport { message, .. } if message.starts_with(NONSENSE))
     }
 
-    /// Whether the connection ended while the answer was awaited.
-    pub fn is_lost(&self) -> bool {
-        let Self::Transport { kind: HostErrorKind::Unavailable, status: 0, message, .. } = self else { return false };
-        message != NOT_CONNECTED && !self.is_nonsense()
-    }
-
     /// Whether no answer came in time.
     pub fn is_silence(&self) -> bool {
         matches!(self, Self::Transport { kind: HostErrorKind::Timeout, status: 0, .. })

@@ -18,6 +18,7 @@ use super::{
     settle::{By, INDEXING, Settled, WITNESS, of_block},
     shape::{Refusal, Shape},
     trust::Doubts,
+    untold::Why,
     wire,
 };
 use crate::{
@@ -78,7 +79,34 @@ pub(super) fn of(number: u64, logs: &[Log]) -> &[Log] {
 }
 
 impl RpcBackend {
+    /// Asks for logs. Where they are those of one block, `block`, it is noted when they are not told.
     pub(super) async fn ask_logs(
+        &self,
+        index: usize,
+        purpose: Purpose,
+        filter: Value,
+        block: Option<u64>,
+        may_be_too_large: bool,
+        patience: Duration,
+    ) -> Result<Vec<wire::ReadLog>, CallError> {
+        let question = self.shared.endpoints[index].large.begin();
+        let logs = self.logs_from(index, purpose, filter, may_be_too_large, patience).await;
+        if let (Some(number), Err(error)) = (block, &logs)
+            && let Some(why) = Why::of(error, refusal(error) == Some(Refusal::Refused))
+        {
+            self.untold(index, number, why, question.is_alone());
+        }
+        logs
+    }
+
+    /// Notes that an endpoint did not tell the logs of a block. `alone` when it had no other large question.
+    fn untold(&self, index: usize, number: u64, why: Why, alone: bool) {
+        let endpoint = &self.shared.endpoints[index];
+        let (answers, now_ns) = (endpoint.answers(), self.shared.clock.monotonic_ns());
+        endpoint.shape().untold.note(number, why, alone, answers, now_ns);
+    }
+
+    async fn logs_from(
         &self,
         index: usize,
         purpose: Purpose,
@@ -156,6 +184,7 @@ impl RpcBackend {
         let mut logs: Vec<Log> = logs.into_iter().map(|read| read.log).collect();
         if let Some(what) = impossible(header, union, &logs) {
             self.shared.lied(index, what);
+            self.untold(index, header.number, Why::Refused, true);
             return Err(Failure::Failed(format!("{}: {what}", self.shared.name(index))));
         }
         for log in &mut logs {
@@ -177,14 +206,16 @@ impl RpcBackend {
         let now_ns = self.shared.clock.monotonic_ns();
         let finds = self.shared.endpoints[index].shape().finds_by_hash(now_ns);
         if finds != Some(false) {
-            match self.ask_logs(index, purpose, of_block(union, header, true), true, patience).await {
+            let filter = of_block(union, header, true);
+            match self.ask_logs(index, purpose, filter, Some(header.number), true, patience).await {
                 Ok(logs) if !logs.is_empty() => {
                     let mut shape = self.shared.endpoints[index].shape();
                     shape.found_by_hash();
-                    shape.fitted();
+                    shape.untold.told(header.number, true);
                     return Ok(logs);
                 }
                 Ok(none) => {
+                    self.shared.endpoints[index].shape().untold.told(header.number, false);
                     // Nothing may have shown yet that it finds logs like that: some nodes tell none, without a word.
                     let is_promised = header.promises().map(|bloom| is_doubtful(union, bloom, &[]));
                     let is_asked_twice = finds.is_none()
@@ -196,29 +227,27 @@ impl RpcBackend {
                     };
                 }
                 Err(error) if refusal(&error) == Some(Refusal::Refused) => {
-                    self.may_have_overflowed(index, &error);
                     tracing::debug!(endpoint = %self.shared.name(index), error = %error.message(), "logs by hash were refused");
                     if list > 1 {
                         self.shared.endpoints[index].shape().list.refused(list, Refusal::Refused);
                     }
                 }
                 Err(error) => {
-                    self.may_have_overflowed(index, &error);
                     self.refused(index, &error);
                     return Err(failed(error));
                 }
             }
         }
         // Not every node takes a hash here. By number the answer may be of another branch, and an empty one does not say.
-        let logs = self.ask_logs(index, purpose, of_block(union, header, false), false, patience).await;
+        let filter = of_block(union, header, false);
+        let logs = self.ask_logs(index, purpose, filter, Some(header.number), false, patience).await;
         if let Err(error) = &logs
             && list > 1
             && refusal(error) == Some(Refusal::Refused)
         {
             self.shared.endpoints[index].shape().list.refused(list, Refusal::Refused);
         }
-        let logs = logs.inspect_err(|error| self.may_have_overflowed(index, error)).map_err(failed)?;
-        self.shared.endpoints[index].shape().fitted();
+        let logs = logs.map_err(failed)?;
         let is_of_branch = match logs.first() {
             Some(read) => read.log.block_number != header.number || read.log.block_hash == header.hash.0,
             None => {
@@ -229,23 +258,17 @@ impl RpcBackend {
             }
         };
         if !is_of_branch {
+            self.untold(index, header.number, Why::Failed, true);
             let what = format!("{} does not have block {} of this branch", self.shared.name(index), header.number);
             return Err(Failure::Failed(what));
         }
+        let mut shape = self.shared.endpoints[index].shape();
+        shape.untold.told(header.number, !logs.is_empty());
         if finds != Some(false) {
-            let mut shape = self.shared.endpoints[index].shape();
             shape.list.accepted(list, now_ns);
             shape.lacks_by_hash(now_ns);
         }
         Ok(logs)
-    }
-
-    /// Notes a failure to tell the logs of one block that may come of how many they are.
-    pub(super) fn may_have_overflowed(&self, index: usize, error: &CallError) {
-        let endpoint = &self.shared.endpoints[index];
-        if matches!(error, CallError::TooLarge { .. }) || (endpoint.is_ws() && error.is_lost()) {
-            endpoint.shape().overflowed(self.shared.clock.monotonic_ns());
-        }
     }
 
     /// The logs of a block of which an endpoint told none by its hash.
@@ -259,7 +282,7 @@ impl RpcBackend {
     ) -> Vec<wire::ReadLog> {
         let endpoint = &self.shared.endpoints[index];
         let is_of_block = |read: &wire::ReadLog| read.log.block_hash == header.hash.0;
-        let by_number = self.ask_logs(index, purpose, of_block(union, header, false), true, patience).await;
+        let by_number = self.ask_logs(index, purpose, of_block(union, header, false), None, true, patience).await;
         let logs = match by_number {
             Ok(logs) if !logs.is_empty() && logs.iter().all(is_of_block) => logs,
             _ => {
@@ -268,7 +291,7 @@ impl RpcBackend {
             }
         };
         // It may have got them meanwhile.
-        match self.ask_logs(index, purpose, of_block(union, header, true), true, patience).await {
+        match self.ask_logs(index, purpose, of_block(union, header, true), None, true, patience).await {
             Ok(again) if !again.is_empty() => {
                 endpoint.shape().found_by_hash();
                 again
@@ -298,10 +321,11 @@ impl RpcBackend {
             return Ok(vec![self.settle(first, union, vec![]).await?.logs]);
         }
         let may_prove = self.shared.trust().verify != Verify::Off && first.receipts_root.is_some();
+        let number = first.number;
         // Receipts are no more than a block holds. To ask for such logs again would end a WebSocket again, with all that is
         // asked over it.
         if may_prove
-            && self.all_up(Shape::overflows)
+            && self.all_up(|shape, now_ns| shape.untold.is_useless(number, now_ns))
             && let Ok(settled) = self.settle(first, union, vec![]).await
         {
             return Ok(vec![settled.logs]);
@@ -330,8 +354,8 @@ impl RpcBackend {
                 Err(error) => failure = error,
             }
         }
-        // Receipts may be had where logs are not.
-        match may_prove {
+        // Receipts may be had where logs are not. But a connection that was lost says nothing of what the logs are.
+        match may_prove && self.all_up(|shape, now_ns| shape.untold.cannot_be_had(number, now_ns)) {
             true => self.settle(first, union, vec![]).await.map(|settled| vec![settled.logs]).map_err(|_| failure),
             false => Err(failure),
         }

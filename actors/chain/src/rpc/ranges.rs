@@ -48,7 +48,7 @@ impl RpcBackend {
         }
         let mut failure = Failure::Failed("no endpoint may be used".into());
         let order = self.shared.order();
-        if self.all_up(|shape, now_ns| shape.leaves_out(now_ns) || shape.overflows(now_ns)) {
+        if self.all_up(|shape, now_ns| shape.leaves_out(now_ns) || shape.untold.is_any(from..=to, now_ns)) {
             return self.each_of_range(from, to, union, known).await;
         }
         let mut best: Option<(Told, Vec<Header>)> = None;

@@ -7,13 +7,15 @@
 //! Invariant: the head of one endpoint alone moves nobody further than a few blocks above what the others have, unless
 //! they stand still, or have confirmed that it was right about what lay ahead of them.
 
+mod shown;
 #[cfg(test)]
 mod tests;
 mod voices;
 
 use std::collections::VecDeque;
 
-use nexum_host_ifaces::{Hash, chain::EndpointStatus};
+use nexum_host_ifaces::Hash;
+use shown::Losses;
 
 /// An endpoint this many blocks behind the best one lags; a block or two is the network's doing.
 const LAG_BLOCKS: u64 = 3;
@@ -96,6 +98,7 @@ struct Entry {
     /// Whether it was heard of at all: it came up, or failed.
     tried: bool,
     lost_ns: Option<u64>,
+    losses: Losses,
     /// It says itself that it does not have the chain yet.
     syncing: bool,
     /// When its head last rose.
@@ -126,13 +129,6 @@ struct Entry {
     last_error: Option<String>,
 }
 
-impl Entry {
-    /// Out of a hundred. One that cannot be reached answers nothing.
-    fn shown_score(&self) -> u32 {
-        if self.up_since_ns.is_some() { self.score / 10 } else { 0 }
-    }
-}
-
 #[derive(Debug)]
 pub struct Scoreboard {
     entries: Vec<Entry>,
@@ -155,6 +151,7 @@ impl Scoreboard {
             lagging: false,
             tried: false,
             lost_ns: None,
+            losses: Losses::default(),
             syncing: false,
             moved_ns: 0,
             interval_ns: None,
@@ -210,6 +207,7 @@ impl Scoreboard {
         }
         if was_up.is_some() {
             entry.lost_ns = Some(now_ns);
+            entry.losses.add(now_ns);
             entry.failures = entry.failures.saturating_add(1);
         }
         (entry.behind_since_ns, entry.lagging) = (None, false);
@@ -454,40 +452,6 @@ impl Scoreboard {
     /// The endpoint to follow.
     pub fn leader(&self, now_ns: u64) -> Option<usize> {
         self.order(now_ns).first().copied().filter(|index| self.entries[*index].up_since_ns.is_some())
-    }
-
-    /// Lag in blocks, and the score out of a hundred.
-    pub fn figures(&self, index: usize) -> (u64, u32) {
-        let entry = &self.entries[index];
-        (self.lag(entry).unwrap_or(0), entry.shown_score())
-    }
-
-    /// One that lags is so far behind now; any other was, when it was asked.
-    fn lag(&self, entry: &Entry) -> Option<u64> {
-        let now = || entry.head.map(|head| self.best_head().unwrap_or(0).saturating_sub(head));
-        if entry.lagging || entry.up_since_ns.is_none() { now() } else { entry.lag }
-    }
-
-    pub fn status(&self, now_ns: u64) -> Vec<EndpointStatus> {
-        let leader = self.leader(now_ns);
-        let status = |(index, entry): (usize, &Entry)| {
-            let mut latencies: Vec<u64> = entry.latencies_ns.iter().copied().collect();
-            latencies.sort_unstable();
-            EndpointStatus {
-                name: entry.name.clone(),
-                connected: entry.up_since_ns.is_some(),
-                healthy: entry.up_since_ns.is_some() && !self.is_demoted(entry, now_ns),
-                leads: leader == Some(index),
-                score: entry.shown_score(),
-                head: entry.head,
-                lag: self.lag(entry),
-                latency_p50_ms: latencies.get(latencies.len() / 2).map(|ns| *ns as f64 / 1e6),
-                demotions: entry.demotions,
-                last_error: entry.last_error.clone(),
-                learnt: Vec::new(),
-            }
-        };
-        self.entries.iter().enumerate().map(status).collect()
     }
 }
 

@@ -225,7 +225,9 @@ impl RpcBackend {
                 true => self.shared.config.timeout,
                 false => self.shared.config.timeout.min(WITNESS),
             };
+            let question = self.shared.endpoints[index].large.begin();
             let answer = self.shared.send(Purpose::Proof, index, &request, patience, true).await;
+            drop(question);
             match answer
                 .and_then(|mut answers| answers.pop().unwrap_or_else(|| Err(CallError::nonsense("it is empty"))))
             {

@@ -5,8 +5,10 @@
 
 use nexum_host_ifaces::Hash;
 
+use super::untold::Untold;
+
 /// How long a size that was refused is not tried again.
-const FORGOTTEN_AFTER_NS: u64 = 600_000_000_000;
+pub(super) const FORGOTTEN_AFTER_NS: u64 = 600_000_000_000;
 /// Failures in a row that say nothing of size, after which a smaller question is tried all the same.
 const SILENT_FAILURES_MAX: u32 = 2;
 
@@ -14,10 +16,7 @@ const SILENT_FAILURES_MAX: u32 = 2;
 const ASKED_TWICE: u32 = 16;
 const SAMPLED: u8 = 16;
 
-/// Answers that fail within so long of each other may have failed together.
-const TOGETHER_NS: u64 = 100_000_000;
-
-fn is_remembered(since_ns: u64, now_ns: u64) -> bool {
+pub(super) fn is_remembered(since_ns: u64, now_ns: u64) -> bool {
     now_ns.saturating_sub(since_ns) < FORGOTTEN_AFTER_NS
 }
 
@@ -119,8 +118,8 @@ pub struct Shape {
     found_none: u32,
     /// Since when it is known to leave out logs of a range that it has when it is asked for their block alone.
     leaves_out: Option<u64>,
-    /// How often in a row the logs of one block were more than is read, and since when.
-    overflows: (u32, u64),
+    /// Blocks whose logs it did not tell.
+    pub untold: Untold,
     /// Whether the times that it gives logs are those of their blocks.
     pub dates: bool,
 }
@@ -136,7 +135,7 @@ impl Shape {
             lacks_by_hash: None,
             found_none: 0,
             leaves_out: None,
-            overflows: (0, 0),
+            untold: Untold::default(),
             dates: true,
         }
     }
@@ -176,25 +175,6 @@ impl Shape {
         self.leaves_out.is_some_and(|since_ns| is_remembered(since_ns, now_ns))
     }
 
-    /// The logs of one block were more than is read, or the connection ended in their place. Over a WebSocket all that is
-    /// asked at one time ends together, which counts once.
-    pub fn overflowed(&mut self, now_ns: u64) {
-        let (count, last_ns) = self.overflows;
-        if count == 0 || now_ns.saturating_sub(last_ns) >= TOGETHER_NS {
-            self.overflows = (count.saturating_add(1), now_ns);
-        }
-    }
-
-    /// The logs of one block were read.
-    pub fn fitted(&mut self) {
-        self.overflows = (0, 0);
-    }
-
-    /// Whether its logs of one block are known to be more than is read. Once says little.
-    pub fn overflows(&self, now_ns: u64) -> bool {
-        self.overflows.0 > 1 && is_remembered(self.overflows.1, now_ns)
-    }
-
     /// What has been learnt, for whoever looks.
     pub fn learnt(&self, now_ns: u64) -> Vec<String> {
         let sizes = [(&self.range, "blocks a range"), (&self.batch, "requests a batch"), (&self.list, "addresses")];
@@ -203,7 +183,7 @@ impl Shape {
         let habits = [
             (self.finds_by_hash(now_ns) == Some(false), "logs by block number only"),
             (self.leaves_out(now_ns), "logs left out of ranges"),
-            (self.overflows(now_ns), "more logs of one block than are read"),
+            (self.untold.is_learnt(now_ns), "receipts in place of some blocks' logs"),
         ];
         sizes.chain(habits.iter().filter(|(has, _)| *has).map(|(_, what)| (*what).to_owned())).collect()
     }
@@ -271,21 +251,6 @@ mod tests {
             ask(&mut shape.batch, 1, Refusal::Refused);
         }
         assert_eq!(shape.learnt(0), ["1 requests a batch"]);
-    }
-
-    #[test]
-    fn one_answer_that_is_too_large_is_no_habit_and_one_that_fits_ends_it() {
-        let mut shape = Shape::new(2_000, 100, 500);
-        let later = 5 + TOGETHER_NS;
-        shape.overflowed(5);
-        shape.overflowed(later - 1);
-        assert!(!shape.overflows(later), "they failed together");
-        shape.overflowed(later);
-        assert!(shape.overflows(later) && shape.overflows(later - 1 + FORGOTTEN_AFTER_NS));
-        assert_eq!(shape.learnt(later), ["more logs of one block than are read"]);
-        assert!(!shape.overflows(later + FORGOTTEN_AFTER_NS));
-        shape.fitted();
-        assert!(!shape.overflows(later));
     }
 
     #[test]

@@ -56,6 +56,10 @@ struct Node {
     no_syncing: Option<u16>,
     /// Logs come two from each of two transactions, with indexes that count in each.
     per_transaction: bool,
+    /// So many questions for logs are answered with a server's trouble.
+    logs_fail: Arc<AtomicU64>,
+    /// It serves receipts, and no block has any.
+    empty_receipts: bool,
     requests: Arc<AtomicU64>,
 }
 
@@ -153,6 +157,7 @@ impl Node {
                 }
             }
             "eth_syncing" => json!(false),
+            "eth_getBlockReceipts" if self.empty_receipts => json!([]),
             "eth_getBlockReceipts" => json!({"error": -32601, "message": "no such method"}),
             // As if it were too much to ask.
             "eth_call" => json!({"error": 429}),
@@ -193,8 +198,11 @@ impl Http for Node {
         if text.len() > reply_bytes_max {
             return Err(Broken::TooLarge { bytes_max: reply_bytes_max });
         }
+        let fail = |left: u64| left.checked_sub(1).filter(|_| body.contains("eth_getLogs"));
+        let fails = self.logs_fail.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fail).is_ok();
         let status = match self.no_syncing.filter(|_| body.contains("eth_syncing")) {
             Some(status) => status,
+            None if fails => 503,
             None if status == 0 => 200,
             None => status,
         };

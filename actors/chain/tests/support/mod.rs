@@ -5,12 +5,13 @@ pub mod anvil;
 
 use std::{sync::Arc, time::Duration};
 
-use nexum_chain::{Args, ChainConfig, ChainMetrics, History, Source, mock::MockChain};
+use nexum_chain::{Args, ChainConfig, ChainMetrics, History, Network, Source, mock::MockChain};
 use nexum_host_ifaces::{
     Hash, HostError,
     chain::{AnswerSize, Blocks, ChainMsg, ChainPull, ChainStatus, Hold, Interest, LogFilter},
     clock::SystemClock,
     event::{Answer, Cursor, Delivery, EventId, Part, SourceId, SourceReply},
+    names::look_up_of_this_machine,
     port::Port,
     store::StoreMsg,
     types::{Event, Log},
@@ -140,7 +141,14 @@ pub fn config(urls: &[String]) -> ChainConfig {
 }
 
 pub async fn rpc(urls: &[String]) -> Chain {
-    start(Source::Rpc(config(urls))).await
+    configured(config(urls)).await
+}
+
+/// A chain of nodes on this machine.
+pub async fn configured(config: ChainConfig) -> Chain {
+    let metrics = ChainMetrics::register(&prometheus::Registry::new()).unwrap();
+    let network = Network::new(look_up_of_this_machine(), Arc::new(SystemClock::new()), &metrics);
+    start(Source::Rpc(config, Arc::new(network))).await
 }
 
 impl Chain {

@@ -1,6 +1,7 @@
 //! The JSON of the admin API, and what can be said of a journal from it alone.
 //!
-//! Owns: the shapes that the gateway serves and that clients read. Bytes are 0x-hex, times are milliseconds since the Unix
+//! Owns: the shapes that the gateway serves and that clients read, and how a bundle's manifest is read before it is
+//! parsed, by both. Bytes are 0x-hex, times are milliseconds since the Unix
 //! epoch. Fields are added, never renamed or removed.
 //!
 //! Invariant: nothing here needs an engine, so that a client of one is small.
@@ -9,6 +10,7 @@ pub mod crashes;
 pub mod health;
 pub mod journal;
 pub mod orders;
+pub mod text;
 pub mod tree;
 
 use std::{collections::BTreeMap, path::PathBuf};

@@ -1,12 +1,12 @@
 //! What an operator can order about modules, and what came of it.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use nexum_records::{Hash, capability::Capability, crash::Record, limits::Limits};
 use serde::{Deserialize, Serialize};
 
 /// Where the engine's configuration takes a module from, and what the operator changes about it.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleSpec {
     /// A bundle directory (`nexum.toml` and `module.wasm`).
@@ -32,6 +32,14 @@ pub struct ModuleSpec {
     /// Whether it may have the state that another module of its name left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopt_state: bool,
+}
+
+impl fmt::Debug for ModuleSpec {
+    /// Without the values of its configuration, of which some may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<_> = self.config.keys().collect();
+        f.debug_struct("ModuleSpec").field("source", &self.source).field("config", &keys).finish_non_exhaustive()
+    }
 }
 
 /// An upgrade that was carried out.

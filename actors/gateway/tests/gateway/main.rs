@@ -131,6 +131,14 @@ async fn orders_reach_the_kernel_and_refusals_come_back_with_a_fitting_status() 
     let malformed = fixture.post("/v1/modules", json!({ "denied": [] })).await;
     assert_eq!(malformed.status, 422);
     assert!(malformed.json()["error"].as_str().unwrap().contains("missing field `source`"), "{}", malformed.body);
+    let typed = json!({ "source": "/bundles/gov-watch", "adopt_state": "k3y" });
+    let typed = fixture.post("/v1/modules", typed).await;
+    assert_eq!(
+        (typed.status, typed.body.contains("invalid type: string, expected a boolean")),
+        (422, true),
+        "{}",
+        typed.body
+    );
 
     assert_eq!(fixture.admin("POST", "/v1/modules/twap-monitor/restart").await.status, 204);
     let paused = fixture.admin("POST", "/v1/modules/twap-monitor/pause").await;

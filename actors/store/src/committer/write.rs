@@ -99,9 +99,7 @@ impl Shared {
         for (name, id) in &named {
             index.by_name.insert(name.clone(), *id);
             index.next_id = index.next_id.max(id.0 + 1);
-            let known = Known { name: name.clone(), letters: Default::default() };
-            self.store.show_letters(&known);
-            index.modules.insert(*id, known);
+            index.modules.insert(*id, Known { name: name.clone(), letters: Default::default() });
         }
         for (id, change) in letters {
             if let Some(known) = index.modules.get_mut(&id) {

@@ -244,6 +244,7 @@ async fn metrics_count_groups_and_dead_letters() {
     let directory = directory();
     let options = options();
     let harness = Harness::open_with(directory.path(), &options).await;
+    harness.module("b").await;
     let mut module = harness.module("a").await;
     let unit = module.quarantine();
     harness.commit(unit.clone()).await.unwrap();
@@ -251,8 +252,9 @@ async fn metrics_count_groups_and_dead_letters() {
     harness.handle(&mut module, vec![]).await;
     let text = prometheus::TextEncoder::new().encode_to_string(&options.registry.gather()).unwrap();
     assert!(text.contains("nexum_dead_letters{module=\"a\"} 1"), "{text}");
+    assert!(!text.contains("module=\"b\""), "it never had any: {text}");
     assert!(text.contains("nexum_commit_batch_size_sum 2"), "{text}");
-    assert!(text.contains("nexum_commit_duration_seconds_count 3"), "{text}");
+    assert!(text.contains("nexum_commit_duration_seconds_count 4"), "{text}");
     let bytes = harness.store.inspect("a").unwrap().dead_letter_bytes;
     assert!(bytes > 0);
     harness.close().await;

@@ -8,19 +8,60 @@ use std::{
     fmt::{self, Write},
 };
 
+/// Marks in a row that are put onto one character; more would grow over the lines around it.
+const MARKS_MAX: usize = 4;
+
 /// Whether a terminal would act on this character, or show nothing where it stands.
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}'
-            // Zero width, and marks of direction.
-            | '\u{200b}'..='\u{200f}'
             // Separators of lines and paragraphs, and what overrides the direction.
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            // Tags, which spell a second text that nobody sees.
-            | '\u{e0000}'..='\u{e007f}')
+            '\u{2028}'..='\u{202e}'
+            // What Unicode calls ignorable: joiners, fillers, zero width, marks of direction, selectors of variants, and
+            // tags, which spell a second text that nobody sees.
+            | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Marks that are put onto the character before them, of the scripts in which any number of them is drawn.
+fn is_mark(c: char) -> bool {
+    matches!(c,
+        '\u{300}'..='\u{36f}' | '\u{483}'..='\u{489}' | '\u{591}'..='\u{5bd}' | '\u{610}'..='\u{61a}'
+        | '\u{64b}'..='\u{65f}' | '\u{6d6}'..='\u{6dc}' | '\u{6df}'..='\u{6e4}' | '\u{e31}'
+        | '\u{e34}'..='\u{e3a}' | '\u{e47}'..='\u{e4e}' | '\u{eb1}' | '\u{eb4}'..='\u{ebc}'
+        | '\u{ec8}'..='\u{ece}' | '\u{1ab0}'..='\u{1aff}' | '\u{1dc0}'..='\u{1dff}' | '\u{20d0}'..='\u{20f0}'
+        | '\u{fe20}'..='\u{fe2f}')
+}
+
+/// Looks at the characters of a text, one after the other.
+struct Row {
+    /// Marks since the last character that bears some.
+    marks: usize,
+}
+
+impl Row {
+    /// Before a text there is nothing of its own that could bear a mark.
+    fn new() -> Self {
+        Self { marks: MARKS_MAX }
+    }
+
+    /// Whether the next character acts, or is a mark too many.
+    fn acts(&mut self, c: char) -> bool {
+        let acts = acts(c);
+        self.marks = match is_mark(c) && !acts {
+            true => self.marks.saturating_add(1),
+            false if acts => MARKS_MAX,
+            false => 0,
+        };
+        acts || self.marks > MARKS_MAX
+    }
+}
+
+fn is_safe(text: &str) -> bool {
+    let mut row = Row::new();
+    !text.chars().any(|c| row.acts(c))
 }
 
 /// Writes what it is given, with every character that acts as a visible escape: `\n`, `\r`, `\t`, else `\u{1b}`.
@@ -28,8 +69,8 @@ pub struct Escaping<W>(pub W);
 
 impl<W: Write> Write for Escaping<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut written = 0;
-        for (at, c) in text.char_indices().filter(|(_, c)| acts(*c)) {
+        let (mut written, mut row) = (0, Row::new());
+        for (at, c) in text.char_indices().filter(|(_, c)| row.acts(*c)) {
             self.0.write_str(&text[written..at])?;
             match c {
                 '\n' => self.0.write_str("\\n")?,
@@ -50,7 +91,7 @@ fn escape(text: &str, into: &mut String) {
 
 /// The text on one line, with every character that acts as a visible escape.
 pub fn shown(text: &str) -> Cow<'_, str> {
-    if !text.contains(acts) {
+    if is_safe(text) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
@@ -74,7 +115,7 @@ pub fn lines(text: &str, indent: &str) -> String {
 /// lines.
 pub fn printable(text: &str) -> Cow<'_, str> {
     let stays = |c: char| matches!(c, '\n' | '\t');
-    if !text.contains(|c: char| acts(c) && !stays(c)) {
+    if text.split(stays).all(is_safe) {
         return Cow::Borrowed(text);
     }
     let mut printable = String::with_capacity(text.len() + 16);
@@ -92,13 +133,13 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 /// JSON with the same values in which no character acts: serde_json escapes those below the space alone. Line breaks
 /// between values stay.
 pub fn json(text: &str) -> Cow<'_, str> {
-    let in_a_string = |c: char| acts(c) && !c.is_ascii_whitespace();
-    if !text.contains(in_a_string) {
+    if text.split(|c: char| c.is_ascii_whitespace()).all(is_safe) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
+    let mut row = Row::new();
     for c in text.chars() {
-        match in_a_string(c) {
+        match row.acts(c) && !c.is_ascii_whitespace() {
             true => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     // Nothing can fail when the text goes to memory.
@@ -113,14 +154,15 @@ pub fn json(text: &str) -> Cow<'_, str> {
 
 /// One word for a shell, for commands that a reader may copy.
 pub fn quoted(text: &str) -> String {
-    if !text.contains(acts) {
+    if is_safe(text) {
         return format!("'{}'", text.replace('\'', "'\\''"));
     }
-    let mut word = "$'".to_owned();
+    let (mut word, mut row) = ("$'".to_owned(), Row::new());
     for c in text.chars() {
+        let acts = row.acts(c);
         match c {
             '\\' | '\'' => word.extend(['\\', c]),
-            c if acts(c) => {
+            c if acts => {
                 // Nothing can fail when the text goes to memory.
                 let _ = write!(word, "\\U{:08x}", u32::from(c));
             }
@@ -144,9 +186,58 @@ mod tests {
             ("\u{9b}31m\u{85}", "\\u{9b}31m\\u{85}"),
             ("\u{202e}drow\u{2066}x\u{2069}", "\\u{202e}drow\\u{2066}x\\u{2069}"),
             ("a\u{200b}b\u{2028}c\u{2029}d\u{feff}\u{e0041}", "a\\u{200b}b\\u{2028}c\\u{2029}d\\u{feff}\\u{e0041}"),
+            ("e\u{301}, e\u{301}\u{323}", "e\u{301}, e\u{301}\u{323}"),
+            ("\u{301}e\n\u{301}", "\\u{301}e\\n\\u{301}"),
         ] {
             assert_eq!(shown(text), expected);
             assert_eq!(shown(expected), expected, "twice is as good as once");
+        }
+    }
+
+    /// Unicode's Default_Ignorable_Code_Point, with what is reserved for more of them.
+    const IGNORABLE: [(u32, u32); 18] = [
+        (0xad, 0xad),
+        (0x34f, 0x34f),
+        (0x61c, 0x61c),
+        (0x115f, 0x1160),
+        (0x17b4, 0x17b5),
+        (0x180b, 0x180f),
+        (0x200b, 0x200f),
+        (0x202a, 0x202e),
+        (0x2060, 0x206f),
+        (0x3164, 0x3164),
+        (0xfe00, 0xfe0f),
+        (0xfeff, 0xfeff),
+        (0xffa0, 0xffa0),
+        (0xfff0, 0xfff8),
+        (0x1bca0, 0x1bca3),
+        (0x1d173, 0x1d17a),
+        (0xe0000, 0xe0fff),
+        // C1, which is no such character and acts.
+        (0x80, 0x9f),
+    ];
+
+    #[test]
+    fn every_character_that_nobody_sees_is_shown() {
+        for c in IGNORABLE.iter().flat_map(|(first, last)| *first..=*last).filter_map(char::from_u32) {
+            let escape = format!("a\\u{{{:x}}}b", u32::from(c));
+            assert_eq!(shown(&format!("a{c}b")), escape);
+            assert_eq!(printable(&format!("a{c}b")), escape);
+            assert!(!json(&format!("\"a{c}b\"")).contains(c) && !quoted(&format!("a{c}b")).contains(c), "{escape}");
+        }
+    }
+
+    #[test]
+    fn marks_do_not_pile_up() {
+        for mark in ['\u{301}', '\u{489}', '\u{e47}', '\u{1dc0}', '\u{20dd}', '\u{fe20}'] {
+            let pile = format!("a{}b", mark.to_string().repeat(5000));
+            for text in [shown(&pile), printable(&pile), json(&pile)] {
+                assert_eq!(text.matches(mark).count(), MARKS_MAX, "{text:?}");
+            }
+            assert_eq!(shown(&shown(&pile)), shown(&pile), "twice is as good as once");
+            assert_eq!(quoted(&pile).matches(mark).count(), MARKS_MAX);
+            let value: String = serde_json::from_str(&json(&format!("\"{pile}\""))).unwrap();
+            assert_eq!(value, pile);
         }
     }
 

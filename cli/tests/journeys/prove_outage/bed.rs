@@ -348,13 +348,6 @@ impl Bed {
         self.grow();
         self.is_healthy();
     }
-
-    /// Most memory that the engine has held, in bytes.
-    pub fn memory_bytes_max(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.engine.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-    }
 }
 
 /// Logs of a node's answer as the recorder has them: the key, and the hash of the transaction.

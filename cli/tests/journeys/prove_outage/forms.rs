@@ -90,7 +90,7 @@ fn prove_outage_of_huge_answers_to_a_module() {
     for place in places(&[http(0, 1), ws(0, 1)], &[1, 2]) {
         let mut bed = Plan::at(place).neighbour("big-reply", &[]).start();
         bed.grow();
-        let before = bed.memory_bytes_max();
+        let before = bed.engine.memory_bytes_max();
         bed.bad().set(Huge(Whom::Modules));
         let said = |bed: &super::bed::Bed| bed.state("big-reply", "reply").first().map(|(_, value)| value.to_string());
         bed.grow();
@@ -106,7 +106,7 @@ fn prove_outage_of_huge_answers_to_a_module() {
         bed.grow();
         assert_eq!(bed.of_endpoint("nexum_endpoint_demotions_total", place.bad), 0.0);
         assert_eq!(bed.engine.metric("nexum_subscription_reconnects_total", &[]), 0.0);
-        let grown = bed.memory_bytes_max().saturating_sub(before) >> 20;
+        let grown = bed.engine.memory_bytes_max().saturating_sub(before) >> 20;
         println!("{place:?}: {grown} MB more while answers of 300 MB came");
         assert!(grown < 150, "{grown} MB more");
         bed.recovers();
@@ -118,11 +118,11 @@ fn prove_outage_of_huge_answers_to_the_engine() {
     for place in places(&[http(0, 1), ws(0, 1), ws(0, 2)], &[1, 2]) {
         let mut bed = Plan::at(place).rpc("timeout = \"5s\"").start();
         bed.grow();
-        let before = bed.memory_bytes_max();
+        let before = bed.engine.memory_bytes_max();
         bed.bad().set(Huge(Whom::Engine));
         // Receipts tell what the logs do not.
         bed.grow();
-        let grown = bed.memory_bytes_max().saturating_sub(before) >> 20;
+        let grown = bed.engine.memory_bytes_max().saturating_sub(before) >> 20;
         println!("{place:?}: {grown} MB more while answers of 300 MB came");
         assert!(grown < 300, "{grown} MB more");
         bed.recovers();

@@ -58,9 +58,6 @@ impl RpcBackend {
             let parts = union.parts(most);
             let list = parts.iter().map(Union::longest_list).max().unwrap_or(0);
             let answer = self.range_from(index, from, to, union, &parts, known, patience, purpose).await;
-            if let (1, Err(error)) = (size, &answer) {
-                self.may_have_overflowed(index, error);
-            }
             let now_ns = self.shared.clock.monotonic_ns();
             let mut shape = self.shared.endpoints[index].shape();
             let error = match answer {
@@ -121,7 +118,8 @@ impl RpcBackend {
                 let mut filter = part.to_json();
                 filter.insert("fromBlock".into(), json!(format!("{from:#x}")));
                 filter.insert("toBlock".into(), json!(format!("{to:#x}")));
-                logs.extend(self.ask_logs(index, purpose, Value::Object(filter), true, patience).await?);
+                let block = (from == to).then_some(from);
+                logs.extend(self.ask_logs(index, purpose, Value::Object(filter), block, true, patience).await?);
             }
             if parts.len() > 1 {
                 logs = self.joined(index, logs)?;

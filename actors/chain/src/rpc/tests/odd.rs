@@ -148,3 +148,30 @@ async fn log_indexes_of_transactions_are_the_same_whoever_asks() {
     assert_eq!(backend.learnt(), ["log indexes are counted per transaction"]);
     assert!(!super::super::logs::has_gaps(&all_logs(), &all) && super::super::logs::has_gaps(&all_logs(), &all[1..]));
 }
+
+/// A block's logs as they are in the end, however often they have to be asked for, and how often they were. What else is
+/// asked for is answered.
+async fn logs_in_the_end(fails: u64) -> (usize, u64) {
+    let node = Node { head: 9, empty_receipts: true, logs_fail: Arc::new(fails.into()), ..Node::default() };
+    let left = node.logs_fail.clone();
+    let mut header = header_of(&node, 5);
+    header.receipts_root = Some(nexum_host_ifaces::Hash(alloy::consensus::EMPTY_ROOT_HASH.0));
+    let backend = backend_over(vec![node]);
+    up(&backend);
+    for _ in 0..10_000 {
+        backend.headers(&[5]).await.unwrap();
+        if let Ok(logs) = backend.block_logs(std::slice::from_ref(&header), &all_logs()).await {
+            return (logs[0].len(), fails - left.load(Ordering::Relaxed));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("they are never had: {:?}", backend.endpoints());
+}
+
+/// Some chains have logs that are in no receipt. So receipts do not stand for logs that were lost on the way.
+#[tokio::test]
+async fn logs_that_fail_a_few_times_are_asked_for_again_before_receipts_stand_for_them() {
+    assert_eq!(logs_in_the_end(3).await, (1, 3));
+    let (logs, asked) = logs_in_the_end(u64::MAX).await;
+    assert!(logs == 0 && asked >= 4, "{logs} {asked}");
+}

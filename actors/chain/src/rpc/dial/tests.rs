@@ -1,0 +1,131 @@
+//! How hosts are looked up, against servers on this machine.
+
+use std::io;
+
+use nexum_host_ifaces::clock::SystemClock;
+use prometheus::Registry;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::Notify,
+    time::timeout,
+};
+
+use super::*;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const BYTES_MAX: usize = 1 << 20;
+
+/// The network with a resolver that finds `works.test` on this machine, knows no `none.test`, and answers for nothing
+/// else. `asked` is told of what it does not answer.
+fn network(asked: &Arc<Notify>) -> Network {
+    let asked = asked.clone();
+    let look_up: LookUp = Arc::new(move |name: &str| -> io::Result<Vec<SocketAddr>> {
+        match name {
+            "works.test" => Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0))]),
+            "none.test" => Err(io::Error::other("no such name")),
+            _ => loop {
+                asked.notify_one();
+                std::thread::park();
+            },
+        }
+    });
+    let metrics = ChainMetrics::register(&Registry::new()).unwrap();
+    Network::new(look_up, Arc::new(SystemClock::new()), &metrics)
+}
+
+/// Answers one request over HTTP, and opens one WebSocket.
+async fn serve(listener: TcpListener) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"?") {
+        let mut some = [0; 1_024];
+        let count = stream.read(&mut some).await.unwrap();
+        assert!(count > 0, "it ended before its body");
+        request.extend_from_slice(&some[..count]);
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\n!").await.unwrap();
+    drop(stream);
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+    socket.send(Message::text("hello")).await.unwrap();
+    // Until the other side closes it.
+    while socket.next().await.is_some_and(|message| message.is_ok()) {}
+}
+
+fn url(scheme: &str, host: &str, port: u16) -> Url {
+    format!("{scheme}://{host}:{port}/").parse().unwrap()
+}
+
+async fn post(network: &Network, url: Url) -> Result<Vec<u8>, Broken> {
+    let client = network.http(&url).unwrap();
+    let reply = client.post("?".to_owned(), BYTES_MAX, &Meter::new(BYTES_MAX)).await;
+    reply.map(|reply| reply.body)
+}
+
+async fn first_text(network: &Network, url: Url) -> Result<String, Broken> {
+    let mut socket = network.ws(&url, Duration::from_secs(10), BYTES_MAX).await?;
+    socket.from_node.recv().await.unwrap()
+}
+
+#[test]
+fn a_host_whose_name_servers_are_silent_keeps_no_other_endpoint_waiting_and_no_read_of_the_store() {
+    // One thread for everything that blocks: whoever holds it up is noticed.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let asked = Arc::new(Notify::new());
+        let network = Arc::new(network(&asked));
+        let mut waiting = Vec::new();
+        for host in ["silent-1.test", "silent-2.test"] {
+            for scheme in ["http", "ws"] {
+                let (network, url) = (network.clone(), url(scheme, host, 1));
+                waiting.push(tokio::spawn(async move {
+                    match scheme {
+                        "http" => post(&network, url).await.map(drop),
+                        _ => first_text(&network, url).await.map(drop),
+                    }
+                }));
+            }
+            timeout(PATIENCE, asked.notified()).await.unwrap();
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = tokio::spawn(serve(listener));
+        let answer = timeout(PATIENCE, post(&network, url("http", "works.test", port))).await.unwrap();
+        assert_eq!(answer.unwrap(), b"!");
+        let text = timeout(PATIENCE, first_text(&network, url("ws", "works.test", port))).await.unwrap();
+        assert_eq!(text.unwrap(), "hello");
+        serving.await.unwrap();
+        // Where the store reads.
+        timeout(PATIENCE, tokio::task::spawn_blocking(|| ())).await.unwrap().unwrap();
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    });
+}
+
+#[tokio::test]
+async fn what_dns_says_is_told_like_other_failures() {
+    let network = network(&Arc::default());
+    let why = Broken::Lost("DNS: no such name".into());
+    assert_eq!(post(&network, url("http", "none.test", 1)).await.unwrap_err(), why);
+    assert_eq!(first_text(&network, url("ws", "none.test", 1)).await.unwrap_err(), why);
+}
+
+#[tokio::test]
+async fn an_address_from_which_nothing_comes_back_keeps_nobody_waiting_for_the_next() {
+    let addresses = [1, 2, 3, 4].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+    let connect = |address: SocketAddr| async move {
+        match address.port() {
+            1 => std::future::pending().await,
+            2 => Err(io::Error::other("refused")),
+            port => Ok(port),
+        }
+    };
+    assert_eq!(timeout(PATIENCE, first(&addresses, connect)).await.unwrap().unwrap(), 3);
+    let refused = |address: SocketAddr| {
+        let refuses = io::Error::other(format!("{} refuses", address.port()));
+        std::future::ready(Err::<(), _>(refuses))
+    };
+    assert_eq!(first(&addresses, refused).await.unwrap_err().to_string(), "1 refuses");
+    assert!(first(&[], refused).await.unwrap_err().to_string().contains("no address"));
+}
