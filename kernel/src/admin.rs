@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use nexum_admin_api::state::ModuleState;
 pub use nexum_admin_api::{
     health::{ChainHealthReport, Health, ModuleHealthReport},
     orders::{Drained, ModuleSpec, Outstanding, ResyncOrder, ResyncTo, Resynced, Upgraded},
@@ -59,7 +60,7 @@ impl AdminError {
     pub(crate) fn dead(module: &str) -> Self {
         let hint =
             format!("its budget was spent before the order could be carried out; `nexumctl module restart {module}`");
-        Self::WrongState { module: module.to_owned(), state: "DEAD".to_owned(), hint }
+        Self::WrongState { module: module.to_owned(), state: ModuleState::Dead.name().to_owned(), hint }
     }
 }
 

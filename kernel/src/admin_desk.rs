@@ -11,6 +11,10 @@ use std::{
 };
 
 use futures::future::join_all;
+use nexum_admin_api::{
+    health::{HEALTHY, UNHEALTHY},
+    state::{ModuleState, ServiceState},
+};
 use nexum_host_ifaces::{
     chain::{ChainMsg, ChainStatus, ChainWait, EndpointStatus},
     clock::Clock,
@@ -121,8 +125,9 @@ fn answer<T: Send + 'static>(reply: RpcReplyPort<T>, value: T) {
 }
 
 fn service(name: &str, kind: NodeKind, summary: Option<String>, children: Vec<Node>) -> Node {
-    let state = if summary.is_some() { "UP" } else { "DOWN" };
-    Node { name: name.into(), kind, state: state.into(), summary: summary.unwrap_or_default(), module: None, children }
+    let state = if summary.is_some() { ServiceState::Up } else { ServiceState::Down };
+    let (state, summary) = (state.name().to_owned(), summary.unwrap_or_default());
+    Node { name: name.into(), kind, state, summary, module: None, children }
 }
 
 impl Args {
@@ -270,7 +275,7 @@ fn chain_node(id: u64, status: Option<ChainStatus>) -> Node {
     let endpoints = status.endpoints.iter().map(endpoint_node).collect();
     let mut node = service(&id.to_string(), NodeKind::Chain, Some(summary), endpoints);
     if !status.connected {
-        node.state = "DOWN".into();
+        node.state = ServiceState::Down.name().to_owned();
     }
     node
 }
@@ -313,12 +318,12 @@ fn endpoint_node(endpoint: &EndpointStatus) -> Node {
         parts.push(format!("last error: {error}"));
     }
     let mut node = service(&endpoint.name, NodeKind::Endpoint, Some(parts.join(", ")), Vec::new());
-    node.state = match (endpoint.connected, endpoint.healthy) {
-        (false, _) => "DOWN",
-        (true, false) => "DEMOTED",
-        (true, true) => "UP",
-    }
-    .into();
+    let state = match (endpoint.connected, endpoint.healthy) {
+        (false, _) => ServiceState::Down,
+        (true, false) => ServiceState::Demoted,
+        (true, true) => ServiceState::Up,
+    };
+    node.state = state.name().to_owned();
     node
 }
 
@@ -357,7 +362,7 @@ fn judge(
     }
     let modules = reports.unwrap_or_default();
     for (name, module) in &modules {
-        if module.state == "dead" {
+        if module.state == ModuleState::Dead.in_health() {
             reasons.insert(stands(name, module));
         }
         if let Some(age) = module.expected_event_age_seconds.filter(|age| *age > threshold.as_secs()) {
@@ -369,8 +374,9 @@ fn judge(
             reasons.insert(format!("module {name} {wait}"));
         }
     }
-    let status = if reasons.is_empty() { "healthy" } else { "unhealthy" };
-    let settled = |module: &ModuleHealthReport| module.state == "running" || module.state == "paused";
+    let status = if reasons.is_empty() { HEALTHY } else { UNHEALTHY };
+    let settled = [ModuleState::Run, ModuleState::Paused].map(ModuleState::in_health);
+    let settled = |module: &ModuleHealthReport| settled.contains(&module.state.as_str());
     reasons.extend(modules.iter().filter(|(_, module)| !settled(module)).map(|(name, module)| stands(name, module)));
     Health {
         status: status.into(),

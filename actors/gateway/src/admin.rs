@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::{
     actor::Token,
-    api::{BackupRequest, Stopped},
+    api::{BackupRequest, Stopped, state::ServiceState},
     error::ApiError,
     logs::{self, Follow, LogTap, Next},
     probes,
@@ -63,7 +63,7 @@ impl Api {
         fn find(node: Node) -> Option<Node> {
             if node.kind == NodeKind::Modules { Some(node) } else { node.children.into_iter().find_map(find) }
         }
-        let modules = find(self.tree().await?).filter(|node| node.state != "DOWN");
+        let modules = find(self.tree().await?).filter(|node| node.state != ServiceState::Down.name());
         let unknown = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the supervisor of modules does not answer");
         Ok(modules.ok_or_else(unknown)?.children)
     }

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use nexum_admin_api::health::{HEALTHY, UNHEALTHY};
 use nexum_host_ifaces::port::Port;
 use nexum_kernel::admin::{AdminMsg, Health};
 use prometheus::{Encoder, Registry, TextEncoder};
@@ -41,14 +42,14 @@ async fn health(State(admin): State<Port<AdminMsg>>) -> Response {
 /// The kernel's health and the status that goes with it; a kernel that does not answer is not healthy.
 pub(crate) async fn read(admin: &Port<AdminMsg>) -> (StatusCode, Health) {
     let health = admin.call(PROBE_DEADLINE, AdminMsg::Health).await.unwrap_or_else(|error| Health {
-        status: "unhealthy".to_owned(),
+        status: UNHEALTHY.to_owned(),
         ready: false,
         uptime_seconds: 0,
         modules: Default::default(),
         chains: Default::default(),
         reasons: vec![error.to_string()],
     });
-    let status = if health.status == "healthy" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if health.status == HEALTHY { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, health)
 }
 

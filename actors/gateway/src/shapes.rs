@@ -1,6 +1,6 @@
 //! What the store and the kernel hold, in the shapes that the admin API shows it in.
 
-use nexum_admin_api::{Effect, FailedEvent, Inspection, Letter, hex, tree::Node};
+use nexum_admin_api::{Effect, FailedEvent, Inspection, Letter, hex, state::ModuleState, tree::Node};
 use nexum_host_ifaces::{
     event::EventId,
     outbox::{self, Ended, Listed, Sent},
@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 /// What the store knows of a module, and where it is in the tree when it is loaded.
 pub(crate) fn inspection(info: ModuleInfo, node: Option<Node>) -> Inspection {
-    let reason = node.as_ref().filter(|node| node.state != "RUN").and_then(|node| node.module.as_ref());
+    let reason =
+        node.as_ref().filter(|node| node.state != ModuleState::Run.name()).and_then(|node| node.module.as_ref());
     let reason = reason.and_then(|facts| facts.last_error.clone());
     let ModuleInfo { name, id, record, health, dead_letters, replay, .. } = info;
     let (standing, dead_reason) = match health.standing {

@@ -13,7 +13,7 @@ use std::{
 use hyper::Method;
 use nexum_admin_api::{
     DrainRequest, Loaded, UpgradeRequest,
-    health::Health,
+    health::{HEALTHY, Health},
     orders::{Drained, ModuleSpec, ResyncOrder, ResyncTo, Resynced, Upgraded},
     text,
     tree::Node,
@@ -62,7 +62,7 @@ async fn health(output: &Output) -> Result<(), Failure> {
         true => print_json(&health)?,
         false => print(&render::report::health(&health))?,
     }
-    if health.status == "healthy" { Ok(()) } else { Err(Failure::unhealthy()) }
+    if health.status == HEALTHY { Ok(()) } else { Err(Failure::unhealthy()) }
 }
 
 /// Says that an order was carried out.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
+use nexum_admin_api::state::ModuleState;
 use nexum_host_ifaces::{clock::Clock, port::Port};
 use ractor::{ActorRef, rpc::CallResult};
 
@@ -51,9 +52,9 @@ impl Drain {
             Some(name) => self.all(vec![name], Order::Pause, Vec::new()).await,
             None => match self.modules.call(modules::Msg::Reports, Some(STATUS_DEADLINE)).await {
                 Ok(CallResult::Success(reports)) => {
-                    let idle = |state: &str| state == "dead" || state == "paused";
+                    let idle = [ModuleState::Dead, ModuleState::Paused].map(ModuleState::in_health);
                     let (idle, busy): (Vec<_>, Vec<_>) =
-                        reports.into_iter().partition(|(_, report)| idle(&report.state));
+                        reports.into_iter().partition(|(_, report)| idle.contains(&report.state.as_str()));
                     let names = |of: Vec<(String, _)>| of.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
                     // What has nothing to do may have sent something before.
                     self.all(names(busy), Order::Hold, names(idle)).await
@@ -86,7 +87,9 @@ impl Drain {
         for (name, ordered) in join_all(orders).await {
             match ordered {
                 Ok(CallResult::Success(Ok(()))) => drained.drained.push(name),
-                Ok(CallResult::Success(Err(AdminError::WrongState { state, .. }))) if state == "PAUSED" => {
+                Ok(CallResult::Success(Err(AdminError::WrongState { state, .. })))
+                    if state == ModuleState::Paused.name() =>
+                {
                     drained.drained.push(name);
                 }
                 Ok(CallResult::Success(Err(error))) if order == Order::Pause => return Err(error),

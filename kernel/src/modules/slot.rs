@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nexum_admin_api::state::ModuleState;
 use nexum_host_ifaces::store::{ModuleHealth, Standing};
 use ractor::ActorRef;
 
@@ -34,30 +35,26 @@ pub(super) enum Phase {
 }
 
 impl Phase {
+    fn state(&self) -> ModuleState {
+        match self {
+            Self::Load => ModuleState::Load,
+            Self::Init => ModuleState::Init,
+            Self::Run => ModuleState::Run,
+            Self::Restart { .. } => ModuleState::Restart,
+            Self::Paused => ModuleState::Paused,
+            Self::Dead { .. } => ModuleState::Dead,
+            Self::Stopped => ModuleState::Stopped,
+        }
+    }
+
     /// The name in the tree.
     pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Load => "LOAD",
-            Self::Init => "INIT",
-            Self::Run => "RUN",
-            Self::Restart { .. } => "RESTART",
-            Self::Paused => "PAUSED",
-            Self::Dead { .. } => "DEAD",
-            Self::Stopped => "STOPPED",
-        }
+        self.state().name()
     }
 
     /// The name in health reports.
     pub(super) fn report(&self) -> &'static str {
-        match self {
-            Self::Load => "loading",
-            Self::Init => "init",
-            Self::Run => "running",
-            Self::Restart { .. } => "restarting",
-            Self::Paused => "paused",
-            Self::Dead { .. } => "dead",
-            Self::Stopped => "stopped",
-        }
+        self.state().in_health()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The root's children by name: bringing one back, the operator's orders about them, and their end in order.
 
+use nexum_admin_api::state::ServiceState;
 use ractor::{ActorCell, ActorId, ActorRef};
 
 use super::{Child, Msg, START_AGAIN, STOP_DEADLINE, State};
@@ -72,8 +73,9 @@ impl State {
         all.map(|child| {
             let name = self.name(child).to_owned();
             let spent = self.intensities.get_mut(&name).map_or(0, |intensity| intensity.spent(now_ns)) as u32;
+            let state = if up.contains(&child) { ServiceState::Up } else { ServiceState::Down };
             ServiceReport {
-                state: if up.contains(&child) { "UP" } else { "DOWN" }.into(),
+                state: state.name().to_owned(),
                 restarts: self.restarts.get(&name).copied().unwrap_or(0),
                 failures: Budget { spent, max: RESTARTS_MAX as u32 },
                 name,

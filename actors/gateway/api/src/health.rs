@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::tree::ModuleWait;
 
+/// What a health report says first.
+pub const HEALTHY: &str = "healthy";
+pub const UNHEALTHY: &str = "unhealthy";
+
 /// What `GET /health` answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Health {
@@ -24,7 +28,7 @@ pub struct Health {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModuleHealthReport {
-    /// `loading`, `init`, `running`, `restarting`, `paused` or `dead`.
+    /// What health reports call a `ModuleState`.
     pub state: String,
     pub last_event_age_seconds: Option<u64>,
     /// Why it is not running, if it has said; or what its last failure was.

@@ -10,6 +10,7 @@ pub mod crashes;
 pub mod health;
 pub mod journal;
 pub mod orders;
+pub mod state;
 pub mod text;
 pub mod tree;
 

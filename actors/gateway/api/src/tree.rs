@@ -25,7 +25,7 @@ pub enum NodeKind {
 pub struct Node {
     pub name: String,
     pub kind: NodeKind,
-    /// For modules the FSM state (`LOAD`, `INIT`, `RUN`, `RESTART`, `PAUSED`, `DEAD`); for services `UP` or `DOWN`.
+    /// For modules the name of a `ModuleState`, for everything else that of a `ServiceState`.
     pub state: String,
     /// One line for people: heads, endpoints, figures.
     pub summary: String,

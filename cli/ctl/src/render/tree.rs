@@ -1,6 +1,9 @@
 //! The supervisor tree as text. Pure: a node in, lines out.
 
-use nexum_admin_api::tree::{ModuleFacts, Node, NodeKind};
+use nexum_admin_api::{
+    state::{ModuleState, ServiceState},
+    tree::{ModuleFacts, Node, NodeKind},
+};
 
 use super::{foreign::shown, one_line, units};
 
@@ -62,7 +65,7 @@ fn children(nodes: &[Node], indent: &str, lines: &mut Vec<Line>) {
         if let Some(facts) = &node.module {
             left = format!("{indent}{branch}{:name_width$} {}", node.name, facts.version);
             state = format!("{:8}", node.state);
-        } else if node.state != "UP" {
+        } else if node.state != ServiceState::Up.name() {
             state = node.state.clone();
         }
         lines.push(Line::new(&left, &state, &rest));
@@ -81,18 +84,17 @@ fn module(node: &Node, facts: &ModuleFacts) -> Vec<String> {
     let name = &node.name;
     let reason = one_line(&node.summary, usize::MAX);
     let budget = format!("{}/{}", facts.budget.spent, facts.budget.max);
-    match node.state.as_str() {
-        "RESTART" => {
+    match ModuleState::named(&node.state) {
+        Some(ModuleState::Restart) => {
             let wait =
                 facts.next_start_in_ms.map_or_else(|| "soon".to_owned(), |ms| format!("in {}", units::duration_ms(ms)));
             vec![format!("{wait} (attempt {budget})"), reason]
         }
-        "DEAD" if facts.budget.max > 0 && facts.budget.spent >= facts.budget.max => {
+        Some(ModuleState::Dead) if facts.budget.max > 0 && facts.budget.spent >= facts.budget.max => {
             vec![format!("budget spent {budget} — `nexumctl module restart {name}`"), reason]
         }
-        "DEAD" => vec![reason],
-        "PAUSED" => vec![format!("by the operator — `nexumctl module resume {name}`")],
-        "RUN" => running(facts, &budget, reason),
+        Some(ModuleState::Paused) => vec![format!("by the operator — `nexumctl module resume {name}`")],
+        Some(ModuleState::Run) => running(facts, &budget, reason),
         _ => vec![reason],
     }
 }
@@ -130,9 +132,11 @@ fn running(facts: &ModuleFacts, budget: &str, reason: String) -> Vec<String> {
 
 /// A padded state word in its colour.
 fn coloured(state: &str, colours: bool) -> String {
-    let colour = match state.trim_end() {
-        "RUN" | "UP" => "32",
-        "RESTART" | "PAUSED" | "LOAD" | "INIT" => "33",
+    use ModuleState::{Init, Load, Paused, Restart, Run};
+    let name = state.trim_end();
+    let colour = match (ModuleState::named(name), ServiceState::named(name)) {
+        (Some(Run), _) | (_, Some(ServiceState::Up)) => "32",
+        (Some(Restart | Paused | Load | Init), _) => "33",
         _ => "31",
     };
     if colours { format!("\x1b[{colour}m{state}\x1b[0m") } else { state.to_owned() }
