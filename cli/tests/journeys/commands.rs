@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output, Stdio},
@@ -178,6 +178,17 @@ fn the_admin_api_over_tcp_wants_the_token() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let (code, said) = refused(NEXUMCTL, &["--url", &url, "--token-file", path(&wrong), "health"]);
     assert_eq!((code, said.as_str()), (1, "nexumctl: the engine refused the token: see --token-file"));
+    // A pipe is read once, also when the command is handed on.
+    let mut child = Command::new(NEXUMCTL)
+        .args(["--url", &url, "--token-file", "/dev/stdin", "crash", "show", "nobody"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"0123456789abcdef\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.contains("nobody")), (Some(5), true), "{said}");
 }
 
 #[test]

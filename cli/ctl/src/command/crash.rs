@@ -8,7 +8,6 @@ use crate::{
     args::{Output, crash::Crash},
     client::{Client, part},
     exit::Failure,
-    hand_on,
     render::{self, print, print_json},
 };
 
@@ -27,8 +26,8 @@ pub(super) async fn crash(client: &Client, command: Crash, output: &Output) -> R
                 false => print(&render::crashes::crashes(&list.crashes)),
             }
         }
-        // Only an engine's program can read a recording.
-        Crash::Show { .. } => hand_on::to_nexum(),
+        // Handed on before.
+        Crash::Show { .. } => Ok(()),
         Crash::Export { module, number, to } => {
             let bytes = client.bytes(&one(&module, number)).await?;
             fs::write(&to, &bytes).map_err(|error| Failure::failed(format!("{}: {error}", to.display())))?;

@@ -12,9 +12,10 @@ use serde_json::json;
 
 use super::{block_on, done};
 use crate::{
-    args::{Dlq, Operator, Outbox, Output, Service},
+    args::{Dlq, Operator, Outbox, Output, Service, crash::Crash},
     client::{Client, part},
     exit::Failure,
+    hand_on,
     render::{self, foreign, print, print_as_is, print_json, print_json_line},
 };
 
@@ -23,6 +24,11 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Carries out a command of `nexumctl` alone.
 pub fn operator(command: Operator, output: &Output) -> Result<(), Failure> {
+    // Reading a recording takes an engine's code. A file with a token may be one that can be read once, so that there is no
+    // client before.
+    if matches!(command, Operator::Crash(Crash::Show { .. })) {
+        return hand_on::to_nexum();
+    }
     block_on(Box::pin(async move {
         let client = Client::new(output)?;
         match command {
