@@ -222,6 +222,27 @@ fn every_dependency_is_used() {
     assert_eq!(unused, Vec::<String>::new());
 }
 
+#[test]
+fn only_the_table_of_effects_tells_their_kinds_apart() {
+    let (mut files, mut wrong) = (Vec::new(), Vec::new());
+    for source in ["host-ifaces/src", "kernel/src", "actors", "cli/src"] {
+        sources(&root().join(source), &mut files);
+    }
+    for file in files {
+        let shown = file.strip_prefix(root()).unwrap().display().to_string();
+        if shown.contains("tests") || shown.contains("src/effects") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let kinds = ["Http", "Rpc", "Transaction", "Message"].into_iter();
+        wrong.extend(
+            kinds.filter(|kind| code.contains(&format!("Effect::{kind}("))).map(|kind| format!("{shown}: {kind}")),
+        );
+    }
+    assert_eq!(wrong, Vec::<String>::new(), "what differs by kind belongs into host-ifaces/src/effects");
+}
+
 /// The names of metrics in a text, without what a histogram adds to its own.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let names = text.match_indices("nexum_").filter(|(at, _)| !text[..*at].ends_with(['_', '-', '.', '/', '"']));

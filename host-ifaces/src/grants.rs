@@ -2,19 +2,17 @@
 //! and operator.
 //!
 //! Invariant: whatever leaves for a module is held against its grants, by a call now or by an effect later, and nothing
-//! else decides. The interfaces among them are decided by linking; `rpc` and `effect` answer for the rest.
+//! else decides. The interfaces among them are decided by linking; `rpc`, `hosts` and `refused` answer for the rest.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 pub use nexum_records::capability::Capability;
-use url::Url;
 
 use crate::{
     HostError, HostErrorKind,
     bounded::{NAME_BYTES_MAX, cut},
     chain::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN, READ_METHODS},
     http::Allowlist,
-    outbox::Effect,
 };
 
 /// How a module reaches one capability.
@@ -170,39 +168,6 @@ impl Grants {
         Err(HostError::new("chain", HostErrorKind::Denied, message).with_code(CODE_METHOD_DENIED))
     }
 
-    /// Whether an effect may go where it wants to: what a call of the interface behind it may reach, an effect may. An
-    /// effect over RPC needs the capability `chain`. One over HTTP needs a host from the allowlist, as an effect is asked
-    /// for by that alone, and that the operator does not withhold `http`.
-    ///
-    /// # Errors
-    /// Those of `rpc` and `Allowlist::check`, and `unsupported` for a capability that is not granted.
-    pub fn effect(&self, module: &str, effect: &Effect) -> Result<(), HostError> {
-        let missing = |capability: Capability, what: &str| {
-            let message = format!("capability `{capability}` is not granted to module {module}, and {what} need it");
-            HostError::new("outbox", HostErrorKind::Unsupported, message)
-        };
-        match effect {
-            Effect::Http(effect) => {
-                if self.refused().contains(&Capability::Http) {
-                    return Err(missing(Capability::Http, "effects over HTTP"));
-                }
-                let url = Url::parse(&effect.url).map_err(|why| {
-                    let message = format!("what is given as URL is none: {why}");
-                    HostError::new("http", HostErrorKind::InvalidInput, message)
-                })?;
-                self.hosts.check(&url)
-            }
-            Effect::Rpc(effect) => {
-                if self.get(Capability::Chain) != Some(Grant::Served) {
-                    return Err(missing(Capability::Chain, "effects over RPC"));
-                }
-                self.rpc(module, effect.chain_id, &effect.method)
-            }
-            // They name what they need once there is an actor for them.
-            Effect::Transaction(_) | Effect::Message(_) => Ok(()),
-        }
-    }
-
     /// What these grants reach and others do not, in words.
     pub fn beyond(&self, other: &Self) -> Vec<String> {
         let served = |grants: &Self, capability| grants.get(capability) == Some(Grant::Served);
@@ -247,42 +212,5 @@ mod tests {
         assert_eq!(grants.get(Logging), Some(Grant::Stub));
         assert_eq!(grants.get(Http), Some(Grant::Stub));
         assert_eq!(grants.get(Clock), None);
-    }
-
-    fn rpc(chain_id: u64, method: &str) -> Effect {
-        Effect::Rpc(crate::outbox::RpcEffect { chain_id, method: method.into(), params: "[]".into() })
-    }
-
-    fn post(url: &str) -> Effect {
-        let url = url.to_owned();
-        Effect::Http(crate::outbox::HttpEffect { method: "POST".into(), url, headers: Vec::new(), body: None })
-    }
-
-    #[test]
-    fn an_effect_reaches_what_a_call_reaches() {
-        use Capability::*;
-        let refusal = |grants: Result<Grants, GrantError>, effect: &Effect| {
-            let grants = grants.unwrap().with_chains([1]).with_extra_methods(["eth_sendRawTransaction".to_owned()]);
-            let grants = grants.with_hosts(Allowlist::new(["a.org".to_owned()]));
-            grants.effect("m", effect).map_err(|error| (error.kind, error.code, error.message))
-        };
-        let granted = || decide(&[Chain], &[], &[]);
-        let send = rpc(1, "eth_sendRawTransaction");
-        assert_eq!(refusal(granted(), &send), Ok(()));
-        let denied = refusal(granted(), &rpc(1, "eth_sign")).unwrap_err();
-        assert!(matches!(denied, (HostErrorKind::Denied, CODE_METHOD_DENIED, _)), "{denied:?}");
-        let unknown = refusal(granted(), &rpc(2, "eth_call")).unwrap_err();
-        assert!(matches!(unknown, (HostErrorKind::Unsupported, CODE_UNKNOWN_CHAIN, _)), "{unknown:?}");
-        // Not asked for, and asked for but denied by the operator.
-        for without in [decide(&[], &[], &[]), decide(&[], &[Chain], &[Chain])] {
-            let (kind, _, message) = refusal(without, &send).unwrap_err();
-            let expected = "capability `chain` is not granted to module m, and effects over RPC need it";
-            assert_eq!((kind, message.as_str()), (HostErrorKind::Unsupported, expected));
-        }
-
-        assert_eq!(refusal(granted(), &post("https://a.org/x")), Ok(()));
-        assert!(matches!(refusal(granted(), &post("https://b.org")), Err((HostErrorKind::Denied, ..))));
-        let withheld = refusal(decide(&[], &[], &[Http]), &post("https://a.org/x")).unwrap_err();
-        assert!(withheld.2.starts_with("capability `http` is not granted to module m"), "{withheld:?}");
     }
 }

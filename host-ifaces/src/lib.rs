@@ -13,6 +13,7 @@ pub mod bounded;
 pub mod chain;
 pub mod clock;
 pub mod cron;
+pub mod effects;
 pub mod event;
 pub mod grants;
 pub mod host;

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 pub use crate::bindings::nexum::host::outbox::{Effect, HttpEffect, Release, RpcEffect};
 use crate::{
-    Hash,
+    Hash, effects,
     event::{EventId, SourceId},
     store::{ModuleId, Reply},
     types::{Outcome, OutcomeStatus},
@@ -54,24 +54,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Where it goes, for limits and lists: `https://host:port`, or `chain:1`. Never the path, which may hold a secret.
+    /// Where it goes, for limits and lists. Never a path, which may hold a secret.
     pub fn destination(&self) -> String {
-        match &self.effect {
-            Effect::Http(effect) => crate::http::origin(&effect.url),
-            Effect::Rpc(effect) => format!("chain:{}", effect.chain_id),
-            Effect::Transaction(effect) => format!("chain:{}", effect.chain_id),
-            Effect::Message(effect) => format!("topic:{}", effect.content_topic),
-        }
+        effects::of(&self.effect).destination()
     }
 
     /// What it is and where it goes, for lists.
     pub fn brief(&self) -> Sent {
-        let kind = match &self.effect {
-            Effect::Http(_) => "http",
-            Effect::Rpc(_) => "rpc",
-            Effect::Transaction(_) => "transaction",
-            Effect::Message(_) => "message",
-        };
         let release = match self.release {
             Release::Committed => "committed",
             Release::Safe => "safe",
@@ -80,7 +69,7 @@ impl Entry {
         Sent {
             id: self.id.clone(),
             key: self.key.clone(),
-            kind: kind.to_owned(),
+            kind: effects::of(&self.effect).name().to_owned(),
             destination: self.destination(),
             lane: self.lane.clone(),
             release: release.to_owned(),
@@ -95,17 +84,7 @@ impl Entry {
 
     /// The same without what only a further attempt would need.
     pub fn stripped(&self) -> Self {
-        let mut entry = self.clone();
-        match &mut entry.effect {
-            Effect::Http(effect) => {
-                effect.headers.clear();
-                effect.body = None;
-            }
-            Effect::Rpc(effect) => effect.params.clear(),
-            Effect::Transaction(effect) => effect.data.clear(),
-            Effect::Message(effect) => effect.payload.clear(),
-        }
-        entry
+        Self { effect: effects::of(&self.effect).stripped(), ..self.clone() }
     }
 }
 
@@ -209,7 +188,7 @@ impl Live {
             release: entry.release,
             block: entry.block,
             destination: entry.destination(),
-            bytes: draft::size(&entry.effect) as u64,
+            bytes: effects::of(&entry.effect).bytes() as u64,
             sent_at_ms: entry.sent_at_ms,
             progress,
         }

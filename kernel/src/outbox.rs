@@ -1,7 +1,7 @@
 //! The outbox actor: carries out what modules have sent, and hands each module the outcomes.
 //!
 //! Owns the effects that have not ended, as the store told of them; the timer for the next one; and the modules that
-//! wait for outcomes. What to do next is decided by `schedule` and `verdict`, which are pure; `courier` makes an attempt.
+//! wait for outcomes. What to do next is decided by `schedule` and `retry`, which are pure; `courier` makes an attempt.
 //!
 //! Invariant: everything here can be lost. An effect is marked in the store before it leaves, and its end is written
 //! before the module hears of it; after a crash the store tells everything again. So an effect may reach its
@@ -13,9 +13,9 @@ mod metrics;
 mod permits;
 mod prune;
 mod requests;
+mod retry;
 mod schedule;
 mod settle;
-mod verdict;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -40,13 +40,13 @@ pub use permits::Permits;
 use ractor::{
     Actor, ActorCell, ActorProcessingErr, ActorRef, MessagingErr, RpcReplyPort, SpawnErr, concurrency::JoinHandle,
 };
+use retry::RETRY_AFTER_MAX;
+pub use retry::RetryPolicy;
 pub use schedule::Concurrency;
 use schedule::{Pending, Schedule};
 use settle::Asked;
 pub use settle::Left;
 use tokio::task::JoinSet;
-use verdict::RETRY_AFTER_MAX;
-pub use verdict::RetryPolicy;
 
 use crate::admin::AdminReply;
 

@@ -2,10 +2,10 @@
 
 use nexum_admin_api::{Effect, FailedEvent, Inspection, Letter, hex, state::ModuleState, tree::Node};
 use nexum_host_ifaces::{
+    effects,
     event::EventId,
-    outbox::{self, Ended, Listed, Sent},
+    outbox::{Ended, Listed, Sent},
     recording::CrashBrief,
-    secrets,
     store::{DeadLetter, ModuleInfo, Standing},
     types::{Event, Log, OutcomeStatus},
 };
@@ -111,30 +111,8 @@ pub(crate) fn brief_effect(listed: &Listed) -> Effect {
 
 /// One effect with what it sends.
 pub(crate) fn effect(listed: &Listed) -> Effect {
-    let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => hex(bytes),
-    };
-    let payload = match &listed.entry.effect {
-        outbox::Effect::Http(effect) => json!({
-            "method": effect.method,
-            "url": effect.url,
-            "headers": effect.headers.iter().map(|sent| header(&sent.name, &sent.value)).collect::<Vec<_>>(),
-            "body": effect.body.as_deref().map(text),
-        }),
-        outbox::Effect::Rpc(effect) => {
-            json!({ "chain_id": effect.chain_id, "method": effect.method, "params": effect.params })
-        }
-        outbox::Effect::Transaction(effect) => json!({ "chain_id": effect.chain_id, "data": hex(&effect.data) }),
-        outbox::Effect::Message(effect) => json!({ "content_topic": effect.content_topic }),
-    };
+    let payload = effects::of(&listed.entry.effect).payload();
     Effect { payload: Some(payload), ..brief_effect(listed) }
-}
-
-/// A header as it is shown: what proves who asks is of use to nobody but the other side.
-fn header<'a>(name: &'a str, value: &'a str) -> (&'a str, &'a str) {
-    let secret = secrets::is_secret_name(name) || secrets::holds_secret(value);
-    (name, if secret { secrets::MASK } else { value })
 }
 
 /// An event as JSON-RPC users know it: bytes as hex.
@@ -193,18 +171,4 @@ fn log(log: &Log) -> Value {
         "transaction_index": log.transaction_index,
         "log_index": log.log_index,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::header;
-
-    #[test]
-    fn headers_that_prove_who_asks_are_not_shown() {
-        for name in ["Authorization", "x-api-key", "Cookie", "X-Auth-Token"] {
-            assert_eq!(header(name, "k3y"), (name, "***"));
-        }
-        assert_eq!(header("x-forwarded", "Bearer k3y"), ("x-forwarded", "***"));
-        assert_eq!(header("content-type", "application/json"), ("content-type", "application/json"));
-    }
 }

@@ -8,14 +8,14 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::{BlockPoint, Effect, Entry, HttpEffect, effect_id};
+use super::{BlockPoint, Effect, Entry, effect_id};
 use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::outbox::{self, Options},
     bounded::{NAME_BYTES_MAX, cut},
+    effects,
     event::EventId,
     host::HostState,
-    http::{self, Allowlist, HEADERS_MAX, Header, KEY_HEADER},
 };
 
 /// One effect, everything about it: it is written twice and kept until it ends. Larger payloads belong behind a URL.
@@ -105,26 +105,6 @@ fn later(message: impl Into<String>) -> HostError {
     error(HostErrorKind::RateLimited, message)
 }
 
-pub(super) fn size(effect: &Effect) -> usize {
-    match effect {
-        Effect::Http(effect) => {
-            let headers: usize = effect.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
-            effect.method.len() + effect.url.len() + headers + effect.body.as_ref().map_or(0, Vec::len)
-        }
-        Effect::Rpc(effect) => effect.method.len() + effect.params.len(),
-        Effect::Transaction(effect) => effect.data.len(),
-        Effect::Message(effect) => effect.content_topic.len() + effect.payload.len(),
-    }
-}
-
-/// What the parts of an effect take besides their bytes: headers without a character take something, too.
-fn parts(effect: &Effect) -> usize {
-    match effect {
-        Effect::Http(effect) => size_of_val(effect.headers.as_slice()),
-        Effect::Rpc(_) | Effect::Transaction(_) | Effect::Message(_) => 0,
-    }
-}
-
 fn check_options(options: &Options) -> Result<(), HostError> {
     if let Some(key) = &options.key
         && (key.is_empty() || key.len() > KEY_BYTES_MAX || !key.bytes().all(|byte| (0x21..0x7f).contains(&byte)))
@@ -141,20 +121,6 @@ fn check_options(options: &Options) -> Result<(), HostError> {
     Ok(())
 }
 
-/// The request as it will leave, with the header of its key: what is refused then could never go out.
-fn check_http(effect: &HttpEffect, key: &str, allow: &Allowlist) -> Result<(), HostError> {
-    // Before any of them is copied.
-    if effect.headers.len() > HEADERS_MAX {
-        return Err(invalid(format!("{} headers, at most {HEADERS_MAX}", effect.headers.len())));
-    }
-    if effect.headers.iter().any(|header| header.name.eq_ignore_ascii_case(KEY_HEADER)) {
-        return Err(invalid("header `idempotency-key` is the host's to set: give the key as an option"));
-    }
-    let mut headers = effect.headers.clone();
-    headers.push(Header { name: KEY_HEADER.into(), value: key.to_owned() });
-    http::check(&effect.method, &effect.url, &headers, effect.body.as_deref(), allow).map(drop)
-}
-
 /// The block of an event, whose finality `release` speaks of.
 fn block_of(event: &EventId) -> Option<BlockPoint> {
     match event {
@@ -165,31 +131,12 @@ fn block_of(event: &EventId) -> Option<BlockPoint> {
     }
 }
 
-impl HostState {
-    fn check_effect(&self, effect: &Effect, key: &str) -> Result<(), HostError> {
-        let moved = |mut error: HostError| {
-            error.domain = "outbox".into();
-            error
-        };
-        self.grants.effect(&self.module, effect).map_err(moved)?;
-        let none =
-            |what: &str| error(HostErrorKind::Unsupported, format!("{what}: this engine has no actor for them yet"));
-        match effect {
-            Effect::Http(effect) => check_http(effect, key, self.grants.hosts()).map_err(moved),
-            Effect::Rpc(effect) => match serde_json::from_str::<serde_json::Value>(&effect.params) {
-                Ok(params) if params.is_array() => Ok(()),
-                _ => Err(invalid("`params` is not the JSON text of an array")),
-            },
-            Effect::Transaction(_) => Err(none("transaction effects")),
-            Effect::Message(_) => Err(none("message effects")),
-        }
-    }
-}
-
 impl outbox::Host for HostState {
     fn send(&mut self, effect: Effect, options: Options) -> Result<String, HostError> {
         let named = [&options.key, &options.lane].into_iter().flatten().map(String::len).sum::<usize>();
-        self.meter.take(size(&effect) + parts(&effect) + named);
+        let kind = effects::of(&effect);
+        let bytes = kind.bytes();
+        self.meter.take(bytes + kind.overhead() + named);
         self.count_host_call("outbox")?;
         let event = match &self.origin {
             None | Some(EventId::Init) => {
@@ -199,14 +146,14 @@ impl outbox::Host for HostState {
             Some(event) => event.clone(),
         };
         check_options(&options)?;
-        let bytes = size(&effect);
         if bytes > EFFECT_BYTES_MAX {
             return Err(invalid(format!("an effect of {bytes} bytes, at most {EFFECT_BYTES_MAX}")));
         }
         let ordinal = self.drafts.entries.len();
         let id = effect_id(&self.module, &event, ordinal);
         let key = options.key.unwrap_or_else(|| id.clone());
-        self.check_effect(&effect, &key)?;
+        let allowed = kind.granted(&self.module, &self.grants).and_then(|()| kind.check(&key, &self.grants));
+        allowed.map_err(|error| HostError { domain: "outbox".into(), ..error })?;
         if ordinal >= EVENT_EFFECTS_MAX {
             return Err(later(format!("more than {EVENT_EFFECTS_MAX} effects in one event")));
         }
@@ -242,23 +189,5 @@ mod tests {
         assert!(refusal(51).unwrap().starts_with("this module has 16777216 bytes of effects that have not ended"));
         quota.set(3, 0);
         assert!(refusal(50).unwrap().starts_with("this module has 3 effects that have not ended"));
-    }
-
-    #[test]
-    fn what_send_takes_has_room_for_the_key() {
-        let allow = Allowlist::new(["a.org".to_owned()]);
-        let refusal = |count: usize, value: usize, key: &str| {
-            let header = |n: usize| Header { name: format!("x-{n}"), value: "v".repeat(value) };
-            let headers = (0..count).map(header).collect();
-            let effect = HttpEffect { method: "POST".into(), url: "https://a.org".into(), headers, body: None };
-            check_http(&effect, key, &allow).err().map(|error| error.message)
-        };
-        let max = http::HEADERS_MAX;
-        assert_eq!(refusal(max - 1, 1, "k"), None);
-        assert_eq!(refusal(max, 1, "k").unwrap(), format!("{} headers, at most {max}", max + 1));
-        assert_eq!(refusal(100_000, 0, "k").unwrap(), format!("100000 headers, at most {max}"));
-        let room = http::HEADER_BYTES_MAX - KEY_HEADER.len() - "x-0".len();
-        assert_eq!(refusal(1, room - 9, &"k".repeat(9)), None);
-        assert!(refusal(1, room - 9, &"k".repeat(10)).unwrap().starts_with("headers of "));
     }
 }

@@ -1,13 +1,13 @@
-//! One attempt at one effect, from the mark in the store to what is written about its end.
+//! One attempt at one effect, from the mark in the store to what is written about its end. What is sent, and what an answer
+//! means, is up to the kind of effect.
 
 use std::{sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
-    HostError, HostErrorKind,
-    chain::ChainMsg,
     clock::Clock,
-    http::{EgressMsg, Fetch, Header, KEY_HEADER, Request},
-    outbox::{Effect, EndOf, Ended, Entry, HttpEffect, Live, OutboxRequest, Progress, Released, RpcEffect},
+    effects::{self, Attempting, Verdict},
+    http::EgressMsg,
+    outbox::{EndOf, Ended, Entry, Live, OutboxRequest, Progress, Released},
     port::Port,
     store::StoreMsg,
     types::OutcomeStatus,
@@ -16,15 +16,12 @@ use nexum_host_ifaces::{
 use super::{
     Args, STORE_DEADLINE, flat,
     metrics::OutboxMetrics,
-    verdict::{self, RetryPolicy, Verdict},
+    retry::{RetryPolicy, next_attempt_ms},
 };
 use crate::load::Plan;
 
 /// Wait after an attempt that the engine's own bounds refused.
 const REFUSED_RETRY_MS: u64 = 250;
-
-/// What the answer to a JSON-RPC effect may take; modules are told of the beginning.
-const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 /// What an attempt came to.
 pub enum Done {
@@ -69,14 +66,22 @@ impl Courier {
             Err(error) => return Done::Trouble(error, None),
         };
         self.metrics.attempts.with_label_values(&[&*live.name]).inc();
+        let kind = effects::of(&entry.effect);
         // Grants may be other ones by now than when it was sent.
-        let granted = plan.grants.effect(&plan.manifest.name, &entry.effect);
-        let verdict = match (granted, &entry.effect) {
-            (Err(error), _) => Verdict::Failed(format!("not granted any more: {}", error.message)),
-            (_, Effect::Http(effect)) => self.http(plan, &entry.key, effect).await,
-            (_, Effect::Rpc(effect)) => self.rpc(plan, &live.name, effect, again).await,
-            (_, Effect::Transaction(_) | Effect::Message(_)) => {
-                Verdict::Failed("this engine has no actor for such effects yet".into())
+        let verdict = match kind.granted(&plan.manifest.name, &plan.grants) {
+            Err(error) => Verdict::Failed(format!("not granted any more: {}", error.message)),
+            Ok(()) => {
+                let with = Attempting {
+                    module: &plan.manifest.name,
+                    key: &entry.key,
+                    again,
+                    deadline: self.deadline,
+                    grants: &plan.grants,
+                    egress: &self.egress,
+                    chains: &plan.chains,
+                    clock: &*self.clock,
+                };
+                kind.attempt(&with).await
             }
         };
         self.conclude(live, &entry, progress, verdict).await
@@ -103,7 +108,7 @@ impl Courier {
         };
         progress.attempts += 1;
         progress.last_error = Some(error.clone());
-        let next = verdict::next_attempt_ms(&progress, after, &self.policy, now_ms, (self.jitter)());
+        let next = next_attempt_ms(&progress, after, &self.policy, now_ms, (self.jitter)());
         let Some(next) = next else {
             let error = format!("given up after {} attempts: {error}", progress.attempts);
             return self.fail(live, entry, progress, error).await;
@@ -148,56 +153,5 @@ impl Courier {
             Ok(()) => Done::Ended(how),
             Err(error) => Done::Trouble(error, Some(progress)),
         }
-    }
-
-    async fn http(&self, plan: &Plan, key: &str, effect: &HttpEffect) -> Verdict {
-        let HttpEffect { method, url, headers, body } = effect.clone();
-        let mut request = Request { method, url, headers, body, timeout_ms: None };
-        request.headers.push(Header { name: KEY_HEADER.into(), value: key.to_owned() });
-        let fetch = Box::new(Fetch {
-            module: plan.manifest.name.clone(),
-            request,
-            allow: plan.grants.hosts().clone(),
-            deadline: self.deadline,
-            max_reply_bytes: verdict::ANSWER_BYTES_MAX,
-            is_effect: true,
-        });
-        // The egress actor keeps the deadline; the call waits longer only for its word.
-        let waited = self.deadline + Duration::from_secs(1);
-        let answer = self.egress.call(waited, |reply| EgressMsg::Fetch { fetch, reply }).await;
-        let answer = answer.unwrap_or_else(|error| Err(error.to_host_error("http")));
-        verdict::of_http(answer, self.clock.now_ms())
-    }
-
-    /// `again` says that an earlier attempt may have arrived.
-    async fn rpc(&self, plan: &Plan, module: &Arc<str>, effect: &RpcEffect, again: bool) -> Verdict {
-        let RpcEffect { chain_id, method, params } = effect;
-        let Some(port) = plan.chains.get(chain_id) else {
-            return Verdict::Failed(format!("chain {chain_id} has no port"));
-        };
-        let verdict = verdict::of_rpc(effect, self.request(port, module, method, params).await);
-        match (verdict, verdict::transaction_hash(effect)) {
-            // So a node also answers to a transaction that is on the chain by now.
-            (Verdict::Failed(refusal), Some(hash)) => {
-                let found = self.request(port, module, "eth_getTransactionByHash", &format!("[\"{hash}\"]")).await;
-                verdict::of_refused_transaction(refusal, &hash, again, found)
-            }
-            (verdict, _) => verdict,
-        }
-    }
-
-    async fn request(
-        &self,
-        port: &Port<ChainMsg>,
-        module: &Arc<str>,
-        method: &str,
-        params: &str,
-    ) -> Result<String, HostError> {
-        let module = module.clone();
-        let (method, params, deadline) = (method.to_owned(), params.to_owned(), self.deadline);
-        let reply_bytes_max = ANSWER_BYTES_MAX;
-        let request = |reply| ChainMsg::Request { module, method, params, deadline, reply_bytes_max, reply };
-        let answer = port.call(deadline, request).await;
-        answer.unwrap_or_else(|error| Err(HostError::new("chain", HostErrorKind::Unavailable, error.to_string())))
     }
 }

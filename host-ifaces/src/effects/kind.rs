@@ -1,0 +1,136 @@
+//! What every kind of effect answers for, what it is given for an attempt, and what an attempt comes to.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde_json::Value;
+
+use crate::{
+    HostError, HostErrorKind,
+    bindings::nexum::host::outbox::Effect,
+    chain::ChainMsg,
+    clock::Clock,
+    grants::{Capability, Grants},
+    http::EgressMsg,
+    port::Port,
+};
+
+/// What a module is told of an answer; more of it is for the receiver's own logs.
+pub(super) const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// Errors are for people.
+pub(super) const ERROR_CHARS_MAX: usize = 500;
+
+/// An effect, as its kind sees it. A kind without `check` and `attempt` of its own is one that nobody carries out yet.
+#[async_trait::async_trait]
+pub trait EffectKind: Send + Sync {
+    /// The name of the kind, for lists.
+    fn name(&self) -> &'static str;
+
+    /// Where it goes, for limits and lists: `https://host:port`, or `chain:1`. Never the path, which may hold a secret.
+    fn destination(&self) -> String;
+
+    /// What it carries, for bounds and quotas.
+    fn bytes(&self) -> usize;
+
+    /// What its parts take besides their bytes.
+    fn overhead(&self) -> usize {
+        0
+    }
+
+    /// The same without what only a further attempt would need.
+    fn stripped(&self) -> Effect;
+
+    /// What it carries, for people.
+    fn payload(&self) -> Value;
+
+    /// Whether it may go where it wants to: what a call of the interface behind it may reach, an effect may. Asked when
+    /// it is sent, and before each attempt.
+    ///
+    /// # Errors
+    /// Those of such a call, and `unsupported` for a capability that is not granted.
+    fn granted(&self, module: &str, grants: &Grants) -> Result<(), HostError>;
+
+    /// Whether it is one that could ever go out, with this key. Asked when it is sent, after `granted`.
+    ///
+    /// # Errors
+    /// `invalid-input` with what would be right, `unsupported` where nobody carries out such effects.
+    fn check(&self, _key: &str, _grants: &Grants) -> Result<(), HostError> {
+        Err(unsupported(format!("{} effects: this engine has no actor for them yet", self.name())))
+    }
+
+    /// Tries to carry it out, once.
+    async fn attempt(&self, _with: &Attempting<'_>) -> Verdict {
+        Verdict::Failed("this engine has no actor for such effects yet".into())
+    }
+}
+
+/// What an attempt is made with.
+pub struct Attempting<'a> {
+    pub module: &'a Arc<str>,
+    /// The idempotency key.
+    pub key: &'a str,
+    /// An attempt before this one may have arrived.
+    pub again: bool,
+    /// From connecting to the last byte of the answer.
+    pub deadline: Duration,
+    pub grants: &'a Grants,
+    pub egress: &'a Port<EgressMsg>,
+    /// Those that the module is granted.
+    pub chains: &'a BTreeMap<u64, Port<ChainMsg>>,
+    pub clock: &'a dyn Clock,
+}
+
+/// What an attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Delivered(Vec<u8>),
+    /// Another attempt would not help.
+    Failed(String),
+    Retry {
+        error: String,
+        /// What the destination asked for.
+        after: Option<Duration>,
+        /// Whether the attempt reached out at all.
+        counts: bool,
+    },
+}
+
+impl Verdict {
+    /// The same with an error that can be kept: an answer, a URL or a refusal in it may be long.
+    pub fn shortened(self) -> Self {
+        match self {
+            Self::Delivered(answer) => Self::Delivered(answer),
+            Self::Failed(error) => Self::Failed(short(error)),
+            Self::Retry { error, after, counts } => Self::Retry { error: short(error), after, counts },
+        }
+    }
+}
+
+/// The attempt failed in a way that may pass.
+pub(super) fn retry(error: String) -> Verdict {
+    Verdict::Retry { error, after: None, counts: true }
+}
+
+fn short(text: String) -> String {
+    match text.char_indices().nth(ERROR_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// Bytes for people.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    format!("0x{}", hex::encode(bytes))
+}
+
+pub(super) fn invalid(message: impl Into<String>) -> HostError {
+    HostError::new("outbox", HostErrorKind::InvalidInput, message)
+}
+
+fn unsupported(message: String) -> HostError {
+    HostError::new("outbox", HostErrorKind::Unsupported, message)
+}
+
+/// A capability that `what` need and the module does not have.
+pub(super) fn missing(capability: Capability, module: &str, what: &str) -> HostError {
+    unsupported(format!("capability `{capability}` is not granted to module {module}, and {what} need it"))
+}
