@@ -349,6 +349,18 @@ mod tests {
     }
 
     #[test]
+    fn sources_are_in_the_order_of_their_first_subscriptions_and_then_come_outcomes() {
+        let every = |period: u64| format!("[[subscription]]\nkind = \"cron\"\nevery = \"{period}s\"\n");
+        let block = |chain: u64| format!("[[subscription]]\nkind = \"block\"\nchain_id = {chain}\n");
+        let log = "[[subscription]]\nkind = \"log\"\nchain_id = 7\n";
+        let subscriptions = [every(9), block(7), every(8), block(1), log.to_owned()].concat();
+        let manifest =
+            parse(&format!("optional = [\"outbox\"]\n[chains]\nrequired = [1, 7]\n{subscriptions}")).unwrap();
+        let ids: Vec<_> = manifest.sources.iter().map(|source| source.id().as_str()).collect();
+        assert_eq!(ids, ["cron:every=9000ms", "chain:7", "cron:every=8000ms", "chain:1", "outbox"]);
+    }
+
+    #[test]
     fn config_arrives_typed_and_flat() {
         let manifest = parse("[config]\nurl = \"u\"\nn = 3\nlist = [1, true]\n[config.inner]\nflag = false\n").unwrap();
         let config: std::collections::BTreeMap<_, _> = manifest.config.into_iter().collect();

@@ -64,3 +64,43 @@ impl Source for OutcomeSource {
         vec![Shown { what: "what becomes of the effects that it sends".to_owned(), next_ms: None }]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use nexum_host_ifaces::{
+        grants::{Asked, Grants},
+        port::Port,
+    };
+
+    use super::*;
+    use crate::sources::source::Outcomes;
+
+    struct Nobody;
+
+    impl Outcomes for Nobody {
+        fn pull(&self, _: SourceId, _: u64, _: Pull) -> Result<(), PortError> {
+            unreachable!("nobody is asked")
+        }
+
+        fn forget(&self, _: Arc<str>) -> Result<(), PortError> {
+            unreachable!("nobody is asked")
+        }
+    }
+
+    #[test]
+    fn it_is_there_for_whoever_asks_for_the_outbox_and_served_where_the_outbox_is() {
+        assert!(given(&[Capability::Logging, Capability::Chain]).is_none());
+        let source = given(&[Capability::Logging, Capability::Outbox]).unwrap();
+        assert_eq!(source.id().as_str(), "outbox");
+        let is_served = |denied: &[Capability]| {
+            let asked = Asked { required: &[], optional: &[Capability::Outbox] };
+            let provided = BTreeSet::from([Capability::Outbox]);
+            let grants = Grants::decide(asked, &provided, &denied.iter().copied().collect()).unwrap();
+            let (chains, cron) = (BTreeMap::new(), Port::new("cron"));
+            source.is_served(&Reach { chains: &chains, grants: &grants, cron: &cron, outcomes: &Nobody })
+        };
+        assert!(is_served(&[]) && !is_served(&[Capability::Outbox]));
+    }
+}
