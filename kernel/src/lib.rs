@@ -23,6 +23,7 @@ pub mod replay;
 pub mod restart;
 pub mod root;
 pub mod roster;
+pub mod sources;
 mod status;
 pub mod threads;
 

@@ -3,8 +3,9 @@
 //! Everything a manifest asks for is validated here, when it is loaded; every error names the file and the line.
 //! `raw` mirrors the file; this file owns the meaning.
 
-mod ceilings;
+pub(crate) mod ceilings;
 mod raw;
+pub(crate) mod values;
 
 use std::{
     collections::BTreeSet,
@@ -18,18 +19,19 @@ pub use nexum_admin_api::text;
 use nexum_host_ifaces::{
     Hash,
     bounded::{MESSAGE_BYTES_MAX, cut},
-    chain::{Blocks, Hold, Interest, LogFilter},
-    cron::{Missed, Schedule, ScheduleCheck},
-    event::SourceId,
+    cron::ScheduleCheck,
     grants::Capability,
     http::Allowlist,
     limits::Limits,
-    outbox, secrets,
+    secrets,
     types::{ConfigScalar, ConfigValue},
 };
+use values::Finding;
+
+use crate::sources::Source;
 
 /// A checked manifest.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Manifest {
     pub name: Arc<str>,
     pub version: String,
@@ -48,7 +50,7 @@ pub struct Manifest {
     pub extra_methods: BTreeSet<String>,
     /// Hosts that requests may go to.
     pub allow: Allowlist,
-    pub sources: Vec<Source>,
+    pub sources: Vec<Arc<dyn Source>>,
     pub config: Vec<(String, ConfigValue)>,
 }
 
@@ -85,33 +87,6 @@ pub enum OnReorg {
     Notify,
 }
 
-/// One stream of events with a cursor of its own: the subscriptions that must stay in order with each other.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Source {
-    Chain {
-        id: SourceId,
-        chain_id: u64,
-        interest: Arc<Interest>,
-    },
-    Cron {
-        id: SourceId,
-        schedule: Arc<Schedule>,
-        missed: Missed,
-    },
-    /// What became of the module's effects; there for every module that asks for the outbox.
-    Outbox {
-        id: SourceId,
-    },
-}
-
-impl Source {
-    pub fn id(&self) -> &SourceId {
-        match self {
-            Self::Chain { id, .. } | Self::Cron { id, .. } | Self::Outbox { id } => id,
-        }
-    }
-}
-
 /// What is wrong with a manifest, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestError {
@@ -130,9 +105,6 @@ impl fmt::Display for ManifestError {
 }
 
 impl std::error::Error for ManifestError {}
-
-/// A finding at a byte range of the file.
-type Finding = (std::ops::Range<usize>, String);
 
 impl Manifest {
     /// Reads and checks the manifest at `path`. `check` knows which schedules can be used.
@@ -178,74 +150,6 @@ fn key_before(text: &str, offset: usize) -> Option<&str> {
     key.filter(|key| !key.is_empty() && key.chars().all(is_bare))
 }
 
-/// Merges subscriptions of one chain with the same hold into one source, so that its blocks and logs stay in order.
-#[derive(Debug, Default)]
-struct Sources(Vec<Source>);
-
-impl Sources {
-    fn chain(&mut self, chain_id: u64, hold: Hold, change: impl FnOnce(&mut Interest)) {
-        let id = match hold {
-            Hold::Latest => format!("chain:{chain_id}"),
-            Hold::Confirmations(count) => format!("chain:{chain_id}:confirmations={count}"),
-            Hold::Safe => format!("chain:{chain_id}:safe"),
-            Hold::Finalized => format!("chain:{chain_id}:finalized"),
-        };
-        let found = self.0.iter_mut().find(|source| source.id().as_str() == id);
-        let interest = match found {
-            Some(Source::Chain { interest, .. }) => interest,
-            _ => {
-                let interest = Interest { blocks: Blocks::None, logs: Vec::new(), start_block: None, hold };
-                self.0.push(Source::Chain { id: SourceId::new(id), chain_id, interest: Arc::new(interest) });
-                match self.0.last_mut() {
-                    Some(Source::Chain { interest, .. }) => interest,
-                    _ => return,
-                }
-            }
-        };
-        change(Arc::make_mut(interest));
-    }
-
-    fn blocks(&mut self, chain_id: u64, hold: Hold, blocks: Blocks, start: Option<u64>) -> Result<(), String> {
-        let mut twice = false;
-        self.chain(chain_id, hold, |interest| {
-            twice = interest.blocks != Blocks::None;
-            interest.blocks = blocks;
-            interest.start_block = earliest(interest.start_block, start);
-        });
-        if twice { Err("the blocks of this chain are subscribed twice".into()) } else { Ok(()) }
-    }
-
-    fn logs(&mut self, chain_id: u64, hold: Hold, filter: LogFilter, start: Option<u64>) {
-        self.chain(chain_id, hold, |interest| {
-            interest.logs.push(filter);
-            interest.start_block = earliest(interest.start_block, start);
-        });
-    }
-
-    fn outbox(&mut self) {
-        self.0.push(Source::Outbox { id: SourceId::new(outbox::SOURCE) });
-    }
-
-    fn cron(&mut self, schedule: Schedule, missed: Missed) -> Result<(), String> {
-        let id = match &schedule {
-            Schedule::Cron(expression) => format!("cron:{expression}"),
-            Schedule::Every { period_ms } => format!("cron:every={period_ms}ms"),
-        };
-        if self.0.iter().any(|source| source.id().as_str() == id) {
-            return Err("this schedule is subscribed twice".into());
-        }
-        self.0.push(Source::Cron { id: SourceId::new(id), schedule: Arc::new(schedule), missed });
-        Ok(())
-    }
-}
-
-fn earliest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
-}
-
 /// A TOML value as a module's `init` sees it; nested tables become dotted keys.
 pub fn config_values(key: &str, value: &toml::Value, out: &mut Vec<(String, ConfigValue)>) -> Result<(), String> {
     if key.len() > ceilings::CONFIG_KEY_BYTES_MAX {
@@ -287,7 +191,10 @@ fn scalar(key: &str, value: &toml::Value) -> Result<ConfigScalar, String> {
 
 #[cfg(test)]
 mod tests {
+    use nexum_host_ifaces::cron::ScheduleNext;
+
     use super::*;
+    use crate::sources::Calendar;
 
     pub(super) fn any_schedule() -> ScheduleCheck {
         Arc::new(|_| Ok(()))
@@ -421,6 +328,8 @@ mod tests {
         assert!(taken > 1);
     }
 
+    const TRANSFERS: &str = "logs of chain 1 from 0x5fbdb2315678afecb367f032d93f642f64180aa3, from block 7 on";
+
     #[test]
     fn subscriptions_of_one_chain_share_a_cursor_unless_they_are_held_back_differently() {
         let manifest = parse(
@@ -433,8 +342,22 @@ mod tests {
         .unwrap();
         let ids: Vec<_> = manifest.sources.iter().map(|source| source.id().as_str()).collect();
         assert_eq!(ids, ["chain:1", "chain:1:confirmations=3", "cron:every=30000ms"]);
-        let Source::Chain { interest, .. } = &manifest.sources[0] else { panic!("a chain source") };
-        assert_eq!((interest.blocks, interest.logs.len(), interest.start_block), (Blocks::All, 1, Some(7)));
+        let next: ScheduleNext = Arc::new(|_, _| None);
+        let calendar = Calendar { next: &next, now_ms: 0, times: 1 };
+        let told: Vec<_> = manifest.sources[0].shown(&calendar).into_iter().map(|shown| shown.what).collect();
+        assert_eq!(told, ["every block of chain 1, from block 7 on", TRANSFERS]);
+    }
+
+    #[test]
+    fn sources_are_in_the_order_of_their_first_subscriptions_and_then_come_outcomes() {
+        let every = |period: u64| format!("[[subscription]]\nkind = \"cron\"\nevery = \"{period}s\"\n");
+        let block = |chain: u64| format!("[[subscription]]\nkind = \"block\"\nchain_id = {chain}\n");
+        let log = "[[subscription]]\nkind = \"log\"\nchain_id = 7\n";
+        let subscriptions = [every(9), block(7), every(8), block(1), log.to_owned()].concat();
+        let manifest =
+            parse(&format!("optional = [\"outbox\"]\n[chains]\nrequired = [1, 7]\n{subscriptions}")).unwrap();
+        let ids: Vec<_> = manifest.sources.iter().map(|source| source.id().as_str()).collect();
+        assert_eq!(ids, ["cron:every=9000ms", "chain:7", "cron:every=8000ms", "chain:1", "outbox"]);
     }
 
     #[test]

@@ -292,7 +292,7 @@ impl State {
                 running.metrics.skipped.inc_by(skipped);
                 let mut deliveries = deliveries.into_iter();
                 // Ticks that are left may be too late when they are asked for again.
-                let may_end = skipped == 0 && running.feeds.is_chain(index);
+                let may_end = skipped == 0 && running.feeds.source(index).may_end_early();
                 let mut long = false;
                 while !long && let Some(delivery) = deliveries.next() {
                     if self.args.status.wish() == Wish::Hold {

@@ -15,7 +15,7 @@ mod writes;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use expected::{Expected, Heads};
+use expected::Expected;
 use nexum_host_ifaces::{
     cron::ScheduleNext,
     store::{ModuleHealth, StoreError},
@@ -34,6 +34,7 @@ use crate::{
     module::{self, ModuleActor, Shared},
     outbox,
     roster::{self, Keep, Owners, Start},
+    sources::Heads,
     status::{ModuleStatus, Wish},
 };
 

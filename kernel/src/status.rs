@@ -10,7 +10,7 @@ use std::{
 
 use nexum_host_ifaces::event::{Cursor, SourceId};
 
-use crate::lane::Pace;
+use crate::{lane::Pace, sources::Source};
 
 /// Fuel figures kept for the percentile: enough for a p99, small for a thousand modules.
 const FUEL_SAMPLES: usize = 128;
@@ -72,14 +72,11 @@ impl ModuleStatus {
     }
 
     /// How far the module has come in a source, durable or not.
-    pub fn position(&self, source: &SourceId) -> Option<Cursor> {
-        let durable = self.cursors.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned();
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned();
+    pub fn position(&self, source: &dyn Source) -> Option<Cursor> {
+        let durable = self.cursors.lock().unwrap_or_else(PoisonError::into_inner).get(source.id()).cloned();
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(source.id()).cloned();
         match (&durable, &seen) {
-            (Some(Cursor::Chain { number: durable, .. }), Some(Cursor::Chain { number, .. })) if number > durable => {
-                seen
-            }
-            (Some(Cursor::Cron { fired_at: durable }), Some(Cursor::Cron { fired_at })) if fired_at > durable => seen,
+            (Some(kept), Some(past)) if source.position(past).0 > source.position(kept).0 => seen,
             _ => durable,
         }
     }

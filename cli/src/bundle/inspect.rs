@@ -3,24 +3,17 @@
 //! `render::bundle` puts it into text. What fires next is told from the time that is handed in.
 
 use std::{
-    collections::BTreeSet,
     io::{self, Read as _},
-    iter,
     path::Path,
-    time::Duration,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, bail, ensure};
-use nexum_host_ifaces::{
-    Hash,
-    chain::{Blocks, Hold, Interest, LogFilter},
-    cron::{Missed, Schedule},
-    grants::Capability,
-    http::Allowlist,
-};
+use nexum_host_ifaces::{Hash, cron::ScheduleNext, grants::Capability, http::Allowlist};
 use nexum_kernel::{
     load,
-    manifest::{Manifest, OnReorg, Source},
+    manifest::{Manifest, OnReorg},
+    sources::{Calendar, Shown},
 };
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -29,8 +22,6 @@ use crate::config::Period;
 
 /// Times that are told of one schedule.
 pub const RUNS: usize = 5;
-/// Addresses, or values of one topic, that the words about a filter name.
-const NAMED_MAX: usize = 3;
 
 /// A bundle that an engine would take, as far as its files tell.
 #[derive(Debug, Serialize)]
@@ -127,7 +118,7 @@ pub fn inspect(source: &Path, now_ms: u64) -> anyhow::Result<Report> {
         },
         extra_methods: manifest.extra_methods.iter().cloned().collect(),
         http_allow: manifest.allow.beyond(&Allowlist::default()).into_iter().map(str::to_owned).collect(),
-        subscriptions: manifest.sources.iter().flat_map(|source| subscriptions(source, now_ms)).collect(),
+        subscriptions: subscriptions(&manifest, now_ms),
         on_reorg: match manifest.on_reorg {
             OnReorg::Rewind => "rewind",
             OnReorg::Notify => "notify",
@@ -156,8 +147,8 @@ pub fn inspect(source: &Path, now_ms: u64) -> anyhow::Result<Report> {
 pub fn planned(source: &Path, now_ms: u64) -> anyhow::Result<Vec<Planned>> {
     let (at, _) = load::bundle(source);
     let manifest = Manifest::read(&at, &crate::wire::schedule_check())?;
-    let all = manifest.sources.iter().flat_map(|source| subscriptions(source, now_ms));
-    let planned = all.filter_map(|Subscription { what, next_ms, .. }| {
+    let all = subscriptions(&manifest, now_ms);
+    let planned = all.into_iter().filter_map(|Subscription { what, next_ms, .. }| {
         next_ms.map(|next_ms| Planned { module: manifest.name.to_string(), what, next_ms })
     });
     Ok(planned.collect())
@@ -176,77 +167,15 @@ fn digest(path: &Path) -> anyhow::Result<(Hash, u64)> {
     Ok((Hash(hasher.finalize().into()), head.len() as u64 + rest))
 }
 
-fn subscriptions(source: &Source, now_ms: u64) -> Vec<Subscription> {
-    let of = |what, next_ms| Subscription { source: source.id().to_string(), what, next_ms };
-    match source {
-        Source::Chain { chain_id, interest, .. } => {
-            wanted(*chain_id, interest).into_iter().map(|what| of(what, None)).collect()
-        }
-        Source::Cron { schedule, missed, .. } => vec![of(fires(schedule, *missed), Some(next_runs(schedule, now_ms)))],
-        Source::Outbox { .. } => vec![of("what becomes of the effects that it sends".to_owned(), None)],
-    }
-}
-
-fn next_runs(schedule: &Schedule, now_ms: u64) -> Vec<u64> {
-    let after = |at: u64| nexum_cron::next_after(schedule, at);
-    iter::successors(after(now_ms), |at| after(*at)).take(RUNS).collect()
-}
-
-fn fires(schedule: &Schedule, missed: Missed) -> String {
-    let when = match schedule {
-        Schedule::Cron(expression) => format!("schedule `{expression}` in UTC"),
-        Schedule::Every { period_ms } => format!("every {}", Period(Duration::from_millis(*period_ms))),
-    };
-    let missed = match missed {
-        Missed::Skip => "missed runs are skipped",
-        Missed::Once => "the newest of missed runs is delivered",
-        Missed::All => "missed runs are delivered too",
-    };
-    format!("{when}; {missed}")
-}
-
-/// What a module wants of one chain, in words: its blocks, then each filter of logs.
-fn wanted(chain_id: u64, interest: &Interest) -> Vec<String> {
-    let held = match interest.hold {
-        Hold::Latest => String::new(),
-        Hold::Confirmations(count) => format!(", once {count} more blocks follow"),
-        Hold::Safe => ", once the block is safe".to_owned(),
-        Hold::Finalized => ", once the block is finalized".to_owned(),
-    };
-    let from = |block: Option<u64>| match block {
-        Some(block) => format!(", from block {block} on"),
-        None => ", from the head at the first load on".to_owned(),
-    };
-    let blocks = match interest.blocks {
-        Blocks::None => None,
-        Blocks::All => Some("every block"),
-        Blocks::Latest => Some("blocks, of several that wait only the newest,"),
-    };
-    let blocks = blocks.map(|blocks| format!("{blocks} of chain {chain_id}{}{held}", from(interest.start_block)));
-    let logs = interest.logs.iter().map(|filter| {
-        let first = Some(filter.from_block).filter(|block| *block > 0).or(interest.start_block);
-        format!("logs of chain {chain_id} {}{}{held}", matching(filter), from(first))
+/// What the sources of a manifest tell its module of, in their order.
+fn subscriptions(manifest: &Manifest, now_ms: u64) -> Vec<Subscription> {
+    let next: ScheduleNext = Arc::new(nexum_cron::next_after);
+    let calendar = Calendar { next: &next, now_ms, times: RUNS };
+    let told = manifest.sources.iter().flat_map(|source| {
+        let of = move |Shown { what, next_ms }| Subscription { source: source.id().to_string(), what, next_ms };
+        source.shown(&calendar).into_iter().map(of)
     });
-    blocks.into_iter().chain(logs).collect()
-}
-
-fn matching(filter: &LogFilter) -> String {
-    let mut words = match filter.addresses.is_empty() {
-        true => "from any address".to_owned(),
-        false => format!("from {}", listed(&filter.addresses)),
-    };
-    for (position, values) in filter.topics.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
-        words += &format!(", with topic {position} {}", listed(values));
-    }
-    words
-}
-
-fn listed<T: ToString>(values: &BTreeSet<T>) -> String {
-    let named: Vec<String> = values.iter().take(NAMED_MAX).map(ToString::to_string).collect();
-    match values.len() - named.len() {
-        0 => named.join(" or "),
-        more => format!("{} or {more} more", named.join(" or ")),
-    }
+    told.collect()
 }
 
 #[cfg(test)]

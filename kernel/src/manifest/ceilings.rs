@@ -5,29 +5,29 @@ use std::ops::Range;
 
 use toml::Spanned;
 
-use super::Finding;
+use super::values::Finding;
 
-pub(super) const VERSION_BYTES_MAX: usize = 64;
-pub(super) const DESCRIPTION_BYTES_MAX: usize = 1024;
-pub(super) const AUTHORS_MAX: usize = 32;
-pub(super) const AUTHOR_BYTES_MAX: usize = 256;
-pub(super) const SUBSCRIPTIONS_MAX: usize = 128;
+pub(crate) const VERSION_BYTES_MAX: usize = 64;
+pub(crate) const DESCRIPTION_BYTES_MAX: usize = 1024;
+pub(crate) const AUTHORS_MAX: usize = 32;
+pub(crate) const AUTHOR_BYTES_MAX: usize = 256;
+pub(crate) const SUBSCRIPTIONS_MAX: usize = 128;
 /// Addresses of one subscription, or values at one position of its topics. Endpoints refuse longer lists.
-pub(super) const FILTER_VALUES_MAX: usize = 1000;
+pub(crate) const FILTER_VALUES_MAX: usize = 1000;
 /// More blocks than the fastest chains make in a day.
-pub(super) const CONFIRMATIONS_MAX: u64 = 1_000_000;
+pub(crate) const CONFIRMATIONS_MAX: u64 = 1_000_000;
 /// It is part of the name of its source, which is written with every event.
-pub(super) const SCHEDULE_BYTES_MAX: usize = 256;
-pub(super) const HOSTS_MAX: usize = 256;
+pub(crate) const SCHEDULE_BYTES_MAX: usize = 256;
+pub(crate) const HOSTS_MAX: usize = 256;
 /// The longest name that DNS has is 253 bytes; `*.` goes before it.
-pub(super) const HOST_BYTES_MAX: usize = 255;
+pub(crate) const HOST_BYTES_MAX: usize = 255;
 /// With the names of the tables that it is in; each value carries them.
-pub(super) const CONFIG_KEY_BYTES_MAX: usize = 256;
-pub(super) const METHODS_MAX: usize = 64;
-pub(super) const METHOD_BYTES_MAX: usize = 64;
+pub(crate) const CONFIG_KEY_BYTES_MAX: usize = 256;
+pub(crate) const METHODS_MAX: usize = 64;
+pub(crate) const METHOD_BYTES_MAX: usize = 64;
 
 /// Refuses a text that is too long, without repeating it.
-pub(super) fn text(value: &Spanned<String>, what: &str, bytes_max: usize) -> Result<(), Finding> {
+pub(crate) fn text(value: &Spanned<String>, what: &str, bytes_max: usize) -> Result<(), Finding> {
     let bytes = value.get_ref().len();
     if bytes > bytes_max {
         return Err((value.span(), format!("{what} has {bytes} bytes: expected at most {bytes_max}")));
@@ -36,7 +36,7 @@ pub(super) fn text(value: &Spanned<String>, what: &str, bytes_max: usize) -> Res
 }
 
 /// Refuses a list that is too long. `at` is where it is written.
-pub(super) fn list(at: impl FnOnce() -> Range<usize>, what: &str, count: usize, most: usize) -> Result<(), Finding> {
+pub(crate) fn list(at: impl FnOnce() -> Range<usize>, what: &str, count: usize, most: usize) -> Result<(), Finding> {
     if count > most {
         return Err((at(), format!("{count} {what}: expected at most {most}")));
     }
@@ -44,7 +44,7 @@ pub(super) fn list(at: impl FnOnce() -> Range<usize>, what: &str, count: usize, 
 }
 
 /// Refuses the first text past the end of a list, or the first that is too long.
-pub(super) fn texts(values: &[Spanned<String>], what: &str, most: usize, bytes_max: usize) -> Result<(), Finding> {
+pub(crate) fn texts(values: &[Spanned<String>], what: &str, most: usize, bytes_max: usize) -> Result<(), Finding> {
     if let Some(beyond) = values.get(most) {
         return Err((beyond.span(), format!("{} in {what}: expected at most {most}", values.len())));
     }

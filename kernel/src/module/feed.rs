@@ -3,24 +3,24 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
-    chain::{AnswerSize, Blocks, ChainMsg, ChainPull, Interest},
-    cron::{CronMsg, CronPull},
+    chain::ChainMsg,
     event::{Cursor, SourceId, SourceReply, Subscriber},
-    grants::{Capability, Grant},
     port::{Port, PortError},
     store::ModuleRecord,
 };
 
 use super::Args;
-use crate::{manifest::Source, outbox, status::ModuleStatus};
+use crate::{
+    outbox,
+    sources::{Outcomes, Pull, Reach, Source},
+    status::ModuleStatus,
+};
 
 /// Deliveries asked for at once: enough to amortise the message, few enough to bound what a held module drops.
 const DELIVERIES_PER_PULL: usize = 64;
-/// Blocks without concern after which the position is made durable.
-const KEEP_EVERY_BLOCKS: u64 = 64;
 
 struct Feed {
-    source: Source,
+    source: Arc<dyn Source>,
     /// Where the source stands in memory; at or past what is durable.
     cursor: Option<Cursor>,
     /// Where the last unit sent to the store left it.
@@ -39,14 +39,19 @@ pub(super) struct Feeds {
 }
 
 impl Feeds {
-    pub(super) fn new(module: &Arc<str>, sources: &[Source], record: &ModuleRecord, subscriber: Subscriber) -> Self {
+    pub(super) fn new(
+        module: &Arc<str>,
+        sources: &[Arc<dyn Source>],
+        record: &ModuleRecord,
+        subscriber: Subscriber,
+    ) -> Self {
         let mut feeds = Self { module: module.clone(), feeds: Vec::new(), tokens: 0, subscriber };
         feeds.replace(sources, record);
         feeds
     }
 
     /// Other sources, at their durable positions. Tokens go on, so that answers to earlier pulls count no more.
-    pub(super) fn replace(&mut self, sources: &[Source], record: &ModuleRecord) {
+    pub(super) fn replace(&mut self, sources: &[Arc<dyn Source>], record: &ModuleRecord) {
         let feeds = sources.iter().map(|source| {
             let cursor = record.cursors.get(source.id()).cloned();
             Feed { source: source.clone(), cursor: cursor.clone(), durable: cursor, moved: false, token: 0 }
@@ -58,8 +63,8 @@ impl Feeds {
         self.feeds[index].source.id()
     }
 
-    pub(super) fn is_chain(&self, index: usize) -> bool {
-        matches!(self.feeds[index].source, Source::Chain { .. })
+    pub(super) fn source(&self, index: usize) -> &Arc<dyn Source> {
+        &self.feeds[index].source
     }
 
     /// Which feed a source has, if the manifest still names it.
@@ -69,11 +74,7 @@ impl Feeds {
 
     /// The same, if this engine serves the source at all.
     pub(super) fn served(&self, args: &Args, source: &SourceId) -> Option<usize> {
-        self.index(source).filter(|index| match &self.feeds[*index].source {
-            Source::Chain { chain_id, .. } => args.plan.chains.contains_key(chain_id),
-            Source::Outbox { .. } => args.plan.grants.get(Capability::Outbox) == Some(Grant::Served),
-            Source::Cron { .. } => true,
-        })
+        self.index(source).filter(|index| self.feeds[*index].source.is_served(&reach(args)))
     }
 
     /// Which feed an answer belongs to, when it answers the outstanding pull.
@@ -118,13 +119,8 @@ impl Feeds {
 
     /// Whether a position without an event is worth a write.
     pub(super) fn worth_keeping(&self, index: usize, cursor: &Cursor) -> bool {
-        match (&self.feeds[index].durable, cursor) {
-            (None, _) => true,
-            (Some(Cursor::Chain { number: kept, .. }), Cursor::Chain { number, .. }) => {
-                number.saturating_sub(*kept) >= KEEP_EVERY_BLOCKS
-            }
-            (Some(_), _) => false,
-        }
+        let Feed { source, durable, .. } = &self.feeds[index];
+        durable.as_ref().is_none_or(|kept| source.is_worth_keeping(kept, cursor))
     }
 
     pub(super) fn pull_all(&mut self, args: &Args) -> Result<(), PortError> {
@@ -133,8 +129,8 @@ impl Feeds {
 
     /// The feeds of a chain that this engine serves, one for each hold, and the way to ask it. None when there are none.
     pub(super) fn chain(&self, args: &Args, chain_id: u64) -> Option<(Vec<usize>, Port<ChainMsg>)> {
-        let of_chain = |feed: &Feed| matches!(feed.source, Source::Chain { chain_id: id, .. } if id == chain_id);
-        let indices = (0..self.feeds.len()).filter(|index| of_chain(&self.feeds[*index])).collect::<Vec<_>>();
+        let of_chain = |index: &usize| self.feeds[*index].source.chain_id() == Some(chain_id);
+        let indices = (0..self.feeds.len()).filter(of_chain).collect::<Vec<_>>();
         let port = args.plan.chains.get(&chain_id).filter(|_| !indices.is_empty())?;
         Some((indices, port.clone()))
     }
@@ -151,12 +147,8 @@ impl Feeds {
 
     /// Whether a chain source's durable position is past this block.
     pub(super) fn durable_past(&self, index: usize, block: u64) -> bool {
-        matches!(self.feeds[index].durable, Some(Cursor::Chain { number, .. }) if number > block)
-    }
-
-    /// Whether a source leaves out heads when the module catches up.
-    pub(super) fn skips_heads(&self, index: usize) -> bool {
-        matches!(&self.feeds[index].source, Source::Chain { interest, .. } if interest.blocks == Blocks::Latest)
+        let Feed { source, durable, .. } = &self.feeds[index];
+        durable.as_ref().is_some_and(|at| source.position(at).0 > block)
     }
 
     /// Asks a source for what follows its cursor.
@@ -175,68 +167,42 @@ impl Feeds {
         let token = self.tokens;
         let feed = &mut self.feeds[index];
         feed.token = token;
-        let (module, to) = (self.module.clone(), self.subscriber.clone());
-        match &feed.source {
-            Source::Chain { id, chain_id, interest } => {
-                // An optional chain that this engine does not serve never delivers.
-                let Some(port) = args.plan.chains.get(chain_id) else { return Ok(()) };
-                let interest = match (every_event, interest.blocks) {
-                    (true, Blocks::Latest) => Arc::new(Interest { blocks: Blocks::All, ..(**interest).clone() }),
-                    _ => interest.clone(),
-                };
-                let blocks_min = if every_event { 1 } else { KEEP_EVERY_BLOCKS };
-                port.cast(ChainMsg::Pull(ChainPull {
-                    module,
-                    source: id.clone(),
-                    token,
-                    after: feed.cursor.clone(),
-                    interest,
-                    size: AnswerSize { deliveries_max: DELIVERIES_PER_PULL, blocks_min },
-                    to,
-                }))
-            }
-            Source::Outbox { id } => {
-                // A stub sends nothing, so that nothing comes back.
-                if args.plan.grants.get(Capability::Outbox) != Some(Grant::Served) {
-                    return Ok(());
-                }
-                let after = match feed.cursor {
-                    Some(Cursor::Outbox { number }) => number,
-                    _ => 0,
-                };
-                let (source, max) = (id.clone(), DELIVERIES_PER_PULL);
-                args.shared.outbox.cast(outbox::Msg::Pull(outbox::Pull { module, source, token, after, max, to }))
-            }
-            Source::Cron { id, schedule, missed } => {
-                let after = match feed.cursor {
-                    Some(Cursor::Cron { fired_at }) => Some(fired_at),
-                    _ => None,
-                };
-                args.shared.cron.cast(CronMsg::Pull(CronPull {
-                    module,
-                    source: id.clone(),
-                    token,
-                    schedule: schedule.clone(),
-                    missed: *missed,
-                    after,
-                    max: DELIVERIES_PER_PULL,
-                    to,
-                }))
-            }
-        }
+        let pull = Pull {
+            module: self.module.clone(),
+            token,
+            after: feed.cursor.clone(),
+            every_event,
+            deliveries_max: DELIVERIES_PER_PULL,
+            to: self.subscriber.clone(),
+        };
+        feed.source.pull(&reach(args), pull)
     }
 
     /// Withdraws every outstanding pull. A source that is down has forgotten already.
     pub(super) fn forget(&self, args: &Args) {
         for feed in &self.feeds {
-            let module = self.module.clone();
-            let _ = match &feed.source {
-                Source::Chain { chain_id, .. } => {
-                    args.plan.chains.get(chain_id).map_or(Ok(()), |port| port.cast(ChainMsg::Forget { module }))
-                }
-                Source::Cron { .. } => args.shared.cron.cast(CronMsg::Forget { module }),
-                Source::Outbox { .. } => args.shared.outbox.cast(outbox::Msg::Forget { module }),
-            };
+            let _ = feed.source.forget(&reach(args), self.module.clone());
         }
+    }
+}
+
+/// The ways to whatever serves the sources of a module.
+fn reach(args: &Args) -> Reach<'_> {
+    Reach {
+        chains: &args.plan.chains,
+        grants: &args.plan.grants,
+        cron: &args.shared.cron,
+        outcomes: &args.shared.outbox,
+    }
+}
+
+impl Outcomes for Port<outbox::Msg> {
+    fn pull(&self, source: SourceId, after: u64, pull: Pull) -> Result<(), PortError> {
+        let Pull { module, token, deliveries_max: max, to, .. } = pull;
+        self.cast(outbox::Msg::Pull(outbox::Pull { module, source, token, after, max, to }))
+    }
+
+    fn forget(&self, module: Arc<str>) -> Result<(), PortError> {
+        self.cast(outbox::Msg::Forget { module })
     }
 }

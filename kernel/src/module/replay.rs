@@ -5,16 +5,19 @@
 //! block is no longer canonical are void: their source delivers what stands instead. What a void reorg said of effects
 //! that had left is told all the same, where the source stands.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 use nexum_host_ifaces::{
     event::{Cursor, Delivery, EventId, Part, SourceId},
     store::{ReplayItem, UnitKind, add_released},
-    types::{BlockRef, Event, Tick},
+    types::BlockRef,
 };
 
 use super::{Args, Exit, Running};
-use crate::status::Wish;
+use crate::{
+    sources::{Source, known},
+    status::Wish,
+};
 
 /// The queue in memory, in order, and the positions that go with the next unit.
 #[derive(Default)]
@@ -27,7 +30,7 @@ pub(super) struct Replay {
 #[derive(Debug, PartialEq, Eq)]
 enum Match {
     Same,
-    /// Before the item: a head that the module had skipped.
+    /// Before the item: one that the module had skipped, such as a head.
     Before,
     /// The item is not there any more.
     Gone,
@@ -87,35 +90,16 @@ fn names_effects(item: &ReplayItem) -> bool {
 }
 
 impl Match {
-    /// `skips`: the module skips heads when it catches up. Anything else before the item it would have been given before
-    /// the item, so that another block stands there now.
-    fn of(item: &ReplayItem, delivery: &Delivery, skips: bool) -> Self {
-        let head = matches!(delivery.id, EventId::Block { .. });
-        match (item.event == delivery.id, position(&delivery.cursor) < position(&item.cursor)) {
+    /// A source delivers before the item only what it skips when the module catches up. Anything else there the module
+    /// would have been given before the item, so that something else stands there now.
+    fn of(item: &ReplayItem, delivery: &Delivery, source: &dyn Source) -> Self {
+        let is_before = source.position(&delivery.cursor) < source.position(&item.cursor);
+        match (item.event == delivery.id, is_before) {
             (true, _) => Self::Same,
-            (false, true) if skips && head => Self::Before,
+            (false, true) if source.skips(&delivery.id) => Self::Before,
             (false, _) => Self::Gone,
         }
     }
-}
-
-/// Orders the positions of one source.
-fn position(cursor: &Cursor) -> (u64, Part) {
-    match cursor {
-        Cursor::Chain { number, part, .. } => (*number, *part),
-        Cursor::Cron { fired_at } => (*fired_at, Part::Block),
-        Cursor::Outbox { number } => (*number, Part::Block),
-    }
-}
-
-/// The delivery of an item that needs no source: what it says is in the item.
-fn known(item: &ReplayItem) -> Option<Delivery> {
-    let event = match (&item.event, &item.told) {
-        (EventId::Reorg { .. } | EventId::NthReorg { .. }, Some(told)) => Event::Reorg((**told).clone()),
-        (EventId::Tick { fired_at, .. }, _) => Event::Tick(Tick { fired_at: *fired_at }),
-        _ => return None,
-    };
-    Some(Delivery { id: item.event.clone(), event: Arc::new(event), cursor: item.cursor.clone(), seen_ns: 0 })
 }
 
 impl Running {
@@ -167,27 +151,28 @@ impl Running {
         deliveries: Vec<Delivery>,
         progress: Option<Cursor>,
     ) -> Result<(), Exit> {
-        let (source, skips) = (self.feeds.id(index).clone(), self.feeds.skips_heads(index));
+        let source = self.feeds.source(index).clone();
         for delivery in deliveries {
             // The next item is not for this source to deliver: what else is in the answer is asked for again in its turn.
-            let Some(item) = self.replay.head_of(&source) else { return Ok(()) };
+            let Some(item) = self.replay.head_of(source.id()) else { return Ok(()) };
             if args.status.wish() == Wish::Hold {
                 return Ok(());
             }
-            match Match::of(item, &delivery, skips) {
+            match Match::of(item, &delivery, &*source) {
                 Match::Same => {
                     self.replay.pop();
                     self.deliver(args, index, delivery).await?;
                 }
                 Match::Before => self.feeds.progress(index, delivery.cursor),
                 Match::Gone => {
-                    tracing::info!(module = %args.name(), %source, event = %item.event, "no longer canonical: not replayed");
+                    let (module, source) = (args.name(), source.id());
+                    tracing::info!(%module, %source, event = %item.event, "no longer canonical: not replayed");
                     return self.void(args, index).await;
                 }
             }
         }
-        if let (Some(item), Some(progress)) = (self.replay.head_of(&source), progress) {
-            match position(&progress) < position(&item.cursor) {
+        if let (Some(item), Some(progress)) = (self.replay.head_of(source.id()), progress) {
+            match source.position(&progress) < source.position(&item.cursor) {
                 true => self.feeds.progress(index, progress),
                 // The source has nothing there any more.
                 false => return self.void(args, index).await,
@@ -222,8 +207,16 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use nexum_host_ifaces::{
+        Hash,
+        chain::{Blocks, Hold, Interest},
+        types::{self, Event, Tick},
+    };
+
     use super::*;
-    use nexum_host_ifaces::{Hash, types};
+    use crate::sources::ChainSource;
 
     fn item(position: u64, source: &str, number: u64, hash: u8) -> ReplayItem {
         let hash = Hash([hash; 32]);
@@ -245,21 +238,24 @@ mod tests {
     #[test]
     fn a_delivery_is_the_item_or_a_skipped_head_before_it_or_shows_that_it_is_gone() {
         let waiting = item(0, "chain:2", 7, 1);
-        for skips in [true, false] {
-            assert_eq!(Match::of(&waiting, &delivery(7, 1), skips), Match::Same);
-            assert_eq!(Match::of(&waiting, &delivery(7, 2), skips), Match::Gone);
-            assert_eq!(Match::of(&waiting, &delivery(8, 1), skips), Match::Gone);
+        let source =
+            |blocks| ChainSource::new(2, Interest { blocks, logs: Vec::new(), start_block: None, hold: Hold::Latest });
+        let (skipping, every) = (source(Blocks::Latest), source(Blocks::All));
+        for source in [&skipping, &every] {
+            assert_eq!(Match::of(&waiting, &delivery(7, 1), source), Match::Same);
+            assert_eq!(Match::of(&waiting, &delivery(7, 2), source), Match::Gone);
+            assert_eq!(Match::of(&waiting, &delivery(8, 1), source), Match::Gone);
             // Of a retracted block the module may have been given no logs, and of the one that took its place it is.
             let hash = Hash([2; 32]);
             for number in [6, 7] {
                 let id = EventId::Logs { chain_id: 2, number, hash };
                 let cursor = Cursor::Chain { number, hash: Some(hash), part: Part::Logs };
                 let logs = Delivery { id, cursor, ..delivery(number, 2) };
-                assert_eq!(Match::of(&waiting, &logs, skips), Match::Gone, "logs of block {number}");
+                assert_eq!(Match::of(&waiting, &logs, source), Match::Gone, "logs of block {number}");
             }
         }
-        assert_eq!(Match::of(&waiting, &delivery(6, 1), true), Match::Before);
-        assert_eq!(Match::of(&waiting, &delivery(6, 1), false), Match::Gone);
+        assert_eq!(Match::of(&waiting, &delivery(6, 1), &skipping), Match::Before);
+        assert_eq!(Match::of(&waiting, &delivery(6, 1), &every), Match::Gone);
     }
 
     #[test]

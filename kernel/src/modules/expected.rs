@@ -14,9 +14,9 @@ use std::{
 
 use futures::future::join_all;
 use nexum_host_ifaces::{
-    chain::{Blocks, ChainMsg, Hold},
+    chain::ChainMsg,
     cron::ScheduleNext,
-    event::{Cursor, Part, SourceId},
+    event::{Cursor, SourceId},
 };
 use ractor::ActorRef;
 
@@ -24,7 +24,7 @@ use super::{
     Msg, State,
     slot::{Phase, Slot},
 };
-use crate::manifest::Source;
+use crate::sources::{Due, Heads, Now, Source};
 
 /// How often it is looked; thresholds are minutes.
 pub(super) const LOOK: Duration = Duration::from_secs(2);
@@ -41,26 +41,6 @@ pub(super) struct Expected {
     waits: HashMap<(Arc<str>, SourceId), Wait>,
     oldest_ms: BTreeMap<Arc<str>, u64>,
     starts: HashMap<Arc<str>, Start>,
-}
-
-/// How far a chain is.
-#[derive(Debug, Clone, Copy)]
-pub struct Heads {
-    latest: u64,
-    safe: Option<u64>,
-    finalized: Option<u64>,
-}
-
-impl Heads {
-    /// The newest block that a hold lets through.
-    fn held(&self, hold: Hold) -> Option<u64> {
-        match hold {
-            Hold::Latest => Some(self.latest),
-            Hold::Confirmations(confirmations) => self.latest.checked_sub(confirmations),
-            Hold::Safe => self.safe,
-            Hold::Finalized => self.finalized,
-        }
-    }
 }
 
 /// A module's newest start, and what it had handled when it was looked at last.
@@ -87,44 +67,14 @@ impl Expected {
         self.oldest_ms.get(module).copied()
     }
 
-    /// Whether a source has something past this position.
-    fn due(&self, source: &Source, at: Option<&Cursor>, heads: &BTreeMap<u64, Heads>, now_ms: u64) -> bool {
-        match source {
-            Source::Chain { chain_id, interest, .. } => {
-                let Some(head) = heads.get(chain_id).and_then(|heads| heads.held(interest.hold)) else {
-                    return false;
-                };
-                match at {
-                    // It is to be told where it begins.
-                    None => interest.start_block.is_none_or(|start| start <= head),
-                    Some(Cursor::Chain { number, part, .. }) => {
-                        let behind = *number < head || (*number == head && *part == Part::Logs);
-                        interest.blocks != Blocks::None && behind
-                    }
-                    Some(_) => unreachable!("a chain's position is a block"),
-                }
+    /// Whether a source has something past this position; for one that cannot tell now, whether it had something before.
+    fn is_waited_for(&self, module: &Arc<str>, source: &dyn Source, at: Option<&Cursor>, now: &Now<'_>) -> bool {
+        match source.due(at, now) {
+            Due::Yes => true,
+            Due::No => false,
+            Due::Unheard => {
+                self.waits.get(&(module.clone(), source.id().clone())).is_some_and(|wait| wait.at.as_ref() == at)
             }
-            Source::Cron { schedule, .. } => match at {
-                Some(Cursor::Cron { fired_at }) => (self.next)(schedule, *fired_at).is_some_and(|next| next <= now_ms),
-                _ => false,
-            },
-            // What waits there is the outbox's to say.
-            Source::Outbox { .. } => false,
-        }
-    }
-
-    /// The same, and whether a chain that did not say in time where it stands had something past this position before.
-    fn is_waited_for(
-        &self,
-        module: &Arc<str>,
-        source: &Source,
-        at: Option<&Cursor>,
-        heads: &BTreeMap<u64, Heads>,
-        now_ms: u64,
-    ) -> bool {
-        match is_unheard(source, heads) {
-            true => self.waits.get(&(module.clone(), source.id().clone())).is_some_and(|wait| wait.at.as_ref() == at),
-            false => self.due(source, at, heads, now_ms),
         }
     }
 
@@ -144,6 +94,8 @@ impl Expected {
 
     fn look(&mut self, slots: &BTreeMap<Arc<str>, Box<Slot>>, heads: &BTreeMap<u64, Heads>, now_ms: u64) {
         let (mut waits, mut oldest_ms) = (HashMap::new(), BTreeMap::new());
+        let next = self.next.clone();
+        let told = Now { heads, next: &next, now_ms };
         self.starts.retain(|name, _| slots.contains_key(name));
         for (name, slot) in slots {
             let now = Start {
@@ -158,8 +110,8 @@ impl Expected {
             // Not running at all is a wait of its own, for those whose sources cannot say what is due.
             let stopped = (!runs).then(|| (SourceId::new(""), None));
             let due = plan.manifest.sources.iter().filter_map(|source| {
-                let at = slot.status.position(source.id());
-                self.is_waited_for(name, source, at.as_ref(), heads, now_ms).then(|| (source.id().clone(), at))
+                let at = slot.status.position(&**source);
+                self.is_waited_for(name, &**source, at.as_ref(), &told).then(|| (source.id().clone(), at))
             });
             for (source, at) in stopped.into_iter().chain(due) {
                 let key = (name.clone(), source);
@@ -172,11 +124,6 @@ impl Expected {
         }
         (self.waits, self.oldest_ms) = (waits, oldest_ms);
     }
-}
-
-/// Whether a source's chain did not say in time where it stands.
-fn is_unheard(source: &Source, heads: &BTreeMap<u64, Heads>) -> bool {
-    matches!(source, Source::Chain { chain_id, .. } if !heads.contains_key(chain_id))
 }
 
 impl State {
@@ -217,11 +164,11 @@ impl Slot {
 mod tests {
     use nexum_host_ifaces::{
         Hash,
-        chain::Interest,
-        cron::{Missed, Schedule},
+        chain::{Blocks, Hold, Interest},
     };
 
     use super::*;
+    use crate::sources::ChainSource;
 
     #[test]
     fn one_that_ends_as_often_as_it_is_started_does_not_run() {
@@ -246,25 +193,14 @@ mod tests {
         assert!(expected.runs(&name, true, start(103, 1, 5_000_000)), "nothing was wrong with it");
     }
 
-    fn chain(blocks: Blocks, hold: Hold) -> Source {
-        source(Interest { blocks, logs: Vec::new(), start_block: None, hold })
-    }
-
-    fn source(interest: Interest) -> Source {
-        Source::Chain { id: SourceId::new("chain:1"), chain_id: 1, interest: Arc::new(interest) }
-    }
-
-    fn beginning(start_block: Option<u64>) -> Source {
-        source(Interest { blocks: Blocks::None, logs: Vec::new(), start_block, hold: Hold::Latest })
-    }
-
     #[test]
     fn what_is_waited_for_is_waited_for_while_the_chain_does_not_say_where_it_stands() {
         let mut expected = Expected::new(Arc::new(|_, _| None));
-        let (name, source): (Arc<str>, Source) = ("m".into(), chain(Blocks::All, Hold::Latest));
+        let interest = Interest { blocks: Blocks::All, logs: Vec::new(), start_block: None, hold: Hold::Latest };
+        let (name, source): (Arc<str>, _) = ("m".into(), ChainSource::new(1, interest));
         let [at, later] = [9, 10].map(|number| Cursor::block(number, Hash::default()));
         let waited = |expected: &Expected, at: &Cursor, heads: &BTreeMap<u64, Heads>| {
-            expected.is_waited_for(&name, &source, Some(at), heads, 0)
+            expected.is_waited_for(&name, &source, Some(at), &Now { heads, next: &expected.next, now_ms: 0 })
         };
         let heard = BTreeMap::from([(1, Heads { latest: 10, safe: None, finalized: None })]);
         let other = BTreeMap::from([(2, Heads { latest: 10, safe: None, finalized: None })]);
@@ -273,32 +209,5 @@ mod tests {
         assert!(waited(&expected, &at, &other) && waited(&expected, &at, &heard));
         assert!(!waited(&expected, &later, &other), "it has moved");
         assert!(!waited(&expected, &later, &heard), "it is where the chain is");
-    }
-
-    #[test]
-    fn an_event_is_due_when_the_source_is_past_the_position() {
-        let expected = Expected::new(Arc::new(|_, after| Some(after + 100)));
-        let heads = BTreeMap::from([(1, Heads { latest: 10, safe: Some(8), finalized: None })]);
-        let due = |source: &Source, at: Option<&Cursor>| expected.due(source, at, &heads, 1_000);
-        let block = |number| Cursor::block(number, Hash::default());
-        let all = chain(Blocks::All, Hold::Latest);
-        assert!(due(&all, Some(&block(9))));
-        assert!(!due(&all, Some(&block(10))));
-        assert!(due(&all, None), "it is to be told where it starts");
-        assert!(due(&beginning(Some(10)), None) && !due(&beginning(Some(11)), None));
-        assert!(due(&all, Some(&Cursor::Chain { number: 10, hash: None, part: Part::Logs })));
-        let held = chain(Blocks::All, Hold::Confirmations(3));
-        assert!(!due(&held, Some(&block(7))));
-        assert!(due(&held, Some(&block(6))));
-        assert!(!due(&chain(Blocks::All, Hold::Confirmations(11)), Some(&block(0))));
-        let safe = chain(Blocks::All, Hold::Safe);
-        assert!(due(&safe, Some(&block(7))) && !due(&safe, Some(&block(8))));
-        assert!(!due(&chain(Blocks::All, Hold::Finalized), Some(&block(1))), "nobody has told what is final");
-        assert!(!due(&chain(Blocks::None, Hold::Latest), Some(&block(1))), "a matching log may not exist");
-
-        let schedule = Arc::new(Schedule::Every { period_ms: 100 });
-        let cron = Source::Cron { id: SourceId::new("cron:every=100ms"), schedule, missed: Missed::Skip };
-        assert!(due(&cron, Some(&Cursor::Cron { fired_at: 900 })));
-        assert!(!due(&cron, Some(&Cursor::Cron { fired_at: 901 })));
     }
 }
