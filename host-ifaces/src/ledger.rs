@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Hash,
+    encoded::encoded,
     event::{Cursor, EventId, SourceId},
     outbox::Entry,
     store::{Change, EventUnit, JournalEntry, ModuleId, ModuleRecord, UnitKind},
@@ -85,8 +86,22 @@ impl Ledger {
 impl JournalEntry {
     /// SHA-256 over the entry, which contains the digest of the one before.
     pub fn digest(&self) -> Hash {
-        let bytes = postcard::to_stdvec(self).unwrap_or_default();
-        Hash(Sha256::digest(bytes).into())
+        Hash(Sha256::digest(encoded(self)).into())
+    }
+
+    /// Whether the unit takes its source back to before what was handled of it. A reorg may, which leads to where two
+    /// branches part, and so may a schedule, whose clock was wrong before.
+    pub(crate) fn goes_back(&self) -> bool {
+        match (&self.event, &self.cursor_before, &self.cursor) {
+            (EventId::Reorg { .. } | EventId::NthReorg { .. }, _, _) => false,
+            (
+                _,
+                Some(Cursor::Chain { number: before, part: part_before, .. }),
+                Some(Cursor::Chain { number, part, .. }),
+            ) => (number, part) < (before, part_before),
+            (_, Some(Cursor::Outbox { number: before }), Some(Cursor::Outbox { number })) => number < before,
+            _ => false,
+        }
     }
 }
 
@@ -118,7 +133,7 @@ fn effects_digest(effects: &[Entry]) -> Hash {
     }
     let mut hasher = Sha256::new();
     for Entry { id, key, lane, release, effect, block: _, sent_at_ms: _ } in effects {
-        let bytes = postcard::to_stdvec(&(id, key, lane, release, effect)).unwrap_or_default();
+        let bytes = encoded(&(id, key, lane, release, effect));
         hasher.update((bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     }
@@ -128,6 +143,7 @@ fn effects_digest(effects: &[Entry]) -> Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Part;
 
     fn outcome(cursor: u64) -> Outcome {
         let source = SourceId::new("chain:1");
@@ -181,6 +197,30 @@ mod tests {
         };
         let digest = "0x7e9b614978b51788a28e96c7c5f4b97b0835eaa474d34458ed97c269ce432d43";
         assert_eq!(entry.digest().to_string(), digest);
+    }
+
+    #[test]
+    fn only_a_reorg_and_a_schedule_take_a_source_back() {
+        let mut ledger = Ledger { module: ModuleId(1), component: Hash::default(), record: ModuleRecord::default() };
+        let chain = |number, part| Cursor::Chain { number, hash: Some(Hash([1; 32])), part };
+        let mut goes_back = |before: Cursor, after: Cursor, event: EventId| {
+            let source = SourceId::new("any");
+            ledger.record.cursors.insert(source.clone(), before);
+            ledger.seal(Outcome { event, moved: Some((source, after)), ..outcome(1) }).entry.goes_back()
+        };
+        let block = || outcome(1).event;
+        let reorg = EventId::NthReorg { chain_id: 1, old_head: Hash([1; 32]), new_head: Hash([2; 32]), nth: 1 };
+        assert!(!goes_back(chain(8, Part::Block), chain(8, Part::Block), block()));
+        assert!(!goes_back(chain(8, Part::Logs), chain(8, Part::Block), block()));
+        assert!(!goes_back(chain(8, Part::Block), chain(9, Part::Logs), block()));
+        assert!(goes_back(chain(8, Part::Block), chain(8, Part::Logs), block()));
+        assert!(goes_back(chain(8, Part::Logs), chain(7, Part::Block), block()));
+        assert!(!goes_back(chain(8, Part::Block), chain(7, Part::Block), reorg));
+        let outbox = |number| Cursor::Outbox { number };
+        assert!(!goes_back(outbox(4), outbox(5), block()));
+        assert!(goes_back(outbox(4), outbox(3), block()));
+        let cron = |fired_at| Cursor::Cron { fired_at };
+        assert!(!goes_back(cron(4), cron(3), block()));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod bounded;
 pub mod chain;
 pub mod clock;
 pub mod cron;
+mod encoded;
 pub mod event;
 pub mod grants;
 mod hex_bytes;
