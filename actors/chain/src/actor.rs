@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     backend::DynBackend,
     config::ChainConfig,
-    driver::{Driver, Keeper},
+    driver::{Driver, ForDriver, Keeper},
     history::History,
     metrics::ChainMetrics,
     mock::{Fixture, MockBackend, MockChain},
@@ -53,7 +53,7 @@ pub struct ChainActor;
 
 pub struct State {
     backend: DynBackend,
-    driver: mpsc::Sender<ChainMsg>,
+    driver: mpsc::Sender<ForDriver>,
     permits: Arc<Semaphore>,
     chain_label: String,
     metrics: ChainMetrics,
@@ -185,10 +185,16 @@ impl Actor for ChainActor {
                     let _ = reply.send(Err(too_many()));
                 }
             },
-            message => state.driver.send(message).await.map_err(|_| "the chain driver is gone")?,
+            ChainMsg::Pull(pull) => hand_on(&state.driver, ForDriver::Pull(pull)).await?,
+            ChainMsg::Forget { module } => hand_on(&state.driver, ForDriver::Forget { module }).await?,
+            ChainMsg::Status(reply) => hand_on(&state.driver, ForDriver::Status(reply)).await?,
         }
         Ok(())
     }
+}
+
+async fn hand_on(driver: &mpsc::Sender<ForDriver>, message: ForDriver) -> Result<(), ActorProcessingErr> {
+    driver.send(message).await.map_err(|_| "the chain driver is gone".into())
 }
 
 /// The backend over nodes, with what the tracker wants to know of it.

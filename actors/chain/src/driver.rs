@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     Hash,
-    chain::{ChainMsg, ChainStatus, ChainWait},
+    chain::{ChainPull, ChainStatus, ChainWait},
     clock::Clock,
     event::{SourceId, SourceReply, Subscriber},
     port::{Port, PortError},
     store::StoreMsg,
 };
+use ractor::RpcReplyPort;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
@@ -43,6 +44,17 @@ const PACE_HEADS_MIN: u32 = 32;
 const QUIET_PACES: u64 = 50;
 const QUIET_NS_MIN: u64 = 60_000_000_000;
 
+/// What the actor leaves to its driver, of its messages. Requests it answers itself.
+pub enum ForDriver {
+    Pull(ChainPull),
+    /// Drop whatever this module waits for.
+    Forget {
+        module: Arc<str>,
+    },
+    /// Must reply.
+    Status(RpcReplyPort<ChainStatus>),
+}
+
 struct Ended {
     job: Job,
     /// How long it had to wait for its turn after earlier failures.
@@ -60,6 +72,7 @@ pub struct Keeper {
 impl Keeper {
     /// Hands over what is new. Units of the blocks that are answered afterwards are behind it in the store's queue.
     fn keep(&self) -> Result<(), PortError> {
+        // A chain that begins anew with each run.
         let Some(store) = &self.store else { return Ok(()) };
         let chain_id = self.chain_id;
         let put = |headers, dropped| StoreMsg::PutHeaders { chain_id, anew: false, headers, dropped };
@@ -149,7 +162,7 @@ impl Driver {
     }
 
     /// Runs until the actor drops its end.
-    pub async fn run(mut self, mut messages: mpsc::Receiver<ChainMsg>) {
+    pub async fn run(mut self, mut messages: mpsc::Receiver<ForDriver>) {
         let (heads_out, mut heads) = mpsc::channel(HEADS_MAX);
         let backend = self.backend.clone();
         let mut follower = JoinSet::new();
@@ -269,9 +282,9 @@ impl Driver {
         self.tracker.finished(job, result);
     }
 
-    fn take(&mut self, message: ChainMsg) {
+    fn take(&mut self, message: ForDriver) {
         match message {
-            ChainMsg::Pull(pull) => {
+            ForDriver::Pull(pull) => {
                 let seat = self.tracker.pull(
                     pull.module,
                     pull.source.clone(),
@@ -286,7 +299,7 @@ impl Driver {
                 }
                 self.subscribers[seat] = Some((pull.token, pull.source, pull.to));
             }
-            ChainMsg::Forget { module } => {
+            ForDriver::Forget { module } => {
                 for seat in self.tracker.forget(&module) {
                     self.held.retain(|held| held.seat != seat);
                     if let Some(subscriber) = self.subscribers.get_mut(seat) {
@@ -294,7 +307,7 @@ impl Driver {
                     }
                 }
             }
-            ChainMsg::Status(reply) => {
+            ForDriver::Status(reply) => {
                 let endpoints = self.backend.endpoints();
                 self.tracker.at(self.clock.monotonic_ns());
                 let (waits, more_waits) = self.waits();
@@ -315,12 +328,6 @@ impl Driver {
                     waits,
                     more_waits,
                 });
-            }
-            ChainMsg::Request { .. }
-            | ChainMsg::RequestBatch { .. }
-            | ChainMsg::Hashes { .. }
-            | ChainMsg::Finality { .. } => {
-                unreachable!("the actor answers these itself")
             }
         }
     }
