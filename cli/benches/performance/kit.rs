@@ -118,6 +118,21 @@ impl Feed {
         }
     }
 
+    /// Answers every pull that waits with a block that was handled before, as no chain does.
+    #[allow(dead_code, reason = "only the test of what cannot be asks for it")]
+    pub fn repeat(&self, number: u64) {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap());
+        self.at_head.store(0, Ordering::SeqCst);
+        let (id, event) = block_event(number);
+        for pull in waiting.into_values() {
+            let cursor = Cursor::block(number, hash(number));
+            let deliveries = vec![Delivery { id: id.clone(), event: event.clone(), cursor, seen_ns: 0 }];
+            let answer = Answer::Events { deliveries, progress: None, skipped: 0 };
+            // A module that is gone needs no answer.
+            let _ = pull.to.send_message(SourceReply { source: pull.source.clone(), token: pull.token, answer });
+        }
+    }
+
     fn answer(&self, pull: ChainPull) {
         let reply = |answer| SourceReply { source: pull.source.clone(), token: pull.token, answer };
         let send = |answer| {
