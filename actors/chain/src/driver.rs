@@ -180,9 +180,7 @@ impl Driver {
                     Ok(ended) => self.finished(ended),
                     Err(error) => propagate(error),
                 },
-                Some(ended) = follower.join_next() => if let Err(error) = ended {
-                    propagate(error);
-                },
+                Some(ended) = follower.join_next() => followed(ended),
                 () = tokio::time::sleep(HELD_RETRY), if !self.held.is_empty() => {}
                 () = heard.heard() => {}
                 _ = looks.tick() => self.look(),
@@ -390,7 +388,15 @@ impl Driver {
     }
 }
 
-/// A bug in a task is a bug of the actor: it dies and is supervised.
+/// Nobody tells heads any more. A backend never gives that up: without them the chain would stand still and look quiet.
+fn followed(ended: Result<(), JoinError>) {
+    match ended {
+        Ok(()) => unreachable!("the backend has stopped to follow its chain"),
+        Err(error) => propagate(error),
+    }
+}
+
+/// A bug in a task is a bug of the actor: it dies and is supervised. A task that is cut short goes with the engine.
 fn propagate(error: JoinError) {
     if error.is_panic() {
         std::panic::resume_unwind(error.into_panic());
@@ -421,5 +427,26 @@ async fn carry_out(backend: &DynBackend, job: &Job) -> Result<Found, Failure> {
             let end = headers.first().ok_or_else(|| Failure::Failed(format!("no header {to}")))?;
             Ok(Found::Segment(Ranged { logs: vec![], to: *to, end_hash: end.hash }))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "stopped to follow")]
+    async fn a_backend_that_gives_up_following_ends_the_actor() {
+        let mut follower = JoinSet::new();
+        follower.spawn(async {});
+        followed(follower.join_next().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_goes_with_the_engine_is_no_bug() {
+        let mut follower = JoinSet::new();
+        follower.spawn(std::future::pending());
+        follower.abort_all();
+        followed(follower.join_next().await.unwrap());
     }
 }

@@ -373,7 +373,10 @@ impl Tracker {
                     return None;
                 }
                 Verdict::Orphan { ancestor } => {
-                    let hash = after.hash.unwrap_or_default();
+                    // A position without one is of every chain.
+                    let Some(hash) = after.hash else {
+                        unreachable!("a position without a hash was left by its chain")
+                    };
                     let old_head = (after.number, hash);
                     return Some(Answer::Reorg(Reorg { chain_id: self.chain_id, ancestor, old_head, new_head: tip }));
                 }
