@@ -6,7 +6,7 @@
 #[path = "../benches/performance/kit.rs"]
 mod kit;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use kit::{Bed, Disk, Forgetful, copies, spec};
 use nexum_host_ifaces::store::StoreMsg;
@@ -94,6 +94,7 @@ async fn an_actor_dies_of_a_block_that_goes_back_and_is_started_again_without_a_
     bed.feed.repeat(2);
     // It asks for what follows again once it is back.
     tokio::time::timeout(PATIENCE, bed.feed.all_at_head(1)).await.unwrap();
+    assert_eq!(bed.feed.forgotten.load(Ordering::SeqCst), 1, "it could not withdraw its pulls itself");
     let (name, state, facts) = loaded(&bed).await.remove(0);
     assert_eq!((&*state, facts.restarts), ("RUN", 1), "{facts:?}");
     let error = facts.last_error.unwrap();

@@ -123,6 +123,7 @@ impl Actor for ChainActor {
         message: ChainMsg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        // A panic is the end of one request: whoever waits for its answer is told that there is none.
         while state.requests.try_join_next().is_some() {}
         match message {
             ChainMsg::Request { module, method, params, deadline, reply_bytes_max, reply } => {

@@ -89,6 +89,8 @@ pub struct Feed {
     waiting: Mutex<HashMap<Arc<str>, ChainPull>>,
     /// Modules whose pull waits at the head.
     at_head: AtomicU64,
+    /// How often a module has withdrawn what it waited for.
+    pub forgotten: AtomicU64,
     changed: Notify,
 }
 
@@ -180,8 +182,12 @@ impl Actor for FeedActor {
         message: ChainMsg,
         feed: &mut Arc<Feed>,
     ) -> Result<(), ActorProcessingErr> {
-        if let ChainMsg::Pull(pull) = message {
-            feed.answer(pull);
+        match message {
+            ChainMsg::Pull(pull) => feed.answer(pull),
+            ChainMsg::Forget { .. } => {
+                feed.forgotten.fetch_add(1, Ordering::SeqCst);
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -7,6 +7,8 @@ use std::{
 
 use nexum_host_ifaces::{
     bounded::{MESSAGE_BYTES_MAX, cut},
+    chain::ChainMsg,
+    cron::CronMsg,
     store::Standing,
 };
 use ractor::{ActorCell, ActorProcessingErr, ActorRef};
@@ -18,6 +20,7 @@ use super::{
 use crate::{
     admin::{AdminError, AdminReply},
     module::Exit,
+    outbox,
     restart::{self, Decision, Fault},
 };
 
@@ -183,12 +186,26 @@ impl State {
         myself.send_after(wait, move || Msg::Start { module, generation });
     }
 
+    /// Withdraws what an actor that could not do so itself still waits for: a chain would go on reading for a module that may
+    /// never start again. One that does asks anew, after this.
+    fn withdraw(&self, name: &Arc<str>) {
+        let Some(slot) = self.slots.get(name) else { missing(name) };
+        for chain in slot.plan.iter().flat_map(|plan| plan.chains.values()) {
+            // A source that is down has forgotten already.
+            let _ = chain.cast(ChainMsg::Forget { module: name.clone() });
+        }
+        // The same.
+        let _ = self.shared.cron.cast(CronMsg::Forget { module: name.clone() });
+        let _ = self.shared.outbox.cast(outbox::Msg::Forget { module: name.clone() });
+    }
+
     /// The actor itself failed, by a panic or an unknown error: counted like a failure of the module, on top of what its
     /// last unit left.
     async fn host_bug(&mut self, name: &Arc<str>, bug: &str) -> Exit {
         // A panic may repeat what it was about.
         let bug = cut(bug, MESSAGE_BYTES_MAX);
         tracing::error!(module = %name, bug, "a module's actor failed: this is a bug in nexum");
+        self.withdraw(name);
         let stored = self.stored_health(name).await.ok();
         let slot = self.slots.get(name);
         let mut health = stored.or_else(|| slot.map(|slot| slot.health.clone())).unwrap_or_default();
