@@ -27,7 +27,7 @@ impl Tracker {
             self.why_apart = None;
             return;
         }
-        // A node can make a header of any number, which has the hash of what it says: such a one is for `Branch` to refuse.
+        // A node can make up a header of any number, with the hash of what it says. `Branch` refuses such a one.
         if self.branch.is_none() && self.window.tip().is_some_and(|tip| header.follows(&tip.header)) {
             self.why_apart = None;
             self.canon.note(header.link());
