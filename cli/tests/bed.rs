@@ -6,9 +6,10 @@
 #[path = "../benches/performance/kit.rs"]
 mod kit;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use kit::{Bed, Disk, Forgetful, copies, spec};
+use nexum_host_ifaces::store::StoreMsg;
 use nexum_kernel::{
     admin::{AdminError, AdminMsg, ModuleFacts, Node},
     engine::MapLimit,
@@ -82,4 +83,26 @@ async fn a_module_whose_order_could_not_be_kept_goes_on_by_itself() {
     tokio::time::timeout(PATIENCE, bed.feed.all_at_head(1)).await.unwrap();
     order(module).await.unwrap().unwrap();
     assert_eq!(loaded(&bed).await[0].1, "PAUSED");
+}
+
+/// A chain that answers with what cannot be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_actor_dies_of_a_block_that_goes_back_and_is_started_again_without_a_unit_of_it() {
+    let bed = Bed::start(1, Disk::RocksDb).await;
+    bed.feed.add(4);
+    tokio::time::timeout(PATIENCE, bed.feed.all_at_head(1)).await.unwrap();
+    bed.feed.repeat(2);
+    // It asks for what follows again once it is back.
+    tokio::time::timeout(PATIENCE, bed.feed.all_at_head(1)).await.unwrap();
+    assert_eq!(bed.feed.forgotten.load(Ordering::SeqCst), 1, "it could not withdraw its pulls itself");
+    let (name, state, facts) = loaded(&bed).await.remove(0);
+    assert_eq!((&*state, facts.restarts), ("RUN", 1), "{facts:?}");
+    let error = facts.last_error.unwrap();
+    assert!(error.starts_with("host bug: ") && error.contains("would take its source back"), "{error}");
+
+    let info = bed.store.call(PATIENCE, |reply| StoreMsg::Inspect { name, reply }).await.unwrap().unwrap();
+    let journal = |reply| StoreMsg::Journal { module: info.id, from_seq: 1, limit: 100, reply };
+    let entries = bed.store.call(PATIENCE, journal).await.unwrap().unwrap();
+    let handled: Vec<_> = entries.iter().filter_map(|entry| entry.event.block()).map(|(_, number)| number).collect();
+    assert_eq!(handled, [1, 2, 3, 4]);
 }

@@ -192,6 +192,44 @@ fn the_lock_file_keeps_to_what_deny_toml_allows() {
     assert!(surplus <= SURPLUS_VERSIONS_MAX, "{surplus} versions more than crates: {versions:?}");
 }
 
+/// Returns from the middle of a function with nothing, without a word why that may be. To be lowered, never raised.
+const UNEXPLAINED_RETURNS_MAX: usize = 10;
+
+/// The numbers of lines which leave a function with nothing when something is not there, and have no comment beside or above
+/// them. Tests are left out.
+fn unexplained_returns(text: &str) -> Vec<usize> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let is_tests = |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod ") && pair[1].ends_with('{');
+    let code = &lines[..lines.windows(2).position(is_tests).unwrap_or(lines.len())];
+    let returns = |at: usize| {
+        let alone = |line: &str| line == "return;" || line == "return Ok(());";
+        let opens = code[at].ends_with("else {") && code.get(at + 1).copied().is_some_and(alone);
+        opens || ["else { return }", "else { return Ok(()) }"].iter().any(|silent| code[at].contains(silent))
+    };
+    let explained = |at: usize| code[at].contains("//") || at > 0 && code[at - 1].starts_with("//");
+    (0..code.len()).filter(|at| returns(*at) && !explained(*at)).map(|at| at + 1).collect()
+}
+
+#[test]
+fn whoever_goes_on_with_nothing_says_when_that_may_be() {
+    let sample = "a else { return };\n// Why.\nb else { return Ok(()) };\nc else { return }; // Why.\n} else {\nreturn;\n}\n\
+                  d else { return None };\n#[cfg(test)]\nmod tests {\ne else { return };\n}\n";
+    assert_eq!(unexplained_returns(sample), [1, 5]);
+    let mut files = Vec::new();
+    for folder in ["host-ifaces/src", "kernel/src", "actors"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let tests = ["tests", "tests.rs", "torture.rs", "benches"];
+    let is_test = |file: &Path| file.iter().any(|part| tests.iter().any(|name| part == *name));
+    let mut found = Vec::new();
+    for file in files.iter().filter(|file| !is_test(file.strip_prefix(root()).unwrap())) {
+        let shown = file.strip_prefix(root()).unwrap().display();
+        let lines = unexplained_returns(&fs::read_to_string(file).unwrap());
+        found.extend(lines.into_iter().map(|line| format!("{shown}:{line}")));
+    }
+    assert!(found.len() <= UNEXPLAINED_RETURNS_MAX, "{} say nothing:\n{}", found.len(), found.join("\n"));
+}
+
 /// Whether source text names a crate: in a path, in a macro call, or where it is imported.
 fn names(text: &str, name: &str) -> bool {
     text.match_indices(name).any(|(at, _)| {

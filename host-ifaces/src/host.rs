@@ -21,7 +21,7 @@ use crate::{
     outbox::{Drafts, Quota},
     port::Port,
     recording::{RecordedBytes, Tape, Taping},
-    store::{EventUnit, ModuleId, ModuleRecord, StateView, UnitKind},
+    store::{EventUnit, JournalEntry, ModuleId, ModuleRecord, StateView, UnitKind},
     wasi::{Lookups, Polls, RESOURCES_MAX, Stdio, WasiTape},
 };
 
@@ -74,6 +74,7 @@ pub struct HostState {
     pub(crate) origin: Option<EventId>,
     pub(crate) overlay: Overlay,
     pub(crate) ledger: Ledger,
+    /// The event at hand, until its unit is sealed. The start of an instance belongs to `init`.
     pub(crate) event_id: Option<EventId>,
     pub(crate) event_label: EventLabel,
     pub(crate) log_budget: LogBudget,
@@ -120,7 +121,7 @@ impl HostState {
             origin: None,
             overlay,
             ledger: Ledger { module: args.id, component: args.component, record: record.clone() },
-            event_id: None,
+            event_id: Some(EventId::Init),
             event_label: EventLabel::default(),
             log_budget: LogBudget::new(args.clock.monotonic_ns()),
             usage: Usage::default(),
@@ -172,10 +173,15 @@ impl HostState {
         self.origin = Some(origin.clone());
     }
 
-    /// Makes the unit of the event at hand from the overlay. The caller then calls `send`.
+    /// Makes the unit that ends the event at hand from the overlay. The caller then calls `send`.
+    ///
+    /// # Panics
+    /// When no event is at hand: each is begun before anything of it runs, and has one unit that ends it. And when the unit
+    /// would take a chain or the outbox back: a source goes on from where its module stands, a rewind begins with a fresh
+    /// state, and only a reorg leads back.
     pub fn seal(&mut self, kind: UnitKind, moved: Option<(SourceId, Cursor)>, fuel: u64) -> EventUnit {
-        let event = self.event_id.clone().unwrap_or(EventId::Init);
-        self.ledger.seal(Outcome {
+        let Some(event) = self.event_id.take() else { panic!("a unit is sealed, and no event is at hand") };
+        let unit = self.ledger.seal(Outcome {
             kind,
             event,
             moved,
@@ -184,12 +190,38 @@ impl HostState {
             changes: self.overlay.take_changes(),
             state_bytes: self.overlay.used_bytes(),
             effects: self.drafts.take(),
-        })
+        });
+        let JournalEntry { event, cursor_before, cursor, .. } = &unit.entry;
+        assert!(
+            !unit.entry.goes_back(),
+            "{event} would take its source back from {cursor_before:?} to {cursor:?}, which only a reorg may"
+        );
+        unit
+    }
+
+    /// The event that a guest which runs is called for.
+    ///
+    /// # Panics
+    /// When there is none: a guest runs only between the beginning of an event and its unit.
+    pub(crate) fn event_at_hand(&self) -> EventId {
+        let Some(event) = &self.event_id else { panic!("a guest runs, and no event is at hand") };
+        event.clone()
     }
 
     /// Puts the unit on its way: the next one follows its record. When it is not committed after all, this state must
     /// not be used again.
+    ///
+    /// # Panics
+    /// When the unit does not follow the one sent before: what is sealed is sent before anything else is. The journal
+    /// would have a gap, or name a unit that there never was.
     pub fn send(&mut self, unit: EventUnit) {
+        let (last, entry) = (&self.ledger.record, &unit.entry);
+        assert!(
+            entry.seq == last.seq + 1 && entry.previous == last.journal && unit.record.seq == entry.seq,
+            "unit {} does not follow unit {}, which was sent before it",
+            entry.seq,
+            last.seq
+        );
         self.ledger.adopt(unit.record.clone());
         self.overlay.unit_sent(unit.entry.seq, &unit.changes);
         self.ahead.push(unit);
@@ -238,6 +270,7 @@ impl HostState {
     /// The event at hand took longer than its deadline. When it stands in one flush for half of that, the disk is at fault and
     /// not the guest. A guest that flushes all the time stands in many.
     pub fn is_late(&mut self, deadline: Duration) {
+        // It waits for nothing of ours: the guest takes so long.
         let Some(since_ns) = self.flushing_since_ns else { return };
         let waited_ns = self.clock.monotonic_ns().saturating_sub(since_ns);
         if u128::from(waited_ns) * 2 >= deadline.as_nanos() {

@@ -3,6 +3,7 @@
 //! Pure: it computes the next record and the journal entry; the store writes them. The ledger moves on with what is sent;
 //! when a write is not acknowledged, the ledger is discarded with its instance.
 
+use nexum_records::encoded::encoded;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -110,7 +111,7 @@ fn effects_digest(effects: &[Entry]) -> Hash {
     }
     let mut hasher = Sha256::new();
     for Entry { id, key, lane, release, effect, block: _, sent_at_ms: _ } in effects {
-        let bytes = postcard::to_stdvec(&(id, key, lane, release, effect)).unwrap_or_default();
+        let bytes = encoded(&(id, key, lane, release, effect));
         hasher.update((bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     }
@@ -120,6 +121,7 @@ fn effects_digest(effects: &[Entry]) -> Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Part;
 
     fn outcome(cursor: u64) -> Outcome {
         let source = SourceId::new("chain:1");
@@ -152,6 +154,30 @@ mod tests {
         fn eq(&self, other: &Self) -> bool {
             self.entry == other.entry && self.changes == other.changes && self.record == other.record
         }
+    }
+
+    #[test]
+    fn only_a_reorg_and_a_schedule_take_a_source_back() {
+        let mut ledger = Ledger { module: ModuleId(1), component: Hash::default(), record: ModuleRecord::default() };
+        let chain = |number, part| Cursor::Chain { number, hash: Some(Hash([1; 32])), part };
+        let mut goes_back = |before: Cursor, after: Cursor, event: EventId| {
+            let source = SourceId::new("any");
+            ledger.record.cursors.insert(source.clone(), before);
+            ledger.seal(Outcome { event, moved: Some((source, after)), ..outcome(1) }).entry.goes_back()
+        };
+        let block = || outcome(1).event;
+        let reorg = EventId::NthReorg { chain_id: 1, old_head: Hash([1; 32]), new_head: Hash([2; 32]), nth: 1 };
+        assert!(!goes_back(chain(8, Part::Block), chain(8, Part::Block), block()));
+        assert!(!goes_back(chain(8, Part::Logs), chain(8, Part::Block), block()));
+        assert!(!goes_back(chain(8, Part::Block), chain(9, Part::Logs), block()));
+        assert!(goes_back(chain(8, Part::Block), chain(8, Part::Logs), block()));
+        assert!(goes_back(chain(8, Part::Logs), chain(7, Part::Block), block()));
+        assert!(!goes_back(chain(8, Part::Block), chain(7, Part::Block), reorg));
+        let outbox = |number| Cursor::Outbox { number };
+        assert!(!goes_back(outbox(4), outbox(5), block()));
+        assert!(goes_back(outbox(4), outbox(3), block()));
+        let cron = |fired_at| Cursor::Cron { fired_at };
+        assert!(!goes_back(cron(4), cron(3), block()));
     }
 
     #[test]

@@ -144,6 +144,7 @@ fn stub(
     capability: Capability,
     module: &str,
 ) -> wasmtime::Result<()> {
+    // What is no interface has no functions that could answer, and is not linked.
     let ComponentItem::ComponentInstance(interface) = item.ty else { return Ok(()) };
     let mut instance = linker.instance(import)?;
     let message: Arc<str> = format!("capability `{capability}` is not granted to module {module}").into();

@@ -18,7 +18,6 @@ use crate::{
     HostError, HostErrorKind,
     ahead::NotKept,
     bindings::nexum::host::local_store::{self, Entry, Write},
-    event::EventId,
     host::HostState,
     ledger::Outcome,
     store::{Change, ModuleId, StateView, StoreError, UnitKind},
@@ -340,7 +339,7 @@ impl local_store::Host for HostState {
         self.overlay.note_flush(&changes);
         let unit = self.ledger.seal(Outcome {
             kind: UnitKind::Flushed,
-            event: self.event_id.clone().unwrap_or(EventId::Init),
+            event: self.event_at_hand(),
             moved: None,
             at_ms: self.clock.now_ms(),
             fuel: 0,

@@ -79,7 +79,7 @@ impl Entry {
     /// SHA-256 over what it is and how it goes, but not when it was sent.
     pub fn digest(&self) -> Hash {
         let Self { id, key, lane, release, effect, block: _, sent_at_ms: _ } = self;
-        Hash(Sha256::digest(postcard::to_stdvec(&(id, key, lane, release, effect)).unwrap_or_default()).into())
+        Hash(Sha256::digest(nexum_records::encoded::encoded(&(id, key, lane, release, effect))).into())
     }
 
     /// The same without what only a further attempt would need.

@@ -197,8 +197,8 @@ impl Session {
 
     /// Encoded for keeping; one that is large is cut.
     pub fn pack(&self) -> Box<[u8]> {
-        let packed = encoded_bytes(self, INIT_BYTES_MAX).and_then(|_| postcard::to_stdvec(self).ok());
-        packed.or_else(|| postcard::to_stdvec(&Self::cut_off()).ok()).unwrap_or_default().into()
+        let fits = encoded_bytes(self, INIT_BYTES_MAX).is_some();
+        if fits { encoded(self).into() } else { encoded(&Self::cut_off()).into() }
     }
 
     pub fn unpack(packed: &[u8]) -> Self {

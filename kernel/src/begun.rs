@@ -255,6 +255,7 @@ impl Marks {
     }
 
     fn write(&self, bytes: &[u8], offset: u64) {
+        // Marks that are kept nowhere: of a replay, and of tests.
         let Some(file) = &self.file else { return };
         if let Err(error) = file.write_all_at(bytes, offset)
             && !self.failed.swap(true, Ordering::Relaxed)

@@ -220,6 +220,7 @@ impl State {
             Some(prepared) => prepared.clone(),
             None => shared.loader.prepare(shared.blocking, plan).await?,
         };
+        // A supervisor that is gone takes its actors with it.
         let _ = step(modules::Step::Prepared(prepared.clone()));
         let info: ModuleInfo =
             shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await??;
@@ -277,7 +278,9 @@ impl State {
     }
 
     async fn on_reply(&mut self, reply: SourceReply) -> Result<(), Exit> {
-        let Some(running) = &mut self.running else { return Ok(()) };
+        // No source is asked before it runs, and what is left of an actor that does not get so far handles no message.
+        let Some(running) = &mut self.running else { unreachable!("{} answered before it was asked", reply.source) };
+        // An answer to a pull that was given up meanwhile: for another position, or by the version before.
         let Some(index) = running.feeds.take(&reply) else { return Ok(()) };
         match reply.answer {
             Answer::Events { deliveries, progress, .. } if !running.replay.is_empty() => {
@@ -380,8 +383,8 @@ impl Running {
             return Box::pin(self.quarantine_deadly(args, index, delivery, deaths)).await;
         }
         let policy = &args.plan.manifest.restart;
-        if restart::exhausted(&self.health, &source, &delivery.id, policy).is_some() {
-            return Box::pin(self.quarantine(args, index, delivery)).await;
+        if let Some(attempt) = restart::exhausted(&self.health, &source, &delivery.id, policy).cloned() {
+            return Box::pin(self.quarantine(args, index, delivery, attempt)).await;
         }
         let at = self.begun.begin(What::Event(&delivery.id)).await;
         let kind = delivery.id.kind();

@@ -21,7 +21,7 @@ use nexum_host_ifaces::{
     store::{ModuleHealth, StoreError},
 };
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
-use slot::{Phase, Slot};
+use slot::{Phase, Slot, missing};
 use upgrade::Passing;
 pub use upgrade::{Candidate, Wanted};
 pub use writes::Written;
@@ -371,8 +371,9 @@ impl State {
 
     /// Spawns the actor of a slot: Load the first time, a fresh instance from what is prepared afterwards.
     async fn start(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>) {
-        let Some(slot) = self.slots.get_mut(name) else { return };
-        let Some(plan) = slot.plan.clone() else { return };
+        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
+        // One that could not be planned is loaded anew instead, and neither waits for a restart nor can be resynced.
+        let Some(plan) = slot.plan.clone() else { unreachable!("module {name} is started without a plan") };
         if self.shutting_down {
             // Nobody would ask it to stop.
             slot.phase = Phase::Stopped;
@@ -405,6 +406,7 @@ impl State {
     }
 
     fn on_step(&mut self, name: &Arc<str>, generation: u64, step: Step) {
+        // An actor that has ended meanwhile: what it reported before does not count after it.
         let Some(slot) = self.slots.get_mut(name).filter(|slot| slot.generation == generation) else { return };
         match step {
             Step::Prepared(prepared) => {

@@ -39,6 +39,12 @@ pub struct Difference {
     pub replayed: String,
 }
 
+/// What the call that just ended saw and did. Nothing in its place would look like a module that does nothing.
+fn captured(instance: &mut Instance) -> Captured {
+    let Some(captured) = instance.host().capture() else { unreachable!("a call that is played is not captured") };
+    captured
+}
+
 /// Runs the recording. `Err` says why it cannot be run at all.
 pub async fn replay(
     engine: &WasmEngine,
@@ -86,11 +92,11 @@ pub async fn replay(
     let started = instance.init(&setting.config).await;
     let mut missing = init_view.missing();
     let Some(event) = recording.event.as_ref().filter(|_| started.is_ok()) else {
-        let captured = instance.host().capture().unwrap_or_default();
+        let captured = captured(&mut instance);
         missing.extend(captured.missing.clone());
         return Ok(Replayed { outcome: outcome(started, captured), missing });
     };
-    missing.extend(instance.host().capture().unwrap_or_default().missing);
+    missing.extend(captured(&mut instance).missing);
     let view = Arc::new(RecordedView::new(&event.session));
     instance.host().play(&event.session, view.clone(), event.state_bytes);
     let payload = Arc::new(event.event.clone());
@@ -98,7 +104,7 @@ pub async fn replay(
         Some(origin) => instance.handle_again(&event.id, origin, &payload).await,
         None => instance.handle(&event.id, &payload).await,
     };
-    let captured = instance.host().capture().unwrap_or_default();
+    let captured = captured(&mut instance);
     missing.extend(view.missing());
     missing.extend(captured.missing.clone());
     Ok(Replayed { outcome: outcome(result, captured), missing })

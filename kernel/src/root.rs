@@ -314,6 +314,7 @@ impl Actor for Root {
             SupervisionEvent::ActorFailed(cell, error) => (cell, error.to_string()),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
         };
+        // One that the root has just ended itself, together with the other of two or to shut down.
         let Some(child) = state.children.remove(&cell.get_id()) else { return Ok(()) };
         let ordered = state.ordered.remove(&cell.get_id());
         let name = state.name(child).to_owned();

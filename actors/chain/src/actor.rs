@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     backend::DynBackend,
     config::ChainConfig,
-    driver::{Driver, Keeper},
+    driver::{Driver, ForDriver, Keeper},
     history::History,
     metrics::ChainMetrics,
     mock::{Fixture, MockBackend, MockChain},
@@ -53,7 +53,7 @@ pub struct ChainActor;
 
 pub struct State {
     backend: DynBackend,
-    driver: mpsc::Sender<ChainMsg>,
+    driver: mpsc::Sender<ForDriver>,
     permits: Arc<Semaphore>,
     chain_label: String,
     metrics: ChainMetrics,
@@ -123,6 +123,7 @@ impl Actor for ChainActor {
         message: ChainMsg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        // A panic is the end of one request: whoever waits for its answer is told that there is none.
         while state.requests.try_join_next().is_some() {}
         match message {
             ChainMsg::Request { module, method, params, deadline, reply_bytes_max, reply } => {
@@ -185,10 +186,16 @@ impl Actor for ChainActor {
                     let _ = reply.send(Err(too_many()));
                 }
             },
-            message => state.driver.send(message).await.map_err(|_| "the chain driver is gone")?,
+            ChainMsg::Pull(pull) => hand_on(&state.driver, ForDriver::Pull(pull)).await?,
+            ChainMsg::Forget { module } => hand_on(&state.driver, ForDriver::Forget { module }).await?,
+            ChainMsg::Status(reply) => hand_on(&state.driver, ForDriver::Status(reply)).await?,
         }
         Ok(())
     }
+}
+
+async fn hand_on(driver: &mpsc::Sender<ForDriver>, message: ForDriver) -> Result<(), ActorProcessingErr> {
+    driver.send(message).await.map_err(|_| "the chain driver is gone".into())
 }
 
 /// The backend over nodes, with what the tracker wants to know of it.

@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     Hash,
-    chain::{ChainMsg, ChainStatus, ChainWait},
+    chain::{ChainPull, ChainStatus, ChainWait},
     clock::Clock,
     event::{SourceId, SourceReply, Subscriber},
     port::{Port, PortError},
     store::StoreMsg,
 };
+use ractor::RpcReplyPort;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
@@ -43,6 +44,17 @@ const PACE_HEADS_MIN: u32 = 32;
 const QUIET_PACES: u64 = 50;
 const QUIET_NS_MIN: u64 = 60_000_000_000;
 
+/// What the actor leaves to its driver, of its messages. Requests it answers itself.
+pub enum ForDriver {
+    Pull(ChainPull),
+    /// Drop whatever this module waits for.
+    Forget {
+        module: Arc<str>,
+    },
+    /// Must reply.
+    Status(RpcReplyPort<ChainStatus>),
+}
+
 struct Ended {
     job: Job,
     /// How long it had to wait for its turn after earlier failures.
@@ -60,6 +72,7 @@ pub struct Keeper {
 impl Keeper {
     /// Hands over what is new. Units of the blocks that are answered afterwards are behind it in the store's queue.
     fn keep(&self) -> Result<(), PortError> {
+        // A chain that begins anew with each run.
         let Some(store) = &self.store else { return Ok(()) };
         let chain_id = self.chain_id;
         let put = |headers, dropped| StoreMsg::PutHeaders { chain_id, anew: false, headers, dropped };
@@ -149,7 +162,7 @@ impl Driver {
     }
 
     /// Runs until the actor drops its end.
-    pub async fn run(mut self, mut messages: mpsc::Receiver<ChainMsg>) {
+    pub async fn run(mut self, mut messages: mpsc::Receiver<ForDriver>) {
         let (heads_out, mut heads) = mpsc::channel(HEADS_MAX);
         let backend = self.backend.clone();
         let mut follower = JoinSet::new();
@@ -167,9 +180,7 @@ impl Driver {
                     Ok(ended) => self.finished(ended),
                     Err(error) => propagate(error),
                 },
-                Some(ended) = follower.join_next() => if let Err(error) = ended {
-                    propagate(error);
-                },
+                Some(ended) = follower.join_next() => followed(ended),
                 () = tokio::time::sleep(HELD_RETRY), if !self.held.is_empty() => {}
                 () = heard.heard() => {}
                 _ = looks.tick() => self.look(),
@@ -269,9 +280,9 @@ impl Driver {
         self.tracker.finished(job, result);
     }
 
-    fn take(&mut self, message: ChainMsg) {
+    fn take(&mut self, message: ForDriver) {
         match message {
-            ChainMsg::Pull(pull) => {
+            ForDriver::Pull(pull) => {
                 let seat = self.tracker.pull(
                     pull.module,
                     pull.source.clone(),
@@ -286,7 +297,7 @@ impl Driver {
                 }
                 self.subscribers[seat] = Some((pull.token, pull.source, pull.to));
             }
-            ChainMsg::Forget { module } => {
+            ForDriver::Forget { module } => {
                 for seat in self.tracker.forget(&module) {
                     self.held.retain(|held| held.seat != seat);
                     if let Some(subscriber) = self.subscribers.get_mut(seat) {
@@ -294,7 +305,7 @@ impl Driver {
                     }
                 }
             }
-            ChainMsg::Status(reply) => {
+            ForDriver::Status(reply) => {
                 let endpoints = self.backend.endpoints();
                 self.tracker.at(self.clock.monotonic_ns());
                 let (waits, more_waits) = self.waits();
@@ -315,12 +326,6 @@ impl Driver {
                     waits,
                     more_waits,
                 });
-            }
-            ChainMsg::Request { .. }
-            | ChainMsg::RequestBatch { .. }
-            | ChainMsg::Hashes { .. }
-            | ChainMsg::Finality { .. } => {
-                unreachable!("the actor answers these itself")
             }
         }
     }
@@ -383,7 +388,15 @@ impl Driver {
     }
 }
 
-/// A bug in a task is a bug of the actor: it dies and is supervised.
+/// Nobody tells heads any more. A backend never gives that up: without them the chain would stand still and look quiet.
+fn followed(ended: Result<(), JoinError>) {
+    match ended {
+        Ok(()) => unreachable!("the backend has stopped to follow its chain"),
+        Err(error) => propagate(error),
+    }
+}
+
+/// A bug in a task is a bug of the actor: it dies and is supervised. A task that is cut short goes with the engine.
 fn propagate(error: JoinError) {
     if error.is_panic() {
         std::panic::resume_unwind(error.into_panic());
@@ -414,5 +427,26 @@ async fn carry_out(backend: &DynBackend, job: &Job) -> Result<Found, Failure> {
             let end = headers.first().ok_or_else(|| Failure::Failed(format!("no header {to}")))?;
             Ok(Found::Segment(Ranged { logs: vec![], to: *to, end_hash: end.hash }))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "stopped to follow")]
+    async fn a_backend_that_gives_up_following_ends_the_actor() {
+        let mut follower = JoinSet::new();
+        follower.spawn(async {});
+        followed(follower.join_next().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_goes_with_the_engine_is_no_bug() {
+        let mut follower = JoinSet::new();
+        follower.spawn(std::future::pending());
+        follower.abort_all();
+        followed(follower.join_next().await.unwrap());
     }
 }

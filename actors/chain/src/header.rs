@@ -44,6 +44,11 @@ impl Header {
         Link { number: self.number, hash: self.hash, parent: self.parent }
     }
 
+    /// Whether it stands on this block, by hash and by number: a node can make up a header of any number.
+    pub fn follows(&self, below: &Self) -> bool {
+        self.parent == below.hash && self.number.checked_sub(1) == Some(below.number)
+    }
+
     /// The `block` event of this block.
     pub fn event(&self, chain_id: u64) -> Event {
         Event::Block(Block {

@@ -263,7 +263,8 @@ impl Tracker {
     /// Answers one pull if there is something to answer.
     fn settle(&mut self, index: usize) {
         let rooted = self.rooted();
-        let Some(seat) = self.seats[index].as_mut() else { return };
+        // Who is settled waits, and who waits has a seat.
+        let Some(seat) = self.seats[index].as_mut() else { unreachable!("seat {index} is settled, and nobody has it") };
         if !rooted {
             if let Some(waiting) = &mut seat.waiting {
                 waiting.reading = true;
@@ -271,7 +272,9 @@ impl Tracker {
             }
             return;
         }
-        let Some(mut waiting) = seat.waiting.take() else { return };
+        let Some(mut waiting) = seat.waiting.take() else {
+            unreachable!("seat {index} is settled, and waits for nothing")
+        };
         let watch = seat.watch.clone();
         waiting.reading = false;
         let mut why = None;
@@ -283,13 +286,14 @@ impl Tracker {
         waiting.says(why, self.now_ns);
         match answer {
             Some(answer) => {
-                self.waiting -= 1;
+                let Some(left) = self.waiting.checked_sub(1) else { unreachable!("more pulls are answered than wait") };
+                self.waiting = left;
                 self.effects.push(Effect::Answer { seat: index, token: waiting.token, answer });
             }
             None => {
-                if let Some(seat) = self.seats[index].as_mut() {
-                    seat.waiting = Some(waiting);
-                }
+                // Nobody leaves while an answer is looked for. Without its pull a module would wait for ever.
+                let Some(seat) = self.seats[index].as_mut() else { unreachable!("seat {index} is gone with its pull") };
+                seat.waiting = Some(waiting);
             }
         }
     }
@@ -369,7 +373,10 @@ impl Tracker {
                     return None;
                 }
                 Verdict::Orphan { ancestor } => {
-                    let hash = after.hash.unwrap_or_default();
+                    // A position without one is of every chain.
+                    let Some(hash) = after.hash else {
+                        unreachable!("a position without a hash was left by its chain")
+                    };
                     let old_head = (after.number, hash);
                     return Some(Answer::Reorg(Reorg { chain_id: self.chain_id, ancestor, old_head, new_head: tip }));
                 }

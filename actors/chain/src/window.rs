@@ -56,7 +56,8 @@ pub fn log_bytes(log: &Log) -> usize {
 
 /// The wanted part of a `logs` event: the event itself when that is all of it, nothing when it is empty.
 pub fn share_of(all: &Arc<Event>, watch: &Watch) -> Option<Arc<Event>> {
-    let Event::Logs(logs) = &**all else { return None };
+    // Both that have logs to share, a block and a stretch of history, have made the event of them.
+    let Event::Logs(logs) = &**all else { unreachable!("a share of an event without logs") };
     let wanted: Vec<bool> = logs.iter().map(|log| watch.filters.wants(log)).collect();
     match wanted.iter().filter(|wanted| **wanted).count() {
         0 => None,
@@ -152,9 +153,16 @@ impl Window {
         self.get(number).map(|block| block.header.hash)
     }
 
-    /// Puts a head on top. It must follow the tip.
+    /// Puts a head on top.
+    ///
+    /// # Panics
+    /// When it does not stand on the tip: a branch is linked to the window before it becomes the chain.
     pub fn push(&mut self, header: Header, seen_ns: u64) {
-        debug_assert!(self.tip().is_none_or(|tip| tip.header.hash == header.parent));
+        assert!(
+            self.tip().is_none_or(|tip| header.follows(&tip.header)),
+            "block {} does not stand on the head of the window",
+            header.number
+        );
         self.blocks.push_back(Block::new(self.chain_id, header, seen_ns));
         while self.blocks.len() > self.blocks_max {
             if let Some(block) = self.blocks.pop_front() {
@@ -208,6 +216,7 @@ impl Window {
     /// Records the logs of a block as read with a version of the union. Ignored when the block is no longer there.
     pub fn set_logs(&mut self, number: u64, hash: Hash, version: u64, logs: Vec<Log>) {
         let bytes: usize = logs.iter().map(log_bytes).sum();
+        // Another block took its place while its logs were read, or it is no longer among the recent ones.
         let Some(block) = self.get_mut(number).filter(|block| block.header.hash == hash) else { return };
         let before = block.logs.take().map_or(0, |logs| logs.bytes);
         let count = logs.len();

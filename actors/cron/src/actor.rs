@@ -131,6 +131,7 @@ impl State {
     fn arm(&mut self, myself: &ActorRef<CronMsg>) {
         let now = self.clock.now_ms();
         let first = self.waiting.values().filter_map(|waiting| waiting.next_ms).min();
+        // Nobody waits for a time.
         let Some(first) = first else { return self.disarm() };
         let at = first.min(now.saturating_add(LOOK_MS_MAX));
         // A timer that goes off earlier arms the next one.

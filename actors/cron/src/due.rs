@@ -44,7 +44,8 @@ pub(crate) fn due(plan: &Plan, missed: Missed, after: Option<u64>, max: usize, n
     };
     if missed == Missed::All || oldest >= now.saturating_sub(LATE_MS) {
         let fired_at: Vec<u64> = plan.times(after, now).take(max.max(1)).collect();
-        let progress = fired_at.last().copied().unwrap_or(after);
+        // The oldest of them is due. An answer that gets nowhere would be asked for again at once, for ever.
+        let Some(progress) = fired_at.last().copied() else { unreachable!("a run that is due is not among those due") };
         return Due::Now { fired_at, progress, skipped: 0 };
     }
     let newest = plan.last(now).unwrap_or(oldest).max(oldest);

@@ -119,6 +119,7 @@ impl State {
     /// Takes note of requests that have ended.
     fn reap(&mut self) {
         while let Some(ended) = self.requests.try_join_next() {
+            // A panic is the end of one request: whoever waits for its answer is told that there is none.
             self.errors_total += u64::from(!ended.unwrap_or(false));
         }
     }

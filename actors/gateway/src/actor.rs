@@ -86,6 +86,19 @@ pub async fn spawn(args: Args, supervisor: ActorCell) -> Result<ActorRef<Msg>, S
 
 pub struct Gateway;
 
+/// Tells the gateway that a listener has ended, however it did: one that a panic has ended does not go unnoticed.
+struct Ended {
+    name: &'static str,
+    gateway: ActorRef<Msg>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Not heard while the actor is stopping, which is when listeners are meant to end.
+        let _ = self.gateway.cast(Msg::ListenerEnded(self.name));
+    }
+}
+
 pub struct State {
     addresses: Addresses,
     listeners: JoinSet<()>,
@@ -100,11 +113,10 @@ impl State {
         L: Listener + Sync,
     {
         let served = serve::serve(Bounded::new(listener), router, self.closing.subscribe());
-        let myself = myself.clone();
+        let ended = Ended { name, gateway: myself.clone() };
         self.listeners.spawn(async move {
+            let _ended = ended;
             served.await;
-            // Not heard while the actor is stopping, which is when listeners are meant to end.
-            let _ = myself.cast(Msg::ListenerEnded(name));
         });
     }
 
@@ -175,7 +187,65 @@ impl Actor for Gateway {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{io::DuplexStream, sync::mpsc};
+
     use super::*;
+
+    /// Notes which listeners have ended.
+    struct Hears;
+
+    impl Actor for Hears {
+        type Msg = Msg;
+        type State = mpsc::Sender<&'static str>;
+        type Arguments = mpsc::Sender<&'static str>;
+
+        async fn pre_start(
+            &self,
+            _: ActorRef<Msg>,
+            heard: mpsc::Sender<&'static str>,
+        ) -> Result<mpsc::Sender<&'static str>, ActorProcessingErr> {
+            Ok(heard)
+        }
+
+        async fn handle(
+            &self,
+            _: ActorRef<Msg>,
+            message: Msg,
+            heard: &mut mpsc::Sender<&'static str>,
+        ) -> Result<(), ActorProcessingErr> {
+            if let Msg::ListenerEnded(name) = message {
+                heard.send(name).await?;
+            }
+            Ok(())
+        }
+    }
+
+    /// Breaks at its first connection.
+    struct Breaks;
+
+    impl Listener for Breaks {
+        type Io = DuplexStream;
+        type Addr = ();
+
+        async fn accept(&mut self) -> (DuplexStream, ()) {
+            panic!("it breaks")
+        }
+
+        fn local_addr(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_a_panic_ends_is_heard_of() {
+        let (heard, mut hears) = mpsc::channel(1);
+        let (gateway, _) = Actor::spawn(None, Hears, heard).await.unwrap();
+        let (closing, _) = watch::channel(false);
+        let mut state = State { addresses: Addresses::default(), listeners: JoinSet::new(), closing, _socket: None };
+        state.serve("admin", Breaks, Router::new(), &gateway);
+        assert_eq!(hears.recv().await, Some("admin"));
+        gateway.stop(None);
+    }
 
     #[test]
     fn only_the_whole_token_matches_and_an_empty_one_matches_nothing() {

@@ -89,6 +89,8 @@ pub struct Feed {
     waiting: Mutex<HashMap<Arc<str>, ChainPull>>,
     /// Modules whose pull waits at the head.
     at_head: AtomicU64,
+    /// How often a module has withdrawn what it waited for.
+    pub forgotten: AtomicU64,
     changed: Notify,
 }
 
@@ -115,6 +117,21 @@ impl Feed {
                 return;
             }
             changed.await;
+        }
+    }
+
+    /// Answers every pull that waits with a block that was handled before, as no chain does.
+    #[allow(dead_code, reason = "only the test of what cannot be asks for it")]
+    pub fn repeat(&self, number: u64) {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap());
+        self.at_head.store(0, Ordering::SeqCst);
+        let (id, event) = block_event(number);
+        for pull in waiting.into_values() {
+            let cursor = Cursor::block(number, hash(number));
+            let deliveries = vec![Delivery { id: id.clone(), event: event.clone(), cursor, seen_ns: 0 }];
+            let answer = Answer::Events { deliveries, progress: None, skipped: 0 };
+            // A module that is gone needs no answer.
+            let _ = pull.to.send_message(SourceReply { source: pull.source.clone(), token: pull.token, answer });
         }
     }
 
@@ -165,8 +182,12 @@ impl Actor for FeedActor {
         message: ChainMsg,
         feed: &mut Arc<Feed>,
     ) -> Result<(), ActorProcessingErr> {
-        if let ChainMsg::Pull(pull) = message {
-            feed.answer(pull);
+        match message {
+            ChainMsg::Pull(pull) => feed.answer(pull),
+            ChainMsg::Forget { .. } => {
+                feed.forgotten.fetch_add(1, Ordering::SeqCst);
+            }
+            _ => {}
         }
         Ok(())
     }

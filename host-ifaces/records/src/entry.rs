@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Hash,
+    encoded::encoded,
     event::{Cursor, EventId, SourceId},
 };
 
@@ -45,8 +46,22 @@ pub struct JournalEntry {
 impl JournalEntry {
     /// SHA-256 over the entry, which contains the digest of the one before.
     pub fn digest(&self) -> Hash {
-        let bytes = postcard::to_stdvec(self).unwrap_or_default();
-        Hash(Sha256::digest(bytes).into())
+        Hash(Sha256::digest(encoded(self)).into())
+    }
+
+    /// Whether the unit takes its source back to before what was handled of it. A reorg may, which leads to where two
+    /// branches part, and so may a schedule, whose clock was wrong before.
+    pub fn goes_back(&self) -> bool {
+        match (&self.event, &self.cursor_before, &self.cursor) {
+            (EventId::Reorg { .. } | EventId::NthReorg { .. }, _, _) => false,
+            (
+                _,
+                Some(Cursor::Chain { number: before, part: part_before, .. }),
+                Some(Cursor::Chain { number, part, .. }),
+            ) => (number, part) < (before, part_before),
+            (_, Some(Cursor::Outbox { number: before }), Some(Cursor::Outbox { number })) => number < before,
+            _ => false,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod capability;
 pub mod crash;
 pub mod effect;
+pub mod encoded;
 pub mod entry;
 pub mod event;
 mod hex_bytes;

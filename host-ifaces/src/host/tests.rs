@@ -297,3 +297,93 @@ async fn a_module_that_is_ahead_of_the_disk_finds_no_more_room_in_its_journal_th
     journal.newest.store(15, Ordering::Relaxed);
     delete(16).unwrap();
 }
+
+/// A host at the beginning of the event of a block.
+fn at_block(number: u64) -> HostState {
+    let mut host = HostState::new(&args(Port::new("store")), ModuleRecord::default());
+    host.begin(&block(number));
+    host
+}
+
+fn block(number: u64) -> EventId {
+    EventId::Block { chain_id: 1, number, hash: Hash([7; 32]) }
+}
+
+fn moved_to(number: u64) -> Option<(SourceId, Cursor)> {
+    Some((SourceId::new("chain:1"), Cursor::block(number, Hash([7; 32]))))
+}
+
+#[tokio::test]
+async fn the_start_of_an_instance_belongs_to_init() {
+    let mut host = HostState::new(&args(Port::new("store")), ModuleRecord::default());
+    assert_eq!(host.event_at_hand(), EventId::Init);
+    assert_eq!(host.seal(UnitKind::Handled, None, 0).entry.event, EventId::Init);
+}
+
+#[tokio::test]
+#[should_panic(expected = "no event is at hand")]
+async fn an_event_has_one_unit_that_ends_it() {
+    let mut host = at_block(7);
+    let unit = host.seal(UnitKind::Handled, moved_to(7), 0);
+    host.send(unit);
+    host.seal(UnitKind::Handled, None, 0);
+}
+
+#[tokio::test]
+#[should_panic(expected = "no event is at hand")]
+async fn nothing_is_flushed_between_events() {
+    let mut host = at_block(7);
+    let unit = host.seal(UnitKind::Handled, moved_to(7), 0);
+    host.send(unit);
+    local_store::Host::set(&mut host, "marker".into(), vec![1]).unwrap();
+    // It is refused before anything is asked of the store, which is not there.
+    local_store::Host::flush(&mut host).await.unwrap_err();
+}
+
+#[tokio::test]
+#[should_panic(expected = "unit 1 does not follow unit 1")]
+async fn a_unit_that_another_one_was_sealed_in_place_of_is_not_sent() {
+    let mut host = at_block(7);
+    let first = host.seal(UnitKind::Handled, moved_to(7), 0);
+    host.begin(&block(8));
+    let second = host.seal(UnitKind::Handled, moved_to(8), 0);
+    host.send(second);
+    host.send(first);
+}
+
+#[tokio::test]
+#[should_panic(expected = "would take its source back")]
+async fn a_block_before_those_that_were_handled_is_not_made_a_unit_of() {
+    let mut host = at_block(8);
+    let unit = host.seal(UnitKind::Handled, moved_to(8), 0);
+    host.send(unit);
+    host.begin(&block(7));
+    host.seal(UnitKind::Handled, moved_to(7), 0);
+}
+
+/// Large values, and a journal of which nothing can be read.
+struct Unreadable;
+
+impl StateView for Unreadable {
+    fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(Some(vec![7; 1 << 20]))
+    }
+
+    fn scan(&self, _: ModuleId, _: &str, _: Option<&str>, _: usize) -> Result<Entries, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn journal_room(&self, _: ModuleId, _: u64) -> Result<JournalRoom, StoreError> {
+        Err(StoreError::Failed("bad block".into()))
+    }
+}
+
+#[tokio::test]
+async fn an_event_whose_room_in_the_journal_cannot_be_read_fails_and_is_not_held_against_the_module() {
+    let args = HostArgs { view: Arc::new(Unreadable), ..args(Port::new("store")) };
+    let mut host = HostState::new(&args, ModuleRecord::default());
+    host.begin(&block(7));
+    local_store::Host::delete(&mut host, "a".into()).unwrap();
+    assert_eq!(host.check_journal().unwrap_err().message, "store: bad block");
+    assert_eq!(host.poisoned(), Some("how much room the journal has cannot be read: store: bad block"));
+}

@@ -70,6 +70,7 @@ impl Overlay {
 
     /// Begins the next event.
     pub(crate) fn begin(&mut self) {
+        // Nothing is recorded.
         let Some(notes) = &mut self.notes else { return };
         notes.reads.clear();
         notes.reads.shrink_to(KEPT_KEYS);
@@ -96,6 +97,7 @@ impl Overlay {
     }
 
     pub(super) fn note_flush(&mut self, changes: &[Change]) {
+        // Nothing is recorded.
         let Some(notes) = &mut self.notes else { return };
         for Change { key, new, old } in changes {
             let first = !notes.before.contains_key(key);

@@ -3,12 +3,12 @@
 //! Invariant: what the newest units replaced is kept for a rewind, so a module that replaces more than the journal may
 //! hold is refused instead of the disk being filled.
 
-use super::{Overlay, Written, invalid, size};
+use super::{Overlay, Written, failed, invalid, size};
 use crate::{
     HostError,
     host::HostState,
     journal::{REWIND_UNITS, SMALL_UNIT_BYTES},
-    store::Change,
+    store::{Change, StoreError},
 };
 
 impl Overlay {
@@ -44,11 +44,10 @@ impl Overlay {
     }
 
     /// What the journal has left for the unit `seq` when those on their way are written, bytes.
-    fn journal_room(&self, seq: u64) -> u64 {
-        // A store that cannot be read now will say so when the unit is written.
-        let Ok(room) = self.view.journal_room(self.module, seq) else { return u64::MAX };
+    fn journal_room(&self, seq: u64) -> Result<u64, StoreError> {
+        let room = self.view.journal_room(self.module, seq)?;
         let to_come = self.replacing.iter().filter(|(sent, _)| *sent > room.newest);
-        to_come.fold(room.bytes, |left, (_, bytes)| left.saturating_sub(*bytes))
+        Ok(to_come.fold(room.bytes, |left, (_, bytes)| left.saturating_sub(*bytes)))
     }
 }
 
@@ -57,14 +56,26 @@ impl HostState {
     /// so that a replay is refused what was refused.
     ///
     /// # Errors
-    /// `invalid-input` when the newest units would hold more than the journal may: the event must fail.
+    /// `invalid-input` when the newest units would hold more than the journal may: the event must fail. `unavailable` when
+    /// the store does not say how much they hold: the event must fail, too, which is then not held against the module.
     pub fn check_journal(&mut self) -> Result<(), HostError> {
         let bytes = self.overlay.weighing_bytes();
         if bytes == 0 {
             return Ok(());
         }
         let Self { tape, overlay, ledger, .. } = self;
-        let room = tape.journal_room(|| overlay.journal_room(ledger.record.seq + 1));
+        let mut unread = None;
+        let room = tape.journal_room(|| match overlay.journal_room(ledger.record.seq + 1) {
+            Ok(room) => room,
+            Err(error) => {
+                unread = Some(error);
+                u64::MAX
+            }
+        });
+        if let Some(error) = unread {
+            self.poison(format!("how much room the journal has cannot be read: {error}"));
+            return Err(failed(error));
+        }
         if bytes > room {
             return Err(invalid(format!(
                 "journal quota: these writes replace {bytes} bytes, which the journal keeps for a rewind; with them the \
@@ -129,15 +140,15 @@ mod tests {
         let mut overlay = overlay();
         overlay.unit_sent(6, &change(1_000));
         overlay.unit_sent(7, &change(1_000));
-        assert_eq!(overlay.journal_room(8), VALUE_BYTES + 100, "the store has them");
+        assert_eq!(overlay.journal_room(8), Ok(VALUE_BYTES + 100), "the store has them");
         overlay.unit_sent(8, &change(49));
         overlay.unit_sent(9, &[]);
-        assert_eq!(overlay.journal_room(10), VALUE_BYTES + 50);
+        assert_eq!(overlay.journal_room(10), Ok(VALUE_BYTES + 50));
         assert_eq!(overlay.sent_bytes(), 2_049, "they are in memory, too");
         overlay.unit_sent(10, &change(1 << 20));
-        assert_eq!(overlay.journal_room(11), 0);
+        assert_eq!(overlay.journal_room(11), Ok(0));
         overlay.settled();
-        assert_eq!((overlay.journal_room(11), overlay.sent_bytes()), (VALUE_BYTES + 100, 0));
+        assert_eq!((overlay.journal_room(11), overlay.sent_bytes()), (Ok(VALUE_BYTES + 100), 0));
         // However many an event flushes, no more are remembered than a rewind needs.
         (11..2_000).for_each(|seq| overlay.unit_sent(seq, &change(1)));
         assert!(overlay.replacing.len() as u64 <= REWIND_UNITS, "{}", overlay.replacing.len());

@@ -8,6 +8,8 @@ use super::{
     Captured, Exchange, LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, Session, Taping,
     meter::{ENTRY_BYTES, RecordedBytes, encoded_bytes},
 };
+use nexum_records::encoded::encoded;
+
 use crate::{HostError, HostErrorKind, host::HostState};
 
 /// Room that an idle tape keeps for the next event.
@@ -284,7 +286,7 @@ impl Tape {
                 Asked::Noted(recorder.exchanges.len() - 1)
             }
             Self::Play(player) => {
-                let request = postcard::to_stdvec(arguments).unwrap_or_default();
+                let request = encoded(arguments);
                 let same = |exchange: &&mut Option<Exchange>| {
                     exchange.as_ref().is_some_and(|exchange| exchange.call == call && exchange.request == request)
                 };
@@ -301,7 +303,8 @@ impl Tape {
     }
 
     fn answered(&mut self, index: usize, result: &impl Serialize) {
-        let Self::On(recorder) = self else { return };
+        // Only a call that was noted has an answer to note, and only this notes one.
+        let Self::On(recorder) = self else { unreachable!("an answer is noted where nothing is recorded") };
         if let Some(answer) = recorder.encode(result, ENTRY_BYTES)
             && let Some(exchange) = recorder.exchanges.get_mut(index)
         {

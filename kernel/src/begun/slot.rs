@@ -96,6 +96,7 @@ impl Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
+        // Nothing is marked for whoever has no slot of the file.
         let Some(at) = &self.at else { return };
         // A panic is an end too, and one that the process outlives.
         if std::thread::panicking() {

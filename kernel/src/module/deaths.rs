@@ -64,8 +64,8 @@ impl Running {
         let event = delivery.id.clone();
         let error = format!("the process died {deaths} times while it ran");
         let attempt = Attempt { event: event.clone(), count: deaths, error, backtrace: None, fuel: 0 };
-        self.health.attempts.insert(self.feeds.id(index).clone(), attempt);
-        self.quarantine(args, index, delivery).await?;
+        self.health.attempts.insert(self.feeds.id(index).clone(), attempt.clone());
+        self.quarantine(args, index, delivery, attempt).await?;
         // Until then it must not begin again.
         self.settle(args).await?;
         self.begun.clear(What::Event(&event));

@@ -8,8 +8,8 @@ use std::sync::{Arc, atomic::Ordering};
 use nexum_host_ifaces::{
     event::{Delivery, EventId},
     store::{
-        DEAD_LETTERS_BYTES_MAX, DeadLetter, ModuleHealth, ModuleInfo, ModuleRecord, Standing, StoreError, StoreMsg,
-        UnitKind,
+        Attempt, DEAD_LETTERS_BYTES_MAX, DeadLetter, ModuleHealth, ModuleInfo, ModuleRecord, Standing, StoreError,
+        StoreMsg, UnitKind,
     },
     types::Event,
 };
@@ -60,10 +60,16 @@ impl State {
 }
 
 impl Running {
-    /// Sets an event aside. A module whose dead letters are full stops at it instead, so that none is ever lost.
-    pub(super) async fn quarantine(&mut self, args: &Args, index: usize, delivery: Delivery) -> Result<(), Exit> {
+    /// Sets an event aside, with the last of its attempts. A module whose dead letters are full stops at it instead, so that
+    /// none is ever lost.
+    pub(super) async fn quarantine(
+        &mut self,
+        args: &Args,
+        index: usize,
+        delivery: Delivery,
+        attempt: Attempt,
+    ) -> Result<(), Exit> {
         let source = self.feeds.id(index).clone();
-        let Some(attempt) = self.health.attempts.get(&source).cloned() else { return Ok(()) };
         if let Some(full) = self.full(args).await? {
             // What the module handled before this event stands.
             self.settle(args).await?;

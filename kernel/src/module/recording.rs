@@ -140,6 +140,7 @@ impl Running {
             return;
         }
         let failure = clip(failure);
+        // Nothing of this module is recorded.
         let Some(recording) = self.recorded(args, event, failure.fuel, Some(&failure)) else { return };
         keep(&args.shared, self.host.id, recording, &failure);
     }

@@ -183,6 +183,7 @@ impl Running {
 
     /// Drops what waits for a source, of whose chain something else stands by now.
     async fn void(&mut self, args: &Args, index: usize) -> Result<(), Exit> {
+        // None of what is dropped is a reorg that named effects: there is nothing to tell.
         let Some(mut item) = self.replay.forget(self.feeds.id(index)) else { return Ok(()) };
         if let Some(here) = self.feeds.cursor(index) {
             lead_to(&mut item, here);

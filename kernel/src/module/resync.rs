@@ -158,6 +158,7 @@ impl Running {
             let canonical = canonical.get(&number).copied();
             // A start without a hash lies on any chain that is long enough.
             let stands = canonical.is_some_and(|canonical| hash.is_none_or(|hash| hash == canonical));
+            // A start above the head has no hash, and nobody has read its block yet.
             Position { index, number, hash: hash.or(canonical).unwrap_or_default(), stands }
         };
         Ok(at.into_iter().map(position).collect())

@@ -59,7 +59,8 @@ impl State {
 
     /// The inner failure is the new version's, and leaves everything as it was.
     async fn try_upgrade(&mut self, candidate: &Candidate) -> Result<Result<(), Failure>, Exit> {
-        let Some(running) = &mut self.running else { return Ok(Ok(())) };
+        // An actor begins before it hears of anything else, and ends when it cannot.
+        let Some(running) = &mut self.running else { unreachable!("a module that does not run is to try a version") };
         let (plan, prepared) = (&candidate.plan, &candidate.prepared);
         let host = host_args(&self.args.shared, plan, running.host.id);
         let record = running.instance.host().record().clone();

@@ -7,14 +7,20 @@ use std::{
 
 use nexum_host_ifaces::{
     bounded::{MESSAGE_BYTES_MAX, cut},
+    chain::ChainMsg,
+    cron::CronMsg,
     store::Standing,
 };
 use ractor::{ActorCell, ActorProcessingErr, ActorRef};
 
-use super::{Msg, State, answer, slot::Phase};
+use super::{
+    Msg, State, answer,
+    slot::{Phase, missing},
+};
 use crate::{
     admin::{AdminError, AdminReply},
     module::Exit,
+    outbox,
     restart::{self, Decision, Fault},
 };
 
@@ -53,8 +59,11 @@ impl State {
         cell: &ActorCell,
         how: Result<Option<String>, ActorProcessingErr>,
     ) {
+        // It comes again once it is written which version follows.
         let Some(how) = self.put_off(cell, how) else { return };
-        let Some(name) = self.by_actor.remove(&cell.get_id()) else { return };
+        // Every actor is noted as soon as it is spawned, before its end can be heard of.
+        let Some(name) = self.by_actor.remove(&cell.get_id()) else { unreachable!("an actor of no module has ended") };
+        // It was killed at the end of the shutdown's patience, and its module was unloaded before it was gone.
         let Some(slot) = self.slots.get_mut(&name) else { return };
         slot.actor = None;
         // Supervision events overtake messages: what the actor reported before its end must not count after it.
@@ -82,7 +91,7 @@ impl State {
             self.conclude(myself, &name, then, done, reply);
             return;
         }
-        let Some(slot) = self.slots.get_mut(&name) else { return };
+        let Some(slot) = self.slots.get_mut(&name) else { missing(&name) };
         match exit {
             None => slot.phase = Phase::Stopped,
             Some(Exit::Load(reason)) => {
@@ -115,7 +124,10 @@ impl State {
                     }
                     Decision::Dead => {
                         tracing::error!(module = %name, "dead: {reason}; `nexumctl module restart {name}` starts it again");
-                        let Standing::Dead { reason } = &health.standing else { return };
+                        // Whoever decides that notes why.
+                        let Standing::Dead { reason } = &health.standing else {
+                            unreachable!("module {name} is dead, and its standing is {:?}", health.standing)
+                        };
                         slot.die(reason.clone());
                     }
                 }
@@ -125,22 +137,23 @@ impl State {
 
     /// Keeps what a failure left of the budget: for the next actor, for whoever looks, and for the next process.
     async fn note_fault(&mut self, name: &Arc<str>, exit: Option<&Exit>) {
-        let (Some(Exit::Fault { health, .. }), Some(slot)) = (exit, self.slots.get_mut(name)) else { return };
+        // What is not the module's fault is not counted.
+        let Some(Exit::Fault { health, .. }) = exit else { return };
+        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
         slot.health = (**health).clone();
         slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
         self.shared.metrics.module(name).consecutive_failures.set(health.consecutive_failures.into());
         if let Err(error) = self.put_health(name, (**health).clone()).await {
             tracing::error!(module = %name, "its failure counters were not written: {error}");
-            if let Some(slot) = self.slots.get_mut(name) {
-                slot.override_health = Some((**health).clone());
-            }
+            let Some(slot) = self.slots.get_mut(name) else { missing(name) };
+            slot.override_health = Some((**health).clone());
         }
     }
 
     /// The budget was spent by the event that an order waited for: the order would take the module out of DEAD, which is
     /// left by `module restart` alone.
     fn refuse_dead(&mut self, name: &Arc<str>, reason: String, reply: AdminReply<()>) {
-        let Some(slot) = self.slots.get_mut(name) else { return };
+        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
         let refused = || AdminError::dead(name);
         tracing::error!(module = %name, "dead: {reason}");
         slot.die(reason);
@@ -152,7 +165,7 @@ impl State {
 
     /// A module stopped for an order that then failed: it starts again by itself, unless that is what failed.
     fn fall_back(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, error: &AdminError) {
-        let Some(slot) = self.slots.get_mut(name) else { return };
+        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
         if let Some(resync) = slot.resync.take() {
             answer(resync.reply, Err(AdminError::Unavailable(error.to_string())));
         }
@@ -164,12 +177,25 @@ impl State {
     }
 
     pub(super) fn restart_in(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, wait: Duration, reason: String) {
-        let Some(slot) = self.slots.get_mut(name) else { return };
+        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
         tracing::warn!(module = %name, wait_ms = wait.as_millis() as u64, "restart: {reason}");
         let at_ns = self.shared.clock.monotonic_ns() + wait.as_nanos() as u64;
         slot.enter(Phase::Restart { at_ns, reason });
         let (module, generation) = (name.clone(), slot.generation);
         myself.send_after(wait, move || Msg::Start { module, generation });
+    }
+
+    /// Withdraws what an actor that could not do so itself still waits for: a chain would go on reading for a module that may
+    /// never start again. One that does asks anew, after this.
+    fn withdraw(&self, name: &Arc<str>) {
+        let Some(slot) = self.slots.get(name) else { missing(name) };
+        for chain in slot.plan.iter().flat_map(|plan| plan.chains.values()) {
+            // A source that is down has forgotten already.
+            let _ = chain.cast(ChainMsg::Forget { module: name.clone() });
+        }
+        // The same.
+        let _ = self.shared.cron.cast(CronMsg::Forget { module: name.clone() });
+        let _ = self.shared.outbox.cast(outbox::Msg::Forget { module: name.clone() });
     }
 
     /// The actor itself failed, by a panic or an unknown error: counted like a failure of the module, on top of what its
@@ -178,6 +204,7 @@ impl State {
         // A panic may repeat what it was about.
         let bug = cut(bug, MESSAGE_BYTES_MAX);
         tracing::error!(module = %name, bug, "a module's actor failed: this is a bug in nexum");
+        self.withdraw(name);
         let stored = self.stored_health(name).await.ok();
         let slot = self.slots.get(name);
         let mut health = stored.or_else(|| slot.map(|slot| slot.health.clone())).unwrap_or_default();

@@ -7,7 +7,7 @@ use ractor::ActorRef;
 
 use super::{
     Msg, ORDER_DEADLINE, Order, State, answer,
-    slot::{Phase, Slot, Then},
+    slot::{Phase, Slot, Then, missing},
 };
 use crate::{
     admin::{AdminError, AdminReply, ModuleSpec, ResyncOrder, Resynced},
@@ -122,7 +122,7 @@ impl State {
         let planned = self.slots.get(name).is_some_and(|slot| slot.plan.is_some());
         match then {
             Then::Start { .. } if !planned => {
-                let Some(slot) = self.slots.get(name) else { return Ok(()) };
+                let Some(slot) = self.slots.get(name) else { missing(name) };
                 let (spec, configured) = ((*slot.spec).clone(), slot.configured.as_deref().cloned());
                 self.load(myself, spec, configured, false).await?;
                 self.slots.remove(name);
@@ -141,16 +141,14 @@ impl State {
                 let mut health = self.health_of_living(name).await?;
                 health.standing = Standing::Paused;
                 self.put_health(name, health.clone()).await?;
-                if let Some(slot) = self.slots.get_mut(name) {
-                    slot.health = health;
-                    slot.enter(Phase::Paused);
-                }
+                let Some(slot) = self.slots.get_mut(name) else { missing(name) };
+                slot.health = health;
+                slot.enter(Phase::Paused);
                 Ok(())
             }
             Then::Hold => {
-                if let Some(slot) = self.slots.get_mut(name) {
-                    slot.enter(Phase::Paused);
-                }
+                let Some(slot) = self.slots.get_mut(name) else { missing(name) };
+                slot.enter(Phase::Paused);
                 Ok(())
             }
             Then::Start { .. } if self.shutting_down => {
@@ -172,25 +170,21 @@ impl State {
                 let plan = match slot.map(|slot| slot.replanned(&self.shared.loader)).transpose() {
                     Ok(plan) => plan.map(Arc::new),
                     Err(error) => {
-                        if let Some(slot) = self.slots.get_mut(name) {
-                            slot.die(error.to_string());
-                        }
+                        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
+                        slot.die(error.to_string());
                         return Err(error);
                     }
                 };
                 // Whoever ordered it may rely on it once it is answered, whatever becomes of the process.
                 self.put_health(name, health.clone()).await?;
-                if let Some(slot) = self.slots.get_mut(name) {
-                    slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
-                    slot.health = health;
-                    slot.override_health = None;
-                    slot.unprepared = 0;
-                    if let Some(plan) = &plan {
-                        slot.plan = Some(plan.clone());
-                        slot.prepared = None;
-                    }
-                }
+                let Some(slot) = self.slots.get_mut(name) else { missing(name) };
+                slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
+                slot.health = health;
+                slot.override_health = None;
+                slot.unprepared = 0;
                 if let Some(plan) = &plan {
+                    slot.plan = Some(plan.clone());
+                    slot.prepared = None;
                     self.permit(plan);
                     // Whoever restarts a module wants to know what comes of its component now.
                     self.shared.loader.engine.try_again(plan.manifest.component);
@@ -230,9 +224,8 @@ impl State {
     async fn health_of_living(&mut self, name: &Arc<str>) -> Result<ModuleHealth, AdminError> {
         let health = self.stored_health(name).await?;
         let Standing::Dead { reason } = &health.standing else { return Ok(health) };
-        if let Some(slot) = self.slots.get_mut(name) {
-            slot.die(reason.clone());
-        }
+        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
+        slot.die(reason.clone());
         Err(AdminError::dead(name))
     }
 

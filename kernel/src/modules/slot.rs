@@ -106,6 +106,15 @@ fn shared(spec: ModuleSpec, configured: Option<ModuleSpec>) -> (Arc<ModuleSpec>,
     (spec, configured)
 }
 
+/// Ends the supervisor, which starts again with the modules that it should run.
+///
+/// To be called for a module without a slot in the middle of what is done with it. That cannot be: a slot goes only when the
+/// module is unloaded, which waits until nothing else is done with it, and the supervisor does one thing at a time. To do
+/// nothing instead would leave a module that is never started again, or an order that is never answered.
+pub(super) fn missing(name: &str) -> ! {
+    panic!("module {name} has no slot while something is done with it")
+}
+
 impl Slot {
     pub(super) fn planned(
         spec: ModuleSpec,

@@ -18,7 +18,7 @@ use ractor::ActorRef;
 
 use super::{
     Msg, State, answer,
-    slot::{Phase, Slot, Then},
+    slot::{Phase, Slot, Then, missing},
     writes::Waiter,
 };
 use crate::{
@@ -84,10 +84,8 @@ impl State {
         }
         self.generations += 1;
         let number = self.generations;
-        if let Some(slot) = self.slots.get_mut(&name) {
-            slot.upgrade =
-                Some(Box::new(Upgrade { number, spec, from, candidate: None, is_being_written: false, reply }));
-        }
+        let Some(slot) = self.slots.get_mut(&name) else { missing(&name) };
+        slot.upgrade = Some(Box::new(Upgrade { number, spec, from, candidate: None, is_being_written: false, reply }));
         let (shared, myself) = (self.shared.clone(), myself.clone());
         // Whoever asks for this version wants to know what comes of it now.
         shared.loader.engine.try_again(plan.manifest.component);
@@ -137,7 +135,9 @@ impl State {
         plan: Arc<Plan>,
         prepared: Result<Arc<Prepared>, Unprepared>,
     ) {
+        // An upgrade that is over by now, and of which whoever ordered it was told.
         let Some(slot) = self.slots.get_mut(name) else { return };
+        // The same, with another one under way.
         let Some(upgrade) = slot.upgrade.as_mut().filter(|upgrade| upgrade.number == number) else { return };
         let prepared = match prepared {
             Ok(prepared) => prepared,
@@ -179,8 +179,11 @@ impl State {
         passing: Passing,
         written: &Result<(), String>,
     ) {
-        let Some(slot) = self.slots.get_mut(name) else { return };
-        let Some(upgrade) = slot.upgrade.as_mut() else { return };
+        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
+        // The end of an actor waits for the write, and no order is taken meanwhile: nothing else ends it.
+        let Some(upgrade) = slot.upgrade.as_mut() else {
+            unreachable!("an upgrade of {name} ended while it was written")
+        };
         upgrade.is_being_written = false;
         let before = (slot.spec.clone(), slot.plan.clone());
         let kept = written.clone().map_err(AdminError::Unavailable);
@@ -207,7 +210,7 @@ impl State {
         kept: Result<(), AdminError>,
         before: (Arc<ModuleSpec>, Option<Arc<Plan>>),
     ) {
-        let Some(slot) = self.slots.get_mut(name) else { return };
+        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
         if let Err(error) = kept {
             return slot.refuse_upgrade(error);
         }
@@ -228,7 +231,7 @@ impl State {
 
     /// The wait before a restart is over. While it is being written which version is to start, it goes on.
     pub(super) async fn start_when_written(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>) {
-        let Some(slot) = self.slots.get(name) else { return };
+        let Some(slot) = self.slots.get(name) else { missing(name) };
         if slot.is_being_written() {
             let (module, generation) = (name.clone(), slot.generation);
             myself.send_after(WRITTEN_RETRY, move || Msg::Start { module, generation });
@@ -239,11 +242,10 @@ impl State {
 
     /// The module's actor has tried the new version, or has ended: which version runs is decided now.
     pub(super) fn end_upgrade(&mut self, name: &Arc<str>, reason: &str) {
-        let Some(slot) = self.slots.get_mut(name) else { return };
+        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
         let tried = slot.upgrade.take_if(|upgrade| upgrade.candidate.is_some());
-        let Some(Upgrade { from, candidate: Some(candidate), reply, .. }) = tried.map(|tried| *tried) else {
-            return;
-        };
+        // Mostly an actor ends without one. One whose new version is still being linked goes on.
+        let Some(Upgrade { from, candidate: Some(candidate), reply, .. }) = tried.map(|tried| *tried) else { return };
         if !candidate.passed.load(Ordering::Acquire) {
             tracing::warn!(module = %name, "not upgraded: {reason}");
             return answer(reply, Err(AdminError::NotUpgraded { module: name.to_string(), reason: reason.to_owned() }));

@@ -140,8 +140,12 @@ impl State {
             None => {}
         }
         let kept = |name: &str| changes.clone().map_err(|error| not_kept(name, &error));
+        // The next write begins when this one is through.
+        let Some(waiters) = self.writes.under_way.as_mut().map(std::mem::take) else {
+            unreachable!("a write of the roster is over, and none was under way")
+        };
         // What they bring about is written together, once all of them are through.
-        for waiter in self.writes.under_way.as_mut().map(std::mem::take).unwrap_or_default() {
+        for waiter in waiters {
             match waiter {
                 Waiter::Loaded(name, reply) => answer(reply, kept(&name).map(|()| name)),
                 Waiter::Unloaded(name, reply) => answer(reply, kept(&name)),

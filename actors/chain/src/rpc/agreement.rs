@@ -179,6 +179,7 @@ impl Agreement {
     /// block, then that is said by the one before.
     pub fn lead(&mut self, leader: usize, now_ns: u64) {
         let before = self.leader.replace(leader);
+        // The first one that is followed, or still the same: nothing was compared with another.
         let Some(before) = before.filter(|before| *before != leader) else { return };
         let disputed = self.disputed(now_ns).filter(|(_, by)| *by == leader || self.dissents(leader, now_ns));
         self.stances.fill((Stance::Unknown, now_ns));

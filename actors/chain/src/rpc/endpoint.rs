@@ -174,6 +174,7 @@ impl Endpoint {
 
     /// Opens the socket; does nothing for HTTP.
     pub async fn connect(&self, timeout: Duration) -> Result<(), CallError> {
+        // Over HTTP each request opens what it needs.
         let Transport::Ws { engine, .. } = &self.transport else { return Ok(()) };
         let connection = self.open(timeout, ENGINE_REPLY_BYTES_MAX).await?;
         *engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);

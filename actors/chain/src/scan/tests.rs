@@ -134,3 +134,9 @@ fn blocks_that_the_window_does_not_stand_on_are_not_put_below_it() {
     assert!(window.extend_down(headers(0, 470, 479)));
     assert_eq!(window.hash_at(470), Some(hash(0, 470)));
 }
+
+#[test]
+#[should_panic(expected = "block 6 does not stand on the head of the window")]
+fn a_block_of_another_branch_is_not_put_on_the_window() {
+    window(0, 1, 5).push(header(1, 6), 0);
+}

@@ -27,7 +27,8 @@ impl Tracker {
             self.why_apart = None;
             return;
         }
-        if self.branch.is_none() && self.window.tip().is_some_and(|tip| tip.header.hash == header.parent) {
+        // A node can make up a header of any number, with the hash of what it says. `Branch` refuses such a one.
+        if self.branch.is_none() && self.window.tip().is_some_and(|tip| header.follows(&tip.header)) {
             self.why_apart = None;
             self.canon.note(header.link());
             self.window.push(header, seen_ns);
@@ -187,6 +188,7 @@ impl Tracker {
 
     /// The branch becomes the chain.
     pub(super) fn adopt(&mut self, ancestor: Option<u64>) {
+        // The head below the window, which was to be followed, has been told otherwise meanwhile.
         let Some(branch) = self.branch.take() else { return };
         self.why_apart = None;
         let tip = self.head();

@@ -147,6 +147,7 @@ impl Tracker {
             Hold::Finalized => Tag::Finalized,
             Hold::Latest | Hold::Confirmations(_) => return,
         };
+        // Nothing is safe or final before there is a head; the first one asks.
         let Some((_, head)) = self.head() else { return };
         let reading = self.tags_reading.iter().any(|(reading, _)| *reading == tag);
         if !reading && self.tags_read[tag as usize] != Some(head) {
@@ -157,6 +158,7 @@ impl Tracker {
 
     /// Starts reading the head's logs before anybody stumbles over them.
     pub(super) fn read_ahead(&mut self) {
+        // Between two chains there is no head; the first one of the next reads ahead.
         let Some(tip) = self.window.tip() else { return };
         let (number, bloom) = (tip.header.number, tip.header.bloom.as_deref());
         // Whoever begins at the first head begins after it.
@@ -216,6 +218,7 @@ impl Tracker {
     }
 
     pub(super) fn extend_window(&mut self, down_to: u64) {
+        // Before the first head there is nothing to extend.
         let Some(base) = self.window.base() else { return };
         let to = base.header.number.saturating_sub(1);
         let from = down_to.max(self.window.floor()).max(to.saturating_sub(ROOTS_BLOCKS - 1));
@@ -286,7 +289,10 @@ impl Tracker {
                 }
             }
             (Job::Logs { headers, version, .. }, result) => {
-                self.log_jobs -= 1;
+                let Some(left) = self.log_jobs.checked_sub(1) else {
+                    unreachable!("more reads of logs end than were begun")
+                };
+                self.log_jobs = left;
                 let read = |number: u64| headers.iter().any(|header| header.number == number);
                 self.log_reads.retain(|(number, of)| *of != version || !read(*number));
                 if let Ok(Found::Logs(lists)) = result {

@@ -45,9 +45,10 @@ impl Tracker {
             why,
             why_since_ns,
         };
-        if let Some(seat) = self.seats[seat].as_mut()
-            && seat.waiting.replace(waiting).is_none()
-        {
+        let Some(taken) = self.seats[seat].as_mut() else {
+            unreachable!("seat {seat} was given out, and nobody has it")
+        };
+        if taken.waiting.replace(waiting).is_none() {
             self.waiting += 1;
         }
         self.settle(seat);
@@ -59,9 +60,11 @@ impl Tracker {
         let key = (module, source);
         if let Some(index) = self.seat_of.get(&key) {
             let index = *index;
-            if let Some(seat) = self.seats[index].as_mut()
-                && !Arc::ptr_eq(&seat.interest, interest)
-            {
+            // A seat and its name go together, in `forget`.
+            let Some(seat) = self.seats[index].as_mut() else {
+                unreachable!("seat {index} has a name, and nobody has it")
+            };
+            if !Arc::ptr_eq(&seat.interest, interest) {
                 let watch = self.interests.add(interest);
                 self.interests.remove(&seat.watch);
                 seat.interest = interest.clone();
@@ -97,7 +100,10 @@ impl Tracker {
             .collect();
         for index in &indices {
             if let Some(seat) = self.seats[*index].take() {
-                self.waiting -= usize::from(seat.waiting.is_some());
+                let Some(left) = self.waiting.checked_sub(usize::from(seat.waiting.is_some())) else {
+                    unreachable!("more pulls are forgotten than wait")
+                };
+                self.waiting = left;
                 self.interests.remove(&seat.watch);
                 self.seat_of.remove(&(seat.module, seat.source));
                 self.free.push(*index);

@@ -152,8 +152,10 @@ async fn page_after(api: &Api, header: &ExportHeader, from: u64) -> Result<Journ
 fn ndjson(lines: impl IntoIterator<Item = Line>) -> Bytes {
     let mut text = Vec::new();
     for line in lines {
-        // Lines are plain data, which can always be written.
-        let _ = serde_json::to_writer(&mut text, &line);
+        // Lines are plain data, which can always be written. A line that is cut short would be one of another journal.
+        if let Err(error) = serde_json::to_writer(&mut text, &line) {
+            unreachable!("a line of the journal cannot be written: {error}");
+        }
         text.push(b'\n');
     }
     text.into()

@@ -24,3 +24,14 @@ fn a_chain_that_keeps_nothing_but_its_first_block_is_followed() {
         assert!(bench.tracker.waits().0.is_empty());
     }
 }
+
+#[test]
+fn a_head_that_names_the_tip_as_its_parent_and_has_another_number_is_not_put_on_it() {
+    for number in [1_002, 1_000] {
+        let mut bench = Bench::new(100, 1_000);
+        bench.tracker.head_seen(Header::new(number, hash(7, number), hash(0, 1_000), number), 0);
+        assert_eq!(bench.tracker.head(), Some((1_000, hash(0, 1_000))), "{number}");
+        bench.see(1_001);
+        assert_eq!(bench.tracker.head(), Some((1_001, hash(0, 1_001))), "{number}");
+    }
+}
