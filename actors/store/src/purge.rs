@@ -5,29 +5,21 @@ use rocksdb::WriteBatch;
 
 use crate::{
     disk::Written,
-    keys::{self, Shelf},
     open,
     store::Store,
+    tables::{TABLES, modules},
 };
 
 /// Removes the module in one synced write; its number is never used again. The caller sees to it that nobody writes
 /// about the module meanwhile.
 pub(crate) fn purge(store: &Store, name: &str, module: ModuleId) -> Result<(), StoreError> {
     let mut batch = WriteBatch::new();
-    for family in keys::FAMILIES {
-        let (from, to) = keys::module(module);
-        batch.delete_range_cf(store.family(family)?, from, to);
+    for table in TABLES {
+        let (from, end) = table.range(module);
+        batch.delete_range_cf(store.db.family(table.family()), from, end);
     }
-    let own = [keys::letters(module), keys::replays(module), keys::receipts(module), keys::rewinds(module)];
-    let shelves = Shelf::ALL.into_iter().map(|shelf| shelf.of(module));
-    for (from, to) in shelves.chain(own) {
-        batch.delete_range(from, to);
-    }
-    batch.delete(keys::record(module));
-    batch.delete(keys::health(module));
-    batch.delete(keys::reorgs(module));
-    batch.delete(keys::name(name));
-    store.write(Written::Purge, batch, &open::synced())?;
+    modules::forget_name(&mut batch, name);
+    store.db.write(Written::Purge, batch, &open::synced())?;
 
     let mut index = store.index();
     index.by_name.remove(name);
