@@ -12,7 +12,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     backup,
-    commit::{crashes, dead_letters, effects as changes, module, unit},
     committer::{Committer, fence::Fence, group::Waiting},
     effects, prune, purge, rewind,
     store::Store,
@@ -62,28 +61,21 @@ impl Actor for StoreActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             StoreMsg::Commit { units, reply } => {
-                state.committer.queue(reply, Waiting::done, |queue, store| unit::add(queue, store, &units));
+                state.committer.take(reply, Waiting::done, |turn| turn.commit(&units));
             }
-            StoreMsg::Open { name, reply } => {
-                state.committer.queue(reply, Waiting::Opened, |queue, store| module::open(queue, store, &name));
-            }
+            // Once everything before is written, so that units of an earlier instance are in the answer.
+            StoreMsg::Open { name, reply } => state.committer.take(reply, Waiting::Opened, |turn| turn.open(&name)),
             StoreMsg::PutHealth { module, health, reply } => {
-                state
-                    .committer
-                    .queue(reply, Waiting::done, |queue, store| module::put_health(queue, store, module, &health));
+                state.committer.take(reply, Waiting::done, |turn| turn.put_health(module, &health));
             }
             StoreMsg::PutHeaders { chain_id, anew, headers, dropped } => {
                 state.committer.put_headers(chain_id, anew, &headers, &dropped);
             }
             StoreMsg::DropDeadLetter { name, seq, reply } => {
-                state
-                    .committer
-                    .queue(reply, Waiting::done, |queue, store| dead_letters::drop(queue, store, &name, seq));
+                state.committer.take(reply, Waiting::done, |turn| turn.drop_letter(&name, seq));
             }
             StoreMsg::PutDeadLetter { module, letter, reply } => {
-                state
-                    .committer
-                    .queue(reply, Waiting::done, |queue, store| dead_letters::replace(queue, store, module, &letter));
+                state.committer.take(reply, Waiting::done, |turn| turn.put_letter(module, &letter));
             }
             StoreMsg::Rewind { module, fork, reply } => match Fence::around(state.committer.shared(), module) {
                 Ok(fence) => state.job_in_turn(reply, move |store| {
@@ -115,8 +107,7 @@ impl Actor for StoreActor {
                 state.job(reply, move |store| store.journal(module, from_seq, limit));
             }
             StoreMsg::PutCrash { module, crash } => {
-                let put = state.committer.shared().add(|queue, store| crashes::put(queue, store, module, &crash));
-                if let Err(error) = put {
+                if let Err(error) = state.committer.shared().add(|turn| turn.put_crash(module, &crash)) {
                     tracing::warn!(module = module.0, %error, "a crash was not kept");
                 }
             }
@@ -184,25 +175,20 @@ impl State {
                 let shared = self.committer.shared().clone();
                 self.job(reply, move |store| {
                     prune::prune(store, module)?;
-                    changes::bound_bodies(&shared, store, module)
+                    prune::excess_bodies(&store.db, module)?
+                        .iter()
+                        .try_for_each(|body| shared.add(|turn| turn.strip(module, body)))
                 });
             }
             OutboxRequest::Release { module, id, at, now_ms, reply } => {
-                self.committer.queue(reply, Waiting::released, |queue, store| {
-                    changes::release(queue, store, module, &id, at, now_ms)
-                });
+                self.committer.take(reply, Waiting::released, |turn| turn.release(module, &id, at, now_ms));
             }
             OutboxRequest::Attempted { module, id, progress, reply } => {
-                self.committer.queue(reply, Waiting::done, |queue, store| {
-                    changes::attempted(queue, store, module, &id, &progress)
-                });
+                self.committer.take(reply, Waiting::done, |turn| turn.attempted(module, &id, &progress));
             }
-            OutboxRequest::End { end, reply } => {
-                self.committer.queue(reply, Waiting::done, |queue, store| changes::end(queue, store, &end));
-            }
+            OutboxRequest::End { end, reply } => self.committer.take(reply, Waiting::done, |turn| turn.end(&end)),
             OutboxRequest::Reopen { name, id, now_ms, reply } => {
-                self.committer
-                    .queue(reply, Waiting::reopened, |queue, store| changes::reopen(queue, store, &name, &id, now_ms));
+                self.committer.take(reply, Waiting::reopened, |turn| turn.reopen(&name, &id, now_ms));
             }
         }
     }

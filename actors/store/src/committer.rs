@@ -31,7 +31,7 @@ use tokio::task::AbortHandle;
 use self::{
     group::Waiting,
     news::NewsDesk,
-    queue::{Queue, stopped},
+    queue::{Turn, stopped},
     shared::Shared,
 };
 use crate::store::{Store, Writer, lock};
@@ -84,16 +84,16 @@ impl Committer {
         queue.failed.clone().or_else(|| queue.gone.then(stopped))
     }
 
-    /// Queues what is decided now, and answers once it is written. `waiting` says how: a module that is opened is
-    /// answered once everything before is written, so that units of an earlier instance are in it.
-    pub fn queue<T, A>(
+    /// Takes what a message asks for, and answers it as `waiting` says once everything so far is written.
+    pub fn take<T, A>(
         &self,
         reply: Reply<T>,
         waiting: fn(A, Reply<T>) -> Waiting,
-        decide: impl FnOnce(&mut Queue, &Store) -> Result<A, StoreError>,
+        take: impl FnOnce(&mut Turn<'_>) -> Result<A, StoreError>,
     ) {
         let mut queue = lock(&self.shared.queue);
-        match decide(&mut queue, &self.shared.store) {
+        let taken = take(&mut Turn { queue: &mut queue, store: &self.shared.store });
+        match taken {
             Ok(answer) => self.shared.push(&mut queue, waiting(answer, reply)),
             // Nobody to tell when the caller gave up.
             Err(error) => drop(reply.send(Err(error))),

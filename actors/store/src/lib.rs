@@ -8,7 +8,6 @@
 
 mod actor;
 mod backup;
-mod bodies;
 mod bound;
 mod codec;
 mod commit;

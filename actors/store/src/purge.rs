@@ -7,16 +7,23 @@ use crate::{
     disk::Written,
     open,
     store::Store,
-    tables::{TABLES, modules},
+    tables::{
+        modules,
+        table::{self, FAMILIES, Tag},
+    },
 };
 
 /// Removes the module in one synced write; its number is never used again. The caller sees to it that nobody writes
 /// about the module meanwhile.
 pub(crate) fn purge(store: &Store, name: &str, module: ModuleId) -> Result<(), StoreError> {
     let mut batch = WriteBatch::new();
-    for table in TABLES {
-        let (from, end) = table.range(module);
-        batch.delete_range_cf(store.db.family(table.family()), from, end);
+    for family in FAMILIES {
+        let (from, end) = table::module(module);
+        batch.delete_range_cf(store.db.family(family), from, end);
+    }
+    for tag in Tag::OF_MODULES {
+        let (from, end) = tag.range(module);
+        batch.delete_range(from, end);
     }
     modules::forget_name(&mut batch, name);
     store.db.write(Written::Purge, batch, &open::synced())?;

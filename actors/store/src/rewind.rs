@@ -113,10 +113,11 @@ fn undo(
     let released = effects::unsend(db, module, to_seq, &mut batch)?;
     let queue = queue(fork, &released, undone, redelivery::all(db, module)?);
 
-    journal::delete(&mut batch, db, module, (to_seq + 1, last + 1));
+    let gone = (to_seq + 1, last + 1);
+    journal::delete(&mut batch, db, module, gone);
+    recordings::delete(&mut batch, db, module, gone);
+    receipts::delete(&mut batch, module, gone);
     letters::delete_after(&mut batch, module, to_seq);
-    recordings::delete_after(&mut batch, db, module, to_seq);
-    receipts::delete_after(&mut batch, module, to_seq);
     redelivery::replace(&mut batch, module, &queue)?;
     modules::put_record(&mut batch, module, &record, &mut Vec::new())?;
     if let EventId::NthReorg { nth, .. } = &fork.event {

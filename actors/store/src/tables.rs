@@ -1,7 +1,7 @@
 //! The tables: what is kept, each with its keys, its codec, its reads and its writes.
 //!
-//! To add one: a tag in `table` (or a column family there, with its options in `open`), a file, and its line in `TABLES`.
-//! What a rewind makes of it is said in `rewind`.
+//! To add one: a file, and a tag in `table`, among those of modules if it is theirs (or a column family there, with its
+//! options in `open`). What a rewind makes of it is said in `rewind`.
 
 pub(crate) mod headers;
 pub(crate) mod journal;
@@ -16,22 +16,3 @@ pub(crate) mod redelivery;
 pub(crate) mod rewinds;
 pub(crate) mod state;
 pub(crate) mod table;
-
-/// Everything that holds records of modules under their number: a purge empties it.
-pub(crate) const TABLES: [table::Table; 15] = [
-    state::TABLE,
-    journal::TABLE,
-    recordings::TABLE,
-    modules::RECORD,
-    modules::HEALTH,
-    modules::REORGS,
-    letters::TABLE,
-    outbox::LIVE,
-    outbox::ENDED,
-    outbox::RETRACTED,
-    progress::TABLE,
-    outcomes::TABLE,
-    receipts::TABLE,
-    rewinds::TABLE,
-    redelivery::TABLE,
-];

@@ -7,13 +7,13 @@ use nexum_host_ifaces::{
     store::{Change, EventUnit, ModuleRecord, StoreError},
 };
 
-use super::{dead_letters, last::Last};
+use super::last::Last;
 use crate::{
     bound::{self, Past},
     codec::{self, Raw},
     committer::{
         group::{Group, Scratch},
-        queue::Queue,
+        queue::Turn,
     },
     store::Store,
     tables::{
@@ -22,40 +22,42 @@ use crate::{
     },
 };
 
-/// Adds units of one module up to the first one that is at fault, and the record of the last.
-pub(crate) fn add(queue: &mut Queue, store: &Store, units: &[EventUnit]) -> Result<(), StoreError> {
-    let failed = units.iter().enumerate().find_map(|(at, unit)| Some((at, add_one(queue, store, unit).err()?)));
-    let (added, result) = match failed {
-        Some((at, error)) => (&units[..at], Err(error)),
-        None => (units, Ok(())),
-    };
-    if let Some(unit) = added.last() {
-        put_record(&mut queue.waiting, unit, &mut queue.scratch)?;
+impl Turn<'_> {
+    /// Adds units of one module up to the first one that is at fault, and the record of the last.
+    pub fn commit(&mut self, units: &[EventUnit]) -> Result<(), StoreError> {
+        let failed = units.iter().enumerate().find_map(|(at, unit)| Some((at, self.add(unit).err()?)));
+        let (added, result) = match failed {
+            Some((at, error)) => (&units[..at], Err(error)),
+            None => (units, Ok(())),
+        };
+        if let Some(unit) = added.last() {
+            put_record(&mut self.queue.waiting, unit, &mut self.queue.scratch)?;
+        }
+        result
     }
-    result
-}
 
-fn add_one(queue: &mut Queue, store: &Store, unit: &EventUnit) -> Result<(), StoreError> {
-    queue.admit(store, unit.module)?;
-    let (mut last, first) = match queue.sequence.get(&unit.module) {
-        Some(last) => (*last, false),
-        None => (Last::read(store, unit)?, true),
-    };
-    let stored = last.seq();
-    let got = unit.entry.seq;
-    // Of an instance that was superseded one may come behind one that was refused, and have the number that is next.
-    if got != stored + 1 || unit.record.seq != got || unit.entry.previous != last.digest() {
-        return Err(StoreError::OutOfSequence { stored, got });
+    fn add(&mut self, unit: &EventUnit) -> Result<(), StoreError> {
+        self.admit(unit.module)?;
+        let (queue, store) = (&mut *self.queue, self.store);
+        let (mut last, first) = match queue.sequence.get(&unit.module) {
+            Some(last) => (*last, false),
+            None => (Last::read(store, unit)?, true),
+        };
+        let stored = last.seq();
+        let got = unit.entry.seq;
+        // Of an instance that was superseded one may come behind one that was refused, and have the number that is next.
+        if got != stored + 1 || unit.record.seq != got || unit.entry.previous != last.digest() {
+            return Err(StoreError::OutOfSequence { stored, got });
+        }
+        let gone = (last.aged(store, unit)?, last.past(store, unit)?);
+        let span = put(&mut queue.waiting, store, unit, (first, last.end()), gone, &mut queue.scratch)?;
+        last.grow(span);
+        if let Some(receipt) = last.follow(store, unit) {
+            receipts::put(&mut queue.waiting.batch, unit.module, &receipt)?;
+        }
+        queue.sequence.insert(unit.module, last);
+        Ok(())
     }
-    let aged = last.aged(store, unit)?;
-    let past = last.past(store, unit)?;
-    let span = put(&mut queue.waiting, store, unit, (first, last.end()), (aged, past), &mut queue.scratch)?;
-    last.grow(span);
-    if let Some(receipt) = last.follow(store, unit) {
-        receipts::put(&mut queue.waiting.batch, unit.module, &receipt)?;
-    }
-    queue.sequence.insert(unit.module, last);
-    Ok(())
 }
 
 /// Adds a unit, but for its record; answers where it lies in the journal. `first` says that no unit of this module has
@@ -100,10 +102,10 @@ fn put(
         recordings::put(&mut group.batch, db, id, seq, recording);
     }
     if let Some((letter, _)) = resolved {
-        dead_letters::remove(group, id, letter);
+        group.remove_letter(id, letter);
     }
     if let Some(letter) = quarantined {
-        dead_letters::add(group, id, seq, &letter);
+        group.put_letter(id, seq, &letter);
     }
     for ((ordinal, entry), encoded) in (0..).zip(&unit.outbox).zip(effects) {
         let at = Location { seq, ordinal };

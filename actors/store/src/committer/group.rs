@@ -8,7 +8,10 @@ use nexum_host_ifaces::{
 };
 use rocksdb::WriteBatch;
 
-use crate::{store::Store, tables::headers::Owed};
+use crate::{
+    store::Store,
+    tables::{headers::Owed, letters},
+};
 
 /// What waits for one write.
 #[derive(Default)]
@@ -52,22 +55,13 @@ impl Waiting {
         Self::Reopened(Box::new(live), reply)
     }
 
-    /// The write succeeded. Nobody is told when the caller gave up.
-    pub fn answer(self, store: &Store) {
+    /// Says what became of the write. Nobody is told when the caller gave up.
+    pub fn answer(self, store: &Store, written: Result<(), StoreError>) {
         match self {
-            Self::Done(reply) => drop(reply.send(Ok(()))),
-            Self::Opened(id, reply) => drop(reply.send(store.info(id))),
-            Self::Released(released, reply) => drop(reply.send(Ok(*released))),
-            Self::Reopened(live, reply) => drop(reply.send(Ok(*live))),
-        }
-    }
-
-    pub fn refuse(self, error: StoreError) {
-        match self {
-            Self::Done(reply) => drop(reply.send(Err(error))),
-            Self::Opened(_, reply) => drop(reply.send(Err(error))),
-            Self::Released(_, reply) => drop(reply.send(Err(error))),
-            Self::Reopened(_, reply) => drop(reply.send(Err(error))),
+            Self::Done(reply) => drop(reply.send(written)),
+            Self::Opened(id, reply) => drop(reply.send(written.and_then(|()| store.info(id)))),
+            Self::Released(released, reply) => drop(reply.send(written.map(|()| *released))),
+            Self::Reopened(live, reply) => drop(reply.send(written.map(|()| *live))),
         }
     }
 }
@@ -83,5 +77,16 @@ pub(crate) struct Scratch {
 impl Group {
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Adds an encoded dead letter.
+    pub fn put_letter(&mut self, id: ModuleId, seq: u64, encoded: &[u8]) {
+        letters::put(&mut self.batch, id, seq, encoded);
+        self.letters.push((id, LetterChange::Put { seq, bytes: encoded.len() as u64 }));
+    }
+
+    pub fn remove_letter(&mut self, id: ModuleId, seq: u64) {
+        letters::delete(&mut self.batch, id, seq);
+        self.letters.push((id, LetterChange::Removed(seq)));
     }
 }

@@ -61,6 +61,19 @@ pub(crate) struct Queue {
     pub(super) failed: Option<StoreError>,
 }
 
+/// What a message may see and change when it is taken. What each one does is said in `commit`.
+pub(crate) struct Turn<'a> {
+    pub queue: &'a mut Queue,
+    pub store: &'a Store,
+}
+
+impl Turn<'_> {
+    /// Whether something of the module may queue now.
+    pub fn admit(&self, module: ModuleId) -> Result<(), StoreError> {
+        self.queue.admit(self.store, module)
+    }
+}
+
 /// What is said to who comes too late.
 pub(super) fn stopped() -> StoreError {
     StoreError::Failed("the committer has stopped".into())

@@ -5,7 +5,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use nexum_host_ifaces::{blocking::Blocking, store::StoreError};
 use tokio::sync::Notify;
 
-use super::{group::Waiting, news::NewsDesk, queue::Queue};
+use super::{
+    group::Waiting,
+    news::NewsDesk,
+    queue::{Queue, Turn},
+};
 use crate::store::{Lease, Store, Writer, lock};
 
 pub(crate) struct Shared {
@@ -37,9 +41,9 @@ impl Shared {
     }
 
     /// Queues what nobody waits for.
-    pub fn add(&self, decide: impl FnOnce(&mut Queue, &Store) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    pub fn add(&self, take: impl FnOnce(&mut Turn<'_>) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let mut queue = lock(&self.queue);
-        decide(&mut queue, &self.store)?;
+        take(&mut Turn { queue: &mut queue, store: &self.store })?;
         self.wake(&mut queue);
         Ok(())
     }

@@ -41,7 +41,7 @@ impl Shared {
                 self.remember(named, letters);
                 self.news.sent(&self.store, sent);
                 self.settle();
-                waiting.into_iter().for_each(|waiting| waiting.answer(&self.store));
+                waiting.into_iter().for_each(|waiting| waiting.answer(&self.store, Ok(())));
                 // A group that only answers says nothing about the disk.
                 if touches_disk {
                     self.store.note_written();
@@ -71,7 +71,8 @@ impl Shared {
                 };
                 self.news.lose();
                 self.settle();
-                waiting.into_iter().chain(behind.waiting).for_each(|waiting| waiting.refuse(error.clone()));
+                let refused = waiting.into_iter().chain(behind.waiting);
+                refused.for_each(|waiting| waiting.answer(&self.store, Err(error.clone())));
                 failed < FAILED_MAX
             }
         }

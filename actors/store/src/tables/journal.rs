@@ -7,13 +7,11 @@ use nexum_host_ifaces::{
 use rocksdb::{DBPinnableSlice, WriteBatch};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::table::{EVENTS, Table, module};
+use super::table::{EVENTS, module};
 use crate::{
     codec::{self, Raw},
     db::{Db, Read, Rows},
 };
-
-pub(crate) const TABLE: Table = Table::Family(EVENTS);
 
 /// What a unit takes in the journal besides its record: keys, its part of the receipts, and what RocksDB adds.
 const UNIT_BYTES: usize = 128;

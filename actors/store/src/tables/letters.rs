@@ -3,14 +3,12 @@
 use nexum_host_ifaces::store::{DeadLetter, ModuleId, StoreError};
 use rocksdb::WriteBatch;
 
-use super::table::{DEFAULT, Table, Tag};
+use super::table::{DEFAULT, Tag};
 use crate::{
     codec,
     db::{Db, Read},
     open::OpenError,
 };
-
-pub(crate) const TABLE: Table = Table::Tagged(Tag::Letter);
 
 fn parse_key(key: &[u8]) -> Option<(ModuleId, u64)> {
     let (id, seq) = key.strip_prefix(&[Tag::Letter as u8])?.split_at_checked(4)?;

@@ -6,16 +6,12 @@ use std::sync::Arc;
 use nexum_host_ifaces::store::{ModuleHealth, ModuleId, ModuleRecord, StoreError};
 use rocksdb::WriteBatch;
 
-use super::table::{Table, Tag};
+use super::table::Tag;
 use crate::{
     codec,
     db::{Db, Read},
     open::OpenError,
 };
-
-pub(crate) const RECORD: Table = Table::Tagged(Tag::Record);
-pub(crate) const HEALTH: Table = Table::Tagged(Tag::Health);
-pub(crate) const REORGS: Table = Table::Tagged(Tag::Reorgs);
 
 /// The next module number, four bytes, big-endian.
 const NEXT_ID: &[u8] = b"m/next-id";

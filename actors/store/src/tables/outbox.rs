@@ -14,15 +14,11 @@ use nexum_host_ifaces::{
 };
 use rocksdb::WriteBatch;
 
-use super::table::{DEFAULT, Table, Tag, parse_module};
+use super::table::{DEFAULT, Tag, parse_module};
 use crate::{
     codec,
     db::{Read, Row},
 };
-
-pub(crate) const LIVE: Table = Table::Tagged(Tag::Outbox);
-pub(crate) const ENDED: Table = Table::Tagged(Tag::Ended);
-pub(crate) const RETRACTED: Table = Table::Tagged(Tag::Retracted);
 
 const ENTRY: &str = "an outbox entry";
 

@@ -9,11 +9,9 @@ use rocksdb::WriteBatch;
 
 use super::{
     modules,
-    table::{DEFAULT, Table, Tag},
+    table::{DEFAULT, Tag},
 };
 use crate::{codec, db::Read};
-
-pub(crate) const TABLE: Table = Table::Tagged(Tag::Outcome);
 
 const OUTCOME: &str = "an outcome";
 

@@ -7,10 +7,8 @@ use nexum_host_ifaces::{
 };
 use rocksdb::WriteBatch;
 
-use super::table::{DEFAULT, Table, Tag};
+use super::table::{DEFAULT, Tag};
 use crate::{codec, db::Read};
-
-pub(crate) const TABLE: Table = Table::Tagged(Tag::Progress);
 
 const PROGRESS: &str = "the progress of an effect";
 

@@ -6,10 +6,8 @@ use nexum_host_ifaces::{
 };
 use rocksdb::WriteBatch;
 
-use super::table::{DEFAULT, Table, Tag};
+use super::table::{DEFAULT, Tag};
 use crate::{codec, db::Read};
-
-pub(crate) const TABLE: Table = Table::Tagged(Tag::Receipt);
 
 const RECEIPT: &str = "a receipt";
 
@@ -37,9 +35,4 @@ pub(crate) fn put(batch: &mut WriteBatch, id: ModuleId, receipt: &Receipt) -> Re
 /// Removes those of units from the first number to before the second.
 pub(crate) fn delete(batch: &mut WriteBatch, id: ModuleId, (from, to): (u64, u64)) {
     batch.delete_range(Tag::Receipt.numbered(id, from), Tag::Receipt.numbered(id, to));
-}
-
-/// Removes those of units after `seq`.
-pub(crate) fn delete_after(batch: &mut WriteBatch, id: ModuleId, seq: u64) {
-    batch.delete_range(&Tag::Receipt.numbered(id, seq + 1)[..], &Tag::Receipt.range(id).1[..]);
 }

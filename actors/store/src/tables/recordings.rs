@@ -11,13 +11,11 @@ use nexum_host_ifaces::{
 use rocksdb::WriteBatch;
 use serde::{Deserialize, Serialize};
 
-use super::table::{RECORDINGS, Table, module};
+use super::table::{RECORDINGS, module};
 use crate::{
     codec::{self, Raw},
     db::{Db, Read, Row, Rows},
 };
-
-pub(crate) const TABLE: Table = Table::Family(RECORDINGS);
 
 /// Crashes kept per module, each of another event or version: more dead letters than anybody looks at one by one.
 const CRASHES_MAX: usize = 64;
@@ -123,11 +121,6 @@ pub(crate) fn put(batch: &mut WriteBatch, db: &Db, id: ModuleId, seq: u64, recor
 /// Removes those of units from the first number to before the second.
 pub(crate) fn delete(batch: &mut WriteBatch, db: &Db, id: ModuleId, (from, to): (u64, u64)) {
     batch.delete_range_cf(db.family(RECORDINGS), key(id, false, from), key(id, false, to));
-}
-
-/// Removes those of units after `seq`.
-pub(crate) fn delete_after(batch: &mut WriteBatch, db: &Db, id: ModuleId, seq: u64) {
-    batch.delete_range_cf(db.family(RECORDINGS), key(id, false, seq + 1), key(id, true, 0));
 }
 
 /// The recording of a handled event.

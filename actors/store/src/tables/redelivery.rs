@@ -3,13 +3,11 @@
 use nexum_host_ifaces::store::{ModuleId, ReplayItem, StoreError};
 use rocksdb::WriteBatch;
 
-use super::table::{DEFAULT, Table, Tag};
+use super::table::{DEFAULT, Tag};
 use crate::{
     codec,
     db::{Read, Rows},
 };
-
-pub(crate) const TABLE: Table = Table::Tagged(Tag::Redelivery);
 
 fn rows(from: &impl Read, id: ModuleId) -> Rows<'_> {
     from.rows(DEFAULT, Tag::Redelivery.range(id))

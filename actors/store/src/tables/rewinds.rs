@@ -6,10 +6,8 @@ use nexum_host_ifaces::{
 };
 use rocksdb::WriteBatch;
 
-use super::table::{DEFAULT, Table, Tag};
+use super::table::{DEFAULT, Tag};
 use crate::{codec, db::Read};
-
-pub(crate) const TABLE: Table = Table::Tagged(Tag::Rewind);
 
 /// Rewinds kept per module: enough to explain receipts of weeks on a chain that reorganises daily.
 const REWINDS_MAX: u64 = 100;

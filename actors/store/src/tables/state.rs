@@ -3,10 +3,8 @@
 use nexum_host_ifaces::store::{Entries, ModuleId, StoreError};
 use rocksdb::WriteBatch;
 
-use super::table::{STATE, Table, after_prefix};
+use super::table::{STATE, after_prefix};
 use crate::db::{Db, Read, Row};
-
-pub(crate) const TABLE: Table = Table::Family(STATE);
 
 /// Into a buffer that is used again.
 fn key_in<'a>(id: ModuleId, key: &str, buffer: &'a mut Vec<u8>) -> &'a [u8] {

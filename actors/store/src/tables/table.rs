@@ -47,6 +47,22 @@ pub(crate) enum Tag {
 }
 
 impl Tag {
+    /// Of everything that holds records of modules, under their numbers: a purge empties it.
+    pub const OF_MODULES: [Self; 12] = [
+        Self::Record,
+        Self::Health,
+        Self::Reorgs,
+        Self::Letter,
+        Self::Outbox,
+        Self::Ended,
+        Self::Retracted,
+        Self::Progress,
+        Self::Outcome,
+        Self::Receipt,
+        Self::Rewind,
+        Self::Redelivery,
+    ];
+
     /// The key of what a module has one of, and the prefix of what it has several of.
     pub fn of(self, id: ModuleId) -> [u8; 5] {
         self.under(id.0)
@@ -97,32 +113,6 @@ pub(crate) fn parse_module(key: &[u8]) -> Option<ModuleId> {
 /// Half-open range of everything of one module in a family of its own.
 pub(crate) fn module(id: ModuleId) -> ([u8; 4], [u8; 4]) {
     (id.0.to_be_bytes(), (id.0 + 1).to_be_bytes())
-}
-
-/// What has records of modules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Table {
-    /// A column family of its own.
-    Family(&'static str),
-    /// Keys of `default`.
-    Tagged(Tag),
-}
-
-impl Table {
-    pub fn family(self) -> &'static str {
-        match self {
-            Self::Family(name) => name,
-            Self::Tagged(_) => DEFAULT,
-        }
-    }
-
-    /// Half-open range of a module's records.
-    pub fn range(self, id: ModuleId) -> (Vec<u8>, Vec<u8>) {
-        match self {
-            Self::Family(_) => (module(id).0.to_vec(), module(id).1.to_vec()),
-            Self::Tagged(tag) => (tag.range(id).0.to_vec(), tag.range(id).1.to_vec()),
-        }
-    }
 }
 
 /// The least byte string greater than everything that starts with `prefix`; none when there is no such string.
