@@ -175,6 +175,7 @@ impl State {
                 let shared = self.committer.shared().clone();
                 self.job(reply, move |store| {
                     prune::prune(store, module)?;
+                    // One at a time: an effect may be taken up again or its unit undone meanwhile.
                     prune::excess_bodies(&store.db, module)?
                         .iter()
                         .try_for_each(|body| shared.add(|turn| turn.strip(module, body)))
