@@ -156,11 +156,11 @@ impl State {
     fn outbox(&self, request: OutboxRequest) {
         match request {
             OutboxRequest::Live { reply } => {
-                self.committer.news().begin();
+                self.committer.shared().news.begin();
                 self.job(reply, effects::live);
             }
-            OutboxRequest::News { reply } => self.committer.news().ask(reply),
-            OutboxRequest::Told { reply } => drop(reply.send(Ok(self.committer.news().told()))),
+            OutboxRequest::News { reply } => self.committer.shared().news.ask(reply),
+            OutboxRequest::Told { reply } => drop(reply.send(Ok(self.committer.shared().news.told()))),
             OutboxRequest::Outcomes { name, after, limit, reply } => {
                 self.job_in_turn(reply, move |store| outcomes::after(&store.db, store.id(&name)?, after, limit));
             }

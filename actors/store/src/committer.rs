@@ -30,7 +30,6 @@ use tokio::task::AbortHandle;
 
 use self::{
     group::Waiting,
-    news::NewsDesk,
     queue::{Turn, stopped},
     shared::Shared,
 };
@@ -105,14 +104,9 @@ impl Committer {
         lock(&self.shared.queue).owed.add(chain_id, anew, headers, dropped);
     }
 
-    /// What those share who queue and who writes.
+    /// What those share who queue and who writes, and where the outbox actor's questions are answered.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
-    }
-
-    /// Where the outbox actor's questions are answered.
-    pub fn news(&self) -> &NewsDesk {
-        &self.shared.news
     }
 }
 
