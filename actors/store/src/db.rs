@@ -82,7 +82,7 @@ impl Db {
         rows.map(move |row| row.map_err(|error| OpenError::from_database(&self.directory, &error)))
     }
 
-    /// What a record is when the store is opened, for the message.
+    /// Why the store cannot be opened: one of its records is not what it should be.
     pub fn damaged(&self, detail: impl Into<String>) -> OpenError {
         OpenError::Damaged { directory: self.directory.clone(), detail: detail.into() }
     }
