@@ -12,6 +12,7 @@ mod view;
 use std::{collections::BTreeSet, sync::Arc};
 
 pub use nexum_records::crash::{CrashBrief, Record};
+use nexum_records::encoded::encoded;
 use serde::{Deserialize, Serialize};
 
 pub use meter::{Charge, POOL_BYTES, Pool, encoded_bytes};

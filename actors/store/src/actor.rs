@@ -10,7 +10,13 @@ use nexum_host_ifaces::{
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, concurrency::JoinHandle};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{backup, committer::Committer, outbox, purge, rewind, store::Store};
+use crate::{
+    backup,
+    committer::{Committer, fence::Fence, group::Waiting},
+    effects, prune, purge, rewind,
+    store::Store,
+    tables::outcomes,
+};
 
 /// Reads and administration that run at once beside the commits; more are refused. Each holds a blocking thread.
 const JOBS_MAX: usize = 32;
@@ -39,7 +45,7 @@ impl Actor for StoreActor {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<StoreMsg>, Args { store }: Args) -> Result<State, ActorProcessingErr> {
-        let committer = store.blocking.run({
+        let committer = store.options.blocking.run({
             let store = store.clone();
             move || Committer::start(store)
         });
@@ -54,15 +60,24 @@ impl Actor for StoreActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            StoreMsg::Commit { units, reply } => state.committer.commit(&units, reply),
-            StoreMsg::Open { name, reply } => state.committer.open(&name, reply),
-            StoreMsg::PutHealth { module, health, reply } => state.committer.put_health(module, &health, reply),
+            StoreMsg::Commit { units, reply } => {
+                state.committer.take(reply, Waiting::done, |turn| turn.commit(&units));
+            }
+            // Once everything before is written, so that units of an earlier instance are in the answer.
+            StoreMsg::Open { name, reply } => state.committer.take(reply, Waiting::Opened, |turn| turn.open(&name)),
+            StoreMsg::PutHealth { module, health, reply } => {
+                state.committer.take(reply, Waiting::done, |turn| turn.put_health(module, &health));
+            }
             StoreMsg::PutHeaders { chain_id, anew, headers, dropped } => {
                 state.committer.put_headers(chain_id, anew, &headers, &dropped);
             }
-            StoreMsg::DropDeadLetter { name, seq, reply } => state.committer.drop_letter(&name, seq, reply),
-            StoreMsg::PutDeadLetter { module, letter, reply } => state.committer.put_letter(module, &letter, reply),
-            StoreMsg::Rewind { module, fork, reply } => match state.committer.fence(module) {
+            StoreMsg::DropDeadLetter { name, seq, reply } => {
+                state.committer.take(reply, Waiting::done, |turn| turn.drop_letter(&name, seq));
+            }
+            StoreMsg::PutDeadLetter { module, letter, reply } => {
+                state.committer.take(reply, Waiting::done, |turn| turn.put_letter(module, &letter));
+            }
+            StoreMsg::Rewind { module, fork, reply } => match Fence::around(state.committer.shared(), module) {
                 Ok(fence) => state.job_in_turn(reply, move |store| {
                     fence.settle()?;
                     let rewound = rewind::rewind(store, module, &fork).inspect_err(|_| fence.lose())?;
@@ -74,7 +89,8 @@ impl Actor for StoreActor {
                 Err(error) => refuse(reply, error),
             },
             StoreMsg::Purge { name, reply } => {
-                let fenced = state.store.id(&name).and_then(|id| Ok((id, state.committer.fence(id)?)));
+                let fenced =
+                    state.store.id(&name).and_then(|id| Ok((id, Fence::around(state.committer.shared(), id)?)));
                 match fenced {
                     Ok((id, fence)) => state.job(reply, move |store| {
                         fence.settle()?;
@@ -91,7 +107,7 @@ impl Actor for StoreActor {
                 state.job(reply, move |store| store.journal(module, from_seq, limit));
             }
             StoreMsg::PutCrash { module, crash } => {
-                if let Err(error) = state.committer.put_crash(module, &crash) {
+                if let Err(error) = state.committer.shared().add(|turn| turn.put_crash(module, &crash)) {
                     tracing::warn!(module = module.0, %error, "a crash was not kept");
                 }
             }
@@ -119,7 +135,7 @@ impl Actor for StoreActor {
             StoreMsg::Status(reply) => {
                 let store = state.store.clone();
                 // Nobody to tell when the caller gave up.
-                state.store.blocking.detach(move || drop(reply.send(store.status())));
+                state.store.options.blocking.detach(move || drop(reply.send(store.status())));
             }
         }
         match state.committer.gone() {
@@ -140,36 +156,41 @@ impl State {
     fn outbox(&self, request: OutboxRequest) {
         match request {
             OutboxRequest::Live { reply } => {
-                self.committer.news().begin();
-                self.job(reply, outbox::live);
+                self.committer.shared().news.begin();
+                self.job(reply, effects::live);
             }
-            OutboxRequest::News { reply } => self.committer.news().ask(reply),
-            OutboxRequest::Told { reply } => drop(reply.send(Ok(self.committer.news().told()))),
+            OutboxRequest::News { reply } => self.committer.shared().news.ask(reply),
+            OutboxRequest::Told { reply } => drop(reply.send(Ok(self.committer.shared().news.told()))),
             OutboxRequest::Outcomes { name, after, limit, reply } => {
-                self.job_in_turn(reply, move |store| outbox::outcomes(store, store.id(&name)?, after, limit));
+                self.job_in_turn(reply, move |store| outcomes::after(&store.db, store.id(&name)?, after, limit));
             }
             OutboxRequest::List { name, limit, reply } => {
-                self.job(reply, move |store| outbox::list(store, store.id(&name)?, limit));
+                self.job(reply, move |store| effects::list(&store.db, store.id(&name)?, limit));
             }
-            OutboxRequest::Show { name, id, reply } => self.job(reply, move |store| outbox::show(store, &name, &id)),
+            OutboxRequest::Show { name, id, reply } => self.job(reply, move |store| effects::show(store, &name, &id)),
             OutboxRequest::ReleasedAbove { module, source, block, reply } => {
-                self.job_in_turn(reply, move |store| outbox::released_above(store, module, &source, block));
+                self.job_in_turn(reply, move |store| effects::released_above(&store.db, module, &source, block));
             }
             OutboxRequest::Prune { module, reply } => {
-                let stripper = self.committer.stripper();
+                let shared = self.committer.shared().clone();
                 self.job(reply, move |store| {
-                    outbox::prune(store, module)?;
-                    stripper.bound(store, module)
+                    prune::prune(store, module)?;
+                    // One at a time: an effect may be taken up again or its unit undone meanwhile.
+                    prune::excess_bodies(&store.db, module)?
+                        .iter()
+                        .try_for_each(|body| shared.add(|turn| turn.strip(module, body)))
                 });
             }
             OutboxRequest::Release { module, id, at, now_ms, reply } => {
-                self.committer.release(module, &id, at, now_ms, reply);
+                self.committer.take(reply, Waiting::released, |turn| turn.release(module, &id, at, now_ms));
             }
             OutboxRequest::Attempted { module, id, progress, reply } => {
-                self.committer.attempted(module, &id, &progress, reply);
+                self.committer.take(reply, Waiting::done, |turn| turn.attempted(module, &id, &progress));
             }
-            OutboxRequest::End { end, reply } => self.committer.end(&end, reply),
-            OutboxRequest::Reopen { name, id, now_ms, reply } => self.committer.reopen(&name, &id, now_ms, reply),
+            OutboxRequest::End { end, reply } => self.committer.take(reply, Waiting::done, |turn| turn.end(&end)),
+            OutboxRequest::Reopen { name, id, now_ms, reply } => {
+                self.committer.take(reply, Waiting::reopened, |turn| turn.reopen(&name, &id, now_ms));
+            }
         }
     }
 
@@ -214,7 +235,7 @@ fn run<T: Send + 'static>(
     work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
 ) {
     let of_job = store.clone();
-    store.blocking.detach(move || {
+    store.options.blocking.detach(move || {
         let result = work(&of_job);
         // Whoever has the answer may close the store.
         drop((of_job, permit));

@@ -13,9 +13,10 @@ use nexum_host_ifaces::store::StoreError;
 use rocksdb::{DB, IteratorMode, checkpoint::Checkpoint};
 
 use crate::{
-    keys,
-    open::{self, Companion, OpenError},
+    open::{self, OpenError},
+    options::{Companion, Options},
     store::Store,
+    tables::table::{DEFAULT, FAMILIES},
 };
 
 /// Why a backup could not be restored. The target is as it was.
@@ -52,11 +53,11 @@ pub(crate) fn backup(store: &Store, to: &Path) -> Result<(), StoreError> {
         Ok(())
     };
     remove_partial()?;
-    let checkpoint = Checkpoint::new(&store.db).and_then(|checkpoint| checkpoint.create_checkpoint(&whole));
+    let checkpoint = Checkpoint::new(&store.db.rocks).and_then(|checkpoint| checkpoint.create_checkpoint(&whole));
     // The companions come after the database, so that an order whose units are in it is in them, too, or is yet to come.
     let done = checkpoint.map_err(|error| error.to_string()).and_then(|()| {
         restrict(&whole).map_err(|error| error.to_string())?;
-        let rest = store.companions.iter().try_for_each(|companion| take_along(companion, &whole));
+        let rest = store.options.companions.iter().try_for_each(|companion| take_along(companion, &whole));
         let rest = rest.and_then(|()| sync_directory(&whole));
         rest.and_then(|()| fs::rename(&whole, to).map_err(copy_error(to))).map_err(|error| error.to_string())
     });
@@ -108,7 +109,7 @@ fn put(content: &[u8], to: &Path) -> Result<(), RestoreError> {
 
 /// Copies the backup in `from` to the directory `to`, which must be empty or absent, after reading all of it. For use
 /// when no engine runs. Blocks.
-pub fn restore(from: &Path, to: &Path, options: &open::Options) -> Result<(), RestoreError> {
+pub fn restore(from: &Path, to: &Path, options: &Options) -> Result<(), RestoreError> {
     match fs::read_dir(to) {
         Ok(mut entries) => {
             if entries.next().is_some() {
@@ -135,7 +136,7 @@ pub fn restore(from: &Path, to: &Path, options: &open::Options) -> Result<(), Re
 }
 
 fn read_everything(from: &Path, db: &DB) -> Result<(), RestoreError> {
-    for name in ["default"].iter().chain(&keys::FAMILIES) {
+    for name in [DEFAULT].iter().chain(&FAMILIES) {
         let Some(family) = db.cf_handle(name) else { continue };
         for item in db.iterator_cf(family, IteratorMode::Start) {
             item.map_err(|error| RestoreError::Backup(OpenError::from_database(from, &error)))?;

@@ -3,32 +3,34 @@
 //! Owns: the key layout and record encoding, the one database of an engine, group commit, rewind, retention, backup and
 //! restore. Every event unit is one atomic write, and units that queue while the disk syncs share the next sync.
 //!
-//! Invariant: only `open` and `store` know RocksDB's options and errors, only `keys` builds keys. What a unit contains
-//! is decided by the ledger in `nexum-host-ifaces`; nothing here looks inside an event.
+//! Invariant: only `open` and `db` know RocksDB's options and errors, only `tables` builds keys. What a unit contains is
+//! decided by the ledger in `nexum-host-ifaces`; nothing here looks inside an event.
 
 mod actor;
 mod backup;
+mod bound;
 mod codec;
+mod commit;
 mod committer;
+mod db;
 mod disk;
+mod effects;
 mod fork;
-mod group;
-mod headers;
-mod journal;
-mod keys;
+mod full_disk;
+mod index;
 mod metrics;
-mod news;
 mod open;
-mod outbox;
+mod options;
+mod prune;
 mod purge;
-mod receipts;
-mod recordings;
+mod reads;
 mod rewind;
 mod store;
+mod tables;
 
 pub use actor::{Args, StoreActor, spawn};
 pub use backup::{RestoreError, restore};
 pub use disk::{Disk, Written};
-pub use open::{Companion, Durability, JOURNAL_BYTES, JOURNAL_ENTRIES, OpenError, Options, Syncs};
-pub use receipts::Receipts;
+pub use open::OpenError;
+pub use options::{Companion, Durability, JOURNAL_BYTES, JOURNAL_ENTRIES, Options, Receipts, Syncs};
 pub use store::Store;

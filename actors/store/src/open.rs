@@ -6,17 +6,17 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
 };
 
-use nexum_host_ifaces::{blocking::Blocking, clock::Clock};
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind, LogLevel, statistics::Ticker,
-};
-use serde::{Deserialize, Serialize};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind, LogLevel};
 
-use crate::{disk::Disk, keys, receipts::Receipts};
+use crate::{
+    options::Options,
+    tables::table::{DEFAULT, EVENTS, FAMILIES, RECORDINGS, STATE},
+};
+
+/// Version of everything in the database, two bytes, big-endian.
+const FORMAT: &[u8] = b"m/format";
 
 /// Version of everything that lies in the directory. It goes up with whatever an older version could not read; layouts of
 /// single records have their own byte besides.
@@ -28,114 +28,11 @@ pub(crate) const FORMAT_VERSION: u16 = 3;
 /// The oldest version that is read.
 pub(crate) const FORMAT_OLDEST: u16 = 2;
 
-/// Block cache by default: with what RocksDB needs for itself, an idle engine stays below 40 MiB.
-const BLOCK_CACHE_BYTES: usize = 8 << 20;
-
-/// Memory for unwritten data over all column families. It is only taken when it is needed; at full load it holds about
-/// half a second of events, so that flushes are few and large.
-const WRITE_BUFFER_BYTES: usize = 96 << 20;
-
-/// Journal entries kept per module. A chain actor keeps 4,096 headers, each worth two units, so that a rewind rarely
-/// meets the end of the journal before the end of the headers.
-pub const JOURNAL_ENTRIES: u64 = 10_000;
-
-/// What a module's journal may hold, bytes: 10,000 units that replace 100 KiB each, so that only modules that rewrite
-/// large values have fewer, and few enough that a hundred such modules fit on a usual disk.
-pub const JOURNAL_BYTES: u64 = 1 << 30;
-
 /// The log is read again at start: this bounds it to about a second.
 const WAL_BYTES_MAX: u64 = 128 << 20;
 
 /// RocksDB would keep every table open without a bound; the default limit of a process is 1,024 descriptors.
 const OPEN_FILES_MAX: i32 = 256;
-
-/// When a write counts as done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Durability {
-    /// When it is on the disk: it survives a power failure.
-    #[default]
-    Sync,
-    /// When the operating system has it: it survives the death of the process; a power failure costs the last tenth of
-    /// a second.
-    Periodic,
-}
-
-/// How to open a store. `new` takes what has no default.
-#[derive(Clone)]
-pub struct Options {
-    pub durability: Durability,
-    pub block_cache_bytes: usize,
-    pub write_buffer_bytes: usize,
-    /// Journal entries kept per module; a rewind cannot go back further.
-    pub journal_entries: u64,
-    /// Bytes of it per module, with the recordings of its units, up to an eighth more.
-    pub journal_bytes: u64,
-    /// None older than this is kept, but for the newest, up to an eighth more; absent: their number alone counts.
-    pub journal_age: Option<Duration>,
-    /// Absent: nothing is signed.
-    pub receipts: Option<Receipts>,
-    /// `Inline`: no thread of its own, everything runs on the actor's. For simulations; durability is then `Sync`.
-    pub blocking: Blocking,
-    /// Files that belong to the store's past: a backup takes them along, and a restore puts them back.
-    pub companions: Vec<Companion>,
-    /// What stands between the store and the disk. For simulations.
-    pub disk: Option<Arc<dyn Disk>>,
-    /// Counts how often the log is synced, which costs a little with everything that RocksDB does. For tests.
-    pub syncs: Option<Syncs>,
-    pub clock: Arc<dyn Clock>,
-    pub registry: prometheus::Registry,
-}
-
-/// How often the log of one store has been synced. Clones count together.
-#[derive(Clone)]
-pub struct Syncs(rocksdb::Options);
-
-impl Syncs {
-    pub fn new() -> Self {
-        let mut counted = rocksdb::Options::default();
-        counted.enable_statistics();
-        Self(counted)
-    }
-
-    pub fn count(&self) -> u64 {
-        self.0.get_ticker_count(Ticker::WalFileSynced)
-    }
-}
-
-impl Default for Syncs {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// A file outside of the database that is only right together with it. It is replaced in one step by who owns it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Companion {
-    pub file: PathBuf,
-    /// What it would hold when it is not there.
-    pub absent: &'static [u8],
-}
-
-impl Options {
-    pub fn new(clock: Arc<dyn Clock>, registry: prometheus::Registry) -> Self {
-        Self {
-            durability: Durability::default(),
-            block_cache_bytes: BLOCK_CACHE_BYTES,
-            write_buffer_bytes: WRITE_BUFFER_BYTES,
-            journal_entries: JOURNAL_ENTRIES,
-            journal_bytes: JOURNAL_BYTES,
-            journal_age: None,
-            receipts: None,
-            blocking: Blocking::default(),
-            companions: Vec::new(),
-            disk: None,
-            syncs: None,
-            clock,
-            registry,
-        }
-    }
-}
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -224,7 +121,7 @@ pub(crate) fn writable(directory: &Path, options: &Options) -> Result<DB, OpenEr
     }
     if found != Some(FORMAT_VERSION) {
         // What is written from now on is more than an older version can read.
-        db.put_opt(keys::FORMAT, FORMAT_VERSION.to_be_bytes(), &synced())
+        db.put_opt(FORMAT, FORMAT_VERSION.to_be_bytes(), &synced())
             .map_err(|error| OpenError::from_database(directory, &error))?;
     }
     Ok(db)
@@ -279,7 +176,7 @@ fn holds_database(directory: &Path) -> Result<bool, OpenError> {
 fn check_families(directory: &Path) -> Result<(), OpenError> {
     let plain = rocksdb::Options::default();
     let present = DB::list_cf(&plain, directory).map_err(|error| OpenError::from_database(directory, &error))?;
-    let unknown = present.iter().find(|name| *name != "default" && !keys::FAMILIES.contains(&name.as_str()));
+    let unknown = present.iter().find(|name| *name != DEFAULT && !FAMILIES.contains(&name.as_str()));
     let Some(unknown) = unknown else { return Ok(()) };
     let db = DB::open_cf_for_read_only(&plain, directory, &present, false)
         .map_err(|error| OpenError::from_database(directory, &error))?;
@@ -288,7 +185,7 @@ fn check_families(directory: &Path) -> Result<(), OpenError> {
 }
 
 fn format_version(directory: &Path, db: &DB) -> Result<Option<u16>, OpenError> {
-    let stored = db.get(keys::FORMAT).map_err(|error| OpenError::from_database(directory, &error))?;
+    let stored = db.get(FORMAT).map_err(|error| OpenError::from_database(directory, &error))?;
     let Some(stored) = stored else { return Ok(None) };
     let Ok(bytes) = <[u8; 2]>::try_from(stored.as_slice()) else {
         let detail = format!("its format version has {} bytes", stored.len());
@@ -327,10 +224,10 @@ fn families(options: &Options) -> Vec<ColumnFamilyDescriptor> {
     let buffer = options.write_buffer_bytes;
     // Records are rewritten with every unit, so that a small buffer collapses into a few kilobytes when it is flushed.
     vec![
-        ColumnFamilyDescriptor::new("default", family_options(&cache, buffer / 8, true)),
-        ColumnFamilyDescriptor::new(keys::STATE, family_options(&cache, buffer / 3, true)),
-        ColumnFamilyDescriptor::new(keys::EVENTS, family_options(&cache, buffer / 3, false)),
-        ColumnFamilyDescriptor::new(keys::RECORDINGS, family_options(&cache, buffer / 8, false)),
+        ColumnFamilyDescriptor::new(DEFAULT, family_options(&cache, buffer / 8, true)),
+        ColumnFamilyDescriptor::new(STATE, family_options(&cache, buffer / 3, true)),
+        ColumnFamilyDescriptor::new(EVENTS, family_options(&cache, buffer / 3, false)),
+        ColumnFamilyDescriptor::new(RECORDINGS, family_options(&cache, buffer / 8, false)),
     ]
 }
 

@@ -16,9 +16,14 @@ use nexum_host_ifaces::{
     store::{Fork, ModuleId, ModuleRecord, ReplayItem, Rewound, StoreError, UnitKind, add_released},
     types,
 };
-use rocksdb::{IteratorMode, ReadOptions, WriteBatch};
+use rocksdb::WriteBatch;
 
-use crate::{codec, disk::Written, fork, journal::REWINDS_MAX, keys, open, outbox, store::Store};
+use crate::{
+    disk::Written,
+    effects, fork, open,
+    store::Store,
+    tables::{journal, letters, modules, receipts, recordings, redelivery, rewinds, state},
+};
 
 /// Receipts of undone units that the record of a rewind keeps, the newest: at one in a thousand units more than the
 /// journal holds.
@@ -27,7 +32,7 @@ const WITHDRAWN_MAX: usize = 256;
 /// Undoes every unit from the first one past a fork on, newest first, in one synced write. `None` when there is none. The
 /// caller sees to it that nobody writes about the module meanwhile.
 pub(crate) fn rewind(store: &Store, module: ModuleId, fork: &Fork) -> Result<Option<Rewound>, StoreError> {
-    let record = store.record(module)?;
+    let record = modules::record(&store.db, module)?;
     match before_fork(store, module, &record, fork)? {
         Some(to_seq) => undo(store, module, record, to_seq, fork).map(Some),
         None => Ok(None),
@@ -41,8 +46,8 @@ fn before_fork(store: &Store, module: ModuleId, record: &ModuleRecord, fork: &Fo
         return Ok(None);
     }
     let mut oldest = record.seq + 1;
-    let entries = newest_first(store, module, 0, record.seq)?.map(|item| {
-        let entry = codec::decode_entry(&item.map_err(|error| store.failed(&error))?.1)?;
+    let entries = journal::newest_first(&store.db, module, 0, record.seq).map(|row| {
+        let entry = journal::decode_entry(&row?.1)?;
         oldest = entry.seq;
         Ok(entry)
     });
@@ -52,21 +57,6 @@ fn before_fork(store: &Store, module: ModuleId, record: &ModuleRecord, fork: &Fo
     }
 }
 
-pub(crate) type Found = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
-
-/// Journal records with `from < seq <= to`, newest first.
-pub(crate) fn newest_first(
-    store: &Store,
-    module: ModuleId,
-    from: u64,
-    to: u64,
-) -> Result<impl Iterator<Item = Found>, StoreError> {
-    let mut range = ReadOptions::default();
-    range.set_iterate_lower_bound(keys::event(module, from + 1));
-    range.set_iterate_upper_bound(keys::event(module, to + 1));
-    Ok(store.db.iterator_cf_opt(store.family(keys::EVENTS)?, range, IteratorMode::End))
-}
-
 fn undo(
     store: &Store,
     module: ModuleId,
@@ -74,17 +64,16 @@ fn undo(
     to_seq: u64,
     fork: &Fork,
 ) -> Result<Rewound, StoreError> {
-    let (state, events) = (store.family(keys::STATE)?, store.family(keys::EVENTS)?);
+    let db = &store.db;
     let (last, last_digest) = (record.seq, record.journal);
     let mut batch = WriteBatch::new();
-    let mut buffer = Vec::new();
     let mut restored = Vec::new();
     let mut undone = Vec::new();
     // Of a key that many units changed the oldest value counts alone: no more is held than the state was large.
     let mut values: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
-    for item in newest_first(store, module, to_seq, last)? {
-        let (_, bytes) = item.map_err(|error| store.failed(&error))?;
-        let event = codec::decode_event(&bytes)?;
+    for row in journal::newest_first(db, module, to_seq, last) {
+        let (_, bytes) = row?;
+        let event = journal::decode(&bytes)?;
         if event.entry.seq != record.seq {
             break;
         }
@@ -92,7 +81,7 @@ fn undo(
             values.insert((*key).to_owned(), old.map(|old| old.0.to_vec()));
         }
         if let Some((seq, letter)) = event.resolved.filter(|(seq, _)| *seq <= to_seq) {
-            batch.put(keys::letter(module, seq), letter.0);
+            letters::put(&mut batch, module, seq, letter.0);
             restored.push((seq, letter.0.len() as u64));
         }
         let entry = event.entry;
@@ -118,46 +107,35 @@ fn undo(
     if record.seq != to_seq {
         return Err(StoreError::Failed(format!("unit {} is missing in the journal", record.seq)));
     }
-    for (key, value) in values {
-        let key = keys::state(module, &key, &mut buffer);
-        match value {
-            Some(value) => batch.put_cf(state, key, value),
-            None => batch.delete_cf(state, key),
-        }
-    }
+    let values = values.iter().map(|(key, value)| (key.as_str(), value.as_deref()));
+    state::put(&mut batch, db, module, values, &mut Vec::new());
     undone.reverse();
-    let released = outbox::unsend(store, module, to_seq, &mut batch)?;
-    let replay = queue(fork, &released, undone, store.replay(module)?);
+    let released = effects::unsend(db, module, to_seq, &mut batch)?;
+    let queue = queue(fork, &released, undone, redelivery::all(db, module)?);
 
-    batch.delete_range_cf(events, keys::event(module, to_seq + 1), keys::event(module, last + 1));
-    batch.delete_range(&keys::letter(module, to_seq + 1)[..], &keys::letters(module).1[..]);
-    let recordings = store.family(keys::RECORDINGS)?;
-    batch.delete_range_cf(recordings, keys::recording(module, to_seq + 1), keys::crash(module, 0));
-    batch.delete_range(&keys::receipt(module, to_seq + 1)[..], &keys::receipts(module).1[..]);
-    let (from, end) = keys::replays(module);
-    batch.delete_range(from, end);
-    for item in &replay {
-        batch.put(keys::replay(module, item.position), codec::encode_vec(item)?);
-    }
-    batch.put(keys::record(module), codec::encode_vec(&record)?);
+    let gone = (to_seq + 1, last + 1);
+    journal::delete(&mut batch, db, module, gone);
+    recordings::delete(&mut batch, db, module, gone);
+    receipts::delete(&mut batch, module, gone);
+    letters::delete_after(&mut batch, module, to_seq);
+    redelivery::replace(&mut batch, module, &queue)?;
+    modules::put_record(&mut batch, module, &record, &mut Vec::new())?;
     if let EventId::NthReorg { nth, .. } = &fork.event {
-        batch.put(keys::reorgs(module), codec::encode_vec(nth)?);
+        modules::put_counters(&mut batch, module, None, Some(*nth))?;
     }
-    let rewound = rewound(store, module, (last, last_digest), &record)?;
-    batch.put(keys::rewind(module, rewound.number), codec::encode_vec(&rewound)?);
-    let outdated = (rewound.number + 1).saturating_sub(REWINDS_MAX);
-    batch.delete_range(keys::rewind(module, 0), keys::rewind(module, outdated));
-    store.write(Written::Rewind, batch, &open::synced())?;
+    rewinds::put(&mut batch, module, &rewound(store, module, (last, last_digest), &record)?)?;
+    db.write(Written::Rewind, batch, &open::synced())?;
 
-    if let Some(known) = store.index().modules.get_mut(&module) {
-        let before = known.letters.len();
-        known.letters.retain(|seq, _| *seq <= to_seq);
-        known.letters.extend(restored);
-        if before > 0 || !known.letters.is_empty() {
-            store.show_letters(known);
-        }
+    let mut index = store.index();
+    let known = index.written(module);
+    let before = known.letters.len();
+    known.letters.retain(|seq, _| *seq <= to_seq);
+    known.letters.extend(restored);
+    if before > 0 || !known.letters.is_empty() {
+        store.show_letters(known);
     }
-    Ok(Rewound { record, replay, released })
+    drop(index);
+    Ok(Rewound { record, replay: queue, released })
 }
 
 /// What the module goes through next: the reorg, then what was undone of its other sources, then what an earlier rewind
@@ -196,11 +174,12 @@ fn rewound(
     (from_seq, from_digest): (u64, Hash),
     record: &ModuleRecord,
 ) -> Result<RewindRecord, StoreError> {
-    let mut withdrawn: Vec<Receipt> = store.receipts_from(module, record.seq + 1)?;
+    let withdrawn = receipts::from_unit(&store.db, module, record.seq + 1);
+    let mut withdrawn = withdrawn.collect::<Result<Vec<Receipt>, _>>()?;
     withdrawn.drain(..withdrawn.len().saturating_sub(WITHDRAWN_MAX));
     let mut rewound = RewindRecord {
-        number: store.rewinds_of(module)?.last().map_or(0, |rewound| rewound.number) + 1,
-        at_ms: store.clock.now_ms(),
+        number: rewinds::last(&store.db, module)? + 1,
+        at_ms: store.options.clock.now_ms(),
         from_seq,
         from_digest,
         to_seq: record.seq,
@@ -209,8 +188,8 @@ fn rewound(
         signature: None,
         withdrawn,
     };
-    let name = store.index().modules.get(&module).map(|known| known.name.clone());
-    if let (Some(receipts), Some(name)) = (&store.receipts, name) {
+    if let Some(receipts) = &store.options.receipts {
+        let name = store.index().written(module).name.clone();
         receipts.key.rewound(&name, &mut rewound);
     }
     Ok(rewound)

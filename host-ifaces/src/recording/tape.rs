@@ -2,14 +2,13 @@
 
 use std::{collections::VecDeque, fmt::Display};
 
+use nexum_records::encoded::encoded;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Captured, Exchange, LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, Session, Taping,
     meter::{ENTRY_BYTES, RecordedBytes, encoded_bytes},
 };
-use nexum_records::encoded::encoded;
-
 use crate::{HostError, HostErrorKind, host::HostState};
 
 /// Room that an idle tape keeps for the next event.

@@ -4,34 +4,55 @@ use std::sync::{Arc, PoisonError};
 
 use nexum_host_ifaces::{
     blocking::Blocking,
+    outbox::Change,
     store::{ModuleId, StoreError},
 };
 
-use super::{Queue, Shared};
+use super::{
+    queue::{Queue, stopped},
+    shared::Shared,
+};
 use crate::store::{Lease, lock};
 
 /// A module whose past is being replaced. Until it is dropped, no unit of the module is taken.
 pub(crate) struct Fence {
-    pub(super) shared: Arc<Shared>,
-    pub(super) module: ModuleId,
+    shared: Arc<Shared>,
+    module: ModuleId,
     /// Every group below this number was there before the fence.
-    pub(super) until: u64,
-    pub(super) _lease: Arc<Lease>,
+    until: u64,
+    _lease: Arc<Lease>,
 }
 
 impl Fence {
+    /// Refuses units of the module from now on. Its past may be replaced after `settle`.
+    pub fn around(shared: &Arc<Shared>, module: ModuleId) -> Result<Self, StoreError> {
+        let mut queue = lock(&shared.queue);
+        queue.admit(&shared.store, module)?;
+        let lease = lock(&shared.lease).clone().ok_or_else(stopped)?;
+        queue.fenced.insert(module);
+        let until = if queue.waiting.is_empty() { queue.number } else { queue.number + 1 };
+        Ok(Self { shared: shared.clone(), module, until, _lease: lease })
+    }
+
     /// Waits until everything that queued before the fence is answered. Blocks.
     pub fn settle(&self) -> Result<(), StoreError> {
-        if self.shared.store.blocking == Blocking::Inline {
+        if self.shared.store.options.blocking == Blocking::Inline {
             self.shared.drain();
         }
         let queue = lock(&self.shared.queue);
         let unsettled = |queue: &mut Queue| !queue.gone && queue.answered < self.until;
         let queue = self.shared.settled.wait_while(queue, unsettled).unwrap_or_else(PoisonError::into_inner);
-        match queue.gone {
-            true => Err(StoreError::Failed("the committer has stopped".into())),
-            false => Ok(()),
-        }
+        if queue.gone { Err(stopped()) } else { Ok(()) }
+    }
+
+    /// Tells the outbox actor what became of the module's past.
+    pub fn tell(&self, change: Change) {
+        self.shared.news.push(vec![change]);
+    }
+
+    /// Tells it that nobody knows whether the past was replaced.
+    pub fn lose(&self) {
+        self.shared.news.lose();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::store::lock;
 
 impl Shared {
@@ -17,7 +17,7 @@ impl Shared {
             if idle {
                 self.filled_task.notified().await;
             }
-            if let Some(disk) = &self.store.disk {
+            if let Some(disk) = &self.store.options.disk {
                 tokio::time::sleep(disk.latency()).await;
             }
             self.drain();

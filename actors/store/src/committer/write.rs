@@ -5,16 +5,19 @@ use std::sync::{Arc, atomic::Ordering};
 use nexum_host_ifaces::store::ModuleId;
 use rocksdb::WriteOptions;
 
-use super::Shared;
+use super::{
+    group::{Group, LetterChange},
+    shared::Shared,
+};
 use crate::{
     disk::Written,
-    group::{Group, LetterChange},
-    store::{Known, Store, lock},
+    index::Known,
+    store::{Store, lock},
 };
 
 /// Writes that fail in a row before the committer gives up: RocksDB takes nothing more after an error of the disk until
 /// it is opened again, which is for whoever supervises the actor, and in the end for whoever starts the process. A disk
-/// that is full is another matter (`disk`): who writes is told, and may try again.
+/// that is full is another matter (`full_disk`): who writes is told, and may try again.
 const FAILED_MAX: u32 = 3;
 
 impl Shared {
@@ -27,9 +30,9 @@ impl Shared {
         let written = if !touches_disk {
             Ok(())
         } else {
-            let started_ns = self.store.clock.monotonic_ns();
-            let written = self.store.write(Written::Group, batch, options);
-            self.measure(units, self.store.clock.monotonic_ns().saturating_sub(started_ns));
+            let started_ns = self.store.options.clock.monotonic_ns();
+            let written = self.store.db.write(Written::Group, batch, options);
+            self.measure(units, self.store.options.clock.monotonic_ns().saturating_sub(started_ns));
             written
         };
         match written {
@@ -38,7 +41,7 @@ impl Shared {
                 self.remember(named, letters);
                 self.news.sent(&self.store, sent);
                 self.settle();
-                waiting.into_iter().for_each(|waiting| waiting.answer(&self.store));
+                waiting.into_iter().for_each(|waiting| waiting.answer(&self.store, Ok(())));
                 // A group that only answers says nothing about the disk.
                 if touches_disk {
                     self.store.note_written();
@@ -54,11 +57,7 @@ impl Shared {
                 tracing::error!(%error, units, "a group of event units could not be written");
                 let behind = {
                     let mut queue = lock(&self.queue);
-                    queue.sequence.clear();
-                    queue.kept.clear();
-                    queue.naming.clear();
-                    queue.outcomes.clear();
-                    queue.progress.clear();
+                    queue.forget();
                     if failed >= FAILED_MAX {
                         queue.failed = Some(error.clone());
                     }
@@ -72,7 +71,8 @@ impl Shared {
                 };
                 self.news.lose();
                 self.settle();
-                waiting.into_iter().chain(behind.waiting).for_each(|waiting| waiting.refuse(error.clone()));
+                let refused = waiting.into_iter().chain(behind.waiting);
+                refused.for_each(|waiting| waiting.answer(&self.store, Err(error.clone())));
                 failed < FAILED_MAX
             }
         }
@@ -102,28 +102,17 @@ impl Shared {
             index.modules.insert(*id, Known { name: name.clone(), letters: Default::default() });
         }
         for (id, change) in letters {
-            if let Some(known) = index.modules.get_mut(&id) {
-                match change {
-                    LetterChange::Put { seq, bytes } => known.letters.insert(seq, bytes),
-                    LetterChange::Removed(seq) => known.letters.remove(&seq),
-                };
-                self.store.show_letters(known);
-            }
+            let known = index.written(id);
+            match change {
+                LetterChange::Put { seq, bytes } => known.letters.insert(seq, bytes),
+                LetterChange::Removed(seq) => known.letters.remove(&seq),
+            };
+            self.store.show_letters(known);
         }
         drop(index);
         let mut queue = lock(&self.queue);
         for (name, _) in &named {
             queue.naming.remove(name);
         }
-    }
-
-    /// Marks everything taken so far as answered.
-    pub(super) fn settle(&self) {
-        let mut queue = lock(&self.queue);
-        let number = queue.number;
-        queue.answered = number;
-        queue.progress.retain(|_, (group, _)| *group >= number);
-        drop(queue);
-        self.settled.notify_all();
     }
 }

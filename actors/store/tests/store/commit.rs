@@ -93,6 +93,25 @@ async fn a_unit_of_a_superseded_instance_is_refused_and_changes_nothing() {
     assert_eq!(harness.commit(stranger).await, Err(StoreError::UnknownModule("#99".into())));
 }
 
+#[tokio::test]
+async fn a_unit_that_follows_another_than_the_last_is_refused() {
+    let directory = directory();
+    let harness = Harness::open(directory.path()).await;
+    let mut module = harness.module("a").await;
+    let mut superseded = module.ledger.clone();
+    let first = superseded.seal(module.outcome(vec![]));
+    superseded.adopt(first.record.clone());
+    let second = superseded.seal(module.outcome(vec![]));
+    harness.handle(&mut module, vec![put("k", "new", None)]).await;
+    assert_eq!(harness.commit(first).await, Err(StoreError::OutOfSequence { stored: 1, got: 1 }));
+    // Its number is the next one, but it follows a unit that is not there.
+    assert_eq!(harness.commit(second.clone()).await, Err(StoreError::OutOfSequence { stored: 1, got: 2 }));
+    let harness = Harness::start(harness.stop().await).await;
+    // Also by an actor that has not seen the module yet.
+    assert_eq!(harness.commit(second).await, Err(StoreError::OutOfSequence { stored: 1, got: 2 }));
+    harness.handle(&mut module, vec![]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_modules_at_once_share_writes_and_lose_nothing() {
     const MODULES: usize = 50;

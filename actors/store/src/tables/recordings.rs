@@ -5,23 +5,42 @@
 
 use nexum_host_ifaces::{
     Hash,
-    journal::REWIND_UNITS,
-    recording::{Crash, CrashBrief, Wanted},
+    recording::{Crash, CrashBrief},
     store::{ModuleId, StoreError},
 };
-use rocksdb::{IteratorMode, WriteBatch};
+use rocksdb::WriteBatch;
 use serde::{Deserialize, Serialize};
 
+use super::table::{RECORDINGS, module};
 use crate::{
-    codec::{self, Raw, Span},
-    keys,
-    store::Store,
+    codec::{self, Raw},
+    db::{Db, Read, Row, Rows},
 };
 
 /// Crashes kept per module, each of another event or version: more dead letters than anybody looks at one by one.
 const CRASHES_MAX: usize = 64;
 /// What their recordings may take together, per module: many of the usual size, a few kilobytes, and sixteen of the greatest.
 const CRASHES_BYTES_MAX: u64 = 64 << 20;
+
+const CRASH: &str = "a crash";
+
+/// Number, 0 ++ sequence of a handled event, or number, 1 ++ number of a crash.
+fn key(id: ModuleId, crash: bool, number: u64) -> [u8; 13] {
+    let mut key = [0; 13];
+    key[..4].copy_from_slice(&id.0.to_be_bytes());
+    key[4] = crash.into();
+    key[5..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn parse_key(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(5..)?.try_into().ok()?))
+}
+
+/// Half-open range of a module's crashes.
+fn crash_range(id: ModuleId) -> ([u8; 13], [u8; 4]) {
+    (key(id, true, 0), module(id).1)
+}
 
 #[derive(Serialize)]
 struct CrashOut<'a> {
@@ -61,21 +80,21 @@ impl Kept {
 
 /// Adds the crash `number` to a batch, and drops what goes for it. `kept` are those of the module, oldest first, on the
 /// disk and in the batch.
-pub(crate) fn put(
+pub(crate) fn put_crash(
     batch: &mut WriteBatch,
-    store: &Store,
+    db: &Db,
     id: ModuleId,
     crash: &Crash,
     number: u64,
     kept: &mut Vec<Kept>,
 ) -> Result<(), StoreError> {
-    let family = store.family(keys::RECORDINGS)?;
+    let family = db.family(RECORDINGS);
     let brief = CrashBrief { number, bytes: crash.recording.len() as u64, ..crash.brief.clone() };
     let bytes = codec::encode_vec(&CrashOut { brief: &brief, recording: Raw(&crash.recording) })?;
     let newest = Kept::new(number, brief, bytes.len());
-    batch.put_cf(family, keys::crash(id, number), bytes);
+    batch.put_cf(family, key(id, true, number), bytes);
     for outdated in add(kept, newest) {
-        batch.delete_cf(family, keys::crash(id, outdated));
+        batch.delete_cf(family, key(id, true, outdated));
     }
     Ok(())
 }
@@ -94,95 +113,71 @@ fn add(kept: &mut Vec<Kept>, newest: Kept) -> Vec<u64> {
     earlier.into_iter().chain(kept.drain(..excess).map(|crash| crash.number)).collect()
 }
 
-impl Store {
-    /// Number of a module's newest crash; 0 when there is none.
-    pub(crate) fn last_crash(&self, module: ModuleId) -> Result<u64, StoreError> {
-        let family = self.family(keys::RECORDINGS)?;
-        let (from, end) = keys::crashes(module);
-        let mut options = rocksdb::ReadOptions::default();
-        options.set_iterate_lower_bound(from);
-        options.set_iterate_upper_bound(end);
-        match self.db.iterator_cf_opt(family, options, IteratorMode::End).next() {
-            Some(item) => Ok(keys::parse_recording(&item.map_err(|error| self.failed(&error))?.0).unwrap_or(0)),
-            None => Ok(0),
-        }
-    }
+/// Adds the recording of a handled event.
+pub(crate) fn put(batch: &mut WriteBatch, db: &Db, id: ModuleId, seq: u64, recording: &[u8]) {
+    batch.put_cf(db.family(RECORDINGS), key(id, false, seq), recording);
+}
 
-    /// The crashes kept of a module, oldest first, as far as it decides how long each is kept. Reads every recording: ask once.
-    pub(crate) fn kept_crashes(&self, module: ModuleId) -> Result<Vec<Kept>, StoreError> {
-        let (from, end) = keys::crashes(module);
-        self.range(keys::RECORDINGS, &from, end.to_vec())?
-            .map(|item| {
-                let (key, bytes) = item.map_err(|error| self.failed(&error))?;
-                // One that cannot be read goes in its turn, and keeps no other from being kept.
-                let number = keys::parse_recording(&key).unwrap_or(0);
-                Ok(match codec::decode_borrowed::<CrashIn<'_>>(&bytes, "a crash") {
-                    Ok(crash) => Kept::new(number, crash.brief, bytes.len()),
-                    Err(_) => {
-                        let (event, component, bytes) = ("".into(), Hash::default(), bytes.len() as u64);
-                        Kept { number, event, component, whole: false, bytes }
-                    }
-                })
-            })
-            .collect()
-    }
+/// Removes those of units from the first number to before the second.
+pub(crate) fn delete(batch: &mut WriteBatch, db: &Db, id: ModuleId, (from, to): (u64, u64)) {
+    batch.delete_range_cf(db.family(RECORDINGS), key(id, false, from), key(id, false, to));
+}
 
-    /// The crashes kept of a module, oldest first.
-    pub fn crashes(&self, name: &str) -> Result<Vec<CrashBrief>, StoreError> {
-        let (from, end) = keys::crashes(self.id(name)?);
-        self.range(keys::RECORDINGS, &from, end.to_vec())?
-            .map(|item| {
-                let (_, bytes) = item.map_err(|error| self.failed(&error))?;
-                Ok(codec::decode_borrowed::<CrashIn<'_>>(&bytes, "a crash")?.brief)
-            })
-            .collect()
-    }
+/// The recording of a handled event.
+pub(crate) fn get(from: &impl Read, id: ModuleId, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    Ok(from.get(RECORDINGS, key(id, false, seq))?.map(|recording| recording.to_vec()))
+}
 
-    /// One recording of a module, as it was handed in.
-    pub fn recording(&self, name: &str, wanted: Wanted) -> Result<Vec<u8>, StoreError> {
-        let module = self.id(name)?;
-        let number = match wanted {
-            Wanted::Unit(seq) => {
-                let found = self.db.get_cf(self.family(keys::RECORDINGS)?, keys::recording(module, seq));
-                return match found.map_err(|error| self.failed(&error))? {
-                    Some(recording) => Ok(recording),
-                    None => Err(self.unrecorded(name, module, seq)?),
-                };
+/// The first unit from `seq` on of which there is a recording.
+pub(crate) fn first(from: &impl Read, id: ModuleId, seq: u64) -> Result<Option<u64>, StoreError> {
+    let (db, mut options) = (from.db(), from.options());
+    options.set_iterate_upper_bound(key(id, true, 0));
+    // Its value may be large, and is not asked for.
+    let mut rows = db.rocks.raw_iterator_cf_opt(db.family(RECORDINGS), options);
+    rows.seek(key(id, false, seq));
+    rows.status().map_err(|error| db.failed(&error))?;
+    Ok(rows.key().and_then(parse_key))
+}
+
+/// Number of a module's newest crash; 0 when there is none.
+pub(crate) fn last_crash(from: &impl Read, id: ModuleId) -> Result<u64, StoreError> {
+    let last = from.rows_back(RECORDINGS, crash_range(id)).next().transpose()?;
+    Ok(last.and_then(|(key, _)| parse_key(&key)).unwrap_or(0))
+}
+
+/// The recording of a crash.
+pub(crate) fn crash(from: &impl Read, id: ModuleId, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    match from.get(RECORDINGS, key(id, true, number))? {
+        Some(bytes) => Ok(Some(codec::decode_borrowed::<CrashIn<'_>>(&bytes, CRASH)?.recording.0.to_vec())),
+        None => Ok(None),
+    }
+}
+
+fn crash_rows(from: &impl Read, id: ModuleId) -> Rows<'_> {
+    from.rows(RECORDINGS, crash_range(id))
+}
+
+/// The crashes kept of a module, oldest first.
+pub(crate) fn crashes(from: &impl Read, id: ModuleId) -> Result<Vec<CrashBrief>, StoreError> {
+    let brief = |row: Result<Row, StoreError>| Ok(codec::decode_borrowed::<CrashIn<'_>>(&row?.1, CRASH)?.brief);
+    crash_rows(from, id).map(brief).collect()
+}
+
+/// The same, as far as it decides how long each is kept. Reads every recording: ask once.
+pub(crate) fn kept_crashes(from: &impl Read, id: ModuleId) -> Result<Vec<Kept>, StoreError> {
+    let kept = |row: Result<Row, StoreError>| {
+        let (key, bytes) = row?;
+        // One that cannot be read goes in its turn, and keeps no other from being kept.
+        let number = parse_key(&key).unwrap_or(0);
+        Ok(match codec::decode_borrowed::<CrashIn<'_>>(&bytes, CRASH) {
+            Ok(crash) => Kept::new(number, crash.brief, bytes.len()),
+            Err(_) => {
+                let (event, component, bytes) = ("".into(), Hash::default(), bytes.len() as u64);
+                Kept { number, event, component, whole: false, bytes }
             }
-            Wanted::Crash(number) => number,
-            Wanted::LastCrash => self.last_crash(module)?,
-        };
-        let found = self.db.get_cf(self.family(keys::RECORDINGS)?, keys::crash(module, number));
-        let bytes = found.map_err(|error| self.failed(&error))?.ok_or_else(|| {
-            StoreError::UnknownRecording(match wanted {
-                Wanted::LastCrash => format!("no crash of module `{name}` is kept"),
-                _ => format!("no crash {number} of module `{name}` is kept"),
-            })
-        })?;
-        Ok(codec::decode_borrowed::<CrashIn<'_>>(&bytes, "a crash")?.recording.0.to_vec())
-    }
-
-    /// Bytes that the recording of a handled event may have, so that no single one takes much of a journal.
-    pub(crate) fn recorded_max(&self) -> u64 {
-        self.journal_bytes / (2 * REWIND_UNITS)
-    }
-
-    /// Why there is no recording of a unit.
-    fn unrecorded(&self, name: &str, module: ModuleId, seq: u64) -> Result<StoreError, StoreError> {
-        let why = match self.span(module, seq)? {
-            Some(Span { left_out: bytes @ 1.., .. }) => {
-                format!(
-                    "it had {bytes} bytes and was left out, as each is that takes more than a 512th of [journal] bytes"
-                )
-            }
-            Some(Span { recorded: 1.., .. }) => {
-                "it was dropped, because what undoes the newest units takes the room of the journal ([journal] bytes)"
-                    .into()
-            }
-            _ => "[journal] record = \"all\" keeps them, as long as the unit is in the journal".to_owned(),
-        };
-        Ok(StoreError::UnknownRecording(format!("module `{name}` has no recording of unit {seq}: {why}")))
-    }
+        })
+    };
+    crash_rows(from, id).map(kept).collect()
 }
 
 #[cfg(test)]

@@ -75,13 +75,12 @@ impl NewsDesk {
         if sent.is_empty() {
             return;
         }
-        let names = store.index();
-        let live = sent.into_iter().filter_map(|(id, at, entry)| {
-            let name = names.modules.get(&id)?.name.clone();
-            Some(Change::Sent(Live::new(id, name, Some(at), &entry, Progress::default())))
+        let mut index = store.index();
+        let live = sent.into_iter().map(|(id, at, entry)| {
+            Change::Sent(Live::new(id, index.written(id).name.clone(), Some(at), &entry, Progress::default()))
         });
         let changes = live.collect();
-        drop(names);
+        drop(index);
         self.push(changes);
     }
 }

@@ -3,29 +3,20 @@
 //! Invariant: a receipt is written in the same atomic write as the unit it covers, or in one that follows it in the
 //! queue; so whatever survives a crash, no receipt covers a unit that did not.
 
-use std::{sync::Arc, time::Duration};
-
 use nexum_host_ifaces::{
-    journal::{EngineKey, Place, Receipt},
+    Hash,
+    journal::{Place, Receipt},
     store::{EventUnit, ModuleId, StoreError},
 };
 
 use crate::{
-    codec::{At, Span},
-    journal::Past,
+    bound::{self, Past},
     store::Store,
+    tables::{
+        journal::{self, At, Span},
+        modules, receipts,
+    },
 };
-
-/// Who signs, and how often. A signature takes some 20 µs of processor time, so that one in a thousand units costs less
-/// than anything else about a unit.
-#[derive(Debug, Clone)]
-pub struct Receipts {
-    pub key: Arc<EngineKey>,
-    /// A receipt after this many units of a module,
-    pub every_units: u64,
-    /// and with the first unit after this time since the one before.
-    pub every: Duration,
-}
 
 /// A module's last unit, and its last receipt.
 #[derive(Debug, Clone, Copy)]
@@ -44,11 +35,12 @@ pub(crate) struct Last {
 impl Last {
     /// As the store has it, before `unit`, which is the first one since the actor started.
     pub fn read(store: &Store, unit: &EventUnit) -> Result<Self, StoreError> {
-        let seq = store.record(unit.module)?.seq;
-        let receipt = store.last_receipt(unit.module)?;
+        let record = modules::record(&store.db, unit.module)?;
+        let receipt = receipts::last(&store.db, unit.module)?;
         let (signed_seq, signed_ms) = receipt.map_or((0, unit.entry.at_ms), |receipt| (receipt.seq, receipt.at_ms));
-        let place = Place { seq, digest: unit.entry.previous, component: unit.entry.component, at_ms: signed_ms };
-        let end = store.span(unit.module, seq)?.map_or(At::default(), Span::end);
+        let (seq, digest) = (record.seq, record.journal);
+        let place = Place { seq, digest, component: unit.entry.component, at_ms: signed_ms };
+        let end = journal::span(&store.db, unit.module, seq)?.map_or(At::default(), Span::end);
         Ok(Self { place, signed_seq, signed_ms, aged_ms: None, end, looked_end: None })
     }
 
@@ -66,12 +58,16 @@ impl Last {
         self.place.seq
     }
 
+    pub fn digest(&self) -> Hash {
+        self.place.digest
+    }
+
     /// Moves on to `unit`; answers its receipt when one is due.
     pub fn follow(&mut self, store: &Store, unit: &EventUnit) -> Option<Receipt> {
         let entry = &unit.entry;
         self.place =
             Place { seq: entry.seq, digest: unit.record.journal, component: entry.component, at_ms: entry.at_ms };
-        let receipts = store.receipts.as_ref()?;
+        let receipts = store.options.receipts.as_ref()?;
         let due = entry.seq.saturating_sub(self.signed_seq) >= receipts.every_units
             || u128::from(entry.at_ms.saturating_sub(self.signed_ms)) >= receipts.every.as_millis();
         if due { self.sign(store, unit.module) } else { None }
@@ -80,7 +76,8 @@ impl Last {
     /// The entries that are too old by the time of `unit`, when it is time to look: an eighth of the age after the last
     /// time.
     pub fn aged(&mut self, store: &Store, unit: &EventUnit) -> Result<Option<(u64, u64)>, StoreError> {
-        let Some(age_ms) = store.journal_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)) else {
+        let Some(age_ms) = store.options.journal_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+        else {
             return Ok(None);
         };
         let now_ms = unit.entry.at_ms;
@@ -88,24 +85,24 @@ impl Last {
             return Ok(None);
         }
         self.aged_ms = Some(now_ms);
-        store.entries_before(unit.module, now_ms.saturating_sub(age_ms))
+        bound::entries_before(store, unit.module, now_ms.saturating_sub(age_ms))
     }
 
     /// What has to make room for others before `unit`, when it is time to look: with the first unit, then once an eighth of
     /// what the journal may hold has been added.
     pub fn past(&mut self, store: &Store, unit: &EventUnit) -> Result<Past, StoreError> {
-        let step = (store.journal_bytes / 8).max(1);
+        let step = (store.options.journal_bytes / 8).max(1);
         if self.looked_end.is_some_and(|looked| self.end.all.saturating_sub(looked) < step) {
             return Ok(Past::default());
         }
         self.looked_end = Some(self.end.all);
-        store.past(unit.module, self.end, unit.entry.seq)
+        bound::past(store, unit.module, self.end, unit.entry.seq)
     }
 
     /// A receipt for the last unit, unless it has one.
     pub fn sign(&mut self, store: &Store, module: ModuleId) -> Option<Receipt> {
-        let receipts = store.receipts.as_ref().filter(|_| self.place.seq > self.signed_seq)?;
-        let name = store.index().modules.get(&module)?.name.clone();
+        let receipts = store.options.receipts.as_ref().filter(|_| self.place.seq > self.signed_seq)?;
+        let name = store.name(module)?;
         (self.signed_seq, self.signed_ms) = (self.place.seq, self.place.at_ms);
         Some(receipts.key.receipt(&name, self.place))
     }

@@ -8,10 +8,37 @@ use std::collections::BTreeMap;
 use nexum_host_ifaces::{Hash, chain::Link, store::StoreError};
 use rocksdb::WriteBatch;
 
-use crate::{
-    keys,
-    store::{Found, Store},
-};
+use super::table::{DEFAULT, Tag, after_prefix};
+use crate::db::{Read, Row};
+
+/// The chain, its header's number and hash, so that a chain's lie together, oldest first.
+fn key(chain_id: u64, number: u64, hash: &Hash) -> [u8; 49] {
+    let mut key = [0; 49];
+    key[..9].copy_from_slice(&prefix(chain_id));
+    key[9..17].copy_from_slice(&number.to_be_bytes());
+    key[17..].copy_from_slice(&hash.0);
+    key
+}
+
+/// Prefix of every header of a chain.
+fn prefix(chain_id: u64) -> [u8; 9] {
+    let mut key = [Tag::Header as u8; 9];
+    key[1..].copy_from_slice(&chain_id.to_be_bytes());
+    key
+}
+
+/// Half-open range of a chain's headers.
+fn range(chain_id: u64) -> ([u8; 9], Vec<u8>) {
+    let from = prefix(chain_id);
+    // The tag is less than 255, so that there is an end.
+    (from, after_prefix(&from).unwrap_or_default())
+}
+
+/// Number and hash of a header's key.
+fn parse_key(key: &[u8]) -> Option<(u64, Hash)> {
+    let (number, hash) = key.get(9..)?.split_at_checked(8)?;
+    Some((u64::from_be_bytes(number.try_into().ok()?), Hash(hash.try_into().ok()?)))
+}
 
 /// What waits of one chain. Bounded by what its actor keeps: a header that is dropped before it was written is
 /// forgotten.
@@ -65,12 +92,11 @@ impl Owed {
     pub fn write(&self, batch: &mut WriteBatch) {
         for (chain_id, chain) in &self.0 {
             if chain.anew {
-                let from = keys::headers(*chain_id);
-                let end = keys::after_prefix(&from).unwrap_or_default();
+                let (from, end) = range(*chain_id);
                 batch.delete_range(&from[..], &end);
             }
             for ((number, hash), parent) in &chain.changes {
-                let key = keys::header(*chain_id, *number, hash);
+                let key = key(*chain_id, *number, hash);
                 match parent {
                     Some(parent) => batch.put(key, parent.0),
                     None => batch.delete(key),
@@ -80,20 +106,16 @@ impl Owed {
     }
 }
 
-impl Store {
-    /// The headers that are kept of a chain, by number. Blocks.
-    pub fn headers(&self, chain_id: u64) -> Result<Vec<Link>, StoreError> {
-        let from = keys::headers(chain_id);
-        let end = keys::after_prefix(&from).unwrap_or_default();
-        let link = |item: Found| {
-            let (key, parent) = item.map_err(|error| self.failed(&error))?;
-            let place = keys::parse_header(&key).zip(parent[..].try_into().ok());
-            let ((number, hash), parent) =
-                place.ok_or_else(|| StoreError::Failed(format!("a header of chain {chain_id} is malformed")))?;
-            Ok(Link { number, hash, parent: Hash(parent) })
-        };
-        self.range("default", &from, end)?.map(link).collect()
-    }
+/// The headers that are kept of a chain, by number.
+pub(crate) fn all(from: &impl Read, chain_id: u64) -> Result<Vec<Link>, StoreError> {
+    let link = |row: Result<Row, StoreError>| {
+        let (key, parent) = row?;
+        let place = parse_key(&key).zip(parent[..].try_into().ok());
+        let ((number, hash), parent) =
+            place.ok_or_else(|| StoreError::Failed(format!("a header of chain {chain_id} is malformed")))?;
+        Ok(Link { number, hash, parent: Hash(parent) })
+    };
+    from.rows(DEFAULT, range(chain_id)).map(link).collect()
 }
 
 #[cfg(test)]
@@ -111,6 +133,14 @@ mod tests {
             .flat_map(|chain| &chain.changes)
             .map(|((number, _), parent)| (*number, parent.is_some()))
             .collect()
+    }
+
+    #[test]
+    fn keys_of_a_chain_lie_together_in_order() {
+        let hash = Hash([9; 32]);
+        assert!(key(7, 255, &hash) < key(7, 256, &hash) && key(7, u64::MAX, &hash) < key(8, 0, &hash));
+        assert_eq!(parse_key(&key(7, 5, &hash)), Some((5, hash)));
+        assert_eq!(parse_key(&prefix(7)), None);
     }
 
     #[test]

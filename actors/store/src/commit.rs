@@ -1,0 +1,6 @@
+//! What each message puts into the group that waits to be written. Everything is decided when it queues.
+
+mod effects;
+pub(crate) mod last;
+mod module;
+pub(crate) mod unit;

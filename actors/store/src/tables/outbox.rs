@@ -1,0 +1,234 @@
+//! Effects, on one of three shelves.
+//!
+//! Invariant: an effect that has not ended is on `Live`, or, when its unit was undone after it was released, on
+//! `Retracted`; never on both. One that has ended is on `Ended` for as long as its unit can be undone; when that was
+//! undone, one that failed or was cancelled is on `Retracted`, so that it can be taken up again. An effect that has ended
+//! may have lost its body (`bodies`), one that has not ended never.
+//!
+//! Entries have bodies: whoever reads many keeps one at a time.
+
+use nexum_host_ifaces::{
+    Hash,
+    outbox::{Ended, Entry, Listed, Location, Progress, Sent, digest},
+    store::{ModuleId, StoreError},
+};
+use rocksdb::WriteBatch;
+
+use super::table::{DEFAULT, Tag, parse_module};
+use crate::{
+    codec,
+    db::{Read, Row},
+};
+
+const ENTRY: &str = "an outbox entry";
+
+/// Follows an entry that has lost what it carried. An entry that has not ends without it, as every entry did before
+/// bodies were bounded, and such a version reads no further.
+const BARE: u8 = 1;
+
+/// Where entries have their place by the unit that sent them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shelf {
+    Live,
+    Ended,
+}
+
+impl Shelf {
+    pub const BOTH: [Self; 2] = [Self::Live, Self::Ended];
+
+    fn tag(self) -> Tag {
+        match self {
+            Self::Live => Tag::Outbox,
+            Self::Ended => Tag::Ended,
+        }
+    }
+}
+
+fn parse_at(key: &[u8]) -> Result<Location, StoreError> {
+    let at = key.get(5..).and_then(|rest| rest.split_at_checked(8)).and_then(|(seq, ordinal)| {
+        let seq = u64::from_be_bytes(seq.try_into().ok()?);
+        Some(Location { seq, ordinal: u32::from_be_bytes(ordinal.try_into().ok()?) })
+    });
+    at.ok_or_else(misplaced)
+}
+
+fn misplaced() -> StoreError {
+    StoreError::Failed("a key of the outbox is damaged".into())
+}
+
+/// An entry as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shelved {
+    pub entry: Entry,
+    /// It carried something that is not kept any more.
+    pub bare: bool,
+}
+
+impl Shelved {
+    /// The entry without what only a further attempt would need.
+    pub fn bare(entry: &Entry) -> Self {
+        let stripped = entry.stripped();
+        Self { bare: stripped != *entry, entry: stripped }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let (entry, rest) = codec::decode_first(bytes, ENTRY)?;
+        Ok(Self { entry, bare: rest == [BARE] })
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = codec::encode_vec(&self.entry)?;
+        if self.bare {
+            bytes.push(BARE);
+        }
+        Ok(bytes)
+    }
+
+    /// The same for a list.
+    pub fn brief(&self) -> Self {
+        Self { entry: self.entry.stripped(), bare: self.bare }
+    }
+
+    pub fn listed(self, progress: Progress, retracted: bool) -> Listed {
+        // Earlier versions dropped the body of a delivered effect, and did not mark it.
+        let delivered = progress.ended.as_ref().is_some_and(|end| end.how == Ended::Delivered);
+        Listed { body_kept: !self.bare && !delivered, entry: self.entry, progress, retracted }
+    }
+}
+
+fn get(from: &impl Read, key: &[u8]) -> Result<Option<Shelved>, StoreError> {
+    from.get(DEFAULT, key)?.map(|bytes| Shelved::decode(&bytes)).transpose()
+}
+
+/// The live entry at a location, if it is that effect's: the number of an undone unit is used again.
+pub(crate) fn live_at(from: &impl Read, id: ModuleId, at: Location, effect: &str) -> Result<Option<Entry>, StoreError> {
+    let found: Option<Entry> = from.read(Tag::Outbox.located(id, at), ENTRY)?;
+    Ok(found.filter(|entry| entry.id == effect))
+}
+
+/// The ended entry at a location, if it is the effect with that name.
+pub(crate) fn ended_at(
+    from: &impl Read,
+    id: ModuleId,
+    at: Location,
+    name: Hash,
+) -> Result<Option<Shelved>, StoreError> {
+    Ok(get(from, &Tag::Ended.located(id, at))?.filter(|shelved| digest(&shelved.entry.id) == name))
+}
+
+pub(crate) fn retracted(from: &impl Read, id: ModuleId, name: Hash) -> Result<Option<Shelved>, StoreError> {
+    get(from, &Tag::Retracted.named(id, name))
+}
+
+/// Everything of a module that was retracted, with the bytes that each takes.
+pub(crate) fn all_retracted(
+    from: &impl Read,
+    id: ModuleId,
+) -> impl Iterator<Item = Result<(Shelved, u64), StoreError>> {
+    from.rows(DEFAULT, Tag::Retracted.range(id)).map(|row| {
+        let (_, bytes) = row?;
+        Ok((Shelved::decode(&bytes)?, bytes.len() as u64))
+    })
+}
+
+/// The entries of one shelf from a unit on, with their place and the bytes that each takes.
+pub(crate) fn entries(
+    from: &impl Read,
+    shelf: Shelf,
+    id: ModuleId,
+    seq: u64,
+) -> impl Iterator<Item = Result<(Location, Shelved, u64), StoreError>> {
+    let tag = shelf.tag();
+    let first = tag.located(id, Location { seq, ordinal: 0 });
+    from.rows(DEFAULT, (first, tag.range(id).1)).map(located)
+}
+
+fn located(row: Result<Row, StoreError>) -> Result<(Location, Shelved, u64), StoreError> {
+    let (key, bytes) = row?;
+    Ok((parse_at(&key)?, Shelved::decode(&bytes)?, bytes.len() as u64))
+}
+
+/// Of every module what was retracted, ended or not, which has no place, then what has not ended.
+pub(crate) fn every(from: &impl Read) -> impl Iterator<Item = Result<(ModuleId, Option<Location>, Entry), StoreError>> {
+    [Tag::Retracted, Tag::Outbox].into_iter().flat_map(move |tag| {
+        from.rows(DEFAULT, tag.all()).map(move |row| {
+            let (key, bytes) = row?;
+            let module = parse_module(&key).ok_or_else(misplaced)?;
+            let at = if tag == Tag::Outbox { Some(parse_at(&key)?) } else { None };
+            Ok((module, at, codec::decode(&bytes, ENTRY)?))
+        })
+    })
+}
+
+/// Whether something still lies where an entry was found.
+pub(crate) fn is_there(from: &impl Read, id: ModuleId, at: Option<Location>, effect: &str) -> Result<bool, StoreError> {
+    let found = match at {
+        Some(at) => from.get(DEFAULT, Tag::Outbox.located(id, at))?,
+        None => from.get(DEFAULT, Tag::Retracted.named(id, digest(effect)))?,
+    };
+    Ok(found.is_some())
+}
+
+/// What one unit asked to send, in order.
+pub(crate) fn sent_by(from: &impl Read, id: ModuleId, seq: u64) -> Result<Vec<Sent>, StoreError> {
+    let place = |shelf: Shelf, seq| shelf.tag().located(id, Location { seq, ordinal: 0 });
+    let mut found = Vec::new();
+    for shelf in Shelf::BOTH {
+        for row in from.rows(DEFAULT, (place(shelf, seq), place(shelf, seq + 1))) {
+            let (at, shelved, _) = located(row)?;
+            found.push((at, shelved.entry.brief()));
+        }
+    }
+    found.sort_by_key(|(at, _)| *at);
+    Ok(found.into_iter().map(|(_, sent)| sent).collect())
+}
+
+/// Whether the operator can take it up again.
+pub(crate) fn is_reopenable(how: Ended) -> bool {
+    matches!(how, Ended::Failed | Ended::Cancelled)
+}
+
+pub(crate) fn encode(entry: &Entry) -> Result<Vec<u8>, StoreError> {
+    codec::encode_vec(entry)
+}
+
+/// Adds an encoded live entry.
+pub(crate) fn put_live(batch: &mut WriteBatch, id: ModuleId, at: Location, encoded: &[u8]) {
+    batch.put(Tag::Outbox.located(id, at), encoded);
+}
+
+pub(crate) fn put_ended(
+    batch: &mut WriteBatch,
+    id: ModuleId,
+    at: Location,
+    shelved: &Shelved,
+) -> Result<(), StoreError> {
+    batch.put(Tag::Ended.located(id, at), shelved.encode()?);
+    Ok(())
+}
+
+pub(crate) fn put_retracted(batch: &mut WriteBatch, id: ModuleId, shelved: &Shelved) -> Result<(), StoreError> {
+    batch.put(Tag::Retracted.named(id, digest(&shelved.entry.id)), shelved.encode()?);
+    Ok(())
+}
+
+pub(crate) fn delete(batch: &mut WriteBatch, shelf: Shelf, id: ModuleId, at: Location) {
+    batch.delete(shelf.tag().located(id, at));
+}
+
+pub(crate) fn delete_retracted(batch: &mut WriteBatch, id: ModuleId, name: Hash) {
+    batch.delete(Tag::Retracted.named(id, name));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_says_which_place_it_is() {
+        let at = Location { seq: u64::MAX, ordinal: 3 };
+        let key = Tag::Outbox.located(ModuleId(7), at);
+        assert_eq!((parse_module(&key), parse_at(&key).unwrap()), (Some(ModuleId(7)), at));
+        assert!(parse_at(&key[..16]).is_err());
+    }
+}
