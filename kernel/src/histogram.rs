@@ -101,8 +101,8 @@ mod tests {
                 buckets.map(|bucket| (bucket.upper_bound().to_bits(), bucket.cumulative_count())).collect()
             };
             assert_eq!(counts(&ours), counts(&theirs));
-            assert_eq!(ours.sample_count(), theirs.sample_count());
-            assert!((ours.sample_sum() - theirs.sample_sum()).abs() < 1e-9);
+            assert_eq!(ours.get_sample_count(), theirs.get_sample_count());
+            assert!((ours.get_sample_sum() - theirs.get_sample_sum()).abs() < 1e-9);
         }
     }
 

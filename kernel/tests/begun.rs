@@ -109,6 +109,7 @@ fn nobody_waits_while_a_component_is_compiled_that_the_process_may_have_died_of(
     beside.ended();
     drop(release);
     let said = runtime.block_on(async { tokio::time::timeout(PATIENCE, loading).await }).unwrap().unwrap();
+    let said = said.to_string();
     assert!(said.contains("does not compile: too much"), "{said}");
     assert!(open(1).slot("suspect").deadly(What::Load(component)).is_none(), "it was refused, and nobody died");
 }
