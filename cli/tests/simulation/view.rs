@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nexum_host_ifaces::store::{Entries, ModuleId, StateView, StoreError};
+use nexum_host_ifaces::store::{Entries, JournalRoom, ModuleId, StateView, StoreError};
 use nexum_store::Store;
 
 use crate::disk::SimDisk;
@@ -33,7 +33,7 @@ impl StateView for SimView {
         self.store.scan(module, prefix, after, limit)
     }
 
-    fn journal_room(&self, module: ModuleId) -> Result<u64, StoreError> {
-        self.store.journal_room(module)
+    fn journal_room(&self, module: ModuleId, seq: u64) -> Result<JournalRoom, StoreError> {
+        self.store.journal_room(module, seq)
     }
 }
