@@ -9,6 +9,7 @@ pub mod begun;
 pub mod compile;
 mod component_size;
 pub mod engine;
+mod health;
 mod histogram;
 pub mod instance;
 mod intensity;

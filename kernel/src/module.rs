@@ -44,6 +44,7 @@ use crate::{
     admin::AdminReply,
     begun::{self, Marks, What},
     engine::MapLimit,
+    health,
     instance::{Failure, Instance, Prepared},
     lane::Lanes,
     load::{Loader, Plan},
@@ -195,16 +196,21 @@ impl Actor for ModuleActor {
 impl State {
     /// Handles one message, wherever it runs. What is rare has memory of its own, so that an event takes only what it needs.
     async fn take_on(mut self: Box<Self>, myself: ActorRef<Msg>, message: Msg) -> (Box<Self>, Result<(), Exit>) {
-        let done = match message {
+        let mut done = match message {
             Msg::Begin => Box::pin(self.begin(&myself)).await,
             Msg::Reply(reply) => self.on_reply(reply).await,
             Msg::PullAgain => self.pull_again().await,
             Msg::Upgrade(candidate) => Box::pin(self.on_upgrade(candidate)).await,
             Msg::Retry { seq, reply } => Box::pin(self.on_retry(seq, reply)).await,
         };
-        if done.is_err() {
+        if let Err(exit) = &mut done {
             // An instance whose memory is full takes long to give back: that is done where its work was.
             self.leave();
+            // Before the supervisor hears of it: it has all the others to look after.
+            if let Exit::Fault { health, written, .. } = exit {
+                let health = (**health).clone();
+                *written = health::put(&self.args.shared.store, STORE_DEADLINE, self.args.name(), health).await;
+            }
         }
         (self, done)
     }
@@ -350,7 +356,7 @@ impl Args {
         let Failure { message, backtrace, fuel } = failure;
         let fault = Fault { message, backtrace, fuel, event };
         let decision = restart::decide(&mut health, &fault, &self.plan.manifest.restart, (self.shared.jitter)());
-        Exit::Fault { health: Box::new(health), decision }
+        Exit::fault(health, decision)
     }
 }
 

@@ -31,7 +31,7 @@ impl Args {
                 let reason = format!("the process died {deaths} times while this module was started");
                 health.last_error = Some(reason.clone());
                 health.standing = Standing::Dead { reason };
-                return Err(Exit::Fault { health: Box::new(health), decision: Decision::Dead });
+                return Err(Exit::fault(health, Decision::Dead));
             }
             return Err(Exit::Standing(Box::new(health)));
         }
@@ -44,7 +44,7 @@ impl Args {
         // The process is the restart, and whoever started it has waited.
         let decision = restart::decide(&mut health, &fault, policy, (self.shared.jitter)());
         if decision == Decision::Dead {
-            return Err(Exit::Fault { health: Box::new(health), decision });
+            return Err(Exit::fault(health, decision));
         }
         let (module, health) = (info.id, Box::new(health));
         let put = |reply| StoreMsg::PutHealth { module, health, reply };

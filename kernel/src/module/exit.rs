@@ -14,9 +14,9 @@ pub enum Exit {
     /// The artifact cannot be run; starting again would not help.
     #[error("load: {0}")]
     Load(String),
-    /// The guest failed; counted in the health that goes with it.
+    /// The guest failed; counted in the health that goes with it. `written`: whether that is durable, or why not.
     #[error("{}", health.last_error.as_deref().unwrap_or("failed"))]
-    Fault { health: Box<ModuleHealth>, decision: Decision },
+    Fault { health: Box<ModuleHealth>, decision: Decision, written: Result<(), String> },
     /// Something around the module failed; not counted against it.
     #[error("{0}")]
     Environment(String),
@@ -29,6 +29,13 @@ pub enum Exit {
     /// The module was Paused or Dead when the process last stopped.
     #[error("standing")]
     Standing(Box<ModuleHealth>),
+}
+
+impl Exit {
+    /// A failure whose count is not durable yet. Whoever ends with it makes it so.
+    pub fn fault(health: ModuleHealth, decision: Decision) -> Self {
+        Self::Fault { health: Box::new(health), decision, written: Err("it was not tried".to_owned()) }
+    }
 }
 
 impl From<PortError> for Exit {

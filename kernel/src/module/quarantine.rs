@@ -120,7 +120,7 @@ impl Running {
         tracing::error!(module = %args.name(), "dead: {reason}");
         let standing = Standing::Dead { reason: reason.clone() };
         let health = ModuleHealth { standing, last_error: Some(reason), ..self.health.clone() };
-        Ok(Some(Exit::Fault { health: Box::new(health), decision: Decision::Dead }))
+        Ok(Some(Exit::fault(health, Decision::Dead)))
     }
 
     /// Delivers the event of a dead letter again. `Some` is why it failed again: the letter is then brought up to date,

@@ -43,7 +43,7 @@ fn unprepared_retry(times: u32) -> Duration {
 /// Why a module is dead from now on, if it is.
 fn budget_spent(exit: &Exit) -> Option<&str> {
     match exit {
-        Exit::Fault { health, decision: Decision::Dead } | Exit::Standing(health) => match &health.standing {
+        Exit::Fault { health, decision: Decision::Dead, .. } | Exit::Standing(health) => match &health.standing {
             Standing::Dead { reason } => Some(reason),
             _ => None,
         },
@@ -77,7 +77,7 @@ impl State {
                 Err(bug) => self.host_bug(&name, &bug.to_string()).await,
             }),
         };
-        self.note_fault(&name, exit.as_ref()).await;
+        self.note_fault(&name, exit.as_ref());
         let reason = exit.as_ref().map_or_else(|| "it was stopped".to_owned(), ToString::to_string);
         self.end_upgrade(&name, &format!("the running version ended before: {reason}"));
         if let Some((then, reply)) = then {
@@ -115,7 +115,7 @@ impl State {
                 self.restart_in(myself, &name, wait, reason);
             }
             Some(Exit::Environment(reason)) => self.restart_in(myself, &name, ENVIRONMENT_RETRY, reason),
-            Some(Exit::Fault { health, decision }) => {
+            Some(Exit::Fault { health, decision, .. }) => {
                 let reason = health.last_error.clone().unwrap_or_default();
                 match decision {
                     Decision::RestartIn(wait) => {
@@ -136,16 +136,15 @@ impl State {
     }
 
     /// Keeps what a failure left of the budget: for the next actor, for whoever looks, and for the next process.
-    async fn note_fault(&mut self, name: &Arc<str>, exit: Option<&Exit>) {
+    fn note_fault(&mut self, name: &Arc<str>, exit: Option<&Exit>) {
         // What is not the module's fault is not counted.
-        let Some(Exit::Fault { health, .. }) = exit else { return };
+        let Some(Exit::Fault { health, written, .. }) = exit else { return };
         let Some(slot) = self.slots.get_mut(name) else { missing(name) };
         slot.health = (**health).clone();
         slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
         self.shared.metrics.module(name).consecutive_failures.set(health.consecutive_failures.into());
-        if let Err(error) = self.put_health(name, (**health).clone()).await {
+        if let Err(error) = written {
             tracing::error!(module = %name, "its failure counters were not written: {error}");
-            let Some(slot) = self.slots.get_mut(name) else { missing(name) };
             slot.override_health = Some((**health).clone());
         }
     }
@@ -212,7 +211,9 @@ impl State {
         let policy = plan.map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
         let fault = Fault { message: format!("host bug: {bug}"), backtrace: None, fuel: 0, event: None };
         let decision = restart::decide(&mut health, &fault, &policy, (self.shared.jitter)());
-        Exit::Fault { health: Box::new(health), decision }
+        // The actor cannot do that any more.
+        let written = self.put_health(name, health.clone()).await.map_err(|error| error.to_string());
+        Exit::Fault { health: Box::new(health), decision, written }
     }
 }
 

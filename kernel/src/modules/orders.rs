@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     admin::{AdminError, AdminReply, ModuleSpec, ResyncOrder, Resynced},
+    health,
     load::{Loader, Plan},
     module::{self, Resync},
     restart,
@@ -18,14 +19,7 @@ use crate::{
 
 impl State {
     pub(super) async fn put_health(&self, name: &Arc<str>, health: ModuleHealth) -> Result<(), AdminError> {
-        let unavailable = |error: String| AdminError::Unavailable(error);
-        let opened = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await;
-        let info = opened.map_err(|error| unavailable(error.to_string()))?;
-        let info = info.map_err(|error: StoreError| unavailable(error.to_string()))?;
-        let (module, health) = (info.id, Box::new(health));
-        let put = |reply| StoreMsg::PutHealth { module, health, reply };
-        let put = self.shared.store.call(ORDER_DEADLINE, put).await.map_err(|error| unavailable(error.to_string()))?;
-        put.map_err(|error| unavailable(error.to_string()))
+        health::put(&self.shared.store, ORDER_DEADLINE, name, health).await.map_err(AdminError::Unavailable)
     }
 
     /// Loads a module now. Once that is written it is there after a restart of the engine, too.

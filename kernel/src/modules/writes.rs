@@ -123,8 +123,8 @@ impl State {
         let unloaded = self.unloaded.iter().map(|spec| Change { configured: Some(spec.clone()), running: None });
         let running = self.slots.values().map(|slot| (slot.configured.as_deref(), slot.spec_to_write()));
         let changed = running.filter(|(configured, spec)| *configured != Some(*spec));
-        let changed = changed
-            .map(|(configured, spec)| Change { configured: configured.cloned(), running: Some(spec.clone()) });
+        let changed =
+            changed.map(|(configured, spec)| Change { configured: configured.cloned(), running: Some(spec.clone()) });
         unloaded.chain(changed).collect()
     }
 

@@ -113,8 +113,10 @@ pub struct Endpoint {
     secrets: Secrets,
     limiter: Limiter,
     shape: Mutex<Shape>,
-    /// Those for logs and receipts.
+    /// Those for logs.
     pub large: Questions,
+    /// Whose turn it is, while those are asked one at a time.
+    pub large_turn: tokio::sync::Semaphore,
     /// Questions of the engine that it has answered, if only with an error.
     answers: AtomicU64,
     next_id: AtomicU64,
@@ -154,6 +156,7 @@ impl Endpoint {
             limiter: Limiter::new(config.requests_per_second),
             shape: Mutex::new(Shape::new(config.max_log_range, BATCH_MAX, LIST_MAX)),
             large: Questions::default(),
+            large_turn: tokio::sync::Semaphore::new(1),
             answers: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
             engine_bytes: Meter::new(ENGINE_BYTES_HELD_MAX),

@@ -89,7 +89,14 @@ impl RpcBackend {
         may_be_too_large: bool,
         patience: Duration,
     ) -> Result<Vec<wire::ReadLog>, CallError> {
-        let question = self.shared.endpoints[index].large.begin();
+        let endpoint = &self.shared.endpoints[index];
+        let one_by_one = endpoint.shape().untold.is_one_by_one(self.shared.clock.monotonic_ns());
+        let _turn = match one_by_one {
+            // Nobody closes the semaphore.
+            true => endpoint.large_turn.acquire().await.ok(),
+            false => None,
+        };
+        let question = endpoint.large.begin();
         let logs = self.logs_from(index, purpose, filter, may_be_too_large, patience).await;
         if let (Some(number), Err(error)) = (block, &logs)
             && let Some(why) = Why::of(error, refusal(error) == Some(Refusal::Refused))

@@ -20,12 +20,14 @@ const BLOCKS_MAX: usize = 16;
 /// A failure weighs less when another large question was under way: it may have been that one's.
 const ALONE: u32 = 3;
 const BESIDE_OTHERS: u32 = 1;
-/// So much, in a row, says that it is the block. Four failures of a question that was alone.
-const FAILURES_MAX: u32 = 4 * ALONE;
+/// So much, in a row, says that it is the block. Three failures of a question that was alone.
+const FAILURES_MAX: u32 = 3 * ALONE;
 /// Answers longer than is read, of one block. Once says little: over a WebSocket it may have been another's.
 const TOO_LARGE_MAX: u32 = 2;
-/// So many blocks in a row are a habit of the endpoint.
+/// So many blocks in a row whose logs are longer than is read are a habit of the endpoint.
 const HABIT: u32 = 2;
+/// The same of blocks that fail again and again, each of which was shown to by itself.
+const FAILING_HABIT: u32 = 1;
 /// Failures within so long of each other may be one.
 const TOGETHER_NS: u64 = 100_000_000;
 
@@ -120,9 +122,9 @@ impl Untold {
 
     /// Whether there is no use in asking for the logs of a block: they are more than is read, or end the connection.
     pub fn is_useless(&self, number: u64, now_ns: u64) -> bool {
-        let failures_max = if is_habit(self.failing, now_ns) { ALONE } else { FAILURES_MAX };
+        let failures_max = if is_habit(self.failing, FAILING_HABIT, now_ns) { ALONE } else { FAILURES_MAX };
         let is_useless = |block: &Block| block.too_large >= TOO_LARGE_MAX || block.failures >= failures_max;
-        is_habit(self.too_large, now_ns) || self.block(number, now_ns).is_some_and(is_useless)
+        is_habit(self.too_large, HABIT, now_ns) || self.block(number, now_ns).is_some_and(is_useless)
     }
 
     /// Whether what the receipts of a block say may stand for its logs, which were asked for in vain.
@@ -134,12 +136,18 @@ impl Untold {
     /// Whether the logs of any of these blocks were not told when they were asked for alone.
     pub fn is_any(&self, numbers: RangeInclusive<u64>, now_ns: u64) -> bool {
         let remembered = |block: &Block| block.last_ns.is_some_and(|last_ns| is_remembered(last_ns, now_ns));
-        is_habit(self.too_large, now_ns) || self.blocks.range(numbers).any(|(_, block)| remembered(block))
+        is_habit(self.too_large, HABIT, now_ns) || self.blocks.range(numbers).any(|(_, block)| remembered(block))
+    }
+
+    /// Whether large questions are asked one at a time, so that it shows which of them is not answered.
+    pub fn is_one_by_one(&self, now_ns: u64) -> bool {
+        let failed = |block: &Block| block.failures > 0 && block.last_ns.is_some_and(|at| is_remembered(at, now_ns));
+        self.blocks.values().any(failed)
     }
 
     /// Whether there are blocks that it cannot tell the logs of, for whoever looks.
     pub fn is_learnt(&self, now_ns: u64) -> bool {
-        is_habit(self.too_large, now_ns) || self.blocks.keys().any(|number| self.is_useless(*number, now_ns))
+        is_habit(self.too_large, HABIT, now_ns) || self.blocks.keys().any(|number| self.is_useless(*number, now_ns))
     }
 
     fn block(&self, number: u64, now_ns: u64) -> Option<&Block> {
@@ -148,8 +156,8 @@ impl Untold {
     }
 }
 
-fn is_habit((count, since_ns): (u32, u64), now_ns: u64) -> bool {
-    count >= HABIT && is_remembered(since_ns, now_ns)
+fn is_habit((count, since_ns): (u32, u64), from: u32, now_ns: u64) -> bool {
+    count >= from && is_remembered(since_ns, now_ns)
 }
 
 /// Large questions at one endpoint: those for logs and receipts.
@@ -205,11 +213,12 @@ mod tests {
     #[test]
     fn lost_connections_are_no_reason_until_the_same_block_loses_them_again_and_again() {
         let mut untold = Untold::default();
-        let now = fail(&mut untold, 7, 3, SECOND);
+        let now = fail(&mut untold, 7, 2, SECOND);
+        assert!(untold.is_one_by_one(now) && !Untold::default().is_one_by_one(now));
         assert!(!untold.is_useless(7, now) && !untold.cannot_be_had(7, now) && !untold.is_learnt(now));
         assert!(untold.is_any(1..=7, now) && !untold.is_any(8..=9, now));
         // Other blocks that are lost now and then add nothing to it, nor does an endpoint that answers nobody.
-        let now = fail(&mut untold, 8, 3, now);
+        let now = fail(&mut untold, 8, 2, now);
         for nth in 0..100 {
             untold.note(7, Why::Failed, true, 3, now + nth * SECOND);
         }
@@ -225,12 +234,12 @@ mod tests {
     #[test]
     fn what_fails_beside_other_large_questions_may_be_their_doing() {
         let mut untold = Untold::default();
-        for nth in 1..12 {
+        for nth in 1..9 {
             untold.note(7, Why::Failed, false, nth, nth * SECOND);
         }
-        assert!(!untold.is_useless(7, 12 * SECOND));
-        untold.note(7, Why::Failed, false, 12, 12 * SECOND);
-        assert!(untold.is_useless(7, 12 * SECOND), "it gets there all the same");
+        assert!(!untold.is_useless(7, 9 * SECOND));
+        untold.note(7, Why::Failed, false, 9, 9 * SECOND);
+        assert!(untold.is_useless(7, 9 * SECOND), "it gets there all the same");
         let questions = Questions::default();
         let first = questions.begin();
         assert!(first.is_alone());
@@ -266,8 +275,8 @@ mod tests {
     fn where_block_after_block_fails_once_is_enough_until_one_is_told() {
         let mut untold = Untold::default();
         let mut now = SECOND;
-        for number in [7, 8] {
-            now = fail(&mut untold, number, 4, now);
+        for (number, times) in [(7, 3), (8, 1)] {
+            now = fail(&mut untold, number, times, now);
             assert!(untold.is_useless(number, now) && !untold.is_useless(9, now));
         }
         now = fail(&mut untold, 9, 1, now);
