@@ -139,6 +139,7 @@ fn names_a_password(text: &str) -> bool {
 /// Whether a URL has more than a host: all the rest may be a key. What is no URL may be a piece of one.
 fn is_secret_url(text: &str) -> bool {
     text.contains("://")
+        && !text.contains(char::is_whitespace)
         && Url::parse(text).map_or(true, |url| {
             let rest = url.path().len() > 1 || url.query().is_some() || url.fragment().is_some();
             let user = !url.username().is_empty() || url.password().is_some();
@@ -175,9 +176,12 @@ pub fn shown_url(url: &str) -> String {
 }
 
 /// A message without what it quotes in backquotes, all of it when any of it may be secret: a value may have backquotes of
-/// its own.
+/// its own. What would be right is still said, unless that may be secret, too.
 pub fn veiled(message: &str, hidden: bool) -> Cow<'_, str> {
-    let (Some(first), Some(last)) = (message.find('`'), message.rfind('`')) else { return Cow::Borrowed(message) };
+    let advice = message.rfind("`: expected ").filter(|at| !hidden && !holds_secret(&message[at + 1..]));
+    let (Some(first), Some(last)) = (message.find('`'), advice.or_else(|| message.rfind('`'))) else {
+        return Cow::Borrowed(message);
+    };
     let (before, after) = (&message[..=first], &message[last..]);
     match message.get(first + 1..last) {
         Some(quoted) if hidden || holds_secret(quoted) => Cow::Owned(format!("{before}{MASK}{after}")),
@@ -325,6 +329,10 @@ mod tests {
         assert_eq!(veiled(message, false), message);
         assert_eq!(veiled("`a`k3y` is wrong", true), "`***` is wrong");
         assert_eq!(veiled("unknown capability `https://a/x`k3y`; known", false), "unknown capability `***`; known");
+        let advised = "`https://u:k3y@a.org/x`: expected a host; write `a.org`";
+        assert_eq!(veiled(advised, false), "`***`: expected a host; write `a.org`");
+        let unadvised = "`a.org/k3y`: expected a host; write `https://a.org/k3y`";
+        assert_eq!(veiled(unadvised, false), "`***`");
         assert_eq!((&*veiled("a ` alone", true), &*veiled("none", true)), ("a ` alone", "none"));
     }
 

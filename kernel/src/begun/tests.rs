@@ -1,3 +1,5 @@
+//! What the marks of begun events promise, on files and over deaths of the process.
+
 use std::{collections::BTreeSet, mem};
 
 use futures::{FutureExt as _, future::BoxFuture};

@@ -1,3 +1,5 @@
+//! How many series a module has, and what becomes of them.
+
 use prometheus::{Registry, TextEncoder};
 
 use super::*;
