@@ -220,12 +220,15 @@ struct OfKind {
     read: fn(&KindCounts) -> Option<f64>,
 }
 
-/// Histograms of one name, each with the kind of event that it is about, if it is about one.
+/// A histogram, and the kind of event that it is about, if it is about one.
+type Labelled<'a> = (Option<&'static str>, &'a Histogram);
+
+/// Histograms of one name.
 struct OfHistograms {
     name: &'static str,
     help: &'static str,
     has_kinds: bool,
-    all: fn(&Histograms) -> Vec<(Option<&'static str>, &Histogram)>,
+    all: fn(&Histograms) -> Vec<Labelled<'_>>,
 }
 
 static OF_MODULE: [OfModule; 10] = [

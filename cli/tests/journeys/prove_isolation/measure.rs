@@ -13,6 +13,9 @@ use crate::engine::{Engine, eventually};
 const SETTLE_BLOCKS: usize = 10;
 const SHARES: [f64; 3] = [0.5, 0.9, 0.99];
 
+/// p50, p90 and p99 of a phase, ms.
+type Figures = fn(&Phase) -> [f64; 3];
+
 /// Observations by upper bound, each with those of all smaller bounds.
 #[derive(Debug, Default, Clone)]
 struct Buckets(BTreeMap<u64, f64>);
@@ -148,7 +151,7 @@ impl Turns {
     #[allow(clippy::print_stdout, reason = "figures are what a proof is run for")]
     pub fn print(&self, title: &str) {
         println!("{title}");
-        let figures: [(&str, fn(&Phase) -> [f64; 3]); 3] = [
+        let figures: [(&str, Figures); 3] = [
             ("head to guest", |phase| phase.latency),
             ("guest", |phase| phase.duration),
             ("commit", |phase| phase.commit),
