@@ -17,7 +17,10 @@ use nexum_host_ifaces::{
 use tokio::time::error::Elapsed;
 use wasmtime::{Store, WasmBacktrace, component::Component};
 
-use crate::engine::{EPOCH_TICK, FUEL_YIELD, WasmEngine};
+use crate::{
+    backtrace::Backtrace,
+    engine::{EPOCH_TICK, FUEL_YIELD, WasmEngine},
+};
 
 /// A component linked against its grants; instances are made from it in microseconds.
 pub type Prepared = nexum_host_ifaces::EventModulePre<HostState>;
@@ -317,7 +320,8 @@ fn said(what: &str, error: &HostError) -> String {
 
 fn failure(error: &wasmtime::Error, what: &str, fuel: u64, deadline: std::time::Duration) -> Failure {
     // The names of functions are the component's to choose.
-    let backtrace = error.downcast_ref::<WasmBacktrace>().map(|trace| cut_middle(trace, BACKTRACE_BYTES_MAX));
+    let backtrace =
+        error.downcast_ref::<WasmBacktrace>().map(|trace| cut_middle(Backtrace(trace), BACKTRACE_BYTES_MAX));
     let message = match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::OutOfFuel) => format!("trap: out of fuel in {what}"),
         Some(wasmtime::Trap::Interrupt) => return late(what, fuel, deadline),
