@@ -1,8 +1,8 @@
 //! Texts that others made, at a length that we keep: what a guest answers, names in a component, values in a manifest.
 //!
 //! Invariant: what does not fit is never written anywhere. A value is formatted into its bound, and what is left over is
-//! counted and dropped. What was cut says so, with how many bytes are gone. A value that has written a mebibyte is told to
-//! stop: a few bytes of a stranger may stand for a text without end.
+//! counted and dropped. What was cut says so, with how many bytes are gone. A value that has written a mebibyte is told
+//! to stop: a few bytes of a stranger may stand for a text without end.
 
 use std::{
     collections::VecDeque,

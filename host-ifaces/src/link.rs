@@ -98,8 +98,8 @@ pub fn link(
     Ok(linker)
 }
 
-/// How many items a component imports: its imports, and what is in the interfaces among them and within those. Does not go on
-/// counting past the bound.
+/// How many items a component imports: its imports, and what is in the interfaces among them and within those. Does not go
+/// on counting past the bound.
 fn imported_items(engine: &Engine, component: &Component) -> usize {
     let component = component.component_type();
     let mut count = component.imports(engine).len();

@@ -1,7 +1,8 @@
 //! The text of a trap's backtrace.
 //!
-//! Invariant: a frame costs no more than its line may be long. The names are a stranger's, and a mangled one of a few bytes may
-//! stand for more text than there is memory for: names of Rust are written out up to their bound, all others stay as they are.
+//! Invariant: a frame costs no more than its line may be long. The names are a stranger's, and a mangled one of a few bytes
+//! may stand for more text than there is memory for: names of Rust are written out up to a bound, all others stay as they
+//! are.
 
 use std::fmt::{self, Display};
 
@@ -105,7 +106,7 @@ mod tests {
     fn a_name_of_rust_is_written_out_and_a_long_one_is_cut() {
         let shown = backtrace("_ZN7hostile3act17h0123456789abcdefE");
         assert!(shown.ends_with("!hostile::act::h0123456789abcdef"), "{shown}");
-        let long = backtrace(&"x".repeat(1 << 20));
+        let long = backtrace(&"x".repeat(50_000));
         assert!(long.len() < 2 * FRAME_NAME_BYTES_MAX && long.ends_with("bytes cut]"), "{}", long.len());
         assert_eq!(function(None, 7), "<wasm function 7>");
     }

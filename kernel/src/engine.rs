@@ -31,8 +31,8 @@ use crate::{
     load,
 };
 
-/// The epoch is the wall-clock backstop behind fuel: a guest yields at each of its ticks, and ends past its deadline. A tenth of
-/// a second is precise enough for deadlines of seconds and costs ten wake-ups a second.
+/// The epoch is the wall-clock backstop behind fuel: a guest yields at each of its ticks, and ends past its deadline. A
+/// tenth of a second is precise enough for deadlines of seconds and costs ten wake-ups a second.
 pub const EPOCH_TICK: Duration = Duration::from_millis(100);
 /// A guest gives its thread back after this much fuel, about 50 µs, so that a long handler never starves the others.
 pub const FUEL_YIELD: u64 = 100_000;

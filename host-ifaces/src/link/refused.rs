@@ -23,8 +23,8 @@ const FORBIDDEN: &str = "forbidden";
 /// The type of every resource that these interfaces define. None is ever made.
 struct Refused;
 
-/// Defines one import, which may use the resource types in `used`: those of the imports before it. A function answers that it
-/// is not allowed where its type has a form for that. Any other traps.
+/// Defines one import, which may use the resource types in `used`: those of the imports before it. A function answers that
+/// it is not allowed where its type has a form for that. Any other traps.
 pub(super) fn define(
     engine: &Engine,
     linker: &mut Linker<HostState>,

@@ -1,7 +1,7 @@
 //! Listings: the committed entries with those of the event, and of what is on its way to the store, over them.
 //!
-//! Invariant: a listing reads about what it answers, however much the event has written, and what it goes past costs the event
-//! something, also where there is nothing to answer of it: a key of a few bytes that the event deleted.
+//! Invariant: a listing reads about what it answers, however much the event has written, and what it goes past costs the
+//! event something, also where there is nothing to answer of it: a key of a few bytes that the event deleted.
 
 use std::{collections::BTreeMap, ops::Bound};
 

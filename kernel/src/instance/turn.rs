@@ -1,7 +1,7 @@
 //! When a guest gives its thread back besides the fuel that it spends.
 //!
-//! Invariant: at every tick of the engine's epoch that a guest runs through, its thread is free for others, whatever it was that
-//! took so long: instructions that cost little fuel and much time, or calls of the host, which cost none.
+//! Invariant: at every tick of the engine's epoch that a guest runs through, its thread is free for others, whatever it was
+//! that took so long: instructions that cost little fuel and much time, or calls of the host, which cost none.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use wasmtime::{Store, UpdateDeadline};
 
 use crate::engine::EPOCH_TICK;
 
-/// A guest that is past its deadline is ended by the timer of its call, which it yields to. Should that be late, its next tick
-/// ends it.
+/// A guest that is past its deadline is ended by the timer of its call, which it yields to. Should that be late, its next
+/// tick ends it.
 const GRACE: Duration = EPOCH_TICK.saturating_mul(2);
 
 /// Has a guest yield at each tick, and ends it past its deadline; `ran` says how long the call at hand has taken.
@@ -28,7 +28,7 @@ pub(super) fn hold<T: 'static>(
 }
 
 /// Begins a call: its first turn ends at the next tick.
-pub(super) fn begin<T>(store: &mut Store<T>) {
+pub(super) fn begin<T: 'static>(store: &mut Store<T>) {
     store.set_epoch_deadline(1);
 }
 
