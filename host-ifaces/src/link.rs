@@ -53,9 +53,7 @@ pub fn link(
     interfaces: &Interfaces,
     module: &str,
 ) -> Result<Linker<HostState>, LinkError> {
-    if imported_items(engine, component) > IMPORTED_ITEMS_MAX {
-        return Err(LinkError::TooMany { what: "items, those in its interfaces among them", max: IMPORTED_ITEMS_MAX });
-    }
+    check_imports(engine, component)?;
     let mut linker = Linker::<HostState>::new(engine);
     // Those of the imports so far.
     let mut resources = Vec::new();
@@ -64,14 +62,7 @@ pub fn link(
     for (import, item) in component.component_type().imports(engine) {
         let name = import.to_string();
         let before = resources.len();
-        for resource in refused::resources(engine, &item.ty) {
-            if !resources.contains(&resource) {
-                resources.push(resource);
-            }
-        }
-        if resources.len() > IMPORTED_RESOURCES_MAX {
-            return Err(LinkError::TooMany { what: "types of resources", max: IMPORTED_RESOURCES_MAX });
-        }
+        refused::add_resources(engine, &item.ty, &mut resources);
         if crate::wasi::SERVED.iter().any(|prefix| is_wasi_0_2(&name, prefix)) {
             continue;
         }
@@ -96,6 +87,24 @@ pub fn link(
         }
     }
     Ok(linker)
+}
+
+/// Whether a component imports so little that it can be linked.
+///
+/// # Errors
+/// What there is too much of.
+pub fn check_imports(engine: &Engine, component: &Component) -> Result<(), LinkError> {
+    if imported_items(engine, component) > IMPORTED_ITEMS_MAX {
+        return Err(LinkError::TooMany { what: "items, those in its interfaces among them", max: IMPORTED_ITEMS_MAX });
+    }
+    let mut resources = Vec::new();
+    for (_, item) in component.component_type().imports(engine) {
+        refused::add_resources(engine, &item.ty, &mut resources);
+        if resources.len() > IMPORTED_RESOURCES_MAX {
+            return Err(LinkError::TooMany { what: "types of resources", max: IMPORTED_RESOURCES_MAX });
+        }
+    }
+    Ok(())
 }
 
 /// How many items a component imports: its imports, and what is in the interfaces among them and within those. Does not go

@@ -61,18 +61,20 @@ pub(super) fn define(
     Ok(())
 }
 
-/// The resource types of an import.
-pub(super) fn resources(engine: &Engine, import: &ComponentItem) -> Vec<ResourceType> {
-    let resource = |item: ComponentItem| match item {
-        ComponentItem::Resource(resource) => Some(resource),
-        _ => None,
+/// Adds the resource types of an import to those that are known.
+pub(super) fn add_resources(engine: &Engine, import: &ComponentItem, known: &mut Vec<ResourceType>) {
+    let mut add = |item: &ComponentItem| {
+        if let ComponentItem::Resource(resource) = item
+            && !known.contains(resource)
+        {
+            known.push(*resource);
+        }
     };
     match import {
         ComponentItem::ComponentInstance(interface) => {
-            interface.exports(engine).filter_map(|(_, item)| resource(item.ty)).collect()
+            interface.exports(engine).for_each(|(_, item)| add(&item.ty));
         }
-        ComponentItem::Resource(resource) => vec![*resource],
-        _ => Vec::new(),
+        other => add(other),
     }
 }
 
