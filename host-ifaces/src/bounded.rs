@@ -1,7 +1,8 @@
 //! Texts that others made, at a length that we keep: what a guest answers, names in a component, values in a manifest.
 //!
 //! Invariant: what does not fit is never written anywhere. A value is formatted into its bound, and what is left over is
-//! counted and dropped. What was cut says so, with how many bytes are gone.
+//! counted and dropped. What was cut says so, with how many bytes are gone. A value that has written a mebibyte is told
+//! to stop: a few bytes of a stranger may stand for a text without end.
 
 use std::{
     collections::VecDeque,
@@ -16,13 +17,16 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// A backtrace. Twenty frames, which is the most that wasmtime takes, with the names that Rust gives, need a quarter of it.
 pub const BACKTRACE_BYTES_MAX: usize = 16 * 1024;
 
+/// Where a value that is written piece by piece is stopped. What it would have written after that is not counted.
+const WRITTEN_BYTES_MAX: usize = 1024 * 1024;
+
 /// The longest mark is `… [18446744073709551615 bytes cut]` between two ends of lines: 38 bytes, rounded up.
 const MARK_BYTES_MAX: usize = 48;
 
 /// The text, or its beginning and how much was cut. At most `bytes_max` bytes, which must be more than a mark takes.
 pub fn cut(text: impl Display, bytes_max: usize) -> String {
     let mut head = Head::new(bytes_max);
-    // It takes everything.
+    // It fails where it stops a text that goes on.
     let _ = write!(head, "{text}");
     if head.total <= bytes_max {
         return head.text;
@@ -76,7 +80,7 @@ impl fmt::Write for Head {
         self.total = self.total.saturating_add(piece.len());
         let room = self.bytes_max - self.text.len();
         self.text.push_str(&piece[..piece.floor_char_boundary(room)]);
-        Ok(())
+        if self.total > WRITTEN_BYTES_MAX { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
@@ -89,12 +93,12 @@ struct Ends {
 
 impl fmt::Write for Ends {
     fn write_str(&mut self, piece: &str) -> fmt::Result {
-        self.head.write_str(piece)?;
+        let written = self.head.write_str(piece);
         let newest = &piece.as_bytes()[piece.len().saturating_sub(self.tail_bytes_max)..];
         let over = (self.tail.len() + newest.len()).saturating_sub(self.tail_bytes_max);
         self.tail.drain(..over);
         self.tail.extend(newest);
-        Ok(())
+        written
     }
 }
 
@@ -138,6 +142,23 @@ mod tests {
         assert_eq!((head.text.len(), head.total), (100, 1_000_000));
         assert!(head.text.capacity() <= 200, "{}", head.text.capacity());
         assert!(cut_middle(endless, 100).len() <= 100);
+    }
+
+    #[test]
+    fn a_text_without_end_is_stopped() {
+        struct Endless;
+
+        impl Display for Endless {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                loop {
+                    f.write_str("0123456789")?;
+                }
+            }
+        }
+
+        let kept = cut(Endless, 100);
+        assert!(kept.starts_with("0123456789") && kept.ends_with("bytes cut]"), "{kept}");
+        assert!(cut_middle(Endless, 100).len() <= 100);
     }
 
     #[test]

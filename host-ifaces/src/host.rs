@@ -86,6 +86,8 @@ pub struct HostState {
     pub(crate) tape: Tape,
     pub(crate) wasi_tape: WasiTape,
     poisoned: Option<String>,
+    /// When the guest was called, monotonic nanoseconds.
+    called_ns: u64,
     /// Since when the guest waits for a flush to be written, monotonic nanoseconds.
     pub(crate) flushing_since_ns: Option<u64>,
     /// `flush` changes nothing: the writes wait for the end of the event.
@@ -128,6 +130,7 @@ impl HostState {
             began: (record.state_bytes, record.seq),
             tape: Tape::new(&args.taping, &recorded),
             poisoned: None,
+            called_ns: args.clock.monotonic_ns(),
             flushing_since_ns: None,
             flushes_held: false,
             memory: MemoryLimiter::new(args.limits.max_memory_bytes),
@@ -276,6 +279,16 @@ impl HostState {
         if u128::from(waited_ns) * 2 >= deadline.as_nanos() {
             self.poison(format!("a flush was not written within {} ms", waited_ns / 1_000_000));
         }
+    }
+
+    /// The guest is called now.
+    pub fn called(&mut self) {
+        self.called_ns = self.clock.monotonic_ns();
+    }
+
+    /// How long the call at hand has taken.
+    pub fn called_for(&self) -> Duration {
+        Duration::from_nanos(self.clock.monotonic_ns().saturating_sub(self.called_ns))
     }
 
     pub(crate) fn poison(&mut self, reason: String) {

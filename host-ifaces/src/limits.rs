@@ -17,6 +17,11 @@ pub const TABLES_MAX: usize = 16;
 pub const MEMORIES_MAX: usize = 4;
 /// Core instances of a component. Toolchains make about four, CPython with its libraries about twenty.
 pub const INSTANCES_MAX: usize = 64;
+/// Imports of a component, with what is in the interfaces among them. Toolchains that import all of WASI have about four
+/// hundred.
+pub const IMPORTED_ITEMS_MAX: usize = 2_000;
+/// Types of resources among those. WASI has about thirty.
+pub const IMPORTED_RESOURCES_MAX: usize = 256;
 /// What wasmtime keeps per element of a table.
 const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
 

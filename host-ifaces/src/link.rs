@@ -14,6 +14,7 @@ use crate::{
     bindings::nexum::host,
     grants::{Capability, Grant, Interfaces},
     host::HostState,
+    limits::{IMPORTED_ITEMS_MAX, IMPORTED_RESOURCES_MAX},
 };
 
 /// The package and version that is hosted.
@@ -34,6 +35,9 @@ pub enum LinkError {
     Unknown { import: String },
     #[error("the component imports `{import}`; this engine hosts {PACKAGE}@{PACKAGE_VERSION}, so it must be rebuilt")]
     Version { import: String },
+    /// A few bytes of a component name an interface again and again, so that linking would have no end.
+    #[error("the component imports more than {max} {what}")]
+    TooMany { what: &'static str, max: usize },
     #[error("the component does not fit: {0}")]
     Misfit(String),
 }
@@ -49,18 +53,23 @@ pub fn link(
     interfaces: &Interfaces,
     module: &str,
 ) -> Result<Linker<HostState>, LinkError> {
+    check_imports(engine, component)?;
     let mut linker = Linker::<HostState>::new(engine);
+    // Those of the imports so far.
+    let mut resources = Vec::new();
     crate::wasi::add_to_linker(&mut linker).map_err(misfit)?;
     host::types::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(misfit)?;
     for (import, item) in component.component_type().imports(engine) {
         let name = import.to_string();
+        let before = resources.len();
+        refused::add_resources(engine, &item.ty, &mut resources);
         if crate::wasi::SERVED.iter().any(|prefix| is_wasi_0_2(&name, prefix)) {
             continue;
         }
         if is_wasi_0_2(&name, refused::PREFIX)
             && let ComponentItem::ComponentInstance(interface) = &item.ty
         {
-            refused::define(engine, &mut linker, component, &name, interface).map_err(misfit)?;
+            refused::define(engine, &mut linker, &resources[..before], &name, interface).map_err(misfit)?;
             continue;
         }
         // The world's own `use` of shared types imports them by name; types reach nothing.
@@ -78,6 +87,42 @@ pub fn link(
         }
     }
     Ok(linker)
+}
+
+/// Whether a component imports so little that it can be linked.
+///
+/// # Errors
+/// What there is too much of.
+pub fn check_imports(engine: &Engine, component: &Component) -> Result<(), LinkError> {
+    if imported_items(engine, component) > IMPORTED_ITEMS_MAX {
+        return Err(LinkError::TooMany { what: "items, those in its interfaces among them", max: IMPORTED_ITEMS_MAX });
+    }
+    let mut resources = Vec::new();
+    for (_, item) in component.component_type().imports(engine) {
+        refused::add_resources(engine, &item.ty, &mut resources);
+        if resources.len() > IMPORTED_RESOURCES_MAX {
+            return Err(LinkError::TooMany { what: "types of resources", max: IMPORTED_RESOURCES_MAX });
+        }
+    }
+    Ok(())
+}
+
+/// How many items a component imports: its imports, and what is in the interfaces among them and within those. Does not go
+/// on counting past the bound.
+fn imported_items(engine: &Engine, component: &Component) -> usize {
+    let component = component.component_type();
+    let mut count = component.imports(engine).len();
+    let mut open: Vec<ComponentItem> =
+        component.imports(engine).take(IMPORTED_ITEMS_MAX).map(|(_, item)| item.ty).collect();
+    while count <= IMPORTED_ITEMS_MAX
+        && let Some(item) = open.pop()
+    {
+        if let ComponentItem::ComponentInstance(interface) = item {
+            count += interface.exports(engine).len();
+            open.extend(interface.exports(engine).take(IMPORTED_ITEMS_MAX).map(|(_, item)| item.ty));
+        }
+    }
+    count
 }
 
 /// Whether an import is an interface of this package of WASI, such as `wasi:io/`, in a version that is hosted.
@@ -202,6 +247,46 @@ mod tests {
         assert!(matches!(nexum_capability("wasi:keyvalue/store@0.2.0"), Err(LinkError::Unknown { .. })));
         assert!(matches!(nexum_capability("nexum:host/teapot@0.3.0"), Err(LinkError::Unknown { .. })));
     }
+
+    /// A number as wasm writes it.
+    fn size(mut number: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while number > 0x7f {
+            bytes.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        bytes.push(number as u8);
+        bytes
+    }
+
+    /// A component that imports so many interfaces of one type, which has so many resources.
+    fn importing(interfaces: usize, resources: usize) -> Vec<u8> {
+        let named = |name: String| [vec![0x00], size(name.len()), name.into_bytes()].concat();
+        let section = |id: u8, content: Vec<u8>| [vec![id], size(content.len()), content].concat();
+        // (type (instance (export "r0" (type (sub resource))) …))
+        let resource = |nth: usize| [vec![0x04], named(format!("r{nth}")), vec![0x03, 0x01]].concat();
+        let exports: Vec<u8> = (0..resources).flat_map(resource).collect();
+        let instance = [vec![1, 0x42], size(resources), exports].concat();
+        // (import "wasi:http/a0@0.2.0" (instance (type 0))) …
+        let import = |nth: usize| [named(format!("wasi:http/a{nth}@0.2.0")), vec![0x05, 0]].concat();
+        let imports = [size(interfaces), (0..interfaces).flat_map(import).collect()].concat();
+        [b"\0asm\x0d\0\x01\0".to_vec(), section(7, instance), section(10, imports)].concat()
+    }
+
+    #[test]
+    fn a_component_that_imports_more_than_is_hosted_is_refused_before_it_is_linked() {
+        let engine = Engine::default();
+        let refusal = |interfaces, resources| {
+            let component = Component::new(&engine, importing(interfaces, resources)).unwrap();
+            link(&engine, &component, &Interfaces::default(), "m").err().map(|error| error.to_string())
+        };
+        assert_eq!(refusal(2, IMPORTED_RESOURCES_MAX / 2), None);
+        let of_resources = "the component imports more than 256 types of resources";
+        assert_eq!(refusal(2, IMPORTED_RESOURCES_MAX / 2 + 1).as_deref(), Some(of_resources));
+        let of_items = "the component imports more than 2000 items, those in its interfaces among them";
+        assert_eq!(refusal(21, 100).as_deref(), Some(of_items));
+    }
+
     #[test]
     fn of_wasi_only_version_0_2_of_the_packages_that_are_hosted_is_linked() {
         let linked = |import: &str| {

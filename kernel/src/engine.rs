@@ -19,7 +19,11 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::Hash;
+use nexum_host_ifaces::{
+    Hash,
+    limits::{IMPORTED_ITEMS_MAX, IMPORTED_RESOURCES_MAX},
+    link,
+};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 use tokio::sync::Semaphore;
@@ -31,8 +35,8 @@ use crate::{
     load,
 };
 
-/// The epoch is the wall-clock backstop behind fuel; a tenth of a second is precise enough for deadlines of seconds and
-/// costs ten wake-ups a second.
+/// The epoch is the wall-clock backstop behind fuel: a guest yields at each of its ticks, and ends past its deadline. A
+/// tenth of a second is precise enough for deadlines of seconds and costs ten wake-ups a second.
 pub const EPOCH_TICK: Duration = Duration::from_millis(100);
 /// A guest gives its thread back after this much fuel, about 50 µs, so that a long handler never starves the others.
 pub const FUEL_YIELD: u64 = 100_000;
@@ -128,8 +132,8 @@ impl WasmEngine {
         let engine = Engine::new(&settings()).map_err(|error| EngineError::Wasm(format!("{error:#}")))?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        // What was compiled under another bound is looked at again.
-        INSTANCE_BYTES_MAX.hash(&mut hasher);
+        // What was compiled under other bounds is looked at again.
+        (INSTANCE_BYTES_MAX, IMPORTED_ITEMS_MAX, IMPORTED_RESOURCES_MAX).hash(&mut hasher);
         let cache_dir = cache_dir.join(format!("wasmtime-{:016x}", hasher.finish()));
         make_private(&cache_dir).map_err(|error| EngineError::Cache { path: cache_dir.clone(), error })?;
         Ok(Self {
@@ -297,6 +301,9 @@ impl WasmEngine {
         // the component is not to blame.
         let opened = self.map(sealed.as_file());
         let component = opened.map_err(|error| EngineError::NotNow { path: path.to_owned(), error })?;
+        // What cannot be linked is not kept either: its types may take much more memory than it has bytes.
+        link::check_imports(&self.engine, &component)
+            .map_err(|error| EngineError::Compile { path: path.to_owned(), error: error.to_string() })?;
         if let Err(error) = sealed.persist(self.cache_path(hash)) {
             tracing::warn!(path = %self.cache_dir.display(), "machine code is not kept: {}", error.error);
         }

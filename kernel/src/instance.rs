@@ -1,5 +1,7 @@
 //! One living instance of a module: a Store and its guest, with the bounds of one event set before every call.
 
+mod turn;
+
 use std::{pin::pin, sync::Arc, task::Poll};
 
 use nexum_host_ifaces::{
@@ -17,7 +19,10 @@ use nexum_host_ifaces::{
 use tokio::time::error::Elapsed;
 use wasmtime::{Store, WasmBacktrace, component::Component};
 
-use crate::engine::{EPOCH_TICK, FUEL_YIELD, WasmEngine};
+use crate::{
+    backtrace::Backtrace,
+    engine::{FUEL_YIELD, WasmEngine},
+};
 
 /// A component linked against its grants; instances are made from it in microseconds.
 pub type Prepared = nexum_host_ifaces::EventModulePre<HostState>;
@@ -75,7 +80,6 @@ pub struct Instance {
     store: Store<HostState>,
     guest: EventModule,
     fuel_max: u64,
-    epochs_max: u64,
     deadline: std::time::Duration,
     /// What the start and `init` saw, encoded, and the size of the state before them; absent when nothing is recorded.
     started: Option<(Box<[u8]>, u64)>,
@@ -91,12 +95,11 @@ impl Instance {
     pub async fn start(prepared: &Prepared, args: &HostArgs, record: ModuleRecord) -> Result<Self, NotStarted> {
         let mut store = Store::new(prepared.engine(), HostState::new(args, record));
         limits::bound(&mut store);
-        store.epoch_deadline_trap();
         let limits = &args.limits;
         let deadline = limits.event_deadline;
-        let epochs_max = (deadline.as_millis() / EPOCH_TICK.as_millis()) as u64 + 2;
+        turn::hold(&mut store, deadline, HostState::called_for);
         let fuel_max = limits.max_fuel_per_event;
-        let started = match arm(&mut store, fuel_max, epochs_max) {
+        let started = match arm(&mut store, fuel_max) {
             Ok(()) => tokio::time::timeout(deadline, prepared.instantiate_async(&mut store)).await,
             Err(error) => Ok(Err(error)),
         };
@@ -104,7 +107,7 @@ impl Instance {
         let failed = match started {
             Ok(Ok(guest)) => {
                 let ahead = args.ahead.clone();
-                return Ok(Self { ahead, store, guest, fuel_max, epochs_max, deadline, started: None, handled: 0 });
+                return Ok(Self { ahead, store, guest, fuel_max, deadline, started: None, handled: 0 });
             }
             Ok(Err(error)) => {
                 let failed = failure(&error, "start", used(&store, fuel_max), deadline);
@@ -206,8 +209,7 @@ impl Instance {
 
     fn begin(&mut self, id: &EventId) -> Result<(), Failure> {
         self.store.data_mut().begin(id);
-        arm(&mut self.store, self.fuel_max, self.epochs_max)
-            .map_err(|error| failure(&error, id.kind(), 0, self.deadline))
+        arm(&mut self.store, self.fuel_max).map_err(|error| failure(&error, id.kind(), 0, self.deadline))
     }
 
     /// Ends the call that was begun: what the guest said last goes into the report of its trap.
@@ -293,10 +295,11 @@ fn denied(host: &mut HostState, mut failure: Failure) -> Failure {
     failure
 }
 
-fn arm(store: &mut Store<HostState>, fuel: u64, epochs: u64) -> wasmtime::Result<()> {
+fn arm(store: &mut Store<HostState>, fuel: u64) -> wasmtime::Result<()> {
     store.set_fuel(fuel)?;
     store.fuel_async_yield_interval(Some(FUEL_YIELD))?;
-    store.set_epoch_deadline(epochs);
+    store.data_mut().called();
+    turn::begin(store);
     Ok(())
 }
 
@@ -317,7 +320,8 @@ fn said(what: &str, error: &HostError) -> String {
 
 fn failure(error: &wasmtime::Error, what: &str, fuel: u64, deadline: std::time::Duration) -> Failure {
     // The names of functions are the component's to choose.
-    let backtrace = error.downcast_ref::<WasmBacktrace>().map(|trace| cut_middle(trace, BACKTRACE_BYTES_MAX));
+    let backtrace =
+        error.downcast_ref::<WasmBacktrace>().map(|trace| cut_middle(Backtrace(trace), BACKTRACE_BYTES_MAX));
     let message = match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::OutOfFuel) => format!("trap: out of fuel in {what}"),
         Some(wasmtime::Trap::Interrupt) => return late(what, fuel, deadline),

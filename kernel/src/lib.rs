@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod admin_desk;
+mod backtrace;
 pub mod begun;
 pub mod compile;
 mod component_size;

@@ -6,7 +6,7 @@
 use wasmtime::{
     Engine,
     component::{
-        Component, Linker, ResourceType, Type, Val,
+        Linker, ResourceType, Type, Val,
         types::{ComponentFunc, ComponentInstance, ComponentItem},
     },
 };
@@ -23,16 +23,15 @@ const FORBIDDEN: &str = "forbidden";
 /// The type of every resource that these interfaces define. None is ever made.
 struct Refused;
 
-/// Defines one import of `component`. A function answers that it is not allowed where its type has a form for that. Any
-/// other traps.
+/// Defines one import, which may use the resource types in `used`: those of the imports before it. A function answers that
+/// it is not allowed where its type has a form for that. Any other traps.
 pub(super) fn define(
     engine: &Engine,
     linker: &mut Linker<HostState>,
-    component: &Component,
+    used: &[ResourceType],
     import: &str,
     interface: &ComponentInstance,
 ) -> wasmtime::Result<()> {
-    let used = resources_before(engine, component, import);
     let mut instance = linker.instance(import)?;
     for (name, item) in interface.exports(engine) {
         match item.ty {
@@ -62,22 +61,21 @@ pub(super) fn define(
     Ok(())
 }
 
-/// The resource types of the imports before `import`, which are all that it can use.
-fn resources_before(engine: &Engine, component: &Component, import: &str) -> Vec<ResourceType> {
-    let mut found = Vec::new();
-    let resource = |item| match item {
-        ComponentItem::Resource(resource) => Some(resource),
-        _ => None,
-    };
-    for (_, item) in component.component_type().imports(engine).take_while(|(name, _)| *name != import) {
-        match item.ty {
-            ComponentItem::ComponentInstance(interface) => {
-                found.extend(interface.exports(engine).filter_map(|(_, item)| resource(item.ty)));
-            }
-            other => found.extend(resource(other)),
+/// Adds the resource types of an import to those that are known.
+pub(super) fn add_resources(engine: &Engine, import: &ComponentItem, known: &mut Vec<ResourceType>) {
+    let mut add = |item: &ComponentItem| {
+        if let ComponentItem::Resource(resource) = item
+            && !known.contains(resource)
+        {
+            known.push(*resource);
         }
+    };
+    match import {
+        ComponentItem::ComponentInstance(interface) => {
+            interface.exports(engine).for_each(|(_, item)| add(&item.ty));
+        }
+        other => add(other),
     }
-    found
 }
 
 /// What a function answers instead of doing anything, if it can.
@@ -92,7 +90,7 @@ fn denial(function: &ComponentFunc) -> Option<Val> {
 mod tests {
     use std::sync::Arc;
 
-    use wasmtime::Store;
+    use wasmtime::{Store, component::Component};
 
     use super::*;
     use crate::{
