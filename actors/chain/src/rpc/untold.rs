@@ -225,7 +225,7 @@ mod tests {
         assert!(!untold.cannot_be_had(7, now + 100 * SECOND));
         let now = fail(&mut untold, 7, 1, now + 200 * SECOND);
         assert!(untold.is_useless(7, now) && untold.cannot_be_had(7, now) && untold.is_learnt(now));
-        assert!(!untold.cannot_be_had(8, now), "that is another block");
+        assert!(!untold.cannot_be_had(9, now), "that is another block");
         assert!(!untold.is_useless(7, now + FORGOTTEN_AFTER_NS) && !untold.is_any(1..=9, now + FORGOTTEN_AFTER_NS));
         untold.told(7, true);
         assert!(!untold.is_useless(7, now));
