@@ -19,7 +19,7 @@ use super::{
     limiter::{Caller, Limiter},
     secrets::{Secrets, public_name},
     shape::Shape,
-    socket::{Connection, Payload},
+    socket::{Connection, LARGE_BYTES_MIN, Payload},
     untold::Questions,
 };
 use crate::{
@@ -268,6 +268,9 @@ impl Endpoint {
     async fn post(&self, http: &Arc<dyn Http>, purpose: Purpose, body: String) -> Result<Packet, CallError> {
         let meter = if purpose.is_module() { &self.module_bytes } else { &self.engine_bytes };
         let reply = http.post(body, purpose.reply_bytes_max(), meter).await.map_err(CallError::of_broken)?;
+        if reply.body.len() >= LARGE_BYTES_MIN {
+            tokio::task::yield_now().await;
+        }
         let is_success = (200..300).contains(&reply.status);
         let status = |body: &[u8]| CallError::of_status(reply.status, body, reply.retry_after);
         if matches!(reply.status, 300..=399 | 401 | 403 | 429) {

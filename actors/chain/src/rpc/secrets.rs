@@ -39,8 +39,9 @@ fn decoded(text: &str) -> String {
 fn base64(text: &str) -> String {
     let mut encoded = String::new();
     for three in text.as_bytes().chunks(3) {
-        let word = three.iter().zip([16, 8, 0]).fold(0_usize, |word, (byte, shift)| word | usize::from(*byte) << shift);
-        let sixes = [18, 12, 6, 0].map(|shift| char::from(BASE64[word >> shift & 63]));
+        let word =
+            three.iter().zip([16, 8, 0]).fold(0_usize, |word, (byte, shift)| word | (usize::from(*byte) << shift));
+        let sixes = [18, 12, 6, 0].map(|shift| char::from(BASE64[(word >> shift) & 63]));
         encoded.extend(&sixes[..=three.len()]);
     }
     encoded

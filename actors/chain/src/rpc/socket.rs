@@ -22,7 +22,7 @@ const HEADS_MAX: usize = 16;
 /// One that is longer only says that there is a new head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Reading one that is longer takes a while; others have their turn before and after.
-const LARGE_BYTES_MIN: usize = 1 << 20;
+pub const LARGE_BYTES_MIN: usize = 1 << 20;
 /// Requests that wait for an answer.
 const PENDING_MAX: usize = 4_096;
 
