@@ -16,7 +16,7 @@ struct Quoting(String);
 impl Http for Quoting {
     async fn post(&self, body: String, _: usize, meter: &Meter) -> Result<Reply, Broken> {
         let respond = |request: &Value| json!({"jsonrpc": "2.0", "id": request["id"], "result": self.0});
-        let answer = match serde_json::from_str(&body).unwrap() {
+        let answer: Value = match serde_json::from_str(&body).unwrap() {
             Value::Array(requests) => requests.iter().map(respond).collect(),
             request => respond(&request),
         };
