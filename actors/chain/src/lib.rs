@@ -31,7 +31,7 @@ pub use actor::{Args, ChainActor, Source, spawn};
 pub use config::{BloomUse, ChainConfig, EndpointConfig, Verify};
 pub use history::{History, KEPT_HEADERS};
 pub use metrics::ChainMetrics;
-pub use rpc::{Broken, Dial, Held, Http, Meter, Network, Reply, Socket};
+pub use rpc::{Broken, Dial, Held, Http, Meter, Network, Reply, Room, Socket};
 
 /// The readers of nodes' answers with what must hold of each, for the fuzz targets.
 #[cfg(feature = "fuzzing")]

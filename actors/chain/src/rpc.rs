@@ -43,10 +43,11 @@ use tokio::{
 
 use crate::{config::ChainConfig, header::Header, metrics::ChainMetrics, tracker::Failure};
 use agreement::{Agreement, Told, Verdict};
-pub use dial::{Broken, Dial, Held, Http, Meter, Network, Reply, Socket};
+pub use dial::{Broken, Dial, Held, Http, Meter, Network, Reply, Room, Socket};
 use endpoint::{Endpoint, Purpose};
 use errors::CallError;
 use scoreboard::{Demotion, Scoreboard};
+use secrets::Secrets;
 use trust::Trust;
 
 /// First wait before the same endpoints are asked again; doubles.
@@ -56,6 +57,8 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 struct Shared {
     config: ChainConfig,
     endpoints: Vec<Endpoint>,
+    /// Those of all endpoints: nothing that is kept, logged or told has them.
+    secrets: Secrets,
     board: Mutex<Scoreboard>,
     /// The endpoint whose heads are followed.
     leader: watch::Sender<Option<usize>>,
@@ -161,7 +164,18 @@ impl Shared {
     }
 
     fn failure(&self, index: usize, error: &CallError) -> Failure {
-        Failure::Failed(format!("{}: {}", self.endpoints[index].name, error.message()))
+        Failure::Failed(format!("{}: {}", self.endpoints[index].name, self.said(error)))
+    }
+
+    /// One line for status and logs. A node may quote its own URL wherever it answers.
+    fn said(&self, error: &CallError) -> String {
+        self.secrets.clean(&error.message()).into_owned()
+    }
+
+    /// The same failure without any key.
+    fn clean(&self, failure: Failure) -> Failure {
+        let Failure::Failed(what) = failure;
+        Failure::Failed(self.secrets.clean(&what).into_owned())
     }
 
     /// Fails while one alone would say what is final, and another one was there a moment ago.
@@ -184,7 +198,7 @@ impl Shared {
 
     /// Records that an endpoint let a request down.
     fn let_down(&self, index: usize, error: &CallError) {
-        let message = error.message();
+        let message = self.said(error);
         let at_least_ns = u64::try_from(error.retry_after().as_nanos()).unwrap_or(u64::MAX);
         self.update(|board, now| {
             let why = match error {
@@ -210,7 +224,7 @@ impl Shared {
             CallError::Paced
             | CallError::TooLarge { .. }
             | CallError::Transport { kind: HostErrorKind::InvalidInput, .. } => {}
-            error => self.update(|board, now| board.spare(index, now, at_least_ns, error.message())),
+            error => self.update(|board, now| board.spare(index, now, at_least_ns, self.said(error))),
         }
     }
 
@@ -306,6 +320,8 @@ impl Shared {
 
     /// Records that an endpoint answered what cannot be.
     fn lied(&self, index: usize, what: &str) {
+        let what = self.secrets.clean(what);
+        let what = &*what;
         let (chain_id, endpoint) = (self.config.chain_id, &self.endpoints[index].name);
         tracing::warn!(chain_id, %endpoint, what, "a wrong answer; the endpoint is avoided for a while");
         self.doubt_chain(index);
@@ -360,6 +376,7 @@ impl RpcBackend {
             held_back: Mutex::new(None),
             began_ns: clock.monotonic_ns(),
             config,
+            secrets: Secrets::all(endpoints.iter().map(|endpoint| &endpoint.secrets)),
             endpoints,
             board,
             leader,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use nexum_chain::{Broken, Dial, Http, Meter, Reply, Socket};
+use nexum_chain::{Broken, Dial, Http, Meter, Reply, Room, Socket};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use url::Url;
@@ -305,7 +305,7 @@ impl Dial for Net {
         Ok(Arc::new(Endpoint { net: self.clone(), at }))
     }
 
-    async fn ws(&self, url: &Url, _: Duration, message_bytes_max: usize) -> Result<Socket, Broken> {
+    async fn ws(&self, url: &Url, _: Duration, room: &Arc<Room>) -> Result<Socket, Broken> {
         let at = address(url).ok_or_else(|| Broken::Lost("no such node".into()))?;
         let (delay, outcome) = self.plan(at);
         tokio::time::sleep(delay).await;
@@ -318,7 +318,7 @@ impl Dial for Net {
         let (told, from_node) = mpsc::channel(16);
         let changed = Arc::new(Notify::new());
         lock(&self.connections).push(changed.clone());
-        tokio::spawn(self.clone().serve(at, asked, told, changed, message_bytes_max));
+        tokio::spawn(self.clone().serve(at, asked, told, changed, room.message_bytes_max()));
         Ok(Socket { to_node, from_node })
     }
 }

@@ -57,31 +57,31 @@ impl Backend for RpcBackend {
 
     async fn headers(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
         self.serves_fork(numbers).await?;
-        self.read_headers(Asked::Blocks, numbers).await
+        self.read_headers(Asked::Blocks, numbers).await.map_err(|failure| self.shared.clean(failure))
     }
 
     async fn history(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
-        self.read_headers(Asked::History, numbers).await
+        self.read_headers(Asked::History, numbers).await.map_err(|failure| self.shared.clean(failure))
     }
 
     async fn header(&self, hash: Hash) -> Result<Option<Header>, Failure> {
-        self.read_header(hash).await
+        self.read_header(hash).await.map_err(|failure| self.shared.clean(failure))
     }
 
     async fn tagged(&self, tag: Tag) -> Result<Option<Header>, Failure> {
-        self.read_tagged(tag).await
+        self.read_tagged(tag).await.map_err(|failure| self.shared.clean(failure))
     }
 
     async fn finality(&self, tag: Tag, numbers: &[u64]) -> Result<Final, Failure> {
-        self.read_finality(tag, numbers).await
+        self.read_finality(tag, numbers).await.map_err(|failure| self.shared.clean(failure))
     }
 
     async fn block_logs(&self, blocks: &[Header], union: &Union) -> Result<Vec<Vec<Log>>, Failure> {
-        self.read_block_logs(blocks, union).await
+        self.read_block_logs(blocks, union).await.map_err(|failure| self.shared.clean(failure))
     }
 
     async fn range_logs(&self, from: u64, to: u64, union: &Union, known: &[Header]) -> Result<Ranged, Failure> {
-        self.read_range_logs(from, to, union, known).await
+        self.read_range_logs(from, to, union, known).await.map_err(|failure| self.shared.clean(failure))
     }
 
     async fn survey(&self, known: &[(u64, Hash)]) -> Survey {

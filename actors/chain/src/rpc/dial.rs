@@ -3,6 +3,7 @@
 //! Carries bytes and knows nothing of JSON-RPC. Invariant: an answer is bounded while it is read, redirects are not
 //! followed, and no error quotes a URL, which may hold a key. Hosts are looked up on threads that nothing else runs on.
 
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,8 @@ use tokio_tungstenite::tungstenite::{self, Message, protocol::WebSocketConfig};
 use url::{Host, Url};
 
 use crate::metrics::ChainMetrics;
+use room::Bounded;
+pub use room::Room;
 
 /// What endpoints may hold of threads. Each host asks for itself and has one lookup at a time, so that one whose name
 /// servers are silent keeps no other waiting; this is for more hosts than anybody configures.
@@ -54,7 +57,7 @@ pub enum Broken {
 }
 
 /// Counts the bytes of answers that are held at once, and bounds them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Meter {
     held: Arc<AtomicUsize>,
     max: usize,
@@ -68,6 +71,11 @@ impl Meter {
     /// Begins an answer.
     pub fn begin(&self) -> Held {
         Held { all: self.held.clone(), max: self.max, bytes: 0 }
+    }
+
+    #[cfg(test)]
+    fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 }
 
@@ -88,6 +96,13 @@ impl Held {
             true => Err(Broken::Lost(format!("other answers hold {before} bytes, at most {} at once", self.max))),
             false => Ok(()),
         }
+    }
+
+    /// So many of its bytes are free again.
+    fn shrink(&mut self, bytes: usize) {
+        assert!(bytes <= self.bytes, "{bytes} bytes of {} are given back", self.bytes);
+        self.bytes -= bytes;
+        self.all.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -126,8 +141,8 @@ pub struct Socket {
 pub trait Dial: Send + Sync {
     /// For requests and their answers; connects when it must.
     fn http(&self, url: &Url) -> Result<Arc<dyn Http>, String>;
-    /// One connection. A message longer than `message_bytes_max` ends it.
-    async fn ws(&self, url: &Url, keepalive: Duration, message_bytes_max: usize) -> Result<Socket, Broken>;
+    /// One connection. A message that there is no room for ends it.
+    async fn ws(&self, url: &Url, keepalive: Duration, room: &Arc<Room>) -> Result<Socket, Broken>;
 }
 
 /// The network. One serves all chains, and outlives their actors, as do the threads of lookups that hang.
@@ -236,16 +251,21 @@ impl Dial for Network {
         Ok(Arc::new(Client { client, url: url.clone() }))
     }
 
-    async fn ws(&self, url: &Url, keepalive: Duration, message_bytes_max: usize) -> Result<Socket, Broken> {
+    async fn ws(&self, url: &Url, keepalive: Duration, room: &Arc<Room>) -> Result<Socket, Broken> {
+        let message_bytes_max = room.message_bytes_max();
         let config = WebSocketConfig::default()
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max));
         let stream = self.hosts.connect(url, message_bytes_max).await?;
+        let stream = Bounded::new(stream, room.clone());
         let opening = tokio_tungstenite::client_async_tls_with_config(url.as_str(), stream, Some(config), None);
-        let (stream, _) = opening.await.map_err(|error| of_websocket(&error, message_bytes_max))?;
+        let opened = opening.await;
+        let (stream, _) =
+            opened.map_err(|error| room.broken().unwrap_or_else(|| of_websocket(&error, message_bytes_max)))?;
         // One message at a time: each may be as long as is allowed.
         let (to_node, mut outgoing) = mpsc::channel::<String>(16);
         let (incoming, from_node) = mpsc::channel(1);
+        let room = room.clone();
         tokio::spawn(async move {
             let (mut write, mut read) = stream.split();
             let mut ticks = tokio::time::interval(keepalive.max(Duration::from_millis(1)));
@@ -257,7 +277,8 @@ impl Dial for Network {
                         let Some(text) = text else { break };
                         if let Err(error) = write.send(Message::text(text)).await {
                             // Whoever listens is gone when nobody takes this.
-                            let _ = incoming.send(Err(of_websocket(&error, message_bytes_max))).await;
+                            let broken = room.broken().unwrap_or_else(|| of_websocket(&error, message_bytes_max));
+                            let _ = incoming.send(Err(broken)).await;
                             return;
                         }
                     }
@@ -276,8 +297,13 @@ impl Dial for Network {
                                 Err(Broken::Lost("the connection was closed".into()))
                             }
                             Some(Ok(_)) => continue,
-                            Some(Err(error)) => Err(of_websocket(&error, message_bytes_max)),
+                            Some(Err(error)) => {
+                                Err(room.broken().unwrap_or_else(|| of_websocket(&error, message_bytes_max)))
+                            }
                         };
+                        if text.is_ok() {
+                            room.whole();
+                        }
                         let ended = text.is_err();
                         if incoming.send(text).await.is_err() || ended {
                             break;

@@ -13,13 +13,13 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::{
-    dial::{Dial, Http, Meter},
+    dial::{Dial, Http, Meter, Room},
     envelope::{self, Answer, AnswerId, Packet},
     errors::{CallError, NOT_CONNECTED},
     limiter::{Caller, Limiter},
     secrets::{Secrets, public_name},
     shape::Shape,
-    socket::{Connection, Payload},
+    socket::{Connection, LARGE_BYTES_MIN, Payload},
     untold::Questions,
 };
 use crate::{
@@ -109,8 +109,10 @@ pub struct Endpoint {
     /// Scheme, host and port: all of the URL that is ever shown.
     pub name: String,
     chain_label: String,
+    /// What one request may take.
+    timeout: Duration,
     transport: Transport,
-    secrets: Secrets,
+    pub secrets: Secrets,
     limiter: Limiter,
     shape: Mutex<Shape>,
     /// Those for logs.
@@ -151,6 +153,7 @@ impl Endpoint {
         Ok(Self {
             name,
             chain_label: config.chain_id.to_string(),
+            timeout: config.timeout,
             transport,
             secrets,
             limiter: Limiter::new(config.requests_per_second),
@@ -179,17 +182,18 @@ impl Endpoint {
     pub async fn connect(&self, timeout: Duration) -> Result<(), CallError> {
         // Over HTTP each request opens what it needs.
         let Transport::Ws { engine, .. } = &self.transport else { return Ok(()) };
-        let connection = self.open(timeout, ENGINE_REPLY_BYTES_MAX).await?;
+        let connection = self.open(timeout, ENGINE_REPLY_BYTES_MAX, &self.engine_bytes).await?;
         *engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
         Ok(())
     }
 
-    async fn open(&self, timeout: Duration, message_bytes_max: usize) -> Result<Connection, CallError> {
+    async fn open(&self, timeout: Duration, bytes_max: usize, meter: &Meter) -> Result<Connection, CallError> {
         let Transport::Ws { url, keepalive, dial, .. } = &self.transport else {
             return Err(CallError::unavailable("HTTP has no connection to open"));
         };
-        match tokio::time::timeout(timeout, dial.ws(url, *keepalive, message_bytes_max)).await {
-            Ok(Ok(socket)) => Ok(Connection::over(socket)),
+        let room = Arc::new(Room::new(bytes_max, meter, self.timeout));
+        match tokio::time::timeout(timeout, dial.ws(url, *keepalive, &room)).await {
+            Ok(Ok(socket)) => Ok(Connection::over(socket, room)),
             Ok(Err(broken)) => Err(self.clean(CallError::of_broken(broken))),
             Err(_) => Err(CallError::timeout(timeout)),
         }
@@ -222,7 +226,7 @@ impl Endpoint {
         if let Some(connection) = modules.as_ref().filter(|connection| !connection.has_ended()) {
             return Ok(connection.clone());
         }
-        let connection = self.open(timeout, MODULE_MESSAGE_BYTES_MAX).await?;
+        let connection = self.open(timeout, MODULE_MESSAGE_BYTES_MAX, &self.module_bytes).await?;
         *modules = Some(connection.clone());
         Ok(connection)
     }
@@ -264,6 +268,9 @@ impl Endpoint {
     async fn post(&self, http: &Arc<dyn Http>, purpose: Purpose, body: String) -> Result<Packet, CallError> {
         let meter = if purpose.is_module() { &self.module_bytes } else { &self.engine_bytes };
         let reply = http.post(body, purpose.reply_bytes_max(), meter).await.map_err(CallError::of_broken)?;
+        if reply.body.len() >= LARGE_BYTES_MIN {
+            tokio::task::yield_now().await;
+        }
         let is_success = (200..300).contains(&reply.status);
         let status = |body: &[u8]| CallError::of_status(reply.status, body, reply.retry_after);
         if matches!(reply.status, 300..=399 | 401 | 403 | 429) {
@@ -309,7 +316,10 @@ impl Endpoint {
             match &self.transport {
                 Transport::Unusable(why) => Err(CallError::unavailable(why.clone())),
                 Transport::Http(http) => only(id, self.post(http, purpose, text).await?),
-                Transport::Ws { .. } => self.connection_for(purpose, timeout).await?.call(id, text).await,
+                Transport::Ws { .. } => {
+                    let connection = self.connection_for(purpose, timeout).await?;
+                    connection.call(id, text, purpose.reply_bytes_max()).await
+                }
             }
         };
         let result = self.within(timeout, exchange).await;
@@ -350,9 +360,9 @@ impl Endpoint {
                 }
                 Transport::Ws { .. } => {
                     let connection = self.connection_for(purpose, timeout).await?;
-                    let calls = numbered
-                        .iter()
-                        .map(|(id, method, params)| connection.call(*id, envelope::request(*id, method, params)));
+                    let calls = numbered.iter().map(|(id, method, params)| {
+                        connection.call(*id, envelope::request(*id, method, params), purpose.reply_bytes_max())
+                    });
                     Ok(futures::future::join_all(calls).await)
                 }
             }

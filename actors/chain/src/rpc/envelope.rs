@@ -7,7 +7,10 @@
 
 use serde_json::value::RawValue;
 
-use super::form::{self, Quantity};
+use super::{
+    endpoint::BATCH_MAX,
+    form::{self, Quantity},
+};
 
 /// Longest piece of a node's own words that is passed on.
 pub const MESSAGE_CHARS_MAX: usize = 400;
@@ -15,12 +18,15 @@ pub const MESSAGE_CHARS_MAX: usize = 400;
 pub const DATA_BYTES_MAX: usize = 64 << 10;
 /// Longest name of a subscription; nodes write 16 bytes in hexadecimal digits at most.
 pub const SUBSCRIPTION_BYTES_MAX: usize = 256;
+/// What is said of a batch that is longer than any that is asked for.
+pub const TOO_MANY: &str = "it has more answers than are ever asked for";
 const NO_REASON: &str = "an error without a reason";
 
 /// What came in one body or one frame.
 #[derive(Debug, Clone)]
 pub enum Packet {
     One(Answer),
+    /// At most [`BATCH_MAX`].
     Many(Vec<Answer>),
     /// What a subscription tells.
     Note {
@@ -68,7 +74,8 @@ pub fn batch(requests: &[(u64, &str, &RawValue)]) -> String {
     format!("[{}]", requests.join(","))
 }
 
-/// What a body or a frame holds. Several objects in a row, such as one per line, are a batch.
+/// What a body or a frame holds. Several objects in a row, such as one per line, are a batch. It is not read on where a
+/// batch is longer than any that is asked for.
 pub fn read(text: &str) -> Result<Packet, String> {
     let text = text.trim_matches(|character: char| character.is_whitespace() || matches!(character, '\u{feff}' | '\0'));
     match text.bytes().next() {
@@ -78,6 +85,7 @@ pub fn read(text: &str) -> Result<Packet, String> {
         Some(b'[') => {
             let mut answers = Vec::new();
             form::items(text, |item| {
+                has_room(answers.len())?;
                 answers.push(answer_in_batch(item)?);
                 Ok(())
             })?;
@@ -93,7 +101,10 @@ pub fn read(text: &str) -> Result<Packet, String> {
         let object = object.map_err(|error| format!("{error}: {}", form::quote(text)))?.get();
         match first {
             None => first = Some(object),
-            Some(_) => rest.push(answer_in_batch(object)?),
+            Some(_) => {
+                has_room(rest.len() + 1)?;
+                rest.push(answer_in_batch(object)?);
+            }
         }
     }
     match first {
@@ -103,6 +114,14 @@ pub fn read(text: &str) -> Result<Packet, String> {
             rest.insert(0, answer_in_batch(object)?);
             Ok(Packet::Many(rest))
         }
+    }
+}
+
+/// Whether another answer may follow so many of them: nobody is ever asked for more at once.
+fn has_room(answers: usize) -> Result<(), String> {
+    match (answers as u64) < BATCH_MAX {
+        true => Ok(()),
+        false => Err(TOO_MANY.to_owned()),
     }
 }
 
@@ -387,6 +406,19 @@ mod tests {
             let Ok(Packet::Many(answers)) = read(json) else { panic!("{json}") };
             let expected: Vec<_> = expected.into_iter().map(AnswerId::Number).collect();
             assert_eq!(answers.iter().map(|answer| answer.id).collect::<Vec<_>>(), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_not_read_past_the_longest_that_is_asked_for() {
+        let most = usize::try_from(BATCH_MAX).unwrap();
+        for (begin, between, end) in [("[", ",", "]"), ("", "\n", ""), ("", "", "")] {
+            let answers = |count: usize| vec![r#"{"id":1,"error":1}"#; count].join(between);
+            let Ok(Packet::Many(read)) = super::read(&format!("{begin}{}{end}", answers(most))) else { panic!() };
+            assert_eq!(read.len(), most);
+            // What follows is nothing that could be read.
+            let error = super::read(&format!("{begin}{}{between}!", answers(most + 1))).unwrap_err();
+            assert_eq!(error, TOO_MANY);
         }
     }
 

@@ -124,7 +124,7 @@ impl Line {
                     continue;
                 }
                 Ended::Failed(error) => {
-                    let message = error.message();
+                    let message = self.shared.said(&error);
                     pause = error.retry_after();
                     let lost = |board: &mut Scoreboard, now| {
                         let was_up = board.down(self.index, now, message.clone());

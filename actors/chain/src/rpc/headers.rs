@@ -129,6 +129,7 @@ impl Shared {
 
     /// Says of an endpoint why it is waited for.
     pub(super) fn note(&self, index: usize, what: String) {
+        let what = self.secrets.clean(&what).into_owned();
         self.update(|board, _| board.note_error(index, what));
     }
 
@@ -243,7 +244,7 @@ impl RpcBackend {
                     if !refusal.is_some_and(|refusal| shape.batch.refused(size, refusal)) {
                         return answer;
                     }
-                    tracing::debug!(endpoint = %self.shared.name(index), size, error = %error.message(), "a batch was refused");
+                    tracing::debug!(endpoint = %self.shared.name(index), size, error = %self.shared.said(error), "a batch was refused");
                 }
                 Err(_) => return answer,
             }

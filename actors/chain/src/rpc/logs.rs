@@ -234,7 +234,7 @@ impl RpcBackend {
                     };
                 }
                 Err(error) if refusal(&error) == Some(Refusal::Refused) => {
-                    tracing::debug!(endpoint = %self.shared.name(index), error = %error.message(), "logs by hash were refused");
+                    tracing::debug!(endpoint = %self.shared.name(index), error = %self.shared.said(&error), "logs by hash were refused");
                     if list > 1 {
                         self.shared.endpoints[index].shape().list.refused(list, Refusal::Refused);
                     }

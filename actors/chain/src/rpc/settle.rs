@@ -205,7 +205,7 @@ impl RpcBackend {
                 }
                 Err(error) => {
                     was_heard &= matches!(error, CallError::Node { .. }) && !error.is_rate_limit();
-                    why = format!("{}: {}", self.shared.name(index), error.message());
+                    why = format!("{}: {}", self.shared.name(index), self.shared.said(&error));
                 }
             }
         }

@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    dial::Socket,
-    envelope::{self, Answer, AnswerId, Packet, SUBSCRIPTION_BYTES_MAX},
+    dial::{Room, Socket},
+    envelope::{self, Answer, AnswerId, Packet, SUBSCRIPTION_BYTES_MAX, TOO_MANY},
     errors::CallError,
 };
 
@@ -21,6 +21,8 @@ use super::{
 const HEADS_MAX: usize = 16;
 /// One that is longer only says that there is a new head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Reading one that is longer takes a while; others have their turn before and after.
+pub const LARGE_BYTES_MIN: usize = 1 << 20;
 /// Requests that wait for an answer.
 const PENDING_MAX: usize = 4_096;
 
@@ -39,6 +41,7 @@ struct Pending {
 #[derive(Clone)]
 pub struct Connection {
     to_node: mpsc::Sender<String>,
+    room: Arc<Room>,
     pending: Arc<Mutex<Pending>>,
     /// Says that a head was told; there is one taker.
     told: Arc<tokio::sync::Mutex<mpsc::Receiver<()>>>,
@@ -58,16 +61,17 @@ impl Drop for Withdraw<'_> {
 }
 
 impl Connection {
-    pub fn over(socket: Socket) -> Self {
+    /// Over a socket that takes in what there is room for.
+    pub fn over(socket: Socket, room: Arc<Room>) -> Self {
         let Socket { to_node, from_node } = socket;
         let pending = Arc::new(Mutex::new(Pending::default()));
         let (tell, told) = mpsc::channel(1);
-        tokio::spawn(read(from_node, pending.clone(), tell));
-        Self { to_node, pending, told: Arc::new(tokio::sync::Mutex::new(told)) }
+        tokio::spawn(read(from_node, room.clone(), pending.clone(), tell));
+        Self { to_node, room, pending, told: Arc::new(tokio::sync::Mutex::new(told)) }
     }
 
-    /// Sends one request and waits for its answer.
-    pub async fn call(&self, id: u64, text: String) -> Payload {
+    /// Sends one request and waits for its answer, which may have so many bytes.
+    pub async fn call(&self, id: u64, text: String, reply_bytes_max: usize) -> Payload {
         let (reply, answer) = oneshot::channel();
         {
             let mut pending = lock(&self.pending);
@@ -80,10 +84,13 @@ impl Connection {
             pending.calls.insert(id, reply);
         }
         let _withdraw = Withdraw(&self.pending, id);
+        let awaits = self.room.awaits(reply_bytes_max);
         if self.to_node.send(text).await.is_err() {
             return Err(self.ended());
         }
-        answer.await.unwrap_or_else(|_| Err(self.ended()))
+        let answer = answer.await.unwrap_or_else(|_| Err(self.ended()));
+        awaits.answered();
+        answer
     }
 
     pub fn has_ended(&self) -> bool {
@@ -121,6 +128,7 @@ fn is_harmless(text: &str) -> bool {
 /// Hands out what the node sends, until the connection ends.
 async fn read(
     mut from_node: mpsc::Receiver<Result<String, super::dial::Broken>>,
+    room: Arc<Room>,
     pending: Arc<Mutex<Pending>>,
     tell: mpsc::Sender<()>,
 ) {
@@ -130,9 +138,15 @@ async fn read(
             Some(Err(broken)) => break CallError::of_broken(broken),
             None => break CallError::unavailable("the connection was lost"),
         };
+        // Counted until it is handed out.
+        let _held = room.taken();
         // The last clone of the connection is gone.
         if tell.is_closed() {
             return;
+        }
+        let is_large = text.len() >= LARGE_BYTES_MIN;
+        if is_large {
+            tokio::task::yield_now().await;
         }
         match envelope::read(&text) {
             Ok(Packet::One(answer)) => deliver(&pending, answer),
@@ -150,8 +164,11 @@ async fn read(
                 let _ = tell.try_send(());
             }
             // A frame of another protocol's, such as a keep-alive. What is no JSON at all is no node's.
-            Err(_) if is_harmless(&text) => {}
+            Err(what) if what != TOO_MANY && is_harmless(&text) => {}
             Err(what) => break CallError::nonsense(what),
+        }
+        if is_large {
+            tokio::task::yield_now().await;
         }
     };
     let mut pending = lock(&pending);
@@ -188,7 +205,10 @@ fn deliver(pending: &Mutex<Pending>, answer: Answer) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::rpc::dial::Meter;
 
     fn note(subscription: &str, result: &str) -> String {
         let params = format!(r#"{{"subscription":"{subscription}","result":{result}}}"#);
@@ -199,7 +219,8 @@ mod tests {
     async fn only_the_newest_heads_of_the_subscription_that_is_listened_to_are_told() {
         let (to_node, _asked) = mpsc::channel(1);
         let (node, from_node) = mpsc::channel(1);
-        let connection = Connection::over(Socket { to_node, from_node });
+        let room = Arc::new(Room::new(1 << 20, &Meter::new(1 << 20), Duration::from_secs(1)));
+        let connection = Connection::over(Socket { to_node, from_node }, room);
         // Nobody takes these: another endpoint leads.
         for number in 0..100 {
             node.send(Ok(note("0x1", &number.to_string()))).await.unwrap();
@@ -221,5 +242,21 @@ mod tests {
         }
         drop(node);
         assert!(connection.head("0x2").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn more_answers_than_are_ever_asked_for_end_the_connection() {
+        let (to_node, mut asked) = mpsc::channel(1);
+        let (node, from_node) = mpsc::channel(1);
+        let room = Arc::new(Room::new(1 << 20, &Meter::new(1 << 20), Duration::from_secs(1)));
+        let connection = Connection::over(Socket { to_node, from_node }, room);
+        let call = connection.call(7, "?".to_owned(), 1 << 20);
+        let answers = async {
+            asked.recv().await.unwrap();
+            node.send(Ok(format!("[{}]", vec![r#"{"id":1,"result":1}"#; 10_000].join(",")))).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(call, answers);
+        assert!(answer.unwrap_err().is_nonsense());
+        assert!(connection.has_ended());
     }
 }

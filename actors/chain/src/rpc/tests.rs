@@ -1,5 +1,6 @@
 //! Endpoints that are behind one another, without any network.
 
+mod keys;
 mod odd;
 mod standby;
 
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::{Broken, Dial, Http, Meter, Reply, RpcBackend, Socket};
+use super::{Broken, Dial, Http, Meter, Reply, Room, RpcBackend, Socket};
 use crate::{
     backend::{Backend, Ranged, Seen},
     config::{BloomUse, ChainConfig},
@@ -220,7 +221,7 @@ impl Dial for Nodes {
         Ok(Arc::new(self.0[index].clone()))
     }
 
-    async fn ws(&self, _: &Url, _: Duration, _: usize) -> Result<Socket, Broken> {
+    async fn ws(&self, _: &Url, _: Duration, _: &Arc<Room>) -> Result<Socket, Broken> {
         Err(Broken::Lost("HTTP alone".into()))
     }
 }

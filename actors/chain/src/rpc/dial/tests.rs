@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::*;
+use super::{room::UNASKED_BYTES_MAX, *};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,7 +65,11 @@ async fn post(network: &Network, url: Url) -> Result<Vec<u8>, Broken> {
 }
 
 async fn first_text(network: &Network, url: Url) -> Result<String, Broken> {
-    let mut socket = network.ws(&url, Duration::from_secs(10), BYTES_MAX).await?;
+    first_text_in(network, url, &Arc::new(Room::new(BYTES_MAX, &Meter::new(BYTES_MAX), PATIENCE))).await
+}
+
+async fn first_text_in(network: &Network, url: Url, room: &Arc<Room>) -> Result<String, Broken> {
+    let mut socket = network.ws(&url, Duration::from_secs(10), room).await?;
     socket.from_node.recv().await.unwrap()
 }
 
@@ -128,4 +132,56 @@ async fn an_address_from_which_nothing_comes_back_keeps_nobody_waiting_for_the_n
     };
     assert_eq!(first(&addresses, refused).await.unwrap_err().to_string(), "1 refuses");
     assert!(first(&[], refused).await.unwrap_err().to_string().contains("no address"));
+}
+
+/// Frames that add nothing to their message are not read for ever.
+#[tokio::test]
+async fn a_message_in_frames_without_end_ends_the_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = url("ws", "127.0.0.1", listener.local_addr().unwrap().port());
+    let serving = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = tokio_tungstenite::accept_async(stream).await.unwrap().into_inner();
+        // The beginning of a text, and nothing more of it.
+        stream.write_all(&[0x01, 0x00]).await.unwrap();
+        while stream.write_all(&[0; 1 << 14]).await.is_ok() {}
+    });
+    let network = network(&Arc::default());
+    let meter = Meter::new(4 * BYTES_MAX);
+    let room = Arc::new(Room::new(4 * BYTES_MAX, &meter, PATIENCE));
+    let text = timeout(PATIENCE, first_text_in(&network, url, &room)).await.unwrap();
+    assert_eq!(text.unwrap_err(), Broken::TooLarge { bytes_max: UNASKED_BYTES_MAX });
+    timeout(PATIENCE, serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_long_message_is_read_only_where_an_answer_is_waited_for() {
+    let network = network(&Arc::default());
+    let length = 2 * UNASKED_BYTES_MAX;
+    for is_awaited in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = url("ws", "127.0.0.1", listener.local_addr().unwrap().port());
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+            // It may be refused before its end.
+            let _ = socket.send(Message::text("x".repeat(length))).await;
+            while socket.next().await.is_some_and(|message| message.is_ok()) {}
+        });
+        let meter = Meter::new(2 * length);
+        let room = Arc::new(Room::new(length, &meter, PATIENCE));
+        let awaits = is_awaited.then(|| room.awaits(length));
+        let text = timeout(PATIENCE, first_text_in(&network, url, &room)).await.unwrap();
+        match awaits {
+            Some(_) => {
+                assert_eq!(text.unwrap().len(), length);
+                let held = room.taken();
+                assert!(meter.held() >= length, "it is counted until it is dropped");
+                drop(held);
+                assert!(meter.held() < length);
+            }
+            None => assert_eq!(text.unwrap_err(), Broken::TooLarge { bytes_max: UNASKED_BYTES_MAX }),
+        }
+        timeout(PATIENCE, serving).await.unwrap().unwrap();
+    }
 }

@@ -48,7 +48,7 @@ impl Line {
             Err(error) if error.is_rate_limit() => Err(error.into()),
             // A node without subscriptions can still be asked, whether it says so or nothing.
             Err(error) if error.is_silence() || matches!(error, CallError::Node { .. }) => {
-                let message = error.message();
+                let message = self.shared.said(&error);
                 tracing::warn!(endpoint = %self.endpoint().name, %message, "no subscriptions here, polling");
                 self.poll().await
             }

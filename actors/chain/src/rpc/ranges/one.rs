@@ -79,7 +79,7 @@ impl RpcBackend {
                 _ => shape.range.refused(size, refusal),
             };
             drop(shape);
-            tracing::debug!(endpoint = %self.shared.name(index), from, to, list, error = %error.message(), "a range was refused");
+            tracing::debug!(endpoint = %self.shared.name(index), from, to, list, error = %self.shared.said(&error), "a range was refused");
             if !smaller {
                 self.refused(index, &error);
                 return Err(error);
