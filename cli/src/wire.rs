@@ -12,11 +12,12 @@ mod modules;
 mod services;
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nexum_chain::mock::Fixture;
 use nexum_host_ifaces::port::Port;
 use nexum_kernel::admin::AdminMsg;
@@ -56,6 +57,13 @@ fn roster(state_dir: &Path) -> PathBuf {
 /// What modules are at, for the engine after this one.
 fn marks(state_dir: &Path) -> PathBuf {
     state_dir.join("begun")
+}
+
+/// What is the engine's own in a state directory besides these and the store.
+fn reserved(config: &Config) -> Vec<PathBuf> {
+    let state_dir = &config.engine.state_dir;
+    let own = ["LOCK", "admin.sock", "cache", "journal.key"].into_iter().map(|name| state_dir.join(name));
+    own.chain([marks(state_dir)]).collect()
 }
 
 /// Where the database lies within a state directory.
@@ -129,6 +137,7 @@ pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     services::private_directory(&config.engine.state_dir)?;
     // Until the process ends, whatever happens to what is in the directory.
     let _lock = lock::hold(&config.engine.state_dir, "engine").context("[engine] state_dir")?;
+    refuse_half_restored(&config.engine.state_dir)?;
     let runtime = nexum_kernel::threads::executor(config.engine.pin_threads).context("no runtime")?;
     let ended = runtime.block_on(engine(&config, temporary.is_some(), &log));
     // Blocking work that is left, such as a backup, must not keep the process.
@@ -136,6 +145,21 @@ pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     drop(temporary);
     log.flush();
     Ok(ended?)
+}
+
+/// Refuses a directory in which a restore was cut short, where an engine would begin with an empty store.
+fn refuse_half_restored(state_dir: &Path) -> anyhow::Result<()> {
+    let store = store_directory(state_dir);
+    let remains = nexum_store::remains(&store);
+    let is_there = fs::read_dir(&store).is_ok_and(|mut entries| entries.next().is_some());
+    if !is_there && remains.symlink_metadata().is_ok() {
+        bail!(
+            "{} is left of a restore that was cut short, and there is no store: run `nexum state restore` again, or remove \
+             it to begin with an empty store",
+            remains.display()
+        );
+    }
+    Ok(())
 }
 
 async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Result<()> {

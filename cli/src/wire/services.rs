@@ -122,6 +122,7 @@ fn open_store(config: &Config, clock: &Arc<dyn Clock>, registry: &Registry) -> a
     let mut options = nexum_store::Options::new(clock.clone(), registry.clone());
     options.durability = config.engine.durability;
     options.companions = super::companions(&config.engine.state_dir);
+    options.reserved = super::reserved(config);
     let journal = &config.journal;
     options.journal_entries = journal.entries;
     options.journal_bytes = journal.bytes;
