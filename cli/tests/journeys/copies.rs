@@ -77,3 +77,22 @@ fn what_a_crash_is_exported_to_is_not_overwritten() {
     assert!(code == Some(1) && refused.contains("it exists already"), "{refused}");
     assert_eq!(fs::read_to_string(&to).unwrap(), "precious");
 }
+
+#[test]
+fn what_has_no_end_is_no_file_to_any_command() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let wanted = [
+        "journal verify --file @",
+        "journal verify --file @ --receipt @",
+        "journal diff @ @",
+        "replay --capsule @",
+        "run --mock @",
+    ];
+    for (args, place) in wanted.iter().flat_map(|args| [(args, "/dev/zero"), (args, pipe.to_str().unwrap())]) {
+        let args: Vec<&str> = args.split(' ').map(|arg| if arg == "@" { place } else { arg }).collect();
+        let (code, refused) = said(&Command::new(NEXUM).args(&args).current_dir(dir.path()).output().unwrap());
+        assert!(matches!(code, Some(1 | 2)) && refused.contains("expected a file"), "{args:?}: {code:?} {refused}");
+    }
+}
