@@ -3,6 +3,7 @@
 //! Owns: which actor serves which port, the layout of the state directory, signals, and how the process ends. Every
 //! decision about modules is the kernel's.
 
+mod certificates;
 pub(crate) mod compiler;
 pub(crate) mod journal_key;
 pub(crate) mod lock;
@@ -38,6 +39,8 @@ use crate::{
 const CONFIG_FILE: &str = "nexum-engine.toml";
 /// What the kernel may need beyond the deadline it gives to modules; past both it is stuck.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// What blocking work may still need when everything else has ended. It comes on top of the deadline.
+const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 /// How often it is looked whether every module runs, and how many times.
 const START_LOOK: Duration = Duration::from_secs(1);
 const START_LOOKS_MAX: usize = 600;
@@ -155,7 +158,7 @@ pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     let runtime = nexum_kernel::threads::executor(config.engine.pin_threads).context("no runtime")?;
     let ended = runtime.block_on(engine(&config, temporary.is_some(), &log));
     // Blocking work that is left, such as a backup, must not keep the process.
-    runtime.shutdown_timeout(Duration::from_secs(5));
+    runtime.shutdown_timeout(BLOCKING_GRACE);
     drop(temporary);
     log.flush();
     Ok(ended?)
