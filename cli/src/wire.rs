@@ -94,6 +94,11 @@ pub fn checked_settings(settings: &args::Settings) -> Result<Effective, Failure>
 }
 
 fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Result<Effective, Failure> {
+    // The configuration is text, and so is what an engine answers.
+    let mut named = settings.state_dir.iter().chain(&settings.mock).chain(&settings.modules);
+    if let Some(path) = named.find(|path| path.to_str().is_none()) {
+        return Err(Failure::usage(format!("{}: is no UTF-8, as a path of the configuration must be", path.display())));
+    }
     let file = match &settings.config {
         Some(file) => Some(file.clone()),
         None if settings.mock.is_some() => None,

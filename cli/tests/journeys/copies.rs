@@ -59,6 +59,16 @@ fn a_path_that_is_no_text_ends_no_command_in_a_panic() {
     command.arg("--socket").arg(&engine.socket).args(["state", "backup", "--to"]).arg(&copy);
     let (code, refused) = said(&command.output().unwrap());
     assert!(code == Some(2) && refused.contains("is no UTF-8") && !copy.exists(), "{refused}");
+    for flag in ["--mock", "--state-dir", "--module"] {
+        let mut command = Command::new(NEXUM);
+        command.args(["check-config", "--json", "--config"]).arg(&engine.config).arg(flag).arg(&copy);
+        let (code, refused) = said(&command.output().unwrap());
+        assert!(code == Some(2) && refused.contains("is no UTF-8"), "{flag}: {refused}");
+    }
+    let mut command = Command::new(NEXUMCTL);
+    command.arg("--socket").arg(&engine.socket).args(["module", "load"]).arg(&copy);
+    let (code, refused) = said(&command.output().unwrap());
+    assert!(code == Some(2) && refused.contains("is no UTF-8"), "{refused}");
     engine.ctl(&["state", "backup", "--to", backup.to_str().unwrap()]);
     let restored = restore(&backup, &state);
     assert_eq!(said(&restored).0, Some(0), "{}", said(&restored).1);
