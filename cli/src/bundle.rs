@@ -1,11 +1,12 @@
 //! Packaging: a manifest and a component become a bundle that an engine verifies.
 //!
-//! Invariant: a bundle directory is complete or not there; one that is replaced goes in one step. `inspect` tells what is in
-//! one.
+//! Invariant: a bundle directory is complete or not there; one that is replaced goes in one step. Nothing is removed but the
+//! files of a bundle. `inspect` tells what is in one.
 
 pub mod inspect;
 
 use std::{
+    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -16,6 +17,11 @@ use nexum_kernel::manifest::{Manifest, ManifestError, text};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};
 use toml_edit::{DocumentMut, Item, Value};
+
+/// The files of a bundle. The last one is of a signature: whoever replaces what it signs removes it.
+const MEMBERS: [&str; 3] = ["nexum.toml", "module.wasm", "nexum.sig"];
+/// No engine is set to take nearly as much.
+const COMPONENT_BYTES_MAX: u64 = 1 << 30;
 
 /// What was made.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +37,8 @@ pub fn package(manifest_dir: &Path, component: &Path, out: &Path) -> anyhow::Res
     let manifest = manifest_dir.join("nexum.toml");
     let text = text::read(&manifest, text::MANIFEST_BYTES_MAX);
     let text = text.map_err(|error| anyhow::anyhow!("{}: {error}", manifest.display()))?;
-    let wasm = fs::read(component).with_context(|| format!("{}", component.display()))?;
+    let wasm = text::bytes(component, COMPONENT_BYTES_MAX);
+    let wasm = wasm.map_err(|error| anyhow::anyhow!("{}: {error}", component.display()))?;
     check_component(&wasm).with_context(|| format!("{}", component.display()))?;
     let hash = format!("sha256:{}", hex::encode(Sha256::digest(&wasm)));
     let filled = fill_in(&text, &hash).with_context(|| format!("{}", manifest.display()))?;
@@ -56,16 +63,22 @@ pub fn package(manifest_dir: &Path, component: &Path, out: &Path) -> anyhow::Res
         );
     }
 
-    let absolute = std::path::absolute(out)?;
-    let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+    let place = place(out).with_context(|| format!("--out {}", out.display()))?;
+    let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else {
         bail!("--out {}: expected a directory to make", out.display());
     };
     fs::create_dir_all(parent).with_context(|| format!("{}", parent.display()))?;
-    let draft = parent.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let made = write(&draft, &filled, &wasm).map_err(Into::into).and_then(|()| put_in_place(&draft, &absolute));
+    let mut draft = OsString::from(".");
+    draft.push(name);
+    draft.push(format!(".{}", std::process::id()));
+    let draft = parent.join(draft);
+    // Whatever has this name already is somebody else's.
+    fs::create_dir(&draft).with_context(|| format!("{}", draft.display()))?;
+    let made = write(&draft, &filled, &wasm).map_err(Into::into).and_then(|()| put_in_place(&draft, &place));
     // After an exchange this is the bundle before, else a draft that failed, else nothing.
-    let _ = fs::remove_dir_all(&draft);
+    let removed = remove(&draft).with_context(|| format!("the bundle before is left in {}", draft.display()));
     made.with_context(|| format!("{}", out.display()))?;
+    removed?;
     Ok(Made { name: checked.name.to_string(), component: hash, bundle: out.to_owned() })
 }
 
@@ -116,7 +129,6 @@ fn as_written(error: ManifestError, written: &str, filled: &str) -> ManifestErro
 }
 
 fn write(draft: &Path, manifest: &str, wasm: &[u8]) -> io::Result<()> {
-    fs::create_dir(draft)?;
     for (name, content) in [("nexum.toml", manifest.as_bytes()), ("module.wasm", wasm)] {
         let path = draft.join(name);
         fs::write(&path, content)?;
@@ -125,16 +137,53 @@ fn write(draft: &Path, manifest: &str, wasm: &[u8]) -> io::Result<()> {
     fs::File::open(draft)?.sync_all()
 }
 
-fn put_in_place(draft: &Path, out: &Path) -> anyhow::Result<()> {
-    if !out.exists() {
-        return Ok(fs::rename(draft, out)?);
+/// Where a bundle may be made: nothing is there, or a bundle, or an empty directory.
+fn place(out: &Path) -> anyhow::Result<PathBuf> {
+    match out.symlink_metadata() {
+        Ok(_) => {
+            // What a link leads to is what is replaced, and `.` has a name then.
+            let place = out.canonicalize()?;
+            only_members(&place)?;
+            Ok(place)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(std::path::absolute(out)?),
+        Err(error) => Err(error.into()),
     }
-    let is_bundle = out.join("nexum.toml").is_file() || (out.is_dir() && fs::read_dir(out)?.next().is_none());
-    if !is_bundle {
+}
+
+/// Refuses a directory that holds what no bundle does, such as the sources of a module.
+fn only_members(directory: &Path) -> anyhow::Result<()> {
+    if !directory.is_dir() {
         bail!("exists and is not a bundle: give another --out");
     }
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() || !MEMBERS.iter().any(|member| name == *member) {
+            let name = name.to_string_lossy();
+            bail!("exists and is not a bundle, as `{name}` is in it: give another --out, such as a directory in it");
+        }
+    }
+    Ok(())
+}
+
+fn put_in_place(draft: &Path, out: &Path) -> anyhow::Result<()> {
+    if out.symlink_metadata().is_err() {
+        return Ok(fs::rename(draft, out)?);
+    }
+    only_members(out)?;
     renameat_with(CWD, draft, CWD, out, RenameFlags::EXCHANGE)?;
     Ok(())
+}
+
+/// Removes a bundle, and nothing that is not of one.
+fn remove(bundle: &Path) -> io::Result<()> {
+    let gone = |removed: io::Result<()>| match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
+    MEMBERS.iter().try_for_each(|name| gone(fs::remove_file(bundle.join(name))))?;
+    gone(fs::remove_dir(bundle))
 }
 
 #[cfg(test)]
@@ -260,5 +309,49 @@ mod tests {
         fs::write(precious.join("thesis.txt"), "").unwrap();
         assert!(refused(&wasm, &precious).contains("exists and is not a bundle"));
         assert!(precious.join("thesis.txt").exists());
+        assert!(refused(Path::new("/dev/zero"), &directory.path().join("out")).contains("it is a device"));
+    }
+
+    #[test]
+    fn the_sources_of_a_module_are_not_taken_for_a_bundle() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let project = directory.path().join("project");
+        fs::create_dir_all(project.join("src")).unwrap();
+        fs::write(project.join("src/lib.rs"), "").unwrap();
+        fs::write(project.join("nexum.toml"), MANIFEST).unwrap();
+        let wasm = project.join("module.wasm");
+        fs::write(&wasm, COMPONENT).unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&project, &link).unwrap();
+        for out in [project.clone(), project.join("src/.."), link, directory.path().to_owned()] {
+            let refused = format!("{:#}", package(&project, &wasm, &out).unwrap_err());
+            assert!(refused.contains("exists and is not a bundle, as `"), "{refused}");
+            assert!(project.join("src/lib.rs").exists(), "{}", out.display());
+            assert_eq!(fs::read_to_string(project.join("nexum.toml")).unwrap(), MANIFEST);
+        }
+        // A directory by the name of a file is none of a bundle.
+        let odd = project.join("odd");
+        fs::create_dir_all(odd.join("module.wasm/precious")).unwrap();
+        assert!(format!("{:#}", package(&project, &wasm, &odd).unwrap_err()).contains("is not a bundle"));
+        assert!(odd.join("module.wasm/precious").exists());
+        // Within the project a bundle may be made, and replaced.
+        for _ in 0..2 {
+            package(&project, &wasm, &project.join("out/m")).unwrap();
+        }
+        assert_eq!(fs::read_dir(project.join("out")).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn what_has_the_name_of_a_draft_is_left_alone() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let wasm = directory.path().join("m.wasm");
+        fs::write(&wasm, COMPONENT).unwrap();
+        fs::write(directory.path().join("nexum.toml"), MANIFEST).unwrap();
+        let taken = directory.path().join(format!(".out.{}", std::process::id()));
+        fs::create_dir(&taken).unwrap();
+        fs::write(taken.join("nexum.toml"), "precious").unwrap();
+        let refused = format!("{:#}", package(directory.path(), &wasm, &directory.path().join("out")).unwrap_err());
+        assert!(refused.starts_with(&taken.display().to_string()), "{refused}");
+        assert_eq!(fs::read_to_string(taken.join("nexum.toml")).unwrap(), "precious");
     }
 }

@@ -27,7 +27,10 @@ pub fn common(command: Common, output: &Output, program: fn() -> clap::Command) 
         Common::Module(args::Module::Package(package)) => {
             let made = bundle::package(&package.manifest_dir, &package.component, &package.out)?;
             match output.json {
-                true => print_json(&json!({ "module": made.name, "component": made.component, "bundle": made.bundle })),
+                true => {
+                    let bundle = made.bundle.to_string_lossy();
+                    print_json(&json!({ "module": made.name, "component": made.component, "bundle": bundle }))
+                }
                 false => print(&format!("{} {} in {}\n", made.name, made.component, made.bundle.display())),
             }
         }

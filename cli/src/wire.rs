@@ -3,6 +3,7 @@
 //! Owns: which actor serves which port, the layout of the state directory, signals, and how the process ends. Every
 //! decision about modules is the kernel's.
 
+mod certificates;
 pub(crate) mod compiler;
 pub(crate) mod journal_key;
 pub(crate) mod lock;
@@ -12,14 +13,15 @@ mod modules;
 mod services;
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nexum_chain::mock::Fixture;
 use nexum_host_ifaces::port::Port;
-use nexum_kernel::admin::AdminMsg;
+use nexum_kernel::{admin::AdminMsg, manifest::text};
 use nexum_store::Companion;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -37,9 +39,13 @@ use crate::{
 const CONFIG_FILE: &str = "nexum-engine.toml";
 /// What the kernel may need beyond the deadline it gives to modules; past both it is stuck.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// What blocking work may still need when everything else has ended. It comes on top of the deadline.
+const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 /// How often it is looked whether every module runs, and how many times.
 const START_LOOK: Duration = Duration::from_secs(1);
 const START_LOOKS_MAX: usize = 600;
+/// A chain of 100 000 blocks with logs has a part of this.
+const FIXTURE_BYTES_MAX: u64 = 256 << 20;
 /// What shells make of a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
@@ -56,6 +62,13 @@ fn roster(state_dir: &Path) -> PathBuf {
 /// What modules are at, for the engine after this one.
 fn marks(state_dir: &Path) -> PathBuf {
     state_dir.join("begun")
+}
+
+/// What is the engine's own in a state directory besides these and the store.
+fn reserved(config: &Config) -> Vec<PathBuf> {
+    let state_dir = &config.engine.state_dir;
+    let own = ["LOCK", "admin.sock", "cache", "journal.key"].into_iter().map(|name| state_dir.join(name));
+    own.chain([marks(state_dir)]).collect()
 }
 
 /// Where the database lies within a state directory.
@@ -81,6 +94,11 @@ pub fn checked_settings(settings: &args::Settings) -> Result<Effective, Failure>
 }
 
 fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Result<Effective, Failure> {
+    // The configuration is text, and so is what an engine answers.
+    let mut named = settings.state_dir.iter().chain(&settings.mock).chain(&settings.modules);
+    if let Some(path) = named.find(|path| path.to_str().is_none()) {
+        return Err(Failure::usage(format!("{}: is no UTF-8, as a path of the configuration must be", path.display())));
+    }
     let file = match &settings.config {
         Some(file) => Some(file.clone()),
         None if settings.mock.is_some() => None,
@@ -94,6 +112,8 @@ fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Res
     };
     let mock = match &settings.mock {
         Some(path) => {
+            refuse_endless(path)
+                .map_err(|error| Failure::failed(format!("--mock: cannot read fixture {}: {error}", path.display())))?;
             let fixture = Fixture::load(path)
                 .map_err(|error| Failure::failed(format!("--mock: {}", config::unplayable(&error))))?;
             Some((fixture.chain_id, path.clone()))
@@ -121,6 +141,16 @@ fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Res
     Ok(Effective { config, temporary })
 }
 
+/// Refuses a fixture that is no file, or one that would take all memory.
+fn refuse_endless(fixture: &Path) -> io::Result<()> {
+    let bytes = text::open_file(fixture)?.metadata()?.len();
+    if bytes > FIXTURE_BYTES_MAX {
+        let message = format!("it has {bytes} bytes, expected at most {FIXTURE_BYTES_MAX}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    Ok(())
+}
+
 /// Runs an engine until a signal or an operator stops it.
 pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     let Effective { config, temporary } = settings(&arguments.settings)?;
@@ -129,13 +159,29 @@ pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     services::private_directory(&config.engine.state_dir)?;
     // Until the process ends, whatever happens to what is in the directory.
     let _lock = lock::hold(&config.engine.state_dir, "engine").context("[engine] state_dir")?;
+    refuse_half_restored(&config.engine.state_dir)?;
     let runtime = nexum_kernel::threads::executor(config.engine.pin_threads).context("no runtime")?;
     let ended = runtime.block_on(engine(&config, temporary.is_some(), &log));
     // Blocking work that is left, such as a backup, must not keep the process.
-    runtime.shutdown_timeout(Duration::from_secs(5));
+    runtime.shutdown_timeout(BLOCKING_GRACE);
     drop(temporary);
     log.flush();
     Ok(ended?)
+}
+
+/// Refuses a directory in which a restore was cut short, where an engine would begin with an empty store.
+fn refuse_half_restored(state_dir: &Path) -> anyhow::Result<()> {
+    let store = store_directory(state_dir);
+    let remains = nexum_store::remains(&store);
+    let is_there = fs::read_dir(&store).is_ok_and(|mut entries| entries.next().is_some());
+    if !is_there && remains.symlink_metadata().is_ok() {
+        bail!(
+            "{} is left of a restore that was cut short, and there is no store: run `nexum state restore` again, or remove \
+             it to begin with an empty store",
+            remains.display()
+        );
+    }
+    Ok(())
 }
 
 async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Result<()> {

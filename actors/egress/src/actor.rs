@@ -39,6 +39,9 @@ impl Default for Limits {
     }
 }
 
+/// Says why the store of certificates must not be read, if so: whoever reads it does so to its end.
+pub type Certificates = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
 /// What an egress actor is started with.
 #[derive(Clone)]
 pub struct Args {
@@ -49,6 +52,7 @@ pub struct Args {
     pub names: Arc<Resolver>,
     /// Where the engine itself listens: no request goes there. Each holds from the next request on.
     pub listeners: watch::Receiver<Vec<SocketAddr>>,
+    pub certificates: Certificates,
 }
 
 pub struct State {
@@ -74,7 +78,7 @@ impl Actor for EgressActor {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<EgressMsg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let client = Client::new(args.names.clone(), args.listeners.clone())?;
+        let client = Client::new(args.names.clone(), args.listeners.clone(), (args.certificates)())?;
         if let Some(cause) = client.no_tls() {
             tracing::error!(
                 "requests over https fail, because TLS cannot be set up: {cause}; put the store of certificates right \

@@ -66,11 +66,17 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// The client, which speaks no https where there is no store of certificates: nobody needs one for http.
-    pub fn new(names: Arc<Resolver>, listeners: watch::Receiver<Vec<SocketAddr>>) -> Result<Self, reqwest::Error> {
-        let (http, no_tls) = match builder().build() {
+    /// The client, which speaks no https where there is no store of certificates, or none that may be read: nobody needs
+    /// one for http.
+    pub fn new(
+        names: Arc<Resolver>,
+        listeners: watch::Receiver<Vec<SocketAddr>>,
+        certificates: Result<(), String>,
+    ) -> Result<Self, reqwest::Error> {
+        let built = certificates.and_then(|()| builder().build().map_err(|failed| innermost(&failed)));
+        let (http, no_tls) = match built {
             Ok(http) => (http, None),
-            Err(failed) => (builder().tls_certs_only([]).build()?, Some(innermost(&failed).into())),
+            Err(cause) => (builder().tls_certs_only([]).build()?, Some(cause.into())),
         };
         Ok(Self { http, no_tls, names, listeners })
     }

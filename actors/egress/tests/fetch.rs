@@ -63,7 +63,8 @@ async fn actor_beside(limits: Limits, metrics: EgressMetrics, listeners: Vec<Soc
     let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
     let clock = Arc::new(SystemClock::new());
     let names = Resolver::new(look_up(), clock.clone(), &metrics);
-    let args = Args { limits, clock, metrics, names, listeners: watch::channel(listeners).1 };
+    let certificates = Arc::new(|| Ok::<(), String>(()));
+    let args = Args { limits, clock, metrics, names, listeners: watch::channel(listeners).1, certificates };
     nexum_egress::spawn(args, parent.get_cell()).await.unwrap().0
 }
 

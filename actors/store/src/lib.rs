@@ -29,7 +29,7 @@ mod store;
 mod tables;
 
 pub use actor::{Args, StoreActor, spawn};
-pub use backup::{RestoreError, restore};
+pub use backup::{Restore, RestoreError, remains, restore};
 pub use disk::{Disk, Written};
 pub use open::OpenError;
 pub use options::{Companion, Durability, JOURNAL_BYTES, JOURNAL_ENTRIES, Options, Receipts, Syncs};

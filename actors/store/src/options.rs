@@ -53,6 +53,8 @@ pub struct Options {
     pub blocking: Blocking,
     /// Files that belong to the store's past: a backup takes them along, and a restore puts them back.
     pub companions: Vec<Companion>,
+    /// What else is the engine's beside the store, where it is or would be: no backup is made there.
+    pub reserved: Vec<PathBuf>,
     /// What stands between the store and the disk. For simulations.
     pub disk: Option<Arc<dyn Disk>>,
     /// Counts how often the log is synced, which costs a little with everything that RocksDB does. For tests.
@@ -114,6 +116,7 @@ impl Options {
             receipts: None,
             blocking: Blocking::default(),
             companions: Vec::new(),
+            reserved: Vec::new(),
             disk: None,
             syncs: None,
             clock,

@@ -112,7 +112,12 @@ async fn drain(client: &Client, path: &str, wait: &args::Wait, output: &Output) 
 
 /// The engine may run elsewhere or as another user, so that only it can say whether the bundle is right.
 fn absolute(bundle: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(bundle).map_err(|error| Failure::usage(format!("{}: {error}", bundle.display())))
+    let wrong = |error: &str| Failure::usage(format!("{}: {error}", bundle.display()));
+    let absolute = std::path::absolute(bundle).map_err(|error| wrong(&error.to_string()))?;
+    match absolute.to_str() {
+        Some(_) => Ok(absolute),
+        None => Err(wrong("is no UTF-8, in which an engine is told it")),
+    }
 }
 
 async fn upgrade_module(client: &Client, upgrade: args::Upgrade, output: &Output) -> Result<(), Failure> {

@@ -2,20 +2,23 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader},
+    io::{self, BufRead as _, BufReader, Read as _},
     path::Path,
 };
 
-use nexum_admin_api::journal::Line;
+use nexum_admin_api::{journal::Line, text};
 
 use crate::exit::Failure;
+
+/// A rewind's line names every receipt that it withdrew; that of a whole journal has a fraction of this.
+const LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// Takes lines; `Err` ends the reading.
 pub type Take<'a> = &'a mut dyn FnMut(Line) -> Result<(), Failure>;
 
 /// Parses one line; `number` counts from 1.
 pub fn parse(line: &str, number: usize) -> Result<Line, Failure> {
-    serde_json::from_str(line)
+    Line::parse(line)
         .map_err(|error| Failure::failed(format!("line {number} is no line of a journal's export: {error}")))
 }
 
@@ -30,24 +33,40 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
 
 /// Opens a file that is there to be read.
 pub fn readable(path: &Path) -> Result<File, Failure> {
-    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-    match file.metadata() {
-        Ok(metadata) if metadata.is_dir() => {
-            let message = format!("{} is a directory: expected a file that `journal export` wrote", path.display());
-            Err(Failure::usage(message))
+    text::open_file(path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            Failure::usage(format!("{} cannot be read: {error} that `journal export` wrote", path.display()))
         }
-        Ok(_) => Ok(file),
-        Err(error) => Err(unreadable(path, &error)),
-    }
+        _ => unreadable(path, &error),
+    })
 }
 
 /// Reads an export that was written to a file.
 pub fn file(path: &Path, take: Take<'_>) -> Result<(), Failure> {
-    let wrong = |error: std::io::Error| unreadable(path, &error);
-    let file = readable(path)?;
-    for (index, line) in BufReader::new(file).lines().enumerate() {
-        let line = parse(&line.map_err(wrong)?, index + 1);
+    let mut file = BufReader::new(readable(path)?);
+    let mut bytes = Vec::new();
+    let mut number = 0;
+    loop {
+        bytes.clear();
+        let read = (&mut file).take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut bytes);
+        if read.map_err(|error| unreadable(path, &error))? == 0 {
+            return Ok(());
+        }
+        number += 1;
+        let line = line(&bytes, number);
         take(line.map_err(|failure| Failure::failed(format!("{}: {failure}", path.display())))?)?;
     }
-    Ok(())
+}
+
+/// One line as it is read, with its end.
+fn line(bytes: &[u8], number: usize) -> Result<Line, Failure> {
+    if bytes.len() as u64 > LINE_BYTES_MAX {
+        return Err(Failure::failed(format!(
+            "line {number} has more than {LINE_BYTES_MAX} bytes, as none of an export has"
+        )));
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse(text.trim_end_matches(['\n', '\r']), number),
+        Err(_) => Err(Failure::failed(format!("line {number} is no UTF-8"))),
+    }
 }

@@ -1,7 +1,7 @@
 //! `replay`: a recorded event, run again without an engine.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,6 +14,7 @@ use nexum_host_ifaces::{
 use nexum_kernel::{
     compile::CompileLimits,
     load,
+    manifest::text,
     replay::{self, Difference, Replayed},
 };
 use serde_json::{Value, json};
@@ -31,6 +32,9 @@ use crate::{
 /// State directories are looked for here when nothing is said: the working directory's, or that of a mock run in it, then
 /// the machine's.
 const STATE_DIRS: [&str; 2] = [".nexum", "/var/lib/nexum"];
+
+/// Many times what a recording may have.
+const CAPSULE_BYTES_MAX: u64 = 64 << 20;
 
 pub fn replay(wanted: &Replay, output: &Output) -> Result<(), Failure> {
     let state_dir = wanted.state_dir.clone().or_else(|| {
@@ -96,7 +100,8 @@ fn digest(path: &Path) -> io::Result<Hash> {
 
 fn recording(wanted: &Replay, state_dir: Option<&Path>) -> Result<Recording, Failure> {
     if let Some(path) = &wanted.capsule {
-        let bytes = fs::read(path).map_err(|error| Failure::usage(format!("--capsule {}: {error}", path.display())))?;
+        let bytes = text::bytes(path, CAPSULE_BYTES_MAX);
+        let bytes = bytes.map_err(|error| Failure::usage(format!("--capsule {}: {error}", path.display())))?;
         return Recording::decode(&bytes).map_err(|error| Failure::failed(format!("{}: {error}", path.display())));
     }
     let Some(module) = &wanted.module else { return Err(Failure::usage("which module?")) };

@@ -70,7 +70,8 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     };
     let mut services = vec![store_service(store, ports.store.clone(), histories.clone())];
     let metrics = ChainMetrics::register(&registry).context("metrics")?;
-    let network: Arc<dyn Dial> = Arc::new(Network::new(look_up_of_this_machine(), clock.clone(), &metrics));
+    let network = Network::new(look_up_of_this_machine(), clock.clone(), &metrics);
+    let network: Arc<dyn Dial> = Arc::new(network.with_certificates(Arc::new(super::certificates::check)));
     for chain in &config.chains {
         let Some(port) = ports.chains.get(&chain.chain_id) else { continue };
         services.push(chain_service(chain, &ports, port.clone(), &network, &clock, &metrics, &histories)?);
@@ -122,6 +123,7 @@ fn open_store(config: &Config, clock: &Arc<dyn Clock>, registry: &Registry) -> a
     let mut options = nexum_store::Options::new(clock.clone(), registry.clone());
     options.durability = config.engine.durability;
     options.companions = super::companions(&config.engine.state_dir);
+    options.reserved = super::reserved(config);
     let journal = &config.journal;
     options.journal_entries = journal.entries;
     options.journal_bytes = journal.bytes;
@@ -213,7 +215,8 @@ fn egress_service(
     Ok(service("egress", port, move |supervisor| {
         let (clock, metrics) = (clock.clone(), metrics.clone());
         let (names, listeners) = (names.clone(), listeners.clone());
-        let args = nexum_egress::Args { limits, clock, metrics, names, listeners };
+        let certificates = Arc::new(super::certificates::check);
+        let args = nexum_egress::Args { limits, clock, metrics, names, listeners, certificates };
         async move { nexum_egress::spawn(args, supervisor).await.map(|(actor, _)| actor) }
     }))
 }

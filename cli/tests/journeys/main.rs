@@ -5,6 +5,7 @@
 mod anvil;
 mod commands;
 mod compile;
+mod copies;
 mod crashes;
 mod dead_letters;
 mod drain;

@@ -86,6 +86,21 @@ fn without_a_store_of_certificates_only_what_needs_tls_fails_and_says_why() {
 }
 
 #[test]
+fn a_store_of_certificates_that_nobody_writes_keeps_no_engine_from_starting() {
+    let url = format!("https://127.0.0.1:{}", free_port());
+    let mut engine = Setup::new().mock(31337, CHAIN).chain(1, std::slice::from_ref(&url)).prepare();
+    let pipe = engine.dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    engine.launch_with(|command| _ = command.env("SSL_CERT_FILE", &pipe));
+    eventually("https is said to fail", || {
+        let log = engine.log_text();
+        if log.contains("requests over https fail") && log.contains("it is a pipe") { Ok(()) } else { Err(log) }
+    });
+    assert!(engine.ctl(&["tree"]).contains("0/1 endpoints"), "{}", engine.ctl(&["tree"]));
+    assert!(engine.terminate().success());
+}
+
+#[test]
 fn a_running_engine_keeps_its_directory_when_its_store_is_moved_away() {
     let mut engine = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).start();
     engine.module_until("a", "has state", |node| node["events_processed"].as_u64() > Some(3));

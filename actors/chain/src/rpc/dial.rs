@@ -148,13 +148,28 @@ pub trait Dial: Send + Sync {
 /// The network. One serves all chains, and outlives their actors, as do the threads of lookups that hang.
 pub struct Network {
     hosts: Hosts,
+    certificates: Certificates,
 }
+
+/// Says why the store of certificates must not be read, if so: whoever reads it does so to its end.
+pub type Certificates = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 impl Network {
     pub fn new(look_up: LookUp, clock: Arc<dyn Clock>, metrics: &ChainMetrics) -> Self {
         let gauge = metrics.dns_lookups.clone();
         let told = move |lookups: usize| gauge.set(i64::try_from(lookups).unwrap_or(i64::MAX));
-        Self { hosts: Hosts(Names::new(SHARE, look_up, clock, Box::new(told))) }
+        let hosts = Hosts(Names::new(SHARE, look_up, clock, Box::new(told)));
+        Self { hosts, certificates: Arc::new(|| Ok(())) }
+    }
+
+    /// The same, asking before certificates are read.
+    #[must_use]
+    pub fn with_certificates(self, certificates: Certificates) -> Self {
+        Self { certificates, ..self }
+    }
+
+    fn may_read_certificates(&self) -> Result<(), String> {
+        (self.certificates)().map_err(|why| format!("cannot set up TLS: {why}"))
     }
 }
 
@@ -242,11 +257,13 @@ impl Dial for Network {
                 .connect_timeout(CONNECT)
                 .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
         };
-        let client = builder().build().or_else(|error| match url.scheme() {
-            // Without a store of certificates there is no TLS, and this endpoint needs none.
-            "http" => builder().tls_certs_only([]).build(),
-            _ => Err(error),
-        });
+        // Without a store of certificates there is no TLS, and `http` needs none.
+        let client = match (self.may_read_certificates(), url.scheme()) {
+            (Ok(()), "http") => builder().build().or_else(|_| builder().tls_certs_only([]).build()),
+            (Ok(()), _) => builder().build(),
+            (Err(_), "http") => builder().tls_certs_only([]).build(),
+            (Err(why), _) => return Err(why),
+        };
         let client = client.map_err(|error| format!("cannot set up TLS: {}", innermost(&error)))?;
         Ok(Arc::new(Client { client, url: url.clone() }))
     }
@@ -256,6 +273,9 @@ impl Dial for Network {
         let config = WebSocketConfig::default()
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max));
+        if url.scheme() == "wss" {
+            self.may_read_certificates().map_err(Broken::Lost)?;
+        }
         let stream = self.hosts.connect(url, message_bytes_max).await?;
         let stream = Bounded::new(stream, room.clone());
         let opening = tokio_tungstenite::client_async_tls_with_config(url.as_str(), stream, Some(config), None);

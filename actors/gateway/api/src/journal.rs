@@ -10,6 +10,7 @@ use nexum_records::{
     journal::{ChangedKey, JournalPage, Receipt, RewindRecord, UnitDetail},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Version of the export.
 pub const EXPORT_FORMAT: u32 = 1;
@@ -33,6 +34,7 @@ impl From<JournalEntry> for EntryLine {
 
 /// The first line of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ExportHeader {
     pub format: u32,
     pub module: String,
@@ -41,6 +43,7 @@ pub struct ExportHeader {
     /// The newest entry and its digest, as the module's record has them.
     pub newest: u64,
     pub digest: Hash,
+    /// Number of the newest rewind; 0 when there was none.
     pub rewinds: u64,
     /// Who signs; absent when nothing is signed.
     pub key: Option<PublicKey>,
@@ -62,6 +65,7 @@ impl ExportHeader {
 
 /// The last line of an export that is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ExportEnd {
     pub entries: u64,
     pub receipts: u64,
@@ -69,7 +73,7 @@ pub struct ExportEnd {
 
 /// One line of an export: the header, the rewinds, the entries each followed by its receipt if it has one, the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Line {
     Journal(ExportHeader),
     Rewind(RewindRecord),
@@ -80,6 +84,38 @@ pub enum Line {
     Broken {
         reason: String,
     },
+}
+
+impl Line {
+    /// Reads a line, which may say nothing but what an export says: whatever else is in it, nobody could verify.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = |error: serde_json::Error| error.to_string();
+        let line: Self = serde_json::from_str(text).map_err(wrong)?;
+        // An entry's fields are flattened, of which unknown ones are passed over.
+        let said: Value = serde_json::from_str(text).map_err(wrong)?;
+        let known = serde_json::to_value(&line).map_err(wrong)?;
+        match unknown(&said, &known) {
+            Some(key) => Err(format!("unknown field `{key}`")),
+            None => Ok(line),
+        }
+    }
+}
+
+/// The first field that is not among those that are known.
+fn unknown<'a>(said: &'a Value, known: &Value) -> Option<&'a str> {
+    match (said, known) {
+        (Value::Object(said), Value::Object(known)) => said.iter().find_map(|(key, value)| match known.get(key) {
+            Some(known) => unknown(value, known),
+            None => Some(key.as_str()),
+        }),
+        (Value::Array(said), Value::Array(known)) => {
+            said.iter().zip(known).find_map(|(said, known)| unknown(said, known))
+        }
+        _ => None,
+    }
 }
 
 /// A page of `GET /v1/modules/{name}/journal`.

@@ -1,4 +1,4 @@
-//! TOML files as bytes from outside: read only where they are files of a bounded size, and parsed only where they nest no
+//! Files as bytes from outside: read only where they are files of a bounded size, and TOML parsed only where it nests no
 //! deeper than a stack bears.
 
 use std::{
@@ -25,30 +25,47 @@ pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
-/// The text of a file.
+/// Opens a file to read it, and nothing that may have no end or wait for somebody: a directory, a pipe, a device.
+///
+/// # Errors
+/// Whatever the system says, and for what is no file what it is and what is expected.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let file = open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() {
+        return Ok(file);
+    }
+    let found = if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a pipe"
+    } else {
+        "a device"
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {found}, expected a file")))
+}
+
+/// The content of a file.
 ///
 /// # Errors
 /// What is wrong with it and what would be right, without the path.
-pub fn read(path: &Path, bytes_max: u64) -> Result<String, String> {
+pub fn bytes(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
     let unreadable = |error: io::Error| format!("cannot be read: {error}");
-    let file = open(path).map_err(unreadable)?;
-    let kind = file.metadata().map_err(unreadable)?.file_type();
-    if !kind.is_file() {
-        let found = if kind.is_dir() {
-            "a directory"
-        } else if kind.is_fifo() {
-            "a pipe"
-        } else {
-            "a device"
-        };
-        return Err(format!("cannot be read: it is {found}, expected a file"));
-    }
+    let file = open_file(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
     file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > bytes_max {
         return Err(format!("is larger than {bytes_max} bytes: expected at most as much"));
     }
-    String::from_utf8(bytes).map_err(|error| {
+    Ok(bytes)
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// Those of `bytes`, and where it is not UTF-8.
+pub fn read(path: &Path, bytes_max: u64) -> Result<String, String> {
+    String::from_utf8(bytes(path, bytes_max)?).map_err(|error| {
         format!("cannot be read: byte {} is no UTF-8, expected text", error.utf8_error().valid_up_to() + 1)
     })
 }

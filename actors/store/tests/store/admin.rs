@@ -117,10 +117,13 @@ async fn a_backup_of_a_running_store_restores_to_what_it_was() {
     harness.handle(&mut module, vec![put("k", "then", None)]).await;
     let then = module.ledger.record.clone();
     let to = elsewhere.path().join("backup");
-    // What a killed backup left is not in the way.
-    std::fs::create_dir_all(elsewhere.path().join("backup.partial.tmp/x")).unwrap();
+    // What a killed backup left, or somebody named so, is not in the way and stays.
+    let others = ["backup.partial/x", "backup.partial-0/x"].map(|name| elsewhere.path().join(name));
+    others.iter().for_each(|other| std::fs::create_dir_all(other).unwrap());
     let backup = |to: std::path::PathBuf| harness.ask(move |reply| StoreMsg::Backup { to, reply });
     backup(to.clone()).await.unwrap();
+    assert!(others.iter().all(|other| other.exists()));
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 3, "no draft is left");
     harness.handle(&mut module, vec![put("k", "later", Some("then"))]).await;
 
     let again = backup(to.clone()).await.unwrap_err().to_string();
@@ -172,6 +175,57 @@ async fn a_backup_takes_its_companions_along_and_a_restore_puts_them_back() {
     std::fs::remove_file(old.join("beside.json")).unwrap();
     restore(&old, &elsewhere.path().join("store2"), &with(place(&elsewhere))).unwrap();
     assert_eq!(std::fs::read_to_string(place(&elsewhere)).unwrap(), "nothing");
+}
+
+#[tokio::test]
+async fn no_backup_is_made_where_the_engine_keeps_its_own() {
+    let directory = directory();
+    let (store, file) = (directory.path().join("store"), directory.path().join("beside.json"));
+    let cache = directory.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    let companions = vec![Companion { file: file.clone(), absent: b"nothing" }];
+    let options = Options { companions, reserved: vec![cache.clone()], ..options() };
+    let harness = Harness::open_with(&store, &options).await;
+    let backup = |to: PathBuf| harness.ask(move |reply| StoreMsg::Backup { to, reply });
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&store, &link).unwrap();
+    let restoring = directory.path().join("store.restoring");
+    for to in [store.join("copy"), link.join("copy"), cache.join("copy"), file, restoring] {
+        let refused = backup(to.clone()).await.unwrap_err().to_string();
+        assert!(refused.ends_with("is the engine's own: expected another place"), "{refused}");
+        assert!(!to.exists());
+    }
+    backup(directory.path().join("store.before")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_restore_left_that_was_cut_short_stays_until_one_is_done() {
+    let (directory, elsewhere) = (directory(), directory());
+    let harness = Harness::open(directory.path()).await;
+    let backup = elsewhere.path().join("backup");
+    let to = backup.clone();
+    harness.ask(|reply| StoreMsg::Backup { to, reply }).await.unwrap();
+    let (target, remains) = (elsewhere.path().join("store"), elsewhere.path().join("store.restoring"));
+    assert_eq!(nexum_store::remains(&target), remains);
+    std::fs::create_dir(&remains).unwrap();
+    std::fs::write(remains.join("000007.sst"), "half").unwrap();
+    let refused = |from: &std::path::Path| restore(from, &target, &options()).unwrap_err();
+    assert!(matches!(refused(&elsewhere.path().join("nothing")), RestoreError::Backup(_)));
+    assert!(matches!(refused(&remains), RestoreError::Remains(_)));
+    assert!(remains.join("000007.sst").exists());
+
+    // What a restore makes no directory in place of is refused before anything is put back.
+    std::os::unix::fs::symlink(elsewhere.path().join("nowhere"), &target).unwrap();
+    let companions = vec![Companion { file: elsewhere.path().join("beside.json"), absent: b"nothing" }];
+    std::fs::write(backup.join("beside.json"), "then").unwrap();
+    let with = Options { companions, ..options() };
+    assert!(matches!(restore(&backup, &target, &with), Err(RestoreError::TargetIsLink(_))));
+    assert!(!elsewhere.path().join("beside.json").exists());
+    std::fs::remove_file(&target).unwrap();
+
+    restore(&backup, &target, &with).unwrap();
+    assert!(!remains.exists() && !target.join("000007.sst").exists());
+    Harness::open(&target).await.close().await;
 }
 
 #[tokio::test]

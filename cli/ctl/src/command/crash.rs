@@ -1,6 +1,9 @@
 //! `crash`: the failed events that are kept with everything that a replay needs.
 
-use std::fs;
+use std::{
+    fs,
+    io::{self, Write as _},
+};
 
 use nexum_admin_api::crashes::CrashList;
 
@@ -29,10 +32,16 @@ pub(super) async fn crash(client: &Client, command: Crash, output: &Output) -> R
         // Handed on before.
         Crash::Show { .. } => Ok(()),
         Crash::Export { module, number, to } => {
+            let wrong = |error: io::Error| Failure::failed(format!("{}: {error}", to.display()));
+            // Before the engine is asked, as it need not be then. What comes in between is not overwritten either.
+            if to.symlink_metadata().is_ok() {
+                return Err(Failure::failed(format!("{}: it exists already", to.display())));
+            }
             let bytes = client.bytes(&one(&module, number)).await?;
-            fs::write(&to, &bytes).map_err(|error| Failure::failed(format!("{}: {error}", to.display())))?;
+            let mut file = fs::File::create_new(&to).map_err(wrong)?;
+            file.write_all(&bytes).map_err(wrong)?;
             match output.json {
-                true => print_json(&serde_json::json!({ "capsule": to, "bytes": bytes.len() })),
+                true => print_json(&serde_json::json!({ "capsule": to.to_string_lossy(), "bytes": bytes.len() })),
                 false => print(&format!("{} bytes in {}\n", bytes.len(), to.display())),
             }
         }

@@ -1,12 +1,15 @@
 //! `journal`: what a module's units were, and whether the record of them is sound.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use http_body_util::BodyExt;
-use nexum_admin_api::journal::{
-    JournalKey, JournalList, JournalUnit, Line,
-    diff::{self, Side},
-    verify::{Bad, Report, Verifier},
+use nexum_admin_api::{
+    journal::{
+        JournalKey, JournalList, JournalUnit, Line,
+        diff::{self, Side},
+        verify::{Bad, Report, Verifier},
+    },
+    text,
 };
 use nexum_records::journal::Receipt;
 use serde_json::json;
@@ -28,6 +31,9 @@ use crate::{
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 /// Entries of a page while following.
 const FOLLOW_LIMIT: usize = 1000;
+
+/// A receipt has a few hundred.
+const RECEIPT_BYTES_MAX: u64 = 64 << 10;
 
 /// Hands lines to whoever takes them, until one is refused or there is no more.
 pub type Read<'a> = Box<dyn FnOnce(Take<'_>) -> Result<(), Failure> + 'a>;
@@ -169,7 +175,7 @@ pub fn verify<'a>(
     let claim = match &wanted.receipt {
         Some(path) => {
             let wrong = |error: String| Failure::usage(format!("--receipt {}: {error}", path.display()));
-            let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+            let text = text::read(path, RECEIPT_BYTES_MAX).map_err(wrong)?;
             Some(serde_json::from_str::<Receipt>(&text).map_err(|error| wrong(error.to_string()))?)
         }
         None => None,

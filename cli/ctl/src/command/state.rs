@@ -63,10 +63,13 @@ async fn ask(command: State, output: &Output) -> Result<(), Failure> {
         }
         State::Backup { to } => {
             let to = std::path::absolute(&to).map_err(|error| Failure::usage(format!("{}: {error}", to.display())))?;
+            let Some(to) = to.to_str() else {
+                return Err(Failure::usage(format!("{}: is no UTF-8, in which an engine is told it", to.display())));
+            };
             client.order(Method::POST, "/v1/backup", Some(json!({ "to": to }))).await?;
             match output.json {
                 true => print_json(&json!({ "backup": to })),
-                false => print(&format!("backup in {}\n", to.display())),
+                false => print(&format!("backup in {to}\n")),
             }
         }
         State::Purge { module, .. } => {

@@ -127,6 +127,11 @@ impl Verifier {
 
     fn rewound(&mut self, rewound: &RewindRecord, module: &str) -> Result<(), Bad> {
         let RewindRecord { number, from_seq, to_seq, key, .. } = rewound;
+        if let Some(last) =
+            self.rewinds.last().map(|last| last.number).filter(|last| last.checked_add(1) != Some(*number))
+        {
+            return bad(None, format!("rewind {last} is followed by rewind {number}"));
+        }
         if to_seq >= from_seq {
             return bad(None, format!("rewind {number} goes from unit {from_seq} on to {to_seq}"));
         }
@@ -195,6 +200,9 @@ impl Verifier {
         if !receipt.is_genuine() {
             return bad(last, format!("its receipt is not signed by {}, as it says", receipt.key));
         }
+        if self.signed_to == Some(last) {
+            return bad(last, "has more than one receipt");
+        }
         self.known(receipt.key, last)?;
         if (receipt.digest, receipt.component) != (digest, component) {
             return bad(last, format!("its digest is {digest}, but its receipt was signed for {}", receipt.digest));
@@ -210,6 +218,11 @@ impl Verifier {
                 "the export holds {} entries and {} receipts, not {} and {} as it says",
                 self.entries, self.receipts, end.entries, end.receipts
             );
+            return bad(None, why);
+        }
+        let rewound = self.rewinds.last().map_or(0, |last| last.number);
+        if rewound != header.rewinds {
+            let why = format!("the newest rewind is {rewound}, not {} as the journal says", header.rewinds);
             return bad(None, why);
         }
         let (seq, digest) = self.last.map_or((0, Hash::default()), |(seq, digest, _)| (seq, digest));
@@ -236,6 +249,11 @@ impl Verifier {
         let is_claimed = self.claim.as_ref().is_some_and(|claim| self.claimed == Some(claim.digest));
         if let Some(expected) = self.expected.filter(|_| self.receipts == 0 && !is_claimed) {
             return bad(None, self.nothing_signed(expected, header));
+        }
+        if let (Some(expected), Some(key)) = (self.expected, header.key)
+            && expected != key
+        {
+            return bad(None, format!("the journal says that the engine signs with {key}, not with {expected}"));
         }
         let newest = self.last.map_or(0, |(seq, _, _)| seq);
         let unsigned = self.signed_to.map_or(self.entries, |seq| newest - seq);

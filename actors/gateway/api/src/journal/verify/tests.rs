@@ -99,7 +99,7 @@ fn unsigned(key: Option<PublicKey>, count: usize) -> Vec<Line> {
                 let newest = entries(count as u64).last().map(|entry| (entry.seq, entry.digest()));
                 (header.newest, header.digest) = newest.unwrap_or_default();
                 header.oldest = u64::from(count > 0);
-                header.key = key;
+                (header.key, header.rewinds) = (key, 0);
             }
             Line::End(end) => *end = ExportEnd { entries: count as u64, receipts: 0 },
             _ => {}
@@ -127,6 +127,48 @@ fn a_key_that_signed_nothing_vouches_for_nothing() {
     let claim = receipt(&entries(9)[3]);
     assert!(verify(&unsigned(None, 9), Some(expected), Some(claim)).is_ok());
     assert_eq!(verify(&export(), Some(expected), None).unwrap().unsigned, 1);
+}
+
+#[test]
+fn what_the_first_line_says_must_be_so() {
+    let says = |change: &dyn Fn(&mut ExportHeader)| {
+        let mut lines = export();
+        if let Some(Line::Journal(header)) = lines.first_mut() {
+            change(header);
+        }
+        verify(&lines, Some(key().public()), None).unwrap_err().why
+    };
+    assert_eq!(says(&|header| header.rewinds = 99), "the newest rewind is 1, not 99 as the journal says");
+    let other = EngineKey::from_secret(&[8; 32]).public();
+    assert!(says(&|header| header.key = Some(other)).starts_with("the journal says that the engine signs with"));
+    let mut again = export();
+    again.insert(1, again[1].clone());
+    assert_eq!(verify(&again, None, None).unwrap_err().why, "rewind 1 is followed by rewind 1");
+}
+
+#[test]
+fn a_receipt_counts_once() {
+    let mut lines = export();
+    let at = lines.iter().position(|line| matches!(line, Line::Receipt(_))).unwrap();
+    lines.insert(at, lines[at].clone());
+    *lines.last_mut().unwrap() = Line::End(ExportEnd { entries: 9, receipts: 3 });
+    let found = verify(&lines, None, None).unwrap_err();
+    assert_eq!((found.seq, found.why.as_str()), (Some(4), "has more than one receipt"));
+}
+
+#[test]
+fn a_line_says_nothing_that_is_not_verified() {
+    for line in export() {
+        let text = serde_json::to_string(&line).unwrap();
+        assert_eq!(Line::parse(&text), Ok(line));
+        let (kind, fields) = text[1..].split_once(':').unwrap();
+        let more = format!("{{{kind}:{}", fields.replacen('{', "{\"approved\":true,", 1));
+        let refused = Line::parse(&more).unwrap_err();
+        assert!(refused.contains("unknown field `approved`"), "{refused}");
+    }
+    let entry = serde_json::to_string(&export()[2]).unwrap();
+    let within = entry.replacen("\"number\"", "\"approved\":true,\"number\"", 1);
+    assert!(within != entry && Line::parse(&within).is_err(), "{within}");
 }
 
 /// Changes one entry of the export.
