@@ -37,8 +37,8 @@ use crate::{
 
 /// Questions are answered from memory or by one read of the database.
 pub(crate) const READ_DEADLINE: Duration = Duration::from_secs(5);
-/// Orders wait for the event in flight (`event_deadline`, 120 s by default) or for a compilation.
-pub(crate) const ORDER_DEADLINE: Duration = Duration::from_secs(150);
+/// Orders wait for the event in flight (`event_deadline`, 120 s by default) or for a compilation, which may take 240 s.
+pub(crate) const ORDER_DEADLINE: Duration = Duration::from_secs(300);
 /// A backup is made of links and a flush, but may cross file systems.
 const BACKUP_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -101,7 +101,9 @@ pub(crate) fn router(api: Api, token: Option<Token>) -> Router {
 
 async fn authenticate(State(token): State<Token>, request: Request, next: NextLayer) -> Response {
     let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
+    // The scheme's case does not matter; the token's does.
+    let shown = shown.and_then(|value| value.split_once(' '));
+    let shown = shown.and_then(|(scheme, shown)| scheme.eq_ignore_ascii_case("Bearer").then_some(shown));
     if shown.is_some_and(|shown| token.matches(shown)) {
         return next.run(request).await;
     }

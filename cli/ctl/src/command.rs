@@ -8,6 +8,7 @@ mod state;
 use std::{
     path::{Path, PathBuf},
     pin::Pin,
+    time::Duration,
 };
 
 use hyper::Method;
@@ -29,6 +30,9 @@ use crate::{
 };
 
 pub use operator::operator;
+
+/// The engine says within 2 s whether it is healthy; one that says nothing is not.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Runs a conversation with an engine to its end.
 pub fn block_on(conversation: Pin<Box<dyn Future<Output = Result<(), Failure>> + '_>>) -> Result<(), Failure> {
@@ -57,7 +61,7 @@ pub fn common(command: Common, output: &Output, program: fn() -> clap::Command) 
 }
 
 async fn health(output: &Output) -> Result<(), Failure> {
-    let health: Health = Client::new(output)?.get("/v1/health").await?;
+    let health: Health = Client::new(output)?.patient(Some(HEALTH_DEADLINE)).get("/v1/health").await?;
     match output.json {
         true => print_json(&health)?,
         false => print(&render::report::health(&health))?,
@@ -102,7 +106,8 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
 
 async fn drain(client: &Client, path: &str, wait: &args::Wait, output: &Output) -> Result<(), Failure> {
     let deadline_ms = wait.deadline.0.as_millis() as u64;
-    let drained: Drained = client.post(path, &DrainRequest { deadline_ms }).await?;
+    // As long as the deadline that was given, which is the engine's to keep.
+    let drained: Drained = client.patient(None).post(path, &DrainRequest { deadline_ms }).await?;
     match output.json {
         true => print_json(&drained)?,
         false => print(&render::report::drained(&drained))?,
