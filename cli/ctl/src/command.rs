@@ -156,7 +156,7 @@ async fn load_module(client: &Client, load: args::Load, output: &Output) -> Resu
         config,
         extra_methods: load.extra_method,
         record: None,
-        component: None,
+        component: load.component,
         adopt_state: load.adopt_state,
     };
     let loaded: Loaded = client.post("/v1/modules", &spec).await?;
