@@ -25,6 +25,7 @@ pub use effects::{Egress, Outbox};
 pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period, Secret};
 pub use show::{shown, shown_json};
 
+pub(crate) use source::is_address;
 use source::{Environment, File};
 
 pub use check::{Problem, log_level, problem};
@@ -80,6 +81,10 @@ pub fn load_with(
 ) -> Result<Config, ConfigError> {
     let file = match file {
         Some(path) => {
+            if is_address(&path.to_string_lossy()) {
+                let message = "the configuration named is an address: expected a file; give --config";
+                return Err(ConfigError(message.to_owned()));
+            }
             let text = text::read(path, FILE_BYTES_MAX)
                 .map_err(|error| ConfigError(format!("{} {error}; give --config", path.display())))?;
             File::parse(path, &text, environment)?

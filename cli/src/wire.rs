@@ -93,6 +93,9 @@ fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Res
         },
     };
     let mock = match &settings.mock {
+        Some(path) if config::is_address(&path.to_string_lossy()) => {
+            return Err(Failure::failed("--mock: is an address: expected the file of a fixture"));
+        }
         Some(path) => {
             let fixture = Fixture::load(path)
                 .map_err(|error| Failure::failed(format!("--mock: {}", config::unplayable(&error))))?;

@@ -117,6 +117,10 @@ async fn drain(client: &Client, path: &str, wait: &args::Wait, output: &Output) 
 
 /// The engine may run elsewhere or as another user, so that only it can say whether the bundle is right.
 fn absolute(bundle: &Path) -> Result<PathBuf, Failure> {
+    // It is not repeated: it may hold a password.
+    if bundle.to_string_lossy().contains("://") {
+        return Err(Failure::usage("the bundle is an address: expected a directory with nexum.toml and module.wasm"));
+    }
     std::path::absolute(bundle).map_err(|error| Failure::usage(format!("{}: {error}", bundle.display())))
 }
 

@@ -223,6 +223,9 @@ fn check_chain(index: usize, chain: &Chain) -> Result<(), Problem> {
         }
         _ => {}
     }
+    if chain.mock.as_ref().is_some_and(|fixture| is_address(&fixture.to_string_lossy())) {
+        return Err(problem(&format!("{path}.mock"), "is an address: expected the file of a fixture"));
+    }
     for (number, endpoint) in chain.endpoints.iter().enumerate() {
         let path = format!("{path}.endpoints.{number}.url");
         let scheme = Url::parse(&endpoint.url).ok().filter(Url::has_host).map(|url| url.scheme().to_owned());
