@@ -206,3 +206,15 @@ fn a_configured_component_is_wanted_of_what_an_order_loads_too() {
     engine.ctl(&["module", "load", first.to_str().unwrap()]);
     engine.module_until("m", "is back", |node| node["state"] == "RUN");
 }
+
+#[test]
+fn an_engine_that_is_stopped_keeps_no_probe_for_ever() {
+    let engine = Setup::new().mock(31337, CHAIN).start();
+    engine.signal("STOP");
+    let asked = engine.raw_ctl(&["health"]);
+    engine.signal("CONT");
+    let said = String::from_utf8_lossy(&asked.stderr);
+    assert_eq!(asked.status.code(), Some(3), "{said}");
+    assert!(said.contains("has not answered within 5s: is it stopped, or stuck?"), "{said}");
+    engine.ctl(&["tree"]);
+}
