@@ -116,7 +116,7 @@ fn is_name(name: &str) -> bool {
 /// The entries of somebody who wrote them into one.
 fn several(text: &str) -> Option<String> {
     let parts = text.split([',', ';']).filter(|part| !part.trim().is_empty());
-    let entries: Vec<_> = parts.map(read_pattern).collect::<Option<_>>()?;
+    let entries: Vec<String> = parts.map(read_pattern).collect::<Option<_>>()?;
     let quoted: Vec<String> = entries.iter().map(|entry| format!("`{entry}`")).collect();
     let count = if entries.len() == 2 { "two".to_owned() } else { entries.len().to_string() };
     (entries.len() > 1).then(|| format!("{count} entries: {}", quoted.join(", ")))
