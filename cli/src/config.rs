@@ -25,6 +25,7 @@ pub use effects::{Egress, Outbox};
 pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period, Secret};
 pub use show::{shown, shown_json};
 
+pub(crate) use source::is_address;
 use source::{Environment, File};
 
 pub use check::{Problem, log_level, problem};
@@ -80,6 +81,10 @@ pub fn load_with(
 ) -> Result<Config, ConfigError> {
     let file = match file {
         Some(path) => {
+            if is_address(&path.to_string_lossy()) {
+                let message = "the configuration named is an address: expected a file; give --config";
+                return Err(ConfigError(message.to_owned()));
+            }
             let text = text::read(path, FILE_BYTES_MAX)
                 .map_err(|error| ConfigError(format!("{} {error}; give --config", path.display())))?;
             File::parse(path, &text, environment)?
@@ -111,8 +116,13 @@ pub fn load_with(
         Some(variable) => ConfigError(format!("environment variable {variable}: {}", problem.told(true))),
         None => ConfigError(file.located(&problem.path, &problem.told(file.hides(&problem.path)))),
     };
+    // What a file or a shell leaves around it is not part of it; the client does the same.
+    if let Some(Secret(token)) = &mut config.observability.admin_token {
+        *token = token.trim().to_owned();
+    }
     check::check(&config).map_err(located)?;
     let engine = &mut config.engine;
+    engine.log_level = log_level(&engine.log_level).map_err(|message| located(problem("engine.log_level", message)))?;
     engine.state_dir = absolute("engine.state_dir", &engine.state_dir).map_err(located)?;
     for (key, path) in [
         ("observability.admin_socket", &mut config.observability.admin_socket),
@@ -199,6 +209,18 @@ mod tests {
         let expanded = load(&format!("{listens}admin_token = \"${{T}}\"\n"), &[("T", digits)]).unwrap();
         assert_eq!(format!("{:?}", expanded.observability.admin_token), "Some(***)");
         assert_eq!(token(expanded).as_deref(), Some(digits));
+
+        for around in [format!("{digits}\n"), format!(" {digits}\r\n"), format!("\u{a0}{digits}\t")] {
+            let set = load(listens, &[("NEXUM_OBSERVABILITY__ADMIN_TOKEN", &around)]).unwrap();
+            assert_eq!(token(set).as_deref(), Some(digits), "{around:?}");
+        }
+        let (half, _) = digits.split_at(8);
+        for unusable in [format!("{digits}\n{digits}"), format!("{digits} {digits}"), format!("{digits}\u{fc}")] {
+            let error = load(listens, &[("NEXUM_OBSERVABILITY__ADMIN_TOKEN", &unusable)]).unwrap_err().to_string();
+            assert!(error.ends_with("than visible ASCII characters: expected 16 or more"), "{error}");
+        }
+        let short = load(listens, &[("NEXUM_OBSERVABILITY__ADMIN_TOKEN", &format!("{half}{}", " ".repeat(9)))]);
+        assert!(short.unwrap_err().to_string().ends_with("is too short: at least 16 characters"));
 
         let chain = "[[chains]]\nchain_id = 1\n";
         for wrong in [

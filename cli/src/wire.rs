@@ -111,6 +111,9 @@ fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Res
         },
     };
     let mock = match &settings.mock {
+        Some(path) if config::is_address(&path.to_string_lossy()) => {
+            return Err(Failure::failed("--mock: is an address: expected the file of a fixture"));
+        }
         Some(path) => {
             refuse_endless(path)
                 .map_err(|error| Failure::failed(format!("--mock: cannot read fixture {}: {error}", path.display())))?;

@@ -3,7 +3,12 @@
 //! What a request may look like and where it may go is decided here, once, for `http.fetch`, for effects of the outbox
 //! and for every redirect.
 
-use std::{fmt, net::Ipv6Addr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
@@ -25,6 +30,10 @@ pub const HEADERS_MAX: usize = 64;
 pub const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Body of a direct request. What is larger is an upload, which has interfaces of its own.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What a part of a host's name between two dots may have, and the whole name, as DNS has it.
+const LABEL_BYTES_MAX: usize = 63;
+const HOST_BYTES_MAX: usize = 253;
 
 /// The header that a receiver tells repeated requests by. The outbox sets it, within the bounds above.
 pub const KEY_HEADER: &str = "Idempotency-Key";
@@ -72,7 +81,8 @@ fn canonical<S: AsRef<str>>(host: &Host<S>) -> String {
 /// That it stands for no host, and what would be right where that can be told.
 pub fn pattern(text: &str) -> Result<String, String> {
     read_pattern(text).ok_or_else(|| {
-        let meant = meant(text.trim()).map_or_else(String::new, |meant| format!("; write `{meant}`"));
+        let meant = several(text).or_else(|| meant(text.trim()).map(|meant| format!("`{meant}`")));
+        let meant = meant.map_or_else(String::new, |meant| format!("; write {meant}"));
         format!("`{text}`: expected an exact host, or *.suffix, without scheme, port and path{meant}")
     })
 }
@@ -84,11 +94,32 @@ fn read_pattern(text: &str) -> Option<String> {
     let host = name.parse::<Ipv6Addr>().map(Host::Ipv6).or_else(|_| Host::parse(name)).ok()?;
     let shown = canonical(&host);
     let is_usable = match host {
-        Host::Domain(_) => !shown.contains('*') && shown.split('.').all(|label| !label.is_empty()),
-        // `*.0.0.1` must not stand for addresses.
-        _ => star.is_empty(),
+        Host::Domain(_) => is_name(&shown),
+        // `*.0.0.1` must not stand for addresses, and what is no number must not be taken for a 0.
+        Host::Ipv4(_) => star.is_empty() && !name.split('.').any(|part| part.eq_ignore_ascii_case("0x")),
+        Host::Ipv6(_) => star.is_empty(),
     };
     is_usable.then(|| format!("{star}{shown}"))
+}
+
+/// Whether a host can have this name: URLs may have others, which no server answers to.
+fn is_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=LABEL_BYTES_MAX).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    name.len() <= HOST_BYTES_MAX && name.split('.').all(is_label)
+}
+
+/// The entries of somebody who wrote them into one.
+fn several(text: &str) -> Option<String> {
+    let parts = text.split([',', ';']).filter(|part| !part.trim().is_empty());
+    let entries: Vec<String> = parts.map(read_pattern).collect::<Option<_>>()?;
+    let quoted: Vec<String> = entries.iter().map(|entry| format!("`{entry}`")).collect();
+    let count = if entries.len() == 2 { "two".to_owned() } else { entries.len().to_string() };
+    (entries.len() > 1).then(|| format!("{count} entries: {}", quoted.join(", ")))
 }
 
 /// The entry that somebody may have meant who wrote something else.
@@ -96,7 +127,9 @@ fn meant(text: &str) -> Option<String> {
     let below = text.strip_prefix(['.', '*']).and_then(|suffix| read_pattern(&format!("*.{suffix}")));
     below.or_else(|| {
         let url = if text.contains("://") { Url::parse(text) } else { Url::parse(&format!("https://{text}")) };
-        read_pattern(url.ok()?.host_str()?)
+        let host = url.as_ref().ok()?.host_str()?;
+        // An address that nobody wrote is not what was meant.
+        if host.parse::<Ipv4Addr>().is_ok() && !text.contains(host) { None } else { read_pattern(host) }
     })
 }
 
@@ -396,6 +429,26 @@ mod tests {
             let refused = format!("`{text}`: expected an exact host, or *.suffix, without scheme, port and path{hint}");
             assert_eq!(pattern(text), Err(refused));
         }
+    }
+
+    #[test]
+    fn an_entry_is_one_name_that_a_host_can_have() {
+        let label = "a".repeat(63);
+        let long = [&*label, &label, &label, &"a".repeat(61)].join(".");
+        for text in [&*format!("{label}.org"), &long, &format!("*.{long}"), "_dmarc.a-b.org", "xn--bcher-kva.example"] {
+            assert_eq!(pattern(text).as_deref(), Ok(text));
+        }
+        let refused = |text: &str| pattern(text).unwrap_err();
+        assert!(refused("a.org,b.org").ends_with("and path; write two entries: `a.org`, `b.org`"));
+        assert!(refused("a.org, *.B.org; 127.1,").ends_with("; write 3 entries: `a.org`, `*.b.org`, `127.0.0.1`"));
+        let wrong = format!(
+            "a{label}.org|a{long}|-a.org|a-.org|*.-a.org|a.org-|a!b.org|a$b.org|a(b).org|a'b.org|a.org%2Cb.org|a+b.org|\
+             a~b.org|,|a.org,b c|0x|0X|0x.1|1.0x"
+        );
+        for text in wrong.split('|') {
+            assert!(refused(text).ends_with("without scheme, port and path"), "{}", refused(text));
+        }
+        assert!(pattern("0x0").is_ok());
     }
 
     #[test]

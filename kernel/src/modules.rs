@@ -9,6 +9,7 @@ mod expected;
 mod facts;
 mod orders;
 mod owner;
+mod pin;
 mod slot;
 mod upgrade;
 mod writes;
@@ -199,6 +200,14 @@ impl Actor for ModulesSupervisor {
             shutting_down: false,
         };
         for Start { spec, configured } in starts {
+            if configured.is_none() && state.is_pinned_away(&spec) {
+                let source = spec.source.display().to_string();
+                tracing::warn!(
+                    source,
+                    "configured with another component by now: what was loaded at run time gives way"
+                );
+                continue;
+            }
             state.load(&myself, spec, configured, true).await.map_err(|error| error.to_string())?;
         }
         // What nobody runs any more is not tried alone either, and nobody has to wait for it.

@@ -4,19 +4,20 @@
 //! the month and a day of the week are named, either is enough; when one of the two fields begins with `*`, as in `*/2`, both
 //! must match. The `cron` crate underneath numbers Sunday 1 and always wants both days, so expressions are translated for it.
 
+mod fields;
+
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use nexum_host_ifaces::cron::Schedule;
+
+use self::fields::{DAY, Field, HOUR, MINUTE, MONTH, SECOND, WEEKDAY};
 
 /// A shorter period would be a busy loop: events are at least this far apart.
 const PERIOD_MS_MIN: u64 = 100;
 
 /// A longer period is a mistake of units.
 const PERIOD_MS_MAX: u64 = 366 * 24 * 3_600_000;
-
-const DAYS: [&str; 8] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"];
-const LONG_DAYS: [&str; 7] = ["SUNDAY", "MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY"];
 
 /// A schedule that can be used.
 #[derive(Debug, Clone)]
@@ -113,21 +114,22 @@ fn parse(expression: &str) -> Result<Vec<cron::Schedule>, String> {
         _ => return Err(wrong(format!("{} fields instead of 5, or 6 with the second first", fields.len()))),
     };
     let [minute, hour, day, month, weekday] = fields;
-    for field in [second, minute, hour, day, month, weekday] {
-        check_signs(field).map_err(&wrong)?;
-        check_steps(field).map_err(&wrong)?;
-    }
     // As written: what a field is translated to begins with no star.
     let any_day = |field: &str| field.starts_with(['*', '?']);
     let either = !any_day(day) && !any_day(weekday);
-    let weekday = weekdays(weekday).map_err(&wrong)?;
+    let read = |field: Field, text: &str| field.read(text).map_err(&wrong);
+    let (second, minute, hour) = (read(SECOND, second)?, read(MINUTE, minute)?, read(HOUR, hour)?);
+    let (day, month, weekday) = (read(DAY, day)?, read(MONTH, month)?, read(WEEKDAY, weekday)?);
     let one = |day: &str, weekday: &str| {
         let translated = format!("{second} {minute} {hour} {day} {month} {weekday}");
-        cron::Schedule::from_str(&translated).map_err(|error| wrong(first_line(&error.to_string())))
+        match cron::Schedule::from_str(&translated) {
+            Ok(schedule) => schedule,
+            Err(error) => unreachable!("`{translated}` has only numbers within bounds: {error}"),
+        }
     };
     let schedules = match either {
-        false => vec![one(day, &weekday)?],
-        true => vec![one(day, "*")?, one("*", &weekday)?],
+        false => vec![one(&day, &weekday)],
+        true => vec![one(&day, "*"), one("*", &weekday)],
     };
     // 2000 is a leap year and as good a start as any.
     let Some(start) = DateTime::from_timestamp_millis(946_684_800_000) else { unreachable!("2000 is no year") };
@@ -135,75 +137,6 @@ fn parse(expression: &str) -> Result<Vec<cron::Schedule>, String> {
         return Err(wrong("it never fires".to_owned()));
     }
     Ok(schedules)
-}
-
-/// Other programs know more signs: `L`, `W` and `#` pick one day of a month, `H` and `~` a time by chance.
-fn check_signs(field: &str) -> Result<(), String> {
-    if let Some(sign) = field.chars().find(|sign| !sign.is_ascii_alphanumeric() && !"*?,-/".contains(*sign)) {
-        return Err(format!(
-            "`{sign}` in `{field}` is not known: a field has numbers, names, and `*`, `,`, `-` and `/`"
-        ));
-    }
-    match field.split(',').any(str::is_empty) {
-        true => Err(format!("nothing stands on one side of a comma in `{field}`")),
-        false => Ok(()),
-    }
-}
-
-/// The crate panics on a step of zero.
-fn check_steps(field: &str) -> Result<(), String> {
-    for (_, step) in field.split(',').filter_map(|part| part.split_once('/')) {
-        match step.parse::<u32>() {
-            Ok(1..) => {}
-            _ => return Err(format!("the step `/{step}` in `{field}` is not a number above 0")),
-        }
-    }
-    Ok(())
-}
-
-/// Translates a day-of-week field: numbers become a list of names, which mean the same everywhere.
-fn weekdays(field: &str) -> Result<String, String> {
-    let parts: Result<Vec<String>, String> = field.split(',').map(weekday_part).collect();
-    Ok(parts?.join(","))
-}
-
-fn weekday_part(part: &str) -> Result<String, String> {
-    let (days, step) = match part.split_once('/') {
-        Some((days, step)) => (days, Some(step.parse::<usize>().map_err(|_| format!("the step in `{part}`"))?)),
-        None => (part, None),
-    };
-    let (first, last) = match days.split_once('-') {
-        // Whoever writes SAT-SUN means the Sunday that comes then.
-        Some((first, last)) => match (weekday(first)?, weekday(last)?) {
-            (first, 0) if first > 0 && last != "0" => (first, 7),
-            range => range,
-        },
-        None if days == "*" || days == "?" => match step {
-            None => return Ok(days.to_owned()),
-            Some(_) => (0, 6),
-        },
-        // `2/2` goes on from Tuesday to the end of the week, which is a Sunday.
-        None => (weekday(days)?, if step.is_some() { 7 } else { weekday(days)? }),
-    };
-    if first > last {
-        return Err(format!("`{part}` runs backwards: days of the week go from 0 (Sunday) to 7 (Sunday)"));
-    }
-    let named: Vec<&str> = (first..=last).step_by(step.unwrap_or(1)).map(|day| DAYS[day]).collect();
-    Ok(named.join(","))
-}
-
-fn weekday(text: &str) -> Result<usize, String> {
-    let number = text.parse::<usize>().ok().filter(|number| *number < DAYS.len());
-    let is_text = |name: &&str| text.eq_ignore_ascii_case(name);
-    let named = || DAYS.iter().position(is_text).or_else(|| LONG_DAYS.iter().position(is_text));
-    number.or_else(named).ok_or_else(|| format!("`{text}` is no day of the week: 0 to 7, or SUN to SAT"))
-}
-
-fn first_line(text: &str) -> String {
-    // The crate draws a picture of several lines; its last one says what is wrong.
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    // It takes the largest value, too, whatever it says.
-    lines.next_back().unwrap_or("it cannot be read").replace("must be less than ", "must be at most ")
 }
 
 #[cfg(test)]

@@ -205,6 +205,8 @@ pub(crate) fn redirected(
         StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => false,
         _ => return Ok(None),
     };
+    // An empty one would lead to where the answer came from, again and again.
+    let location = location.filter(|location| !location.as_bytes().trim_ascii().is_empty());
     let Some(location) = location else { return Ok(None) };
     if becomes_get && keep_method {
         return Ok(None);
@@ -376,6 +378,18 @@ mod tests {
         let long = vec![b'x'; URL_BYTES_MAX];
         assert_eq!(to(&long), "redirected to a URL of 8210 bytes, at most 8192");
         assert!(to(&[long, vec![b'x']].concat()).starts_with("redirected to a URL of 8193 bytes"));
+    }
+
+    #[test]
+    fn a_redirect_to_nowhere_is_the_answer() {
+        let from = Url::parse("https://a.org/x").unwrap();
+        for location in [None, Some(""), Some(" "), Some("\t ")] {
+            let location = location.map(HeaderValue::from_static);
+            for status in [StatusCode::FOUND, StatusCode::SEE_OTHER, StatusCode::PERMANENT_REDIRECT] {
+                let led = redirected(status, location.as_ref(), "POST", &from, false).unwrap();
+                assert_eq!(led, None, "{status} {location:?}");
+            }
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod outbox;
 mod services;
 mod state;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -20,7 +20,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::stream;
-use nexum_host_ifaces::{port::Port, store::StoreMsg};
+use nexum_host_ifaces::{port::Port, secrets, store::StoreMsg};
 use nexum_kernel::admin::{AdminMsg, Node, NodeKind};
 use prometheus::Registry;
 use serde::Deserialize;
@@ -37,8 +37,8 @@ use crate::{
 
 /// Questions are answered from memory or by one read of the database.
 pub(crate) const READ_DEADLINE: Duration = Duration::from_secs(5);
-/// Orders wait for the event in flight (`event_deadline`, 120 s by default) or for a compilation.
-pub(crate) const ORDER_DEADLINE: Duration = Duration::from_secs(150);
+/// Orders wait for the event in flight (`event_deadline`, 120 s by default) or for a compilation, which may take 240 s.
+pub(crate) const ORDER_DEADLINE: Duration = Duration::from_secs(300);
 /// A backup is made of links and a flush, but may cross file systems.
 const BACKUP_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -101,7 +101,9 @@ pub(crate) fn router(api: Api, token: Option<Token>) -> Router {
 
 async fn authenticate(State(token): State<Token>, request: Request, next: NextLayer) -> Response {
     let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
+    // The scheme's case does not matter; the token's does.
+    let shown = shown.and_then(|value| value.split_once(' '));
+    let shown = shown.and_then(|(scheme, shown)| scheme.eq_ignore_ascii_case("Bearer").then_some(shown));
     if shown.is_some_and(|shown| token.matches(shown)) {
         return next.run(request).await;
     }
@@ -115,15 +117,26 @@ async fn health(State(api): State<Api>) -> Response {
     Json(health).into_response()
 }
 
+/// The engine's working directory is not its caller's. An address may hold a password, and is not repeated.
+fn check_absolute(key: &str, path: &Path) -> Result<(), ApiError> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    let shown = path.display().to_string();
+    let shown = match () {
+        () if shown.contains("://") => "an address",
+        () if secrets::holds_secret(&shown) => secrets::MASK,
+        () => &shown,
+    };
+    Err(ApiError::new(StatusCode::BAD_REQUEST, format!("`{key}` must be an absolute path, not {shown}")))
+}
+
 async fn backup(
     State(api): State<Api>,
     body: Result<Json<BackupRequest>, JsonRejection>,
 ) -> Result<StatusCode, ApiError> {
     let Json(BackupRequest { to }) = body?;
-    if !to.is_absolute() {
-        let message = format!("`to` must be an absolute path, not {}", to.display());
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, message));
-    }
+    check_absolute("to", &to)?;
     api.store.call(BACKUP_DEADLINE, |reply| StoreMsg::Backup { to, reply }).await??;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -2,18 +2,17 @@
 
 pub mod crash;
 pub mod journal;
+mod load;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use nexum_admin_api::{orders::ResyncTo, text::too_deep};
-use nexum_records::capability::Capability;
+use nexum_admin_api::orders::ResyncTo;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    exit::{CODES, Failure},
-    period::Period,
-};
+pub use load::{Load, Setting};
+
+use crate::{exit::CODES, period::Period};
 
 /// Looks after a running nexum engine.
 #[derive(Debug, Parser)]
@@ -194,24 +193,6 @@ pub struct Wait {
 }
 
 #[derive(Debug, Args)]
-pub struct Load {
-    /// The bundle: a directory with nexum.toml and module.wasm
-    pub bundle: PathBuf,
-    /// Withhold a capability, such as http; may be repeated
-    #[arg(long, value_name = "CAPABILITY")]
-    pub deny: Vec<Capability>,
-    /// Set a value of the module's [config]: text where the manifest has text, else as TOML or a string; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub set: Vec<Setting>,
-    /// Allow a chain method that the manifest asks for beyond the standard ones; may be repeated
-    #[arg(long, value_name = "METHOD")]
-    pub extra_method: Vec<String>,
-    /// Let it have the state that another module of its name left
-    #[arg(long)]
-    pub adopt_state: bool,
-}
-
-#[derive(Debug, Args)]
 pub struct Upgrade {
     pub name: String,
     /// The bundle of the new version; by default the present one's directory is read again
@@ -219,56 +200,6 @@ pub struct Upgrade {
     /// Let the new version reach more than the running one, as its manifest asks
     #[arg(long)]
     pub allow_capabilities: bool,
-}
-
-/// What follows `--set`. Checked later: clap repeats what it refuses, and a value may be a secret.
-#[derive(Clone)]
-pub struct Setting(String);
-
-impl From<String> for Setting {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Setting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.split_once('=').map_or("", |(key, _)| key))
-    }
-}
-
-impl Setting {
-    fn key_value(&self) -> Result<(&str, &str), Failure> {
-        let parts = self.0.split_once('=').map(|(key, value)| (key.trim(), value));
-        parts.ok_or_else(|| Failure::usage("--set: expected KEY=VALUE, such as interval=30"))
-    }
-}
-
-impl Load {
-    /// The values of `--set`. Where `manifest`, if it can be read, has a string, text stays text: an account number or a
-    /// token may be all digits.
-    ///
-    /// # Errors
-    /// One that is no key with a value.
-    pub fn values(&self, manifest: Option<&str>) -> Result<BTreeMap<String, toml::Value>, Failure> {
-        let parsed = |text: &str| match too_deep(text) {
-            Some(_) => None,
-            None => toml::from_str::<toml::Table>(text).ok(),
-        };
-        let manifest = manifest.and_then(parsed).unwrap_or_default();
-        let is_text = |key: &str| {
-            let config = manifest.get("config");
-            let found = key.split('.').fold(config, |value, part| value.and_then(|value| value.get(part)));
-            found.or_else(|| config?.get(key)).is_some_and(toml::Value::is_str)
-        };
-        let value = |key: &str, text: &str| {
-            let parsed = parsed(&format!("value = {text}")).and_then(|mut table| table.remove("value"));
-            let parsed = parsed.filter(|value| value.is_str() || !is_text(key));
-            parsed.unwrap_or_else(|| toml::Value::String(text.to_owned()))
-        };
-        let set = self.set.iter().map(Setting::key_value);
-        set.map(|set| set.map(|(key, text)| (key.to_owned(), value(key, text)))).collect()
-    }
 }
 
 #[derive(Debug, Args)]
@@ -441,30 +372,5 @@ mod tests {
             own.chain(command.get_subcommands().flat_map(visible)).collect()
         }
         assert_eq!(visible(&Nexumctl::command()), Vec::<String>::new());
-    }
-
-    #[test]
-    fn values_are_toml_or_else_strings() {
-        let manifest = "[config]\nid = \"7\"\nrelay = { token = \"t\", limit = 3 }\n";
-        let value = |text: &str| {
-            let set = vec![Setting::from(text.to_owned())];
-            let load =
-                Load { bundle: PathBuf::new(), deny: Vec::new(), set, extra_method: Vec::new(), adopt_state: false };
-            load.values(Some(manifest)).map(|values| values.into_iter().next().unwrap())
-        };
-        let refused = value("k3y").unwrap_err();
-        assert_eq!((refused.code, &*refused.message), (2, "--set: expected KEY=VALUE, such as interval=30"));
-        let value = |text: &str| value(text).unwrap();
-        let string = |text: &str| toml::Value::String(text.to_owned());
-        assert_eq!(value("n=3"), ("n".to_owned(), toml::Value::Integer(3)));
-        assert_eq!(value("flag=true").1, toml::Value::Boolean(true));
-        assert_eq!(value("url=https://a.b/?c=d").1, string("https://a.b/?c=d"));
-        assert_eq!(value("text=\"3\"").1, string("3"));
-        assert_eq!(value("id=0012").1, string("0012"));
-        assert_eq!(value("id=12").1, string("12"));
-        assert_eq!(value("id=\"12\"").1, string("12"));
-        assert_eq!(value("relay.token=12"), ("relay.token".to_owned(), string("12")));
-        assert_eq!(value("relay.limit=12").1, toml::Value::Integer(12));
-        assert_eq!(format!("{:?}", Setting::from("key=k3y".to_owned())), "key");
     }
 }

@@ -29,7 +29,12 @@ const SOCKETS: [&str; 2] = [".nexum/admin.sock", "/var/lib/nexum/admin.sock"];
 const TOKEN_BYTES_MAX: u64 = 64 << 10;
 /// A host that does not answer at all is given up after this long.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// The engine itself answers orders within 300 s. One that is stopped or stuck answers nothing.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(310);
+/// A header takes no other characters.
+const TOKEN_EXPECTED: &str = "expected a token of visible ASCII characters";
 
+#[derive(Clone)]
 enum Target {
     Unix(PathBuf),
     Tcp { host: String, port: u16, token: String },
@@ -45,8 +50,11 @@ impl fmt::Display for Target {
     }
 }
 
+#[derive(Clone)]
 pub struct Client {
     target: Target,
+    /// How long an answer may take; none: as long as it takes.
+    patience: Option<Duration>,
 }
 
 impl Client {
@@ -60,7 +68,12 @@ impl Client {
                 Target::Unix(PathBuf::from(found.unwrap_or(&SOCKETS[0])))
             }
         };
-        Ok(Self { target })
+        Ok(Self { target, patience: Some(ANSWER_DEADLINE) })
+    }
+
+    /// The same engine, for an answer that may take another time, or with none as long as it takes.
+    pub fn patient(&self, patience: Option<Duration>) -> Self {
+        Self { target: self.target.clone(), patience }
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -93,7 +106,19 @@ impl Client {
 
     /// A streamed answer; its body is read frame by frame.
     pub async fn stream(&self, path: &str) -> Result<Incoming, Failure> {
-        Ok(self.send(Method::GET, path, None).await?.into_body())
+        Ok(self.awaited(self.send(Method::GET, path, None)).await?.into_body())
+    }
+
+    /// Waits for an answer, or a piece of one, for as long as this client does.
+    pub async fn awaited<T>(&self, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let Some(patience) = self.patience else { return answer.await };
+        match tokio::time::timeout(patience, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::unreachable(format!(
+                "the engine at {} has not answered within {patience:?}: is it stopped, or stuck?",
+                self.target
+            ))),
+        }
     }
 
     async fn read<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Value>) -> Result<T, Failure> {
@@ -104,8 +129,11 @@ impl Client {
     }
 
     async fn whole(&self, method: Method, path: &str, body: Option<Value>) -> Result<Bytes, Failure> {
-        let response = self.send(method, path, body).await?;
-        response.into_body().collect().await.map(|body| body.to_bytes()).map_err(|error| self.broke_off(&error))
+        let answer = async {
+            let response = self.send(method, path, body).await?;
+            response.into_body().collect().await.map(|body| body.to_bytes()).map_err(|error| self.broke_off(&error))
+        };
+        self.awaited(answer).await
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<Response<Incoming>, Failure> {
@@ -187,14 +215,27 @@ fn tcp(url: &str, token_file: Option<&Path>) -> Result<Target, Failure> {
         let hint = "the engine speaks plain HTTP: use a tunnel, or a proxy that ends TLS on its host";
         return Err(Failure::usage(format!("--url: {expected}; {hint}")));
     };
-    let token = match token_file {
+    let (from, token) = match token_file {
         // What is named may be the token itself.
-        Some(file) => token_in(file).map_err(|error| Failure::usage(format!("--token-file: {error}")))?,
-        None => crate::environment()
-            .remove("NEXUM_TOKEN")
-            .ok_or_else(|| Failure::usage("--url needs a token: give --token-file, or set NEXUM_TOKEN"))?,
+        Some(file) => {
+            ("--token-file", token_in(file).map_err(|error| Failure::usage(format!("--token-file: {error}")))?)
+        }
+        None => {
+            let token = crate::environment().remove("NEXUM_TOKEN");
+            let missing = || Failure::usage("--url needs a token: give --token-file, or set NEXUM_TOKEN");
+            ("NEXUM_TOKEN", token.ok_or_else(missing)?)
+        }
     };
-    Ok(Target::Tcp { host, port: parsed.port().unwrap_or(80), token: token.trim().to_owned() })
+    Ok(Target::Tcp { host, port: parsed.port().unwrap_or(80), token: usable(from, &token)? })
+}
+
+/// A token as a header takes it, without what a file or a shell leaves around it; the engine does the same.
+fn usable(from: &str, token: &str) -> Result<String, Failure> {
+    let token = token.trim();
+    match !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(token.to_owned()),
+        false => Err(Failure::usage(format!("{from}: {TOKEN_EXPECTED}"))),
+    }
 }
 
 /// It may be a pipe that a program with the token writes to.
@@ -240,6 +281,31 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), k3y).unwrap();
         assert_eq!(place("http://u:p@a:1", file.path()).unwrap(), "http://a:1");
+    }
+
+    #[test]
+    fn a_token_is_what_a_header_takes() {
+        assert_eq!(usable("NEXUM_TOKEN", "\t k3y!~ \r\n").unwrap(), "k3y!~");
+        for wrong in ["", " \n", "k3y\nk3y", "k3y k3y", "k3y\0", "k3\u{fd}"] {
+            let refused = usable("NEXUM_TOKEN", wrong).unwrap_err();
+            assert_eq!(refused.message, "NEXUM_TOKEN: expected a token of visible ASCII characters");
+            assert_eq!(refused.code, 2);
+        }
+    }
+
+    /// As the system connects for a process that is stopped.
+    #[tokio::test]
+    async fn an_engine_that_does_not_answer_is_given_up() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let socket = directory.path().join("admin.sock");
+        let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let client = Client::new(&Output { socket: Some(socket), ..Output::default() }).unwrap();
+        assert_eq!(client.patience, Some(Duration::from_secs(310)));
+        let client = client.patient(Some(Duration::from_millis(50)));
+        for failure in [client.text("/v1/tree").await.unwrap_err(), client.stream("/v1/logs").await.unwrap_err()] {
+            assert_eq!(failure.code, 3);
+            assert!(failure.message.ends_with("has not answered within 50ms: is it stopped, or stuck?"), "{failure}");
+        }
     }
 
     #[tokio::test]

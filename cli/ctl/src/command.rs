@@ -8,6 +8,7 @@ mod state;
 use std::{
     path::{Path, PathBuf},
     pin::Pin,
+    time::Duration,
 };
 
 use hyper::Method;
@@ -29,6 +30,9 @@ use crate::{
 };
 
 pub use operator::operator;
+
+/// The engine says within 2 s whether it is healthy; one that says nothing is not.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Runs a conversation with an engine to its end.
 pub fn block_on(conversation: Pin<Box<dyn Future<Output = Result<(), Failure>> + '_>>) -> Result<(), Failure> {
@@ -57,7 +61,7 @@ pub fn common(command: Common, output: &Output, program: fn() -> clap::Command) 
 }
 
 async fn health(output: &Output) -> Result<(), Failure> {
-    let health: Health = Client::new(output)?.get("/v1/health").await?;
+    let health: Health = Client::new(output)?.patient(Some(HEALTH_DEADLINE)).get("/v1/health").await?;
     match output.json {
         true => print_json(&health)?,
         false => print(&render::report::health(&health))?,
@@ -102,7 +106,8 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
 
 async fn drain(client: &Client, path: &str, wait: &args::Wait, output: &Output) -> Result<(), Failure> {
     let deadline_ms = wait.deadline.0.as_millis() as u64;
-    let drained: Drained = client.post(path, &DrainRequest { deadline_ms }).await?;
+    // As long as the deadline that was given, which is the engine's to keep.
+    let drained: Drained = client.patient(None).post(path, &DrainRequest { deadline_ms }).await?;
     match output.json {
         true => print_json(&drained)?,
         false => print(&render::report::drained(&drained))?,
@@ -112,6 +117,10 @@ async fn drain(client: &Client, path: &str, wait: &args::Wait, output: &Output) 
 
 /// The engine may run elsewhere or as another user, so that only it can say whether the bundle is right.
 fn absolute(bundle: &Path) -> Result<PathBuf, Failure> {
+    // It is not repeated: it may hold a password.
+    if bundle.to_string_lossy().contains("://") {
+        return Err(Failure::usage("the bundle is an address: expected a directory with nexum.toml and module.wasm"));
+    }
     let wrong = |error: &str| Failure::usage(format!("{}: {error}", bundle.display()));
     let absolute = std::path::absolute(bundle).map_err(|error| wrong(&error.to_string()))?;
     match absolute.to_str() {
@@ -156,7 +165,7 @@ async fn load_module(client: &Client, load: args::Load, output: &Output) -> Resu
         config,
         extra_methods: load.extra_method,
         record: None,
-        component: None,
+        component: load.component,
         adopt_state: load.adopt_state,
     };
     let loaded: Loaded = client.post("/v1/modules", &spec).await?;

@@ -89,6 +89,11 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_ceiling("limits", &config.limits)
 }
 
+/// Whether a header takes it: nobody could show another one.
+fn is_token(token: &str) -> bool {
+    token.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// A module that is given nothing of these cannot even be started.
 fn check_ceiling(path: &str, ceiling: &Ceiling) -> Result<(), Problem> {
     let wide = |bytes: Option<usize>| bytes.map(|bytes| bytes as u64);
@@ -128,7 +133,12 @@ fn check_engine(config: &Config) -> Result<(), Problem> {
             let message = "is not used: the admin socket needs no token, and admin_listen is off";
             return Err(problem("observability.admin_token", message));
         }
-        (_, Some(token)) if token.0.chars().count() < TOKEN_CHARS_MIN => {
+        (_, Some(token)) if !is_token(&token.0) => {
+            let message =
+                format!("has something else than visible ASCII characters: expected {TOKEN_CHARS_MIN} or more");
+            return Err(problem("observability.admin_token", message));
+        }
+        (_, Some(token)) if token.0.len() < TOKEN_CHARS_MIN => {
             let message = format!("is too short: at least {TOKEN_CHARS_MIN} characters");
             return Err(problem("observability.admin_token", message));
         }
@@ -156,17 +166,45 @@ const LEVELS: &str = "expected off, error, warn, info, debug or trace, or direct
 
 /// A log level as it is to be given to the log.
 ///
-/// A word that is no level would be the name of a target: everything else would be silent, for a slip of the finger.
+/// Whatever is no level and has no level would be the name of a target: everything else would be silent, for a slip of the
+/// finger. Blanks around a directive would be part of it.
 pub fn log_level(text: &str) -> Result<String, String> {
-    // Filters of spans have commas of their own.
-    let words = text.split(',').map(str::trim).filter(|_| !text.contains(['[', '{']));
-    let mut lone = words.filter(|word| !word.contains(['=', ':']));
-    match lone.find(|word| word.parse::<LevelFilter>().is_err()) {
-        Some("") => Err(format!("`{text}` says nothing of a level: {LEVELS}")),
-        Some(word) if word != text => Err(format!("`{word}` in `{text}` is no log level: {LEVELS}")),
-        Some(word) => Err(format!("`{word}` is no log level: {LEVELS}")),
-        None if EnvFilter::try_new(text).is_err() => Err(format!("`{text}` is no log level: {LEVELS}")),
-        None => Ok(text.to_owned()),
+    let directives: Vec<&str> = text.split(',').map(str::trim).collect();
+    if directives.contains(&"") {
+        return Err(format!("`{text}` says nothing of a level: {LEVELS}"));
+    }
+    let wrong = directives.iter().find_map(|directive| Some((directive, wrong_with(directive)?)));
+    match wrong {
+        Some((&directive, why)) if directive != text => Err(format!("`{directive}` in `{text}` {why}{LEVELS}")),
+        Some((directive, why)) => Err(format!("`{directive}` {why}{LEVELS}")),
+        None => Ok(directives.join(",")),
+    }
+}
+
+/// What is wrong with one directive, if anything, up to what would be right.
+fn wrong_with(directive: &str) -> Option<String> {
+    let is_level = |text: &str| !text.is_empty() && text.parse::<LevelFilter>().is_ok();
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let is_target = |text: &str| text.split("::").all(is_word);
+    let none = || Some("is no log level: ".to_owned());
+    // `target[span{field=value}]=level`, of which the log knows the inside.
+    if let Some((target, _)) = directive.split_once('[') {
+        let is_right = (target.is_empty() || is_target(target)) && EnvFilter::try_new(directive).is_ok();
+        return if is_right { None } else { none() };
+    }
+    match directive.split_once('=') {
+        None if is_level(directive) => None,
+        None => match directive.rsplit_once(':') {
+            Some((target, level)) if is_target(target) && is_level(level) => {
+                Some(format!("is no log level, write `{target}={level}`: "))
+            }
+            _ => none(),
+        },
+        Some((_, level)) if !is_level(level) => none(),
+        Some((target, _)) if !is_target(target) => {
+            Some(format!("is no log level, for `{target}` names no part of a program: "))
+        }
+        Some(_) => None,
     }
 }
 
@@ -184,6 +222,9 @@ fn check_chain(index: usize, chain: &Chain) -> Result<(), Problem> {
             return Err(problem(&format!("{path}.mock"), "excludes [[chains.endpoints]]: a mock chain has no nodes"));
         }
         _ => {}
+    }
+    if chain.mock.as_ref().is_some_and(|fixture| is_address(&fixture.to_string_lossy())) {
+        return Err(problem(&format!("{path}.mock"), "is an address: expected the file of a fixture"));
     }
     for (number, endpoint) in chain.endpoints.iter().enumerate() {
         let path = format!("{path}.endpoints.{number}.url");
@@ -227,4 +268,49 @@ fn check_periods<const N: usize>(path: &str, periods: [(&str, Option<Period>); N
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_level_is_a_list_of_directives() {
+        for (text, taken) in [
+            ("info", "info"),
+            ("WARN", "WARN"),
+            ("3", "3"),
+            (" info , nexum_chain=debug,module=off ", "info,nexum_chain=debug,module=off"),
+            ("info,nexum_kernel::modules=trace", "info,nexum_kernel::modules=trace"),
+            ("info,[span]=debug", "info,[span]=debug"),
+            ("info,nexum_chain[block{number=3}]=debug", "info,nexum_chain[block{number=3}]=debug"),
+        ] {
+            assert_eq!(log_level(text).as_deref(), Ok(taken));
+            assert!(EnvFilter::try_new(taken).is_ok(), "{taken}");
+        }
+        for (text, wrong) in [
+            ("loud", "`loud` is no log level: expected off, "),
+            ("info,nexum", "`nexum` in `info,nexum` is no log level: expected off, "),
+            ("nexum_chain:debug", "`nexum_chain:debug` is no log level, write `nexum_chain=debug`: expected"),
+            ("info,nexum::chain:debug", "write `nexum::chain=debug`: "),
+            ("nexum::chain", "`nexum::chain` is no log level: "),
+            ("info;nexum=debug", "for `info;nexum` names no part of a program: "),
+            ("info nexum=debug", "`info nexum=debug` is no log level, for `info nexum` names no part of a program: "),
+            ("nexum-chain=debug", "`nexum-chain=debug` is no log level, "),
+            ("nexum:chain=debug", "names no part of a program"),
+            ("nexum=debug;info", "is no log level: "),
+            ("nexum=debug info", "is no log level: "),
+            ("nexum =debug", "names no part of a program"),
+            ("nexum=", "`nexum=` is no log level: "),
+            ("=debug", "names no part of a program"),
+            ("info;nexum[span]=debug", "is no log level: "),
+            ("info[", "is no log level: "),
+            ("", "says nothing of a level: "),
+            ("info,", "says nothing of a level: "),
+            (" ", "says nothing of a level: "),
+        ] {
+            let error = log_level(text).unwrap_err();
+            assert!(error.contains(wrong) && error.contains("expected off, error"), "{text}: {error}");
+        }
+    }
 }

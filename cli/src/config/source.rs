@@ -241,10 +241,11 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a module's source names something else than a directory.
-pub(super) fn is_address(source: &str) -> bool {
+/// Whether what should be a path is the address of something elsewhere. It may hold a password or a key.
+pub(crate) fn is_address(source: &str) -> bool {
     let scheme = source.split_once(':').map(|(scheme, _)| scheme);
     scheme.is_some_and(|scheme| ["sha256", "bzz", "ipfs", "oci", "https", "http", "ens", "registry"].contains(&scheme))
+        || source.contains("://")
         || (source.ends_with(".eth") && !source.contains('/'))
 }
 

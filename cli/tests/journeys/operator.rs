@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -174,4 +175,61 @@ fn a_name_that_became_free_hands_its_state_to_no_stranger_unasked() {
     engine.launch();
     engine.module_until("m", "has the state", |node| node["state"] == "RUN");
     assert!(!engine.state("m", "b/").is_empty());
+}
+
+#[test]
+fn a_configured_component_is_wanted_of_what_an_order_loads_too() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "m", &[]);
+    let other = setup.write_bundle("hostile", "other", &[]);
+    let manifest = |bundle: &Path| fs::read_to_string(bundle.join("nexum.toml")).unwrap();
+    fs::write(other.join("nexum.toml"), manifest(&other).replace("name = \"other\"", "name = \"m\"")).unwrap();
+    let mut engine = setup.start();
+    assert!(engine.terminate().success());
+    let first = engine.dir.path().join("m");
+    let component = |bundle: &Path| {
+        let text = manifest(bundle);
+        text.lines().find(|line| line.starts_with("component = \"sha256:")).unwrap().to_owned()
+    };
+    let (wanted, strange) = (component(&first), component(&other));
+    assert_ne!(wanted, strange);
+    let config = fs::read_to_string(&engine.config).unwrap();
+    let source = format!("source = \"{}\"\n", first.display());
+    assert!(config.contains(&source), "{config}");
+    fs::write(&engine.config, config.replace(&source, &format!("{source}{wanted}\n"))).unwrap();
+    engine.launch();
+    engine.module_until("m", "runs", |node| node["state"] == "RUN");
+    engine.ctl(&["module", "unload", "m"]);
+
+    // By its name, from somewhere else.
+    let refused = engine.try_ctl(&["module", "load", other.to_str().unwrap(), "--adopt-state"]).unwrap_err();
+    assert!(refused.contains("but the operator wants sha256:"), "{refused}");
+    // From its place, under whatever name.
+    let kept = engine.dir.path().join("kept");
+    fs::rename(&first, &kept).unwrap();
+    fs::rename(&other, &first).unwrap();
+    let load = ["module", "load", first.to_str().unwrap(), "--adopt-state"];
+    let refused = engine.try_ctl(&load).unwrap_err();
+    assert!(refused.contains("but the operator wants sha256:"), "{refused}");
+    let digest = strange.trim_start_matches("component = ").trim_matches('"').to_owned();
+    let refused = engine.try_ctl(&[&load[..], &["--component", &digest]].concat()).unwrap_err();
+    assert!(refused.contains("of the configuration wants sha256:"), "{refused}");
+
+    fs::rename(&first, &other).unwrap();
+    fs::rename(&kept, &first).unwrap();
+    let refused = engine.try_ctl(&["module", "load", kept.to_str().unwrap()]);
+    assert!(refused.is_err(), "nothing is there");
+    engine.ctl(&["module", "load", first.to_str().unwrap()]);
+    engine.module_until("m", "is back", |node| node["state"] == "RUN");
+}
+
+#[test]
+fn an_engine_that_is_stopped_keeps_no_probe_for_ever() {
+    let engine = Setup::new().mock(31337, CHAIN).start();
+    engine.signal("STOP");
+    let asked = engine.raw_ctl(&["health"]);
+    engine.signal("CONT");
+    let said = String::from_utf8_lossy(&asked.stderr);
+    assert_eq!(asked.status.code(), Some(3), "{said}");
+    assert!(said.contains("has not answered within 5s: is it stopped, or stuck?"), "{said}");
+    engine.ctl(&["tree"]);
 }

@@ -117,6 +117,8 @@ fn no_refusal_repeats_what_was_given() {
         format!("[[chains]]\nchain_id = 1\n[[chains.endpoints]]\nurl = {url}\""),
         format!("[[chains]]\nchain_id = 1\n[[chains.endpoints]]\nurl = [\"{url}\"]"),
         format!("[modules]\n\"{url}\" = 1"),
+        format!("[[chains]]\nchain_id = 1\nmock = \"{url}\""),
+        format!("[[chains]]\nchain_id = 1\nmock = \"wss://me:{KEY}@h/x\""),
     ] {
         fs::write(config, format!("{written}{line}\n")).unwrap();
         let refused = run(NEXUM, &check, &[]);
@@ -124,7 +126,12 @@ fn no_refusal_repeats_what_was_given() {
         assert!(said(&refused).contains("nexum-engine.toml:") && !said(&refused).contains(KEY), "{}", said(&refused));
     }
     let variables = [("NEXUM_URL", url.as_str()), ("NEXUM_TOKEN", KEY), ("NEXUM_CONFIG", url.as_str())];
-    let orders: [(&str, &[&str]); 5] = [
+    let orders: [(&str, &[&str]); 9] = [
+        // By the variable.
+        (NEXUM, &["check-config"]),
+        (NEXUM, &["check-config", "--config", &url]),
+        (NEXUM, &["check-config", "--config", config, "--mock", &url]),
+        (NEXUMCTL, &["module", "load", &url]),
         (NEXUMCTL, &["--help"]),
         (NEXUM, &["run", "--help"]),
         (NEXUMCTL, &["tree"]),

@@ -28,6 +28,7 @@ impl State {
         myself: &ActorRef<Msg>,
         spec: ModuleSpec,
     ) -> Result<String, AdminError> {
+        let spec = self.pinned(spec)?;
         // What was configured and unloaded comes back as configured.
         let configured = self.unloaded.iter().find(|unloaded| **unloaded == spec).cloned();
         let name = self.load(myself, spec, configured.clone(), false).await?;

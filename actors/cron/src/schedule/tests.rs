@@ -93,6 +93,61 @@ fn what_cannot_be_used_is_refused_with_what_would_be_right() {
 }
 
 #[test]
+fn fields_that_run_on_are_refused() {
+    let cases = [
+        ("*5 * * * *", "`*5` is no minute: 0 to 59; `*` stands alone or before a step"),
+        ("0 *5 * * *", "`*5` is no hour: 0 to 23"),
+        ("0 0 *5 * *", "`*5` is no day of the month: 1 to 31"),
+        ("0 0 * *5 *", "`*5` is no month: 1 to 12, or JAN to DEC"),
+        ("0 0 * * *5", "`*5` is no day of the week"),
+        ("0 0 5JAN * *", "`5JAN` is no day of the month"),
+        ("0 0 * JAN5 *", "`JAN5` is no month"),
+        ("5* * * * * *", "`5*` is no second"),
+        ("5* * * * *", "`5*` is no minute"),
+        ("** * * * *", "`**` is no minute"),
+        ("* *5 * * * *", "`*5` is no minute"),
+        ("0 0 1-5* * *", "`5*` in `1-5*` is no day of the month"),
+        ("0 0 1-5-7 * *", "`5-7` in `1-5-7` is no day of the month"),
+        ("0 0 ?* * *", "`?*` is no day of the month"),
+        ("0 0 ?/2 * *", "`?` in `?/2` is no day of the month: 1 to 31; `?` stands alone"),
+        ("0 0 ?,1 * *", "`?` in `?,1`"),
+        ("0 0 * * ?/2", "`?` in `?/2` is no day of the week"),
+        ("? * * * *", "`?` is no minute: 0 to 59; `?` stands alone, and for a day"),
+        ("0 0 * ? *", "`?` is no month"),
+        ("*-5 * * * *", "`*` in `*-5` is no minute"),
+        ("-5 * * * *", "`` in `-5` is no minute"),
+        ("*/5/2 * * * *", "the step `/5/2`"),
+        ("/5 * * * *", "`` in `/5` is no minute"),
+        ("5-1 * * * *", "`5-1` runs backwards: Minutes are 0 to 59"),
+        ("0 0 * DEC-JAN *", "runs backwards"),
+        ("0 0 0 * *", "Days of the month must be at least 1."),
+        ("0 0 * 13 *", "Months must be at most 12."),
+        ("4294967296 * * * *", "Minutes must be at most 59."),
+        ("JAN * * * *", "`JAN` is no minute"),
+    ];
+    for (expression, expected) in cases {
+        let error = check(&Schedule::Cron(expression.to_owned())).unwrap_err();
+        assert!(error.contains(expected), "`{expression}`: {error}");
+    }
+}
+
+#[test]
+fn items_of_a_list_are_read_each() {
+    for (expression, same) in [
+        ("0 0 1 JAN/3 *", "0 0 1 1,4,7,10 *"),
+        ("0 0 1 january-MAR,12 *", "0 0 1 1,2,3,12 *"),
+        ("50/4 * * * *", "50,54,58 * * * *"),
+        ("0 0 1 * 1,1,SUN,7", "0 0 1 * 0,1"),
+        ("*/100 5 * * *", "0 5 * * *"),
+        ("*,5 0-23/1 ? * ?", "* * * * *"),
+        ("05,007 * * * *", "5,7 * * * *"),
+    ] {
+        let times = |text: &str| plan(text).times(at("2024-01-01"), at("2026-01-01")).take(999).collect::<Vec<_>>();
+        assert_eq!(times(expression), times(same), "{expression}");
+    }
+}
+
+#[test]
 fn a_period_is_aligned_to_the_epoch() {
     let plan = Plan::new(&Schedule::Every { period_ms: 30_000 }).unwrap();
     assert_eq!(plan.next(0), Some(30_000));

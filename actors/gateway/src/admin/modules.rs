@@ -16,7 +16,7 @@ use nexum_kernel::admin::{
     AdminError, AdminMsg, AdminReply, Drained, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded, Wanted,
 };
 
-use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
+use super::{Api, ORDER_DEADLINE, READ_DEADLINE, check_absolute};
 use crate::{
     api::{DrainRequest, Dropped, FailedRetry, Letter, Loaded, Resumed, Retried, RetryRequest, UpgradeRequest},
     error::ApiError,
@@ -56,10 +56,7 @@ async fn load(
     body: Result<Json<ModuleSpec>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Loaded>), ApiError> {
     let Json(spec) = body?;
-    if !spec.source.is_absolute() {
-        let message = format!("`source` must be an absolute path, not {}", spec.source.display());
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, message));
-    }
+    check_absolute("source", &spec.source)?;
     let spec = Box::new(spec);
     let name = api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Load { spec, reply }).await??;
     Ok((StatusCode::CREATED, Json(Loaded { name })))
@@ -71,9 +68,8 @@ async fn upgrade(
     body: Result<Json<UpgradeRequest>, JsonRejection>,
 ) -> Result<Json<Upgraded>, ApiError> {
     let (Path(module), Json(UpgradeRequest { source, allow_capabilities })) = (name?, body?);
-    if let Some(relative) = source.as_ref().filter(|source| !source.is_absolute()) {
-        let message = format!("`source` must be an absolute path, not {}", relative.display());
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, message));
+    if let Some(source) = &source {
+        check_absolute("source", source)?;
     }
     let wanted = Wanted { module, source, allow_capabilities };
     Ok(Json(api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Upgrade { wanted, reply }).await??))

@@ -126,6 +126,16 @@ async fn orders_reach_the_kernel_and_refusals_come_back_with_a_fitting_status() 
     let relative = fixture.post("/v1/modules", json!({ "source": "gov-watch" })).await;
     assert_eq!(relative.status, 400);
     assert_eq!(relative.json(), refused("`source` must be an absolute path, not gov-watch"));
+    for (path, key) in [("/v1/modules", "source"), ("/v1/modules/twap-monitor/upgrade", "source"), ("/v1/backup", "to")]
+    {
+        for (given, shown) in [("https://u:k3y@h/x", "an address"), ("u:k3y@h", "***")] {
+            let mut body = json!({});
+            body[key] = json!(given);
+            let refusal = fixture.post(path, body).await;
+            let expected = format!("`{key}` must be an absolute path, not {shown}");
+            assert_eq!((refusal.status, refusal.json()), (400, refused(&expected)), "{path}");
+        }
+    }
     let broken = fixture.post("/v1/modules", json!({ "source": "/bundles/broken" })).await;
     assert_eq!((broken.status, broken.json()), (422, refused("nexum.toml:3: unknown key `nmae`")));
     let malformed = fixture.post("/v1/modules", json!({ "denied": [] })).await;

@@ -96,8 +96,10 @@ async fn logs(client: &Client, follow: bool, module: Option<&str>, output: &Outp
         path += &format!("&module={}", part(module));
     }
     let mut body = client.stream(&path).await?;
+    // What is followed may be silent for long.
+    let client = if follow { client.patient(None) } else { client.clone() };
     let mut rest = Vec::new();
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = client.awaited(async { Ok(body.frame().await) }).await? {
         let frame = frame.map_err(|error| Failure::unreachable(format!("the engine broke off: {error}")))?;
         rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -153,7 +155,8 @@ async fn dlq(client: &Client, command: Dlq, output: &Output) -> Result<(), Failu
         }
         Dlq::RetryAll { module, keep_going } => {
             let path = format!("/v1/modules/{}/dlq/retry", part(&module));
-            let retried: Retried = client.post(&path, &RetryRequest { keep_going }).await?;
+            // One order for each letter, however many there are.
+            let retried: Retried = client.patient(None).post(&path, &RetryRequest { keep_going }).await?;
             match output.json {
                 true => print_json(&retried)?,
                 false => print(&render::report::retried(&retried))?,
@@ -167,7 +170,7 @@ async fn dlq(client: &Client, command: Dlq, output: &Output) -> Result<(), Failu
             "this forgets every event that {module} could not handle: say --yes, perhaps after `dlq list --json`"
         ))),
         Dlq::DropAll { module, .. } => {
-            let dropped: Dropped = client.delete(&format!("/v1/modules/{}/dlq", part(&module))).await?;
+            let dropped: Dropped = client.patient(None).delete(&format!("/v1/modules/{}/dlq", part(&module))).await?;
             match output.json {
                 true => print_json(&dropped),
                 false => print(&format!("{module}: {} dead letters dropped\n", dropped.dropped)),

@@ -1,6 +1,9 @@
 //! `state`: what modules keep. All of it asks the engine but `restore`, which works where no engine runs and is handed on.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
 use hyper::Method;
 use nexum_admin_api::{Inspection, StateEntry, StatePage};
@@ -14,6 +17,9 @@ use crate::{
     hand_on,
     render::{self, print, print_as_is, print_json},
 };
+
+/// The engine gives a backup up after 600 s.
+const BACKUP_DEADLINE: Duration = Duration::from_secs(610);
 
 pub(super) fn state(command: State, output: &Output) -> Result<(), Failure> {
     match command {
@@ -66,6 +72,7 @@ async fn ask(command: State, output: &Output) -> Result<(), Failure> {
             let Some(to) = to.to_str() else {
                 return Err(Failure::usage(format!("{}: is no UTF-8, in which an engine is told it", to.display())));
             };
+            let client = client.patient(Some(BACKUP_DEADLINE));
             client.order(Method::POST, "/v1/backup", Some(json!({ "to": to }))).await?;
             match output.json {
                 true => print_json(&json!({ "backup": to })),
