@@ -263,7 +263,7 @@ impl Tracker {
     /// Answers one pull if there is something to answer.
     fn settle(&mut self, index: usize) {
         let rooted = self.rooted();
-        // Who is settled waits, and who waits has a seat.
+        // Only a seat with a waiting pull is settled, so the seat is there.
         let Some(seat) = self.seats[index].as_mut() else { unreachable!("seat {index} is settled, and nobody has it") };
         if !rooted {
             if let Some(waiting) = &mut seat.waiting {
@@ -291,7 +291,8 @@ impl Tracker {
                 self.effects.push(Effect::Answer { seat: index, token: waiting.token, answer });
             }
             None => {
-                // Nobody leaves while an answer is looked for. Without its pull a module would wait for ever.
+                // No seat is removed while its answer is looked for. The pull must be put back: without it the module
+                // would wait for ever.
                 let Some(seat) = self.seats[index].as_mut() else { unreachable!("seat {index} is gone with its pull") };
                 seat.waiting = Some(waiting);
             }
@@ -373,7 +374,7 @@ impl Tracker {
                     return None;
                 }
                 Verdict::Orphan { ancestor } => {
-                    // A position without one is of every chain.
+                    // A position without a hash fits every chain, so that it is never an orphan.
                     let Some(hash) = after.hash else {
                         unreachable!("a position without a hash was left by its chain")
                     };

@@ -56,7 +56,7 @@ pub fn log_bytes(log: &Log) -> usize {
 
 /// The wanted part of a `logs` event: the event itself when that is all of it, nothing when it is empty.
 pub fn share_of(all: &Arc<Event>, watch: &Watch) -> Option<Arc<Event>> {
-    // Both that have logs to share, a block and a stretch of history, have made the event of them.
+    // Both callers, for a block and for a stretch of history, pass a `logs` event that they made themselves.
     let Event::Logs(logs) = &**all else { unreachable!("a share of an event without logs") };
     let wanted: Vec<bool> = logs.iter().map(|log| watch.filters.wants(log)).collect();
     match wanted.iter().filter(|wanted| **wanted).count() {

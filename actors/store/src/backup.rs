@@ -150,7 +150,7 @@ pub struct Restore<'a> {
     from: &'a Path,
     to: &'a Path,
     options: &'a Options,
-    /// Whether the remains of an earlier restore are not there.
+    /// False when an earlier restore left something there.
     is_first: bool,
     /// Held until the end, so that no engine begins to write to what is copied.
     _unused: Option<fs::File>,

@@ -54,17 +54,17 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T,
     postcard::from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))
 }
 
-/// The same for a record that something may follow, and that may borrow from the bytes.
+/// Decodes a record that may borrow from the bytes, and hands on the bytes behind it.
 pub(crate) fn decode_first<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<(T, &'a [u8]), StoreError> {
     decode_rest(body(bytes, what)?, what)
 }
 
-/// What follows a record.
+/// Decodes what follows a record, which has no layout byte of its own.
 pub(crate) fn decode_rest<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<(T, &'a [u8]), StoreError> {
     postcard::take_from_bytes(bytes).map_err(|error| damaged(what, &error))
 }
 
-/// The same for a record that borrows from the bytes.
+/// Decodes a record that is all of the bytes, and may borrow from them.
 pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, StoreError> {
     postcard::from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))
 }

@@ -151,7 +151,8 @@ pub struct Network {
     certificates: Certificates,
 }
 
-/// Says why the store of certificates must not be read, if so: whoever reads it does so to its end.
+/// Asked before the system's store of certificates is read, which is then read to its end. `Err` says why it must not be:
+/// it is no file, or too large.
 pub type Certificates = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 impl Network {

@@ -115,9 +115,9 @@ pub struct Endpoint {
     pub secrets: Secrets,
     limiter: Limiter,
     shape: Mutex<Shape>,
-    /// Those for logs.
+    /// Questions for logs and receipts that are under way.
     pub large: Questions,
-    /// Whose turn it is, while those are asked one at a time.
+    /// Held by one question for logs while these are asked one at a time.
     pub large_turn: tokio::sync::Semaphore,
     /// Questions of the engine that it has answered, if only with an error.
     answers: AtomicU64,

@@ -20,7 +20,7 @@ const BLOCKS_MAX: usize = 16;
 /// A failure weighs less when another large question was under way: it may have been that one's.
 const ALONE: u32 = 3;
 const BESIDE_OTHERS: u32 = 1;
-/// So much, in a row, says that it is the block. Three failures of a question that was alone.
+/// Failures in a row, weighed, after which the block is to blame: three of a question that was alone.
 const FAILURES_MAX: u32 = 3 * ALONE;
 /// Answers longer than is read, of one block. Once says little: over a WebSocket it may have been another's.
 const TOO_LARGE_MAX: u32 = 2;

@@ -60,7 +60,7 @@ impl Tracker {
         let key = (module, source);
         if let Some(index) = self.seat_of.get(&key) {
             let index = *index;
-            // A seat and its name go together, in `forget`.
+            // `forget` removes a seat and its name together.
             let Some(seat) = self.seats[index].as_mut() else {
                 unreachable!("seat {index} has a name, and nobody has it")
             };

@@ -112,7 +112,7 @@ impl Field {
             Some((range, step)) => (range, Some(read_step(step, part)?)),
             None => (part, None),
         };
-        // The last value may be the first one again.
+        // Sunday is 0 and 7: `*` must not name it twice.
         let end = if self.wraps { self.most - 1 } else { self.most };
         let (first, last) = match range.split_once('-') {
             _ if range == "*" => (self.least, end),
@@ -142,7 +142,7 @@ impl Field {
         let is_number = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
         match text.parse::<u32>() {
             Ok(value) if is_number && (self.least..=self.most).contains(&value) => return Ok(value),
-            // Names are said with what is right for days of the week.
+            // Days of the week are left to the message below, which lists their names, too.
             _ if is_number && !self.wraps => {
                 let bound = if text.bytes().all(|digit| digit == b'0') { "least" } else { "most" };
                 let limit = if bound == "least" { self.least } else { self.most };

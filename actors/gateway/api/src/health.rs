@@ -16,7 +16,7 @@ pub const UNHEALTHY: &str = "unhealthy";
 pub struct Health {
     /// `healthy` or `unhealthy`.
     pub status: String,
-    /// Whether every configured module is in Run and every required chain is connected.
+    /// Whether it is healthy, and every module runs or is paused.
     pub ready: bool,
     pub uptime_seconds: u64,
     pub modules: BTreeMap<String, ModuleHealthReport>,

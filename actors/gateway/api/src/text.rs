@@ -178,7 +178,7 @@ mod tests {
         }
         let mixed = format!("x = {}1{}", "{a.b.c = [".repeat(9), "]}".repeat(9));
         assert!(too_deep(&mixed).is_some());
-        // The parser goes on after each of these.
+        // The parser goes on behind each of these, so that what nests there counts.
         for hidden in ["a\"", "a'", "'''\n'''", "\"\\\" \" ", "# \"\n", "]", "}"] {
             let text = format!("x = {hidden}{}", "[{a.a = ".repeat(40));
             assert!(too_deep(&text).is_some(), "{text}");

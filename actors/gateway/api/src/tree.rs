@@ -55,7 +55,7 @@ pub struct ModuleFacts {
     pub state_bytes: u64,
     pub state_bytes_limit: u64,
     pub memory_bytes: u64,
-    /// 99th percentile of fuel per event, since the module's actor started.
+    /// 99th percentile of fuel per event, over the last 128 events.
     pub fuel_p99: u64,
     pub events_processed: u64,
     pub events_failed: u64,

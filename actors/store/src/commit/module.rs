@@ -57,13 +57,13 @@ impl Turn<'_> {
     pub fn put_crash(&mut self, module: ModuleId, crash: &Crash) -> Result<(), StoreError> {
         self.admit(module)?;
         let (queue, db) = (&mut *self.queue, &self.store.db);
-        // Those of groups that are not written yet are among them.
+        // `queue.kept` has the crashes that wait to be written, too; the database does not.
         let kept = match queue.kept.entry(module) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => unknown.insert(recordings::kept_crashes(db, module)?),
         };
         let newest = kept.last().map_or(0, |crash| crash.number);
-        // One that was lost with its group has had its number.
+        // A crash whose write failed is not kept, and its number is not given again.
         let number = queue.crashes.get(&module).map_or(newest, |given| newest.max(*given)) + 1;
         recordings::put_crash(&mut queue.waiting.batch, db, module, crash, number, kept)?;
         queue.crashes.insert(module, number);

@@ -45,7 +45,8 @@ impl Turn<'_> {
         };
         let stored = last.seq();
         let got = unit.entry.seq;
-        // Of an instance that was superseded one may come behind one that was refused, and have the number that is next.
+        // The number alone is not enough: after a unit was refused, a late one of an earlier instance may have the number
+        // that is next. Its digest does not fit then.
         if got != stored + 1 || unit.record.seq != got || unit.entry.previous != last.digest() {
             return Err(StoreError::OutOfSequence { stored, got });
         }

@@ -29,7 +29,7 @@ const WHOLE_WITHIN_MAX: Duration = Duration::from_secs(86_400);
 const FORGOTTEN_BYTES_PER_SECOND: usize = 1 << 10;
 /// What is around a message: frames, records of TLS, and what was read of the next message already.
 const AROUND_BYTES_MAX: usize = 256 << 10;
-/// The same for a long message: one part in so many.
+/// A long message may take more around it: its own length divided by this.
 const AROUND_PARTS: usize = 64;
 
 /// What one connection may take in.
