@@ -110,7 +110,7 @@ fn fields_that_run_on_are_refused() {
         ("0 0 1-5-7 * *", "`5-7` in `1-5-7` is no day of the month"),
         ("0 0 ?* * *", "`?*` is no day of the month"),
         ("0 0 ?/2 * *", "`?` in `?/2` is no day of the month: 1 to 31; `?` stands alone"),
-        ("0 0 ?,1 * *", "`?` in `?,1`"),
+        ("0 0 ?,1 * *", "`?` is no day of the month: 1 to 31; `?` stands alone"),
         ("0 0 * * ?/2", "`?` in `?/2` is no day of the week"),
         ("? * * * *", "`?` is no minute: 0 to 59; `?` stands alone, and for a day"),
         ("0 0 * ? *", "`?` is no month"),

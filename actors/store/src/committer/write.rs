@@ -41,11 +41,12 @@ impl Shared {
                 self.remember(named, letters);
                 self.news.sent(&self.store, sent);
                 self.settle();
-                waiting.into_iter().for_each(|waiting| waiting.answer(&self.store, Ok(())));
-                // A group that only answers says nothing about the disk.
+                // Before whoever waits is told, so that they find it so. A group that only answers says nothing about the
+                // disk.
                 if touches_disk {
                     self.store.note_written();
                 }
+                waiting.into_iter().for_each(|waiting| waiting.answer(&self.store, Ok(())));
                 true
             }
             Err(error) => {

@@ -24,7 +24,7 @@ fn refusal(directory: &Path) -> OpenError {
 
 /// A closed store with a table of about a megabyte.
 async fn filled() -> TempDir {
-    let directory = directory();
+    let (directory, elsewhere) = (directory(), directory());
     let harness = Harness::open(directory.path()).await;
     let mut module = harness.module("a").await;
     for index in 0..20 {
@@ -32,7 +32,7 @@ async fn filled() -> TempDir {
         harness.handle(&mut module, vec![put(&format!("key-{index}"), &value, None)]).await;
     }
     // A backup flushes what is in memory into tables.
-    let to = directory.path().join("flushed");
+    let to = elsewhere.path().join("flushed");
     harness.ask(|reply| StoreMsg::Backup { to: to.clone(), reply }).await.unwrap();
     std::fs::remove_dir_all(to).unwrap();
     harness.close().await;

@@ -35,7 +35,7 @@ fn numbers(store: &Store, chain_id: u64) -> Vec<u64> {
 
 #[tokio::test]
 async fn headers_go_with_the_next_unit_and_at_the_latest_with_the_end() {
-    let directory = directory();
+    let (directory, elsewhere) = (directory(), directory());
     let harness = Harness::open(directory.path()).await;
     let mut module = harness.module("a").await;
     put_headers(&harness, 1, false, &[5, 6, 7], &[]);
@@ -52,7 +52,7 @@ async fn headers_go_with_the_next_unit_and_at_the_latest_with_the_end() {
     let store = Store::open(directory.path(), &options()).unwrap();
     assert_eq!(numbers(&store, 1), [6, 7, 8]);
 
-    let backup = directory.path().join("backup");
+    let backup = elsewhere.path().join("backup");
     let harness = Harness::start(store).await;
     put_headers(&harness, 1, true, &[20, 21], &[]);
     harness.module("a").await;
