@@ -62,9 +62,13 @@ fn crates_depend_only_on_what_the_architecture_allows() {
         ("nexum-ctl", &["nexum-admin-api", "nexum-records"]),
         ("nexum-sdk", &["nexum-sdk-macros"]),
         ("nexum-sdk-macros", &[]),
+        ("nexum-testkit", &[]),
     ];
     let dependencies = dependencies();
     let ours: Vec<_> = dependencies.keys().cloned().collect();
+    for (package, direct) in &dependencies {
+        assert!(!direct.iter().any(|name| name == "nexum-testkit"), "{package} runs with what is for tests alone");
+    }
     for (package, may) in allowed {
         let direct = dependencies.get(*package).unwrap_or_else(|| panic!("no package {package}"));
         for dependency in direct.iter().filter(|dependency| ours.contains(dependency)) {

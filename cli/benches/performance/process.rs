@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
+use nexum_testkit::free_port;
 use tempfile::TempDir;
 
 use crate::{
@@ -19,10 +20,6 @@ use crate::{
 };
 
 const MIB: f64 = 1024.0 * 1024.0;
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port()
-}
 
 /// One HTTP exchange on loopback; the body, when the status is 200.
 fn http(port: u16, method: &str, path: &str, body: &str) -> Option<String> {

@@ -12,6 +12,7 @@ use std::{
 
 use alloy::transports::http::reqwest;
 use nexum_host_ifaces::Hash;
+use nexum_testkit::free_port;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt},
@@ -40,10 +41,6 @@ pub struct Anvil {
 fn program() -> PathBuf {
     let home = std::env::var("HOME").unwrap_or_default();
     std::env::var("NEXUM_ANVIL").map_or_else(|_| PathBuf::from(home).join(".cache/nexum/bin/anvil"), PathBuf::from)
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Starts the node and waits until it listens. The launcher may be a script, so the node gets its own process group.
