@@ -23,6 +23,7 @@ use nexum_kernel::{
     load::{Loader, Unprepared},
     manifest::Manifest,
 };
+use nexum_testkit::wasm;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
@@ -32,8 +33,7 @@ const MANY: u64 = 1 << 20;
 
 /// A component that exports nothing, another one for each letter.
 fn component(letter: u8) -> Vec<u8> {
-    // A custom section without content; the letter is its name.
-    [b"\0asm\x0d\0\x01\0".as_slice(), &[0, 2, 1, letter]].concat()
+    wasm::component(&[wasm::custom(&char::from(letter).to_string(), &[])])
 }
 
 fn hash(letter: u8) -> Hash {
@@ -331,29 +331,11 @@ fn a_pipe_in_a_bundle_is_refused_and_nobody_waits_at_it() {
     assert!(manifest.contains("it is a pipe, expected a file"), "{manifest}");
 }
 
-/// A component that imports 21 interfaces with a hundred resources each.
-fn importing() -> Vec<u8> {
-    let named = |name: String| [vec![0x00, u8::try_from(name.len()).unwrap()], name.into_bytes()].concat();
-    let section = |id: u8, content: Vec<u8>| {
-        // Its length, in two bytes.
-        let length = [((content.len() & 0x7f) | 0x80) as u8, u8::try_from(content.len() >> 7).unwrap()];
-        [vec![id], length.to_vec(), content].concat()
-    };
-    // (type (instance (export "r0" (type (sub resource))) …))
-    let resource = |nth: usize| [vec![0x04], named(format!("r{nth}")), vec![0x03, 0x01]].concat();
-    let exports: Vec<u8> = (0..100).flat_map(resource).collect();
-    let instance = [vec![1, 0x42, 100], exports].concat();
-    // (import "wasi:http/a0@0.2.0" (instance (type 0))) …
-    let import = |nth: usize| [named(format!("wasi:http/a{nth}@0.2.0")), vec![0x05, 0]].concat();
-    let imports = [vec![21], (0..21).flat_map(import).collect()].concat();
-    [b"\0asm\x0d\0\x01\0".to_vec(), section(7, instance), section(10, imports)].concat()
-}
-
 #[test]
 fn a_component_that_imports_more_than_is_hosted_is_refused_and_its_machine_code_is_not_kept() {
     let dir = TempDir::new().unwrap();
     let engine = WasmEngine::new(&dir.path().join("cache")).unwrap();
-    let (path, bytes) = (dir.path().join("module.wasm"), importing());
+    let (path, bytes) = (dir.path().join("module.wasm"), wasm::importing_resources(21, 100));
     fs::write(&path, &bytes).unwrap();
     let hash = Hash(Sha256::digest(&bytes).into());
     let said = engine.component(&path, hash).err().unwrap().to_string();

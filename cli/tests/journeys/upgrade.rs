@@ -2,6 +2,7 @@
 
 use std::{fs, time::Duration};
 
+use nexum_testkit::wasm;
 use serde_json::Value;
 
 use super::{
@@ -142,7 +143,7 @@ fn a_version_that_cannot_start_changes_nothing() {
     let traps = version(&setup, "traps", &[VERSION, ("mode = \"good\"", "mode = \"init-flush-trap\"")]);
     let fails = version(&setup, "fails", &[VERSION, ("mode = \"good\"", "mode = \"init-error\"")]);
     let damaged = version(&setup, "damaged", &[VERSION]);
-    fs::write(damaged.join("module.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
+    fs::write(damaged.join("module.wasm"), wasm::COMPONENT).unwrap();
     let stranger = setup.write_bundle("hostile", "stranger", &[]);
     let engine = setup.start();
     engine.module_until("m", "runs", |node| node["events_processed"].as_u64() > Some(3));
