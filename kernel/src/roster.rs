@@ -169,8 +169,7 @@ mod tests {
     use super::*;
 
     fn spec(source: &str) -> ModuleSpec {
-        let toml = toml::Table::from_iter([("source".to_owned(), toml::Value::String(source.to_owned()))]);
-        toml.try_into().unwrap()
+        ModuleSpec::new(source.into())
     }
 
     fn change(configured: Option<&str>, running: Option<&str>) -> Change {

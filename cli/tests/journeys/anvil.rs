@@ -1,13 +1,11 @@
 //! A real Anvil node, driven block by block.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
+use nexum_testkit::{exchange, signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -83,11 +81,6 @@ impl Anvil {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-
     /// Another chain with the same id at the same address: the deepest of all forks.
     pub fn begin_anew(&mut self) {
         self.stop();
@@ -99,22 +92,14 @@ impl Anvil {
 
     /// Ends the node so that it writes its state, and waits for that.
     pub fn stop(&mut self) {
-        self.signal("-TERM");
-        self.child.take().unwrap().wait().unwrap();
+        let mut child = self.child.take().unwrap();
+        signal(child.id(), "TERM");
+        child.wait().unwrap();
     }
 
     fn try_rpc(&self, method: &str, params: Value) -> Result<Value, String> {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(|error| error.to_string())?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|error| error.to_string())?;
-        write!(
-            stream,
-            "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .map_err(|error| error.to_string())?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).map_err(|error| error.to_string())?;
+        let text = exchange(("127.0.0.1", self.port), "POST", "/", &body).map_err(|error| error.to_string())?;
         let (_, body) = text.split_once("\r\n\r\n").ok_or("no body")?;
         let start = body.find('{').ok_or("no JSON")?;
         let end = body.rfind('}').ok_or("no JSON")?;

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use nexum_testkit::wasm;
+use nexum_testkit::{signal, wasm};
 use serde_json::Value;
 
 use super::engine::{Engine, FAST_CHAIN, Setup, children_of, eventually, has_ended, put_component};
@@ -90,7 +90,7 @@ fn compiler_of(parent: u32) -> u32 {
 
 /// Does to a process what the system does when memory is short.
 fn kill(pid: u32) {
-    assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+    signal(pid, "KILL");
 }
 
 #[test]
