@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use nexum_testkit::{bundle, copies, exchange, free_port, memory_bytes, within};
+use nexum_testkit::{anvil, bundle, copies, exchange, free_port, memory_bytes, within};
 use nexum_testkit_engine::CHAIN;
 use tempfile::TempDir;
 
@@ -175,14 +175,9 @@ struct Anvil {
 }
 
 impl Anvil {
-    #[allow(clippy::disallowed_methods, reason = "where `make test-deps` put the node")]
     fn start() -> Self {
         let port = free_port();
-        let child = Command::new(std::env::var("NEXUM_ANVIL").expect("NEXUM_ANVIL is set by `make bench`"))
-            .args(["--port", &port.to_string(), "--no-mining", "--silent"])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let child = anvil(port).arg("--silent").stdout(Stdio::null()).spawn().unwrap();
         let anvil = Self { child, port };
         wait("anvil answers", || anvil.call("eth_chainId").is_some());
         anvil

@@ -1,11 +1,8 @@
 //! A real Anvil node, driven block by block.
 
-use std::{
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-};
+use std::process::{Child, Stdio};
 
-use nexum_testkit::{exchange, signal};
+use nexum_testkit::{anvil, exchange, signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -52,14 +49,8 @@ impl Anvil {
     }
 
     pub fn launch(&mut self) {
-        #[allow(clippy::disallowed_methods, reason = "where `make test-deps` put the node")]
-        let program = std::env::var("NEXUM_ANVIL").map(PathBuf::from).unwrap_or_else(|_| {
-            let home = std::env::var("HOME").unwrap_or_default();
-            PathBuf::from(home).join(".cache/nexum/bin/anvil")
-        });
-        let child = Command::new(&program)
-            .args(["--port", &self.port.to_string(), "--chain-id", &self.chain_id.to_string()])
-            .args(["--no-mining", "--silent", "--state"])
+        let child = anvil(self.port)
+            .args(["--chain-id", &self.chain_id.to_string(), "--silent", "--state"])
             .arg(self.dir.path().join("state.json"))
             .args(["--preserve-historical-states"])
             .args(self.timestamp.map(|timestamp| format!("--timestamp={timestamp}")))
@@ -68,7 +59,7 @@ impl Anvil {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}; run `make test-deps`", program.display()));
+            .unwrap_or_else(|error| panic!("anvil: {error}; run `make test-deps`"));
         self.child = Some(child);
         eventually("anvil answers", || self.try_rpc("eth_chainId", json!([])));
     }
