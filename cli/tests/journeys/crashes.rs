@@ -7,16 +7,14 @@ use nexum_testkit::wasm;
 use serde_json::Value;
 
 use super::{
-    engine::{Engine, FAST_CHAIN as CHAIN, Setup, bundle, eventually, put_component},
+    engine::{Engine, FAST_CHAIN as CHAIN, FROM_THE_FIRST, Setup, bundle, eventually, path, put_component},
+    hostile::QUICK,
     outbox::sender,
     receiver::Receiver,
 };
 
-const FROM_THE_FIRST: (&str, &str) =
-    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
 /// Fuel ends first, however slow the machine.
 const PATIENT: (&str, &str) = ("event_deadline = \"2s\"", "event_deadline = \"60s\"");
-const QUICK: (&str, &str) = ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"50ms\"]");
 
 fn hostile(setup: Setup, name: &str, mode: &str) -> Setup {
     let wanted = format!("mode = \"{mode}\"");
@@ -29,10 +27,6 @@ fn replay(args: &[&str]) -> (i32, Value) {
     let said = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{args:?}: {error}: {}", String::from_utf8_lossy(&output.stderr)));
     (output.status.code().unwrap(), said)
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 fn state(engine: &Engine) -> String {

@@ -15,6 +15,19 @@ use tempfile::TempDir;
 pub const FAST_CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\n\
      block_interval_ms = 50\nendless = true\n";
 
+/// A change to a manifest: its module handles the blocks of the chain from the first one on.
+pub const FROM_THE_FIRST: (&str, &str) =
+    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
+
+/// The programs under test.
+pub const NEXUM: &str = env!("CARGO_BIN_EXE_nexum");
+pub const NEXUMCTL: &str = env!("CARGO_BIN_EXE_nexumctl");
+
+/// A path that is text, as an argument.
+pub fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
 /// What one test configures.
 pub struct Setup {
     pub dir: TempDir,
@@ -158,7 +171,7 @@ impl Engine {
     /// Starts the process after `prepare` has changed how.
     pub fn spawn_with(&mut self, prepare: impl FnOnce(&mut Command)) {
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let mut words = self.under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_nexum"), "run", "--config"]);
+        let mut words = self.under.iter().map(String::as_str).chain([NEXUM, "run", "--config"]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg(&self.config).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         prepare(&mut command);
@@ -222,7 +235,7 @@ impl Engine {
 
     /// Runs `nexumctl` against this engine, whatever comes of it.
     pub fn raw_ctl(&self, args: &[&str]) -> std::process::Output {
-        Command::new(env!("CARGO_BIN_EXE_nexumctl")).arg("--socket").arg(&self.socket).args(args).output().unwrap()
+        Command::new(NEXUMCTL).arg("--socket").arg(&self.socket).args(args).output().unwrap()
     }
 
     pub fn ctl(&self, args: &[&str]) -> String {
