@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 /// Far more than a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
+
 #[test]
 fn nobody_waits_while_a_component_is_compiled_that_the_process_may_have_died_of() {
     let (dir, component) = (TempDir::new().unwrap(), Hash(Sha256::digest(COMPONENT).into()));
