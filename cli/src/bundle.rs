@@ -188,9 +188,9 @@ fn remove(bundle: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use nexum_testkit::wasm::{COMPONENT, MODULE};
 
-    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+    use super::*;
 
     const MANIFEST: &str = "# about\n[module]\nname = \"m\"   # identity\nversion = \"0.1.0\"\n\n\
                             [module.restart]\nmax_event_attempts = 2\n\n[capabilities]\nrequired = [\"logging\"]\n";
@@ -301,7 +301,7 @@ mod tests {
         let wasm = directory.path().join("m.wasm");
         fs::write(directory.path().join("nexum.toml"), MANIFEST).unwrap();
         let refused = |wasm: &Path, out: &Path| format!("{:#}", package(directory.path(), wasm, out).unwrap_err());
-        fs::write(&wasm, b"\0asm\x01\0\0\0").unwrap();
+        fs::write(&wasm, MODULE).unwrap();
         assert!(refused(&wasm, &directory.path().join("out")).contains("is a core module, not a component"));
         fs::write(&wasm, COMPONENT).unwrap();
         let precious = directory.path().join("precious");

@@ -2,18 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
-#[allow(dead_code, reason = "shared with the benchmarks, which use more of it")]
-#[path = "../benches/performance/kit.rs"]
-mod kit;
-
 use std::{sync::atomic::Ordering, time::Duration};
 
-use kit::{Bed, Disk, Forgetful, copies, spec};
 use nexum_host_ifaces::store::StoreMsg;
 use nexum_kernel::{
-    admin::{AdminError, AdminMsg, ModuleFacts, Node},
+    admin::{AdminError, AdminMsg, ModuleFacts, ModuleSpec, Node},
     engine::MapLimit,
 };
+use nexum_testkit::copies;
+use nexum_testkit_engine::{Bed, Disk, Forgetful};
 use ractor::Actor;
 
 /// Far more than a loaded machine needs.
@@ -60,7 +57,8 @@ async fn a_module_without_room_is_refused_with_the_sysctl_and_its_neighbours_run
 
     // By order it is refused the same way, and there is room again when another one leaves.
     let late = copies(bed.dir.path(), "bench", "late", 1).remove(0);
-    let load = || bed.admin.call(PATIENCE, |reply| AdminMsg::Load { spec: Box::new(spec(late.clone())), reply });
+    let load =
+        || bed.admin.call(PATIENCE, |reply| AdminMsg::Load { spec: Box::new(ModuleSpec::new(late.clone())), reply });
     assert_eq!(load().await.unwrap(), Err(AdminError::Load(reason)));
     let module = run[0].0.clone();
     bed.admin.call(PATIENCE, |reply| AdminMsg::Unload { module, reply }).await.unwrap().unwrap();

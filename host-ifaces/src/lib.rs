@@ -30,6 +30,7 @@ pub mod random;
 pub mod recording;
 pub mod secrets;
 pub mod store;
+pub mod sync;
 mod wasi;
 
 pub use bindings::nexum::host::types;

@@ -237,6 +237,8 @@ fn unsupported(capability: Capability, message: &str) -> Val {
 
 #[cfg(test)]
 mod tests {
+    use nexum_testkit::wasm::importing_resources;
+
     use super::*;
 
     #[test]
@@ -248,36 +250,11 @@ mod tests {
         assert!(matches!(nexum_capability("nexum:host/teapot@0.3.0"), Err(LinkError::Unknown { .. })));
     }
 
-    /// A number as wasm writes it.
-    fn size(mut number: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while number > 0x7f {
-            bytes.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        bytes.push(number as u8);
-        bytes
-    }
-
-    /// A component that imports so many interfaces of one type, which has so many resources.
-    fn importing(interfaces: usize, resources: usize) -> Vec<u8> {
-        let named = |name: String| [vec![0x00], size(name.len()), name.into_bytes()].concat();
-        let section = |id: u8, content: Vec<u8>| [vec![id], size(content.len()), content].concat();
-        // (type (instance (export "r0" (type (sub resource))) …))
-        let resource = |nth: usize| [vec![0x04], named(format!("r{nth}")), vec![0x03, 0x01]].concat();
-        let exports: Vec<u8> = (0..resources).flat_map(resource).collect();
-        let instance = [vec![1, 0x42], size(resources), exports].concat();
-        // (import "wasi:http/a0@0.2.0" (instance (type 0))) …
-        let import = |nth: usize| [named(format!("wasi:http/a{nth}@0.2.0")), vec![0x05, 0]].concat();
-        let imports = [size(interfaces), (0..interfaces).flat_map(import).collect()].concat();
-        [b"\0asm\x0d\0\x01\0".to_vec(), section(7, instance), section(10, imports)].concat()
-    }
-
     #[test]
     fn a_component_that_imports_more_than_is_hosted_is_refused_before_it_is_linked() {
         let engine = Engine::default();
         let refusal = |interfaces, resources| {
-            let component = Component::new(&engine, importing(interfaces, resources)).unwrap();
+            let component = Component::new(&engine, importing_resources(interfaces, resources)).unwrap();
             link(&engine, &component, &Interfaces::default(), "m").err().map(|error| error.to_string())
         };
         assert_eq!(refusal(2, IMPORTED_RESOURCES_MAX / 2), None);

@@ -45,6 +45,7 @@ fn function(name: Option<&str>, index: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use nexum_testkit::wasm;
     use wasmtime::{Engine, Instance, Module, Store};
 
     use super::*;
@@ -55,37 +56,14 @@ mod tests {
         format!("_Z1f1AIiE{}", (0..8).map(level).collect::<String>())
     }
 
-    /// A number as wasm writes it.
-    fn size(mut number: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while number > 0x7f {
-            bytes.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        bytes.push(number as u8);
-        bytes
-    }
-
-    fn section(id: u8, content: &[u8]) -> Vec<u8> {
-        [&[id][..], &size(content.len()), content].concat()
-    }
-
-    fn string(text: &str) -> Vec<u8> {
-        [size(text.len()).as_slice(), text.as_bytes()].concat()
-    }
-
     /// The backtrace of a function of this name that traps.
     fn backtrace(name: &str) -> String {
-        // (func (export "f") unreachable), and its name.
-        let sections = [
-            section(1, &[1, 0x60, 0, 0]),
-            section(3, &[1, 0]),
-            section(7, &[&[1][..], &string("f"), &[0x00, 0]].concat()),
-            section(10, &[1, 3, 0, 0x00, 0x0b]),
-            section(0, &[string("name"), section(1, &[&[1, 0][..], &string(name)].concat())].concat()),
-        ];
+        let [types, functions, code] = wasm::trapping();
+        // (export "f" (func 0)), and the name of the function.
+        let export = wasm::section(7, &[vec![1], wasm::string("f"), vec![0x00, 0]].concat());
+        let names = wasm::custom("name", &wasm::section(1, &[vec![1, 0], wasm::string(name)].concat()));
         let engine = Engine::default();
-        let module = Module::new(&engine, [b"\0asm\x01\0\0\0".to_vec(), sections.concat()].concat()).unwrap();
+        let module = Module::new(&engine, wasm::module(&[types, functions, export, code, names])).unwrap();
         let mut store = Store::new(&engine, ());
         let instance = Instance::new(&mut store, &module, &[]).unwrap();
         let function = instance.get_typed_func::<(), ()>(&mut store, "f").unwrap();

@@ -22,14 +22,17 @@ use std::{
     path::{Path, PathBuf},
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::Poll,
 };
 
 use file::Content;
-use nexum_host_ifaces::clock::{Clock, SystemClock};
+use nexum_host_ifaces::{
+    clock::{Clock, SystemClock},
+    sync::lock,
+};
 use slot::Place;
 pub use slot::{Begun, Slot};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -266,7 +269,7 @@ impl Marks {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Known>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slots)
     }
 }
 

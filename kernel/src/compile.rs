@@ -8,11 +8,11 @@
 use std::{
     fs::File,
     io::{Read, Write as _},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::Duration,
 };
 
-use nexum_host_ifaces::Hash;
+use nexum_host_ifaces::{Hash, sync::lock};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use wasmtime::{Engine, OutOfMemory, component::Component};
@@ -182,7 +182,7 @@ impl Slot {
     }
 
     fn tried(&self) -> MutexGuard<'_, Tried> {
-        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tried)
     }
 
     /// What is known to somebody who knew of so many failures before.

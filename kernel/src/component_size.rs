@@ -79,41 +79,19 @@ fn largest_instance(component: &[u8]) -> wasmparser::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use nexum_host_ifaces::Hash;
+    use nexum_testkit::wasm::{self, entries, globals, section};
     use sha2::{Digest as _, Sha256};
 
     use super::*;
     use crate::compile::{Refusal, compile_alone};
 
-    /// A number as wasm writes it.
-    fn size(mut number: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while number > 0x7f {
-            bytes.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        bytes.push(number as u8);
-        bytes
-    }
-
-    fn section(id: u8, content: &[u8]) -> Vec<u8> {
-        [&[id][..], &size(content.len()), content].concat()
-    }
-
-    /// A section of so many equal entries.
-    fn entries(id: u8, count: usize, entry: &[u8]) -> Vec<u8> {
-        section(id, &[size(count), entry.repeat(count)].concat())
-    }
-
-    /// A component of core modules of these sections.
+    /// A component of core modules, each of one section or of several in a row.
     fn component(modules: &[Vec<u8>]) -> Vec<u8> {
-        let module = |sections: &Vec<u8>| section(1, &[&b"\0asm\x01\0\0\0"[..], sections].concat());
-        [b"\0asm\x0d\0\x01\0".to_vec(), modules.iter().flat_map(module).collect()].concat()
-    }
-
-    fn globals(count: usize) -> Vec<u8> {
-        // (global i32 (i32.const 0))
-        entries(6, count, &[0x7f, 0x00, 0x41, 0x00, 0x0b])
+        let modules: Vec<_> = modules.iter().map(|sections| wasm::core_module(slice::from_ref(sections))).collect();
+        wasm::component(&modules)
     }
 
     #[test]
@@ -141,7 +119,7 @@ mod tests {
         let refused = compiled(&component(&[globals(1), globals(fit + 1)]));
         assert_eq!(refused, Err(Refusal::Component(reason.to_owned())));
         // What cannot be read is the compiler's to name.
-        assert_eq!(check(b"\0asm\x0d\0\x01\0\xff"), Ok(()));
+        assert_eq!(check(&[wasm::COMPONENT, &[0xff]].concat()), Ok(()));
         assert_eq!(check(b"no component"), Ok(()));
     }
 }

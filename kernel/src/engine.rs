@@ -15,7 +15,7 @@ use std::{
         unix::fs::{MetadataExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use nexum_host_ifaces::{
     Hash,
     limits::{IMPORTED_ITEMS_MAX, IMPORTED_RESOURCES_MAX},
     link,
+    sync::lock,
 };
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
@@ -179,7 +180,7 @@ impl WasmEngine {
 
     /// Lets a component that could not be compiled be tried again.
     pub fn try_again(&self, hash: Hash) {
-        if let Some(slot) = self.slots.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
+        if let Some(slot) = lock(&self.slots).get(&hash) {
             slot.refuse(None);
         }
     }
@@ -219,7 +220,7 @@ impl WasmEngine {
     }
 
     fn slot(&self, hash: Hash) -> Arc<Slot> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(hash).or_default().clone()
+        lock(&self.slots).entry(hash).or_default().clone()
     }
 
     fn cache_path(&self, hash: Hash) -> PathBuf {

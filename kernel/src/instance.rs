@@ -334,6 +334,7 @@ fn failure(error: &wasmtime::Error, what: &str, fuel: u64, deadline: std::time::
 #[cfg(test)]
 mod tests {
     use nexum_host_ifaces::HostErrorKind;
+    use nexum_testkit::wasm::{component, core_instances, core_module, extern_name, importing, section, string};
 
     use super::*;
 
@@ -348,41 +349,12 @@ mod tests {
         assert!(trap.message.len() < MESSAGE_BYTES_MAX + NAME_BYTES_MAX, "{}", trap.message.len());
     }
 
-    /// A number as the binary format writes sizes.
-    fn size(mut number: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while number > 0x7f {
-            bytes.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        bytes.push(number as u8);
-        bytes
-    }
-
-    fn string(text: &str) -> Vec<u8> {
-        [size(text.len()).as_slice(), text.as_bytes()].concat()
-    }
-
-    fn section(id: u8, content: &[u8]) -> Vec<u8> {
-        [&[id][..], size(content.len()).as_slice(), content].concat()
-    }
-
-    fn component(sections: &[Vec<u8>]) -> Vec<u8> {
-        [b"\0asm\x0d\0\x01\0".to_vec(), sections.concat()].concat()
-    }
-
-    /// A component that imports an interface of this name, without anything in it.
-    fn importing(name: &str) -> Vec<u8> {
-        let import = [&[1, 0x00][..], &string(name), &[0x05, 0]].concat();
-        component(&[section(7, &[1, 0x42, 0]), section(10, &import)])
-    }
-
     #[test]
     fn a_load_error_does_not_repeat_a_name_of_any_length() {
         let cache = tempfile::tempdir().unwrap();
         let engine = WasmEngine::new(cache.path()).unwrap();
         let name = format!("nexum:host/{}@0.3.0", "x".repeat(50_000));
-        let component = Component::new(engine.wasm(), importing(&name)).unwrap();
+        let component = Component::new(engine.wasm(), importing(&name, 0, &[])).unwrap();
         let refusal = prepare(&engine, &component, &Interfaces::default(), "m").err().unwrap();
         assert!(refusal.starts_with("the component imports `nexum:host/xxx"), "{refusal}");
         assert!(refusal.len() <= MESSAGE_BYTES_MAX && refusal.ends_with("bytes cut]"), "{refusal}");
@@ -391,22 +363,18 @@ mod tests {
     /// A component that imports `http` with its record `header`, and with a function or without.
     fn importing_http(function: bool) -> Vec<u8> {
         // (type (record (field "name" string))), exported as "header"; then (type (func)), exported as "fetch".
-        let header = [&[0x01, 0x72, 1][..], &string("name"), &[0x73, 0x04, 0x00], &string("header"), &[0x03, 0x00, 0]];
-        let fetch = [&[0x01, 0x40, 0, 0x01, 0x00][..], &[0x04, 0x00], &string("fetch"), &[0x01, 2]];
-        let mut instance = vec![1, 0x42, if function { 4 } else { 2 }];
-        instance.extend(header.concat());
-        if function {
-            instance.extend(fetch.concat());
+        let header =
+            [vec![0x01, 0x72, 1], string("name"), vec![0x73, 0x04], extern_name("header"), vec![0x03, 0x00, 0]];
+        let fetch = [vec![0x01, 0x40, 0, 0x01, 0x00, 0x04], extern_name("fetch"), vec![0x01, 2]];
+        match function {
+            true => importing("nexum:host/http@0.3.0", 4, &[header.concat(), fetch.concat()].concat()),
+            false => importing("nexum:host/http@0.3.0", 2, &header.concat()),
         }
-        let import = [&[1, 0x00][..], &string("nexum:host/http@0.3.0"), &[0x05, 0]].concat();
-        component(&[section(7, &instance), section(10, &import)])
     }
 
     /// A component that instantiates a module with one empty memory so many times.
-    fn with_memories(count: u8) -> Vec<u8> {
-        let module = [&b"\0asm\x01\0\0\0"[..], &[5, 3, 1, 0x00, 0]].concat();
-        let instances = [vec![count], [0x00, 0, 0].repeat(count.into())].concat();
-        component(&[section(1, &module), section(2, &instances)])
+    fn with_memories(count: usize) -> Vec<u8> {
+        component(&[core_module(&[section(5, &[1, 0x00, 0])]), core_instances(count)])
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod admin_desk;
+mod backoff;
 mod backtrace;
 pub mod begun;
 pub mod compile;

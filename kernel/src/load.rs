@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 pub use nexum_admin_api::text::open;
@@ -19,6 +19,7 @@ use nexum_host_ifaces::{
     outbox::{PENDING_MAX, Quota},
     port::Port,
     recording::Record,
+    sync::lock,
     types::ConfigValue,
 };
 use tokio::{sync::Semaphore, task::JoinError};
@@ -179,7 +180,7 @@ impl Loader {
         let hash = plan.manifest.component;
         let shared = instance::shared_key(hash, plan.grants.interfaces());
         if let Some(key) = &shared {
-            let linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
+            let linked = lock(&self.linked);
             if let Some(prepared) = linked.get(key) {
                 return Ok(prepared.clone());
             }
@@ -188,7 +189,7 @@ impl Loader {
             .map_err(|error| Unprepared::Refused(format!("module `{}`: {error}", plan.manifest.name)))?;
         let prepared = Arc::new(prepared);
         if let Some(key) = shared {
-            self.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(key, prepared.clone());
+            lock(&self.linked).insert(key, prepared.clone());
         }
         Ok(prepared)
     }

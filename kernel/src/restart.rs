@@ -7,7 +7,7 @@ use nexum_host_ifaces::{
     store::{Attempt, ModuleHealth, Standing},
 };
 
-use crate::manifest::RestartPolicy;
+use crate::{backoff::backoff, manifest::RestartPolicy};
 
 /// One failure of a module, whatever its cause: a trap, an `Err`, a deadline, or a host bug.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +98,7 @@ pub fn decide(health: &mut ModuleHealth, fault: &Fault, policy: &RestartPolicy, 
         return Decision::Dead;
     }
     health.restarts_total += 1;
-    Decision::RestartIn(backoff(health.consecutive_failures, policy, jitter))
+    Decision::RestartIn(backoff(policy.backoff_first, policy.backoff_cap, health.consecutive_failures, jitter))
 }
 
 /// A handled event resets what the failures before it had spent. Whether anything changed.
@@ -136,13 +136,6 @@ pub fn exhausted<'a>(
     (attempt.count >= policy.max_event_attempts).then_some(attempt)
 }
 
-/// Doubles from the first wait to the cap, less up to a quarter of it, so that modules that failed together do not start
-/// together.
-fn backoff(failures: u32, policy: &RestartPolicy, jitter: f64) -> Duration {
-    let doubled = policy.backoff_first.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
-    doubled.min(policy.backoff_cap).mul_f64(1.0 - 0.25 * jitter.clamp(0.0, 1.0))
-}
-
 #[cfg(test)]
 mod tests {
     use nexum_host_ifaces::Hash;
@@ -172,7 +165,7 @@ mod tests {
             held,
             "max_consecutive_failures = 100 in place of 1000000, backoff = [\"100ms\", \"100ms\"] in place of [\"0s\", \"0s\"]"
         );
-        assert_eq!(backoff(1, &asked, 0.0), Duration::from_millis(100));
+        assert_eq!(asked.backoff_first, Duration::from_millis(100));
         assert_eq!((asked.max_consecutive_failures, asked.max_event_attempts), (100, 3));
         assert_eq!(Ceiling::default().hold(&mut asked), None, "what is held is allowed");
         assert_eq!(Ceiling::default().hold(&mut RestartPolicy::default()), None);
@@ -198,15 +191,6 @@ mod tests {
         }
         assert!(exhausted(&health, &source, &told(4, 7), &policy).is_some());
         assert_eq!(exhausted(&health, &source, &told(4, 8), &policy), None, "the next reorg");
-    }
-
-    #[test]
-    fn waits_double_to_the_cap_and_jitter_shortens_them() {
-        let policy = RestartPolicy::default();
-        let waits: Vec<_> = (1..=11).map(|failures| backoff(failures, &policy, 0.0).as_secs()).collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
-        assert_eq!(backoff(3, &policy, 1.0), Duration::from_secs(3));
-        assert_eq!(backoff(200, &policy, 0.0).as_secs(), 300);
     }
 
     #[test]

@@ -27,7 +27,9 @@ use nexum_host_ifaces::{
     store::StoreMsg,
 };
 use prometheus::Registry;
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, SupervisionEvent};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, Message, RpcReplyPort, SpawnErr, SupervisionEvent,
+};
 use services::Ordered;
 use tokio::sync::watch;
 
@@ -64,6 +66,37 @@ pub struct ServiceSpec {
     pub unbind: Arc<dyn Fn() + Send + Sync>,
 }
 
+impl ServiceSpec {
+    /// A service whose actor is spawned by `spawn` and found behind `port`.
+    pub fn new<M, F, S>(name: impl Into<String>, port: Port<M>, spawn: S) -> Self
+    where
+        M: Message,
+        F: Future<Output = Result<ActorRef<M>, SpawnErr>> + Send + 'static,
+        S: Fn(ActorCell) -> F + Send + Sync + 'static,
+    {
+        let bound = port.clone();
+        let start = move |supervisor: ActorCell| {
+            let (spawning, bound) = (spawn(supervisor), bound.clone());
+            let started = async move {
+                let actor = spawning.await.map_err(reason)?;
+                let cell = actor.get_cell();
+                bound.bind(actor);
+                Ok(cell)
+            };
+            Box::pin(started) as _
+        };
+        Self { name: name.into(), start: Arc::new(start), unbind: Arc::new(move || port.unbind()) }
+    }
+}
+
+/// What the actor said, without what ractor puts around it.
+fn reason(error: SpawnErr) -> String {
+    match error {
+        SpawnErr::StartupFailed(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
 /// The addresses of the shared actors, bound by their `ServiceSpec`s.
 #[derive(Clone)]
 pub struct Ports {
@@ -74,6 +107,20 @@ pub struct Ports {
     pub egress: Port<EgressMsg>,
     /// Bound by the kernel itself.
     pub admin: Port<AdminMsg>,
+}
+
+impl Ports {
+    /// Ports behind which nobody is yet, and what modules have, which is read without one.
+    pub fn new(view: Arc<dyn StateView>, chains: impl IntoIterator<Item = u64>) -> Self {
+        Self {
+            store: Port::new("store"),
+            view,
+            chains: chains.into_iter().map(|chain_id| (chain_id, Port::new("chain"))).collect(),
+            cron: Port::new("cron"),
+            egress: Port::new("egress"),
+            admin: Port::new("kernel"),
+        }
+    }
 }
 
 pub struct KernelArgs {

@@ -8,10 +8,10 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
-use nexum_host_ifaces::secrets;
+use nexum_host_ifaces::{secrets, sync::lock};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::ModuleSpec;
@@ -109,7 +109,7 @@ impl Roster {
 
     fn used(&self) -> MutexGuard<'_, ()> {
         // The file is replaced in one step: nothing is left half done by whoever panicked.
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.used)
     }
 
     /// A file that is not there holds no change.
@@ -169,8 +169,7 @@ mod tests {
     use super::*;
 
     fn spec(source: &str) -> ModuleSpec {
-        let toml = toml::Table::from_iter([("source".to_owned(), toml::Value::String(source.to_owned()))]);
-        toml.try_into().unwrap()
+        ModuleSpec::new(source.into())
     }
 
     fn change(configured: Option<&str>, running: Option<&str>) -> Change {

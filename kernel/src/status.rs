@@ -3,12 +3,15 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
 };
 
-use nexum_host_ifaces::event::{Cursor, SourceId};
+use nexum_host_ifaces::{
+    event::{Cursor, SourceId},
+    sync::lock,
+};
 
 use crate::{lane::Pace, sources::Source};
 
@@ -57,7 +60,7 @@ impl ModuleStatus {
     }
 
     pub fn set_cursor(&self, source: &SourceId, cursor: &Cursor) {
-        let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cursors = lock(&self.cursors);
         match cursors.get_mut(source) {
             Some(known) => known.clone_from(cursor),
             None => {
@@ -68,13 +71,13 @@ impl ModuleStatus {
 
     /// Notes a position that was not worth a write.
     pub fn set_seen(&self, source: &SourceId, cursor: Cursor) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(source.clone(), cursor);
+        lock(&self.seen).insert(source.clone(), cursor);
     }
 
     /// How far the module has come in a source, durable or not.
     pub fn position(&self, source: &dyn Source) -> Option<Cursor> {
-        let durable = self.cursors.lock().unwrap_or_else(PoisonError::into_inner).get(source.id()).cloned();
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(source.id()).cloned();
+        let durable = lock(&self.cursors).get(source.id()).cloned();
+        let seen = lock(&self.seen).get(source.id()).cloned();
         match (&durable, &seen) {
             (Some(kept), Some(past)) if source.position(past).0 > source.position(kept).0 => seen,
             _ => durable,
@@ -82,17 +85,17 @@ impl ModuleStatus {
     }
 
     pub fn set_cursors(&self, all: BTreeMap<SourceId, Cursor>) {
-        *self.cursors.lock().unwrap_or_else(PoisonError::into_inner) = all;
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *lock(&self.cursors) = all;
+        lock(&self.seen).clear();
     }
 
     pub fn cursors(&self) -> BTreeMap<String, String> {
-        let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        let cursors = lock(&self.cursors);
         cursors.iter().map(|(source, cursor)| (source.to_string(), cursor.to_string())).collect()
     }
 
     pub fn add_fuel(&self, fuel: u64) {
-        let mut samples = self.fuel.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = lock(&self.fuel);
         if samples.len() == FUEL_SAMPLES {
             samples.pop_front();
         }
@@ -101,7 +104,7 @@ impl ModuleStatus {
 
     /// 99th percentile of the newest samples; 0 without any.
     pub fn fuel_p99(&self) -> u64 {
-        let samples = self.fuel.lock().unwrap_or_else(PoisonError::into_inner);
+        let samples = lock(&self.fuel);
         let mut sorted: Vec<u64> = samples.iter().copied().collect();
         sorted.sort_unstable();
         let index = (sorted.len() * 99).div_ceil(100).saturating_sub(1);

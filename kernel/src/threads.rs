@@ -7,12 +7,13 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
 };
 
+use nexum_host_ifaces::sync::lock;
 use rustix::{
     process::{getpid, nice},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -46,7 +47,7 @@ pub fn executor(pinned: bool) -> io::Result<Runtime> {
             if kept.load(Ordering::Relaxed) == workers {
                 return;
             }
-            let (me, mut seats) = (thread::current().id(), seats.lock().unwrap_or_else(PoisonError::into_inner));
+            let (me, mut seats) = (thread::current().id(), lock(&seats));
             if let Some(own) = all.get(seats.len()).filter(|_| !seats.contains(&me)) {
                 keep_to(std::slice::from_ref(own));
                 seats.push(me);

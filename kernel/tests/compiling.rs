@@ -2,20 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::Duration,
 };
 
-use nexum_host_ifaces::{Hash, blocking::Blocking, cron::ScheduleCheck, limits::Limits};
+use nexum_host_ifaces::{Hash, blocking::Blocking, cron::ScheduleCheck};
 use nexum_kernel::{
     admin::ModuleSpec,
     compile::{Compile, Refusal, compile_alone},
@@ -23,6 +21,8 @@ use nexum_kernel::{
     load::{Loader, Unprepared},
     manifest::Manifest,
 };
+use nexum_testkit::{wasm, write_bundle};
+use nexum_testkit_engine::{Stuck, loader};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
@@ -32,8 +32,7 @@ const MANY: u64 = 1 << 20;
 
 /// A component that exports nothing, another one for each letter.
 fn component(letter: u8) -> Vec<u8> {
-    // A custom section without content; the letter is its name.
-    [b"\0asm\x0d\0\x01\0".as_slice(), &[0, 2, 1, letter]].concat()
+    wasm::component(&[wasm::custom(&char::from(letter).to_string(), &[])])
 }
 
 fn hash(letter: u8) -> Hash {
@@ -42,21 +41,7 @@ fn hash(letter: u8) -> Hash {
 
 /// A bundle of such a component; the path of its directory.
 fn bundle(dir: &Path, letter: u8) -> PathBuf {
-    let name = char::from(letter);
-    let source = dir.join(name.to_string());
-    if source.exists() {
-        // Somebody may be reading it.
-        return source;
-    }
-    fs::create_dir_all(&source).unwrap();
-    fs::write(source.join("module.wasm"), component(letter)).unwrap();
-    let component = hex::encode(hash(letter).0);
-    let manifest = format!(
-        "[module]\nname = \"{name}\"\nversion = \"0.1.0\"\ncomponent = \"sha256:{component}\"\n\
-         [capabilities]\nrequired = [\"logging\"]\n"
-    );
-    fs::write(source.join("nexum.toml"), manifest).unwrap();
-    source
+    write_bundle(dir, &char::from(letter).to_string(), &component(letter))
 }
 
 /// Compiles, or refuses, and counts.
@@ -80,20 +65,6 @@ impl Compile for Counting {
         }
         code.write_all(&compile_alone(component, hash, MANY)?).unwrap();
         Ok(())
-    }
-}
-
-/// Says what it begins, and refuses it when the other end of `go_on` is gone.
-struct Stuck {
-    begun: SyncSender<Hash>,
-    go_on: Mutex<Receiver<()>>,
-}
-
-impl Compile for Stuck {
-    fn compile(&self, _: File, hash: Hash, _: File) -> Result<(), Refusal> {
-        self.begun.send(hash).unwrap();
-        let _ = self.go_on.lock().unwrap().recv();
-        Err(Refusal::Component("too much".to_owned()))
     }
 }
 
@@ -224,23 +195,14 @@ impl Bed {
             WasmEngine::new(&cache).unwrap().component(&file, hash(*letter)).unwrap();
         }
         let engine = WasmEngine::new(&cache).unwrap().compiled_by(compiler, MANY);
-        let loader = Arc::new(Loader::new(engine, BTreeMap::new(), Limits::default(), Arc::new(|_| Ok(()))));
+        let loader = Arc::new(loader(engine));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
         Self { dir, runtime, loader }
     }
 
     /// Begins to load; answers why that fails, which it does: the component is no module.
     fn load(&self, letter: u8) -> tokio::task::JoinHandle<Unprepared> {
-        let spec = ModuleSpec {
-            source: bundle(self.dir.path(), letter),
-            denied: Vec::new(),
-            ceiling: None,
-            config: BTreeMap::new(),
-            extra_methods: Vec::new(),
-            record: None,
-            component: None,
-            adopt_state: false,
-        };
+        let spec = ModuleSpec::new(bundle(self.dir.path(), letter));
         let (loader, plan) = (self.loader.clone(), Arc::new(self.loader.plan(&spec).unwrap()));
         self.runtime.spawn(async move { loader.prepare(Blocking::Threads, &plan).await.err().unwrap() })
     }
@@ -260,9 +222,8 @@ impl Bed {
 
 #[test]
 fn who_has_its_machine_code_waits_for_nobody_who_compiles() {
-    let (begun, begins) = sync_channel(64);
-    let (end, go_on) = sync_channel(1);
-    let bed = Bed::new(b"a", Arc::new(Stuck { begun, go_on: Mutex::new(go_on) }));
+    let (stuck, begins, end) = Stuck::watched();
+    let bed = Bed::new(b"a", stuck);
     // Before the bed, which waits for those who compile: a test that fails must end.
     let release = end;
     // More than there are processors or places, and two modules of each.
@@ -331,29 +292,11 @@ fn a_pipe_in_a_bundle_is_refused_and_nobody_waits_at_it() {
     assert!(manifest.contains("it is a pipe, expected a file"), "{manifest}");
 }
 
-/// A component that imports 21 interfaces with a hundred resources each.
-fn importing() -> Vec<u8> {
-    let named = |name: String| [vec![0x00, u8::try_from(name.len()).unwrap()], name.into_bytes()].concat();
-    let section = |id: u8, content: Vec<u8>| {
-        // Its length, in two bytes.
-        let length = [((content.len() & 0x7f) | 0x80) as u8, u8::try_from(content.len() >> 7).unwrap()];
-        [vec![id], length.to_vec(), content].concat()
-    };
-    // (type (instance (export "r0" (type (sub resource))) …))
-    let resource = |nth: usize| [vec![0x04], named(format!("r{nth}")), vec![0x03, 0x01]].concat();
-    let exports: Vec<u8> = (0..100).flat_map(resource).collect();
-    let instance = [vec![1, 0x42, 100], exports].concat();
-    // (import "wasi:http/a0@0.2.0" (instance (type 0))) …
-    let import = |nth: usize| [named(format!("wasi:http/a{nth}@0.2.0")), vec![0x05, 0]].concat();
-    let imports = [vec![21], (0..21).flat_map(import).collect()].concat();
-    [b"\0asm\x0d\0\x01\0".to_vec(), section(7, instance), section(10, imports)].concat()
-}
-
 #[test]
 fn a_component_that_imports_more_than_is_hosted_is_refused_and_its_machine_code_is_not_kept() {
     let dir = TempDir::new().unwrap();
     let engine = WasmEngine::new(&dir.path().join("cache")).unwrap();
-    let (path, bytes) = (dir.path().join("module.wasm"), importing());
+    let (path, bytes) = (dir.path().join("module.wasm"), wasm::importing_resources(21, 100));
     fs::write(&path, &bytes).unwrap();
     let hash = Hash(Sha256::digest(&bytes).into());
     let said = engine.component(&path, hash).err().unwrap().to_string();

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     sync::{
         Arc, Condvar, Mutex,
@@ -15,32 +14,22 @@ use std::{
 use nexum_host_ifaces::{
     clock::SystemClock,
     cron::{CronMsg, CronStatus},
-    limits::Limits,
     port::Port,
-    store::{Entries, ModuleId, StateView, StoreError},
 };
 use nexum_kernel::{
     KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec,
     admin::{AdminMsg, ModuleSpec},
+    begun::Marks,
+    engine::WasmEngine,
     roster::{Change, Keep, Roster},
 };
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use nexum_testkit_engine::{NoState, kernel_args};
+use prometheus::Registry;
+use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr};
 use tempfile::TempDir;
 
 /// Far more than a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-struct NoState;
-
-impl StateView for NoState {
-    fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(None)
-    }
-
-    fn scan(&self, _: ModuleId, _: &str, _: Option<&str>, _: usize) -> Result<Entries, StoreError> {
-        Ok(Entries::new())
-    }
-}
 
 /// Answers `Status` with how often it was started, and dies of `Forget`.
 struct Frail;
@@ -82,57 +71,20 @@ async fn kernel_of(
     modules: Vec<ModuleSpec>,
     roster: Arc<dyn Keep>,
 ) -> KernelHandle {
-    let (port, starts) = (cron.clone(), Arc::new(AtomicUsize::new(0)));
-    let unbound = cron.clone();
-    let service = ServiceSpec {
-        name: "frail".into(),
-        start: Arc::new(move |supervisor| {
-            let (port, start) = (port.clone(), starts.fetch_add(1, Ordering::SeqCst) + 1);
-            Box::pin(async move {
-                if fails.contains(&start) {
-                    return Err("its address is taken".to_owned());
-                }
-                let spawned = Actor::spawn_linked(None, Frail, start, supervisor).await;
-                let (actor, _) = spawned.map_err(|error| error.to_string())?;
-                let cell = actor.get_cell();
-                port.bind(actor);
-                Ok(cell)
-            })
-        }),
-        unbind: Arc::new(move || unbound.unbind()),
-    };
-    KernelHandle::start(KernelArgs {
-        services: vec![service],
-        ports: Ports {
-            store: Port::new("store"),
-            view: Arc::new(NoState),
-            chains: BTreeMap::new(),
-            cron: cron.clone(),
-            egress: Port::new("egress"),
-            admin,
-        },
-        modules,
-        record: Default::default(),
-        ceiling: Limits::default(),
-        restart: Default::default(),
-        begun: Arc::new(nexum_kernel::begun::Marks::none()),
-        roster,
-        engine: nexum_kernel::engine::WasmEngine::new(dir).unwrap(),
-        blocking: Default::default(),
-        pin_threads: false,
-        clock: Arc::new(SystemClock::new()),
-        registry: prometheus::Registry::new(),
-        module_histograms: false,
-        map_limit: None,
-        schedule_check: Arc::new(|_| Ok(())),
-        schedule_next: Arc::new(|_, _| None),
-        shutdown_deadline: Duration::from_secs(20),
-        event_age_threshold: Duration::from_secs(600),
-        outbox: Default::default(),
-        jitter: Arc::new(|| 0.5),
-    })
-    .await
-    .unwrap()
+    let starts = AtomicUsize::new(0);
+    let service = ServiceSpec::new("frail", cron.clone(), move |supervisor| {
+        let start = starts.fetch_add(1, Ordering::SeqCst) + 1;
+        async move {
+            if fails.contains(&start) {
+                return Err(SpawnErr::StartupFailed("its address is taken".into()));
+            }
+            Actor::spawn_linked(None, Frail, start, supervisor).await.map(|(actor, _)| actor)
+        }
+    });
+    let ports = Ports { cron: cron.clone(), admin, ..Ports::new(Arc::new(NoState), []) };
+    let (engine, begun, clock) = (WasmEngine::new(dir).unwrap(), Arc::new(Marks::none()), Arc::new(SystemClock::new()));
+    let args = kernel_args(ports, engine, roster, begun, clock, Registry::new());
+    KernelHandle::start(KernelArgs { services: vec![service], modules, ..args }).await.unwrap()
 }
 
 /// Asks until the actor of this start answers.
@@ -211,10 +163,7 @@ async fn a_disk_that_stalls_at_the_roster_keeps_nobody_waiting_but_whose_order_i
     let roster = Arc::new(Stalling { file: file.clone(), goes_on, told, begun });
     // Bundles that are not there: the modules are shown under their sources, and can be unloaded.
     let sources = ["a", "b", "c"].map(|name| dir.path().join(name).display().to_string());
-    let specs = sources.iter().map(|source| -> ModuleSpec {
-        let toml = toml::Table::from_iter([("source".to_owned(), toml::Value::String(source.clone()))]);
-        toml.try_into().unwrap()
-    });
+    let specs = sources.iter().map(|source| ModuleSpec::new(source.into()));
     let _kernel = kernel_of(&cron, admin.clone(), dir.path(), &[], specs.collect(), roster.clone()).await;
     let unload = |nth: usize| {
         let (admin, module) = (admin.clone(), sources[nth].clone());

@@ -5,9 +5,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
+use nexum_host_ifaces::sync::lock;
 use serde::Deserialize;
 use tokio::sync::broadcast::{
     self, Receiver, Sender,
@@ -45,7 +46,7 @@ impl LogTap {
     pub(crate) fn follow(&self) -> Follow {
         // Subscribed before the history is drained, so that no line falls between them; `seen` takes out the doubles.
         let live = self.sender.subscribe();
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = lock(&self.history);
         loop {
             match history.pending.try_recv() {
                 Ok(line) => {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use nexum_host_ifaces::store::{ModuleId, StoreError};
+pub(crate) use nexum_host_ifaces::sync::lock;
 use rocksdb::DB;
 
 use crate::{
@@ -67,11 +68,6 @@ impl Drop for Lease {
         *lock(&self.0.leased) = false;
         self.0.lease_freed.notify_all();
     }
-}
-
-/// A panic elsewhere does not make these values wrong: each is replaced in one step.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store {

@@ -9,6 +9,7 @@ use nexum_host_ifaces::{
     Hash,
     ahead::Ahead,
     clock::SystemClock,
+    cron::ScheduleCheck,
     grants::{Asked, Capability, Grants},
     host::{HostArgs, HostState},
     limits::Limits,
@@ -17,14 +18,13 @@ use nexum_host_ifaces::{
     recording::Taping,
     store::{ModuleId, ModuleRecord},
 };
-use nexum_kernel::{engine::WasmEngine, instance};
+use nexum_kernel::{engine::WasmEngine, instance, manifest::Manifest};
+use nexum_testkit::bundle;
+use nexum_testkit_engine::{Bed, Disk, NoState, block_event};
 use tempfile::TempDir;
 use wasmtime::Store;
 
-use crate::{
-    figures::{Figures, Goal, median},
-    kit::{Bed, Disk, NoState, block_event, bundle, manifest},
-};
+use crate::figures::{Figures, Goal, median};
 
 /// Blocks per wake, as after a short outage.
 const BLOCKS: u64 = 16;
@@ -33,6 +33,12 @@ const ROUNDS: usize = 15;
 #[allow(clippy::disallowed_methods, reason = "a benchmark reads the machine's clock")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// The manifest of a bundle without schedules.
+pub fn manifest(bundle_name: &str) -> Manifest {
+    let check: ScheduleCheck = Arc::new(|_| Ok(()));
+    Manifest::read(&bundle(bundle_name).join("nexum.toml"), &check).unwrap()
 }
 
 /// The bench guest, linked, and what its Stores are made from.

@@ -9,13 +9,14 @@ use nexum_kernel::{
     engine::WasmEngine,
     instance::{self, Instance},
 };
+use nexum_testkit::bundle;
+use nexum_testkit_engine::block_event;
 use tempfile::TempDir;
 use wasmtime::{Store, component::Component};
 
 use crate::{
-    dispatch::{Guests, now},
+    dispatch::{Guests, manifest, now},
     figures::{Figures, Goal, median},
-    kit::{block_event, bundle, manifest},
 };
 
 const SAMPLES: usize = 50;

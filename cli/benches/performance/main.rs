@@ -12,7 +12,6 @@
 
 mod dispatch;
 mod figures;
-mod kit;
 mod lifecycle;
 mod process;
 mod recording;

@@ -3,46 +3,30 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use nexum_testkit::free_port;
+use nexum_testkit::{anvil, bundle, copies, exchange, free_port, memory_bytes, within};
+use nexum_testkit_engine::CHAIN;
 use tempfile::TempDir;
 
 use crate::{
     dispatch::now,
     figures::{Figures, Goal},
-    kit::{CHAIN, bundle, copies, resident_bytes},
 };
 
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// One HTTP exchange on loopback; the body, when the status is 200.
 fn http(port: u16, method: &str, path: &str, body: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
-         content-length: {length}\r\n\r\n{body}"
-    )
-    .ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
+    let text = exchange(("127.0.0.1", port), method, path, body).ok()?;
     text.starts_with("HTTP/1.1 200").then(|| text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())).flatten()
 }
 
 fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let start = now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(120), "{what}: not within two minutes");
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
+    within(Duration::from_secs(120), Duration::from_millis(2), what, || done().then_some(()).ok_or_else(String::new));
 }
 
 struct Engine {
@@ -91,6 +75,10 @@ impl Engine {
     }
 }
 
+fn resident_mib(engine: &Engine) -> f64 {
+    memory_bytes(engine.child.id(), "VmRSS:") as f64 / MIB
+}
+
 fn mock(interval: u64, dir: &TempDir) -> String {
     let fixture = dir.path().join("chain.toml");
     fs::write(
@@ -109,7 +97,7 @@ pub fn idle_engine(figures: &mut Figures) {
     let dir = TempDir::with_prefix("nexum-bench.").unwrap();
     let chain = mock(1_000, &dir);
     let engine = Engine::start(dir, &chain, &plain(vec![bundle("bench")]));
-    let resident = resident_bytes(engine.child.id()) / MIB;
+    let resident = resident_mib(&engine);
     figures.add("idle engine with one module, resident", resident, "MiB", None, Goal::Most(40.0));
     engine.end();
 }
@@ -121,7 +109,7 @@ pub fn many_modules(figures: &mut Figures, count: usize) {
     let sources = copies(dir.path(), "bench", "m", count);
     // The first start compiles; the second finds the cache, but no state.
     let engine = Engine::start(dir, &chain, &plain(vec![bundle("bench")]));
-    let one = resident_bytes(engine.child.id()) / MIB;
+    let one = resident_mib(&engine);
     let dir = engine.end();
     let engine = Engine::start(dir, &chain, &plain(sources));
     let ready = engine.ready_after.as_secs_f64();
@@ -132,7 +120,7 @@ pub fn many_modules(figures: &mut Figures, count: usize) {
         std::thread::park_timeout(Duration::from_millis(count as u64));
         processed(&engine.scrape()) >= 3.0 * count as f64
     });
-    let resident = resident_bytes(engine.child.id()) / MIB;
+    let resident = resident_mib(&engine);
     let goal = if count > 1_000 { 1024.0 } else { 110.0 };
     figures.add(format!("{count} modules, resident"), resident, "MiB", None, Goal::Most(goal));
     let each = (resident - one) * 1024.0 / (count - 1) as f64;
@@ -187,14 +175,9 @@ struct Anvil {
 }
 
 impl Anvil {
-    #[allow(clippy::disallowed_methods, reason = "where `make test-deps` put the node")]
     fn start() -> Self {
         let port = free_port();
-        let child = Command::new(std::env::var("NEXUM_ANVIL").expect("NEXUM_ANVIL is set by `make bench`"))
-            .args(["--port", &port.to_string(), "--no-mining", "--silent"])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let child = anvil(port).arg("--silent").stdout(Stdio::null()).spawn().unwrap();
         let anvil = Self { child, port };
         wait("anvil answers", || anvil.call("eth_chainId").is_some());
         anvil

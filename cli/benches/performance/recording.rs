@@ -8,11 +8,11 @@ use nexum_host_ifaces::{
     store::{ModuleRecord, UnitKind},
 };
 use nexum_kernel::instance::Instance;
+use nexum_testkit_engine::block_event;
 
 use crate::{
     dispatch::{Guests, now},
     figures::{Figures, Goal, median},
-    kit::block_event,
 };
 
 const EVENTS: u64 = 20_000;

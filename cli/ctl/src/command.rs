@@ -159,14 +159,12 @@ async fn load_module(client: &Client, load: args::Load, output: &Output) -> Resu
     let manifest = text::read(&manifest, text::MANIFEST_BYTES_MAX).ok();
     let config = load.values(manifest.as_deref())?;
     let spec = ModuleSpec {
-        source,
         denied: load.deny,
-        ceiling: None,
         config,
         extra_methods: load.extra_method,
-        record: None,
         component: load.component,
         adopt_state: load.adopt_state,
+        ..ModuleSpec::new(source)
     };
     let loaded: Loaded = client.post("/v1/modules", &spec).await?;
     done(output, &loaded.name, "loaded")

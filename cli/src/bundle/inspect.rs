@@ -182,12 +182,11 @@ fn subscriptions(manifest: &Manifest, now_ms: u64) -> Vec<Subscription> {
 mod tests {
     use std::{fs, path::PathBuf};
 
+    use nexum_testkit::wasm::{COMPONENT, MODULE};
     use tempfile::TempDir;
 
     use super::*;
     use crate::render;
-
-    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
     /// 2023-11-14 22:13:20.5 UTC
     const NOW_MS: u64 = 1_700_000_000_500;
@@ -272,7 +271,7 @@ mod tests {
         fs::write(path.join("module.wasm"), [COMPONENT, b"\0"].concat()).unwrap();
         let other = refused(&path);
         assert!(other.contains("nexum.toml: `component` in [module] is sha256:"), "{other}");
-        fs::write(path.join("module.wasm"), b"\0asm\x01\0\0\0").unwrap();
+        fs::write(path.join("module.wasm"), MODULE).unwrap();
         let core = refused(&path);
         assert!(core.contains("module.wasm: is a core module, not a component"), "{core}");
         fs::remove_file(path.join("module.wasm")).unwrap();

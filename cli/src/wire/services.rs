@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    future::Future,
     net::SocketAddr,
     os::unix::fs::DirBuilderExt,
     path::Path,
@@ -38,7 +37,7 @@ use nexum_kernel::{
 };
 use nexum_store::Store;
 use prometheus::Registry;
-use ractor::{ActorCell, ActorRef, Message, SpawnErr, rpc::CallResult};
+use ractor::{SpawnErr, rpc::CallResult};
 use tokio::sync::watch;
 
 use super::{journal_key, logging::Log, store_directory};
@@ -60,14 +59,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let marks = super::marks(state_dir);
     let begun = Marks::open(&marks, config.restart.max_process_deaths, clock.clone());
     let begun = Arc::new(begun.with_context(|| marks.display().to_string())?);
-    let ports = Ports {
-        store: Port::new("store"),
-        view: store.clone(),
-        chains: config.chains.iter().map(|chain| (chain.chain_id, Port::new("chain"))).collect(),
-        cron: Port::new("cron"),
-        egress: Port::new("egress"),
-        admin: Port::new("kernel"),
-    };
+    let ports = Ports::new(store.clone(), config.chains.iter().map(|chain| chain.chain_id));
     let mut services = vec![store_service(store, ports.store.clone(), histories.clone())];
     let metrics = ChainMetrics::register(&registry).context("metrics")?;
     let network = Network::new(look_up_of_this_machine(), clock.clone(), &metrics);
@@ -136,35 +128,6 @@ fn open_store(config: &Config, clock: &Arc<dyn Clock>, registry: &Registry) -> a
     Ok(Store::open(store_directory(&config.engine.state_dir), &options)?)
 }
 
-/// A service whose actor is spawned by `spawn` and found behind `port`.
-fn service<M, F, S>(name: impl Into<String>, port: Port<M>, spawn: S) -> ServiceSpec
-where
-    M: Message,
-    F: Future<Output = Result<ActorRef<M>, SpawnErr>> + Send + 'static,
-    S: Fn(ActorCell) -> F + Send + Sync + 'static,
-{
-    let bound = port.clone();
-    let start = move |supervisor: ActorCell| {
-        let (spawning, bound) = (spawn(supervisor), bound.clone());
-        let started = async move {
-            let actor = spawning.await.map_err(reason)?;
-            let cell = actor.get_cell();
-            bound.bind(actor);
-            Ok(cell)
-        };
-        Box::pin(started) as _
-    };
-    ServiceSpec { name: name.into(), start: Arc::new(start), unbind: Arc::new(move || port.unbind()) }
-}
-
-/// What the actor said, without what ractor puts around it.
-fn reason(error: SpawnErr) -> String {
-    match error {
-        SpawnErr::StartupFailed(error) => error.to_string(),
-        other => other.to_string(),
-    }
-}
-
 /// The headers of every chain that has endpoints. A mock chain is another one each time it is played.
 type Histories = BTreeMap<u64, History>;
 
@@ -179,7 +142,7 @@ fn histories(config: &Config, store: &Store) -> anyhow::Result<Histories> {
 
 fn store_service(store: Arc<Store>, port: Port<StoreMsg>, histories: Arc<Histories>) -> ServiceSpec {
     let started = AtomicBool::new(false);
-    service("store", port, move |supervisor| {
+    ServiceSpec::new("store", port, move |supervisor| {
         let (args, histories) = (nexum_store::Args { store: store.clone() }, histories.clone());
         let again = started.swap(true, Ordering::Relaxed);
         async move {
@@ -196,7 +159,7 @@ fn store_service(store: Arc<Store>, port: Port<StoreMsg>, histories: Arc<Histori
 }
 
 fn cron_service(port: Port<CronMsg>, clock: Arc<dyn Clock>) -> ServiceSpec {
-    service("cron", port, move |supervisor| {
+    ServiceSpec::new("cron", port, move |supervisor| {
         let args = nexum_cron::Args { clock: clock.clone() };
         async move { nexum_cron::spawn(args, supervisor).await.map(|(actor, _)| actor) }
     })
@@ -212,7 +175,7 @@ fn egress_service(
     let limits = config.egress.limits();
     let metrics = EgressMetrics::register(registry).context("metrics")?;
     let names = Resolver::new(look_up_of_this_machine(), clock.clone(), &metrics);
-    Ok(service("egress", port, move |supervisor| {
+    Ok(ServiceSpec::new("egress", port, move |supervisor| {
         let (clock, metrics) = (clock.clone(), metrics.clone());
         let (names, listeners) = (names.clone(), listeners.clone());
         let certificates = Arc::new(super::certificates::check);
@@ -247,7 +210,7 @@ fn chain_service(
     let (rpc, network, clock, metrics) = (rpc(chain), network.clone(), clock.clone(), metrics.clone());
     let kept = histories.get(&chain.chain_id).cloned();
     let (headers, history) = (kept.is_some().then(|| ports.store.clone()), kept.unwrap_or_default());
-    Ok(service(format!("chain:{}", chain.chain_id), port, move |supervisor| {
+    Ok(ServiceSpec::new(format!("chain:{}", chain.chain_id), port, move |supervisor| {
         let source = match &fixture {
             Some(fixture) => nexum_chain::Source::Mock(fixture.clone()),
             None => nexum_chain::Source::Rpc(rpc.clone(), network.clone()),
@@ -308,7 +271,7 @@ fn gateway_service(
         logs,
     };
     // Nobody calls the gateway; the port is what the kernel wants of a service.
-    Ok(service("gateway", Port::new("gateway"), move |supervisor| {
+    Ok(ServiceSpec::new("gateway", Port::new("gateway"), move |supervisor| {
         let (args, listeners) = (args.clone(), listeners.clone());
         async move {
             let gateway = nexum_gateway::spawn(args, supervisor).await?;

@@ -1,13 +1,8 @@
 //! A real Anvil node, driven block by block.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::process::{Child, Stdio};
 
+use nexum_testkit::{anvil, exchange, signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -54,14 +49,8 @@ impl Anvil {
     }
 
     pub fn launch(&mut self) {
-        #[allow(clippy::disallowed_methods, reason = "where `make test-deps` put the node")]
-        let program = std::env::var("NEXUM_ANVIL").map(PathBuf::from).unwrap_or_else(|_| {
-            let home = std::env::var("HOME").unwrap_or_default();
-            PathBuf::from(home).join(".cache/nexum/bin/anvil")
-        });
-        let child = Command::new(&program)
-            .args(["--port", &self.port.to_string(), "--chain-id", &self.chain_id.to_string()])
-            .args(["--no-mining", "--silent", "--state"])
+        let child = anvil(self.port)
+            .args(["--chain-id", &self.chain_id.to_string(), "--silent", "--state"])
             .arg(self.dir.path().join("state.json"))
             .args(["--preserve-historical-states"])
             .args(self.timestamp.map(|timestamp| format!("--timestamp={timestamp}")))
@@ -70,7 +59,7 @@ impl Anvil {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}; run `make test-deps`", program.display()));
+            .unwrap_or_else(|error| panic!("anvil: {error}; run `make test-deps`"));
         self.child = Some(child);
         eventually("anvil answers", || self.try_rpc("eth_chainId", json!([])));
     }
@@ -81,11 +70,6 @@ impl Anvil {
 
     pub fn http(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     /// Another chain with the same id at the same address: the deepest of all forks.
@@ -99,22 +83,14 @@ impl Anvil {
 
     /// Ends the node so that it writes its state, and waits for that.
     pub fn stop(&mut self) {
-        self.signal("-TERM");
-        self.child.take().unwrap().wait().unwrap();
+        let mut child = self.child.take().unwrap();
+        signal(child.id(), "TERM");
+        child.wait().unwrap();
     }
 
     fn try_rpc(&self, method: &str, params: Value) -> Result<Value, String> {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(|error| error.to_string())?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|error| error.to_string())?;
-        write!(
-            stream,
-            "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .map_err(|error| error.to_string())?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).map_err(|error| error.to_string())?;
+        let text = exchange(("127.0.0.1", self.port), "POST", "/", &body).map_err(|error| error.to_string())?;
         let (_, body) = text.split_once("\r\n\r\n").ok_or("no body")?;
         let start = body.find('{').ok_or("no JSON")?;
         let end = body.rfind('}').ok_or("no JSON")?;

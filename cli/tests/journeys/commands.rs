@@ -4,17 +4,13 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write as _},
     os::unix::fs::PermissionsExt as _,
-    path::Path,
     process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::engine::{FAST_CHAIN as CHAIN, Setup, bundle, eventually, free_port};
-
-const NEXUM: &str = env!("CARGO_BIN_EXE_nexum");
-const NEXUMCTL: &str = env!("CARGO_BIN_EXE_nexumctl");
+use super::engine::{FAST_CHAIN as CHAIN, NEXUM, NEXUMCTL, Setup, bundle, eventually, free_port, path};
 
 fn run(program: &str, args: &[&str]) -> Output {
     Command::new(program).args(args).env_remove("NEXUM_SOCKET").output().unwrap()
@@ -27,10 +23,6 @@ fn refused(program: &str, args: &[&str]) -> (i32, String) {
     assert!(output.stdout.is_empty(), "{args:?}");
     assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
     (output.status.code().unwrap(), said.trim_end().to_owned())
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 #[test]

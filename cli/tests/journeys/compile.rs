@@ -6,59 +6,35 @@ use std::{
     process::{Command, Stdio},
 };
 
+use nexum_testkit::{signal, wasm};
 use serde_json::Value;
 
 use super::engine::{Engine, FAST_CHAIN, Setup, children_of, eventually, has_ended, put_component};
 
-fn leb128(mut number: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while number > 0x7f {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-    bytes
-}
-
-/// Bytes with their length in front.
-fn sized(content: &[u8]) -> Vec<u8> {
-    [leb128(content.len() as u32), content.to_vec()].concat()
-}
-
 /// A component with a core module of so many functions. Each changes all its variables within all its loops, so that every
 /// loop hands every variable on: what a compiler has to keep grows with the product of the two.
-pub fn bomb(functions: u32, variables: u32, loops: u32) -> Vec<u8> {
+pub fn bomb(functions: usize, variables: usize, loops: usize) -> Vec<u8> {
     // One group of locals, all of type i32.
-    let mut body = [vec![1], leb128(variables), vec![0x7f]].concat();
-    for _ in 0..loops {
-        body.extend([0x03, 0x40]);
-    }
+    let mut body = [vec![1], wasm::number(variables), vec![0x7f]].concat();
+    // loop
+    body.extend([0x03, 0x40].repeat(loops));
     for variable in 0..variables {
+        let variable = wasm::number(variable);
         // local.get, i32.const 1, i32.add, local.set
-        body.extend([vec![0x20], leb128(variable), vec![0x41, 1, 0x6a, 0x21], leb128(variable)].concat());
+        body.extend([&[0x20][..], &variable, &[0x41, 1, 0x6a, 0x21], &variable].concat());
     }
-    for _ in 0..loops {
-        // local.get 0, br_if 0, end
-        body.extend([0x20, 0, 0x0d, 0, 0x0b]);
-    }
+    // local.get 0, br_if 0, end
+    body.extend([0x20, 0, 0x0d, 0, 0x0b].repeat(loops));
     body.push(0x0b);
-    let count = leb128(functions);
-    let types = [1, 0x60, 0, 0];
-    let declared = [count.clone(), vec![0; functions as usize]].concat();
-    let code = [count, sized(&body).repeat(functions as usize)].concat();
-    let sections = [(1, &types[..]), (3, &declared[..]), (10, &code[..])];
-    let mut module = b"\0asm\x01\0\0\0".to_vec();
-    for (id, content) in sections {
-        module.push(id);
-        module.extend(sized(content));
-    }
-    // The module, and an instance of it.
-    [b"\0asm\x0d\0\x01\0\x01".to_vec(), sized(&module), vec![2], sized(&[1, 0, 0, 0])].concat()
+    let types = wasm::section(1, &[1, 0x60, 0, 0]);
+    let sections = [types, wasm::entries(3, functions, &[0]), wasm::entries(10, functions, &wasm::sized(&body))];
+    wasm::component(&[wasm::core_module(&sections), wasm::core_instances(1)])
 }
 
 /// A component with a list of lists of lists, so many deep: whoever walks through that type by recursion runs out of stack.
-fn deep(lists: u32) -> Vec<u8> {
-    let signed = |mut number: u32| {
+fn deep(lists: usize) -> Vec<u8> {
+    // Their types are written as signed numbers.
+    let signed = |mut number: usize| {
         let mut bytes = Vec::new();
         while number > 0x3f {
             bytes.push(number as u8 | 0x80);
@@ -68,21 +44,17 @@ fn deep(lists: u32) -> Vec<u8> {
         bytes
     };
     // The first has items of type u8.
-    let mut types = [leb128(lists), vec![0x70, 0x7d]].concat();
+    let mut types = [wasm::number(lists), vec![0x70, 0x7d]].concat();
     for before in 0..lists - 1 {
         types.push(0x70);
         types.extend(signed(before));
     }
-    [b"\0asm\x0d\0\x01\0\x07".to_vec(), sized(&types)].concat()
+    wasm::component(&[wasm::section(7, &types)])
 }
 
 /// A component with a core module of so many globals, and as many instances of it as there may be.
-fn wide(globals: u32) -> Vec<u8> {
-    // (global i32 (i32.const 0))
-    let content = [leb128(globals), [0x7f, 0x00, 0x41, 0x00, 0x0b].repeat(globals as usize)].concat();
-    let module = [b"\0asm\x01\0\0\0\x06".to_vec(), sized(&content)].concat();
-    let instances = [vec![64], [0x00, 0, 0].repeat(64)].concat();
-    [b"\0asm\x0d\0\x01\0\x01".to_vec(), sized(&module), vec![2], sized(&instances)].concat()
+fn wide(globals: usize) -> Vec<u8> {
+    wasm::component(&[wasm::core_module(&[wasm::globals(globals)]), wasm::core_instances(64)])
 }
 
 /// An engine with these settings, the module of that bundle, and a witness. The machine code of the witness is there by
@@ -118,7 +90,7 @@ fn compiler_of(parent: u32) -> u32 {
 
 /// Does to a process what the system does when memory is short.
 fn kill(pid: u32) {
-    assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+    signal(pid, "KILL");
 }
 
 #[test]

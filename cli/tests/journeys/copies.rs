@@ -8,10 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
-use super::engine::{FAST_CHAIN as CHAIN, Setup};
-
-const NEXUM: &str = env!("CARGO_BIN_EXE_nexum");
-const NEXUMCTL: &str = env!("CARGO_BIN_EXE_nexumctl");
+use super::engine::{FAST_CHAIN as CHAIN, NEXUM, NEXUMCTL, Setup};
 
 fn restore(from: &Path, state_dir: &Path) -> Output {
     let mut command = Command::new(NEXUM);

@@ -3,20 +3,18 @@
 
 use std::{fs, path::Path, process::Command};
 
+use nexum_testkit::wasm;
 use serde_json::Value;
-use sha2::Digest as _;
 
 use super::{
-    engine::{Engine, FAST_CHAIN as CHAIN, Setup, bundle, eventually},
+    engine::{Engine, FAST_CHAIN as CHAIN, FROM_THE_FIRST, Setup, bundle, eventually, path, put_component},
+    hostile::QUICK,
     outbox::sender,
     receiver::Receiver,
 };
 
-const FROM_THE_FIRST: (&str, &str) =
-    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
 /// Fuel ends first, however slow the machine.
 const PATIENT: (&str, &str) = ("event_deadline = \"2s\"", "event_deadline = \"60s\"");
-const QUICK: (&str, &str) = ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"50ms\"]");
 
 fn hostile(setup: Setup, name: &str, mode: &str) -> Setup {
     let wanted = format!("mode = \"{mode}\"");
@@ -29,10 +27,6 @@ fn replay(args: &[&str]) -> (i32, Value) {
     let said = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{args:?}: {error}: {}", String::from_utf8_lossy(&output.stderr)));
     (output.status.code().unwrap(), said)
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 fn state(engine: &Engine) -> String {
@@ -232,7 +226,6 @@ fn an_answer_over_http_comes_from_the_recording() {
 /// The component with one more core module, whose start function traps.
 fn traps_at_start(component: &[u8]) -> Vec<u8> {
     const CORE_MODULE: u8 = 1;
-    let section = |id: u8, body: &[u8]| [&[id, body.len() as u8], body].concat();
     let (mut rest, mut modules) = (&component[8..], 0);
     while let [id, body @ ..] = rest {
         let length = body.iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
@@ -240,27 +233,15 @@ fn traps_at_start(component: &[u8]) -> Vec<u8> {
         modules += u8::from(*id == CORE_MODULE);
         rest = &body[length + bytes..];
     }
-    let core = [
-        b"\0asm\x01\0\0\0".to_vec(),
-        section(1, &[1, 0x60, 0, 0]),
-        section(3, &[1, 0]),
-        section(8, &[0]),
-        // unreachable
-        section(10, &[1, 3, 0, 0x00, 0x0b]),
-    ];
+    let [types, functions, code] = wasm::trapping();
+    let core = wasm::core_module(&[types, functions, wasm::section(8, &[0]), code]);
     // The core module, and an instance of it.
-    [component, &section(CORE_MODULE, &core.concat()), &section(2, &[1, 0, modules, 0])].concat()
+    [component, &core, &wasm::section(2, &[1, 0, modules, 0])].concat()
 }
 
 /// Puts that component into a bundle.
 fn spoil(bundle: &Path) {
-    let manifest = bundle.join("nexum.toml");
-    let component = traps_at_start(&fs::read(bundle.join("module.wasm")).unwrap());
-    let named = format!("component = \"sha256:{}\"", hex::encode(sha2::Sha256::digest(&component)));
-    let text = fs::read_to_string(&manifest).unwrap();
-    let line = text.lines().find(|line| line.starts_with("component = ")).unwrap();
-    fs::write(&manifest, text.replace(line, &named)).unwrap();
-    fs::write(bundle.join("module.wasm"), component).unwrap();
+    put_component(bundle, &traps_at_start(&fs::read(bundle.join("module.wasm")).unwrap()));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, FAST_CHAIN as CHAIN, Setup},
+    engine::{Engine, FAST_CHAIN as CHAIN, FROM_THE_FIRST, Setup},
     prove_exactly_once::Moments,
 };
 
@@ -17,7 +17,7 @@ fn full() -> Engine {
         ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"20ms\"]"),
         ("max_consecutive_failures = 10", "max_consecutive_failures = 1000"),
         ("max_event_attempts = 3", "max_event_attempts = 2"),
-        ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
+        FROM_THE_FIRST,
     ];
     let setup = Setup::new().mock(31337, CHAIN).module("hostile", "bad", &changes);
     let engine = setup.with("[modules.limits]\nmax_dead_letters = 3").start();
@@ -106,7 +106,7 @@ fn letters_that_are_retried_around_kills_are_handled_once() {
         ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"20ms\"]"),
         ("max_consecutive_failures = 10", "max_consecutive_failures = 1000"),
         ("max_event_attempts = 3", "max_event_attempts = 1"),
-        ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
+        FROM_THE_FIRST,
     ];
     let anvil = Anvil::start();
     let mut engine = Setup::new().chain(31337, &[anvil.ws()]).module("hostile", "bad", &changes).start();

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, FAST_CHAIN as CHAIN, Setup, eventually},
+    engine::{Engine, FAST_CHAIN as CHAIN, FROM_THE_FIRST, Setup, eventually},
     outbox::sender,
     receiver::{Mood, Receiver},
 };
@@ -75,9 +75,8 @@ fn a_drain_waits_for_effects_that_can_go_out_and_names_the_others() {
     let anvil = Anvil::start();
     let setup =
         Setup::new().chain(31337, &[anvil.ws()]).with("[outbox]\ntimeout = \"60s\"\nbackoff_first = \"50ms\"\n");
-    let from_the_first = ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
-    let setup = sender(setup, &receiver.url(), "lane", &[from_the_first]);
-    let setup = setup.module("sender", "late", &[finalized, from_the_first]);
+    let setup = sender(setup, &receiver.url(), "lane", &[FROM_THE_FIRST]);
+    let setup = setup.module("sender", "late", &[finalized, FROM_THE_FIRST]);
     let mut engine = setup.start();
     for name in ["sender", "late"] {
         engine.module_until(name, "runs", |node| node["state"] == "RUN");

@@ -2,87 +2,30 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
 };
 
-pub use nexum_testkit::free_port;
+pub use nexum_testkit::{bundle, children_of, eventually, free_port, get, has_ended, put_component};
+use nexum_testkit::{manifest, memory_bytes, signal};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
-
-/// Long enough for a loaded machine; a healthy run needs a fraction.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Twenty blocks a second, without end.
 pub const FAST_CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\n\
      block_interval_ms = 50\nendless = true\n";
 
-/// Asks again and again until there is an answer, for at most `PATIENCE`; fails with what was last seen.
-#[allow(clippy::disallowed_methods, reason = "waits for another process, whose clock is the machine's")]
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match ask() {
-            Ok(value) => return value,
-            Err(last) if Instant::now() > until => panic!("{what}: not within {PATIENCE:?}; last: {last}"),
-            Err(_) => std::thread::park_timeout(Duration::from_millis(25)),
-        }
-    }
-}
+/// A change to a manifest: its module handles the blocks of the chain from the first one on.
+pub const FROM_THE_FIRST: (&str, &str) =
+    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
 
-/// What a listener at this address answers, with its head.
-pub fn get(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
-}
+/// The programs under test.
+pub const NEXUM: &str = env!("CARGO_BIN_EXE_nexum");
+pub const NEXUMCTL: &str = env!("CARGO_BIN_EXE_nexumctl");
 
-/// What the system says of a process under a key, such as `VmHWM:`; none when there is no such process.
-pub fn process_status(pid: u32, key: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
-}
-
-/// Whether a process has ended, if only nobody was told of it yet; else how it is.
-pub fn has_ended(pid: u32) -> Result<(), String> {
-    match process_status(pid, "State:") {
-        Some(state) if !state.starts_with('Z') => Err(state),
-        _ => Ok(()),
-    }
-}
-
-/// The processes that this one has started and that still run.
-pub fn children_of(parent: u32) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
-    let of_parent = |pid: &u32| process_status(*pid, "PPid:") == Some(parent.to_string());
-    processes.filter_map(|name| name.to_str()?.parse().ok()).filter(of_parent).collect()
-}
-
-/// Puts another component into a bundle.
-pub fn put_component(bundle: &Path, component: &[u8]) {
-    fs::write(bundle.join("module.wasm"), component).unwrap();
-    let manifest = fs::read_to_string(bundle.join("nexum.toml")).unwrap();
-    let hash = format!("component = \"sha256:{}\"", hex::encode(Sha256::digest(component)));
-    let line = manifest.lines().find(|line| line.starts_with("component = ")).unwrap();
-    fs::write(bundle.join("nexum.toml"), manifest.replace(line, &hash)).unwrap();
-}
-
-/// A bundle that `make guests` built.
-pub fn bundle(name: &str) -> PathBuf {
-    #[allow(clippy::disallowed_methods, reason = "where `make guests` put the bundles")]
-    let bundles = std::env::var("NEXUM_BUNDLES").map(PathBuf::from).unwrap_or_else(|_| {
-        Path::new(env!("CARGO_BIN_EXE_nexum")).parent().and_then(Path::parent).unwrap().join("bundles")
-    });
-    let path = bundles.join(name);
-    assert!(path.join("module.wasm").is_file(), "no bundle at {}: run `make guests`", path.display());
-    path
+/// A path that is text, as an argument.
+pub fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
 }
 
 /// What one test configures.
@@ -154,17 +97,10 @@ impl Setup {
 
     /// The bundle of `module`, without configuring it.
     pub fn write_bundle(&self, bundle_name: &str, name: &str, changes: &[(&str, &str)]) -> PathBuf {
-        let from = bundle(bundle_name);
         let dir = self.dir.path().join(name);
         fs::create_dir_all(&dir).unwrap();
-        fs::copy(from.join("module.wasm"), dir.join("module.wasm")).unwrap();
-        let mut manifest = fs::read_to_string(from.join("nexum.toml")).unwrap();
-        let renamed = format!("name = \"{bundle_name}\"");
-        for (old, new) in [(renamed.as_str(), format!("name = \"{name}\"").as_str())].iter().chain(changes) {
-            assert!(manifest.contains(old), "`{old}` is not in the manifest of {bundle_name}:\n{manifest}");
-            manifest = manifest.replace(old, new);
-        }
-        fs::write(dir.join("nexum.toml"), manifest).unwrap();
+        fs::copy(bundle(bundle_name).join("module.wasm"), dir.join("module.wasm")).unwrap();
+        fs::write(dir.join("nexum.toml"), manifest(bundle_name, name, changes)).unwrap();
         dir
     }
 
@@ -235,7 +171,7 @@ impl Engine {
     /// Starts the process after `prepare` has changed how.
     pub fn spawn_with(&mut self, prepare: impl FnOnce(&mut Command)) {
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let mut words = self.under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_nexum"), "run", "--config"]);
+        let mut words = self.under.iter().map(String::as_str).chain([NEXUM, "run", "--config"]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg(&self.config).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         prepare(&mut command);
@@ -266,8 +202,7 @@ impl Engine {
 
     /// Most memory that the process has held, bytes.
     pub fn memory_bytes_max(&self) -> u64 {
-        let most = process_status(self.pid(), "VmHWM:").unwrap();
-        most.trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+        memory_bytes(self.pid(), "VmHWM:")
     }
 
     /// The processes that it has started and that still run.
@@ -276,8 +211,7 @@ impl Engine {
     }
 
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
-        assert!(sent.success());
+        signal(self.pid(), name);
     }
 
     /// Waits for the process to end by itself.
@@ -301,7 +235,7 @@ impl Engine {
 
     /// Runs `nexumctl` against this engine, whatever comes of it.
     pub fn raw_ctl(&self, args: &[&str]) -> std::process::Output {
-        Command::new(env!("CARGO_BIN_EXE_nexumctl")).arg("--socket").arg(&self.socket).args(args).output().unwrap()
+        Command::new(NEXUMCTL).arg("--socket").arg(&self.socket).args(args).output().unwrap()
     }
 
     pub fn ctl(&self, args: &[&str]) -> String {

@@ -10,10 +10,8 @@ use std::{
 
 use serde_json::Value;
 
-use super::engine::{Engine, FAST_CHAIN as CHAIN, Setup, eventually};
+use super::engine::{Engine, FAST_CHAIN as CHAIN, FROM_THE_FIRST, Setup, eventually, path};
 
-const FROM_THE_FIRST: (&str, &str) =
-    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
 const OFTEN: &str = "[journal]\nreceipt_entries = 10\n";
 
 /// Exit code, standard output and standard error of `nexum`, which needs no engine for these.
@@ -21,10 +19,6 @@ fn nexum(args: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_nexum")).args(args).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 fn handled(engine: &Engine, module: &str, more_than: u64) {

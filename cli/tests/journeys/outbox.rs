@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, Setup, eventually, free_port},
+    engine::{Engine, FROM_THE_FIRST, Setup, eventually, free_port},
     receiver::{Mood, Receiver},
 };
 
@@ -185,7 +185,7 @@ fn a_module_with_a_full_outbox_waits_and_goes_on_where_it_stopped() {
     receiver.set(Mood::Refuses(503));
     let eager = format!("{EAGER}max_pending = 4\n");
     let patient = [
-        ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
+        FROM_THE_FIRST,
         ("max_event_attempts = 3", "max_event_attempts = 1000"),
         ("max_consecutive_failures = 10", "max_consecutive_failures = 1000"),
     ];

@@ -7,11 +7,9 @@ use std::{
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, Setup, eventually},
+    engine::{Engine, FROM_THE_FIRST, Setup, eventually},
 };
 
-const FROM_THE_FIRST: (&str, &str) =
-    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
 /// Nothing but the end of the process ends it.
 const ENDLESS: (&str, &str) = ("max_fuel_per_event = 100_000_000", "max_fuel_per_event = 100_000_000_000");
 const PATIENT: (&str, &str) = ("event_deadline = \"2s\"", "event_deadline = \"10m\"");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, Setup, eventually},
+    engine::{Engine, FROM_THE_FIRST, Setup, eventually},
 };
 
 /// How often something is killed: 5 in CI, more with `make prove-exactly-once KILLS=n`.
@@ -40,7 +40,7 @@ pub fn recording_over(endpoints: &[String], more: &str, contract: Option<&str>) 
             "recorder",
             "recorder",
             &[
-                ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
+                FROM_THE_FIRST,
                 ("kind = \"log\"\nchain_id = 31337", &log),
                 ("backoff = [\"1s\", \"5m\"]", "backoff = [\"100ms\", \"1s\"]"),
             ],

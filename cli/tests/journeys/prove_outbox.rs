@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, Setup, eventually},
+    engine::{Engine, FROM_THE_FIRST, Setup, eventually},
     outbox::{EAGER, sender, sent},
     prove_exactly_once::Moments,
     receiver::{Hit, Mood, Receiver},
@@ -16,9 +16,6 @@ fn kills() -> u64 {
     #[allow(clippy::disallowed_methods, reason = "set by the Makefile")]
     std::env::var("NEXUM_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
 }
-
-const START: (&str, &str) =
-    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
 
 fn handled_the_head(anvil: &Anvil, engine: &Engine) {
     let head = anvil.head().to_string();
@@ -67,7 +64,7 @@ fn prove_outbox_when_the_engine_is_killed_and_the_receiver_fails() {
     let anvil = Anvil::start();
     let mut receiver = Receiver::start();
     let setup = Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
-    let mut engine = sender(setup, &receiver.url(), "lane", &[START]).start();
+    let mut engine = sender(setup, &receiver.url(), "lane", &[FROM_THE_FIRST]).start();
     let mut moments = Moments(0x6a09_e667_f3bc_c908);
     let moods = [Mood::Fine, Mood::LosesAnswers, Mood::Refuses(503), Mood::Confused, Mood::Hangs, Mood::Refuses(429)];
     for round in 0..kills() {
@@ -104,7 +101,7 @@ fn prove_outbox_when_what_carries_it_out_is_killed() {
     let anvil = Anvil::start();
     let receiver = Receiver::start();
     let setup = Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
-    let mut engine = sender(setup, &receiver.url(), "lane", &[START]).start();
+    let mut engine = sender(setup, &receiver.url(), "lane", &[FROM_THE_FIRST]).start();
     let mut moments = Moments(0x94d0_49bb_1331_11eb);
     let moods = [Mood::Fine, Mood::LosesAnswers, Mood::Hangs, Mood::Confused];
     for round in 0..kills() {
@@ -152,7 +149,7 @@ fn prove_outbox_what_waits_for_finality_never_leaves_an_orphaned_block() {
     let receiver = Receiver::start();
     let setup = Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
     let finalized = ("release = \"committed\"", "release = \"finalized\"");
-    let mut engine = sender(setup, &receiver.url(), "lane", &[START, finalized]).start();
+    let mut engine = sender(setup, &receiver.url(), "lane", &[FROM_THE_FIRST, finalized]).start();
     let mine = |count: u64| (0..count).for_each(|_| anvil.mine());
     for depth in [1, 2, 3] {
         mine(6);
@@ -195,7 +192,7 @@ fn prove_outbox_what_a_reorg_makes_a_module_send_arrives_each_time() {
         let receiver = Receiver::start();
         let notify = ("version = \"0.3.0\"", format!("version = \"0.3.0\"\non_reorg = \"{on_reorg}\""));
         let setup = Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
-        let mut engine = sender(setup, &receiver.url(), "undo", &[START, (notify.0, &notify.1)]).start();
+        let mut engine = sender(setup, &receiver.url(), "undo", &[FROM_THE_FIRST, (notify.0, &notify.1)]).start();
         (0..3).for_each(|_| anvil.mine());
         handled_the_head(&anvil, &engine);
         let (mut base, time) = (anvil.snapshot(), anvil.timestamp());
@@ -233,7 +230,7 @@ fn prove_outbox_a_reorg_names_what_had_left() {
     let anvil = Anvil::start();
     let receiver = Receiver::start();
     let setup = || Setup::new().chain(31337, &[anvil.ws()]).with(EAGER);
-    let engine = sender(setup(), &receiver.url(), "lane", &[START]).start();
+    let engine = sender(setup(), &receiver.url(), "lane", &[FROM_THE_FIRST]).start();
     (0..6).for_each(|_| anvil.mine());
     handled_the_head(&anvil, &engine);
     settled(&engine);
@@ -254,7 +251,7 @@ fn prove_outbox_a_reorg_names_what_had_left() {
     assert_eq!(receiver.deduplicated().len(), after.len() + orphaned.len());
 
     // Of the blocks that stand an engine that never saw another one says the same, unit by unit.
-    let fresh = sender(setup(), &receiver.url(), "lane", &[START]).start();
+    let fresh = sender(setup(), &receiver.url(), "lane", &[FROM_THE_FIRST]).start();
     handled_the_head(&anvil, &fresh);
     settled(&fresh);
     let [a, b] = [("a.jsonl", &engine), ("b.jsonl", &fresh)].map(|(name, of)| {

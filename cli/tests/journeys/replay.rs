@@ -3,7 +3,7 @@
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, Setup, eventually},
+    engine::{Engine, FROM_THE_FIRST, Setup, eventually},
 };
 
 const OTHER: u64 = 31338;
@@ -21,7 +21,7 @@ fn watching(forked: &Anvil, other: &Anvil, emitter: &str) -> Engine {
             "recorder",
             &[
                 ("required = [31337]", "required = [31337, 31338]"),
-                ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
+                FROM_THE_FIRST,
                 ("kind = \"log\"\nchain_id = 31337", &subscriptions),
                 ("backoff = [\"1s\", \"5m\"]", "backoff = [\"100ms\", \"1s\"]"),
             ],

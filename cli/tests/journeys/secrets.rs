@@ -2,21 +2,16 @@
 
 use std::{
     fs,
-    path::Path,
     process::{Command, Output},
 };
 
-use super::engine::{Setup, free_port};
+use super::engine::{FAST_CHAIN as CHAIN, FROM_THE_FIRST, NEXUM, NEXUMCTL, Setup, free_port, path};
 
-const CHAIN: &str = "chain_id = 31337\nname = \"fast\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 50\nendless = true\n";
 /// It stands wherever a secret may stand.
 const KEY: &str = "k3y-48151623-k3y";
 
 /// As text and as JSON.
 const FORMS: [&[&str]; 2] = [&[], &["--json"]];
-
-const NEXUM: &str = env!("CARGO_BIN_EXE_nexum");
-const NEXUMCTL: &str = env!("CARGO_BIN_EXE_nexumctl");
 
 fn run(program: &str, args: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(program).args(args).env_remove("NEXUM_SOCKET").envs(variables.iter().copied()).output().unwrap()
@@ -24,10 +19,6 @@ fn run(program: &str, args: &[&str], variables: &[(&str, &str)]) -> Output {
 
 fn said(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 #[test]
@@ -40,7 +31,7 @@ fn nothing_that_an_engine_says_has_a_secret_of_its_configuration() {
     );
     let bad = [
         ("mode = \"good\"", "mode = \"trap-on\"\non = 5"),
-        ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
+        FROM_THE_FIRST,
         ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"50ms\"]"),
     ];
     let setup = Setup::new().with(&admin).mock(31337, CHAIN).chain(1, &[endpoint]);

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, Setup, eventually},
+    engine::{Engine, FROM_THE_FIRST, Setup, eventually},
     outbox::sender,
     prove_exactly_once::{Moments, check, mine_some},
     proxy::{Fault, Proxy},
@@ -17,10 +17,7 @@ fn waiting(anvil: &Anvil, emitter: &str) -> Engine {
         "kind = \"log\"\nchain_id = 31337\naddress = \"{emitter}\"\nstart_block = 1\n\n\
          [[subscription]]\nkind = \"cron\"\nevery = \"1s\""
     );
-    let changes = [
-        ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
-        ("kind = \"log\"\nchain_id = 31337", log.as_str()),
-    ];
+    let changes = [FROM_THE_FIRST, ("kind = \"log\"\nchain_id = 31337", log.as_str())];
     Setup::new().chain(31337, &[anvil.ws()]).module("recorder", "recorder", &changes).start()
 }
 

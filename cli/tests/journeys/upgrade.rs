@@ -2,17 +2,16 @@
 
 use std::{fs, time::Duration};
 
+use nexum_testkit::wasm;
 use serde_json::Value;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, FAST_CHAIN as CHAIN, Setup},
+    engine::{Engine, FAST_CHAIN as CHAIN, FROM_THE_FIRST, Setup},
     prove_exactly_once::{Moments, check, mine_some, recording},
 };
 
 const VERSION: (&str, &str) = ("version = \"0.3.0\"", "version = \"0.4.0\"");
-const FROM_ONE: (&str, &str) =
-    ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1");
 
 fn upgrade(engine: &Engine, bundle: &std::path::Path) -> Value {
     engine.json(&["module", "upgrade", "m", bundle.to_str().unwrap()])
@@ -38,7 +37,7 @@ fn version_of(setup: &Setup, bundle: &str, directory: &str, changes: &[(&str, &s
 
 #[test]
 fn a_new_version_runs_on_inherited_state_and_is_there_after_a_restart() {
-    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "m", &[FROM_ONE]);
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "m", &[FROM_THE_FIRST]);
     let next = version(&setup, "next", &[VERSION, ("mode = \"good\"", "mode = \"init-flush\"")]);
     let mut engine = setup.start();
     engine.module_until("m", "runs", |node| node["events_processed"].as_u64() > Some(10));
@@ -138,11 +137,11 @@ fn a_dead_module_that_needs_more_is_given_it_by_an_upgrade_in_place() {
 
 #[test]
 fn a_version_that_cannot_start_changes_nothing() {
-    let setup = Setup::new().mock(31337, CHAIN).module("hostile", "m", &[FROM_ONE]);
+    let setup = Setup::new().mock(31337, CHAIN).module("hostile", "m", &[FROM_THE_FIRST]);
     let traps = version(&setup, "traps", &[VERSION, ("mode = \"good\"", "mode = \"init-flush-trap\"")]);
     let fails = version(&setup, "fails", &[VERSION, ("mode = \"good\"", "mode = \"init-error\"")]);
     let damaged = version(&setup, "damaged", &[VERSION]);
-    fs::write(damaged.join("module.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
+    fs::write(damaged.join("module.wasm"), wasm::COMPONENT).unwrap();
     let stranger = setup.write_bundle("hostile", "stranger", &[]);
     let engine = setup.start();
     engine.module_until("m", "runs", |node| node["events_processed"].as_u64() > Some(3));
@@ -216,7 +215,7 @@ fn upgrades_between_events_lose_none_and_repeat_none() {
 
 #[test]
 fn an_engine_killed_in_an_upgrade_never_runs_the_old_version_on_what_the_new_one_made() {
-    let setup = Setup::new().mock(31337, CHAIN).module("hostile", "m", &[FROM_ONE]);
+    let setup = Setup::new().mock(31337, CHAIN).module("hostile", "m", &[FROM_THE_FIRST]);
     let next = version(&setup, "next", &[VERSION, ("mode = \"good\"", "mode = \"init-flush\"")]);
     let mut engine = setup.start();
     let mut moments = Moments(0x3c6e_f372_fe94_f82b);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History};
-use nexum_host_ifaces::{blocking::Blocking, clock::Clock, limits::Limits, port::Port, store::StoreMsg};
+use nexum_host_ifaces::{blocking::Blocking, clock::Clock, port::Port, store::StoreMsg};
 use nexum_kernel::{
     KernelArgs, KernelHandle, Ports, ServiceSpec,
     admin::{AdminError, AdminMsg, Health, ModuleSpec, Node, ResyncOrder, ResyncTo, Wanted},
@@ -22,6 +22,7 @@ use nexum_kernel::{
     outbox::{self, RetryPolicy},
 };
 use nexum_store::Store;
+use nexum_testkit_engine::kernel_args;
 use prometheus::Registry;
 use ractor::{ActorCell, ActorRef, Message, SpawnErr};
 
@@ -133,14 +134,8 @@ impl Engine {
         let begun = Marks::open(&machine.disk.marks(), machine.scenario.deaths_max, clock.clone());
         let begun = Arc::new(begun.map_err(|error| error.to_string())?);
 
-        let ports = Ports {
-            store: Port::new("store"),
-            view: Arc::new(SimView::new(store.clone(), machine.disk.clone())),
-            chains: machine.scenario.chains.iter().map(|chain| (chain.id, Port::new("chain"))).collect(),
-            cron: Port::new("cron"),
-            egress: Port::new("egress"),
-            admin: Port::new("kernel"),
-        };
+        let view = Arc::new(SimView::new(store.clone(), machine.disk.clone()));
+        let ports = Ports::new(view, machine.scenario.chains.iter().map(|chain| chain.id));
         let mut histories = Vec::new();
         for plan in &machine.scenario.chains {
             let links = store.headers(plan.id).map_err(|error| error.to_string())?;
@@ -204,33 +199,15 @@ impl Engine {
         }));
 
         let admin = ports.admin.clone();
-        let spec = |source: &PathBuf| ModuleSpec {
-            source: source.clone(),
-            denied: Vec::new(),
-            ceiling: None,
-            config: BTreeMap::new(),
-            extra_methods: [SEND_RAW, PUT].map(str::to_owned).to_vec(),
-            record: None,
-            component: None,
-            adopt_state: false,
-        };
+        let extra_methods = [SEND_RAW, PUT].map(str::to_owned);
+        let spec =
+            |source: &PathBuf| ModuleSpec { extra_methods: extra_methods.to_vec(), ..ModuleSpec::new(source.clone()) };
         let jitter = machine.jitter.clone();
+        let roster = Arc::new(SimRoster::new(machine.directory.join("roster.json"), machine.disk.clone()));
         let kernel = KernelHandle::start(KernelArgs {
             services,
-            ports,
             modules: machine.modules.iter().map(spec).collect(),
-            ceiling: Limits::default(),
-            restart: Default::default(),
-            begun: begun.clone(),
-            roster: Arc::new(SimRoster::new(machine.directory.join("roster.json"), machine.disk.clone())),
-            record: Default::default(),
-            engine: machine.wasm.clone(),
-            map_limit: None,
             blocking: Blocking::Inline,
-            pin_threads: false,
-            clock,
-            registry,
-            module_histograms: false,
             outbox: outbox::Settings {
                 policy: RetryPolicy { backoff_cap: Duration::from_secs(60), ..RetryPolicy::default() },
                 attempt_deadline: Duration::from_millis(machine.scenario.receivers.attempt_ms),
@@ -240,8 +217,8 @@ impl Engine {
             schedule_check: Arc::new(nexum_cron::check),
             schedule_next: Arc::new(nexum_cron::next_after),
             event_age_threshold: Duration::from_millis(machine.scenario.event_age_ms),
-            shutdown_deadline: Duration::from_secs(20),
             jitter: Arc::new(move || lock(&jitter).unit()),
+            ..kernel_args(ports, machine.wasm.clone(), roster, begun.clone(), clock, registry)
         })
         .await
         .map_err(|error| error.to_string())?;
@@ -416,18 +393,14 @@ impl Actors {
         F: Future<Output = Result<ActorRef<M>, SpawnErr>> + Send + 'static,
         S: Fn(ActorCell) -> F + Send + Sync + 'static,
     {
-        let (bound, actors, named) = (port.clone(), self.0.clone(), name.to_owned());
-        let start = move |supervisor: ActorCell| {
-            let (spawning, bound, actors, named) = (spawn(supervisor), bound.clone(), actors.clone(), named.clone());
-            let started = async move {
-                let actor = spawning.await.map_err(|error| error.to_string())?;
-                let cell = actor.get_cell();
-                bound.bind(actor);
-                lock(&actors).insert(named, cell.clone());
-                Ok(cell)
-            };
-            Box::pin(started) as _
-        };
-        ServiceSpec { name: name.to_owned(), start: Arc::new(start), unbind: Arc::new(move || port.unbind()) }
+        let (actors, named) = (self.0.clone(), name.to_owned());
+        ServiceSpec::new(name, port, move |supervisor| {
+            let (spawning, actors, named) = (spawn(supervisor), actors.clone(), named.clone());
+            async move {
+                let actor = spawning.await?;
+                lock(&actors).insert(named, actor.get_cell());
+                Ok(actor)
+            }
+        })
     }
 }

@@ -41,7 +41,7 @@ mod world;
 use std::{
     collections::BTreeSet,
     fmt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode},
     str::FromStr,
     sync::{
@@ -50,6 +50,7 @@ use std::{
     },
 };
 
+use nexum_testkit::bundle;
 use run::{Report, Shop};
 use scenario::{Scenario, When};
 use serde::{Deserialize, Serialize};
@@ -167,13 +168,9 @@ fn state(line: &str) -> Option<String> {
     to.split('"').next().map(str::to_owned)
 }
 
-#[allow(clippy::disallowed_methods, reason = "the place where the simulation reads the environment")]
 fn shop() -> Shop {
-    let bundles = std::env::var("NEXUM_BUNDLES")
-        .map(PathBuf::from)
-        .unwrap_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/bundles"));
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulation");
-    Shop { component: bundles.join("simulated/module.wasm"), cache }
+    Shop { component: bundle("simulated").join("module.wasm"), cache }
 }
 
 /// Runs all, on every core, and tells of each as it ends.

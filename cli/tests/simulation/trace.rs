@@ -4,13 +4,14 @@
 use std::{
     fmt::{self, Write},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use nexum_host_ifaces::clock::Clock;
+pub use nexum_host_ifaces::sync::lock;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tracing::{
@@ -21,10 +22,6 @@ use tracing::{
 
 /// When every simulation begins: milliseconds since the Unix epoch.
 const EPOCH_MS: u64 = 1_700_000_000_000;
-
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The injected clock. It follows the paused time of whichever runtime is at work, and goes on where the one before
 /// ended.

@@ -42,6 +42,7 @@ mod tests {
         },
     };
 
+    use nexum_testkit::wasm::{module, section};
     use wasmtime::{Engine, Func, Instance, Module, Trap, TypedFunc};
 
     use super::*;
@@ -52,15 +53,15 @@ mod tests {
     /// A function that calls the host without end, each call of which takes a tick, and how often it has.
     async fn caller(ran: Duration) -> (Store<Duration>, TypedFunc<(), ()>, Arc<AtomicU64>) {
         // (import "" "" (func $host)) (func (export "f") (loop (call $host) (br 0)))
-        let sections: [&[u8]; 5] = [
-            &[1, 4, 1, 0x60, 0, 0],
-            &[2, 5, 1, 0, 0, 0x00, 0],
-            &[3, 2, 1, 0],
-            &[7, 5, 1, 1, b'f', 0x00, 1],
-            &[10, 11, 1, 9, 0, 0x03, 0x40, 0x10, 0, 0x0c, 0, 0x0b, 0x0b],
+        let sections = [
+            section(1, &[1, 0x60, 0, 0]),
+            section(2, &[1, 0, 0, 0x00, 0]),
+            section(3, &[1, 0]),
+            section(7, &[1, 1, b'f', 0x00, 1]),
+            section(10, &[1, 9, 0, 0x03, 0x40, 0x10, 0, 0x0c, 0, 0x0b, 0x0b]),
         ];
         let engine = Engine::new(&settings()).unwrap();
-        let module = Module::new(&engine, [&b"\0asm\x01\0\0\0"[..], &sections.concat()].concat()).unwrap();
+        let module = Module::new(&engine, module(&sections)).unwrap();
         let mut store = Store::new(&engine, ran);
         store.set_fuel(1 << 40).unwrap();
         hold(&mut store, DEADLINE, |ran| *ran);

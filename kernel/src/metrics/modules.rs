@@ -6,11 +6,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
+use nexum_host_ifaces::sync::lock;
 use prometheus::{
     core::{Collector, Desc},
     proto::{self, MetricType},
@@ -368,7 +369,7 @@ impl Modules {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.known)
     }
 
     pub(super) fn of(&self, module: &Arc<str>) -> Arc<ModuleMetrics> {

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
-use nexum_host_ifaces::outbox::Ended;
+use nexum_host_ifaces::{outbox::Ended, sync::lock};
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::schedule::Pending;
@@ -55,12 +55,12 @@ impl OutboxMetrics {
         let Pending { module, count, oldest_ms, .. } = pending;
         self.pending.with_label_values(&[module]).set(*count as i64);
         self.oldest.with_label_values(&[module]).set(oldest_ms.map_or(0, |ms| (ms / 1_000) as i64));
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(module.clone());
+        lock(&self.shown).insert(module.clone());
     }
 
     /// Shows these, and zero for every other module that was shown before.
     pub(super) fn show_all(&self, all: &HashMap<String, Pending>) {
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let shown = lock(&self.shown).clone();
         for module in shown.into_iter().filter(|module| !all.contains_key(module)) {
             self.show(&Pending { module, ..Pending::default() });
         }

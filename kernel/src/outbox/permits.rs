@@ -4,10 +4,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, RwLock},
 };
 
-use nexum_host_ifaces::grants::{Capability, Grant};
+use nexum_host_ifaces::{
+    grants::{Capability, Grant},
+    sync::{read, write},
+};
 
 use crate::load::Plan;
 
@@ -17,22 +20,22 @@ pub struct Permits(Arc<RwLock<HashMap<Arc<str>, Arc<Plan>>>>);
 
 impl Permits {
     pub fn set(&self, plan: &Arc<Plan>) {
-        let mut plans = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut plans = write(&self.0);
         plans.insert(plan.manifest.name.clone(), plan.clone());
     }
 
     pub fn remove(&self, module: &str) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(module);
+        write(&self.0).remove(module);
     }
 
     /// The plan of a module that is loaded and granted the outbox. Effects of any other wait.
     pub fn get(&self, module: &str) -> Option<Arc<Plan>> {
-        let plans = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let plans = read(&self.0);
         plans.get(module).filter(|plan| plan.grants.get(Capability::Outbox) == Some(Grant::Served)).cloned()
     }
 
     pub fn all(&self) -> Vec<(Arc<str>, Arc<Plan>)> {
-        let plans = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let plans = read(&self.0);
         plans.iter().map(|(name, plan)| (name.clone(), plan.clone())).collect()
     }
 }

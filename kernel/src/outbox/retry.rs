@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use nexum_host_ifaces::outbox::Progress;
 
+use crate::backoff::backoff;
+
 /// A destination that asks for more patience than this is tried before.
 pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 
@@ -40,10 +42,7 @@ pub(super) fn next_attempt_ms(
     if progress.attempts >= policy.attempts_max {
         return None;
     }
-    let doubled = progress.attempts.saturating_sub(1).min(30);
-    let backoff = policy.backoff_first.saturating_mul(1 << doubled).min(policy.backoff_cap);
-    // Up to a quarter less, so that what failed together does not come again together.
-    let backoff = backoff.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 4.0);
+    let backoff = backoff(policy.backoff_first, policy.backoff_cap, progress.attempts, jitter);
     let wait = after.map_or(backoff, |after| after.min(RETRY_AFTER_MAX).max(backoff));
     let at = now_ms.saturating_add(wait.as_millis() as u64);
     let until = progress.first_attempt_ms.saturating_add(policy.age_max.as_millis() as u64);

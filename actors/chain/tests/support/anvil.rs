@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -12,7 +11,7 @@ use std::{
 
 use alloy::transports::http::reqwest;
 use nexum_host_ifaces::Hash;
-use nexum_testkit::free_port;
+use nexum_testkit::{anvil, free_port};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt},
@@ -37,17 +36,11 @@ pub struct Anvil {
     client: reqwest::Client,
 }
 
-#[allow(clippy::disallowed_methods, reason = "where the node is may be told by the environment")]
-fn program() -> PathBuf {
-    let home = std::env::var("HOME").unwrap_or_default();
-    std::env::var("NEXUM_ANVIL").map_or_else(|_| PathBuf::from(home).join(".cache/nexum/bin/anvil"), PathBuf::from)
-}
-
 /// Starts the node and waits until it listens. The launcher may be a script, so the node gets its own process group.
 fn launch(port: u16, arguments: &[String]) -> Child {
     use std::os::unix::process::CommandExt;
-    let mut child = Command::new(program())
-        .args(["--port", &port.to_string(), "--no-mining", "--order", "fifo"])
+    let mut child = anvil(port)
+        .args(["--order", "fifo"])
         .args(arguments)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -34,6 +34,22 @@ pub struct ModuleSpec {
     pub adopt_state: bool,
 }
 
+impl ModuleSpec {
+    /// A bundle about which the operator changes nothing.
+    pub fn new(source: PathBuf) -> Self {
+        Self {
+            source,
+            denied: Vec::new(),
+            ceiling: None,
+            config: BTreeMap::new(),
+            extra_methods: Vec::new(),
+            record: None,
+            component: None,
+            adopt_state: false,
+        }
+    }
+}
+
 impl fmt::Debug for ModuleSpec {
     /// Without the values of its configuration, of which some may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

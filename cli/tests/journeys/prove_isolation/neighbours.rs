@@ -106,7 +106,7 @@ impl Neighbour {
             COMPILER => {
                 let name = format!("{mode}-{turn}");
                 // Another component each time.
-                let component = bomb(3_000 + u32::try_from(turn).unwrap(), 200, 200);
+                let component = bomb(3_000 + turn, 200, 200);
                 let bundle = setup.write_bundle_of(&component, &name);
                 (name, bundle)
             }
