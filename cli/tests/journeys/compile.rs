@@ -243,6 +243,29 @@ fn a_component_whose_instances_would_take_much_memory_is_refused() {
 }
 
 #[test]
+fn a_component_that_imports_more_than_is_hosted_is_refused_and_another_one_loads_meanwhile() {
+    let setup = Setup::new();
+    // A few bytes for each import, and two hundred resources in each.
+    let items = setup.write_bundle_of(&wasm::importing_resources(999, 200), "items");
+    let resources = setup.write_bundle_of(&wasm::importing_resources(2, 200), "resources");
+    let late = setup.write_bundle("recorder", "late", &[]);
+    let engine = engine_with(setup, "", &items);
+    for bundle in [&resources, &late] {
+        engine.ctl(&["module", "load", bundle.to_str().unwrap()]);
+    }
+    engine.module_until("late", "runs", |node| node["events_processed"].as_u64() > Some(3));
+    for (module, what) in
+        [("items", "2000 items, those in its interfaces among them"), ("resources", "256 types of resources")]
+    {
+        let error = dead_of(&engine, module);
+        assert!(error.ends_with(&format!("the component imports more than {what}")), "{error}");
+    }
+    let most = engine.memory_bytes_max();
+    assert!(most < 512 << 20, "{most}");
+    engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
+}
+
+#[test]
 fn while_one_component_compiles_others_run_and_it_ends_with_its_engine() {
     let setup = Setup::new();
     let source = setup.write_bundle_of(&bomb(3_000, 200, 200), "slow");

@@ -223,8 +223,8 @@ fn an_answer_over_http_comes_from_the_recording() {
     assert_eq!((code, receiver.hits().len()), (0, took), "the receiver was asked: {said:#}");
 }
 
-/// The component with one more core module, whose start function traps.
-fn traps_at_start(component: &[u8]) -> Vec<u8> {
+/// The component with one more core module, whose start function has this name and traps.
+fn traps_at_start(component: &[u8], name: &str) -> Vec<u8> {
     const CORE_MODULE: u8 = 1;
     let (mut rest, mut modules) = (&component[8..], 0);
     while let [id, body @ ..] = rest {
@@ -234,20 +234,22 @@ fn traps_at_start(component: &[u8]) -> Vec<u8> {
         rest = &body[length + bytes..];
     }
     let [types, functions, code] = wasm::trapping();
-    let core = wasm::core_module(&[types, functions, wasm::section(8, &[0]), code]);
+    // The names of its functions: one, of the first.
+    let names = wasm::section(1, &[&[1, 0][..], &wasm::string(name)].concat());
+    let core = wasm::core_module(&[types, functions, wasm::section(8, &[0]), code, wasm::custom("name", &names)]);
     // The core module, and an instance of it.
     [component, &core, &wasm::section(2, &[1, 0, modules, 0])].concat()
 }
 
 /// Puts that component into a bundle.
-fn spoil(bundle: &Path) {
-    put_component(bundle, &traps_at_start(&fs::read(bundle.join("module.wasm")).unwrap()));
+fn spoil(bundle: &Path, name: &str) {
+    put_component(bundle, &traps_at_start(&fs::read(bundle.join("module.wasm")).unwrap(), name));
 }
 
 #[test]
 fn what_fails_before_init_is_kept_too() {
     let setup = Setup::new().mock(31337, CHAIN).module("recorder", "m", &[]);
-    spoil(&setup.dir.path().join("m"));
+    spoil(&setup.dir.path().join("m"), "start");
     let engine = setup.start();
     engine.module_until("m", "fails", |node| node["restarts"].as_u64() > Some(0));
     let list = engine.json(&["crash", "list", "m"]);
@@ -257,6 +259,38 @@ fn what_fails_before_init_is_kept_too() {
     assert!(engine.metric("nexum_events_failed_total", &[("module", "m"), ("event_type", "init")]) > 0.0);
     let (code, said) = replay(&["m", "--last-crash", "--state-dir", &state(&engine)]);
     assert_eq!((code, &said["equal"]), (0, &true.into()), "{said:#}");
+}
+
+/// A name is a stranger's. Written out, the first of these has half a gigabyte.
+#[test]
+fn the_name_of_a_function_that_traps_is_shown_up_to_a_length_and_written_out_when_it_is_of_rust() {
+    // A C++ name each of whose levels names the one below thirteen times.
+    let level = |nth: usize| format!("S_I{}E", format!("S{nth}_").repeat(13));
+    let explosive = format!("_Z1f1AIiE{}", (0..7).map(level).collect::<String>());
+    let of_rust = format!("_ZN{}17h0123456789abcdefE", "10abcdefghij".repeat(200));
+    let long = "x".repeat(50_000);
+    let modules = [
+        ("explosive", &explosive, format!("!{explosive}")),
+        ("of-rust", &of_rust, format!("!{}", "abcdefghij::".repeat(33))),
+        ("long", &long, format!("!{}", &long[..400])),
+    ];
+    let mut setup = Setup::new().mock(31337, CHAIN).module("recorder", "witness", &[]);
+    for &(module, name, _) in &modules {
+        setup = setup.module("recorder", module, &[QUICK]);
+        spoil(&setup.dir.path().join(module), name);
+    }
+    let engine = setup.start();
+    for &(module, _, ref shown) in &modules {
+        engine.module_until(module, "fails", |node| node["restarts"].as_u64() > Some(0));
+        let crash = engine.ctl(&["crash", "show", module]);
+        let line = crash.lines().find(|line| line.contains("<unknown>!")).unwrap_or_else(|| panic!("{crash}"));
+        assert!(line.contains(shown) && line.len() < 1_024, "{line}");
+    }
+    let tree = engine.ctl(&["tree"]);
+    assert!(tree.len() < 16 << 10, "{tree}");
+    let most = engine.memory_bytes_max();
+    assert!(most < 256 << 20, "{most}");
+    engine.module_until("witness", "runs", |node| node["events_processed"].as_u64() > Some(3));
 }
 
 #[test]
@@ -270,7 +304,7 @@ fn a_version_that_an_upgrade_refuses_leaves_a_crash() {
         dir
     };
     let (traps, spoilt) = (write("traps", "mode = \"init-flush-trap\""), write("spoilt", "mode = \"good\""));
-    spoil(&spoilt);
+    spoil(&spoilt, "start");
     let engine = setup.start();
     engine.module_until("m", "runs", |node| node["state"] == "RUN");
     for (count, (bundle, error)) in [(&traps, "trap"), (&spoilt, "in start")].into_iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::engine::{Engine, FAST_CHAIN, Setup};
+use super::engine::{Engine, FAST_CHAIN, Setup, eventually};
 
 pub const QUICK: (&str, &str) = ("backoff = [\"1s\", \"5m\"]", "backoff = [\"10ms\", \"50ms\"]");
 const BUDGET: (&str, &str) = ("max_consecutive_failures = 10", "max_consecutive_failures = 4");
@@ -82,6 +82,48 @@ fn a_module_that_rewrites_more_than_its_journal_may_keep_fails_instead_of_fillin
     let engine = setup.module("recorder", "witness", &[]).start();
     let node = assert_dead(&engine, "rewrite-bomb", "journal quota");
     assert_eq!(node["dead_letters"], 1, "what it fails at is set aside like any event: {node:#}");
+    engine.module_until("witness", "handles blocks", |node| node["events_processed"].as_u64() > Some(5));
+    assert_handled_every_block(&engine, "witness");
+}
+
+/// The listings of an event take seconds together, and cost too little fuel for it to give its thread back for that. Did
+/// it keep the thread until it is done, nobody could end it at its deadline.
+#[test]
+fn a_call_that_takes_its_time_again_and_again_keeps_no_thread_past_the_deadline() {
+    let lists = ("mode = \"good\"", "mode = \"list-bomb\"\nkeys = 150_000\nrepeat = 60");
+    let short = ("event_deadline = \"2s\"", "event_deadline = \"200ms\"");
+    let patient = ("max_consecutive_failures = 10", "max_consecutive_failures = 1000000");
+    let setup = Setup::new().mock(31337, FAST_CHAIN).module("recorder", "witness", &[]);
+    let engine = setup.module("hostile", "list-bomb", &[lists, short, patient, QUICK]).start();
+    eventually("it lists", || match engine.state_value("list-bomb", "gone") {
+        Some(gone) if gone == 150_000 => Ok(()),
+        gone => Err(format!("{gone:?} keys are gone: {:#}", engine.module("list-bomb"))),
+    });
+    let [failed, handled] = [("list-bomb", "events_failed"), ("witness", "events_processed")]
+        .map(|(module, count)| engine.module(module)[count].as_u64().unwrap());
+    engine.module_until("list-bomb", "is ended while it lists", |node| {
+        let error = node["last_error"].as_str().unwrap_or_default();
+        node["events_failed"].as_u64() > Some(failed) && error.contains("deadline: block took longer than 200ms")
+    });
+    engine.module_until("witness", "goes on", |node| node["events_processed"].as_u64() > Some(handled + 20));
+    assert_handled_every_block(&engine, "witness");
+    assert_eq!(engine.module("witness")["events_failed"], 0);
+    assert!(engine.get("health_listen", "/live").starts_with("HTTP/1.1 200"));
+    assert!(engine.get("health_listen", "/health").starts_with("HTTP/1.1 "), "it answers");
+}
+
+#[test]
+fn a_listing_costs_what_it_goes_past_and_an_event_that_goes_past_too_much_fails() {
+    // Of the few bytes that its keys have alone, two hundred listings would be allowed.
+    let lists = ("mode = \"list-deleted\"", "mode = \"list-deleted\"\nkeys = 20_000\nrepeat = 200");
+    let setup = hostile(Setup::new().mock(31337, FAST_CHAIN), "list-deleted", &[BUDGET, LONG, lists]);
+    let engine = setup.module("recorder", "witness", &[]).start();
+    let told = "more than 268435456 bytes read and copied for answers of host calls in one event";
+    let node = assert_dead(&engine, "list-deleted", told);
+    assert_eq!(node["dead_letters"], 1, "{node:#}");
+    let letters = engine.json(&["dlq", "list", "list-deleted"]);
+    let letter = engine.ctl(&["dlq", "show", "list-deleted", &letters[0]["seq"].to_string()]);
+    assert!(letter.contains(told), "{letter}");
     engine.module_until("witness", "handles blocks", |node| node["events_processed"].as_u64() > Some(5));
     assert_handled_every_block(&engine, "witness");
 }

@@ -108,8 +108,8 @@ struct Report {
 }
 
 /// Fifty ordinary modules, these neighbours in turns, and the end while all of them are at it. `below`: where the
-/// state is kept instead of with the system's temporary files. A compiler among others is there for the end alone: it has
-/// nearly the weight of a module, so that its own component is not late on a busy machine, and would hide what others do.
+/// state is kept instead of with the system's temporary files. One that would hide what others do is, among others,
+/// there for the end alone.
 fn prove(modes: &[&'static str], rounds: usize, blocks: usize, below: Option<&Path>) -> Report {
     let silent = Silent::start();
     let setup = below.map_or_else(Setup::new, Setup::below).with("module_histograms = true");
@@ -134,7 +134,7 @@ fn prove(modes: &[&'static str], rounds: usize, blocks: usize, below: Option<&Pa
     turns.quiet.push(phase(&engine, blocks));
     for _ in 0..rounds {
         let mut taking_part: Vec<&mut Neighbour> =
-            neighbours.iter_mut().filter(|neighbour| modes.len() == 1 || !neighbour.is_compiler()).collect();
+            neighbours.iter_mut().filter(|neighbour| modes.len() == 1 || !neighbour.hides_others()).collect();
         taking_part.iter_mut().for_each(|neighbour| neighbour.load(&engine, &silent));
         taking_part.iter().for_each(|neighbour| neighbour.is_at_it(&engine, &silent));
         turns.hostile.push(phase(&engine, blocks));
@@ -153,9 +153,11 @@ fn prove(modes: &[&'static str], rounds: usize, blocks: usize, below: Option<&Pa
         assert_eq!((&node["events_failed"], &node["dead_letters"]), (&0.into(), &0.into()), "{node:#}");
     }
 
-    // All of them once more, for the end.
-    neighbours.iter_mut().for_each(|neighbour| neighbour.load(&engine, &silent));
-    neighbours.iter().for_each(|neighbour| neighbour.is_at_it(&engine, &silent));
+    // All of them once more, for the end. Those that hide others come last.
+    for neighbour in &mut neighbours {
+        neighbour.load(&engine, &silent);
+        neighbour.is_at_it(&engine, &silent);
+    }
     stop.store(true, Ordering::Relaxed);
     let mut probes = probing.join().unwrap();
     probes.sort();

@@ -26,7 +26,8 @@ use tokio::{
 };
 use tokio_tungstenite::{WebSocketStream, accept_async, connect_async, tungstenite::Message};
 
-use answers::Outcome;
+use answers::{Outcome, refused};
+pub use bytes::Flood;
 
 /// How an endpoint misbehaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub enum Fault {
     NewHeads(Notice),
     /// These get answers of 300 MB to `eth_getLogs`.
     Huge(Whom),
+    /// Over a WebSocket it answers nothing, and floods every new one.
+    Flooded(Flood),
     /// Everybody is sent to this port of the loopback.
     Redirect(u16),
     /// All answers are compressed, which nobody asked for.
@@ -317,17 +320,6 @@ async fn answering(shared: &Shared) -> Option<Fault> {
     fault.wait_for(|fault| *fault != Fault::Stall).await.ok().map(|fault| *fault)
 }
 
-/// What a fault says with a status instead of an answer.
-fn refused(fault: Fault, path: &str) -> Option<(u16, String, String)> {
-    match fault {
-        Fault::Status(429) => Some((429, "retry-after: 1\r\n".to_owned(), "go away".to_owned())),
-        Fault::Status(status) => Some((status, String::new(), "go away".to_owned())),
-        Fault::Redirect(port) => Some((302, format!("location: http://127.0.0.1:{port}/\r\n"), String::new())),
-        Fault::Forbidden(Whom::Everybody) => Some((403, String::new(), answers::forbidden(path))),
-        _ => None,
-    }
-}
-
 async fn http(stream: TcpStream, shared: &Shared) -> Option<()> {
     let mut stream = BufReader::new(stream);
     while let Some((head, body)) = read_message(&mut stream).await {
@@ -406,7 +398,12 @@ async fn ask_node(shared: &Shared, request: &Value) -> Option<Value> {
 type Client = SplitSink<WebSocketStream<TcpStream>, Message>;
 
 async fn websocket(stream: TcpStream, shared: &Shared, path: &str) -> Option<()> {
-    let (mut to_client, mut from_client) = accept_async(stream).await.ok()?.split();
+    let client = accept_async(stream).await.ok()?;
+    let fault = *shared.fault.borrow();
+    if let Fault::Flooded(flood) = fault {
+        return bytes::flood(client, flood).await;
+    }
+    let (mut to_client, mut from_client) = client.split();
     // Only subscriptions need the node's own WebSocket.
     let node = format!("ws://127.0.0.1:{}", shared.node());
     let (mut to_node, mut from_node) = connect_async(node).await.ok()?.0.split();
@@ -425,7 +422,7 @@ async fn websocket(stream: TcpStream, shared: &Shared, path: &str) -> Option<()>
                         to_client.send(Message::Text(refusal.to_string().into())).await.ok()?;
                         continue;
                     }
-                    if refused(fault, path).is_some() {
+                    if matches!(fault, Fault::Flooded(_)) || refused(fault, path).is_some() {
                         return None;
                     }
                     if request["method"] == "eth_subscribe" && fault == Fault::NewHeads(Notice::Unanswered) {

@@ -21,9 +21,11 @@ use crate::{
 
 /// The one that is never loaded: its component keeps the compiler busy.
 pub const COMPILER: &str = "compile-bomb";
+/// The one whose calls of the host take long.
+const LISTER: &str = "list-bomb";
 /// Each is a mode of the guest `hostile`, but for `dns-bomb`, which is `http-bomb` with another name in each request,
 /// and the compiler's.
-const MODES: [&str; 18] = [
+const MODES: [&str; 19] = [
     "fuel",
     "memory",
     "stack",
@@ -41,6 +43,7 @@ const MODES: [&str; 18] = [
     "rpc-bomb",
     "http-bomb",
     "dns-bomb",
+    LISTER,
     COMPILER,
 ];
 /// They fail for as long as it takes.
@@ -126,6 +129,13 @@ impl Neighbour {
         self.mode == COMPILER
     }
 
+    /// Whether others do less beside it than they would, which nobody would see. A compiler has nearly the weight of a
+    /// module, so that its own component is not late on a busy machine. Calls that take long give a slow thread back
+    /// after a tenth of a second, where others have it for 50 µs.
+    pub fn hides_others(&self) -> bool {
+        [COMPILER, LISTER].contains(&self.mode)
+    }
+
     /// What the process may take for it, MiB: its own memory as its manifest allows it, and the arguments (16) and the
     /// answer (8) of one call. What is compiled takes the compiler's memory.
     pub fn allowed_mib(&self) -> u64 {
@@ -141,7 +151,7 @@ impl Neighbour {
         self.taken = silent.taken();
         let (name, bundle) = &self.turns[self.turn];
         // What it did before shows nothing.
-        for key in ["flushed", "rewritten", "refused-after", "rpc/ok"] {
+        for key in ["flushed", "rewritten", "refused-after", "rpc/ok", "gone"] {
             assert!(engine.try_ctl(&["state", "get", name, key]).is_err(), "{name} has {key} already");
         }
         engine.ctl(&["module", "load", bundle.to_str().unwrap()]);
@@ -206,6 +216,11 @@ impl Neighbour {
                     |result| engine.metric("nexum_egress_requests_total", &[("module", name), ("result", result)]);
                 let lookups = engine.metric("nexum_egress_dns_lookups", &[]);
                 at_least(asked("unavailable") + asked("timeout") + lookups, 4.0, "lookups")
+            }
+            LISTER => {
+                // All that it lists by default is gone.
+                counts(engine, name, "gone", 20_000)?;
+                fails(&[LATE])
             }
             COMPILER => compiles(engine),
             other => panic!("nothing shows what {other} does"),

@@ -9,7 +9,8 @@ use crate::{
     anvil::Anvil,
     engine::eventually,
     proxy::{
-        Fault::{self, Forbidden, Forms, Gzip, Huge, Redirect},
+        Fault::{self, Flooded, Forbidden, Forms, Gzip, Huge, Redirect},
+        Flood,
         Form::{self, *},
         Whom,
     },
@@ -125,6 +126,34 @@ fn prove_outage_of_huge_answers_to_the_engine() {
         let grown = bed.engine.memory_bytes_max().saturating_sub(before) >> 20;
         println!("{place:?}: {grown} MB more while answers of 300 MB came");
         assert!(grown < 300, "{grown} MB more");
+        bed.recovers();
+    }
+}
+
+/// What no node sends as one message ends the connection, and takes no more than a long answer may.
+#[test]
+fn prove_outage_of_floods_over_a_websocket() {
+    let floods = [(Flood::Answers, "nonsense"), (Flood::Announced, "too-large"), (Flood::Endless, "too-large")];
+    for (flood, kind) in floods {
+        // Whatever takes as long as that was not noticed.
+        let mut bed = Plan::at(ws(0, 1)).rpc("timeout = \"30s\"").start();
+        bed.grow();
+        let before = bed.engine.memory_bytes_max();
+        bed.bad().set(Flooded(flood));
+        let labels = [("endpoint", bed.bad_name()), ("kind", kind)];
+        eventually(&format!("{flood:?} is refused twice"), || {
+            // The connection from before ends when something is asked over it.
+            bed.anvil.mine();
+            let live = bed.engine.get("health_listen", "/live");
+            assert!(live.starts_with("HTTP/1.1 200"), "{flood:?}: {live}");
+            match bed.engine.metric("nexum_endpoint_errors_total", &labels) {
+                refused if refused >= 2.0 => Ok(()),
+                _ => Err(bed.engine.endpoint(bed.bad_name()).to_string()),
+            }
+        });
+        let grown = bed.engine.memory_bytes_max().saturating_sub(before) >> 20;
+        println!("{flood:?}: {grown} MB more");
+        assert!(grown < 200, "{flood:?}: {grown} MB more");
         bed.recovers();
     }
 }

@@ -37,6 +37,17 @@ pub fn forbidden(path: &str) -> String {
     format!("the key {key} of {path} may not be used; see https://example.org{path}?key={key}")
 }
 
+/// What a fault says with a status instead of an answer.
+pub fn refused(fault: Fault, path: &str) -> Option<(u16, String, String)> {
+    match fault {
+        Fault::Status(429) => Some((429, "retry-after: 1\r\n".to_owned(), "go away".to_owned())),
+        Fault::Status(status) => Some((status, String::new(), "go away".to_owned())),
+        Fault::Redirect(port) => Some((302, format!("location: http://127.0.0.1:{port}/\r\n"), String::new())),
+        Fault::Forbidden(Whom::Everybody) => Some((403, String::new(), forbidden(path))),
+        _ => None,
+    }
+}
+
 /// Whether a request is one of the test modules', not the engine's own.
 fn is_modules(request: &Value) -> bool {
     let method = request["method"].as_str().unwrap_or_default();

@@ -1,15 +1,18 @@
 //! Answers by the byte: compressed ones, and such as nobody has room for.
 
-use futures::SinkExt;
+use futures::{SinkExt, StreamExt};
 use tokio::{
     io::{AsyncWriteExt, BufReader},
     net::TcpStream,
 };
-use tokio_tungstenite::tungstenite::{
-    Message,
-    protocol::frame::{
-        Frame,
-        coding::{Data, OpCode},
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        protocol::frame::{
+            Frame,
+            coding::{Data, OpCode},
+        },
     },
 };
 
@@ -21,6 +24,22 @@ const PIECE_BYTES: usize = 1 << 20;
 /// The longest piece that one stored block of a compressed stream may have.
 const STORED_BYTES_MAX: usize = 65_535;
 const BEGINNING: &str = r#"{"jsonrpc":"2.0","id":1,"result":["#;
+/// An answer to nothing that was asked, and how many of them are one message of 46 MiB: a single answer may be longer.
+const ANSWER: &str = r#"{"jsonrpc":"2.0","id":9007199254740991,"result":null}"#;
+const ANSWERS: usize = 900_000;
+/// What a frame is said to have, bytes.
+const ANNOUNCED_BYTES: u64 = 1 << 30;
+
+/// How a WebSocket is flooded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flood {
+    /// With one message of very many small answers.
+    Answers,
+    /// With a frame that is said to have a gigabyte, of which nothing comes.
+    Announced,
+    /// With a message in frames without content, and without end.
+    Endless,
+}
 
 /// The bytes in a gzip stream that compresses nothing.
 pub fn gzip(body: &[u8]) -> Vec<u8> {
@@ -70,4 +89,28 @@ pub async fn huge_message(to_client: &mut Client) -> Option<()> {
         to_client.send(frame(vec![b' '; PIECE_BYTES], Data::Continue, false)).await.ok()?;
     }
     to_client.send(frame(b"]}".to_vec(), Data::Continue, true)).await.ok()
+}
+
+/// Floods a WebSocket as soon as something is asked over it, as far as the other side reads on.
+pub async fn flood(mut client: WebSocketStream<TcpStream>, flood: Flood) -> Option<()> {
+    client.next().await?.ok()?;
+    let stream = client.get_mut();
+    // A text in one frame, whose length has eight bytes.
+    let beginning = |bytes: u64| [&[0x81_u8, 127][..], &bytes.to_be_bytes()].concat();
+    match flood {
+        Flood::Answers => {
+            let text = format!("[{}]", vec![ANSWER; ANSWERS].join(","));
+            stream.write_all(&beginning(text.len() as u64)).await.ok()?;
+            stream.write_all(text.as_bytes()).await.ok()?;
+        }
+        Flood::Announced => stream.write_all(&beginning(ANNOUNCED_BYTES)).await.ok()?,
+        Flood::Endless => {
+            // The beginning of a text, and nothing more of it.
+            stream.write_all(&[0x01, 0]).await.ok()?;
+            while stream.write_all(&[0; 16 << 10]).await.is_ok() {}
+        }
+    }
+    // Until the other side hangs up.
+    while client.next().await.is_some_and(|message| message.is_ok()) {}
+    None
 }
