@@ -1,6 +1,6 @@
 //! Opening the database: options, the lock, the format version, and errors that say what to do.
 //!
-//! Invariant: a directory that held a store is never mistaken for an empty one, and a store of a newer format is not
+//! Invariant: a directory that held a store is never mistaken for an empty one, and a store of another format is not
 //! written to.
 
 use std::{
