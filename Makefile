@@ -282,7 +282,7 @@ prove-languages: test-deps guests languages ## build a module in Python and one 
 
 STORE_FORMAT := v$(shell sed -n 's/.*const FORMAT_VERSION: u16 = \([0-9]*\);/\1/p' actors/store/src/open.rs)
 .PHONY: golden
-golden: test-deps guests ## write fixtures/state/vN with this version, once per store format; every later version must open it
+golden: test-deps guests ## write fixtures/state/vN with this version, once per store format; every version that reads the format must open it
 	@NEXUM_GOLDEN=$(STORE_FORMAT) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(golden_write)'
 
 .PHONY: prove-outbox

@@ -107,10 +107,8 @@ pub struct EndpointStatus {
     pub name: String,
     pub connected: bool,
     /// For how long it has been so; absent for one that never was connected.
-    #[serde(default)]
     pub since_ms: Option<u64>,
     /// How often it was lost in the last ten minutes.
-    #[serde(default)]
     pub losses: u32,
     /// Connected, and not demoted.
     pub healthy: bool,
@@ -127,7 +125,6 @@ pub struct EndpointStatus {
     pub demotions: u64,
     pub last_error: Option<String>,
     /// How much it was found to take at once, where that is less than is configured.
-    #[serde(default)]
     pub learnt: Vec<String>,
 }
 

@@ -166,16 +166,16 @@ mod tests {
             ledger.seal(Outcome { event, moved: Some((source, after)), ..outcome(1) }).entry.goes_back()
         };
         let block = || outcome(1).event;
-        let reorg = EventId::NthReorg { chain_id: 1, old_head: Hash([1; 32]), new_head: Hash([2; 32]), nth: 1 };
+        let reorg = EventId::Reorg { chain_id: 1, old_head: Hash([1; 32]), new_head: Hash([2; 32]), nth: 1 };
         assert!(!goes_back(chain(8, Part::Block), chain(8, Part::Block), block()));
         assert!(!goes_back(chain(8, Part::Logs), chain(8, Part::Block), block()));
         assert!(!goes_back(chain(8, Part::Block), chain(9, Part::Logs), block()));
         assert!(goes_back(chain(8, Part::Block), chain(8, Part::Logs), block()));
         assert!(goes_back(chain(8, Part::Logs), chain(7, Part::Block), block()));
         assert!(!goes_back(chain(8, Part::Block), chain(7, Part::Block), reorg));
-        let outbox = |number| Cursor::Outbox { number };
-        assert!(!goes_back(outbox(4), outbox(5), block()));
-        assert!(goes_back(outbox(4), outbox(3), block()));
+        let number = |number| Cursor::Number { number };
+        assert!(!goes_back(number(4), number(5), block()));
+        assert!(goes_back(number(4), number(3), block()));
         let cron = |fired_at| Cursor::Cron { fired_at };
         assert!(!goes_back(cron(4), cron(3), block()));
     }

@@ -43,7 +43,7 @@ pub const LINES_MAX: usize = 256;
 pub const LINE_TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// What a file with a recording begins with; the number is that of the layout.
-const MAGIC: &[u8] = b"nexum recording 1\n";
+const MAGIC: &[u8] = b"nexum recording 2\n";
 
 /// What one call saw of the world.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -119,8 +119,7 @@ pub struct Outcome {
     pub changes: Vec<(String, Option<Vec<u8>>)>,
     /// The first lines.
     pub lines: Vec<LogLine>,
-    /// What it asked to send, each with its digest; absent in recordings of versions that did not keep it.
-    #[serde(skip)]
+    /// What it asked to send, each with its digest; absent when the recording was cut.
     pub effects: Option<Vec<(Sent, Hash)>>,
 }
 
@@ -175,15 +174,7 @@ pub struct Recorded {
     pub state_bytes: u64,
     pub session: Session,
     /// The event that its effects are named after, when that is another one.
-    #[serde(skip)]
     pub origin: Option<EventId>,
-}
-
-/// What later versions keep besides: it follows the recording, so that each version reads what it knows.
-#[derive(Default, Serialize, Deserialize)]
-struct Besides {
-    effects: Option<Vec<(Sent, Hash)>>,
-    origin: Option<EventId>,
 }
 
 /// What the `init` of an idle instance may hold in memory for a later crash: with 10,000 modules, what an instance itself
@@ -210,10 +201,7 @@ impl Session {
 impl Recording {
     /// The bytes of a file with the recording.
     pub fn encode(&self) -> Result<Vec<u8>, String> {
-        let origin = self.event.as_ref().and_then(|event| event.origin.clone());
-        let besides = Besides { effects: self.outcome.effects.clone(), origin };
-        let bytes = postcard::to_extend(self, MAGIC.to_vec()).and_then(|bytes| postcard::to_extend(&besides, bytes));
-        bytes.map_err(|error| format!("the recording cannot be encoded: {error}"))
+        postcard::to_extend(self, MAGIC.to_vec()).map_err(|error| format!("the recording cannot be encoded: {error}"))
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
@@ -223,16 +211,7 @@ impl Recording {
                 false => "this is no recording".to_owned(),
             });
         };
-        let unreadable = |error| format!("the recording cannot be read: {error}");
-        let (mut recording, rest): (Self, _) = postcard::take_from_bytes(body).map_err(unreadable)?;
-        if !rest.is_empty() {
-            let Besides { effects, origin } = postcard::from_bytes(rest).map_err(unreadable)?;
-            recording.outcome.effects = effects;
-            if let Some(event) = &mut recording.event {
-                event.origin = origin;
-            }
-        }
-        Ok(recording)
+        postcard::from_bytes(body).map_err(|error| format!("the recording cannot be read: {error}"))
     }
 
     /// The same, cut when its encoding would be larger than a recording may be.
@@ -363,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_later_versions_keep_is_read_back_and_may_be_absent() {
+    fn a_recording_reads_back_whole_and_one_of_another_layout_is_refused() {
         let sent = Sent {
             id: "m/init/0".into(),
             key: "k".into(),
@@ -407,9 +386,7 @@ mod tests {
         let bytes = recording.encode().unwrap();
         assert_eq!(Recording::decode(&bytes).unwrap(), recording);
 
-        // As versions wrote it that kept neither.
-        let earlier = postcard::to_extend(&recording, MAGIC.to_vec()).unwrap();
-        let read = Recording::decode(&earlier).unwrap();
-        assert_eq!((read.outcome.effects, read.event.unwrap().origin), (None, None));
+        let other = [&b"nexum recording 1\n"[..], &bytes[MAGIC.len()..]].concat();
+        assert_eq!(Recording::decode(&other).unwrap_err(), "the recording was made by another version of nexum");
     }
 }

@@ -204,12 +204,10 @@ pub struct ModuleInfo {
     pub health: ModuleHealth,
     pub dead_letters: u64,
     /// What these take in the store, bytes.
-    #[serde(default)]
     pub dead_letter_bytes: u64,
     /// Events that are still to be gone through after a rewind.
     pub replay: u64,
     /// Reorgs that it was told of or will be, those of undone units among them: it never becomes less.
-    #[serde(default)]
     pub reorgs: u64,
 }
 
@@ -227,7 +225,6 @@ pub struct StoreStatus {
     /// Whose receipts it writes; none when it signs nothing.
     pub journal_key: Option<PublicKey>,
     /// Absent when the last group of units was written.
-    #[serde(default)]
     pub refusing: Option<RefusedWrites>,
 }
 

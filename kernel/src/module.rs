@@ -462,7 +462,7 @@ impl Running {
     /// units are written in order, so that what is durable is always a prefix of what was handled.
     fn send(&mut self, args: &Args, mut unit: EventUnit) {
         unit.replayed = self.replay.take_done();
-        if let EventId::NthReorg { nth, .. } = unit.entry.event
+        if let EventId::Reorg { nth, .. } = unit.entry.event
             && nth > self.reorgs
         {
             self.reorgs = nth;

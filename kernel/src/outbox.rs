@@ -478,7 +478,7 @@ impl State {
 fn delivery(record: OutcomeRecord) -> Delivery {
     Delivery {
         id: EventId::Outcome { effect: digest(&record.outcome.effect_id), round: record.round },
-        cursor: Cursor::Outbox { number: record.number },
+        cursor: Cursor::Number { number: record.number },
         event: Arc::new(Event::Outcome(record.outcome)),
         seen_ns: 0,
     }

@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_reorg_that_fails_while_the_chain_moves_on_is_one_event() {
         let (mut health, source, policy) = (ModuleHealth::default(), SourceId::new("chain:1"), policy(10, 3));
-        let told = |new_head: u8, nth| EventId::NthReorg {
+        let told = |new_head: u8, nth| EventId::Reorg {
             chain_id: 1,
             old_head: Default::default(),
             new_head: Hash([new_head; 32]),

@@ -123,7 +123,7 @@ fn take_along(companion: &Companion, into: &Path) -> Result<(), RestoreError> {
     put(&content, &into.join(name(companion)))
 }
 
-/// Puts a companion back in one step. A backup of a version that took none along leaves what is there.
+/// Puts a companion back in one step. A store that was copied by hand has none with it, and leaves what is there.
 fn put_back(from: &Path, companion: &Companion) -> Result<(), RestoreError> {
     let kept = from.join(name(companion));
     let content = match fs::read(&kept) {

@@ -94,7 +94,7 @@ pub(crate) fn past(store: &Store, module: ModuleId, end: At, newest: u64) -> Res
     let next = modules::record(&store.db, module)?.seq + 1;
     let kept = (newest + 1).saturating_sub(REWIND_UNITS).min(next);
     let span = |seq| journal::span(&store.db, module, seq);
-    // What an earlier version wrote is older than what is counted, here and below.
+    // Nothing has the number of an oldest one that cannot be read: it goes.
     let is_past = |seq| match span(seq) {
         Ok(span) => span.is_none_or(|span| span.from.all < excess),
         Err(error) => unreadable(module, seq, &error),
@@ -105,7 +105,7 @@ pub(crate) fn past(store: &Store, module: ModuleId, end: At, newest: u64) -> Res
         return Ok(Past { units, recordings: None });
     }
     let from = match span(first) {
-        Ok(span) => span.unwrap_or_default().from,
+        Ok(span) => span.map_or(At::default(), |span| span.from),
         // How much it is too much cannot be told: the next look is at another one.
         Err(error) => {
             unreadable(module, first, &error);
@@ -130,7 +130,7 @@ pub(crate) fn room(store: &Store, module: ModuleId, seq: u64) -> Result<JournalR
     let last = journal::span(&moment, module, newest)?;
     let Some(last) = last.filter(|_| needed <= newest) else { return Ok(JournalRoom { newest, bytes }) };
     let from = match journal::rows(&moment, module, needed).next() {
-        Some(row) => journal::decode_span(&row?.1)?.unwrap_or_default().from,
+        Some(row) => journal::decode_span(&row?.1)?.from,
         None => last.from,
     };
     let taken = last.end().undo().saturating_sub(from.undo());

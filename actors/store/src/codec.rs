@@ -1,7 +1,7 @@
 //! How records become bytes: postcard behind one format byte, so that a later layout can be told apart.
 
 use nexum_host_ifaces::store::StoreError;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const LAYOUT: u8 = 1;
 
@@ -45,28 +45,10 @@ fn body<'a>(bytes: &'a [u8], what: &str) -> Result<&'a [u8], StoreError> {
     }
 }
 
-fn damaged(what: &str, error: &postcard::Error) -> StoreError {
-    StoreError::Failed(format!("{what} cannot be read: {error}"))
-}
-
-/// `what` names the record in errors.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, StoreError> {
-    postcard::from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))
-}
-
-/// Decodes a record that may borrow from the bytes, and hands on the bytes behind it.
-pub(crate) fn decode_first<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<(T, &'a [u8]), StoreError> {
-    decode_rest(body(bytes, what)?, what)
-}
-
-/// Decodes what follows a record, which has no layout byte of its own.
-pub(crate) fn decode_rest<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<(T, &'a [u8]), StoreError> {
-    postcard::take_from_bytes(bytes).map_err(|error| damaged(what, &error))
-}
-
-/// Decodes a record that is all of the bytes, and may borrow from them.
-pub(crate) fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, StoreError> {
-    postcard::from_bytes(body(bytes, what)?).map_err(|error| damaged(what, &error))
+/// A record, or what it begins with, which may borrow from the bytes. `what` names the record in errors.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, StoreError> {
+    let damaged = |error| StoreError::Failed(format!("{what} cannot be read: {error}"));
+    postcard::from_bytes(body(bytes, what)?).map_err(damaged)
 }
 
 #[cfg(test)]

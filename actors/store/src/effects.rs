@@ -96,9 +96,7 @@ pub(crate) fn released_above(
     for row in journal::newest_first(db, module, oldest.seq - 1, modules::record(db, module)?.seq) {
         let entry = journal::decode_entry(&row?.1)?;
         let ours = entry.source.as_ref().is_none_or(|of| of == source);
-        if let (true, EventId::Reorg { .. } | EventId::NthReorg { .. }, Some(Cursor::Chain { number, .. })) =
-            (ours, entry.event, entry.cursor)
-        {
+        if let (true, EventId::Reorg { .. }, Some(Cursor::Chain { number, .. })) = (ours, entry.event, entry.cursor) {
             stood = stood.min(number);
         }
         found.retain(|at, (block, _)| at.seq != entry.seq || (ours && *block <= stood));

@@ -1,6 +1,6 @@
 //! Opening the database: options, the lock, the format version, and errors that say what to do.
 //!
-//! Invariant: a directory that held a store is never mistaken for an empty one, and a store of a newer format is not
+//! Invariant: a directory that held a store is never mistaken for an empty one, and a store of another format is not
 //! written to.
 
 use std::{
@@ -20,13 +20,10 @@ const FORMAT: &[u8] = b"m/format";
 
 /// Version of everything that lies in the directory. It goes up with whatever an older version could not read; layouts of
 /// single records have their own byte besides.
-///
-/// - 3: reorg events have a number, and a module's record says how many there were.
-/// - 2: headers go with the units.
-pub(crate) const FORMAT_VERSION: u16 = 3;
+pub(crate) const FORMAT_VERSION: u16 = 4;
 
-/// The oldest version that is read.
-pub(crate) const FORMAT_OLDEST: u16 = 2;
+/// The oldest version that is read: none before it was ever released.
+pub(crate) const FORMAT_OLDEST: u16 = 4;
 
 /// The log is read again at start: this bounds it to about a second.
 const WAL_BYTES_MAX: u64 = 128 << 20;
@@ -47,8 +44,8 @@ pub enum OpenError {
     )]
     NewerFormat { directory: PathBuf, found: u16 },
     #[error(
-        "{directory} was written by an older nexum (store format {found}, this one reads {FORMAT_OLDEST} to \
-         {FORMAT_VERSION}): run that version, or start with an empty state directory"
+        "{directory} was written by an older nexum (store format {found}, this one reads none before {FORMAT_OLDEST}): \
+         run the version that wrote it, or start with an empty state directory"
     )]
     OlderFormat { directory: PathBuf, found: u16 },
     #[error("{directory} holds something that is not a nexum store: {detail}")]
@@ -116,11 +113,10 @@ pub(crate) fn writable(directory: &Path, options: &Options) -> Result<DB, OpenEr
     let db = DB::open_cf_descriptors(&database_options, directory, families(options))
         .map_err(|error| OpenError::from_database(directory, &error))?;
     let found = format_version(directory, &db)?;
-    if found.is_none() && db.iterator(rocksdb::IteratorMode::Start).next().is_some() {
-        return Err(OpenError::Foreign { directory: directory.to_owned(), detail: "no format version".into() });
-    }
-    if found != Some(FORMAT_VERSION) {
-        // What is written from now on is more than an older version can read.
+    if found.is_none() {
+        if db.iterator(rocksdb::IteratorMode::Start).next().is_some() {
+            return Err(OpenError::Foreign { directory: directory.to_owned(), detail: "no format version".into() });
+        }
         db.put_opt(FORMAT, FORMAT_VERSION.to_be_bytes(), &synced())
             .map_err(|error| OpenError::from_database(directory, &error))?;
     }

@@ -120,7 +120,7 @@ fn undo(
     letters::delete_after(&mut batch, module, to_seq);
     redelivery::replace(&mut batch, module, &queue)?;
     modules::put_record(&mut batch, module, &record, &mut Vec::new())?;
-    if let EventId::NthReorg { nth, .. } = &fork.event {
+    if let EventId::Reorg { nth, .. } = &fork.event {
         modules::put_counters(&mut batch, module, None, Some(*nth))?;
     }
     rewinds::put(&mut batch, module, &rewound(store, module, (last, last_digest), &record)?)?;

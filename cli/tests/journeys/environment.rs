@@ -196,7 +196,7 @@ fn a_read_only_state_directory_is_named_and_loses_nothing() {
 }
 
 #[test]
-fn a_store_of_a_newer_format_is_refused_and_left_alone() {
+fn a_store_of_another_format_is_refused_and_left_alone() {
     let mut engine = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).start();
     engine.module_until("a", "runs", |node| node["events_processed"].as_u64() > Some(3));
     assert!(engine.terminate().success());
@@ -214,6 +214,10 @@ fn a_store_of_a_newer_format_is_refused_and_left_alone() {
     let said = last_words(&mut engine, &store);
     let wanted = format!("written by a newer nexum (store format 999, this one reads up to {known}): run that version");
     assert!(said.contains(&wanted), "{said}");
+    assert_eq!(put(1), 999);
+    engine.spawn();
+    let said = last_words(&mut engine, &store);
+    assert!(said.contains("written by an older nexum (store format 1, this one reads none before "), "{said}");
     put(known);
     engine.launch();
     engine.module_until("a", "runs on", |node| node["state"] == "RUN");

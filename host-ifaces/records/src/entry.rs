@@ -53,13 +53,13 @@ impl JournalEntry {
     /// branches part, and so may a schedule, whose clock was wrong before.
     pub fn goes_back(&self) -> bool {
         match (&self.event, &self.cursor_before, &self.cursor) {
-            (EventId::Reorg { .. } | EventId::NthReorg { .. }, _, _) => false,
+            (EventId::Reorg { .. }, _, _) => false,
             (
                 _,
                 Some(Cursor::Chain { number: before, part: part_before, .. }),
                 Some(Cursor::Chain { number, part, .. }),
             ) => (number, part) < (before, part_before),
-            (_, Some(Cursor::Outbox { number: before }), Some(Cursor::Outbox { number })) => number < before,
+            (_, Some(Cursor::Number { number: before }), Some(Cursor::Number { number })) => number < before,
             _ => false,
         }
     }

@@ -49,8 +49,8 @@ pub enum Cursor {
     },
     /// Milliseconds since the Unix epoch of the last scheduled time handled.
     Cron { fired_at: u64 },
-    /// Number of the last outcome handled.
-    Outbox { number: u64 },
+    /// Of the last event handled, in a source that numbers its events, such as the outcomes of effects.
+    Number { number: u64 },
 }
 
 impl Cursor {
@@ -66,7 +66,7 @@ impl fmt::Display for Cursor {
             Self::Chain { number, part: Part::Block, .. } => write!(f, "{number}"),
             Self::Chain { number, part: Part::Logs, .. } => write!(f, "{number}/logs"),
             Self::Cron { fired_at } => write!(f, "{fired_at}"),
-            Self::Outbox { number } => write!(f, "{number}"),
+            Self::Number { number } => write!(f, "{number}"),
         }
     }
 }
@@ -90,11 +90,13 @@ pub enum EventId {
         source: SourceId,
         fired_at: u64,
     },
-    /// A reorg as versions named it that did not count them: read from their journals and queues, never made.
+    /// A reorg that a module is told of. `nth` counts those of the module, from 1 on and over all chains: a chain may go
+    /// back and forth between the same two heads, and what is sent because of the second time is another effect.
     Reorg {
         chain_id: u64,
         old_head: Hash,
         new_head: Hash,
+        nth: u64,
     },
     /// What became of an effect. `effect` is the digest of its id; `round` counts how often it had ended before.
     Outcome {
@@ -109,14 +111,6 @@ pub enum EventId {
     Retry {
         seq: u64,
     },
-    /// A reorg that a module is told of. `nth` counts those of the module, from 1 on and over all chains: a chain may go
-    /// back and forth between the same two heads, and what is sent because of the second time is another effect.
-    NthReorg {
-        chain_id: u64,
-        old_head: Hash,
-        new_head: Hash,
-        nth: u64,
-    },
 }
 
 impl EventId {
@@ -124,7 +118,7 @@ impl EventId {
     /// moved on; its number is the same.
     pub fn is_again(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::NthReorg { chain_id, nth, .. }, Self::NthReorg { chain_id: other_chain_id, nth: other_nth, .. }) => {
+            (Self::Reorg { chain_id, nth, .. }, Self::Reorg { chain_id: other_chain_id, nth: other_nth, .. }) => {
                 (chain_id, nth) == (other_chain_id, other_nth)
             }
             _ => self == other,
@@ -138,7 +132,7 @@ impl EventId {
             Self::Block { .. } => "block",
             Self::Logs { .. } => "logs",
             Self::Tick { .. } => "tick",
-            Self::Reorg { .. } | Self::NthReorg { .. } => "reorg",
+            Self::Reorg { .. } => "reorg",
             Self::Outcome { .. } => "outcome",
             Self::Advance { .. } => "advance",
             Self::Retry { .. } => "retry",
@@ -161,13 +155,52 @@ impl fmt::Display for EventId {
             Self::Block { chain_id, number, hash } => write!(f, "block:{chain_id}:{number}:{hash}"),
             Self::Logs { chain_id, number, hash } => write!(f, "logs:{chain_id}:{number}:{hash}"),
             Self::Tick { source, fired_at } => write!(f, "tick:{source}:{fired_at}"),
-            Self::Reorg { chain_id, old_head, new_head } => write!(f, "reorg:{chain_id}:{old_head}:{new_head}"),
-            Self::NthReorg { chain_id, old_head, new_head, nth } => {
+            Self::Reorg { chain_id, old_head, new_head, nth } => {
                 write!(f, "reorg:{chain_id}:{old_head}:{new_head}:{nth}")
             }
             Self::Outcome { effect, round } => write!(f, "outcome:{effect}:{round}"),
             Self::Advance { source } => write!(f, "advance:{source}"),
             Self::Retry { seq } => write!(f, "retry:{seq}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoded::encoded;
+
+    fn reorg() -> EventId {
+        EventId::Reorg { chain_id: 1, old_head: Hash([1; 32]), new_head: Hash([2; 32]), nth: 3 }
+    }
+
+    #[test]
+    fn a_reorg_and_a_number_read_as_operators_know_them() {
+        let (old, new) = (Hash([1; 32]), Hash([2; 32]));
+        assert_eq!(reorg().to_string(), format!("reorg:1:{old}:{new}:3"));
+        assert_eq!(serde_json::to_value(reorg()).unwrap()["reorg"]["nth"], 3);
+        let cursor = Cursor::Number { number: 5 };
+        assert_eq!(cursor.to_string(), "5");
+        assert_eq!(serde_json::to_string(&cursor).unwrap(), r#"{"number":{"number":5}}"#);
+    }
+
+    /// Digests are computed from it.
+    #[test]
+    fn the_place_of_every_kind_stays_what_it_is() {
+        let source = || SourceId::new("any");
+        let (chain_id, number, hash) = (1, 2, Hash([3; 32]));
+        let ids = [
+            EventId::Init,
+            EventId::Block { chain_id, number, hash },
+            EventId::Logs { chain_id, number, hash },
+            EventId::Tick { source: source(), fired_at: 4 },
+            reorg(),
+            EventId::Outcome { effect: hash, round: 5 },
+            EventId::Advance { source: source() },
+            EventId::Retry { seq: 6 },
+        ];
+        assert_eq!(ids.map(|id| encoded(&id)[0]), [0, 1, 2, 3, 4, 5, 6, 7]);
+        let cursors = [Cursor::block(number, hash), Cursor::Cron { fired_at: 4 }, Cursor::Number { number }];
+        assert_eq!(cursors.map(|cursor| encoded(&cursor)[0]), [0, 1, 2]);
     }
 }

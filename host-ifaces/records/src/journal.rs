@@ -183,8 +183,7 @@ pub struct JournalPage {
     pub receipts: Vec<Receipt>,
     /// The oldest entry kept; 0 when there is none.
     pub oldest: u64,
-    /// What the kept entries take with what undoes them and their recordings, bytes; those of versions that did not count
-    /// are left out.
+    /// What the kept entries take with what undoes them and their recordings, bytes.
     pub bytes: u64,
     /// The newest entry and its digest, as the module's record has them.
     pub newest: u64,

@@ -37,7 +37,7 @@ impl What<'_> {
         match self {
             Self::Load(component) | Self::Trial(component) => component.hash(&mut hash),
             // It is told with the head of the moment, which another attempt may find moved on.
-            Self::Event(EventId::NthReorg { chain_id, nth, .. }) => (1_u8, chain_id, nth).hash(&mut hash),
+            Self::Event(EventId::Reorg { chain_id, nth, .. }) => (1_u8, chain_id, nth).hash(&mut hash),
             Self::Event(id) => (2_u8, id).hash(&mut hash),
         }
         let name = hash.finish() & ((1 << KIND_SHIFT) - 1);
@@ -105,7 +105,7 @@ mod tests {
     fn a_reorg_that_is_told_with_another_head_is_the_same_event() {
         let told = |head: u8, nth| {
             let new_head = Hash([head; 32]);
-            What::Event(&EventId::NthReorg { chain_id: 1, old_head: Default::default(), new_head, nth }).key()
+            What::Event(&EventId::Reorg { chain_id: 1, old_head: Default::default(), new_head, nth }).key()
         };
         assert_eq!(told(1, 7), told(2, 7));
         assert_ne!(told(1, 7), told(1, 8));

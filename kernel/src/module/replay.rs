@@ -269,7 +269,7 @@ mod tests {
             new_head: block(8),
             released_effects: Vec::new(),
         };
-        let event = EventId::Reorg { chain_id: 2, old_head: Hash([1; 32]), new_head: Hash([2; 32]) };
+        let event = EventId::Reorg { chain_id: 2, old_head: Hash([1; 32]), new_head: Hash([2; 32]), nth: 1 };
         let reorg = ReplayItem { event, told: Some(Box::new(told)), ..item(1, "chain:2", 6, 1) };
         let mut replay = Replay::new(vec![item(0, "chain:2", 6, 1), reorg, item(2, "chain:2", 7, 2)]);
         let source = SourceId::new("chain:2");

@@ -70,7 +70,7 @@ impl Running {
     /// The name of the next reorg. It counts when it is durable: as long as it is not, the same reorg has the same name.
     fn event(&self, reorg: &Reorg) -> EventId {
         let (old_head, new_head) = (reorg.old_head.1, reorg.new_head.1);
-        EventId::NthReorg { chain_id: reorg.chain_id, old_head, new_head, nth: self.reorgs + 1 }
+        EventId::Reorg { chain_id: reorg.chain_id, old_head, new_head, nth: self.reorgs + 1 }
     }
 
     /// Effects of retracted events that may have left the host, of a module whose state stays.

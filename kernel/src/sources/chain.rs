@@ -182,7 +182,7 @@ fn held(heads: &Heads, hold: Hold) -> Option<u64> {
 /// What a reorg says was found out when it came.
 fn known(item: &ReplayItem) -> Option<Event> {
     match (&item.event, &item.told) {
-        (EventId::Reorg { .. } | EventId::NthReorg { .. }, Some(told)) => Some(Event::Reorg((**told).clone())),
+        (EventId::Reorg { .. }, Some(told)) => Some(Event::Reorg((**told).clone())),
         _ => None,
     }
 }

@@ -50,7 +50,7 @@ impl Source for OutcomeSource {
 
     fn position(&self, cursor: &Cursor) -> (u64, Part) {
         match cursor {
-            Cursor::Outbox { number } => (*number, Part::Block),
+            Cursor::Number { number } => (*number, Part::Block),
             other => unreachable!("the position among outcomes is a number, not {other}"),
         }
     }

@@ -123,7 +123,6 @@ fn unknown<'a>(said: &'a Value, known: &Value) -> Option<&'a str> {
 pub struct JournalList {
     pub oldest: u64,
     /// Of all that is kept, with what undoes it and its recordings.
-    #[serde(default)]
     pub bytes: u64,
     pub newest: u64,
     pub digest: Hash,
@@ -161,7 +160,6 @@ pub struct JournalUnit {
     /// The dead letter that the unit handled after all.
     pub resolved: Option<u64>,
     /// What it asked to send, in order.
-    #[serde(default)]
     pub effects: Vec<Sent>,
     /// The oldest receipt that covers the unit; absent when none does yet.
     pub receipt: Option<Receipt>,

@@ -225,17 +225,12 @@ pub struct Effect {
     pub last_error: Option<String>,
     /// The event that sent it was undone by a reorg, after it may have left.
     pub retracted: bool,
-    /// Whether what it carries is still there. It is not of one that was delivered, nor of others that ended long ago.
-    #[serde(default = "kept")]
+    /// Whether what it carries, if anything, is still there. It is not of one that was delivered, nor of others that ended
+    /// long ago.
     pub body_kept: bool,
     /// What is sent; only when one effect is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Value>,
-}
-
-/// What an engine means that does not say.
-fn kept() -> bool {
-    true
 }
 
 /// Bytes as they are shown.

@@ -63,7 +63,7 @@ pub(crate) struct EventIn<'a> {
 }
 
 /// A place in a module's journal, in bytes from the first unit on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct At {
     /// Of everything.
     pub all: u64,
@@ -78,10 +78,8 @@ impl At {
     }
 }
 
-/// Where a unit lies in its module's journal. It follows the record; records of versions that did not bound the journal's
-/// bytes have none, and such a version does not read so far. What is said of recordings follows in turn: before it was,
-/// they counted as what a rewind needs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Where a unit lies in its module's journal. It comes last in the record, whose size is part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Span {
     pub from: At,
     pub bytes: u64,
@@ -98,6 +96,14 @@ impl Span {
     }
 }
 
+/// A journal record with where it lies.
+#[derive(Deserialize)]
+struct Placed<'a> {
+    #[serde(borrow)]
+    event: EventIn<'a>,
+    span: Span,
+}
+
 /// The recording of a unit, as far as its record says something of it: bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recorded {
@@ -105,40 +111,34 @@ pub(crate) enum Recorded {
     LeftOut(usize),
 }
 
-/// Adds to an encoded journal record where it lies.
+/// Adds to an encoded journal record where it lies, which makes it whole.
 pub(crate) fn place(record: &mut Vec<u8>, from: At, recording: Recorded) -> Result<Span, StoreError> {
     let (recorded, left_out) = match recording {
         Recorded::Kept(bytes) => (bytes as u64, 0),
         Recorded::LeftOut(bytes) => (0, bytes as u64),
     };
     let span = Span { from, bytes: (record.len() + UNIT_BYTES) as u64 + recorded, recorded, left_out };
-    let written = (from.all, span.bytes, from.recorded, recorded, left_out);
-    *record = postcard::to_extend(&written, std::mem::take(record))
+    *record = postcard::to_extend(&span, std::mem::take(record))
         .map_err(|error| StoreError::Failed(format!("cannot encode: {error}")))?;
     Ok(span)
 }
 
-/// Where a journal record says that it lies, if it says so.
-pub(crate) fn decode_span(bytes: &[u8]) -> Result<Option<Span>, StoreError> {
-    let (_, rest) = codec::decode_first::<EventIn<'_>>(bytes, RECORD)?;
-    if rest.is_empty() {
-        return Ok(None);
-    }
-    let ((all, bytes), rest) = codec::decode_rest::<(u64, u64)>(rest, RECORD)?;
-    let (from_recorded, recorded, left_out) = match rest.is_empty() {
-        true => (0, 0, 0),
-        false => codec::decode_rest::<(u64, u64, u64)>(rest, RECORD)?.0,
-    };
-    Ok(Some(Span { from: At { all, recorded: from_recorded }, bytes, recorded, left_out }))
+fn decode_placed(bytes: &[u8]) -> Result<Placed<'_>, StoreError> {
+    codec::decode(bytes, RECORD)
+}
+
+/// Where a journal record says that it lies.
+pub(crate) fn decode_span(bytes: &[u8]) -> Result<Span, StoreError> {
+    Ok(decode_placed(bytes)?.span)
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<EventIn<'_>, StoreError> {
-    Ok(codec::decode_first(bytes, RECORD)?.0)
+    Ok(decode_placed(bytes)?.event)
 }
 
 /// The entry alone, which comes first in the record.
 pub(crate) fn decode_entry(bytes: &[u8]) -> Result<JournalEntry, StoreError> {
-    Ok(codec::decode_first(bytes, RECORD)?.0)
+    codec::decode(bytes, RECORD)
 }
 
 /// The records from `seq` on, oldest first.
@@ -165,14 +165,13 @@ pub(crate) fn get(from: &impl Read, id: ModuleId, seq: u64) -> Result<Option<DBP
     from.get(EVENTS, key(id, seq))
 }
 
-/// Where a unit lies in the bytes of the module's journal; `None` when it is not kept, or when an earlier version wrote
-/// it, which did not count.
+/// Where a unit lies in the bytes of the module's journal; `None` when it is not kept.
 pub(crate) fn span(from: &impl Read, id: ModuleId, seq: u64) -> Result<Option<Span>, StoreError> {
     let mut options = from.options();
     // A large record would take the place of everything that is read often.
     options.fill_cache(false);
     let found = from.get_with(EVENTS, key(id, seq), &options)?;
-    found.map(|bytes| decode_span(&bytes)).transpose().map(Option::flatten)
+    found.map(|bytes| decode_span(&bytes)).transpose()
 }
 
 /// Adds an encoded record.
@@ -234,26 +233,17 @@ mod tests {
             undo: Undos(&changes),
         };
         let mut bytes = codec::encode_vec(&out).unwrap();
-        assert_eq!(decode_span(&bytes).unwrap(), None, "as earlier versions wrote it");
+        assert!(decode_span(&bytes).is_err() && decode(&bytes).is_err(), "it does not say where it lies");
         let from = At { all: 1_000, recorded: 300 };
         let span = {
             let mut bytes = bytes.clone();
             let left_out = place(&mut bytes, from, Recorded::LeftOut(70)).unwrap();
-            assert_eq!(decode_span(&bytes).unwrap(), Some(left_out));
+            assert_eq!(decode_span(&bytes).unwrap(), left_out);
             assert_eq!((left_out.left_out, left_out.end().recorded), (70, 300));
             left_out
         };
-        let mut earlier = postcard::to_extend(&(1_000u64, 200u64), bytes.clone()).unwrap();
-        let read = decode_span(&earlier).unwrap().unwrap();
-        assert_eq!(
-            (read.from.undo(), read.end()),
-            (1_000, At { all: 1_200, recorded: 0 }),
-            "as it was before recordings"
-        );
-        earlier.pop();
-        assert!(decode_span(&earlier).is_err());
         let kept = place(&mut bytes, from, Recorded::Kept(50)).unwrap();
-        assert_eq!((kept.from, decode_span(&bytes).unwrap()), (from, Some(kept)));
+        assert_eq!((kept.from, decode_span(&bytes).unwrap()), (from, kept));
         assert!(kept.end().all >= 1_000 + 50 + bytes.len() as u64);
         assert_eq!((kept.end().recorded, kept.end().undo()), (350, span.end().undo()), "with and without the same");
         let read = decode(&bytes).unwrap();

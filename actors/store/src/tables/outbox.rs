@@ -13,6 +13,7 @@ use nexum_host_ifaces::{
     store::{ModuleId, StoreError},
 };
 use rocksdb::WriteBatch;
+use serde::{Deserialize, Serialize};
 
 use super::table::{DEFAULT, Tag, parse_module};
 use crate::{
@@ -21,10 +22,6 @@ use crate::{
 };
 
 const ENTRY: &str = "an outbox entry";
-
-/// Follows an entry that has lost what it carried. An entry that has not ends without it, as every entry did before
-/// bodies were bounded, and such a version reads no further.
-const BARE: u8 = 1;
 
 /// Where entries have their place by the unit that sent them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +54,7 @@ fn misplaced() -> StoreError {
 }
 
 /// An entry as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Shelved {
     pub entry: Entry,
     /// It carried something that is not kept any more.
@@ -71,39 +68,20 @@ impl Shelved {
         Self { bare: stripped != *entry, entry: stripped }
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
-        let (entry, rest) = codec::decode_first(bytes, ENTRY)?;
-        Ok(Self { entry, bare: rest == [BARE] })
-    }
-
-    fn encode(&self) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = codec::encode_vec(&self.entry)?;
-        if self.bare {
-            bytes.push(BARE);
-        }
-        Ok(bytes)
-    }
-
     /// The same for a list.
     pub fn brief(&self) -> Self {
         Self { entry: self.entry.stripped(), bare: self.bare }
     }
 
     pub fn listed(self, progress: Progress, retracted: bool) -> Listed {
-        // Earlier versions dropped the body of a delivered effect, and did not mark it.
-        let delivered = progress.ended.as_ref().is_some_and(|end| end.how == Ended::Delivered);
-        Listed { body_kept: !self.bare && !delivered, entry: self.entry, progress, retracted }
+        Listed { body_kept: !self.bare, entry: self.entry, progress, retracted }
     }
-}
-
-fn get(from: &impl Read, key: &[u8]) -> Result<Option<Shelved>, StoreError> {
-    from.get(DEFAULT, key)?.map(|bytes| Shelved::decode(&bytes)).transpose()
 }
 
 /// The live entry at a location, if it is that effect's: the number of an undone unit is used again.
 pub(crate) fn live_at(from: &impl Read, id: ModuleId, at: Location, effect: &str) -> Result<Option<Entry>, StoreError> {
-    let found: Option<Entry> = from.read(Tag::Outbox.located(id, at), ENTRY)?;
-    Ok(found.filter(|entry| entry.id == effect))
+    let found: Option<Shelved> = from.read(Tag::Outbox.located(id, at), ENTRY)?;
+    Ok(found.map(|shelved| shelved.entry).filter(|entry| entry.id == effect))
 }
 
 /// The ended entry at a location, if it is the effect with that name.
@@ -113,11 +91,12 @@ pub(crate) fn ended_at(
     at: Location,
     name: Hash,
 ) -> Result<Option<Shelved>, StoreError> {
-    Ok(get(from, &Tag::Ended.located(id, at))?.filter(|shelved| digest(&shelved.entry.id) == name))
+    let found: Option<Shelved> = from.read(Tag::Ended.located(id, at), ENTRY)?;
+    Ok(found.filter(|shelved| digest(&shelved.entry.id) == name))
 }
 
 pub(crate) fn retracted(from: &impl Read, id: ModuleId, name: Hash) -> Result<Option<Shelved>, StoreError> {
-    get(from, &Tag::Retracted.named(id, name))
+    from.read(Tag::Retracted.named(id, name), ENTRY)
 }
 
 /// Everything of a module that was retracted, with the bytes that each takes.
@@ -127,7 +106,7 @@ pub(crate) fn all_retracted(
 ) -> impl Iterator<Item = Result<(Shelved, u64), StoreError>> {
     from.rows(DEFAULT, Tag::Retracted.range(id)).map(|row| {
         let (_, bytes) = row?;
-        Ok((Shelved::decode(&bytes)?, bytes.len() as u64))
+        Ok((codec::decode(&bytes, ENTRY)?, bytes.len() as u64))
     })
 }
 
@@ -145,7 +124,7 @@ pub(crate) fn entries(
 
 fn located(row: Result<Row, StoreError>) -> Result<(Location, Shelved, u64), StoreError> {
     let (key, bytes) = row?;
-    Ok((parse_at(&key)?, Shelved::decode(&bytes)?, bytes.len() as u64))
+    Ok((parse_at(&key)?, codec::decode(&bytes, ENTRY)?, bytes.len() as u64))
 }
 
 /// Of every module what was retracted, ended or not, which has no place, then what has not ended.
@@ -155,7 +134,7 @@ pub(crate) fn every(from: &impl Read) -> impl Iterator<Item = Result<(ModuleId, 
             let (key, bytes) = row?;
             let module = parse_module(&key).ok_or_else(misplaced)?;
             let at = if tag == Tag::Outbox { Some(parse_at(&key)?) } else { None };
-            Ok((module, at, codec::decode(&bytes, ENTRY)?))
+            Ok((module, at, codec::decode::<Shelved>(&bytes, ENTRY)?.entry))
         })
     })
 }
@@ -188,8 +167,9 @@ pub(crate) fn is_reopenable(how: Ended) -> bool {
     matches!(how, Ended::Failed | Ended::Cancelled)
 }
 
+/// An entry with all that it carries, as it is kept.
 pub(crate) fn encode(entry: &Entry) -> Result<Vec<u8>, StoreError> {
-    codec::encode_vec(entry)
+    codec::encode_vec(&(entry, false))
 }
 
 /// Adds an encoded live entry.
@@ -203,12 +183,12 @@ pub(crate) fn put_ended(
     at: Location,
     shelved: &Shelved,
 ) -> Result<(), StoreError> {
-    batch.put(Tag::Ended.located(id, at), shelved.encode()?);
+    batch.put(Tag::Ended.located(id, at), codec::encode_vec(shelved)?);
     Ok(())
 }
 
 pub(crate) fn put_retracted(batch: &mut WriteBatch, id: ModuleId, shelved: &Shelved) -> Result<(), StoreError> {
-    batch.put(Tag::Retracted.named(id, digest(&shelved.entry.id)), shelved.encode()?);
+    batch.put(Tag::Retracted.named(id, digest(&shelved.entry.id)), codec::encode_vec(shelved)?);
     Ok(())
 }
 
@@ -222,7 +202,33 @@ pub(crate) fn delete_retracted(batch: &mut WriteBatch, id: ModuleId, name: Hash)
 
 #[cfg(test)]
 mod tests {
+    use nexum_host_ifaces::outbox::{Effect, HttpEffect, Release};
+
     use super::*;
+
+    #[test]
+    fn an_entry_says_whether_it_has_lost_what_it_carried() {
+        let effect =
+            HttpEffect { method: "POST".into(), url: "https://a".into(), headers: Vec::new(), body: Some(vec![7]) };
+        let entry = Entry {
+            id: "x".into(),
+            key: "x".into(),
+            lane: None,
+            release: Release::Committed,
+            block: None,
+            sent_at_ms: 1,
+            effect: Effect::Http(effect),
+        };
+        let whole: Shelved = codec::decode(&encode(&entry).unwrap(), ENTRY).unwrap();
+        assert_eq!(whole, Shelved { entry: entry.clone(), bare: false });
+        let bare = Shelved::bare(&entry);
+        assert!(bare.bare && bare.entry == entry.stripped() && bare.entry != entry);
+        assert_eq!(codec::decode::<Shelved>(&codec::encode_vec(&bare).unwrap(), ENTRY).unwrap(), bare);
+        let nothing = Shelved::bare(&bare.entry);
+        assert!(!nothing.bare, "what carried nothing has lost nothing");
+        let is_kept = |shelved: Shelved| shelved.listed(Progress::default(), false).body_kept;
+        assert_eq!([whole, bare, nothing].map(is_kept), [true, false, true]);
+    }
 
     #[test]
     fn a_key_says_which_place_it_is() {

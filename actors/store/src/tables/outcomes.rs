@@ -36,7 +36,7 @@ pub(crate) fn last(from: &impl Read, id: ModuleId) -> Result<u64, StoreError> {
 /// Number of the newest outcome that the module has handled.
 pub(crate) fn handled(from: &impl Read, id: ModuleId) -> Result<u64, StoreError> {
     Ok(match modules::record(from, id)?.cursors.get(&SourceId::new(SOURCE)) {
-        Some(Cursor::Outbox { number }) => *number,
+        Some(Cursor::Number { number }) => *number,
         _ => 0,
     })
 }

@@ -148,7 +148,7 @@ pub(crate) fn last_crash(from: &impl Read, id: ModuleId) -> Result<u64, StoreErr
 /// The recording of a crash.
 pub(crate) fn crash(from: &impl Read, id: ModuleId, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
     match from.get(RECORDINGS, key(id, true, number))? {
-        Some(bytes) => Ok(Some(codec::decode_borrowed::<CrashIn<'_>>(&bytes, CRASH)?.recording.0.to_vec())),
+        Some(bytes) => Ok(Some(codec::decode::<CrashIn<'_>>(&bytes, CRASH)?.recording.0.to_vec())),
         None => Ok(None),
     }
 }
@@ -159,7 +159,7 @@ fn crash_rows(from: &impl Read, id: ModuleId) -> Rows<'_> {
 
 /// The crashes kept of a module, oldest first.
 pub(crate) fn crashes(from: &impl Read, id: ModuleId) -> Result<Vec<CrashBrief>, StoreError> {
-    let brief = |row: Result<Row, StoreError>| Ok(codec::decode_borrowed::<CrashIn<'_>>(&row?.1, CRASH)?.brief);
+    let brief = |row: Result<Row, StoreError>| Ok(codec::decode::<CrashIn<'_>>(&row?.1, CRASH)?.brief);
     crash_rows(from, id).map(brief).collect()
 }
 
@@ -169,7 +169,7 @@ pub(crate) fn kept_crashes(from: &impl Read, id: ModuleId) -> Result<Vec<Kept>, 
         let (key, bytes) = row?;
         // One that cannot be read goes in its turn, and keeps no other from being kept.
         let number = parse_key(&key).unwrap_or(0);
-        Ok(match codec::decode_borrowed::<CrashIn<'_>>(&bytes, CRASH) {
+        Ok(match codec::decode::<CrashIn<'_>>(&bytes, CRASH) {
             Ok(crash) => Kept::new(number, crash.brief, bytes.len()),
             Err(_) => {
                 let (event, component, bytes) = ("".into(), Hash::default(), bytes.len() as u64);

@@ -170,10 +170,10 @@ async fn a_backup_takes_its_companions_along_and_a_restore_puts_them_back() {
         assert!(!target.join("beside.json").exists());
         Harness::open(&target).await.close().await;
     }
-    // As a version made it that took nothing along: what is there stays.
-    let old = backup("old").await;
-    std::fs::remove_file(old.join("beside.json")).unwrap();
-    restore(&old, &elsewhere.path().join("store2"), &with(place(&elsewhere))).unwrap();
+    // As somebody copied it who took nothing along: what is there stays.
+    let alone = backup("alone").await;
+    std::fs::remove_file(alone.join("beside.json")).unwrap();
+    restore(&alone, &elsewhere.path().join("store2"), &with(place(&elsewhere))).unwrap();
     assert_eq!(std::fs::read_to_string(place(&elsewhere)).unwrap(), "nothing");
 }
 

@@ -224,7 +224,7 @@ pub fn rewind(module: &Module, to_seq: u64, reply: Reply<Option<Rewound>>) -> St
     let fork = Box::new(Fork {
         source: SourceId::new("chain:1"),
         ancestor: (to_seq, Hash([to_seq as u8; 32])),
-        event: EventId::NthReorg { chain_id: 1, old_head, new_head, nth: 1 },
+        event: EventId::Reorg { chain_id: 1, old_head, new_head, nth: 1 },
         reorg: Reorg {
             chain_id: 1,
             common_ancestor: block.clone(),

@@ -42,7 +42,7 @@ async fn send(harness: &Harness, module: &mut Module, ids: &[&str]) -> u64 {
 /// One unit that handles outcomes up to a number.
 async fn handle_outcome(harness: &Harness, module: &mut Module, number: u64) {
     let mut outcome = module.outcome(Vec::new());
-    outcome.moved = Some((SourceId::new(SOURCE), Cursor::Outbox { number }));
+    outcome.moved = Some((SourceId::new(SOURCE), Cursor::Number { number }));
     let unit = module.ledger.seal(outcome);
     let record = unit.record.clone();
     harness.commit(unit).await.unwrap();
@@ -184,7 +184,7 @@ async fn a_reorg_names_what_it_retracts_of_its_source_and_nothing_that_was_named
     let directory = directory();
     let harness = Harness::open(directory.path()).await;
     let mut module = harness.module("a").await;
-    let reorg = |nth| Some(EventId::NthReorg { chain_id: 1, old_head: Hash([1; 32]), new_head: Hash([2; 32]), nth });
+    let reorg = |nth| Some(EventId::Reorg { chain_id: 1, old_head: Hash([1; 32]), new_head: Hash([2; 32]), nth });
     for (source, event, number, id) in [
         ("latest", None, 9, "stands"),
         ("latest", None, 10, "first 10"),

@@ -154,7 +154,7 @@ async fn at(harness: &Harness, module: &mut Module, source: &str, number: u64, e
     outcome.event = event.unwrap_or(EventId::Block { chain_id: 1, number, hash });
     outcome.moved = Some((source, Cursor::block(number, hash)));
     let mut unit = module.ledger.seal(outcome);
-    if let EventId::NthReorg { .. } = unit.entry.event {
+    if let EventId::Reorg { .. } = unit.entry.event {
         unit.told = Some(Box::new(reorg(number, &["earlier"])));
     }
     let record = unit.record.clone();
@@ -175,7 +175,7 @@ fn reorg(number: u64, released: &[&str]) -> Reorg {
 }
 
 fn reorg_id(number: u64) -> EventId {
-    EventId::NthReorg { chain_id: 1, old_head: Hash([number as u8; 32]), new_head: Hash::default(), nth: number }
+    EventId::Reorg { chain_id: 1, old_head: Hash([number as u8; 32]), new_head: Hash::default(), nth: number }
 }
 
 async fn fork(

@@ -73,7 +73,7 @@ impl SimDisk {
                 if cursors.get(source) != entry.cursor_before.as_ref() {
                     return Err(format!("unit {seq} takes {source} from where it was not"));
                 }
-                let may_go_back = matches!(entry.event, EventId::NthReorg { .. });
+                let may_go_back = matches!(entry.event, EventId::Reorg { .. });
                 if let Some(known) = cursors.get(source).filter(|_| !may_go_back)
                     && !goes_on(known, cursor, source, &entry.kind)
                 {
@@ -115,7 +115,7 @@ fn goes_on(from: &Cursor, to: &Cursor, _: &SourceId, kind: &UnitKind) -> bool {
         }
         (Cursor::Cron { fired_at: a }, Cursor::Cron { fired_at: b }) => a < b || *kind == UnitKind::Advanced,
         // Outcomes are numbered without a gap, and none is passed over.
-        (Cursor::Outbox { number: a }, Cursor::Outbox { number: b }) => a + 1 == *b,
+        (Cursor::Number { number: a }, Cursor::Number { number: b }) => a + 1 == *b,
         _ => false,
     }
 }

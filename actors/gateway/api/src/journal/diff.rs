@@ -29,8 +29,8 @@ impl Side {
     /// An event as every engine names it: each counts the reorgs that it saw.
     fn common(event: &EventId) -> EventId {
         match event {
-            EventId::NthReorg { chain_id, old_head, new_head, nth: _ } => {
-                EventId::Reorg { chain_id: *chain_id, old_head: *old_head, new_head: *new_head }
+            EventId::Reorg { chain_id, old_head, new_head, nth: _ } => {
+                EventId::Reorg { chain_id: *chain_id, old_head: *old_head, new_head: *new_head, nth: 0 }
             }
             other => other.clone(),
         }
@@ -158,7 +158,7 @@ pub fn compare(a: &Side, b: &Side) -> Comparison {
             continue;
         }
         let (a_seq, b_seq) = (Some(entry.seq), Some(other.seq));
-        found.push((at, false, Difference { event: key.0.to_string(), a_seq, b_seq, what }));
+        found.push((at, false, Difference { event: entry.event.to_string(), a_seq, b_seq, what }));
     }
     for places in a.by_source().values() {
         let Some((first, last)) = stretch(places, &a.units, &in_b) else { continue };
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn sources_are_aligned_apart_and_reorgs_may_be_seen_by_one_alone() {
         let heads = (Hash::default(), Hash([1; 32]));
-        let nth = |nth| EventId::NthReorg { chain_id: 1, old_head: heads.0, new_head: heads.1, nth };
+        let nth = |nth| EventId::Reorg { chain_id: 1, old_head: heads.0, new_head: heads.1, nth };
         let reorg = nth(3);
         let a = side(1, &[(block(1), Handled, 1), (tick(5), Handled, 2), (reorg, Handled, 0), (block(2), Handled, 3)]);
         let b = side(1, &[(tick(5), Handled, 2), (block(1), Handled, 1), (block(2), Handled, 3)]);
@@ -332,6 +332,8 @@ mod tests {
         // Each engine has a number of its own for what both saw.
         let both = side(1, &[(nth(1), Handled, 4)]);
         assert_eq!(compare(&both, &side(1, &[(nth(7), Handled, 4)])).common, 1);
-        assert_eq!(compare(&both, &side(1, &[(nth(7), Handled, 5)])).differences, 1);
+        let differing = compare(&both, &side(1, &[(nth(7), Handled, 5)]));
+        assert_eq!(differing.differences, 1);
+        assert_eq!(differing.first.unwrap().event, nth(1).to_string(), "as A names it");
     }
 }
