@@ -74,7 +74,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let network: Arc<dyn Dial> = Arc::new(network.with_certificates(Arc::new(super::certificates::check)));
     for chain in &config.chains {
         let Some(port) = ports.chains.get(&chain.chain_id) else { continue };
-        services.push(chain_service(chain, &ports, port.clone(), &network, &clock, &metrics, &histories)?);
+        services.push(chain_service(chain, &ports, port.clone(), &network, &clock, &metrics, &histories));
     }
     services.push(cron_service(ports.cron.clone(), clock.clone()));
     let (listeners, own) = watch::channel(configured_listeners(config));
@@ -229,33 +229,21 @@ fn chain_service(
     clock: &Arc<dyn Clock>,
     metrics: &ChainMetrics,
     histories: &Histories,
-) -> anyhow::Result<ServiceSpec> {
-    let fixture = match &chain.mock {
-        Some(path) => {
-            let fixture = Fixture::load(path)?;
-            anyhow::ensure!(
-                fixture.chain_id == chain.chain_id,
-                "[[chains]] mock: {} is of chain {}, not {}",
-                path.display(),
-                fixture.chain_id,
-                chain.chain_id
-            );
-            Some(fixture)
-        }
-        None => None,
-    };
+) -> ServiceSpec {
+    let fixture = chain.fixture.clone();
+    assert_eq!(fixture.is_some(), chain.mock.is_some(), "a fixture is read when the configuration is checked");
     let (rpc, network, clock, metrics) = (rpc(chain), network.clone(), clock.clone(), metrics.clone());
     let kept = histories.get(&chain.chain_id).cloned();
     let (headers, history) = (kept.is_some().then(|| ports.store.clone()), kept.unwrap_or_default());
-    Ok(service(format!("chain:{}", chain.chain_id), port, move |supervisor| {
+    service(format!("chain:{}", chain.chain_id), port, move |supervisor| {
         let source = match &fixture {
-            Some(fixture) => nexum_chain::Source::Mock(fixture.clone()),
+            Some(fixture) => nexum_chain::Source::Mock(Fixture::clone(fixture)),
             None => nexum_chain::Source::Rpc(rpc.clone(), network.clone()),
         };
         let (clock, metrics) = (clock.clone(), metrics.clone());
         let args = nexum_chain::Args { source, clock, metrics, history: history.clone(), headers: headers.clone() };
         async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
-    }))
+    })
 }
 
 /// The actor's configuration: its defaults, and what the operator changed.
