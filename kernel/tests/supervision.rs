@@ -130,6 +130,7 @@ async fn kernel_of(
         event_age_threshold: Duration::from_secs(600),
         outbox: Default::default(),
         jitter: Arc::new(|| 0.5),
+        unloaded: Arc::new(|_: &str| ()),
     })
     .await
     .unwrap()

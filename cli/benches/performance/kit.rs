@@ -333,6 +333,7 @@ impl Bed {
             event_age_threshold: Duration::from_secs(600),
             outbox: Default::default(),
             jitter: Arc::new(|| 0.5),
+            unloaded: Arc::new(|_: &str| ()),
         })
         .await
         .unwrap();

@@ -78,7 +78,8 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     }
     services.push(cron_service(ports.cron.clone(), clock.clone()));
     let (listeners, own) = watch::channel(configured_listeners(config));
-    services.push(egress_service(config, ports.egress.clone(), clock.clone(), &registry, own)?);
+    let egress_metrics = EgressMetrics::register(&registry).context("metrics")?;
+    services.push(egress_service(config, ports.egress.clone(), clock.clone(), egress_metrics.clone(), own));
     services.push(gateway_service(config, &ports, &registry, log.tap.clone(), listeners)?);
 
     let admin = ports.admin.clone();
@@ -104,6 +105,10 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
         schedule_next: Arc::new(nexum_cron::next_after),
         outbox: config.outbox.settings(),
         jitter: Arc::new(rand::random::<f64>),
+        unloaded: Arc::new(move |module: &str| {
+            egress_metrics.forget(module);
+            metrics.forget(module);
+        }),
     };
     let kernel = KernelHandle::start(args).await?;
     Ok((kernel, admin, begun))
@@ -206,19 +211,18 @@ fn egress_service(
     config: &Config,
     port: Port<EgressMsg>,
     clock: Arc<dyn Clock>,
-    registry: &Registry,
+    metrics: EgressMetrics,
     listeners: watch::Receiver<Vec<SocketAddr>>,
-) -> anyhow::Result<ServiceSpec> {
+) -> ServiceSpec {
     let limits = config.egress.limits();
-    let metrics = EgressMetrics::register(registry).context("metrics")?;
     let names = Resolver::new(look_up_of_this_machine(), clock.clone(), &metrics);
-    Ok(service("egress", port, move |supervisor| {
+    service("egress", port, move |supervisor| {
         let (clock, metrics) = (clock.clone(), metrics.clone());
         let (names, listeners) = (names.clone(), listeners.clone());
         let certificates = Arc::new(super::certificates::check);
         let args = nexum_egress::Args { limits, clock, metrics, names, listeners, certificates };
         async move { nexum_egress::spawn(args, supervisor).await.map(|(actor, _)| actor) }
-    }))
+    })
 }
 
 fn chain_service(

@@ -242,6 +242,7 @@ impl Engine {
             event_age_threshold: Duration::from_millis(machine.scenario.event_age_ms),
             shutdown_deadline: Duration::from_secs(20),
             jitter: Arc::new(move || lock(&jitter).unit()),
+            unloaded: Arc::new(|_: &str| ()),
         })
         .await
         .map_err(|error| error.to_string())?;

@@ -130,6 +130,7 @@ impl State {
                 self.shared.permits.remove(name);
                 self.shared.begun.forget(name);
                 self.shared.outbox_metrics.forget(name);
+                (self.shared.unloaded)(name);
                 Ok(())
             }
             Then::Pause => {
