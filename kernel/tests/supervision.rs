@@ -17,11 +17,11 @@ use nexum_host_ifaces::{
     cron::{CronMsg, CronStatus},
     limits::Limits,
     port::Port,
-    store::{Entries, ModuleId, StateView, StoreError},
+    store::{Entries, ModuleId, StateView, StoreError, StoreMsg},
 };
 use nexum_kernel::{
     KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec,
-    admin::{AdminMsg, ModuleSpec},
+    admin::{AdminError, AdminMsg, ModuleSpec},
     roster::{Change, Keep, Roster},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -71,11 +71,12 @@ impl Actor for Frail {
 /// A kernel whose one service cannot be started at the starts in `fails`.
 async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) -> KernelHandle {
     let roster = Arc::new(Roster::new(dir.path().join("modules.json")));
-    kernel_of(cron, Port::new("admin"), dir.path(), fails, Vec::new(), roster).await
+    kernel_of(cron, &Port::new("store"), Port::new("admin"), dir.path(), fails, Vec::new(), roster).await
 }
 
 async fn kernel_of(
     cron: &Port<CronMsg>,
+    store: &Port<StoreMsg>,
     admin: Port<AdminMsg>,
     dir: &Path,
     fails: &'static [usize],
@@ -104,7 +105,7 @@ async fn kernel_of(
     KernelHandle::start(KernelArgs {
         services: vec![service],
         ports: Ports {
-            store: Port::new("store"),
+            store: store.clone(),
             view: Arc::new(NoState),
             chains: BTreeMap::new(),
             cron: cron.clone(),
@@ -216,7 +217,8 @@ async fn a_disk_that_stalls_at_the_roster_keeps_nobody_waiting_but_whose_order_i
         let toml = toml::Table::from_iter([("source".to_owned(), toml::Value::String(source.clone()))]);
         toml.try_into().unwrap()
     });
-    let _kernel = kernel_of(&cron, admin.clone(), dir.path(), &[], specs.collect(), roster.clone()).await;
+    let store = Port::new("store");
+    let _kernel = kernel_of(&cron, &store, admin.clone(), dir.path(), &[], specs.collect(), roster.clone()).await;
     let unload = |nth: usize| {
         let (admin, module) = (admin.clone(), sources[nth].clone());
         tokio::spawn(async move { admin.call(PATIENCE, |reply| AdminMsg::Unload { module, reply }).await })
@@ -244,4 +246,83 @@ async fn a_disk_that_stalls_at_the_roster_keeps_nobody_waiting_but_whose_order_i
     }
     assert_eq!(file.read().unwrap().len(), 3);
     assert_eq!(roster.begun.load(Ordering::SeqCst), 2, "one write for all who waited meanwhile");
+}
+
+/// A store that takes everything, and answers nothing. Counts what orders ask of it.
+struct Silent(Arc<AtomicUsize>);
+
+impl Actor for Silent {
+    type Msg = StoreMsg;
+    type State = Vec<StoreMsg>;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<StoreMsg>, (): ()) -> Result<Vec<StoreMsg>, ActorProcessingErr> {
+        Ok(Vec::new())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<StoreMsg>,
+        message: StoreMsg,
+        taken: &mut Vec<StoreMsg>,
+    ) -> Result<(), ActorProcessingErr> {
+        if matches!(message, StoreMsg::Open { .. } | StoreMsg::Purge { .. }) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+        taken.push(message);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_slow_keeps_nobody_waiting_but_whose_order_it_is() {
+    let (cron, admin, dir) = (Port::new("cron"), Port::<AdminMsg>::new("admin"), TempDir::new().unwrap());
+    // Its component is not what its manifest says, so that it is dead, and has no actor that an order waits for.
+    let bundle = dir.path().join("m");
+    std::fs::create_dir(&bundle).unwrap();
+    std::fs::write(bundle.join("module.wasm"), "no component").unwrap();
+    let manifest = format!(
+        "[module]\nname = \"m\"\nversion = \"0.1.0\"\ncomponent = \"sha256:{}\"\n[capabilities]\nrequired = [\"logging\"]\n",
+        "0".repeat(64)
+    );
+    std::fs::write(bundle.join("nexum.toml"), manifest).unwrap();
+    let source = toml::Value::String(bundle.display().to_string());
+    let spec: ModuleSpec = toml::Table::from_iter([("source".to_owned(), source)]).try_into().unwrap();
+    let (store, roster) = (Port::new("store"), Arc::new(Roster::new(dir.path().join("modules.json"))));
+    let _kernel = kernel_of(&cron, &store, admin.clone(), dir.path(), &[], vec![spec], roster).await;
+    let shown = async || {
+        let tree = admin.call(PATIENCE, AdminMsg::Tree).await.unwrap();
+        let modules = tree.children.into_iter().find(|node| node.name == "modules").unwrap();
+        let states: Vec<String> = modules.children.iter().map(|node| format!("{} {}", node.name, node.state)).collect();
+        format!("{}: {}", modules.state, states.join(", "))
+    };
+    until("it is dead", async || shown().await == "UP: m DEAD").await;
+
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (silent, _) = Actor::spawn(None, Silent(asked.clone()), ()).await.unwrap();
+    store.bind(silent.clone());
+    let restart = || {
+        let admin = admin.clone();
+        let order = |reply| AdminMsg::Restart { module: "m".to_owned(), reply };
+        tokio::spawn(async move { admin.call(PATIENCE, order).await.unwrap() })
+    };
+    let first = restart();
+    let purge = |module: &str| {
+        let (admin, module) = (admin.clone(), module.to_owned());
+        tokio::spawn(async move { admin.call(PATIENCE, |reply| AdminMsg::Purge { module, reply }).await.unwrap() })
+    };
+    let gone = purge("gone");
+    until("the store is asked", async || asked.load(Ordering::SeqCst) == 2).await;
+    // While it is silent the tree shows the modules, and what is in the way of an order is said at once.
+    let refused = restart().await.unwrap().unwrap_err().to_string();
+    assert!(refused.ends_with("another order is being carried out"), "{refused}");
+    assert!(matches!(purge("gone").await.unwrap(), Err(AdminError::Unavailable(_))), "one is under way");
+    assert_eq!(shown().await, "UP: m DEAD");
+    assert!(!first.is_finished() && !gone.is_finished(), "nothing is stored yet");
+
+    // Whoever gave an order is told in the end.
+    assert!(matches!(first.await.unwrap(), Err(AdminError::Unavailable(_))));
+    assert!(matches!(gone.await.unwrap(), Err(AdminError::Unavailable(_))));
+    assert_eq!(shown().await, "UP: m DEAD");
+    silent.stop(None);
 }
