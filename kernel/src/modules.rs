@@ -26,12 +26,13 @@ use nexum_host_ifaces::{
     cron::ScheduleNext,
     store::{ModuleHealth, StoreError},
 };
+use owner::Newest;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use slot::{Phase, Slot, missing};
 use upgrade::Passing;
 pub use upgrade::{Candidate, Wanted};
+use writes::Writes;
 pub use writes::Written;
-use writes::{Waiter, Writes};
 
 use crate::{
     admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded},
@@ -81,6 +82,12 @@ pub enum Msg {
     /// Must reply with the module's name.
     Load {
         spec: Box<ModuleSpec>,
+        reply: AdminReply<String>,
+    },
+    /// It is known whose state a module would get that is to be loaded. Must reply like that.
+    OwnerRead {
+        spec: Box<ModuleSpec>,
+        newest: Newest,
         reply: AdminReply<String>,
     },
     /// Must reply, once the module's actor has stopped.
@@ -233,7 +240,7 @@ impl Actor for ModulesSupervisor {
                 );
                 continue;
             }
-            state.load(&myself, spec, configured, true).await.map_err(|error| error.to_string())?;
+            state.load(&myself, spec, configured, true, None).await.map_err(|error| error.to_string())?;
         }
         // What nobody runs any more is not tried alone either, and nobody has to wait for it.
         state.shared.begun.keep(|name| state.slots.contains_key(name));
@@ -269,10 +276,10 @@ impl Actor for ModulesSupervisor {
             Msg::Heads(heads) => state.look(heads),
             Msg::Facts(reply) => answer(reply, state.facts()),
             Msg::Reports(reply) => answer(reply, state.reports()),
-            Msg::Load { spec, reply } => match state.load_by_order(&myself, *spec).await {
-                Ok(name) => state.write(&myself, Waiter::Loaded(name, reply)),
-                Err(error) => answer(reply, Err(error)),
-            },
+            Msg::Load { spec, reply } => state.order_to_load(&myself, spec, reply).await,
+            Msg::OwnerRead { spec, newest, reply } => {
+                state.load_by_order(&myself, *spec, Some(newest), reply).await;
+            }
             Msg::Order { module, order, reply } => state.order(&myself, &module, order, reply).await,
             Msg::ResumeAll(reply) => state.resume_all(&myself, reply),
             Msg::StandingChanged { module, changed } => state.on_standing_changed(&myself, &module, changed).await,
@@ -345,6 +352,7 @@ impl State {
         spec: ModuleSpec,
         configured: Option<ModuleSpec>,
         boot: bool,
+        newest: Option<Newest>,
     ) -> Result<String, AdminError> {
         let source = spec.source.display().to_string();
         let tight = self.shared.map_limit.filter(|limit| self.slots.len() >= limit.instances());
@@ -378,7 +386,7 @@ impl State {
         }
         // What was loaded or upgraded by order was asked about then.
         let is_news = !boot || configured.as_ref() == Some(&spec);
-        if is_news && let Err(reason) = self.check_owner(&spec, &plan).await {
+        if is_news && let Err(reason) = self.check_owner(&spec, &plan, newest).await {
             if !boot {
                 return Err(AdminError::Load(reason));
             }
@@ -470,19 +478,6 @@ impl State {
         if self.shutting_down && self.writes.is_idle() && self.slots.values().all(|slot| is_still(slot)) {
             self.stopping.drain(..).for_each(|reply| answer(reply, ()));
         }
-    }
-
-    fn kill_rest(&mut self) -> Vec<String> {
-        let mut unfinished = Vec::new();
-        for (name, slot) in &mut self.slots {
-            if let Some(actor) = slot.actor.take() {
-                unfinished.push(format!(
-                    "module {name}: its event in flight did not finish; it is delivered again at the next start"
-                ));
-                actor.kill();
-            }
-        }
-        unfinished
     }
 
     fn count(&self) {

@@ -137,6 +137,20 @@ impl State {
         }
     }
 
+    /// Ends every actor that is left at the end of the shutdown's patience; what they were at.
+    pub(super) fn kill_rest(&mut self) -> Vec<String> {
+        let mut unfinished = Vec::new();
+        for (name, slot) in &mut self.slots {
+            if let Some(actor) = slot.actor.take() {
+                unfinished.push(format!(
+                    "module {name}: its event in flight did not finish; it is delivered again at the next start"
+                ));
+                actor.kill();
+            }
+        }
+        unfinished
+    }
+
     /// Keeps what a failure left of the budget: for the next actor, for whoever looks, and for the next process.
     fn note_fault(&mut self, name: &Arc<str>, exit: Option<&Exit>) {
         // What is not the module's fault is not counted.

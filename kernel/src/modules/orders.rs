@@ -7,8 +7,10 @@ use ractor::{ActorRef, rpc::CallResult};
 
 use super::{
     Msg, ORDER_DEADLINE, Order, State, answer,
+    owner::Newest,
     slot::{Phase, Slot, Then, missing},
     standing::{Changing, Whom},
+    writes::Waiter,
 };
 use crate::{
     admin::{AdminError, AdminReply, ModuleSpec, ResyncOrder, Resynced},
@@ -25,13 +27,18 @@ impl State {
         &mut self,
         myself: &ActorRef<Msg>,
         spec: ModuleSpec,
-    ) -> Result<String, AdminError> {
-        let spec = self.pinned(spec)?;
+        newest: Option<Newest>,
+        reply: AdminReply<String>,
+    ) {
         // What was configured and unloaded comes back as configured.
         let configured = self.unloaded.iter().find(|unloaded| **unloaded == spec).cloned();
-        let name = self.load(myself, spec, configured.clone(), false).await?;
-        self.unloaded.retain(|unloaded| Some(unloaded) != configured.as_ref());
-        Ok(name)
+        match self.load(myself, spec, configured.clone(), false, newest).await {
+            Ok(name) => {
+                self.unloaded.retain(|unloaded| Some(unloaded) != configured.as_ref());
+                self.write(myself, Waiter::Loaded(name, reply));
+            }
+            Err(error) => answer(reply, Err(error)),
+        }
     }
 
     pub(super) async fn order(&mut self, myself: &ActorRef<Msg>, module: &str, order: Order, reply: AdminReply<()>) {
@@ -160,7 +167,7 @@ impl State {
     async fn load_anew(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>) -> Result<(), AdminError> {
         let Some(slot) = self.slots.get(name) else { missing(name) };
         let (spec, configured) = ((*slot.spec).clone(), slot.configured.as_deref().cloned());
-        self.load(myself, spec, configured, false).await?;
+        self.load(myself, spec, configured, false, None).await?;
         self.slots.remove(name);
         Ok(())
     }
