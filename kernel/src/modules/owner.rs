@@ -83,6 +83,7 @@ impl State {
         newest: Option<Newest>,
     ) -> Result<(), String> {
         let name = &plan.manifest.name;
+        // It comes from where the state does, or somebody allowed it.
         let Some(owner) = self.other_owner(spec, plan) else { return Ok(()) };
         let newest = match newest.filter(|newest| newest.name == *name) {
             Some(newest) => newest,

@@ -55,7 +55,7 @@ fn payload_bytes(header: &[u8]) -> u64 {
         127 => &header[2..10],
         short => return short.into(),
     };
-    length.iter().fold(0, |bytes, byte| bytes << 8 | u64::from(*byte))
+    length.iter().fold(0, |bytes, byte| (bytes << 8) | u64::from(*byte))
 }
 
 impl Frames {
