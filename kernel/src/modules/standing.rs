@@ -46,10 +46,11 @@ impl State {
         let policy = slot.plan.as_ref().map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
         let (store, name, myself) = (self.shared.store.clone(), name.clone(), myself.clone());
         let change = move |health: &mut ModuleHealth| {
-            match &health.standing {
-                // A dead module obeys an order to begin afresh alone. It may not have found out yet that it is.
-                Standing::Dead { reason } if !then.leaves_dead() => return Err(reason.clone()),
-                _ => {}
+            // A dead module obeys an order to begin afresh alone. It may not have found out yet that it is dead.
+            if let Standing::Dead { reason } = &health.standing
+                && !then.leaves_dead()
+            {
+                return Err(reason.clone());
             }
             health.standing = if then == Then::Pause { Standing::Paused } else { Standing::Running };
             if then == (Then::Start { afresh: true }) {
