@@ -196,12 +196,6 @@ impl Passed {
     }
 }
 
-impl Drop for Passed {
-    fn drop(&mut self) {
-        set_perf_stats(PerfStatsLevel::Disable);
-    }
-}
-
 /// What is found in a range.
 pub(crate) struct Rows<'a> {
     found: DBIterator<'a>,
