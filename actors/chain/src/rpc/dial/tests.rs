@@ -157,7 +157,7 @@ async fn a_message_in_frames_without_end_ends_the_connection() {
 /// Neither pings nor messages without content are read for ever, however little they take.
 #[tokio::test]
 async fn pings_and_empty_messages_without_end_end_the_connection() {
-    for frame in [[0x89, 0x00], [0x8a, 0x00], [0x81, 0x00]] {
+    for frame in [[0x89_u8, 0x00], [0x8a, 0x00], [0x81, 0x00]] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = url("ws", "127.0.0.1", listener.local_addr().unwrap().port());
         let serving = tokio::spawn(async move {
