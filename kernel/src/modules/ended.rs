@@ -232,14 +232,18 @@ impl State {
         let fault = Fault { message: format!("host bug: {bug}"), backtrace: None, fuel: 0, event: None };
         let (known, jitter) = (slot.health.clone(), (self.shared.jitter)());
         let (store, cell, myself) = (self.shared.store.clone(), cell.clone(), myself.clone());
+        let alive = self.writes.alive();
         let _counting: tokio::task::JoinHandle<_> = tokio::spawn(async move {
             let stored = health::read(&store, ORDER_DEADLINE, &name).await;
+            // A supervisor that is gone has taken its modules along, and the next one has started them.
+            if alive.strong_count() == 0 {
+                return;
+            }
             let mut health = stored.map_or(known, |info| info.health);
             let decision = restart::decide(&mut health, &fault, &policy, jitter);
             // The actor cannot do that any more.
             let written = health::put(&store, ORDER_DEADLINE, &name, health.clone()).await;
             let exit = Box::new(Exit::Fault { health: Box::new(health), decision, written });
-            // A supervisor that is gone has taken its modules along.
             let _ = myself.send_message(Msg::BugCounted { cell, exit });
         });
     }

@@ -45,7 +45,11 @@ impl State {
         slot.changing = Some(Box::new(changing));
         let policy = slot.plan.as_ref().map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
         let (store, name, myself) = (self.shared.store.clone(), name.clone(), myself.clone());
+        let alive = self.writes.alive();
         let change = move |health: &mut ModuleHealth| {
+            if alive.strong_count() == 0 {
+                return Err("the supervisor is gone, and the next one has started the module".to_owned());
+            }
             // A dead module obeys an order to begin afresh alone. It may not have found out yet that it is dead.
             if let Standing::Dead { reason } = &health.standing
                 && !then.leaves_dead()
