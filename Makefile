@@ -36,7 +36,8 @@ endif
 # LIBCLANG_PATH brings another. The paths are set before the wheel is there: the recipe that runs first installs it.
 LIBCLANG_VERSION := 18.1.1
 LIBCLANG_WHEEL := $(CACHE)/libclang-$(LIBCLANG_VERSION)
-ifndef LIBCLANG_PATH
+# A make that this one starts finds it set to that.
+ifeq ($(or $(LIBCLANG_PATH),$(LIBCLANG_WHEEL)/clang/native),$(LIBCLANG_WHEEL)/clang/native)
 LIBCLANG := $(LIBCLANG_WHEEL)/clang/native/libclang.so
 export LIBCLANG_PATH := $(LIBCLANG_WHEEL)/clang/native
 # The wheel holds the library without the compiler's own headers.
@@ -73,6 +74,10 @@ help: ## print this
 
 .PHONY: build-deps
 build-deps:
+	@[ -z "$${LIBCLANG_PATH:-}" ] || [ -n "$(LIBCLANG)" ] || [ -f "$$LIBCLANG_PATH" ] || \
+		[ -n "$$(find -L "$$LIBCLANG_PATH" -maxdepth 1 \( -name 'libclang*.so*' -o -name 'libclang.dylib' \) 2>/dev/null)" ] || { \
+		echo "LIBCLANG_PATH: there is no libclang in $$LIBCLANG_PATH: set it to the folder that holds libclang.so, such as" \
+			"/usr/lib/llvm-18/lib, or unset it, and make installs the one that it needs" >&2; exit 1; }
 	@cxx=$${CXX:-c++}; for tool in cargo rustc cc $${cxx%% *} python3; do \
 		command -v $$tool >/dev/null || { echo "this needs $$tool: README.md says what to install" >&2; exit 1; }; done
 	@[ -d "$$(rustc --print target-libdir --target wasm32-wasip2)" ] || rustup target add wasm32-wasip2

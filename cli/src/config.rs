@@ -16,9 +16,11 @@ mod source;
 use std::{
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use figment::{Figment, providers::Serialized};
+use nexum_chain::mock::Fixture;
 use nexum_kernel::manifest::text;
 
 pub use effects::{Egress, Outbox};
@@ -29,7 +31,7 @@ pub(crate) use source::is_address;
 use source::{Environment, File};
 
 pub use check::{Problem, log_level, problem};
-pub use files::unplayable;
+pub use files::read_fixture;
 pub use journal::Journal;
 pub use restart::Restart;
 
@@ -53,7 +55,7 @@ pub struct Flags {
     pub log_format: Option<LogFormat>,
     pub log_level: Option<String>,
     /// A fixture for an embedded mock chain: takes the place of the configured chain with its id, or comes on top.
-    pub mock: Option<(u64, PathBuf)>,
+    pub mock: Option<(Arc<Fixture>, PathBuf)>,
     /// Bundles on top of the configured ones.
     pub modules: Vec<PathBuf>,
 }
@@ -106,9 +108,9 @@ pub fn load_with(
         figment = figment.merge(Serialized::default("engine.log_level", level));
     }
     let mut config: Config = figment.extract().map_err(|error| explain::explain(&file, error))?;
-    if let Some((chain_id, fixture)) = &flags.mock {
-        config.chains.retain(|chain| chain.chain_id != *chain_id);
-        config.chains.push(Chain::mock(*chain_id, fixture.clone()));
+    if let Some((fixture, path)) = &flags.mock {
+        config.chains.retain(|chain| chain.chain_id != fixture.chain_id);
+        config.chains.push(Chain { fixture: Some(fixture.clone()), ..Chain::mock(fixture.chain_id, path.clone()) });
     }
     config.modules.extend(flags.modules.iter().map(|directory| Module::at(directory)));
     let located = |problem: Problem| match set_by(environment, flags, &problem.path) {
@@ -134,7 +136,7 @@ pub fn load_with(
         let source = absolute(&format!("modules.{index}.source"), Path::new(&module.source)).map_err(located)?;
         module.source = source.to_string_lossy().into_owned();
     }
-    files::check(&config).and_then(|()| further(&config)).map_err(located)?;
+    files::check(&mut config).and_then(|()| further(&config)).map_err(located)?;
     config.observability.admin_socket.get_or_insert_with(|| config.engine.state_dir.join("admin.sock"));
     config.from_environment = file.expanded;
     Ok(config)

@@ -13,15 +13,14 @@ mod modules;
 mod services;
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use nexum_chain::mock::Fixture;
 use nexum_host_ifaces::port::Port;
-use nexum_kernel::{admin::AdminMsg, manifest::text};
+use nexum_kernel::admin::AdminMsg;
 use nexum_store::Companion;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -44,8 +43,6 @@ const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 /// How often it is looked whether every module runs, and how many times.
 const START_LOOK: Duration = Duration::from_secs(1);
 const START_LOOKS_MAX: usize = 600;
-/// A chain of 100 000 blocks with logs has a part of this.
-const FIXTURE_BYTES_MAX: u64 = 256 << 20;
 /// What shells make of a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
@@ -115,11 +112,8 @@ fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Res
             return Err(Failure::failed("--mock: is an address: expected the file of a fixture"));
         }
         Some(path) => {
-            refuse_endless(path)
-                .map_err(|error| Failure::failed(format!("--mock: cannot read fixture {}: {error}", path.display())))?;
-            let fixture = Fixture::load(path)
-                .map_err(|error| Failure::failed(format!("--mock: {}", config::unplayable(&error))))?;
-            Some((fixture.chain_id, path.clone()))
+            let fixture = config::read_fixture(path).map_err(|wrong| Failure::failed(format!("--mock: {wrong}")))?;
+            Some((fixture, path.clone()))
         }
         None => None,
     };
@@ -142,16 +136,6 @@ fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Res
     }
     let config = config::load_with(file.as_deref(), &environment, &flags, further)?;
     Ok(Effective { config, temporary })
-}
-
-/// Refuses a fixture that is no file, or one that would take all memory.
-fn refuse_endless(fixture: &Path) -> io::Result<()> {
-    let bytes = text::open_file(fixture)?.metadata()?.len();
-    if bytes > FIXTURE_BYTES_MAX {
-        let message = format!("it has {bytes} bytes, expected at most {FIXTURE_BYTES_MAX}");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    Ok(())
 }
 
 /// Runs an engine until a signal or an operator stops it.

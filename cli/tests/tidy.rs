@@ -357,3 +357,18 @@ fn every_function_of_the_host_has_a_row_that_says_what_bounds_it() {
     assert_eq!(documented.len(), named.len(), "a function has two rows");
     assert_eq!(documented.symmetric_difference(&callable).collect::<Vec<_>>(), Vec::<&String>::new());
 }
+
+/// What the build would fail with later says nothing of it.
+#[test]
+fn a_libclang_path_without_libclang_is_refused_before_anything_is_built() {
+    let empty = tempfile::TempDir::new().unwrap();
+    for place in [empty.path(), &empty.path().join("nowhere")] {
+        let mut make = Command::new("make");
+        // As from a shell, whoever started the test.
+        ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"].iter().for_each(|name| _ = make.env_remove(name));
+        let output = make.arg("-C").arg(root()).arg("build-deps").env("LIBCLANG_PATH", place).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let expected = format!("LIBCLANG_PATH: there is no libclang in {}: set it to", place.display());
+        assert!(!output.status.success() && said.contains(&expected), "{said}");
+    }
+}

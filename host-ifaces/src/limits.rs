@@ -33,6 +33,8 @@ pub const CALL_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const ARGUMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What the host reads and copies for one event's answers, bytes; more traps. Thirty of the largest answers of a chain.
 pub const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Keys that one event's listings go past which the store finds nothing under any more; more traps.
+pub const DELETED_KEYS_MAX: u64 = 2 * 1024 * 1024;
 /// So many calls of WASI count as one host call: the C library takes about twelve of them to print a line.
 pub const WASI_CALLS_PER_HOST_CALL: u64 = 10;
 /// Handles of resources that a component has at once, those that it makes for itself included.

@@ -310,6 +310,18 @@ pub trait StateView: Send + Sync {
     /// Entries with `prefix` whose key is greater than `after`, in byte order, at most `limit`.
     fn scan(&self, module: ModuleId, prefix: &str, after: Option<&str>, limit: usize) -> Result<Entries, StoreError>;
 
+    /// The same, and how many keys it went past that were deleted, or values that are no longer the newest. Past
+    /// [`DELETED_KEYS_MAX`](crate::limits::DELETED_KEYS_MAX) of them it ends, as if nothing followed.
+    fn scan_past(
+        &self,
+        module: ModuleId,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Entries, u64), StoreError> {
+        self.scan(module, prefix, after, limit).map(|entries| (entries, 0))
+    }
+
     /// What the module's journal has left for its unit `seq`, so that the units which a rewind needs stay within the
     /// journal's bound.
     fn journal_room(&self, _module: ModuleId, _seq: u64) -> Result<JournalRoom, StoreError> {

@@ -79,6 +79,8 @@ pub struct Shared {
     pub map_limit: Option<MapLimit>,
     /// Draws uniformly from 0 to 1, for backoff jitter.
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
+    /// Told of a module that was unloaded.
+    pub unloaded: Arc<dyn Fn(&str) + Send + Sync>,
     pub blocking: Blocking,
     pub lanes: Lanes,
     /// What modules are at.

@@ -11,28 +11,35 @@ mod orders;
 mod owner;
 mod pin;
 mod slot;
+mod standing;
 mod upgrade;
 mod writes;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use expected::Expected;
 use nexum_host_ifaces::{
     cron::ScheduleNext,
     store::{ModuleHealth, StoreError},
 };
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use owner::Newest;
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use slot::{Phase, Slot, missing};
 use upgrade::Passing;
 pub use upgrade::{Candidate, Wanted};
+use writes::Writes;
 pub use writes::Written;
-use writes::{Waiter, Writes};
 
 use crate::{
     admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded},
+    health::Changed,
     instance::Prepared,
     load::{Plan, Unprepared},
-    module::{self, ModuleActor, Shared},
+    module::{self, Exit, ModuleActor, Shared},
     outbox,
     roster::{self, Keep, Owners, Start},
     sources::Heads,
@@ -75,6 +82,12 @@ pub enum Msg {
     /// Must reply with the module's name.
     Load {
         spec: Box<ModuleSpec>,
+        reply: AdminReply<String>,
+    },
+    /// It is known whose state a module would get that is to be loaded. Must reply like that.
+    OwnerRead {
+        spec: Box<ModuleSpec>,
+        newest: Newest,
         reply: AdminReply<String>,
     },
     /// Must reply, once the module's actor has stopped.
@@ -127,6 +140,22 @@ pub enum Msg {
         module: String,
         reply: AdminReply<Result<(), StoreError>>,
     },
+    /// The store has removed everything about a module, or could not.
+    Purged {
+        module: String,
+        purged: Result<Result<(), StoreError>, AdminError>,
+        reply: AdminReply<Result<(), StoreError>>,
+    },
+    /// It is stored that a module is to run, or to pause; or why not.
+    StandingChanged {
+        module: Arc<str>,
+        changed: Result<Changed, String>,
+    },
+    /// A module's actor failed by a bug of ours, which is counted by now like a failure of the module.
+    BugCounted {
+        cell: ActorCell,
+        exit: Box<Exit>,
+    },
     /// Let every paused module go on; must reply with their names.
     ResumeAll(AdminReply<Vec<String>>),
     /// Stop every module after its event in flight; must reply, when all have stopped.
@@ -168,6 +197,8 @@ pub struct State {
     /// Configured, and unloaded by order.
     unloaded: Vec<ModuleSpec>,
     by_actor: BTreeMap<ActorId, Arc<str>>,
+    /// Modules of which the store is removing everything.
+    purging: BTreeSet<String>,
     generations: u64,
     stopping: Vec<RpcReplyPort<()>>,
     shutting_down: bool,
@@ -195,6 +226,7 @@ impl Actor for ModulesSupervisor {
             expected: Expected::new(args.schedule_next),
             unloaded,
             by_actor: BTreeMap::new(),
+            purging: BTreeSet::new(),
             generations: 0,
             stopping: Vec::new(),
             shutting_down: false,
@@ -208,7 +240,7 @@ impl Actor for ModulesSupervisor {
                 );
                 continue;
             }
-            state.load(&myself, spec, configured, true).await.map_err(|error| error.to_string())?;
+            state.load(&myself, spec, configured, true, None).await.map_err(|error| error.to_string())?;
         }
         // What nobody runs any more is not tried alone either, and nobody has to wait for it.
         state.shared.begun.keep(|name| state.slots.contains_key(name));
@@ -244,14 +276,16 @@ impl Actor for ModulesSupervisor {
             Msg::Heads(heads) => state.look(heads),
             Msg::Facts(reply) => answer(reply, state.facts()),
             Msg::Reports(reply) => answer(reply, state.reports()),
-            Msg::Load { spec, reply } => match state.load_by_order(&myself, *spec).await {
-                Ok(name) => state.write(&myself, Waiter::Loaded(name, reply)),
-                Err(error) => answer(reply, Err(error)),
-            },
+            Msg::Load { spec, reply } => state.order_to_load(&myself, spec, reply).await,
+            Msg::OwnerRead { spec, newest, reply } => {
+                state.load_by_order(&myself, *spec, Some(newest), reply).await;
+            }
             Msg::Order { module, order, reply } => state.order(&myself, &module, order, reply).await,
-            Msg::ResumeAll(reply) => {
-                let resumed = state.resume_all(&myself).await;
-                answer(reply, resumed);
+            Msg::ResumeAll(reply) => state.resume_all(&myself, reply),
+            Msg::StandingChanged { module, changed } => state.on_standing_changed(&myself, &module, changed).await,
+            Msg::BugCounted { cell, exit } => {
+                state.on_ended(&myself, &cell, Err(exit)).await;
+                state.report_stopped();
             }
             Msg::Upgrade { wanted, reply } => state.upgrade(&myself, wanted, reply),
             Msg::Candidate { module, number, plan, prepared } => {
@@ -270,7 +304,11 @@ impl Actor for ModulesSupervisor {
             }
             Msg::Resync { module, order, reply } => state.resync(&myself, &module, order, reply).await,
             Msg::RetryDeadLetter { module, seq, reply } => state.retry_dead_letter(&module, seq, reply),
-            Msg::Purge { module, reply } => answer(reply, state.purge(module).await),
+            Msg::Purge { module, reply } => state.purge(&myself, module, reply),
+            Msg::Purged { module, purged, reply } => {
+                state.purging.remove(&module);
+                answer(reply, purged);
+            }
             Msg::StopAll { reply } => {
                 state.shutting_down = true;
                 state.slots.values().for_each(|slot| slot.ask_to_stop());
@@ -314,6 +352,7 @@ impl State {
         spec: ModuleSpec,
         configured: Option<ModuleSpec>,
         boot: bool,
+        newest: Option<Newest>,
     ) -> Result<String, AdminError> {
         let source = spec.source.display().to_string();
         let tight = self.shared.map_limit.filter(|limit| self.slots.len() >= limit.instances());
@@ -342,9 +381,12 @@ impl State {
             }
             return Err(AdminError::AlreadyLoaded(name.to_string()));
         }
+        if self.purging.contains(&*name) {
+            return Err(AdminError::Unavailable(format!("{name}: what is stored of it is being removed")));
+        }
         // What was loaded or upgraded by order was asked about then.
         let is_news = !boot || configured.as_ref() == Some(&spec);
-        if is_news && let Err(reason) = self.check_owner(&spec, &plan).await {
+        if is_news && let Err(reason) = self.check_owner(&spec, &plan, newest).await {
             if !boot {
                 return Err(AdminError::Load(reason));
             }
@@ -432,22 +474,10 @@ impl State {
     }
 
     fn report_stopped(&mut self) {
-        if self.shutting_down && self.writes.is_idle() && self.slots.values().all(|slot| slot.actor.is_none()) {
+        let is_still = |slot: &Slot| slot.actor.is_none() && slot.changing.is_none();
+        if self.shutting_down && self.writes.is_idle() && self.slots.values().all(|slot| is_still(slot)) {
             self.stopping.drain(..).for_each(|reply| answer(reply, ()));
         }
-    }
-
-    fn kill_rest(&mut self) -> Vec<String> {
-        let mut unfinished = Vec::new();
-        for (name, slot) in &mut self.slots {
-            if let Some(actor) = slot.actor.take() {
-                unfinished.push(format!(
-                    "module {name}: its event in flight did not finish; it is delivered again at the next start"
-                ));
-                actor.kill();
-            }
-        }
-        unfinished
     }
 
     fn count(&self) {

@@ -158,6 +158,8 @@ pub struct KernelArgs {
     pub outbox: outbox::Settings,
     /// Draws uniformly from 0 to 1, for backoff jitter.
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
+    /// Told of a module that was unloaded: what services have counted of it is to be forgotten.
+    pub unloaded: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -306,6 +308,7 @@ impl Actor for Root {
             metrics,
             map_limit: args.map_limit,
             jitter: args.jitter.clone(),
+            unloaded: args.unloaded.clone(),
             blocking: args.blocking,
             lanes: Lanes::new(args.blocking, args.pin_threads, args.clock.clone()),
             begun: args.begun.clone(),

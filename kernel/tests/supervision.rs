@@ -15,10 +15,11 @@ use nexum_host_ifaces::{
     clock::SystemClock,
     cron::{CronMsg, CronStatus},
     port::Port,
+    store::StoreMsg,
 };
 use nexum_kernel::{
     KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec,
-    admin::{AdminMsg, ModuleSpec},
+    admin::{AdminError, AdminMsg, ModuleSpec},
     begun::Marks,
     engine::WasmEngine,
     roster::{Change, Keep, Roster},
@@ -60,11 +61,12 @@ impl Actor for Frail {
 /// A kernel whose one service cannot be started at the starts in `fails`.
 async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) -> KernelHandle {
     let roster = Arc::new(Roster::new(dir.path().join("modules.json")));
-    kernel_of(cron, Port::new("admin"), dir.path(), fails, Vec::new(), roster).await
+    kernel_of(cron, &Port::new("store"), Port::new("admin"), dir.path(), fails, Vec::new(), roster).await
 }
 
 async fn kernel_of(
     cron: &Port<CronMsg>,
+    store: &Port<StoreMsg>,
     admin: Port<AdminMsg>,
     dir: &Path,
     fails: &'static [usize],
@@ -81,7 +83,7 @@ async fn kernel_of(
             Actor::spawn_linked(None, Frail, start, supervisor).await.map(|(actor, _)| actor)
         }
     });
-    let ports = Ports { cron: cron.clone(), admin, ..Ports::new(Arc::new(NoState), []) };
+    let ports = Ports { store: store.clone(), cron: cron.clone(), admin, ..Ports::new(Arc::new(NoState), []) };
     let (engine, begun, clock) = (WasmEngine::new(dir).unwrap(), Arc::new(Marks::none()), Arc::new(SystemClock::new()));
     let args = kernel_args(ports, engine, roster, begun, clock, Registry::new());
     KernelHandle::start(KernelArgs { services: vec![service], modules, ..args }).await.unwrap()
@@ -164,7 +166,8 @@ async fn a_disk_that_stalls_at_the_roster_keeps_nobody_waiting_but_whose_order_i
     // Bundles that are not there: the modules are shown under their sources, and can be unloaded.
     let sources = ["a", "b", "c"].map(|name| dir.path().join(name).display().to_string());
     let specs = sources.iter().map(|source| ModuleSpec::new(source.into()));
-    let _kernel = kernel_of(&cron, admin.clone(), dir.path(), &[], specs.collect(), roster.clone()).await;
+    let store = Port::new("store");
+    let _kernel = kernel_of(&cron, &store, admin.clone(), dir.path(), &[], specs.collect(), roster.clone()).await;
     let unload = |nth: usize| {
         let (admin, module) = (admin.clone(), sources[nth].clone());
         tokio::spawn(async move { admin.call(PATIENCE, |reply| AdminMsg::Unload { module, reply }).await })
@@ -192,4 +195,83 @@ async fn a_disk_that_stalls_at_the_roster_keeps_nobody_waiting_but_whose_order_i
     }
     assert_eq!(file.read().unwrap().len(), 3);
     assert_eq!(roster.begun.load(Ordering::SeqCst), 2, "one write for all who waited meanwhile");
+}
+
+/// A store that takes everything, and answers nothing. Counts what orders ask of it.
+struct Silent(Arc<AtomicUsize>);
+
+impl Actor for Silent {
+    type Msg = StoreMsg;
+    type State = Vec<StoreMsg>;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<StoreMsg>, (): ()) -> Result<Vec<StoreMsg>, ActorProcessingErr> {
+        Ok(Vec::new())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<StoreMsg>,
+        message: StoreMsg,
+        taken: &mut Vec<StoreMsg>,
+    ) -> Result<(), ActorProcessingErr> {
+        if matches!(message, StoreMsg::Open { .. } | StoreMsg::Purge { .. }) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+        taken.push(message);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_slow_keeps_nobody_waiting_but_whose_order_it_is() {
+    let (cron, admin, dir) = (Port::new("cron"), Port::<AdminMsg>::new("admin"), TempDir::new().unwrap());
+    // Its component is not what its manifest says, so that it is dead, and has no actor that an order waits for.
+    let bundle = dir.path().join("m");
+    std::fs::create_dir(&bundle).unwrap();
+    std::fs::write(bundle.join("module.wasm"), "no component").unwrap();
+    let manifest = format!(
+        "[module]\nname = \"m\"\nversion = \"0.1.0\"\ncomponent = \"sha256:{}\"\n[capabilities]\nrequired = [\"logging\"]\n",
+        "0".repeat(64)
+    );
+    std::fs::write(bundle.join("nexum.toml"), manifest).unwrap();
+    let source = toml::Value::String(bundle.display().to_string());
+    let spec: ModuleSpec = toml::Table::from_iter([("source".to_owned(), source)]).try_into().unwrap();
+    let (store, roster) = (Port::new("store"), Arc::new(Roster::new(dir.path().join("modules.json"))));
+    let _kernel = kernel_of(&cron, &store, admin.clone(), dir.path(), &[], vec![spec], roster).await;
+    let shown = async || {
+        let tree = admin.call(PATIENCE, AdminMsg::Tree).await.unwrap();
+        let modules = tree.children.into_iter().find(|node| node.name == "modules").unwrap();
+        let states: Vec<String> = modules.children.iter().map(|node| format!("{} {}", node.name, node.state)).collect();
+        format!("{}: {}", modules.state, states.join(", "))
+    };
+    until("it is dead", async || shown().await == "UP: m DEAD").await;
+
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (silent, _) = Actor::spawn(None, Silent(asked.clone()), ()).await.unwrap();
+    store.bind(silent.clone());
+    let restart = || {
+        let admin = admin.clone();
+        let order = |reply| AdminMsg::Restart { module: "m".to_owned(), reply };
+        tokio::spawn(async move { admin.call(PATIENCE, order).await.unwrap() })
+    };
+    let first = restart();
+    let purge = |module: &str| {
+        let (admin, module) = (admin.clone(), module.to_owned());
+        tokio::spawn(async move { admin.call(PATIENCE, |reply| AdminMsg::Purge { module, reply }).await.unwrap() })
+    };
+    let gone = purge("gone");
+    until("the store is asked", async || asked.load(Ordering::SeqCst) == 2).await;
+    // While it is silent the tree shows the modules, and what is in the way of an order is said at once.
+    let refused = restart().await.unwrap().unwrap_err().to_string();
+    assert!(refused.ends_with("another order is being carried out"), "{refused}");
+    assert!(matches!(purge("gone").await.unwrap(), Err(AdminError::Unavailable(_))), "one is under way");
+    assert_eq!(shown().await, "UP: m DEAD");
+    assert!(!first.is_finished() && !gone.is_finished(), "nothing is stored yet");
+
+    // Whoever gave an order is told in the end.
+    assert!(matches!(first.await.unwrap(), Err(AdminError::Unavailable(_))));
+    assert!(matches!(gone.await.unwrap(), Err(AdminError::Unavailable(_))));
+    assert_eq!(shown().await, "UP: m DEAD");
+    silent.stop(None);
 }

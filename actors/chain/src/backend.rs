@@ -106,6 +106,8 @@ pub trait Backend: Send + Sync + 'static {
     fn bounds(&self) -> Bounds;
     /// Why heads that are told are not followed, and since when by the monotonic clock; none when they are.
     fn held_back(&self) -> Option<(String, u64)>;
+    /// Questions that wait until others were answered, and since when.
+    fn turns(&self) -> Vec<(String, u64)>;
     /// Whether blooms have been found to leave out logs.
     fn distrusts_blooms(&self) -> bool;
     /// Somebody waits for what the other endpoints have: the best of them is asked, or, after a while, every one.

@@ -240,12 +240,13 @@ impl Driver {
             reason: wait.reason,
             age_ms: wait.age_ns / 1_000_000,
         });
-        let held_back = self.backend.held_back().map(|(reason, since_ns)| ChainWait {
+        let of_backend = self.backend.held_back().into_iter().chain(self.backend.turns());
+        let of_backend = of_backend.map(|(reason, since_ns)| ChainWait {
             module: None,
             reason,
             age_ms: now_ns.saturating_sub(since_ns) / 1_000_000,
         });
-        let mut waits: Vec<ChainWait> = quiet.into_iter().chain(held_back).chain(told).collect();
+        let mut waits: Vec<ChainWait> = quiet.into_iter().chain(of_backend).chain(told).collect();
         waits.sort_by_key(|wait| std::cmp::Reverse(wait.age_ms));
         (waits, more)
     }

@@ -1,6 +1,8 @@
 //! The numbers a chain actor reports; one registration serves every chain.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector as _,
+};
 
 /// Methods that metrics name; whatever else a module may be allowed to call is `other`, so that labels stay few.
 const METHODS: &[&str] = &[
@@ -148,8 +150,42 @@ impl ChainMetrics {
         })
     }
 
+    /// Forgets a module that was unloaded.
+    pub fn forget(&self, module: &str) {
+        let families = self.module_requests.collect();
+        let labels = families.iter().flat_map(|family| family.get_metric()).map(|metric| metric.get_label());
+        for labels in labels {
+            let value = |name: &str| labels.iter().find(|label| label.name() == name).map(|label| label.value());
+            if let (Some(chain), Some(counted)) = (value("chain_id"), value("module"))
+                && counted == module
+            {
+                // It is there: nobody else removes it.
+                let _ = self.module_requests.remove_label_values(&[chain, module]);
+            }
+        }
+    }
+
     /// The label of a method.
     pub fn method(method: &str) -> &'static str {
         METHODS.iter().find(|known| **known == method).copied().unwrap_or("other")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_that_was_unloaded_has_no_series() {
+        let metrics = ChainMetrics::register(&Registry::new()).unwrap();
+        for (chain, module) in [("1", "stays"), ("1", "goes"), ("10", "goes")] {
+            metrics.module_requests.with_label_values(&[chain, module]).inc();
+        }
+        metrics.forget("goes");
+        metrics.forget("nobody");
+        let left: Vec<usize> =
+            metrics.module_requests.collect().iter().map(|family| family.get_metric().len()).collect();
+        assert_eq!(left, [1]);
+        assert_eq!(metrics.module_requests.with_label_values(&["1", "stays"]).get(), 1);
     }
 }

@@ -385,7 +385,7 @@ async fn failed_reads_are_tried_again() {
 #[tokio::test]
 async fn the_demo_fixture_has_a_price_that_moves_and_transfers() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/chains/demo.toml");
-    let chain = MockChain::new(Fixture::load(&path).unwrap());
+    let chain = MockChain::new(Fixture::parse(&path, &std::fs::read_to_string(&path).unwrap()).unwrap());
     chain.mine(60);
     let actor = manual(&chain).await;
     let call = |to: &str, data: &str, block: &str| format!(r#"[{{"to":"{to}","data":"{data}"}},"{block}"]"#);

@@ -135,7 +135,7 @@ impl State {
             Ok(permits) => permits,
             Err(error) => {
                 self.errors_total += 1;
-                self.args.metrics.requests.with_label_values(&[&*fetch.module, error.kind.name()]).inc();
+                self.args.metrics.end(&self.args.metrics.begin(&fetch.module), error.kind.name());
                 // Nobody to tell when the caller gave up.
                 let _ = reply.send(Err(error));
                 return;
@@ -143,8 +143,8 @@ impl State {
         };
         let (client, limit) = (self.client.clone(), self.args.limits.response_bytes_max);
         let (clock, metrics) = (self.args.clock.clone(), self.args.metrics.clone());
+        let counted = metrics.begin(&fetch.module);
         self.requests.spawn(async move {
-            let module = fetch.module.clone();
             let _flying = Flying::new(&metrics);
             let started_ns = clock.monotonic_ns();
             let answer = client::fetch(&client, fetch, limit).await;
@@ -153,7 +153,7 @@ impl State {
                 Ok(response) => format!("{}xx", response.status / 100),
                 Err(error) => error.kind.name().to_owned(),
             };
-            metrics.requests.with_label_values(&[&*module, &result]).inc();
+            metrics.end(&counted, &result);
             let answered = answer.is_ok();
             drop(permits);
             let _ = reply.send(answer);

@@ -9,8 +9,9 @@ use std::{
 
 use nexum_host_ifaces::store::StoreError;
 use rocksdb::{
-    ColumnFamily, DB, DBIterator, DBPinnableSlice, Direction, IteratorMode, ReadOptions, Snapshot, WriteBatch,
-    WriteOptions,
+    ColumnFamily, DB, DBIterator, DBPinnableSlice, Direction, ErrorKind, IteratorMode, ReadOptions, Snapshot,
+    WriteBatch, WriteOptions,
+    perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats},
 };
 use serde::de::DeserializeOwned;
 
@@ -129,11 +130,20 @@ pub(crate) trait Read {
     }
 
     /// What lies in a half-open range.
-    fn rows(&self, family: &str, (from, end): (impl AsRef<[u8]>, impl Into<Vec<u8>>)) -> Rows<'_> {
-        let (db, mut options) = (self.db(), self.options());
+    fn rows(&self, family: &str, range: (impl AsRef<[u8]>, impl Into<Vec<u8>>)) -> Rows<'_> {
+        self.rows_with(self.options(), family, range)
+    }
+
+    fn rows_with(
+        &self,
+        mut options: ReadOptions,
+        family: &str,
+        (from, end): (impl AsRef<[u8]>, impl Into<Vec<u8>>),
+    ) -> Rows<'_> {
+        let db = self.db();
         options.set_iterate_upper_bound(end);
         let mode = IteratorMode::From(from.as_ref(), Direction::Forward);
-        Rows { found: db.rocks.iterator_cf_opt(db.family(family), options, mode), db }
+        Rows { found: db.rocks.iterator_cf_opt(db.family(family), options, mode), db, is_cut: false }
     }
 
     /// The same from its end.
@@ -141,7 +151,8 @@ pub(crate) trait Read {
         let (db, mut options) = (self.db(), self.options());
         options.set_iterate_lower_bound(from);
         options.set_iterate_upper_bound(end);
-        Rows { found: db.rocks.iterator_cf_opt(db.family(family), options, IteratorMode::End), db }
+        let found = db.rocks.iterator_cf_opt(db.family(family), options, IteratorMode::End);
+        Rows { found, db, is_cut: false }
     }
 }
 
@@ -167,17 +178,43 @@ impl Read for Moment<'_> {
     }
 }
 
+/// Counts what the reads of this thread go past: keys that were deleted, and values that are no longer the newest.
+pub(crate) struct Passed(PerfContext);
+
+impl Passed {
+    pub fn begin() -> Self {
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        let mut counted = PerfContext::default();
+        counted.reset();
+        Self(counted)
+    }
+
+    /// How many so far; each record that was read is counted once, too.
+    pub fn keys(&self) -> u64 {
+        let counted = [PerfMetric::InternalKeySkippedCount, PerfMetric::InternalDeleteSkippedCount];
+        counted.into_iter().map(|metric| self.0.metric(metric)).sum()
+    }
+}
+
 /// What is found in a range.
 pub(crate) struct Rows<'a> {
     found: DBIterator<'a>,
     db: &'a Db,
+    /// Ended where more was to be gone past than the options of the read let it. What follows is not known.
+    pub is_cut: bool,
 }
 
 impl Iterator for Rows<'_> {
     type Item = Result<Row, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.found.next()?.map_err(|error| self.db.failed(&error)))
+        match self.found.next()? {
+            Err(error) if error.kind() == ErrorKind::Incomplete => {
+                self.is_cut = true;
+                None
+            }
+            found => Some(found.map_err(|error| self.db.failed(&error))),
+        }
     }
 }
 

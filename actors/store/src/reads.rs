@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use nexum_host_ifaces::{
     chain::Link,
     journal::{ChangedKey, JournalPage, JournalStart, RewindRecord, UnitDetail},
+    limits::DELETED_KEYS_MAX,
     recording::{CrashBrief, Wanted},
     store::{
         DeadLetter, Entries, JournalEntry, JournalRoom, ModuleId, ModuleInfo, ReplayItem, StateView, StoreError,
@@ -208,7 +209,17 @@ impl StateView for Store {
     }
 
     fn scan(&self, module: ModuleId, prefix: &str, after: Option<&str>, limit: usize) -> Result<Entries, StoreError> {
-        state::scan(&self.db, module, prefix, after, limit)
+        state::scan(&self.db, module, prefix, after, limit, u64::MAX).map(|(entries, _)| entries)
+    }
+
+    fn scan_past(
+        &self,
+        module: ModuleId,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Entries, u64), StoreError> {
+        state::scan(&self.db, module, prefix, after, limit, DELETED_KEYS_MAX)
     }
 
     fn journal_room(&self, module: ModuleId, seq: u64) -> Result<JournalRoom, StoreError> {

@@ -25,7 +25,7 @@ use crate::{args::Output, exit::Failure};
 
 /// Engines are looked for here when nothing is said: the working directory's, then the machine's.
 const SOCKETS: [&str; 2] = [".nexum/admin.sock", "/var/lib/nexum/admin.sock"];
-/// More of a file with a token is not read.
+/// A file with a token has no more.
 const TOKEN_BYTES_MAX: u64 = 64 << 10;
 /// A host that does not answer at all is given up after this long.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -241,7 +241,11 @@ fn usable(from: &str, token: &str) -> Result<String, Failure> {
 /// It may be a pipe that a program with the token writes to.
 fn token_in(file: &Path) -> io::Result<String> {
     let mut token = String::new();
-    File::open(file)?.take(TOKEN_BYTES_MAX).read_to_string(&mut token)?;
+    File::open(file)?.take(TOKEN_BYTES_MAX + 1).read_to_string(&mut token)?;
+    if token.len() as u64 > TOKEN_BYTES_MAX {
+        let message = format!("it is larger than {TOKEN_BYTES_MAX} bytes, expected a token");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
     Ok(token)
 }
 
@@ -281,6 +285,13 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), k3y).unwrap();
         assert_eq!(place("http://u:p@a:1", file.path()).unwrap(), "http://a:1");
+    }
+
+    #[test]
+    fn what_has_no_end_is_no_token() {
+        let token = |file: &str| token_in(Path::new(file)).unwrap_err().to_string();
+        assert_eq!(token("/dev/zero"), "it is larger than 65536 bytes, expected a token");
+        assert!(token("/").starts_with("Is a directory"), "{}", token("/"));
     }
 
     #[test]

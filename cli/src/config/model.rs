@@ -6,10 +6,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
-use nexum_chain::{BloomUse, Verify};
+use nexum_chain::{BloomUse, Verify, mock::Fixture};
 pub use nexum_ctl::{args::LogFormat, period::Period};
 use nexum_host_ifaces::{Hash, grants::Capability, limits::Limits, recording::Record};
 use nexum_kernel::compile::CompileLimits;
@@ -112,6 +113,9 @@ pub struct Chain {
     /// A fixture that an embedded chain plays instead of endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock: Option<PathBuf>,
+    /// That fixture, read when the configuration was checked: the file may be another one by now.
+    #[serde(skip)]
+    pub fixture: Option<Arc<Fixture>>,
     /// Recent headers kept over restarts; absent is the chain actor's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_headers: Option<usize>,
@@ -127,6 +131,7 @@ impl Chain {
             chain_id,
             name: "mock".to_owned(),
             mock: Some(fixture),
+            fixture: None,
             kept_headers: None,
             rpc: Rpc::default(),
             endpoints: Vec::new(),

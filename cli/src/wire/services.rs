@@ -66,11 +66,12 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let network: Arc<dyn Dial> = Arc::new(network.with_certificates(Arc::new(super::certificates::check)));
     for chain in &config.chains {
         let Some(port) = ports.chains.get(&chain.chain_id) else { continue };
-        services.push(chain_service(chain, &ports, port.clone(), &network, &clock, &metrics, &histories)?);
+        services.push(chain_service(chain, &ports, port.clone(), &network, &clock, &metrics, &histories));
     }
     services.push(cron_service(ports.cron.clone(), clock.clone()));
     let (listeners, own) = watch::channel(configured_listeners(config));
-    services.push(egress_service(config, ports.egress.clone(), clock.clone(), &registry, own)?);
+    let egress_metrics = EgressMetrics::register(&registry).context("metrics")?;
+    services.push(egress_service(config, ports.egress.clone(), clock.clone(), egress_metrics.clone(), own));
     services.push(gateway_service(config, &ports, &registry, log.tap.clone(), listeners)?);
 
     let admin = ports.admin.clone();
@@ -96,6 +97,10 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
         schedule_next: Arc::new(nexum_cron::next_after),
         outbox: config.outbox.settings(),
         jitter: Arc::new(rand::random::<f64>),
+        unloaded: Arc::new(move |module: &str| {
+            egress_metrics.forget(module);
+            metrics.forget(module);
+        }),
     };
     let kernel = KernelHandle::start(args).await?;
     Ok((kernel, admin, begun))
@@ -169,19 +174,18 @@ fn egress_service(
     config: &Config,
     port: Port<EgressMsg>,
     clock: Arc<dyn Clock>,
-    registry: &Registry,
+    metrics: EgressMetrics,
     listeners: watch::Receiver<Vec<SocketAddr>>,
-) -> anyhow::Result<ServiceSpec> {
+) -> ServiceSpec {
     let limits = config.egress.limits();
-    let metrics = EgressMetrics::register(registry).context("metrics")?;
     let names = Resolver::new(look_up_of_this_machine(), clock.clone(), &metrics);
-    Ok(ServiceSpec::new("egress", port, move |supervisor| {
+    ServiceSpec::new("egress", port, move |supervisor| {
         let (clock, metrics) = (clock.clone(), metrics.clone());
         let (names, listeners) = (names.clone(), listeners.clone());
         let certificates = Arc::new(super::certificates::check);
         let args = nexum_egress::Args { limits, clock, metrics, names, listeners, certificates };
         async move { nexum_egress::spawn(args, supervisor).await.map(|(actor, _)| actor) }
-    }))
+    })
 }
 
 fn chain_service(
@@ -192,33 +196,21 @@ fn chain_service(
     clock: &Arc<dyn Clock>,
     metrics: &ChainMetrics,
     histories: &Histories,
-) -> anyhow::Result<ServiceSpec> {
-    let fixture = match &chain.mock {
-        Some(path) => {
-            let fixture = Fixture::load(path)?;
-            anyhow::ensure!(
-                fixture.chain_id == chain.chain_id,
-                "[[chains]] mock: {} is of chain {}, not {}",
-                path.display(),
-                fixture.chain_id,
-                chain.chain_id
-            );
-            Some(fixture)
-        }
-        None => None,
-    };
+) -> ServiceSpec {
+    let fixture = chain.fixture.clone();
+    assert_eq!(fixture.is_some(), chain.mock.is_some(), "a fixture is read when the configuration is checked");
     let (rpc, network, clock, metrics) = (rpc(chain), network.clone(), clock.clone(), metrics.clone());
     let kept = histories.get(&chain.chain_id).cloned();
     let (headers, history) = (kept.is_some().then(|| ports.store.clone()), kept.unwrap_or_default());
-    Ok(ServiceSpec::new(format!("chain:{}", chain.chain_id), port, move |supervisor| {
+    ServiceSpec::new(format!("chain:{}", chain.chain_id), port, move |supervisor| {
         let source = match &fixture {
-            Some(fixture) => nexum_chain::Source::Mock(fixture.clone()),
+            Some(fixture) => nexum_chain::Source::Mock(Fixture::clone(fixture)),
             None => nexum_chain::Source::Rpc(rpc.clone(), network.clone()),
         };
         let (clock, metrics) = (clock.clone(), metrics.clone());
         let args = nexum_chain::Args { source, clock, metrics, history: history.clone(), headers: headers.clone() };
         async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
-    }))
+    })
 }
 
 /// The actor's configuration: its defaults, and what the operator changed.

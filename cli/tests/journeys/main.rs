@@ -34,4 +34,5 @@ mod reserve;
 mod resync;
 mod secrets;
 mod services;
+mod unloaded;
 mod upgrade;

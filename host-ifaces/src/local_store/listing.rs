@@ -6,13 +6,21 @@
 use std::{collections::BTreeMap, ops::Bound};
 
 use super::{Overlay, failed};
-use crate::{HostError, limits::ANSWER_BYTES_MAX, store::Entries};
+use crate::{
+    HostError,
+    limits::{ANSWER_BYTES_MAX, DELETED_KEYS_MAX},
+    store::Entries,
+};
 
 /// Committed entries that are read in one go, so that a listing stops where its answer is full.
 pub(super) const SCAN_STEP: usize = 512;
 /// What an entry that a listing goes past counts besides its key and value, bytes: finding it takes as long as copying so
 /// many. An event goes past a million.
 const PASSED_BYTES: usize = 256;
+/// What a key counts that the store goes past without copying it, bytes: one that an earlier event deleted.
+const DELETED_BYTES: u64 = 128;
+// An event of which the store reads no more ends.
+const _: () = assert!(DELETED_KEYS_MAX * DELETED_BYTES >= ANSWER_BYTES_MAX);
 
 impl Overlay {
     /// The first `limit` entries with `prefix` after `after`, or fewer when those have more than `bytes_max` bytes.
@@ -73,8 +81,10 @@ impl Overlay {
         while committed.len() < wanted && shown_bytes <= bytes_max && may_read(read_bytes) {
             let step = (wanted - committed.len()).min(SCAN_STEP);
             let from = committed.last().map(|(key, _)| key.as_str()).or(after);
-            let entries = self.view.scan(self.module, prefix, from, step).map_err(failed)?;
+            let (entries, deleted) = self.view.scan_past(self.module, prefix, from, step).map_err(failed)?;
             let is_end = entries.len() < step;
+            let deleted_bytes = usize::try_from(deleted.saturating_mul(DELETED_BYTES)).unwrap_or(usize::MAX);
+            read_bytes = read_bytes.saturating_add(deleted_bytes);
             for (key, value) in &entries {
                 let bytes = key.len() + value.len();
                 read_bytes += PASSED_BYTES + bytes;
@@ -139,6 +149,39 @@ mod tests {
         overlay.list("k", None, 10_001, usize::MAX).unwrap();
         assert_eq!(huge.0.load(Ordering::Relaxed), SCAN_STEP);
         assert!(overlay.take_copied() as u64 > ANSWER_BYTES_MAX, "so that the event ends");
+    }
+
+    /// A state of which everything was deleted by earlier events.
+    struct Deleted(u64);
+
+    impl StateView for Deleted {
+        fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(None)
+        }
+
+        fn scan(&self, _: ModuleId, _: &str, _: Option<&str>, _: usize) -> Result<Entries, StoreError> {
+            Ok(Entries::new())
+        }
+
+        fn scan_past(
+            &self,
+            module: ModuleId,
+            prefix: &str,
+            after: Option<&str>,
+            limit: usize,
+        ) -> Result<(Entries, u64), StoreError> {
+            self.scan(module, prefix, after, limit).map(|entries| (entries, self.0))
+        }
+    }
+
+    #[test]
+    fn what_earlier_events_deleted_counts_where_a_listing_goes_past_it() {
+        for (deleted, is_over) in [(1_000, false), (DELETED_KEYS_MAX, false), (DELETED_KEYS_MAX + 1, true)] {
+            let mut overlay = Overlay::new(Arc::new(Deleted(deleted)), ModuleId(1), 0, u64::MAX);
+            assert!(overlay.list("", None, 10, usize::MAX).unwrap().is_empty());
+            let copied = overlay.take_copied() as u64;
+            assert_eq!((copied, copied > ANSWER_BYTES_MAX), (deleted * DELETED_BYTES, is_over));
+        }
     }
 
     #[test]

@@ -206,10 +206,11 @@ impl Overlay {
             if step == 0 || *listed > LISTED_MAX {
                 break false;
             }
-            let entries = self.view.scan(self.module, prefix, last.as_deref().or(after), step).ok()?;
+            let from = last.as_deref().or(after);
+            let (entries, deleted) = self.view.scan_past(self.module, prefix, from, step).ok()?;
             let is_end = entries.len() < step;
             read += entries.len();
-            *listed += entries.len();
+            *listed += entries.len() + usize::try_from(deleted).ok()?;
             last = entries.last().map(|(key, _)| key.clone()).or(last);
             for (key, value) in entries {
                 // The store does not have yet what was there before the event.

@@ -14,11 +14,13 @@ use nexum_host_ifaces::{
 use ractor::{ActorCell, ActorProcessingErr, ActorRef};
 
 use super::{
-    Msg, State, answer,
+    Msg, ORDER_DEADLINE, State, answer,
     slot::{Phase, missing},
+    standing::Whom,
 };
 use crate::{
     admin::{AdminError, AdminReply},
+    health,
     module::Exit,
     outbox,
     restart::{self, Decision, Fault},
@@ -61,6 +63,11 @@ impl State {
     ) {
         // It comes again once it is written which version follows.
         let Some(how) = self.put_off(cell, how) else { return };
+        let how = match how {
+            // It comes again once the failure is counted; until then the actor is one that has not ended.
+            Err(bug) if !bug.is::<Exit>() => return self.count_bug(myself, cell, &bug.to_string()),
+            how => how,
+        };
         // Every actor is noted as soon as it is spawned, before its end can be heard of.
         let Some(name) = self.by_actor.remove(&cell.get_id()) else { unreachable!("an actor of no module has ended") };
         // It was killed at the end of the shutdown's patience, and its module was unloaded before it was gone.
@@ -72,10 +79,10 @@ impl State {
         let then = slot.take_then();
         let exit = match how {
             Ok(_) => None,
-            Err(error) => Some(match error.downcast::<Exit>() {
-                Ok(exit) => *exit,
-                Err(bug) => self.host_bug(&name, &bug.to_string()).await,
-            }),
+            Err(error) => match error.downcast::<Exit>() {
+                Ok(exit) => Some(*exit),
+                Err(bug) => unreachable!("a bug was counted, and is one still: {bug}"),
+            },
         };
         self.note_fault(&name, exit.as_ref());
         let reason = exit.as_ref().map_or_else(|| "it was stopped".to_owned(), ToString::to_string);
@@ -84,12 +91,7 @@ impl State {
             if let Some(reason) = exit.as_ref().and_then(budget_spent).filter(|_| !then.leaves_dead()) {
                 return self.refuse_dead(&name, reason.to_owned(), reply);
             }
-            let done = self.finish_order(myself, &name, then).await;
-            if let Err(error) = &done {
-                self.fall_back(myself, &name, error);
-            }
-            self.conclude(myself, &name, then, done, reply);
-            return;
+            return self.finish_order(myself, &name, then, Whom::Operator { reply, was_stopped: true }).await;
         }
         let Some(slot) = self.slots.get_mut(&name) else { missing(&name) };
         match exit {
@@ -135,6 +137,20 @@ impl State {
         }
     }
 
+    /// Ends every actor that is left at the end of the shutdown's patience; what they were at.
+    pub(super) fn kill_rest(&mut self) -> Vec<String> {
+        let mut unfinished = Vec::new();
+        for (name, slot) in &mut self.slots {
+            if let Some(actor) = slot.actor.take() {
+                unfinished.push(format!(
+                    "module {name}: its event in flight did not finish; it is delivered again at the next start"
+                ));
+                actor.kill();
+            }
+        }
+        unfinished
+    }
+
     /// Keeps what a failure left of the budget: for the next actor, for whoever looks, and for the next process.
     fn note_fault(&mut self, name: &Arc<str>, exit: Option<&Exit>) {
         // What is not the module's fault is not counted.
@@ -163,7 +179,7 @@ impl State {
     }
 
     /// A module stopped for an order that then failed: it starts again by itself, unless that is what failed.
-    fn fall_back(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, error: &AdminError) {
+    pub(super) fn fall_back(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, error: &AdminError) {
         let Some(slot) = self.slots.get_mut(name) else { missing(name) };
         if let Some(resync) = slot.resync.take() {
             answer(resync.reply, Err(AdminError::Unavailable(error.to_string())));
@@ -199,21 +215,37 @@ impl State {
 
     /// The actor itself failed, by a panic or an unknown error: counted like a failure of the module, on top of what its
     /// last unit left.
-    async fn host_bug(&mut self, name: &Arc<str>, bug: &str) -> Exit {
+    fn count_bug(&mut self, myself: &ActorRef<Msg>, cell: &ActorCell, bug: &str) {
+        let id = cell.get_id();
+        let Some(name) = self.by_actor.get(&id).cloned() else { unreachable!("an actor of no module has failed") };
         // A panic may repeat what it was about.
         let bug = cut(bug, MESSAGE_BYTES_MAX);
         tracing::error!(module = %name, bug, "a module's actor failed: this is a bug in nexum");
-        self.withdraw(name);
-        let stored = self.stored_health(name).await.ok();
-        let slot = self.slots.get(name);
-        let mut health = stored.or_else(|| slot.map(|slot| slot.health.clone())).unwrap_or_default();
-        let plan = slot.and_then(|slot| slot.plan.as_ref());
+        // Its module was unloaded before it was gone, as below.
+        let Some(slot) = self.slots.get(&name) else {
+            self.by_actor.remove(&id);
+            return;
+        };
+        self.withdraw(&name);
+        let plan = slot.plan.as_ref();
         let policy = plan.map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
         let fault = Fault { message: format!("host bug: {bug}"), backtrace: None, fuel: 0, event: None };
-        let decision = restart::decide(&mut health, &fault, &policy, (self.shared.jitter)());
-        // The actor cannot do that any more.
-        let written = self.put_health(name, health.clone()).await.map_err(|error| error.to_string());
-        Exit::Fault { health: Box::new(health), decision, written }
+        let (known, jitter) = (slot.health.clone(), (self.shared.jitter)());
+        let (store, cell, myself) = (self.shared.store.clone(), cell.clone(), myself.clone());
+        let alive = self.writes.alive();
+        let _counting: tokio::task::JoinHandle<_> = tokio::spawn(async move {
+            let stored = health::read(&store, ORDER_DEADLINE, &name).await;
+            // A supervisor that is gone has taken its modules along, and the next one has started them.
+            if alive.strong_count() == 0 {
+                return;
+            }
+            let mut health = stored.map_or(known, |info| info.health);
+            let decision = restart::decide(&mut health, &fault, &policy, jitter);
+            // The actor cannot do that any more.
+            let written = health::put(&store, ORDER_DEADLINE, &name, health.clone()).await;
+            let exit = Box::new(Exit::Fault { health: Box::new(health), decision, written });
+            let _ = myself.send_message(Msg::BugCounted { cell, exit });
+        });
     }
 }
 

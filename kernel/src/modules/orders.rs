@@ -1,39 +1,44 @@
 //! The operator's orders: checked against the module's state, and carried out once its actor has stopped.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
-use nexum_host_ifaces::store::{ModuleHealth, Standing, StoreError, StoreMsg};
-use ractor::ActorRef;
+use nexum_host_ifaces::store::{StoreError, StoreMsg};
+use ractor::{ActorRef, rpc::CallResult};
 
 use super::{
     Msg, ORDER_DEADLINE, Order, State, answer,
+    owner::Newest,
     slot::{Phase, Slot, Then, missing},
+    standing::{Changing, Whom},
+    writes::Waiter,
 };
 use crate::{
     admin::{AdminError, AdminReply, ModuleSpec, ResyncOrder, Resynced},
-    health,
     load::{Loader, Plan},
     module::{self, Resync},
-    restart,
 };
 
-impl State {
-    pub(super) async fn put_health(&self, name: &Arc<str>, health: ModuleHealth) -> Result<(), AdminError> {
-        health::put(&self.shared.store, ORDER_DEADLINE, name, health).await.map_err(AdminError::Unavailable)
-    }
+/// Purges at once. More are refused.
+const PURGES_MAX: usize = 64;
 
+impl State {
     /// Loads a module now. Once that is written it is there after a restart of the engine, too.
     pub(super) async fn load_by_order(
         &mut self,
         myself: &ActorRef<Msg>,
         spec: ModuleSpec,
-    ) -> Result<String, AdminError> {
-        let spec = self.pinned(spec)?;
+        newest: Option<Newest>,
+        reply: AdminReply<String>,
+    ) {
         // What was configured and unloaded comes back as configured.
         let configured = self.unloaded.iter().find(|unloaded| **unloaded == spec).cloned();
-        let name = self.load(myself, spec, configured.clone(), false).await?;
-        self.unloaded.retain(|unloaded| Some(unloaded) != configured.as_ref());
-        Ok(name)
+        match self.load(myself, spec, configured.clone(), false, newest).await {
+            Ok(name) => {
+                self.unloaded.retain(|unloaded| Some(unloaded) != configured.as_ref());
+                self.write(myself, Waiter::Loaded(name, reply));
+            }
+            Err(error) => answer(reply, Err(error)),
+        }
     }
 
     pub(super) async fn order(&mut self, myself: &ActorRef<Msg>, module: &str, order: Order, reply: AdminReply<()>) {
@@ -57,18 +62,26 @@ impl State {
             slot.ask_to_stop();
             return;
         }
-        let done = self.finish_order(myself, &name, then).await;
-        self.conclude(myself, &name, then, done, reply);
+        self.finish_order(myself, &name, then, Whom::Operator { reply, was_stopped: false }).await;
     }
 
-    /// Nothing is loaded meanwhile: this actor does one thing at a time.
-    pub(super) async fn purge(&self, name: String) -> Result<Result<(), StoreError>, AdminError> {
+    /// Has the store remove everything about a module. Nothing of that name is loaded meanwhile.
+    pub(super) fn purge(&mut self, myself: &ActorRef<Msg>, name: String, reply: AdminReply<Result<(), StoreError>>) {
         if let Some(slot) = self.slots.get(name.as_str()) {
             let hint = format!("`nexumctl module unload {name}` first");
-            return Err(AdminError::WrongState { module: name, state: slot.phase.name().to_owned(), hint });
+            let state = slot.phase.name().to_owned();
+            return answer(reply, Err(AdminError::WrongState { module: name, state, hint }));
         }
-        let purged = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::Purge { name, reply }).await;
-        purged.map_err(|error| AdminError::Unavailable(error.to_string()))
+        if self.purging.len() >= PURGES_MAX || !self.purging.insert(name.clone()) {
+            return answer(reply, Err(AdminError::Unavailable(format!("{name}: another purge is under way"))));
+        }
+        let (store, myself) = (self.shared.store.clone(), myself.clone());
+        let _purging: tokio::task::JoinHandle<_> = tokio::spawn(async move {
+            let purged = store.call(ORDER_DEADLINE, |reply| StoreMsg::Purge { name: name.clone(), reply }).await;
+            let purged = purged.map_err(|error| AdminError::Unavailable(error.to_string()));
+            // A supervisor that is gone drops the reply.
+            let _ = myself.send_message(Msg::Purged { module: name, purged, reply });
+        });
     }
 
     /// Starts a module that shall find its place on a chain first. A fresh actor does it before it asks any source.
@@ -85,7 +98,7 @@ impl State {
         };
         let hint = match slot.phase {
             _ if slot.then.is_some() || slot.resync.is_some() => Some("another order waits for its event in flight"),
-            _ if slot.is_being_written() => Some("another order is being carried out"),
+            _ if slot.is_being_written() || slot.changing.is_some() => Some("another order is being carried out"),
             Phase::Init | Phase::Run | Phase::Restart { .. } => None,
             Phase::Paused => Some("let it go on with `module resume` first"),
             _ => Some("it must run, or wait for its restart"),
@@ -107,22 +120,11 @@ impl State {
 
     /// Carries out what an order wants once the module's actor is gone. What changes which modules run is to be written
     /// after that.
-    pub(super) async fn finish_order(
-        &mut self,
-        myself: &ActorRef<Msg>,
-        name: &Arc<str>,
-        then: Then,
-    ) -> Result<(), AdminError> {
+    pub(super) async fn finish_order(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>, then: Then, whom: Whom) {
         // A module whose manifest was wrong has no name and no state yet: an order to start it loads it anew.
         let planned = self.slots.get(name).is_some_and(|slot| slot.plan.is_some());
-        match then {
-            Then::Start { .. } if !planned => {
-                let Some(slot) = self.slots.get(name) else { missing(name) };
-                let (spec, configured) = ((*slot.spec).clone(), slot.configured.as_deref().cloned());
-                self.load(myself, spec, configured, false).await?;
-                self.slots.remove(name);
-                Ok(())
-            }
+        let done = match then {
+            Then::Start { .. } if !planned => self.load_anew(myself, name).await,
             Then::Forget => {
                 let slot = self.slots.remove(name);
                 self.unloaded.extend(slot.and_then(|slot| slot.configured).map(Arc::unwrap_or_clone));
@@ -130,15 +132,7 @@ impl State {
                 self.shared.permits.remove(name);
                 self.shared.begun.forget(name);
                 self.shared.outbox_metrics.forget(name);
-                Ok(())
-            }
-            Then::Pause => {
-                let mut health = self.health_of_living(name).await?;
-                health.standing = Standing::Paused;
-                self.put_health(name, health.clone()).await?;
-                let Some(slot) = self.slots.get_mut(name) else { missing(name) };
-                slot.health = health;
-                slot.enter(Phase::Paused);
+                (self.shared.unloaded)(name);
                 Ok(())
             }
             Then::Hold => {
@@ -149,79 +143,55 @@ impl State {
             Then::Start { .. } if self.shutting_down => {
                 Err(AdminError::Unavailable(format!("{name} starts with the next engine: this one is shutting down")))
             }
-            Then::Start { afresh } => {
-                let mut health = match afresh {
-                    true => self.stored_health(name).await?,
-                    false => self.health_of_living(name).await?,
-                };
-                health.standing = Standing::Running;
-                if afresh {
-                    let plan = self.slots.get(name).and_then(|slot| slot.plan.as_ref());
-                    let policy = plan.map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
-                    restart::refill(&mut health, &policy);
-                    self.shared.begun.forgive(name);
-                }
-                let slot = self.slots.get(name).filter(|_| afresh);
-                let plan = match slot.map(|slot| slot.replanned(&self.shared.loader)).transpose() {
-                    Ok(plan) => plan.map(Arc::new),
-                    Err(error) => {
-                        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
-                        slot.die(error.to_string());
-                        return Err(error);
-                    }
-                };
-                // Whoever ordered it may rely on it once it is answered, whatever becomes of the process.
-                self.put_health(name, health.clone()).await?;
+            Then::Pause | Then::Start { afresh: false } => {
+                return self.change_standing(myself, name, Changing { then, plan: None, whom });
+            }
+            Then::Start { afresh: true } => {
                 let Some(slot) = self.slots.get_mut(name) else { missing(name) };
-                slot.status.consecutive_failures.store(health.consecutive_failures, Ordering::Relaxed);
-                slot.health = health;
-                slot.override_health = None;
-                slot.unprepared = 0;
-                if let Some(plan) = &plan {
-                    slot.plan = Some(plan.clone());
-                    slot.prepared = None;
-                    self.permit(plan);
-                    // Whoever restarts a module wants to know what comes of its component now.
-                    self.shared.loader.engine.try_again(plan.manifest.component);
+                match slot.replanned(&self.shared.loader) {
+                    // Whoever ordered it may rely on it once it is answered, whatever becomes of the process.
+                    Ok(plan) => {
+                        let plan = Some(Arc::new(plan));
+                        return self.change_standing(myself, name, Changing { then, plan, whom });
+                    }
+                    Err(error) => {
+                        slot.die(error.to_string());
+                        Err(error)
+                    }
                 }
-                self.start(myself, name).await;
-                Ok(())
             }
-        }
+        };
+        self.finished(myself, name, then, done, whom);
     }
 
-    pub(super) async fn resume_all(&mut self, myself: &ActorRef<Msg>) -> Result<Vec<String>, AdminError> {
-        let is_free = |slot: &Slot| slot.then.is_none() && !slot.is_being_written();
-        let paused = self.slots.iter().filter(|(_, slot)| slot.phase == Phase::Paused && is_free(slot));
-        let paused: Vec<Arc<str>> = paused.map(|(name, _)| name.clone()).collect();
-        let mut resumed = Vec::new();
-        for name in &paused {
-            match self.finish_order(myself, name, Then::Start { afresh: false }).await {
-                Ok(()) => resumed.push(name.to_string()),
-                // It is dead, as the tree says from now on; the others are not to wait for it.
-                Err(AdminError::WrongState { .. }) => {}
-                Err(error) => return Err(error),
+    async fn load_anew(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>) -> Result<(), AdminError> {
+        let Some(slot) = self.slots.get(name) else { missing(name) };
+        let (spec, configured) = ((*slot.spec).clone(), slot.configured.as_deref().cloned());
+        self.load(myself, spec, configured, false, None).await?;
+        self.slots.remove(name);
+        Ok(())
+    }
+
+    /// Resumes all that are paused now, one after the other.
+    pub(super) fn resume_all(&self, myself: &ActorRef<Msg>, reply: AdminReply<Vec<String>>) {
+        let paused = self.slots.iter().filter(|(_, slot)| slot.phase == Phase::Paused && !slot.is_busy());
+        let paused: Vec<String> = paused.map(|(name, _)| name.to_string()).collect();
+        let myself = myself.clone();
+        let _resuming: tokio::task::JoinHandle<_> = tokio::spawn(async move {
+            let mut resumed = Vec::new();
+            for name in paused {
+                let order = |reply| Msg::Order { module: name.clone(), order: Order::Resume, reply };
+                match myself.call(order, None).await {
+                    Ok(CallResult::Success(Ok(()))) => resumed.push(name),
+                    // It is dead, as the tree says from now on, or somebody was faster; the others are not to wait for it.
+                    Ok(CallResult::Success(Err(AdminError::WrongState { .. } | AdminError::UnknownModule(_)))) => {}
+                    Ok(CallResult::Success(Err(error))) => return answer(reply, Err(error)),
+                    // The supervisor is gone, and whoever asked is told so by the reply that is dropped.
+                    Ok(CallResult::Timeout | CallResult::SenderError) | Err(_) => return,
+                }
             }
-        }
-        Ok(resumed)
-    }
-
-    pub(super) async fn stored_health(&self, name: &Arc<str>) -> Result<ModuleHealth, AdminError> {
-        let opened = self.shared.store.call(ORDER_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await;
-        match opened {
-            Ok(Ok(info)) => Ok(info.health),
-            Ok(Err(error)) => Err(AdminError::Unavailable(error.to_string())),
-            Err(error) => Err(AdminError::Unavailable(error.to_string())),
-        }
-    }
-
-    /// The health of a module that is not dead. One that has just been loaded may be, and not have found it out yet.
-    async fn health_of_living(&mut self, name: &Arc<str>) -> Result<ModuleHealth, AdminError> {
-        let health = self.stored_health(name).await?;
-        let Standing::Dead { reason } = &health.standing else { return Ok(health) };
-        let Some(slot) = self.slots.get_mut(name) else { missing(name) };
-        slot.die(reason.clone());
-        Err(AdminError::dead(name))
+            answer(reply, Ok(resumed));
+        });
     }
 
     pub(super) fn retry_dead_letter(&mut self, module: &str, seq: u64, reply: AdminReply<()>) {

@@ -6,7 +6,7 @@ use nexum_admin_api::state::ModuleState;
 use nexum_host_ifaces::store::{ModuleHealth, Standing};
 use ractor::ActorRef;
 
-use super::{Order, upgrade::Upgrade};
+use super::{Order, standing::Changing, upgrade::Upgrade};
 use crate::{
     admin::{AdminError, AdminReply, ModuleSpec},
     instance::Prepared,
@@ -95,6 +95,8 @@ pub(super) struct Slot {
     pub(super) generation: u64,
     pub(super) then: Option<(Then, AdminReply<()>)>,
     pub(super) upgrade: Option<Box<Upgrade>>,
+    /// It is being stored that it is to run, or to pause. No actor runs, and no order is taken.
+    pub(super) changing: Option<Box<Changing>>,
     /// Handed to the next actor.
     pub(super) resync: Option<Resync>,
 }
@@ -137,6 +139,7 @@ impl Slot {
             generation: 0,
             then: None,
             upgrade: None,
+            changing: None,
             resync: None,
         })
     }
@@ -158,6 +161,7 @@ impl Slot {
             generation: 0,
             then: None,
             upgrade: None,
+            changing: None,
             resync: None,
         })
     }
@@ -172,6 +176,11 @@ impl Slot {
     pub(super) fn die(&mut self, reason: String) {
         self.health.last_error = Some(reason.clone());
         self.enter(Phase::Dead { reason });
+    }
+
+    /// Whether something is being done with it that another order would get in the way of.
+    pub(super) fn is_busy(&self) -> bool {
+        self.then.is_some() || self.upgrade.is_some() || self.changing.is_some()
     }
 
     pub(super) fn take_then(&mut self) -> Option<(Then, AdminReply<()>)> {
@@ -193,7 +202,7 @@ impl Slot {
             state: self.phase.name().to_owned(),
             hint: hint.to_owned(),
         };
-        if self.then.is_some() || self.upgrade.is_some() {
+        if self.is_busy() {
             return Err(wrong("another order is being carried out"));
         }
         match (order, &self.phase) {

@@ -19,6 +19,7 @@ use ractor::ActorRef;
 use super::{
     Msg, State, answer,
     slot::{Phase, Slot, Then, missing},
+    standing::Whom,
     writes::Waiter,
 };
 use crate::{
@@ -62,6 +63,9 @@ pub(super) struct Upgrade {
     is_being_written: bool,
     reply: AdminReply<Upgraded>,
 }
+
+/// What was in force before a new version was.
+pub(super) type Before = (Arc<ModuleSpec>, Option<Arc<Plan>>);
 
 /// Who waits for the new version to be the one to run.
 pub(super) enum Passing {
@@ -208,17 +212,27 @@ impl State {
         myself: &ActorRef<Msg>,
         name: &Arc<str>,
         kept: Result<(), AdminError>,
-        before: (Arc<ModuleSpec>, Option<Arc<Plan>>),
+        before: Before,
     ) {
         let Some(slot) = self.slots.get_mut(name) else { missing(name) };
         if let Err(error) = kept {
             return slot.refuse_upgrade(error);
         }
         slot.plan = slot.upgrade.as_ref().and_then(|upgrade| Some(upgrade.candidate.as_ref()?.plan.clone()));
-        let started = match slot.phase == Phase::Paused {
-            true => Ok(()),
-            false => self.finish_order(myself, name, Then::Start { afresh: true }).await,
-        };
+        if slot.phase == Phase::Paused {
+            return self.end_upgrade(name, "");
+        }
+        self.finish_order(myself, name, Then::Start { afresh: true }, Whom::Upgrade(before)).await;
+    }
+
+    /// It has taken the place, or could not be started there.
+    pub(super) fn place_taken(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        name: &Arc<str>,
+        started: Result<(), AdminError>,
+        before: Before,
+    ) {
         match (started, self.slots.get_mut(name)) {
             (Err(error), Some(slot)) => {
                 (slot.spec, slot.plan) = before;
@@ -229,10 +243,11 @@ impl State {
         }
     }
 
-    /// The wait before a restart is over. While it is being written which version is to start, it goes on.
+    /// The wait before a restart is over. While it is being written which version is to start, or whether one is, it
+    /// goes on.
     pub(super) async fn start_when_written(&mut self, myself: &ActorRef<Msg>, name: &Arc<str>) {
         let Some(slot) = self.slots.get(name) else { missing(name) };
-        if slot.is_being_written() {
+        if slot.is_being_written() || slot.changing.is_some() {
             let (module, generation) = (name.clone(), slot.generation);
             myself.send_after(WRITTEN_RETRY, move || Msg::Start { module, generation });
             return;
@@ -284,7 +299,7 @@ impl Slot {
             state: self.phase.name().to_owned(),
             hint: hint.to_owned(),
         };
-        if self.then.is_some() || self.upgrade.is_some() {
+        if self.is_busy() {
             return Err(wrong("another order is being carried out"));
         }
         match (&self.phase, &self.plan) {

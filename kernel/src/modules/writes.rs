@@ -4,7 +4,7 @@
 //! Invariant: a write holds how things are when it begins, and who waits is answered by a write that began after what they
 //! ordered was done. So writes never overtake each other, and however many wait, the next one is for all of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use ractor::{ActorCell, ActorProcessingErr, ActorRef};
 
@@ -58,6 +58,11 @@ impl Writes {
         Self { owners, ..Self::default() }
     }
 
+    /// What is gone with the supervisor, for who writes something else beside it.
+    pub(super) fn alive(&self) -> Weak<()> {
+        Arc::downgrade(&self.alive)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.is_none() && self.next.is_empty()
     }
@@ -101,7 +106,7 @@ impl State {
         let owners = (self.owners != self.writes.owners).then(|| self.owners.clone());
         self.writes.under_way = Some(waiters);
         let (roster, blocking, myself) = (self.roster.clone(), self.shared.blocking, myself.clone());
-        let alive = Arc::downgrade(&self.writes.alive);
+        let alive = self.writes.alive();
         let _writing: tokio::task::JoinHandle<_> = tokio::spawn(async move {
             let written = blocking.run(move || {
                 if alive.strong_count() == 0 {

@@ -370,6 +370,10 @@ impl Backend for MockBackend {
         None
     }
 
+    fn turns(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+
     fn want_vouched(&self, _of_anybody: bool) {}
 
     async fn heard(&self) {

@@ -49,7 +49,7 @@ use super::{
     word::{HexBytes, Word},
 };
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fixture {
     pub chain_id: u64,
@@ -90,14 +90,14 @@ fn always() -> f64 {
     1.0
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ScriptedBlock {
     #[serde(default)]
     pub logs: Vec<ScriptedLog>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ScriptedLog {
     pub address: Address,
@@ -107,7 +107,7 @@ pub(super) struct ScriptedLog {
     pub data: HexBytes,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Emit {
     pub address: Address,
@@ -123,7 +123,7 @@ pub(super) struct Emit {
     pub count: u64,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Call {
     pub to: Address,
@@ -134,14 +134,14 @@ pub(super) struct Call {
     pub revert: Option<HexBytes>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ScriptedReorg {
     pub at: u64,
     pub depth: u64,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ScriptedFault {
     #[serde(default)]
@@ -154,22 +154,14 @@ pub(super) struct ScriptedFault {
 
 /// Why a fixture cannot be played.
 #[derive(Debug, thiserror::Error)]
-pub enum FixtureError {
-    #[error("cannot read fixture {}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{}: {message}", path.display())]
-    Parse { path: PathBuf, message: String },
+#[error("{}: {message}", .path.display())]
+pub struct FixtureError {
+    path: PathBuf,
+    message: String,
 }
 
 impl Fixture {
-    /// Reads a fixture file; JSON when it is named so, TOML otherwise.
-    pub fn load(path: &Path) -> Result<Self, FixtureError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| FixtureError::Read { path: path.to_owned(), source })?;
-        Self::parse(path, &text)
-    }
-
-    /// Parses the text of a fixture; `path` is for its errors.
+    /// Parses the text of a fixture: JSON when its file is named so, TOML otherwise. Of `path` nothing is read.
     pub fn parse(path: &Path, text: &str) -> Result<Self, FixtureError> {
         let json = path.extension().is_some_and(|extension| extension == "json");
         let parsed: Result<Self, String> = match json {
@@ -183,7 +175,7 @@ impl Fixture {
             },
             Err(message) => message,
         };
-        Err(FixtureError::Parse { path: path.to_owned(), message: message.trim_end().to_owned() })
+        Err(FixtureError { path: path.to_owned(), message: message.trim_end().to_owned() })
     }
 
     /// An empty chain that makes blocks by hand or without end.

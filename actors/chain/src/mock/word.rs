@@ -25,7 +25,7 @@ fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
 }
 
 /// A 32-byte word of call results, topics or log data.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Word {
     /// Left-padded.
     Fixed([u8; 32]),
@@ -34,7 +34,7 @@ pub enum Word {
     Generated(Generator),
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Generator {
     /// Swings around `center`.

@@ -185,6 +185,16 @@ impl Backend for RpcBackend {
         self.shared.held_back.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn turns(&self) -> Vec<(String, u64)> {
+        let waits = self.shared.endpoints.iter().filter_map(|endpoint| {
+            let (count, since_ns) = endpoint.large_turn.waits()?;
+            let what = if count == 1 { "a question".to_owned() } else { format!("{count} questions") };
+            let why = "which is asked one at a time since it did not tell those of a block";
+            Some((format!("the turn of {what} for logs at {}, {why}", endpoint.name), since_ns))
+        });
+        waits.collect()
+    }
+
     fn distrusts_blooms(&self) -> bool {
         self.shared.trust().bloom() != BloomUse::Exact
     }

@@ -3,9 +3,11 @@
 //! Carries bytes and knows nothing of JSON-RPC. Invariant: an answer is bounded while it is read, redirects are not
 //! followed, and no error quotes a URL, which may hold a key. Hosts are looked up on threads that nothing else runs on.
 
+mod frames;
 mod room;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::{
     error::Error,
@@ -26,10 +28,14 @@ use nexum_host_ifaces::{
 };
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::{net::TcpStream, sync::mpsc};
-use tokio_tungstenite::tungstenite::{self, Message, protocol::WebSocketConfig};
+use tokio_tungstenite::{
+    MaybeTlsStream, client_async_with_config,
+    tungstenite::{self, Message, protocol::WebSocketConfig},
+};
 use url::{Host, Url};
 
 use crate::metrics::ChainMetrics;
+use frames::Framed;
 use room::Bounded;
 pub use room::Room;
 
@@ -52,6 +58,8 @@ pub enum Broken {
     Timeout(String),
     /// The answer is longer than was allowed, in bytes.
     TooLarge { bytes_max: usize },
+    /// More frames than a node has reason to send.
+    TooMany(String),
     /// The handshake of a WebSocket was answered with this HTTP status.
     Refused { status: u16 },
 }
@@ -279,10 +287,15 @@ impl Dial for Network {
         }
         let stream = self.hosts.connect(url, message_bytes_max).await?;
         let stream = Bounded::new(stream, room.clone());
-        let opening = tokio_tungstenite::client_async_tls_with_config(url.as_str(), stream, Some(config), None);
-        let opened = opening.await;
-        let (stream, _) =
-            opened.map_err(|error| room.broken().unwrap_or_else(|| of_websocket(&error, message_bytes_max)))?;
+        let failed =
+            |error: tungstenite::Error| room.broken().unwrap_or_else(|| of_websocket(&error, message_bytes_max));
+        let stream = match url.scheme() {
+            "wss" => tls::connect(url, stream).await.map(MaybeTlsStream::Rustls),
+            _ => Ok(MaybeTlsStream::Plain(stream)),
+        };
+        let stream = Framed::new(stream.map_err(|error| failed(tungstenite::Error::Io(error)))?, room.clone());
+        let opened = client_async_with_config(url.as_str(), stream, Some(config)).await;
+        let (stream, _) = opened.map_err(failed)?;
         // One message at a time: each may be as long as is allowed.
         let (to_node, mut outgoing) = mpsc::channel::<String>(16);
         let (incoming, from_node) = mpsc::channel(1);

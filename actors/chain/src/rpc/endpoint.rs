@@ -20,7 +20,7 @@ use super::{
     secrets::{Secrets, public_name},
     shape::Shape,
     socket::{Connection, LARGE_BYTES_MIN, Payload},
-    untold::Questions,
+    untold::{Questions, Turns},
 };
 use crate::{
     config::{ChainConfig, EndpointConfig},
@@ -117,8 +117,8 @@ pub struct Endpoint {
     shape: Mutex<Shape>,
     /// Questions for logs and receipts that are under way.
     pub large: Questions,
-    /// Held by one question for logs while these are asked one at a time.
-    pub large_turn: tokio::sync::Semaphore,
+    /// Of questions for logs, while these are asked one at a time.
+    pub large_turn: Turns,
     /// Questions of the engine that it has answered, if only with an error.
     answers: AtomicU64,
     next_id: AtomicU64,
@@ -159,7 +159,7 @@ impl Endpoint {
             limiter: Limiter::new(config.requests_per_second),
             shape: Mutex::new(Shape::new(config.max_log_range, BATCH_MAX, LIST_MAX)),
             large: Questions::default(),
-            large_turn: tokio::sync::Semaphore::new(1),
+            large_turn: Turns::default(),
             answers: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
             engine_bytes: Meter::new(ENGINE_BYTES_HELD_MAX),

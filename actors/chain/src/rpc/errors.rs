@@ -53,6 +53,7 @@ impl CallError {
         match broken {
             Broken::Lost(message) => Self::unavailable(short(&message)),
             Broken::TooLarge { bytes_max } => Self::TooLarge { bytes_max },
+            Broken::TooMany(message) => Self::nonsense(message),
             Broken::Refused { status } => of_status(status, format!("HTTP status {status}"), None),
             Broken::Timeout(message) => {
                 Self::Transport { kind: HostErrorKind::Timeout, status: 0, message, retry_after: None }
@@ -307,6 +308,7 @@ mod tests {
             (CallError::timeout(Duration::from_secs(1)), Timeout, 0, None),
             (CallError::of_broken(Broken::Lost("gone".into())), Unavailable, 0, None),
             (CallError::of_broken(Broken::TooLarge { bytes_max: 5 }), InvalidInput, 0, None),
+            (CallError::of_broken(Broken::TooMany("frames".into())), Unavailable, 0, None),
             (http(301, "https://elsewhere"), Unavailable, 301, None),
         ];
         for (error, kind, code, data) in cases {

@@ -90,12 +90,9 @@ impl RpcBackend {
         patience: Duration,
     ) -> Result<Vec<wire::ReadLog>, CallError> {
         let endpoint = &self.shared.endpoints[index];
-        let one_by_one = endpoint.shape().untold.is_one_by_one(self.shared.clock.monotonic_ns());
-        let _turn = match one_by_one {
-            // Nobody closes the semaphore.
-            true => endpoint.large_turn.acquire().await.ok(),
-            false => None,
-        };
+        let now_ns = self.shared.clock.monotonic_ns();
+        let one_by_one = endpoint.shape().untold.is_one_by_one(now_ns);
+        let _turn = if one_by_one { endpoint.large_turn.take(now_ns).await } else { None };
         let question = endpoint.large.begin();
         let logs = self.logs_from(index, purpose, filter, may_be_too_large, patience).await;
         if let (Some(number), Err(error)) = (block, &logs)

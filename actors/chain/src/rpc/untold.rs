@@ -7,8 +7,13 @@
 use std::{
     collections::BTreeMap,
     ops::RangeInclusive,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
+
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     errors::{CallError, NOT_CONNECTED},
@@ -195,6 +200,68 @@ impl Drop for Question<'_> {
     }
 }
 
+/// Questions that are asked one at a time, and those that wait for that.
+#[derive(Debug)]
+pub struct Turns {
+    free: Semaphore,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    begun: u64,
+    /// Since when, by their number.
+    since_ns: BTreeMap<u64, u64>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { free: Semaphore::new(1), waiting: Mutex::default() }
+    }
+}
+
+impl Turns {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One's turn, until it is dropped. They have it in the order in which they asked.
+    pub async fn take(&self, now_ns: u64) -> Option<SemaphorePermit<'_>> {
+        if let Ok(turn) = self.free.try_acquire() {
+            return Some(turn);
+        }
+        let _waits = self.wait(now_ns);
+        // Nobody closes the semaphore.
+        self.free.acquire().await.ok()
+    }
+
+    fn wait(&self, now_ns: u64) -> Waits<'_> {
+        let mut waiting = self.waiting();
+        waiting.begun += 1;
+        let nth = waiting.begun;
+        waiting.since_ns.insert(nth, now_ns);
+        Waits { turns: self, nth }
+    }
+
+    /// How many wait, and since when the first of them does; none when nobody does.
+    pub fn waits(&self) -> Option<(usize, u64)> {
+        let waiting = self.waiting();
+        waiting.since_ns.first_key_value().map(|(_, since_ns)| (waiting.since_ns.len(), *since_ns))
+    }
+}
+
+/// One that waits for its turn, until it is dropped.
+struct Waits<'a> {
+    turns: &'a Turns,
+    nth: u64,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.turns.waiting().since_ns.remove(&self.nth);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +275,21 @@ mod tests {
             untold.note(number, Why::Failed, true, from_ns + nth + 1, from_ns + nth * SECOND);
         }
         from_ns + times * SECOND
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_turn_is_seen_until_it_has_it_or_gives_up() {
+        let turns = Turns::default();
+        let first = turns.take(1).await;
+        assert_eq!(turns.waits(), None, "it did not wait");
+        let (mut second, mut third) = (Box::pin(turns.take(5)), Box::pin(turns.take(7)));
+        assert!(futures::poll!(second.as_mut()).is_pending() && futures::poll!(third.as_mut()).is_pending());
+        assert_eq!(turns.waits(), Some((2, 5)));
+        drop(first);
+        let turn = second.await;
+        assert_eq!((turn.is_some(), turns.waits()), (true, Some((1, 7))));
+        drop(third);
+        assert_eq!(turns.waits(), None);
     }
 
     #[test]

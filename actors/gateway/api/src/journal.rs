@@ -93,14 +93,35 @@ impl Line {
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = |error: serde_json::Error| error.to_string();
-        let line: Self = serde_json::from_str(text).map_err(wrong)?;
+        let line: Self = serde_json::from_str(text).map_err(|error| not_known(text, &error))?;
         // An entry's fields are flattened, of which unknown ones are passed over.
         let said: Value = serde_json::from_str(text).map_err(wrong)?;
         let known = serde_json::to_value(&line).map_err(wrong)?;
         match unknown(&said, &known) {
-            Some(key) => Err(format!("unknown field `{key}`")),
+            Some(key) => Err(format!("unknown field `{key}`: {NOT_OURS}")),
             None => Ok(line),
         }
+    }
+}
+
+/// Why a line says what no line of ours does.
+const NOT_OURS: &str = "a newer version of nexum wrote this, or somebody changed it";
+
+/// What is said of an export of another format.
+pub(crate) fn other_format(format: u64) -> String {
+    let by = if format > u64::from(EXPORT_FORMAT) { "a newer version of nexum made it: it" } else { "the export" };
+    format!("{by} has format {format}, this nexum reads {EXPORT_FORMAT}")
+}
+
+/// What is wrong with a line that cannot be read. The format says more than what it brings.
+fn not_known(text: &str, error: &serde_json::Error) -> String {
+    let said: Value = serde_json::from_str(text).unwrap_or_default();
+    let format = said.pointer("/journal/format").and_then(Value::as_u64);
+    let error = error.to_string();
+    match format.filter(|format| *format != u64::from(EXPORT_FORMAT)) {
+        Some(format) => other_format(format),
+        None if error.starts_with("unknown ") => format!("{error}: {NOT_OURS}"),
+        None => error,
     }
 }
 

@@ -31,6 +31,9 @@ const FORGOTTEN_BYTES_PER_SECOND: usize = 1 << 10;
 const AROUND_BYTES_MAX: usize = 256 << 10;
 /// A long message may take more around it: its own length divided by this.
 const AROUND_PARTS: usize = 64;
+/// Messages that nobody asked for, and control frames: heads, pings, what another protocol has besides.
+const UNASKED_PER_SECOND_MAX: usize = 1_024;
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What one connection may take in.
 pub struct Room {
@@ -50,6 +53,10 @@ struct State {
     coming: Option<Coming>,
     /// Messages that nobody has taken yet, oldest first.
     whole: VecDeque<Held>,
+    /// Requests of which no message came yet that could be their answer.
+    asked: usize,
+    /// When a second began, and how much came in it that nobody asked for.
+    second: Option<(Instant, usize)>,
     /// Why nothing more is read.
     broken: Option<Broken>,
 }
@@ -79,7 +86,10 @@ impl Room {
 
     /// An answer of at most so many bytes is waited for, until this is dropped.
     pub fn awaits(self: &Arc<Self>, bytes_max: usize) -> Awaits {
-        *self.state().awaited.entry(bytes_max).or_default() += 1;
+        let mut state = self.state();
+        *state.awaited.entry(bytes_max).or_default() += 1;
+        state.asked += 1;
+        drop(state);
         Awaits { room: self.clone(), bytes_max, is_answered: false }
     }
 
@@ -108,6 +118,33 @@ impl Room {
             return Err(Broken::Lost(format!("a message was not whole after {:?}", self.whole_within)));
         }
         Ok(())
+    }
+
+    /// So many messages and control frames came in.
+    pub(super) fn count(&self, frames: usize) -> Result<(), Broken> {
+        if frames == 0 { Ok(()) } else { self.count_at(Instant::now(), frames) }
+    }
+
+    fn count_at(&self, now: Instant, frames: usize) -> Result<(), Broken> {
+        let mut state = self.state();
+        let unasked = frames.saturating_sub(state.asked);
+        state.asked = state.asked.saturating_sub(frames);
+        let second = state.second.filter(|(began, _)| now.saturating_duration_since(*began) < SECOND);
+        let (began, before) = second.unwrap_or((now, 0));
+        let unasked = before.saturating_add(unasked);
+        state.second = Some((began, unasked));
+        match unasked > UNASKED_PER_SECOND_MAX {
+            true => Err(Broken::TooMany(format!(
+                "more than {UNASKED_PER_SECOND_MAX} messages and pings in a second that nobody asked for"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// Nothing more is read, for this reason.
+    pub(super) fn fail(&self, broken: Broken) -> io::Error {
+        self.state().broken = Some(broken);
+        io::Error::other("there is no room for more")
     }
 
     /// A message is whole; [`Room::taken`] tells of it.
@@ -181,10 +218,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
         Poll::Ready(match buf.filled().len() - before {
             // The other side has closed it.
             0 => Ok(()),
-            bytes => this.room.take_in(bytes).map_err(|broken| {
-                this.room.state().broken = Some(broken);
-                io::Error::other("there is no room for more")
-            }),
+            bytes => this.room.take_in(bytes).map_err(|broken| this.room.fail(broken)),
         })
     }
 }
@@ -274,5 +308,23 @@ mod tests {
         assert_eq!(broken, Broken::Lost("a message was not whole after 0ns".into()));
         room.whole();
         assert_eq!(room.take_in(1), Ok(()), "the next one has its own time");
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_bounded_in_each_second() {
+        let (_meter, room) = room(Duration::from_secs(3_600));
+        let mut now = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(room.count_at(now, UNASKED_PER_SECOND_MAX), Ok(()));
+            now += SECOND;
+        }
+        assert!(matches!(room.count_at(now, UNASKED_PER_SECOND_MAX + 1), Err(Broken::TooMany(_))));
+        now += SECOND;
+        for _ in 0..10_000 {
+            room.awaits(1).answered();
+        }
+        let answers = room.count_at(now, 10_000 + UNASKED_PER_SECOND_MAX);
+        assert_eq!(answers, Ok(()), "there is one to each request");
+        assert!(matches!(room.count_at(now, 1), Err(Broken::TooMany(_))));
     }
 }

@@ -150,8 +150,37 @@ async fn a_message_in_frames_without_end_ends_the_connection() {
     let meter = Meter::new(4 * BYTES_MAX);
     let room = Arc::new(Room::new(4 * BYTES_MAX, &meter, PATIENCE));
     let text = timeout(PATIENCE, first_text_in(&network, url, &room)).await.unwrap();
-    assert_eq!(text.unwrap_err(), Broken::TooLarge { bytes_max: UNASKED_BYTES_MAX });
+    assert_eq!(text.unwrap_err(), Broken::TooMany("a message came in more than 1024 frames".into()));
     timeout(PATIENCE, serving).await.unwrap().unwrap();
+}
+
+/// Neither pings nor messages without content are read for ever, however little they take.
+#[tokio::test]
+async fn pings_and_empty_messages_without_end_end_the_connection() {
+    for frame in [[0x89_u8, 0x00], [0x8a, 0x00], [0x81, 0x00]] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = url("ws", "127.0.0.1", listener.local_addr().unwrap().port());
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = tokio_tungstenite::accept_async(stream).await.unwrap().into_inner();
+            while stream.write_all(&frame.repeat(1 << 13)).await.is_ok() {}
+        });
+        let room = Arc::new(Room::new(BYTES_MAX, &Meter::new(4 * BYTES_MAX), PATIENCE));
+        let network = network(&Arc::default());
+        let reading = async {
+            let mut socket = network.ws(&url, Duration::from_secs(10), &room).await.unwrap();
+            loop {
+                match socket.from_node.recv().await.unwrap() {
+                    Ok(text) => assert_eq!(text, ""),
+                    Err(broken) => break broken,
+                }
+            }
+        };
+        let broken = timeout(PATIENCE, reading).await.unwrap();
+        let why = "more than 1024 messages and pings in a second that nobody asked for";
+        assert_eq!(broken, Broken::TooMany(why.into()), "{frame:02x?}");
+        timeout(PATIENCE, serving).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

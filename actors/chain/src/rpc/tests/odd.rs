@@ -1,6 +1,7 @@
 //! Nodes that answer otherwise than most, alone and beside others.
 
 use super::*;
+use crate::rpc::untold::Why;
 
 /// A range that leaves out blocks whose headers are known, and promise logs.
 #[tokio::test]
@@ -174,4 +175,33 @@ async fn logs_that_fail_a_few_times_are_asked_for_again_before_receipts_stand_fo
     assert_eq!(logs_in_the_end(2).await, (1, 2));
     let (logs, asked) = logs_in_the_end(u64::MAX).await;
     assert!(logs == 0 && asked >= 3, "{logs} {asked}");
+}
+
+/// While an endpoint is asked for logs one at a time, a question that waits for its turn is seen.
+#[tokio::test]
+async fn a_question_that_waits_for_its_turn_is_told_with_its_age() {
+    let node = Node { head: 9, blooms: true, ..Node::default() };
+    let backend = backend_over(vec![node.clone()]);
+    up(&backend);
+    let (endpoint, now_ns) = (&backend.shared.endpoints[0], backend.shared.clock.monotonic_ns());
+    endpoint.shape().untold.note(5, Why::Failed, true, 1, now_ns);
+    let turn = endpoint.large_turn.take(now_ns).await;
+    let (header, union) = (header_of(&node, 6), all_logs());
+    let mut asking = backend.block_logs(std::slice::from_ref(&header), &union);
+    let waits = async {
+        while backend.turns().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        logs = &mut asking => panic!("it was asked before its turn: {logs:?}"),
+        () = waits => {}
+    }
+    let turns = backend.turns();
+    let [(reason, since_ns)] = &turns[..] else { panic!("{turns:?}") };
+    assert!(reason.starts_with("the turn of a question for logs at http://n0"), "{reason}");
+    assert!(*since_ns >= now_ns);
+    drop(turn);
+    assert_eq!(asking.await.unwrap()[0].len(), 1);
+    assert!(backend.turns().is_empty());
 }

@@ -10,7 +10,7 @@ use nexum_records::{
 };
 use serde::Serialize;
 
-use super::{EXPORT_FORMAT, EntryLine, ExportEnd, ExportHeader, Line};
+use super::{EXPORT_FORMAT, EntryLine, ExportEnd, ExportHeader, Line, other_format};
 
 /// The first thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -108,8 +108,7 @@ impl Verifier {
 
     fn begin(&mut self, header: &ExportHeader) -> Result<(), Bad> {
         if header.format != EXPORT_FORMAT {
-            let why = format!("the export has format {}, this nexum reads {EXPORT_FORMAT}", header.format);
-            return bad(None, why);
+            return bad(None, other_format(header.format.into()));
         }
         self.header = Some(header.clone());
         Ok(())

@@ -171,6 +171,30 @@ fn a_line_says_nothing_that_is_not_verified() {
     assert!(within != entry && Line::parse(&within).is_err(), "{within}");
 }
 
+#[test]
+fn what_a_newer_version_wrote_is_called_that() {
+    let newer = "a newer version of nexum wrote this, or somebody changed it";
+    let header = serde_json::to_string(&export()[0]).unwrap();
+    let entry = serde_json::to_string(&export()[2]).unwrap();
+    for text in [
+        header.replacen("\"module\"", "\"region\":1,\"module\"", 1),
+        entry.replacen("\"fuel\"", "\"gas\":1,\"fuel\"", 1),
+        entry.replacen("\"handled\"", "\"merged\"", 1),
+        "{\"branch\":{}}".to_owned(),
+    ] {
+        let refused = Line::parse(&text).unwrap_err();
+        assert!(refused.starts_with("unknown ") && refused.ends_with(newer), "{text}: {refused}");
+    }
+    // The format says it, whatever else is there.
+    let why = "a newer version of nexum made it: it has format 2, this nexum reads 1";
+    let lone = header.replacen("\"format\":1", "\"format\":2", 1);
+    let Line::Journal(lone_header) = Line::parse(&lone).unwrap() else { panic!("{lone}") };
+    assert_eq!(verify(&[Line::Journal(lone_header)], None, None).unwrap_err().why, why);
+    let more = lone.replacen("\"module\"", "\"region\":1,\"module\"", 1);
+    assert_eq!(Line::parse(&more), Err(why.to_owned()));
+    assert!(!Line::parse("{").unwrap_err().contains("newer"));
+}
+
 /// Changes one entry of the export.
 fn with(mut lines: Vec<Line>, seq: u64, change: impl Fn(&mut EntryLine)) -> Vec<Line> {
     for line in &mut lines {
