@@ -84,6 +84,10 @@ impl Follow {
         self.recent.pop_front()
     }
 
+    pub fn has_line_about(&self, module: &str) -> bool {
+        self.recent.iter().any(|line| is_about(line, module))
+    }
+
     /// The next live line; `None` when the engine stops.
     pub async fn live(&mut self) -> Option<Next> {
         loop {
