@@ -3,6 +3,10 @@
 use std::{
     io,
     pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,7 +19,11 @@ use axum::{
     response::{IntoResponse, Response},
     serve::Listener,
 };
-use hyper::server::conn::http1;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -91,13 +99,25 @@ where
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(SILENCE);
     let io = TokioIo::new(Impatient { io, patience: SILENCE, waits: None });
-    let mut served = pin!(http.serve_connection(io, TowerToHyperService::new(router)));
+    let (router, has_asked) = (TowerToHyperService::new(router), Arc::new(AtomicBool::new(false)));
+    let service = service_fn({
+        let has_asked = has_asked.clone();
+        move |request: hyper::Request<Incoming>| {
+            has_asked.store(true, Ordering::Relaxed);
+            router.call(request)
+        }
+    });
+    let mut served = pin!(http.serve_connection(io, service));
     let ended = tokio::select! {
         // First: a request that has come is answered even where the connection is to end.
         biased;
         ended = served.as_mut() => ended,
         // Whoever would send it ends its connections when it is gone.
         _ = finish.changed() => {
+            // Whoever has not asked for anything, or only begun to, has no answer to wait for.
+            if !has_asked.load(Ordering::Relaxed) {
+                return;
+            }
             served.as_mut().graceful_shutdown();
             served.await
         }
@@ -270,8 +290,10 @@ mod tests {
         let (_close, closing) = watch::channel(false);
         let (mut kept, mut clients) = (Vec::new(), VecDeque::new());
         for nth in 0..CONNECTIONS_MAX {
-            // Some were answered before, others have not said anything.
-            let (client, server) = if nth % 2 == 0 { asks("/short", 4_096).await } else { tokio::io::duplex(4_096) };
+            let (mut client, server) = tokio::io::duplex(4_096);
+            // Some have asked, some have begun to, and others have not said anything.
+            let said: &[u8] = [b"GET /short HTTP/1.1\r\nhost: a\r\n\r\n".as_slice(), b"GET /short", b""][nth % 3];
+            client.write_all(said).await.unwrap();
             kept.push(client);
             clients.push_back(server);
         }
@@ -283,7 +305,7 @@ mod tests {
         let count = timeout(2 * SILENCE, last.read(&mut answer)).await.unwrap().unwrap();
         assert!(answer[..count].ends_with(b"short"));
         assert!(began.elapsed() < SILENCE, "it waited until the others were silent for too long");
-        for (nth, client) in kept.iter_mut().enumerate().step_by(2) {
+        for (nth, client) in kept.iter_mut().enumerate().step_by(3) {
             let mut answer = Vec::new();
             client.read_to_end(&mut answer).await.unwrap();
             assert!(answer.ends_with(b"short"), "client {nth} had asked, and was not answered");
