@@ -2,7 +2,7 @@
 
 mod turn;
 
-use std::{pin::pin, sync::Arc, task::Poll};
+use std::{io, pin::pin, sync::Arc, task::Poll};
 
 use nexum_host_ifaces::{
     EventModule, Hash, HostError,
@@ -16,8 +16,9 @@ use nexum_host_ifaces::{
     store::ModuleRecord,
     types::{Config, Event},
 };
+use rustix::io::Errno;
 use tokio::time::error::Elapsed;
-use wasmtime::{Store, WasmBacktrace, component::Component};
+use wasmtime::{OutOfMemory, Store, WasmBacktrace, component::Component};
 
 use crate::{
     backtrace::Backtrace,
@@ -60,10 +61,12 @@ pub struct Failure {
     pub fuel: u64,
 }
 
-/// The component failed before there was an instance: in a start function, which runs before `init`.
+/// The component failed before there was an instance: in a start function, which runs before `init`. Or the machine did.
 #[derive(Debug)]
 pub struct NotStarted {
     pub failure: Failure,
+    /// The machine refused what an instance takes: the component is not to blame, and another attempt may succeed.
+    pub is_passing: bool,
     /// What it saw until then, when that was recorded; boxed for its size.
     recording: Option<Box<Recording>>,
 }
@@ -104,18 +107,23 @@ impl Instance {
             Err(error) => Ok(Err(error)),
         };
         let last_words = store.data_mut().end();
-        let failed = match started {
+        let (failed, is_passing) = match started {
             Ok(Ok(guest)) => {
                 let ahead = args.ahead.clone();
                 return Ok(Self { ahead, store, guest, fuel_max, deadline, started: None, handled: 0 });
             }
+            Ok(Err(error)) if is_refused_by_machine(&error) => {
+                let message = format!("cannot be started now: {}", cut(error.root_cause(), MESSAGE_BYTES_MAX));
+                (Failure { message, backtrace: None, fuel: used(&store, fuel_max) }, true)
+            }
             Ok(Err(error)) => {
                 let failed = failure(&error, "start", used(&store, fuel_max), deadline);
-                denied(store.data_mut(), said_last(failed, last_words))
+                (denied(store.data_mut(), said_last(failed, last_words)), false)
             }
-            Err(_) => late("start", used(&store, fuel_max), deadline),
+            Err(_) => (late("start", used(&store, fuel_max), deadline), false),
         };
-        Err(not_started(store.data(), failed))
+        let recording = recording_of(store.data(), &failed).filter(|_| !is_passing);
+        Err(NotStarted { failure: failed, is_passing, recording })
     }
 
     /// Calls `init`; answers the fuel it took.
@@ -253,9 +261,10 @@ impl Instance {
     }
 }
 
-fn not_started(host: &HostState, failure: Failure) -> NotStarted {
+/// What a component saw that did not start, when that was recorded.
+fn recording_of(host: &HostState, failure: &Failure) -> Option<Box<Recording>> {
     let (init_state_bytes, after_seq) = host.began();
-    let recording = host.capture().map(|captured| {
+    host.capture().map(|captured| {
         let outcome = Outcome {
             failure: Some(Fault { message: failure.message.clone(), backtrace: failure.backtrace.clone() }),
             fuel: failure.fuel,
@@ -273,8 +282,15 @@ fn not_started(host: &HostState, failure: Failure) -> NotStarted {
             event: None,
             outcome,
         })
-    });
-    NotStarted { failure, recording }
+    })
+}
+
+/// Whether an instance was denied memory, maps or files by the system. What a module may have was asked for before.
+fn is_refused_by_machine(error: &wasmtime::Error) -> bool {
+    let told = error.downcast_ref::<Errno>().copied();
+    let errno = told.or_else(|| Errno::from_io_error(error.downcast_ref::<io::Error>()?));
+    let is_passing = |errno: Errno| matches!(errno, Errno::NOMEM | Errno::AGAIN | Errno::MFILE | Errno::NFILE);
+    error.is::<OutOfMemory>() || errno.is_some_and(is_passing)
 }
 
 /// Adds the last of stderr to a failure's report: a language runtime says there why it traps.
@@ -347,6 +363,20 @@ mod tests {
         assert!(message.len() < MESSAGE_BYTES_MAX + 2 * NAME_BYTES_MAX, "{}", message.len());
         let trap = failure(&wasmtime::Error::msg(long), "block", 1, std::time::Duration::from_secs(1));
         assert!(trap.message.len() < MESSAGE_BYTES_MAX + NAME_BYTES_MAX, "{}", trap.message.len());
+    }
+
+    #[test]
+    fn what_the_machine_refuses_is_not_the_components_fault() {
+        let errno = |errno: Errno| wasmtime::Error::new(errno).context("a memory could not be made");
+        for refused in [Errno::NOMEM, Errno::AGAIN, Errno::MFILE, Errno::NFILE] {
+            assert!(is_refused_by_machine(&errno(refused)), "{refused}");
+            let of_std = wasmtime::Error::new(io::Error::from(refused)).context("a stack could not be made");
+            assert!(is_refused_by_machine(&of_std), "{refused}");
+        }
+        assert!(!is_refused_by_machine(&errno(Errno::INVAL)), "another attempt would end the same way");
+        assert!(!is_refused_by_machine(&wasmtime::Error::new(wasmtime::Trap::MemoryOutOfBounds)));
+        let limit = wasmtime::Error::msg("memory minimum size of 9 pages exceeds memory limits");
+        assert!(!is_refused_by_machine(&limit), "it is the module's own limit");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::Poll,
 };
 
 use nexum_host_ifaces::{blocking::Blocking, clock::Clock};
@@ -25,6 +26,10 @@ const SLOW_NS: u64 = 500_000;
 const QUICK_NS: u64 = 250_000;
 /// How much of the mean the newest event makes up: one in so many.
 const WEIGHT: u64 = 8;
+/// What a turn on the slow threads takes that ends with its fuel, about. Calls of the host cost time and no fuel, so that a
+/// turn may take two thousand times as long: whoever had such a one then lets go by as many turns as it had for itself, in
+/// each of which everybody else has one of theirs. So they share a thread by time, and one that is alone waits for nobody.
+const TURN_NS: u64 = 50_000;
 /// How long the events of a module keep a thread: by the clock among the others, where even a thread that waits is one
 /// less, and in processor time on the slow threads. Outlives its actor.
 #[derive(Debug, Default)]
@@ -32,6 +37,8 @@ pub struct Pace {
     mean_ns: AtomicU64,
     slow: AtomicBool,
     busy_ns: AtomicU64,
+    /// What it had of the slow threads before the others, and has not let go by yet.
+    owed_ns: AtomicU64,
 }
 
 impl Pace {
@@ -83,13 +90,20 @@ impl Lanes {
         let clock = self.clock.clone();
         let slow = pace.is_slow().then(|| self.slow()).flatten();
         let (done, busy_ns) = match slow {
-            None => timed(|| clock.monotonic_ns(), work).await,
+            None => {
+                let (done, busy_ns, _) = timed(|| clock.monotonic_ns(), u64::MAX, 0, work).await;
+                (done, busy_ns)
+            }
             Some(slow) => {
-                let mut tasks = JoinSet::new();
+                let (mut tasks, owed_ns) = (JoinSet::new(), pace.owed_ns.load(Ordering::Relaxed));
                 // Whoever is served last would seem slow for as long as others want the processor.
-                tasks.spawn_on(async move { timed(|| clock.thread_ns(), work).await }, slow.handle());
+                let turns = async move { timed(|| clock.thread_ns(), TURN_NS, owed_ns, work).await };
+                tasks.spawn_on(turns, slow.handle());
                 match tasks.join_next().await {
-                    Some(Ok(done)) => done,
+                    Some(Ok((done, busy_ns, owed_ns))) => {
+                        pace.owed_ns.store(owed_ns, Ordering::Relaxed);
+                        (done, busy_ns)
+                    }
                     Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     // The threads end with the engine, and whoever waits is about to.
                     _ => std::future::pending().await,
@@ -118,17 +132,31 @@ impl Drop for Lanes {
     }
 }
 
-/// The outcome of some work, and how long it kept its thread, nanoseconds by this clock.
-async fn timed<T>(now_ns: impl Fn() -> u64, work: impl Future<Output = T>) -> (T, u64) {
+/// The outcome of some work, how long it kept its thread, and what it owes now, nanoseconds by this clock. It owes what its
+/// turns take beyond `turn_ns` each, and lets a turn go by for each `turn_ns` that it owes. Executors serve tasks in the order
+/// in which they were woken, so that every other one that is ready has its turn meanwhile.
+async fn timed<T>(
+    now_ns: impl Fn() -> u64,
+    turn_ns: u64,
+    mut owed_ns: u64,
+    work: impl Future<Output = T>,
+) -> (T, u64, u64) {
     let (mut work, mut busy_ns) = (pin!(work), 0);
     let done = poll_fn(|context| {
+        if let Some(rest_ns) = owed_ns.checked_sub(turn_ns) {
+            owed_ns = rest_ns;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let started_ns = now_ns();
         let polled = work.as_mut().poll(context);
-        busy_ns += now_ns().saturating_sub(started_ns);
+        let took_ns = now_ns().saturating_sub(started_ns);
+        busy_ns += took_ns;
+        owed_ns = (owed_ns + took_ns).saturating_sub(turn_ns);
         polled
     });
     let done = done.await;
-    (done, busy_ns)
+    (done, busy_ns, owed_ns)
 }
 
 #[cfg(test)]
@@ -202,6 +230,41 @@ mod tests {
             handle_beside(&lanes, &hands, &pace, 40_000, if pace.is_slow() { 4_000_000 } else { 0 }).await;
         }
         assert!(!pace.is_slow(), "others had the processor");
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_long_turns_has_no_more_of_a_slow_thread_than_the_others() {
+        const MS: u64 = 1_000_000;
+        let (hands, honest_ns, greedy_ns) = (Hands::default(), AtomicU64::new(0), AtomicU64::new(0));
+        let now_ns = || hands.used_ns.load(Ordering::Relaxed);
+        // Until the honest one has had a second.
+        let takes = async |turn_ns: u64, had_ns: &AtomicU64| {
+            while honest_ns.load(Ordering::Relaxed) < 1_000 * MS {
+                hands.used_ns.fetch_add(turn_ns, Ordering::Relaxed);
+                had_ns.fetch_add(turn_ns, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        };
+        // One after the other and again, as an executor with one thread serves two tasks.
+        futures::join!(
+            timed(now_ns, TURN_NS, 0, takes(100 * MS, &greedy_ns)),
+            timed(now_ns, TURN_NS, 0, takes(TURN_NS, &honest_ns)),
+        );
+        let greedy_ms = greedy_ns.load(Ordering::Relaxed) / MS;
+        assert!((900..=1_200).contains(&greedy_ms), "{greedy_ms} ms, against a second");
+    }
+
+    #[tokio::test]
+    async fn what_one_event_had_before_the_others_the_next_one_lets_go_by() {
+        let (hands, pace) = (Arc::new(Hands::default()), Pace::default());
+        let lanes = Lanes::new(Blocking::Threads, true, hands.clone());
+        let owed_ns = || pace.owed_ns.load(Ordering::Relaxed);
+        handle(&lanes, &hands, &pace, 100_000_000).await;
+        assert!(pace.is_slow() && owed_ns() == 0, "it was not on a slow thread");
+        handle(&lanes, &hands, &pace, 100_000_000).await;
+        assert_eq!(owed_ns(), 100_000_000 - TURN_NS);
+        handle(&lanes, &hands, &pace, 40_000).await;
+        assert_eq!(owed_ns(), 0);
     }
 
     #[tokio::test]

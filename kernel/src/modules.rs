@@ -462,11 +462,11 @@ impl State {
         match step {
             Step::Prepared(prepared) => {
                 slot.prepared = Some(prepared);
-                slot.unprepared = 0;
                 slot.enter(Phase::Init);
             }
             Step::Opened(health) => slot.health = *health,
             Step::Running => {
+                slot.unprepared = 0;
                 slot.enter(Phase::Run);
                 tracing::info!(module = %name, "running");
             }

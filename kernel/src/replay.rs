@@ -80,6 +80,7 @@ pub async fn replay(
     let record = ModuleRecord { state_bytes: recording.init_state_bytes, ..ModuleRecord::default() };
     let mut instance = match Instance::start(&prepared, &args, record).await {
         Ok(instance) => instance,
+        Err(failed) if failed.is_passing => return Err(failed.failure.message),
         Err(failed) => {
             let failure = failed.failure.clone();
             let outcome = match failed.recording(|| setting.clone()) {

@@ -14,7 +14,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     admin,
-    listen::{self, Bounded, SocketFile},
+    listen::{self, SocketFile},
     logs::LogTap,
     probes, serve,
 };
@@ -110,9 +110,9 @@ pub struct State {
 impl State {
     fn serve<L>(&mut self, name: &'static str, listener: L, router: Router, myself: &ActorRef<Msg>)
     where
-        L: Listener + Sync,
+        L: Listener,
     {
-        let served = serve::serve(Bounded::new(listener), router, self.closing.subscribe());
+        let served = serve::serve(listener, router, self.closing.subscribe());
         let ended = Ended { name, gateway: myself.clone() };
         self.listeners.spawn(async move {
             let _ended = ended;

@@ -7,7 +7,7 @@ mod outbox;
 mod services;
 mod state;
 
-use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt::Display, ops::RangeInclusive, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -20,7 +20,11 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::stream;
-use nexum_host_ifaces::{port::Port, secrets, store::StoreMsg};
+use nexum_host_ifaces::{
+    port::Port,
+    secrets,
+    store::{StoreError, StoreMsg},
+};
 use nexum_kernel::admin::{AdminMsg, Node, NodeKind};
 use prometheus::Registry;
 use serde::Deserialize;
@@ -70,6 +74,17 @@ impl Api {
 
     async fn module(&self, name: &str) -> Result<Option<Node>, ApiError> {
         Ok(self.modules().await?.into_iter().find(|module| module.name == name))
+    }
+
+    /// Refuses a name that is neither that of a loaded module nor in the store. Whoever cannot be asked may know it.
+    async fn check_known(&self, name: &str) -> Result<(), ApiError> {
+        let asked = |reply| StoreMsg::Inspect { name: name.to_owned(), reply };
+        if let Ok(None) = self.module(name).await
+            && let Ok(Err(unknown @ StoreError::UnknownModule(_))) = self.store.call(READ_DEADLINE, asked).await
+        {
+            return Err(unknown.into());
+        }
+        Ok(())
     }
 }
 
@@ -131,6 +146,15 @@ fn check_absolute(key: &str, path: &Path) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::BAD_REQUEST, format!("`{key}` must be an absolute path, not {shown}")))
 }
 
+/// A number that the caller gave, which is refused where another one would be used in its place.
+fn within<T: PartialOrd + Display>(key: &str, number: T, range: RangeInclusive<T>) -> Result<T, ApiError> {
+    if range.contains(&number) {
+        return Ok(number);
+    }
+    let message = format!("`{key}` must be {} to {}, not {number}", range.start(), range.end());
+    Err(ApiError::new(StatusCode::BAD_REQUEST, message))
+}
+
 async fn backup(
     State(api): State<Api>,
     body: Result<Json<BackupRequest>, JsonRejection>,
@@ -171,7 +195,12 @@ async fn follow_logs(
     query: Result<Query<LogsQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(LogsQuery { module, follow }) = query?;
-    let stream = LogStream { lines: api.logs.follow(), module, follow, closed: api.closed };
+    let lines = api.logs.follow();
+    // Lines are there for a module that nobody knows any more, and when nobody can be asked.
+    if let Some(name) = module.as_ref().filter(|name| !lines.has_line_about(name)) {
+        api.check_known(name).await?;
+    }
+    let stream = LogStream { lines, module, follow, closed: api.closed };
     let body = Body::from_stream(stream::unfold(stream, async |mut stream| {
         let line = stream.next().await?;
         Some((Ok::<_, Infallible>(line), stream))

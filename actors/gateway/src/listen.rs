@@ -1,4 +1,4 @@
-//! Binding of the listeners, and their bound on connections.
+//! Binding of the listeners.
 //!
 //! Invariant: the admin socket is never open to other users, not even for the moment between its creation and a chmod.
 
@@ -10,20 +10,10 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
 };
 
-use axum::serve::Listener;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, UnixListener, UnixSocket, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
 
-/// Open connections per listener. Scrapers and probes need a handful; more than this is a flood, and waits.
-const CONNECTIONS_MAX: usize = 256;
 /// Connections the kernel may hold until they are accepted.
 const BACKLOG: u32 = 128;
 /// Longest path a Unix socket can have on Linux, bytes: `sun_path` less its final zero.
@@ -103,58 +93,5 @@ impl Drop for SocketFile {
         {
             tracing::warn!(path = %self.path.display(), %error, "the admin socket could not be removed");
         }
-    }
-}
-
-/// A listener that accepts no more than `CONNECTIONS_MAX` connections at a time.
-pub(crate) struct Bounded<L> {
-    listener: L,
-    places: Arc<Semaphore>,
-}
-
-impl<L> Bounded<L> {
-    pub fn new(listener: L) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
-    }
-}
-
-impl<L: Listener + Sync> Listener for Bounded<L> {
-    type Io = Held<L::Io>;
-    type Addr = L::Addr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let place = self.places.clone().acquire_owned().await.ok();
-        let (io, address) = self.listener.accept().await;
-        (Held { io, _place: place }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection and the place it takes.
-pub(crate) struct Held<S> {
-    io: S,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

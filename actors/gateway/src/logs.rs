@@ -84,6 +84,11 @@ impl Follow {
         self.recent.pop_front()
     }
 
+    /// Whether one of the recent lines that are left is about this module.
+    pub fn has_line_about(&self, module: &str) -> bool {
+        self.recent.iter().any(|line| is_about(line, module))
+    }
+
     /// The next live line; `None` when the engine stops.
     pub async fn live(&mut self) -> Option<Next> {
         loop {

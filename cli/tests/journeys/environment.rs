@@ -2,6 +2,8 @@
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
+use nexum_testkit::memory_bytes;
+
 use super::{
     anvil::Anvil,
     engine::{Engine, FAST_CHAIN as CHAIN, Setup, free_port},
@@ -126,10 +128,10 @@ fn last_words(engine: &mut Engine, path: &Path) -> String {
     last
 }
 
-/// How large a file of the running engine may become, bytes. A file that must not grow is what a full disk comes to, and
-/// needs no right to mount one.
-fn limit_files(engine: &Engine, bytes: u64) {
-    let limit = [format!("--pid={}", engine.pid()), format!("--fsize={bytes}:")];
+/// Limits the running engine: `fsize`, how large a file may become, or `as`, how much address space it may take. A file that
+/// must not grow is what a full disk comes to, and needs no right to mount one.
+fn limit(engine: &Engine, what: &str, bytes: &str) {
+    let limit = [format!("--pid={}", engine.pid()), format!("--{what}={bytes}:")];
     assert!(Command::new("prlimit").args(limit).status().unwrap().success());
 }
 
@@ -151,7 +153,7 @@ fn a_full_disk_ends_the_run_and_with_room_the_next_one_goes_on_without_gap_or_do
     let logs = fs::read_dir(&store).unwrap().map(|entry| entry.unwrap());
     let logs = logs.filter(|entry| entry.file_name().to_string_lossy().ends_with(".log"));
     let largest = logs.map(|entry| entry.metadata().unwrap().len()).max().unwrap();
-    limit_files(&engine, largest + 1_000);
+    limit(&engine, "fsize", &(largest + 1_000).to_string());
     for _ in 0..10 {
         mine_some(&anvil, &emitter, &mut moments);
     }
@@ -163,6 +165,26 @@ fn a_full_disk_ends_the_run_and_with_room_the_next_one_goes_on_without_gap_or_do
     mine_some(&anvil, &emitter, &mut moments);
     check(&anvil, &emitter, &engine);
     assert!(engine.terminate().success());
+}
+
+#[test]
+fn memory_that_the_machine_does_not_have_is_not_the_fault_of_a_module() {
+    let setup = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]);
+    let bundle = setup.write_bundle("recorder", "b", &[]);
+    let engine = setup.start();
+    // From then on nothing of the component is left to do but to start it.
+    engine.module_until("a", "runs", |node| node["state"] == "RUN");
+    // Enough for everything but an instance, which sets aside the four gigabytes that its addresses reach.
+    limit(&engine, "as", &(memory_bytes(engine.pid(), "VmSize:") + (1 << 30)).to_string());
+    engine.ctl(&["module", "load", bundle.to_str().unwrap()]);
+    let node = engine.module_until("b", "waits for memory", |node| node["state"] == "RESTART");
+    let reason = node["last_error"].as_str().unwrap();
+    assert!(reason.contains("cannot be started now: Cannot allocate memory"), "{reason}");
+    let counted = [&node["budget"]["spent"], &node["events_failed"], &node["restarts"]];
+    assert_eq!(counted, [0_u64; 3], "{node:#}");
+    engine.module_until("a", "goes on", |node| node["state"] == "RUN");
+    limit(&engine, "as", "unlimited");
+    engine.module_until("b", "runs", |node| node["state"] == "RUN");
 }
 
 #[test]

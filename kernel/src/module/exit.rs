@@ -20,7 +20,7 @@ pub enum Exit {
     /// Something around the module failed; not counted against it.
     #[error("{0}")]
     Environment(String),
-    /// Something around the module failed before it could be verified, compiled and linked; not counted against it.
+    /// Something around the module failed before it could be verified, compiled, linked and started; not counted against it.
     #[error("{0}")]
     Unprepared(String),
     /// A source cannot serve the module's cursor, and will not without the operator.

@@ -74,8 +74,12 @@ pub(super) fn clip(failure: &Failure) -> Failure {
 }
 
 impl Args {
-    /// A component that failed before its `init` could be called: kept and counted as if that had failed.
+    /// A component that failed before its `init` could be called: kept and counted as if that had failed, unless the machine
+    /// is to blame.
     pub(super) fn not_started(&self, host: &HostArgs, health: ModuleHealth, failed: NotStarted) -> Exit {
+        if failed.is_passing {
+            return Exit::Unprepared(failed.failure.message);
+        }
         let failure = failed.failure.clone();
         if let Some(recording) = failed.recording(|| self.plan.setting()) {
             keep(&self.shared, host.id, recording, &failure);

@@ -29,7 +29,7 @@ use crate::{
 /// Wait before a module starts again after something around it failed, which is not its fault.
 const ENVIRONMENT_RETRY: Duration = Duration::from_secs(1);
 
-/// Longest wait before a module is verified, compiled and linked again after something around it kept it from that.
+/// Longest wait before a module is verified, compiled, linked and started again after something around it kept it from that.
 const UNPREPARED_RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// Wait before a module tries again at a cursor that its source cannot serve.

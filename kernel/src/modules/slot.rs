@@ -83,7 +83,7 @@ pub(super) struct Slot {
     pub(super) configured: Option<Arc<ModuleSpec>>,
     pub(super) plan: Option<Arc<Plan>>,
     pub(super) prepared: Option<Arc<Prepared>>,
-    /// How often in a row what is around kept it from being prepared.
+    /// How often what is around kept it from being prepared or started since it last ran.
     pub(super) unprepared: u32,
     pub(super) phase: Phase,
     /// As last reported; the store has the truth.

@@ -21,7 +21,7 @@ use nexum_host_ifaces::{
 };
 use serde::Deserialize;
 
-use super::{Api, READ_DEADLINE};
+use super::{Api, READ_DEADLINE, within};
 use crate::{
     api::journal::{ExportEnd, ExportHeader, JournalKey, JournalList, JournalUnit, Line},
     error::ApiError,
@@ -65,7 +65,7 @@ async fn list(
 ) -> Result<Json<JournalList>, ApiError> {
     let Path(name) = name?;
     let Query(PageQuery { from, limit }) = query?;
-    let limit = limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
+    let limit = within("limit", limit.unwrap_or(PAGE_DEFAULT), 1..=PAGE_MAX)?;
     let start = from.map_or(JournalStart::Newest, JournalStart::At);
     Ok(Json(page(&api, &name, start, limit).await?.into()))
 }

@@ -16,15 +16,15 @@ use nexum_kernel::admin::{
     AdminError, AdminMsg, AdminReply, Drained, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded, Wanted,
 };
 
-use super::{Api, ORDER_DEADLINE, READ_DEADLINE, check_absolute};
+use super::{Api, ORDER_DEADLINE, READ_DEADLINE, check_absolute, within};
 use crate::{
     api::{DrainRequest, Dropped, FailedRetry, Letter, Loaded, Resumed, Retried, RetryRequest, UpgradeRequest},
     error::ApiError,
     shapes,
 };
 
-/// Nobody waits longer for modules to finish.
-const DRAIN_DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Nobody waits longer for modules to finish: a day.
+const DRAIN_DEADLINE_MS_MAX: u64 = 24 * 3_600_000;
 
 type Named = Result<Path<String>, PathRejection>;
 type Numbered = Result<Path<(String, u64)>, PathRejection>;
@@ -119,7 +119,8 @@ async fn drain_all(
 }
 
 async fn order_drain(api: &Api, module: Option<String>, request: &DrainRequest) -> Result<Json<Drained>, ApiError> {
-    let deadline = Duration::from_millis(request.deadline_ms).min(DRAIN_DEADLINE_MAX);
+    let deadline_ms = within("deadline_ms", request.deadline_ms, 0..=DRAIN_DEADLINE_MS_MAX)?;
+    let deadline = Duration::from_millis(deadline_ms);
     let drained = api.admin.call(deadline + READ_DEADLINE, |reply| AdminMsg::Drain { module, deadline, reply });
     Ok(Json(drained.await??))
 }

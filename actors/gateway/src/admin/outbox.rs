@@ -13,7 +13,7 @@ use nexum_host_ifaces::{outbox::OutboxRequest, store::StoreMsg};
 use nexum_kernel::admin::AdminMsg;
 use serde::Deserialize;
 
-use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
+use super::{Api, ORDER_DEADLINE, READ_DEADLINE, within};
 use crate::{api::Effect, error::ApiError, shapes};
 
 /// Effects of a list when the caller does not say.
@@ -42,7 +42,7 @@ async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Vec<Effect>>, ApiError> {
     let (Path(name), Query(ListQuery { limit })) = (name?, query?);
-    let limit = limit.unwrap_or(LIST_DEFAULT).clamp(1, LIST_MAX);
+    let limit = within("limit", limit.unwrap_or(LIST_DEFAULT), 1..=LIST_MAX)?;
     let asked = |reply| StoreMsg::Outbox(OutboxRequest::List { name, limit, reply });
     let found = api.store.call(READ_DEADLINE, asked).await??;
     Ok(Json(found.iter().map(shapes::brief_effect).collect()))

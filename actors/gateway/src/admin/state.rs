@@ -13,7 +13,7 @@ use nexum_host_ifaces::store::{ModuleHealth, ModuleId, ModuleInfo, ModuleRecord,
 use nexum_kernel::admin::AdminMsg;
 use serde::Deserialize;
 
-use super::{Api, ORDER_DEADLINE, READ_DEADLINE};
+use super::{Api, ORDER_DEADLINE, READ_DEADLINE, within};
 use crate::{
     api::{Inspection, StateEntry, StatePage},
     error::ApiError,
@@ -68,7 +68,7 @@ async fn list(
 ) -> Result<Json<StatePage>, ApiError> {
     let Path(name) = name?;
     let Query(PageQuery { prefix, after, limit }) = query?;
-    let limit = limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
+    let limit = within("limit", limit.unwrap_or(PAGE_DEFAULT), 1..=PAGE_MAX)?;
     let build = |reply| StoreMsg::StateList { name, prefix, after, limit, reply };
     let entries = api.store.call(READ_DEADLINE, build).await??;
     let next = if entries.len() == limit { entries.last().map(|(key, _)| key.clone()) } else { None };

@@ -242,7 +242,10 @@ impl Actor for FakeStore {
                 let found = entries.iter().find(|(known, _)| *known == key);
                 reply.send(Ok(found.map(|(_, value)| value.to_vec())))?;
             }
-            StoreMsg::Inspect { name, reply } => reply.send(Ok(info(name)))?,
+            StoreMsg::Inspect { name, reply } => reply.send(match name.as_str() {
+                "nobody" => Err(StoreError::UnknownModule(name)),
+                _ => Ok(info(name)),
+            })?,
             StoreMsg::DeadLetters { name, reply } => reply.send(match name.as_str() {
                 "twap-monitor" => Ok(vec![letter()]),
                 _ => Err(StoreError::UnknownModule(name)),

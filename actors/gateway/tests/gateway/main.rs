@@ -285,6 +285,46 @@ async fn log_lines_stream_filtered_by_module_until_the_gateway_stops() {
 }
 
 #[tokio::test]
+async fn the_lines_of_a_module_that_nobody_knows_are_not_an_empty_answer() {
+    let fixture = Fixture::start().await;
+    for path in ["/v1/logs?module=nobody", "/v1/logs?module=nobody&follow=true"] {
+        let unknown = fixture.admin("GET", path).await;
+        assert_eq!(unknown.status, 404, "{path}");
+        assert!(unknown.json()["error"].as_str().unwrap().contains("nobody"), "{}", unknown.body);
+    }
+    for known in ["twap-monitor", "unloaded"] {
+        assert_eq!(fixture.admin("GET", &format!("/v1/logs?module={known}")).await.status, 200, "{known}");
+    }
+    fixture.logs.send(r#"{"module":"nobody","message":"not loaded"}"#);
+    let kept = fixture.admin("GET", "/v1/logs?module=nobody").await;
+    assert_eq!(kept.chunked(), "{\"module\":\"nobody\",\"message\":\"not loaded\"}\n");
+    fixture.engine.admin.unbind();
+    assert_eq!(fixture.admin("GET", "/v1/logs?module=somebody").await.status, 200, "nobody can be asked");
+}
+
+#[tokio::test]
+async fn a_number_out_of_its_range_is_refused_and_not_replaced() {
+    let fixture = Fixture::start().await;
+    for (route, max) in [("state", 1_000), ("journal", 1_000), ("outbox", 10_000)] {
+        for limit in [0, max + 1] {
+            let refused = fixture.admin("GET", &format!("/v1/modules/twap-monitor/{route}?limit={limit}")).await;
+            let said = format!("`limit` must be 1 to {max}, not {limit}");
+            assert_eq!((refused.status, refused.json()["error"].as_str()), (400, Some(&*said)), "{route}");
+        }
+    }
+    for limit in [1, 1_000] {
+        let path = format!("/v1/modules/twap-monitor/state?limit={limit}");
+        assert_eq!(fixture.admin("GET", &path).await.status, 200, "{limit}");
+    }
+    for path in ["/v1/drain", "/v1/modules/twap-monitor/drain"] {
+        let refused = fixture.post(path, json!({ "deadline_ms": 86_400_001 })).await;
+        let said = "`deadline_ms` must be 0 to 86400000, not 86400001";
+        assert_eq!((refused.status, refused.json()["error"].as_str()), (400, Some(said)), "{path}");
+        assert_eq!(fixture.post(path, json!({ "deadline_ms": 86_400_000 })).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn shutdown_is_answered_although_it_stops_the_gateway() {
     let fixture = Fixture::start().await;
     fixture.engine.stop_on_shutdown(fixture.gateway.get_cell());
