@@ -64,7 +64,7 @@ pub enum NexumctlCommand {
     Run(Run),
 }
 
-/// Run an engine until SIGTERM or SIGINT
+/// Run an engine until SIGTERM, SIGINT, SIGQUIT or SIGHUP
 ///
 /// The first signal stops it in order: modules finish the event in flight, the store syncs. A second one ends it at once.
 #[derive(Debug, Args)]

@@ -95,9 +95,6 @@ async fn logs(client: &Client, follow: bool, module: Option<&str>, output: &Outp
     if let Some(module) = module {
         path += &format!("&module={}", part(module));
     }
-    if let Some(module) = module.filter(|_| follow) {
-        known(client, module).await?;
-    }
     let mut body = client.stream(&path).await?;
     // What is followed may be silent for long.
     let patient = if follow { client.patient(None) } else { client.clone() };
@@ -113,7 +110,7 @@ async fn logs(client: &Client, follow: bool, module: Option<&str>, output: &Outp
             is_silent = false;
         }
     }
-    // Of one that is gone there may be lines.
+    // Of one that is gone there may be lines, and one that is followed may be yet to come.
     match module.filter(|_| is_silent && !follow) {
         Some(module) => known(client, module).await,
         None => Ok(()),
