@@ -139,8 +139,9 @@ fn kept(from: &Path, companion: &Companion) -> Result<Option<Vec<u8>>, RestoreEr
     }
 }
 
-/// Puts a companion back in one step. Where there is none, what is there stays.
+/// Puts a companion back in one step.
 fn put_back(from: &Path, companion: &Companion) -> Result<(), RestoreError> {
+    // What is there stays.
     let Some(content) = kept(from, companion)? else { return Ok(()) };
     let draft = remains(&companion.file);
     put(&content, &draft)?;
