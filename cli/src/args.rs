@@ -51,6 +51,9 @@ pub fn parse<T: CommandFactory + FromArgMatches>() -> T {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueHint;
+    use nexum_ctl::args::Nexumctl;
+
     use super::*;
 
     #[test]
@@ -58,15 +61,16 @@ mod tests {
         Nexum::command().debug_assert();
     }
 
-    /// Addresses may have passwords in them, and tokens may be where they do not belong.
+    /// Shells complete nothing well of which they are not told what it is.
     #[test]
-    fn no_help_repeats_the_environment() {
-        fn visible(command: &clap::Command) -> Vec<String> {
-            let arguments = command.get_arguments().filter(|argument| argument.get_env().is_some());
-            let shown = arguments.filter(|argument| !argument.is_hide_env_values_set());
-            let own = shown.map(|argument| format!("{} {}", command.get_name(), argument.get_id()));
-            own.chain(command.get_subcommands().flat_map(visible)).collect()
+    fn every_path_says_whether_it_is_a_file_or_a_directory() {
+        fn undecided(command: &clap::Command) -> Vec<String> {
+            let any = command.get_arguments().filter(|argument| argument.get_value_hint() == ValueHint::AnyPath);
+            let own = any.map(|argument| format!("{} {}", command.get_name(), argument.get_id()));
+            own.chain(command.get_subcommands().flat_map(undecided)).collect()
         }
-        assert_eq!(visible(&Nexum::command()), Vec::<String>::new());
+        for program in [Nexum::command(), Nexumctl::command()] {
+            assert_eq!(undecided(&program), Vec::<String>::new());
+        }
     }
 }

@@ -66,6 +66,9 @@ pub type Variables = std::collections::BTreeMap<String, String>;
 /// Something else to check, with what the file says at hand for the error.
 pub type Further<'a> = &'a dyn Fn(&Config) -> Result<(), Problem>;
 
+/// What is said of a path that no configuration can name, nor an answer.
+pub(crate) const NO_UTF8: &str = "is no UTF-8, as a path of the configuration must be";
+
 /// A file with the most modules that an engine bears, and what operators write about each, is smaller.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
@@ -113,10 +116,14 @@ pub fn load_with(
         config.chains.push(Chain { fixture: Some(fixture.clone()), ..Chain::mock(fixture.chain_id, path.clone()) });
     }
     config.modules.extend(flags.modules.iter().map(|directory| Module::at(directory)));
-    let located = |problem: Problem| match set_by(environment, flags, &problem.path) {
-        // Which of the environment's values are secret, nobody says.
-        Some(variable) => ConfigError(format!("environment variable {variable}: {}", problem.told(true))),
-        None => ConfigError(file.located(&problem.path, &problem.told(file.hides(&problem.path)))),
+    let located = |problem: Problem| {
+        let variable = |path: &[String]| set_by(environment, flags, path);
+        let problem = problem.of_what_was_set([&|path| variable(path).is_some(), &|path| file.sets(path)]);
+        match variable(&problem.path) {
+            // Which of the environment's values are secret, nobody says.
+            Some(variable) => ConfigError(format!("environment variable {variable}: {}", problem.told(true))),
+            None => ConfigError(file.located(&problem.path, &problem.told(file.hides(&problem.path)))),
+        }
     };
     // What a file or a shell leaves around it is not part of it; the client does the same.
     if let Some(Secret(token)) = &mut config.observability.admin_token {
@@ -144,7 +151,13 @@ pub fn load_with(
 
 fn absolute(key: &str, path: &Path) -> Result<PathBuf, Problem> {
     let wrong = |error| problem(key, format!("cannot be used as a path: {error}"));
-    std::path::absolute(path).map_err(wrong)
+    let absolute = std::path::absolute(path).map_err(wrong)?;
+    match absolute.to_str() {
+        Some(text) if text.contains('\0') => Err(problem(key, "has the character with the number 0, as no path can")),
+        Some(_) => Ok(absolute),
+        // The working directory.
+        None => Err(problem(key, NO_UTF8)),
+    }
 }
 
 /// The variable of the environment that a value came from, if no flag took its place.
@@ -283,6 +296,8 @@ mod tests {
             ("NEXUM_JOURNAL__BYTES", "4815162", "must be at least "),
             ("NEXUM_OUTBOX__BACKOFF_CAP", "48151ms", "is shorter than backoff_first"),
             ("NEXUM_Restart__Max_Backoff", "1ms", "is shorter than min_backoff"),
+            ("NEXUM_RESTART__MIN_BACKOFF", "48151h", "is longer than max_backoff"),
+            ("NEXUM_OBSERVABILITY__HEALTH_LISTEN", "0.0.0.0:9090", "is taken by metrics_listen"),
         ] {
             let variables = Variables::from([(variable.to_owned(), value.to_owned())]);
             let error = load(Some(&path), &variables, &Flags::default()).unwrap_err().to_string();

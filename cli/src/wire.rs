@@ -11,6 +11,7 @@ mod logging;
 pub(crate) mod mock_state;
 mod modules;
 mod services;
+mod signals;
 
 use std::{
     fs,
@@ -23,10 +24,10 @@ use nexum_host_ifaces::port::Port;
 use nexum_kernel::admin::AdminMsg;
 use nexum_store::Companion;
 use tempfile::TempDir;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use logging::Log;
 pub use services::schedule_check;
+use signals::Signals;
 
 use crate::{
     args,
@@ -48,7 +49,8 @@ const INTERRUPTED: i32 = 130;
 
 /// What a backup takes along besides the store.
 pub fn companions(state_dir: &Path) -> Vec<Companion> {
-    vec![Companion { file: roster(state_dir), absent: nexum_kernel::roster::EMPTY }]
+    use nexum_kernel::roster::{EMPTY, check};
+    vec![Companion { file: roster(state_dir), absent: EMPTY, check }]
 }
 
 /// Which modules run, where that is not as configured.
@@ -92,12 +94,14 @@ pub fn checked_settings(settings: &args::Settings) -> Result<Effective, Failure>
 
 fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Result<Effective, Failure> {
     // The configuration is text, and so is what an engine answers.
-    let mut named = settings.state_dir.iter().chain(&settings.mock).chain(&settings.modules);
+    let mut named = settings.config.iter().chain(&settings.state_dir).chain(&settings.mock).chain(&settings.modules);
     if let Some(path) = named.find(|path| path.to_str().is_none()) {
-        return Err(Failure::usage(format!("{}: is no UTF-8, as a path of the configuration must be", path.display())));
+        return Err(Failure::usage(format!("{}: {}", path.display(), config::NO_UTF8)));
     }
-    let file = match &settings.config {
-        Some(file) => Some(file.clone()),
+    let environment = crate::environment()?;
+    let by_variable = || environment.get("NEXUM_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from);
+    let file = match settings.config.clone().or_else(by_variable) {
+        Some(file) => Some(file),
         None if settings.mock.is_some() => None,
         None => match Path::new(CONFIG_FILE).exists() {
             true => Some(PathBuf::from(CONFIG_FILE)),
@@ -117,7 +121,6 @@ fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Res
         }
         None => None,
     };
-    let environment = crate::environment();
     let mut flags = Flags {
         state_dir: settings.state_dir.clone(),
         admin_socket: None,
@@ -172,8 +175,7 @@ fn refuse_half_restored(state_dir: &Path) -> anyhow::Result<()> {
 }
 
 async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut signals = Signals::new().context("signals")?;
     let (mut kernel, admin, begun) = services::start(config, log).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -191,11 +193,11 @@ async fn engine(config: &Config, is_temporary: bool, log: &Log) -> anyhow::Resul
     let ended = tokio::select! {
         ended = kernel.wait() => ended,
         () = give_back_once_started(&admin) => unreachable!("it waits for ever"),
-        () = either(&mut interrupt, &mut terminate) => {
+        () = signals.any() => {
             tracing::info!("stopping: modules finish the event in flight; a second signal ends the process at once");
             let (log, begun) = (log.clone(), begun.clone());
             tokio::spawn(async move {
-                either(&mut interrupt, &mut terminate).await;
+                signals.second().await;
                 // Somebody does not want to wait, which is no event's fault. A probe without patience sends SIGKILL.
                 begun.close();
                 tracing::warn!("a second signal: ending at once");
@@ -234,11 +236,4 @@ async fn give_back_once_started(admin: &Port<AdminMsg>) {
 async fn shut_down(admin: &Port<AdminMsg>, deadline: Duration) -> anyhow::Result<Vec<String>> {
     let stopped = admin.call(deadline + SHUTDOWN_GRACE, |reply| AdminMsg::Shutdown { reply }).await;
     stopped.context("the engine does not stop")
-}
-
-async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }

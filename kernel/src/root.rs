@@ -226,7 +226,7 @@ fn outbox_service(args: &KernelArgs, port: Port<outbox::Msg>, permits: Permits, 
         start: Arc::new(move |supervisor| {
             let (outbox, port) = (outbox.clone(), port.clone());
             Box::pin(async move {
-                let actor = outbox::spawn(outbox, supervisor).await.map_err(|error| error.to_string())?;
+                let actor = outbox::spawn(outbox, supervisor).await.map_err(reason)?;
                 let cell = actor.get_cell();
                 port.bind(actor);
                 Ok(cell)
@@ -416,7 +416,7 @@ impl State {
     }
 
     async fn start_modules(&mut self, myself: &ActorRef<Msg>) -> Result<(), KernelError> {
-        let failed = |error: ractor::SpawnErr| KernelError::Start(error.to_string());
+        let failed = |error: ractor::SpawnErr| KernelError::Start(reason(error));
         // Whichever of the two is left from before goes with the other; its end is no failure.
         let left: Vec<_> =
             self.children.iter().filter(|(_, child)| !matches!(child, Child::Service(_))).map(|(id, _)| *id).collect();

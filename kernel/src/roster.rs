@@ -65,6 +65,19 @@ struct Content {
     owners: Owners,
 }
 
+fn parse(text: &[u8]) -> Result<Content, String> {
+    // It holds the configuration of modules.
+    serde_json::from_slice(text).map_err(|error| secrets::without_value(&error.to_string()).to_string())
+}
+
+/// Whether this is what the file of a roster holds.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(text: &[u8]) -> Result<(), String> {
+    parse(text).map(drop)
+}
+
 /// Where the changes are kept. All block on the disk.
 pub trait Keep: Send + Sync + 'static {
     /// # Errors
@@ -119,10 +132,7 @@ impl Roster {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::default()),
             Err(error) => return Err(format!("{}: {error}", self.path.display())),
         };
-        serde_json::from_slice(&text).map_err(|error| {
-            // It holds the configuration of modules.
-            let error = error.to_string();
-            let error = secrets::without_value(&error);
+        parse(&text).map_err(|error| {
             format!("{}: {error}; without this file the modules of the configuration run", self.path.display())
         })
     }
@@ -200,6 +210,7 @@ mod tests {
         assert_eq!(roster.read().unwrap(), []);
         roster.write(Vec::new()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), EMPTY);
+        assert_eq!(check(EMPTY), Ok(()));
         let mut changed = spec("/a");
         changed.config.insert("interval".into(), toml::Value::Integer(3));
         changed.config.insert("since".into(), toml::Value::Datetime("2026-11-20T00:00:00Z".parse().unwrap()));
@@ -212,6 +223,7 @@ mod tests {
         assert_eq!((roster.read().unwrap(), roster.owners().unwrap()), (changes, owners.clone()));
         roster.write(Vec::new()).unwrap();
         assert_eq!((roster.read().unwrap(), roster.owners().unwrap()), (Vec::new(), owners));
+        assert!(check(b"{").unwrap_err().starts_with("EOF while parsing"));
         fs::write(&path, "{").unwrap();
         assert!(roster.read().unwrap_err().contains("without this file the modules of the configuration run"));
     }

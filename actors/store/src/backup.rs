@@ -34,6 +34,8 @@ pub enum RestoreError {
     Remains(PathBuf),
     #[error("the backup cannot be used: {0}")]
     Backup(OpenError),
+    #[error("the backup cannot be used: {path}: {wrong}")]
+    Companion { path: PathBuf, wrong: String },
     #[error("cannot copy {path}: {error}")]
     Copy { path: PathBuf, error: io::Error },
 }
@@ -44,6 +46,7 @@ const DRAFTS_MAX: u32 = 100;
 /// Writes a consistent copy into the new directory `to`. Tables are shared with the running store by hard links where
 /// the file system allows it, so that it is quick. Blocks.
 pub(crate) fn backup(store: &Store, to: &Path) -> Result<(), StoreError> {
+    let to = plain(to);
     let failed = |detail: String| StoreError::Failed(format!("cannot back up to {}: {detail}", to.display()));
     if to.symlink_metadata().is_ok() {
         return Err(failed("it exists already".into()));
@@ -123,14 +126,23 @@ fn take_along(companion: &Companion, into: &Path) -> Result<(), RestoreError> {
     put(&content, &into.join(name(companion)))
 }
 
-/// Puts a companion back in one step. A store that was copied by hand has none with it, and leaves what is there.
+/// What a backup has of a companion. A store that was copied by hand has none with it.
+fn kept(from: &Path, companion: &Companion) -> Result<Option<Vec<u8>>, RestoreError> {
+    let path = from.join(name(companion));
+    match fs::read(&path) {
+        Ok(content) => match (companion.check)(&content) {
+            Ok(()) => Ok(Some(content)),
+            Err(wrong) => Err(RestoreError::Companion { path, wrong }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(copy_error(&path)(error)),
+    }
+}
+
+/// Puts a companion back in one step.
 fn put_back(from: &Path, companion: &Companion) -> Result<(), RestoreError> {
-    let kept = from.join(name(companion));
-    let content = match fs::read(&kept) {
-        Ok(content) => content,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(copy_error(&kept)(error)),
-    };
+    // What is there stays.
+    let Some(content) = kept(from, companion)? else { return Ok(()) };
     let draft = remains(&companion.file);
     put(&content, &draft)?;
     fs::rename(&draft, &companion.file).map_err(copy_error(&companion.file))?;
@@ -172,6 +184,7 @@ impl<'a> Restore<'a> {
     /// Reads all of a backup. The directory above `to` is not made; where it is there, it shows from now on that a restore
     /// was begun.
     pub fn check(from: &'a Path, to: &'a Path, options: &'a Options) -> Result<Self, RestoreError> {
+        let to = plain(to);
         vacant(to)?;
         let draft = remains(to);
         if resolved(from).starts_with(resolved(&draft)) {
@@ -184,7 +197,10 @@ impl<'a> Restore<'a> {
             make(&draft)?;
         }
         let read = open::read_only(from, options).map_err(RestoreError::Backup);
-        let read = read.and_then(|db| read_everything(from, &db));
+        let read = read.and_then(|db| {
+            options.companions.iter().try_for_each(|companion| kept(from, companion).map(drop))?;
+            read_everything(from, &db)
+        });
         let restore = Self { from, to, options, is_first, _unused: unused };
         match read {
             Ok(()) => Ok(restore),
@@ -299,9 +315,14 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// The same path without a slash at its end, behind which a name could not be made longer.
+fn plain(path: &Path) -> &Path {
+    path.components().as_path()
+}
+
 /// A name beside `path`, on the same file system.
 fn partial(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
+    let mut name = plain(path).as_os_str().to_owned();
     name.push(".");
     name.push(suffix);
     name.into()

@@ -97,11 +97,13 @@ impl Default for Syncs {
 }
 
 /// A file outside of the database that is only right together with it. It is replaced in one step by who owns it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Companion {
     pub file: PathBuf,
     /// What it would hold when it is not there.
     pub absent: &'static [u8],
+    /// Whether this is something that it holds; else what is wrong. No other is restored.
+    pub check: fn(&[u8]) -> Result<(), String>,
 }
 
 impl Options {

@@ -4,6 +4,7 @@
 //! name 5, a refusal 1.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     fs::File,
     io::{self, Read as _},
@@ -37,7 +38,11 @@ const TOKEN_EXPECTED: &str = "expected a token of visible ASCII characters";
 #[derive(Clone)]
 enum Target {
     Unix(PathBuf),
-    Tcp { host: String, port: u16, token: String },
+    /// Host and port as a header has them: a number of IPv6 in brackets.
+    Tcp {
+        authority: String,
+        token: String,
+    },
 }
 
 impl fmt::Display for Target {
@@ -45,7 +50,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "{}", path.display()),
-            Self::Tcp { host, port, .. } => write!(f, "http://{host}:{port}"),
+            Self::Tcp { authority, .. } => write!(f, "http://{authority}"),
         }
     }
 }
@@ -60,14 +65,7 @@ pub struct Client {
 impl Client {
     /// The engine that the arguments name.
     pub fn new(output: &Output) -> Result<Self, Failure> {
-        let target = match (&output.url, &output.socket) {
-            (Some(url), _) => tcp(url, output.token_file.as_deref())?,
-            (None, Some(path)) => Target::Unix(path.clone()),
-            (None, None) => {
-                let found = SOCKETS.iter().find(|path| Path::new(path).exists());
-                Target::Unix(PathBuf::from(found.unwrap_or(&SOCKETS[0])))
-            }
-        };
+        let target = target(output, &crate::environment()?)?;
         Ok(Self { target, patience: Some(ANSWER_DEADLINE) })
     }
 
@@ -137,9 +135,12 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<Response<Incoming>, Failure> {
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "engine");
-        if let Target::Tcp { host, port, token } = &self.target {
-            request = request.header(header::HOST, format!("{host}:{port}"));
+        let host = match &self.target {
+            Target::Unix(_) => "engine",
+            Target::Tcp { authority, .. } => authority.as_str(),
+        };
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
+        if let Target::Tcp { token, .. } = &self.target {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         if body.is_some() {
@@ -152,13 +153,12 @@ impl Client {
                 let socket = UnixStream::connect(path).await.map_err(|error| unreachable(path, &error))?;
                 exchange(socket, request).await
             }
-            Target::Tcp { host, port, .. } => {
-                let connected =
-                    tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect((host.as_str(), *port))).await;
+            Target::Tcp { authority, .. } => {
+                let connected = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(authority.as_str())).await;
                 let timeout = || Err(io::Error::from(io::ErrorKind::TimedOut));
-                let socket = connected.unwrap_or_else(|_| timeout()).map_err(|error| {
-                    Failure::unreachable(format!("no engine answers at http://{host}:{port}: {error}"))
-                })?;
+                let socket = connected
+                    .unwrap_or_else(|_| timeout())
+                    .map_err(|error| Failure::unreachable(format!("no engine answers at {}: {error}", self.target)))?;
                 exchange(socket, request).await
             }
         };
@@ -206,27 +206,57 @@ fn unreachable(path: &Path, error: &io::Error) -> Failure {
     })
 }
 
-fn tcp(url: &str, token_file: Option<&Path>) -> Result<Target, Failure> {
+/// The engine that flags name, else the environment, else the one that is found. An empty variable names none.
+fn target(output: &Output, environment: &BTreeMap<String, String>) -> Result<Target, Failure> {
+    let variable = |name: &str| environment.get(name).map(String::as_str).filter(|value| !value.is_empty());
+    let tcp = |from: &str, url: &str| -> Result<Target, Failure> {
+        let authority = authority(from, url)?;
+        let (from, token) = match &output.token_file {
+            // What is named may be the token itself.
+            Some(file) => {
+                ("--token-file", token_in(file).map_err(|error| Failure::usage(format!("--token-file: {error}")))?)
+            }
+            None => {
+                let missing = || Failure::usage(format!("{from} needs a token: give --token-file, or set NEXUM_TOKEN"));
+                ("NEXUM_TOKEN", variable("NEXUM_TOKEN").ok_or_else(missing)?.to_owned())
+            }
+        };
+        Ok(Target::Tcp { authority, token: usable(from, &token)? })
+    };
+    match (&output.url, &output.socket) {
+        (Some(url), _) => tcp("--url", url),
+        (None, Some(path)) => Ok(Target::Unix(path.clone())),
+        (None, None) => match (variable("NEXUM_URL"), variable("NEXUM_SOCKET")) {
+            (Some(_), Some(_)) => Err(Failure::usage(
+                "NEXUM_URL and NEXUM_SOCKET are both set, and each names an engine: unset one, or give --url or --socket",
+            )),
+            (Some(url), None) => tcp("NEXUM_URL", url),
+            (None, Some(path)) => Ok(Target::Unix(PathBuf::from(path))),
+            (None, None) => {
+                let found = SOCKETS.iter().find(|path| Path::new(path).exists());
+                Ok(Target::Unix(PathBuf::from(found.unwrap_or(&SOCKETS[0]))))
+            }
+        },
+    }
+}
+
+/// Host and port of a URL that has nothing else.
+fn authority(from: &str, url: &str) -> Result<String, Failure> {
     let expected = "expected one such as http://10.0.0.5:8081";
     // The URL is not repeated: it may hold a password.
-    let parsed = Url::parse(url).map_err(|error| Failure::usage(format!("--url: {error}; {expected}")))?;
-    let host = parsed.host_str().map(|host| host.trim_matches(['[', ']']).to_owned());
-    let (Some(host), "http") = (host, parsed.scheme()) else {
+    let parsed = Url::parse(url).map_err(|error| Failure::usage(format!("{from}: {error}; {expected}")))?;
+    let (Some(host), "http") = (parsed.host_str(), parsed.scheme()) else {
         let hint = "the engine speaks plain HTTP: use a tunnel, or a proxy that ends TLS on its host";
-        return Err(Failure::usage(format!("--url: {expected}; {hint}")));
+        return Err(Failure::usage(format!("{from}: {expected}; {hint}")));
     };
-    let (from, token) = match token_file {
-        // What is named may be the token itself.
-        Some(file) => {
-            ("--token-file", token_in(file).map_err(|error| Failure::usage(format!("--token-file: {error}")))?)
-        }
-        None => {
-            let token = crate::environment().remove("NEXUM_TOKEN");
-            let missing = || Failure::usage("--url needs a token: give --token-file, or set NEXUM_TOKEN");
-            ("NEXUM_TOKEN", token.ok_or_else(missing)?)
-        }
-    };
-    Ok(Target::Tcp { host, port: parsed.port().unwrap_or(80), token: usable(from, &token)? })
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        let hint = "the engine takes a token alone, from --token-file or NEXUM_TOKEN";
+        return Err(Failure::usage(format!("{from}: it has a user or a password: {expected}; {hint}")));
+    }
+    if parsed.path() != "/" || parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(Failure::usage(format!("{from}: something follows the host and the port: {expected}")));
+    }
+    Ok(format!("{host}:{}", parsed.port().unwrap_or(80)))
 }
 
 /// A token as a header takes it, without what a file or a shell leaves around it; the engine does the same.
@@ -256,6 +286,11 @@ pub fn part(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
 
     #[test]
@@ -264,27 +299,92 @@ mod tests {
         assert_eq!(part("price-watch"), "price-watch");
     }
 
+    fn over_tcp(url: &str, token_file: Option<&Path>) -> Result<String, Failure> {
+        let output = Output { url: Some(url.into()), token_file: token_file.map(Path::to_owned), ..Output::default() };
+        target(&output, &BTreeMap::new()).map(|target| target.to_string())
+    }
+
     #[test]
     fn only_plain_http_with_a_token() {
-        let wrong = |url: &str| tcp(url, None).map(|target| target.to_string()).unwrap_err();
+        let wrong = |url: &str| over_tcp(url, None).unwrap_err();
         assert!(wrong("https://a:1").message.contains("a proxy that ends TLS"));
         assert_eq!(wrong("10.0.0.5:8081").code, 2);
+        assert_eq!(wrong("http://a:1").message, "--url needs a token: give --token-file, or set NEXUM_TOKEN");
     }
 
     #[test]
     fn neither_a_token_nor_a_password_is_repeated() {
         let k3y = "k3y-0123456789abcdef";
-        let place = |url: &str, file: &Path| tcp(url, Some(file)).map(|target| target.to_string());
         // The token where the name of its file belongs.
-        let refused = place("http://a:1", Path::new(k3y)).unwrap_err();
+        let refused = over_tcp("http://a:1", Some(Path::new(k3y))).unwrap_err();
         assert!(refused.message.starts_with("--token-file: No such file"), "{}", refused.message);
         for url in [format!("https://u:{k3y}@a:1/{k3y}"), k3y.to_owned(), format!("http://u:{k3y}@a:x")] {
-            let refused = place(&url, Path::new("none")).unwrap_err();
+            let refused = over_tcp(&url, Some(Path::new("none"))).unwrap_err();
             assert!(!refused.message.contains(k3y), "{}", refused.message);
         }
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), k3y).unwrap();
-        assert_eq!(place("http://u:p@a:1", file.path()).unwrap(), "http://a:1");
+    }
+
+    #[test]
+    fn a_url_is_a_host_and_a_port_and_nothing_that_would_not_be_used() {
+        for (url, taken) in
+            [("http://a", "a:80"), ("http://a:1/", "a:1"), ("http://[::1]:1", "[::1]:1"), ("http://[::1]", "[::1]:80")]
+        {
+            assert_eq!(authority("--url", url).unwrap(), taken);
+        }
+        for (url, wrong) in [
+            ("http://u:k3y@a:1", "--url: it has a user or a password: expected one such as"),
+            ("http://k3y@a:1", "--url: it has a user or a password: "),
+            ("http://:k3y@a:1", "--url: it has a user or a password: "),
+            ("http://a:1/k3y", "--url: something follows the host and the port: "),
+            ("http://a:1/?k3y", "--url: something follows the host and the port: "),
+            ("http://a:1#k3y", "--url: something follows the host and the port: "),
+        ] {
+            let refused = authority("--url", url).unwrap_err();
+            assert!(refused.code == 2 && refused.message.starts_with(wrong), "{url}: {refused}");
+            assert!(!refused.message.contains("k3y"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn flags_count_before_variables_and_empty_ones_not_at_all() {
+        let chosen = |url: Option<&str>, socket: Option<&str>, variables: &[(&str, &str)]| {
+            let output = Output { url: url.map(str::to_owned), socket: socket.map(PathBuf::from), ..Output::default() };
+            let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            target(&output, &pairs.collect()).map(|target| target.to_string()).map_err(|refused| refused.message)
+        };
+        let (url, socket, token) = (("NEXUM_URL", "http://a:1"), ("NEXUM_SOCKET", "/a"), ("NEXUM_TOKEN", "k3y"));
+        assert_eq!(chosen(None, Some("/b"), &[url, socket]).unwrap(), "/b");
+        assert_eq!(chosen(Some("http://b:2"), None, &[url, socket, token]).unwrap(), "http://b:2");
+        assert_eq!(chosen(None, None, &[url, token, ("NEXUM_SOCKET", "")]).unwrap(), "http://a:1");
+        assert_eq!(chosen(None, None, &[socket, ("NEXUM_URL", "")]).unwrap(), "/a");
+        let both = chosen(None, None, &[url, socket, token]).unwrap_err();
+        assert!(both.starts_with("NEXUM_URL and NEXUM_SOCKET are both set"), "{both}");
+        let neither = chosen(None, None, &[("NEXUM_URL", ""), ("NEXUM_SOCKET", "")]).unwrap();
+        assert!(neither.ends_with("admin.sock"), "{neither}");
+        let missing = chosen(None, None, &[url, ("NEXUM_TOKEN", "")]).unwrap_err();
+        assert_eq!(missing, "NEXUM_URL needs a token: give --token-file, or set NEXUM_TOKEN");
+    }
+
+    /// Servers that keep to the standard refuse a request with two.
+    #[tokio::test]
+    async fn a_request_names_its_host_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        let target = Target::Tcp { authority: authority.clone(), token: "k3y".into() };
+        let client = Client { target, patience: Some(CONNECT_DEADLINE) };
+        let asked = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+            }
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            String::from_utf8(request).unwrap()
+        };
+        let (answered, request) = tokio::join!(client.text("/v1/tree"), asked);
+        assert_eq!(answered.unwrap(), "");
+        let hosts: Vec<_> = request.lines().filter(|line| line.to_lowercase().starts_with("host:")).collect();
+        assert_eq!(hosts, [format!("host: {authority}")]);
     }
 
     #[test]

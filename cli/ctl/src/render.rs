@@ -21,7 +21,8 @@ use crate::exit::Failure;
 
 /// Whether to colour: a terminal that did not ask for plain text (<https://no-color.org>).
 pub fn colours() -> bool {
-    let environment = crate::environment();
+    // What is wrong with it has been said where the engine was looked for.
+    let environment = crate::environment().unwrap_or_default();
     let plain = environment.get("NO_COLOR").is_some_and(|value| !value.is_empty());
     io::stdout().is_terminal() && !plain && environment.get("TERM").is_none_or(|term| term != "dumb")
 }

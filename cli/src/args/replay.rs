@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 /// Run a recorded event again, and show what comes out otherwise; exit code 1 when something does
 ///
@@ -22,16 +22,16 @@ pub struct Replay {
     #[arg(long, group = "which")]
     pub last_crash: bool,
     /// A file that `crash export` made
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["which", "backup"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["which", "backup"], value_hint = ValueHint::FilePath)]
     pub capsule: Option<PathBuf>,
     /// The state directory with the recording and the compiled component
     /// [default: ./.nexum, else /var/lib/nexum]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
     /// A backup with the recording
-    #[arg(long, value_name = "DIR", conflicts_with = "state_dir")]
+    #[arg(long, value_name = "DIR", conflicts_with = "state_dir", value_hint = ValueHint::DirPath)]
     pub backup: Option<PathBuf>,
     /// Run this component instead, to see whether it does better
-    #[arg(long, value_name = "WASM")]
+    #[arg(long, value_name = "WASM", value_hint = ValueHint::FilePath)]
     pub component: Option<PathBuf>,
 }

@@ -1,12 +1,16 @@
 //! What the types cannot say: values that do not go together or cannot be used.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+};
 
 use nexum_host_ifaces::secrets;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
-use super::{Ceiling, Chain, Config, Listen, Observability, Period, source::is_address};
+use super::{Ceiling, Chain, Config, Listen, Period, source::is_address};
 
 /// Shorter tokens can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
@@ -26,12 +30,32 @@ pub struct Problem {
     pub message: String,
     /// The same without any value, where the message has one that it does not quote in backquotes.
     bare: Option<String>,
+    /// The same about the other one of two values that do not go together.
+    other: Option<Box<Problem>>,
 }
 
 impl Problem {
     /// Says what there is to say when no value may be repeated.
     pub fn bare(self, message: impl Into<String>) -> Self {
         Self { bare: Some(message.into()), ..self }
+    }
+
+    /// Says it of the other one of two values that do not go together, too.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self { other: Some(Box::new(other)), ..self }
+    }
+
+    /// The problem of the one of two values that the operator chose: the first that is found set where settings count most.
+    pub(super) fn of_what_was_set(mut self, layers: [&dyn Fn(&[String]) -> bool; 2]) -> Self {
+        let Some(other) = self.other.take() else { return self };
+        for is_set in layers {
+            match (is_set(&self.path), is_set(&other.path)) {
+                (true, _) => return self,
+                (false, true) => return *other,
+                (false, false) => {}
+            }
+        }
+        self
     }
 
     /// What is wrong; of a hidden value only what would be right.
@@ -44,7 +68,7 @@ impl Problem {
 }
 
 pub fn problem(path: &str, message: impl Into<String>) -> Problem {
-    Problem { path: path.split('.').map(str::to_owned).collect(), message: message.into(), bare: None }
+    Problem { path: path.split('.').map(str::to_owned).collect(), message: message.into(), bare: None, other: None }
 }
 
 /// The first thing that is wrong, if any.
@@ -85,6 +109,8 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     if let Some((key, wrong)) = config.outbox.wrong() {
         return Err(problem(&format!("outbox.{key}"), wrong));
     }
+    let outbox = &config.outbox;
+    check_backoff("outbox", ("backoff_first", outbox.backoff_first), ("backoff_cap", outbox.backoff_cap))?;
     super::restart::check(&config.restart)?;
     check_ceiling("limits", &config.limits)
 }
@@ -92,6 +118,15 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
 /// Whether a header takes it: nobody could show another one.
 fn is_token(token: &str) -> bool {
     token.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The waits between attempts: the last is not shorter than the first.
+pub(super) fn check_backoff(table: &str, first: (&str, Period), last: (&str, Period)) -> Result<(), Problem> {
+    if first.1.0 <= last.1.0 {
+        return Ok(());
+    }
+    let wrong = |key: &str, than: String| problem(&format!("{table}.{key}"), than);
+    Err(wrong(last.0, format!("is shorter than {}", first.0)).or(wrong(first.0, format!("is longer than {}", last.0))))
 }
 
 /// A module that is given nothing of these cannot even be started.
@@ -144,22 +179,31 @@ fn check_engine(config: &Config) -> Result<(), Problem> {
         }
         _ => {}
     }
-    let defaults = Observability::default();
-    let mut taken = BTreeMap::new();
-    for (key, Listen(address), default) in [
-        ("health_listen", observability.health_listen, defaults.health_listen),
-        ("metrics_listen", observability.metrics_listen, defaults.metrics_listen),
-        ("admin_listen", observability.admin_listen, defaults.admin_listen),
-    ] {
-        let Some(address) = address.filter(|address| address.port() != 0) else { continue };
-        if let Some(first) = taken.insert(address, key) {
-            // The one that the operator chose is the one to change.
-            let (chosen, other) = if Listen(Some(address)) == default { (first, key) } else { (key, first) };
-            let wrong = format!("is taken by {other}");
-            return Err(problem(&format!("observability.{chosen}"), format!("{address} {wrong}")).bare(wrong));
+    let listens = [
+        ("health_listen", observability.health_listen),
+        ("metrics_listen", observability.metrics_listen),
+        ("admin_listen", observability.admin_listen),
+    ];
+    let mut taken: Vec<(&str, SocketAddr)> = Vec::new();
+    for (key, address) in listens.into_iter().filter_map(|(key, Listen(address))| Some((key, address?))) {
+        if let Some(&(first, other)) = taken.iter().find(|(_, other)| exclude_each_other(address, *other)) {
+            let wrong = |key: &str, address: SocketAddr, by: &str| {
+                let wrong = format!("is taken by {by}");
+                problem(&format!("observability.{key}"), format!("{address} {wrong}")).bare(wrong)
+            };
+            return Err(wrong(key, address, first).or(wrong(first, other, key)));
         }
+        taken.push((key, address));
     }
     Ok(())
+}
+
+/// Whether only one of them can be listened on: the address of all interfaces has that of each.
+fn exclude_each_other(a: SocketAddr, b: SocketAddr) -> bool {
+    // That of IPv6 is the one of IPv4, too.
+    let has = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let (one, other) = (a.ip(), b.ip());
+    a.port() == b.port() && a.port() != 0 && (one == other || has(one, other) || has(other, one))
 }
 
 const LEVELS: &str = "expected off, error, warn, info, debug or trace, or directives such as info,nexum_chain=debug";
@@ -273,6 +317,33 @@ fn check_periods<const N: usize>(path: &str, periods: [(&str, Option<Period>); N
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn listeners_that_exclude_each_other_are_known() {
+        let excluded = |a: &str, b: &str| {
+            let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!(exclude_each_other(a, b), exclude_each_other(b, a), "{a} {b}");
+            exclude_each_other(a, b)
+        };
+        for (a, b) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("[::]:1", "127.0.0.1:1"),
+            ("[::]:1", "0.0.0.0:1"),
+        ] {
+            assert!(excluded(a, b), "{a} {b}");
+        }
+        for (a, b) in [
+            ("127.0.0.1:1", "127.0.0.1:2"),
+            ("0.0.0.0:1", "127.0.0.1:2"),
+            ("0.0.0.0:1", "[::1]:1"),
+            ("127.0.0.1:1", "127.0.0.2:1"),
+            ("0.0.0.0:0", "127.0.0.1:0"),
+        ] {
+            assert!(!excluded(a, b), "{a} {b}");
+        }
+    }
 
     #[test]
     fn a_log_level_is_a_list_of_directives() {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Period,
-    check::{Problem, problem},
+    check::{Problem, check_backoff, problem},
 };
 
 /// Ceilings for the `[module.restart]` of every manifest.
@@ -59,9 +59,7 @@ pub(super) fn check(restart: &Restart) -> Result<(), Problem> {
     if restart.min_backoff.0 == Duration::ZERO {
         return Err(problem("restart.min_backoff", "must be longer than nothing"));
     }
-    if restart.max_backoff.0 < restart.min_backoff.0 {
-        return Err(problem("restart.max_backoff", "is shorter than min_backoff"));
-    }
+    check_backoff("restart", ("min_backoff", restart.min_backoff), ("max_backoff", restart.max_backoff))?;
     if restart.max_process_deaths < 2 {
         // Others that ran when the process died would be set aside with the one that it died of.
         let message = "expected at least 2: an event is tried alone before it is set aside";

@@ -18,7 +18,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Config, ConfigError, Variables};
+use super::{Config, ConfigError, NO_UTF8, Variables};
 
 /// The name of the environment's values in figment's errors.
 pub(super) const ENVIRONMENT: &str = "environment";
@@ -53,6 +53,8 @@ pub(super) struct File {
 
 impl File {
     pub fn parse(path: &Path, text: &str, environment: &Variables) -> Result<Self, ConfigError> {
+        let directory = path.parent().unwrap_or(Path::new("")).to_str();
+        let directory = directory.ok_or_else(|| ConfigError(format!("{}: {NO_UTF8}", path.display())))?;
         let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
         let line_at = |offset: usize| ends.partition_point(|end| *end < offset) + 1;
         let wrong =
@@ -68,7 +70,7 @@ impl File {
         let mut reader = Reader {
             file: Self { path: path.to_owned(), ..Self::default() },
             environment,
-            directory: path.parent().unwrap_or(Path::new("")),
+            directory,
             line_at: &line_at,
         };
         for (key, _) in table.get_ref() {
@@ -95,6 +97,11 @@ impl File {
         };
         SECRETS.iter().any(|secret| is_below(&pattern, secret))
             || (!CONTENTS.contains(&pattern.as_str()) && self.expanded.iter().any(|expanded| is_below(expanded, &at)))
+    }
+
+    /// Whether the file has something at a path.
+    pub fn sets(&self, path: &[String]) -> bool {
+        self.lines.contains_key(&path.join("."))
     }
 
     /// A message about a path, in front of it the file, the line and the key as they are written.
@@ -147,7 +154,7 @@ fn written(path: &[String]) -> String {
 struct Reader<'a> {
     file: File,
     environment: &'a Variables,
-    directory: &'a Path,
+    directory: &'a str,
     line_at: &'a dyn Fn(usize) -> usize,
 }
 
@@ -174,7 +181,7 @@ impl Reader<'_> {
             DeValue::String(text) => {
                 let text = self.expand(at, text)?;
                 match PATHS.contains(&pattern(&split(at)).as_str()) && !is_address(&text) {
-                    true => self.directory.join(text).to_string_lossy().into_owned().into(),
+                    true => Path::new(self.directory).join(text).display().to_string().into(),
                     false => text.into(),
                 }
             }
@@ -228,7 +235,7 @@ impl Reader<'_> {
                 return Err(refused(message.to_owned()));
             }
             let value = self.environment.get(name);
-            let value = value.ok_or_else(|| refused(format!("the environment has no variable {name}")))?;
+            let value = value.ok_or_else(|| refused(format!("the environment has no variable {name} in UTF-8")))?;
             expanded.push_str(value);
             found = true;
             rest = after;

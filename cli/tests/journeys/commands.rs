@@ -40,6 +40,7 @@ fn every_failure_has_its_exit_code_and_one_line() {
     assert!(said.contains("module `a` is RUN: `nexumctl module unload a` first"), "{said}");
     assert_eq!(ctl(&["state", "purge", "a"]).0, 2);
     assert_eq!(ctl(&["module", "load", "/nonexistent"]).0, 1);
+    assert_eq!(ctl(&["logs", "-m", "nobody"]), (5, "nexumctl: module `nobody` has no state here".into()));
 
     let nobody = refused(NEXUMCTL, &["--socket", "/nonexistent/admin.sock", "tree"]);
     let said = "nexumctl: no engine answers at /nonexistent/admin.sock: is `nexum run` running? give --socket";
@@ -48,6 +49,30 @@ fn every_failure_has_its_exit_code_and_one_line() {
     assert_eq!(code, 1);
     assert!(said.starts_with("nexum: /nonexistent.toml cannot be read: "), "{said}");
     assert_eq!(run(NEXUMCTL, &["tree", "--no-such-flag"]).status.code(), Some(2));
+}
+
+#[test]
+fn flags_count_before_variables_and_an_empty_one_not_at_all() {
+    let engine = Setup::new().mock(31337, CHAIN).start();
+    let with = |program: &str, args: &[&str], variables: &[(&str, &str)]| {
+        let output = Command::new(program).args(args).envs(variables.iter().copied()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (url, token) = (("NEXUM_URL", "http://127.0.0.1:1"), ("NEXUM_TOKEN", "k3y-0123456789abcdef"));
+    let fine = (Some(0), String::new());
+    let socket = path(&engine.socket);
+    assert_eq!(with(NEXUMCTL, &["--socket", socket, "tree"], &[url, token]), fine);
+    assert_eq!(with(NEXUMCTL, &["tree"], &[("NEXUM_SOCKET", socket), ("NEXUM_URL", "")]), fine);
+    let (code, said) = with(NEXUMCTL, &["--url", url.1, "tree"], &[("NEXUM_SOCKET", socket), token]);
+    assert!(code == Some(3) && said.starts_with("nexumctl: no engine answers at http://127.0.0.1:1: "), "{said}");
+    let (code, said) = with(NEXUMCTL, &["tree"], &[url, token, ("NEXUM_SOCKET", socket)]);
+    assert!(code == Some(2) && said.starts_with("nexumctl: NEXUM_URL and NEXUM_SOCKET are both set"), "{said}");
+    assert_eq!(with(NEXUMCTL, &["--url", url.1, "--socket", socket, "tree"], &[]).0, Some(2));
+    // Whatever asks no engine does not look at them.
+    let config = [url, ("NEXUM_SOCKET", ""), ("NEXUM_CONFIG", path(&engine.config))];
+    assert_eq!(with(NEXUM, &["check-config"], &config).0, Some(0));
+    let named = ["check-config", "--config", path(&engine.config)];
+    assert_eq!(with(NEXUM, &named, &[("NEXUM_CONFIG", "/none")]).0, Some(0));
 }
 
 #[test]
@@ -115,7 +140,8 @@ fn a_backup_of_a_running_engine_restores_into_another_directory() {
     let engine = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).start();
     engine.module_until("a", "has state", |node| node["events_processed"].as_u64() > Some(5));
     let (copy, other) = (engine.dir.path().join("copy"), engine.dir.path().join("other"));
-    engine.ctl(&["state", "backup", "--to", path(&copy)]);
+    // As shells complete the name of a directory.
+    engine.ctl(&["state", "backup", "--to", &format!("{}/", path(&copy))]);
     let seq = engine.json(&["state", "inspect", "a"])["seq"].as_u64();
 
     let restore = ["state", "restore", "--from", path(&copy), "--state-dir", path(&other), "--json"];

@@ -1,12 +1,19 @@
 //! Bad surroundings: each gives one clear message and loses nothing.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+use std::{
+    ffi::OsStr,
+    fs,
+    net::TcpListener,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    path::Path,
+    process::Command,
+};
 
 use nexum_testkit::memory_bytes;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, FAST_CHAIN as CHAIN, Setup, free_port},
+    engine::{Engine, FAST_CHAIN as CHAIN, NEXUM, NEXUMCTL, Setup, free_port, path},
     prove_exactly_once::{Moments, check, mine_some, recording},
 };
 
@@ -243,4 +250,67 @@ fn a_store_of_another_format_is_refused_and_left_alone() {
     put(known);
     engine.launch();
     engine.module_until("a", "runs on", |node| node["state"] == "RUN");
+}
+
+/// Exit code and what was said on stderr.
+fn ended(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.env_remove("NEXUM_SOCKET").output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_refused_by_its_name() {
+    let engine = Setup::new().mock(31337, CHAIN).with("[outbox]\nmax_age = \"${AGE}\"").prepare();
+    let check = ["check-config", "--config", path(&engine.config)];
+    let tree = ["--url", "http://127.0.0.1:1", "tree"];
+    let value = OsStr::from_bytes(b"k3y\xa5");
+    for (program, args, name, variable) in [
+        (NEXUM, &check, "nexum", "NEXUM_ENGINE__STATE_DIR"),
+        (NEXUM, &check, "nexum", "NEXUM_OBSERVABILITY__ADMIN_TOKEN"),
+        (NEXUMCTL, &tree, "nexumctl", "NEXUM_TOKEN"),
+    ] {
+        let refused = ended(Command::new(program).args(args).env("AGE", "7d").env(variable, value));
+        assert_eq!(refused, (Some(2), format!("{name}: environment variable {variable}: is no UTF-8\n")));
+    }
+    let (code, said) = ended(Command::new(NEXUM).args(check).env("AGE", value));
+    assert!(code == Some(1) && said.contains("[outbox] max_age: the environment has no variable AGE"), "{said}");
+    let (code, said) = ended(Command::new(NEXUM).args(check).env("AGE", "7d").env("OTHER", value));
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn a_directory_that_is_no_text_is_not_taken_for_another() {
+    let above = tempfile::TempDir::new().unwrap();
+    let directory = above.path().join(OsStr::from_bytes(b"d\xa5r"));
+    fs::create_dir(&directory).unwrap();
+    let config = directory.join("nexum-engine.toml");
+    fs::write(&config, "[engine]\nstate_dir = \"state\"\n[[modules]]\nsource = \"m\"\n").unwrap();
+    let (code, said) = ended(Command::new(NEXUM).args(["check-config", "--config"]).arg(&config));
+    assert!(code == Some(2) && said.contains("is no UTF-8, as a path of the configuration must be"), "{said}");
+    // As the working directory.
+    let (code, said) = ended(Command::new(NEXUM).arg("check-config").current_dir(&directory));
+    assert!(code == Some(1) && said.contains("state_dir: is no UTF-8, as a path of the configuration must"), "{said}");
+    assert_eq!(fs::read_dir(above.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_damaged_roster_is_not_restored_and_named_where_it_keeps_an_engine_from_its_start() {
+    let mut engine = Setup::new().mock(31337, CHAIN).module("recorder", "a", &[]).start();
+    engine.module_until("a", "runs", |node| node["events_processed"].as_u64() > Some(3));
+    let (copy, other) = (engine.dir.path().join("copy"), engine.dir.path().join("other"));
+    engine.ctl(&["state", "backup", "--to", path(&copy)]);
+    assert!(engine.terminate().success());
+    fs::write(copy.join("modules.json"), "{").unwrap();
+    let restore = ["state", "restore", "--from", path(&copy), "--state-dir", path(&other)];
+    let (code, said) = ended(Command::new(NEXUM).args(restore));
+    let wanted = format!("nexum: the backup cannot be used: {}/modules.json: EOF while parsing", path(&copy));
+    assert!(code == Some(1) && said.starts_with(&wanted), "{said}");
+    assert!(!other.exists());
+
+    fs::write(engine.dir.path().join("state/modules.json"), "{").unwrap();
+    engine.spawn();
+    assert!(!engine.wait().success());
+    let log = engine.log_text();
+    let said = log.lines().last().unwrap();
+    assert!(said.contains("state/modules.json: EOF while parsing") && !said.contains("panicked"), "{said}");
 }

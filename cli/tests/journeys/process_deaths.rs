@@ -155,6 +155,40 @@ fn an_engine_that_is_stopped_in_order_during_an_event_holds_nothing_against_it()
 }
 
 #[test]
+fn a_terminal_that_is_closed_ends_the_engine_in_order() {
+    let anvil = Anvil::start();
+    let setup = Setup::new().restart("[restart]\nmax_process_deaths = 2\n").chain(31337, &[anvil.ws()]);
+    let mut engine = killer(setup, "mode = \"spin-on\"\non = 1").prepare();
+    engine.under = ["env", "NEXUM_ENGINE__SHUTDOWN_DEADLINE=500ms"].map(str::to_owned).to_vec();
+    engine.launch();
+    anvil.mine();
+    for (stops, name) in (1..).zip(["HUP", "QUIT", "HUP"]) {
+        spins(&engine, stops);
+        engine.signal(name);
+        says(&engine, "stopping: modules finish", stops);
+        // The shell tells of it, too.
+        engine.signal("HUP");
+        assert!(engine.wait().success(), "{}", engine.log_text());
+        engine.launch();
+    }
+    spins(&engine, 4);
+    let node = engine.module("killer");
+    assert_eq!((&node["dead_letters"], &node["restarts"]), (&0.into(), &0.into()), "{node:#}");
+}
+
+#[test]
+fn an_engine_that_is_to_outlive_its_terminal_does() {
+    let anvil = Anvil::start();
+    let mut engine = killer(Setup::new().chain(31337, &[anvil.ws()]), "mode = \"good\"").prepare();
+    engine.under = vec!["nohup".to_owned()];
+    engine.launch();
+    engine.signal("HUP");
+    anvil.mine();
+    engine.module_until("witness", "goes on", |node| node["cursors"]["chain:31337"] == "1");
+    assert!(engine.terminate().success());
+}
+
+#[test]
 fn a_module_that_ends_the_process_in_init_is_given_up_until_the_operator_starts_it_again() {
     let anvil = Anvil::start();
     let setup = Setup::new().restart("[restart]\nmax_process_deaths = 2\n").chain(31337, &[anvil.ws()]);

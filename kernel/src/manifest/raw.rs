@@ -110,8 +110,11 @@ impl Manifest {
         self.module.lengths()?;
         let name = self.module.name;
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if name.get_ref().is_empty() || name.get_ref().len() > 64 || !name.get_ref().chars().all(allowed) {
-            let message = format!("module name `{}`: expected 1 to 64 of a-z, 0-9 and -", name.get_ref());
+        // On a command line a name with `-` in front would be a flag.
+        let at_end = name.get_ref().starts_with('-') || name.get_ref().ends_with('-');
+        if !(1..=64).contains(&name.get_ref().len()) || at_end || !name.get_ref().chars().all(allowed) {
+            let message =
+                format!("module name `{}`: expected 1 to 64 of a-z, 0-9 and -, with - at neither end", name.get_ref());
             return Err((name.span(), message));
         }
         let component = component(&self.module.component)?;

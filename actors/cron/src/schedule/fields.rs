@@ -100,14 +100,14 @@ impl Field {
             let (first, last, step) = self.part(part)?;
             // The crate numbers Sunday 1.
             let numbered = |value: u32| if self.wraps { value % 7 + 1 } else { value };
-            values.extend((first..=last).step_by(step).map(numbered));
+            values.extend((first..=last).step_by(usize::try_from(step).unwrap_or(usize::MAX)).map(numbered));
         }
         let values: Vec<String> = values.iter().map(u32::to_string).collect();
         Ok(values.join(","))
     }
 
     /// First and last value of an item of the list, and the step between two.
-    fn part(&self, part: &str) -> Result<(u32, u32, usize), String> {
+    fn part(&self, part: &str) -> Result<(u32, u32, u32), String> {
         let (range, step) = match part.split_once('/') {
             Some((range, step)) => (range, Some(read_step(step, part)?)),
             None => (part, None),
@@ -128,7 +128,16 @@ impl Field {
         if first > last {
             return Err(format!("`{part}` runs backwards: {} are {}", self.values, self.right));
         }
-        Ok((first, last, step.unwrap_or(1)))
+        let step = step.unwrap_or(1);
+        // A field begins anew with its first value: such a step would be taken as another one.
+        let span = if range == "*" { self.most - self.least } else { last - first };
+        if step > span.max(1) {
+            return Err(format!(
+                "the step `/{step}` in `{part}` is beyond the span of {span} that it has there: leave it out, or write a \
+                 longer period as such, like every = \"90m\""
+            ));
+        }
+        Ok((first, last, step))
     }
 
     fn value(&self, text: &str, part: &str) -> Result<u32, String> {
@@ -174,9 +183,9 @@ fn check_signs(field: &str) -> Result<(), String> {
     }
 }
 
-fn read_step(step: &str, part: &str) -> Result<usize, String> {
+fn read_step(step: &str, part: &str) -> Result<u32, String> {
     match step.parse::<u32>() {
-        Ok(number @ 1..) => Ok(usize::try_from(number).unwrap_or(usize::MAX)),
+        Ok(number @ 1..) => Ok(number),
         _ => Err(format!("the step `/{step}` in `{part}` is not a number above 0")),
     }
 }

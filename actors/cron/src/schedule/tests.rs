@@ -132,13 +132,36 @@ fn fields_that_run_on_are_refused() {
 }
 
 #[test]
+fn a_step_beyond_its_span_is_refused() {
+    for (expression, expected) in [
+        ("*/60 * * * *", "the step `/60` in `*/60` is beyond the span of 59 that it has there"),
+        ("*/70 * * * *", "the step `/70` in `*/70` is beyond the span of 59"),
+        ("0-59/60 * * * *", "the step `/60` in `0-59/60` is beyond the span of 59"),
+        ("5,1-10/20 * * * *", "the step `/20` in `1-10/20` is beyond the span of 9"),
+        ("59/2 * * * *", "the step `/2` in `59/2` is beyond the span of 0"),
+        ("0 */36 * * *", "the step `/36` in `*/36` is beyond the span of 23"),
+        ("0 0 */31 * *", "the step `/31` in `*/31` is beyond the span of 30"),
+        ("0 0 1 JAN-MAR/3 *", "the step `/3` in `JAN-MAR/3` is beyond the span of 2"),
+        ("0 0 * * */8", "the step `/8` in `*/8` is beyond the span of 7"),
+        ("*/4294967295 * * * *", "is beyond the span of 59"),
+    ] {
+        let error = check(&Schedule::Cron(expression.to_owned())).unwrap_err();
+        assert!(error.contains(expected), "`{expression}`: {error}");
+        assert!(error.contains("write a longer period as such, like every = \"90m\""), "{error}");
+    }
+}
+
+#[test]
 fn items_of_a_list_are_read_each() {
     for (expression, same) in [
         ("0 0 1 JAN/3 *", "0 0 1 1,4,7,10 *"),
         ("0 0 1 january-MAR,12 *", "0 0 1 1,2,3,12 *"),
         ("50/4 * * * *", "50,54,58 * * * *"),
         ("0 0 1 * 1,1,SUN,7", "0 0 1 * 0,1"),
-        ("*/100 5 * * *", "0 5 * * *"),
+        ("*/59 5 * * *", "0,59 5 * * *"),
+        ("1-10/9 5-5/1 * * *", "1,10 5 * * *"),
+        // Sunday is the last of the week, too.
+        ("0 0 * * */7", "0 0 * * 0"),
         ("*,5 0-23/1 ? * ?", "* * * * *"),
         ("05,007 * * * *", "5,7 * * * *"),
     ] {

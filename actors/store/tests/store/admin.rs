@@ -143,11 +143,50 @@ async fn a_backup_of_a_running_store_restores_to_what_it_was() {
     assert!(matches!(refused, RestoreError::TargetNotEmpty(path) if path == target));
 }
 
+/// A slash behind the name of a directory, as shells complete it.
+#[tokio::test]
+async fn a_slash_at_the_end_of_a_path_changes_nothing() {
+    let (directory, elsewhere) = (directory(), directory());
+    let harness = Harness::open(directory.path()).await;
+    let [backup, target] = ["backup/", "target/"].map(|name| elsewhere.path().join(name));
+    let to = backup.clone();
+    harness.ask(|reply| StoreMsg::Backup { to, reply }).await.unwrap();
+    restore(&backup, &target, &options()).unwrap();
+    Harness::open(&target).await.close().await;
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 2, "no draft is left");
+    std::os::unix::fs::symlink(&target, elsewhere.path().join("link")).unwrap();
+    let refused = restore(&backup, &elsewhere.path().join("link/"), &options()).unwrap_err();
+    assert!(matches!(refused, RestoreError::TargetIsLink(_)), "{refused}");
+}
+
+fn companion(file: PathBuf) -> Companion {
+    let check = |text: &[u8]| match text {
+        b"damaged" => Err("it is damaged".to_owned()),
+        _ => Ok(()),
+    };
+    Companion { file, absent: b"nothing", check }
+}
+
+#[tokio::test]
+async fn a_backup_with_a_damaged_companion_is_not_restored() {
+    let (directory, elsewhere) = (directory(), directory());
+    let harness = Harness::open(directory.path()).await;
+    let backup = elsewhere.path().join("backup");
+    let to = backup.clone();
+    harness.ask(|reply| StoreMsg::Backup { to, reply }).await.unwrap();
+    std::fs::write(backup.join("beside.json"), "damaged").unwrap();
+    let (target, file) = (elsewhere.path().join("target"), elsewhere.path().join("beside.json"));
+    let with = Options { companions: vec![companion(file.clone())], ..options() };
+    let refused = restore(&backup, &target, &with).unwrap_err().to_string();
+    assert_eq!(refused, format!("the backup cannot be used: {}: it is damaged", backup.join("beside.json").display()));
+    assert!(!target.exists() && !file.exists() && !nexum_store::remains(&target).exists());
+}
+
 #[tokio::test]
 async fn a_backup_takes_its_companions_along_and_a_restore_puts_them_back() {
     let (directory, elsewhere) = (directory(), directory());
     let place = |directory: &TempDir| directory.path().join("beside.json");
-    let with = |file: PathBuf| Options { companions: vec![Companion { file, absent: b"nothing" }], ..options() };
+    let with = |file: PathBuf| Options { companions: vec![companion(file)], ..options() };
     let harness = Harness::open_with(&directory.path().join("store"), &with(place(&directory))).await;
     let backup = async |name: &str| {
         let to = directory.path().join(name);
@@ -183,7 +222,7 @@ async fn no_backup_is_made_where_the_engine_keeps_its_own() {
     let (store, file) = (directory.path().join("store"), directory.path().join("beside.json"));
     let cache = directory.path().join("cache");
     std::fs::create_dir(&cache).unwrap();
-    let companions = vec![Companion { file: file.clone(), absent: b"nothing" }];
+    let companions = vec![companion(file.clone())];
     let options = Options { companions, reserved: vec![cache.clone()], ..options() };
     let harness = Harness::open_with(&store, &options).await;
     let backup = |to: PathBuf| harness.ask(move |reply| StoreMsg::Backup { to, reply });
@@ -216,7 +255,7 @@ async fn what_a_restore_left_that_was_cut_short_stays_until_one_is_done() {
 
     // What a restore makes no directory in place of is refused before anything is put back.
     std::os::unix::fs::symlink(elsewhere.path().join("nowhere"), &target).unwrap();
-    let companions = vec![Companion { file: elsewhere.path().join("beside.json"), absent: b"nothing" }];
+    let companions = vec![companion(elsewhere.path().join("beside.json"))];
     std::fs::write(backup.join("beside.json"), "then").unwrap();
     let with = Options { companions, ..options() };
     assert!(matches!(restore(&backup, &target, &with), Err(RestoreError::TargetIsLink(_))));

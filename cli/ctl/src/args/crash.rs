@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueHint};
 
 #[derive(Debug, Subcommand)]
 pub enum Crash {
@@ -19,7 +19,7 @@ pub enum Crash {
         module: String,
         /// By default the newest
         number: Option<u64>,
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         to: PathBuf,
     },
 }

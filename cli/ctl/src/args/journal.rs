@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueHint};
 use nexum_records::PublicKey;
 
 #[derive(Debug, Subcommand)]
@@ -30,8 +30,10 @@ pub enum Journal {
     /// Compare what two engines did with the same events; exit code 1 names the first that differs
     Diff {
         /// An export
+        #[arg(value_hint = ValueHint::FilePath)]
         a: PathBuf,
         /// An export of another engine
+        #[arg(value_hint = ValueHint::FilePath)]
         b: PathBuf,
     },
     /// The public key that the engine signs receipts with
@@ -43,10 +45,10 @@ pub enum Journal {
 #[group(multiple = false)]
 pub struct Place {
     /// Read this state directory; an engine may run on it
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
     /// Read this backup
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub backup: Option<PathBuf>,
 }
 
@@ -65,12 +67,12 @@ pub struct Verify {
     #[command(flatten)]
     pub place: Place,
     /// Verify this export
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["state_dir", "backup"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["state_dir", "backup"], value_hint = ValueHint::FilePath)]
     pub file: Option<PathBuf>,
     /// Refuse receipts of any other key, and a journal without any of this one
     #[arg(long, value_name = "0xHEX")]
     pub key: Option<PublicKey>,
     /// Say how the journal stands to this receipt, a JSON file, taken from it earlier
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub receipt: Option<PathBuf>,
 }

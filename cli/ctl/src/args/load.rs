@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use nexum_admin_api::text::too_deep;
 use nexum_records::{Hash, capability::Capability};
 use toml::Value;
@@ -12,6 +12,7 @@ use crate::exit::Failure;
 #[derive(Debug, Args)]
 pub struct Load {
     /// The bundle: a directory with nexum.toml and module.wasm
+    #[arg(value_hint = ValueHint::DirPath)]
     pub bundle: PathBuf,
     /// Withhold a capability, such as http; may be repeated
     #[arg(long, value_name = "CAPABILITY")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::Method;
 use nexum_admin_api::{
-    Dropped, Effect, Letter, RestartRequest, Resumed, Retried, RetryRequest, Stopped,
+    Dropped, Effect, Inspection, Letter, RestartRequest, Resumed, Retried, RetryRequest, Stopped,
     tree::{Node, ServiceReport},
 };
 use serde_json::json;
@@ -97,9 +97,9 @@ async fn logs(client: &Client, follow: bool, module: Option<&str>, output: &Outp
     }
     let mut body = client.stream(&path).await?;
     // What is followed may be silent for long.
-    let client = if follow { client.patient(None) } else { client.clone() };
-    let mut rest = Vec::new();
-    while let Some(frame) = client.awaited(async { Ok(body.frame().await) }).await? {
+    let patient = if follow { client.patient(None) } else { client.clone() };
+    let (mut rest, mut is_silent) = (Vec::new(), true);
+    while let Some(frame) = patient.awaited(async { Ok(body.frame().await) }).await? {
         let frame = frame.map_err(|error| Failure::unreachable(format!("the engine broke off: {error}")))?;
         rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -107,9 +107,23 @@ async fn logs(client: &Client, follow: bool, module: Option<&str>, output: &Outp
             let line = String::from_utf8_lossy(&line[..end]);
             let shown = if output.json { foreign::json(&line).into_owned() } else { render::logs::line(&line) };
             print(&format!("{shown}\n"))?;
+            is_silent = false;
         }
     }
-    Ok(())
+    // Of one that is gone there may be lines, and one that is followed may be yet to come.
+    match module.filter(|_| is_silent && !follow) {
+        Some(module) => known(client, module).await,
+        None => Ok(()),
+    }
+}
+
+/// Refuses the name of a module that is not loaded and of which nothing is kept.
+async fn known(client: &Client, module: &str) -> Result<(), Failure> {
+    match client.get::<Inspection>(&format!("/v1/modules/{}/inspect", part(module))).await {
+        Err(failure) if failure.code == Failure::not_found("").code => Err(failure),
+        // Lines are wanted most where little else is answered.
+        _ => Ok(()),
+    }
 }
 
 async fn service(client: &Client, command: Service, output: &Output) -> Result<(), Failure> {
