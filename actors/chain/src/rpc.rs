@@ -203,7 +203,7 @@ impl Shared {
         self.update(|board, now| {
             let why = match error {
                 // A pace of our own making is no fault of the endpoint.
-                CallError::Paced => return,
+                CallError::Paced { .. } => return,
                 error if error.is_rate_limit() => Some(Demotion::RateLimited),
                 CallError::Transport { kind: HostErrorKind::Timeout, .. } => Some(Demotion::Slow),
                 _ => None,
@@ -221,7 +221,7 @@ impl Shared {
     fn let_module_down(&self, index: usize, error: &CallError) {
         let at_least_ns = u64::try_from(error.retry_after().as_nanos()).unwrap_or(u64::MAX);
         match error {
-            CallError::Paced
+            CallError::Paced { .. }
             | CallError::TooLarge { .. }
             | CallError::Transport { kind: HostErrorKind::InvalidInput, .. } => {}
             error => self.update(|board, now| board.spare(index, now, at_least_ns, self.said(error))),

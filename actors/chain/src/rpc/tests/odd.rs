@@ -54,6 +54,25 @@ async fn a_range_gets_smaller_whatever_the_words() {
     assert!(learnt[0].ends_with("blocks a range"), "{learnt:?}");
 }
 
+/// A refusal may look like that of a block that is not there, or like that of too many requests.
+#[tokio::test]
+async fn a_range_gets_smaller_though_its_refusal_looks_like_another() {
+    for words in [
+        (-32001, "Unable to complete request at this time."),
+        (-32001, "resource not found"),
+        (-32000, "header not found"),
+        (-32000, "too many requests"),
+        (-32005, "limit exceeded"),
+    ] {
+        let node = Node { head: 60, logs_max: Some(40), words: Some(words), ..Node::default() };
+        let backend = backend_over(vec![node]);
+        up(&backend);
+        assert_eq!(read_all(&backend, 60, &[]).await, (1..=60).collect::<Vec<_>>(), "{words:?}");
+        let learnt = &backend.endpoints()[0].learnt;
+        assert!(learnt.iter().any(|learnt| learnt.ends_with("blocks a range")), "{words:?} {learnt:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_node_that_takes_no_batches_is_asked_one_by_one() {
     let backend = backend_over(vec![Node { head: 300, takes_no_batches: true, ..Node::default() }]);
