@@ -194,3 +194,39 @@ async fn logs_that_fail_a_few_times_are_asked_for_again_before_receipts_stand_fo
     let (logs, asked) = logs_in_the_end(u64::MAX).await;
     assert!(logs == 0 && asked >= 3, "{logs} {asked}");
 }
+
+/// One that asks for fewer requests, and does not say for how long, is asked ever less often until it answers.
+#[tokio::test]
+async fn one_that_is_alone_and_limited_is_left_alone_for_longer_and_longer() {
+    let node = Node { head: 4, ..Node::default() };
+    let limited = node.status.clone();
+    let backend = backend_over(vec![node]);
+    let (heads, mut seen) = mpsc::channel::<Seen>(8);
+    let told = async {
+        assert_eq!(seen.recv().await.unwrap().header.number, 4);
+        limited.store(429, Ordering::Relaxed);
+        let mut waits = Vec::new();
+        while waits.len() < 3 {
+            // What was told before is taken, so that it can go on.
+            while seen.try_recv().is_ok() {}
+            if let Some((why, _)) = backend.held_back().filter(|(why, _)| !waits.contains(why)) {
+                waits.push(why);
+            }
+            tokio::task::yield_now().await;
+        }
+        for (wait, pause) in waits.iter().zip(["100ms", "200ms", "400ms"]) {
+            assert!(wait.contains(&format!("asked again after {pause}: HTTP status 429")), "{waits:?}");
+        }
+        limited.store(0, Ordering::Relaxed);
+        assert_eq!(seen.recv().await.unwrap().header.number, 4);
+        while backend.held_back().is_some() {
+            while seen.try_recv().is_ok() {}
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = backend.follow(heads) => panic!("it follows for ever"),
+        () = told => {}
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("{:?}", backend.held_back()),
+    }
+}
