@@ -123,6 +123,8 @@ pub enum Refusal {
     Named,
     /// With words that do not.
     Vague,
+    /// With words that say that there is no such block.
+    Missing,
     /// With HTTP status 500 and nothing else; over a WebSocket with an end of the connection.
     Status,
     /// With an end of the connection.
