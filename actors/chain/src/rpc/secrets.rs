@@ -155,10 +155,10 @@ impl Secrets {
         let mut secrets = Self::default();
         for part in &parts {
             let lower = part.to_ascii_lowercase();
-            secrets.runs.extend(runs(&lower));
+            secrets.runs.extend(runs::<QUOTED_CHARS_MIN>(&lower));
             // Letters are other bytes in upper case.
             let hex = [part, &lower, &part.to_ascii_uppercase()].map(hex::encode);
-            secrets.long.extend(hex.iter().flat_map(|hex| runs(hex)).chain(runs(&lower)));
+            secrets.long.extend(hex.iter().chain([&lower]).flat_map(|text| runs::<HEX_CHARS_MIN>(text)));
         }
         secrets
     }
