@@ -226,8 +226,8 @@ impl State {
             Some(prepared) => prepared.clone(),
             None => tokio::select! {
                 prepared = shared.loader.prepare(shared.blocking, plan) => prepared?,
-                // A compiler may take as long as it is allowed. Nothing of the module runs yet, and whoever wants it to hold
-                // has it stopped.
+                // A compiler may take long, and is given up. Nothing of the module runs yet, and whoever wants it to hold has
+                // it stopped.
                 () = status.held() => return Ok(()),
             },
         };

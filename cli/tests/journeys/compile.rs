@@ -272,7 +272,9 @@ fn nobody_who_stops_a_module_waits_for_its_compiler() {
     let mut engine = engine_with(setup, "compile_timeout = \"1h\"", &source);
     let compiler = compiler_of(engine.pid());
     engine.ctl(&["module", "unload", "slow"]);
+    eventually("its compiler ends with it", || has_ended(compiler));
     engine.ctl(&["module", "load", source.to_str().unwrap()]);
+    let compiler = compiler_of(engine.pid());
     assert_eq!(engine.module("slow")["state"], "LOAD");
     assert!(engine.terminate().success());
     let log = engine.log_text();
