@@ -323,7 +323,7 @@ impl Endpoint {
                 }
             }
         };
-        let result = self.within(timeout, exchange).await;
+        let result = self.within(timeout, exchange).await.map_err(|error| error.of_method(method));
         self.took(method, began_ns);
         self.answered(purpose, &result);
         if let Err(error) = &result {
@@ -368,13 +368,13 @@ impl Endpoint {
                 }
             }
         };
-        let answers = self.within(timeout, exchange).await;
         let method = requests.first().map_or("", |(method, _)| method);
+        let answers = self.within(timeout, exchange).await.map_err(|error| error.of_method(method));
         self.took(method, began_ns);
         let answers = answers.inspect_err(|error| self.failed(method, error))?;
         let clean = answers.into_iter().zip(requests).map(|(answer, (method, _))| {
             self.answered(purpose, &answer);
-            let answer = answer.map_err(|error| self.clean(error));
+            let answer = answer.map_err(|error| self.clean(error).of_method(method));
             answer.inspect_err(|error| self.failed(method, error))
         });
         Ok(clean.collect())

@@ -32,7 +32,7 @@ const RATE_WORDS: [&str; 10] = [
 /// Words that ask for fewer requests, unless something else says that one of them asked for too much.
 const RATE_OR_SIZE_WORDS: [&str; 5] = ["per second", "/second", "compute units", "capacity", "request limit"];
 const SIZE_WORDS: [&str; 4] = ["block range", "narrow", "smaller", "response size"];
-/// The whole of what some nodes say to whoever asks too often, with [`CODE_LIMIT_EXCEEDED`].
+/// The whole of what some nodes say, with [`CODE_LIMIT_EXCEEDED`], to whoever asks too often or for too many logs.
 const BARE_LIMIT: &str = "limit exceeded";
 const NONSENSE: &str = "the answer makes no sense";
 /// What is said of an endpoint that nothing can be asked of now.
@@ -42,8 +42,8 @@ const PACED: &str = "the configured requests per second are used up";
 /// Why one exchange with one endpoint brought no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallError {
-    /// The node answered, with an error.
-    Node { code: i64, message: String, data: Option<String> },
+    /// The node answered, with an error. `unsized_limit`: it names some limit, of a question that cannot be too large.
+    Node { code: i64, message: String, data: Option<String>, unsized_limit: bool },
     /// Not sent: its turn would have come later than it may take. `said` is what the endpoint said when it asked for fewer
     /// requests; `None` where the configured `requests_per_second` are used up.
     Paced { said: Option<String> },
@@ -81,7 +81,17 @@ impl CallError {
 
     pub fn of_node(error: NodeError) -> Self {
         let data = error.data.as_deref().and_then(revert_data);
-        Self::Node { code: error.code, message: error.message, data }
+        Self::Node { code: error.code, message: error.message, data, unsized_limit: false }
+    }
+
+    /// The same error, of a question by this method.
+    pub fn of_method(mut self, method: &str) -> Self {
+        if let Self::Node { code, message, unsized_limit, .. } = &mut self {
+            let said = message.trim_matches(['.', '!', ' ']);
+            let is_bare = *code == CODE_LIMIT_EXCEEDED && said.eq_ignore_ascii_case(BARE_LIMIT);
+            *unsized_limit = is_bare && method != "eth_getLogs";
+        }
+        self
     }
 
     /// An answer whose HTTP status is an error, with the beginning of its body.
@@ -133,13 +143,12 @@ impl CallError {
             Self::Transport { kind, .. } => *kind == HostErrorKind::RateLimited,
             // What a contract says of itself is no word of the node.
             error if error.is_revert() => false,
-            Self::Node { code, message, data } => {
+            Self::Node { code, message, data, unsized_limit } => {
                 let message = message.to_lowercase();
                 let has = |words: &[&str]| words.iter().any(|words| message.contains(words));
-                let is_bare =
-                    *code == CODE_LIMIT_EXCEEDED && message.trim_end_matches(['.', '!', ' ']).trim() == BARE_LIMIT;
                 let asks_for_fewer = has(&RATE_WORDS) || (has(&RATE_OR_SIZE_WORDS) && !has(&SIZE_WORDS));
-                *code == 429 || is_bare || asks_for_fewer || names_rps(&message) || backoff(data.as_deref()).is_some()
+                let says_so = *code == 429 || *unsized_limit || names_rps(&message);
+                says_so || asks_for_fewer || backoff(data.as_deref()).is_some()
             }
         }
     }
@@ -201,7 +210,7 @@ impl CallError {
         match self {
             Self::Paced { .. } => HostError::new("chain", HostErrorKind::RateLimited, self.message()),
             Self::TooLarge { .. } => HostError::new("chain", HostErrorKind::InvalidInput, self.message()),
-            Self::Node { code, message, data } => {
+            Self::Node { code, message, data, .. } => {
                 let kind = match code {
                     _ if self.is_revert() => HostErrorKind::InvalidInput,
                     _ if self.is_rate_limit() || *code == CODE_LIMIT_EXCEEDED => HostErrorKind::RateLimited,
@@ -370,7 +379,8 @@ mod tests {
             (node(429, "rate limit exceeded", None), false),
             (node(-32005, "too many requests per second", None), false),
             (http(429, ""), false),
-            (node(-32005, "limit exceeded", None), false),
+            (node(-32005, "Limit exceeded.", None).of_method("eth_getLogs"), true),
+            (node(-32005, "limit exceeded", None).of_method("eth_getBlockByNumber"), false),
             (node(-32000, "the query exceeds the capacity of one request, narrow the block range", None), true),
             (node(-32000, "more compute units than one call may take, use a smaller range", None), true),
             (node(-32602, "block range too large: at most 50 blocks per second of its time", None), true),
@@ -393,11 +403,12 @@ mod tests {
             (-32000, "you are being rate-limited"),
             (-32005, "You've reached the usage limit for your current plan"),
             (-32005, "Limit exceeded."),
+            (-32005, "limit exceeded"),
             (-32007, "10/second request limit reached - reduce calls per second or upgrade your account"),
             (429, "Your app has exceeded its compute units per second capacity"),
         ];
         for (code, message) in cases {
-            let error = node(code, message, None);
+            let error = node(code, message, None).of_method("eth_getBlockByNumber");
             assert!(error.is_rate_limit() && !error.is_too_large(), "{message}");
             assert_eq!(error.retry_after(), Duration::ZERO);
         }

@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn errors_are_told_apart() {
-        let node = CallError::Node { code: -32_000, message: "no".into(), data: None };
+        let node = CallError::Node { code: -32_000, message: "no".into(), data: None, unsized_limit: false };
         let lost = CallError::unavailable("the connection was lost");
         for (error, is_refused, why) in [
             (&node, true, Some(Why::Refused)),
