@@ -198,8 +198,12 @@ impl Shared {
 
     /// Records that an endpoint let a request down.
     fn let_down(&self, index: usize, error: &CallError) {
-        let message = self.said(error);
-        let at_least_ns = u64::try_from(error.retry_after().as_nanos()).unwrap_or(u64::MAX);
+        self.let_down_for(index, error, error.retry_after());
+    }
+
+    /// The same of one that is to be avoided for at least so long, if it is.
+    fn let_down_for(&self, index: usize, error: &CallError, at_least: Duration) {
+        let (message, at_least_ns) = (self.said(error), u64::try_from(at_least.as_nanos()).unwrap_or(u64::MAX));
         self.update(|board, now| {
             let why = match error {
                 // A pace of our own making is no fault of the endpoint.

@@ -188,7 +188,6 @@ impl Line {
     /// It asks for fewer requests. Where it does not say for how long, it is left alone for twice as long as the last time,
     /// unless it has answered anything since.
     async fn leave_alone(&mut self, error: &CallError) {
-        self.shared.let_down(self.index, error);
         let least = self.shared.config.poll_interval.clamp(PROBE_MIN, PAUSE_MAX);
         let (before, answers) = (self.left_alone, self.endpoint().answers());
         let told = error.retry_after();
@@ -198,6 +197,8 @@ impl Line {
         };
         self.left_alone = (pause, answers);
         let pause = pause.max(told).min(PAUSE_MAX);
+        // It must not lead before it is looked after again.
+        self.shared.let_down_for(self.index, error, pause.max(told));
         // Nobody else leads, or is any better.
         if self.leads() {
             let said = self.shared.said(error);

@@ -234,9 +234,13 @@ fn backend(heads: &[u64]) -> RpcBackend {
 }
 
 fn backend_over(nodes: Vec<Node>) -> RpcBackend {
+    backend_that_polls(nodes, Duration::from_millis(5))
+}
+
+fn backend_that_polls(nodes: Vec<Node>, every: Duration) -> RpcBackend {
     let urls = (0..nodes.len()).map(|index| format!("http://n{index}/"));
     let mut config = ChainConfig::new(1, urls);
-    config.poll_interval = Duration::from_millis(5);
+    config.poll_interval = every;
     config.stall_after = Duration::from_millis(300);
     config.bloom = Some(BloomUse::Exact);
     let nodes: Arc<dyn Dial> = Arc::new(Nodes(nodes));

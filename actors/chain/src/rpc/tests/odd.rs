@@ -230,3 +230,27 @@ async fn one_that_is_alone_and_limited_is_left_alone_for_longer_and_longer() {
         () = tokio::time::sleep(Duration::from_secs(30)) => panic!("{:?}", backend.held_back()),
     }
 }
+
+/// Nobody would follow the chain if one that is left alone came to lead before its time.
+#[tokio::test]
+async fn one_that_is_left_alone_is_avoided_for_as_long() {
+    let node = Node { head: 4, ..Node::default() };
+    let limited = node.status.clone();
+    // Longer than one that is limited is avoided in any case.
+    let backend = backend_that_polls(vec![node], Duration::from_secs(3));
+    let (heads, mut seen) = mpsc::channel::<Seen>(8);
+    let left_alone = async {
+        assert!(seen.recv().await.is_some());
+        limited.store(429, Ordering::Relaxed);
+        while backend.held_back().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = backend.follow(heads) => panic!("it follows for ever"),
+        () = left_alone => {}
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("{:?}", backend.endpoints()),
+    }
+    let soon_ns = backend.shared.clock.monotonic_ns() + 2_100_000_000;
+    assert!(!backend.shared.board().status(soon_ns)[0].healthy, "{:?}", backend.endpoints());
+}
