@@ -3,6 +3,8 @@
 //! What a request may look like and where it may go is decided here, once, for `http.fetch`, for effects of the outbox
 //! and for every redirect.
 
+mod patience;
+
 use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
@@ -10,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+pub use patience::retry_after;
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};

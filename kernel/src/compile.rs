@@ -67,11 +67,12 @@ pub enum Refusal {
 /// Makes machine code.
 pub trait Compile: Send + Sync {
     /// Writes the machine code of the component in the file `component`, which must have the hash `hash`, to the empty
-    /// file `code`. Blocks.
+    /// file `code`. Blocks. `wanted` says whether anybody still waits for it: where nobody does it may be given up, as what is
+    /// around is at fault for.
     ///
     /// # Errors
     /// See [`Refusal`]. What was written by then is thrown away.
-    fn compile(&self, component: File, hash: Hash, code: File) -> Result<(), Refusal>;
+    fn compile(&self, component: File, hash: Hash, code: File, wanted: &dyn Fn() -> bool) -> Result<(), Refusal>;
 }
 
 /// Compiles in this process and without limits: for components that somebody trusts, such as those of tests.
@@ -84,7 +85,7 @@ impl InProcess {
 }
 
 impl Compile for InProcess {
-    fn compile(&self, component: File, hash: Hash, mut code: File) -> Result<(), Refusal> {
+    fn compile(&self, component: File, hash: Hash, mut code: File, _: &dyn Fn() -> bool) -> Result<(), Refusal> {
         let made = precompile(&self.0, component, hash, u64::MAX)?;
         code.write_all(&made)
             .map_err(|error| Refusal::Surroundings(format!("its machine code cannot be written: {error}")))

@@ -169,7 +169,7 @@ impl WasmEngine {
     pub fn component(&self, path: &Path, expected: Hash) -> Result<Component, EngineError> {
         match self.ready(path, expected)? {
             Some(component) => Ok(component),
-            None => self.compile(path, expected),
+            None => self.compile(path, expected, &|| true),
         }
     }
 
@@ -207,13 +207,19 @@ impl WasmEngine {
         self.slot(hash).turn(&self.places).await
     }
 
-    /// Compiles and caches, unless somebody has done so meanwhile. Blocks.
-    pub(crate) fn compile_in_turn(&self, turn: Turn, path: &Path, hash: Hash) -> Result<Component, EngineError> {
+    /// Compiles and caches, unless somebody has done so meanwhile. Blocks, until it is done or not `wanted` any more.
+    pub(crate) fn compile_in_turn(
+        &self,
+        turn: Turn,
+        path: &Path,
+        hash: Hash,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Component, EngineError> {
         let compiled = match &turn.known {
             Some(Known::Component(component)) => Ok(component.clone()),
             Some(Known::Refused(reason)) => Err(refused_before(path, reason)),
             Some(Known::Failed(error)) => Err(EngineError::NotNow { path: path.to_owned(), error: error.clone() }),
-            None => self.compile(path, hash),
+            None => self.compile(path, hash, wanted),
         };
         drop(turn);
         compiled
@@ -267,7 +273,7 @@ impl WasmEngine {
         opened.map_err(|error| format!("{error:#}"))
     }
 
-    fn compile(&self, path: &Path, hash: Hash) -> Result<Component, EngineError> {
+    fn compile(&self, path: &Path, hash: Hash, wanted: &dyn Fn() -> bool) -> Result<Component, EngineError> {
         let slot = self.slot(hash);
         if let Some(component) = slot.component() {
             return Ok(component);
@@ -275,9 +281,11 @@ impl WasmEngine {
         if let Some(reason) = slot.refused() {
             return Err(refused_before(path, &reason));
         }
-        let made = self.make(path, hash);
+        let made = self.make(path, hash, wanted);
         match &made {
             Err(EngineError::Compile { error, .. }) => slot.refuse(Some(error.clone())),
+            // Given up: whoever waits for the same component begins anew.
+            Err(EngineError::NotNow { .. }) if !wanted() => {}
             Err(EngineError::NotNow { error, .. }) => slot.fail(error.clone()),
             Err(error @ EngineError::Cache { .. }) => slot.fail(error.to_string()),
             // They are about this one file of perhaps several with the component.
@@ -287,12 +295,12 @@ impl WasmEngine {
     }
 
     /// Compiles and caches.
-    fn make(&self, path: &Path, hash: Hash) -> Result<Component, EngineError> {
+    fn make(&self, path: &Path, hash: Hash, wanted: &dyn Fn() -> bool) -> Result<Component, EngineError> {
         let unkept = |error| EngineError::Cache { path: self.cache_dir.clone(), error };
         let component = self.open(path)?;
         let draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(&self.cache_dir).map_err(unkept)?;
         let code = draft.as_file().try_clone().map_err(unkept)?;
-        self.compiler.compile(component, hash, code).map_err(|refusal| {
+        self.compiler.compile(component, hash, code, wanted).map_err(|refusal| {
             let (error, stays) = said(&refusal);
             let path = path.to_owned();
             if stays { EngineError::Compile { path, error } } else { EngineError::NotNow { path, error } }

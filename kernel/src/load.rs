@@ -151,8 +151,15 @@ impl Loader {
         }
         let turn = self.engine.turn(plan.manifest.component).await;
         let (engine, of) = (self.engine.clone(), plan.clone());
-        // The turn goes along: who waits here may be gone before the work is done.
-        let compiled = blocking.run(move || engine.compile_in_turn(turn, &of.component, of.manifest.component)).await;
+        let waits = Arc::new(());
+        let waiting = Arc::downgrade(&waits);
+        // The turn goes along: who waits here may be gone before the work is done, which is given up then.
+        let compile = move || {
+            let wanted = || waiting.strong_count() > 0;
+            engine.compile_in_turn(turn, &of.component, of.manifest.component, &wanted)
+        };
+        let compiled = blocking.run(compile).await;
+        drop(waits);
         let component = compiled??;
         self.in_turn(blocking, plan, move |loader, plan| loader.link(plan, &component)).await
     }

@@ -226,7 +226,12 @@ impl State {
             |step| supervisor.send_message(modules::Msg::Step { module: name.clone(), generation: *generation, step });
         let prepared = match &self.args.prepared {
             Some(prepared) => prepared.clone(),
-            None => shared.loader.prepare(shared.blocking, plan).await?,
+            None => tokio::select! {
+                prepared = shared.loader.prepare(shared.blocking, plan) => prepared?,
+                // A compiler may take long, and is given up. Nothing of the module runs yet, and whoever wants it to hold has
+                // it stopped.
+                () = status.held() => return Ok(()),
+            },
         };
         // A supervisor that is gone takes its actors with it.
         let _ = step(modules::Step::Prepared(prepared.clone()));

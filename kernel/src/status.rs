@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    pin::pin,
     sync::{
         Mutex,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
@@ -12,6 +13,8 @@ use nexum_host_ifaces::{
     event::{Cursor, SourceId},
     sync::lock,
 };
+
+use tokio::sync::Notify;
 
 use crate::{lane::Pace, sources::Source};
 
@@ -30,6 +33,8 @@ pub enum Wish {
 #[derive(Debug, Default)]
 pub struct ModuleStatus {
     wish: AtomicU8,
+    /// It is wanted to hold.
+    held: Notify,
     pub processed: AtomicU64,
     pub failed: AtomicU64,
     pub dead_letters: AtomicU64,
@@ -57,6 +62,19 @@ impl ModuleStatus {
 
     pub fn set_wish(&self, wish: Wish) {
         self.wish.store((wish == Wish::Hold).into(), Ordering::Release);
+        if wish == Wish::Hold {
+            self.held.notify_waiters();
+        }
+    }
+
+    /// Waits until it is wanted to hold.
+    pub async fn held(&self) {
+        let mut held = pin!(self.held.notified());
+        // Before the look: what is wanted after that is heard.
+        held.as_mut().enable();
+        if self.wish() == Wish::Run {
+            held.await;
+        }
     }
 
     pub fn set_cursor(&self, source: &SourceId, cursor: &Cursor) {
@@ -114,7 +132,20 @@ impl ModuleStatus {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
+
+    #[test]
+    fn whoever_waits_for_the_wish_to_hold_hears_of_it_whenever_it_comes() {
+        let status = ModuleStatus::default();
+        let mut held = pin!(status.held());
+        assert!(held.as_mut().now_or_never().is_none());
+        status.set_wish(Wish::Hold);
+        assert!(held.now_or_never().is_some() && status.held().now_or_never().is_some());
+        status.set_wish(Wish::Run);
+        assert!(status.held().now_or_never().is_none());
+    }
 
     #[test]
     fn the_percentile_is_over_the_newest_samples() {

@@ -9,6 +9,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc::{SyncSender, sync_channel},
     },
     time::Duration,
 };
@@ -58,7 +59,7 @@ impl Counting {
 }
 
 impl Compile for Counting {
-    fn compile(&self, component: File, hash: Hash, mut code: File) -> Result<(), Refusal> {
+    fn compile(&self, component: File, hash: Hash, mut code: File, _: &dyn Fn() -> bool) -> Result<(), Refusal> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
@@ -240,6 +241,37 @@ fn who_has_its_machine_code_waits_for_nobody_who_compiles() {
         assert!(said.contains("does not compile: too much"), "{said}");
     }
     assert_eq!(2 + begins.try_iter().count(), 16, "each component once");
+}
+
+/// Is at the first one for as long as anybody waits for it, says when it begins, and refuses the next.
+struct Endless {
+    asked: AtomicUsize,
+    begun: SyncSender<()>,
+}
+
+impl Compile for Endless {
+    fn compile(&self, _: File, _: Hash, _: File, wanted: &dyn Fn() -> bool) -> Result<(), Refusal> {
+        if self.asked.fetch_add(1, Ordering::SeqCst) > 0 {
+            return Err(Refusal::Component("too much".to_owned()));
+        }
+        self.begun.send(()).unwrap();
+        while wanted() {
+            std::thread::yield_now();
+        }
+        Err(Refusal::Surroundings("given up".to_owned()))
+    }
+}
+
+#[test]
+fn what_nobody_waits_for_is_given_up_and_begun_anew_for_whoever_does() {
+    let (begun, begins) = sync_channel(1);
+    let bed = Bed::new(&[], Arc::new(Endless { asked: AtomicUsize::new(0), begun }));
+    let first = bed.load(b'a');
+    begins.recv_timeout(PATIENCE).unwrap();
+    let second = bed.load(b'a');
+    first.abort();
+    let said = bed.refusal_of(second);
+    assert!(said.contains("does not compile: too much"), "{said}");
 }
 
 #[test]

@@ -198,12 +198,16 @@ impl Shared {
 
     /// Records that an endpoint let a request down.
     fn let_down(&self, index: usize, error: &CallError) {
-        let message = self.said(error);
-        let at_least_ns = u64::try_from(error.retry_after().as_nanos()).unwrap_or(u64::MAX);
+        self.let_down_for(index, error, error.retry_after());
+    }
+
+    /// The same of one that is to be avoided for at least so long, if it is.
+    fn let_down_for(&self, index: usize, error: &CallError, at_least: Duration) {
+        let (message, at_least_ns) = (self.said(error), u64::try_from(at_least.as_nanos()).unwrap_or(u64::MAX));
         self.update(|board, now| {
             let why = match error {
                 // A pace of our own making is no fault of the endpoint.
-                CallError::Paced => return,
+                CallError::Paced { .. } => return,
                 error if error.is_rate_limit() => Some(Demotion::RateLimited),
                 CallError::Transport { kind: HostErrorKind::Timeout, .. } => Some(Demotion::Slow),
                 _ => None,
@@ -221,7 +225,7 @@ impl Shared {
     fn let_module_down(&self, index: usize, error: &CallError) {
         let at_least_ns = u64::try_from(error.retry_after().as_nanos()).unwrap_or(u64::MAX);
         match error {
-            CallError::Paced
+            CallError::Paced { .. }
             | CallError::TooLarge { .. }
             | CallError::Transport { kind: HostErrorKind::InvalidInput, .. } => {}
             error => self.update(|board, now| board.spare(index, now, at_least_ns, self.said(error))),

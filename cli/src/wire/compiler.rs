@@ -13,7 +13,7 @@ use std::{
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
     sync::{
         Arc,
-        mpsc::{Receiver, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
     },
     time::Duration,
 };
@@ -39,6 +39,8 @@ const MEMORY_DENIED: &str = "memory allocation of";
 const PANICKED: i32 = 101;
 /// A compilation has this many times its processor time before it is ended: as much as a quarter of a processor takes.
 const PATIENCE: u32 = 4;
+/// How often is looked whether anybody still wants what it makes.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The wasm engine of a state directory, whose components strangers have made. For the one that holds the directory.
 pub fn engine(config: &config::Engine) -> Result<WasmEngine, EngineError> {
@@ -65,7 +67,7 @@ struct Ended {
 }
 
 impl Compile for ChildProcess {
-    fn compile(&self, component: File, hash: Hash, code: File) -> Result<(), Refusal> {
+    fn compile(&self, component: File, hash: Hash, code: File, wanted: &dyn Fn() -> bool) -> Result<(), Refusal> {
         let failed = |error: io::Error| Refusal::Surroundings(format!("its compiler does not run: {error}"));
         let mut child = self.start(component, hash, code).map_err(failed)?;
         // Its end closes its stderr.
@@ -74,10 +76,13 @@ impl Compile for ChildProcess {
             Some(Err(error)) => return end(child).map_err(failed).and(Err(failed(error))),
             None => return end(child).map_err(failed).and(Err(failed(io::Error::other("it has no stderr")))),
         };
-        let said = told.recv_timeout(self.patience());
+        let said = self.hear(&told, wanted);
         let late = said.is_err();
         let ended = if late { end(child) } else { reap(child) };
         let (status, processor) = ended.map_err(failed)?;
+        if late && !wanted() && !status.success() {
+            return Err(Refusal::Surroundings("nobody waits for it any more".to_owned()));
+        }
         let said = said.or_else(|_| told.recv()).unwrap_or_default();
         self.verdict(&Ended { status, processor, late }, String::from_utf8_lossy(&said).trim())
     }
@@ -87,6 +92,19 @@ impl ChildProcess {
     /// How long it may last, whatever it has of the processors.
     fn patience(&self) -> Duration {
         self.limits.timeout.saturating_mul(PATIENCE)
+    }
+
+    /// What it says at its end. Fails when its time is over, or nobody wants what it makes any more.
+    fn hear(&self, told: &Receiver<Vec<u8>>, wanted: &dyn Fn() -> bool) -> Result<Vec<u8>, RecvTimeoutError> {
+        let mut left = self.patience();
+        loop {
+            let step = left.min(LOOK);
+            left -= step;
+            match told.recv_timeout(step) {
+                Err(RecvTimeoutError::Timeout) if wanted() && !left.is_zero() => {}
+                heard => return heard,
+            }
+        }
     }
 
     fn start(&self, component: File, hash: Hash, code: File) -> io::Result<Child> {

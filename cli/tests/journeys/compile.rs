@@ -266,6 +266,23 @@ fn a_component_that_imports_more_than_is_hosted_is_refused_and_another_one_loads
 }
 
 #[test]
+fn nobody_who_stops_a_module_waits_for_its_compiler() {
+    let setup = Setup::new();
+    let source = setup.write_bundle_of(&bomb(3_000, 200, 200), "slow");
+    let mut engine = engine_with(setup, "compile_timeout = \"1h\"", &source);
+    let compiler = compiler_of(engine.pid());
+    engine.ctl(&["module", "unload", "slow"]);
+    eventually("its compiler ends with it", || has_ended(compiler));
+    engine.ctl(&["module", "load", source.to_str().unwrap()]);
+    let compiler = compiler_of(engine.pid());
+    assert_eq!(engine.module("slow")["state"], "LOAD");
+    assert!(engine.terminate().success());
+    let log = engine.log_text();
+    assert!(!log.contains("not everything was finished") && !log.contains("did not finish"), "{log}");
+    eventually("the compiler ends", || has_ended(compiler));
+}
+
+#[test]
 fn while_one_component_compiles_others_run_and_it_ends_with_its_engine() {
     let setup = Setup::new();
     let source = setup.write_bundle_of(&bomb(3_000, 200, 200), "slow");

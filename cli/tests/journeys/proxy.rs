@@ -123,6 +123,8 @@ pub enum Refusal {
     Named,
     /// With words that do not.
     Vague,
+    /// With words that say that there is no such block.
+    Missing,
     /// With HTTP status 500 and nothing else; over a WebSocket with an end of the connection.
     Status,
     /// With an end of the connection.
@@ -435,7 +437,9 @@ async fn websocket(stream: TcpStream, shared: &Shared, path: &str) -> Option<()>
                     match answers::body(shared, fault, request.clone()).await? {
                         Outcome::Told(answer) => send(shared, &mut to_client, fault, answer).await?,
                         Outcome::Forbidden => {
-                            let error = json!({"code": -32_000, "message": answers::forbidden(path)});
+                            let words = answers::forbidden(path);
+                            // Data that begins like bytes, and is none.
+                            let error = json!({"code": -32_000, "message": words, "data": format!("0x{words}")});
                             let refusal = json!({"jsonrpc": "2.0", "id": request["id"], "error": error});
                             send(shared, &mut to_client, fault, refusal).await?;
                         }

@@ -131,7 +131,7 @@ fn of_http(answer: Result<Response, HostError>, now_ms: u64) -> Verdict {
         }
         408 | 425 | 429 | 500.. => {
             let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("retry-after"));
-            let after = header.and_then(|header| retry_after(&header.value, now_ms));
+            let after = header.and_then(|header| http::retry_after(&header.value, now_ms));
             Verdict::Retry { error: described(status, &response.body), after, counts: true }
         }
         300..400 => Verdict::Failed(format!("status {status}: a redirect that cannot carry the request on")),
@@ -143,16 +143,6 @@ fn described(status: u16, body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.is_empty() { format!("status {status}") } else { format!("status {status}: {line}") }
-}
-
-/// Seconds, or a date.
-fn retry_after(value: &str, now_ms: u64) -> Option<Duration> {
-    if let Ok(seconds) = value.trim().parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    let at = date.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some(at.saturating_sub(Duration::from_millis(now_ms)))
 }
 
 #[cfg(test)]

@@ -142,9 +142,7 @@ impl State {
         let mut unfinished = Vec::new();
         for (name, slot) in &mut self.slots {
             if let Some(actor) = slot.actor.take() {
-                unfinished.push(format!(
-                    "module {name}: its event in flight did not finish; it is delivered again at the next start"
-                ));
+                unfinished.push(format!("module {name}: {}", slot.unfinished()));
                 actor.kill();
             }
         }

@@ -187,11 +187,19 @@ impl Slot {
         self.then.take()
     }
 
-    /// Asks the actor to stop after the event in flight.
+    /// Asks the actor to stop: after the event in flight, or at once while it is being loaded.
     pub(super) fn ask_to_stop(&self) {
         self.status.set_wish(Wish::Hold);
         if let Some(actor) = &self.actor {
             actor.stop(None);
+        }
+    }
+
+    /// What it was at when it is waited for no longer.
+    pub(super) fn unfinished(&self) -> &'static str {
+        match self.phase {
+            Phase::Load => "it was still being loaded; it is loaded again at the next start",
+            _ => "its event in flight did not finish; it is delivered again at the next start",
         }
     }
 

@@ -26,7 +26,10 @@ use nexum_host_ifaces::{
     clock::Clock,
     names::{LookUp, Names, Share},
 };
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::HeaderMap,
+};
 use tokio::{net::TcpStream, sync::mpsc};
 use tokio_tungstenite::{
     MaybeTlsStream, client_async_with_config,
@@ -61,7 +64,7 @@ pub enum Broken {
     /// More frames than a node has reason to send.
     TooMany(String),
     /// The handshake of a WebSocket was answered with this HTTP status.
-    Refused { status: u16 },
+    Refused { status: u16, retry_after: Option<Duration> },
 }
 
 /// Counts the bytes of answers that are held at once, and bounds them.
@@ -157,6 +160,7 @@ pub trait Dial: Send + Sync {
 pub struct Network {
     hosts: Hosts,
     certificates: Certificates,
+    clock: Arc<dyn Clock>,
 }
 
 /// Asked before the system's store of certificates is read, which is then read to its end. `Err` says why it must not be:
@@ -167,8 +171,8 @@ impl Network {
     pub fn new(look_up: LookUp, clock: Arc<dyn Clock>, metrics: &ChainMetrics) -> Self {
         let gauge = metrics.dns_lookups.clone();
         let told = move |lookups: usize| gauge.set(i64::try_from(lookups).unwrap_or(i64::MAX));
-        let hosts = Hosts(Names::new(SHARE, look_up, clock, Box::new(told)));
-        Self { hosts, certificates: Arc::new(|| Ok(())) }
+        let hosts = Hosts(Names::new(SHARE, look_up, clock.clone(), Box::new(told)));
+        Self { hosts, certificates: Arc::new(|| Ok(())), clock }
     }
 
     /// The same, asking before certificates are read.
@@ -253,6 +257,7 @@ const NO_WEBSOCKET: &str = "the URL cannot be used for a WebSocket";
 struct Client {
     client: reqwest::Client,
     url: Url,
+    clock: Arc<dyn Clock>,
 }
 
 #[async_trait]
@@ -274,7 +279,7 @@ impl Dial for Network {
             (Err(why), _) => return Err(why),
         };
         let client = client.map_err(|error| format!("cannot set up TLS: {}", innermost(&error)))?;
-        Ok(Arc::new(Client { client, url: url.clone() }))
+        Ok(Arc::new(Client { client, url: url.clone(), clock: self.clock.clone() }))
     }
 
     async fn ws(&self, url: &Url, keepalive: Duration, room: &Arc<Room>) -> Result<Socket, Broken> {
@@ -287,8 +292,15 @@ impl Dial for Network {
         }
         let stream = self.hosts.connect(url, message_bytes_max).await?;
         let stream = Bounded::new(stream, room.clone());
-        let failed =
-            |error: tungstenite::Error| room.broken().unwrap_or_else(|| of_websocket(&error, message_bytes_max));
+        let failed = |error: tungstenite::Error| {
+            room.broken().unwrap_or_else(|| match error {
+                tungstenite::Error::Http(response) => Broken::Refused {
+                    status: response.status().as_u16(),
+                    retry_after: retry_after(response.headers(), &*self.clock),
+                },
+                error => of_websocket(&error, message_bytes_max),
+            })
+        };
         let stream = match url.scheme() {
             "wss" => tls::connect(url, stream).await.map(MaybeTlsStream::Rustls),
             _ => Ok(MaybeTlsStream::Plain(stream)),
@@ -366,8 +378,7 @@ impl Http for Client {
         let request = self.client.post(self.url.clone()).header("content-type", "application/json").body(body);
         let mut response = request.send().await.map_err(|error| of_client(&error))?;
         let status = response.status().as_u16();
-        let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-        let retry_after = retry_after.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        let retry_after = retry_after(response.headers(), &*self.clock);
         // What is announced is refused before it is read; what is not announced, while it is.
         if response.content_length().is_some_and(|bytes| bytes > reply_bytes_max as u64) {
             return Err(Broken::TooLarge { bytes_max: reply_bytes_max });
@@ -382,6 +393,12 @@ impl Http for Client {
         }
         Ok(Reply { status, retry_after, body, held })
     }
+}
+
+/// How long the other side asks to be left alone.
+fn retry_after(headers: &HeaderMap, clock: &dyn Clock) -> Option<Duration> {
+    let value = headers.get("retry-after")?.to_str().ok()?;
+    nexum_host_ifaces::http::retry_after(value, clock.now_ms())
 }
 
 /// The innermost cause of an error: outer ones name the URL.
@@ -409,7 +426,6 @@ fn of_client(error: &reqwest::Error) -> Broken {
 fn of_websocket(error: &tungstenite::Error, bytes_max: usize) -> Broken {
     use tungstenite::Error;
     match error {
-        Error::Http(response) => Broken::Refused { status: response.status().as_u16() },
         Error::Capacity(_) => Broken::TooLarge { bytes_max },
         Error::ConnectionClosed | Error::AlreadyClosed => Broken::Lost("the connection was lost".into()),
         // These name what was asked for.

@@ -231,13 +231,14 @@ impl Endpoint {
         Ok(connection)
     }
 
-    /// How many questions of the engine it has answered.
+    /// How many questions of the engine it has answered, other than by asking for fewer.
     pub fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }
 
     fn answered(&self, purpose: Purpose, answer: &Payload) {
-        if !purpose.is_module() && matches!(answer, Ok(_) | Err(CallError::Node { .. })) {
+        let is_answer = matches!(answer, Err(error @ CallError::Node { .. }) if !error.is_rate_limit());
+        if !purpose.is_module() && (is_answer || answer.is_ok()) {
             self.answers.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -322,7 +323,7 @@ impl Endpoint {
                 }
             }
         };
-        let result = self.within(timeout, exchange).await;
+        let result = self.within(timeout, exchange).await.map_err(|error| error.of_method(method));
         self.took(method, began_ns);
         self.answered(purpose, &result);
         if let Err(error) = &result {
@@ -367,13 +368,13 @@ impl Endpoint {
                 }
             }
         };
-        let answers = self.within(timeout, exchange).await;
         let method = requests.first().map_or("", |(method, _)| method);
+        let answers = self.within(timeout, exchange).await.map_err(|error| error.of_method(method));
         self.took(method, began_ns);
         let answers = answers.inspect_err(|error| self.failed(method, error))?;
         let clean = answers.into_iter().zip(requests).map(|(answer, (method, _))| {
             self.answered(purpose, &answer);
-            let answer = answer.map_err(|error| self.clean(error));
+            let answer = answer.map_err(|error| self.clean(error).of_method(method));
             answer.inspect_err(|error| self.failed(method, error))
         });
         Ok(clean.collect())
@@ -387,7 +388,7 @@ impl Endpoint {
         timeout: Duration,
     ) -> Result<Vec<Payload>, CallError> {
         if !self.limiter.pass(purpose.caller(), requests.len(), timeout).await {
-            return Err(CallError::Paced);
+            return Err(CallError::Paced { said: self.limiter.said() });
         }
         let answers = match requests {
             [(method, params)] => self.call_now(purpose, method, params, timeout).await.map(|answer| vec![Ok(answer)]),
@@ -397,13 +398,14 @@ impl Endpoint {
             Purpose::Module { reply_bytes_max } => within_bytes(answers, reply_bytes_max),
             _ => Ok(answers),
         });
-        match &answers {
-            Err(error) if error.is_rate_limit() => self.limiter.refused(),
-            Ok(answers) if answers.iter().any(|answer| matches!(answer, Err(error) if error.is_rate_limit())) => {
-                self.limiter.refused();
-            }
-            Ok(_) => self.limiter.answered(),
-            Err(_) => {}
+        let failure = match &answers {
+            Err(error) => Some(error),
+            Ok(all) => all.iter().filter_map(|answer| answer.as_ref().err()).find(|error| error.is_rate_limit()),
+        };
+        match failure {
+            Some(error) if error.is_rate_limit() => self.limiter.refused(error.message()),
+            Some(_) => {}
+            None => self.limiter.answered(),
         }
         answers
     }
@@ -454,9 +456,9 @@ fn only(id: u64, packet: Packet) -> Payload {
         Packet::Many(_) => return Err(CallError::nonsense("a batch for one request")),
         Packet::Note { .. } => return Err(CallError::nonsense("a notification for a request")),
     };
-    match answer.id {
-        AnswerId::Number(other) if other != id => Err(CallError::nonsense("an answer to another request")),
-        _ => answer.payload.map_err(CallError::of_node),
+    match answer.id == AnswerId::Number(id) || answer.id == AnswerId::Missing {
+        true => answer.payload.map_err(CallError::of_node),
+        false => Err(CallError::nonsense("an answer to another request")),
     }
 }
 
@@ -474,8 +476,8 @@ fn in_order(requests: &[(u64, &str, &RawValue)], packet: Packet) -> Result<Vec<P
     for answer in answers {
         match (answer.id, answer.payload) {
             (AnswerId::Number(id), payload) => drop(by_id.entry(id).or_insert(payload)),
-            (_, Err(error)) => unnamed = unnamed.or(Some(error)),
-            (_, Ok(_)) => {}
+            (AnswerId::Missing, Err(error)) => unnamed = unnamed.or(Some(error)),
+            _ => {}
         }
     }
     let mut ordered = Vec::with_capacity(requests.len());

@@ -16,6 +16,24 @@ const CODE_REVERTED: i64 = 3;
 const CODE_LIMIT_EXCEEDED: i64 = -32005;
 /// EIP-1474: resource not found.
 const CODE_NOT_FOUND: i64 = -32001;
+/// Words that ask for fewer requests.
+const RATE_WORDS: [&str; 10] = [
+    "rate limit",
+    "rate-limit",
+    "ratelimit",
+    "request rate",
+    "too many requests",
+    "requests per second",
+    "throttl",
+    "usage limit",
+    "request count exceeded",
+    "quota",
+];
+/// Words that ask for fewer requests, unless something else says that one of them asked for too much.
+const RATE_OR_SIZE_WORDS: [&str; 5] = ["per second", "/second", "compute units", "capacity", "request limit"];
+const SIZE_WORDS: [&str; 4] = ["block range", "narrow", "smaller", "response size"];
+/// The whole of what some nodes say, with [`CODE_LIMIT_EXCEEDED`], to whoever asks too often or for too many logs.
+const BARE_LIMIT: &str = "limit exceeded";
 const NONSENSE: &str = "the answer makes no sense";
 /// What is said of an endpoint that nothing can be asked of now.
 pub(super) const NOT_CONNECTED: &str = "not connected";
@@ -24,10 +42,11 @@ const PACED: &str = "the configured requests per second are used up";
 /// Why one exchange with one endpoint brought no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallError {
-    /// The node answered, with an error.
-    Node { code: i64, message: String, data: Option<String> },
-    /// Not sent: the configured `requests_per_second` are used up for longer than the request may take.
-    Paced,
+    /// The node answered, with an error. `unsized_limit`: it names some limit, of a question that cannot be too large.
+    Node { code: i64, message: String, data: Option<String>, unsized_limit: bool },
+    /// Not sent: its turn would have come later than it may take. `said` is what the endpoint said when it asked for fewer
+    /// requests; `None` where the configured `requests_per_second` are used up.
+    Paced { said: Option<String> },
     /// The answer is longer than was allowed.
     TooLarge { bytes_max: usize },
     /// The node did not answer, or something before it did.
@@ -54,7 +73,7 @@ impl CallError {
             Broken::Lost(message) => Self::unavailable(short(&message)),
             Broken::TooLarge { bytes_max } => Self::TooLarge { bytes_max },
             Broken::TooMany(message) => Self::nonsense(message),
-            Broken::Refused { status } => of_status(status, format!("HTTP status {status}"), None),
+            Broken::Refused { status, retry_after } => of_status(status, format!("HTTP status {status}"), retry_after),
             Broken::Timeout(message) => {
                 Self::Transport { kind: HostErrorKind::Timeout, status: 0, message, retry_after: None }
             }
@@ -63,7 +82,17 @@ impl CallError {
 
     pub fn of_node(error: NodeError) -> Self {
         let data = error.data.as_deref().and_then(revert_data);
-        Self::Node { code: error.code, message: error.message, data }
+        Self::Node { code: error.code, message: error.message, data, unsized_limit: false }
+    }
+
+    /// The same error, of a question by this method.
+    pub fn of_method(mut self, method: &str) -> Self {
+        if let Self::Node { code, message, unsized_limit, .. } = &mut self {
+            let said = message.trim_matches(['.', '!', ' ']);
+            let is_bare = *code == CODE_LIMIT_EXCEEDED && said.eq_ignore_ascii_case(BARE_LIMIT);
+            *unsized_limit = is_bare && method != "eth_getLogs";
+        }
+        self
     }
 
     /// An answer whose HTTP status is an error, with the beginning of its body.
@@ -81,7 +110,7 @@ impl CallError {
     /// The label in metrics of what went wrong.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::Paced => "paced",
+            Self::Paced { .. } => "paced",
             Self::TooLarge { .. } => "too-large",
             error if error.is_rate_limit() => "rate-limited",
             Self::Node { .. } => "refused",
@@ -96,7 +125,8 @@ impl CallError {
     pub fn retry_after(&self) -> Duration {
         match self {
             Self::Transport { retry_after, .. } => retry_after.unwrap_or_default(),
-            Self::Node { .. } | Self::Paced | Self::TooLarge { .. } => Duration::ZERO,
+            Self::Node { data, .. } => backoff(data.as_deref()).unwrap_or_default(),
+            Self::Paced { .. } | Self::TooLarge { .. } => Duration::ZERO,
         }
     }
 
@@ -109,15 +139,17 @@ impl CallError {
     /// Whether the node asks for fewer requests.
     pub fn is_rate_limit(&self) -> bool {
         match self {
-            Self::Paced => true,
+            Self::Paced { .. } => true,
             Self::TooLarge { .. } => false,
             Self::Transport { kind, .. } => *kind == HostErrorKind::RateLimited,
             // What a contract says of itself is no word of the node.
             error if error.is_revert() => false,
-            Self::Node { code, message, .. } => {
+            Self::Node { code, message, data, unsized_limit } => {
                 let message = message.to_lowercase();
-                let rate = ["rate limit", "per second", "compute units", "too many requests", "capacity"];
-                *code == 429 || rate.iter().any(|words| message.contains(words))
+                let has = |words: &[&str]| words.iter().any(|words| message.contains(words));
+                let asks_for_fewer = has(&RATE_WORDS) || (has(&RATE_OR_SIZE_WORDS) && !has(&SIZE_WORDS));
+                let says_so = *code == 429 || *unsized_limit || names_rps(&message);
+                says_so || asks_for_fewer || backoff(data.as_deref()).is_some()
             }
         }
     }
@@ -129,8 +161,11 @@ impl CallError {
             return false;
         }
         let message = message.to_lowercase();
-        let words = ["unknown block", "block not found", "header not found", "unknown header", "block does not exist"];
-        *code == CODE_NOT_FOUND || words.iter().any(|words| message.contains(words))
+        let has = |words: &[&str]| words.iter().any(|words| message.contains(words));
+        // The code alone says nothing: some have it for whatever they refuse.
+        let is_missing = *code == CODE_NOT_FOUND && has(&["not found", "unknown", "does not exist"]);
+        (is_missing && !message.contains("range"))
+            || has(&["unknown block", "block not found", "header not found", "unknown header", "block does not exist"])
     }
 
     /// Whether an answer came that makes no sense.
@@ -146,7 +181,7 @@ impl CallError {
     /// Whether another endpoint may do better.
     pub fn may_differ_elsewhere(&self) -> bool {
         match self {
-            Self::Node { .. } | Self::Paced => self.is_rate_limit(),
+            Self::Node { .. } | Self::Paced { .. } => self.is_rate_limit(),
             Self::TooLarge { .. } => false,
             Self::Transport { kind, .. } => *kind != HostErrorKind::InvalidInput,
         }
@@ -164,7 +199,7 @@ impl CallError {
                     ["range", "more than", "too large", "too many", "exceed", "size", "timeout", "timed out", "limit"];
                 *code == CODE_LIMIT_EXCEEDED || words.iter().any(|words| message.contains(words))
             }
-            Self::Paced => false,
+            Self::Paced { .. } => false,
             Self::TooLarge { .. } => true,
             Self::Transport { kind, status, .. } => {
                 *kind == HostErrorKind::Timeout || matches!(status, 400 | 413 | 502 | 504)
@@ -174,9 +209,9 @@ impl CallError {
 
     pub fn to_host_error(&self) -> HostError {
         match self {
-            Self::Paced => HostError::new("chain", HostErrorKind::RateLimited, PACED),
+            Self::Paced { .. } => HostError::new("chain", HostErrorKind::RateLimited, self.message()),
             Self::TooLarge { .. } => HostError::new("chain", HostErrorKind::InvalidInput, self.message()),
-            Self::Node { code, message, data } => {
+            Self::Node { code, message, data, .. } => {
                 let kind = match code {
                     _ if self.is_revert() => HostErrorKind::InvalidInput,
                     _ if self.is_rate_limit() || *code == CODE_LIMIT_EXCEEDED => HostErrorKind::RateLimited,
@@ -204,7 +239,8 @@ impl CallError {
     /// One line for status and logs.
     pub fn message(&self) -> String {
         match self {
-            Self::Paced => PACED.to_owned(),
+            Self::Paced { said: None } => PACED.to_owned(),
+            Self::Paced { said: Some(said) } => format!("the endpoint asked for fewer requests: {said}"),
             Self::TooLarge { bytes_max } => format!("the reply is larger than {bytes_max} bytes and was not read on"),
             Self::Node { code, message, .. } => format!("{message} ({code})"),
             Self::Transport { message, .. } => message.clone(),
@@ -216,13 +252,12 @@ impl CallError {
         match &mut self {
             Self::Node { message, data, .. } => {
                 *message = secrets.clean(message).into_owned();
-                // Most of it is bytes in hexadecimal digits, which are the contract's.
-                if let Some(data) = data.as_mut().filter(|data| !data.starts_with("0x")) {
-                    *data = secrets.clean(data).into_owned();
+                if let Some(data) = data {
+                    *data = secrets.clean_data(data);
                 }
             }
             Self::Transport { message, .. } => *message = secrets.clean(message).into_owned(),
-            Self::Paced | Self::TooLarge { .. } => return self,
+            Self::Paced { .. } | Self::TooLarge { .. } => return self,
         }
         if let Self::Node { message, .. } | Self::Transport { message, .. } = &mut self {
             *message = short(message);
@@ -240,6 +275,19 @@ fn of_status(status: u16, message: String, retry_after: Option<Duration>) -> Cal
         _ => HostErrorKind::Unavailable,
     };
     CallError::Transport { kind, status: status.into(), message, retry_after }
+}
+
+/// Whether a message names requests per second by their three letters.
+fn names_rps(message: &str) -> bool {
+    let mut words = message.split(|character: char| !character.is_ascii_alphanumeric());
+    words.any(|word| word.trim_start_matches(|character: char| character.is_ascii_digit()) == "rps")
+}
+
+/// How long an error's data asks whoever asks too often to wait, as some providers write it.
+fn backoff(data: Option<&str>) -> Option<Duration> {
+    let data: Value = serde_json::from_str(data?).ok()?;
+    let seconds = data.get("rate")?.get("backoff_seconds")?.as_f64()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// A node's words on one line.
@@ -333,6 +381,11 @@ mod tests {
             (node(429, "rate limit exceeded", None), false),
             (node(-32005, "too many requests per second", None), false),
             (http(429, ""), false),
+            (node(-32005, "Limit exceeded.", None).of_method("eth_getLogs"), true),
+            (node(-32005, "limit exceeded", None).of_method("eth_getBlockByNumber"), false),
+            (node(-32000, "the query exceeds the capacity of one request, narrow the block range", None), true),
+            (node(-32000, "more compute units than one call may take, use a smaller range", None), true),
+            (node(-32602, "block range too large: at most 50 blocks per second of its time", None), true),
             (node(-32601, "no such method", None), false),
             (node(3, "execution reverted: amount exceeds limit", None), false),
             (CallError::unavailable("connection refused"), false),
@@ -343,12 +396,59 @@ mod tests {
     }
 
     #[test]
+    fn whoever_asks_for_fewer_requests_is_understood_whatever_the_words() {
+        let cases = [
+            (-32005, "project ID request rate exceeded"),
+            (-32005, "daily request count exceeded, request rate limited"),
+            (-32005, "You've exceeded the RPS limit available on the current plan."),
+            (-32000, "at most 25rps"),
+            (-32000, "you are being rate-limited"),
+            (-32005, "You've reached the usage limit for your current plan"),
+            (-32005, "Limit exceeded."),
+            (-32005, "limit exceeded"),
+            (-32007, "10/second request limit reached - reduce calls per second or upgrade your account"),
+            (429, "Your app has exceeded its compute units per second capacity"),
+        ];
+        for (code, message) in cases {
+            let error = node(code, message, None).of_method("eth_getBlockByNumber");
+            assert!(error.is_rate_limit() && !error.is_too_large(), "{message}");
+            assert_eq!(error.retry_after(), Duration::ZERO);
+        }
+        let rate = r#"{"rate":{"allowed_rps":1,"backoff_seconds":30.5,"current_rps":1.4},"see":"https://example.org"}"#;
+        let error = node(-32005, "no", Some(rate));
+        assert!(error.is_rate_limit() && !node(-32005, "no", None).is_rate_limit());
+        assert_eq!(error.retry_after(), Duration::from_millis(30_500));
+        for odd in ["-1", "1e300", "\"x\"", "null"] {
+            let data = format!(r#"{{"rate":{{"backoff_seconds":{odd}}}}}"#);
+            assert_eq!(node(-1, "no", Some(&data)).retry_after(), Duration::ZERO, "{odd}");
+        }
+    }
+
+    #[test]
+    fn one_that_was_not_sent_says_on_whose_account() {
+        let said = Some("too many requests (429)".to_owned());
+        let message = CallError::Paced { said }.to_host_error().message;
+        assert_eq!(message, "the endpoint asked for fewer requests: too many requests (429)");
+        assert_eq!(CallError::Paced { said: None }.message(), PACED);
+    }
+
+    #[test]
+    fn a_refused_handshake_keeps_how_long_it_asks_for() {
+        let retry_after = Some(Duration::from_secs(20));
+        let error = CallError::of_broken(Broken::Refused { status: 429, retry_after });
+        assert!(error.is_rate_limit());
+        assert_eq!(Some(error.retry_after()), retry_after);
+    }
+
+    #[test]
     fn a_block_that_is_not_there_is_told_from_a_refusal() {
         let cases = [
             (node(-32000, "unknown block", None), true),
             (node(-39001, "finalized block not found", None), true),
             (node(-32000, "header not found", None), true),
             (node(-32001, "resource not found", None), true),
+            (node(-32001, "Unable to complete request at this time.", None), false),
+            (node(-32001, "resource not found: too many blocks in range", None), false),
             (node(-32601, "the method does not exist", None), false),
             (node(3, "execution reverted: unknown block", None), false),
             (CallError::unavailable("block not found"), false),
@@ -365,5 +465,9 @@ mod tests {
         assert_eq!(error.message(), "HTTP status 403: no such key …");
         let error = node(-1, "x", Some(r#"{"key":"abcdef77"}"#)).without(&secrets);
         assert_eq!(error.to_host_error().data.as_deref(), Some(r#"{"key":"…"}"#));
+        for (data, clean) in [("\"0xoops abcdef77\"", "0xoops …"), (r#"["\u0061bcdef77"]"#, r#"["…"]"#)] {
+            let error = node(-1, r"no \u0061bcdef77", Some(data)).without(&secrets).to_host_error();
+            assert_eq!((error.message.as_str(), error.data.as_deref()), ("no …", Some(clean)));
+        }
     }
 }

@@ -74,6 +74,9 @@ pub struct Line {
     poked: Option<Instant>,
     /// It stands by, did not have the newest block when that was wanted, and is asked again after this long.
     again: Option<Duration>,
+    /// How long it was left alone when it last asked for fewer requests without a word about how long, and how many answers
+    /// it had given by then.
+    left_alone: (Duration, u64),
 }
 
 impl Line {
@@ -90,6 +93,7 @@ impl Line {
             looked: Instant::now(),
             poked: None,
             again: None,
+            left_alone: (Duration::ZERO, 0),
         }
     }
 
@@ -106,7 +110,7 @@ impl Line {
         let mut wait = RECONNECT_MIN;
         loop {
             let began = Instant::now();
-            let pause;
+            let (pause, longest);
             let ended = match self.session().await {
                 Err(ended) => ended,
                 Ok(never) => match never {},
@@ -126,6 +130,7 @@ impl Line {
                 Ended::Failed(error) => {
                     let message = self.shared.said(&error);
                     pause = error.retry_after();
+                    longest = if error.is_rate_limit() { PAUSE_MAX } else { RECONNECT_MAX };
                     let lost = |board: &mut Scoreboard, now| {
                         let was_up = board.down(self.index, now, message.clone());
                         // Whether it can be reached says the connection; how well it serves, the score.
@@ -145,8 +150,9 @@ impl Line {
             if began.elapsed() > RECONNECT_MAX {
                 wait = RECONNECT_MIN;
             }
+            wait = wait.min(longest);
             tokio::time::sleep(wait.max(pause.min(PAUSE_MAX))).await;
-            wait = (wait * 2).min(RECONNECT_MAX);
+            wait *= 2;
         }
     }
 
@@ -172,13 +178,34 @@ impl Line {
             match served {
                 // It is there, and asks for fewer requests: another one leads meanwhile, if there is one.
                 Err(Ended::Failed(error)) if error.is_rate_limit() => {
-                    self.shared.let_down(self.index, &error);
-                    let pause = error.retry_after().max(self.shared.config.poll_interval).max(PROBE_MIN).min(PAUSE_MAX);
-                    tokio::time::sleep(pause).await;
+                    self.leave_alone(&error).await;
                 }
                 served => served?,
             }
         }
+    }
+
+    /// It asks for fewer requests. Where it does not say for how long, it is left alone for twice as long as the last time,
+    /// unless it has answered anything since.
+    async fn leave_alone(&mut self, error: &CallError) {
+        let least = self.shared.config.poll_interval.clamp(PROBE_MIN, PAUSE_MAX);
+        let (before, answers) = (self.left_alone, self.endpoint().answers());
+        let told = error.retry_after();
+        let pause = match told.is_zero() && answers == before.1 {
+            true => (before.0 * 2).clamp(least, PAUSE_MAX),
+            false => least,
+        };
+        self.left_alone = (pause, answers);
+        let pause = pause.max(told).min(PAUSE_MAX);
+        // It must not lead before it is looked after again.
+        self.shared.let_down_for(self.index, error, pause.max(told));
+        // Nobody else leads, or is any better.
+        if self.leads() {
+            let said = self.shared.said(error);
+            let why = format!("it asks for fewer requests, and is asked again after {pause:?}: {said}");
+            self.shared.holds_back(self.index, why);
+        }
+        tokio::time::sleep(pause).await;
     }
 
     async fn check_chain(&self) -> Result<(), Ended> {

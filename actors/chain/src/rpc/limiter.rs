@@ -41,6 +41,8 @@ struct Due {
     of_all: Option<Instant>,
     /// The pause between requests that the endpoint was found to want.
     slowed: Duration,
+    /// What it said when it was last found to.
+    said: String,
 }
 
 impl Limiter {
@@ -50,10 +52,17 @@ impl Limiter {
         Self { per_request, due: Mutex::default() }
     }
 
-    /// The endpoint asked for fewer requests.
-    pub fn refused(&self) {
+    /// The endpoint asked for fewer requests, in these words.
+    pub fn refused(&self, said: String) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.said = said;
         due.slowed = (due.slowed * 2).clamp(SLOWED_MIN, SLOWED_MAX);
+    }
+
+    /// The words in which the endpoint asked for fewer requests, where that and not the configured pace holds them up.
+    pub fn said(&self) -> Option<String> {
+        let due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        (due.slowed > self.per_request).then(|| due.said.clone())
     }
 
     /// The endpoint answered.
@@ -119,12 +128,14 @@ mod tests {
     #[tokio::test]
     async fn one_that_asks_for_fewer_requests_gets_fewer_until_it_answers_again() {
         let limiter = Limiter::new(0);
-        limiter.refused();
-        limiter.refused();
+        limiter.refused("fewer".to_owned());
+        limiter.refused("far fewer".to_owned());
         assert!(limiter.pass(Caller::Engine, 1, Duration::ZERO).await);
         assert!(!limiter.pass(Caller::Engine, 1, Duration::from_millis(50)).await);
+        assert_eq!(limiter.said().as_deref(), Some("far fewer"));
         (0..200).for_each(|_| limiter.answered());
         assert!(limiter.pass(Caller::Engine, 1_000, Duration::ZERO).await);
+        assert_eq!((limiter.said(), Limiter::new(1).said()), (None, None));
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use one::Told;
 use super::{
     RpcBackend,
     endpoint::Purpose,
+    errors::CallError,
     headers::{Asked, refusal},
     logs::{Claim, doubts_about, impossible, of},
     shape::Refusal,
@@ -68,6 +69,7 @@ impl RpcBackend {
                 _ => {}
             }
             let to = best.as_ref().map_or(to, |(told, _)| told.to);
+            let is_block = from == to || self.shared.endpoints[index].shape().range.current() == 1;
             let told = match self.told_of_range(index, from, to, union, known, patience, purpose).await {
                 Ok(Some(told)) => told,
                 Ok(None) => {
@@ -75,7 +77,9 @@ impl RpcBackend {
                     continue;
                 }
                 Err(error) => {
-                    was_answered |= refusal(&error) == Some(Refusal::Refused);
+                    // What is said of a single block was not said of a range.
+                    let is_of_block = is_block && matches!(error, CallError::Node { .. });
+                    was_answered |= is_of_block || refusal(&error) == Some(Refusal::Refused);
                     failure = self.shared.failure(index, &error);
                     continue;
                 }

@@ -6,10 +6,17 @@
 use std::{borrow::Cow, collections::HashSet};
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde_json::Value;
 use url::Url;
+
+use super::envelope::DATA_BYTES_MAX;
 
 /// So many characters of a secret in a row are not shown.
 const QUOTED_CHARS_MIN: usize = 6;
+/// Bytes in hexadecimal digits may have a short run of a secret by chance; not one that is as long as this.
+const HEX_CHARS_MIN: usize = 16;
+/// Text within text is looked through so deep.
+const ENCODED_TIMES_MAX: usize = 4;
 /// Parts of a URL that are shorter are words such as `v3` or `rpc`.
 const SECRET_CHARS_MIN: usize = 6;
 /// Words of URLs that are no secrets.
@@ -22,7 +29,11 @@ const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 /// What must not appear in any message: every run of [`QUOTED_CHARS_MIN`] characters of the secret parts of URLs, in lower
 /// case. Of a secret that was cut, any such run that is left is known, too.
 #[derive(Clone, Default)]
-pub struct Secrets(HashSet<[u8; QUOTED_CHARS_MIN]>);
+pub struct Secrets {
+    runs: HashSet<[u8; QUOTED_CHARS_MIN]>,
+    /// Those of the secret parts as they are, and as bytes in hexadecimal digits.
+    long: HashSet<[u8; HEX_CHARS_MIN]>,
+}
 
 /// Whether a label of a host name is rather a key than a name.
 fn is_key_label(label: &str) -> bool {
@@ -45,6 +56,55 @@ fn base64(text: &str) -> String {
         encoded.extend(&sixes[..=three.len()]);
     }
     encoded
+}
+
+/// Every run of so many characters.
+fn runs<const CHARS: usize>(lower: &str) -> impl Iterator<Item = [u8; CHARS]> {
+    lower.as_bytes().windows(CHARS).filter_map(|run| <[u8; CHARS]>::try_from(run).ok())
+}
+
+/// Marks what stands in a known run, and says whether any does.
+fn mark<const CHARS: usize>(known: &HashSet<[u8; CHARS]>, lower: &str, hidden: &mut [bool]) -> bool {
+    let mut found = false;
+    for (at, _) in runs::<CHARS>(lower).enumerate().filter(|(_, run)| known.contains(run)) {
+        hidden[at..at + CHARS].fill(true);
+        found = true;
+    }
+    found
+}
+
+/// The text with what stands for other characters in JSON, and in a URL, replaced by those.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        plain.push_str(before);
+        let hex = after.strip_prefix(['u', 'U']).and_then(|digits| digits.get(..4));
+        let code = hex.and_then(|digits| u32::from_str_radix(digits, 16).ok()).and_then(char::from_u32);
+        rest = match code {
+            Some(character) => {
+                plain.push(character);
+                &after[5..]
+            }
+            // A quotation mark, a slash: it stands for itself.
+            None => after,
+        };
+    }
+    plain.push_str(rest);
+    decoded(&plain)
+}
+
+/// Replaces every text of a JSON value, and every name.
+fn each_text(value: Value, replace: &impl Fn(&str) -> String) -> Value {
+    match value {
+        Value::String(text) => Value::String(replace(&text)),
+        Value::Array(items) => Value::Array(items.into_iter().map(|item| each_text(item, replace)).collect()),
+        Value::Object(fields) => {
+            let replaced = fields.into_iter().map(|(name, value)| (replace(&name), each_text(value, replace)));
+            Value::Object(replaced.collect())
+        }
+        other => other,
+    }
 }
 
 /// How user and password stand in a header of HTTP, where there are any.
@@ -92,46 +152,83 @@ impl Secrets {
         let also: Vec<String> = parts.iter().flat_map(|part| other_forms(part)).collect();
         parts.extend(also);
         parts.extend(credentials(url));
-        let mut pieces = HashSet::new();
+        let mut secrets = Self::default();
         for part in &parts {
             let lower = part.to_ascii_lowercase();
-            let runs = lower.as_bytes().windows(QUOTED_CHARS_MIN);
-            pieces.extend(runs.filter_map(|run| <[u8; QUOTED_CHARS_MIN]>::try_from(run).ok()));
+            secrets.runs.extend(runs::<QUOTED_CHARS_MIN>(&lower));
+            // Letters are other bytes in upper case.
+            let hex = [part, &lower, &part.to_ascii_uppercase()].map(hex::encode);
+            secrets.long.extend(hex.iter().chain([&lower]).flat_map(|text| runs::<HEX_CHARS_MIN>(text)));
         }
-        Self(pieces)
+        secrets
     }
 
     /// Those of several URLs.
     pub fn all<'a>(each: impl IntoIterator<Item = &'a Self>) -> Self {
-        Self(each.into_iter().flat_map(|secrets| secrets.0.iter().copied()).collect())
+        each.into_iter().fold(Self::default(), |mut all, secrets| {
+            all.runs.extend(&secrets.runs);
+            all.long.extend(&secrets.long);
+            all
+        })
     }
 
-    /// The text without any run of characters that is a piece of a secret.
+    /// The text without any run of characters that is a piece of a secret. Where there is one once what stands for other
+    /// characters is replaced, all of the text is shown like that.
     pub fn clean<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut inner = None::<String>;
+        for _ in 0..ENCODED_TIMES_MAX {
+            let outer = inner.as_deref().unwrap_or(text);
+            if !outer.contains(['\\', '%']) {
+                break;
+            }
+            inner = Some(unescaped(outer));
+        }
+        match inner.as_deref().map(|inner| self.hidden(inner)) {
+            Some(Cow::Owned(clean)) => Cow::Owned(clean),
+            _ => self.hidden(text),
+        }
+    }
+
+    /// The same of an error's data: bytes in hexadecimal digits, which are a contract's and have no more than a whole
+    /// secret taken out; or JSON, of which every text is cleaned; or any text. As it was where it has none.
+    pub fn clean_data(&self, data: &str) -> String {
+        if data.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            let mut hidden = vec![false; data.len()];
+            let found = mark(&self.long, &data.to_ascii_lowercase(), &mut hidden);
+            return if found { masked(data, &hidden) } else { data.to_owned() };
+        }
+        let Cow::Owned(clean) = self.clean(data) else { return data.to_owned() };
+        let written = match serde_json::from_str(data) {
+            Ok(value) => each_text(value, &|text| self.clean(text).into_owned()).to_string(),
+            // It was cut, or is no JSON.
+            Err(_) => clean,
+        };
+        // What is no text of it may be one, too: a number.
+        let written = self.clean(&written);
+        written[..written.floor_char_boundary(DATA_BYTES_MAX)].to_owned()
+    }
+
+    /// The text without what stands in it as it is.
+    fn hidden<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let lower = text.to_ascii_lowercase();
         let mut hidden = vec![false; text.len()];
-        let mut found = false;
-        for (at, run) in lower.as_bytes().windows(QUOTED_CHARS_MIN).enumerate() {
-            if self.0.contains(run) {
-                hidden[at..at + QUOTED_CHARS_MIN].fill(true);
-                found = true;
-            }
-        }
-        if !found {
-            return Cow::Borrowed(text);
-        }
-        let mut clean = String::with_capacity(text.len());
-        let mut masked = false;
-        for (at, character) in text.char_indices() {
-            match (hidden[at], masked) {
-                (true, false) => clean.push_str(MASK),
-                (true, true) => {}
-                (false, _) => clean.push(character),
-            }
-            masked = hidden[at];
-        }
-        Cow::Owned(clean)
+        let (short, long) = (mark(&self.runs, &lower, &mut hidden), mark(&self.long, &lower, &mut hidden));
+        if short || long { Cow::Owned(masked(text, &hidden)) } else { Cow::Borrowed(text) }
     }
+}
+
+fn masked(text: &str, hidden: &[bool]) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut masked = false;
+    for (at, character) in text.char_indices() {
+        match (hidden[at], masked) {
+            (true, false) => clean.push_str(MASK),
+            (true, true) => {}
+            (false, _) => clean.push(character),
+        }
+        masked = hidden[at];
+    }
+    clean
 }
 
 #[cfg(test)]
@@ -211,5 +308,55 @@ mod tests {
         for (url, text, clean) in cases {
             assert_eq!(secrets(url).clean(text), clean, "{text}");
         }
+    }
+
+    const KEY: &str = "AbCdEf0123456789GhIjKl";
+
+    fn with_key(text: &str) -> String {
+        let escaped: String = KEY.chars().map(|character| format!("\\u{:04x}", u32::from(character))).collect();
+        let percent: String = KEY.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let hex = hex::encode(KEY);
+        text.replace("KEY", KEY).replace("ESCAPED", &escaped).replace("PERCENT", &percent).replace("HEX", &hex)
+    }
+
+    #[test]
+    fn a_key_is_known_within_text_within_text() {
+        let secrets = secrets(&format!("https://example.org/v3/{KEY}"));
+        let cases = [
+            ("no KEY", "no …"),
+            (r#"HTTP status 403: {"key":"ESCAPED"}"#, r#"HTTP status 403: {"key":"…"}"#),
+            (r#"{\"key\":\"\ESCAPED\"}"#, r#"{"key":"…"}"#),
+            ("KEY and ESCAPED and PERCENT", "… and … and …"),
+            (r"AbC\u0064Ef012345", "…"),
+            ("bytes 0xHEX", "bytes 0x…"),
+            (r"100 % of C:\u00zz\ are well", r"100 % of C:\u00zz\ are well"),
+        ];
+        for (text, clean) in cases {
+            assert_eq!(secrets.clean(&with_key(text)), clean, "{text}");
+        }
+    }
+
+    #[test]
+    fn data_is_cleaned_in_every_text_and_stays_what_it_is() {
+        let secrets = secrets(&format!("https://example.org/v3/{KEY}"));
+        let cases = [
+            ("0xKEY", "0x…"),
+            ("0x08c379a0 KEY", "0x08c379a0 …"),
+            (r#"{"a":["ESCAPED",{"ESCAPED":"x\/PERCENT"}],"b":1e3}"#, r#"{"a":["…",{"…":"x/…"}],"b":1000.0}"#),
+            // The name of the first one is told twice: readers take the last.
+            (r#"{"a":"ESCAPED","a":"x"}"#, r#"{"a":"x"}"#),
+            (r#"{"a":"ESCAPED"#, r#"{"a":"…"#),
+            (r#"{"a":"x\/y","b":1e3}"#, r#"{"a":"x\/y","b":1e3}"#),
+            ("0x08c379a0HEX00", "0x08c379a0…00"),
+        ];
+        for (data, clean) in cases {
+            assert_eq!(secrets.clean_data(&with_key(data)), clean, "{data}");
+        }
+        // A key of hexadecimal digits: whole, and a run of six that a contract's bytes may have by chance.
+        let secrets = self::secrets("https://example.org/0a1b2c3d4e5f60718293a4b5c6d7e8f9");
+        assert_eq!(secrets.clean_data("0x110A1B2C3D4E5F60718293A4B5C6D7E8F922"), "0x11…22");
+        assert_eq!(secrets.clean_data("0x110a1b2c22"), "0x110a1b2c22");
+        let long = format!(r#"{{"key":"0a1b2c3d4e5f60718293","x":"{}"}}"#, "é".repeat(DATA_BYTES_MAX));
+        assert!(secrets.clean_data(&long).len() <= DATA_BYTES_MAX);
     }
 }

@@ -108,6 +108,8 @@ pub struct Shape {
     pub batch: Size,
     /// Addresses, and topics of one position, of one `eth_getLogs`.
     pub list: Size,
+    /// How many questions it had answered when it last refused a range in words that say nothing of size.
+    unexplained: Option<u64>,
     /// Whether it serves `eth_getBlockReceipts`, as far as it is known.
     pub receipts: Option<bool>,
     /// Whether it ever found logs by the hash of their block.
@@ -130,6 +132,7 @@ impl Shape {
             range: Size::new(range_max),
             batch: Size::new(batch_max),
             list: Size::new(list_max),
+            unexplained: None,
             receipts: None,
             found_by_hash: false,
             lacks_by_hash: None,
@@ -138,6 +141,13 @@ impl Shape {
             untold: Untold::default(),
             dates: true,
         }
+    }
+
+    /// A range was refused in words that mean something else, such as too many requests, when it had given so many
+    /// `answers`. Whether that may be the range's size all the same: not while it answers nothing else either.
+    pub fn may_be_size(&mut self, answers: u64) -> bool {
+        let before = self.unexplained.replace(answers);
+        before.is_none_or(|before| answers > before)
     }
 
     /// Whether it finds logs by the hash of their block in `eth_getLogs`, as far as it is known.
@@ -241,6 +251,14 @@ mod tests {
         assert_eq!((size.current(), size.is_learnt()), (64, false));
         size.accepted(64, 0);
         assert_eq!(size.current(), 64);
+    }
+
+    #[test]
+    fn whoever_refuses_ranges_and_answers_everything_else_may_mean_their_size() {
+        let mut shape = Shape::new(2_000, 100, 500);
+        assert!(shape.may_be_size(3) && shape.may_be_size(4));
+        assert!(!shape.may_be_size(4) && !shape.may_be_size(4), "it answers nothing at all");
+        assert!(shape.may_be_size(5));
     }
 
     #[test]

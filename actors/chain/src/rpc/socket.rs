@@ -179,27 +179,22 @@ async fn read(
     }
 }
 
+/// Hands out one answer. One with an id that nobody waits for is nobody's: of a request that was given up, or of none.
 fn deliver(pending: &Mutex<Pending>, answer: Answer) {
     let mut pending = lock(pending);
     let payload = answer.payload.map_err(CallError::of_node);
-    match (answer.id, payload) {
-        (AnswerId::Number(id), payload) => {
-            if let Some(reply) = pending.calls.remove(&id) {
-                let _ = reply.send(payload);
-            }
-        }
+    match answer.id {
+        AnswerId::Number(id) => match pending.calls.remove(&id) {
+            Some(reply) => drop(reply.send(payload)),
+            None => tracing::debug!(id, "an answer that nobody waits for"),
+        },
         // The node could not tell which request it refuses. Waiting for an answer to any of them may be in vain.
-        (AnswerId::Missing | AnswerId::Other, Err(error)) => {
+        AnswerId::Missing if payload.is_err() || pending.calls.len() == 1 => {
             for (_, reply) in pending.calls.drain() {
-                let _ = reply.send(Err(error.clone()));
+                let _ = reply.send(payload.clone());
             }
         }
-        (AnswerId::Missing | AnswerId::Other, Ok(result)) if pending.calls.len() == 1 => {
-            for (_, reply) in pending.calls.drain() {
-                let _ = reply.send(Ok(result.clone()));
-            }
-        }
-        (AnswerId::Missing | AnswerId::Other, Ok(_)) => {}
+        AnswerId::Missing | AnswerId::Other => tracing::debug!("an answer to no request"),
     }
 }
 
@@ -258,5 +253,34 @@ mod tests {
         let (answer, ()) = tokio::join!(call, answers);
         assert!(answer.unwrap_err().is_nonsense());
         assert!(connection.has_ended());
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_an_id_that_no_request_has_is_nobodys() {
+        for odd in ["\"keepalive\"", "-1", "1.5", "{\"a\":1}", "999999999"] {
+            let (to_node, mut asked) = mpsc::channel(2);
+            let (node, from_node) = mpsc::channel(1);
+            let room = Arc::new(Room::new(1 << 20, &Meter::new(1 << 20), Duration::from_secs(1)));
+            let connection = Connection::over(Socket { to_node, from_node }, room);
+            let call = |id: u64| connection.call(id, "?".to_owned(), 1 << 20);
+            let answers = async {
+                asked.recv().await.unwrap();
+                asked.recv().await.unwrap();
+                for said in [r#""result":"0x1""#, r#""error":{"code":-32000,"message":"no"}"#] {
+                    node.send(Ok(format!(r#"{{"id":{odd},{said}}}"#))).await.unwrap();
+                }
+                node.send(Ok(r#"[{"id":8,"result":8},{"id":7,"result":7}]"#.to_owned())).await.unwrap();
+            };
+            let (seven, eight, ()) = tokio::join!(call(7), call(8), answers);
+            assert_eq!((seven.unwrap().get(), eight.unwrap().get()), ("7", "8"), "{odd}");
+            // Whoever waits alone may take an answer without any id to be for it.
+            let answers = async {
+                asked.recv().await.unwrap();
+                node.send(Ok(format!(r#"{{"id":{odd},"result":"0x1"}}"#))).await.unwrap();
+                node.send(Ok(r#"{"id":null,"result":9}"#.to_owned())).await.unwrap();
+            };
+            let (nine, ()) = tokio::join!(call(9), answers);
+            assert_eq!(nine.unwrap().get(), "9", "{odd}");
+        }
     }
 }

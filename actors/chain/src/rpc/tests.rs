@@ -48,6 +48,8 @@ struct Node {
     outside: Option<u64>,
     /// It answers no range with more logs than this, in its own words.
     logs_max: Option<usize>,
+    /// Those words, where they are not what others would say: the code and the message.
+    words: Option<(i64, &'static str)>,
     takes_no_batches: bool,
     /// It finds no logs by the hash of their block.
     by_number_only: bool,
@@ -152,7 +154,8 @@ impl Node {
                     .collect();
                 match self.logs_max {
                     Some(most) if one.is_none() && logs.len() > most => {
-                        json!({"error": -32008, "message": "Response is too big"})
+                        let (code, message) = self.words.unwrap_or((-32008, "Response is too big"));
+                        json!({"error": code, "message": message})
                     }
                     _ => logs.into(),
                 }
@@ -231,9 +234,13 @@ fn backend(heads: &[u64]) -> RpcBackend {
 }
 
 fn backend_over(nodes: Vec<Node>) -> RpcBackend {
+    backend_that_polls(nodes, Duration::from_millis(5))
+}
+
+fn backend_that_polls(nodes: Vec<Node>, every: Duration) -> RpcBackend {
     let urls = (0..nodes.len()).map(|index| format!("http://n{index}/"));
     let mut config = ChainConfig::new(1, urls);
-    config.poll_interval = Duration::from_millis(5);
+    config.poll_interval = every;
     config.stall_after = Duration::from_millis(300);
     config.bloom = Some(BloomUse::Exact);
     let nodes: Arc<dyn Dial> = Arc::new(Nodes(nodes));

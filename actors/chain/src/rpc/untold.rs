@@ -51,7 +51,7 @@ impl Why {
     /// `None` when nothing was asked.
     pub fn of(error: &CallError, is_refused: bool) -> Option<Self> {
         match error {
-            CallError::Paced => None,
+            CallError::Paced { .. } => None,
             CallError::TooLarge { .. } => Some(Self::TooLarge),
             CallError::Transport { message, .. } if message == NOT_CONNECTED => None,
             _ if is_refused => Some(Self::Refused),
@@ -379,14 +379,14 @@ mod tests {
 
     #[test]
     fn errors_are_told_apart() {
-        let node = CallError::Node { code: -32_000, message: "no".into(), data: None };
+        let node = CallError::Node { code: -32_000, message: "no".into(), data: None, unsized_limit: false };
         let lost = CallError::unavailable("the connection was lost");
         for (error, is_refused, why) in [
             (&node, true, Some(Why::Refused)),
             (&lost, false, Some(Why::Failed)),
             (&CallError::TooLarge { bytes_max: 1 }, true, Some(Why::TooLarge)),
             (&CallError::unavailable(NOT_CONNECTED), false, None),
-            (&CallError::Paced, false, None),
+            (&CallError::Paced { said: None }, false, None),
         ] {
             assert_eq!(Why::of(error, is_refused), why, "{error:?}");
         }

@@ -1,6 +1,6 @@
 //! Answers in odd forms, far too long ones, and such as must not be followed or shown.
 
-use std::net::TcpListener;
+use std::{fs, net::TcpListener};
 
 use serde_json::json;
 
@@ -213,6 +213,11 @@ fn prove_outage_of_a_key_that_is_shown_nowhere() {
         let seq = letters[0]["seq"].to_string();
         let letter = bed.engine.ctl(&["dlq", "show", "stall", &seq]);
         assert!(letter.contains("may not be used"), "the endpoint's words: {letter}");
+        // What the module was told stands in the crash that is kept of it.
+        let capsule = bed.engine.dir.path().join("stall.rec");
+        bed.engine.ctl(&["crash", "export", "stall", "--to", capsule.to_str().unwrap()]);
+        let capsule = String::from_utf8_lossy(&fs::read(&capsule).unwrap()).into_owned();
+        assert!(capsule.contains("may not be used"), "{capsule}");
         let reply = bed.engine.state("big-reply", "reply");
         let reply = reply.iter().map(|(_, value)| value.to_string()).collect::<String>();
         assert!(reply.contains("may not be used"), "{reply}");
@@ -227,6 +232,7 @@ fn prove_outage_of_a_key_that_is_shown_nowhere() {
             bed.engine.metrics_text(),
             letters.to_string(),
             letter,
+            capsule,
             reply,
         ];
         for (nth, text) in everything.iter().enumerate() {

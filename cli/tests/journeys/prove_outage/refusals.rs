@@ -52,6 +52,11 @@ fn prove_outage_of_too_many_logs_in_other_words() {
 }
 
 #[test]
+fn prove_outage_of_too_many_logs_in_words_of_a_missing_block() {
+    of_logs(Refusal::Missing, &[http(0, 1)]);
+}
+
+#[test]
 fn prove_outage_of_too_many_logs_without_words() {
     of_logs(Refusal::Status, &[http(0, 1)]);
 }

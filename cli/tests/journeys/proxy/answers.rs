@@ -124,6 +124,7 @@ pub async fn answer(shared: &Shared, fault: Fault, mut request: Value) -> Option
             return Some(match way {
                 Refusal::Named => Outcome::Told(refusal(&request["id"], -32_008, "Response is too big")),
                 Refusal::Vague => Outcome::Told(refusal(&request["id"], -32_000, "that did not work out")),
+                Refusal::Missing => Outcome::Told(refusal(&request["id"], -32_001, "resource not found")),
                 Refusal::SameRange => {
                     let filter = &request["params"][0];
                     let (from, to) = (number(&filter["fromBlock"]), number(&filter["toBlock"]));

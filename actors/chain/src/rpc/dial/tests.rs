@@ -115,6 +115,43 @@ async fn what_dns_says_is_told_like_other_failures() {
     assert_eq!(first_text(&network, url("ws", "none.test", 1)).await.unwrap_err(), why);
 }
 
+/// Over HTTP, and where a WebSocket is to be opened.
+#[tokio::test]
+async fn whoever_asks_for_patience_until_a_date_is_understood() {
+    let network = network(&Arc::default());
+    for scheme in ["http", "ws"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = url(scheme, "127.0.0.1", listener.local_addr().unwrap().port());
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let end: &[u8] = if scheme == "http" { b"?" } else { b"\r\n\r\n" };
+            let mut request = Vec::new();
+            while !request.ends_with(end) {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0, "it ended before its end");
+            }
+            let answer = "HTTP/1.1 429 Too Many Requests\r\nretry-after: Fri, 31 Dec 9999 23:59:59 GMT\r\n\
+                          content-length: 0\r\nconnection: close\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let asked = async {
+            if scheme == "ws" {
+                let room = Arc::new(Room::new(BYTES_MAX, &Meter::new(BYTES_MAX), PATIENCE));
+                return match network.ws(&url, PATIENCE, &room).await.map(drop) {
+                    Err(Broken::Refused { status, retry_after }) => (status, retry_after),
+                    other => panic!("{other:?}"),
+                };
+            }
+            let http = network.http(&url).unwrap();
+            let reply = http.post("?".to_owned(), BYTES_MAX, &Meter::new(BYTES_MAX)).await.unwrap();
+            (reply.status, reply.retry_after)
+        };
+        let (status, retry_after) = timeout(PATIENCE, asked).await.unwrap();
+        assert_eq!(status, 429);
+        assert!(retry_after.is_some_and(|after| after > Duration::from_secs(1 << 30)), "{scheme}: {retry_after:?}");
+        serving.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_address_from_which_nothing_comes_back_keeps_nobody_waiting_for_the_next() {
     let addresses = [1, 2, 3, 4].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));

@@ -15,6 +15,7 @@ use crate::{
         follow::by_number,
         headers::{Asked, refusal},
         logs::{doubts_about, of},
+        shape::Refusal,
         wire,
     },
 };
@@ -59,6 +60,7 @@ impl RpcBackend {
             let list = parts.iter().map(Union::longest_list).max().unwrap_or(0);
             let answer = self.range_from(index, from, to, union, &parts, known, patience, purpose).await;
             let now_ns = self.shared.clock.monotonic_ns();
+            let answers = self.shared.endpoints[index].answers();
             let mut shape = self.shared.endpoints[index].shape();
             let error = match answer {
                 Ok(told) => {
@@ -68,7 +70,12 @@ impl RpcBackend {
                 }
                 Err(error) => error,
             };
-            let Some(refusal) = refusal(&error) else { return Err(error) };
+            let refusal = match refusal(&error) {
+                Some(refusal) => refusal,
+                None if matches!(error, CallError::Paced { .. }) || !shape.may_be_size(answers) => return Err(error),
+                // Whatever it says, it says so of ranges.
+                None => Refusal::Failed,
+            };
             let smaller = match size {
                 1 if list > 1 => shape.list.refused(list, refusal),
                 1 => {

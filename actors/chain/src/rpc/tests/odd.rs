@@ -55,6 +55,25 @@ async fn a_range_gets_smaller_whatever_the_words() {
     assert!(learnt[0].ends_with("blocks a range"), "{learnt:?}");
 }
 
+/// A refusal may look like that of a block that is not there, or like that of too many requests.
+#[tokio::test]
+async fn a_range_gets_smaller_though_its_refusal_looks_like_another() {
+    for words in [
+        (-32001, "Unable to complete request at this time."),
+        (-32001, "resource not found"),
+        (-32000, "header not found"),
+        (-32000, "too many requests"),
+        (-32005, "limit exceeded"),
+    ] {
+        let node = Node { head: 60, logs_max: Some(40), words: Some(words), ..Node::default() };
+        let backend = backend_over(vec![node]);
+        up(&backend);
+        assert_eq!(read_all(&backend, 60, &[]).await, (1..=60).collect::<Vec<_>>(), "{words:?}");
+        let learnt = &backend.endpoints()[0].learnt;
+        assert!(learnt.iter().any(|learnt| learnt.ends_with("blocks a range")), "{words:?} {learnt:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_node_that_takes_no_batches_is_asked_one_by_one() {
     let backend = backend_over(vec![Node { head: 300, takes_no_batches: true, ..Node::default() }]);
@@ -204,4 +223,64 @@ async fn a_question_that_waits_for_its_turn_is_told_with_its_age() {
     drop(turn);
     assert_eq!(asking.await.unwrap()[0].len(), 1);
     assert!(backend.turns().is_empty());
+}
+
+/// One that asks for fewer requests, and does not say for how long, is asked ever less often until it answers.
+#[tokio::test]
+async fn one_that_is_alone_and_limited_is_left_alone_for_longer_and_longer() {
+    let node = Node { head: 4, ..Node::default() };
+    let limited = node.status.clone();
+    let backend = backend_over(vec![node]);
+    let (heads, mut seen) = mpsc::channel::<Seen>(8);
+    let told = async {
+        assert_eq!(seen.recv().await.unwrap().header.number, 4);
+        limited.store(429, Ordering::Relaxed);
+        let mut waits = Vec::new();
+        while waits.len() < 3 {
+            // What was told before is taken, so that it can go on.
+            while seen.try_recv().is_ok() {}
+            if let Some((why, _)) = backend.held_back().filter(|(why, _)| !waits.contains(why)) {
+                waits.push(why);
+            }
+            tokio::task::yield_now().await;
+        }
+        for (wait, pause) in waits.iter().zip(["100ms", "200ms", "400ms"]) {
+            assert!(wait.contains(&format!("asked again after {pause}: HTTP status 429")), "{waits:?}");
+        }
+        limited.store(0, Ordering::Relaxed);
+        assert_eq!(seen.recv().await.unwrap().header.number, 4);
+        while backend.held_back().is_some() {
+            while seen.try_recv().is_ok() {}
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = backend.follow(heads) => panic!("it follows for ever"),
+        () = told => {}
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("{:?}", backend.held_back()),
+    }
+}
+
+/// Nobody would follow the chain if one that is left alone came to lead before its time.
+#[tokio::test]
+async fn one_that_is_left_alone_is_avoided_for_as_long() {
+    let node = Node { head: 4, ..Node::default() };
+    let limited = node.status.clone();
+    // Longer than one that is limited is avoided in any case.
+    let backend = backend_that_polls(vec![node], Duration::from_secs(3));
+    let (heads, mut seen) = mpsc::channel::<Seen>(8);
+    let left_alone = async {
+        assert!(seen.recv().await.is_some());
+        limited.store(429, Ordering::Relaxed);
+        while backend.held_back().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = backend.follow(heads) => panic!("it follows for ever"),
+        () = left_alone => {}
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("{:?}", backend.endpoints()),
+    }
+    let soon_ns = backend.shared.clock.monotonic_ns() + 2_100_000_000;
+    assert!(!backend.shared.board().status(soon_ns)[0].healthy, "{:?}", backend.endpoints());
 }
