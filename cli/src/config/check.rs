@@ -34,6 +34,9 @@ pub struct Problem {
     other: Option<Box<Problem>>,
 }
 
+/// Whether a layer of the configuration sets the key with this path.
+type Layer<'a> = &'a dyn Fn(&[String]) -> bool;
+
 impl Problem {
     /// Says what there is to say when no value may be repeated.
     pub fn bare(self, message: impl Into<String>) -> Self {
@@ -46,7 +49,7 @@ impl Problem {
     }
 
     /// The problem of the one of two values that the operator chose: the first that is found set where settings count most.
-    pub(super) fn of_what_was_set(mut self, layers: [&dyn Fn(&[String]) -> bool; 2]) -> Self {
+    pub(super) fn of_what_was_set(mut self, layers: [Layer<'_>; 2]) -> Self {
         let Some(other) = self.other.take() else { return self };
         for is_set in layers {
             match (is_set(&self.path), is_set(&other.path)) {
