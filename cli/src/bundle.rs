@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nexum_host_ifaces::{grants::Capability, link::SERVABLE, secrets};
+use nexum_host_ifaces::{capability::Capability, link::SERVABLE, secrets};
 use nexum_kernel::manifest::{Manifest, ManifestError, text};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};

@@ -31,9 +31,10 @@ mod tests {
     use crate::{
         HostErrorKind,
         bindings::nexum::host::outbox::{HttpEffect, MessageEffect, RpcEffect, TransactionEffect},
-        chain::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN},
-        grants::{Asked, Capability, GrantError, Grants},
-        http::{Allowlist, Header},
+        capability::Capability,
+        grants::{Asked, GrantError, Grants},
+        interfaces::chain::port::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN},
+        interfaces::http::{grant::Allowlist, port::Header},
     };
 
     fn rpc(chain_id: u64, method: &str) -> Effect {

@@ -6,14 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-pub use nexum_records::capability::Capability;
-
-use crate::{
-    HostError, HostErrorKind,
-    bounded::{NAME_BYTES_MAX, cut},
-    chain::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN, READ_METHODS},
-    http::Allowlist,
-};
+use crate::{capability::Capability, interfaces::http::grant::Allowlist};
 
 /// How a module reaches one capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -133,39 +126,6 @@ impl Grants {
     pub fn refused(&self) -> BTreeSet<Capability> {
         let stubs = self.interfaces.0.iter().filter(|(_, grant)| *grant == Grant::Stub);
         stubs.map(|(capability, _)| *capability).chain(self.withheld.iter().copied()).collect()
-    }
-
-    /// Whether the module may ask this of this chain.
-    ///
-    /// # Errors
-    /// `unsupported` (−32002) for a chain that is not granted, `denied` (−32601) for a method.
-    pub fn rpc(&self, module: &str, chain_id: u64, method: &str) -> Result<(), HostError> {
-        self.chain(module, chain_id)?;
-        self.method(method)
-    }
-
-    /// Whether the module may ask anything of this chain.
-    ///
-    /// # Errors
-    /// `unsupported` (−32002).
-    pub fn chain(&self, module: &str, chain_id: u64) -> Result<(), HostError> {
-        if self.chains.contains(&chain_id) {
-            return Ok(());
-        }
-        let message = format!("chain {chain_id} is not available to module {module}");
-        Err(HostError::new("chain", HostErrorKind::Unsupported, message).with_code(CODE_UNKNOWN_CHAIN))
-    }
-
-    /// Whether the module may call this method, on any chain.
-    ///
-    /// # Errors
-    /// `denied` (−32601).
-    pub fn method(&self, method: &str) -> Result<(), HostError> {
-        if READ_METHODS.contains(&method) || self.extra_methods.contains(method) {
-            return Ok(());
-        }
-        let message = format!("method {} is not available to modules", cut(method, NAME_BYTES_MAX));
-        Err(HostError::new("chain", HostErrorKind::Denied, message).with_code(CODE_METHOD_DENIED))
     }
 
     /// What these grants reach and others do not, in words.

@@ -12,7 +12,9 @@ use wasmtime::{
 
 use crate::{
     bindings::nexum::host,
-    grants::{Capability, Grant, Interfaces},
+    call::Call,
+    capability::Capability,
+    grants::{Grant, Interfaces},
     host::HostState,
     limits::{IMPORTED_ITEMS_MAX, IMPORTED_RESOURCES_MAX},
 };
@@ -155,13 +157,13 @@ fn nexum_capability(import: &str) -> Result<Option<Capability>, LinkError> {
 
 fn serve(linker: &mut Linker<HostState>, capability: Capability) -> wasmtime::Result<()> {
     match capability {
-        Capability::Chain => host::chain::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::LocalStore => host::local_store::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Logging => host::logging::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Clock => host::clock::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Random => host::random::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Http => host::http::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Outbox => host::outbox::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
+        Capability::Chain => host::chain::add_to_linker::<_, HasSelf<Call>>(linker, HostState::call),
+        Capability::LocalStore => crate::interfaces::local_store::guest::link(linker),
+        Capability::Logging => host::logging::add_to_linker::<_, HasSelf<Call>>(linker, HostState::call),
+        Capability::Clock => host::clock::add_to_linker::<_, HasSelf<Call>>(linker, HostState::call),
+        Capability::Random => host::random::add_to_linker::<_, HasSelf<Call>>(linker, HostState::call),
+        Capability::Http => host::http::add_to_linker::<_, HasSelf<Call>>(linker, HostState::call),
+        Capability::Outbox => crate::interfaces::outbox::guest::link(linker),
         Capability::Identity | Capability::RemoteStore | Capability::Messaging => {
             Err(wasmtime::Error::msg(format!("`{capability}` has no actor behind it")))
         }
@@ -197,9 +199,9 @@ fn stub(
         let ComponentItem::ComponentFunc(_) = item.ty else { continue };
         let message = message.clone();
         instance.func_new(name, move |mut context, function, arguments, results| {
-            let host = context.data_mut();
-            host.meter.take(arguments.iter().map(weight).sum());
-            host.count_or_trap(capability.name())?;
+            let call = context.data_mut().call();
+            call.take(arguments.iter().map(weight).sum());
+            call.count_or_trap(capability.name())?;
             let fallible = matches!(function.results().next(), Some(Type::Result(_)));
             let Some(result) = results.first_mut().filter(|_| fallible) else {
                 return Err(wasmtime::Error::msg(message.to_string()));

@@ -29,4 +29,4 @@ pub mod sources;
 mod status;
 pub mod threads;
 
-pub use root::{KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec};
+pub use root::{KernelArgs, KernelError, KernelHandle, ServiceSpec};

@@ -19,9 +19,9 @@ pub use nexum_admin_api::text;
 use nexum_host_ifaces::{
     Hash,
     bounded::{MESSAGE_BYTES_MAX, cut},
+    capability::Capability,
     cron::ScheduleCheck,
-    grants::Capability,
-    http::Allowlist,
+    interfaces::http::grant::Allowlist,
     limits::Limits,
     secrets,
     types::{ConfigScalar, ConfigValue},

@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
-use nexum_host_ifaces::{Hash, blocking::Blocking, clock::SystemClock, event::EventId, limits::Limits};
+use nexum_host_ifaces::{Hash, blocking::Blocking, clock::SystemClock, event::EventId, limits::Limits, ports::Ports};
 use nexum_kernel::{
     admin::ModuleSpec,
     begun::{Marks, What},
@@ -85,7 +85,7 @@ fn nobody_waits_while_a_component_is_compiled_that_the_process_may_have_died_of(
     let (end, go_on) = sync_channel::<()>(1);
     let engine = WasmEngine::new(&dir.path().join("cache")).unwrap();
     let engine = engine.compiled_by(Arc::new(Stuck { begun, go_on: Mutex::new(go_on) }), 1 << 20);
-    let mut loader = Loader::new(engine, BTreeMap::new(), Limits::default(), Arc::new(|_| Ok(())));
+    let mut loader = Loader::new(engine, Ports::unbound([]), Limits::default(), Arc::new(|_| Ok(())));
     loader.begun = marks.clone();
     let loader = Arc::new(loader);
     let plan = Arc::new(loader.plan(&spec(bundle(dir.path(), component))).unwrap());

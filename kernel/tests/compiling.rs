@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::{Hash, blocking::Blocking, cron::ScheduleCheck, limits::Limits};
+use nexum_host_ifaces::{Hash, blocking::Blocking, cron::ScheduleCheck, limits::Limits, ports::Ports};
 use nexum_kernel::{
     admin::ModuleSpec,
     compile::{Compile, Refusal, compile_alone},
@@ -224,7 +224,7 @@ impl Bed {
             WasmEngine::new(&cache).unwrap().component(&file, hash(*letter)).unwrap();
         }
         let engine = WasmEngine::new(&cache).unwrap().compiled_by(compiler, MANY);
-        let loader = Arc::new(Loader::new(engine, BTreeMap::new(), Limits::default(), Arc::new(|_| Ok(()))));
+        let loader = Arc::new(Loader::new(engine, Ports::unbound([]), Limits::default(), Arc::new(|_| Ok(()))));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
         Self { dir, runtime, loader }
     }

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     sync::{
         Arc, Condvar, Mutex,
@@ -17,10 +16,10 @@ use nexum_host_ifaces::{
     cron::{CronMsg, CronStatus},
     limits::Limits,
     port::Port,
-    store::{Entries, ModuleId, StateView, StoreError},
+    ports::Ports,
 };
 use nexum_kernel::{
-    KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec,
+    KernelArgs, KernelError, KernelHandle, ServiceSpec,
     admin::{AdminMsg, ModuleSpec},
     roster::{Change, Keep, Roster},
 };
@@ -29,18 +28,6 @@ use tempfile::TempDir;
 
 /// Far more than a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-struct NoState;
-
-impl StateView for NoState {
-    fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(None)
-    }
-
-    fn scan(&self, _: ModuleId, _: &str, _: Option<&str>, _: usize) -> Result<Entries, StoreError> {
-        Ok(Entries::new())
-    }
-}
 
 /// Answers `Status` with how often it was started, and dies of `Forget`.
 struct Frail;
@@ -69,21 +56,21 @@ impl Actor for Frail {
 }
 
 /// A kernel whose one service cannot be started at the starts in `fails`.
-async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) -> KernelHandle {
+async fn kernel(ports: &Arc<Ports>, dir: &TempDir, fails: &'static [usize]) -> KernelHandle {
     let roster = Arc::new(Roster::new(dir.path().join("modules.json")));
-    kernel_of(cron, Port::new("admin"), dir.path(), fails, Vec::new(), roster).await
+    kernel_of(ports, Port::new("admin"), dir.path(), fails, Vec::new(), roster).await
 }
 
 async fn kernel_of(
-    cron: &Port<CronMsg>,
+    ports: &Arc<Ports>,
     admin: Port<AdminMsg>,
     dir: &Path,
     fails: &'static [usize],
     modules: Vec<ModuleSpec>,
     roster: Arc<dyn Keep>,
 ) -> KernelHandle {
-    let (port, starts) = (cron.clone(), Arc::new(AtomicUsize::new(0)));
-    let unbound = cron.clone();
+    let (port, starts) = (ports.of::<CronMsg>(), Arc::new(AtomicUsize::new(0)));
+    let unbound = port.clone();
     let service = ServiceSpec {
         name: "frail".into(),
         start: Arc::new(move |supervisor| {
@@ -103,14 +90,8 @@ async fn kernel_of(
     };
     KernelHandle::start(KernelArgs {
         services: vec![service],
-        ports: Ports {
-            store: Port::new("store"),
-            view: Arc::new(NoState),
-            chains: BTreeMap::new(),
-            cron: cron.clone(),
-            egress: Port::new("egress"),
-            admin,
-        },
+        ports: ports.clone(),
+        admin,
         modules,
         record: Default::default(),
         ceiling: Limits::default(),
@@ -147,8 +128,9 @@ async fn answers(cron: &Port<CronMsg>, start: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_dies_is_back_behind_its_port_until_the_intensity_is_spent() {
-    let (cron, dir) = (Port::new("cron"), TempDir::new().unwrap());
-    let mut kernel = kernel(&cron, &dir, &[]).await;
+    let (ports, dir) = (Ports::unbound([]), TempDir::new().unwrap());
+    let cron = ports.of::<CronMsg>();
+    let mut kernel = kernel(&ports, &dir, &[]).await;
     for start in 1..=6 {
         answers(&cron, start).await;
         cron.cast(CronMsg::Forget { module: "any".into() }).unwrap();
@@ -160,8 +142,9 @@ async fn a_service_that_dies_is_back_behind_its_port_until_the_intensity_is_spen
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_does_not_start_again_at_once_is_tried_within_the_same_bound() {
-    let (cron, dir) = (Port::new("cron"), TempDir::new().unwrap());
-    let mut kernel = kernel(&cron, &dir, &[2, 3, 5, 6, 7]).await;
+    let (ports, dir) = (Ports::unbound([]), TempDir::new().unwrap());
+    let cron = ports.of::<CronMsg>();
+    let mut kernel = kernel(&ports, &dir, &[2, 3, 5, 6, 7]).await;
     answers(&cron, 1).await;
     cron.cast(CronMsg::Forget { module: "any".into() }).unwrap();
     answers(&cron, 4).await;
@@ -205,7 +188,7 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_stalls_at_the_roster_keeps_nobody_waiting_but_whose_order_it_is() {
-    let (cron, admin, dir) = (Port::new("cron"), Port::<AdminMsg>::new("admin"), TempDir::new().unwrap());
+    let (ports, admin, dir) = (Ports::unbound([]), Port::<AdminMsg>::new("admin"), TempDir::new().unwrap());
     let file = Roster::new(dir.path().join("modules.json"));
     let (goes_on, told, begun) = (Mutex::new(false), Condvar::new(), AtomicUsize::new(0));
     let roster = Arc::new(Stalling { file: file.clone(), goes_on, told, begun });
@@ -215,7 +198,7 @@ async fn a_disk_that_stalls_at_the_roster_keeps_nobody_waiting_but_whose_order_i
         let toml = toml::Table::from_iter([("source".to_owned(), toml::Value::String(source.clone()))]);
         toml.try_into().unwrap()
     });
-    let _kernel = kernel_of(&cron, admin.clone(), dir.path(), &[], specs.collect(), roster.clone()).await;
+    let _kernel = kernel_of(&ports, admin.clone(), dir.path(), &[], specs.collect(), roster.clone()).await;
     let unload = |nth: usize| {
         let (admin, module) = (admin.clone(), sources[nth].clone());
         tokio::spawn(async move { admin.call(PATIENCE, |reply| AdminMsg::Unload { module, reply }).await })

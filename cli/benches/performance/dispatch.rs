@@ -8,14 +8,15 @@ use std::{
 use nexum_host_ifaces::{
     Hash,
     ahead::Ahead,
+    capability::Capability,
     clock::SystemClock,
-    grants::{Asked, Capability, Grants},
+    grants::{Asked, Grants},
     host::{HostArgs, HostState},
     limits::Limits,
-    outbox::Quota,
-    port::Port,
+    ports::Ports,
     recording::Taping,
     store::{ModuleId, ModuleRecord},
+    unit::drafts::Quota,
 };
 use nexum_kernel::{engine::WasmEngine, instance};
 use tempfile::TempDir;
@@ -23,7 +24,7 @@ use wasmtime::Store;
 
 use crate::{
     figures::{Figures, Goal, median},
-    kit::{Bed, Disk, NoState, block_event, bundle, manifest},
+    kit::{Bed, Disk, block_event, bundle, manifest},
 };
 
 /// Blocks per wake, as after a short outage.
@@ -51,18 +52,17 @@ impl Guests {
         let asked = Asked { required: &[Capability::LocalStore], optional: &[] };
         let grants = Grants::decide(asked, &[Capability::LocalStore].into(), &[].into()).unwrap();
         let prepared = instance::prepare(&engine, &component, grants.interfaces(), "bench").unwrap();
+        let ports = Ports::unbound([]);
         let args = HostArgs {
             module: "bench".into(),
             id: ModuleId(1),
             component: Hash::default(),
             limits: Arc::new(Limits::default()),
             clock: Arc::new(SystemClock::new()),
-            ahead: Arc::new(Ahead::new(Port::new("store"))),
-            view: Arc::new(NoState),
-            chains: Arc::default(),
+            ahead: Arc::new(Ahead::new(ports.store.clone())),
+            ports,
             grants: Arc::new(grants),
             taping: Taping::Off,
-            egress: Port::new("egress"),
             quota: Quota::new(0),
         };
         Self { prepared, args, _cache: cache }

@@ -13,17 +13,19 @@ use std::{
 
 use nexum_host_ifaces::{
     Hash,
-    chain::{ChainMsg, ChainPull},
     clock::{Clock, SystemClock},
-    cron::{CronMsg, ScheduleCheck},
+    cron::ScheduleCheck,
     event::{Answer, Cursor, Delivery, EventId, Part, SourceReply},
+    interfaces::chain::port::{ChainMsg, ChainPull},
     limits::Limits,
     port::Port,
-    store::{Entries, ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, StateView, StoreError, StoreMsg},
+    ports::Ports,
+    state::{ModuleId, NoState, StateView},
+    store::{ModuleHealth, ModuleInfo, ModuleRecord, StoreMsg},
     types::{Block, Event},
 };
 use nexum_kernel::{
-    KernelArgs, KernelHandle, Ports,
+    KernelArgs, KernelHandle,
     admin::{AdminMsg, ModuleSpec},
     begun::{DEATHS_MAX, Marks},
     engine::MapLimit,
@@ -193,19 +195,6 @@ impl Actor for FeedActor {
     }
 }
 
-/// State that is always empty: what an event reads and writes stays in its overlay.
-pub struct NoState;
-
-impl StateView for NoState {
-    fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(None)
-    }
-
-    fn scan(&self, _: ModuleId, _: &str, _: Option<&str>, _: usize) -> Result<Entries, StoreError> {
-        Ok(Entries::new())
-    }
-}
-
 /// A store that acknowledges everything at once.
 pub struct Forgetful;
 
@@ -286,34 +275,24 @@ impl Bed {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let registry = prometheus::Registry::new();
         let feed = Arc::new(Feed::default());
-        let chain = Port::new("chain");
-        chain.bind(Actor::spawn(None, FeedActor, feed.clone()).await.unwrap().0);
-        let store = Port::new("store");
-        let view: Arc<dyn StateView> = match disk {
-            Disk::None => {
-                store.bind(Actor::spawn(None, Forgetful, ()).await.unwrap().0);
-                Arc::new(NoState)
-            }
+        let (store, view): (_, Arc<dyn StateView>) = match disk {
+            Disk::None => (Actor::spawn(None, Forgetful, ()).await.unwrap().0, Arc::new(NoState)),
             Disk::RocksDb => {
                 let options = nexum_store::Options::new(clock.clone(), registry.clone());
                 let opened = nexum_store::Store::open(dir.path().join("store"), &options).unwrap();
                 let args = nexum_store::Args { store: opened.clone() };
-                store.bind(Actor::spawn(None, nexum_store::StoreActor, args).await.unwrap().0);
-                opened
+                (Actor::spawn(None, nexum_store::StoreActor, args).await.unwrap().0, opened)
             }
         };
+        let ports = Ports::new(view, [CHAIN]);
+        ports.store.bind(store);
+        ports.chain(CHAIN).unwrap().bind(Actor::spawn(None, FeedActor, feed.clone()).await.unwrap().0);
         let sources = copies(dir.path(), "bench", "m", modules);
         let admin = Port::new("admin");
         let kernel = KernelHandle::start(KernelArgs {
             services: Vec::new(),
-            ports: Ports {
-                store: store.clone(),
-                view,
-                chains: BTreeMap::from([(CHAIN, chain)]),
-                cron: Port::<CronMsg>::new("cron"),
-                egress: Port::new("egress"),
-                admin: admin.clone(),
-            },
+            ports: ports.clone(),
+            admin: admin.clone(),
             modules: sources.into_iter().map(spec).collect(),
             record: Default::default(),
             ceiling: Limits::default(),
@@ -336,7 +315,7 @@ impl Bed {
         })
         .await
         .unwrap();
-        Self { kernel, admin, store, feed, dir }
+        Self { kernel, admin, store: ports.store.clone(), feed, dir }
     }
 }
 

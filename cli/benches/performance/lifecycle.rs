@@ -1,7 +1,8 @@
 //! From machine code in the cache to the first event, and from a trap to a fresh instance.
 
 use nexum_host_ifaces::{
-    grants::{Asked, Capability, Grants},
+    capability::Capability,
+    grants::{Asked, Grants},
     host::HostState,
     store::ModuleRecord,
 };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use nexum_host_ifaces::{Hash, cron::ScheduleNext, grants::Capability, http::Allowlist};
+use nexum_host_ifaces::{Hash, capability::Capability, cron::ScheduleNext, interfaces::http::grant::Allowlist};
 use nexum_kernel::{
     load,
     manifest::{Manifest, OnReorg},

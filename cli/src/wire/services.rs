@@ -20,16 +20,16 @@ use nexum_egress::{EgressMetrics, Resolver};
 use nexum_gateway::{AdminTcp, LogTap, Token};
 use nexum_host_ifaces::{
     blocking::Blocking,
-    chain::ChainMsg,
     clock::{Clock, SystemClock},
     cron::{CronMsg, ScheduleCheck},
-    http::EgressMsg,
+    interfaces::{chain::port::ChainMsg, http::port::EgressMsg},
     names::look_up_of_this_machine,
     port::Port,
+    ports::Ports,
     store::StoreMsg,
 };
 use nexum_kernel::{
-    KernelArgs, Ports, ServiceSpec,
+    KernelArgs, ServiceSpec,
     admin::{AdminMsg, ModuleSpec},
     begun::Marks,
     engine::MapLimit,
@@ -60,31 +60,25 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let marks = super::marks(state_dir);
     let begun = Marks::open(&marks, config.restart.max_process_deaths, clock.clone());
     let begun = Arc::new(begun.with_context(|| marks.display().to_string())?);
-    let ports = Ports {
-        store: Port::new("store"),
-        view: store.clone(),
-        chains: config.chains.iter().map(|chain| (chain.chain_id, Port::new("chain"))).collect(),
-        cron: Port::new("cron"),
-        egress: Port::new("egress"),
-        admin: Port::new("kernel"),
-    };
+    let ports = Ports::new(store.clone(), config.chains.iter().map(|chain| chain.chain_id));
+    let admin = Port::new("kernel");
     let mut services = vec![store_service(store, ports.store.clone(), histories.clone())];
     let metrics = ChainMetrics::register(&registry).context("metrics")?;
     let network = Network::new(look_up_of_this_machine(), clock.clone(), &metrics);
     let network: Arc<dyn Dial> = Arc::new(network.with_certificates(Arc::new(super::certificates::check)));
     for chain in &config.chains {
-        let Some(port) = ports.chains.get(&chain.chain_id) else { continue };
+        let Some(port) = ports.chain(chain.chain_id) else { continue };
         services.push(chain_service(chain, &ports, port.clone(), &network, &clock, &metrics, &histories)?);
     }
-    services.push(cron_service(ports.cron.clone(), clock.clone()));
+    services.push(cron_service(ports.of(), clock.clone()));
     let (listeners, own) = watch::channel(configured_listeners(config));
-    services.push(egress_service(config, ports.egress.clone(), clock.clone(), &registry, own)?);
-    services.push(gateway_service(config, &ports, &registry, log.tap.clone(), listeners)?);
+    services.push(egress_service(config, ports.of(), clock.clone(), &registry, own)?);
+    services.push(gateway_service(config, &admin, &ports, &registry, log.tap.clone(), listeners)?);
 
-    let admin = ports.admin.clone();
     let args = KernelArgs {
         services,
         ports,
+        admin: admin.clone(),
         modules: config.modules.iter().map(module_spec).collect(),
         ceiling: config.limits.limits(),
         restart: config.restart.ceiling(),
@@ -287,6 +281,7 @@ fn configured_listeners(config: &Config) -> Vec<SocketAddr> {
 /// The gateway. `listeners` hears where it listens, which the system may choose anew with every start.
 fn gateway_service(
     config: &Config,
+    admin: &Port<AdminMsg>,
     ports: &Ports,
     registry: &Registry,
     logs: LogTap,
@@ -302,7 +297,7 @@ fn gateway_service(
         metrics: observability.metrics_listen.0,
         admin_socket: observability.admin_socket.clone(),
         admin_tcp: observability.admin_listen.0.zip(token).map(|(address, token)| AdminTcp { address, token }),
-        admin: ports.admin.clone(),
+        admin: admin.clone(),
         store: ports.store.clone(),
         registry: registry.clone(),
         logs,

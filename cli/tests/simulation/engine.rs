@@ -13,9 +13,12 @@ use std::{
 };
 
 use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History};
-use nexum_host_ifaces::{blocking::Blocking, clock::Clock, limits::Limits, port::Port, store::StoreMsg};
+use nexum_host_ifaces::{
+    blocking::Blocking, clock::Clock, cron::CronMsg, interfaces::http::port::EgressMsg, limits::Limits, port::Port,
+    ports::Ports, store::StoreMsg,
+};
 use nexum_kernel::{
-    KernelArgs, KernelHandle, Ports, ServiceSpec,
+    KernelArgs, KernelHandle, ServiceSpec,
     admin::{AdminError, AdminMsg, Health, ModuleSpec, Node, ResyncOrder, ResyncTo, Wanted},
     begun::Marks,
     engine::WasmEngine,
@@ -133,14 +136,9 @@ impl Engine {
         let begun = Marks::open(&machine.disk.marks(), machine.scenario.deaths_max, clock.clone());
         let begun = Arc::new(begun.map_err(|error| error.to_string())?);
 
-        let ports = Ports {
-            store: Port::new("store"),
-            view: Arc::new(SimView::new(store.clone(), machine.disk.clone())),
-            chains: machine.scenario.chains.iter().map(|chain| (chain.id, Port::new("chain"))).collect(),
-            cron: Port::new("cron"),
-            egress: Port::new("egress"),
-            admin: Port::new("kernel"),
-        };
+        let view = Arc::new(SimView::new(store.clone(), machine.disk.clone()));
+        let (ports, admin) =
+            (Ports::new(view, machine.scenario.chains.iter().map(|chain| chain.id)), Port::new("kernel"));
         let mut histories = Vec::new();
         for plan in &machine.scenario.chains {
             let links = store.headers(plan.id).map_err(|error| error.to_string())?;
@@ -166,7 +164,7 @@ impl Engine {
         })];
         let metrics = ChainMetrics::register(&registry).map_err(|error| error.to_string())?;
         for (index, plan) in machine.scenario.chains.iter().enumerate() {
-            let Some(port) = ports.chains.get(&plan.id) else { continue };
+            let Some(port) = ports.chain(plan.id) else { continue };
             let mut config = ChainConfig::new(plan.id, Vec::<String>::new());
             config.endpoints = (0..)
                 .zip(&plan.nodes)
@@ -191,19 +189,18 @@ impl Engine {
                 async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
             }));
         }
-        services.push(actors.service("cron", ports.cron.clone(), {
+        services.push(actors.service("cron", ports.of::<CronMsg>(), {
             let clock = clock.clone();
             move |supervisor| {
                 let args = nexum_cron::Args { clock: clock.clone() };
                 async move { nexum_cron::spawn(args, supervisor).await.map(|(actor, _)| actor) }
             }
         }));
-        services.push(actors.service("egress", ports.egress.clone(), {
+        services.push(actors.service("egress", ports.of::<EgressMsg>(), {
             let args = receiver::Args { receivers: machine.receivers.clone(), clock: machine.clock.clone() };
             move |supervisor| receiver::spawn(args.clone(), supervisor)
         }));
 
-        let admin = ports.admin.clone();
         let spec = |source: &PathBuf| ModuleSpec {
             source: source.clone(),
             denied: Vec::new(),
@@ -218,6 +215,7 @@ impl Engine {
         let kernel = KernelHandle::start(KernelArgs {
             services,
             ports,
+            admin: admin.clone(),
             modules: machine.modules.iter().map(spec).collect(),
             ceiling: Limits::default(),
             restart: Default::default(),

@@ -9,8 +9,9 @@ use super::kind::{ANSWER_BYTES_MAX, Attempting, EffectKind, Verdict, hex, invali
 use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::outbox::{Effect, HttpEffect},
-    grants::{Capability, Grants},
-    http::{self, EgressMsg, Fetch, HEADERS_MAX, Header, KEY_HEADER, Request, Response},
+    capability::Capability,
+    grants::Grants,
+    interfaces::http::port::{self, EgressMsg, Fetch, HEADERS_MAX, Header, KEY_HEADER, Request, Response},
     secrets,
 };
 
@@ -21,7 +22,7 @@ impl EffectKind for HttpEffect {
     }
 
     fn destination(&self) -> String {
-        http::origin(&self.url)
+        port::origin(&self.url)
     }
 
     fn bytes(&self) -> usize {
@@ -75,7 +76,7 @@ impl EffectKind for HttpEffect {
         }
         let mut headers = self.headers.clone();
         headers.push(key_header(key));
-        http::check(&self.method, &self.url, &headers, self.body.as_deref(), grants.hosts()).map(drop)
+        port::check(&self.method, &self.url, &headers, self.body.as_deref(), grants.hosts()).map(drop)
     }
 
     async fn attempt(&self, with: &Attempting<'_>) -> Verdict {
@@ -92,7 +93,7 @@ impl EffectKind for HttpEffect {
         });
         // The egress actor keeps the deadline; the call waits longer only for its word.
         let waited = with.deadline + Duration::from_secs(1);
-        let answer = with.egress.call(waited, |reply| EgressMsg::Fetch { fetch, reply }).await;
+        let answer = with.ports.of::<EgressMsg>().call(waited, |reply| EgressMsg::Fetch { fetch, reply }).await;
         let answer = answer.unwrap_or_else(|error| Err(error.to_host_error("http")));
         of_http(answer, with.clock.now_ms())
     }
@@ -157,12 +158,12 @@ fn retry_after(value: &str, now_ms: u64) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::sync::Arc;
 
     use ractor::{Actor, ActorProcessingErr, ActorRef};
 
     use super::*;
-    use crate::{clock::SystemClock, effects::kind::ERROR_CHARS_MAX, http::Allowlist, port::Port};
+    use crate::{clock::SystemClock, effects::kind::ERROR_CHARS_MAX, interfaces::http::grant::Allowlist, ports::Ports};
 
     /// Answers with what was asked of it.
     struct Egress;
@@ -197,16 +198,15 @@ mod tests {
     #[tokio::test]
     async fn an_attempt_leaves_as_an_effect_with_its_key() {
         let (actor, _) = Actor::spawn(None, Egress, ()).await.unwrap();
-        let egress = Port::new("egress");
-        egress.bind(actor.clone());
+        let ports = Ports::unbound([]);
+        ports.of::<EgressMsg>().bind(actor.clone());
         let with = Attempting {
             module: &Arc::from("m"),
             key: "m/1",
             again: false,
             deadline: Duration::from_secs(10),
             grants: &Grants::default().with_hosts(Allowlist::new(["a.org".to_owned()])),
-            egress: &egress,
-            chains: &BTreeMap::new(),
+            ports: &ports,
             clock: &SystemClock::new(),
         };
         let headers = vec![Header { name: "x".into(), value: "y".into() }];
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(refusal(max - 1, 1, "k"), None);
         assert_eq!(refusal(max, 1, "k").unwrap(), format!("{} headers, at most {max}", max + 1));
         assert_eq!(refusal(100_000, 0, "k").unwrap(), format!("100000 headers, at most {max}"));
-        let room = http::HEADER_BYTES_MAX - KEY_HEADER.len() - "x-0".len();
+        let room = port::HEADER_BYTES_MAX - KEY_HEADER.len() - "x-0".len();
         assert_eq!(refusal(1, room - 9, &"k".repeat(9)), None);
         assert!(refusal(1, room - 9, &"k".repeat(10)).unwrap().starts_with("headers of "));
     }

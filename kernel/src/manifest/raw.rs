@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nexum_host_ifaces::{
     Hash,
+    capability::Capability,
     cron::ScheduleCheck,
-    grants::Capability,
-    http::{self, Allowlist},
+    interfaces::http::grant::{Allowlist, pattern},
     limits::Limits,
 };
 use serde::Deserialize;
@@ -238,7 +238,7 @@ impl Capabilities {
 
     fn allow(&self) -> Result<Allowlist, Finding> {
         let hosts = self.http.iter().flat_map(|capability| &capability.allow);
-        let read = |host: &Spanned<String>| http::pattern(host.get_ref()).map_err(|wrong| (host.span(), wrong));
+        let read = |host: &Spanned<String>| pattern(host.get_ref()).map_err(|wrong| (host.span(), wrong));
         Ok(Allowlist::new(hosts.map(read).collect::<Result<Vec<_>, _>>()?))
     }
 }

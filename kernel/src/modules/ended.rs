@@ -7,8 +7,8 @@ use std::{
 
 use nexum_host_ifaces::{
     bounded::{MESSAGE_BYTES_MAX, cut},
-    chain::ChainMsg,
     cron::CronMsg,
+    interfaces::chain::port::ChainMsg,
     store::Standing,
 };
 use ractor::{ActorCell, ActorProcessingErr, ActorRef};
@@ -188,12 +188,13 @@ impl State {
     /// never start again. One that does asks anew, after this.
     fn withdraw(&self, name: &Arc<str>) {
         let Some(slot) = self.slots.get(name) else { missing(name) };
-        for chain in slot.plan.iter().flat_map(|plan| plan.chains.values()) {
+        let granted = slot.plan.iter().flat_map(|plan| plan.grants.chains());
+        for chain in granted.filter_map(|chain| self.shared.ports.chain(*chain)) {
             // A source that is down has forgotten already.
             let _ = chain.cast(ChainMsg::Forget { module: name.clone() });
         }
         // The same.
-        let _ = self.shared.cron.cast(CronMsg::Forget { module: name.clone() });
+        let _ = self.shared.ports.of().cast(CronMsg::Forget { module: name.clone() });
         let _ = self.shared.outbox.cast(outbox::Msg::Forget { module: name.clone() });
     }
 

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use nexum_host_ifaces::grants::{Capability, Grant};
+use nexum_host_ifaces::{capability::Capability, grants::Grant};
 
 use crate::load::Plan;
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
+    capability::Capability,
     event::{Cursor, Part, SourceId},
-    grants::{Capability, Grant},
+    grants::Grant,
     outbox,
     port::PortError,
 };
@@ -67,12 +68,11 @@ impl Source for OutcomeSource {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
-    use nexum_host_ifaces::{
-        grants::{Asked, Grants},
-        port::Port,
-    };
+    use nexum_host_ifaces::grants::{Asked, Grants};
+
+    use nexum_host_ifaces::ports::Ports;
 
     use super::*;
     use crate::sources::source::Outcomes;
@@ -98,8 +98,7 @@ mod tests {
             let asked = Asked { required: &[], optional: &[Capability::Outbox] };
             let provided = BTreeSet::from([Capability::Outbox]);
             let grants = Grants::decide(asked, &provided, &denied.iter().copied().collect()).unwrap();
-            let (chains, cron) = (BTreeMap::new(), Port::new("cron"));
-            source.is_served(&Reach { chains: &chains, grants: &grants, cron: &cron, outcomes: &Nobody })
+            source.is_served(&Reach { ports: &Ports::unbound([]), grants: &grants, outcomes: &Nobody })
         };
         assert!(is_served(&[]) && !is_served(&[Capability::Outbox]));
     }

@@ -1,0 +1,1 @@
+pub use nexum_records::capability::Capability;

@@ -1,0 +1,5 @@
+//! The interface `chain`.
+
+pub mod grant;
+pub mod guest;
+pub mod port;

@@ -1,0 +1,67 @@
+//! What of a chain a module may ask: the chains that it is granted, the methods that only read, and those beyond them that
+//! its manifest asks for and the operator allows.
+
+use crate::{
+    HostError, HostErrorKind,
+    bounded::{NAME_BYTES_MAX, cut},
+    grants::Grants,
+    interfaces::chain::port::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN},
+};
+
+/// The methods that every module with a chain may call.
+const READ_METHODS: &[&str] = &[
+    "eth_blockNumber",
+    "eth_call",
+    "eth_chainId",
+    "eth_estimateGas",
+    "eth_feeHistory",
+    "eth_gasPrice",
+    "eth_maxPriorityFeePerGas",
+    "eth_getBalance",
+    "eth_getBlockByHash",
+    "eth_getBlockByNumber",
+    "eth_getBlockReceipts",
+    "eth_getCode",
+    "eth_getLogs",
+    "eth_getProof",
+    "eth_getStorageAt",
+    "eth_getTransactionByHash",
+    "eth_getTransactionCount",
+    "eth_getTransactionReceipt",
+    "net_version",
+];
+
+impl Grants {
+    /// Whether the module may ask this of this chain.
+    ///
+    /// # Errors
+    /// `unsupported` (−32002) for a chain that is not granted, `denied` (−32601) for a method.
+    pub fn rpc(&self, module: &str, chain_id: u64, method: &str) -> Result<(), HostError> {
+        self.chain(module, chain_id)?;
+        self.method(method)
+    }
+
+    /// Whether the module may ask anything of this chain.
+    ///
+    /// # Errors
+    /// `unsupported` (−32002).
+    pub fn chain(&self, module: &str, chain_id: u64) -> Result<(), HostError> {
+        if self.chains().contains(&chain_id) {
+            return Ok(());
+        }
+        let message = format!("chain {chain_id} is not available to module {module}");
+        Err(HostError::new("chain", HostErrorKind::Unsupported, message).with_code(CODE_UNKNOWN_CHAIN))
+    }
+
+    /// Whether the module may call this method, on any chain.
+    ///
+    /// # Errors
+    /// `denied` (−32601).
+    pub fn method(&self, method: &str) -> Result<(), HostError> {
+        if READ_METHODS.contains(&method) || self.extra_methods().contains(method) {
+            return Ok(());
+        }
+        let message = format!("method {} is not available to modules", cut(method, NAME_BYTES_MAX));
+        Err(HostError::new("chain", HostErrorKind::Denied, message).with_code(CODE_METHOD_DENIED))
+    }
+}

@@ -1,0 +1,3 @@
+//! The interface `clock`.
+
+pub mod guest;

@@ -1,0 +1,5 @@
+//! The interface `http`.
+
+pub mod grant;
+pub mod guest;
+pub mod port;

@@ -1,0 +1,3 @@
+//! The interface `local-store`.
+
+pub mod guest;

@@ -1,0 +1,3 @@
+//! The interface `logging`.
+
+pub mod guest;

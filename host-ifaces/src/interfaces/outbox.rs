@@ -1,0 +1,3 @@
+//! The interface `outbox`.
+
+pub mod guest;

@@ -1,0 +1,3 @@
+//! The interface `random`.
+
+pub mod guest;
