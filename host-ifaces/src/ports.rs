@@ -13,7 +13,6 @@ use crate::{
     interfaces::chain::port::ChainMsg,
     port::Port,
     state::{NoState, StateView},
-    store::StoreMsg,
 };
 
 /// A message of a service that an engine has one of.
@@ -24,7 +23,6 @@ pub trait Service: Message {
 
 /// The ways to the shared actors; bound by whoever supervises these.
 pub struct Ports {
-    pub store: Port<StoreMsg>,
     pub view: Arc<dyn StateView>,
     chains: BTreeMap<u64, Port<ChainMsg>>,
     /// By the type of its message; made when it is first asked for.
@@ -40,7 +38,6 @@ impl Ports {
     /// Ports of an engine with this state and these chains, none of which is bound.
     pub fn new(view: Arc<dyn StateView>, chains: impl IntoIterator<Item = u64>) -> Arc<Self> {
         Arc::new(Self {
-            store: Port::new("store"),
             view,
             chains: chains.into_iter().map(|chain| (chain, Port::new("chain"))).collect(),
             services: Mutex::default(),

@@ -9,7 +9,7 @@ pub mod meter;
 pub(crate) mod tape;
 pub mod view;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 pub use nexum_records::crash::{CrashBrief, Record};
 use nexum_records::encoded::encoded;
@@ -20,7 +20,7 @@ use crate::{
     Hash, HostError,
     capability::Capability,
     event::EventId,
-    interfaces::http::grant::Allowlist,
+    interfaces::table::Tables,
     limits::Limits,
     outbox::Sent,
     types::{Config, Event},
@@ -32,7 +32,7 @@ pub const LINES_MAX: usize = 256;
 pub const LINE_TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// What a file with a recording begins with; the number is that of the layout.
-const MAGIC: &[u8] = b"nexum recording 1\n";
+const MAGIC: &[u8] = b"nexum recording 2\n";
 
 /// Stands among the calls for how much room the journal had; the answer is a number of bytes.
 pub(crate) const JOURNAL_ROOM: &str = "local-store.journal-room";
@@ -147,8 +147,8 @@ pub struct Setting {
     pub served: Vec<Capability>,
     pub stubs: Vec<Capability>,
     pub chains: Vec<u64>,
-    pub extra_methods: BTreeSet<String>,
-    pub allow: Allowlist,
+    /// What its grants say besides.
+    pub tables: Tables,
 }
 
 /// One event of one module, or its `init`, with everything that it depended on.
@@ -345,8 +345,7 @@ mod tests {
                 served: Vec::new(),
                 stubs: Vec::new(),
                 chains: Vec::new(),
-                extra_methods: BTreeSet::new(),
-                allow: Allowlist::default(),
+                tables: Tables::default(),
             },
             at_ms: 5,
             after_seq: 6,

@@ -16,6 +16,8 @@ use crate::{
     interfaces::chain::port::Link,
     journal::{JournalPage, JournalStart, RewindRecord, UnitDetail},
     outbox::{Entry, OutboxRequest, ReleasedEffect},
+    port::Port,
+    ports::{Ports, Service},
     recording::{Crash, CrashBrief, Wanted},
     types::{self, Event},
 };
@@ -205,6 +207,17 @@ pub struct RefusedWrites {
     pub error: String,
     /// How long ago the first one since the last that was taken failed.
     pub age_ms: u64,
+}
+
+impl Service for StoreMsg {
+    const NAME: &'static str = "store";
+}
+
+impl Ports {
+    /// The way to the store.
+    pub fn store(&self) -> Port<StoreMsg> {
+        self.of()
+    }
 }
 
 #[derive(Debug)]

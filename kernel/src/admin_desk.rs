@@ -155,9 +155,10 @@ impl Args {
     }
 
     async fn tree(&self) -> Node {
-        let (cron, egress) = (self.ports.of::<CronMsg>(), self.ports.of::<EgressMsg>());
+        let ports = &self.ports;
+        let (store, cron, egress) = (ports.store(), ports.of::<CronMsg>(), ports.of::<EgressMsg>());
         let (store, cron, egress, outbox, chains, modules) = futures::join!(
-            self.ports.store.call(STATUS_DEADLINE, StoreMsg::Status),
+            store.call(STATUS_DEADLINE, StoreMsg::Status),
             cron.call(STATUS_DEADLINE, CronMsg::Status),
             egress.call(STATUS_DEADLINE, EgressMsg::Status),
             self.outbox.call(STATUS_DEADLINE, outbox::Msg::Status),

@@ -14,8 +14,11 @@ use nexum_host_ifaces::{
     capability::Capability,
     cron::ScheduleCheck,
     grants::{Asked, Grants, Interfaces},
+    interfaces::{
+        self,
+        chain::{self, grant::EXTRA_METHODS},
+    },
     limits::Limits,
-    link,
     ports::Ports,
     recording::Record,
     types::ConfigValue,
@@ -189,13 +192,6 @@ impl Loader {
 }
 
 impl Terms<'_> {
-    fn provides(&self, capability: Capability) -> bool {
-        match capability {
-            Capability::Chain => !self.ports.chains().is_empty(),
-            _ => true,
-        }
-    }
-
     /// Reads the manifest and decides grants, limits and configuration. Reaches nothing but the bundle's files.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
         let (manifest_path, component) = bundle(&spec.source);
@@ -209,10 +205,10 @@ impl Terms<'_> {
                 hex::encode(pinned.0)
             ));
         }
-        let provided: BTreeSet<_> = link::SERVABLE.into_iter().filter(|c| self.provides(*c)).collect();
-        let denied = spec.denied.iter().copied().collect();
+        let denied = spec.denied.iter().map(|name| name.parse()).collect::<Result<BTreeSet<Capability>, String>>()?;
         let asked = Asked { required: &manifest.required, optional: &manifest.optional };
-        let grants = Grants::decide(asked, &provided, &denied).map_err(|error| format!("{at}: {error}"))?;
+        let grants = Grants::decide(asked, &interfaces::provided(self.ports), &denied)
+            .map_err(|error| format!("{at}: {error}"))?;
         if let Some(missing) = manifest.required_chains.iter().find(|chain| self.ports.chain(**chain).is_none()) {
             let configured: Vec<_> = self.ports.chains().keys().map(u64::to_string).collect();
             return Err(format!(
@@ -223,8 +219,9 @@ impl Terms<'_> {
         let wanted = manifest.required_chains.union(&manifest.optional_chains);
         let chains = wanted.copied().filter(|chain| self.ports.chain(*chain).is_some());
         let allowed: BTreeSet<_> = spec.extra_methods.iter().cloned().collect();
-        let extra_methods = manifest.extra_methods.intersection(&allowed).cloned();
-        let grants = grants.with_chains(chains).with_extra_methods(extra_methods);
+        let wanted: BTreeSet<_> = manifest.list(chain::CAPABILITY, EXTRA_METHODS).iter().cloned().collect();
+        let extra_methods = wanted.intersection(&allowed).cloned();
+        let grants = grants.with_chains(chains).with_tables(manifest.tables.clone()).with_extra_methods(extra_methods);
         let mut limits = manifest.limits.lowered_to(self.ceiling);
         if let Some(ceiling) = &spec.ceiling {
             limits = limits.lowered_to(ceiling);
@@ -232,7 +229,7 @@ impl Terms<'_> {
         let config = Arc::new(configuration(&manifest, spec).map_err(|error| format!("{at}: {error}"))?);
         Ok(Plan {
             component,
-            grants: Arc::new(grants.with_hosts(manifest.allow.clone())),
+            grants: Arc::new(grants),
             limits: Arc::new(limits),
             quota: Quota::new(self.pending_max),
             config,

@@ -205,7 +205,7 @@ impl State {
             // Before the supervisor hears of it: it has all the others to look after.
             if let Exit::Fault { health, written, .. } = exit {
                 let health = (**health).clone();
-                *written = health::put(&self.args.shared.ports.store, STORE_DEADLINE, self.args.name(), health).await;
+                *written = health::put(&self.args.shared.ports.store(), STORE_DEADLINE, self.args.name(), health).await;
             }
         }
         (self, done)
@@ -225,12 +225,12 @@ impl State {
         // A supervisor that is gone takes its actors with it.
         let _ = step(modules::Step::Prepared(prepared.clone()));
         let info: ModuleInfo =
-            shared.ports.store.call(STORE_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await??;
+            shared.ports.store().call(STORE_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await??;
         let health = match &self.args.health {
             Some(health) => {
                 let kept = Box::new(health.clone());
                 let put = |reply| StoreMsg::PutHealth { module: info.id, health: kept, reply };
-                shared.ports.store.call(STORE_DEADLINE, put).await??;
+                shared.ports.store().call(STORE_DEADLINE, put).await??;
                 health.clone()
             }
             None => info.health,
@@ -251,7 +251,7 @@ impl State {
             0 => Replay::default(),
             _ => {
                 let items = |reply| StoreMsg::Replay { module: info.id, reply };
-                Replay::new(shared.ports.store.call(STORE_DEADLINE, items).await??)
+                Replay::new(shared.ports.store().call(STORE_DEADLINE, items).await??)
             }
         };
         let reorgs = info.reorgs;

@@ -267,7 +267,7 @@ impl State {
 
     fn read_all(&mut self, myself: &ActorRef<Msg>, wait: Duration) {
         self.heard = None;
-        let store = self.args.ports.store.clone();
+        let store = self.args.ports.store();
         self.task(myself, async move {
             tokio::time::sleep(wait).await;
             let all = store.call(STORE_DEADLINE, |reply| StoreMsg::Outbox(OutboxRequest::Live { reply })).await;
@@ -276,7 +276,7 @@ impl State {
     }
 
     fn await_news(&mut self, myself: &ActorRef<Msg>) {
-        let store = self.args.ports.store.clone();
+        let store = self.args.ports.store();
         self.task(myself, async move {
             let asked = store.ask(|reply| StoreMsg::Outbox(OutboxRequest::News { reply }));
             Found::News(match asked {
@@ -290,7 +290,7 @@ impl State {
         let Some(pull) = self.waiting.get(module) else { return };
         let (module, asked, limit) = (module.clone(), (pull.token, pull.after), pull.max);
         let ended = self.ended.get(&module).copied().unwrap_or(0);
-        let store = self.args.ports.store.clone();
+        let store = self.args.ports.store();
         self.task(myself, async move {
             tokio::time::sleep(wait).await;
             let name = module.to_string();
@@ -414,7 +414,7 @@ impl State {
     }
 
     fn prune(&mut self, module: ModuleId) {
-        let store = self.args.ports.store.clone();
+        let store = self.args.ports.store();
         self.tasks.spawn(async move {
             let asked = |reply| StoreMsg::Outbox(OutboxRequest::Prune { module, reply });
             if let Err(error) = flat(store.call(STORE_DEADLINE, asked).await) {

@@ -60,8 +60,7 @@ pub async fn replay(
     let served: BTreeSet<_> = setting.served.iter().copied().collect();
     let asked = Asked { required: &setting.served, optional: &setting.stubs };
     let grants = Grants::decide(asked, &served, &BTreeSet::new()).map_err(|error| error.to_string())?;
-    let grants = grants.with_chains(setting.chains.iter().copied()).with_hosts(setting.allow.clone());
-    let grants = grants.with_extra_methods(setting.extra_methods.iter().cloned());
+    let grants = grants.with_chains(setting.chains.iter().copied()).with_tables(setting.tables.clone());
     let prepared = instance::prepare(engine, component, grants.interfaces(), &setting.module)?;
     let init_view = Arc::new(RecordedView::new(&recording.init));
     let ports = Ports::new(init_view.clone(), setting.chains.iter().copied());
@@ -71,7 +70,7 @@ pub async fn replay(
         component: setting.component,
         limits: Arc::new(setting.limits.clone()),
         clock,
-        ahead: Arc::new(Ahead::new(ports.store.clone())),
+        ahead: Arc::new(Ahead::new(ports.store())),
         ports,
         grants: Arc::new(grants),
         quota: Quota::new(PENDING_MAX),

@@ -8,10 +8,10 @@ use std::{
 use nexum_host_ifaces::{
     Hash,
     ahead::Ahead,
-    capability::Capability,
     clock::SystemClock,
     grants::{Asked, Grants},
     host::{HostArgs, HostState},
+    interfaces::local_store::CAPABILITY,
     limits::Limits,
     ports::Ports,
     recording::Taping,
@@ -49,8 +49,8 @@ impl Guests {
         let engine = WasmEngine::new(cache.path()).unwrap();
         let manifest = manifest("bench");
         let component = engine.component(&bundle("bench").join("module.wasm"), manifest.component).unwrap();
-        let asked = Asked { required: &[Capability::LocalStore], optional: &[] };
-        let grants = Grants::decide(asked, &[Capability::LocalStore].into(), &[].into()).unwrap();
+        let asked = Asked { required: &[CAPABILITY], optional: &[] };
+        let grants = Grants::decide(asked, &[CAPABILITY].into(), &[].into()).unwrap();
         let prepared = instance::prepare(&engine, &component, grants.interfaces(), "bench").unwrap();
         let ports = Ports::unbound([]);
         let args = HostArgs {
@@ -59,7 +59,7 @@ impl Guests {
             component: Hash::default(),
             limits: Arc::new(Limits::default()),
             clock: Arc::new(SystemClock::new()),
-            ahead: Arc::new(Ahead::new(ports.store.clone())),
+            ahead: Arc::new(Ahead::new(ports.store())),
             ports,
             grants: Arc::new(grants),
             taping: Taping::Off,

@@ -285,7 +285,7 @@ impl Bed {
             }
         };
         let ports = Ports::new(view, [CHAIN]);
-        ports.store.bind(store);
+        ports.store().bind(store);
         ports.chain(CHAIN).unwrap().bind(Actor::spawn(None, FeedActor, feed.clone()).await.unwrap().0);
         let sources = copies(dir.path(), "bench", "m", modules);
         let admin = Port::new("admin");
@@ -315,7 +315,7 @@ impl Bed {
         })
         .await
         .unwrap();
-        Self { kernel, admin, store: ports.store.clone(), feed, dir }
+        Self { kernel, admin, store: ports.store(), feed, dir }
     }
 }
 

@@ -62,7 +62,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let begun = Arc::new(begun.with_context(|| marks.display().to_string())?);
     let ports = Ports::new(store.clone(), config.chains.iter().map(|chain| chain.chain_id));
     let admin = Port::new("kernel");
-    let mut services = vec![store_service(store, ports.store.clone(), histories.clone())];
+    let mut services = vec![store_service(store, ports.store(), histories.clone())];
     let metrics = ChainMetrics::register(&registry).context("metrics")?;
     let network = Network::new(look_up_of_this_machine(), clock.clone(), &metrics);
     let network: Arc<dyn Dial> = Arc::new(network.with_certificates(Arc::new(super::certificates::check)));
@@ -240,7 +240,7 @@ fn chain_service(
     };
     let (rpc, network, clock, metrics) = (rpc(chain), network.clone(), clock.clone(), metrics.clone());
     let kept = histories.get(&chain.chain_id).cloned();
-    let (headers, history) = (kept.is_some().then(|| ports.store.clone()), kept.unwrap_or_default());
+    let (headers, history) = (kept.is_some().then(|| ports.store()), kept.unwrap_or_default());
     Ok(service(format!("chain:{}", chain.chain_id), port, move |supervisor| {
         let source = match &fixture {
             Some(fixture) => nexum_chain::Source::Mock(fixture.clone()),
@@ -298,7 +298,7 @@ fn gateway_service(
         admin_socket: observability.admin_socket.clone(),
         admin_tcp: observability.admin_listen.0.zip(token).map(|(address, token)| AdminTcp { address, token }),
         admin: admin.clone(),
-        store: ports.store.clone(),
+        store: ports.store(),
         registry: registry.clone(),
         logs,
     };
@@ -321,7 +321,7 @@ fn gateway_service(
 pub(super) fn module_spec(module: &Module) -> ModuleSpec {
     ModuleSpec {
         source: module.source.clone().into(),
-        denied: module.denied.clone(),
+        denied: module.denied.iter().map(ToString::to_string).collect(),
         ceiling: (module.limits != Ceiling::default()).then(|| module.limits.limits()),
         config: module.config.clone(),
         extra_methods: module.extra_methods.clone(),

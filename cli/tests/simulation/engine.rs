@@ -146,7 +146,7 @@ impl Engine {
         }
         let histories = Arc::new(histories);
         let actors = Actors::default();
-        let mut services = vec![actors.service("store", ports.store.clone(), {
+        let mut services = vec![actors.service("store", ports.store(), {
             let (store, histories, started) = (store.clone(), histories.clone(), AtomicBool::new(false));
             move |supervisor| {
                 let (args, histories) = (nexum_store::Args { store: store.clone() }, histories.clone());
@@ -179,7 +179,7 @@ impl Engine {
             config.window_blocks = plan.window_blocks;
             (config.bloom, config.verify) = (plan.bloom, plan.verify);
             let (net, clock, history) = (net.clone(), clock.clone(), histories[index].1.clone());
-            let headers = ports.store.clone();
+            let headers = ports.store();
             let metrics = metrics.clone();
             services.push(actors.service(&format!("chain {}", plan.id), port.clone(), move |supervisor| {
                 let source = nexum_chain::Source::Rpc(config.clone(), Arc::new(net.clone()));

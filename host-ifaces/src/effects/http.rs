@@ -1,6 +1,6 @@
 //! Effects over HTTP: one request with the idempotency key as a header, and what its answer means.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use url::Url;
@@ -9,9 +9,11 @@ use super::kind::{ANSWER_BYTES_MAX, Attempting, EffectKind, Verdict, hex, invali
 use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::outbox::{Effect, HttpEffect},
-    capability::Capability,
     grants::Grants,
-    interfaces::http::port::{self, EgressMsg, Fetch, HEADERS_MAX, Header, KEY_HEADER, Request, Response},
+    interfaces::http::{
+        grant::CAPABILITY as HTTP,
+        port::{self, EgressMsg, Fetch, HEADERS_MAX, Header, KEY_HEADER, Request, Response},
+    },
     secrets,
 };
 
@@ -55,8 +57,8 @@ impl EffectKind for HttpEffect {
     /// It needs a host from the allowlist, as an effect is asked for by that alone, and that the operator does not
     /// withhold `http`.
     fn granted(&self, module: &str, grants: &Grants) -> Result<(), HostError> {
-        if grants.refused().contains(&Capability::Http) {
-            return Err(missing(Capability::Http, module, "effects over HTTP"));
+        if grants.refused().contains(&HTTP) {
+            return Err(missing(HTTP, module, "effects over HTTP"));
         }
         let url = Url::parse(&self.url).map_err(|why| {
             let message = format!("what is given as URL is none: {why}");
@@ -76,7 +78,7 @@ impl EffectKind for HttpEffect {
         }
         let mut headers = self.headers.clone();
         headers.push(key_header(key));
-        port::check(&self.method, &self.url, &headers, self.body.as_deref(), grants.hosts()).map(drop)
+        port::check(&self.method, &self.url, &headers, self.body.as_deref(), &grants.hosts()).map(drop)
     }
 
     async fn attempt(&self, with: &Attempting<'_>) -> Verdict {
@@ -86,7 +88,7 @@ impl EffectKind for HttpEffect {
         let fetch = Box::new(Fetch {
             module: with.module.clone(),
             request,
-            allow: with.grants.hosts().clone(),
+            allow: Arc::new(with.grants.hosts()),
             deadline: with.deadline,
             max_reply_bytes: ANSWER_BYTES_MAX,
             is_effect: true,
@@ -205,7 +207,7 @@ mod tests {
             key: "m/1",
             again: false,
             deadline: Duration::from_secs(10),
-            grants: &Grants::default().with_hosts(Allowlist::new(["a.org".to_owned()])),
+            grants: &Grants::default().with_hosts(&Allowlist::new(["a.org".to_owned()])),
             ports: &ports,
             clock: &SystemClock::new(),
         };
@@ -223,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_send_takes_has_room_for_the_key() {
-        let grants = Grants::default().with_hosts(Allowlist::new(["a.org".to_owned()]));
+        let grants = Grants::default().with_hosts(&Allowlist::new(["a.org".to_owned()]));
         let refusal = |count: usize, value: usize, key: &str| {
             let header = |n: usize| Header { name: format!("x-{n}"), value: "v".repeat(value) };
             let headers = (0..count).map(header).collect();

@@ -8,9 +8,8 @@ use super::kind::{ANSWER_BYTES_MAX, Attempting, EffectKind, Verdict, invalid, mi
 use crate::{
     Hash, HostError, HostErrorKind,
     bindings::nexum::host::outbox::{Effect, RpcEffect},
-    capability::Capability,
     grants::{Grant, Grants},
-    interfaces::chain::port::ChainMsg,
+    interfaces::chain::{grant::CAPABILITY as CHAIN, port::ChainMsg},
     port::Port,
 };
 
@@ -43,8 +42,8 @@ impl EffectKind for RpcEffect {
     }
 
     fn granted(&self, module: &str, grants: &Grants) -> Result<(), HostError> {
-        if grants.get(Capability::Chain) != Some(Grant::Served) {
-            return Err(missing(Capability::Chain, module, "effects over RPC"));
+        if grants.get(CHAIN) != Some(Grant::Served) {
+            return Err(missing(CHAIN, module, "effects over RPC"));
         }
         grants.rpc(module, self.chain_id, &self.method)
     }

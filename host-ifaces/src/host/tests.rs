@@ -68,9 +68,9 @@ fn over(view: Arc<dyn StateView>) -> HostArgs {
         component: Hash::default(),
         limits: Arc::default(),
         clock: Arc::new(SystemClock::new()),
-        ahead: Arc::new(Ahead::new(ports.store.clone())),
+        ahead: Arc::new(Ahead::new(ports.store())),
         ports,
-        grants: Arc::new(Grants::default().with_hosts(Allowlist::new(["a.org".to_owned()]))),
+        grants: Arc::new(Grants::default().with_hosts(&Allowlist::new(["a.org".to_owned()]))),
         taping: Taping::Off,
         quota: Quota::new(100),
     }
@@ -105,7 +105,7 @@ async fn effects_around_a_flush_have_ids_of_their_own_and_the_next_attempt_has_t
     let carried = Arc::new(Mutex::new(Vec::new()));
     let (actor, _) = Actor::spawn(None, Keeps(carried.clone()), ()).await.unwrap();
     let args = args(NoState);
-    args.ports.store.bind(actor.clone());
+    args.ports.store().bind(actor.clone());
     let event = EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) };
     let ids = attempt(&args, &event).await;
     let expected: Vec<String> = (0..3).map(|ordinal| format!("m/{event}/{ordinal}")).collect();
@@ -158,7 +158,7 @@ async fn an_event_that_is_late_because_the_disk_does_not_write_is_not_held_again
     let (actor, _) = Actor::spawn(None, Hangs, ()).await.unwrap();
     let hand = Arc::<Hand>::default();
     let args = HostArgs { clock: hand.clone(), ..args(NoState) };
-    args.ports.store.bind(actor.clone());
+    args.ports.store().bind(actor.clone());
     for (waits, is_at_fault) in [(Duration::from_secs(4), true), (Duration::from_secs(5), false)] {
         let mut host = HostState::new(&args, ModuleRecord::default());
         host.begin(&EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) });

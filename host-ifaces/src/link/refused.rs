@@ -108,7 +108,7 @@ mod tests {
             component: Hash::default(),
             limits: Arc::new(Limits::default()),
             clock: Arc::new(SystemClock::new()),
-            ahead: Arc::new(Ahead::new(ports.store.clone())),
+            ahead: Arc::new(Ahead::new(ports.store())),
             ports,
             grants: Arc::default(),
             taping: Taping::Off,

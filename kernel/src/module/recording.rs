@@ -31,7 +31,7 @@ pub(super) fn keep(shared: &Shared, module: ModuleId, recording: Recording, fail
         Ok(crash) => {
             let crash = Box::new(crash);
             // A store that is away now costs the recording; the failure itself is counted by the supervisor.
-            let _ = shared.ports.store.cast(StoreMsg::PutCrash { module, crash });
+            let _ = shared.ports.store().cast(StoreMsg::PutCrash { module, crash });
         }
         Err(error) => tracing::warn!(module = %name, "the crash is not kept: {error}"),
     }
@@ -101,11 +101,10 @@ impl Plan {
             component: plan.manifest.component,
             limits: (*plan.limits).clone(),
             config: (*plan.config).clone(),
-            served: Capability::ALL.into_iter().filter(served).collect(),
+            served: Capability::all().filter(served).collect(),
             stubs: plan.grants.refused().into_iter().collect(),
             chains: plan.grants.chains().iter().copied().collect(),
-            extra_methods: plan.grants.extra_methods().clone(),
-            allow: (**plan.grants.hosts()).clone(),
+            tables: plan.grants.tables().clone(),
         }
     }
 

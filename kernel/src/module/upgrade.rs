@@ -29,7 +29,7 @@ pub(super) fn host_args(shared: &Shared, plan: &Plan, id: ModuleId) -> HostArgs 
         component: plan.manifest.component,
         limits: plan.limits.clone(),
         clock: shared.clock.clone(),
-        ahead: Arc::new(Ahead::new(shared.ports.store.clone())),
+        ahead: Arc::new(Ahead::new(shared.ports.store())),
         grants: plan.grants.clone(),
         ports: shared.ports.clone(),
         taping: plan.taping(&shared.recordings),

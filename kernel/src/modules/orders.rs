@@ -19,7 +19,7 @@ use crate::{
 
 impl State {
     pub(super) async fn put_health(&self, name: &Arc<str>, health: ModuleHealth) -> Result<(), AdminError> {
-        health::put(&self.shared.ports.store, ORDER_DEADLINE, name, health).await.map_err(AdminError::Unavailable)
+        health::put(&self.shared.ports.store(), ORDER_DEADLINE, name, health).await.map_err(AdminError::Unavailable)
     }
 
     /// Loads a module now. Once that is written it is there after a restart of the engine, too.
@@ -67,7 +67,7 @@ impl State {
             let hint = format!("`nexumctl module unload {name}` first");
             return Err(AdminError::WrongState { module: name, state: slot.phase.name().to_owned(), hint });
         }
-        let purged = self.shared.ports.store.call(ORDER_DEADLINE, |reply| StoreMsg::Purge { name, reply }).await;
+        let purged = self.shared.ports.store().call(ORDER_DEADLINE, |reply| StoreMsg::Purge { name, reply }).await;
         purged.map_err(|error| AdminError::Unavailable(error.to_string()))
     }
 
@@ -208,7 +208,7 @@ impl State {
 
     pub(super) async fn stored_health(&self, name: &Arc<str>) -> Result<ModuleHealth, AdminError> {
         let opened =
-            self.shared.ports.store.call(ORDER_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await;
+            self.shared.ports.store().call(ORDER_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await;
         match opened {
             Ok(Ok(info)) => Ok(info.health),
             Ok(Err(error)) => Err(AdminError::Unavailable(error.to_string())),

@@ -24,7 +24,7 @@ impl State {
         };
         let newest =
             |reply| StoreMsg::JournalPage { name: name.to_string(), start: JournalStart::Newest, limit: 1, reply };
-        let page = match self.shared.ports.store.call(ORDER_DEADLINE, newest).await {
+        let page = match self.shared.ports.store().call(ORDER_DEADLINE, newest).await {
             Ok(Ok(page)) => page,
             // Nothing is there to be handed over.
             Ok(Err(StoreError::UnknownModule(_))) => return Ok(()),

@@ -57,7 +57,7 @@ impl Courier {
         let (module, id, at) = (live.module, live.id.clone(), live.at);
         let now_ms = self.clock.now_ms();
         let asked = |reply| StoreMsg::Outbox(OutboxRequest::Release { module, id, at, now_ms, reply });
-        let (entry, progress, again) = match flat(self.ports.store.call(STORE_DEADLINE, asked).await) {
+        let (entry, progress, again) = match flat(self.ports.store().call(STORE_DEADLINE, asked).await) {
             Ok(Released::Now { entry, progress, again }) => (entry, progress, again),
             Ok(Released::Ended | Released::Gone) => return Done::Gone,
             Err(error) => return Done::Trouble(error, None),
@@ -116,7 +116,7 @@ impl Courier {
         progress.next_attempt_ms = next;
         let (module, id, known) = (live.module, live.id.clone(), progress.clone());
         let asked = |reply| StoreMsg::Outbox(OutboxRequest::Attempted { module, id, progress: known, reply });
-        match flat(self.ports.store.call(STORE_DEADLINE, asked).await) {
+        match flat(self.ports.store().call(STORE_DEADLINE, asked).await) {
             Ok(()) => {}
             // At worst the count starts lower after a crash.
             Err(error) => tracing::debug!("an attempt was not counted: {error}"),
@@ -145,7 +145,7 @@ impl Courier {
             status,
         });
         let asked = |reply| StoreMsg::Outbox(OutboxRequest::End { end, reply });
-        match flat(self.ports.store.call(STORE_DEADLINE, asked).await) {
+        match flat(self.ports.store().call(STORE_DEADLINE, asked).await) {
             Ok(()) => Done::Ended(how),
             Err(error) => Done::Trouble(error, Some(progress)),
         }

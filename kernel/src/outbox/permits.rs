@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use nexum_host_ifaces::{capability::Capability, grants::Grant};
+use nexum_host_ifaces::{grants::Grant, interfaces::outbox::CAPABILITY};
 
 use crate::load::Plan;
 
@@ -28,7 +28,7 @@ impl Permits {
     /// The plan of a module that is loaded and granted the outbox. Effects of any other wait.
     pub fn get(&self, module: &str) -> Option<Arc<Plan>> {
         let plans = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        plans.get(module).filter(|plan| plan.grants.get(Capability::Outbox) == Some(Grant::Served)).cloned()
+        plans.get(module).filter(|plan| plan.grants.get(CAPABILITY) == Some(Grant::Served)).cloned()
     }
 
     pub fn all(&self) -> Vec<(Arc<str>, Arc<Plan>)> {

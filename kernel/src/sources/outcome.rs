@@ -6,6 +6,7 @@ use nexum_host_ifaces::{
     capability::Capability,
     event::{Cursor, Part, SourceId},
     grants::Grant,
+    interfaces::outbox::CAPABILITY,
     outbox,
     port::PortError,
 };
@@ -24,7 +25,7 @@ pub(crate) struct OutcomeSource {
 
 fn given(asked: &[Capability]) -> Option<Box<dyn Source>> {
     let source = || -> Box<dyn Source> { Box::new(OutcomeSource { id: SourceId::new(outbox::SOURCE) }) };
-    asked.contains(&Capability::Outbox).then(source)
+    asked.contains(&CAPABILITY).then(source)
 }
 
 impl Source for OutcomeSource {
@@ -33,7 +34,7 @@ impl Source for OutcomeSource {
     }
 
     fn is_served(&self, reach: &Reach<'_>) -> bool {
-        reach.grants.get(Capability::Outbox) == Some(Grant::Served)
+        reach.grants.get(CAPABILITY) == Some(Grant::Served)
     }
 
     fn pull(&self, reach: &Reach<'_>, pull: Pull) -> Result<(), PortError> {
@@ -70,9 +71,11 @@ impl Source for OutcomeSource {
 mod tests {
     use std::collections::BTreeSet;
 
-    use nexum_host_ifaces::grants::{Asked, Grants};
-
-    use nexum_host_ifaces::ports::Ports;
+    use nexum_host_ifaces::{
+        grants::{Asked, Grants},
+        interfaces::{chain::CAPABILITY as CHAIN, logging::CAPABILITY as LOGGING},
+        ports::Ports,
+    };
 
     use super::*;
     use crate::sources::source::Outcomes;
@@ -91,15 +94,15 @@ mod tests {
 
     #[test]
     fn it_is_there_for_whoever_asks_for_the_outbox_and_served_where_the_outbox_is() {
-        assert!(given(&[Capability::Logging, Capability::Chain]).is_none());
-        let source = given(&[Capability::Logging, Capability::Outbox]).unwrap();
+        assert!(given(&[LOGGING, CHAIN]).is_none());
+        let source = given(&[LOGGING, CAPABILITY]).unwrap();
         assert_eq!(source.id().as_str(), "outbox");
         let is_served = |denied: &[Capability]| {
-            let asked = Asked { required: &[], optional: &[Capability::Outbox] };
-            let provided = BTreeSet::from([Capability::Outbox]);
+            let asked = Asked { required: &[], optional: &[CAPABILITY] };
+            let provided = BTreeSet::from([CAPABILITY]);
             let grants = Grants::decide(asked, &provided, &denied.iter().copied().collect()).unwrap();
             source.is_served(&Reach { ports: &Ports::unbound([]), grants: &grants, outcomes: &Nobody })
         };
-        assert!(is_served(&[]) && !is_served(&[Capability::Outbox]));
+        assert!(is_served(&[]) && !is_served(&[CAPABILITY]));
     }
 }

@@ -1,12 +1,37 @@
 //! What of a chain a module may ask: the chains that it is granted, the methods that only read, and those beyond them that
 //! its manifest asks for and the operator allows.
 
+use std::collections::BTreeSet;
+
 use crate::{
     HostError, HostErrorKind,
     bounded::{NAME_BYTES_MAX, cut},
+    capability::Capability,
     grants::Grants,
-    interfaces::chain::port::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN},
+    interfaces::{
+        chain::port::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN},
+        table::Key,
+    },
 };
+
+pub const CAPABILITY: Capability = Capability::named("chain");
+
+/// The key of the methods beyond the standard ones.
+pub const EXTRA_METHODS: &str = "extra_methods";
+
+pub(super) const TABLE: &[Key] = &[Key {
+    name: EXTRA_METHODS,
+    is_required: false,
+    entries_max: 64,
+    entry_bytes_max: 64,
+    read: |method| Ok(method.to_owned()),
+}];
+
+/// The methods that one module may call and another one may not.
+pub(super) fn beyond(grants: &Grants, other: &Grants) -> Vec<String> {
+    let all = |grants: &Grants| grants.extra_methods().iter().cloned().collect::<BTreeSet<_>>();
+    all(grants).difference(&all(other)).map(|method| format!("method {method}")).collect()
+}
 
 /// The methods that every module with a chain may call.
 const READ_METHODS: &[&str] = &[
@@ -32,6 +57,17 @@ const READ_METHODS: &[&str] = &[
 ];
 
 impl Grants {
+    /// With the methods beyond the standard ones that are both asked for and allowed.
+    pub fn with_extra_methods(self, extra_methods: impl IntoIterator<Item = String>) -> Self {
+        let tables = self.tables().clone().with(CAPABILITY, EXTRA_METHODS, extra_methods);
+        self.with_tables(tables)
+    }
+
+    /// The methods that the module may call besides those that every module may.
+    pub fn extra_methods(&self) -> &[String] {
+        self.tables().list(CAPABILITY, EXTRA_METHODS).map_or(&[], |methods| methods)
+    }
+
     /// Whether the module may ask this of this chain.
     ///
     /// # Errors
@@ -58,7 +94,7 @@ impl Grants {
     /// # Errors
     /// `denied` (−32601).
     pub fn method(&self, method: &str) -> Result<(), HostError> {
-        if READ_METHODS.contains(&method) || self.extra_methods().contains(method) {
+        if READ_METHODS.contains(&method) || self.extra_methods().iter().any(|extra| extra == method) {
             return Ok(());
         }
         let message = format!("method {} is not available to modules", cut(method, NAME_BYTES_MAX));

@@ -4,12 +4,44 @@
 use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-use crate::{HostError, HostErrorKind};
+use crate::{HostError, HostErrorKind, capability::Capability, grants::Grants, interfaces::table::Key};
+
+pub const CAPABILITY: Capability = Capability::named("http");
+
+/// The key of the allowlist.
+pub const ALLOW: &str = "allow";
+
+pub(super) const TABLE: &[Key] = &[Key {
+    name: ALLOW,
+    is_required: true,
+    entries_max: 256,
+    // The longest name that DNS has is 253 bytes; `*.` goes before it.
+    entry_bytes_max: 255,
+    read: pattern,
+}];
+
+/// The hosts that one module may reach and another one may not.
+pub(super) fn beyond(grants: &Grants, other: &Grants) -> Vec<String> {
+    grants.hosts().beyond(&other.hosts()).into_iter().map(|host| format!("host `{host}`")).collect()
+}
+
+impl Grants {
+    /// With these hosts, as a manifest names them.
+    pub fn with_hosts(self, hosts: &Allowlist) -> Self {
+        let tables = self.tables().clone().with(CAPABILITY, ALLOW, hosts.0.iter().cloned());
+        self.with_tables(tables)
+    }
+
+    /// The hosts that requests may go to.
+    pub fn hosts(&self) -> Allowlist {
+        Allowlist(self.tables().list(CAPABILITY, ALLOW).cloned().unwrap_or_default())
+    }
+}
 
 /// What a part of a host's name between two dots may have, and the whole name, as DNS has it.
 const LABEL_BYTES_MAX: usize = 63;
@@ -92,8 +124,8 @@ fn meant(text: &str) -> Option<String> {
 }
 
 /// The hosts that a manifest allows: exact names, or `*.suffix`, which leaves out the suffix itself. Any port.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Allowlist(Vec<String>);
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Allowlist(Arc<[String]>);
 
 impl Allowlist {
     /// The list of these patterns, each as `pattern` answers it.
@@ -120,7 +152,7 @@ impl Allowlist {
         let covers = |wide: &str, pattern: &str| match wide.strip_prefix('*') {
             // The suffix that a narrower pattern leaves out is one that the wider one has.
             Some(suffix) if pattern.starts_with('*') => pattern.ends_with(suffix),
-            Some(_) => Host::parse(pattern).is_ok_and(|host| Self(vec![wide.to_owned()]).allows(&borrowed(&host))),
+            Some(_) => Host::parse(pattern).is_ok_and(|host| Self::new([wide.to_owned()]).allows(&borrowed(&host))),
             None => wide == pattern,
         };
         let known = |pattern: &&str| !other.0.iter().any(|wide| covers(wide, pattern));

@@ -1,6 +1,6 @@
 //! What a guest calls of `http`: requests to hosts that its grants allow.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     HostError,
@@ -15,14 +15,14 @@ impl http::Host for Call {
         let carried = weight(&request.headers, request.body.as_deref().unwrap_or_default());
         self.take(request.method.len() + request.url.len() + carried);
         self.count("http")?;
-        check(&request.method, &request.url, &request.headers, request.body.as_deref(), self.grants().hosts())?;
+        check(&request.method, &request.url, &request.headers, request.body.as_deref(), &self.grants().hosts())?;
         let limit = self.limits().host_call_deadline;
         let deadline = request.timeout_ms.map_or(limit, |ms| limit.min(Duration::from_millis(ms.into())));
         let asked = self.ask("http.fetch", &request);
         let fetch = Box::new(Fetch {
             module: self.module().clone(),
             request,
-            allow: self.grants().hosts().clone(),
+            allow: Arc::new(self.grants().hosts()),
             deadline,
             max_reply_bytes: self.limits().max_reply_bytes,
             is_effect: false,
