@@ -12,7 +12,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nexum_host_ifaces::{grants::Capability, link::SERVABLE, secrets};
+use nexum_host_ifaces::{
+    interfaces::{
+        http::{CAPABILITY as HTTP, grant::ALLOW},
+        servable,
+    },
+    secrets,
+};
 use nexum_kernel::manifest::{Manifest, ManifestError, text};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};
@@ -45,8 +51,8 @@ pub fn package(manifest_dir: &Path, component: &Path, out: &Path) -> anyhow::Res
     // The check that an engine makes, so that a bundle that is made can be loaded.
     let checked = Manifest::parse(&filled, &manifest, &crate::wire::schedule_check())
         .map_err(|error| as_written(error, &text, &filled))?;
-    if let Some(missing) = checked.required.iter().find(|capability| !SERVABLE.contains(capability)) {
-        let served: Vec<_> = SERVABLE.iter().map(|capability| capability.name()).collect();
+    if let Some(missing) = checked.required.iter().find(|capability| !servable().any(|served| served == **capability)) {
+        let served: Vec<_> = servable().map(|capability| capability.name()).collect();
         bail!(
             "{}: capability `{missing}` is required but this version provides no such service: it has {}; what is listed \
              as optional may be missing",
@@ -55,7 +61,7 @@ pub fn package(manifest_dir: &Path, component: &Path, out: &Path) -> anyhow::Res
         );
     }
     // An engine runs it, and refuses every request.
-    if checked.required.contains(&Capability::Http) && checked.allow.is_empty() {
+    if checked.required.contains(&HTTP) && checked.list(HTTP, ALLOW).is_empty() {
         bail!(
             "{}: capability `http` is required, but no host is allowed: add [capabilities.http] with such as allow = \
              [\"api.example.org\"]",

@@ -11,7 +11,8 @@ use std::{
 
 use crate::{
     port::{Pending, Port, PortError},
-    store::{EventUnit, StoreError, StoreMsg},
+    state::StoreError,
+    store::{EventUnit, StoreMsg},
 };
 
 /// Most units in one message.

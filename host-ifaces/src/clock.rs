@@ -1,10 +1,8 @@
-//! Time as modules and the kernel see it: an injected clock, and the `clock` interface over it.
+//! Time as modules and the kernel see it: an injected clock.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
-
-use crate::{bindings::nexum::host::clock, host::HostState};
 
 /// The only source of time. Tests and simulations inject their own.
 pub trait Clock: Send + Sync + 'static {
@@ -49,17 +47,5 @@ impl Clock for SystemClock {
     fn thread_ns(&self) -> u64 {
         let used = clock_gettime(ClockId::ThreadCPUTime);
         u64::try_from(used.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(used.tv_nsec).unwrap_or(0)
-    }
-}
-
-impl clock::Host for HostState {
-    fn now_ms(&mut self) -> wasmtime::Result<u64> {
-        self.count_or_trap("clock")?;
-        Ok(self.tape.time(|| self.clock.now_ms()))
-    }
-
-    fn monotonic_ns(&mut self) -> wasmtime::Result<u64> {
-        self.count_or_trap("clock")?;
-        Ok(self.tape.time(|| self.clock.monotonic_ns()))
     }
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{SourceId, Subscriber};
+use crate::{
+    event::{SourceId, Subscriber},
+    ports::Service,
+};
 
 /// When a schedule fires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +65,10 @@ pub enum CronMsg {
     Status(RpcReplyPort<CronStatus>),
     /// The actor's own timer; from anyone else it changes nothing.
     Wake,
+}
+
+impl Service for CronMsg {
+    const NAME: &'static str = "cron";
 }
 
 /// The first time after the given one at which a schedule fires, milliseconds; none when it fires no more.

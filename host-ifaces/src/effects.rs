@@ -31,10 +31,21 @@ mod tests {
     use crate::{
         HostErrorKind,
         bindings::nexum::host::outbox::{HttpEffect, MessageEffect, RpcEffect, TransactionEffect},
-        chain::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN},
-        grants::{Asked, Capability, GrantError, Grants},
-        http::{Allowlist, Header},
+        capability::Capability,
+        grants::{Asked, GrantError, Grants},
+        interfaces::{
+            chain::{
+                grant::CAPABILITY as CHAIN,
+                port::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN},
+            },
+            http::{
+                grant::{Allowlist, CAPABILITY as HTTP},
+                port::Header,
+            },
+        },
     };
+
+    const LOGGING: Capability = Capability::named("logging");
 
     fn rpc(chain_id: u64, method: &str) -> Effect {
         Effect::Rpc(RpcEffect { chain_id, method: method.into(), params: "[]".into() })
@@ -56,17 +67,16 @@ mod tests {
 
     #[test]
     fn an_effect_reaches_what_a_call_reaches() {
-        use Capability::*;
         let decide = |required: &[Capability], optional: &[Capability], denied: &[Capability]| {
-            let provided = BTreeSet::from([Chain, Logging]);
+            let provided = BTreeSet::from([CHAIN, LOGGING]);
             Grants::decide(Asked { required, optional }, &provided, &denied.iter().copied().collect())
         };
         let refusal = |grants: Result<Grants, GrantError>, effect: &Effect| {
             let grants = grants.unwrap().with_chains([1]).with_extra_methods(["eth_sendRawTransaction".to_owned()]);
-            let grants = grants.with_hosts(Allowlist::new(["a.org".to_owned()]));
+            let grants = grants.with_hosts(&Allowlist::new(["a.org".to_owned()]));
             of(effect).granted("m", &grants).map_err(|error| (error.kind, error.code, error.message))
         };
-        let granted = || decide(&[Chain], &[], &[]);
+        let granted = || decide(&[CHAIN], &[], &[]);
         let send = rpc(1, "eth_sendRawTransaction");
         assert_eq!(refusal(granted(), &send), Ok(()));
         let denied = refusal(granted(), &rpc(1, "eth_sign")).unwrap_err();
@@ -74,7 +84,7 @@ mod tests {
         let unknown = refusal(granted(), &rpc(2, "eth_call")).unwrap_err();
         assert!(matches!(unknown, (HostErrorKind::Unsupported, CODE_UNKNOWN_CHAIN, _)), "{unknown:?}");
         // Not asked for, and asked for but denied by the operator.
-        for without in [decide(&[], &[], &[]), decide(&[], &[Chain], &[Chain])] {
+        for without in [decide(&[], &[], &[]), decide(&[], &[CHAIN], &[CHAIN])] {
             let (kind, _, message) = refusal(without, &send).unwrap_err();
             let expected = "capability `chain` is not granted to module m, and effects over RPC need it";
             assert_eq!((kind, message.as_str()), (HostErrorKind::Unsupported, expected));
@@ -82,7 +92,7 @@ mod tests {
 
         assert_eq!(refusal(granted(), &post("https://a.org/x")), Ok(()));
         assert!(matches!(refusal(granted(), &post("https://b.org")), Err((HostErrorKind::Denied, ..))));
-        let withheld = refusal(decide(&[], &[], &[Http]), &post("https://a.org/x")).unwrap_err();
+        let withheld = refusal(decide(&[], &[], &[HTTP]), &post("https://a.org/x")).unwrap_err();
         assert!(withheld.2.starts_with("capability `http` is not granted to module m"), "{withheld:?}");
     }
 

@@ -4,16 +4,9 @@
 //! Invariant: whatever leaves for a module is held against its grants, by a call now or by an effect later, and nothing
 //! else decides. The interfaces among them are decided by linking; `rpc`, `hosts` and `refused` answer for the rest.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
-pub use nexum_records::capability::Capability;
-
-use crate::{
-    HostError, HostErrorKind,
-    bounded::{NAME_BYTES_MAX, cut},
-    chain::{CODE_METHOD_DENIED, CODE_UNKNOWN_CHAIN, READ_METHODS},
-    http::Allowlist,
-};
+use crate::{capability::Capability, interfaces::table::Tables};
 
 /// How a module reaches one capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,8 +40,8 @@ pub struct Grants {
     /// What the operator withholds, whether or not it was asked for.
     withheld: BTreeSet<Capability>,
     chains: BTreeSet<u64>,
-    extra_methods: BTreeSet<String>,
-    hosts: Arc<Allowlist>,
+    /// What its manifest says about interfaces, as far as the operator lets it.
+    tables: Tables,
 }
 
 /// Why a required capability is missing.
@@ -98,14 +91,9 @@ impl Grants {
         Self { chains: chains.into_iter().collect(), ..self }
     }
 
-    /// With the methods beyond the standard ones that are both asked for and allowed.
-    pub fn with_extra_methods(self, extra_methods: impl IntoIterator<Item = String>) -> Self {
-        Self { extra_methods: extra_methods.into_iter().collect(), ..self }
-    }
-
-    /// With the hosts that the manifest names.
-    pub fn with_hosts(self, hosts: Allowlist) -> Self {
-        Self { hosts: Arc::new(hosts), ..self }
+    /// With what the manifest says about interfaces.
+    pub fn with_tables(self, tables: Tables) -> Self {
+        Self { tables, ..self }
     }
 
     pub fn interfaces(&self) -> &Interfaces {
@@ -121,62 +109,14 @@ impl Grants {
         &self.chains
     }
 
-    pub fn extra_methods(&self) -> &BTreeSet<String> {
-        &self.extra_methods
-    }
-
-    pub fn hosts(&self) -> &Arc<Allowlist> {
-        &self.hosts
+    pub fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     /// Capabilities that answer `unsupported`: stubs, and what the operator withholds besides.
     pub fn refused(&self) -> BTreeSet<Capability> {
         let stubs = self.interfaces.0.iter().filter(|(_, grant)| *grant == Grant::Stub);
         stubs.map(|(capability, _)| *capability).chain(self.withheld.iter().copied()).collect()
-    }
-
-    /// Whether the module may ask this of this chain.
-    ///
-    /// # Errors
-    /// `unsupported` (−32002) for a chain that is not granted, `denied` (−32601) for a method.
-    pub fn rpc(&self, module: &str, chain_id: u64, method: &str) -> Result<(), HostError> {
-        self.chain(module, chain_id)?;
-        self.method(method)
-    }
-
-    /// Whether the module may ask anything of this chain.
-    ///
-    /// # Errors
-    /// `unsupported` (−32002).
-    pub fn chain(&self, module: &str, chain_id: u64) -> Result<(), HostError> {
-        if self.chains.contains(&chain_id) {
-            return Ok(());
-        }
-        let message = format!("chain {chain_id} is not available to module {module}");
-        Err(HostError::new("chain", HostErrorKind::Unsupported, message).with_code(CODE_UNKNOWN_CHAIN))
-    }
-
-    /// Whether the module may call this method, on any chain.
-    ///
-    /// # Errors
-    /// `denied` (−32601).
-    pub fn method(&self, method: &str) -> Result<(), HostError> {
-        if READ_METHODS.contains(&method) || self.extra_methods.contains(method) {
-            return Ok(());
-        }
-        let message = format!("method {} is not available to modules", cut(method, NAME_BYTES_MAX));
-        Err(HostError::new("chain", HostErrorKind::Denied, message).with_code(CODE_METHOD_DENIED))
-    }
-
-    /// What these grants reach and others do not, in words.
-    pub fn beyond(&self, other: &Self) -> Vec<String> {
-        let served = |grants: &Self, capability| grants.get(capability) == Some(Grant::Served);
-        let capabilities = Capability::ALL.into_iter().filter(|c| served(self, *c) && !served(other, *c));
-        let mut beyond: Vec<_> = capabilities.map(|capability| format!("capability `{capability}`")).collect();
-        beyond.extend(self.chains.difference(&other.chains).map(|chain| format!("chain {chain}")));
-        beyond.extend(self.extra_methods.difference(&other.extra_methods).map(|method| format!("method {method}")));
-        beyond.extend(self.hosts.beyond(&other.hosts).into_iter().map(|host| format!("host `{host}`")));
-        beyond
     }
 }
 
@@ -197,20 +137,25 @@ impl Ord for Grant {
 mod tests {
     use super::*;
 
+    const CHAIN: Capability = Capability::named("chain");
+    const CLOCK: Capability = Capability::named("clock");
+    const HTTP: Capability = Capability::named("http");
+    const IDENTITY: Capability = Capability::named("identity");
+    const LOGGING: Capability = Capability::named("logging");
+
     fn decide(required: &[Capability], optional: &[Capability], denied: &[Capability]) -> Result<Grants, GrantError> {
-        let provided = BTreeSet::from([Capability::Chain, Capability::Logging]);
+        let provided = BTreeSet::from([CHAIN, LOGGING]);
         Grants::decide(Asked { required, optional }, &provided, &denied.iter().copied().collect())
     }
 
     #[test]
     fn required_must_be_had_and_optional_becomes_a_stub() {
-        use Capability::*;
-        assert_eq!(decide(&[Identity], &[], &[]), Err(GrantError::NotProvided(Identity)));
-        assert_eq!(decide(&[Chain], &[], &[Chain]), Err(GrantError::Denied(Chain)));
-        let grants = decide(&[Chain], &[Logging, Http, Chain], &[Logging]).unwrap();
-        assert_eq!(grants.get(Chain), Some(Grant::Served));
-        assert_eq!(grants.get(Logging), Some(Grant::Stub));
-        assert_eq!(grants.get(Http), Some(Grant::Stub));
-        assert_eq!(grants.get(Clock), None);
+        assert_eq!(decide(&[IDENTITY], &[], &[]), Err(GrantError::NotProvided(IDENTITY)));
+        assert_eq!(decide(&[CHAIN], &[], &[CHAIN]), Err(GrantError::Denied(CHAIN)));
+        let grants = decide(&[CHAIN], &[LOGGING, HTTP, CHAIN], &[LOGGING]).unwrap();
+        assert_eq!(grants.get(CHAIN), Some(Grant::Served));
+        assert_eq!(grants.get(LOGGING), Some(Grant::Stub));
+        assert_eq!(grants.get(HTTP), Some(Grant::Stub));
+        assert_eq!(grants.get(CLOCK), None);
     }
 }

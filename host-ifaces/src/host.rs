@@ -1,142 +1,73 @@
-//! What one module's Store holds: its overlay, its ports, its limits, and the WASI context.
+//! What one module's Store holds: what its calls have at hand, the unit of its event, and the WASI context.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use wasmtime::component::ResourceTable;
+use wasmtime::{CallHook, Store, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, sockets::WasiSocketsView as _};
 
+pub use self::args::HostArgs;
+pub use crate::call::Usage;
 use crate::{
-    Hash, HostError, HostErrorKind,
-    ahead::Ahead,
+    HostError,
     bindings::nexum::host::types,
-    chain::ChainMsg,
+    call::Call,
     clock::Clock,
     event::{Cursor, EventId, SourceId},
-    grants::Grants,
-    http::EgressMsg,
-    ledger::{Ledger, Outcome},
-    limits::{Limits, MemoryLimiter, Meter},
-    local_store::Overlay,
-    logging::LogBudget,
-    outbox::{Drafts, Quota},
-    port::Port,
-    recording::{RecordedBytes, Tape, Taping},
-    store::{EventUnit, JournalEntry, ModuleId, ModuleRecord, StateView, UnitKind},
-    wasi::{Lookups, Polls, RESOURCES_MAX, Stdio, WasiTape},
+    limits::{CALL_BYTES_MAX, HANDLES_MAX, MemoryLimiter},
+    recording::{Captured, Session, meter::RecordedBytes},
+    state::StateView,
+    store::{EventUnit, ModuleRecord, UnitKind},
+    unit::{Unit, drafts::Drafts},
+    wasi::{Polls, RESOURCES_MAX, lookups::Lookups, stdio::Stdio, tape::WasiTape},
 };
 
-/// Everything a module's Store is built from; shared by every instance of the module.
-#[derive(Clone)]
-pub struct HostArgs {
-    pub module: Arc<str>,
-    pub id: ModuleId,
-    pub component: Hash,
-    pub limits: Arc<Limits>,
-    pub clock: Arc<dyn Clock>,
-    pub ahead: Arc<Ahead>,
-    pub view: Arc<dyn StateView>,
-    pub grants: Arc<Grants>,
-    /// The ports of the chains that are granted.
-    pub chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
-    /// Whether what the guest sees of the world is recorded, or comes from a recording.
-    pub taping: Taping,
-    pub egress: Port<EgressMsg>,
-    pub quota: Arc<Quota>,
-}
-
-/// What the log lines of the event at hand carry.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct EventLabel {
-    pub kind: &'static str,
-    pub chain_id: Option<u64>,
-    pub block: Option<u64>,
-}
-
-/// What one event used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    pub host_calls: u64,
-    pub log_lines_dropped: u64,
-}
+pub mod args;
 
 /// The data of one module's Store.
 pub struct HostState {
-    pub(crate) module: Arc<str>,
-    pub(crate) limits: Arc<Limits>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ahead: Arc<Ahead>,
-    pub(crate) chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
-    pub(crate) grants: Arc<Grants>,
-    pub(crate) egress: Port<EgressMsg>,
-    pub(crate) quota: Arc<Quota>,
-    pub(crate) drafts: Drafts,
-    /// The event that effects are named after: the one at hand, or the one that a retried dead letter holds.
-    pub(crate) origin: Option<EventId>,
-    pub(crate) overlay: Overlay,
-    pub(crate) ledger: Ledger,
-    /// The event at hand, until its unit is sealed. The start of an instance belongs to `init`.
-    pub(crate) event_id: Option<EventId>,
-    pub(crate) event_label: EventLabel,
-    pub(crate) log_budget: LogBudget,
-    pub(crate) usage: Usage,
-    pub(crate) meter: Arc<Meter>,
+    call: Call,
+    unit: Unit,
+    drafts: Drafts,
     stdio: Stdio,
-    /// State bytes and last unit when the call at hand began.
-    began: (u64, u64),
-    pub(crate) tape: Tape,
-    pub(crate) wasi_tape: WasiTape,
-    poisoned: Option<String>,
+    wasi_tape: WasiTape,
     /// When the guest was called, monotonic nanoseconds.
     called_ns: u64,
-    /// Since when the guest waits for a flush to be written, monotonic nanoseconds.
-    pub(crate) flushing_since_ns: Option<u64>,
-    /// `flush` changes nothing: the writes wait for the end of the event.
-    pub(crate) flushes_held: bool,
+    clock: Arc<dyn Clock>,
     memory: MemoryLimiter,
     wasi: WasiCtx,
     table: ResourceTable,
 }
 
+/// Holds a fresh Store to the bounds of its module, but for fuel and the epoch, which belong to each call.
+pub fn bound(store: &mut Store<HostState>) {
+    store.limiter(|state| state.memory());
+    store.set_hostcall_fuel(CALL_BYTES_MAX);
+    store.set_max_component_handles(HANDLES_MAX);
+    // Whatever the function answers, the guest does not go on when the event has cost too much.
+    store.call_hook(|context, hook| match hook {
+        CallHook::ReturningFromHost => context.data().call.may_go_on(),
+        CallHook::CallingHost | CallHook::CallingWasm | CallHook::ReturningFromWasm => Ok(()),
+    });
+}
+
 impl HostState {
     /// The state of a fresh Store, over what is committed.
     pub fn new(args: &HostArgs, record: ModuleRecord) -> Self {
-        let meter = Arc::<Meter>::default();
-        let mut overlay = Overlay::new(args.view.clone(), args.id, record.state_bytes, args.limits.max_state_bytes);
-        let recorded = RecordedBytes::of(&args.taping);
-        if !matches!(args.taping, Taping::Off) {
-            overlay = overlay.noting(&recorded);
-        }
+        let recorded = RecordedBytes::of(args.taping.pool());
+        let call = Call::new(args, &recorded);
         let wasi_tape = WasiTape::new(&args.taping, &recorded);
-        let stdio = Stdio::new(&args.module, &args.clock, &meter, &wasi_tape);
+        let stdio = Stdio::new(&args.module, &args.clock, call.meter(), &wasi_tape);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         Self {
-            module: args.module.clone(),
-            limits: args.limits.clone(),
-            clock: args.clock.clone(),
-            ahead: args.ahead.clone(),
-            chains: args.chains.clone(),
-            grants: args.grants.clone(),
-            egress: args.egress.clone(),
-            quota: args.quota.clone(),
-            drafts: Drafts::default(),
-            origin: None,
-            overlay,
-            ledger: Ledger { module: args.id, component: args.component, record: record.clone() },
-            event_id: Some(EventId::Init),
-            event_label: EventLabel::default(),
-            log_budget: LogBudget::new(args.clock.monotonic_ns()),
-            usage: Usage::default(),
-            began: (record.state_bytes, record.seq),
-            tape: Tape::new(&args.taping, &recorded),
-            poisoned: None,
+            unit: Unit::new(args, record, &recorded),
+            drafts: Drafts::new(&args.quota),
             called_ns: args.clock.monotonic_ns(),
-            flushing_since_ns: None,
-            flushes_held: false,
+            clock: args.clock.clone(),
             memory: MemoryLimiter::new(args.limits.max_memory_bytes),
-            wasi: crate::wasi::context(&args.clock, &meter, &stdio, &wasi_tape),
+            wasi: crate::wasi::context(&args.clock, call.meter(), &stdio, &wasi_tape),
             wasi_tape,
-            meter,
+            call,
             stdio,
             table,
         }
@@ -144,25 +75,13 @@ impl HostState {
 
     /// Begins an event: its label goes into log lines, its id into the journal, and the counters start at zero.
     pub fn begin(&mut self, id: &EventId) {
-        let block = id.block();
-        self.event_label = EventLabel {
-            kind: id.kind(),
-            chain_id: block.map(|(chain, _)| chain),
-            block: block.map(|(_, number)| number),
-        };
-        self.event_id = Some(id.clone());
-        self.flushing_since_ns = None;
-        self.began = (self.overlay.used_bytes(), self.ledger.record.seq);
+        self.call.begin(id);
+        self.unit.begin(id);
         // What the start of the instance saw belongs to `init`.
         if *id != EventId::Init {
-            self.tape.begin();
             self.wasi_tape.begin();
-            self.overlay.begin();
         }
-        self.origin = Some(id.clone());
-        self.drafts.clear();
-        self.usage = Usage::default();
-        self.meter.reset();
+        self.drafts.begin(id);
     }
 
     /// The call of the guest is over: a line that it printed without an end is printed. Answers the last that it said on
@@ -173,7 +92,7 @@ impl HostState {
 
     /// The event at hand is another one delivered again; its effects have that one's ids.
     pub fn stand_for(&mut self, origin: &EventId) {
-        self.origin = Some(origin.clone());
+        self.drafts.stand_for(origin);
     }
 
     /// Makes the unit that ends the event at hand from the overlay. The caller then calls `send`.
@@ -183,32 +102,7 @@ impl HostState {
     /// would take a chain or the outbox back: a source goes on from where its module stands, a rewind begins with a fresh
     /// state, and only a reorg leads back.
     pub fn seal(&mut self, kind: UnitKind, moved: Option<(SourceId, Cursor)>, fuel: u64) -> EventUnit {
-        let Some(event) = self.event_id.take() else { panic!("a unit is sealed, and no event is at hand") };
-        let unit = self.ledger.seal(Outcome {
-            kind,
-            event,
-            moved,
-            at_ms: self.clock.now_ms(),
-            fuel,
-            changes: self.overlay.take_changes(),
-            state_bytes: self.overlay.used_bytes(),
-            effects: self.drafts.take(),
-        });
-        let JournalEntry { event, cursor_before, cursor, .. } = &unit.entry;
-        assert!(
-            !unit.entry.goes_back(),
-            "{event} would take its source back from {cursor_before:?} to {cursor:?}, which only a reorg may"
-        );
-        unit
-    }
-
-    /// The event that a guest which runs is called for.
-    ///
-    /// # Panics
-    /// When there is none: a guest runs only between the beginning of an event and its unit.
-    pub(crate) fn event_at_hand(&self) -> EventId {
-        let Some(event) = &self.event_id else { panic!("a guest runs, and no event is at hand") };
-        event.clone()
+        self.unit.seal(kind, moved, self.clock.now_ms(), fuel, self.drafts.take())
     }
 
     /// Puts the unit on its way: the next one follows its record. When it is not committed after all, this state must
@@ -218,36 +112,27 @@ impl HostState {
     /// When the unit does not follow the one sent before: what is sealed is sent before anything else is. The journal
     /// would have a gap, or name a unit that there never was.
     pub fn send(&mut self, unit: EventUnit) {
-        let (last, entry) = (&self.ledger.record, &unit.entry);
-        assert!(
-            entry.seq == last.seq + 1 && entry.previous == last.journal && unit.record.seq == entry.seq,
-            "unit {} does not follow unit {}, which was sent before it",
-            entry.seq,
-            last.seq
-        );
-        self.ledger.adopt(unit.record.clone());
-        self.overlay.unit_sent(unit.entry.seq, &unit.changes);
-        self.ahead.push(unit);
+        self.unit.send(unit);
     }
 
     /// Every unit sent is committed, and no call is at hand.
     pub fn settled(&mut self) {
-        self.overlay.settled();
+        self.unit.settled();
         self.forget_seen();
     }
 
     /// Size of the state changes that are on their way, bytes.
     pub fn sent_bytes(&self) -> usize {
-        self.overlay.sent_bytes()
+        self.unit.sent_bytes()
     }
 
     pub fn record(&self) -> &ModuleRecord {
-        &self.ledger.record
+        self.unit.record()
     }
 
     /// Size of the state in bytes, and the last unit, when the call at hand began.
     pub fn began(&self) -> (u64, u64) {
-        self.began
+        self.unit.began()
     }
 
     /// Milliseconds since the Unix epoch, of the engine and not of a recording.
@@ -257,28 +142,32 @@ impl HostState {
 
     /// What the event at hand used so far.
     pub fn usage(&self) -> Usage {
-        Usage { log_lines_dropped: self.usage.log_lines_dropped + self.meter.lines_dropped(), ..self.usage }
+        self.call.usage()
     }
 
     /// While an upgrade tries `init`, nothing of it may become durable: flushes wait for its end.
     pub fn hold_flushes(&mut self, held: bool) {
-        self.flushes_held = held;
+        self.unit.hold_flushes(held);
     }
 
     /// Why the event must fail whatever the guest answers, if it must: something around the module failed, not the guest.
     pub fn poisoned(&self) -> Option<&str> {
-        self.poisoned.as_deref()
+        self.unit.poisoned()
     }
 
-    /// The event at hand took longer than its deadline. When it stands in one flush for half of that, the disk is at fault and
-    /// not the guest. A guest that flushes all the time stands in many.
+    /// The event at hand took longer than its deadline, which may be the disk's fault and not the guest's.
     pub fn is_late(&mut self, deadline: Duration) {
-        // It waits for nothing of ours: the guest takes so long.
-        let Some(since_ns) = self.flushing_since_ns else { return };
-        let waited_ns = self.clock.monotonic_ns().saturating_sub(since_ns);
-        if u128::from(waited_ns) * 2 >= deadline.as_nanos() {
-            self.poison(format!("a flush was not written within {} ms", waited_ns / 1_000_000));
-        }
+        self.unit.is_late(deadline, &*self.clock);
+    }
+
+    /// Whether the journal has room for the unit of the event at hand. How much room there was is part of what is recorded,
+    /// so that a replay is refused what was refused.
+    ///
+    /// # Errors
+    /// `invalid-input` when the newest units would hold more than the journal may: the event must fail. `unavailable` when
+    /// the store does not say how much they hold: the event must fail, too, which is then not held against the module.
+    pub fn check_journal(&mut self) -> Result<(), HostError> {
+        self.unit.check_journal(&mut self.call)
     }
 
     /// The guest is called now.
@@ -291,10 +180,6 @@ impl HostState {
         Duration::from_nanos(self.clock.monotonic_ns().saturating_sub(self.called_ns))
     }
 
-    pub(crate) fn poison(&mut self, reason: String) {
-        self.poisoned = Some(reason);
-    }
-
     pub fn memory(&mut self) -> &mut MemoryLimiter {
         &mut self.memory
     }
@@ -304,47 +189,70 @@ impl HostState {
         self.memory.used_bytes()
     }
 
-    pub(crate) fn count_host_call(&mut self, domain: &str) -> Result<(), HostError> {
-        self.usage.host_calls += 1;
-        let limit = self.limits.max_host_calls_per_event;
-        if self.usage.host_calls > limit {
-            let message = format!("more than {limit} host calls in one event");
-            return Err(HostError::new(domain, HostErrorKind::RateLimited, message));
+    /// What the call at hand saw, when that is recorded or played. To be asked before its changes are taken.
+    pub fn capture(&self) -> Option<Captured> {
+        let mut captured = self.call.captured()?;
+        let (answers, printed) = self.wasi_tape.capture();
+        captured.session.wasi = answers;
+        captured.lines.extend(printed);
+        captured.effects = self.drafts.entries().iter().map(|entry| (entry.brief(), entry.digest())).collect();
+        captured.origin = self.drafts.origin().filter(|origin| Some(*origin) != self.unit.event()).cloned();
+        self.unit.capture(&mut captured, self.call.is_playing(), self.call.recording_left());
+        if self.call.is_playing() {
+            captured.missing.extend(self.wasi_tape.missing());
         }
-        Ok(())
+        Some(captured)
     }
 
-    /// Counts a call that has no error to answer: past the limit it traps.
-    pub(crate) fn count_or_trap(&mut self, domain: &str) -> wasmtime::Result<()> {
-        self.count_host_call(domain).map_err(|error| wasmtime::Error::msg(error.message))
+    /// Drops what the last call saw, once nobody asks for it any more: an idle instance holds nothing of it.
+    fn forget_seen(&mut self) {
+        if !self.call.is_playing() {
+            self.call.forget_seen();
+            self.wasi_tape.begin();
+            self.unit.forget_seen();
+        }
+    }
+
+    /// Counts a recording that goes with a unit among what is on its way to the store.
+    pub fn sent_with(&mut self, recording: &[u8]) {
+        self.unit.sent_with(recording.len());
+    }
+
+    /// Plays this session to the next call, which sees the state that it recorded.
+    pub fn play(&mut self, session: &Session, view: Arc<dyn StateView>, state_bytes: u64) {
+        self.call.play(session);
+        self.wasi_tape.play(&session.wasi);
+        self.unit.play(view, state_bytes);
+    }
+
+    /// What every interface sees.
+    pub(crate) fn call(&mut self) -> &mut Call {
+        &mut self.call
+    }
+
+    /// What `local-store` sees.
+    pub(crate) fn call_and_unit(&mut self) -> (&mut Call, &mut Unit) {
+        (&mut self.call, &mut self.unit)
+    }
+
+    /// What `outbox` sees.
+    pub(crate) fn call_and_drafts(&mut self) -> (&mut Call, &mut Drafts) {
+        (&mut self.call, &mut self.drafts)
     }
 
     /// Counts a call of WASI.
     pub(crate) fn counted(&mut self) -> &mut Self {
-        self.meter.wasi_call();
+        self.call.meter().wasi_call();
         self
     }
 
     pub(crate) fn polls(&mut self) -> Polls<'_> {
-        Polls { table: &mut self.table, meter: &self.meter }
+        Polls { table: &mut self.table, meter: self.call.meter() }
     }
 
     pub(crate) fn lookups(&mut self) -> Lookups<'_> {
-        let meter = self.meter.clone();
+        let meter = self.call.meter().clone();
         Lookups { sockets: self.sockets(), meter }
-    }
-
-    /// Whether the guest gets back from a call of the host.
-    ///
-    /// # Errors
-    /// What the event has cost too much of. It ends the call as a trap does.
-    pub(crate) fn may_go_on(&self) -> wasmtime::Result<()> {
-        let limit = self.limits.max_host_calls_per_event;
-        let reason = match self.usage.host_calls > limit.saturating_mul(2) {
-            true => Some(format!("more than {limit} host calls in one event, and as many again that were refused")),
-            false => self.meter.overdrawn(limit),
-        };
-        reason.map_or(Ok(()), |reason| Err(wasmtime::Error::msg(reason)))
     }
 }
 

@@ -10,7 +10,8 @@ use crate::{
     Hash,
     event::{Cursor, EventId, SourceId},
     outbox::Entry,
-    store::{Change, EventUnit, JournalEntry, ModuleId, ModuleRecord, UnitKind},
+    state::ModuleId,
+    store::{Change, EventUnit, JournalEntry, ModuleRecord, UnitKind},
 };
 
 #[derive(Debug, Clone)]

@@ -4,9 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use nexum_records::limits::Limits;
-use wasmtime::{CallHook, ResourceLimiter, Store, component::Component};
-
-use crate::host::HostState;
+use wasmtime::{ResourceLimiter, component::Component};
 
 /// A component's tables hold function pointers; the largest real guest seen (CPython) has about 12,000 elements.
 pub const TABLE_ELEMENTS_MAX: usize = 20_000;
@@ -39,18 +37,6 @@ pub const DELETED_KEYS_MAX: u64 = 2 * 1024 * 1024;
 pub const WASI_CALLS_PER_HOST_CALL: u64 = 10;
 /// Handles of resources that a component has at once, those that it makes for itself included.
 pub const HANDLES_MAX: usize = 4_096;
-
-/// Holds a fresh Store to the bounds of its module, but for fuel and the epoch, which belong to each call.
-pub fn bound(store: &mut Store<HostState>) {
-    store.limiter(|state| state.memory());
-    store.set_hostcall_fuel(CALL_BYTES_MAX);
-    store.set_max_component_handles(HANDLES_MAX);
-    // Whatever the function answers, the guest does not go on when the event has cost too much.
-    store.call_hook(|context, hook| match hook {
-        CallHook::ReturningFromHost => context.data().may_go_on(),
-        CallHook::CallingHost | CallHook::CallingWasm | CallHook::ReturningFromWasm => Ok(()),
-    });
-}
 
 /// Whether a component's memories and tables are so few that it can be instantiated.
 ///

@@ -12,14 +12,12 @@ use wasmtime::{
 
 use crate::{
     bindings::nexum::host,
-    grants::{Capability, Grant, Interfaces},
+    capability::Capability,
+    grants::{Grant, Interfaces},
     host::HostState,
+    interfaces::{INTERFACES, package::HOST, packages_of, row::Interface},
     limits::{IMPORTED_ITEMS_MAX, IMPORTED_RESOURCES_MAX},
 };
-
-/// The package and version that is hosted.
-pub const PACKAGE: &str = "nexum:host";
-pub const PACKAGE_VERSION: &str = "0.3.0";
 
 /// Why a component cannot be linked. Each message names the import and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +27,12 @@ pub enum LinkError {
     )]
     Undeclared { import: String, capability: Capability },
     #[error(
-        "the component imports `{import}`, which is not hosted: modules may import {PACKAGE}@{PACKAGE_VERSION} and \
-         WASI 0.2 io, clocks, random and cli, besides filesystem, sockets and http, which lead nowhere"
+        "the component imports `{import}`, which is not hosted: modules may import {hosted} and WASI 0.2 io, clocks, random \
+         and cli, besides filesystem, sockets and http, which lead nowhere"
     )]
-    Unknown { import: String },
-    #[error("the component imports `{import}`; this engine hosts {PACKAGE}@{PACKAGE_VERSION}, so it must be rebuilt")]
-    Version { import: String },
+    Unknown { import: String, hosted: String },
+    #[error("the component imports `{import}`; this engine hosts {hosted}, so it must be rebuilt")]
+    Version { import: String, hosted: String },
     /// A few bytes of a component name an interface again and again, so that linking would have no end.
     #[error("the component imports more than {max} {what}")]
     TooMany { what: &'static str, max: usize },
@@ -76,13 +74,14 @@ pub fn link(
         if matches!(item.ty, ComponentItem::Type(_)) {
             continue;
         }
-        let Some(capability) = nexum_capability(&name)? else { continue };
+        let Some(interface) = interface(INTERFACES, &name)? else { continue };
         if only_types(engine, &item.ty) {
             continue;
         }
+        let capability = interface.capability;
         match interfaces.get(capability) {
             None => return Err(LinkError::Undeclared { import: name, capability }),
-            Some(Grant::Served) => serve(&mut linker, capability).map_err(misfit)?,
+            Some(Grant::Served) => serve(&mut linker, interface).map_err(misfit)?,
             Some(Grant::Stub) => stub(engine, &mut linker, &name, item, capability, module).map_err(misfit)?,
         }
     }
@@ -139,45 +138,29 @@ fn only_types(engine: &Engine, import: &ComponentItem) -> bool {
     interface.exports(engine).all(|(_, item)| matches!(item.ty, ComponentItem::Type(_)))
 }
 
-/// The capability behind an import of our package; `None` for the shared types.
-fn nexum_capability(import: &str) -> Result<Option<Capability>, LinkError> {
-    let unknown = || LinkError::Unknown { import: import.to_owned() };
-    let rest = import.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix('/')).ok_or_else(unknown)?;
-    let (interface, version) = rest.split_once('@').ok_or_else(unknown)?;
-    if version != PACKAGE_VERSION {
-        return Err(LinkError::Version { import: import.to_owned() });
+/// The interface behind an import; `None` for the shared types.
+fn interface<'a>(table: &'a [Interface], import: &str) -> Result<Option<&'a Interface>, LinkError> {
+    let hosted = || packages_of(table).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let unknown = || LinkError::Unknown { import: import.to_owned(), hosted: hosted() };
+    let (package, rest) = import.split_once('/').ok_or_else(unknown)?;
+    let (name, version) = rest.split_once('@').ok_or_else(unknown)?;
+    let packages = packages_of(table);
+    let package = packages.iter().find(|hosted| hosted.name == package).ok_or_else(unknown)?;
+    if version != package.version {
+        return Err(LinkError::Version { import: import.to_owned(), hosted: hosted() });
     }
-    if interface == "types" {
+    if **package == HOST && name == "types" {
         return Ok(None);
     }
-    interface.parse().map(Some).map_err(|_| unknown())
+    let found = table.iter().find(|row| row.package == *package && row.name == name);
+    found.map(Some).ok_or_else(unknown)
 }
 
-fn serve(linker: &mut Linker<HostState>, capability: Capability) -> wasmtime::Result<()> {
-    match capability {
-        Capability::Chain => host::chain::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::LocalStore => host::local_store::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Logging => host::logging::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Clock => host::clock::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Random => host::random::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Http => host::http::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Outbox => host::outbox::add_to_linker::<_, HasSelf<_>>(linker, |state| state),
-        Capability::Identity | Capability::RemoteStore | Capability::Messaging => {
-            Err(wasmtime::Error::msg(format!("`{capability}` has no actor behind it")))
-        }
-    }
+/// Defines every function of an interface that is granted.
+fn serve(linker: &mut Linker<HostState>, interface: &Interface) -> wasmtime::Result<()> {
+    let no_actor = || wasmtime::Error::msg(format!("`{}` has no actor behind it", interface.capability));
+    interface.link.ok_or_else(no_actor)?(linker)
 }
-
-/// The capabilities that `serve` can link; an engine provides at most these.
-pub const SERVABLE: [Capability; 7] = [
-    Capability::Chain,
-    Capability::LocalStore,
-    Capability::Logging,
-    Capability::Clock,
-    Capability::Random,
-    Capability::Http,
-    Capability::Outbox,
-];
 
 /// Defines every function of an interface so that it answers `unsupported`, naming module and capability. A function that
 /// cannot fail has no way to say so and traps.
@@ -197,9 +180,9 @@ fn stub(
         let ComponentItem::ComponentFunc(_) = item.ty else { continue };
         let message = message.clone();
         instance.func_new(name, move |mut context, function, arguments, results| {
-            let host = context.data_mut();
-            host.meter.take(arguments.iter().map(weight).sum());
-            host.count_or_trap(capability.name())?;
+            let call = context.data_mut().call();
+            call.take(arguments.iter().map(weight).sum());
+            call.count_or_trap(capability.name())?;
             let fallible = matches!(function.results().next(), Some(Type::Result(_)));
             let Some(result) = results.first_mut().filter(|_| fallible) else {
                 return Err(wasmtime::Error::msg(message.to_string()));
@@ -240,14 +223,39 @@ mod tests {
     use nexum_testkit::wasm::importing_resources;
 
     use super::*;
+    use crate::interfaces::package::Package;
 
     #[test]
     fn imports_are_told_apart() {
-        assert_eq!(nexum_capability("nexum:host/types@0.3.0").unwrap(), None);
-        assert_eq!(nexum_capability("nexum:host/local-store@0.3.0").unwrap(), Some(Capability::LocalStore));
-        assert!(matches!(nexum_capability("nexum:host/chain@0.2.0"), Err(LinkError::Version { .. })));
-        assert!(matches!(nexum_capability("wasi:keyvalue/store@0.2.0"), Err(LinkError::Unknown { .. })));
-        assert!(matches!(nexum_capability("nexum:host/teapot@0.3.0"), Err(LinkError::Unknown { .. })));
+        let of = |import| interface(INTERFACES, import).map(|found| found.map(|row| row.capability.name()));
+        assert_eq!(of("nexum:host/types@0.3.0").unwrap(), None);
+        assert_eq!(of("nexum:host/local-store@0.3.0").unwrap(), Some("local-store"));
+        assert!(matches!(of("nexum:host/chain@0.2.0"), Err(LinkError::Version { .. })));
+        assert!(matches!(of("wasi:keyvalue/store@0.2.0"), Err(LinkError::Unknown { .. })));
+        assert!(matches!(of("nexum:host/teapot@0.3.0"), Err(LinkError::Unknown { .. })));
+    }
+
+    /// Another package beside the engine's own.
+    const TEA: Package = Package { name: "kitchen:tea", version: "1.2.0" };
+    const WITH_TEA: &[Interface] = &[
+        crate::interfaces::clock::INTERFACE,
+        Interface { package: &TEA, name: "pot", ..Interface::of(Capability::named("kitchen:tea/pot")) },
+    ];
+
+    #[test]
+    fn an_interface_of_another_package_is_found_and_every_hosted_package_is_named() {
+        let of = |import| interface(WITH_TEA, import).map(|found| found.map(|row| row.capability.name()));
+        assert_eq!(of("kitchen:tea/pot@1.2.0").unwrap(), Some("kitchen:tea/pot"));
+        assert_eq!(of("nexum:host/clock@0.3.0").unwrap(), Some("clock"));
+        let older = of("kitchen:tea/pot@1.1.0").unwrap_err().to_string();
+        assert!(
+            older.ends_with("this engine hosts nexum:host@0.3.0, kitchen:tea@1.2.0, so it must be rebuilt"),
+            "{older}"
+        );
+        let other = of("kitchen:coffee/pot@1.2.0").unwrap_err().to_string();
+        assert!(other.contains("may import nexum:host@0.3.0, kitchen:tea@1.2.0 and WASI 0.2"), "{other}");
+        // Its own types have nothing that could be granted, and are no row.
+        assert!(matches!(of("kitchen:tea/types@1.2.0"), Err(LinkError::Unknown { .. })));
     }
 
     #[test]

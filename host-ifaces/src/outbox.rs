@@ -6,8 +6,6 @@
 //!
 //! Invariant: `Progress::released` is durable before the first attempt leaves, so that a rewind knows what may have left.
 
-mod draft;
-
 use std::sync::Arc;
 
 pub use nexum_records::effect::Sent;
@@ -18,11 +16,9 @@ pub use crate::bindings::nexum::host::outbox::{Effect, HttpEffect, Release, RpcE
 use crate::{
     Hash, effects,
     event::{EventId, SourceId},
-    store::{ModuleId, Reply},
+    state::{ModuleId, Reply},
     types::{Outcome, OutcomeStatus},
 };
-pub(crate) use draft::Drafts;
-pub use draft::{PENDING_MAX, Quota};
 
 /// An event id longer than this goes into effect ids as its digest: receivers commonly take keys of at most 255 bytes.
 const EVENT_TEXT_BYTES_MAX: usize = 150;

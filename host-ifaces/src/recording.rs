@@ -5,38 +5,27 @@
 //! read again and encoded only when the recording is kept, which is after the guest is done and before anything of the
 //! event is written.
 
-mod meter;
-mod tape;
-mod view;
+pub mod meter;
+pub(crate) mod tape;
+pub mod view;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 pub use nexum_records::crash::{CrashBrief, Record};
 use nexum_records::encoded::encoded;
 use serde::{Deserialize, Serialize};
 
-pub use meter::{Charge, POOL_BYTES, Pool, encoded_bytes};
-pub(crate) use meter::{ENTRY_BYTES, RecordedBytes};
-pub(crate) use tape::Tape;
-pub use view::RecordedView;
-
+pub use self::meter::{Charge, POOL_BYTES, Pool, RECORDING_BYTES_MAX, encoded_bytes};
 use crate::{
     Hash, HostError,
+    capability::Capability,
     event::EventId,
-    grants::Capability,
-    host::HostState,
-    http::Allowlist,
+    interfaces::table::Tables,
     limits::Limits,
-    local_store::Seen,
     outbox::Sent,
-    store::{ModuleId, StateView},
     types::{Config, Event},
-    wasi::WasiAnswers,
 };
 
-/// More than an event reads in practice, and little enough that a module's crashes, which are bounded together, are always
-/// those of several events. What needs more is cut, which frees what was kept of it, and cannot be replayed.
-pub const RECORDING_BYTES_MAX: usize = 4 << 20;
 /// Log lines that are kept for comparison.
 pub const LINES_MAX: usize = 256;
 /// Log text that is kept for comparison, bytes.
@@ -44,6 +33,9 @@ pub const LINE_TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// What a file with a recording begins with; the number is that of the layout.
 const MAGIC: &[u8] = b"nexum recording 2\n";
+
+/// Stands among the calls for how much room the journal had; the answer is a number of bytes.
+pub(crate) const JOURNAL_ROOM: &str = "local-store.journal-room";
 
 /// What one call saw of the world.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -60,6 +52,17 @@ pub struct Session {
     pub wasi: WasiAnswers,
     /// More was seen than is kept.
     pub cut: bool,
+}
+
+/// What WASI answered.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WasiAnswers {
+    /// Of the instance: what `insecure-seed` answers, always.
+    pub seed: u128,
+    /// Milliseconds since the Unix epoch.
+    pub wall_ms: Vec<u64>,
+    pub monotonic_ns: Vec<u64>,
+    pub random: Vec<u8>,
 }
 
 /// A listing of state as the call found it.
@@ -86,7 +89,7 @@ pub struct Exchange {
 impl Exchange {
     /// What the journal had left for a unit, bytes, when that is what this says.
     pub fn journal_room(&self) -> Option<u64> {
-        let answer = self.answer.as_ref().filter(|_| self.call == tape::JOURNAL_ROOM)?;
+        let answer = self.answer.as_ref().filter(|_| self.call == JOURNAL_ROOM)?;
         postcard::from_bytes(answer).ok()
     }
 
@@ -143,8 +146,8 @@ pub struct Setting {
     pub served: Vec<Capability>,
     pub stubs: Vec<Capability>,
     pub chains: Vec<u64>,
-    pub extra_methods: BTreeSet<String>,
-    pub allow: Allowlist,
+    /// What its grants say besides.
+    pub tables: Tables,
 }
 
 /// One event of one module, or its `init`, with everything that it depended on.
@@ -287,53 +290,13 @@ pub struct Captured {
     pub missing: Vec<String>,
 }
 
-impl HostState {
-    /// What the call at hand saw, when that is recorded or played. To be asked before its changes are taken.
-    pub fn capture(&self) -> Option<Captured> {
-        let mut captured = self.tape.capture()?;
-        let (answers, printed) = self.wasi_tape.capture();
-        captured.session.wasi = answers;
-        captured.lines.extend(printed);
-        captured.effects = self.drafts.entries().iter().map(|entry| (entry.brief(), entry.digest())).collect();
-        captured.origin = self.origin.clone().filter(|origin| Some(origin) != self.event_id.as_ref());
-        if self.tape.is_playing() {
-            // What it reads is in the recording; to ask for it again would count as asking.
-            captured.changes = self.overlay.changed(usize::MAX).unwrap_or_default();
-            captured.missing.extend(self.wasi_tape.missing());
-            return Some(captured);
+impl Taping {
+    /// The memory of recordings, when this is one.
+    pub(crate) fn pool(&self) -> Option<&Arc<Pool>> {
+        match self {
+            Self::On(pool) => Some(pool),
+            Self::Off | Self::Play(_) => None,
         }
-        let left = self.tape.left();
-        let Seen { reads, scans, bytes, cut } = self.overlay.seen(left);
-        match self.overlay.changed(left.saturating_sub(bytes)).filter(|_| !cut && !captured.session.cut) {
-            Some(changes) => {
-                captured.session.reads = reads;
-                captured.session.scans = scans;
-                captured.changes = changes;
-            }
-            None => captured.session = Session::cut_off(),
-        }
-        Some(captured)
-    }
-
-    /// Drops what the last call saw, once nobody asks for it any more: an idle instance holds nothing of it.
-    pub(crate) fn forget_seen(&mut self) {
-        if !self.tape.is_playing() {
-            self.tape.begin();
-            self.wasi_tape.begin();
-            self.overlay.begin();
-        }
-    }
-
-    /// Counts a recording that goes with a unit among what is on its way to the store.
-    pub fn sent_with(&mut self, recording: &[u8]) {
-        self.overlay.sent_with(recording.len());
-    }
-
-    /// Plays this session to the next call, which sees the state that it recorded.
-    pub fn play(&mut self, session: &Session, view: Arc<dyn StateView>, state_bytes: u64) {
-        self.tape.play(session);
-        self.wasi_tape.play(&session.wasi);
-        self.overlay.rebase(view, ModuleId(0), state_bytes);
     }
 }
 
@@ -361,8 +324,7 @@ mod tests {
                 served: Vec::new(),
                 stubs: Vec::new(),
                 chains: Vec::new(),
-                extra_methods: BTreeSet::new(),
-                allow: Allowlist::default(),
+                tables: Tables::default(),
             },
             at_ms: 5,
             after_seq: 6,

@@ -2,9 +2,9 @@
 //! log. The file system interfaces are linked because `std` imports them, with no directory behind them. Those of sockets
 //! are linked because other languages' runtimes import them: no socket can be made, and no name looked up.
 
-mod lookups;
-mod stdio;
-mod tape;
+pub(crate) mod lookups;
+pub(crate) mod stdio;
+pub(crate) mod tape;
 
 use std::sync::Arc;
 
@@ -22,12 +22,11 @@ use wasmtime_wasi_io::{bindings::wasi::io as wasi_io, poll::DynPollable};
 
 use crate::{clock::Clock, host::HostState, limits::Meter};
 
-use lookups::HasLookups;
-pub(crate) use lookups::Lookups;
-pub(crate) use stdio::Stdio;
-pub use tape::WasiAnswers;
-pub(crate) use tape::WasiTape;
-use tape::{TapedClock, TapedRandom};
+use self::{
+    lookups::HasLookups,
+    stdio::Stdio,
+    tape::{TapedClock, TapedRandom, WasiTape},
+};
 
 /// Streams, pollables and timers that a guest may hold at once; the C library holds about ten.
 pub(crate) const RESOURCES_MAX: usize = 1_024;
@@ -36,7 +35,7 @@ const POLL_MAX: usize = RESOURCES_MAX;
 /// What a pollable in a list costs, as bytes of arguments: it is looked up and asked.
 const POLLABLE_COST_BYTES: usize = 64;
 /// One call of WASI may ask for this many random bytes, as one `random.fill` may.
-const RANDOM_BYTES_MAX: u64 = crate::random::FILL_BYTES_MAX as u64;
+const RANDOM_BYTES_MAX: u64 = crate::interfaces::random::guest::FILL_BYTES_MAX as u64;
 
 /// Import prefixes that `add_to_linker` serves.
 pub(crate) const SERVED: &[&str] =

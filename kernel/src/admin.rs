@@ -10,7 +10,7 @@ pub use nexum_admin_api::{
     orders::{Drained, ModuleSpec, Outstanding, ResyncOrder, ResyncTo, Resynced, Upgraded},
     tree::{Budget, ModuleFacts, ModuleWait, Node, NodeKind, ServiceReport},
 };
-pub use nexum_host_ifaces::chain::ChainWait;
+pub use nexum_host_ifaces::interfaces::chain::port::ChainWait;
 use nexum_host_ifaces::store::StoreError;
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};

@@ -16,11 +16,14 @@ use nexum_admin_api::{
     state::{ModuleState, ServiceState},
 };
 use nexum_host_ifaces::{
-    chain::{ChainMsg, ChainStatus, ChainWait, EndpointStatus},
     clock::Clock,
     cron::CronMsg,
-    http::{EgressMsg, EgressStatus},
+    interfaces::{
+        chain::port::{ChainMsg, ChainStatus, ChainWait, EndpointStatus},
+        http::port::{EgressMsg, EgressStatus},
+    },
     port::Port,
+    ports::Ports,
     store::{RefusedWrites, StoreMsg, StoreStatus},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
@@ -31,14 +34,14 @@ use crate::{
     admin::{AdminMsg, ChainHealthReport, Health, ModuleHealthReport, Node, NodeKind},
     modules::{self, Order},
     outbox::{self, OutboxStatus},
-    root::{self, Ports},
+    root,
 };
 
 /// A service that is up answers in microseconds.
 const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 
 pub struct Args {
-    pub ports: Ports,
+    pub ports: Arc<Ports>,
     pub outbox: Port<outbox::Msg>,
     pub modules: ActorRef<modules::Msg>,
     pub clock: Arc<dyn Clock>,
@@ -145,17 +148,19 @@ impl Args {
     async fn chains(&self) -> Vec<(u64, Option<ChainStatus>)> {
         let asked = self
             .ports
-            .chains
+            .chains()
             .iter()
             .map(|(id, port)| async move { (*id, port.call(STATUS_DEADLINE, ChainMsg::Status).await.ok()) });
         join_all(asked).await
     }
 
     async fn tree(&self) -> Node {
+        let ports = &self.ports;
+        let (store, cron, egress) = (ports.store(), ports.of::<CronMsg>(), ports.of::<EgressMsg>());
         let (store, cron, egress, outbox, chains, modules) = futures::join!(
-            self.ports.store.call(STATUS_DEADLINE, StoreMsg::Status),
-            self.ports.cron.call(STATUS_DEADLINE, CronMsg::Status),
-            self.ports.egress.call(STATUS_DEADLINE, EgressMsg::Status),
+            store.call(STATUS_DEADLINE, StoreMsg::Status),
+            cron.call(STATUS_DEADLINE, CronMsg::Status),
+            egress.call(STATUS_DEADLINE, EgressMsg::Status),
             self.outbox.call(STATUS_DEADLINE, outbox::Msg::Status),
             self.chains(),
             self.ask_modules(modules::Msg::Facts),

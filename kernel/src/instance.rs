@@ -10,7 +10,7 @@ use nexum_host_ifaces::{
     bounded::{BACKTRACE_BYTES_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, cut, cut_middle},
     event::EventId,
     grants::Interfaces,
-    host::{HostArgs, HostState},
+    host::{self, HostArgs, HostState},
     limits, link,
     recording::{Fault, Outcome, Recorded, Recording, Session, Setting},
     store::ModuleRecord,
@@ -97,7 +97,7 @@ impl Instance {
     /// What the component's start functions did wrong: they run here, under the same bounds as an event.
     pub async fn start(prepared: &Prepared, args: &HostArgs, record: ModuleRecord) -> Result<Self, NotStarted> {
         let mut store = Store::new(prepared.engine(), HostState::new(args, record));
-        limits::bound(&mut store);
+        host::bound(&mut store);
         let limits = &args.limits;
         let deadline = limits.event_deadline;
         turn::hold(&mut store, deadline, HostState::called_for);

@@ -30,4 +30,4 @@ pub mod sources;
 mod status;
 pub mod threads;
 
-pub use root::{KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec};
+pub use root::{KernelArgs, KernelError, KernelHandle, ServiceSpec};

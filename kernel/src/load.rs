@@ -1,7 +1,7 @@
 //! Load: manifest, grants, component and link, before anything runs. Every failure says what would be right.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -11,16 +11,19 @@ use nexum_host_ifaces::{
     Hash,
     blocking::Blocking,
     bounded::{MESSAGE_BYTES_MAX, cut},
-    chain::ChainMsg,
+    capability::Capability,
     cron::ScheduleCheck,
-    grants::{Asked, Capability, Grants, Interfaces},
+    grants::{Asked, Grants, Interfaces},
+    interfaces::{
+        self,
+        chain::{self, grant::EXTRA_METHODS},
+    },
     limits::Limits,
-    link,
-    outbox::{PENDING_MAX, Quota},
-    port::Port,
+    ports::Ports,
     recording::Record,
     sync::lock,
     types::ConfigValue,
+    unit::drafts::{PENDING_MAX, Quota},
 };
 use tokio::{sync::Semaphore, task::JoinError};
 use wasmtime::component::Component;
@@ -68,7 +71,6 @@ pub struct Plan {
     pub component: PathBuf,
     pub grants: Arc<Grants>,
     pub limits: Arc<Limits>,
-    pub chains: Arc<BTreeMap<u64, Port<ChainMsg>>>,
     pub quota: Arc<Quota>,
     pub config: Arc<Vec<(String, ConfigValue)>>,
     pub record: Record,
@@ -79,7 +81,7 @@ pub struct Plan {
 /// What plans are made against: the engine's services and ceilings.
 pub struct Loader {
     pub engine: WasmEngine,
-    pub chains: BTreeMap<u64, Port<ChainMsg>>,
+    pub ports: Arc<Ports>,
     pub ceiling: Limits,
     pub restart: restart::Ceiling,
     pub schedule_check: ScheduleCheck,
@@ -97,7 +99,7 @@ pub struct Loader {
 
 /// What a plan needs to be made, all of it: no wasm engine, so that a configuration can be checked without one.
 pub struct Terms<'a> {
-    pub chains: &'a BTreeMap<u64, Port<ChainMsg>>,
+    pub ports: &'a Ports,
     pub ceiling: &'a Limits,
     pub restart: &'a restart::Ceiling,
     pub schedule_check: &'a ScheduleCheck,
@@ -106,16 +108,11 @@ pub struct Terms<'a> {
 }
 
 impl Loader {
-    pub fn new(
-        engine: WasmEngine,
-        chains: BTreeMap<u64, Port<ChainMsg>>,
-        ceiling: Limits,
-        schedule_check: ScheduleCheck,
-    ) -> Self {
+    pub fn new(engine: WasmEngine, ports: Arc<Ports>, ceiling: Limits, schedule_check: ScheduleCheck) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             engine,
-            chains,
+            ports,
             ceiling,
             restart: restart::Ceiling::default(),
             schedule_check,
@@ -129,8 +126,8 @@ impl Loader {
 
     /// Reads the manifest and decides grants, limits and configuration.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
-        let Self { chains, ceiling, restart, schedule_check, record, pending_max, .. } = self;
-        Terms { chains, ceiling, restart, schedule_check, record: *record, pending_max: *pending_max }.plan(spec)
+        let Self { ports, ceiling, restart, schedule_check, record, pending_max, .. } = self;
+        Terms { ports, ceiling, restart, schedule_check, record: *record, pending_max: *pending_max }.plan(spec)
     }
 
     /// Verifies, compiles and links. A module whose machine code is there waits for nothing that others compile.
@@ -203,13 +200,6 @@ impl Loader {
 }
 
 impl Terms<'_> {
-    fn provides(&self, capability: Capability) -> bool {
-        match capability {
-            Capability::Chain => !self.chains.is_empty(),
-            _ => true,
-        }
-    }
-
     /// Reads the manifest and decides grants, limits and configuration. Reaches nothing but the bundle's files.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
         let (manifest_path, component) = bundle(&spec.source);
@@ -223,23 +213,23 @@ impl Terms<'_> {
                 hex::encode(pinned.0)
             ));
         }
-        let provided: BTreeSet<_> = link::SERVABLE.into_iter().filter(|c| self.provides(*c)).collect();
-        let denied = spec.denied.iter().copied().collect();
+        let denied = spec.denied.iter().map(|name| name.parse()).collect::<Result<BTreeSet<Capability>, String>>()?;
         let asked = Asked { required: &manifest.required, optional: &manifest.optional };
-        let grants = Grants::decide(asked, &provided, &denied).map_err(|error| format!("{at}: {error}"))?;
-        if let Some(missing) = manifest.required_chains.iter().find(|chain| !self.chains.contains_key(chain)) {
-            let configured: Vec<_> = self.chains.keys().map(u64::to_string).collect();
+        let grants = Grants::decide(asked, &interfaces::provided(self.ports), &denied)
+            .map_err(|error| format!("{at}: {error}"))?;
+        if let Some(missing) = manifest.required_chains.iter().find(|chain| self.ports.chain(**chain).is_none()) {
+            let configured: Vec<_> = self.ports.chains().keys().map(u64::to_string).collect();
             return Err(format!(
                 "{at}: chain {missing} is required but the engine has no endpoint for it; configured are: {}",
                 configured.join(", ")
             ));
         }
         let wanted = manifest.required_chains.union(&manifest.optional_chains);
-        let chains: BTreeMap<_, _> =
-            wanted.filter_map(|chain| self.chains.get(chain).map(|port| (*chain, port.clone()))).collect();
+        let chains = wanted.copied().filter(|chain| self.ports.chain(*chain).is_some());
         let allowed: BTreeSet<_> = spec.extra_methods.iter().cloned().collect();
-        let extra_methods = manifest.extra_methods.intersection(&allowed).cloned();
-        let grants = grants.with_chains(chains.keys().copied()).with_extra_methods(extra_methods);
+        let wanted: BTreeSet<_> = manifest.list(chain::CAPABILITY, EXTRA_METHODS).iter().cloned().collect();
+        let extra_methods = wanted.intersection(&allowed).cloned();
+        let grants = grants.with_chains(chains).with_tables(manifest.tables.clone()).with_extra_methods(extra_methods);
         let mut limits = manifest.limits.lowered_to(self.ceiling);
         if let Some(ceiling) = &spec.ceiling {
             limits = limits.lowered_to(ceiling);
@@ -247,9 +237,8 @@ impl Terms<'_> {
         let config = Arc::new(configuration(&manifest, spec).map_err(|error| format!("{at}: {error}"))?);
         Ok(Plan {
             component,
-            grants: Arc::new(grants.with_hosts(manifest.allow.clone())),
+            grants: Arc::new(grants),
             limits: Arc::new(limits),
-            chains: Arc::new(chains),
             quota: Quota::new(self.pending_max),
             config,
             record: spec.record.unwrap_or(self.record),

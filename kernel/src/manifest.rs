@@ -3,6 +3,7 @@
 //! Everything a manifest asks for is validated here, when it is loaded; every error names the file and the line.
 //! `raw` mirrors the file; this file owns the meaning.
 
+mod capabilities;
 pub(crate) mod ceilings;
 mod raw;
 pub(crate) mod values;
@@ -19,9 +20,9 @@ pub use nexum_admin_api::text;
 use nexum_host_ifaces::{
     Hash,
     bounded::{MESSAGE_BYTES_MAX, cut},
+    capability::Capability,
     cron::ScheduleCheck,
-    grants::Capability,
-    http::Allowlist,
+    interfaces::table::Tables,
     limits::Limits,
     secrets,
     types::{ConfigScalar, ConfigValue},
@@ -46,10 +47,8 @@ pub struct Manifest {
     pub optional_chains: BTreeSet<u64>,
     pub required: Vec<Capability>,
     pub optional: Vec<Capability>,
-    /// Chain methods beyond the standard ones.
-    pub extra_methods: BTreeSet<String>,
-    /// Hosts that requests may go to.
-    pub allow: Allowlist,
+    /// What it says about interfaces.
+    pub tables: Tables,
     pub sources: Vec<Arc<dyn Source>>,
     pub config: Vec<(String, ConfigValue)>,
 }
@@ -107,6 +106,11 @@ impl fmt::Display for ManifestError {
 impl std::error::Error for ManifestError {}
 
 impl Manifest {
+    /// A list of the table of an interface; empty when there is none.
+    pub fn list(&self, capability: Capability, key: &str) -> &[String] {
+        self.tables.list(capability, key).map_or(&[], |list| list)
+    }
+
     /// Reads and checks the manifest at `path`. `check` knows which schedules can be used.
     pub fn read(path: &Path, check: &ScheduleCheck) -> Result<Self, ManifestError> {
         let wrong = |message: String| ManifestError { file: path.to_owned(), line: None, message };

@@ -26,13 +26,12 @@ use feed::Feeds;
 use nexum_host_ifaces::{
     blocking::Blocking,
     clock::Clock,
-    cron::CronMsg,
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply},
     host::HostArgs,
-    http::EgressMsg,
     port::Port,
+    ports::Ports,
     recording::Pool,
-    store::{EventUnit, ModuleHealth, ModuleInfo, Standing, StateView, StoreMsg, UnitKind},
+    store::{EventUnit, ModuleHealth, ModuleInfo, Standing, StoreMsg, UnitKind},
     types::Event,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -65,10 +64,7 @@ const SENT_BYTES_MAX: usize = 1024 * 1024;
 /// What every module actor shares.
 pub struct Shared {
     pub loader: Arc<Loader>,
-    pub store: Port<StoreMsg>,
-    pub view: Arc<dyn StateView>,
-    pub cron: Port<CronMsg>,
-    pub egress: Port<EgressMsg>,
+    pub ports: Arc<Ports>,
     pub outbox: Port<outbox::Msg>,
     /// Whose effects may go out.
     pub permits: Permits,
@@ -211,7 +207,7 @@ impl State {
             // Before the supervisor hears of it: it has all the others to look after.
             if let Exit::Fault { health, written, .. } = exit {
                 let health = (**health).clone();
-                *written = health::put(&self.args.shared.store, STORE_DEADLINE, self.args.name(), health).await;
+                *written = health::put(&self.args.shared.ports.store(), STORE_DEADLINE, self.args.name(), health).await;
             }
         }
         (self, done)
@@ -236,12 +232,12 @@ impl State {
         // A supervisor that is gone takes its actors with it.
         let _ = step(modules::Step::Prepared(prepared.clone()));
         let info: ModuleInfo =
-            shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await??;
+            shared.ports.store().call(STORE_DEADLINE, |reply| StoreMsg::Open { name: name.clone(), reply }).await??;
         let health = match &self.args.health {
             Some(health) => {
                 let kept = Box::new(health.clone());
                 let put = |reply| StoreMsg::PutHealth { module: info.id, health: kept, reply };
-                shared.store.call(STORE_DEADLINE, put).await??;
+                shared.ports.store().call(STORE_DEADLINE, put).await??;
                 health.clone()
             }
             None => info.health,
@@ -262,7 +258,7 @@ impl State {
             0 => Replay::default(),
             _ => {
                 let items = |reply| StoreMsg::Replay { module: info.id, reply };
-                Replay::new(shared.store.call(STORE_DEADLINE, items).await??)
+                Replay::new(shared.ports.store().call(STORE_DEADLINE, items).await??)
             }
         };
         let reorgs = info.reorgs;

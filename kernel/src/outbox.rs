@@ -27,14 +27,13 @@ use courier::{Courier, Done};
 pub use finality::Heads;
 pub use metrics::OutboxMetrics;
 use nexum_host_ifaces::{
-    chain::ChainMsg,
     clock::Clock,
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply, Subscriber},
-    http::EgressMsg,
-    outbox::{Change, Ended, Live, News, OutboxRequest, OutcomeRecord, PENDING_MAX, Progress, digest},
-    port::Port,
+    outbox::{Change, Ended, Live, News, OutboxRequest, OutcomeRecord, Progress, digest},
+    ports::Ports,
     store::{ModuleId, StoreError, StoreMsg},
     types::Event,
+    unit::drafts::PENDING_MAX,
 };
 pub use permits::Permits;
 use ractor::{
@@ -156,9 +155,7 @@ pub enum Found {
 #[derive(Clone)]
 pub struct Args {
     pub settings: Settings,
-    pub store: Port<StoreMsg>,
-    pub egress: Port<EgressMsg>,
-    pub chains: BTreeMap<u64, Port<ChainMsg>>,
+    pub ports: Arc<Ports>,
     pub permits: Permits,
     pub clock: Arc<dyn Clock>,
     pub metrics: OutboxMetrics,
@@ -270,7 +267,7 @@ impl State {
 
     fn read_all(&mut self, myself: &ActorRef<Msg>, wait: Duration) {
         self.heard = None;
-        let store = self.args.store.clone();
+        let store = self.args.ports.store();
         self.task(myself, async move {
             tokio::time::sleep(wait).await;
             let all = store.call(STORE_DEADLINE, |reply| StoreMsg::Outbox(OutboxRequest::Live { reply })).await;
@@ -279,7 +276,7 @@ impl State {
     }
 
     fn await_news(&mut self, myself: &ActorRef<Msg>) {
-        let store = self.args.store.clone();
+        let store = self.args.ports.store();
         self.task(myself, async move {
             let asked = store.ask(|reply| StoreMsg::Outbox(OutboxRequest::News { reply }));
             Found::News(match asked {
@@ -293,7 +290,7 @@ impl State {
         let Some(pull) = self.waiting.get(module) else { return };
         let (module, asked, limit) = (module.clone(), (pull.token, pull.after), pull.max);
         let ended = self.ended.get(&module).copied().unwrap_or(0);
-        let store = self.args.store.clone();
+        let store = self.args.ports.store();
         self.task(myself, async move {
             tokio::time::sleep(wait).await;
             let name = module.to_string();
@@ -417,7 +414,7 @@ impl State {
     }
 
     fn prune(&mut self, module: ModuleId) {
-        let store = self.args.store.clone();
+        let store = self.args.ports.store();
         self.tasks.spawn(async move {
             let asked = |reply| StoreMsg::Outbox(OutboxRequest::Prune { module, reply });
             if let Err(error) = flat(store.call(STORE_DEADLINE, asked).await) {

@@ -11,10 +11,11 @@ use nexum_host_ifaces::{
     clock::Clock,
     grants::{Asked, Grants},
     host::HostArgs,
-    outbox::{PENDING_MAX, Quota, Sent},
-    port::Port,
-    recording::{Captured, Fault, Outcome, RecordedView, Recording, Taping},
+    outbox::Sent,
+    ports::Ports,
+    recording::{Captured, Fault, Outcome, Recording, Taping, view::RecordedView},
     store::{ModuleId, ModuleRecord},
+    unit::drafts::{PENDING_MAX, Quota},
 };
 use wasmtime::component::Component;
 
@@ -59,21 +60,19 @@ pub async fn replay(
     let served: BTreeSet<_> = setting.served.iter().copied().collect();
     let asked = Asked { required: &setting.served, optional: &setting.stubs };
     let grants = Grants::decide(asked, &served, &BTreeSet::new()).map_err(|error| error.to_string())?;
-    let grants = grants.with_chains(setting.chains.iter().copied()).with_hosts(setting.allow.clone());
-    let grants = grants.with_extra_methods(setting.extra_methods.iter().cloned());
+    let grants = grants.with_chains(setting.chains.iter().copied()).with_tables(setting.tables.clone());
     let prepared = instance::prepare(engine, component, grants.interfaces(), &setting.module)?;
     let init_view = Arc::new(RecordedView::new(&recording.init));
+    let ports = Ports::new(init_view.clone(), setting.chains.iter().copied());
     let args = HostArgs {
         module: setting.module.clone(),
         id: ModuleId(0),
         component: setting.component,
         limits: Arc::new(setting.limits.clone()),
         clock,
-        ahead: Arc::new(Ahead::new(Port::new("store"))),
-        view: init_view.clone(),
-        chains: Arc::new(setting.chains.iter().map(|chain| (*chain, Port::new("chain"))).collect()),
+        ahead: Arc::new(Ahead::new(ports.store())),
+        ports,
         grants: Arc::new(grants),
-        egress: Port::new("egress"),
         quota: Quota::new(PENDING_MAX),
         taping: Taping::Play(Arc::new(recording.init.clone())),
     };

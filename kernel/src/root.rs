@@ -6,25 +6,16 @@
 
 mod services;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     blocking::Blocking,
-    chain::ChainMsg,
     clock::Clock,
-    cron::{CronMsg, ScheduleCheck, ScheduleNext},
-    http::EgressMsg,
+    cron::{ScheduleCheck, ScheduleNext},
     limits::Limits,
     port::Port,
+    ports::Ports,
     recording::Record,
-    store::StateView,
-    store::StoreMsg,
 };
 use prometheus::Registry;
 use ractor::{
@@ -97,36 +88,13 @@ fn reason(error: SpawnErr) -> String {
     }
 }
 
-/// The addresses of the shared actors, bound by their `ServiceSpec`s.
-#[derive(Clone)]
-pub struct Ports {
-    pub store: Port<StoreMsg>,
-    pub view: Arc<dyn StateView>,
-    pub chains: BTreeMap<u64, Port<ChainMsg>>,
-    pub cron: Port<CronMsg>,
-    pub egress: Port<EgressMsg>,
-    /// Bound by the kernel itself.
-    pub admin: Port<AdminMsg>,
-}
-
-impl Ports {
-    /// Ports behind which nobody is yet, and what modules have, which is read without one.
-    pub fn new(view: Arc<dyn StateView>, chains: impl IntoIterator<Item = u64>) -> Self {
-        Self {
-            store: Port::new("store"),
-            view,
-            chains: chains.into_iter().map(|chain_id| (chain_id, Port::new("chain"))).collect(),
-            cron: Port::new("cron"),
-            egress: Port::new("egress"),
-            admin: Port::new("kernel"),
-        }
-    }
-}
-
 pub struct KernelArgs {
     /// In starting order; stopped in reverse.
     pub services: Vec<ServiceSpec>,
-    pub ports: Ports,
+    /// Of the shared actors, bound by their `ServiceSpec`s.
+    pub ports: Arc<Ports>,
+    /// Bound by the kernel itself.
+    pub admin: Port<AdminMsg>,
     pub modules: Vec<ModuleSpec>,
     /// The operator's ceilings for every module.
     pub ceiling: Limits,
@@ -212,9 +180,7 @@ impl KernelHandle {
 fn outbox_service(args: &KernelArgs, port: Port<outbox::Msg>, permits: Permits, metrics: OutboxMetrics) -> ServiceSpec {
     let outbox = outbox::Args {
         settings: args.outbox.clone(),
-        store: args.ports.store.clone(),
-        egress: args.ports.egress.clone(),
-        chains: args.ports.chains.clone(),
+        ports: args.ports.clone(),
         permits,
         clock: args.clock.clone(),
         metrics,
@@ -282,12 +248,8 @@ impl Actor for Root {
         (mut args, end): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let metrics = Metrics::register(&args.registry, args.clock.clone(), args.module_histograms)?;
-        let mut loader = Loader::new(
-            args.engine.clone(),
-            args.ports.chains.clone(),
-            args.ceiling.clone(),
-            args.schedule_check.clone(),
-        );
+        let mut loader =
+            Loader::new(args.engine.clone(), args.ports.clone(), args.ceiling.clone(), args.schedule_check.clone());
         loader.restart = args.restart.clone();
         loader.record = args.record;
         loader.pending_max = args.outbox.pending_max;
@@ -297,10 +259,7 @@ impl Actor for Root {
         args.services.push(outbox_service(&args, outbox.clone(), permits.clone(), outbox_metrics.clone()));
         let shared = Arc::new(Shared {
             loader: Arc::new(loader),
-            store: args.ports.store.clone(),
-            view: args.ports.view.clone(),
-            cron: args.ports.cron.clone(),
-            egress: args.ports.egress.clone(),
+            ports: args.ports.clone(),
             outbox: outbox.clone(),
             permits: permits.clone(),
             outbox_metrics,
@@ -447,7 +406,7 @@ impl State {
             event_age_threshold: self.args.event_age_threshold,
         };
         let (admin_desk, _) = Actor::spawn_linked(None, AdminDesk, args, myself.get_cell()).await.map_err(failed)?;
-        self.args.ports.admin.bind(admin_desk.clone());
+        self.args.admin.bind(admin_desk.clone());
         self.children.insert(admin_desk.get_id(), Child::AdminDesk);
         Ok(())
     }

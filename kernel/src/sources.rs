@@ -15,7 +15,7 @@ mod written;
 
 use std::sync::Arc;
 
-use nexum_host_ifaces::{event::Delivery, grants::Capability, store::ReplayItem};
+use nexum_host_ifaces::{capability::Capability, event::Delivery, store::ReplayItem};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 

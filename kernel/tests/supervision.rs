@@ -15,16 +15,17 @@ use nexum_host_ifaces::{
     clock::SystemClock,
     cron::{CronMsg, CronStatus},
     port::Port,
+    ports::Ports,
     store::StoreMsg,
 };
 use nexum_kernel::{
-    KernelArgs, KernelError, KernelHandle, Ports, ServiceSpec,
+    KernelArgs, KernelError, KernelHandle, ServiceSpec,
     admin::{AdminError, AdminMsg, ModuleSpec},
     begun::Marks,
     engine::WasmEngine,
     roster::{Change, Keep, Roster},
 };
-use nexum_testkit_engine::{NoState, kernel_args};
+use nexum_testkit_engine::kernel_args;
 use prometheus::Registry;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr};
 use tempfile::TempDir;
@@ -59,14 +60,13 @@ impl Actor for Frail {
 }
 
 /// A kernel whose one service cannot be started at the starts in `fails`.
-async fn kernel(cron: &Port<CronMsg>, dir: &TempDir, fails: &'static [usize]) -> KernelHandle {
+async fn kernel(ports: &Arc<Ports>, dir: &TempDir, fails: &'static [usize]) -> KernelHandle {
     let roster = Arc::new(Roster::new(dir.path().join("modules.json")));
-    kernel_of(cron, &Port::new("store"), Port::new("admin"), dir.path(), fails, Vec::new(), roster).await
+    kernel_of(ports, Port::new("admin"), dir.path(), fails, Vec::new(), roster).await
 }
 
 async fn kernel_of(
-    cron: &Port<CronMsg>,
-    store: &Port<StoreMsg>,
+    ports: &Arc<Ports>,
     admin: Port<AdminMsg>,
     dir: &Path,
     fails: &'static [usize],
@@ -74,7 +74,7 @@ async fn kernel_of(
     roster: Arc<dyn Keep>,
 ) -> KernelHandle {
     let starts = AtomicUsize::new(0);
-    let service = ServiceSpec::new("frail", cron.clone(), move |supervisor| {
+    let service = ServiceSpec::new("frail", ports.of::<CronMsg>(), move |supervisor| {
         let start = starts.fetch_add(1, Ordering::SeqCst) + 1;
         async move {
             if fails.contains(&start) {
@@ -83,9 +83,8 @@ async fn kernel_of(
             Actor::spawn_linked(None, Frail, start, supervisor).await.map(|(actor, _)| actor)
         }
     });
-    let ports = Ports { store: store.clone(), cron: cron.clone(), admin, ..Ports::new(Arc::new(NoState), []) };
     let (engine, begun, clock) = (WasmEngine::new(dir).unwrap(), Arc::new(Marks::none()), Arc::new(SystemClock::new()));
-    let args = kernel_args(ports, engine, roster, begun, clock, Registry::new());
+    let args = kernel_args(ports.clone(), admin, engine, roster, begun, clock, Registry::new());
     KernelHandle::start(KernelArgs { services: vec![service], modules, ..args }).await.unwrap()
 }
 
@@ -101,8 +100,9 @@ async fn answers(cron: &Port<CronMsg>, start: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_dies_is_back_behind_its_port_until_the_intensity_is_spent() {
-    let (cron, dir) = (Port::new("cron"), TempDir::new().unwrap());
-    let mut kernel = kernel(&cron, &dir, &[]).await;
+    let (ports, dir) = (Ports::unbound([]), TempDir::new().unwrap());
+    let cron = ports.of::<CronMsg>();
+    let mut kernel = kernel(&ports, &dir, &[]).await;
     for start in 1..=6 {
         answers(&cron, start).await;
         cron.cast(CronMsg::Forget { module: "any".into() }).unwrap();
@@ -114,8 +114,9 @@ async fn a_service_that_dies_is_back_behind_its_port_until_the_intensity_is_spen
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_does_not_start_again_at_once_is_tried_within_the_same_bound() {
-    let (cron, dir) = (Port::new("cron"), TempDir::new().unwrap());
-    let mut kernel = kernel(&cron, &dir, &[2, 3, 5, 6, 7]).await;
+    let (ports, dir) = (Ports::unbound([]), TempDir::new().unwrap());
+    let cron = ports.of::<CronMsg>();
+    let mut kernel = kernel(&ports, &dir, &[2, 3, 5, 6, 7]).await;
     answers(&cron, 1).await;
     cron.cast(CronMsg::Forget { module: "any".into() }).unwrap();
     answers(&cron, 4).await;
@@ -159,15 +160,14 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_stalls_at_the_roster_keeps_nobody_waiting_but_whose_order_it_is() {
-    let (cron, admin, dir) = (Port::new("cron"), Port::<AdminMsg>::new("admin"), TempDir::new().unwrap());
+    let (ports, admin, dir) = (Ports::unbound([]), Port::<AdminMsg>::new("admin"), TempDir::new().unwrap());
     let file = Roster::new(dir.path().join("modules.json"));
     let (goes_on, told, begun) = (Mutex::new(false), Condvar::new(), AtomicUsize::new(0));
     let roster = Arc::new(Stalling { file: file.clone(), goes_on, told, begun });
     // Bundles that are not there: the modules are shown under their sources, and can be unloaded.
     let sources = ["a", "b", "c"].map(|name| dir.path().join(name).display().to_string());
     let specs = sources.iter().map(|source| ModuleSpec::new(source.into()));
-    let store = Port::new("store");
-    let _kernel = kernel_of(&cron, &store, admin.clone(), dir.path(), &[], specs.collect(), roster.clone()).await;
+    let _kernel = kernel_of(&ports, admin.clone(), dir.path(), &[], specs.collect(), roster.clone()).await;
     let unload = |nth: usize| {
         let (admin, module) = (admin.clone(), sources[nth].clone());
         tokio::spawn(async move { admin.call(PATIENCE, |reply| AdminMsg::Unload { module, reply }).await })
@@ -225,7 +225,7 @@ impl Actor for Silent {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_slow_keeps_nobody_waiting_but_whose_order_it_is() {
-    let (cron, admin, dir) = (Port::new("cron"), Port::<AdminMsg>::new("admin"), TempDir::new().unwrap());
+    let (admin, dir) = (Port::<AdminMsg>::new("admin"), TempDir::new().unwrap());
     // Its component is not what its manifest says, so that it is dead, and has no actor that an order waits for.
     let bundle = dir.path().join("m");
     std::fs::create_dir(&bundle).unwrap();
@@ -237,8 +237,9 @@ async fn a_store_that_is_slow_keeps_nobody_waiting_but_whose_order_it_is() {
     std::fs::write(bundle.join("nexum.toml"), manifest).unwrap();
     let source = toml::Value::String(bundle.display().to_string());
     let spec: ModuleSpec = toml::Table::from_iter([("source".to_owned(), source)]).try_into().unwrap();
-    let (store, roster) = (Port::new("store"), Arc::new(Roster::new(dir.path().join("modules.json"))));
-    let _kernel = kernel_of(&cron, &store, admin.clone(), dir.path(), &[], vec![spec], roster).await;
+    let (ports, roster) = (Ports::unbound([]), Arc::new(Roster::new(dir.path().join("modules.json"))));
+    let store = ports.store();
+    let _kernel = kernel_of(&ports, admin.clone(), dir.path(), &[], vec![spec], roster).await;
     let shown = async || {
         let tree = admin.call(PATIENCE, AdminMsg::Tree).await.unwrap();
         let modules = tree.children.into_iter().find(|node| node.name == "modules").unwrap();

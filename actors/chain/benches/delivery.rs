@@ -21,9 +21,9 @@ use alloy::{
 };
 use nexum_chain::mock::{Fixture, MockChain};
 use nexum_host_ifaces::{
-    chain::{AnswerSize, Blocks, ChainMsg, ChainPull, Hold, Interest},
     clock::{Clock, SystemClock},
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply, Subscriber},
+    interfaces::chain::port::{AnswerSize, Blocks, ChainMsg, ChainPull, Hold, Interest},
     types::Event,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};

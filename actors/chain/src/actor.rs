@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use nexum_host_ifaces::{HostError, HostErrorKind, chain::ChainMsg, clock::Clock, port::Port, store::StoreMsg};
+use nexum_host_ifaces::{
+    HostError, HostErrorKind, clock::Clock, interfaces::chain::port::ChainMsg, port::Port, store::StoreMsg,
+};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc},

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use nexum_host_ifaces::{
     Hash, HostError,
-    chain::{EndpointStatus, Final},
+    interfaces::chain::port::{EndpointStatus, Final},
     types::Log,
 };
 use std::{sync::Arc, time::Duration};

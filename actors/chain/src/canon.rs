@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use nexum_host_ifaces::{Hash, chain::Link};
+use nexum_host_ifaces::{Hash, interfaces::chain::port::Link};
 
 use crate::{backfill::Backfill, history::History, window::Window};
 

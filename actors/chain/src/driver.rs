@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     Hash,
-    chain::{ChainPull, ChainStatus, ChainWait},
     clock::Clock,
     event::{SourceId, SourceReply, Subscriber},
+    interfaces::chain::port::{ChainPull, ChainStatus, ChainWait},
     port::{Port, PortError},
     store::StoreMsg,
 };

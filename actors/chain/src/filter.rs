@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use alloy::primitives::{Bloom, BloomInput, keccak256};
-use nexum_host_ifaces::{Address, Hash, chain::LogFilter, types::Log};
+use nexum_host_ifaces::{Address, Hash, interfaces::chain::port::LogFilter, types::Log};
 
 /// Nodes refuse long lists (geth: 1,000 per position). Past this a union asks for everything at that position instead.
 const UNION_ADDRESSES_MAX: usize = 500;

@@ -3,7 +3,7 @@
 use alloy::primitives::Bloom;
 use nexum_host_ifaces::{
     Hash,
-    chain::Link,
+    interfaces::chain::port::Link,
     types::{Block, Event},
 };
 

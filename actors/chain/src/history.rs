@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use nexum_host_ifaces::{Hash, chain::Link};
+use nexum_host_ifaces::{Hash, interfaces::chain::port::Link};
 
 /// Half a day of Ethereum; 300 KiB in memory, 400 KiB on the disk.
 pub const KEPT_HEADERS: usize = 4_096;

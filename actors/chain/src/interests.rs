@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use nexum_host_ifaces::chain::Interest;
+use nexum_host_ifaces::interfaces::chain::port::Interest;
 
 use crate::filter::{Filters, Union};
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use nexum_host_ifaces::{
     Hash,
-    chain::Blocks,
     event::{Cursor, Delivery, EventId, Part},
+    interfaces::chain::port::Blocks,
     types::Event,
 };
 

@@ -18,8 +18,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     Hash,
-    chain::{AnswerSize, Hold, Interest},
     event::{Answer, Part, Reorg, SourceId},
+    interfaces::chain::port::{AnswerSize, Hold, Interest},
 };
 
 use crate::{

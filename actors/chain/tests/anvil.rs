@@ -10,8 +10,8 @@ use std::sync::{
 
 use nexum_host_ifaces::{
     Hash, HostErrorKind,
-    chain::{Blocks, Hold, Interest},
     event::Delivery,
+    interfaces::chain::port::{Blocks, Hold, Interest},
 };
 use serde_json::json;
 use support::{

@@ -11,8 +11,8 @@ use nexum_chain::{
 };
 use nexum_host_ifaces::{
     Address, Hash,
-    chain::{Blocks, ChainMsg, Hold, Interest, LogFilter},
     event::{Answer, Cursor, Part},
+    interfaces::chain::port::{Blocks, ChainMsg, Hold, Interest, LogFilter},
     port::Port,
     store::StoreMsg,
 };

@@ -8,7 +8,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
     clock::Clock,
-    http::{EgressMsg, EgressStatus, Fetch, Response},
+    interfaces::http::port::{EgressMsg, EgressStatus, Fetch, Response},
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, concurrency::JoinHandle};
 use tokio::{

@@ -9,7 +9,10 @@ use std::{error::Error as _, net::SocketAddr, sync::Arc};
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
     bounded::{MESSAGE_BYTES_MAX, cut},
-    http::{self, Allowlist, Fetch, Header, Request, Response, URL_BYTES_MAX},
+    interfaces::http::{
+        grant::Allowlist,
+        port::{self as http, Fetch, Header, Request, Response, URL_BYTES_MAX},
+    },
 };
 use reqwest::{
     Method, StatusCode,

@@ -1,7 +1,10 @@
 //! What must hold of whatever a server writes into a `Location`. The tests try what the fuzzer begins with and what it
 //! found, and `make fuzz` tries more.
 
-use nexum_host_ifaces::http::{Allowlist, Header, Request, URL_BYTES_MAX};
+use nexum_host_ifaces::interfaces::http::{
+    grant::Allowlist,
+    port::{Header, Request, URL_BYTES_MAX},
+};
 use reqwest::{StatusCode, header::HeaderValue};
 use url::Url;
 

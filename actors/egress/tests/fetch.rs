@@ -16,7 +16,10 @@ use nexum_egress::{Args, EgressMetrics, Limits, LookUp, Resolver};
 use nexum_host_ifaces::{
     HostError,
     clock::SystemClock,
-    http::{Allowlist, EgressMsg, Fetch, Header, Request, Response},
+    interfaces::http::{
+        grant::Allowlist,
+        port::{EgressMsg, Fetch, Header, Request, Response},
+    },
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{

@@ -23,7 +23,7 @@ use std::{
 
 use nexum_host_ifaces::{
     blocking::Blocking,
-    chain::Link,
+    interfaces::chain::port::Link,
     store::{Reply, StoreError},
 };
 use tokio::task::AbortHandle;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use nexum_host_ifaces::{
-    chain::Link,
+    interfaces::chain::port::Link,
     journal::{ChangedKey, JournalPage, JournalStart, RewindRecord, UnitDetail},
     limits::DELETED_KEYS_MAX,
     recording::{CrashBrief, Wanted},

@@ -10,17 +10,18 @@ use nexum_host_ifaces::{
     ahead::Ahead,
     clock::SystemClock,
     cron::ScheduleCheck,
-    grants::{Asked, Capability, Grants},
+    grants::{Asked, Grants},
     host::{HostArgs, HostState},
+    interfaces::local_store::CAPABILITY,
     limits::Limits,
-    outbox::Quota,
-    port::Port,
+    ports::Ports,
     recording::Taping,
     store::{ModuleId, ModuleRecord},
+    unit::drafts::Quota,
 };
 use nexum_kernel::{engine::WasmEngine, instance, manifest::Manifest};
 use nexum_testkit::bundle;
-use nexum_testkit_engine::{Bed, Disk, NoState, block_event};
+use nexum_testkit_engine::{Bed, Disk, block_event};
 use tempfile::TempDir;
 use wasmtime::Store;
 
@@ -54,21 +55,20 @@ impl Guests {
         let engine = WasmEngine::new(cache.path()).unwrap();
         let manifest = manifest("bench");
         let component = engine.component(&bundle("bench").join("module.wasm"), manifest.component).unwrap();
-        let asked = Asked { required: &[Capability::LocalStore], optional: &[] };
-        let grants = Grants::decide(asked, &[Capability::LocalStore].into(), &[].into()).unwrap();
+        let asked = Asked { required: &[CAPABILITY], optional: &[] };
+        let grants = Grants::decide(asked, &[CAPABILITY].into(), &[].into()).unwrap();
         let prepared = instance::prepare(&engine, &component, grants.interfaces(), "bench").unwrap();
+        let ports = Ports::unbound([]);
         let args = HostArgs {
             module: "bench".into(),
             id: ModuleId(1),
             component: Hash::default(),
             limits: Arc::new(Limits::default()),
             clock: Arc::new(SystemClock::new()),
-            ahead: Arc::new(Ahead::new(Port::new("store"))),
-            view: Arc::new(NoState),
-            chains: Arc::default(),
+            ahead: Arc::new(Ahead::new(ports.store())),
+            ports,
             grants: Arc::new(grants),
             taping: Taping::Off,
-            egress: Port::new("egress"),
             quota: Quota::new(0),
         };
         Self { prepared, args, _cache: cache }

@@ -3,13 +3,22 @@
 //! `render::bundle` puts it into text. What fires next is told from the time that is handed in.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Read as _},
     path::Path,
     sync::Arc,
 };
 
 use anyhow::{Context as _, bail, ensure};
-use nexum_host_ifaces::{Hash, cron::ScheduleNext, grants::Capability, http::Allowlist};
+use nexum_host_ifaces::{
+    Hash,
+    capability::Capability,
+    cron::ScheduleNext,
+    interfaces::{
+        chain::{CAPABILITY as CHAIN, grant::EXTRA_METHODS},
+        http::{CAPABILITY as HTTP, grant::ALLOW},
+    },
+};
 use nexum_kernel::{
     load,
     manifest::{Manifest, OnReorg},
@@ -116,8 +125,8 @@ pub fn inspect(source: &Path, now_ms: u64) -> anyhow::Result<Report> {
             required: manifest.required_chains.iter().copied().collect(),
             optional: manifest.optional_chains.iter().copied().collect(),
         },
-        extra_methods: manifest.extra_methods.iter().cloned().collect(),
-        http_allow: manifest.allow.beyond(&Allowlist::default()).into_iter().map(str::to_owned).collect(),
+        extra_methods: BTreeSet::from_iter(manifest.list(CHAIN, EXTRA_METHODS).iter().cloned()).into_iter().collect(),
+        http_allow: manifest.list(HTTP, ALLOW).to_vec(),
         subscriptions: subscriptions(&manifest, now_ms),
         on_reorg: match manifest.on_reorg {
             OnReorg::Rewind => "rewind",

@@ -12,7 +12,7 @@ use std::{
 
 use nexum_chain::{BloomUse, Verify, mock::Fixture};
 pub use nexum_ctl::{args::LogFormat, period::Period};
-use nexum_host_ifaces::{Hash, grants::Capability, limits::Limits, recording::Record};
+use nexum_host_ifaces::{Hash, capability::Capability, limits::Limits, recording::Record};
 use nexum_kernel::compile::CompileLimits;
 use nexum_store::Durability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};

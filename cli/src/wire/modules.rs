@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nexum_host_ifaces::port::Port;
+use nexum_host_ifaces::ports::Ports;
 use nexum_kernel::{load::Terms, manifest::config_values};
 
 use super::services::{module_spec, schedule_check};
@@ -10,10 +10,10 @@ use crate::config::{Config, Problem, problem};
 
 /// The first module that cannot be loaded, if any.
 pub fn check(config: &Config) -> Result<(), Problem> {
-    let chains = config.chains.iter().map(|chain| (chain.chain_id, Port::new("chain"))).collect();
+    let ports = Ports::unbound(config.chains.iter().map(|chain| chain.chain_id));
     let (ceiling, restart, schedule_check) = (config.limits.limits(), config.restart.ceiling(), schedule_check());
     let terms = Terms {
-        chains: &chains,
+        ports: &ports,
         ceiling: &ceiling,
         restart: &restart,
         schedule_check: &schedule_check,

@@ -19,16 +19,16 @@ use nexum_egress::{EgressMetrics, Resolver};
 use nexum_gateway::{AdminTcp, LogTap, Token};
 use nexum_host_ifaces::{
     blocking::Blocking,
-    chain::ChainMsg,
     clock::{Clock, SystemClock},
     cron::{CronMsg, ScheduleCheck},
-    http::EgressMsg,
+    interfaces::{chain::port::ChainMsg, http::port::EgressMsg},
     names::look_up_of_this_machine,
     port::Port,
+    ports::Ports,
     store::StoreMsg,
 };
 use nexum_kernel::{
-    KernelArgs, Ports, ServiceSpec,
+    KernelArgs, ServiceSpec,
     admin::{AdminMsg, ModuleSpec},
     begun::Marks,
     engine::MapLimit,
@@ -60,24 +60,25 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let begun = Marks::open(&marks, config.restart.max_process_deaths, clock.clone());
     let begun = Arc::new(begun.with_context(|| marks.display().to_string())?);
     let ports = Ports::new(store.clone(), config.chains.iter().map(|chain| chain.chain_id));
-    let mut services = vec![store_service(store, ports.store.clone(), histories.clone())];
+    let admin = Port::new("kernel");
+    let mut services = vec![store_service(store, ports.store(), histories.clone())];
     let metrics = ChainMetrics::register(&registry).context("metrics")?;
     let network = Network::new(look_up_of_this_machine(), clock.clone(), &metrics);
     let network: Arc<dyn Dial> = Arc::new(network.with_certificates(Arc::new(super::certificates::check)));
     for chain in &config.chains {
-        let Some(port) = ports.chains.get(&chain.chain_id) else { continue };
+        let Some(port) = ports.chain(chain.chain_id) else { continue };
         services.push(chain_service(chain, &ports, port.clone(), &network, &clock, &metrics, &histories));
     }
-    services.push(cron_service(ports.cron.clone(), clock.clone()));
+    services.push(cron_service(ports.of(), clock.clone()));
     let (listeners, own) = watch::channel(configured_listeners(config));
     let egress_metrics = EgressMetrics::register(&registry).context("metrics")?;
-    services.push(egress_service(config, ports.egress.clone(), clock.clone(), egress_metrics.clone(), own));
-    services.push(gateway_service(config, &ports, &registry, log.tap.clone(), listeners)?);
+    services.push(egress_service(config, ports.of(), clock.clone(), egress_metrics.clone(), own));
+    services.push(gateway_service(config, &admin, &ports, &registry, log.tap.clone(), listeners)?);
 
-    let admin = ports.admin.clone();
     let args = KernelArgs {
         services,
         ports,
+        admin: admin.clone(),
         modules: config.modules.iter().map(module_spec).collect(),
         ceiling: config.limits.limits(),
         restart: config.restart.ceiling(),
@@ -201,7 +202,7 @@ fn chain_service(
     assert_eq!(fixture.is_some(), chain.mock.is_some(), "a fixture is read when the configuration is checked");
     let (rpc, network, clock, metrics) = (rpc(chain), network.clone(), clock.clone(), metrics.clone());
     let kept = histories.get(&chain.chain_id).cloned();
-    let (headers, history) = (kept.is_some().then(|| ports.store.clone()), kept.unwrap_or_default());
+    let (headers, history) = (kept.is_some().then(|| ports.store()), kept.unwrap_or_default());
     ServiceSpec::new(format!("chain:{}", chain.chain_id), port, move |supervisor| {
         let source = match &fixture {
             Some(fixture) => nexum_chain::Source::Mock(Fixture::clone(fixture)),
@@ -242,6 +243,7 @@ fn configured_listeners(config: &Config) -> Vec<SocketAddr> {
 /// The gateway. `listeners` hears where it listens, which the system may choose anew with every start.
 fn gateway_service(
     config: &Config,
+    admin: &Port<AdminMsg>,
     ports: &Ports,
     registry: &Registry,
     logs: LogTap,
@@ -257,8 +259,8 @@ fn gateway_service(
         metrics: observability.metrics_listen.0,
         admin_socket: observability.admin_socket.clone(),
         admin_tcp: observability.admin_listen.0.zip(token).map(|(address, token)| AdminTcp { address, token }),
-        admin: ports.admin.clone(),
-        store: ports.store.clone(),
+        admin: admin.clone(),
+        store: ports.store(),
         registry: registry.clone(),
         logs,
     };
@@ -281,7 +283,7 @@ fn gateway_service(
 pub(super) fn module_spec(module: &Module) -> ModuleSpec {
     ModuleSpec {
         source: module.source.clone().into(),
-        denied: module.denied.clone(),
+        denied: module.denied.iter().map(ToString::to_string).collect(),
         ceiling: (module.limits != Ceiling::default()).then(|| module.limits.limits()),
         config: module.config.clone(),
         extra_methods: module.extra_methods.clone(),

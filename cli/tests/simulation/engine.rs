@@ -13,9 +13,12 @@ use std::{
 };
 
 use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History};
-use nexum_host_ifaces::{blocking::Blocking, clock::Clock, port::Port, store::StoreMsg};
+use nexum_host_ifaces::{
+    blocking::Blocking, clock::Clock, cron::CronMsg, interfaces::http::port::EgressMsg, port::Port, ports::Ports,
+    store::StoreMsg,
+};
 use nexum_kernel::{
-    KernelArgs, KernelHandle, Ports, ServiceSpec,
+    KernelArgs, KernelHandle, ServiceSpec,
     admin::{AdminError, AdminMsg, Health, ModuleSpec, Node, ResyncOrder, ResyncTo, Wanted},
     begun::Marks,
     engine::WasmEngine,
@@ -135,7 +138,8 @@ impl Engine {
         let begun = Arc::new(begun.map_err(|error| error.to_string())?);
 
         let view = Arc::new(SimView::new(store.clone(), machine.disk.clone()));
-        let ports = Ports::new(view, machine.scenario.chains.iter().map(|chain| chain.id));
+        let (ports, admin) =
+            (Ports::new(view, machine.scenario.chains.iter().map(|chain| chain.id)), Port::new("kernel"));
         let mut histories = Vec::new();
         for plan in &machine.scenario.chains {
             let links = store.headers(plan.id).map_err(|error| error.to_string())?;
@@ -143,7 +147,7 @@ impl Engine {
         }
         let histories = Arc::new(histories);
         let actors = Actors::default();
-        let mut services = vec![actors.service("store", ports.store.clone(), {
+        let mut services = vec![actors.service("store", ports.store(), {
             let (store, histories, started) = (store.clone(), histories.clone(), AtomicBool::new(false));
             move |supervisor| {
                 let (args, histories) = (nexum_store::Args { store: store.clone() }, histories.clone());
@@ -161,7 +165,7 @@ impl Engine {
         })];
         let metrics = ChainMetrics::register(&registry).map_err(|error| error.to_string())?;
         for (index, plan) in machine.scenario.chains.iter().enumerate() {
-            let Some(port) = ports.chains.get(&plan.id) else { continue };
+            let Some(port) = ports.chain(plan.id) else { continue };
             let mut config = ChainConfig::new(plan.id, Vec::<String>::new());
             config.endpoints = (0..)
                 .zip(&plan.nodes)
@@ -176,7 +180,7 @@ impl Engine {
             config.window_blocks = plan.window_blocks;
             (config.bloom, config.verify) = (plan.bloom, plan.verify);
             let (net, clock, history) = (net.clone(), clock.clone(), histories[index].1.clone());
-            let headers = ports.store.clone();
+            let headers = ports.store();
             let metrics = metrics.clone();
             services.push(actors.service(&format!("chain {}", plan.id), port.clone(), move |supervisor| {
                 let source = nexum_chain::Source::Rpc(config.clone(), Arc::new(net.clone()));
@@ -186,19 +190,18 @@ impl Engine {
                 async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
             }));
         }
-        services.push(actors.service("cron", ports.cron.clone(), {
+        services.push(actors.service("cron", ports.of::<CronMsg>(), {
             let clock = clock.clone();
             move |supervisor| {
                 let args = nexum_cron::Args { clock: clock.clone() };
                 async move { nexum_cron::spawn(args, supervisor).await.map(|(actor, _)| actor) }
             }
         }));
-        services.push(actors.service("egress", ports.egress.clone(), {
+        services.push(actors.service("egress", ports.of::<EgressMsg>(), {
             let args = receiver::Args { receivers: machine.receivers.clone(), clock: machine.clock.clone() };
             move |supervisor| receiver::spawn(args.clone(), supervisor)
         }));
 
-        let admin = ports.admin.clone();
         let extra_methods = [SEND_RAW, PUT].map(str::to_owned);
         let spec =
             |source: &PathBuf| ModuleSpec { extra_methods: extra_methods.to_vec(), ..ModuleSpec::new(source.clone()) };
@@ -218,7 +221,7 @@ impl Engine {
             schedule_next: Arc::new(nexum_cron::next_after),
             event_age_threshold: Duration::from_millis(machine.scenario.event_age_ms),
             jitter: Arc::new(move || lock(&jitter).unit()),
-            ..kernel_args(ports, machine.wasm.clone(), roster, begun.clone(), clock, registry)
+            ..kernel_args(ports, admin.clone(), machine.wasm.clone(), roster, begun.clone(), clock, registry)
         })
         .await
         .map_err(|error| error.to_string())?;

@@ -15,7 +15,7 @@ use std::{
 use alloy::primitives::keccak256;
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
-    http::{EgressMsg, EgressStatus, Fetch, Header, Response},
+    interfaces::http::port::{EgressMsg, EgressStatus, Fetch, Header, Response},
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use serde_json::{Value, json};

@@ -4,7 +4,6 @@
 //! Owns: how these are encoded, in stores and in JSON. Invariant: nothing here needs an engine, so that a client of one is
 //! small; `nexum-host-ifaces` shows all of it at the places where an engine looks for it.
 
-pub mod capability;
 pub mod crash;
 pub mod effect;
 pub mod encoded;

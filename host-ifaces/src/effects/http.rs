@@ -1,6 +1,6 @@
 //! Effects over HTTP: one request with the idempotency key as a header, and what its answer means.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use url::Url;
@@ -9,8 +9,12 @@ use super::kind::{ANSWER_BYTES_MAX, Attempting, EffectKind, Verdict, hex, invali
 use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::outbox::{Effect, HttpEffect},
-    grants::{Capability, Grants},
-    http::{self, EgressMsg, Fetch, HEADERS_MAX, Header, KEY_HEADER, Request, Response},
+    grants::Grants,
+    interfaces::http::{
+        grant::CAPABILITY as HTTP,
+        patience,
+        port::{self, EgressMsg, Fetch, HEADERS_MAX, Header, KEY_HEADER, Request, Response},
+    },
     secrets,
 };
 
@@ -21,7 +25,7 @@ impl EffectKind for HttpEffect {
     }
 
     fn destination(&self) -> String {
-        http::origin(&self.url)
+        port::origin(&self.url)
     }
 
     fn bytes(&self) -> usize {
@@ -54,8 +58,8 @@ impl EffectKind for HttpEffect {
     /// It needs a host from the allowlist, as an effect is asked for by that alone, and that the operator does not
     /// withhold `http`.
     fn granted(&self, module: &str, grants: &Grants) -> Result<(), HostError> {
-        if grants.refused().contains(&Capability::Http) {
-            return Err(missing(Capability::Http, module, "effects over HTTP"));
+        if grants.refused().contains(&HTTP) {
+            return Err(missing(HTTP, module, "effects over HTTP"));
         }
         let url = Url::parse(&self.url).map_err(|why| {
             let message = format!("what is given as URL is none: {why}");
@@ -75,7 +79,7 @@ impl EffectKind for HttpEffect {
         }
         let mut headers = self.headers.clone();
         headers.push(key_header(key));
-        http::check(&self.method, &self.url, &headers, self.body.as_deref(), grants.hosts()).map(drop)
+        port::check(&self.method, &self.url, &headers, self.body.as_deref(), &grants.hosts()).map(drop)
     }
 
     async fn attempt(&self, with: &Attempting<'_>) -> Verdict {
@@ -85,14 +89,14 @@ impl EffectKind for HttpEffect {
         let fetch = Box::new(Fetch {
             module: with.module.clone(),
             request,
-            allow: with.grants.hosts().clone(),
+            allow: Arc::new(with.grants.hosts()),
             deadline: with.deadline,
             max_reply_bytes: ANSWER_BYTES_MAX,
             is_effect: true,
         });
         // The egress actor keeps the deadline; the call waits longer only for its word.
         let waited = with.deadline + Duration::from_secs(1);
-        let answer = with.egress.call(waited, |reply| EgressMsg::Fetch { fetch, reply }).await;
+        let answer = with.ports.of::<EgressMsg>().call(waited, |reply| EgressMsg::Fetch { fetch, reply }).await;
         let answer = answer.unwrap_or_else(|error| Err(error.to_host_error("http")));
         of_http(answer, with.clock.now_ms())
     }
@@ -131,7 +135,7 @@ fn of_http(answer: Result<Response, HostError>, now_ms: u64) -> Verdict {
         }
         408 | 425 | 429 | 500.. => {
             let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("retry-after"));
-            let after = header.and_then(|header| http::retry_after(&header.value, now_ms));
+            let after = header.and_then(|header| patience::retry_after(&header.value, now_ms));
             Verdict::Retry { error: described(status, &response.body), after, counts: true }
         }
         300..400 => Verdict::Failed(format!("status {status}: a redirect that cannot carry the request on")),
@@ -147,12 +151,12 @@ fn described(status: u16, body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::sync::Arc;
 
     use ractor::{Actor, ActorProcessingErr, ActorRef};
 
     use super::*;
-    use crate::{clock::SystemClock, effects::kind::ERROR_CHARS_MAX, http::Allowlist, port::Port};
+    use crate::{clock::SystemClock, effects::kind::ERROR_CHARS_MAX, interfaces::http::grant::Allowlist, ports::Ports};
 
     /// Answers with what was asked of it.
     struct Egress;
@@ -187,16 +191,15 @@ mod tests {
     #[tokio::test]
     async fn an_attempt_leaves_as_an_effect_with_its_key() {
         let (actor, _) = Actor::spawn(None, Egress, ()).await.unwrap();
-        let egress = Port::new("egress");
-        egress.bind(actor.clone());
+        let ports = Ports::unbound([]);
+        ports.of::<EgressMsg>().bind(actor.clone());
         let with = Attempting {
             module: &Arc::from("m"),
             key: "m/1",
             again: false,
             deadline: Duration::from_secs(10),
-            grants: &Grants::default().with_hosts(Allowlist::new(["a.org".to_owned()])),
-            egress: &egress,
-            chains: &BTreeMap::new(),
+            grants: &Grants::default().with_hosts(&Allowlist::new(["a.org".to_owned()])),
+            ports: &ports,
             clock: &SystemClock::new(),
         };
         let headers = vec![Header { name: "x".into(), value: "y".into() }];
@@ -213,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_send_takes_has_room_for_the_key() {
-        let grants = Grants::default().with_hosts(Allowlist::new(["a.org".to_owned()]));
+        let grants = Grants::default().with_hosts(&Allowlist::new(["a.org".to_owned()]));
         let refusal = |count: usize, value: usize, key: &str| {
             let header = |n: usize| Header { name: format!("x-{n}"), value: "v".repeat(value) };
             let headers = (0..count).map(header).collect();
@@ -224,7 +227,7 @@ mod tests {
         assert_eq!(refusal(max - 1, 1, "k"), None);
         assert_eq!(refusal(max, 1, "k").unwrap(), format!("{} headers, at most {max}", max + 1));
         assert_eq!(refusal(100_000, 0, "k").unwrap(), format!("100000 headers, at most {max}"));
-        let room = http::HEADER_BYTES_MAX - KEY_HEADER.len() - "x-0".len();
+        let room = port::HEADER_BYTES_MAX - KEY_HEADER.len() - "x-0".len();
         assert_eq!(refusal(1, room - 9, &"k".repeat(9)), None);
         assert!(refusal(1, room - 9, &"k".repeat(10)).unwrap().starts_with("headers of "));
     }

@@ -1,17 +1,12 @@
 //! What every kind of effect answers for, what it is given for an attempt, and what an attempt comes to.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 
 use crate::{
-    HostError, HostErrorKind,
-    bindings::nexum::host::outbox::Effect,
-    chain::ChainMsg,
-    clock::Clock,
-    grants::{Capability, Grants},
-    http::EgressMsg,
-    port::Port,
+    HostError, HostErrorKind, bindings::nexum::host::outbox::Effect, capability::Capability, clock::Clock,
+    grants::Grants, ports::Ports,
 };
 
 /// What a module is told of an answer; more of it is for the receiver's own logs.
@@ -73,9 +68,7 @@ pub struct Attempting<'a> {
     /// From connecting to the last byte of the answer.
     pub deadline: Duration,
     pub grants: &'a Grants,
-    pub egress: &'a Port<EgressMsg>,
-    /// Those that the module is granted.
-    pub chains: &'a BTreeMap<u64, Port<ChainMsg>>,
+    pub ports: &'a Ports,
     pub clock: &'a dyn Clock,
 }
 

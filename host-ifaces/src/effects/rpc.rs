@@ -8,8 +8,8 @@ use super::kind::{ANSWER_BYTES_MAX, Attempting, EffectKind, Verdict, invalid, mi
 use crate::{
     Hash, HostError, HostErrorKind,
     bindings::nexum::host::outbox::{Effect, RpcEffect},
-    chain::ChainMsg,
-    grants::{Capability, Grant, Grants},
+    grants::{Grant, Grants},
+    interfaces::chain::{grant::CAPABILITY as CHAIN, port::ChainMsg},
     port::Port,
 };
 
@@ -42,8 +42,8 @@ impl EffectKind for RpcEffect {
     }
 
     fn granted(&self, module: &str, grants: &Grants) -> Result<(), HostError> {
-        if grants.get(Capability::Chain) != Some(Grant::Served) {
-            return Err(missing(Capability::Chain, module, "effects over RPC"));
+        if grants.get(CHAIN) != Some(Grant::Served) {
+            return Err(missing(CHAIN, module, "effects over RPC"));
         }
         grants.rpc(module, self.chain_id, &self.method)
     }
@@ -57,7 +57,7 @@ impl EffectKind for RpcEffect {
 
     async fn attempt(&self, with: &Attempting<'_>) -> Verdict {
         let Self { chain_id, method, params } = self;
-        let Some(port) = with.chains.get(chain_id) else {
+        let Some(port) = with.ports.chain(*chain_id) else {
             return Verdict::Failed(format!("chain {chain_id} has no port"));
         };
         let verdict = of_rpc(self, request(with, port, method, params).await);
@@ -140,12 +140,12 @@ fn of_refused_transaction(refusal: String, hash: &Hash, again: bool, found: Resu
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc, time::Duration};
+    use std::{sync::Arc, time::Duration};
 
     use ractor::{Actor, ActorProcessingErr, ActorRef};
 
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::{clock::SystemClock, ports::Ports};
 
     /// A node that refuses what it is sent, and knows whatever it is asked for.
     struct Node;
@@ -171,16 +171,15 @@ mod tests {
     #[tokio::test]
     async fn a_transaction_that_is_refused_is_asked_for_before_it_is_given_up() {
         let (actor, _) = Actor::spawn(None, Node, ()).await.unwrap();
-        let (port, unbound) = (Port::new("chain"), Port::new("chain"));
-        port.bind(actor.clone());
+        let ports = Ports::unbound([1, 2]);
+        ports.chain(1).unwrap().bind(actor.clone());
         let with = Attempting {
             module: &Arc::from("m"),
             key: "k",
             again: false,
             deadline: Duration::from_secs(10),
             grants: &Grants::default(),
-            egress: &Port::new("egress"),
-            chains: &BTreeMap::from([(1, port), (2, unbound)]),
+            ports: &ports,
             clock: &SystemClock::new(),
         };
         let effect = |chain_id, method: &str| RpcEffect { chain_id, method: method.into(), params: "[\"0x\"]".into() };

@@ -16,25 +16,24 @@ use wasmtime_wasi::p2::bindings::sockets::{instance_network, ip_name_lookup};
 
 use super::*;
 use crate::{
+    Hash,
+    ahead::Ahead,
     bindings::nexum::host::{chain, http as fetching, local_store, outbox},
     clock::SystemClock,
-    http::{Allowlist, Header, Request},
+    grants::Grants,
+    interfaces::{
+        http::{grant::Allowlist, port::Header, port::Request},
+        local_store::guest::View as Store,
+        outbox::guest::View as Outbox,
+    },
+    limits::Limits,
     outbox::{Effect, HttpEffect, Release},
-    recording::RecordedView,
-    store::{Entries, JournalRoom, StoreError, StoreMsg},
+    ports::Ports,
+    recording::{Taping, view::RecordedView},
+    state::{Entries, JournalRoom, ModuleId, NoState, StateView, StoreError},
+    store::StoreMsg,
+    unit::drafts::Quota,
 };
-
-struct Nothing;
-
-impl StateView for Nothing {
-    fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(None)
-    }
-
-    fn scan(&self, _: ModuleId, _: &str, _: Option<&str>, _: usize) -> Result<Entries, StoreError> {
-        Ok(Vec::new())
-    }
-}
 
 /// Acknowledges every unit, and notes how many effects it carried.
 struct Keeps(Arc<Mutex<Vec<usize>>>);
@@ -57,19 +56,22 @@ impl Actor for Keeps {
     }
 }
 
-fn args(store: Port<StoreMsg>) -> HostArgs {
+fn args(view: impl StateView + 'static) -> HostArgs {
+    over(Arc::new(view))
+}
+
+fn over(view: Arc<dyn StateView>) -> HostArgs {
+    let ports = Ports::new(view, []);
     HostArgs {
         module: "m".into(),
         id: ModuleId(1),
         component: Hash::default(),
         limits: Arc::default(),
         clock: Arc::new(SystemClock::new()),
-        ahead: Arc::new(Ahead::new(store)),
-        view: Arc::new(Nothing),
-        grants: Arc::new(Grants::default().with_hosts(Allowlist::new(["a.org".to_owned()]))),
-        chains: Arc::default(),
+        ahead: Arc::new(Ahead::new(ports.store())),
+        ports,
+        grants: Arc::new(Grants::default().with_hosts(&Allowlist::new(["a.org".to_owned()]))),
         taping: Taping::Off,
-        egress: Port::new("egress"),
         quota: Quota::new(100),
     }
 }
@@ -78,7 +80,7 @@ fn send(host: &mut HostState) -> String {
     let url = "https://a.org".to_owned();
     let effect = Effect::Http(HttpEffect { method: "POST".into(), url, headers: Vec::new(), body: None });
     let options = outbox::Options { key: None, release: Release::Committed, lane: None };
-    outbox::Host::send(host, effect, options).unwrap()
+    outbox::Host::send(&mut Outbox::of(host), effect, options).unwrap()
 }
 
 /// One attempt at an event that sends an effect before and after each of two flushes: their ids.
@@ -87,8 +89,8 @@ async fn attempt(args: &HostArgs, event: &EventId) -> Vec<String> {
     host.begin(event);
     let mut ids = vec![send(&mut host)];
     for value in [1, 2] {
-        local_store::Host::set(&mut host, "marker".into(), vec![value]).unwrap();
-        local_store::Host::flush(&mut host).await.unwrap();
+        local_store::Host::set(&mut Store::of(&mut host), "marker".into(), vec![value]).unwrap();
+        local_store::Host::flush(&mut Store::of(&mut host)).await.unwrap();
         ids.push(send(&mut host));
     }
     let unit = host.seal(UnitKind::Handled, None, 0);
@@ -102,9 +104,8 @@ async fn attempt(args: &HostArgs, event: &EventId) -> Vec<String> {
 async fn effects_around_a_flush_have_ids_of_their_own_and_the_next_attempt_has_the_same() {
     let carried = Arc::new(Mutex::new(Vec::new()));
     let (actor, _) = Actor::spawn(None, Keeps(carried.clone()), ()).await.unwrap();
-    let store = Port::new("store");
-    store.bind(actor.clone());
-    let args = args(store);
+    let args = args(NoState);
+    args.ports.store().bind(actor.clone());
     let event = EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) };
     let ids = attempt(&args, &event).await;
     let expected: Vec<String> = (0..3).map(|ordinal| format!("m/{event}/{ordinal}")).collect();
@@ -155,17 +156,17 @@ impl Actor for Hangs {
 #[tokio::test]
 async fn an_event_that_is_late_because_the_disk_does_not_write_is_not_held_against_the_module() {
     let (actor, _) = Actor::spawn(None, Hangs, ()).await.unwrap();
-    let store = Port::new("store");
-    store.bind(actor.clone());
     let hand = Arc::<Hand>::default();
-    let args = HostArgs { clock: hand.clone(), ..args(store) };
+    let args = HostArgs { clock: hand.clone(), ..args(NoState) };
+    args.ports.store().bind(actor.clone());
     for (waits, is_at_fault) in [(Duration::from_secs(4), true), (Duration::from_secs(5), false)] {
         let mut host = HostState::new(&args, ModuleRecord::default());
         host.begin(&EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) });
         host.is_late(Duration::from_secs(10));
         assert_eq!(host.poisoned(), None, "it waits for nothing");
-        local_store::Host::set(&mut host, "marker".into(), vec![1]).unwrap();
-        let mut flush = Box::pin(local_store::Host::flush(&mut host));
+        local_store::Host::set(&mut Store::of(&mut host), "marker".into(), vec![1]).unwrap();
+        let mut view = Store::of(&mut host);
+        let mut flush = Box::pin(local_store::Host::flush(&mut view));
         assert!(flush.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         drop(flush);
         hand.0.fetch_add(u64::try_from(waits.as_nanos()).unwrap(), Ordering::Relaxed);
@@ -178,7 +179,7 @@ async fn an_event_that_is_late_because_the_disk_does_not_write_is_not_held_again
 /// A host at the beginning of an event that may make so many calls.
 fn allowed(calls: u64) -> HostState {
     let limits = Arc::new(Limits { max_host_calls_per_event: calls, ..Limits::default() });
-    let mut host = HostState::new(&HostArgs { limits, ..args(Port::new("store")) }, ModuleRecord::default());
+    let mut host = HostState::new(&HostArgs { limits, ..args(NoState) }, ModuleRecord::default());
     host.begin(&EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) });
     host
 }
@@ -195,13 +196,13 @@ async fn calls_over_the_limit_cost_what_they_bring() {
     let [mut fetches, mut requests, mut lookups] = [10, 10, 2].map(allowed);
     let network = instance_network::Host::instance_network(&mut lookups.lookups().sockets).unwrap().rep();
     for _ in 0..20 {
-        fetching::Host::fetch(&mut fetches, request(Vec::new(), Some(vec![0; PART]))).await.unwrap_err();
-        chain::Host::request(&mut requests, 1, "eth_call".into(), "x".repeat(PART)).await.unwrap_err();
+        fetching::Host::fetch(fetches.call(), request(Vec::new(), Some(vec![0; PART]))).await.unwrap_err();
+        chain::Host::request(requests.call(), 1, "eth_call".into(), "x".repeat(PART)).await.unwrap_err();
         let (network, name) = (Resource::new_borrow(network), "n".repeat(PART));
         assert!(ip_name_lookup::Host::resolve_addresses(&mut lookups.lookups(), network, name).is_err());
     }
     for host in [fetches, requests, lookups] {
-        assert_eq!(host.may_go_on().unwrap_err().to_string(), OVERDRAWN);
+        assert_eq!(host.call.may_go_on().unwrap_err().to_string(), OVERDRAWN);
     }
 }
 
@@ -210,15 +211,15 @@ async fn parts_without_a_character_cost_what_they_take() {
     let [mut fetches, mut batches, mut effects] = [100, 100, 100].map(allowed);
     let headers = || vec![Header { name: String::new(), value: String::new() }; 30_000];
     for _ in 0..60 {
-        fetching::Host::fetch(&mut fetches, request(headers(), None)).await.unwrap_err();
+        fetching::Host::fetch(fetches.call(), request(headers(), None)).await.unwrap_err();
         let requests = (0..30_000).map(|_| chain::RpcRequest { method: String::new(), params: String::new() });
-        chain::Host::request_batch(&mut batches, 1, requests.collect()).await.unwrap_err();
+        chain::Host::request_batch(batches.call(), 1, requests.collect()).await.unwrap_err();
         let effect = HttpEffect { method: "POST".into(), url: "https://a.org".into(), headers: headers(), body: None };
         let options = outbox::Options { key: None, release: Release::Committed, lane: None };
-        outbox::Host::send(&mut effects, Effect::Http(effect), options).unwrap_err();
+        outbox::Host::send(&mut Outbox::of(&mut effects), Effect::Http(effect), options).unwrap_err();
     }
     for host in [fetches, batches, effects] {
-        assert_eq!(host.may_go_on().unwrap_err().to_string(), OVERDRAWN);
+        assert_eq!(host.call.may_go_on().unwrap_err().to_string(), OVERDRAWN);
     }
 }
 
@@ -249,18 +250,18 @@ async fn what_the_journal_refused_is_refused_in_a_replay_with_the_same_words() {
     async fn attempt(host: &mut HostState) -> [Result<(), String>; 3] {
         let said = |result: Result<(), HostError>| result.map_err(|error| error.message);
         for key in ["a", "b"] {
-            local_store::Host::set(host, key.into(), vec![1]).unwrap();
+            local_store::Host::set(&mut Store::of(host), key.into(), vec![1]).unwrap();
         }
-        let refused = said(local_store::Host::flush(host).await);
-        local_store::Host::set(host, "b".into(), vec![7; 100 << 10]).unwrap();
+        let refused = said(local_store::Host::flush(&mut Store::of(host)).await);
+        local_store::Host::set(&mut Store::of(host), "b".into(), vec![7; 100 << 10]).unwrap();
         let passed = said(host.check_journal());
-        local_store::Host::delete(host, "c".into()).unwrap();
+        local_store::Host::delete(&mut Store::of(host), "c".into()).unwrap();
         [refused, passed, said(host.check_journal())]
     }
     let event = EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) };
     let journal = Journal { value_bytes: 100 << 10, newest: AtomicU64::new(u64::MAX), room: 150 << 10 };
     let taping = Taping::On(Default::default());
-    let args = HostArgs { view: Arc::new(journal), taping, ..args(Port::new("store")) };
+    let args = HostArgs { taping, ..args(journal) };
     let mut live = HostState::new(&args, ModuleRecord::default());
     live.begin(&event);
     let said = attempt(&mut live).await;
@@ -271,7 +272,8 @@ async fn what_the_journal_refused_is_refused_in_a_replay_with_the_same_words() {
 
     let session = live.capture().unwrap().session;
     let (view, taping) = (Arc::new(RecordedView::new(&session)), Taping::Play(Arc::new(session)));
-    let mut played = HostState::new(&HostArgs { view: view.clone(), taping, ..args }, ModuleRecord::default());
+    let mut played =
+        HostState::new(&HostArgs { ports: Ports::new(view.clone(), []), taping, ..args }, ModuleRecord::default());
     played.begin(&event);
     assert_eq!(attempt(&mut played).await, said);
     assert_eq!((view.missing(), played.capture().unwrap().missing), (Vec::new(), Vec::new()));
@@ -281,11 +283,11 @@ async fn what_the_journal_refused_is_refused_in_a_replay_with_the_same_words() {
 async fn a_module_that_is_ahead_of_the_disk_finds_no_more_room_in_its_journal_than_one_that_waits() {
     const MIB: u64 = 1 << 20;
     let journal = Arc::new(Journal { value_bytes: MIB as usize, newest: AtomicU64::new(0), room: 16 * MIB });
-    let args = HostArgs { view: journal.clone(), ..args(Port::new("store")) };
+    let args = over(journal.clone());
     let mut host = HostState::new(&args, ModuleRecord::default());
     let mut delete = |number: u64| {
         host.begin(&EventId::Block { chain_id: 1, number, hash: Hash([7; 32]) });
-        local_store::Host::delete(&mut host, format!("key {number}")).unwrap();
+        local_store::Host::delete(&mut Store::of(&mut host), format!("key {number}")).unwrap();
         host.check_journal().map(|()| {
             let unit = host.seal(UnitKind::Handled, None, 0);
             host.send(unit);
@@ -300,7 +302,7 @@ async fn a_module_that_is_ahead_of_the_disk_finds_no_more_room_in_its_journal_th
 
 /// A host at the beginning of the event of a block.
 fn at_block(number: u64) -> HostState {
-    let mut host = HostState::new(&args(Port::new("store")), ModuleRecord::default());
+    let mut host = HostState::new(&args(NoState), ModuleRecord::default());
     host.begin(&block(number));
     host
 }
@@ -315,8 +317,8 @@ fn moved_to(number: u64) -> Option<(SourceId, Cursor)> {
 
 #[tokio::test]
 async fn the_start_of_an_instance_belongs_to_init() {
-    let mut host = HostState::new(&args(Port::new("store")), ModuleRecord::default());
-    assert_eq!(host.event_at_hand(), EventId::Init);
+    let mut host = HostState::new(&args(NoState), ModuleRecord::default());
+    assert_eq!(host.unit.event_at_hand(), EventId::Init);
     assert_eq!(host.seal(UnitKind::Handled, None, 0).entry.event, EventId::Init);
 }
 
@@ -335,9 +337,9 @@ async fn nothing_is_flushed_between_events() {
     let mut host = at_block(7);
     let unit = host.seal(UnitKind::Handled, moved_to(7), 0);
     host.send(unit);
-    local_store::Host::set(&mut host, "marker".into(), vec![1]).unwrap();
+    local_store::Host::set(&mut Store::of(&mut host), "marker".into(), vec![1]).unwrap();
     // It is refused before anything is asked of the store, which is not there.
-    local_store::Host::flush(&mut host).await.unwrap_err();
+    local_store::Host::flush(&mut Store::of(&mut host)).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -380,10 +382,10 @@ impl StateView for Unreadable {
 
 #[tokio::test]
 async fn an_event_whose_room_in_the_journal_cannot_be_read_fails_and_is_not_held_against_the_module() {
-    let args = HostArgs { view: Arc::new(Unreadable), ..args(Port::new("store")) };
+    let args = args(Unreadable);
     let mut host = HostState::new(&args, ModuleRecord::default());
     host.begin(&block(7));
-    local_store::Host::delete(&mut host, "a".into()).unwrap();
+    local_store::Host::delete(&mut Store::of(&mut host), "a".into()).unwrap();
     assert_eq!(host.check_journal().unwrap_err().message, "store: bad block");
     assert_eq!(host.poisoned(), Some("how much room the journal has cannot be read: store: bad block"));
 }

@@ -39,10 +39,10 @@ pub(super) fn define(
                 let function = format!("`{name}` of `{import}`");
                 instance.func_new(name, move |mut store, called, arguments, results| {
                     // Refused calls cost something, too.
-                    let host = store.data_mut().counted();
-                    host.meter.take(arguments.iter().map(super::weight).sum());
+                    let call = store.data_mut().counted().call();
+                    call.take(arguments.iter().map(super::weight).sum());
                     let (Some(denial), Some(result)) = (denial(&called), results.first_mut()) else {
-                        let module = &host.module;
+                        let module = call.module();
                         let message =
                             format!("{function} is refused to module {module}: `nexum:host/http` is for that");
                         return Err(wasmtime::Error::msg(message));
@@ -94,45 +94,24 @@ mod tests {
 
     use super::*;
     use crate::{
-        Hash,
-        ahead::Ahead,
-        clock::SystemClock,
-        grants::Interfaces,
-        host::HostArgs,
-        limits::Limits,
-        outbox::Quota,
-        port::Port,
-        recording::Taping,
-        store::{Entries, ModuleId, ModuleRecord, StateView, StoreError},
+        Hash, ahead::Ahead, clock::SystemClock, grants::Interfaces, host::HostArgs, limits::Limits, ports::Ports,
+        recording::Taping, state::ModuleId, store::ModuleRecord, unit::drafts::Quota,
     };
 
     const NETWORK: &[u8] = include_bytes!("../../../fixtures/components/network.wasm");
 
-    struct NoState;
-
-    impl StateView for NoState {
-        fn get(&self, _: ModuleId, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
-            Ok(None)
-        }
-
-        fn scan(&self, _: ModuleId, _: &str, _: Option<&str>, _: usize) -> Result<Entries, StoreError> {
-            Ok(Entries::new())
-        }
-    }
-
     fn host() -> HostState {
+        let ports = Ports::unbound([]);
         let args = HostArgs {
             module: "m".into(),
             id: ModuleId(1),
             component: Hash::default(),
             limits: Arc::new(Limits::default()),
             clock: Arc::new(SystemClock::new()),
-            ahead: Arc::new(Ahead::new(Port::new("store"))),
-            view: Arc::new(NoState),
-            chains: Arc::default(),
+            ahead: Arc::new(Ahead::new(ports.store())),
+            ports,
             grants: Arc::default(),
             taping: Taping::Off,
-            egress: Port::new("egress"),
             quota: Quota::new(0),
         };
         HostState::new(&args, ModuleRecord::default())

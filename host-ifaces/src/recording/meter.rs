@@ -11,7 +11,9 @@ use std::sync::{
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 
-use super::{RECORDING_BYTES_MAX, Taping};
+/// More than an event reads in practice, and little enough that a module's crashes, which are bounded together, are always
+/// those of several events. What needs more is cut, which frees what was kept of it, and cannot be replayed.
+pub const RECORDING_BYTES_MAX: usize = 4 << 20;
 
 /// What an entry takes besides its bytes: its place in a list that doubles, and what the allocator adds.
 pub(crate) const ENTRY_BYTES: usize = 64;
@@ -83,11 +85,8 @@ struct Metered {
 
 impl RecordedBytes {
     /// Of a fresh instance. One that does not record counts nothing.
-    pub fn of(taping: &Taping) -> Self {
-        match taping {
-            Taping::On(pool) => Self::new(pool),
-            Taping::Off | Taping::Play(_) => Self::default(),
-        }
+    pub fn of(pool: Option<&Arc<Pool>>) -> Self {
+        pool.map_or_else(Self::default, Self::new)
     }
 
     fn new(pool: &Arc<Pool>) -> Self {

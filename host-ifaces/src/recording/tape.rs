@@ -3,19 +3,16 @@
 use std::{collections::VecDeque, fmt::Display};
 
 use nexum_records::encoded::encoded;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
-use super::{
-    Captured, Exchange, LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, Session, Taping,
+use crate::recording::{
+    Captured, Exchange, JOURNAL_ROOM, LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, Session, Taping,
     meter::{ENTRY_BYTES, RecordedBytes, encoded_bytes},
 };
-use crate::{HostError, HostErrorKind, host::HostState};
 
 /// Room that an idle tape keeps for the next event.
 const KEPT_ITEMS: usize = 8;
 
-/// Stands among the calls for how much room the journal had; the answer is a number of bytes.
-pub(super) const JOURNAL_ROOM: &str = "local-store.journal-room";
 /// Stands among the calls once for the flushes of an event that waited for its end.
 const FLUSH_HELD: &str = "local-store.flush-held";
 
@@ -301,7 +298,7 @@ impl Tape {
         }
     }
 
-    fn answered(&mut self, index: usize, result: &impl Serialize) {
+    pub fn answered(&mut self, index: usize, result: &impl Serialize) {
         // Only a call that was noted has an answer to note, and only this notes one.
         let Self::On(recorder) = self else { unreachable!("an answer is noted where nothing is recorded") };
         if let Some(answer) = recorder.encode(result, ENTRY_BYTES)
@@ -312,38 +309,10 @@ impl Tape {
     }
 }
 
-impl HostState {
-    /// Finishes a call that leaves the module: `live` is only waited for when the world is asked.
-    pub(crate) async fn reach<T: Serialize + DeserializeOwned>(
-        &mut self,
-        asked: Asked,
-        domain: &str,
-        live: impl Future<Output = Result<T, HostError>>,
-    ) -> Result<T, HostError> {
-        match asked {
-            Asked::Live => live.await,
-            Asked::Noted(index) => {
-                let result = live.await;
-                self.tape.answered(index, &result);
-                result
-            }
-            Asked::Played(answer) => postcard::from_bytes(&answer).unwrap_or_else(|error| {
-                let message = format!("the recorded answer cannot be read: {error}");
-                Err(HostError::new(domain, HostErrorKind::Internal, message))
-            }),
-            Asked::Unanswered => std::future::pending().await,
-            Asked::Missing => {
-                let message = "the recording has no answer to this call";
-                Err(HostError::new(domain, HostErrorKind::Unavailable, message))
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::RECORDING_BYTES_MAX;
+    use crate::{HostError, recording::RECORDING_BYTES_MAX};
 
     fn taping() -> Tape {
         Tape::new(&Taping::On(Default::default()), &RecordedBytes::default())

@@ -6,8 +6,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{Scan, Session};
-use crate::store::{Entries, ModuleId, StateView, StoreError};
+use crate::{
+    recording::{Scan, Session},
+    state::{Entries, ModuleId, StateView, StoreError},
+};
 
 /// Answers reads from a recording, and remembers what it was asked for in vain.
 #[derive(Default)]

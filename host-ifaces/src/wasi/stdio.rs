@@ -15,11 +15,11 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamError, StreamResult},
 };
 
-use super::WasiTape;
 use crate::{
+    call::log::{LINE_BYTES_MAX, LINES_PER_SECOND, LogBudget},
     clock::Clock,
     limits::Meter,
-    logging::{LINE_BYTES_MAX, LINES_PER_SECOND, LogBudget},
+    wasi::tape::WasiTape,
 };
 
 /// What `check-write` permits to be written at once; a larger write traps. WASI's streams permit about as much.
@@ -255,9 +255,9 @@ impl OutputStream for StdioLog {
 mod tests {
     use super::*;
     use crate::{
+        call::log::LINES_BURST,
         limits::ARGUMENT_BYTES_MAX,
-        logging::LINES_BURST,
-        recording::{LINES_MAX, RecordedBytes, Taping},
+        recording::{LINES_MAX, Taping, meter::RecordedBytes},
     };
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -284,8 +284,11 @@ mod tests {
     }
 
     fn bed(taping: &Taping) -> Bed {
-        let (clock, meter, tape) =
-            (Arc::<Still>::default(), Arc::<Meter>::default(), WasiTape::new(taping, &RecordedBytes::of(taping)));
+        let (clock, meter, tape) = (
+            Arc::<Still>::default(),
+            Arc::<Meter>::default(),
+            WasiTape::new(taping, &RecordedBytes::of(taping.pool())),
+        );
         let injected: Arc<dyn Clock> = clock.clone();
         let stdio = Stdio::new(&"m".into(), &injected, &meter, &tape);
         Bed { clock, meter, tape, stdio }

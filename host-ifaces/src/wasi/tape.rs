@@ -7,25 +7,13 @@ use std::{
 };
 
 use rand::RngCore as _;
-use serde::{Deserialize, Serialize};
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock};
 
 use crate::{
     clock::Clock,
     limits::Meter,
-    recording::{LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, RecordedBytes, Taping},
+    recording::{LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, Taping, WasiAnswers, meter::RecordedBytes},
 };
-
-/// What WASI answered.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct WasiAnswers {
-    /// Of the instance: what `insecure-seed` answers, always.
-    pub seed: u128,
-    /// Milliseconds since the Unix epoch.
-    pub wall_ms: Vec<u64>,
-    pub monotonic_ns: Vec<u64>,
-    pub random: Vec<u8>,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {

@@ -18,13 +18,8 @@ pub(crate) const FILTER_VALUES_MAX: usize = 1000;
 pub(crate) const CONFIRMATIONS_MAX: u64 = 1_000_000;
 /// It is part of the name of its source, which is written with every event.
 pub(crate) const SCHEDULE_BYTES_MAX: usize = 256;
-pub(crate) const HOSTS_MAX: usize = 256;
-/// The longest name that DNS has is 253 bytes; `*.` goes before it.
-pub(crate) const HOST_BYTES_MAX: usize = 255;
 /// With the names of the tables that it is in; each value carries them.
 pub(crate) const CONFIG_KEY_BYTES_MAX: usize = 256;
-pub(crate) const METHODS_MAX: usize = 64;
-pub(crate) const METHOD_BYTES_MAX: usize = 64;
 
 /// Refuses a text that is too long, without repeating it.
 pub(crate) fn text(value: &Spanned<String>, what: &str, bytes_max: usize) -> Result<(), Finding> {

@@ -2,18 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nexum_host_ifaces::{
-    Hash,
-    cron::ScheduleCheck,
-    grants::Capability,
-    http::{self, Allowlist},
-    limits::Limits,
-};
+use nexum_host_ifaces::{Hash, capability::Capability, cron::ScheduleCheck, limits::Limits};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    OnReorg, RestartPolicy, ceilings, config_values,
+    OnReorg, RestartPolicy,
+    capabilities::{Capabilities, Packages},
+    ceilings, config_values,
     values::{Finding, Length, duration, positive},
 };
 use crate::sources::{self, Reading, Subscription};
@@ -29,6 +25,8 @@ pub(super) struct Manifest {
     subscription: Vec<Spanned<Subscription>>,
     #[serde(default)]
     config: BTreeMap<String, Spanned<toml::Value>>,
+    #[serde(default)]
+    packages: Packages,
 }
 
 #[derive(Deserialize)]
@@ -74,37 +72,6 @@ struct Chains {
     optional: BTreeSet<u64>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Capabilities {
-    required: Option<Spanned<Vec<Capability>>>,
-    #[serde(default)]
-    optional: Vec<Capability>,
-    #[serde(default)]
-    chain: ChainCapability,
-    http: Option<HttpCapability>,
-    identity: Option<IdentityCapability>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct ChainCapability {
-    #[serde(default)]
-    extra_methods: Vec<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HttpCapability {
-    allow: Vec<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdentityCapability {
-    methods: Vec<Spanned<String>>,
-}
-
 impl Manifest {
     pub(super) fn check(self, schedules: &ScheduleCheck) -> Result<super::Manifest, Finding> {
         self.module.lengths()?;
@@ -120,8 +87,8 @@ impl Manifest {
         let component = component(&self.module.component)?;
         let limits = self.module.resources.check()?;
         let restart = self.module.restart.check()?;
-        self.capabilities.check()?;
-        let allow = self.capabilities.allow()?;
+        let tables = self.capabilities.tables()?;
+        self.capabilities.check_packages(&self.packages)?;
         let mut known_chains = self.chains.required.clone();
         known_chains.extend(&self.chains.optional);
         if let Some(beyond) = self.subscription.get(ceilings::SUBSCRIPTIONS_MAX) {
@@ -131,8 +98,8 @@ impl Manifest {
         for subscription in self.subscription {
             sources::read(subscription, &mut reading)?;
         }
-        let required = self.capabilities.required.map(Spanned::into_inner).unwrap_or_default();
-        let asked: Vec<Capability> = required.iter().chain(&self.capabilities.optional).copied().collect();
+        let Capabilities { required, optional, .. } = self.capabilities;
+        let asked: Vec<Capability> = required.iter().chain(&optional).copied().collect();
         let sources = sources::all(reading, &asked);
         let mut config = Vec::new();
         for (key, value) in &self.config {
@@ -150,9 +117,8 @@ impl Manifest {
             required_chains: self.chains.required,
             optional_chains: self.chains.optional,
             required,
-            optional: self.capabilities.optional,
-            extra_methods: self.capabilities.chain.extra_methods.into_iter().map(Spanned::into_inner).collect(),
-            allow,
+            optional,
+            tables,
             sources,
             config,
         })
@@ -219,29 +185,5 @@ impl Restart {
             }
         }
         Ok(policy)
-    }
-}
-
-impl Capabilities {
-    fn check(&self) -> Result<(), Finding> {
-        let hosts = self.http.as_ref().map(|http| http.allow.as_slice()).unwrap_or_default();
-        let methods = &self.chain.extra_methods;
-        ceilings::texts(methods, "extra_methods", ceilings::METHODS_MAX, ceilings::METHOD_BYTES_MAX)?;
-        ceilings::texts(hosts, "allow", ceilings::HOSTS_MAX, ceilings::HOST_BYTES_MAX)?;
-        const METHODS: [&str; 2] = ["sign", "sign-typed-data"];
-        for method in self.identity.iter().flat_map(|identity| &identity.methods) {
-            if !METHODS.contains(&method.get_ref().as_str()) {
-                let message =
-                    format!("unknown identity method `{}`; known are {}", method.get_ref(), METHODS.join(", "));
-                return Err((method.span(), message));
-            }
-        }
-        Ok(())
-    }
-
-    fn allow(&self) -> Result<Allowlist, Finding> {
-        let hosts = self.http.iter().flat_map(|capability| &capability.allow);
-        let read = |host: &Spanned<String>| http::pattern(host.get_ref()).map_err(|wrong| (host.span(), wrong));
-        Ok(Allowlist::new(hosts.map(read).collect::<Result<Vec<_>, _>>()?))
     }
 }

@@ -23,7 +23,8 @@ impl Args {
             return Ok(());
         }
         let name = self.name().clone();
-        let info: ModuleInfo = self.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Open { name, reply }).await??;
+        let info: ModuleInfo =
+            self.shared.ports.store().call(STORE_DEADLINE, |reply| StoreMsg::Open { name, reply }).await??;
         begun.counted();
         let mut health = self.health.clone().unwrap_or(info.health);
         if let Some(deaths) = deadly {
@@ -48,7 +49,7 @@ impl Args {
         }
         let (module, health) = (info.id, Box::new(health));
         let put = |reply| StoreMsg::PutHealth { module, health, reply };
-        Ok(self.shared.store.call(STORE_DEADLINE, put).await??)
+        Ok(self.shared.ports.store().call(STORE_DEADLINE, put).await??)
     }
 }
 

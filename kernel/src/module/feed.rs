@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
-    chain::ChainMsg,
     event::{Cursor, SourceId, SourceReply, Subscriber},
+    interfaces::chain::port::ChainMsg,
     port::{Port, PortError},
     store::ModuleRecord,
 };
@@ -131,7 +131,7 @@ impl Feeds {
     pub(super) fn chain(&self, args: &Args, chain_id: u64) -> Option<(Vec<usize>, Port<ChainMsg>)> {
         let of_chain = |index: &usize| self.feeds[*index].source.chain_id() == Some(chain_id);
         let indices = (0..self.feeds.len()).filter(of_chain).collect::<Vec<_>>();
-        let port = args.plan.chains.get(&chain_id).filter(|_| !indices.is_empty())?;
+        let port = args.shared.ports.chain(chain_id).filter(|_| !indices.is_empty())?;
         Some((indices, port.clone()))
     }
 
@@ -188,12 +188,7 @@ impl Feeds {
 
 /// The ways to whatever serves the sources of a module.
 fn reach(args: &Args) -> Reach<'_> {
-    Reach {
-        chains: &args.plan.chains,
-        grants: &args.plan.grants,
-        cron: &args.shared.cron,
-        outcomes: &args.shared.outbox,
-    }
+    Reach { ports: &args.shared.ports, grants: &args.plan.grants, outcomes: &args.shared.outbox }
 }
 
 impl Outcomes for Port<outbox::Msg> {

@@ -110,7 +110,7 @@ impl Running {
     async fn full(&mut self, args: &Args) -> Result<Option<Exit>, Exit> {
         // Letters that the operator dropped are not seen here, so the store has the word.
         let name = args.name().to_string();
-        let info = args.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Inspect { name, reply }).await??;
+        let info = args.shared.ports.store().call(STORE_DEADLINE, |reply| StoreMsg::Inspect { name, reply }).await??;
         args.status.dead_letters.store(info.dead_letters, Ordering::Relaxed);
         let Some(full) = full(&info, self.host.limits.max_dead_letters) else { return Ok(None) };
         let reason = format!(
@@ -165,7 +165,7 @@ impl Running {
         };
         let (module, letter) = (self.host.id, Box::new(letter));
         let put = |reply| StoreMsg::PutDeadLetter { module, letter, reply };
-        match args.shared.store.call(STORE_DEADLINE, put).await? {
+        match args.shared.ports.store().call(STORE_DEADLINE, put).await? {
             // Dropped by the operator meanwhile.
             Ok(()) | Err(StoreError::UnknownDeadLetter { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -210,7 +210,7 @@ fn full(info: &ModuleInfo, max: u64) -> Option<String> {
 async fn letter(args: &Args, seq: u64) -> Result<DeadLetter, AdminError> {
     let name = args.name().to_string();
     let unavailable = |error: String| AdminError::Unavailable(error);
-    let letters = args.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::DeadLetters { name, reply }).await;
+    let letters = args.shared.ports.store().call(STORE_DEADLINE, |reply| StoreMsg::DeadLetters { name, reply }).await;
     let letters = letters.map_err(|error| unavailable(error.to_string()))?;
     let mut letters = letters.map_err(|error| unavailable(error.to_string()))?.into_iter();
     let unknown = || AdminError::UnknownDeadLetter { module: args.name().to_string(), seq };

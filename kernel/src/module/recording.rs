@@ -4,8 +4,9 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use nexum_host_ifaces::{
+    capability::Capability,
     event::EventId,
-    grants::{Capability, Grant},
+    grants::Grant,
     host::HostArgs,
     recording::{
         Crash, CrashBrief, Fault, Pool, RECORDING_BYTES_MAX, Record, Recording, Setting, Taping, encoded_bytes,
@@ -30,7 +31,7 @@ pub(super) fn keep(shared: &Shared, module: ModuleId, recording: Recording, fail
         Ok(crash) => {
             let crash = Box::new(crash);
             // A store that is away now costs the recording; the failure itself is counted by the supervisor.
-            let _ = shared.store.cast(StoreMsg::PutCrash { module, crash });
+            let _ = shared.ports.store().cast(StoreMsg::PutCrash { module, crash });
         }
         Err(error) => tracing::warn!(module = %name, "the crash is not kept: {error}"),
     }
@@ -104,11 +105,10 @@ impl Plan {
             component: plan.manifest.component,
             limits: (*plan.limits).clone(),
             config: (*plan.config).clone(),
-            served: Capability::ALL.into_iter().filter(served).collect(),
+            served: Capability::all().filter(served).collect(),
             stubs: plan.grants.refused().into_iter().collect(),
             chains: plan.grants.chains().iter().copied().collect(),
-            extra_methods: plan.grants.extra_methods().clone(),
-            allow: (**plan.grants.hosts()).clone(),
+            tables: plan.grants.tables().clone(),
         }
     }
 

@@ -212,7 +212,7 @@ mod tests {
 
     use nexum_host_ifaces::{
         Hash,
-        chain::{Blocks, Hold, Interest},
+        interfaces::chain::port::{Blocks, Hold, Interest},
         types::{self, Event, Tick},
     };
 

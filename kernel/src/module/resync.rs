@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nexum_host_ifaces::{
     Hash,
-    chain::ChainMsg,
     event::{Cursor, Reorg, SourceId},
+    interfaces::chain::port::ChainMsg,
     port::{Port, PortError},
     store::{JournalEntry, StoreError, StoreMsg},
 };
@@ -179,7 +179,7 @@ impl Running {
             let from_seq = until.saturating_sub(PAGE - 1).max(1);
             let limit = usize::try_from(until - from_seq + 1).unwrap_or(usize::MAX);
             let page = |reply| StoreMsg::Journal { module, from_seq, limit, reply };
-            let entries = args.shared.store.call(STORE_DEADLINE, page).await??;
+            let entries = args.shared.ports.store().call(STORE_DEADLINE, page).await??;
             let found = positions(&entries, &source, head);
             let numbers: BTreeSet<u64> = found.iter().map(|(number, _)| *number).collect();
             let canonical = hashes(chain, &numbers).await?;

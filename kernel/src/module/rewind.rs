@@ -83,7 +83,7 @@ impl Running {
         let (module, source) = (self.host.id, self.feeds.id(index).clone());
         let block = (reorg.chain_id, reorg.ancestor.0);
         let asked = |reply| StoreMsg::Outbox(OutboxRequest::ReleasedAbove { module, source, block, reply });
-        let released = args.shared.store.call(STORE_DEADLINE, asked).await??;
+        let released = args.shared.ports.store().call(STORE_DEADLINE, asked).await??;
         Ok(released.into_iter().map(|effect| types::ReleasedEffect { id: effect.id, key: effect.key }).collect())
     }
 
@@ -92,7 +92,8 @@ impl Running {
     async fn rewind(&mut self, args: &Args, fork: Fork) -> Result<(), Exit> {
         let module = self.host.id;
         let fork = Box::new(fork);
-        let rewound = args.shared.store.call(STORE_DEADLINE, |reply| StoreMsg::Rewind { module, fork, reply }).await?;
+        let rewound =
+            args.shared.ports.store().call(STORE_DEADLINE, |reply| StoreMsg::Rewind { module, fork, reply }).await?;
         let rewound = match rewound {
             Ok(Some(rewound)) => rewound,
             Ok(None) => return Ok(()),

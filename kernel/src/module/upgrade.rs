@@ -29,12 +29,10 @@ pub(super) fn host_args(shared: &Shared, plan: &Plan, id: ModuleId) -> HostArgs 
         component: plan.manifest.component,
         limits: plan.limits.clone(),
         clock: shared.clock.clone(),
-        ahead: Arc::new(Ahead::new(shared.store.clone())),
-        view: shared.view.clone(),
+        ahead: Arc::new(Ahead::new(shared.ports.store())),
         grants: plan.grants.clone(),
-        chains: plan.chains.clone(),
+        ports: shared.ports.clone(),
         taping: plan.taping(&shared.recordings),
-        egress: shared.egress.clone(),
         quota: plan.quota.clone(),
     }
 }

@@ -7,8 +7,8 @@ use std::{
 
 use nexum_host_ifaces::{
     bounded::{MESSAGE_BYTES_MAX, cut},
-    chain::ChainMsg,
     cron::CronMsg,
+    interfaces::chain::port::ChainMsg,
     store::Standing,
 };
 use ractor::{ActorCell, ActorProcessingErr, ActorRef};
@@ -202,12 +202,13 @@ impl State {
     /// never start again. One that does asks anew, after this.
     fn withdraw(&self, name: &Arc<str>) {
         let Some(slot) = self.slots.get(name) else { missing(name) };
-        for chain in slot.plan.iter().flat_map(|plan| plan.chains.values()) {
+        let granted = slot.plan.iter().flat_map(|plan| plan.grants.chains());
+        for chain in granted.filter_map(|chain| self.shared.ports.chain(*chain)) {
             // A source that is down has forgotten already.
             let _ = chain.cast(ChainMsg::Forget { module: name.clone() });
         }
         // The same.
-        let _ = self.shared.cron.cast(CronMsg::Forget { module: name.clone() });
+        let _ = self.shared.ports.of().cast(CronMsg::Forget { module: name.clone() });
         let _ = self.shared.outbox.cast(outbox::Msg::Forget { module: name.clone() });
     }
 
@@ -229,7 +230,7 @@ impl State {
         let policy = plan.map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
         let fault = Fault { message: format!("host bug: {bug}"), backtrace: None, fuel: 0, event: None };
         let (known, jitter) = (slot.health.clone(), (self.shared.jitter)());
-        let (store, cell, myself) = (self.shared.store.clone(), cell.clone(), myself.clone());
+        let (store, cell, myself) = (self.shared.ports.store(), cell.clone(), myself.clone());
         let alive = self.writes.alive();
         let _counting: tokio::task::JoinHandle<_> = tokio::spawn(async move {
             let stored = health::read(&store, ORDER_DEADLINE, &name).await;

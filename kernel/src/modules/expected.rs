@@ -14,9 +14,9 @@ use std::{
 
 use futures::future::join_all;
 use nexum_host_ifaces::{
-    chain::ChainMsg,
     cron::ScheduleNext,
     event::{Cursor, SourceId},
+    interfaces::chain::port::ChainMsg,
 };
 use ractor::ActorRef;
 
@@ -129,9 +129,9 @@ impl Expected {
 impl State {
     /// Asks the chains for their heads without waiting for them here.
     pub(super) fn ask_heads(&self, myself: &ActorRef<Msg>) {
-        let (chains, myself) = (self.shared.loader.chains.clone(), myself.clone());
+        let (ports, myself) = (self.shared.ports.clone(), myself.clone());
         let _asking: tokio::task::JoinHandle<_> = tokio::spawn(async move {
-            let asked = chains.iter().map(|(id, port)| async move {
+            let asked = ports.chains().iter().map(|(id, port)| async move {
                 let status = port.call(HEAD_DEADLINE, ChainMsg::Status).await.ok()?;
                 let (safe, finalized) = (status.safe, status.finalized);
                 Some((*id, Heads { latest: status.head?.0, safe, finalized }))
@@ -164,7 +164,7 @@ impl Slot {
 mod tests {
     use nexum_host_ifaces::{
         Hash,
-        chain::{Blocks, Hold, Interest},
+        interfaces::chain::port::{Blocks, Hold, Interest},
     };
 
     use super::*;

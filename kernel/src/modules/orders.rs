@@ -75,7 +75,7 @@ impl State {
         if self.purging.len() >= PURGES_MAX || !self.purging.insert(name.clone()) {
             return answer(reply, Err(AdminError::Unavailable(format!("{name}: another purge is under way"))));
         }
-        let (store, myself) = (self.shared.store.clone(), myself.clone());
+        let (store, myself) = (self.shared.ports.store(), myself.clone());
         let _purging: tokio::task::JoinHandle<_> = tokio::spawn(async move {
             let purged = store.call(ORDER_DEADLINE, |reply| StoreMsg::Purge { name: name.clone(), reply }).await;
             let purged = purged.map_err(|error| AdminError::Unavailable(error.to_string()));

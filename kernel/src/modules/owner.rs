@@ -60,7 +60,7 @@ impl State {
         let Some(name) = doubted.map(|plan| plan.manifest.name.clone()) else {
             return self.load_by_order(myself, spec, None, reply).await;
         };
-        let (store, spec, myself) = (self.shared.store.clone(), Box::new(spec), myself.clone());
+        let (store, spec, myself) = (self.shared.ports.store(), Box::new(spec), myself.clone());
         let _reading: tokio::task::JoinHandle<_> = tokio::spawn(async move {
             let newest = Newest::read(&store, &name).await;
             // A supervisor that is gone drops the reply.
@@ -87,7 +87,7 @@ impl State {
         let Some(owner) = self.other_owner(spec, plan) else { return Ok(()) };
         let newest = match newest.filter(|newest| newest.name == *name) {
             Some(newest) => newest,
-            None => Newest::read(&self.shared.store, name).await,
+            None => Newest::read(&self.shared.ports.store(), name).await,
         };
         match newest.component {
             Err(error) => Err(format!("whose state `{name}` has cannot be read: {error}")),

@@ -44,7 +44,7 @@ impl State {
         let then = changing.then;
         slot.changing = Some(Box::new(changing));
         let policy = slot.plan.as_ref().map(|plan| plan.manifest.restart.clone()).unwrap_or_default();
-        let (store, name, myself) = (self.shared.store.clone(), name.clone(), myself.clone());
+        let (store, name, myself) = (self.shared.ports.store(), name.clone(), myself.clone());
         let alive = self.writes.alive();
         let change = move |health: &mut ModuleHealth| {
             if alive.strong_count() == 0 {

@@ -6,9 +6,8 @@ use std::{sync::Arc, time::Duration};
 use nexum_host_ifaces::{
     clock::Clock,
     effects::{self, Attempting, Verdict},
-    http::EgressMsg,
     outbox::{EndOf, Ended, Entry, Live, OutboxRequest, Progress, Released},
-    port::Port,
+    ports::Ports,
     store::StoreMsg,
     types::OutcomeStatus,
 };
@@ -34,8 +33,7 @@ pub enum Done {
 }
 
 pub(super) struct Courier {
-    store: Port<StoreMsg>,
-    egress: Port<EgressMsg>,
+    ports: Arc<Ports>,
     clock: Arc<dyn Clock>,
     policy: RetryPolicy,
     deadline: Duration,
@@ -46,8 +44,7 @@ pub(super) struct Courier {
 impl Courier {
     pub fn new(args: &Args) -> Self {
         Self {
-            store: args.store.clone(),
-            egress: args.egress.clone(),
+            ports: args.ports.clone(),
             clock: args.clock.clone(),
             policy: args.settings.policy.clone(),
             deadline: args.settings.attempt_deadline,
@@ -60,7 +57,7 @@ impl Courier {
         let (module, id, at) = (live.module, live.id.clone(), live.at);
         let now_ms = self.clock.now_ms();
         let asked = |reply| StoreMsg::Outbox(OutboxRequest::Release { module, id, at, now_ms, reply });
-        let (entry, progress, again) = match flat(self.store.call(STORE_DEADLINE, asked).await) {
+        let (entry, progress, again) = match flat(self.ports.store().call(STORE_DEADLINE, asked).await) {
             Ok(Released::Now { entry, progress, again }) => (entry, progress, again),
             Ok(Released::Ended | Released::Gone) => return Done::Gone,
             Err(error) => return Done::Trouble(error, None),
@@ -77,8 +74,7 @@ impl Courier {
                     again,
                     deadline: self.deadline,
                     grants: &plan.grants,
-                    egress: &self.egress,
-                    chains: &plan.chains,
+                    ports: &self.ports,
                     clock: &*self.clock,
                 };
                 kind.attempt(&with).await
@@ -120,7 +116,7 @@ impl Courier {
         progress.next_attempt_ms = next;
         let (module, id, known) = (live.module, live.id.clone(), progress.clone());
         let asked = |reply| StoreMsg::Outbox(OutboxRequest::Attempted { module, id, progress: known, reply });
-        match flat(self.store.call(STORE_DEADLINE, asked).await) {
+        match flat(self.ports.store().call(STORE_DEADLINE, asked).await) {
             Ok(()) => {}
             // At worst the count starts lower after a crash.
             Err(error) => tracing::debug!("an attempt was not counted: {error}"),
@@ -149,7 +145,7 @@ impl Courier {
             status,
         });
         let asked = |reply| StoreMsg::Outbox(OutboxRequest::End { end, reply });
-        match flat(self.store.call(STORE_DEADLINE, asked).await) {
+        match flat(self.ports.store().call(STORE_DEADLINE, asked).await) {
             Ok(()) => Done::Ended(how),
             Err(error) => Done::Trouble(error, Some(progress)),
         }

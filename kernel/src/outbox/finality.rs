@@ -7,7 +7,7 @@ use std::{
 
 use nexum_host_ifaces::{
     Hash,
-    chain::{ChainMsg, Final, Tag},
+    interfaces::chain::port::{ChainMsg, Final, Tag},
     outbox::{BlockPoint, Ended, Live, Release},
     port::Port,
     types::OutcomeStatus,
@@ -106,7 +106,7 @@ impl State {
             }
         }
         for (chain_id, (safe, finalized)) in wanted {
-            let Some(port) = self.args.chains.get(&chain_id).cloned() else { continue };
+            let Some(port) = self.args.ports.chain(chain_id).cloned() else { continue };
             self.asked.insert(chain_id);
             self.task(myself, async move {
                 Found::Heads { chain_id, heads: heads(&port, chain_id, safe, finalized).await }
@@ -117,7 +117,7 @@ impl State {
     /// Asks a chain for the blocks of the effects that it has left far enough behind.
     pub(super) fn decide(&mut self, myself: &ActorRef<Msg>, chain_id: u64, heads: Heads) {
         let effects = self.schedule.held_within(chain_id, &heads, EFFECTS_MAX);
-        let port = self.args.chains.get(&chain_id).cloned();
+        let port = self.args.ports.chain(chain_id).cloned();
         self.task(myself, async move {
             let effects = match port {
                 Some(port) if !effects.is_empty() => decide(&port, chain_id, effects).await,

@@ -8,7 +8,8 @@ use std::{
 };
 
 use nexum_host_ifaces::{
-    grants::{Capability, Grant},
+    grants::Grant,
+    interfaces::outbox::CAPABILITY,
     sync::{read, write},
 };
 
@@ -31,7 +32,7 @@ impl Permits {
     /// The plan of a module that is loaded and granted the outbox. Effects of any other wait.
     pub fn get(&self, module: &str) -> Option<Arc<Plan>> {
         let plans = read(&self.0);
-        plans.get(module).filter(|plan| plan.grants.get(Capability::Outbox) == Some(Grant::Served)).cloned()
+        plans.get(module).filter(|plan| plan.grants.get(CAPABILITY) == Some(Grant::Served)).cloned()
     }
 
     pub fn all(&self) -> Vec<(Arc<str>, Arc<Plan>)> {

@@ -40,7 +40,7 @@ impl State {
             }
             None => {}
         }
-        let (store, now_ms, myself) = (self.args.store.clone(), self.args.clock.now_ms(), myself.clone());
+        let (store, now_ms, myself) = (self.args.ports.store(), self.args.clock.now_ms(), myself.clone());
         self.tasks.spawn(async move {
             let asked = |reply| StoreMsg::Outbox(OutboxRequest::Reopen { name: module, id, now_ms, reply });
             let reopened: Result<_, PortError> = store.call(STORE_DEADLINE, asked).await;

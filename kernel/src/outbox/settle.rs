@@ -34,7 +34,7 @@ impl State {
     fn ask_told(&mut self, myself: &ActorRef<Msg>) -> u64 {
         self.questions += 1;
         let number = self.questions;
-        let store = self.args.store.clone();
+        let store = self.args.ports.store();
         self.task(myself, async move {
             let told = store.call(STORE_DEADLINE, |reply| StoreMsg::Outbox(OutboxRequest::Told { reply })).await;
             Found::Told { number, told: flat(told) }

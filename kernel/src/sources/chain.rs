@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use nexum_host_ifaces::{
     Address, Hash,
-    chain::{AnswerSize, Blocks, ChainMsg, ChainPull, Hold, Interest, LogFilter},
     event::{Cursor, EventId, Part, SourceId},
+    interfaces::chain::port::{AnswerSize, Blocks, ChainMsg, ChainPull, Hold, Interest, LogFilter},
     port::{Port, PortError},
     store::ReplayItem,
     types::Event,
@@ -74,7 +74,7 @@ impl ChainSource {
     }
 
     fn port<'a>(&self, reach: &Reach<'a>) -> Option<&'a Port<ChainMsg>> {
-        reach.chains.get(&self.chain_id)
+        reach.ports.chain(self.chain_id)
     }
 }
 

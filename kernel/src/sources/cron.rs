@@ -67,11 +67,11 @@ impl Source for CronSource {
         let Pull { module, token, after, every_event: _, deliveries_max: max, to } = pull;
         let (source, schedule, missed) = (self.id.clone(), self.schedule.clone(), self.missed);
         let after = after.map(|after| self.position(&after).0);
-        reach.cron.cast(CronMsg::Pull(CronPull { module, source, token, schedule, missed, after, max, to }))
+        reach.ports.of().cast(CronMsg::Pull(CronPull { module, source, token, schedule, missed, after, max, to }))
     }
 
     fn forget(&self, reach: &Reach<'_>, module: Arc<str>) -> Result<(), PortError> {
-        reach.cron.cast(CronMsg::Forget { module })
+        reach.ports.of().cast(CronMsg::Forget { module })
     }
 
     fn position(&self, cursor: &Cursor) -> (u64, Part) {

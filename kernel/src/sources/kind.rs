@@ -1,6 +1,6 @@
 //! What every kind of source is to the table of them.
 
-use nexum_host_ifaces::{grants::Capability, store::ReplayItem, types::Event};
+use nexum_host_ifaces::{capability::Capability, store::ReplayItem, types::Event};
 
 use super::{
     reading::Reading,

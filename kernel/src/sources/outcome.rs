@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
+    capability::Capability,
     event::{Cursor, Part, SourceId},
-    grants::{Capability, Grant},
+    grants::Grant,
+    interfaces::outbox::CAPABILITY,
     outbox,
     port::PortError,
 };
@@ -23,7 +25,7 @@ pub(crate) struct OutcomeSource {
 
 fn given(asked: &[Capability]) -> Option<Box<dyn Source>> {
     let source = || -> Box<dyn Source> { Box::new(OutcomeSource { id: SourceId::new(outbox::SOURCE) }) };
-    asked.contains(&Capability::Outbox).then(source)
+    asked.contains(&CAPABILITY).then(source)
 }
 
 impl Source for OutcomeSource {
@@ -32,7 +34,7 @@ impl Source for OutcomeSource {
     }
 
     fn is_served(&self, reach: &Reach<'_>) -> bool {
-        reach.grants.get(Capability::Outbox) == Some(Grant::Served)
+        reach.grants.get(CAPABILITY) == Some(Grant::Served)
     }
 
     fn pull(&self, reach: &Reach<'_>, pull: Pull) -> Result<(), PortError> {
@@ -67,11 +69,12 @@ impl Source for OutcomeSource {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use nexum_host_ifaces::{
         grants::{Asked, Grants},
-        port::Port,
+        interfaces::{chain::CAPABILITY as CHAIN, logging::CAPABILITY as LOGGING},
+        ports::Ports,
     };
 
     use super::*;
@@ -91,16 +94,15 @@ mod tests {
 
     #[test]
     fn it_is_there_for_whoever_asks_for_the_outbox_and_served_where_the_outbox_is() {
-        assert!(given(&[Capability::Logging, Capability::Chain]).is_none());
-        let source = given(&[Capability::Logging, Capability::Outbox]).unwrap();
+        assert!(given(&[LOGGING, CHAIN]).is_none());
+        let source = given(&[LOGGING, CAPABILITY]).unwrap();
         assert_eq!(source.id().as_str(), "outbox");
         let is_served = |denied: &[Capability]| {
-            let asked = Asked { required: &[], optional: &[Capability::Outbox] };
-            let provided = BTreeSet::from([Capability::Outbox]);
+            let asked = Asked { required: &[], optional: &[CAPABILITY] };
+            let provided = BTreeSet::from([CAPABILITY]);
             let grants = Grants::decide(asked, &provided, &denied.iter().copied().collect()).unwrap();
-            let (chains, cron) = (BTreeMap::new(), Port::new("cron"));
-            source.is_served(&Reach { chains: &chains, grants: &grants, cron: &cron, outcomes: &Nobody })
+            source.is_served(&Reach { ports: &Ports::unbound([]), grants: &grants, outcomes: &Nobody })
         };
-        assert!(is_served(&[]) && !is_served(&[Capability::Outbox]));
+        assert!(is_served(&[]) && !is_served(&[CAPABILITY]));
     }
 }

@@ -3,11 +3,11 @@
 use std::{any::Any, collections::BTreeMap, fmt, sync::Arc};
 
 use nexum_host_ifaces::{
-    chain::ChainMsg,
-    cron::{CronMsg, ScheduleNext},
+    cron::ScheduleNext,
     event::{Cursor, EventId, Part, SourceId, Subscriber},
     grants::Grants,
-    port::{Port, PortError},
+    port::PortError,
+    ports::Ports,
 };
 
 /// One stream of events with a cursor of its own: the subscriptions that must stay in order with each other.
@@ -56,10 +56,8 @@ pub trait Source: Any + fmt::Debug + Send + Sync {
 
 /// The ways to whatever serves the sources of one module.
 pub struct Reach<'a> {
-    /// Of the chains that the module may use and this engine serves.
-    pub chains: &'a BTreeMap<u64, Port<ChainMsg>>,
+    pub ports: &'a Ports,
     pub grants: &'a Grants,
-    pub cron: &'a Port<CronMsg>,
     pub outcomes: &'a dyn Outcomes,
 }
 

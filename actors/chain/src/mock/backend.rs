@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use nexum_host_ifaces::{
     Address, Hash, HostError, HostErrorKind,
-    chain::{EndpointStatus, Final},
     clock::Clock,
+    interfaces::chain::port::{EndpointStatus, Final},
     types::Log,
 };
 use serde_json::{Value, json};

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream::FuturesUnordered};
 use nexum_host_ifaces::{
     Hash, HostError,
-    chain::{EndpointStatus, Final},
+    interfaces::chain::port::{EndpointStatus, Final},
     types::Log,
 };
 use serde_json::value::RawValue;

@@ -398,7 +398,7 @@ impl Http for Client {
 /// How long the other side asks to be left alone.
 fn retry_after(headers: &HeaderMap, clock: &dyn Clock) -> Option<Duration> {
     let value = headers.get("retry-after")?.to_str().ok()?;
-    nexum_host_ifaces::http::retry_after(value, clock.now_ms())
+    nexum_host_ifaces::interfaces::http::patience::retry_after(value, clock.now_ms())
 }
 
 /// The innermost cause of an error: outer ones name the URL.

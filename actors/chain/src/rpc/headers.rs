@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
-use nexum_host_ifaces::{Hash, chain::Final};
+use nexum_host_ifaces::{Hash, interfaces::chain::port::Final};
 use serde_json::value::RawValue;
 
 use super::{

@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use nexum_host_ifaces::{chain::LogFilter, clock::SystemClock};
+use nexum_host_ifaces::{clock::SystemClock, interfaces::chain::port::LogFilter};
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;

@@ -1,7 +1,7 @@
 //! What was read at different times, and what of it does not belong to one chain.
 
 use nexum_host_ifaces::{
-    chain::{Hold, Interest, LogFilter},
+    interfaces::chain::port::{Hold, Interest, LogFilter},
     types::Log,
 };
 

@@ -1,6 +1,6 @@
 //! Taking in heads: linking them to the window, and following forks.
 
-use nexum_host_ifaces::{Hash, chain::Hold};
+use nexum_host_ifaces::{Hash, interfaces::chain::port::Hold};
 
 use crate::{
     backend::{SETTLED_DEPTH, Survey},

@@ -2,8 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-pub use nexum_host_ifaces::chain::Tag;
-use nexum_host_ifaces::{Hash, chain::Hold, types::Log};
+pub use nexum_host_ifaces::interfaces::chain::port::Tag;
+use nexum_host_ifaces::{Hash, interfaces::chain::port::Hold, types::Log};
 
 use crate::{
     backend::{Ranged, SETTLED_DEPTH, Survey},

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
-    chain::{AnswerSize, Interest},
     event::{Cursor, Part, SourceId},
+    interfaces::chain::port::{AnswerSize, Interest},
 };
 
 use super::{Effect, Seat, Tracker, Waiting};

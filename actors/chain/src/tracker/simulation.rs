@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use nexum_host_ifaces::{
     Address, Hash,
-    chain::{AnswerSize, Blocks, Hold, Interest, LogFilter},
     event::{Answer, Cursor, EventId, Part, SourceId},
+    interfaces::chain::port::{AnswerSize, Blocks, Hold, Interest, LogFilter},
     types::{Event, Log},
 };
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use nexum_host_ifaces::{Hash, chain::Hold};
+use nexum_host_ifaces::{Hash, interfaces::chain::port::Hold};
 
 use super::{HEADERS, LOGS, SEGMENTS, TAGS, Tracker, Waiting};
 use crate::window::Window;

@@ -8,9 +8,9 @@ use std::{sync::Arc, time::Duration};
 use nexum_chain::{Args, ChainConfig, ChainMetrics, History, Network, Source, mock::MockChain};
 use nexum_host_ifaces::{
     Hash, HostError,
-    chain::{AnswerSize, Blocks, ChainMsg, ChainPull, ChainStatus, Hold, Interest, LogFilter},
     clock::SystemClock,
     event::{Answer, Cursor, Delivery, EventId, Part, SourceId, SourceReply},
+    interfaces::chain::port::{AnswerSize, Blocks, ChainMsg, ChainPull, ChainStatus, Hold, Interest, LogFilter},
     names::look_up_of_this_machine,
     port::Port,
     store::StoreMsg,

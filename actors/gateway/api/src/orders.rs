@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use nexum_records::{Hash, capability::Capability, crash::Record, limits::Limits};
+use nexum_records::{Hash, crash::Record, limits::Limits};
 use serde::{Deserialize, Serialize};
 
 /// Where the engine's configuration takes a module from, and what the operator changes about it.
@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 pub struct ModuleSpec {
     /// A bundle directory (`nexum.toml` and `module.wasm`).
     pub source: PathBuf,
-    /// Capabilities that the operator withholds.
+    /// Names of capabilities that the operator withholds.
     #[serde(default)]
-    pub denied: Vec<Capability>,
+    pub denied: Vec<String>,
     /// Ceilings for this module; the manifest's limits are lowered to them.
     #[serde(default)]
     pub ceiling: Option<Limits>,

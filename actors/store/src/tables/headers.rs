@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use nexum_host_ifaces::{Hash, chain::Link, store::StoreError};
+use nexum_host_ifaces::{Hash, interfaces::chain::port::Link, store::StoreError};
 use rocksdb::WriteBatch;
 
 use super::table::{DEFAULT, Tag, after_prefix};

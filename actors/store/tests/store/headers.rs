@@ -5,7 +5,7 @@ use std::{
     process::Stdio,
 };
 
-use nexum_host_ifaces::{Hash, chain::Link, event::Cursor, store::StoreMsg};
+use nexum_host_ifaces::{Hash, event::Cursor, interfaces::chain::port::Link, store::StoreMsg};
 use nexum_store::Store;
 
 use crate::{

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use clap::{Args, ValueHint};
 use nexum_admin_api::text::too_deep;
-use nexum_records::{Hash, capability::Capability};
+use nexum_records::Hash;
 use toml::Value;
 
 use crate::exit::Failure;
@@ -16,7 +16,7 @@ pub struct Load {
     pub bundle: PathBuf,
     /// Withhold a capability, such as http; may be repeated
     #[arg(long, value_name = "CAPABILITY")]
-    pub deny: Vec<Capability>,
+    pub deny: Vec<String>,
     /// Set a value of the module's [config]: of the type that the manifest has there, else as TOML or a string; may be
     /// repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]

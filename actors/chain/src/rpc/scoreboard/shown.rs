@@ -1,6 +1,6 @@
 //! What is shown of endpoints, now and of late.
 
-use nexum_host_ifaces::chain::EndpointStatus;
+use nexum_host_ifaces::interfaces::chain::port::EndpointStatus;
 
 use super::{Entry, Scoreboard};
 

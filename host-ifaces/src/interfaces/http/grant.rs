@@ -1,70 +1,57 @@
-//! The port of the egress actor, the allowlist of hosts, and the guest-facing `http` interface over them.
-//!
-//! What a request may look like and where it may go is decided here, once, for `http.fetch`, for effects of the outbox
-//! and for every redirect.
-
-mod patience;
+//! The allowlist of hosts: where requests may go, decided once for `http.fetch`, for effects of the outbox and for every
+//! redirect.
 
 use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
     sync::Arc,
-    time::Duration,
 };
 
-pub use patience::retry_after;
-use ractor::RpcReplyPort;
-use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-pub use crate::bindings::nexum::host::http::{Header, Request, Response};
-use crate::{
-    HostError, HostErrorKind,
-    bindings::nexum::host::http,
-    bounded::{NAME_BYTES_MAX, cut},
-    host::HostState,
-};
+use crate::{HostError, HostErrorKind, capability::Capability, grants::Grants, interfaces::table::Key};
 
-/// A longer URL is refused by common servers and proxies.
-pub const URL_BYTES_MAX: usize = 8 * 1024;
-/// Headers of a request: servers commonly take 100.
-pub const HEADERS_MAX: usize = 64;
-/// Names and values of a request's headers together: common servers take 8 to 16 KiB.
-pub const HEADER_BYTES_MAX: usize = 16 * 1024;
-/// Body of a direct request. What is larger is an upload, which has interfaces of its own.
-pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const CAPABILITY: Capability = Capability::named("http");
+
+/// The key of the allowlist.
+pub const ALLOW: &str = "allow";
+
+pub(super) const TABLE: &[Key] = &[Key {
+    name: ALLOW,
+    is_required: true,
+    entries_max: 256,
+    // The longest name that DNS has is 253 bytes; `*.` goes before it.
+    entry_bytes_max: 255,
+    read: pattern,
+}];
+
+/// The hosts that one module may reach and another one may not.
+pub(super) fn beyond(grants: &Grants, other: &Grants) -> Vec<String> {
+    grants.hosts().beyond(&other.hosts()).into_iter().map(|host| format!("host `{host}`")).collect()
+}
+
+impl Grants {
+    /// With these hosts, as a manifest names them.
+    pub fn with_hosts(self, hosts: &Allowlist) -> Self {
+        let tables = self.tables().clone().with(CAPABILITY, ALLOW, hosts.0.iter().cloned());
+        self.with_tables(tables)
+    }
+
+    /// The hosts that requests may go to.
+    pub fn hosts(&self) -> Allowlist {
+        Allowlist(self.tables().list(CAPABILITY, ALLOW).cloned().unwrap_or_default())
+    }
+}
 
 /// What a part of a host's name between two dots may have, and the whole name, as DNS has it.
 const LABEL_BYTES_MAX: usize = 63;
 const HOST_BYTES_MAX: usize = 253;
 
-/// The header that a receiver tells repeated requests by. The outbox sets it, within the bounds above.
-pub const KEY_HEADER: &str = "Idempotency-Key";
-
-/// The methods a module may use. `CONNECT` and `TRACE` are for proxies.
-pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-
-/// Headers that belong to the connection, and are the host's alone.
-const RESERVED: [&str; 12] = [
-    "host",
-    "connection",
-    "content-length",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-    "te",
-    "trailer",
-    "keep-alive",
-    "expect",
-    "proxy-authorization",
-    "proxy-connection",
-];
-
 fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
     HostError::new("http", kind, message)
 }
 
-fn invalid(message: impl Into<String>) -> HostError {
+pub(super) fn invalid(message: impl Into<String>) -> HostError {
     error(HostErrorKind::InvalidInput, message)
 }
 
@@ -137,8 +124,8 @@ fn meant(text: &str) -> Option<String> {
 }
 
 /// The hosts that a manifest allows: exact names, or `*.suffix`, which leaves out the suffix itself. Any port.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Allowlist(Vec<String>);
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Allowlist(Arc<[String]>);
 
 impl Allowlist {
     /// The list of these patterns, each as `pattern` answers it.
@@ -165,7 +152,7 @@ impl Allowlist {
         let covers = |wide: &str, pattern: &str| match wide.strip_prefix('*') {
             // The suffix that a narrower pattern leaves out is one that the wider one has.
             Some(suffix) if pattern.starts_with('*') => pattern.ends_with(suffix),
-            Some(_) => Host::parse(pattern).is_ok_and(|host| Self(vec![wide.to_owned()]).allows(&borrowed(&host))),
+            Some(_) => Host::parse(pattern).is_ok_and(|host| Self::new([wide.to_owned()]).allows(&borrowed(&host))),
             None => wide == pattern,
         };
         let known = |pattern: &&str| !other.0.iter().any(|wide| covers(wide, pattern));
@@ -206,137 +193,12 @@ impl fmt::Display for Allowlist {
     }
 }
 
-/// Scheme, host and port of a URL, for lists and limits; paths and queries may hold secrets.
-pub fn origin(url: &str) -> String {
-    Url::parse(url).map_or_else(|_| "invalid".to_owned(), |url| url.origin().ascii_serialization())
-}
-
-/// Whether a request is one that may go out.
-///
-/// # Errors
-/// `invalid-input` with what would be right, `denied` for a host that is not allowed.
-pub fn check(
-    method: &str,
-    url: &str,
-    headers: &[Header],
-    body: Option<&[u8]>,
-    allow: &Allowlist,
-) -> Result<Url, HostError> {
-    if !METHODS.contains(&method) {
-        let named = cut(method, NAME_BYTES_MAX);
-        return Err(invalid(format!("method `{named}`: expected one of {}", METHODS.join(", "))));
-    }
-    if url.len() > URL_BYTES_MAX {
-        return Err(invalid(format!("a URL of {} bytes, at most {URL_BYTES_MAX}", url.len())));
-    }
-    let parsed = Url::parse(url).map_err(|why| invalid(format!("what is given as URL is none: {why}")))?;
-    allow.check(&parsed)?;
-    if headers.len() > HEADERS_MAX {
-        return Err(invalid(format!("{} headers, at most {HEADERS_MAX}", headers.len())));
-    }
-    let bytes: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
-    if bytes > HEADER_BYTES_MAX {
-        return Err(invalid(format!("headers of {bytes} bytes, at most {HEADER_BYTES_MAX}")));
-    }
-    for Header { name, value } in headers {
-        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-        if name.is_empty() || !name.chars().all(token) {
-            return Err(invalid(format!("`{name}` is no header name")));
-        }
-        if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
-            return Err(invalid(format!("header `{name}` is the host's to set")));
-        }
-        if value.bytes().any(|byte| byte != b'\t' && (byte < 0x20 || byte == 0x7f)) {
-            return Err(invalid(format!("header `{name}`: its value has a control character")));
-        }
-    }
-    let body = body.map_or(0, <[u8]>::len);
-    if body > BODY_BYTES_MAX {
-        return Err(invalid(format!("a body of {body} bytes, at most {BODY_BYTES_MAX}")));
-    }
-    Ok(parsed)
-}
-
-/// One request on its way out.
-#[derive(Debug, Clone)]
-pub struct Fetch {
-    pub module: Arc<str>,
-    pub request: Request,
-    pub allow: Arc<Allowlist>,
-    /// From connecting to the last byte of the body, redirects included.
-    pub deadline: Duration,
-    /// A larger body is an error, unless this is an effect.
-    pub max_reply_bytes: usize,
-    /// What counts is that the request arrived, and the status says so: of a body that is larger, breaks off or is late,
-    /// what came is answered. And no redirect is followed that would change the method, because the answer to another
-    /// request says nothing about this one.
-    pub is_effect: bool,
-}
-
-/// State of the egress actor, for the tree.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct EgressStatus {
-    pub in_flight: usize,
-    pub requests_total: u64,
-    /// Requests without an answer.
-    pub errors_total: u64,
-}
-
-#[derive(Debug)]
-pub enum EgressMsg {
-    /// Must reply. Any status is an answer; an error says why there was none.
-    Fetch { fetch: Box<Fetch>, reply: RpcReplyPort<Result<Response, HostError>> },
-    /// Must reply.
-    Status(RpcReplyPort<EgressStatus>),
-}
-
-impl http::Host for HostState {
-    async fn fetch(&mut self, request: Request) -> Result<Response, HostError> {
-        // Charged first: a call over the limit has brought its arguments, too.
-        let carried = weight(&request.headers, request.body.as_deref().unwrap_or_default());
-        self.meter.take(request.method.len() + request.url.len() + carried);
-        self.count_host_call("http")?;
-        check(&request.method, &request.url, &request.headers, request.body.as_deref(), self.grants.hosts())?;
-        let limit = self.limits.host_call_deadline;
-        let deadline = request.timeout_ms.map_or(limit, |ms| limit.min(Duration::from_millis(ms.into())));
-        let asked = self.tape.ask("http.fetch", &request);
-        let fetch = Box::new(Fetch {
-            module: self.module.clone(),
-            request,
-            allow: self.grants.hosts().clone(),
-            deadline,
-            max_reply_bytes: self.limits.max_reply_bytes,
-            is_effect: false,
-        });
-        let egress = self.egress.clone();
-        let live = async {
-            let answer = egress.call(deadline, |reply| EgressMsg::Fetch { fetch, reply }).await;
-            answer.map_err(|error| error.to_host_error("http"))?
-        };
-        let response = self.reach(asked, "http", live).await?;
-        self.meter.give(weight(&response.headers, &response.body));
-        Ok(response)
-    }
-}
-
-/// What headers and a body take, bytes. Headers without a character take something, too.
-fn weight(headers: &[Header], body: &[u8]) -> usize {
-    let text: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
-    size_of_val(headers) + text + body.len()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn allow(patterns: &[&str]) -> Allowlist {
         Allowlist::new(patterns.iter().map(|text| pattern(text).unwrap()))
-    }
-
-    fn refusal(method: &str, url: &str, headers: &[(&str, &str)]) -> String {
-        let header = |(name, value): &(&str, &str)| Header { name: (*name).into(), value: (*value).into() };
-        let headers: Vec<_> = headers.iter().map(header).collect();
-        check(method, url, &headers, None, &allow(&["a.org"])).map_or_else(|error| error.message, |url| url.to_string())
     }
 
     /// What the fuzzer begins with, and what it found.
@@ -463,29 +325,5 @@ mod tests {
         // A suffix leaves itself out, and stands for no address.
         assert_eq!(beyond(&["example.org", "*.org", "*.xexample.org"]), "example.org *.org *.xexample.org");
         assert_eq!(beyond(&["127.0.0.1"]), "127.0.0.1");
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_request_is_said() {
-        assert_eq!(refusal("GET", "https://a.org/x", &[("accept", "*/*")]), "https://a.org/x");
-        assert!(refusal("TRACE", "https://a.org", &[]).starts_with("method `TRACE`: expected one of GET"));
-        assert!(refusal("GET", "a.org/k3y", &[]).starts_with("what is given as URL is none: "));
-        assert!(refusal("GET", "https://b.org", &[]).starts_with("host `b.org` is not allowed to this module"));
-        assert_eq!(refusal("GET", "https://a.org", &[("Host", "b.org")]), "header `Host` is the host's to set");
-        assert_eq!(refusal("GET", "https://a.org", &[("a b", "")]), "`a b` is no header name");
-        assert!(refusal("GET", "https://a.org", &[("a", "1\r\nb: 2")]).contains("control character"));
-        assert!(refusal(&"G".repeat(1 << 20), "https://a.org", &[]).len() < 256);
-        assert!(refusal("GET / HTTP/1.1\r\nHost: b.org\r\n\r\n", "https://a.org", &[]).contains("expected one of GET"));
-        assert!(refusal("GET", "https://a.org", &[("a\r\nb", "")]).ends_with("is no header name"));
-        assert_eq!(refusal("GET", "https://a.org/x\r\nHost: b.org", &[]), "https://a.org/xHost:%20b.org");
-        // What says where a request ends is the host's.
-        for name in ["Content-Length", "transfer-encoding", "CONNECTION", "TE", "Trailer", "Upgrade", "HTTP2-Settings"]
-        {
-            assert_eq!(
-                refusal("POST", "https://a.org", &[(name, "1")]),
-                format!("header `{name}` is the host's to set")
-            );
-        }
-        assert_eq!(origin("https://hooks.org:444/secret?token=1"), "https://hooks.org:444");
     }
 }

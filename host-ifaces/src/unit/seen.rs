@@ -5,10 +5,12 @@
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
-use super::{Overlay, Written, listing::SCAN_STEP};
 use crate::{
-    recording::{ENTRY_BYTES, RecordedBytes, Scan},
-    store::{Change, Entries, ModuleId, StateView},
+    recording::Scan,
+    recording::meter::{ENTRY_BYTES, RecordedBytes},
+    state::{Entries, ModuleId, StateView},
+    store::Change,
+    unit::overlay::{Overlay, SCAN_STEP, Written},
 };
 
 /// Keys that an idle overlay keeps room for.
@@ -80,7 +82,7 @@ impl Overlay {
         notes.meter.reset();
     }
 
-    pub(super) fn note_read(&mut self, key: String) {
+    pub(crate) fn note_read(&mut self, key: String) {
         if let Some(notes) = &mut self.notes
             && notes.room(key.capacity() + ENTRY_BYTES)
         {
@@ -88,7 +90,7 @@ impl Overlay {
         }
     }
 
-    pub(super) fn note_scan(&mut self, prefix: &str, after: Option<&str>, limit: usize) {
+    pub(crate) fn note_scan(&mut self, prefix: &str, after: Option<&str>, limit: usize) {
         if let Some(notes) = &mut self.notes
             && notes.room(prefix.len() + after.map_or(0, str::len) + 2 * ENTRY_BYTES)
         {
@@ -255,12 +257,13 @@ impl Overlay {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use super::super::{
-        Write,
-        tests::{overlay, put},
-    };
     use super::*;
-    use crate::{recording::RECORDING_BYTES_MAX, store::StoreError};
+    use crate::{
+        bindings::nexum::host::local_store::Write,
+        recording::RECORDING_BYTES_MAX,
+        state::StoreError,
+        unit::overlay::tests::{overlay, put},
+    };
 
     /// A state of ten thousand entries of a kilobyte, and how many were read.
     #[derive(Default)]

@@ -1,6 +1,4 @@
-//! The port of a chain actor, and the guest-facing `chain` interface over it.
-//!
-//! One actor per chain, real or mock, behind the same messages. Which chains and methods a module may call is its grants' to say.
+//! The port of a chain actor. One actor per chain, real or mock, behind the same messages.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -9,11 +7,8 @@ use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Address, Hash, HostError, HostErrorKind,
-    bindings::nexum::host::chain::{self, RpcRequest, RpcResult},
+    Address, Hash, HostError,
     event::{Cursor, SourceId, Subscriber},
-    host::HostState,
-    port::Port,
 };
 
 /// A block's place in the chain: all that fork detection needs, and what is kept over restarts.
@@ -192,142 +187,3 @@ pub const CODE_UNKNOWN_CHAIN: i32 = -32002;
 pub const BATCH_REQUESTS_MAX: usize = 100;
 /// Methods and parameters of one call, bytes: public endpoints refuse more.
 pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// The methods that every module with a chain may call.
-pub(crate) const READ_METHODS: &[&str] = &[
-    "eth_blockNumber",
-    "eth_call",
-    "eth_chainId",
-    "eth_estimateGas",
-    "eth_feeHistory",
-    "eth_gasPrice",
-    "eth_maxPriorityFeePerGas",
-    "eth_getBalance",
-    "eth_getBlockByHash",
-    "eth_getBlockByNumber",
-    "eth_getBlockReceipts",
-    "eth_getCode",
-    "eth_getLogs",
-    "eth_getProof",
-    "eth_getStorageAt",
-    "eth_getTransactionByHash",
-    "eth_getTransactionCount",
-    "eth_getTransactionReceipt",
-    "net_version",
-];
-
-impl HostState {
-    fn chain_port(&self, chain_id: u64) -> Result<Port<ChainMsg>, HostError> {
-        self.grants.chain(&self.module, chain_id)?;
-        let unserved = || HostError::new("chain", HostErrorKind::Internal, format!("chain {chain_id} has no port"));
-        self.chains.get(&chain_id).cloned().ok_or_else(unserved)
-    }
-
-    /// Begins a call with methods and parameters of so many bytes.
-    fn begin_request(&mut self, bytes: usize) -> Result<(), HostError> {
-        // Charged first: a call over the limit has brought its arguments, too.
-        self.meter.take(bytes);
-        self.count_host_call("chain")?;
-        if bytes > REQUEST_BYTES_MAX {
-            let message = format!("a request of {bytes} bytes, at most {REQUEST_BYTES_MAX}");
-            return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
-        }
-        Ok(())
-    }
-
-    fn check_reply(&self, text: String) -> Result<String, HostError> {
-        let limit = self.limits.max_reply_bytes;
-        self.meter.give(text.len());
-        if text.len() > limit {
-            let message = format!("the reply of {} bytes is larger than the limit of {limit}", text.len());
-            return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
-        }
-        Ok(text)
-    }
-}
-
-impl chain::Host for HostState {
-    async fn request(&mut self, chain_id: u64, method: String, params: String) -> Result<String, HostError> {
-        self.begin_request(method.len() + params.len())?;
-        let port = self.chain_port(chain_id)?;
-        self.grants.method(&method)?;
-        let (deadline, reply_bytes_max) = (self.limits.host_call_deadline, self.limits.max_reply_bytes);
-        let asked = self.tape.ask("chain.request", &(chain_id, &method, &params));
-        let module = self.module.clone();
-        let live = async {
-            let request = |reply| ChainMsg::Request { module, method, params, deadline, reply_bytes_max, reply };
-            let reply = port.call(deadline, request).await;
-            reply.map_err(|error| error.to_host_error("chain"))?
-        };
-        let reply = self.reach(asked, "chain", live).await?;
-        self.check_reply(reply)
-    }
-
-    async fn request_batch(&mut self, chain_id: u64, requests: Vec<RpcRequest>) -> Result<Vec<RpcResult>, HostError> {
-        // Requests without a character take something, too.
-        self.meter.take(size_of_val(requests.as_slice()));
-        self.begin_request(requests.iter().map(|request| request.method.len() + request.params.len()).sum())?;
-        let port = self.chain_port(chain_id)?;
-        if requests.len() > BATCH_REQUESTS_MAX {
-            let message = format!("{} requests in one batch, at most {BATCH_REQUESTS_MAX}", requests.len());
-            return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
-        }
-        // What is not allowed is answered here; the rest goes out as one batch and is put back in its place.
-        let mut results: Vec<Option<RpcResult>> = Vec::with_capacity(requests.len());
-        let mut allowed = Vec::with_capacity(requests.len());
-        for RpcRequest { method, params } in requests {
-            match self.grants.method(&method) {
-                Ok(()) => {
-                    allowed.push((method, params));
-                    results.push(None);
-                }
-                Err(denied) => results.push(Some(RpcResult::Err(denied))),
-            }
-        }
-        let mut answers = Vec::new();
-        if !allowed.is_empty() {
-            let (deadline, reply_bytes_max) = (self.limits.host_call_deadline, self.limits.max_reply_bytes);
-            let sent = allowed.len();
-            let asked = self.tape.ask("chain.request-batch", &(chain_id, &allowed));
-            let module = self.module.clone();
-            let live = async {
-                let batch = |reply| {
-                    let requests = allowed;
-                    ChainMsg::RequestBatch { module, requests, deadline, reply_bytes_max, reply }
-                };
-                let reply = port.call(deadline, batch).await;
-                reply.map_err(|error| error.to_host_error("chain"))?
-            };
-            let reply = self.reach(asked, "chain", live).await?;
-            if reply.len() != sent {
-                let message = format!("{} answers to a batch of {sent}", reply.len());
-                return Err(HostError::new("chain", HostErrorKind::Internal, message));
-            }
-            answers = reply;
-        }
-        let mut answers = answers.into_iter();
-        let mut total_bytes = 0;
-        let mut merged = Vec::with_capacity(results.len());
-        for slot in results {
-            let result = match slot {
-                Some(refused) => refused,
-                None => match answers.next() {
-                    Some(Ok(text)) => {
-                        total_bytes += text.len();
-                        RpcResult::Ok(text)
-                    }
-                    Some(Err(error)) => RpcResult::Err(error),
-                    None => RpcResult::Err(HostError::new("chain", HostErrorKind::Internal, "an answer is missing")),
-                },
-            };
-            merged.push(result);
-        }
-        self.meter.give(total_bytes);
-        if total_bytes > self.limits.max_reply_bytes {
-            let limit = self.limits.max_reply_bytes;
-            let message = format!("the replies of {total_bytes} bytes are larger than the limit of {limit}");
-            return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
-        }
-        Ok(merged)
-    }
-}

@@ -1,13 +1,9 @@
-//! The `local-store` interface: an overlay of this event's writes over the module's committed state.
+//! The overlay of an event's writes over the module's committed state.
 //!
-//! Invariant: reads see the event's own writes and never cross a mailbox; nothing reaches the store before the event is
-//! committed, except through `flush`.
+//! Invariant: reads see the event's own writes and never cross a mailbox.
 
-mod listing;
-mod seen;
 #[cfg(test)]
-mod tests;
-mod undo;
+pub(super) mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque, btree_map},
@@ -16,11 +12,10 @@ use std::{
 
 use crate::{
     HostError, HostErrorKind,
-    ahead::NotKept,
-    bindings::nexum::host::local_store::{self, Entry, Write},
-    host::HostState,
-    ledger::Outcome,
-    store::{Change, ModuleId, StateView, StoreError, UnitKind},
+    bindings::nexum::host::local_store::{Entry, Write},
+    state::{ModuleId, StateView, StoreError},
+    store::Change,
+    unit::seen::Notes,
 };
 
 /// RocksDB copies keys into every index block; a key longer than this belongs into the value.
@@ -31,11 +26,13 @@ pub const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const APPLY_WRITES_MAX: usize = 10_000;
 /// One `list-keys` or `list-entries` answers at most this many entries; page with `after`.
 pub const LIST_ENTRIES_MAX: usize = 10_000;
+/// Committed entries that are read in one go, so that a listing stops where its answer is full.
+pub(super) const SCAN_STEP: usize = 512;
 
 #[derive(Debug, Clone)]
-struct Written {
-    new: Option<Vec<u8>>,
-    old: Option<Vec<u8>>,
+pub(super) struct Written {
+    pub new: Option<Vec<u8>>,
+    pub old: Option<Vec<u8>>,
 }
 
 impl Written {
@@ -46,42 +43,40 @@ impl Written {
 
 /// The writes of one event, over those of events whose units are on their way to the store, over the committed state.
 pub struct Overlay {
-    view: Arc<dyn StateView>,
-    module: ModuleId,
-    writes: BTreeMap<String, Written>,
+    pub(super) view: Arc<dyn StateView>,
+    pub(super) module: ModuleId,
+    pub(super) writes: BTreeMap<String, Written>,
     /// Newest value of what units on their way change.
-    sent: BTreeMap<String, Option<Vec<u8>>>,
-    sent_bytes: usize,
+    pub(super) sent: BTreeMap<String, Option<Vec<u8>>>,
+    pub(super) sent_bytes: usize,
     /// Of the units on their way those that replace something: their numbers, and what the journal keeps of it, bytes.
-    replacing: VecDeque<(u64, u64)>,
+    pub(super) replacing: VecDeque<(u64, u64)>,
     /// Keys plus values, committed and overlaid, bytes.
-    used_bytes: u64,
+    pub(super) used_bytes: u64,
     limit_bytes: u64,
     /// What was read and copied since it was last asked, bytes.
-    copied_bytes: usize,
+    pub(super) copied_bytes: usize,
     /// What the event at hand read, when that is recorded.
-    notes: Option<Box<seen::Notes>>,
+    pub(super) notes: Option<Box<Notes>>,
 }
 
-pub(crate) use seen::Seen;
-
-fn size(key: &str, value: Option<&Vec<u8>>) -> u64 {
+pub(super) fn size(key: &str, value: Option<&Vec<u8>>) -> u64 {
     value.map_or(0, |value| (key.len() + value.len()) as u64)
 }
 
 /// `what` is the key's role, such as `a key`.
-fn check_key(what: &str, key: &str) -> Result<(), HostError> {
+pub(crate) fn check_key(what: &str, key: &str) -> Result<(), HostError> {
     match key.len() <= KEY_BYTES_MAX {
         true => Ok(()),
         false => Err(invalid(format!("{what} of {} bytes, at most {KEY_BYTES_MAX}", key.len()))),
     }
 }
 
-fn invalid(message: String) -> HostError {
+pub(crate) fn invalid(message: String) -> HostError {
     HostError::new("local-store", HostErrorKind::InvalidInput, message)
 }
 
-fn failed(error: StoreError) -> HostError {
+pub(super) fn failed(error: StoreError) -> HostError {
     HostError::new("local-store", HostErrorKind::Unavailable, error.to_string())
 }
 
@@ -102,7 +97,7 @@ impl Overlay {
     }
 
     /// What was read and copied since this was last asked, bytes.
-    fn take_copied(&mut self) -> usize {
+    pub(crate) fn take_copied(&mut self) -> usize {
         std::mem::take(&mut self.copied_bytes)
     }
 
@@ -111,7 +106,7 @@ impl Overlay {
         self.used_bytes
     }
 
-    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, HostError> {
+    pub(crate) fn get(&self, key: &str) -> Result<Option<Vec<u8>>, HostError> {
         match self.writes.get(key) {
             Some(written) => Ok(written.new.clone()),
             None => self.before(key),
@@ -119,14 +114,14 @@ impl Overlay {
     }
 
     /// The value as the event at hand found it.
-    fn before(&self, key: &str) -> Result<Option<Vec<u8>>, HostError> {
+    pub(super) fn before(&self, key: &str) -> Result<Option<Vec<u8>>, HostError> {
         match self.sent.get(key) {
             Some(value) => Ok(value.clone()),
             None => self.view.get(self.module, key).map_err(failed),
         }
     }
 
-    fn put(&mut self, key: String, new: Option<Vec<u8>>) -> Result<(), HostError> {
+    pub(crate) fn put(&mut self, key: String, new: Option<Vec<u8>>) -> Result<(), HostError> {
         check_key("a key", &key)?;
         if let Some(value) = new.as_ref().filter(|value| value.len() > VALUE_BYTES_MAX) {
             return Err(invalid(format!("a value of {} bytes, at most {VALUE_BYTES_MAX}", value.len())));
@@ -170,7 +165,7 @@ impl Overlay {
         Ok(())
     }
 
-    fn apply(&mut self, writes: Vec<Write>) -> Result<(), HostError> {
+    pub(crate) fn apply(&mut self, writes: Vec<Write>) -> Result<(), HostError> {
         if writes.len() > APPLY_WRITES_MAX {
             return Err(invalid(format!("{} writes at once, at most {APPLY_WRITES_MAX}", writes.len())));
         }
@@ -234,135 +229,5 @@ impl Overlay {
     /// Size of what is on its way, bytes.
     pub fn sent_bytes(&self) -> usize {
         self.sent_bytes
-    }
-}
-
-impl HostState {
-    /// Begins a call with so many bytes of arguments.
-    fn store_call(&mut self, argument_bytes: usize) -> Result<(), HostError> {
-        self.meter.take(argument_bytes);
-        self.count_host_call("local-store")
-    }
-
-    /// Ends a call: what it read and copied is counted.
-    fn store_called(&mut self) {
-        let copied = self.overlay.take_copied();
-        self.meter.give(copied);
-    }
-}
-
-impl local_store::Host for HostState {
-    fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, HostError> {
-        self.store_call(key.len())?;
-        check_key("a key", &key)?;
-        let value = self.overlay.get(&key);
-        self.overlay.note_read(key);
-        if let Ok(Some(value)) = &value {
-            self.meter.give(value.len());
-        }
-        value
-    }
-
-    fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), HostError> {
-        self.store_call(key.len() + value.len())?;
-        let done = self.overlay.put(key, Some(value));
-        self.store_called();
-        done
-    }
-
-    fn delete(&mut self, key: String) -> Result<(), HostError> {
-        self.store_call(key.len())?;
-        let done = self.overlay.put(key, None);
-        self.store_called();
-        done
-    }
-
-    fn list_keys(&mut self, prefix: String) -> Result<Vec<String>, HostError> {
-        self.store_call(prefix.len())?;
-        check_key("a prefix", &prefix)?;
-        self.overlay.note_scan(&prefix, None, LIST_ENTRIES_MAX + 1);
-        let entries = self.overlay.list(&prefix, None, LIST_ENTRIES_MAX + 1, usize::MAX);
-        self.store_called();
-        let entries = entries?;
-        if entries.len() > LIST_ENTRIES_MAX {
-            return Err(invalid(format!(
-                "more than {LIST_ENTRIES_MAX} keys start with `{prefix}`: page with list-entries"
-            )));
-        }
-        Ok(entries.into_iter().map(|(key, _)| key).collect())
-    }
-
-    fn list_entries(&mut self, prefix: String, after: Option<String>, limit: u32) -> Result<Vec<Entry>, HostError> {
-        self.store_call(prefix.len() + after.as_ref().map_or(0, String::len))?;
-        check_key("a prefix", &prefix)?;
-        check_key("`after`", after.as_deref().unwrap_or_default())?;
-        let limit = (limit as usize).min(LIST_ENTRIES_MAX);
-        self.overlay.note_scan(&prefix, after.as_deref(), limit);
-        let entries = self.overlay.list(&prefix, after.as_deref(), limit, self.limits.max_reply_bytes);
-        self.store_called();
-        let mut entries = entries?;
-        // Cut like by `limit`: the guest pages on from the last key.
-        let mut bytes = 0;
-        let mut fits = |(key, value): &(String, Vec<u8>)| {
-            bytes += key.len() + value.len();
-            bytes <= self.limits.max_reply_bytes
-        };
-        let kept = entries.iter().take_while(|entry| fits(entry)).count();
-        entries.truncate(kept.max(1));
-        Ok(entries.into_iter().map(|(key, value)| Entry { key, value }).collect())
-    }
-
-    fn apply(&mut self, writes: Vec<Write>) -> Result<(), HostError> {
-        let bytes = |write: &Write| match write {
-            Write::Put(Entry { key, value }) => key.len() + value.len(),
-            Write::Delete(key) => key.len(),
-        };
-        self.store_call(writes.iter().map(|write| size_of::<Write>() + bytes(write)).sum())?;
-        // The call itself is counted already.
-        self.usage.host_calls += writes.len().saturating_sub(1) as u64;
-        let done = self.overlay.apply(writes);
-        self.store_called();
-        done
-    }
-
-    async fn flush(&mut self) -> Result<(), HostError> {
-        self.count_host_call("local-store")?;
-        if self.flushes_held || self.tape.flushes_were_held() {
-            self.tape.note_flush_held();
-            return Ok(());
-        }
-        self.check_journal()?;
-        let changes = self.overlay.take_changes();
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.overlay.note_flush(&changes);
-        let unit = self.ledger.seal(Outcome {
-            kind: UnitKind::Flushed,
-            event: self.event_at_hand(),
-            moved: None,
-            at_ms: self.clock.now_ms(),
-            fuel: 0,
-            changes,
-            state_bytes: self.overlay.used_bytes(),
-            // They stay with the event until it is handled.
-            effects: Vec::new(),
-        });
-        if self.tape.is_playing() {
-            return Ok(());
-        }
-        self.send(unit);
-        let (ahead, deadline) = (self.ahead.clone(), self.limits.host_call_deadline);
-        self.flushing_since_ns = Some(self.clock.monotonic_ns());
-        let settled = ahead.settle(deadline).await;
-        self.flushing_since_ns = None;
-        settled.map_err(|error| {
-            // Whether it was written is not known, and the overlay is gone: the event must not go on.
-            self.poison(format!("flush failed: {error}"));
-            match error {
-                NotKept::Store(error) => failed(error),
-                NotKept::Port(error) => error.to_host_error("local-store"),
-            }
-        })
     }
 }

@@ -3,12 +3,11 @@
 //! Invariant: what the newest units replaced is kept for a rewind, so a module that replaces more than the journal may
 //! hold is refused instead of the disk being filled.
 
-use super::{Overlay, Written, failed, invalid, size};
 use crate::{
-    HostError,
-    host::HostState,
     journal::{REWIND_UNITS, SMALL_UNIT_BYTES},
-    store::{Change, StoreError},
+    state::StoreError,
+    store::Change,
+    unit::overlay::{Overlay, Written, size},
 };
 
 impl Overlay {
@@ -20,7 +19,7 @@ impl Overlay {
 
     /// What the next unit replaces as far as the journal's bound is concerned: 0 when it is little enough never to be
     /// refused.
-    fn weighing_bytes(&self) -> u64 {
+    pub(super) fn weighing_bytes(&self) -> u64 {
         // Values are only compared where it may matter.
         if self.replaced_bytes(|_| true) <= SMALL_UNIT_BYTES {
             return 0;
@@ -44,47 +43,10 @@ impl Overlay {
     }
 
     /// What the journal has left for the unit `seq` when those on their way are written, bytes.
-    fn journal_room(&self, seq: u64) -> Result<u64, StoreError> {
+    pub(super) fn journal_room(&self, seq: u64) -> Result<u64, StoreError> {
         let room = self.view.journal_room(self.module, seq)?;
         let to_come = self.replacing.iter().filter(|(sent, _)| *sent > room.newest);
         Ok(to_come.fold(room.bytes, |left, (_, bytes)| left.saturating_sub(*bytes)))
-    }
-}
-
-impl HostState {
-    /// Whether the journal has room for the unit of the event at hand. How much room there was is part of what is recorded,
-    /// so that a replay is refused what was refused.
-    ///
-    /// # Errors
-    /// `invalid-input` when the newest units would hold more than the journal may: the event must fail. `unavailable` when
-    /// the store does not say how much they hold: the event must fail, too, which is then not held against the module.
-    pub fn check_journal(&mut self) -> Result<(), HostError> {
-        let bytes = self.overlay.weighing_bytes();
-        if bytes == 0 {
-            return Ok(());
-        }
-        let Self { tape, overlay, ledger, .. } = self;
-        let mut unread = None;
-        let room = tape.journal_room(|| match overlay.journal_room(ledger.record.seq + 1) {
-            Ok(room) => room,
-            Err(error) => {
-                unread = Some(error);
-                u64::MAX
-            }
-        });
-        if let Some(error) = unread {
-            self.poison(format!("how much room the journal has cannot be read: {error}"));
-            return Err(failed(error));
-        }
-        if bytes > room {
-            return Err(invalid(format!(
-                "journal quota: these writes replace {bytes} bytes, which the journal keeps for a rewind; with them the \
-                 newest {REWIND_UNITS} units would have {} more than [journal] bytes allows. Change less in each event, \
-                 or let the operator raise it",
-                bytes - room
-            )));
-        }
-        Ok(())
     }
 }
 
@@ -92,9 +54,11 @@ impl HostState {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::tests::put;
     use super::*;
-    use crate::store::{Entries, JournalRoom, ModuleId, StateView, StoreError};
+    use crate::{
+        state::{Entries, JournalRoom, ModuleId, StateView},
+        unit::overlay::tests::put,
+    };
 
     /// One value under every key, and little room in the journal, of which unit 7 is the newest one written.
     struct Full;

@@ -1,7 +1,7 @@
 //! The overlay, over a store in memory.
 
 use super::*;
-use crate::store::Entries;
+use crate::state::Entries;
 
 struct Fixed(BTreeMap<String, Vec<u8>>);
 
@@ -17,14 +17,14 @@ impl StateView for Fixed {
     }
 }
 
-pub(super) fn overlay(committed: &[(&str, &str)], limit: u64) -> Overlay {
+pub(in crate::unit) fn overlay(committed: &[(&str, &str)], limit: u64) -> Overlay {
     let committed: BTreeMap<String, Vec<u8>> =
         committed.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect();
     let used = committed.iter().map(|(key, value)| size(key, Some(value))).sum();
     Overlay::new(Arc::new(Fixed(committed)), ModuleId(1), used, limit)
 }
 
-pub(super) fn put(key: &str, value: &str) -> Write {
+pub(in crate::unit) fn put(key: &str, value: &str) -> Write {
     Write::Put(Entry { key: key.into(), value: value.into() })
 }
 

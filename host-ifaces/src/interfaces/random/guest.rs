@@ -2,12 +2,12 @@
 
 use rand::RngCore;
 
-use crate::{bindings::nexum::host::random, host::HostState};
+use crate::{bindings::nexum::host::random, call::Call};
 
 /// One call may ask for this many bytes; keys and nonces need less than 100.
 pub const FILL_BYTES_MAX: u32 = 64 * 1024;
 
-impl random::Host for HostState {
+impl random::Host for Call {
     fn fill(&mut self, len: u32) -> wasmtime::Result<Vec<u8>> {
         self.count_or_trap("random")?;
         if len > FILL_BYTES_MAX {
@@ -15,12 +15,12 @@ impl random::Host for HostState {
                 "random.fill: {len} bytes asked, at most {FILL_BYTES_MAX} per call"
             )));
         }
-        self.meter.give(len as usize);
+        self.give(len as usize);
         let draw = || {
             let mut bytes = vec![0; len as usize];
             rand::rng().fill_bytes(&mut bytes);
             bytes
         };
-        Ok(self.tape.random(len as usize, draw))
+        Ok(self.random(len as usize, draw))
     }
 }

@@ -1,9 +1,6 @@
-//! The `logging` interface: a module's lines go to `tracing` with its name and the event at hand, at a bounded rate.
+//! A module's lines: they go to `tracing` with its name and the event at hand, at a bounded rate.
 
-use crate::{
-    bindings::nexum::host::logging::{self, Level},
-    host::HostState,
-};
+use crate::bindings::nexum::host::logging::Level;
 
 /// A line longer than this is cut: a log line is for people.
 pub const LINE_BYTES_MAX: usize = 8 * 1024;
@@ -47,20 +44,19 @@ impl LogBudget {
     }
 }
 
-impl HostState {
-    /// Logs one line of the module, or counts it as dropped.
-    pub(crate) fn log_line(&mut self, level: Level, message: &str) {
-        let Some(dropped) = self.log_budget.take(self.clock.monotonic_ns()) else {
-            self.usage.log_lines_dropped += 1;
-            return;
-        };
-        let module = &*self.module;
-        let event = &self.event_label;
-        if dropped > 0 {
-            tracing::warn!(target: "module", module, dropped, "log lines dropped: more than {LINES_PER_SECOND} per second");
-        }
+/// What the log lines of the event at hand carry.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EventLabel {
+    pub kind: &'static str,
+    pub chain_id: Option<u64>,
+    pub block: Option<u64>,
+}
+
+impl EventLabel {
+    /// Prints one line of a module.
+    pub(super) fn print(&self, module: &str, level: Level, message: &str) {
         let line = &message[..message.floor_char_boundary(LINE_BYTES_MAX)];
-        let (chain, block, kind) = (event.chain_id, event.block, event.kind);
+        let (chain, block, kind) = (self.chain_id, self.block, self.kind);
         match level {
             Level::Trace => tracing::trace!(target: "module", module, chain, block, kind, "{line}"),
             Level::Debug => tracing::debug!(target: "module", module, chain, block, kind, "{line}"),
@@ -71,26 +67,14 @@ impl HostState {
     }
 }
 
-fn name(level: Level) -> &'static str {
+/// The name in recordings.
+pub(super) fn name(level: Level) -> &'static str {
     match level {
         Level::Trace => "trace",
         Level::Debug => "debug",
         Level::Info => "info",
         Level::Warn => "warn",
         Level::Error => "error",
-    }
-}
-
-impl logging::Host for HostState {
-    fn log(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
-        self.count_or_trap("logging")?;
-        self.meter.take(message.len());
-        // A replay prints nothing: what it logs is compared.
-        if !self.tape.is_playing() {
-            self.log_line(level, &message);
-        }
-        self.tape.line(name(level), message);
-        Ok(())
     }
 }
 

@@ -5,15 +5,13 @@
 
 use std::{collections::BTreeMap, ops::Bound};
 
-use super::{Overlay, failed};
 use crate::{
     HostError,
     limits::{ANSWER_BYTES_MAX, DELETED_KEYS_MAX},
-    store::Entries,
+    state::Entries,
+    unit::overlay::{Overlay, SCAN_STEP, failed},
 };
 
-/// Committed entries that are read in one go, so that a listing stops where its answer is full.
-pub(super) const SCAN_STEP: usize = 512;
 /// What an entry that a listing goes past counts besides its key and value, bytes: finding it takes as long as copying so
 /// many. An event goes past a million.
 const PASSED_BYTES: usize = 256;
@@ -24,7 +22,7 @@ const _: () = assert!(DELETED_KEYS_MAX * DELETED_BYTES >= ANSWER_BYTES_MAX);
 
 impl Overlay {
     /// The first `limit` entries with `prefix` after `after`, or fewer when those have more than `bytes_max` bytes.
-    pub(super) fn list(
+    pub(crate) fn list(
         &mut self,
         prefix: &str,
         after: Option<&str>,
@@ -121,9 +119,12 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
-    use super::super::tests::{overlay, put};
     use super::*;
-    use crate::store::{ModuleId, StateView, StoreError};
+    use crate::{
+        bindings::nexum::host::local_store::Write,
+        state::{ModuleId, StateView, StoreError},
+        unit::overlay::tests::{overlay, put},
+    };
 
     /// A state of ten thousand entries of a megabyte, none of which is touched, and how many were read.
     #[derive(Default)]
@@ -215,7 +216,7 @@ mod tests {
         let step_bytes = SCAN_STEP * (PASSED_BYTES + "k0000".len() + value.len());
         assert!(page.len() >= 10 && overlay.take_copied() == step_bytes, "{} entries", page.len());
         // What is hidden does not count: the page is not empty as long as there is something to show.
-        overlay.apply(keys[..1_500].iter().map(|key| super::super::Write::Delete(key.clone())).collect()).unwrap();
+        overlay.apply(keys[..1_500].iter().map(|key| Write::Delete(key.clone())).collect()).unwrap();
         assert_eq!(overlay.list("", None, 1, 1_000).unwrap()[0].0, "k1500");
     }
 
@@ -224,7 +225,7 @@ mod tests {
         let keys: Vec<String> = (0..4_000).map(|n| format!("k{n:04}")).collect();
         let committed: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), "")).collect();
         let mut overlay = overlay(&committed, u64::MAX);
-        overlay.apply(keys[..2_000].iter().map(|key| super::super::Write::Delete(key.clone())).collect()).unwrap();
+        overlay.apply(keys[..2_000].iter().map(|key| Write::Delete(key.clone())).collect()).unwrap();
         overlay.take_copied();
         assert_eq!(overlay.list("", None, 1, usize::MAX).unwrap()[0].0, "k2000");
         // Each of the deletions, and what they hide.
@@ -236,7 +237,7 @@ mod tests {
         overlay.settled();
         overlay.apply((0..1_000).map(|n| put(&format!("z{n:04}"), "")).collect()).unwrap();
         overlay.take_changes();
-        overlay.apply((0..1_000).map(|n| super::super::Write::Delete(format!("z{n:04}"))).collect()).unwrap();
+        overlay.apply((0..1_000).map(|n| Write::Delete(format!("z{n:04}"))).collect()).unwrap();
         overlay.take_copied();
         assert!(overlay.list("z", None, 1, usize::MAX).unwrap().is_empty());
         assert!(overlay.take_copied() >= 1_000 * PASSED_BYTES);

@@ -1,0 +1,247 @@
+//! What every call of the host has at hand: whose it is, what it may reach, what it may cost, and what is recorded of it.
+//!
+//! Invariant: all of it is private. An interface sees of a module's Store this and, where it needs it, its own part.
+
+pub mod log;
+
+use std::sync::Arc;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    HostError, HostErrorKind,
+    bindings::nexum::host::logging::Level,
+    call::log::{EventLabel, LINES_PER_SECOND, LogBudget},
+    clock::Clock,
+    event::EventId,
+    grants::Grants,
+    host::args::HostArgs,
+    limits::{Limits, Meter},
+    ports::Ports,
+    recording::{
+        Captured, Session,
+        meter::RecordedBytes,
+        tape::{Asked, Tape},
+    },
+};
+
+/// What one event used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub host_calls: u64,
+    pub log_lines_dropped: u64,
+}
+
+/// The calls of one instance.
+pub(crate) struct Call {
+    module: Arc<str>,
+    grants: Arc<Grants>,
+    limits: Arc<Limits>,
+    ports: Arc<Ports>,
+    clock: Arc<dyn Clock>,
+    usage: Usage,
+    meter: Arc<Meter>,
+    tape: Tape,
+    log: LogBudget,
+    label: EventLabel,
+}
+
+impl Call {
+    pub(crate) fn new(args: &HostArgs, recorded: &RecordedBytes) -> Self {
+        Self {
+            module: args.module.clone(),
+            grants: args.grants.clone(),
+            limits: args.limits.clone(),
+            ports: args.ports.clone(),
+            clock: args.clock.clone(),
+            usage: Usage::default(),
+            meter: Arc::default(),
+            tape: Tape::new(&args.taping, recorded),
+            log: LogBudget::new(args.clock.monotonic_ns()),
+            label: EventLabel::default(),
+        }
+    }
+
+    /// Begins an event: its label goes into log lines, and the counters start at zero.
+    pub(crate) fn begin(&mut self, id: &EventId) {
+        let block = id.block();
+        self.label = EventLabel {
+            kind: id.kind(),
+            chain_id: block.map(|(chain, _)| chain),
+            block: block.map(|(_, number)| number),
+        };
+        // What the start of the instance saw belongs to `init`.
+        if *id != EventId::Init {
+            self.tape.begin();
+        }
+        self.usage = Usage::default();
+        self.meter.reset();
+    }
+
+    pub(crate) fn module(&self) -> &Arc<str> {
+        &self.module
+    }
+
+    pub(crate) fn grants(&self) -> &Grants {
+        &self.grants
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// The engine's clock, and not that of a recording.
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    pub(crate) fn tape(&mut self) -> &mut Tape {
+        &mut self.tape
+    }
+
+    /// What the event at hand used so far.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage { log_lines_dropped: self.usage.log_lines_dropped + self.meter.lines_dropped(), ..self.usage }
+    }
+
+    /// Arguments of so many bytes were taken over.
+    pub(crate) fn take(&self, bytes: usize) {
+        self.meter.take(bytes);
+    }
+
+    /// So many bytes were read or copied for an answer.
+    pub(crate) fn give(&self, bytes: usize) {
+        self.meter.give(bytes);
+    }
+
+    /// Counts a call.
+    ///
+    /// # Errors
+    /// That there were too many.
+    pub(crate) fn count(&mut self, domain: &str) -> Result<(), HostError> {
+        self.usage.host_calls += 1;
+        let limit = self.limits.max_host_calls_per_event;
+        if self.usage.host_calls > limit {
+            let message = format!("more than {limit} host calls in one event");
+            return Err(HostError::new(domain, HostErrorKind::RateLimited, message));
+        }
+        Ok(())
+    }
+
+    /// Counts what one call does in place of so many others.
+    pub(crate) fn count_more(&mut self, calls: u64) {
+        self.usage.host_calls += calls;
+    }
+
+    /// Counts a call that has no error to answer: past the limit it traps.
+    pub(crate) fn count_or_trap(&mut self, domain: &str) -> wasmtime::Result<()> {
+        self.count(domain).map_err(|error| wasmtime::Error::msg(error.message))
+    }
+
+    /// Whether the guest gets back from a call of the host.
+    ///
+    /// # Errors
+    /// What the event has cost too much of. It ends the call as a trap does.
+    pub(crate) fn may_go_on(&self) -> wasmtime::Result<()> {
+        let limit = self.limits.max_host_calls_per_event;
+        let reason = match self.usage.host_calls > limit.saturating_mul(2) {
+            true => Some(format!("more than {limit} host calls in one event, and as many again that were refused")),
+            false => self.meter.overdrawn(limit),
+        };
+        reason.map_or(Ok(()), |reason| Err(wasmtime::Error::msg(reason)))
+    }
+
+    /// What a clock says, or a recording of it.
+    pub(crate) fn time(&mut self, read: fn(&dyn Clock) -> u64) -> u64 {
+        self.tape.time(|| read(&*self.clock))
+    }
+
+    /// So many random bytes, or those of a recording.
+    pub(crate) fn random(&mut self, len: usize, draw: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+        self.tape.random(len, draw)
+    }
+
+    /// Begins a call that leaves the module.
+    pub(crate) fn ask(&mut self, call: &'static str, arguments: &impl Serialize) -> Asked {
+        self.tape.ask(call, arguments)
+    }
+
+    /// Finishes a call that leaves the module: `live` is only waited for when the world is asked.
+    pub(crate) async fn reach<T: Serialize + DeserializeOwned>(
+        &mut self,
+        asked: Asked,
+        domain: &str,
+        live: impl Future<Output = Result<T, HostError>>,
+    ) -> Result<T, HostError> {
+        match asked {
+            Asked::Live => live.await,
+            Asked::Noted(index) => {
+                let result = live.await;
+                self.tape.answered(index, &result);
+                result
+            }
+            Asked::Played(answer) => postcard::from_bytes(&answer).unwrap_or_else(|error| {
+                let message = format!("the recorded answer cannot be read: {error}");
+                Err(HostError::new(domain, HostErrorKind::Internal, message))
+            }),
+            Asked::Unanswered => std::future::pending().await,
+            Asked::Missing => {
+                let message = "the recording has no answer to this call";
+                Err(HostError::new(domain, HostErrorKind::Unavailable, message))
+            }
+        }
+    }
+
+    /// A line of the guest. A replay prints nothing: what it logs is compared.
+    pub(crate) fn log_line(&mut self, level: Level, message: String) {
+        if !self.tape.is_playing() {
+            self.print(level, &message);
+        }
+        self.tape.line(log::name(level), message);
+    }
+
+    /// Logs one line of the module, or counts it as dropped.
+    fn print(&mut self, level: Level, message: &str) {
+        let Some(dropped) = self.log.take(self.clock.monotonic_ns()) else {
+            self.usage.log_lines_dropped += 1;
+            return;
+        };
+        let module = &*self.module;
+        if dropped > 0 {
+            tracing::warn!(target: "module", module, dropped, "log lines dropped: more than {LINES_PER_SECOND} per second");
+        }
+        self.label.print(module, level, message);
+    }
+
+    /// What was seen of the world, when that is recorded or played.
+    pub(crate) fn captured(&self) -> Option<Captured> {
+        self.tape.capture()
+    }
+
+    /// Bytes that may still be recorded.
+    pub(crate) fn recording_left(&self) -> usize {
+        self.tape.left()
+    }
+
+    pub(crate) fn is_playing(&self) -> bool {
+        self.tape.is_playing()
+    }
+
+    /// Drops what was recorded.
+    pub(crate) fn forget_seen(&mut self) {
+        self.tape.begin();
+    }
+
+    /// Plays this session to the next call.
+    pub(crate) fn play(&mut self, session: &Session) {
+        self.tape.play(session);
+    }
+}

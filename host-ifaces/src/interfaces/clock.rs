@@ -1,0 +1,16 @@
+//! `clock`: the time.
+
+pub mod guest;
+
+use wasmtime::component::HasSelf;
+
+use crate::{
+    bindings::nexum::host::clock, call::Call, capability::Capability, host::HostState, interfaces::row::Interface,
+};
+
+pub const CAPABILITY: Capability = Capability::named("clock");
+
+pub const INTERFACE: Interface = Interface {
+    link: Some(|linker| clock::add_to_linker::<_, HasSelf<Call>>(linker, HostState::call)),
+    ..Interface::of(CAPABILITY)
+};

@@ -1,0 +1,9 @@
+//! `identity`: signatures with the operator's keys. It has no actor yet.
+
+pub mod grant;
+
+use crate::{capability::Capability, interfaces::row::Interface};
+
+pub const CAPABILITY: Capability = Capability::named("identity");
+
+pub const INTERFACE: Interface = Interface { table: grant::TABLE, ..Interface::of(CAPABILITY) };

@@ -1,0 +1,9 @@
+//! `local-store`: a module's own state.
+
+pub mod guest;
+
+use crate::{capability::Capability, interfaces::row::Interface};
+
+pub const CAPABILITY: Capability = Capability::named("local-store");
+
+pub const INTERFACE: Interface = Interface { link: Some(guest::link), ..Interface::of(CAPABILITY) };

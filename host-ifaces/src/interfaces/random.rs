@@ -1,0 +1,16 @@
+//! `random`: secure randomness.
+
+pub mod guest;
+
+use wasmtime::component::HasSelf;
+
+use crate::{
+    bindings::nexum::host::random, call::Call, capability::Capability, host::HostState, interfaces::row::Interface,
+};
+
+pub const CAPABILITY: Capability = Capability::named("random");
+
+pub const INTERFACE: Interface = Interface {
+    link: Some(|linker| random::add_to_linker::<_, HasSelf<Call>>(linker, HostState::call)),
+    ..Interface::of(CAPABILITY)
+};

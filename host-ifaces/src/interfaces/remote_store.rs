@@ -1,0 +1,7 @@
+//! `remote-store`: storage of others. It has no actor yet.
+
+use crate::{capability::Capability, interfaces::row::Interface};
+
+pub const CAPABILITY: Capability = Capability::named("remote-store");
+
+pub const INTERFACE: Interface = Interface::of(CAPABILITY);
