@@ -21,7 +21,7 @@ use crate::{
     recording::{
         Captured, Session,
         meter::RecordedBytes,
-        tape::{Asked, Tape},
+        tape::{CallSource, Tape},
     },
 };
 
@@ -170,30 +170,30 @@ impl Call {
     }
 
     /// Begins a call that leaves the module.
-    pub(crate) fn ask(&mut self, call: &'static str, arguments: &impl Serialize) -> Asked {
+    pub(crate) fn ask(&mut self, call: &'static str, arguments: &impl Serialize) -> CallSource {
         self.tape.ask(call, arguments)
     }
 
     /// Finishes a call that leaves the module: `live` is only waited for when the world is asked.
     pub(crate) async fn reach<T: Serialize + DeserializeOwned>(
         &mut self,
-        asked: Asked,
+        asked: CallSource,
         domain: &str,
         live: impl Future<Output = Result<T, HostError>>,
     ) -> Result<T, HostError> {
         match asked {
-            Asked::Live => live.await,
-            Asked::Noted(index) => {
+            CallSource::Live => live.await,
+            CallSource::Noted(index) => {
                 let result = live.await;
                 self.tape.answered(index, &result);
                 result
             }
-            Asked::Played(answer) => postcard::from_bytes(&answer).unwrap_or_else(|error| {
+            CallSource::Played(answer) => postcard::from_bytes(&answer).unwrap_or_else(|error| {
                 let message = format!("the recorded answer cannot be read: {error}");
                 Err(HostError::new(domain, HostErrorKind::Internal, message))
             }),
-            Asked::Unanswered => std::future::pending().await,
-            Asked::Missing => {
+            CallSource::Unanswered => std::future::pending().await,
+            CallSource::Missing => {
                 let message = "the recording has no answer to this call";
                 Err(HostError::new(domain, HostErrorKind::Unavailable, message))
             }

@@ -30,7 +30,7 @@ pub enum Missed {
     All,
 }
 
-/// One module's wish for the next ticks of one schedule.
+/// One module's request for the next ticks of one schedule.
 #[derive(Debug, Clone)]
 pub struct CronPull {
     pub module: Arc<str>,

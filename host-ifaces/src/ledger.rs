@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Hash,
     event::{Cursor, EventId, SourceId},
-    outbox::Entry,
+    outbox::EffectEntry,
     state::ModuleId,
     store::{Change, EventUnit, JournalEntry, ModuleRecord, UnitKind},
 };
@@ -33,7 +33,7 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// Keys plus values after the changes, bytes.
     pub state_bytes: u64,
-    pub effects: Vec<Entry>,
+    pub effects: Vec<EffectEntry>,
 }
 
 impl Ledger {
@@ -72,7 +72,7 @@ impl Ledger {
             resolved: None,
             outbox: outcome.effects,
             told: None,
-            replayed: Vec::new(),
+            redelivered: Vec::new(),
             reorgs: None,
             recording: None,
         }
@@ -106,12 +106,12 @@ fn state_digest(changes: &[Change]) -> Hash {
 
 /// SHA-256 over what the effects are and how they go, in order; zero without effects. When they were sent is left out, so
 /// that two engines agree.
-fn effects_digest(effects: &[Entry]) -> Hash {
+fn effects_digest(effects: &[EffectEntry]) -> Hash {
     if effects.is_empty() {
         return Hash::default();
     }
     let mut hasher = Sha256::new();
-    for Entry { id, key, lane, release, effect, block: _, sent_at_ms: _ } in effects {
+    for EffectEntry { id, key, lane, release, effect, block: _, sent_at_ms: _ } in effects {
         let bytes = encoded(&(id, key, lane, release, effect));
         hasher.update((bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);

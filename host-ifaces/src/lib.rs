@@ -6,13 +6,13 @@
 //! Invariant: nothing here names a chain library, a database, an HTTP server or a configuration format. A capability is
 //! a port, and a port is a message enum.
 
-pub mod ahead;
 mod bindings;
 pub mod blocking;
 pub mod bounded;
 mod call;
 pub mod capability;
 pub mod clock;
+pub mod commit_queue;
 pub mod cron;
 pub mod effects;
 pub mod event;

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-pub use nexum_records::effect::Sent;
+pub use nexum_records::effect::EffectSummary;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -36,7 +36,7 @@ pub struct BlockPoint {
 
 /// One effect as its event sent it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct EffectEntry {
     pub id: String,
     /// The idempotency key; the id unless the module chose one.
     pub key: String,
@@ -49,20 +49,20 @@ pub struct Entry {
     pub effect: Effect,
 }
 
-impl Entry {
+impl EffectEntry {
     /// Where it goes, for limits and lists. Never a path, which may hold a secret.
     pub fn destination(&self) -> String {
         effects::of(&self.effect).destination()
     }
 
     /// What it is and where it goes, for lists.
-    pub fn brief(&self) -> Sent {
+    pub fn brief(&self) -> EffectSummary {
         let release = match self.release {
             Release::Committed => "committed",
             Release::Safe => "safe",
             Release::Finalized => "finalized",
         };
-        Sent {
+        EffectSummary {
             id: self.id.clone(),
             key: self.key.clone(),
             kind: effects::of(&self.effect).name().to_owned(),
@@ -155,7 +155,7 @@ pub struct OutcomeRecord {
 
 /// What is known of a live effect without its body.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Live {
+pub struct PendingEffect {
     pub module: ModuleId,
     pub name: Arc<str>,
     /// Absent when the unit that sent it was undone after it was released.
@@ -172,8 +172,14 @@ pub struct Live {
     pub progress: Progress,
 }
 
-impl Live {
-    pub fn new(module: ModuleId, name: Arc<str>, at: Option<Location>, entry: &Entry, progress: Progress) -> Self {
+impl PendingEffect {
+    pub fn new(
+        module: ModuleId,
+        name: Arc<str>,
+        at: Option<Location>,
+        entry: &EffectEntry,
+        progress: Progress,
+    ) -> Self {
         Self {
             module,
             name,
@@ -195,7 +201,7 @@ impl Live {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// A unit sent an effect; it is durable.
-    Sent(Live),
+    Sent(PendingEffect),
     /// Units after `to_seq` were undone, and so was what they sent and had not been released.
     Rewound { module: ModuleId, to_seq: u64 },
     /// Everything about the module was removed.
@@ -204,8 +210,8 @@ pub enum Change {
 
 /// Changes since the last answer.
 #[derive(Debug, Clone, PartialEq)]
-pub enum News {
-    Changes(Vec<Change>),
+pub enum Changes {
+    Known(Vec<Change>),
     /// More changed than is kept: read everything again.
     Lost,
 }
@@ -214,7 +220,7 @@ pub enum News {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Released {
     /// It may go out now. `again` says that it was marked before, so that an earlier attempt may have arrived.
-    Now { entry: Box<Entry>, progress: Progress, again: bool },
+    Now { entry: Box<EffectEntry>, progress: Progress, again: bool },
     /// It had ended in an earlier history, so that it does not go out again.
     Ended,
     /// It is not there any more.
@@ -224,7 +230,7 @@ pub enum Released {
 /// One effect for people, live or ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listed {
-    pub entry: Entry,
+    pub entry: EffectEntry,
     pub progress: Progress,
     /// The unit that sent it was undone.
     pub retracted: bool,
@@ -242,11 +248,11 @@ pub struct ReleasedEffect {
 /// What the outbox actor asks of the store. Every request must be answered; writes after the sync.
 #[derive(Debug)]
 pub enum OutboxRequest {
-    /// Every live effect of every module, and the start of `News`.
-    Live { reply: Reply<Vec<Live>> },
+    /// Every live effect of every module, and the start of `Changes`.
+    Pending { reply: Reply<Vec<PendingEffect>> },
     /// Answers when something changed; replaces an earlier request.
-    News { reply: Reply<News> },
-    /// How many changes were told or wait to be told since the last `Live`; the greatest number when nobody has asked for
+    Changes { reply: Reply<Changes> },
+    /// How many changes were told or wait to be told since the last `Pending`; the greatest number when nobody has asked for
     /// it, or it has to be asked for again. What is durable when this is asked is among them.
     Told { reply: Reply<u64> },
     /// Marks an effect as released, durably, and hands out its body.
@@ -254,11 +260,11 @@ pub enum OutboxRequest {
     /// Replaces what is known of a live effect after a failed attempt.
     Attempted { module: ModuleId, id: String, progress: Progress, reply: Reply<()> },
     /// Ends an effect: its outcome waits for the module from now on.
-    End { end: Box<EndOf>, reply: Reply<()> },
+    End { end: Box<EndEffect>, reply: Reply<()> },
     /// Outcomes with a number above `after`, in order, at most `limit`.
     Outcomes { name: String, after: u64, limit: usize, reply: Reply<Vec<OutcomeRecord>> },
     /// Takes up an effect that failed or was cancelled; answers it as live.
-    Reopen { name: String, id: String, now_ms: u64, reply: Reply<Live> },
+    Reopen { name: String, id: String, now_ms: u64, reply: Reply<PendingEffect> },
     /// Effects of a module, oldest first, live ones before ended ones, at most `limit`; bodies stay out.
     List { name: String, limit: usize, reply: Reply<Vec<Listed>> },
     /// One effect with its body as far as it is kept.
@@ -272,7 +278,7 @@ pub enum OutboxRequest {
 
 /// How an effect ended.
 #[derive(Debug, Clone, PartialEq)]
-pub struct EndOf {
+pub struct EndEffect {
     pub module: ModuleId,
     pub id: String,
     pub key: String,

@@ -22,7 +22,7 @@ use crate::{
     event::EventId,
     interfaces::table::Tables,
     limits::Limits,
-    outbox::Sent,
+    outbox::EffectSummary,
     types::{Config, Event},
 };
 
@@ -123,7 +123,7 @@ pub struct Outcome {
     /// The first lines.
     pub lines: Vec<LogLine>,
     /// What it asked to send, each with its digest; absent when the recording was cut.
-    pub effects: Option<Vec<(Sent, Hash)>>,
+    pub effects: Option<Vec<(EffectSummary, Hash)>>,
 }
 
 /// How the guest failed.
@@ -268,7 +268,7 @@ pub enum Wanted {
 
 /// Whether a fresh state records, or plays a recording.
 #[derive(Clone, Default)]
-pub enum Taping {
+pub enum TapeMode {
     #[default]
     Off,
     /// With memory of this pool.
@@ -283,14 +283,14 @@ pub struct Captured {
     pub session: Session,
     pub changes: Vec<(String, Option<Vec<u8>>)>,
     pub lines: Vec<LogLine>,
-    pub effects: Vec<(Sent, Hash)>,
+    pub effects: Vec<(EffectSummary, Hash)>,
     /// The event that they are named after, when that is another one than the one at hand.
     pub origin: Option<EventId>,
     /// What a replay asked for that its recording does not have.
     pub missing: Vec<String>,
 }
 
-impl Taping {
+impl TapeMode {
     /// The memory of recordings, when this is one.
     pub(crate) fn pool(&self) -> Option<&Arc<Pool>> {
         match self {
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_recording_reads_back_whole_and_one_of_another_layout_is_refused() {
-        let sent = Sent {
+        let sent = EffectSummary {
             id: "m/init/0".into(),
             key: "k".into(),
             kind: "http".into(),

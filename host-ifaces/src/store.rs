@@ -15,7 +15,7 @@ use crate::{
     event::{Cursor, EventId, SourceId},
     interfaces::chain::port::Link,
     journal::{JournalPage, JournalStart, RewindRecord, UnitDetail},
-    outbox::{Entry, OutboxRequest, ReleasedEffect},
+    outbox::{EffectEntry, OutboxRequest, ReleasedEffect},
     port::Port,
     ports::{Ports, Service},
     recording::{Crash, CrashBrief, Wanted},
@@ -108,14 +108,14 @@ pub struct EventUnit {
     /// A dead letter that this unit handled after all.
     pub resolved: Option<u64>,
     /// What the event sends, by ordinal.
-    pub outbox: Vec<Entry>,
+    pub outbox: Vec<EffectEntry>,
     /// An encoded `Recording` of the event, kept as long as the entry.
     pub recording: Option<Vec<u8>>,
     /// What the module was told, when the event is a reorg: kept with the unit, so that it is told again when the unit
     /// is undone.
     pub told: Option<Box<types::Reorg>>,
-    /// Positions in the replay queue that are done with this unit.
-    pub replayed: Vec<u64>,
+    /// Positions in the redelivery queue that are done with this unit.
+    pub redelivered: Vec<u64>,
     /// How many reorgs the module has been told of, when this unit is the first to tell of one.
     pub reorgs: Option<u64>,
 }
@@ -133,7 +133,7 @@ pub struct Fork {
 
 /// One event that a module still has to go through after a rewind, before its sources go on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ReplayItem {
+pub struct RedeliveryItem {
     /// Orders the queue; its key in the store.
     pub position: u64,
     pub source: SourceId,
@@ -157,9 +157,9 @@ pub fn add_released(told: &mut types::Reorg, more: Vec<types::ReleasedEffect>) {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rewound {
     pub record: ModuleRecord,
-    /// The whole replay queue: the reorg, then the undone events of the other sources in their original order, then what
+    /// The whole redelivery queue: the reorg, then the undone events of the other sources in their original order, then what
     /// an earlier rewind had left.
-    pub replay: Vec<ReplayItem>,
+    pub redelivery: Vec<RedeliveryItem>,
     /// Effects of the undone units that may have left the host; they are not taken back.
     pub released: Vec<ReleasedEffect>,
 }
@@ -175,7 +175,7 @@ pub struct ModuleInfo {
     /// What these take in the store, bytes.
     pub dead_letter_bytes: u64,
     /// Events that are still to be gone through after a rewind.
-    pub replay: u64,
+    pub redelivery: u64,
     /// Reorgs that it was told of or will be, those of undone units among them: it never becomes less.
     pub reorgs: u64,
 }
@@ -226,11 +226,11 @@ pub enum StoreMsg {
     Commit { units: Vec<EventUnit>, reply: Reply<()> },
     /// Replace a module's failure counters and standing. Must reply, after the sync.
     PutHealth { module: ModuleId, health: Box<ModuleHealth>, reply: Reply<()> },
-    /// Undo every unit after a point, newest first, and queue what is to be replayed, as one write. `None`: nothing is
+    /// Undo every unit after a point, newest first, and queue what is to be delivered again, as one write. `None`: nothing is
     /// past that point, and nothing was changed. Must reply.
     Rewind { module: ModuleId, fork: Box<Fork>, reply: Reply<Option<Rewound>> },
-    /// The replay queue of a module, in order. Must reply.
-    Replay { module: ModuleId, reply: Reply<Vec<ReplayItem>> },
+    /// The redelivery queue of a module, in order. Must reply.
+    Redelivery { module: ModuleId, reply: Reply<Vec<RedeliveryItem>> },
     /// Keep headers of a chain and drop others; `anew`: first drop all that are kept. On the disk no later than any unit
     /// that is sent afterwards, and with the next one: alone they cause no write. No reply.
     PutHeaders { chain_id: u64, anew: bool, headers: Vec<Link>, dropped: Vec<Link> },

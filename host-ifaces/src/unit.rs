@@ -14,15 +14,15 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     HostError,
-    ahead::{Ahead, NotKept},
     call::Call,
     clock::Clock,
+    commit_queue::{CommitQueue, NotCommitted},
     event::{Cursor, EventId, SourceId},
     host::args::HostArgs,
     journal::REWIND_UNITS,
     ledger::{Ledger, Outcome},
-    outbox::Entry,
-    recording::{Captured, Session, Taping, meter::RecordedBytes},
+    outbox::EffectEntry,
+    recording::{Captured, Session, TapeMode, meter::RecordedBytes},
     state::{ModuleId, StateView},
     store::{EventUnit, JournalEntry, ModuleRecord, UnitKind},
     unit::overlay::{Overlay, failed, invalid},
@@ -32,7 +32,7 @@ use crate::{
 pub(crate) struct Unit {
     overlay: Overlay,
     ledger: Ledger,
-    ahead: Arc<Ahead>,
+    commits: Arc<CommitQueue>,
     /// The event at hand, until its unit is sealed. The start of an instance belongs to `init`.
     event: Option<EventId>,
     /// State bytes and last unit when the call at hand began.
@@ -49,14 +49,14 @@ impl Unit {
     pub(crate) fn new(args: &HostArgs, record: ModuleRecord, recorded: &RecordedBytes) -> Self {
         let mut overlay =
             Overlay::new(args.ports.view.clone(), args.id, record.state_bytes, args.limits.max_state_bytes);
-        if !matches!(args.taping, Taping::Off) {
+        if !matches!(args.taping, TapeMode::Off) {
             overlay = overlay.noting(recorded);
         }
         Self {
             overlay,
             began: (record.state_bytes, record.seq),
             ledger: Ledger { module: args.id, component: args.component, record },
-            ahead: args.ahead.clone(),
+            commits: args.commits.clone(),
             event: Some(EventId::Init),
             flushing_since_ns: None,
             flushes_held: false,
@@ -118,7 +118,7 @@ impl Unit {
         moved: Option<(SourceId, Cursor)>,
         at_ms: u64,
         fuel: u64,
-        effects: Vec<Entry>,
+        effects: Vec<EffectEntry>,
     ) -> EventUnit {
         let Some(event) = self.event.take() else { panic!("a unit is sealed, and no event is at hand") };
         let unit = self.ledger.seal(Outcome {
@@ -153,7 +153,7 @@ impl Unit {
         );
         self.ledger.adopt(unit.record.clone());
         self.overlay.unit_sent(unit.entry.seq, &unit.changes);
-        self.ahead.push(unit);
+        self.commits.push(unit);
     }
 
     /// Makes the writes so far durable, and waits for that.
@@ -183,16 +183,16 @@ impl Unit {
             return Ok(());
         }
         self.send(unit);
-        let (ahead, deadline) = (self.ahead.clone(), call.limits().host_call_deadline);
+        let (commits, deadline) = (self.commits.clone(), call.limits().host_call_deadline);
         self.flushing_since_ns = Some(call.clock().monotonic_ns());
-        let settled = ahead.settle(deadline).await;
+        let settled = commits.settle(deadline).await;
         self.flushing_since_ns = None;
         settled.map_err(|error| {
             // Whether it was written is not known, and the overlay is gone: the event must not go on.
             self.poison(format!("flush failed: {error}"));
             match error {
-                NotKept::Store(error) => failed(error),
-                NotKept::Port(error) => error.to_host_error("local-store"),
+                NotCommitted::Store(error) => failed(error),
+                NotCommitted::Port(error) => error.to_host_error("local-store"),
             }
         })
     }

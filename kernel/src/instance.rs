@@ -6,8 +6,8 @@ use std::{io, pin::pin, sync::Arc, task::Poll};
 
 use nexum_host_ifaces::{
     EventModule, Hash, HostError,
-    ahead::Ahead,
     bounded::{BACKTRACE_BYTES_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, cut, cut_middle},
+    commit_queue::CommitQueue,
     event::EventId,
     grants::Interfaces,
     host::{self, HostArgs, HostState},
@@ -79,7 +79,7 @@ impl NotStarted {
 }
 
 pub struct Instance {
-    ahead: Arc<Ahead>,
+    commits: Arc<CommitQueue>,
     store: Store<HostState>,
     guest: EventModule,
     fuel_max: u64,
@@ -109,8 +109,8 @@ impl Instance {
         let last_words = store.data_mut().end();
         let (failed, is_passing) = match started {
             Ok(Ok(guest)) => {
-                let ahead = args.ahead.clone();
-                return Ok(Self { ahead, store, guest, fuel_max, deadline, started: None, handled: 0 });
+                let commits = args.commits.clone();
+                return Ok(Self { commits, store, guest, fuel_max, deadline, started: None, handled: 0 });
             }
             Ok(Err(error)) if is_refused_by_machine(&error) => {
                 let message = format!("cannot be started now: {}", cut(error.root_cause(), MESSAGE_BYTES_MAX));
@@ -205,7 +205,7 @@ impl Instance {
         match futures::poll!(called.as_mut()) {
             Poll::Ready(result) => Ok(result),
             Poll::Pending => {
-                self.ahead.dispatch();
+                self.commits.dispatch();
                 tokio::time::timeout(self.deadline, called).await
             }
         }

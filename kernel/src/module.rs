@@ -9,7 +9,7 @@ mod exit;
 mod feed;
 mod quarantine;
 mod recording;
-mod replay;
+mod redelivery;
 mod resync;
 mod rewind;
 #[cfg(test)]
@@ -35,7 +35,7 @@ use nexum_host_ifaces::{
     types::Event,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use replay::Replay;
+use redelivery::Redelivery;
 pub use resync::Resync;
 use upgrade::host_args;
 
@@ -51,7 +51,7 @@ use crate::{
     modules::{self, Candidate},
     outbox::{self, OutboxMetrics, Permits},
     restart::{self, Fault},
-    status::{ModuleStatus, Wish},
+    status::{ModuleStatus, RunState},
 };
 
 /// A commit is one synced group; past this the disk is in trouble and the module starts again from what is durable.
@@ -144,7 +144,7 @@ struct Running {
     health: ModuleHealth,
     metrics: Arc<ModuleMetrics>,
     feeds: Feeds,
-    replay: Replay,
+    redelivery: Redelivery,
     /// Reorgs that the module was told of or will be.
     reorgs: u64,
     /// Fuel of the last event, when it was handled.
@@ -254,11 +254,11 @@ impl State {
         metrics.start(plan.limits.max_state_bytes);
         let host = host_args(shared, plan, info.id);
         let feeds = Feeds::new(&name, &plan.manifest.sources, &info.record, myself.get_derived());
-        let replay = match info.replay {
-            0 => Replay::default(),
+        let redelivery = match info.redelivery {
+            0 => Redelivery::default(),
             _ => {
-                let items = |reply| StoreMsg::Replay { module: info.id, reply };
-                Replay::new(shared.ports.store().call(STORE_DEADLINE, items).await??)
+                let items = |reply| StoreMsg::Redelivery { module: info.id, reply };
+                Redelivery::new(shared.ports.store().call(STORE_DEADLINE, items).await??)
             }
         };
         let reorgs = info.reorgs;
@@ -270,7 +270,8 @@ impl State {
                 return Err(self.args.not_started(&host, health, failed));
             }
         };
-        let mut running = Running { instance, prepared, host, health, metrics, feeds, replay, reorgs, fuel: 0, begun };
+        let mut running =
+            Running { instance, prepared, host, health, metrics, feeds, redelivery, reorgs, fuel: 0, begun };
         let started = running.init(&self.args).await;
         // Well or badly: the process has not died of it.
         starting.ended();
@@ -292,12 +293,12 @@ impl State {
         // An answer to a pull that was given up meanwhile: for another position, or by the version before.
         let Some(index) = running.feeds.take(&reply) else { return Ok(()) };
         match reply.answer {
-            Answer::Events { deliveries, progress, .. } if !running.replay.is_empty() => {
+            Answer::Events { deliveries, progress, .. } if !running.redelivery.is_empty() => {
                 Box::pin(running.replay_from(&self.args, index, deliveries, progress)).await?;
-                // Once nothing is left to replay, every source goes on: none was asked meanwhile.
-                return match self.args.status.wish() {
-                    Wish::Run => running.go_on_with_all(&self.args).await,
-                    Wish::Hold => running.settle(&self.args).await,
+                // Once nothing is left to deliver again, every source goes on: none was asked meanwhile.
+                return match self.args.status.run_state() {
+                    RunState::Run => running.go_on_with_all(&self.args).await,
+                    RunState::Hold => running.settle(&self.args).await,
                 };
             }
             Answer::Events { deliveries, progress, skipped } => {
@@ -307,7 +308,7 @@ impl State {
                 let may_end = skipped == 0 && running.feeds.source(index).may_end_early();
                 let mut long = false;
                 while !long && let Some(delivery) = deliveries.next() {
-                    if self.args.status.wish() == Wish::Hold {
+                    if self.args.status.run_state() == RunState::Hold {
                         return running.settle(&self.args).await;
                     }
                     running.deliver(&self.args, index, delivery).await?;
@@ -323,14 +324,14 @@ impl State {
             Answer::Reorg(reorg) => return Box::pin(running.on_reorg(&self.args, index, reorg)).await,
             Answer::Stuck { reason } => return Err(Exit::Stuck(reason)),
         }
-        match self.args.status.wish() {
-            Wish::Run => running.go_on(&self.args, index).await,
-            Wish::Hold => running.settle(&self.args).await,
+        match self.args.status.run_state() {
+            RunState::Run => running.go_on(&self.args, index).await,
+            RunState::Hold => running.settle(&self.args).await,
         }
     }
 
     async fn pull_again(&mut self) -> Result<(), Exit> {
-        let wanted = self.args.status.wish() == Wish::Run;
+        let wanted = self.args.status.run_state() == RunState::Run;
         match self.running.as_mut().filter(|_| wanted) {
             Some(running) => running.go_on_with_all(&self.args).await,
             None => Ok(()),
@@ -464,7 +465,7 @@ impl Running {
     /// Hands a unit on without waiting for it. A module that catches up handles a whole pull before it waits for the disk:
     /// units are written in order, so that what is durable is always a prefix of what was handled.
     fn send(&mut self, args: &Args, mut unit: EventUnit) {
-        unit.replayed = self.replay.take_done();
+        unit.redelivered = self.redelivery.take_done();
         if let EventId::Reorg { nth, .. } = unit.entry.event
             && nth > self.reorgs
         {
@@ -479,7 +480,7 @@ impl Running {
 
     /// Waits until every unit sent is durable.
     async fn settle(&mut self, args: &Args) -> Result<(), Exit> {
-        self.host.ahead.settle(STORE_DEADLINE).await?;
+        self.host.commits.settle(STORE_DEADLINE).await?;
         self.instance.host().settled();
         self.feeds.show(&args.status);
         Ok(())

@@ -43,7 +43,7 @@ use crate::{
     outbox,
     roster::{self, Keep, Owners, Start},
     sources::Heads,
-    status::{ModuleStatus, Wish},
+    status::{ModuleStatus, RunState},
 };
 
 /// The store answers orders in milliseconds; past this it is down and the order fails.
@@ -435,7 +435,7 @@ impl State {
         }
         self.generations += 1;
         slot.generation = self.generations;
-        slot.status.set_wish(Wish::Run);
+        slot.status.set_run_state(RunState::Run);
         let args = module::Args {
             shared: self.shared.clone(),
             plan,

@@ -1,13 +1,13 @@
 //! The outbox actor: carries out what modules have sent, and hands each module the outcomes.
 //!
 //! Owns the effects that have not ended, as the store told of them; the timer for the next one; and the modules that
-//! wait for outcomes. What to do next is decided by `schedule` and `retry`, which are pure; `courier` makes an attempt.
+//! wait for outcomes. What to do next is decided by `schedule` and `retry`, which are pure; `attempts` makes an attempt.
 //!
 //! Invariant: everything here can be lost. An effect is marked in the store before it leaves, and its end is written
 //! before the module hears of it; after a crash the store tells everything again. So an effect may reach its
 //! destination more than once, with the same key, and its outcome reaches the module exactly once.
 
-mod courier;
+mod attempt;
 mod finality;
 mod metrics;
 mod permits;
@@ -23,13 +23,13 @@ use std::{
     time::Duration,
 };
 
-use courier::{Courier, Done};
+use attempt::{Attempted, Attempts};
 pub use finality::Heads;
 pub use metrics::OutboxMetrics;
 use nexum_host_ifaces::{
     clock::Clock,
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply, Subscriber},
-    outbox::{Change, Ended, Live, News, OutboxRequest, OutcomeRecord, Progress, digest},
+    outbox::{Change, Changes, Ended, OutboxRequest, OutcomeRecord, PendingEffect, Progress, digest},
     ports::Ports,
     store::{ModuleId, StoreError, StoreMsg},
     types::Event,
@@ -83,7 +83,7 @@ impl Default for Settings {
     }
 }
 
-/// A module's wish for the outcomes that follow its cursor.
+/// A module's request for the outcomes that follow its cursor.
 #[derive(Debug, Clone)]
 pub struct Pull {
     pub module: Arc<str>,
@@ -120,15 +120,15 @@ pub enum Msg {
     /// go out any more; the caller stops listening at its deadline.
     Left { settled: BTreeSet<String>, reply: RpcReplyPort<Left> },
     /// What the actor's own tasks found; from anyone else it changes nothing.
-    Found(Found),
+    TaskResult(TaskResult),
 }
 
-pub enum Found {
-    Live(Result<Vec<Live>, String>),
-    News(Result<News, String>),
-    Done {
-        live: Box<Live>,
-        done: Done,
+pub enum TaskResult {
+    Pending(Result<Vec<PendingEffect>, String>),
+    Changes(Result<Changes, String>),
+    Attempted {
+        live: Box<PendingEffect>,
+        done: Attempted,
     },
     /// `asked`: the token and the place of the pull that they were read for.
     Outcomes {
@@ -143,9 +143,9 @@ pub enum Found {
     },
     Final {
         chain_id: u64,
-        effects: Vec<(Live, bool)>,
+        effects: Vec<(PendingEffect, bool)>,
     },
-    Reopened(Box<Live>),
+    Reopened(Box<PendingEffect>),
     Told {
         number: u64,
         told: Result<u64, String>,
@@ -167,7 +167,7 @@ type Timer = JoinHandle<Result<(), MessagingErr<Msg>>>;
 
 pub struct State {
     args: Args,
-    courier: Arc<Courier>,
+    attempts: Arc<Attempts>,
     schedule: Schedule,
     /// Modules that wait for an outcome.
     waiting: HashMap<Arc<str>, Pull>,
@@ -196,11 +196,11 @@ impl Actor for OutboxActor {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let courier = Arc::new(Courier::new(&args));
+        let attempts = Arc::new(Attempts::new(&args));
         let schedule = Schedule::new(args.settings.concurrency, args.settings.policy.backoff_cap.max(RETRY_AFTER_MAX));
         let mut state = State {
             args,
-            courier,
+            attempts,
             schedule,
             waiting: HashMap::new(),
             ended: HashMap::new(),
@@ -240,7 +240,7 @@ impl Actor for OutboxActor {
                 return Ok(());
             }
             Msg::Left { settled, reply } => state.ask_left(&myself, settled, reply),
-            Msg::Found(found) => state.found(&myself, found),
+            Msg::TaskResult(found) => state.found(&myself, found),
         }
         state.answer_left();
         state.look(&myself);
@@ -256,12 +256,12 @@ impl Drop for State {
 
 impl State {
     /// Runs something that waits, and brings what it found back as a message.
-    fn task(&mut self, myself: &ActorRef<Msg>, work: impl Future<Output = Found> + Send + 'static) {
+    fn task(&mut self, myself: &ActorRef<Msg>, work: impl Future<Output = TaskResult> + Send + 'static) {
         let myself = myself.clone();
         self.tasks.spawn(async move {
             let found = work.await;
             // An actor that has ended needs it no more.
-            let _ = myself.send_message(Msg::Found(found));
+            let _ = myself.send_message(Msg::TaskResult(found));
         });
     }
 
@@ -270,16 +270,16 @@ impl State {
         let store = self.args.ports.store();
         self.task(myself, async move {
             tokio::time::sleep(wait).await;
-            let all = store.call(STORE_DEADLINE, |reply| StoreMsg::Outbox(OutboxRequest::Live { reply })).await;
-            Found::Live(flat(all))
+            let all = store.call(STORE_DEADLINE, |reply| StoreMsg::Outbox(OutboxRequest::Pending { reply })).await;
+            TaskResult::Pending(flat(all))
         });
     }
 
     fn await_news(&mut self, myself: &ActorRef<Msg>) {
         let store = self.args.ports.store();
         self.task(myself, async move {
-            let asked = store.ask(|reply| StoreMsg::Outbox(OutboxRequest::News { reply }));
-            Found::News(match asked {
+            let asked = store.ask(|reply| StoreMsg::Outbox(OutboxRequest::Changes { reply }));
+            TaskResult::Changes(match asked {
                 Ok(pending) => flat(pending.answer().await),
                 Err(error) => Err(error.to_string()),
             })
@@ -296,7 +296,7 @@ impl State {
             let name = module.to_string();
             let request = |reply| StoreMsg::Outbox(OutboxRequest::Outcomes { name, after: asked.1, limit, reply });
             let outcomes = flat(store.call(STORE_DEADLINE, request).await);
-            Found::Outcomes { module, asked, ended, outcomes }
+            TaskResult::Outcomes { module, asked, ended, outcomes }
         });
     }
 
@@ -306,33 +306,33 @@ impl State {
         waiting.iter().for_each(|module| self.read_outcomes(myself, module, Duration::ZERO));
     }
 
-    fn found(&mut self, myself: &ActorRef<Msg>, found: Found) {
+    fn found(&mut self, myself: &ActorRef<Msg>, found: TaskResult) {
         match found {
-            Found::Live(Ok(all)) => {
+            TaskResult::Pending(Ok(all)) => {
                 self.schedule.replace(all);
                 self.read_all_outcomes(myself);
                 self.heard_all(myself);
                 self.await_news(myself);
                 self.publish_all();
             }
-            Found::News(Ok(News::Changes(changes))) => {
+            TaskResult::Changes(Ok(Changes::Known(changes))) => {
                 self.heard = self.heard.map(|heard| heard + changes.len() as u64);
                 changes.into_iter().for_each(|change| self.change(change));
                 self.await_news(myself);
             }
-            Found::News(Ok(News::Lost)) => self.read_all(myself, Duration::ZERO),
-            Found::Live(Err(error)) | Found::News(Err(error)) => {
+            TaskResult::Changes(Ok(Changes::Lost)) => self.read_all(myself, Duration::ZERO),
+            TaskResult::Pending(Err(error)) | TaskResult::Changes(Err(error)) => {
                 tracing::debug!("the outbox is read again: {error}");
                 self.read_all(myself, STORE_RETRY);
             }
-            Found::Done { live, done } => self.done(myself, &live, done),
-            Found::Outcomes { module, asked, ended, outcomes } => {
+            TaskResult::Attempted { live, done } => self.done(myself, &live, done),
+            TaskResult::Outcomes { module, asked, ended, outcomes } => {
                 self.outcomes(myself, &module, asked, ended, outcomes);
             }
-            Found::Heads { chain_id, heads } => self.decide(myself, chain_id, heads),
-            Found::Final { chain_id, effects } => self.finalized(myself, chain_id, effects),
-            Found::Told { number, told } => self.told(number, told),
-            Found::Reopened(live) => {
+            TaskResult::Heads { chain_id, heads } => self.decide(myself, chain_id, heads),
+            TaskResult::Final { chain_id, effects } => self.finalized(myself, chain_id, effects),
+            TaskResult::Told { number, told } => self.told(number, told),
+            TaskResult::Reopened(live) => {
                 self.change(Change::Sent(*live));
             }
         }
@@ -356,13 +356,13 @@ impl State {
         let now_ms = self.args.clock.now_ms();
         let permits = self.args.permits.clone();
         while let Some(live) = self.schedule.start(now_ms, |name| permits.get(name).is_some()) {
-            let (courier, plan) = (self.courier.clone(), permits.get(&live.name));
+            let (attempts, plan) = (self.attempts.clone(), permits.get(&live.name));
             self.task(myself, async move {
                 let done = match plan {
-                    Some(plan) => courier.attempt(&live, &plan).await,
-                    None => Done::Trouble("its module is not loaded".into(), None),
+                    Some(plan) => attempts.attempt(&live, &plan).await,
+                    None => Attempted::Trouble("its module is not loaded".into(), None),
                 };
-                Found::Done { live: Box::new(live), done }
+                TaskResult::Attempted { live: Box::new(live), done }
             });
         }
         self.ask_chains(myself);
@@ -383,23 +383,23 @@ impl State {
         }
     }
 
-    fn done(&mut self, myself: &ActorRef<Msg>, live: &Live, done: Done) {
+    fn done(&mut self, myself: &ActorRef<Msg>, live: &PendingEffect, done: Attempted) {
         match done {
-            Done::Gone => {
+            Attempted::Gone => {
                 self.schedule.ended(live.module, &live.id, live.at);
                 // Its end may be durable although the store said that it failed.
                 *self.ended.entry(live.name.clone()).or_default() += 1;
                 self.read_outcomes(myself, &live.name, Duration::ZERO);
             }
-            Done::Again(progress) => self.schedule.again(live.module, &live.id, progress),
-            Done::Trouble(reason, known) => {
+            Attempted::Again(progress) => self.schedule.again(live.module, &live.id, progress),
+            Attempted::Trouble(reason, known) => {
                 tracing::debug!(module = %live.name, effect = live.id, "tried again: {reason}");
                 let next_attempt_ms = self.args.clock.now_ms() + STORE_RETRY.as_millis() as u64;
                 let known = known.unwrap_or_else(|| live.progress.clone());
                 let progress = Progress { next_attempt_ms, ..known };
                 self.schedule.again(live.module, &live.id, progress);
             }
-            Done::Ended(how) => {
+            Attempted::Ended(how) => {
                 self.args.metrics.ended(&live.name, how);
                 self.schedule.ended(live.module, &live.id, live.at);
                 let ended = self.ended.entry(live.name.clone()).or_default();

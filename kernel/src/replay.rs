@@ -7,13 +7,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use nexum_host_ifaces::{
     Hash,
-    ahead::Ahead,
     clock::Clock,
+    commit_queue::CommitQueue,
     grants::{Asked, Grants},
     host::HostArgs,
-    outbox::Sent,
+    outbox::EffectSummary,
     ports::Ports,
-    recording::{Captured, Fault, Outcome, Recording, Taping, view::RecordedView},
+    recording::{Captured, Fault, Outcome, Recording, TapeMode, view::RecordedView},
     store::{ModuleId, ModuleRecord},
     unit::drafts::{PENDING_MAX, Quota},
 };
@@ -70,11 +70,11 @@ pub async fn replay(
         component: setting.component,
         limits: Arc::new(setting.limits.clone()),
         clock,
-        ahead: Arc::new(Ahead::new(ports.store())),
+        commits: Arc::new(CommitQueue::new(ports.store())),
         ports,
         grants: Arc::new(grants),
         quota: Quota::new(PENDING_MAX),
-        taping: Taping::Play(Arc::new(recording.init.clone())),
+        taping: TapeMode::Play(Arc::new(recording.init.clone())),
     };
     let record = ModuleRecord { state_bytes: recording.init_state_bytes, ..ModuleRecord::default() };
     let mut instance = match Instance::start(&prepared, &args, record).await {
@@ -138,8 +138,10 @@ fn value(value: Option<&Option<Vec<u8>>>) -> String {
     }
 }
 
-fn effect(effect: Option<&(Sent, Hash)>) -> String {
-    let Some((Sent { id: _, key, kind, destination, lane, release }, digest)) = effect else { return "none".into() };
+fn effect(effect: Option<&(EffectSummary, Hash)>) -> String {
+    let Some((EffectSummary { id: _, key, kind, destination, lane, release }, digest)) = effect else {
+        return "none".into();
+    };
     let lane = lane.as_ref().map_or_else(String::new, |lane| format!(", lane {lane}"));
     format!("{kind} to {destination}, key {key}{lane}, release {release}, sha256:{}", hex::encode(digest.0))
 }
@@ -202,9 +204,9 @@ mod tests {
     use super::*;
     use nexum_host_ifaces::recording::LogLine;
 
-    fn sent(key: &str) -> Sent {
+    fn sent(key: &str) -> EffectSummary {
         let (kind, destination, release) = ("http".into(), "https://a.org".into(), "committed".into());
-        Sent { id: "m/init/0".into(), key: key.into(), kind, destination, lane: None, release }
+        EffectSummary { id: "m/init/0".into(), key: key.into(), kind, destination, lane: None, release }
     }
 
     fn recorded() -> Outcome {
@@ -242,7 +244,7 @@ mod tests {
 
     #[test]
     fn an_effect_that_differs_in_anything_is_a_difference() {
-        let with = |effects: Vec<(Sent, Hash)>| Outcome { effects: Some(effects), ..recorded() };
+        let with = |effects: Vec<(EffectSummary, Hash)>| Outcome { effects: Some(effects), ..recorded() };
         let differing = |outcome: &Outcome| {
             let found = compare(&recorded(), outcome, true, true);
             found.into_iter().map(|difference| (difference.what, difference.replayed)).collect::<Vec<_>>()

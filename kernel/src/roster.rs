@@ -19,7 +19,7 @@ use crate::admin::ModuleSpec;
 /// One module that is not as configured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Change {
+pub struct RosterChange {
     /// As the configuration had it when the order came; absent for a module that was only ever loaded at run time.
     pub configured: Option<ModuleSpec>,
     /// What runs in its place; absent when it was unloaded.
@@ -35,15 +35,15 @@ pub struct Start {
 
 /// What to start, and what is configured but was unloaded. Changes to modules that are configured otherwise by now are
 /// left out.
-pub fn decide(configured: &[ModuleSpec], changes: Vec<Change>) -> (Vec<Start>, Vec<ModuleSpec>) {
+pub fn decide(configured: &[ModuleSpec], changes: Vec<RosterChange>) -> (Vec<Start>, Vec<ModuleSpec>) {
     let (mut starts, mut unloaded) = (Vec::new(), Vec::new());
     for spec in configured {
         match changes.iter().find(|change| change.configured.as_ref() == Some(spec)) {
             None => starts.push(Start { spec: spec.clone(), configured: Some(spec.clone()) }),
-            Some(Change { running: Some(running), .. }) => {
+            Some(RosterChange { running: Some(running), .. }) => {
                 starts.push(Start { spec: running.clone(), configured: Some(spec.clone()) });
             }
-            Some(Change { running: None, .. }) => unloaded.push(spec.clone()),
+            Some(RosterChange { running: None, .. }) => unloaded.push(spec.clone()),
         }
     }
     let loaded = changes.into_iter().filter(|change| change.configured.is_none()).filter_map(|change| change.running);
@@ -60,7 +60,7 @@ pub const EMPTY: &[u8] = b"{\n  \"changes\": []\n}\n";
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
-    changes: Vec<Change>,
+    changes: Vec<RosterChange>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     owners: Owners,
 }
@@ -82,13 +82,13 @@ pub fn check(text: &[u8]) -> Result<(), String> {
 pub trait Keep: Send + Sync + 'static {
     /// # Errors
     /// What there is cannot be read; the message says where it is.
-    fn read(&self) -> Result<Vec<Change>, String>;
+    fn read(&self) -> Result<Vec<RosterChange>, String>;
 
     /// Replaces what there is, in one step; durable when it returns.
     ///
     /// # Errors
     /// The disk failed: either is there afterwards.
-    fn write(&self, changes: Vec<Change>) -> Result<(), String>;
+    fn write(&self, changes: Vec<RosterChange>) -> Result<(), String>;
 
     /// Whose state lies under which name; nobody's is known where this is not kept.
     ///
@@ -153,12 +153,12 @@ impl Roster {
 }
 
 impl Keep for Roster {
-    fn read(&self) -> Result<Vec<Change>, String> {
+    fn read(&self) -> Result<Vec<RosterChange>, String> {
         let _used = self.used();
         Ok(self.content()?.changes)
     }
 
-    fn write(&self, changes: Vec<Change>) -> Result<(), String> {
+    fn write(&self, changes: Vec<RosterChange>) -> Result<(), String> {
         let _used = self.used();
         self.put(&Content { changes, ..self.content()? })
     }
@@ -182,8 +182,8 @@ mod tests {
         ModuleSpec::new(source.into())
     }
 
-    fn change(configured: Option<&str>, running: Option<&str>) -> Change {
-        Change { configured: configured.map(spec), running: running.map(spec) }
+    fn change(configured: Option<&str>, running: Option<&str>) -> RosterChange {
+        RosterChange { configured: configured.map(spec), running: running.map(spec) }
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         let mut changed = spec("/a");
         changed.config.insert("interval".into(), toml::Value::Integer(3));
         changed.config.insert("since".into(), toml::Value::Datetime("2026-11-20T00:00:00Z".parse().unwrap()));
-        let changes = vec![Change { configured: None, running: Some(changed) }, change(Some("/b"), None)];
+        let changes = vec![RosterChange { configured: None, running: Some(changed) }, change(Some("/b"), None)];
         roster.write(changes.clone()).unwrap();
         assert_eq!(roster.read().unwrap(), changes);
         // Each is replaced without the other.

@@ -15,7 +15,7 @@ mod written;
 
 use std::sync::Arc;
 
-use nexum_host_ifaces::{capability::Capability, event::Delivery, store::ReplayItem};
+use nexum_host_ifaces::{capability::Capability, event::Delivery, store::RedeliveryItem};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -82,7 +82,7 @@ pub(crate) fn all(mut reading: Reading<'_>, asked: &[Capability]) -> Vec<Arc<dyn
 }
 
 /// The delivery of an item that needs no source: what it says is in the item.
-pub(crate) fn known(item: &ReplayItem) -> Option<Delivery> {
+pub(crate) fn known(item: &RedeliveryItem) -> Option<Delivery> {
     let event = SOURCES.iter().find_map(|source| source.known.and_then(|known| known(item)))?;
     Some(Delivery { id: item.event.clone(), event: Arc::new(event), cursor: item.cursor.clone(), seen_ns: 0 })
 }

@@ -23,7 +23,7 @@ const FUEL_SAMPLES: usize = 128;
 
 /// What the operator wants of a module's actor; seen between two events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum RunState {
     Run,
     /// Finish the event in flight and pull no more.
     Hold,
@@ -32,7 +32,7 @@ pub enum Wish {
 /// Counters and positions of one module. Written by its actor alone.
 #[derive(Debug, Default)]
 pub struct ModuleStatus {
-    wish: AtomicU8,
+    run_state: AtomicU8,
     /// It is wanted to hold.
     held: Notify,
     pub processed: AtomicU64,
@@ -56,13 +56,13 @@ impl ModuleStatus {
         self.processed.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
     }
 
-    pub fn wish(&self) -> Wish {
-        if self.wish.load(Ordering::Acquire) == 0 { Wish::Run } else { Wish::Hold }
+    pub fn run_state(&self) -> RunState {
+        if self.run_state.load(Ordering::Acquire) == 0 { RunState::Run } else { RunState::Hold }
     }
 
-    pub fn set_wish(&self, wish: Wish) {
-        self.wish.store((wish == Wish::Hold).into(), Ordering::Release);
-        if wish == Wish::Hold {
+    pub fn set_run_state(&self, run_state: RunState) {
+        self.run_state.store((run_state == RunState::Hold).into(), Ordering::Release);
+        if run_state == RunState::Hold {
             self.held.notify_waiters();
         }
     }
@@ -72,7 +72,7 @@ impl ModuleStatus {
         let mut held = pin!(self.held.notified());
         // Before the look: what is wanted after that is heard.
         held.as_mut().enable();
-        if self.wish() == Wish::Run {
+        if self.run_state() == RunState::Run {
             held.await;
         }
     }
@@ -141,9 +141,9 @@ mod tests {
         let status = ModuleStatus::default();
         let mut held = pin!(status.held());
         assert!(held.as_mut().now_or_never().is_none());
-        status.set_wish(Wish::Hold);
+        status.set_run_state(RunState::Hold);
         assert!(held.now_or_never().is_some() && status.held().now_or_never().is_some());
-        status.set_wish(Wish::Run);
+        status.set_run_state(RunState::Run);
         assert!(status.held().now_or_never().is_none());
     }
 

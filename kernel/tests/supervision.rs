@@ -23,7 +23,7 @@ use nexum_kernel::{
     admin::{AdminError, AdminMsg, ModuleSpec},
     begun::Marks,
     engine::WasmEngine,
-    roster::{Change, Keep, Roster},
+    roster::{Keep, Roster, RosterChange},
 };
 use nexum_testkit_engine::kernel_args;
 use prometheus::Registry;
@@ -135,11 +135,11 @@ struct Stalling {
 }
 
 impl Keep for Stalling {
-    fn read(&self) -> Result<Vec<Change>, String> {
+    fn read(&self) -> Result<Vec<RosterChange>, String> {
         self.file.read()
     }
 
-    fn write(&self, changes: Vec<Change>) -> Result<(), String> {
+    fn write(&self, changes: Vec<RosterChange>) -> Result<(), String> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         let goes_on = self.goes_on.lock().unwrap();
         // A test that fails is not waited for either.

@@ -113,5 +113,5 @@ pub mod __private {
     pub use crate::bindings::nexum::host::types::{Config as RawConfig, HostError};
     pub use crate::bindings::{Event, Guest};
     pub use crate::log::log;
-    pub use crate::module::{Slot, Verdict};
+    pub use crate::module::{HandlerResult, Slot};
 }

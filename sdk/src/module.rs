@@ -48,17 +48,17 @@ pub trait Module: Sized {
     message = "a handler returns `()` or `nexum_sdk::Result<()>`, not `{Self}`",
     label = "this is not what a handler returns"
 )]
-pub trait Verdict {
+pub trait HandlerResult {
     fn into_result(self) -> Result<()>;
 }
 
-impl Verdict for () {
+impl HandlerResult for () {
     fn into_result(self) -> Result<()> {
         Ok(())
     }
 }
 
-impl<E: Into<Error>> Verdict for Result<(), E> {
+impl<E: Into<Error>> HandlerResult for Result<(), E> {
     fn into_result(self) -> Result<()> {
         self.map_err(Into::into)
     }

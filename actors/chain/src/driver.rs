@@ -21,7 +21,7 @@ use crate::{
     backfill::Segment,
     history::History,
     metrics::ChainMetrics,
-    tracker::{Effect, Failure, Found, Job, Tracker},
+    tracker::{Effect, Failure, Job, ReadResult, Tracker},
 };
 
 /// Messages handled before the effects of all of them are carried out.
@@ -59,7 +59,7 @@ struct Ended {
     job: Job,
     /// How long it had to wait for its turn after earlier failures.
     waited: Duration,
-    result: Result<Found, Failure>,
+    result: Result<ReadResult, Failure>,
 }
 
 /// Hands headers to the store.
@@ -82,7 +82,7 @@ impl Keeper {
 
 /// An answer that waits for the store.
 struct Held {
-    seat: usize,
+    subscription: usize,
     to: Subscriber,
     reply: SourceReply,
 }
@@ -95,7 +95,7 @@ pub struct Driver {
     held: Vec<Held>,
     backend: DynBackend,
     metrics: ChainMetrics,
-    /// Return addresses by seat, with the token of the pull that they belong to.
+    /// Return addresses by subscription, with the token of the pull that they belong to.
     subscribers: Vec<Option<(u64, SourceId, Subscriber)>>,
     jobs: JoinSet<Ended>,
     clock: Arc<dyn Clock>,
@@ -284,7 +284,7 @@ impl Driver {
     fn take(&mut self, message: ForDriver) {
         match message {
             ForDriver::Pull(pull) => {
-                let seat = self.tracker.pull(
+                let subscription = self.tracker.pull(
                     pull.module,
                     pull.source.clone(),
                     pull.token,
@@ -292,16 +292,16 @@ impl Driver {
                     &pull.interest,
                     pull.size,
                 );
-                self.held.retain(|held| held.seat != seat);
-                if self.subscribers.len() <= seat {
-                    self.subscribers.resize_with(seat + 1, || None);
+                self.held.retain(|held| held.subscription != subscription);
+                if self.subscribers.len() <= subscription {
+                    self.subscribers.resize_with(subscription + 1, || None);
                 }
-                self.subscribers[seat] = Some((pull.token, pull.source, pull.to));
+                self.subscribers[subscription] = Some((pull.token, pull.source, pull.to));
             }
             ForDriver::Forget { module } => {
-                for seat in self.tracker.forget(&module) {
-                    self.held.retain(|held| held.seat != seat);
-                    if let Some(subscriber) = self.subscribers.get_mut(seat) {
+                for subscription in self.tracker.forget(&module) {
+                    self.held.retain(|held| held.subscription != subscription);
+                    if let Some(subscriber) = self.subscribers.get_mut(subscription) {
                         *subscriber = None;
                     }
                 }
@@ -348,12 +348,12 @@ impl Driver {
         }
         for effect in self.tracker.effects() {
             match effect {
-                Effect::Answer { seat, token, answer } => {
+                Effect::Answer { subscription, token, answer } => {
                     // A pull that was replaced needs no answer, and must not take the address of the one after it.
-                    let subscriber = self.subscribers.get_mut(seat);
+                    let subscriber = self.subscribers.get_mut(subscription);
                     let subscriber = subscriber.and_then(|subscriber| subscriber.take_if(|(of, ..)| *of == token));
                     if let Some((_, source, to)) = subscriber {
-                        self.held.push(Held { seat, to, reply: SourceReply { source, token, answer } });
+                        self.held.push(Held { subscription, to, reply: SourceReply { source, token, answer } });
                     }
                 }
                 Effect::Start { job, after } => {
@@ -404,29 +404,31 @@ fn propagate(error: JoinError) {
     }
 }
 
-async fn carry_out(backend: &DynBackend, job: &Job) -> Result<Found, Failure> {
+async fn carry_out(backend: &DynBackend, job: &Job) -> Result<ReadResult, Failure> {
     match job {
         Job::Headers { from, to, .. } => {
             let numbers: Vec<u64> = (*from..=*to).collect();
-            backend.headers(&numbers).await.map(Found::Headers)
+            backend.headers(&numbers).await.map(ReadResult::Headers)
         }
         Job::Segment { segment: Segment::Headers { from, to }, .. } => {
             let numbers: Vec<u64> = (*from..=*to).collect();
-            backend.history(&numbers).await.map(Found::Headers)
+            backend.history(&numbers).await.map(ReadResult::Headers)
         }
-        Job::Segment { segment: Segment::Check { numbers }, .. } => backend.history(numbers).await.map(Found::Headers),
-        Job::Header { hash, .. } => backend.header(*hash).await.map(Found::Header),
-        Job::Tag(tag) => backend.tagged(*tag).await.map(Found::Header),
-        Job::Logs { headers, union, .. } => backend.block_logs(headers, union).await.map(Found::Logs),
-        Job::Survey { known } => Ok(Found::Survey(backend.survey(known).await)),
-        Job::Cursor { at, .. } => Ok(Found::Survey(backend.survey(&[*at]).await)),
+        Job::Segment { segment: Segment::Check { numbers }, .. } => {
+            backend.history(numbers).await.map(ReadResult::Headers)
+        }
+        Job::Header { hash, .. } => backend.header(*hash).await.map(ReadResult::Header),
+        Job::Tag(tag) => backend.tagged(*tag).await.map(ReadResult::Header),
+        Job::Logs { headers, union, .. } => backend.block_logs(headers, union).await.map(ReadResult::Logs),
+        Job::Survey { known } => Ok(ReadResult::Survey(backend.survey(known).await)),
+        Job::Cursor { at, .. } => Ok(ReadResult::Survey(backend.survey(&[*at]).await)),
         Job::Segment { segment: Segment::Logs { from, to, union, known, .. }, .. } => {
             if !union.is_empty() {
-                return backend.range_logs(*from, *to, union, known).await.map(Found::Segment);
+                return backend.range_logs(*from, *to, union, known).await.map(ReadResult::Segment);
             }
             let headers = backend.history(std::slice::from_ref(to)).await?;
             let end = headers.first().ok_or_else(|| Failure::Failed(format!("no header {to}")))?;
-            Ok(Found::Segment(Ranged { logs: vec![], to: *to, end_hash: end.hash }))
+            Ok(ReadResult::Segment(Ranged { logs: vec![], to: *to, end_hash: end.hash }))
         }
     }
 }

@@ -31,10 +31,10 @@ pub struct Interests {
 }
 
 impl Interests {
-    /// Takes the interest for one more seat.
+    /// Takes the interest for one more subscription.
     pub fn add(&mut self, interest: &Arc<Interest>) -> Arc<Watch> {
-        if let Some((watch, seats)) = self.watches.get_mut(interest) {
-            *seats += 1;
+        if let Some((watch, subscriptions)) = self.watches.get_mut(interest) {
+            *subscriptions += 1;
             return watch.clone();
         }
         self.next_id += 1;
@@ -55,11 +55,11 @@ impl Interests {
         watch
     }
 
-    /// Gives up one seat's share; the last one drops the interest.
+    /// Gives up one subscription's share; the last one drops the interest.
     pub fn remove(&mut self, watch: &Watch) {
-        if let Some((_, seats)) = self.watches.get_mut(&watch.interest) {
-            *seats -= 1;
-            if *seats == 0 {
+        if let Some((_, subscriptions)) = self.watches.get_mut(&watch.interest) {
+            *subscriptions -= 1;
+            if *subscriptions == 0 {
                 self.watches.remove(&watch.interest);
                 self.too_wide |= !watch.interest.logs.is_empty();
             }

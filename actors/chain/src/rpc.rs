@@ -42,7 +42,7 @@ use tokio::{
 };
 
 use crate::{config::ChainConfig, header::Header, metrics::ChainMetrics, tracker::Failure};
-use agreement::{Agreement, Told, Verdict};
+use agreement::{Agreement, HeadVerdict, Told};
 pub use dial::{Broken, Dial, Held, Http, Meter, Network, Reply, Room, Socket};
 use endpoint::{Endpoint, Purpose};
 use errors::CallError;
@@ -286,9 +286,9 @@ impl Shared {
             None => format!("it lacks block {number}, which the other endpoints have"),
         };
         match (verdict, leader) {
-            (Verdict::Fine | Verdict::Tie, _) | (_, None) => {}
-            (Verdict::Odd, _) => self.lied(index, &what()),
-            (Verdict::LeaderOdd, Some(leader)) => self.lied(leader, &what()),
+            (HeadVerdict::Fine | HeadVerdict::Tie, _) | (_, None) => {}
+            (HeadVerdict::Odd, _) => self.lied(index, &what()),
+            (HeadVerdict::LeaderOdd, Some(leader)) => self.lied(leader, &what()),
         }
         if let Some((number, by)) = after.filter(|_| before.is_none()) {
             let (chain_id, endpoint) = (self.config.chain_id, &self.endpoints[by].name);

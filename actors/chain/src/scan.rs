@@ -62,7 +62,7 @@ pub struct Scan<'a> {
 }
 
 /// One block as the scan sees it.
-struct Found {
+struct Matched {
     hash: Hash,
     parent: Option<Hash>,
     event: Option<Arc<Event>>,
@@ -165,7 +165,7 @@ impl Scan<'_> {
         }
     }
 
-    fn in_window(&mut self, number: u64, second_half: bool) -> Result<Found, Stop> {
+    fn in_window(&mut self, number: u64, second_half: bool) -> Result<Matched, Stop> {
         let Some(block) = self.window.get_mut(number) else { return Err(Stop::CaughtUp) };
         let share = if second_half { Share::Nothing } else { block.share(self.watch) };
         let logs = match share {
@@ -173,7 +173,7 @@ impl Scan<'_> {
             Share::Logs(event) => Some(event),
             Share::Unread => return Err(Stop::NeedsLogs { number }),
         };
-        Ok(Found {
+        Ok(Matched {
             hash: block.header.hash,
             parent: Some(block.header.parent),
             event: Some(block.event.clone()),
@@ -183,7 +183,7 @@ impl Scan<'_> {
     }
 
     /// The block at `number` below the window. `None` when the position was moved past blocks without concern.
-    fn in_history(&mut self, number: u64, at: &mut Position) -> Result<Option<Found>, Stop> {
+    fn in_history(&mut self, number: u64, at: &mut Position) -> Result<Option<Matched>, Stop> {
         let end = self.history_end().saturating_sub(1).min(self.limit);
         if self.watch.interest.blocks != Blocks::All && !self.block_due(number) {
             if at.part == Part::Logs {
@@ -231,7 +231,7 @@ impl Scan<'_> {
                 logs = Some(hit.event);
             }
         }
-        Ok(Some(Found { hash, parent: Some(parent), event: Some(event), logs, seen_ns: 0 }))
+        Ok(Some(Matched { hash, parent: Some(parent), event: Some(event), logs, seen_ns: 0 }))
     }
 }
 

@@ -7,9 +7,9 @@
 mod cursors;
 mod heads;
 mod reads;
-mod seats;
 #[cfg(test)]
 mod simulation;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod waits;
@@ -33,19 +33,19 @@ use crate::{
     scan::{Position, Scan, Stop},
     window::Window,
 };
-use cursors::{Refuted, Verdict};
-pub use reads::{Failure, Found, Job, ROOTS_BLOCKS, Tag, UseFor};
+use cursors::{CursorCheck, Refuted};
+pub use reads::{Failure, Job, ROOTS_BLOCKS, ReadResult, Tag, UseFor};
 use reads::{HEADERS, KINDS, LOGS, SEGMENTS, SURVEY, TAGS};
 use waits::{Tagged, Why};
 
 #[derive(Debug)]
 pub enum Effect {
-    Answer { seat: usize, token: u64, answer: Answer },
+    Answer { subscription: usize, token: u64, answer: Answer },
     Start { job: Job, after: Duration },
     Reorged { depth: u64, ancestor: u64 },
 }
 
-/// A wish for what follows a cursor, without its return address.
+/// A request for what follows a cursor, without its return address.
 #[derive(Debug)]
 struct Waiting {
     token: u64,
@@ -74,7 +74,7 @@ impl Waiting {
 }
 
 #[derive(Debug)]
-struct Seat {
+struct Subscription {
     module: Arc<str>,
     source: SourceId,
     interest: Arc<Interest>,
@@ -89,8 +89,8 @@ pub struct Tracker {
     backfill: Backfill,
     canon: Canon,
     interests: Interests,
-    seats: Vec<Option<Seat>>,
-    seat_of: HashMap<(Arc<str>, SourceId), usize>,
+    subscriptions: Vec<Option<Subscription>>,
+    subscription_of: HashMap<(Arc<str>, SourceId), usize>,
     free: Vec<usize>,
     waiting: usize,
     branch: Option<Branch>,
@@ -145,8 +145,8 @@ impl Tracker {
             backfill: Backfill::new(chain_id, max_log_range),
             canon: Canon::new(history),
             interests: Interests::default(),
-            seats: Vec::new(),
-            seat_of: HashMap::new(),
+            subscriptions: Vec::new(),
+            subscription_of: HashMap::new(),
             free: Vec::new(),
             waiting: 0,
             branch: None,
@@ -252,8 +252,8 @@ impl Tracker {
     }
 
     fn settle_all(&mut self, only_reading: bool) {
-        for index in 0..self.seats.len() {
-            let waiting = self.seats[index].as_ref().and_then(|seat| seat.waiting.as_ref());
+        for index in 0..self.subscriptions.len() {
+            let waiting = self.subscriptions[index].as_ref().and_then(|subscription| subscription.waiting.as_ref());
             if waiting.is_some_and(|waiting| waiting.reading || !only_reading) {
                 self.settle(index);
             }
@@ -263,19 +263,21 @@ impl Tracker {
     /// Answers one pull if there is something to answer.
     fn settle(&mut self, index: usize) {
         let rooted = self.rooted();
-        // Only a seat with a waiting pull is settled, so the seat is there.
-        let Some(seat) = self.seats[index].as_mut() else { unreachable!("seat {index} is settled, and nobody has it") };
+        // Only a subscription with a waiting pull is settled, so the subscription is there.
+        let Some(subscription) = self.subscriptions[index].as_mut() else {
+            unreachable!("subscription {index} is settled, and nobody has it")
+        };
         if !rooted {
-            if let Some(waiting) = &mut seat.waiting {
+            if let Some(waiting) = &mut subscription.waiting {
                 waiting.reading = true;
                 waiting.says(Some(Why::Roots), self.now_ns);
             }
             return;
         }
-        let Some(mut waiting) = seat.waiting.take() else {
-            unreachable!("seat {index} is settled, and waits for nothing")
+        let Some(mut waiting) = subscription.waiting.take() else {
+            unreachable!("subscription {index} is settled, and waits for nothing")
         };
-        let watch = seat.watch.clone();
+        let watch = subscription.watch.clone();
         waiting.reading = false;
         let mut why = None;
         let answer = match waiting.after {
@@ -288,13 +290,15 @@ impl Tracker {
             Some(answer) => {
                 let Some(left) = self.waiting.checked_sub(1) else { unreachable!("more pulls are answered than wait") };
                 self.waiting = left;
-                self.effects.push(Effect::Answer { seat: index, token: waiting.token, answer });
+                self.effects.push(Effect::Answer { subscription: index, token: waiting.token, answer });
             }
             None => {
-                // No seat is removed while its answer is looked for. The pull must be put back: without it the module
+                // No subscription is removed while its answer is looked for. The pull must be put back: without it the module
                 // would wait for ever.
-                let Some(seat) = self.seats[index].as_mut() else { unreachable!("seat {index} is gone with its pull") };
-                seat.waiting = Some(waiting);
+                let Some(subscription) = self.subscriptions[index].as_mut() else {
+                    unreachable!("subscription {index} is gone with its pull")
+                };
+                subscription.waiting = Some(waiting);
             }
         }
     }
@@ -357,23 +361,23 @@ impl Tracker {
         };
         if !waiting.verified {
             match self.verify(after, &mut waiting.back) {
-                Verdict::Canonical => waiting.verified = true,
-                Verdict::Ahead => {
+                CursorCheck::Canonical => waiting.verified = true,
+                CursorCheck::Ahead => {
                     *why = Some(Why::Ahead { number: after.number });
                     return None;
                 }
-                Verdict::Reading => {
+                CursorCheck::Reading => {
                     waiting.reading = true;
                     *why = Some(Why::Cursor { number: after.number });
                     return None;
                 }
                 // An endpoint that is behind, on a branch that is gone, knows nothing of what is final further up.
-                Verdict::Orphan { .. } if self.unheard_of(watch.interest.hold, after.number) => {
+                CursorCheck::Orphan { .. } if self.unheard_of(watch.interest.hold, after.number) => {
                     self.read_tag(watch.interest.hold);
                     *why = Some(Why::Tag { hold: watch.interest.hold });
                     return None;
                 }
-                Verdict::Orphan { ancestor } => {
+                CursorCheck::Orphan { ancestor } => {
                     // A position without a hash fits every chain, so that it is never an orphan.
                     let Some(hash) = after.hash else {
                         unreachable!("a position without a hash was left by its chain")
@@ -381,7 +385,7 @@ impl Tracker {
                     let old_head = (after.number, hash);
                     return Some(Answer::Reorg(Reorg { chain_id: self.chain_id, ancestor, old_head, new_head: tip }));
                 }
-                Verdict::Lost { reason } => {
+                CursorCheck::Lost { reason } => {
                     return Some(Answer::Stuck { reason: format!("chain {}: {reason}", self.chain_id) });
                 }
             }

@@ -24,7 +24,7 @@ use crate::{
 
 /// The operator's bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct EgressLimits {
     /// Requests of all modules at once, and so connections; each may hold a body of `response_bytes_max`.
     pub requests_max: usize,
     /// Requests of one module at once.
@@ -33,7 +33,7 @@ pub struct Limits {
     pub response_bytes_max: usize,
 }
 
-impl Default for Limits {
+impl Default for EgressLimits {
     fn default() -> Self {
         Self { requests_max: 128, module_requests_max: 16, response_bytes_max: 8 * 1024 * 1024 }
     }
@@ -46,7 +46,7 @@ pub type Certificates = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 /// What an egress actor is started with.
 #[derive(Clone)]
 pub struct Args {
-    pub limits: Limits,
+    pub limits: EgressLimits,
     pub clock: Arc<dyn Clock>,
     pub metrics: EgressMetrics,
     /// Looks up the hosts of requests. The same one for every actor: what hangs there outlives an actor.

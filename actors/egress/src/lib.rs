@@ -13,7 +13,7 @@ mod names;
 #[cfg(any(test, feature = "fuzzing"))]
 mod torture;
 
-pub use actor::{Args, Certificates, EgressActor, Limits, spawn};
+pub use actor::{Args, Certificates, EgressActor, EgressLimits, spawn};
 pub use metrics::EgressMetrics;
 pub use names::{LookUp, Resolver, look_up_of_this_machine};
 

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use nexum_egress::{Args, EgressMetrics, Limits, LookUp, Resolver};
+use nexum_egress::{Args, EgressLimits, EgressMetrics, LookUp, Resolver};
 use nexum_host_ifaces::{
     HostError,
     clock::SystemClock,
@@ -43,11 +43,11 @@ impl Actor for Parent {
     }
 }
 
-async fn actor(limits: Limits) -> ActorRef<EgressMsg> {
+async fn actor(limits: EgressLimits) -> ActorRef<EgressMsg> {
     actor_with(limits, EgressMetrics::register(&prometheus::Registry::new()).unwrap()).await
 }
 
-async fn actor_with(limits: Limits, metrics: EgressMetrics) -> ActorRef<EgressMsg> {
+async fn actor_with(limits: EgressLimits, metrics: EgressMetrics) -> ActorRef<EgressMsg> {
     actor_beside(limits, metrics, Vec::new()).await
 }
 
@@ -62,7 +62,7 @@ fn look_up() -> LookUp {
 }
 
 /// The actor of an engine that listens itself.
-async fn actor_beside(limits: Limits, metrics: EgressMetrics, listeners: Vec<SocketAddr>) -> ActorRef<EgressMsg> {
+async fn actor_beside(limits: EgressLimits, metrics: EgressMetrics, listeners: Vec<SocketAddr>) -> ActorRef<EgressMsg> {
     let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
     let clock = Arc::new(SystemClock::new());
     let names = Resolver::new(look_up(), clock.clone(), &metrics);
@@ -156,7 +156,7 @@ fn text(response: Response) -> String {
 
 #[tokio::test]
 async fn a_request_goes_out_as_it_is_and_any_status_is_an_answer() {
-    let (actor, port) = (actor(Limits::default()).await, server().await);
+    let (actor, port) = (actor(EgressLimits::default()).await, server().await);
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
     let echo = text(ask(&actor, fetch_of("POST", url("/echo?q=1"))).await.unwrap());
     assert!(echo.starts_with("POST /echo?q=1 HTTP/1.1\r\n") && echo.ends_with("\r\n\r\nthe body"), "{echo}");
@@ -171,7 +171,7 @@ async fn a_request_goes_out_as_it_is_and_any_status_is_an_answer() {
 
 #[tokio::test]
 async fn redirects_are_followed_within_the_allowlist_and_leave_secrets_behind() {
-    let (actor, port) = (actor(Limits::default()).await, server().await);
+    let (actor, port) = (actor(EgressLimits::default()).await, server().await);
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
     let same = text(ask(&actor, fetch_of("POST", url("/relative"))).await.unwrap());
     assert!(same.starts_with("POST /echo") && same.contains("authorization") && same.ends_with("the body"), "{same}");
@@ -206,7 +206,7 @@ async fn redirects_are_followed_within_the_allowlist_and_leave_secrets_behind() 
 
 #[tokio::test]
 async fn secrets_stay_behind_when_a_redirect_leads_to_another_port_of_the_same_host() {
-    let (actor, from, to) = (actor(Limits::default()).await, server().await, server().await);
+    let (actor, from, to) = (actor(EgressLimits::default()).await, server().await, server().await);
     let follow = async |port: u16| {
         let mut fetch = fetch_of("GET", format!("http://127.0.0.1:{from}/to/127.0.0.1:{port}/echo"));
         fetch.request.headers.push(Header { name: "Cookie".into(), value: "session=1".into() });
@@ -224,7 +224,7 @@ async fn the_engines_own_listeners_are_closed_to_modules_by_whatever_name() {
     let (own, other) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), server().await);
     let listener = own.local_addr().unwrap();
     let metrics = EgressMetrics::register(&prometheus::Registry::new()).unwrap();
-    let actor = actor_beside(Limits::default(), metrics, vec![listener]).await;
+    let actor = actor_beside(EgressLimits::default(), metrics, vec![listener]).await;
     let patterns = ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:7f00:1]", "[::]"];
     let allow = Arc::new(Allowlist::new(patterns.map(str::to_owned)));
     let port = listener.port();
@@ -311,7 +311,7 @@ async fn endless(begin: &'static str, more: &'static str) -> (u16, Arc<AtomicUsi
 
 #[tokio::test]
 async fn an_answer_without_an_end_is_ended_and_so_is_its_connection() {
-    let actor = actor(Limits::default()).await;
+    let actor = actor(EgressLimits::default()).await;
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let chunked = |rest: &str| -> &'static str { format!("{chunked}{rest}").leak() };
     for (begin, more, kind) in [
@@ -337,7 +337,7 @@ async fn an_answer_without_an_end_is_ended_and_so_is_its_connection() {
 /// Each port has connections of its own, so that a host with many of them could have any number.
 #[tokio::test]
 async fn a_connection_ends_with_its_request() {
-    let actor = actor(Limits::default()).await;
+    let actor = actor(EgressLimits::default()).await;
     for _ in 0..5 {
         let (port, open) = keeping().await;
         let answer = ask(&actor, fetch_of("GET", format!("http://127.0.0.1:{port}/"))).await.unwrap();
@@ -348,7 +348,7 @@ async fn a_connection_ends_with_its_request() {
 
 #[tokio::test]
 async fn what_goes_wrong_has_its_kind() {
-    let (actor, port) = (actor(Limits::default()).await, server().await);
+    let (actor, port) = (actor(EgressLimits::default()).await, server().await);
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
     let kind = async |fetch: Fetch| ask(&actor, fetch).await.unwrap_err().kind.name();
     assert_eq!(kind(fetch_of("GET", url("/big"))).await, "invalid-input");
@@ -371,7 +371,7 @@ async fn what_goes_wrong_has_its_kind() {
 
 #[tokio::test]
 async fn of_an_effect_the_status_counts_and_not_how_much_of_the_body_came() {
-    let (actor, port) = (actor(Limits::default()).await, server().await);
+    let (actor, port) = (actor(EgressLimits::default()).await, server().await);
     let effect = |path: &str| Fetch { is_effect: true, ..fetch_of("POST", format!("http://127.0.0.1:{port}{path}")) };
     let came = async |fetch: Fetch| ask(&actor, fetch).await.map(|answer| (answer.status, answer.body.len())).unwrap();
     assert_eq!(came(effect("/big")).await, (200, 1_000));
@@ -383,7 +383,7 @@ async fn of_an_effect_the_status_counts_and_not_how_much_of_the_body_came() {
 
 #[tokio::test]
 async fn past_a_bound_requests_are_refused_at_once() {
-    let limits = Limits { requests_max: 3, module_requests_max: 2, ..Limits::default() };
+    let limits = EgressLimits { requests_max: 3, module_requests_max: 2, ..EgressLimits::default() };
     let (actor, port) = (actor(limits).await, server().await);
     let hanging = || fetch_of("GET", format!("http://127.0.0.1:{port}/hang"));
     let other = || Fetch { module: "other".into(), ..hanging() };
@@ -420,12 +420,12 @@ async fn what_is_under_way_is_counted_over_the_end_of_the_actor() {
         };
         tokio::time::timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{} is not {wanted}", under_way()));
     };
-    let (first, port) = (actor_with(Limits::default(), metrics.clone()).await, server().await);
+    let (first, port) = (actor_with(EgressLimits::default(), metrics.clone()).await, server().await);
     let hanging = fetch_of("GET", format!("http://127.0.0.1:{port}/hang"));
     let (reply, _) = ractor::concurrency::oneshot();
     first.send_message(EgressMsg::Fetch { fetch: Box::new(hanging), reply: reply.into() }).unwrap();
     reaches(1.0).await;
-    let second = actor_with(Limits::default(), metrics).await;
+    let second = actor_with(EgressLimits::default(), metrics).await;
     assert_eq!(under_way(), 1.0);
     first.kill();
     reaches(0.0).await;

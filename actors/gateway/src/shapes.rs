@@ -4,7 +4,7 @@ use nexum_admin_api::{Effect, FailedEvent, Inspection, Letter, hex, state::Modul
 use nexum_host_ifaces::{
     effects,
     event::EventId,
-    outbox::{Ended, Listed, Sent},
+    outbox::{EffectSummary, Ended, Listed},
     recording::CrashBrief,
     store::{DeadLetter, ModuleInfo, Standing},
     types::{Event, Log, OutcomeStatus},
@@ -16,7 +16,7 @@ pub(crate) fn inspection(info: ModuleInfo, node: Option<Node>) -> Inspection {
     let reason =
         node.as_ref().filter(|node| node.state != ModuleState::Run.name()).and_then(|node| node.module.as_ref());
     let reason = reason.and_then(|facts| facts.last_error.clone());
-    let ModuleInfo { name, id, record, health, dead_letters, replay, .. } = info;
+    let ModuleInfo { name, id, record, health, dead_letters, redelivery, .. } = info;
     let (standing, dead_reason) = match health.standing {
         Standing::Running => ("running", None),
         Standing::Paused => ("paused", None),
@@ -44,7 +44,7 @@ pub(crate) fn inspection(info: ModuleInfo, node: Option<Node>) -> Inspection {
         attempts: attempts.collect(),
         last_error: health.last_error,
         dead_letters,
-        replay,
+        replay: redelivery,
     }
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn brief_effect(listed: &Listed) -> Effect {
         None if progress.released => "released",
         None => "pending",
     };
-    let Sent { id, key, kind, destination, lane, release } = entry.brief();
+    let EffectSummary { id, key, kind, destination, lane, release } = entry.brief();
     let waits = progress.ended.is_none() && progress.next_attempt_ms > 0;
     Effect {
         id,

@@ -101,7 +101,7 @@ impl Actor for StoreActor {
                     Err(error) => refuse(reply, error),
                 }
             }
-            StoreMsg::Replay { module, reply } => state.job_in_turn(reply, move |store| store.replay(module)),
+            StoreMsg::Redelivery { module, reply } => state.job_in_turn(reply, move |store| store.replay(module)),
             StoreMsg::Outbox(request) => state.outbox(request),
             StoreMsg::Journal { module, from_seq, limit, reply } => {
                 state.job(reply, move |store| store.journal(module, from_seq, limit));
@@ -155,12 +155,12 @@ impl Actor for StoreActor {
 impl State {
     fn outbox(&self, request: OutboxRequest) {
         match request {
-            OutboxRequest::Live { reply } => {
-                self.committer.shared().news.begin();
+            OutboxRequest::Pending { reply } => {
+                self.committer.shared().change_feed.begin();
                 self.job(reply, effects::live);
             }
-            OutboxRequest::News { reply } => self.committer.shared().news.ask(reply),
-            OutboxRequest::Told { reply } => drop(reply.send(Ok(self.committer.shared().news.told()))),
+            OutboxRequest::Changes { reply } => self.committer.shared().change_feed.ask(reply),
+            OutboxRequest::Told { reply } => drop(reply.send(Ok(self.committer.shared().change_feed.told()))),
             OutboxRequest::Outcomes { name, after, limit, reply } => {
                 self.job_in_turn(reply, move |store| outcomes::after(&store.db, store.id(&name)?, after, limit));
             }

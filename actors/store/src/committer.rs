@@ -7,10 +7,10 @@
 //! Invariant: units of a module are written in the order of their sequence, without a gap. When a write fails, the group
 //! and everything that queued behind it fails with it, and the sequences are read anew from the disk.
 
+mod change_feed;
 pub(crate) mod fence;
 pub(crate) mod group;
 mod inline;
-mod news;
 pub(crate) mod queue;
 pub(crate) mod shared;
 mod thread;
@@ -31,13 +31,13 @@ use tokio::task::AbortHandle;
 use self::{
     group::Waiting,
     queue::{Turn, stopped},
-    shared::Shared,
+    shared::CommitterShared,
 };
 use crate::store::{Store, Writer, lock};
 
 /// The actor's end of the queue. Dropping it writes what waits and joins the thread.
 pub(crate) struct Committer {
-    shared: Arc<Shared>,
+    shared: Arc<CommitterShared>,
     thread: Option<JoinHandle<()>>,
     task: Option<AbortHandle>,
 }
@@ -51,7 +51,7 @@ impl Committer {
             before.stop();
         }
         let lease = Arc::new(store.lease()?);
-        let shared = Arc::new(Shared::new(store, lease.clone()));
+        let shared = Arc::new(CommitterShared::new(store, lease.clone()));
         let writer = Arc::downgrade(&shared);
         let writer: Weak<dyn Writer> = writer;
         *lock(&shared.store.writer) = Some(writer);
@@ -105,7 +105,7 @@ impl Committer {
     }
 
     /// What those share who queue and who writes, and where the outbox actor's questions are answered.
-    pub fn shared(&self) -> &Arc<Shared> {
+    pub fn shared(&self) -> &Arc<CommitterShared> {
         &self.shared
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use nexum_host_ifaces::{
     event::{Cursor, EventId, SourceId},
-    outbox::{Ended, Entry, Listed, Live, ReleasedEffect, digest},
+    outbox::{EffectEntry, Ended, Listed, PendingEffect, ReleasedEffect, digest},
     store::{ModuleId, StoreError},
 };
 use rocksdb::WriteBatch;
@@ -14,20 +14,20 @@ use crate::{
     store::Store,
     tables::{
         journal, modules,
-        outbox::{self, Shelf, Shelved},
+        outbox::{self, EffectTable, StoredEffect},
         progress,
     },
 };
 
 /// Every effect that has not ended.
-pub(crate) fn live(store: &Store) -> Result<Vec<Live>, StoreError> {
+pub(crate) fn live(store: &Store) -> Result<Vec<PendingEffect>, StoreError> {
     let mut all = Vec::new();
     for item in outbox::every(&store.db) {
         let (module, at, entry) = item?;
         let progress = progress::get(&store.db, module, &entry.id)?.unwrap_or_default();
         match store.name(module) {
             Some(_) if at.is_none() && progress.ended.is_some() => {}
-            Some(name) => all.push(Live::new(module, name, at, &entry, progress)),
+            Some(name) => all.push(PendingEffect::new(module, name, at, &entry, progress)),
             // A purge takes the effects before the name, so that they went while they were read.
             None if !outbox::is_there(&store.db, module, at, &entry.id)? => {}
             None => {
@@ -50,7 +50,7 @@ pub(crate) fn unsend(
     batch: &mut WriteBatch,
 ) -> Result<Vec<ReleasedEffect>, StoreError> {
     let mut released = Vec::new();
-    for shelf in Shelf::BOTH {
+    for shelf in EffectTable::BOTH {
         for item in outbox::entries(db, shelf, module, to_seq + 1) {
             let (at, shelved, _) = item?;
             let known = progress::get(db, module, &shelved.entry.id)?.unwrap_or_default();
@@ -80,9 +80,9 @@ pub(crate) fn released_above(
     (chain_id, number): (u64, u64),
 ) -> Result<Vec<ReleasedEffect>, StoreError> {
     let mut found = BTreeMap::new();
-    for shelf in Shelf::BOTH {
+    for shelf in EffectTable::BOTH {
         for item in outbox::entries(db, shelf, module, 0) {
-            let (at, Shelved { entry, .. }, _) = item?;
+            let (at, StoredEffect { entry, .. }, _) = item?;
             let block = entry.block.filter(|block| block.chain_id == chain_id && block.number > number);
             if let Some(block) = block
                 && progress::get(db, module, &entry.id)?.is_some_and(|known| known.released)
@@ -106,7 +106,7 @@ pub(crate) fn released_above(
 
 /// Effects of a module without their bodies: the live ones, then the ended ones, newest last.
 pub(crate) fn list(db: &Db, module: ModuleId, limit: usize) -> Result<Vec<Listed>, StoreError> {
-    let known = |entry: &Entry| progress::get(db, module, &entry.id).map(Option::unwrap_or_default);
+    let known = |entry: &EffectEntry| progress::get(db, module, &entry.id).map(Option::unwrap_or_default);
     let (mut all, mut ended) = (Vec::new(), VecDeque::new());
     for item in outbox::all_retracted(db, module) {
         let (shelved, _) = item?;
@@ -116,16 +116,16 @@ pub(crate) fn list(db: &Db, module: ModuleId, limit: usize) -> Result<Vec<Listed
             Some(_) => keep_last(&mut ended, limit, (shelved.brief(), true)),
         }
     }
-    for item in outbox::entries(db, Shelf::Live, module, 0).take(limit - all.len()) {
+    for item in outbox::entries(db, EffectTable::Pending, module, 0).take(limit - all.len()) {
         all.push((item?.1.brief(), false));
     }
     let room = limit - all.len();
-    for item in outbox::entries(db, Shelf::Ended, module, 0) {
+    for item in outbox::entries(db, EffectTable::Ended, module, 0) {
         keep_last(&mut ended, room, (item?.1.brief(), false));
     }
     ended.drain(..ended.len().saturating_sub(room));
     all.extend(ended);
-    let shown = |(shelved, retracted): (Shelved, _)| {
+    let shown = |(shelved, retracted): (StoredEffect, _)| {
         let progress = known(&shelved.entry)?;
         Ok(shelved.listed(progress, retracted))
     };
@@ -146,7 +146,7 @@ pub(crate) fn show(store: &Store, name: &str, id: &str) -> Result<Listed, StoreE
     if let Some(shelved) = outbox::retracted(db, module, digest(id))? {
         return Ok(shelved.listed(progress, true));
     }
-    for shelf in Shelf::BOTH {
+    for shelf in EffectTable::BOTH {
         for item in outbox::entries(db, shelf, module, 0) {
             let (_, shelved, _) = item?;
             if shelved.entry.id == id {
@@ -176,7 +176,7 @@ mod tests {
         let options = Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new());
         let store = Store::open(directory.path(), &options).unwrap();
         let effect = HttpEffect { method: "POST".into(), url: "https://a".into(), headers: Vec::new(), body: None };
-        let entry = Entry {
+        let entry = EffectEntry {
             id: "x".into(),
             key: "x".into(),
             lane: None,

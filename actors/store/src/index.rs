@@ -16,11 +16,11 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Index {
     pub by_name: HashMap<Arc<str>, ModuleId>,
-    pub modules: HashMap<ModuleId, Known>,
+    pub modules: HashMap<ModuleId, IndexedModule>,
     pub next_id: u32,
 }
 
-pub(crate) struct Known {
+pub(crate) struct IndexedModule {
     pub name: Arc<str>,
     /// Sequence numbers of its dead letters, and how many bytes each takes.
     pub letters: BTreeMap<u64, u64>,
@@ -32,7 +32,7 @@ impl Index {
         for module in modules::names(db) {
             let (name, id) = module?;
             index.by_name.insert(name.clone(), id);
-            index.modules.insert(id, Known { name, letters: BTreeMap::new() });
+            index.modules.insert(id, IndexedModule { name, letters: BTreeMap::new() });
         }
         for letter in letters::sizes(db) {
             let (id, seq, bytes) = letter?;
@@ -44,7 +44,7 @@ impl Index {
     }
 
     /// A module whose writes somebody sees to: a purge waits for them, so that it is there.
-    pub fn written(&mut self, id: ModuleId) -> &mut Known {
+    pub fn written(&mut self, id: ModuleId) -> &mut IndexedModule {
         let Some(known) = self.modules.get_mut(&id) else {
             unreachable!("something of module #{} was written, which is not there", id.0)
         };

@@ -18,7 +18,7 @@ use crate::{
     store::Store,
     tables::{
         modules,
-        outbox::{self, Shelf, Shelved},
+        outbox::{self, EffectTable, StoredEffect},
         outcomes, progress,
     },
 };
@@ -40,7 +40,7 @@ pub(crate) fn prune(store: &Store, module: ModuleId) -> Result<(), StoreError> {
     let mut failed = Vec::new();
     // Sent again while it was live, an effect that has ended is live at its other place: what is known of it keeps it from
     // going out again.
-    let live = outbox::entries(db, Shelf::Live, module, 0).map(|item| Ok(digest(&item?.1.entry.id)));
+    let live = outbox::entries(db, EffectTable::Pending, module, 0).map(|item| Ok(digest(&item?.1.entry.id)));
     let live: BTreeSet<Hash> = live.collect::<Result<_, StoreError>>()?;
     for item in progress::all(db, module) {
         let (name, known) = item?;
@@ -70,7 +70,7 @@ fn forget(db: &Db, batch: &mut WriteBatch, module: ModuleId, name: Hash, at: Loc
     outbox::delete_retracted(batch, module, name);
     // The number of an undone unit is used again: its place may be another effect's by now.
     if outbox::ended_at(db, module, at, name)?.is_some() {
-        outbox::delete(batch, Shelf::Ended, module, at);
+        outbox::delete(batch, EffectTable::Ended, module, at);
     }
     Ok(())
 }
@@ -91,22 +91,22 @@ pub(crate) struct Body {
 impl Body {
     /// The effect without its body, if it still lies there with one. The caller sees to it that it is still so when this
     /// is written.
-    pub fn strip(&self, db: &Db, module: ModuleId) -> Result<Option<Shelved>, StoreError> {
+    pub fn strip(&self, db: &Db, module: ModuleId) -> Result<Option<StoredEffect>, StoreError> {
         let found = match self.at {
             Some(at) => outbox::ended_at(db, module, at, self.name)?,
             None => outbox::retracted(db, module, self.name)?,
         };
-        let Some(Shelved { entry, bare: false }) = found else { return Ok(None) };
+        let Some(StoredEffect { entry, bare: false }) = found else { return Ok(None) };
         let ended = progress::get(db, module, &entry.id)?.is_some_and(|known| known.ended.is_some());
-        Ok(ended.then(|| Shelved::bare(&entry)))
+        Ok(ended.then(|| StoredEffect::bare(&entry)))
     }
 }
 
 /// The ended effects of a module that keep a body past the bound: those that ended first. Reads every ended entry once:
 /// 65 ms for 10,000 of half a kilobyte.
 pub(crate) fn excess_bodies(db: &Db, module: ModuleId) -> Result<Vec<Body>, StoreError> {
-    let ended =
-        outbox::entries(db, Shelf::Ended, module, 0).map(|item| item.map(|(at, of, bytes)| (Some(at), of, bytes)));
+    let ended = outbox::entries(db, EffectTable::Ended, module, 0)
+        .map(|item| item.map(|(at, of, bytes)| (Some(at), of, bytes)));
     let retracted = outbox::all_retracted(db, module).map(|item| item.map(|(of, bytes)| (None, of, bytes)));
     let mut kept = Vec::new();
     for item in ended.chain(retracted) {
@@ -121,11 +121,11 @@ fn body(
     db: &Db,
     module: ModuleId,
     at: Option<Location>,
-    Shelved { entry, bare }: &Shelved,
+    StoredEffect { entry, bare }: &StoredEffect,
     bytes: u64,
 ) -> Result<Option<Body>, StoreError> {
     // What carries nothing loses nothing, and when it ended need not be looked up.
-    if *bare || !Shelved::bare(entry).bare {
+    if *bare || !StoredEffect::bare(entry).bare {
         return Ok(None);
     }
     let end = progress::get(db, module, &entry.id)?.and_then(|known| known.ended);

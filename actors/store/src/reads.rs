@@ -8,7 +8,7 @@ use nexum_host_ifaces::{
     limits::DELETED_KEYS_MAX,
     recording::{CrashBrief, Wanted},
     store::{
-        DeadLetter, Entries, JournalEntry, JournalRoom, ModuleId, ModuleInfo, ReplayItem, StateView, StoreError,
+        DeadLetter, Entries, JournalEntry, JournalRoom, ModuleId, ModuleInfo, RedeliveryItem, StateView, StoreError,
         StoreStatus,
     },
 };
@@ -37,7 +37,7 @@ impl Store {
             health: modules::health(&self.db, module)?,
             dead_letters,
             dead_letter_bytes,
-            replay: redelivery::count(&self.db, module),
+            redelivery: redelivery::count(&self.db, module),
             reorgs: modules::reorgs(&self.db, module)?,
         })
     }
@@ -62,7 +62,7 @@ impl Store {
     }
 
     /// What a module still has to go through after a rewind, in order.
-    pub fn replay(&self, module: ModuleId) -> Result<Vec<ReplayItem>, StoreError> {
+    pub fn replay(&self, module: ModuleId) -> Result<Vec<RedeliveryItem>, StoreError> {
         redelivery::all(&self.db, module)
     }
 

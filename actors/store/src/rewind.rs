@@ -3,7 +3,7 @@
 //! Invariant: after a rewind to unit n everything about the module is, byte for byte, what it was when unit n had been
 //! written. What did happen stays: the failure counters, how many reorgs it was told of, and what became of effects that
 //! may have left the host. Two
-//! things are added: the signed record of the rewind with the receipts of what was undone, and the replay queue, which
+//! things are added: the signed record of the rewind with the receipts of what was undone, and the redelivery queue, which
 //! holds what the module has to be told and to handle again before its sources go on.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use nexum_host_ifaces::{
     event::{Cursor, EventId},
     journal::{Receipt, RewindRecord},
     outbox::ReleasedEffect,
-    store::{Fork, ModuleId, ModuleRecord, ReplayItem, Rewound, StoreError, UnitKind, add_released},
+    store::{Fork, ModuleId, ModuleRecord, RedeliveryItem, Rewound, StoreError, UnitKind, add_released},
     types,
 };
 use rocksdb::WriteBatch;
@@ -101,7 +101,7 @@ fn undo(
             UnitKind::Advanced => entry.cursor_before.is_none(),
         };
         if let (true, Some(source), Some(cursor)) = (again, entry.source, entry.cursor) {
-            undone.push(ReplayItem { position: 0, source, event: entry.event, cursor, told: event.told });
+            undone.push(RedeliveryItem { position: 0, source, event: entry.event, cursor, told: event.told });
         }
     }
     if record.seq != to_seq {
@@ -135,13 +135,18 @@ fn undo(
         store.show_letters(known);
     }
     drop(index);
-    Ok(Rewound { record, replay: queue, released })
+    Ok(Rewound { record, redelivery: queue, released })
 }
 
 /// What the module goes through next: the reorg, then what was undone of its other sources, then what an earlier rewind
-/// had left. Of the forked source nothing is replayed, because it delivers what stands; an earlier reorg of it that is
+/// had left. Of the forked source nothing is delivered again, because it delivers what stands; an earlier reorg of it that is
 /// no longer handled is told again with this one, so that no released effect is forgotten.
-fn queue(fork: &Fork, released: &[ReleasedEffect], undone: Vec<ReplayItem>, left: Vec<ReplayItem>) -> Vec<ReplayItem> {
+fn queue(
+    fork: &Fork,
+    released: &[ReleasedEffect],
+    undone: Vec<RedeliveryItem>,
+    left: Vec<RedeliveryItem>,
+) -> Vec<RedeliveryItem> {
     let mut reorg = fork.reorg.clone();
     reorg.released_effects = released
         .iter()
@@ -156,7 +161,7 @@ fn queue(fork: &Fork, released: &[ReleasedEffect], undone: Vec<ReplayItem>, left
         }
     }
     let (number, hash) = fork.ancestor;
-    let told = ReplayItem {
+    let told = RedeliveryItem {
         position: 0,
         source: fork.source.clone(),
         event: fork.event.clone(),
@@ -164,7 +169,7 @@ fn queue(fork: &Fork, released: &[ReleasedEffect], undone: Vec<ReplayItem>, left
         told: Some(Box::new(reorg)),
     };
     let items = std::iter::once(told).chain(others);
-    (0..).zip(items).map(|(position, item)| ReplayItem { position, ..item }).collect()
+    (0..).zip(items).map(|(position, item)| RedeliveryItem { position, ..item }).collect()
 }
 
 /// The record of the rewind from one place in the journal to where the module's record then stands.

@@ -18,7 +18,7 @@ use rocksdb::DB;
 
 use crate::{
     db::Db,
-    index::{Index, Known},
+    index::{Index, IndexedModule},
     metrics::{Metrics, Window},
     open::{self, OpenError},
     options::Options,
@@ -129,7 +129,7 @@ impl Store {
     }
 
     /// To be called when a module's letters change, and not before: one that never had any has no series.
-    pub(crate) fn show_letters(&self, known: &Known) {
+    pub(crate) fn show_letters(&self, known: &IndexedModule) {
         self.metrics.dead_letters.with_label_values(&[&*known.name]).set(known.letters.len() as i64);
     }
 

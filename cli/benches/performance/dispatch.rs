@@ -7,15 +7,15 @@ use std::{
 
 use nexum_host_ifaces::{
     Hash,
-    ahead::Ahead,
     clock::SystemClock,
+    commit_queue::CommitQueue,
     cron::ScheduleCheck,
     grants::{Asked, Grants},
     host::{HostArgs, HostState},
     interfaces::local_store::CAPABILITY,
     limits::Limits,
     ports::Ports,
-    recording::Taping,
+    recording::TapeMode,
     store::{ModuleId, ModuleRecord},
     unit::drafts::Quota,
 };
@@ -65,10 +65,10 @@ impl Guests {
             component: Hash::default(),
             limits: Arc::new(Limits::default()),
             clock: Arc::new(SystemClock::new()),
-            ahead: Arc::new(Ahead::new(ports.store())),
+            commits: Arc::new(CommitQueue::new(ports.store())),
             ports,
             grants: Arc::new(grants),
-            taping: Taping::Off,
+            taping: TapeMode::Off,
             quota: Quota::new(0),
         };
         Self { prepared, args, _cache: cache }

@@ -17,7 +17,7 @@ mod process;
 mod recording;
 
 use figures::Figures;
-use nexum_host_ifaces::recording::Taping;
+use nexum_host_ifaces::recording::TapeMode;
 use nexum_kernel::engine::MapLimit;
 
 #[allow(clippy::disallowed_methods, reason = "set by the Makefile")]
@@ -62,8 +62,8 @@ fn main() {
         }
         // To be counted from outside, each alone.
         match part.as_deref() {
-            Some("recording-none") => recording::alone(Taping::Off).await,
-            Some("recording-failures") => recording::alone(Taping::On(Default::default())).await,
+            Some("recording-none") => recording::alone(TapeMode::Off).await,
+            Some("recording-failures") => recording::alone(TapeMode::On(Default::default())).await,
             _ => {}
         }
         if wanted("durable") {

@@ -4,7 +4,7 @@
 //! `recording-none` and `recording-failures` counts what they do instead.
 
 use nexum_host_ifaces::{
-    recording::Taping,
+    recording::TapeMode,
     store::{ModuleRecord, UnitKind},
 };
 use nexum_kernel::instance::Instance;
@@ -31,7 +31,7 @@ async fn rate(instance: &mut Instance, first: u64) -> f64 {
     EVENTS as f64 / start.elapsed().as_secs_f64()
 }
 
-async fn instance(guests: &Guests, taping: Taping) -> Instance {
+async fn instance(guests: &Guests, taping: TapeMode) -> Instance {
     let mut args = guests.args.clone();
     args.taping = taping;
     let mut instance = Instance::start(&guests.prepared, &args, ModuleRecord::default()).await.unwrap();
@@ -40,7 +40,7 @@ async fn instance(guests: &Guests, taping: Taping) -> Instance {
 }
 
 /// One kind alone, to be counted from outside.
-pub async fn alone(taping: Taping) {
+pub async fn alone(taping: TapeMode) {
     let guests = Guests::new();
     let mut instance = instance(&guests, taping).await;
     for round in 0..ROUNDS as u64 {
@@ -51,7 +51,7 @@ pub async fn alone(taping: Taping) {
 pub async fn overhead(figures: &mut Figures) {
     let guests = Guests::new();
     let (mut none, mut failures) =
-        (instance(&guests, Taping::Off).await, instance(&guests, Taping::On(Default::default())).await);
+        (instance(&guests, TapeMode::Off).await, instance(&guests, TapeMode::On(Default::default())).await);
     let (mut floor, mut rates) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS as u64 {
         floor.push(rate(&mut none, 1 + round * EVENTS).await);

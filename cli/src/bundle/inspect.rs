@@ -42,8 +42,8 @@ pub struct Report {
     /// `sha256:` and 64 hex digits.
     pub component: String,
     pub component_bytes: u64,
-    pub capabilities: Asked<Capability>,
-    pub chains: Asked<u64>,
+    pub capabilities: RequiredOptional<Capability>,
+    pub chains: RequiredOptional<u64>,
     pub extra_methods: Vec<String>,
     /// Hosts that requests may go to: exact names, or `*.suffix`.
     pub http_allow: Vec<String>,
@@ -54,7 +54,7 @@ pub struct Report {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Asked<T> {
+pub struct RequiredOptional<T> {
     pub required: Vec<T>,
     pub optional: Vec<T>,
 }
@@ -120,8 +120,8 @@ pub fn inspect(source: &Path, now_ms: u64) -> anyhow::Result<Report> {
         module: manifest.name.to_string(),
         component: named(found),
         component_bytes,
-        capabilities: Asked { required: manifest.required.clone(), optional: manifest.optional.clone() },
-        chains: Asked {
+        capabilities: RequiredOptional { required: manifest.required.clone(), optional: manifest.optional.clone() },
+        chains: RequiredOptional {
             required: manifest.required_chains.iter().copied().collect(),
             optional: manifest.optional_chains.iter().copied().collect(),
         },

@@ -18,7 +18,7 @@ pub struct Egress {
 
 impl Default for Egress {
     fn default() -> Self {
-        let limits = nexum_egress::Limits::default();
+        let limits = nexum_egress::EgressLimits::default();
         Self {
             max_concurrent: limits.requests_max,
             max_concurrent_per_module: limits.module_requests_max,
@@ -28,8 +28,8 @@ impl Default for Egress {
 }
 
 impl Egress {
-    pub fn limits(&self) -> nexum_egress::Limits {
-        nexum_egress::Limits {
+    pub fn limits(&self) -> nexum_egress::EgressLimits {
+        nexum_egress::EgressLimits {
             requests_max: self.max_concurrent,
             module_requests_max: self.max_concurrent_per_module,
             response_bytes_max: self.max_response_bytes,

@@ -1,7 +1,7 @@
 //! A bundle as text, and what fires next. Pure: facts in, lines out.
 
 use super::{foreign::shown, one_line, table, units};
-use crate::bundle::inspect::{Asked, Planned, RUNS, Report};
+use crate::bundle::inspect::{Planned, RUNS, Report, RequiredOptional};
 
 /// Longest text of a manifest's author on one line.
 const TEXT_CHARS_MAX: usize = 200;
@@ -57,7 +57,7 @@ pub fn report(report: &Report) -> String {
     table(&rows)
 }
 
-fn chains(chains: &Asked<u64>) -> String {
+fn chains(chains: &RequiredOptional<u64>) -> String {
     match chains.optional.is_empty() {
         true => listed(&chains.required),
         false => format!("{}; optional {}", listed(&chains.required), listed(&chains.optional)),

@@ -12,7 +12,7 @@ use nexum_host_ifaces::{
     Hash,
     event::{EventId, SourceId},
     journal::ChangedKey,
-    outbox::Sent,
+    outbox::EffectSummary,
     recording::{Exchange, Fault, LogLine, Outcome, Recording, Scan, Session, Setting},
     store::{JournalEntry, UnitKind},
 };
@@ -92,7 +92,7 @@ fn entry() -> EntryLine {
     })
 }
 
-fn sent() -> Sent {
+fn sent() -> EffectSummary {
     filled(json!({ "id": "~", "key": "~", "kind": "~", "destination": "~", "lane": "~", "release": "~" }))
 }
 
@@ -191,8 +191,8 @@ fn inspected() -> inspect::Report {
         authors: text(),
         component: hostile(),
         component_bytes: 1,
-        capabilities: inspect::Asked { required: Vec::new(), optional: Vec::new() },
-        chains: inspect::Asked { required: vec![1], optional: Vec::new() },
+        capabilities: inspect::RequiredOptional { required: Vec::new(), optional: Vec::new() },
+        chains: inspect::RequiredOptional { required: vec![1], optional: Vec::new() },
         extra_methods: text(),
         http_allow: text(),
         subscriptions: vec![inspect::Subscription { source: hostile(), what: hostile(), next_ms: Some(vec![0]) }],

@@ -15,7 +15,7 @@ use nexum_host_ifaces::{
     event::{Cursor, EventId, SourceId},
     store::ModuleRecord,
 };
-use nexum_kernel::roster::Change;
+use nexum_kernel::roster::RosterChange;
 use nexum_store::{Disk, Store, Syncs, Written};
 use tokio::sync::Notify;
 
@@ -335,7 +335,7 @@ impl SimDisk {
     }
 
     /// Which versions run with the next engine is durable.
-    pub fn rostered(&self, changes: &[Change]) {
+    pub fn rostered(&self, changes: &[RosterChange]) {
         let running = changes.iter().filter_map(|change| change.running.as_ref());
         let versions = running.filter_map(|spec| {
             let (module, version) = spec.source.file_name()?.to_str()?.rsplit_once('-')?;

@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use nexum_kernel::roster::{Change, Keep, Roster};
+use nexum_kernel::roster::{Keep, Roster, RosterChange};
 use nexum_store::{Disk, Written};
 
 use crate::disk::SimDisk;
@@ -20,11 +20,11 @@ impl SimRoster {
 }
 
 impl Keep for SimRoster {
-    fn read(&self) -> Result<Vec<Change>, String> {
+    fn read(&self) -> Result<Vec<RosterChange>, String> {
         self.file.read()
     }
 
-    fn write(&self, changes: Vec<Change>) -> Result<(), String> {
+    fn write(&self, changes: Vec<RosterChange>) -> Result<(), String> {
         self.disk.before(Written::Group)?;
         self.file.write(changes.clone())?;
         self.disk.rostered(&changes);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// An effect as its event asked for it, without what it carries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sent {
+pub struct EffectSummary {
     pub id: String,
     pub key: String,
     /// `http`, `rpc`, `transaction` or `message`.

@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc};
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use crate::{Hash, PublicKey, Signature, effect::Sent, entry::JournalEntry};
+use crate::{Hash, PublicKey, Signature, effect::EffectSummary, entry::JournalEntry};
 
 /// Units that a module's journal keeps however many bytes they take, the newest: on a chain with an event for each block
 /// and one for its logs, 128 blocks, which is more than reorgs undo. What does not fit into them is refused to the module.
@@ -212,7 +212,7 @@ pub struct UnitDetail {
     /// A dead letter that the unit handled after all.
     pub resolved: Option<u64>,
     /// What it asked to send, in order.
-    pub effects: Vec<Sent>,
+    pub effects: Vec<EffectSummary>,
     /// The oldest receipt that covers the unit.
     pub receipt: Option<Receipt>,
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Hash, ahead::Ahead, clock::Clock, grants::Grants, limits::Limits, ports::Ports, recording::Taping, state::ModuleId,
-    unit::drafts::Quota,
+    Hash, clock::Clock, commit_queue::CommitQueue, grants::Grants, limits::Limits, ports::Ports, recording::TapeMode,
+    state::ModuleId, unit::drafts::Quota,
 };
 
 /// Everything a module's Store is built from; shared by every instance of the module.
@@ -15,11 +15,11 @@ pub struct HostArgs {
     pub component: Hash,
     pub limits: Arc<Limits>,
     pub clock: Arc<dyn Clock>,
-    pub ahead: Arc<Ahead>,
+    pub commits: Arc<CommitQueue>,
     pub grants: Arc<Grants>,
     /// The ways to the state and to every service; the grants say which of them a call may reach.
     pub ports: Arc<Ports>,
     /// Whether what the guest sees of the world is recorded, or comes from a recording.
-    pub taping: Taping,
+    pub taping: TapeMode,
     pub quota: Arc<Quota>,
 }

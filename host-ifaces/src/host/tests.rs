@@ -17,9 +17,9 @@ use wasmtime_wasi::p2::bindings::sockets::{instance_network, ip_name_lookup};
 use super::*;
 use crate::{
     Hash,
-    ahead::Ahead,
     bindings::nexum::host::{chain, http as fetching, local_store, outbox},
     clock::SystemClock,
+    commit_queue::CommitQueue,
     grants::Grants,
     interfaces::{
         http::{grant::Allowlist, port::Header, port::Request},
@@ -29,7 +29,7 @@ use crate::{
     limits::Limits,
     outbox::{Effect, HttpEffect, Release},
     ports::Ports,
-    recording::{Taping, view::RecordedView},
+    recording::{TapeMode, view::RecordedView},
     state::{Entries, JournalRoom, ModuleId, NoState, StateView, StoreError},
     store::StoreMsg,
     unit::drafts::Quota,
@@ -68,10 +68,10 @@ fn over(view: Arc<dyn StateView>) -> HostArgs {
         component: Hash::default(),
         limits: Arc::default(),
         clock: Arc::new(SystemClock::new()),
-        ahead: Arc::new(Ahead::new(ports.store())),
+        commits: Arc::new(CommitQueue::new(ports.store())),
         ports,
         grants: Arc::new(Grants::default().with_hosts(&Allowlist::new(["a.org".to_owned()]))),
-        taping: Taping::Off,
+        taping: TapeMode::Off,
         quota: Quota::new(100),
     }
 }
@@ -260,7 +260,7 @@ async fn what_the_journal_refused_is_refused_in_a_replay_with_the_same_words() {
     }
     let event = EventId::Block { chain_id: 1, number: 7, hash: Hash([7; 32]) };
     let journal = Journal { value_bytes: 100 << 10, newest: AtomicU64::new(u64::MAX), room: 150 << 10 };
-    let taping = Taping::On(Default::default());
+    let taping = TapeMode::On(Default::default());
     let args = HostArgs { taping, ..args(journal) };
     let mut live = HostState::new(&args, ModuleRecord::default());
     live.begin(&event);
@@ -271,7 +271,7 @@ async fn what_the_journal_refused_is_refused_in_a_replay_with_the_same_words() {
     assert_eq!(refused, ended);
 
     let session = live.capture().unwrap().session;
-    let (view, taping) = (Arc::new(RecordedView::new(&session)), Taping::Play(Arc::new(session)));
+    let (view, taping) = (Arc::new(RecordedView::new(&session)), TapeMode::Play(Arc::new(session)));
     let mut played =
         HostState::new(&HostArgs { ports: Ports::new(view.clone(), []), taping, ..args }, ModuleRecord::default());
     played.begin(&event);

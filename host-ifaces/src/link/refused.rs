@@ -94,8 +94,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        Hash, ahead::Ahead, clock::SystemClock, grants::Interfaces, host::HostArgs, limits::Limits, ports::Ports,
-        recording::Taping, state::ModuleId, store::ModuleRecord, unit::drafts::Quota,
+        Hash, clock::SystemClock, commit_queue::CommitQueue, grants::Interfaces, host::HostArgs, limits::Limits,
+        ports::Ports, recording::TapeMode, state::ModuleId, store::ModuleRecord, unit::drafts::Quota,
     };
 
     const NETWORK: &[u8] = include_bytes!("../../../fixtures/components/network.wasm");
@@ -108,10 +108,10 @@ mod tests {
             component: Hash::default(),
             limits: Arc::new(Limits::default()),
             clock: Arc::new(SystemClock::new()),
-            ahead: Arc::new(Ahead::new(ports.store())),
+            commits: Arc::new(CommitQueue::new(ports.store())),
             ports,
             grants: Arc::default(),
-            taping: Taping::Off,
+            taping: TapeMode::Off,
             quota: Quota::new(0),
         };
         HostState::new(&args, ModuleRecord::default())

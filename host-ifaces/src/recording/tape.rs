@@ -6,7 +6,7 @@ use nexum_records::encoded::encoded;
 use serde::Serialize;
 
 use crate::recording::{
-    Captured, Exchange, JOURNAL_ROOM, LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, Session, Taping,
+    Captured, Exchange, JOURNAL_ROOM, LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, Session, TapeMode,
     meter::{ENTRY_BYTES, RecordedBytes, encoded_bytes},
 };
 
@@ -48,7 +48,7 @@ pub(crate) struct Player {
 }
 
 /// Where the answer to a call that leaves the module comes from.
-pub(crate) enum Asked {
+pub(crate) enum CallSource {
     /// From the world.
     Live,
     /// From the world, and is noted here.
@@ -107,11 +107,11 @@ fn trim<T>(items: &mut Vec<T>) {
 
 impl Tape {
     /// A fresh tape; what it records is counted by `meter`.
-    pub fn new(taping: &Taping, meter: &RecordedBytes) -> Self {
+    pub fn new(taping: &TapeMode, meter: &RecordedBytes) -> Self {
         match taping {
-            Taping::Off => Self::Off,
-            Taping::On(_) => Self::On(Box::new(Recorder { meter: meter.clone(), ..Recorder::default() })),
-            Taping::Play(session) => {
+            TapeMode::Off => Self::Off,
+            TapeMode::On(_) => Self::On(Box::new(Recorder { meter: meter.clone(), ..Recorder::default() })),
+            TapeMode::Play(session) => {
                 let mut tape = Self::Play(Box::default());
                 tape.play(session);
                 tape
@@ -271,15 +271,15 @@ impl Tape {
     }
 
     /// Begins a call that leaves the module.
-    pub fn ask(&mut self, call: &'static str, arguments: &impl Serialize) -> Asked {
+    pub fn ask(&mut self, call: &'static str, arguments: &impl Serialize) -> CallSource {
         match self {
-            Self::Off => Asked::Live,
+            Self::Off => CallSource::Live,
             Self::On(recorder) => {
                 let Some(request) = recorder.encode(arguments, call.len() + 2 * ENTRY_BYTES) else {
-                    return Asked::Live;
+                    return CallSource::Live;
                 };
                 recorder.exchanges.push(Exchange { call: call.to_owned(), request, answer: None });
-                Asked::Noted(recorder.exchanges.len() - 1)
+                CallSource::Noted(recorder.exchanges.len() - 1)
             }
             Self::Play(player) => {
                 let request = encoded(arguments);
@@ -287,11 +287,11 @@ impl Tape {
                     exchange.as_ref().is_some_and(|exchange| exchange.call == call && exchange.request == request)
                 };
                 match player.exchanges.iter_mut().find(same).and_then(Option::take) {
-                    Some(Exchange { answer: Some(answer), .. }) => Asked::Played(answer),
-                    Some(_) => Asked::Unanswered,
+                    Some(Exchange { answer: Some(answer), .. }) => CallSource::Played(answer),
+                    Some(_) => CallSource::Unanswered,
                     None => {
                         player.miss(format!("an answer to {call}"));
-                        Asked::Missing
+                        CallSource::Missing
                     }
                 }
             }
@@ -315,7 +315,7 @@ mod tests {
     use crate::{HostError, recording::RECORDING_BYTES_MAX};
 
     fn taping() -> Tape {
-        Tape::new(&Taping::On(Default::default()), &RecordedBytes::default())
+        Tape::new(&TapeMode::On(Default::default()), &RecordedBytes::default())
     }
 
     #[test]
@@ -324,25 +324,25 @@ mod tests {
         assert_eq!([tape.time(|| 5), tape.time(|| 7)], [5, 7]);
         assert_eq!(tape.random(2, || vec![1, 2]), [1, 2]);
         for answer in ["one", "two"] {
-            let Asked::Noted(index) = tape.ask("chain.request", &(1u64, "m")) else { panic!() };
+            let CallSource::Noted(index) = tape.ask("chain.request", &(1u64, "m")) else { panic!() };
             tape.answered(index, &Ok::<_, HostError>(answer.to_owned()));
         }
-        assert!(matches!(tape.ask("chain.request", &(1u64, "late")), Asked::Noted(2)));
+        assert!(matches!(tape.ask("chain.request", &(1u64, "late")), CallSource::Noted(2)));
         tape.line("info", "hello".into());
         let session = tape.capture().unwrap().session;
         tape.begin();
         assert_eq!(tape.capture().unwrap().session, Session::default());
 
-        let mut played = Tape::new(&Taping::Play(session.into()), &RecordedBytes::default());
+        let mut played = Tape::new(&TapeMode::Play(session.into()), &RecordedBytes::default());
         assert_eq!([played.time(|| 0), played.time(|| 0), played.time(|| 0)], [5, 7, 7]);
         assert_eq!(played.random(2, Vec::new), [1, 2]);
         for answer in ["one", "two"] {
-            let Asked::Played(bytes) = played.ask("chain.request", &(1u64, "m")) else { panic!() };
+            let CallSource::Played(bytes) = played.ask("chain.request", &(1u64, "m")) else { panic!() };
             let result: Result<String, HostError> = postcard::from_bytes(&bytes).unwrap();
             assert_eq!(result.unwrap(), answer);
         }
-        assert!(matches!(played.ask("chain.request", &(1u64, "late")), Asked::Unanswered));
-        assert!(matches!(played.ask("chain.request", &(1u64, "other")), Asked::Missing));
+        assert!(matches!(played.ask("chain.request", &(1u64, "late")), CallSource::Unanswered));
+        assert!(matches!(played.ask("chain.request", &(1u64, "other")), CallSource::Missing));
         let missing = played.capture().unwrap().missing;
         assert_eq!(missing, ["a further reading of the clock", "an answer to chain.request"]);
     }
@@ -360,13 +360,13 @@ mod tests {
         tape.note_flush_held();
         assert_eq!(tape.capture().unwrap().session.exchanges.len(), 1, "each event says it anew");
 
-        let mut played = Tape::new(&Taping::Play(session.into()), &RecordedBytes::default());
+        let mut played = Tape::new(&TapeMode::Play(session.into()), &RecordedBytes::default());
         assert!(played.flushes_were_held());
         assert_eq!([played.journal_room(|| 0), played.journal_room(|| 0)], [70_000, 9]);
         assert_eq!(played.capture().unwrap().missing, Vec::<String>::new());
         assert_eq!(played.journal_room(|| 0), u64::MAX);
         assert_eq!(played.capture().unwrap().missing, ["how much room the journal had"]);
-        let mut other = Tape::new(&Taping::Play(Default::default()), &RecordedBytes::default());
+        let mut other = Tape::new(&TapeMode::Play(Default::default()), &RecordedBytes::default());
         assert!(!other.flushes_were_held());
         assert_eq!(other.journal_room(|| 0), u64::MAX);
     }
@@ -392,10 +392,10 @@ mod tests {
     fn a_request_and_an_answer_past_the_bound_are_refused_before_they_are_encoded() {
         let mut tape = taping();
         let large = "x".repeat(RECORDING_BYTES_MAX);
-        assert!(matches!(tape.ask("chain.request", &(1u64, "m", &large)), Asked::Live));
+        assert!(matches!(tape.ask("chain.request", &(1u64, "m", &large)), CallSource::Live));
         assert_eq!(tape.left(), 0);
         tape.begin();
-        let Asked::Noted(index) = tape.ask("chain.request", &(1u64, "m")) else { panic!() };
+        let CallSource::Noted(index) = tape.ask("chain.request", &(1u64, "m")) else { panic!() };
         tape.answered(index, &Ok::<_, HostError>(large));
         assert_eq!(tape.capture().unwrap().session, Session::cut_off());
     }

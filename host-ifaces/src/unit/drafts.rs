@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use crate::{HostError, HostErrorKind, event::EventId, outbox::Entry};
+use crate::{HostError, HostErrorKind, event::EventId, outbox::EffectEntry};
 
 /// Effects of one module that have not ended, unless the operator says otherwise. Each costs some 300 bytes of memory.
 pub const PENDING_MAX: u64 = 10_000;
@@ -40,7 +40,7 @@ impl Quota {
 /// The effects of the event at hand.
 #[derive(Debug)]
 pub(crate) struct Drafts {
-    entries: Vec<Entry>,
+    entries: Vec<EffectEntry>,
     bytes: usize,
     quota: Arc<Quota>,
     /// The event that effects are named after: the one at hand, or the one that a retried dead letter holds.
@@ -68,7 +68,7 @@ impl Drafts {
         self.origin.as_ref()
     }
 
-    pub(crate) fn entries(&self) -> &[Entry] {
+    pub(crate) fn entries(&self) -> &[EffectEntry] {
         &self.entries
     }
 
@@ -94,13 +94,13 @@ impl Drafts {
     }
 
     /// Adds an effect of so many bytes.
-    pub(crate) fn push(&mut self, entry: Entry, bytes: usize) {
+    pub(crate) fn push(&mut self, entry: EffectEntry, bytes: usize) {
         self.bytes += bytes;
         self.entries.push(entry);
     }
 
     /// Takes the effects for the unit that ends the event.
-    pub(crate) fn take(&mut self) -> Vec<Entry> {
+    pub(crate) fn take(&mut self) -> Vec<EffectEntry> {
         self.bytes = 0;
         std::mem::take(&mut self.entries)
     }

@@ -257,7 +257,7 @@ mod tests {
     use crate::{
         call::log::LINES_BURST,
         limits::ARGUMENT_BYTES_MAX,
-        recording::{LINES_MAX, Taping, meter::RecordedBytes},
+        recording::{LINES_MAX, TapeMode, meter::RecordedBytes},
     };
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -283,7 +283,7 @@ mod tests {
         stdio: Stdio,
     }
 
-    fn bed(taping: &Taping) -> Bed {
+    fn bed(taping: &TapeMode) -> Bed {
         let (clock, meter, tape) = (
             Arc::<Still>::default(),
             Arc::<Meter>::default(),
@@ -294,8 +294,8 @@ mod tests {
         Bed { clock, meter, tape, stdio }
     }
 
-    fn recording() -> Taping {
-        Taping::On(Arc::default())
+    fn recording() -> TapeMode {
+        TapeMode::On(Arc::default())
     }
 
     impl Bed {
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_write_of_line_ends_alone_does_no_work_for_each() {
-        let mut bed = bed(&Taping::Off);
+        let mut bed = bed(&TapeMode::Off);
         let write = vec![b'\n'; WRITE_BYTES_MAX];
         bed.stdio.stdout.write(write.into()).unwrap();
         let lines = WRITE_BYTES_MAX as u64;
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_write_past_the_permit_traps() {
-        let mut stderr = bed(&Taping::Off).stdio.stderr;
+        let mut stderr = bed(&TapeMode::Off).stdio.stderr;
         let permit = stderr.check_write().unwrap();
         assert!(stderr.write(vec![b'x'; permit].into()).is_ok());
         let refused = stderr.write(vec![b'x'; permit + 1].into());
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn dropped_lines_are_recorded_as_a_replay_prints_them() {
-        let (recorded, played) = (bed(&recording()), bed(&Taping::Play(Arc::default())));
+        let (recorded, played) = (bed(&recording()), bed(&TapeMode::Play(Arc::default())));
         let text: String = (0..2 * LINES_BURST).map(|n| format!("{n}\n")).collect();
         // The rate is spent already.
         recorded.stdio.stdout.take("\n".repeat(LINES_BURST as usize).as_bytes());
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn the_last_of_stderr_is_kept_for_one_report() {
-        let bed = bed(&Taping::Off);
+        let bed = bed(&TapeMode::Off);
         bed.stdio.stdout.take(b"of no concern");
         assert_eq!(bed.stdio.end(), None);
         for n in 0..10_000 {

@@ -12,7 +12,7 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock};
 use crate::{
     clock::Clock,
     limits::Meter,
-    recording::{LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, Taping, WasiAnswers, meter::RecordedBytes},
+    recording::{LINE_TEXT_BYTES_MAX, LINES_MAX, LogLine, TapeMode, WasiAnswers, meter::RecordedBytes},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,11 +38,11 @@ struct State {
 pub(crate) struct WasiTape(Arc<Mutex<State>>);
 
 impl WasiTape {
-    pub fn new(taping: &Taping, meter: &RecordedBytes) -> Self {
+    pub fn new(taping: &TapeMode, meter: &RecordedBytes) -> Self {
         let (mode, answers) = match taping {
-            Taping::Off => (Mode::Off, WasiAnswers { seed: rand::random(), ..WasiAnswers::default() }),
-            Taping::On(_) => (Mode::On, WasiAnswers { seed: rand::random(), ..WasiAnswers::default() }),
-            Taping::Play(session) => (Mode::Play, session.wasi.clone()),
+            TapeMode::Off => (Mode::Off, WasiAnswers { seed: rand::random(), ..WasiAnswers::default() }),
+            TapeMode::On(_) => (Mode::On, WasiAnswers { seed: rand::random(), ..WasiAnswers::default() }),
+            TapeMode::Play(session) => (Mode::Play, session.wasi.clone()),
         };
         let (played, lines, line_bytes, missing) = ((0, 0, 0), Vec::new(), 0, Vec::new());
         let meter = meter.clone();

@@ -1,7 +1,7 @@
 //! Why a module's actor ends.
 
 use nexum_host_ifaces::{
-    ahead::NotKept,
+    commit_queue::NotCommitted,
     port::PortError,
     store::{ModuleHealth, StoreError},
 };
@@ -53,8 +53,8 @@ impl From<Unprepared> for Exit {
     }
 }
 
-impl From<NotKept> for Exit {
-    fn from(error: NotKept) -> Self {
+impl From<NotCommitted> for Exit {
+    fn from(error: NotCommitted) -> Self {
         Self::Environment(error.to_string())
     }
 }

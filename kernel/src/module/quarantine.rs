@@ -236,7 +236,7 @@ mod tests {
                     health,
                     dead_letters,
                     dead_letter_bytes,
-                    replay: 0,
+                    redelivery: 0,
                     reorgs: 0,
                 },
                 3,

@@ -9,7 +9,7 @@ use nexum_host_ifaces::{
     grants::Grant,
     host::HostArgs,
     recording::{
-        Crash, CrashBrief, Fault, Pool, RECORDING_BYTES_MAX, Record, Recording, Setting, Taping, encoded_bytes,
+        Crash, CrashBrief, Fault, Pool, RECORDING_BYTES_MAX, Record, Recording, Setting, TapeMode, encoded_bytes,
     },
     store::{ModuleHealth, ModuleId, StoreMsg},
     types::Event,
@@ -113,8 +113,8 @@ impl Plan {
     }
 
     /// Whether its instances record, and then with memory of which pool.
-    pub(super) fn taping(&self, pool: &Arc<Pool>) -> Taping {
-        if self.record == Record::None { Taping::Off } else { Taping::On(pool.clone()) }
+    pub(super) fn taping(&self, pool: &Arc<Pool>) -> TapeMode {
+        if self.record == Record::None { TapeMode::Off } else { TapeMode::On(pool.clone()) }
     }
 }
 

@@ -9,7 +9,7 @@ use nexum_host_ifaces::{
     types,
 };
 
-use super::{Args, Exit, Running, STORE_DEADLINE, replay::Replay};
+use super::{Args, Exit, Running, STORE_DEADLINE, redelivery::Redelivery};
 use crate::manifest::OnReorg;
 
 impl Running {
@@ -59,7 +59,7 @@ impl Running {
         let mut said = told(reorg);
         said.released_effects = self.released_above(args, index, reorg).await?;
         // The source goes on from there. What it was to repeat of another place would never come.
-        if let Some(told) = self.replay.forget(self.feeds.id(index)).and_then(|item| item.told) {
+        if let Some(told) = self.redelivery.forget(self.feeds.id(index)).and_then(|item| item.told) {
             add_released(&mut said, told.released_effects);
         }
         let payload = Arc::new(types::Event::Reorg(said));
@@ -88,7 +88,7 @@ impl Running {
     }
 
     /// Undoes every unit from the first one past the fork on, and goes on with a fresh instance over what stands. What
-    /// is to be replayed is durable with the undoing.
+    /// is to be delivered again is durable with the undoing.
     async fn rewind(&mut self, args: &Args, fork: Fork) -> Result<(), Exit> {
         let module = self.host.id;
         let fork = Box::new(fork);
@@ -104,7 +104,7 @@ impl Running {
         self.reorgs += 1;
         args.status.set_cursors(rewound.record.cursors.clone());
         self.feeds.reset(&rewound.record);
-        self.replay = Replay::new(rewound.replay);
+        self.redelivery = Redelivery::new(rewound.redelivery);
         self.start_over(args, rewound.record).await
     }
 }

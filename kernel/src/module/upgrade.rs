@@ -6,7 +6,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use nexum_host_ifaces::{
-    ahead::Ahead,
+    commit_queue::CommitQueue,
     host::HostArgs,
     store::{ModuleId, ModuleRecord, UnitKind},
 };
@@ -18,7 +18,7 @@ use crate::{
     instance::{Failure, Instance},
     load::Plan,
     modules::{self, Candidate},
-    status::Wish,
+    status::RunState,
 };
 
 /// What every instance of one version of a module is made from.
@@ -29,7 +29,7 @@ pub(super) fn host_args(shared: &Shared, plan: &Plan, id: ModuleId) -> HostArgs 
         component: plan.manifest.component,
         limits: plan.limits.clone(),
         clock: shared.clock.clone(),
-        ahead: Arc::new(Ahead::new(shared.ports.store())),
+        commits: Arc::new(CommitQueue::new(shared.ports.store())),
         grants: plan.grants.clone(),
         ports: shared.ports.clone(),
         taping: plan.taping(&shared.recordings),
@@ -48,7 +48,9 @@ impl State {
         let _ = self.args.supervisor.send_message(modules::Msg::UpgradeTried { module, generation, tried });
         match &mut self.running {
             // The new version has its own sources, none of which has been asked yet.
-            Some(running) if candidate.passed.load(Ordering::Acquire) && self.args.status.wish() == Wish::Run => {
+            Some(running)
+                if candidate.passed.load(Ordering::Acquire) && self.args.status.run_state() == RunState::Run =>
+            {
                 running.go_on_with_all(&self.args).await
             }
             _ => Ok(()),

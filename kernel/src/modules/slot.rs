@@ -12,7 +12,7 @@ use crate::{
     instance::Prepared,
     load::Plan,
     module::{self, Resync},
-    status::{ModuleStatus, Wish},
+    status::{ModuleStatus, RunState},
 };
 
 /// Where a module stands. Load → Init → Run → Restart → Init … → Dead.
@@ -189,7 +189,7 @@ impl Slot {
 
     /// Asks the actor to stop: after the event in flight, or at once while it is being loaded.
     pub(super) fn ask_to_stop(&self) {
-        self.status.set_wish(Wish::Hold);
+        self.status.set_run_state(RunState::Hold);
         if let Some(actor) = &self.actor {
             actor.stop(None);
         }

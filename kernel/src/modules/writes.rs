@@ -11,7 +11,7 @@ use ractor::{ActorCell, ActorProcessingErr, ActorRef};
 use super::{Msg, State, answer, slot::Then, upgrade::Passing};
 use crate::{
     admin::{AdminError, AdminReply},
-    roster::{Change, Owners},
+    roster::{Owners, RosterChange},
 };
 
 /// Orders that wait for one write. More are answered at once, with an error.
@@ -124,12 +124,12 @@ impl State {
     }
 
     /// Which modules run, as far as that is not what the configuration says.
-    fn changes(&self) -> Vec<Change> {
-        let unloaded = self.unloaded.iter().map(|spec| Change { configured: Some(spec.clone()), running: None });
+    fn changes(&self) -> Vec<RosterChange> {
+        let unloaded = self.unloaded.iter().map(|spec| RosterChange { configured: Some(spec.clone()), running: None });
         let running = self.slots.values().map(|slot| (slot.configured.as_deref(), slot.spec_to_write()));
         let changed = running.filter(|(configured, spec)| *configured != Some(*spec));
-        let changed =
-            changed.map(|(configured, spec)| Change { configured: configured.cloned(), running: Some(spec.clone()) });
+        let changed = changed
+            .map(|(configured, spec)| RosterChange { configured: configured.cloned(), running: Some(spec.clone()) });
         unloaded.chain(changed).collect()
     }
 

@@ -8,13 +8,13 @@ use std::{
 use nexum_host_ifaces::{
     Hash,
     interfaces::chain::port::{ChainMsg, Final, Tag},
-    outbox::{BlockPoint, Ended, Live, Release},
+    outbox::{BlockPoint, Ended, PendingEffect, Release},
     port::Port,
     types::OutcomeStatus,
 };
 use ractor::ActorRef;
 
-use super::{FINALITY_POLL, Found, Msg, State};
+use super::{FINALITY_POLL, Msg, State, TaskResult};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Effects decided at once, of those whose turn it is; the rest follow with the next look.
@@ -37,7 +37,7 @@ pub struct Heads {
 
 impl Heads {
     /// Whether the block of an effect is as far back as it asked for.
-    pub(super) fn reach(&self, live: &Live) -> bool {
+    pub(super) fn reach(&self, live: &PendingEffect) -> bool {
         let through = match live.release {
             Release::Committed => Some(u64::MAX),
             Release::Safe => self.safe,
@@ -60,10 +60,10 @@ async fn heads(port: &Port<ChainMsg>, chain_id: u64, safe: bool, finalized: bool
 ///
 /// How far a chain is final and which blocks it has are asked at once: what one node calls final says nothing about the
 /// blocks of another that is behind it, on a branch that is gone.
-async fn decide(port: &Port<ChainMsg>, chain_id: u64, effects: Vec<Live>) -> Vec<(Live, bool)> {
+async fn decide(port: &Port<ChainMsg>, chain_id: u64, effects: Vec<PendingEffect>) -> Vec<(PendingEffect, bool)> {
     let mut decided = Vec::new();
     for (release, tag) in [(Release::Safe, Tag::Safe), (Release::Finalized, Tag::Finalized)] {
-        let waiting: Vec<(&Live, BlockPoint)> = effects
+        let waiting: Vec<(&PendingEffect, BlockPoint)> = effects
             .iter()
             .filter(|live| live.release == release)
             .filter_map(|live| live.block.map(|block| (live, block)))
@@ -109,7 +109,7 @@ impl State {
             let Some(port) = self.args.ports.chain(chain_id).cloned() else { continue };
             self.asked.insert(chain_id);
             self.task(myself, async move {
-                Found::Heads { chain_id, heads: heads(&port, chain_id, safe, finalized).await }
+                TaskResult::Heads { chain_id, heads: heads(&port, chain_id, safe, finalized).await }
             });
         }
     }
@@ -126,22 +126,22 @@ impl State {
             if effects.is_empty() {
                 tokio::time::sleep(FINALITY_POLL).await;
             }
-            Found::Final { chain_id, effects }
+            TaskResult::Final { chain_id, effects }
         });
     }
 
-    pub(super) fn finalized(&mut self, myself: &ActorRef<Msg>, chain_id: u64, effects: Vec<(Live, bool)>) {
+    pub(super) fn finalized(&mut self, myself: &ActorRef<Msg>, chain_id: u64, effects: Vec<(PendingEffect, bool)>) {
         self.asked.remove(&chain_id);
         for (live, canonical) in effects {
             if canonical {
                 self.schedule.finalized(live.module, &live.id);
             } else if let Some(Ok(live)) = self.schedule.seize(&live.name, &live.id) {
-                let courier = self.courier.clone();
+                let attempts = self.attempts.clone();
                 self.task(myself, async move {
                     let reason = "its block was retracted before it was final".to_owned();
                     let status = OutcomeStatus::Cancelled(reason);
-                    let done = courier.end(&live, live.progress.clone(), Ended::Retracted, status).await;
-                    Found::Done { live: Box::new(live), done }
+                    let done = attempts.end(&live, live.progress.clone(), Ended::Retracted, status).await;
+                    TaskResult::Attempted { live: Box::new(live), done }
                 });
             }
         }
@@ -186,8 +186,8 @@ mod tests {
         }
     }
 
-    fn effect(hash: u8) -> Live {
-        Live {
+    fn effect(hash: u8) -> PendingEffect {
+        PendingEffect {
             module: ModuleId(1),
             name: "m".into(),
             at: None,

@@ -8,7 +8,7 @@ use nexum_host_ifaces::{
 };
 use ractor::ActorRef;
 
-use super::{Found, Msg, STORE_DEADLINE, State, courier::Done, schedule::Obstacle};
+use super::{Msg, STORE_DEADLINE, State, TaskResult, attempt::Attempted, schedule::Obstacle};
 use crate::admin::{AdminError, AdminReply};
 
 fn refused(error: StoreError) -> AdminError {
@@ -47,7 +47,7 @@ impl State {
             let done = match reopened {
                 Ok(Ok(live)) => {
                     // An actor that is gone reads it from the store when it is back.
-                    let _ = myself.send_message(Msg::Found(Found::Reopened(Box::new(live))));
+                    let _ = myself.send_message(Msg::TaskResult(TaskResult::Reopened(Box::new(live))));
                     Ok(())
                 }
                 Ok(Err(error)) => Err(refused(error)),
@@ -68,19 +68,19 @@ impl State {
             }
             Some(Ok(live)) => live,
         };
-        let courier = self.courier.clone();
+        let attempts = self.attempts.clone();
         self.task(myself, async move {
             let left = if live.progress.released { ", after it may have left" } else { "" };
             let status = OutcomeStatus::Cancelled(format!("by the operator{left}"));
-            let done = courier.end(&live, live.progress.clone(), Ended::Cancelled, status).await;
+            let done = attempts.end(&live, live.progress.clone(), Ended::Cancelled, status).await;
             answer(
                 reply,
                 match &done {
-                    Done::Trouble(error, _) => Err(AdminError::Unavailable(error.clone())),
+                    Attempted::Trouble(error, _) => Err(AdminError::Unavailable(error.clone())),
                     _ => Ok(()),
                 },
             );
-            Found::Done { live: Box::new(live), done }
+            TaskResult::Attempted { live: Box::new(live), done }
         });
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use nexum_host_ifaces::{
-    outbox::{Live, Location, Progress, Release},
+    outbox::{Location, PendingEffect, Progress, Release},
     store::ModuleId,
 };
 
@@ -55,7 +55,7 @@ pub(super) enum Obstacle {
 
 #[derive(Debug)]
 struct Item {
-    live: Live,
+    live: PendingEffect,
     /// Units before the one in `live` that sent it, too, oldest first: what a module is given twice it sends twice.
     earlier: Vec<Location>,
     state: State,
@@ -226,7 +226,7 @@ impl Schedule {
     }
 
     /// Takes what is live now in place of what was known; what is under way stays so.
-    pub fn replace(&mut self, all: Vec<Live>) {
+    pub fn replace(&mut self, all: Vec<PendingEffect>) {
         let known: BTreeSet<(ModuleId, &str)> = all.iter().map(|live| (live.module, &*live.id)).collect();
         let mut gone = Vec::new();
         for (module, queue) in &self.queues {
@@ -247,7 +247,7 @@ impl Schedule {
     }
 
     /// A new effect; or one that was known, sent again by the same event after a rewind.
-    pub fn add(&mut self, live: Live) {
+    pub fn add(&mut self, live: PendingEffect) {
         let queue = self.queues.entry(live.module).or_default();
         queue.name = live.name.to_string();
         if let Some(item) = queue.places.get(&live.id).and_then(|place| queue.items.get_mut(place)) {
@@ -287,7 +287,7 @@ impl Schedule {
     }
 
     /// The next effect that may start now, which is under way from now on.
-    pub fn start(&mut self, now_ms: u64, permitted: impl Fn(&str) -> bool) -> Option<Live> {
+    pub fn start(&mut self, now_ms: u64, permitted: impl Fn(&str) -> bool) -> Option<PendingEffect> {
         if self.flying >= self.bounds.all {
             return None;
         }
@@ -304,7 +304,7 @@ impl Schedule {
         self.fly(module, place)
     }
 
-    fn fly(&mut self, module: ModuleId, place: u64) -> Option<Live> {
+    fn fly(&mut self, module: ModuleId, place: u64) -> Option<PendingEffect> {
         let queue = self.queues.get_mut(&module)?;
         queue.unplace(place);
         let item = queue.items.get_mut(&place)?;
@@ -316,7 +316,7 @@ impl Schedule {
     }
 
     /// Takes an effect out of turn, such as to cancel it. None when it is not there; `Err` when it is under way.
-    pub fn seize(&mut self, module: &str, id: &str) -> Option<Result<Live, ()>> {
+    pub fn seize(&mut self, module: &str, id: &str) -> Option<Result<PendingEffect, ()>> {
         let (module, place) = self.find(module, id)?;
         let item = self.queues.get(&module)?.items.get(&place)?;
         if item.state == State::Flying {
@@ -398,14 +398,14 @@ impl Schedule {
     }
 
     /// Effects that wait for their block to be final.
-    pub fn held(&self) -> impl Iterator<Item = &Live> {
+    pub fn held(&self) -> impl Iterator<Item = &PendingEffect> {
         let held = self.queues.values().flat_map(|queue| queue.held.iter().filter_map(|place| queue.items.get(place)));
         held.map(|item| &item.live)
     }
 
     /// At most `max` held effects of a chain whose block is as far back as they wait for.
-    pub fn held_within(&self, chain_id: u64, heads: &Heads, max: usize) -> Vec<Live> {
-        let of_chain = |live: &&Live| live.block.is_some_and(|block| block.chain_id == chain_id);
+    pub fn held_within(&self, chain_id: u64, heads: &Heads, max: usize) -> Vec<PendingEffect> {
+        let of_chain = |live: &&PendingEffect| live.block.is_some_and(|block| block.chain_id == chain_id);
         self.held().filter(of_chain).filter(|live| heads.reach(live)).take(max).cloned().collect()
     }
 

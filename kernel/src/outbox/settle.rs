@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nexum_host_ifaces::{outbox::OutboxRequest, store::StoreMsg};
 use ractor::{ActorRef, RpcReplyPort};
 
-use super::{Found, Msg, STORE_DEADLINE, State, flat};
+use super::{Msg, STORE_DEADLINE, State, TaskResult, flat};
 use crate::admin::Outstanding;
 
 /// By module; those that have nothing are left out.
@@ -37,7 +37,7 @@ impl State {
         let store = self.args.ports.store();
         self.task(myself, async move {
             let told = store.call(STORE_DEADLINE, |reply| StoreMsg::Outbox(OutboxRequest::Told { reply })).await;
-            Found::Told { number, told: flat(told) }
+            TaskResult::Told { number, told: flat(told) }
         });
         number
     }

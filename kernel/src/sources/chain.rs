@@ -8,7 +8,7 @@ use nexum_host_ifaces::{
     event::{Cursor, EventId, Part, SourceId},
     interfaces::chain::port::{AnswerSize, Blocks, ChainMsg, ChainPull, Hold, Interest, LogFilter},
     port::{Port, PortError},
-    store::ReplayItem,
+    store::RedeliveryItem,
     types::Event,
 };
 use toml::Spanned;
@@ -180,7 +180,7 @@ fn held(heads: &Heads, hold: Hold) -> Option<u64> {
 }
 
 /// What a reorg says was found out when it came.
-fn known(item: &ReplayItem) -> Option<Event> {
+fn known(item: &RedeliveryItem) -> Option<Event> {
     match (&item.event, &item.told) {
         (EventId::Reorg { .. }, Some(told)) => Some(Event::Reorg((**told).clone())),
         _ => None,

@@ -6,7 +6,7 @@ use nexum_host_ifaces::{
     cron::{CronMsg, CronPull, Missed, Schedule},
     event::{Cursor, EventId, Part, SourceId},
     port::PortError,
-    store::ReplayItem,
+    store::RedeliveryItem,
     types::{Event, Tick},
 };
 
@@ -104,7 +104,7 @@ impl Source for CronSource {
 }
 
 /// A tick says no more than its time.
-fn known(item: &ReplayItem) -> Option<Event> {
+fn known(item: &RedeliveryItem) -> Option<Event> {
     match &item.event {
         EventId::Tick { fired_at, .. } => Some(Event::Tick(Tick { fired_at: *fired_at })),
         _ => None,

@@ -1,6 +1,6 @@
 //! What every kind of source is to the table of them.
 
-use nexum_host_ifaces::{capability::Capability, store::ReplayItem, types::Event};
+use nexum_host_ifaces::{capability::Capability, store::RedeliveryItem, types::Event};
 
 use super::{
     reading::Reading,
@@ -21,7 +21,7 @@ pub(crate) struct SourceKind {
     /// The source that a module has without a subscription, because of what it asks for.
     pub given: Option<Given>,
     /// The event of an item that needs no source to be delivered again: what it says is in the item.
-    pub known: Option<fn(&ReplayItem) -> Option<Event>>,
+    pub known: Option<fn(&RedeliveryItem) -> Option<Event>>,
 }
 
 /// One `kind` of `[[subscription]]`.

@@ -69,7 +69,7 @@ pub trait Outcomes {
     fn forget(&self, module: Arc<str>) -> Result<(), PortError>;
 }
 
-/// A module's wish for what follows its cursor in one source.
+/// A module's request for what follows its cursor in one source.
 pub struct Pull {
     pub module: Arc<str>,
     /// Comes back with the answer.

@@ -165,8 +165,7 @@ fn handler(sdk: &Path, kind: &Ident, method: &ImplItemFn) -> Result<TokenStream>
     let event = if kind == "on_logs" { quote!(::std::vec::Vec<#sdk::Log>) } else { quote!(#sdk::#event) };
     // Spans of the user's own types, so that a wrong type is reported where it was written.
     let passed = quote_spanned!(argument.ty.span()=> event);
-    let call =
-        quote_spanned!(method.sig.output.span()=> #sdk::__private::Verdict::into_result(Self::#name(self, #passed)));
+    let call = quote_spanned!(method.sig.output.span()=> #sdk::__private::HandlerResult::into_result(Self::#name(self, #passed)));
     Ok(quote! {
         fn #kind(&mut self, event: #event) -> #sdk::Result<()> {
             #call

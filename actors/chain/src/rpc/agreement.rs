@@ -23,7 +23,7 @@ pub struct Told {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum HeadVerdict {
     Fine,
     /// The endpoint that was compared is the odd one.
     Odd,
@@ -209,41 +209,41 @@ impl Agreement {
     /// An endpoint has this block at a number that was asked for; none when it says that there is no such block, though
     /// its head is far above. One that does not speak, because it stands still, is left behind on a branch that is gone. A
     /// comparison with what is not asked for any more says nothing.
-    pub fn compare(&mut self, index: usize, number: u64, told: Option<Told>, speaks: bool, now_ns: u64) -> Verdict {
-        let Some(ours) = self.at(number) else { return Verdict::Fine };
+    pub fn compare(&mut self, index: usize, number: u64, told: Option<Told>, speaks: bool, now_ns: u64) -> HeadVerdict {
+        let Some(ours) = self.at(number) else { return HeadVerdict::Fine };
         if told.is_some_and(|told| told.hash == ours.hash) {
             self.withdraw(index);
             self.stances[index] = (Stance::Agrees, now_ns);
             self.vouch(index, (number, ours.hash));
-            return Verdict::Fine;
+            return HeadVerdict::Fine;
         }
         if number > self.settled {
-            return Verdict::Fine;
+            return HeadVerdict::Fine;
         }
         let is_first = !self.dissents(index, now_ns);
         self.stances[index] = (if is_first { Stance::Doubts } else { Stance::Dissents }, now_ns);
         if is_first {
-            return Verdict::Fine;
+            return HeadVerdict::Fine;
         }
         let verdict = self.judge(told, ours, speaks, now_ns);
         match verdict {
-            Verdict::Odd => self.withdraw(index),
-            Verdict::Tie => {
+            HeadVerdict::Odd => self.withdraw(index),
+            HeadVerdict::Tie => {
                 let before = self.disputed(now_ns).map_or(number, |(disputed, _)| disputed);
                 self.disputed = Some(Dispute { number: before.min(number), by: index, upheld_ns: now_ns });
             }
-            Verdict::Fine | Verdict::LeaderOdd => {}
+            HeadVerdict::Fine | HeadVerdict::LeaderOdd => {}
         }
         verdict
     }
 
     /// Which of two blocks is right: that of an endpoint that dissents, or that of the one that is followed.
-    fn judge(&mut self, told: Option<Told>, ours: Told, speaks: bool, now_ns: u64) -> Verdict {
+    fn judge(&mut self, told: Option<Told>, ours: Told, speaks: bool, now_ns: u64) -> HeadVerdict {
         // A hash that is not that of its header was made up.
         match told.map(|told| told.sealed) {
-            Some(true) if !ours.sealed => return Verdict::LeaderOdd,
-            Some(false) | None if ours.sealed => return Verdict::Odd,
-            _ if !speaks => return Verdict::Odd,
+            Some(true) if !ours.sealed => return HeadVerdict::LeaderOdd,
+            Some(false) | None if ours.sealed => return HeadVerdict::Odd,
+            _ if !speaks => return HeadVerdict::Odd,
             _ => {}
         }
         let everybody = 0..self.stances.len();
@@ -251,12 +251,12 @@ impl Agreement {
         // The one that is followed agrees with itself.
         let agree = everybody.filter(|index| self.stance(*index, now_ns) == Stance::Agrees).count() + 1;
         match dissent.cmp(&agree) {
-            std::cmp::Ordering::Greater => Verdict::LeaderOdd,
-            std::cmp::Ordering::Equal => Verdict::Tie,
+            std::cmp::Ordering::Greater => HeadVerdict::LeaderOdd,
+            std::cmp::Ordering::Equal => HeadVerdict::Tie,
             std::cmp::Ordering::Less => {
                 // Whoever else dissents is outvoted, too.
                 self.disputed = None;
-                Verdict::Odd
+                HeadVerdict::Odd
             }
         }
     }
@@ -278,7 +278,7 @@ mod tests {
         let mut agreement = Agreement::new(endpoints, UPHELD_FOR_NS);
         assert_eq!(
             agreement.compare(1, 5, Some(told(5, THEIRS)), true, 0),
-            Verdict::Fine,
+            HeadVerdict::Fine,
             "there is nothing to compare with"
         );
         agreement.follow(5, (0..=5).map(|number| told(number, OURS)));
@@ -289,17 +289,17 @@ mod tests {
     fn between_two_nobody_is_believed() {
         let mut agreement = agreement(2);
         let mut compare = |number, branch| agreement.compare(1, number, Some(told(number, branch)), true, 0);
-        assert_eq!(compare(5, THEIRS), Verdict::Fine, "once may be a reorg");
-        assert_eq!(compare(9, THEIRS), Verdict::Fine, "of another block");
-        assert_eq!(compare(5, OURS), Verdict::Fine);
-        assert_eq!(compare(5, THEIRS), Verdict::Fine);
-        assert_eq!(compare(5, THEIRS), Verdict::Tie);
-        assert_eq!(compare(4, THEIRS), Verdict::Tie);
+        assert_eq!(compare(5, THEIRS), HeadVerdict::Fine, "once may be a reorg");
+        assert_eq!(compare(9, THEIRS), HeadVerdict::Fine, "of another block");
+        assert_eq!(compare(5, OURS), HeadVerdict::Fine);
+        assert_eq!(compare(5, THEIRS), HeadVerdict::Fine);
+        assert_eq!(compare(5, THEIRS), HeadVerdict::Tie);
+        assert_eq!(compare(4, THEIRS), HeadVerdict::Tie);
         assert_eq!(agreement.disputed(0), Some((4, 1)));
         agreement.follow(3, [told(3, OURS)]);
         agreement.follow(4, [told(4, OURS)]);
         assert_eq!(agreement.disputed(0), Some((3, 1)), "nobody has asked it about the new branch");
-        assert_eq!(agreement.compare(1, 4, Some(told(4, OURS)), true, 0), Verdict::Fine);
+        assert_eq!(agreement.compare(1, 4, Some(told(4, OURS)), true, 0), HeadVerdict::Fine);
         assert_eq!(agreement.disputed(0), None, "it changed its mind");
     }
 
@@ -349,17 +349,21 @@ mod tests {
         agreement.compare(2, 5, Some(told(5, OURS)), true, 0);
         for now_ns in [UPHELD_FOR_NS, UPHELD_FOR_NS + 1] {
             let verdict = agreement.compare(1, 5, Some(told(5, THEIRS)), true, now_ns);
-            let expected = if now_ns == UPHELD_FOR_NS { Verdict::Fine } else { Verdict::Tie };
+            let expected = if now_ns == UPHELD_FOR_NS { HeadVerdict::Fine } else { HeadVerdict::Tie };
             assert_eq!(verdict, expected, "the third one agreed too long ago");
         }
         agreement.compare(2, 5, Some(told(5, THEIRS)), true, UPHELD_FOR_NS + 2);
         let later_ns = 2 * UPHELD_FOR_NS + 2;
         assert_eq!(
             agreement.compare(1, 5, Some(told(5, THEIRS)), true, later_ns),
-            Verdict::Fine,
+            HeadVerdict::Fine,
             "once, after so long"
         );
-        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true, later_ns), Verdict::Tie, "and nobody besides");
+        assert_eq!(
+            agreement.compare(1, 5, Some(told(5, THEIRS)), true, later_ns),
+            HeadVerdict::Tie,
+            "and nobody besides"
+        );
     }
 
     #[test]
@@ -381,7 +385,7 @@ mod tests {
     #[test]
     fn a_proof_decides_between_two() {
         for (ours, theirs, verdict) in
-            [(true, false, Verdict::Odd), (false, true, Verdict::LeaderOdd), (true, true, Verdict::Tie)]
+            [(true, false, HeadVerdict::Odd), (false, true, HeadVerdict::LeaderOdd), (true, true, HeadVerdict::Tie)]
         {
             let mut agreement = Agreement::new(2, UPHELD_FOR_NS);
             agreement.follow(5, [Told { sealed: ours, ..told(5, OURS) }]);
@@ -394,9 +398,9 @@ mod tests {
     #[test]
     fn one_that_is_far_ahead_and_lacks_the_block_dissents() {
         let mut agreement = agreement(3);
-        assert_eq!(agreement.compare(2, 5, Some(told(5, OURS)), true, 0), Verdict::Fine);
-        assert_eq!(agreement.compare(1, 5, None, true, 0), Verdict::Fine);
-        assert_eq!(agreement.compare(1, 5, None, true, 0), Verdict::Odd);
+        assert_eq!(agreement.compare(2, 5, Some(told(5, OURS)), true, 0), HeadVerdict::Fine);
+        assert_eq!(agreement.compare(1, 5, None, true, 0), HeadVerdict::Fine);
+        assert_eq!(agreement.compare(1, 5, None, true, 0), HeadVerdict::Odd);
     }
 
     #[test]
@@ -424,11 +428,11 @@ mod tests {
     fn the_majority_is_believed() {
         let mut agreement = agreement(3);
         for index in [1, 2] {
-            assert_eq!(agreement.compare(index, 5, Some(told(5, THEIRS)), true, 0), Verdict::Fine);
+            assert_eq!(agreement.compare(index, 5, Some(told(5, THEIRS)), true, 0), HeadVerdict::Fine);
         }
-        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true, 0), Verdict::LeaderOdd);
-        assert_eq!(agreement.compare(2, 5, Some(told(5, OURS)), true, 0), Verdict::Fine);
-        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true, 0), Verdict::Odd, "two say otherwise");
+        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true, 0), HeadVerdict::LeaderOdd);
+        assert_eq!(agreement.compare(2, 5, Some(told(5, OURS)), true, 0), HeadVerdict::Fine);
+        assert_eq!(agreement.compare(1, 5, Some(told(5, THEIRS)), true, 0), HeadVerdict::Odd, "two say otherwise");
     }
 
     #[test]
@@ -440,7 +444,11 @@ mod tests {
         assert_eq!((agreement.asked_for(9, false), agreement.asked_for(3, false)), (Some(5), Some(3)));
         agreement.follow(5, [told(6, OURS)]);
         assert_eq!((agreement.asked_for(9, false), agreement.asked_for(9, true)), (Some(5), Some(6)));
-        assert_eq!(agreement.compare(1, 6, Some(told(6, THEIRS)), true, 0), Verdict::Fine, "nodes differ at the head");
+        assert_eq!(
+            agreement.compare(1, 6, Some(told(6, THEIRS)), true, 0),
+            HeadVerdict::Fine,
+            "nodes differ at the head"
+        );
         agreement.compare(1, 6, Some(told(6, OURS)), true, 0);
         assert_eq!(agreement.vouched(0), Some(6));
         agreement.follow(4, [told(4, THEIRS)]);

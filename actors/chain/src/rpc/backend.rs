@@ -15,7 +15,7 @@ use nexum_host_ifaces::{
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::{RpcBackend, agreement::Told, errors::CallError, follow, headers::Asked, parse_params, to_text};
+use super::{RpcBackend, agreement::Told, errors::CallError, follow, headers::HeaderRequest, parse_params, to_text};
 use crate::{
     backend::{Backend, Bounds, Ranged, SETTLED_DEPTH, Seen, Survey},
     config::BloomUse,
@@ -48,7 +48,7 @@ impl RpcBackend {
 impl Backend for RpcBackend {
     async fn follow(&self, heads: mpsc::Sender<Seen>) {
         let lines = (0..self.shared.endpoints.len()).map(|index| {
-            let line = follow::Line::new(self.shared.clone(), index, heads.clone());
+            let line = follow::EndpointTask::new(self.shared.clone(), index, heads.clone());
             line.run()
         });
         let mut lines: FuturesUnordered<_> = lines.collect();
@@ -57,11 +57,11 @@ impl Backend for RpcBackend {
 
     async fn headers(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
         self.serves_fork(numbers).await?;
-        self.read_headers(Asked::Blocks, numbers).await.map_err(|failure| self.shared.clean(failure))
+        self.read_headers(HeaderRequest::Blocks, numbers).await.map_err(|failure| self.shared.clean(failure))
     }
 
     async fn history(&self, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
-        self.read_headers(Asked::History, numbers).await.map_err(|failure| self.shared.clean(failure))
+        self.read_headers(HeaderRequest::History, numbers).await.map_err(|failure| self.shared.clean(failure))
     }
 
     async fn header(&self, hash: Hash) -> Result<Option<Header>, Failure> {

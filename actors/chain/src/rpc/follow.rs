@@ -58,7 +58,7 @@ impl From<CallError> for Ended {
 }
 
 /// The task's view of one endpoint.
-pub struct Line {
+pub struct EndpointTask {
     shared: Arc<Shared>,
     index: usize,
     heads: mpsc::Sender<Seen>,
@@ -79,7 +79,7 @@ pub struct Line {
     left_alone: (Duration, u64),
 }
 
-impl Line {
+impl EndpointTask {
     pub fn new(shared: Arc<Shared>, index: usize, heads: mpsc::Sender<Seen>) -> Self {
         let leader = shared.leader.subscribe();
         Self {

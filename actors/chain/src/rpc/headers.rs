@@ -34,7 +34,7 @@ impl From<CallError> for Failure {
 
 /// What every node serves, and what it may not know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum HeaderRequest {
     Blocks,
     /// Blocks that nothing links to the followed chain.
     History,
@@ -148,7 +148,7 @@ impl RpcBackend {
     /// as it takes at once.
     async fn first(
         &self,
-        asked: Asked,
+        asked: HeaderRequest,
         requests: &[(&str, &RawValue)],
         highest: u64,
         wanted: impl Fn(&[Header]) -> bool,
@@ -168,7 +168,7 @@ impl RpcBackend {
             let mut answer = self.some_headers(index, asked, requests, highest).await;
             let lacks_seal = |found: &[Header]| {
                 let lacks = found.iter().any(|header| header.receipts_root.is_none());
-                lacks && asked != Asked::Tags && self.shared.trust().expects_seal()
+                lacks && asked != HeaderRequest::Tags && self.shared.trust().expects_seal()
             };
             // One that is alone is asked once more before it is believed about what nobody can prove.
             if alone && matches!(&answer, Ok(Some(found)) if lacks_seal(found)) {
@@ -220,7 +220,7 @@ impl RpcBackend {
     async fn some_headers(
         &self,
         index: usize,
-        asked: Asked,
+        asked: HeaderRequest,
         requests: &[(&str, &RawValue)],
         highest: u64,
     ) -> Result<Option<Vec<Header>>, CallError> {
@@ -228,7 +228,7 @@ impl RpcBackend {
             let most = usize::try_from(self.shared.endpoints[index].shape().batch.current()).unwrap_or(usize::MAX);
             let some = &requests[..requests.len().min(most.max(1))];
             let answer = match asked {
-                Asked::History => self.ask_history(index, some, highest).await,
+                HeaderRequest::History => self.ask_history(index, some, highest).await,
                 _ => self.ask_headers(index, asked, some).await,
             };
             let size = some.len() as u64;
@@ -255,7 +255,7 @@ impl RpcBackend {
     pub(super) async fn ask_headers(
         &self,
         index: usize,
-        asked: Asked,
+        asked: HeaderRequest,
         requests: &[(&str, &RawValue)],
     ) -> Result<Option<Vec<Header>>, CallError> {
         let batch = requests.len() > 1;
@@ -264,7 +264,7 @@ impl RpcBackend {
             Ok(answers) => answers,
             Err(error) if error.is_unknown_block() => return Ok(None),
             Err(error) => {
-                if asked != Asked::Tags {
+                if asked != HeaderRequest::Tags {
                     self.refused(index, &error);
                 }
                 return Err(error);
@@ -296,7 +296,7 @@ impl RpcBackend {
         highest: u64,
     ) -> Result<Option<Vec<Header>>, CallError> {
         let (found, ours) =
-            tokio::join!(self.ask_headers(index, Asked::History, requests), self.is_ours(index, highest));
+            tokio::join!(self.ask_headers(index, HeaderRequest::History, requests), self.is_ours(index, highest));
         Ok(found?.filter(|_| matches!(ours, Ok(true))))
     }
 
@@ -305,7 +305,7 @@ impl RpcBackend {
         // The one that is followed has what was followed.
         let Some(anchor) = self.shared.agreement().anchor(index, highest) else { return Ok(true) };
         let params = by_number(anchor.0)?;
-        let found = self.ask_headers(index, Asked::History, &[("eth_getBlockByNumber", &*params)]).await?;
+        let found = self.ask_headers(index, HeaderRequest::History, &[("eth_getBlockByNumber", &*params)]).await?;
         let ours = found.is_some_and(|headers| headers.iter().all(|header| header.hash == anchor.1));
         if ours {
             self.shared.agreement().vouch(index, anchor);
@@ -330,7 +330,7 @@ impl RpcBackend {
     pub(super) async fn read_header(&self, hash: Hash) -> Result<Option<Header>, Failure> {
         let params = raw(&(hash.to_string(), false))?;
         let is_wanted = |found: &[Header]| found.iter().all(|header| header.hash == hash);
-        let found = self.first(Asked::Blocks, &[("eth_getBlockByHash", &params)], 0, is_wanted).await?;
+        let found = self.first(HeaderRequest::Blocks, &[("eth_getBlockByHash", &params)], 0, is_wanted).await?;
         Ok(found.and_then(|mut headers| headers.pop()))
     }
 
@@ -341,7 +341,8 @@ impl RpcBackend {
         let params = raw(&(if tag == Tag::Safe { "safe" } else { "finalized" }, false))?;
         let asked = self.shared.board().on_chain(self.shared.clock.monotonic_ns());
         let requests = [("eth_getBlockByNumber", &*params)];
-        let answers = join_all(asked.into_iter().map(|index| self.ask_headers(index, Asked::Tags, &requests))).await;
+        let answers =
+            join_all(asked.into_iter().map(|index| self.ask_headers(index, HeaderRequest::Tags, &requests))).await;
         let (mut found, mut error) = (Vec::new(), None);
         for answer in answers {
             match answer {
@@ -412,7 +413,7 @@ impl RpcBackend {
     ) -> Result<Option<Vec<Header>>, CallError> {
         let mut headers: Vec<Header> = Vec::with_capacity(requests.len());
         while headers.len() < requests.len() {
-            match self.some_headers(index, Asked::Tags, &requests[headers.len()..], 0).await? {
+            match self.some_headers(index, HeaderRequest::Tags, &requests[headers.len()..], 0).await? {
                 Some(some) => headers.extend(some),
                 None => return Ok(None),
             }
@@ -420,7 +421,7 @@ impl RpcBackend {
         Ok(Some(headers))
     }
 
-    pub(super) async fn read_headers(&self, asked: Asked, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
+    pub(super) async fn read_headers(&self, asked: HeaderRequest, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
         let (mut headers, mut rest) = (Vec::with_capacity(numbers.len()), numbers);
         while !rest.is_empty() {
             let (chunk, _) = rest.split_at(rest.len().min(super::endpoint::BATCH_MAX as usize));

@@ -14,7 +14,7 @@ use super::{
     endpoint::{Purpose, raw},
     errors::CallError,
     follow::by_number,
-    headers::{Asked, refusal},
+    headers::{HeaderRequest, refusal},
     settle::{By, INDEXING, Settled, WITNESS, of_block},
     shape::{Refusal, Shape},
     trust::Doubts,
@@ -256,7 +256,7 @@ impl RpcBackend {
             Some(read) => read.log.block_number != header.number || read.log.block_hash == header.hash.0,
             None => {
                 let params = by_number(header.number).map_err(failed)?;
-                let found = self.ask_headers(index, Asked::Blocks, &[("eth_getBlockByNumber", &*params)]).await;
+                let found = self.ask_headers(index, HeaderRequest::Blocks, &[("eth_getBlockByNumber", &*params)]).await;
                 let found = found.map_err(failed)?.unwrap_or_default();
                 found.first().is_some_and(|found| found.hash == header.hash)
             }

@@ -14,7 +14,7 @@ use super::{
     RpcBackend,
     endpoint::Purpose,
     errors::CallError,
-    headers::{Asked, refusal},
+    headers::{HeaderRequest, refusal},
     logs::{Claim, doubts_about, impossible, of},
     shape::Refusal,
     wire,
@@ -146,7 +146,7 @@ impl RpcBackend {
         let places = [0, logs.len() / 2, logs.len().saturating_sub(1)];
         let numbers: BTreeSet<u64> =
             places.iter().filter_map(|place| logs.get(*place)).map(|log| log.block_number).collect();
-        let headers = self.read_headers(Asked::History, &unknown(numbers, known)).await?;
+        let headers = self.read_headers(HeaderRequest::History, &unknown(numbers, known)).await?;
         Ok(headers.iter().find_map(|header| {
             let of_block = of(header.number, &logs);
             let excluded = header.bloom.as_deref().is_some_and(|bloom| of_block.iter().any(|log| !allows(bloom, log)));
@@ -247,7 +247,7 @@ impl RpcBackend {
         }
         let places = (1..=LOOKED_AT as u64).map(|nth| from + span * nth / (LOOKED_AT as u64 + 1));
         let numbers: BTreeSet<u64> = places.filter(|number| *number <= told.to && !has_logs.contains(number)).collect();
-        for header in self.read_headers(Asked::History, &unknown(numbers, known)).await? {
+        for header in self.read_headers(HeaderRequest::History, &unknown(numbers, known)).await? {
             let doubts = doubts_about(&header, union, &[]);
             let logs = if self.is_worth_settling(&header, doubts) {
                 let claim = Claim { index: told.index, logs: vec![] };
@@ -283,7 +283,7 @@ impl RpcBackend {
         if !has_end {
             wanted.push(to);
         }
-        let read = self.read_headers(Asked::History, &unknown(wanted, known)).await?;
+        let read = self.read_headers(HeaderRequest::History, &unknown(wanted, known)).await?;
         let header = |number: u64| known.iter().chain(&read).find(|header| header.number == number);
         if !has_end {
             end_hash =
@@ -306,7 +306,7 @@ impl RpcBackend {
     /// The beginning of a range, each block read for itself.
     async fn each_of_range(&self, from: u64, to: u64, union: &Union, known: &[Header]) -> Result<Ranged, Failure> {
         let to = to.min(from + SETTLED_MAX as u64 - 1);
-        let read = self.read_headers(Asked::History, &unknown(from..=to, known)).await?;
+        let read = self.read_headers(HeaderRequest::History, &unknown(from..=to, known)).await?;
         let (mut logs, mut end) = (Vec::new(), None);
         for number in from..=to {
             let header = known.iter().chain(&read).find(|header| header.number == number);
@@ -329,7 +329,7 @@ impl RpcBackend {
         let dates = self.shared.endpoints[index].shape().dates;
         let undated = logs.iter().filter(|read| !(read.dated && dates));
         let undated: BTreeSet<u64> = undated.map(|read| read.log.block_number).collect();
-        let read = self.read_headers(Asked::History, &unknown(undated, known)).await?;
+        let read = self.read_headers(HeaderRequest::History, &unknown(undated, known)).await?;
         let headers: std::collections::HashMap<u64, &Header> =
             known.iter().chain(&read).map(|header| (header.number, header)).collect();
         let mut dated = Vec::with_capacity(logs.len());

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use nexum_host_ifaces::Hash;
 
-use super::{Effect, Failure, Found, Job, Tracker, reads::retry_after};
+use super::{Effect, Failure, Job, ReadResult, Tracker, reads::retry_after};
 use crate::{backend::Survey, canon::Lookup, scan::Position};
 
 /// Refuted blocks that are remembered.
 const REFUTED_MAX: usize = 1_024;
 
 /// What is known about a cursor.
-pub(super) enum Verdict {
+pub(super) enum CursorCheck {
     Canonical,
     /// Above the newest block seen.
     Ahead,
@@ -42,21 +42,21 @@ pub(super) struct Refuted {
 }
 
 impl Tracker {
-    pub(super) fn verify(&mut self, after: Position, back: &mut Option<(u64, Hash)>) -> Verdict {
-        let Some(hash) = after.hash else { return Verdict::Canonical };
+    pub(super) fn verify(&mut self, after: Position, back: &mut Option<(u64, Hash)>) -> CursorCheck {
+        let Some(hash) = after.hash else { return CursorCheck::Canonical };
         let cursor = (after.number, hash);
         let mut at = back.unwrap_or(cursor);
         loop {
             if at == cursor && self.is_on_chain(at) {
                 self.refuted.retain(|refuted| refuted.at != at);
-                return Verdict::Canonical;
+                return CursorCheck::Canonical;
             }
             let lookup = if at == cursor { self.looked_up(at.0) } else { self.canonical(at.0) };
             match lookup {
-                Lookup::Found(found) if found == at.1 => return Verdict::Orphan { ancestor: at },
-                Lookup::Found(_) if at == cursor && !self.is_given_up(at) => return Verdict::Reading,
-                Lookup::BelowWindow => return Verdict::Reading,
-                Lookup::AboveTip if !self.canon.is_known(&at.1) => return Verdict::Ahead,
+                Lookup::Found(found) if found == at.1 => return CursorCheck::Orphan { ancestor: at },
+                Lookup::Found(_) if at == cursor && !self.is_given_up(at) => return CursorCheck::Reading,
+                Lookup::BelowWindow => return CursorCheck::Reading,
+                Lookup::AboveTip if !self.canon.is_known(&at.1) => return CursorCheck::Ahead,
                 lookup => match self.canon.parent(at, after.number) {
                     Ok(parent) => {
                         at = parent;
@@ -70,9 +70,9 @@ impl Tracker {
                             self.orphan_reads.push(at.1);
                             self.start(Job::Header { hash: at.1, use_for: super::UseFor::Orphan });
                         }
-                        return Verdict::Reading;
+                        return CursorCheck::Reading;
                     }
-                    Err(Some(reason)) => return Verdict::Lost { reason },
+                    Err(Some(reason)) => return CursorCheck::Lost { reason },
                 },
             }
             // A cursor above the tip of its own branch is only ahead of what this node has seen.
@@ -80,7 +80,7 @@ impl Tracker {
                 && self.window.hash_at(at.0) == Some(at.1)
                 && self.head().is_some_and(|tip| tip == at)
             {
-                return Verdict::Ahead;
+                return CursorCheck::Ahead;
             }
         }
     }
@@ -123,12 +123,12 @@ impl Tracker {
     }
 
     /// The endpoints have said what they have in the place of a cursor's block.
-    pub(super) fn cursor_surveyed(&mut self, at: (u64, Hash), nth: u64, result: Result<Found, Failure>) {
+    pub(super) fn cursor_surveyed(&mut self, at: (u64, Hash), nth: u64, result: Result<ReadResult, Failure>) {
         // The chain may have been reorganized meanwhile, or the block found to be of it.
         let Some(index) = self.refuted.iter().position(|refuted| refuted.nth == nth) else { return };
         let waits =
             |after: Option<Position>| after.is_some_and(|after| (after.number, after.hash) == (at.0, Some(at.1)));
-        let mut waiting = self.seats.iter().flatten().filter_map(|seat| seat.waiting.as_ref());
+        let mut waiting = self.subscriptions.iter().flatten().filter_map(|subscription| subscription.waiting.as_ref());
         if !waiting.any(|waiting| waits(waiting.after)) {
             // Nobody stands there any more.
             self.refuted.remove(index);
@@ -137,7 +137,7 @@ impl Tracker {
         let now_ns = self.now_ns;
         let refuted = &mut self.refuted[index];
         refuted.told = match result {
-            Ok(Found::Survey(survey)) => survey,
+            Ok(ReadResult::Survey(survey)) => survey,
             _ => Survey::default(),
         };
         refuted.asked = refuted.asked.saturating_add(1);

@@ -6,7 +6,7 @@ use crate::{
     backend::{SETTLED_DEPTH, Survey},
     branch::{Branch, Step},
     header::Header,
-    tracker::{Effect, Failure, Found, HEADERS, Job, SURVEY, Tracker, UseFor},
+    tracker::{Effect, Failure, HEADERS, Job, ReadResult, SURVEY, Tracker, UseFor},
 };
 
 /// When every endpoint has been below what was read for so long, they are followed from where they are.
@@ -212,7 +212,9 @@ impl Tracker {
             self.effects.push(Effect::Reorged { depth: tip.saturating_sub(ancestor), ancestor });
         }
         if forked || ancestor.is_none() {
-            for waiting in self.seats.iter_mut().flatten().filter_map(|seat| seat.waiting.as_mut()) {
+            for waiting in
+                self.subscriptions.iter_mut().flatten().filter_map(|subscription| subscription.waiting.as_mut())
+            {
                 if let Some(after) = waiting.after {
                     (waiting.at, waiting.verified, waiting.back, waiting.skipped) = (after, false, None, 0);
                 }
@@ -238,11 +240,11 @@ impl Tracker {
         self.plan();
     }
 
-    pub(super) fn branch_read(&mut self, result: Result<Found, Failure>) {
+    pub(super) fn branch_read(&mut self, result: Result<ReadResult, Failure>) {
         self.branch_reading = false;
         let headers = match result {
-            Ok(Found::Headers(headers)) => headers,
-            Ok(Found::Header(Some(header))) => vec![header],
+            Ok(ReadResult::Headers(headers)) => headers,
+            Ok(ReadResult::Header(Some(header))) => vec![header],
             Ok(_) => vec![],
             Err(_) => {
                 self.branch_from_next_head();

@@ -90,7 +90,7 @@ pub enum UseFor {
 
 /// What a job brought.
 #[derive(Debug)]
-pub enum Found {
+pub enum ReadResult {
     Headers(Vec<Header>),
     Header(Option<Header>),
     /// Of each of the first blocks that were asked for, in order.
@@ -256,7 +256,7 @@ impl Tracker {
     }
 
     /// A job has ended.
-    pub fn finished(&mut self, job: Job, result: Result<Found, Failure>) {
+    pub fn finished(&mut self, job: Job, result: Result<ReadResult, Failure>) {
         let kind = kind(&job);
         match &result {
             Ok(_) => (self.failures[kind], self.failed[kind]) = (0, None),
@@ -270,7 +270,7 @@ impl Tracker {
             (Job::Header { use_for: UseFor::Branch, .. }, result) => self.branch_read(result),
             (Job::Headers { .. }, result) => {
                 self.window_reading = false;
-                if let Ok(Found::Headers(headers)) = result {
+                if let Ok(ReadResult::Headers(headers)) = result {
                     for header in &headers {
                         self.canon.note(header.link());
                     }
@@ -283,7 +283,7 @@ impl Tracker {
             (Job::Header { hash, .. }, result) => {
                 self.orphan_reads.retain(|read| *read != hash);
                 match result {
-                    Ok(Found::Header(Some(header))) if header.hash == hash => self.canon.note(header.link()),
+                    Ok(ReadResult::Header(Some(header))) if header.hash == hash => self.canon.note(header.link()),
                     Ok(_) => self.canon.set_unknown(hash),
                     Err(_) => {}
                 }
@@ -295,7 +295,7 @@ impl Tracker {
                 self.log_jobs = left;
                 let read = |number: u64| headers.iter().any(|header| header.number == number);
                 self.log_reads.retain(|(number, of)| *of != version || !read(*number));
-                if let Ok(Found::Logs(lists)) = result {
+                if let Ok(ReadResult::Logs(lists)) = result {
                     assert!(
                         !lists.is_empty() && lists.len() <= headers.len(),
                         "a read of logs brings some of its blocks"
@@ -308,7 +308,7 @@ impl Tracker {
             (Job::Survey { .. }, result) => {
                 self.surveying = false;
                 match result {
-                    Ok(Found::Survey(survey)) => self.surveyed(survey),
+                    Ok(ReadResult::Survey(survey)) => self.surveyed(survey),
                     _ if self.head_below.is_some() => self.survey(),
                     _ => self.connect(),
                 }
@@ -318,7 +318,7 @@ impl Tracker {
             (Job::Tag(tag), result) => {
                 let asked = self.tags_reading.iter().position(|(reading, _)| *reading == tag);
                 let head = asked.map(|index| self.tags_reading.swap_remove(index).1);
-                if let Ok(Found::Header(header)) = result {
+                if let Ok(ReadResult::Header(header)) = result {
                     self.tags_read[tag as usize] = head;
                     let tagged = if tag == Tag::Safe { &mut self.safe } else { &mut self.finalized };
                     if let Some(header) = header {
@@ -337,21 +337,21 @@ impl Tracker {
         self.plan();
     }
 
-    pub(super) fn segment_read(&mut self, flight: u64, segment: &Segment, result: Result<Found, Failure>) {
+    pub(super) fn segment_read(&mut self, flight: u64, segment: &Segment, result: Result<ReadResult, Failure>) {
         if !self.backfill.landed(flight) {
             return;
         }
         match (segment, result) {
-            (Segment::Headers { from, to }, Ok(Found::Headers(headers))) => {
+            (Segment::Headers { from, to }, Ok(ReadResult::Headers(headers))) => {
                 if !self.backfill.add_headers(*from, *to, headers) {
                     self.failures[SEGMENTS] += 1;
                 }
             }
-            (Segment::Check { .. }, Ok(Found::Headers(headers))) => {
+            (Segment::Check { .. }, Ok(ReadResult::Headers(headers))) => {
                 headers.iter().for_each(|header| self.backfill.add_checked((header.number, header.hash)));
                 self.genesis = headers.iter().find(|header| header.number == 0).map(|h| h.hash).or(self.genesis);
             }
-            (Segment::Logs { from, to, watches, .. }, Ok(Found::Segment(read))) => {
+            (Segment::Logs { from, to, watches, .. }, Ok(ReadResult::Segment(read))) => {
                 assert!((*from..=*to).contains(&read.to), "a read of a range ends within it");
                 self.backfill.add_logs(*from, read.to, to - from + 1, watches, read.logs, read.end_hash);
             }

@@ -10,7 +10,7 @@ use nexum_host_ifaces::{
     types::{Event, Log},
 };
 
-use super::{Effect, Failure, Found, Job, Tracker};
+use super::{Effect, Failure, Job, ReadResult, Tracker};
 use crate::{
     backend::{Ranged, Survey},
     backfill::Segment,
@@ -37,7 +37,7 @@ impl Random {
 }
 
 struct Module {
-    seat: Option<usize>,
+    subscription: Option<usize>,
     interest: Arc<Interest>,
     cursor: Option<Cursor>,
     waiting: bool,
@@ -92,7 +92,7 @@ impl Simulation {
             interest(Blocks::None, &[&filter], Hold::Latest),
             interest(Blocks::All, &[&filter], Hold::Confirmations(5)),
         ];
-        let module = |interest| Module { seat: None, interest, cursor: None, waiting: false, got: vec![] };
+        let module = |interest| Module { subscription: None, interest, cursor: None, waiting: false, got: vec![] };
         let remembers_orphans = random.below(2) == 0;
         let mut simulation = Self {
             remembers_orphans,
@@ -145,7 +145,7 @@ impl Simulation {
         canonical.or_else(|| self.orphans.get(hash).filter(|_| self.remembers_orphans)).cloned()
     }
 
-    fn read(&mut self, job: &Job) -> Result<Found, Failure> {
+    fn read(&mut self, job: &Job) -> Result<ReadResult, Failure> {
         if self.failing && self.random.below(8) == 0 {
             return Err(Failure::Failed("a scripted fault".into()));
         }
@@ -156,13 +156,13 @@ impl Simulation {
         };
         Ok(match job {
             Job::Headers { from, to, .. } | Job::Segment { segment: Segment::Headers { from, to }, .. } => {
-                Found::Headers(range(*from, *to)?.to_vec())
+                ReadResult::Headers(range(*from, *to)?.to_vec())
             }
             Job::Segment { segment: Segment::Check { numbers }, .. } => {
                 let headers = numbers.iter().map(|number| range(*number, *number).map(|headers| headers[0].clone()));
-                Found::Headers(headers.collect::<Result<_, _>>()?)
+                ReadResult::Headers(headers.collect::<Result<_, _>>()?)
             }
-            Job::Header { hash, .. } => Found::Header(self.by_hash(hash)),
+            Job::Header { hash, .. } => ReadResult::Header(self.by_hash(hash)),
             Job::Logs { headers, .. } => {
                 let most = usize::try_from(self.random.below(headers.len() as u64) + 1).unwrap();
                 let known = headers.iter().take(most).map_while(|header| self.by_hash(&header.hash));
@@ -171,7 +171,7 @@ impl Simulation {
                 if lists.is_empty() {
                     return Err(missing());
                 }
-                Found::Logs(lists)
+                ReadResult::Logs(lists)
             }
             Job::Survey { known } => {
                 let has = |(number, hash): &(u64, Hash)| {
@@ -179,7 +179,7 @@ impl Simulation {
                     self.chain.get(number).is_some_and(|header| header.hash == *hash)
                 };
                 let lacks = |(number, _): &(u64, Hash)| *number >= self.chain.len() as u64;
-                Found::Survey(match known.last().is_none_or(has) {
+                ReadResult::Survey(match known.last().is_none_or(has) {
                     true => Survey { have: 1, ..Survey::default() },
                     false if known.iter().any(|block| !has(block) && !lacks(block)) => {
                         Survey { contradict: 1, ..Survey::default() }
@@ -193,10 +193,10 @@ impl Simulation {
                 let range = usize::try_from(*from).unwrap()..=usize::try_from(to).unwrap();
                 let headers = self.chain.get(range).ok_or_else(missing)?;
                 let logs = headers.iter().filter(|header| logs_in(header)).map(log).collect();
-                Found::Segment(Ranged { logs, to, end_hash: headers.last().ok_or_else(missing)?.hash })
+                ReadResult::Segment(Ranged { logs, to, end_hash: headers.last().ok_or_else(missing)?.hash })
             }
             Job::Cursor { .. } => unreachable!("a chain that is asked once does not contradict itself"),
-            Job::Tag(_) => Found::Header(None),
+            Job::Tag(_) => ReadResult::Header(None),
         })
     }
 
@@ -218,8 +218,8 @@ impl Simulation {
             module.waiting = true;
             let source = SourceId::new("chain:1");
             let name = format!("m{index}").into();
-            let seat = self.tracker.pull(name, source, 1, module.cursor.as_ref(), &module.interest, size);
-            module.seat = Some(seat);
+            let subscription = self.tracker.pull(name, source, 1, module.cursor.as_ref(), &module.interest, size);
+            module.subscription = Some(subscription);
             self.take_effects();
         }
     }
@@ -228,8 +228,9 @@ impl Simulation {
         for effect in self.tracker.effects() {
             match effect {
                 Effect::Start { job, .. } => self.jobs.push(job),
-                Effect::Answer { seat, answer, .. } => {
-                    let module = self.modules.iter_mut().find(|module| module.seat == Some(seat)).unwrap();
+                Effect::Answer { subscription, answer, .. } => {
+                    let module =
+                        self.modules.iter_mut().find(|module| module.subscription == Some(subscription)).unwrap();
                     assert!(std::mem::take(&mut module.waiting), "two answers to one pull");
                     module.take(answer);
                 }

@@ -3,7 +3,7 @@
 mod cursors;
 mod forks;
 mod reads;
-mod seats;
+mod subscriptions;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,7 +14,7 @@ use nexum_host_ifaces::{
     types::Log,
 };
 
-use super::{Effect, Failure, Found, Job, Tracker};
+use super::{Effect, Failure, Job, ReadResult, Tracker};
 use crate::{
     backend::{Ranged, Survey},
     backfill::Segment,
@@ -111,32 +111,32 @@ impl Bench {
         self.see(head);
     }
 
-    fn answer(&self, job: &Job) -> Result<Found, Failure> {
+    fn answer(&self, job: &Job) -> Result<ReadResult, Failure> {
         let known = |number: &u64| *number <= self.head;
         Ok(match job {
             Job::Headers { from, to, .. } | Job::Segment { segment: Segment::Headers { from, to }, .. } => {
-                Found::Headers((*from..=*to).filter(known).map(|number| self.header(number)).collect())
+                ReadResult::Headers((*from..=*to).filter(known).map(|number| self.header(number)).collect())
             }
             Job::Segment { segment: Segment::Check { numbers }, .. } => {
-                Found::Headers(numbers.iter().map(|number| self.header(*number)).collect())
+                ReadResult::Headers(numbers.iter().map(|number| self.header(*number)).collect())
             }
             Job::Header { hash, .. } => {
                 let branches = [(self.branch, self.fork)].into_iter().chain(self.remembered.iter().copied());
                 let all = branches.flat_map(|(branch, fork)| (0..=self.head).map(move |n| header(branch, fork, n)));
-                Found::Header(all.into_iter().find(|header| header.hash == *hash))
+                ReadResult::Header(all.into_iter().find(|header| header.hash == *hash))
             }
-            Job::Logs { headers, .. } => Found::Logs(headers.iter().map(|header| vec![log(header, 1)]).collect()),
-            Job::Survey { .. } | Job::Cursor { .. } => Found::Survey(self.survey),
+            Job::Logs { headers, .. } => ReadResult::Logs(headers.iter().map(|header| vec![log(header, 1)]).collect()),
+            Job::Survey { .. } | Job::Cursor { .. } => ReadResult::Survey(self.survey),
             Job::Segment { segment: Segment::Logs { from, to, union, .. }, .. } => {
                 let to = (*to).min(from + self.range_max - 1);
                 let logs = (*from..=to).flat_map(|number| [1, 2].map(|address| log(&self.header(number), address)));
                 let logs = logs.filter(|log| union.covers(log)).collect();
-                Found::Segment(Ranged { logs, to, end_hash: self.header(to).hash })
+                ReadResult::Segment(Ranged { logs, to, end_hash: self.header(to).hash })
             }
             Job::Tag(_) => {
                 let (branch, fork) = self.final_on.unwrap_or((self.branch, self.fork));
                 let number = self.head.checked_sub(self.finalized_lag);
-                Found::Header(number.map(|number| header(branch, fork, number)))
+                ReadResult::Header(number.map(|number| header(branch, fork, number)))
             }
         })
     }
@@ -150,7 +150,9 @@ impl Bench {
             }
             for effect in effects {
                 match effect {
-                    Effect::Answer { seat, answer, .. } => self.answers.entry(seat).or_default().push(answer),
+                    Effect::Answer { subscription, answer, .. } => {
+                        self.answers.entry(subscription).or_default().push(answer)
+                    }
                     Effect::Start { job, .. } => {
                         self.jobs.push(job.to_string());
                         let result = self.answer(&job);
@@ -169,14 +171,14 @@ impl Bench {
 
     fn pull_sized(&mut self, module: &str, after: Cursor, interest: &Arc<Interest>, size: AnswerSize) -> usize {
         let source = SourceId::new("chain:1");
-        let seat = self.tracker.pull(module.into(), source, 1, Some(&after), interest, size);
+        let subscription = self.tracker.pull(module.into(), source, 1, Some(&after), interest, size);
         self.work();
-        seat
+        subscription
     }
 
-    /// The number of the cursor after the one answer that this seat got.
-    fn progress(&mut self, seat: usize) -> u64 {
-        let answers = self.answers.remove(&seat).unwrap_or_default();
+    /// The number of the cursor after the one answer that this subscription got.
+    fn progress(&mut self, subscription: usize) -> u64 {
+        let answers = self.answers.remove(&subscription).unwrap_or_default();
         match &answers[..] {
             [Answer::Events { progress: Some(Cursor::Chain { number, .. }), .. }] => *number,
             other => panic!("{other:?}"),
@@ -197,13 +199,13 @@ fn logs_of(address: u8) -> Arc<Interest> {
 fn a_gap_of_any_size_is_filled() {
     for gap in [1, 2, 63, 64, 65, 99, 100, 101, 500] {
         let mut bench = Bench::new(100, 1_000);
-        let seat = bench.pull("a", Cursor::block(1_000, hash(0, 1_000)), &blocks());
+        let subscription = bench.pull("a", Cursor::block(1_000, hash(0, 1_000)), &blocks());
         bench.see(1_000 + gap);
         assert_eq!(bench.tracker.head(), Some((1_000 + gap, hash(0, 1_000 + gap))));
-        let mut at = bench.progress(seat);
+        let mut at = bench.progress(subscription);
         while at < 1_000 + gap {
-            let seat = bench.pull("a", Cursor::block(at, hash(0, at)), &blocks());
-            let before = std::mem::replace(&mut at, bench.progress(seat));
+            let subscription = bench.pull("a", Cursor::block(at, hash(0, at)), &blocks());
+            let before = std::mem::replace(&mut at, bench.progress(subscription));
             assert!(at > before, "a gap of {gap} ends at {at}");
         }
     }
@@ -222,16 +224,16 @@ fn a_fork_of_any_depth_and_length_is_led_back_to_the_ancestor() {
             if head <= 1_200 - depth {
                 continue;
             }
-            let seat = bench.pull("a", Cursor::block(1_200, old), &blocks());
+            let subscription = bench.pull("a", Cursor::block(1_200, old), &blocks());
             bench.switch(7, 1_200 - depth, head);
-            let answers = bench.answers.remove(&seat).unwrap_or_default();
+            let answers = bench.answers.remove(&subscription).unwrap_or_default();
             let [Answer::Reorg(reorg)] = &answers[..] else { panic!("depth {depth}, {longer} longer: {answers:?}") };
             assert_eq!(reorg.ancestor, (1_200 - depth, hash(0, 1_200 - depth)), "depth {depth}, {longer} longer");
             assert_eq!(reorg.old_head, (1_200, old));
             assert_eq!(reorg.new_head, (head, hash(7, head)));
             let (number, hash) = reorg.ancestor;
             bench.pull("a", Cursor::block(number, hash), &blocks());
-            assert_eq!(bench.progress(seat), head.min(number + 100));
+            assert_eq!(bench.progress(subscription), head.min(number + 100));
         }
     }
 }
@@ -240,7 +242,7 @@ fn a_fork_of_any_depth_and_length_is_led_back_to_the_ancestor() {
 fn a_node_that_lags_moves_nothing() {
     let mut bench = Bench::new(100, 1_000);
     bench.see(1_001);
-    let seat = bench.pull("a", Cursor::block(1_001, hash(0, 1_001)), &blocks());
+    let subscription = bench.pull("a", Cursor::block(1_001, hash(0, 1_001)), &blocks());
     bench.survey = Survey { have: 1, ..Survey::default() };
     for late in [1_000, 990, 400] {
         bench.tracker.head_seen(header(0, 0, late), 0);
@@ -251,37 +253,37 @@ fn a_node_that_lags_moves_nothing() {
     let ahead = bench.pull("b", Cursor::block(1_050, hash(0, 1_050)), &blocks());
     assert!(!bench.answers.contains_key(&ahead), "a cursor ahead of the node waits");
     bench.see(1_051);
-    assert_eq!((bench.progress(seat), bench.progress(ahead)), (1_051, 1_051));
+    assert_eq!((bench.progress(subscription), bench.progress(ahead)), (1_051, 1_051));
 }
 
 #[test]
 fn a_module_that_was_away_when_the_head_moved_learns_what_is_final() {
     let finalized = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Finalized });
     let mut bench = Bench::new(100, 1_000);
-    let seat = bench.pull("a", Cursor::block(980, hash(0, 980)), &finalized);
-    assert_eq!(bench.progress(seat), 990);
+    let subscription = bench.pull("a", Cursor::block(980, hash(0, 980)), &finalized);
+    assert_eq!(bench.progress(subscription), 990);
     bench.tracker.forget("a");
     // Nobody waits for what is final while this head comes, and it is the last one for a while.
     bench.see(1_005);
-    let seat = bench.pull("a", Cursor::block(990, hash(0, 990)), &finalized);
-    assert_eq!(bench.progress(seat), 995);
+    let subscription = bench.pull("a", Cursor::block(990, hash(0, 990)), &finalized);
+    assert_eq!(bench.progress(subscription), 995);
 }
 
 #[test]
 fn what_is_final_on_a_branch_is_not_final_on_another() {
     let finalized = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Finalized });
     let mut bench = Bench::new(100, 1_000);
-    let seat = bench.pull("a", Cursor::block(980, hash(0, 980)), &finalized);
-    assert_eq!(bench.progress(seat), 990);
+    let subscription = bench.pull("a", Cursor::block(980, hash(0, 980)), &finalized);
+    assert_eq!(bench.progress(subscription), 990);
     // The followed node is behind: the chain has left its branch after 991, and on the new one 995 is final.
     bench.final_on = Some((1, 991));
     bench.see(1_005);
-    let seat = bench.pull("a", Cursor::block(985, hash(0, 985)), &finalized);
-    assert_eq!(bench.progress(seat), 990, "what was final before is still so");
-    let seat = bench.pull("a", Cursor::block(990, hash(0, 990)), &finalized);
-    assert!(!bench.answers.contains_key(&seat));
+    let subscription = bench.pull("a", Cursor::block(985, hash(0, 985)), &finalized);
+    assert_eq!(bench.progress(subscription), 990, "what was final before is still so");
+    let subscription = bench.pull("a", Cursor::block(990, hash(0, 990)), &finalized);
+    assert!(!bench.answers.contains_key(&subscription));
     bench.switch(1, 991, 1_006);
-    assert_eq!(bench.progress(seat), 995, "what was told before counts once the window leads over it");
+    assert_eq!(bench.progress(subscription), 995, "what was told before counts once the window leads over it");
 }
 
 #[test]
@@ -307,16 +309,16 @@ fn a_head_that_is_told_again_does_not_take_the_place_of_a_newer_one() {
 fn a_final_block_is_not_retracted_by_a_node_that_is_behind_on_a_dead_branch() {
     let finalized = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: None, hold: Hold::Finalized });
     let mut bench = Bench::new(100, 1_000);
-    let seat = bench.pull("a", Cursor::block(980, hash(0, 980)), &finalized);
-    assert_eq!(bench.progress(seat), 990);
+    let subscription = bench.pull("a", Cursor::block(980, hash(0, 980)), &finalized);
+    assert_eq!(bench.progress(subscription), 990);
     // The node that is followed now ends at 995, on a branch that left the chain after 985, and calls 983 final.
     bench.finalized_lag = 12;
     bench.switch(1, 985, 995);
-    let seat = bench.pull("a", Cursor::block(990, hash(0, 990)), &finalized);
-    assert!(!bench.answers.contains_key(&seat), "{:?}", bench.answers);
+    let subscription = bench.pull("a", Cursor::block(990, hash(0, 990)), &finalized);
+    assert!(!bench.answers.contains_key(&subscription), "{:?}", bench.answers);
     // Only a node that calls a later block of that branch final may say that 990 is gone.
     bench.see(1_010);
-    let answers = bench.answers.remove(&seat).unwrap_or_default();
+    let answers = bench.answers.remove(&subscription).unwrap_or_default();
     assert!(matches!(&answers[..], [Answer::Reorg(reorg)] if reorg.ancestor.0 == 985), "{answers:?}");
 }
 
@@ -325,8 +327,8 @@ fn a_reorg_below_the_start_brings_nothing_from_before_it() {
     let from_990 = Arc::new(Interest { blocks: Blocks::All, logs: vec![], start_block: Some(990), hold: Hold::Latest });
     let mut bench = Bench::new(100, 1_000);
     bench.switch(1, 980, 1_003);
-    let seat = bench.pull("a", Cursor::block(980, hash(0, 980)), &from_990);
-    let answers = bench.answers.remove(&seat).unwrap_or_default();
+    let subscription = bench.pull("a", Cursor::block(980, hash(0, 980)), &from_990);
+    let answers = bench.answers.remove(&subscription).unwrap_or_default();
     let [Answer::Events { deliveries, .. }] = &answers[..] else { panic!("{answers:?}") };
     let numbers: Vec<u64> = deliveries.iter().filter_map(|delivery| delivery.id.block()).map(|(_, n)| n).collect();
     assert_eq!(numbers, (990..=1_003).collect::<Vec<_>>());
@@ -376,8 +378,8 @@ fn modules_at_one_cursor_cost_one_read_of_history() {
 fn a_range_that_is_answered_in_part_is_gone_on_with() {
     let mut bench = Bench::new(100, 50_000);
     bench.range_max = 300;
-    let seat = bench.pull("a", Cursor::block(100, hash(0, 100)), &logs_of(1));
-    assert_eq!(bench.progress(seat), 200, "a hundred logs, one per block");
+    let subscription = bench.pull("a", Cursor::block(100, hash(0, 100)), &logs_of(1));
+    assert_eq!(bench.progress(subscription), 200, "a hundred logs, one per block");
     assert!(bench.jobs.iter().any(|job| job == "logs of blocks 101 to 1100"));
     assert!(bench.jobs.iter().any(|job| job == "logs of blocks 401 to 700"), "{:?}", bench.jobs);
 }
@@ -389,8 +391,8 @@ fn history_and_window_meet_without_gap() {
         let mut at = 10;
         let mut seen = vec![];
         while at < 2_500 {
-            let seat = bench.pull("a", Cursor::block(at, hash(0, at)), &interest);
-            let answers = bench.answers.remove(&seat).unwrap_or_default();
+            let subscription = bench.pull("a", Cursor::block(at, hash(0, at)), &interest);
+            let answers = bench.answers.remove(&subscription).unwrap_or_default();
             let [Answer::Events { deliveries, progress: Some(Cursor::Chain { number, .. }), .. }] = &answers[..] else {
                 panic!("{answers:?}");
             };
@@ -406,8 +408,8 @@ fn an_unknown_orphan_is_stuck_with_a_reason_and_asked_about_again_on_the_next_pu
     let mut bench = Bench::new(100, 1_000);
     for _ in 0..2 {
         bench.jobs.clear();
-        let seat = bench.pull("a", Cursor::block(990, hash(9, 990)), &blocks());
-        let answers = bench.answers.remove(&seat).unwrap_or_default();
+        let subscription = bench.pull("a", Cursor::block(990, hash(9, 990)), &blocks());
+        let answers = bench.answers.remove(&subscription).unwrap_or_default();
         let [Answer::Stuck { reason }] = &answers[..] else { panic!("{answers:?}") };
         assert!(
             reason.starts_with("chain 1: block 990 of the cursor is on a dead branch; its block 990 ("),
@@ -427,12 +429,12 @@ fn dead_branches_that_are_longer_together_than_what_is_kept_are_followed_all_the
     let source = || SourceId::new("chain:1");
     let ways = [("a", 7, 995, 980), ("b", 8, 1_000, 985)].map(|(module, branch, number, fork)| {
         let cursor = Cursor::block(number, hash(branch, number));
-        let seat = bench.tracker.pull(module.into(), source(), 1, Some(&cursor), &blocks(), SIZE);
-        (seat, fork)
+        let subscription = bench.tracker.pull(module.into(), source(), 1, Some(&cursor), &blocks(), SIZE);
+        (subscription, fork)
     });
     bench.work();
-    for (seat, fork) in ways {
-        let answers = bench.answers.remove(&seat).unwrap_or_default();
+    for (subscription, fork) in ways {
+        let answers = bench.answers.remove(&subscription).unwrap_or_default();
         let [Answer::Reorg(reorg)] = &answers[..] else { panic!("{answers:?}") };
         assert_eq!(reorg.ancestor, (fork, hash(0, fork)));
     }
@@ -453,7 +455,7 @@ fn nothing_is_delivered_before_a_fork_of_the_head_could_be_followed() {
         matches!(effect, Effect::Start { job: Job::Segment { segment: Segment::Check { .. }, .. }, .. })
     };
     assert!(effects.iter().all(is_check), "{effects:?}");
-    tracker.finished(job, Ok(Found::Headers((436..500).map(|number| header(0, 0, number)).collect())));
+    tracker.finished(job, Ok(ReadResult::Headers((436..500).map(|number| header(0, 0, number)).collect())));
     let effects = tracker.effects();
     assert!(matches!(effects[..], [Effect::Answer { token: 1, .. }]), "{effects:?}");
 }
@@ -475,8 +477,8 @@ fn the_newest_final_block_is_delivered_though_it_lies_in_the_history() {
                 if !blocks.is_empty() {
                     break;
                 }
-                let seat = bench.pull("a", after.clone(), &interest);
-                for answer in bench.answers.remove(&seat).unwrap_or_default() {
+                let subscription = bench.pull("a", after.clone(), &interest);
+                for answer in bench.answers.remove(&subscription).unwrap_or_default() {
                     let Answer::Events { deliveries, progress, .. } = answer else { panic!("{answer:?}") };
                     let ids = deliveries.into_iter().map(|delivery| delivery.id);
                     blocks.extend(ids.filter(|id| matches!(id, EventId::Block { .. })));

@@ -140,7 +140,7 @@ impl Tracker {
 
     /// Whether anybody waits for what another endpoint has.
     pub fn is_unconfirmed(&self) -> bool {
-        let mut waiting = self.seats.iter().flatten().filter_map(|seat| seat.waiting.as_ref());
+        let mut waiting = self.subscriptions.iter().flatten().filter_map(|subscription| subscription.waiting.as_ref());
         waiting.any(|waiting| matches!(waiting.why, Some(Why::Unconfirmed { .. })))
     }
 
@@ -168,13 +168,18 @@ impl Tracker {
             }
             (None, None) => {}
         }
-        for seat in self.seats.iter().flatten() {
-            let Some((waiting, why)) = seat.waiting.as_ref().and_then(|waiting| Some((waiting, waiting.why.as_ref()?)))
+        for subscription in self.subscriptions.iter().flatten() {
+            let Some((waiting, why)) =
+                subscription.waiting.as_ref().and_then(|waiting| Some((waiting, waiting.why.as_ref()?)))
             else {
                 continue;
             };
             let reason = self.reason(why, waiting);
-            waits.push(Waits { module: Some(seat.module.clone()), reason, age_ns: age_ns(waiting.why_since_ns) });
+            waits.push(Waits {
+                module: Some(subscription.module.clone()),
+                reason,
+                age_ns: age_ns(waiting.why_since_ns),
+            });
         }
         waits.sort_by(|a, b| b.age_ns.cmp(&a.age_ns).then_with(|| a.module.cmp(&b.module)));
         let more = waits.len().saturating_sub(WAITS_MAX);

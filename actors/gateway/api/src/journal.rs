@@ -5,7 +5,7 @@ pub mod verify;
 
 use nexum_records::{
     Hash, PublicKey,
-    effect::Sent,
+    effect::EffectSummary,
     entry::{JournalEntry, UnitKind},
     journal::{ChangedKey, JournalPage, Receipt, RewindRecord, UnitDetail},
 };
@@ -181,7 +181,7 @@ pub struct JournalUnit {
     /// The dead letter that the unit handled after all.
     pub resolved: Option<u64>,
     /// What it asked to send, in order.
-    pub effects: Vec<Sent>,
+    pub effects: Vec<EffectSummary>,
     /// The oldest receipt that covers the unit; absent when none does yet.
     pub receipt: Option<Receipt>,
 }

@@ -49,7 +49,16 @@ async fn inspect(State(api): State<Api>, name: Named) -> Result<Json<Inspection>
 
 fn never_started(name: String) -> ModuleInfo {
     let (record, health) = (ModuleRecord::default(), ModuleHealth::default());
-    ModuleInfo { name, id: ModuleId(0), record, health, dead_letters: 0, dead_letter_bytes: 0, replay: 0, reorgs: 0 }
+    ModuleInfo {
+        name,
+        id: ModuleId(0),
+        record,
+        health,
+        dead_letters: 0,
+        dead_letter_bytes: 0,
+        redelivery: 0,
+        reorgs: 0,
+    }
 }
 
 #[derive(Deserialize)]

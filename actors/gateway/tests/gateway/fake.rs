@@ -280,7 +280,7 @@ fn info(name: String) -> ModuleInfo {
         health: ModuleHealth { standing, ..Default::default() },
         dead_letters: 1,
         dead_letter_bytes: 100,
-        replay: 0,
+        redelivery: 0,
         reorgs: 0,
     }
 }

@@ -6,7 +6,7 @@
 //! group is written.
 
 use nexum_host_ifaces::{
-    outbox::{End, EndOf, Ended, Entry, Live, Location, OutcomeRecord, Progress, Released, digest},
+    outbox::{EffectEntry, End, EndEffect, Ended, Location, OutcomeRecord, PendingEffect, Progress, Released, digest},
     store::{ModuleId, StoreError},
     types::Outcome,
 };
@@ -15,7 +15,7 @@ use crate::{
     committer::queue::Turn,
     prune::Body,
     tables::{
-        outbox::{self, Shelf, Shelved},
+        outbox::{self, EffectTable, StoredEffect},
         outcomes, progress,
     },
 };
@@ -68,9 +68,9 @@ impl Turn<'_> {
         self.put_progress(module, id, progress)
     }
 
-    pub fn end(&mut self, end: &EndOf) -> Result<(), StoreError> {
+    pub fn end(&mut self, end: &EndEffect) -> Result<(), StoreError> {
         self.admit(end.module)?;
-        let EndOf { module, id, .. } = end;
+        let EndEffect { module, id, .. } = end;
         let module = *module;
         let mut progress = end.progress.clone();
         let ended_before = self.known(module, id)?.and_then(|known| known.ended);
@@ -112,7 +112,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    pub fn reopen(&mut self, name: &str, id: &str, now_ms: u64) -> Result<Live, StoreError> {
+    pub fn reopen(&mut self, name: &str, id: &str, now_ms: u64) -> Result<PendingEffect, StoreError> {
         let module = self.store.id(name)?;
         self.admit(module)?;
         if self.queue.progress.contains_key(&(module, digest(id))) {
@@ -153,11 +153,11 @@ impl Turn<'_> {
         progress.first_attempt_ms = now_ms;
         progress.next_attempt_ms = 0;
         if let Some(at) = at {
-            outbox::delete(&mut self.queue.waiting.batch, Shelf::Ended, module, at);
+            outbox::delete(&mut self.queue.waiting.batch, EffectTable::Ended, module, at);
             outbox::put_live(&mut self.queue.waiting.batch, module, at, &outbox::encode(&entry)?);
         }
         self.put_progress(module, id, &progress)?;
-        Ok(Live::new(module, name.into(), at, &entry, progress))
+        Ok(PendingEffect::new(module, name.into(), at, &entry, progress))
     }
 
     /// Drops the body of an effect, unless something has become of the effect since it was found, or is about to. Losing
@@ -180,7 +180,7 @@ impl Turn<'_> {
         module: ModuleId,
         at: Option<Location>,
         id: &str,
-    ) -> Result<Option<(Location, Entry)>, StoreError> {
+    ) -> Result<Option<(Location, EffectEntry)>, StoreError> {
         match at {
             Some(at) => Ok(outbox::live_at(&self.store.db, module, at, id)?.map(|entry| (at, entry))),
             None => Ok(None),
@@ -188,15 +188,21 @@ impl Turn<'_> {
     }
 
     /// Moves an entry to the ended ones. What may be taken up again keeps its body, as long as there is room.
-    fn shelve(&mut self, module: ModuleId, at: Location, entry: Entry, progress: &Progress) -> Result<(), StoreError> {
+    fn shelve(
+        &mut self,
+        module: ModuleId,
+        at: Location,
+        entry: EffectEntry,
+        progress: &Progress,
+    ) -> Result<(), StoreError> {
         let name = digest(&entry.id);
         self.put_progress(module, &entry.id, progress)?;
         let shelved = match progress.ended.as_ref().is_some_and(|end| outbox::is_reopenable(end.how)) {
-            true => Shelved { entry, bare: false },
-            false => Shelved::bare(&entry),
+            true => StoredEffect { entry, bare: false },
+            false => StoredEffect::bare(&entry),
         };
         let batch = &mut self.queue.waiting.batch;
-        outbox::delete(batch, Shelf::Live, module, at);
+        outbox::delete(batch, EffectTable::Pending, module, at);
         outbox::delete_retracted(batch, module, name);
         outbox::put_ended(batch, module, at, &shelved)
     }

@@ -113,7 +113,7 @@ fn put(
         outbox::put_live(&mut group.batch, id, at, &encoded);
         group.sent.push((id, at, entry.clone()));
     }
-    redelivery::delete(&mut group.batch, id, &unit.replayed);
+    redelivery::delete(&mut group.batch, id, &unit.redelivered);
     let outdated = bound::outdated(seq, store.options.journal_entries, first);
     for gone in [outdated, aged, past.units].into_iter().flatten() {
         journal::delete(&mut group.batch, db, id, gone);

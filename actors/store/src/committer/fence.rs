@@ -10,13 +10,13 @@ use nexum_host_ifaces::{
 
 use super::{
     queue::{Queue, stopped},
-    shared::Shared,
+    shared::CommitterShared,
 };
 use crate::store::{Lease, lock};
 
 /// A module whose past is being replaced. Until it is dropped, no unit of the module is taken.
 pub(crate) struct Fence {
-    shared: Arc<Shared>,
+    shared: Arc<CommitterShared>,
     module: ModuleId,
     /// Every group below this number was there before the fence.
     until: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Fence {
 
 impl Fence {
     /// Refuses units of the module from now on. Its past may be replaced after `settle`.
-    pub fn around(shared: &Arc<Shared>, module: ModuleId) -> Result<Self, StoreError> {
+    pub fn around(shared: &Arc<CommitterShared>, module: ModuleId) -> Result<Self, StoreError> {
         let mut queue = lock(&shared.queue);
         queue.admit(&shared.store, module)?;
         let lease = lock(&shared.lease).clone().ok_or_else(stopped)?;
@@ -47,12 +47,12 @@ impl Fence {
 
     /// Tells the outbox actor what became of the module's past.
     pub fn tell(&self, change: Change) {
-        self.shared.news.push(vec![change]);
+        self.shared.change_feed.push(vec![change]);
     }
 
     /// Tells it that nobody knows whether the past was replaced.
     pub fn lose(&self) {
-        self.shared.news.lose();
+        self.shared.change_feed.lose();
     }
 }
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
-    outbox::{Entry, Live, Location, Released},
+    outbox::{EffectEntry, Location, PendingEffect, Released},
     store::{ModuleId, ModuleInfo, Reply, StoreError},
 };
 use rocksdb::WriteBatch;
 
 use crate::{
     store::Store,
-    tables::{headers::Owed, letters},
+    tables::{headers::PendingHeaders, letters},
 };
 
 /// What waits for one write.
@@ -22,9 +22,9 @@ pub(crate) struct Group {
     pub named: Vec<(Arc<str>, ModuleId)>,
     pub letters: Vec<(ModuleId, LetterChange)>,
     /// Effects that the outbox actor hears of when the write succeeds.
-    pub sent: Vec<(ModuleId, Location, Entry)>,
+    pub sent: Vec<(ModuleId, Location, EffectEntry)>,
     pub waiting: Vec<Waiting>,
-    pub headers: Owed,
+    pub headers: PendingHeaders,
     /// Recordings that were too large to be kept with their units.
     pub left_out: u64,
 }
@@ -39,7 +39,7 @@ pub(crate) enum Waiting {
     Done(Reply<()>),
     Opened(ModuleId, Reply<ModuleInfo>),
     Released(Box<Released>, Reply<Released>),
-    Reopened(Box<Live>, Reply<Live>),
+    Reopened(Box<PendingEffect>, Reply<PendingEffect>),
 }
 
 impl Waiting {
@@ -51,7 +51,7 @@ impl Waiting {
         Self::Released(Box::new(released), reply)
     }
 
-    pub fn reopened(live: Live, reply: Reply<Live>) -> Self {
+    pub fn reopened(live: PendingEffect, reply: Reply<PendingEffect>) -> Self {
         Self::Reopened(Box::new(live), reply)
     }
 

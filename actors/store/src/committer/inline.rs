@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::shared::Shared;
+use super::shared::CommitterShared;
 use crate::store::lock;
 
-impl Shared {
+impl CommitterShared {
     /// What the thread does, on the actor's own. Nothing is taken over an await, so that `drain` leaves nothing behind.
     pub(super) async fn run_as_task(self: Arc<Self>) {
         loop {

@@ -18,7 +18,7 @@ use super::group::{Group, Scratch};
 use crate::{
     commit::last::Last,
     store::Store,
-    tables::{headers::Owed, receipts, recordings::Kept},
+    tables::{headers::PendingHeaders, receipts, recordings::Kept},
 };
 
 /// Most answers that one group may owe. A module has one unit in flight, so this is reached only when something asks
@@ -33,7 +33,7 @@ pub(crate) struct Queue {
     pub waiting: Group,
     pub scratch: Scratch,
     /// Headers that go with the next group.
-    pub(super) owed: Owed,
+    pub(super) owed: PendingHeaders,
     /// Number of the group that waits; every smaller one was taken.
     pub number: u64,
     /// Every group below this number was answered.

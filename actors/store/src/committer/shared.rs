@@ -6,13 +6,13 @@ use nexum_host_ifaces::{blocking::Blocking, store::StoreError};
 use tokio::sync::Notify;
 
 use super::{
+    change_feed::ChangeFeed,
     group::Waiting,
-    news::NewsDesk,
     queue::{Queue, Turn},
 };
 use crate::store::{Lease, Store, Writer, lock};
 
-pub(crate) struct Shared {
+pub(crate) struct CommitterShared {
     pub(super) store: Arc<Store>,
     pub(super) queue: Mutex<Queue>,
     /// Something waits, or the thread shall stop.
@@ -23,10 +23,10 @@ pub(crate) struct Shared {
     pub(super) settled: Condvar,
     pub(super) lease: Mutex<Option<Arc<Lease>>>,
     /// What the outbox actor is told.
-    pub news: NewsDesk,
+    pub change_feed: ChangeFeed,
 }
 
-impl Shared {
+impl CommitterShared {
     pub fn new(store: Arc<Store>, lease: Arc<Lease>) -> Self {
         let next_id = store.index().next_id;
         Self {
@@ -36,7 +36,7 @@ impl Shared {
             filled_task: Notify::new(),
             settled: Condvar::new(),
             lease: Mutex::new(Some(lease)),
-            news: NewsDesk::default(),
+            change_feed: ChangeFeed::default(),
         }
     }
 
@@ -71,7 +71,7 @@ impl Shared {
     }
 }
 
-impl Writer for Shared {
+impl Writer for CommitterShared {
     fn stop(&self) {
         let mut queue = lock(&self.queue);
         if !queue.stopping && !queue.gone {
@@ -81,7 +81,7 @@ impl Writer for Shared {
         self.wake(&mut queue);
         drop(queue);
         if self.store.options.blocking == Blocking::Inline {
-            let _bye = Bye(self);
+            let _bye = ExitGuard(self);
             self.drain();
         }
         *lock(&self.lease) = None;
@@ -89,9 +89,9 @@ impl Writer for Shared {
 }
 
 /// Says that the thread is gone, also when it panicked, and fails what still waits.
-pub(super) struct Bye<'a>(pub &'a Shared);
+pub(super) struct ExitGuard<'a>(pub &'a CommitterShared);
 
-impl Drop for Bye<'_> {
+impl Drop for ExitGuard<'_> {
     fn drop(&mut self) {
         // Dropping the replies tells their callers.
         drop(lock(&self.0.queue).take());

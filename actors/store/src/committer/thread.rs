@@ -7,16 +7,16 @@ use rocksdb::WriteOptions;
 
 use super::{
     group::Group,
-    shared::{Bye, Shared},
+    shared::{CommitterShared, ExitGuard},
 };
 use crate::{options::Durability, store::lock};
 
 /// With periodic durability, how much a power failure may cost.
 const SYNC_PERIOD: Duration = Duration::from_millis(100);
 
-impl Shared {
+impl CommitterShared {
     pub(super) fn run(&self) {
-        let _bye = Bye(self);
+        let _bye = ExitGuard(self);
         let options = match self.store.options.durability {
             Durability::Sync => crate::open::synced(),
             Durability::Periodic => WriteOptions::default(),

@@ -7,11 +7,11 @@ use rocksdb::WriteOptions;
 
 use super::{
     group::{Group, LetterChange},
-    shared::Shared,
+    shared::CommitterShared,
 };
 use crate::{
     disk::Written,
-    index::Known,
+    index::IndexedModule,
     store::{Store, lock},
 };
 
@@ -20,7 +20,7 @@ use crate::{
 /// that is full is another matter (`full_disk`): who writes is told, and may try again.
 const FAILED_MAX: u32 = 3;
 
-impl Shared {
+impl CommitterShared {
     /// Writes one group and answers who waits for it. Whether the database is still to be written to: once several
     /// writes in a row have failed it takes nothing more until it is opened again.
     pub(super) fn write(&self, group: Group, options: &WriteOptions) -> bool {
@@ -39,7 +39,7 @@ impl Shared {
             Ok(()) => {
                 self.store.metrics.recordings_left_out.inc_by(left_out);
                 self.remember(named, letters);
-                self.news.sent(&self.store, sent);
+                self.change_feed.sent(&self.store, sent);
                 self.settle();
                 // Before whoever waits is told, so that they find it so. A group that only answers says nothing about the
                 // disk.
@@ -70,7 +70,7 @@ impl Shared {
                     }
                     behind
                 };
-                self.news.lose();
+                self.change_feed.lose();
                 self.settle();
                 let refused = waiting.into_iter().chain(behind.waiting);
                 refused.for_each(|waiting| waiting.answer(&self.store, Err(error.clone())));
@@ -100,7 +100,7 @@ impl Shared {
         for (name, id) in &named {
             index.by_name.insert(name.clone(), *id);
             index.next_id = index.next_id.max(id.0 + 1);
-            index.modules.insert(*id, Known { name: name.clone(), letters: Default::default() });
+            index.modules.insert(*id, IndexedModule { name: name.clone(), letters: Default::default() });
         }
         for (id, change) in letters {
             let known = index.written(id);

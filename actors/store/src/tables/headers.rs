@@ -43,7 +43,7 @@ fn parse_key(key: &[u8]) -> Option<(u64, Hash)> {
 /// What waits of one chain. Bounded by what its actor keeps: a header that is dropped before it was written is
 /// forgotten.
 #[derive(Debug, Default)]
-struct OfChain {
+struct ChainHeaders {
     /// Nothing of what the disk has stays.
     anew: bool,
     /// The parent to write, or nothing to delete, by number and hash.
@@ -52,9 +52,9 @@ struct OfChain {
 
 /// What waits for the next group.
 #[derive(Debug, Default)]
-pub(crate) struct Owed(BTreeMap<u64, OfChain>);
+pub(crate) struct PendingHeaders(BTreeMap<u64, ChainHeaders>);
 
-impl Owed {
+impl PendingHeaders {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -62,7 +62,7 @@ impl Owed {
     pub fn add(&mut self, chain_id: u64, anew: bool, headers: &[Link], dropped: &[Link]) {
         let chain = self.0.entry(chain_id).or_default();
         if anew {
-            *chain = OfChain { anew: true, changes: BTreeMap::new() };
+            *chain = ChainHeaders { anew: true, changes: BTreeMap::new() };
         }
         for link in headers {
             chain.changes.insert((link.number, link.hash), Some(link.parent));
@@ -127,7 +127,7 @@ mod tests {
         Link { number, hash: hash(number), parent: hash(number.wrapping_sub(1)) }
     }
 
-    fn places(owed: &Owed) -> Vec<(u64, bool)> {
+    fn places(owed: &PendingHeaders) -> Vec<(u64, bool)> {
         owed.0
             .values()
             .flat_map(|chain| &chain.changes)
@@ -145,18 +145,18 @@ mod tests {
 
     #[test]
     fn what_failed_comes_before_what_is_newer_and_what_never_was_is_not_deleted() {
-        let mut failed = Owed::default();
+        let mut failed = PendingHeaders::default();
         failed.add(1, false, &[link(5), link(6)], &[link(1)]);
-        let mut owed = Owed::default();
+        let mut owed = PendingHeaders::default();
         owed.add(1, false, &[link(7)], &[link(2)]);
         owed.put_back(failed);
         assert_eq!(places(&owed), [(1, false), (2, false), (5, true), (6, true), (7, true)]);
         owed.add(1, false, &[], &[link(5)]);
         assert_eq!(places(&owed), [(1, false), (2, false), (6, true), (7, true)]);
 
-        let mut older = Owed::default();
+        let mut older = PendingHeaders::default();
         older.add(1, false, &[link(3)], &[]);
-        let mut anew = Owed::default();
+        let mut anew = PendingHeaders::default();
         anew.add(1, true, &[link(9)], &[link(8)]);
         anew.put_back(older);
         assert_eq!(places(&anew), [(9, true)]);

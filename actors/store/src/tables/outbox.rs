@@ -1,6 +1,6 @@
 //! Effects, on one of three shelves.
 //!
-//! Invariant: an effect that has not ended is on `Live`, or, when its unit was undone after it was released, on
+//! Invariant: an effect that has not ended is on `Pending`, or, when its unit was undone after it was released, on
 //! `Retracted`; never on both. One that has ended is on `Ended` for as long as its unit can be undone; when that was
 //! undone, one that failed or was cancelled is on `Retracted`, so that it can be taken up again. An effect that has ended
 //! may have lost its body (`bodies`), one that has not ended never.
@@ -9,7 +9,7 @@
 
 use nexum_host_ifaces::{
     Hash,
-    outbox::{Ended, Entry, Listed, Location, Progress, Sent, digest},
+    outbox::{EffectEntry, EffectSummary, Ended, Listed, Location, Progress, digest},
     store::{ModuleId, StoreError},
 };
 use rocksdb::WriteBatch;
@@ -25,17 +25,17 @@ const ENTRY: &str = "an outbox entry";
 
 /// Where entries have their place by the unit that sent them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shelf {
-    Live,
+pub(crate) enum EffectTable {
+    Pending,
     Ended,
 }
 
-impl Shelf {
-    pub const BOTH: [Self; 2] = [Self::Live, Self::Ended];
+impl EffectTable {
+    pub const BOTH: [Self; 2] = [Self::Pending, Self::Ended];
 
     fn tag(self) -> Tag {
         match self {
-            Self::Live => Tag::Outbox,
+            Self::Pending => Tag::Outbox,
             Self::Ended => Tag::Ended,
         }
     }
@@ -55,15 +55,15 @@ fn misplaced() -> StoreError {
 
 /// An entry as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Shelved {
-    pub entry: Entry,
+pub(crate) struct StoredEffect {
+    pub entry: EffectEntry,
     /// It carried something that is not kept any more.
     pub bare: bool,
 }
 
-impl Shelved {
+impl StoredEffect {
     /// The entry without what only a further attempt would need.
-    pub fn bare(entry: &Entry) -> Self {
+    pub fn bare(entry: &EffectEntry) -> Self {
         let stripped = entry.stripped();
         Self { bare: stripped != *entry, entry: stripped }
     }
@@ -79,8 +79,13 @@ impl Shelved {
 }
 
 /// The live entry at a location, if it is that effect's: the number of an undone unit is used again.
-pub(crate) fn live_at(from: &impl Read, id: ModuleId, at: Location, effect: &str) -> Result<Option<Entry>, StoreError> {
-    let found: Option<Shelved> = from.read(Tag::Outbox.located(id, at), ENTRY)?;
+pub(crate) fn live_at(
+    from: &impl Read,
+    id: ModuleId,
+    at: Location,
+    effect: &str,
+) -> Result<Option<EffectEntry>, StoreError> {
+    let found: Option<StoredEffect> = from.read(Tag::Outbox.located(id, at), ENTRY)?;
     Ok(found.map(|shelved| shelved.entry).filter(|entry| entry.id == effect))
 }
 
@@ -90,12 +95,12 @@ pub(crate) fn ended_at(
     id: ModuleId,
     at: Location,
     name: Hash,
-) -> Result<Option<Shelved>, StoreError> {
-    let found: Option<Shelved> = from.read(Tag::Ended.located(id, at), ENTRY)?;
+) -> Result<Option<StoredEffect>, StoreError> {
+    let found: Option<StoredEffect> = from.read(Tag::Ended.located(id, at), ENTRY)?;
     Ok(found.filter(|shelved| digest(&shelved.entry.id) == name))
 }
 
-pub(crate) fn retracted(from: &impl Read, id: ModuleId, name: Hash) -> Result<Option<Shelved>, StoreError> {
+pub(crate) fn retracted(from: &impl Read, id: ModuleId, name: Hash) -> Result<Option<StoredEffect>, StoreError> {
     from.read(Tag::Retracted.named(id, name), ENTRY)
 }
 
@@ -103,7 +108,7 @@ pub(crate) fn retracted(from: &impl Read, id: ModuleId, name: Hash) -> Result<Op
 pub(crate) fn all_retracted(
     from: &impl Read,
     id: ModuleId,
-) -> impl Iterator<Item = Result<(Shelved, u64), StoreError>> {
+) -> impl Iterator<Item = Result<(StoredEffect, u64), StoreError>> {
     from.rows(DEFAULT, Tag::Retracted.range(id)).map(|row| {
         let (_, bytes) = row?;
         Ok((codec::decode(&bytes, ENTRY)?, bytes.len() as u64))
@@ -113,28 +118,30 @@ pub(crate) fn all_retracted(
 /// The entries of one shelf from a unit on, with their place and the bytes that each takes.
 pub(crate) fn entries(
     from: &impl Read,
-    shelf: Shelf,
+    shelf: EffectTable,
     id: ModuleId,
     seq: u64,
-) -> impl Iterator<Item = Result<(Location, Shelved, u64), StoreError>> {
+) -> impl Iterator<Item = Result<(Location, StoredEffect, u64), StoreError>> {
     let tag = shelf.tag();
     let first = tag.located(id, Location { seq, ordinal: 0 });
     from.rows(DEFAULT, (first, tag.range(id).1)).map(located)
 }
 
-fn located(row: Result<Row, StoreError>) -> Result<(Location, Shelved, u64), StoreError> {
+fn located(row: Result<Row, StoreError>) -> Result<(Location, StoredEffect, u64), StoreError> {
     let (key, bytes) = row?;
     Ok((parse_at(&key)?, codec::decode(&bytes, ENTRY)?, bytes.len() as u64))
 }
 
 /// Of every module what was retracted, ended or not, which has no place, then what has not ended.
-pub(crate) fn every(from: &impl Read) -> impl Iterator<Item = Result<(ModuleId, Option<Location>, Entry), StoreError>> {
+pub(crate) fn every(
+    from: &impl Read,
+) -> impl Iterator<Item = Result<(ModuleId, Option<Location>, EffectEntry), StoreError>> {
     [Tag::Retracted, Tag::Outbox].into_iter().flat_map(move |tag| {
         from.rows(DEFAULT, tag.all()).map(move |row| {
             let (key, bytes) = row?;
             let module = parse_module(&key).ok_or_else(misplaced)?;
             let at = if tag == Tag::Outbox { Some(parse_at(&key)?) } else { None };
-            Ok((module, at, codec::decode::<Shelved>(&bytes, ENTRY)?.entry))
+            Ok((module, at, codec::decode::<StoredEffect>(&bytes, ENTRY)?.entry))
         })
     })
 }
@@ -149,10 +156,10 @@ pub(crate) fn is_there(from: &impl Read, id: ModuleId, at: Option<Location>, eff
 }
 
 /// What one unit asked to send, in order.
-pub(crate) fn sent_by(from: &impl Read, id: ModuleId, seq: u64) -> Result<Vec<Sent>, StoreError> {
-    let place = |shelf: Shelf, seq| shelf.tag().located(id, Location { seq, ordinal: 0 });
+pub(crate) fn sent_by(from: &impl Read, id: ModuleId, seq: u64) -> Result<Vec<EffectSummary>, StoreError> {
+    let place = |shelf: EffectTable, seq| shelf.tag().located(id, Location { seq, ordinal: 0 });
     let mut found = Vec::new();
-    for shelf in Shelf::BOTH {
+    for shelf in EffectTable::BOTH {
         for row in from.rows(DEFAULT, (place(shelf, seq), place(shelf, seq + 1))) {
             let (at, shelved, _) = located(row)?;
             found.push((at, shelved.entry.brief()));
@@ -168,7 +175,7 @@ pub(crate) fn is_reopenable(how: Ended) -> bool {
 }
 
 /// An entry with all that it carries, as it is kept.
-pub(crate) fn encode(entry: &Entry) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn encode(entry: &EffectEntry) -> Result<Vec<u8>, StoreError> {
     codec::encode_vec(&(entry, false))
 }
 
@@ -181,18 +188,18 @@ pub(crate) fn put_ended(
     batch: &mut WriteBatch,
     id: ModuleId,
     at: Location,
-    shelved: &Shelved,
+    shelved: &StoredEffect,
 ) -> Result<(), StoreError> {
     batch.put(Tag::Ended.located(id, at), codec::encode_vec(shelved)?);
     Ok(())
 }
 
-pub(crate) fn put_retracted(batch: &mut WriteBatch, id: ModuleId, shelved: &Shelved) -> Result<(), StoreError> {
+pub(crate) fn put_retracted(batch: &mut WriteBatch, id: ModuleId, shelved: &StoredEffect) -> Result<(), StoreError> {
     batch.put(Tag::Retracted.named(id, digest(&shelved.entry.id)), codec::encode_vec(shelved)?);
     Ok(())
 }
 
-pub(crate) fn delete(batch: &mut WriteBatch, shelf: Shelf, id: ModuleId, at: Location) {
+pub(crate) fn delete(batch: &mut WriteBatch, shelf: EffectTable, id: ModuleId, at: Location) {
     batch.delete(shelf.tag().located(id, at));
 }
 
@@ -210,7 +217,7 @@ mod tests {
     fn an_entry_says_whether_it_has_lost_what_it_carried() {
         let effect =
             HttpEffect { method: "POST".into(), url: "https://a".into(), headers: Vec::new(), body: Some(vec![7]) };
-        let entry = Entry {
+        let entry = EffectEntry {
             id: "x".into(),
             key: "x".into(),
             lane: None,
@@ -219,14 +226,14 @@ mod tests {
             sent_at_ms: 1,
             effect: Effect::Http(effect),
         };
-        let whole: Shelved = codec::decode(&encode(&entry).unwrap(), ENTRY).unwrap();
-        assert_eq!(whole, Shelved { entry: entry.clone(), bare: false });
-        let bare = Shelved::bare(&entry);
+        let whole: StoredEffect = codec::decode(&encode(&entry).unwrap(), ENTRY).unwrap();
+        assert_eq!(whole, StoredEffect { entry: entry.clone(), bare: false });
+        let bare = StoredEffect::bare(&entry);
         assert!(bare.bare && bare.entry == entry.stripped() && bare.entry != entry);
-        assert_eq!(codec::decode::<Shelved>(&codec::encode_vec(&bare).unwrap(), ENTRY).unwrap(), bare);
-        let nothing = Shelved::bare(&bare.entry);
+        assert_eq!(codec::decode::<StoredEffect>(&codec::encode_vec(&bare).unwrap(), ENTRY).unwrap(), bare);
+        let nothing = StoredEffect::bare(&bare.entry);
         assert!(!nothing.bare, "what carried nothing has lost nothing");
-        let is_kept = |shelved: Shelved| shelved.listed(Progress::default(), false).body_kept;
+        let is_kept = |shelved: StoredEffect| shelved.listed(Progress::default(), false).body_kept;
         assert_eq!([whole, bare, nothing].map(is_kept), [true, false, true]);
     }
 

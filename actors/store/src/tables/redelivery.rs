@@ -1,6 +1,6 @@
 //! What modules have still to go through after a rewind, before their sources go on, in order.
 
-use nexum_host_ifaces::store::{ModuleId, ReplayItem, StoreError};
+use nexum_host_ifaces::store::{ModuleId, RedeliveryItem, StoreError};
 use rocksdb::WriteBatch;
 
 use super::table::{DEFAULT, Tag};
@@ -13,8 +13,8 @@ fn rows(from: &impl Read, id: ModuleId) -> Rows<'_> {
     from.rows(DEFAULT, Tag::Redelivery.range(id))
 }
 
-pub(crate) fn all(from: &impl Read, id: ModuleId) -> Result<Vec<ReplayItem>, StoreError> {
-    rows(from, id).read("a replay item").collect()
+pub(crate) fn all(from: &impl Read, id: ModuleId) -> Result<Vec<RedeliveryItem>, StoreError> {
+    rows(from, id).read("a redelivery item").collect()
 }
 
 pub(crate) fn count(from: &impl Read, id: ModuleId) -> u64 {
@@ -22,7 +22,7 @@ pub(crate) fn count(from: &impl Read, id: ModuleId) -> u64 {
 }
 
 /// Puts a queue in the place of what there was.
-pub(crate) fn replace(batch: &mut WriteBatch, id: ModuleId, queue: &[ReplayItem]) -> Result<(), StoreError> {
+pub(crate) fn replace(batch: &mut WriteBatch, id: ModuleId, queue: &[RedeliveryItem]) -> Result<(), StoreError> {
     let (from, end) = Tag::Redelivery.range(id);
     batch.delete_range(from, end);
     for item in queue {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use nexum_host_ifaces::{
-    outbox::{Effect, Ended, Entry, Listed, Live, Location, OutboxRequest, Progress, Released},
+    outbox::{Effect, EffectEntry, Ended, Listed, Location, OutboxRequest, PendingEffect, Progress, Released},
     store::StoreError,
 };
 use nexum_store::{Disk, Options, Written};
@@ -23,7 +23,7 @@ const IN_UNIT: u32 = 4;
 /// Units that send more than what is kept.
 const UNITS: u64 = 70;
 
-fn with_body(id: &str, bytes: Option<usize>) -> Entry {
+fn with_body(id: &str, bytes: Option<usize>) -> EffectEntry {
     let mut entry = effect(id);
     if let Effect::Http(effect) = &mut entry.effect {
         effect.body = bytes.map(|bytes| vec![7; bytes]);
@@ -31,7 +31,7 @@ fn with_body(id: &str, bytes: Option<usize>) -> Entry {
     entry
 }
 
-async fn send(harness: &Harness, module: &mut Module, outbox: Vec<Entry>) {
+async fn send(harness: &Harness, module: &mut Module, outbox: Vec<EffectEntry>) {
     let mut unit = module.unit(Vec::new());
     unit.outbox = outbox;
     let record = unit.record.clone();
@@ -76,7 +76,7 @@ async fn list(harness: &Harness) -> Vec<Listed> {
     ask(harness, |reply| OutboxRequest::List { name: "a".into(), limit: 10_000, reply }).await.unwrap()
 }
 
-async fn retry(harness: &Harness, id: &str) -> Result<Live, StoreError> {
+async fn retry(harness: &Harness, id: &str) -> Result<PendingEffect, StoreError> {
     ask(harness, |reply| OutboxRequest::Reopen { name: "a".into(), id: id.into(), now_ms: 9, reply }).await
 }
 

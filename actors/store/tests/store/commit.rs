@@ -44,7 +44,7 @@ async fn everything_of_a_unit_is_there_after_a_reopen() {
     assert_eq!(journal.len(), 2);
     assert_eq!(journal[1].previous, journal[0].digest());
     assert_eq!(record.journal, journal[1].digest());
-    let live = harness.ask(|reply| StoreMsg::Outbox(OutboxRequest::Live { reply })).await.unwrap();
+    let live = harness.ask(|reply| StoreMsg::Outbox(OutboxRequest::Pending { reply })).await.unwrap();
     assert_eq!(live.iter().map(|live| &*live.id).collect::<Vec<_>>(), ["one", "two"]);
     let tail = harness.ask(|reply| StoreMsg::Journal { module: id, from_seq: 2, limit: 9, reply }).await.unwrap();
     assert_eq!(tail, journal[1..]);

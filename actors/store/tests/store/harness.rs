@@ -14,7 +14,7 @@ use nexum_host_ifaces::{
     clock::{Clock, SystemClock},
     event::{Cursor, EventId, SourceId},
     ledger::{Ledger, Outcome},
-    outbox::{Effect, Entry, HttpEffect, Release},
+    outbox::{Effect, EffectEntry, HttpEffect, Release},
     store::{Change, DeadLetter, EventUnit, Fork, ModuleInfo, Reply, Rewound, StoreError, StoreMsg, UnitKind},
     types::{BlockRef, Event, Reorg, Tick},
 };
@@ -242,8 +242,8 @@ pub fn put(key: &str, value: &str, old: Option<&str>) -> Change {
 }
 
 /// An effect with this id.
-pub fn effect(id: &str) -> Entry {
-    Entry {
+pub fn effect(id: &str) -> EffectEntry {
+    EffectEntry {
         id: id.into(),
         key: format!("key of {id}"),
         lane: None,

@@ -12,8 +12,8 @@ use nexum_host_ifaces::{
     Hash,
     event::{Cursor, EventId, SourceId},
     outbox::{
-        BlockPoint, Change, EndOf, Ended, Entry, Listed, Live, Location, News, OutboxRequest, OutcomeRecord, Progress,
-        Released, SOURCE,
+        BlockPoint, Change, Changes, EffectEntry, EndEffect, Ended, Listed, Location, OutboxRequest, OutcomeRecord,
+        PendingEffect, Progress, Released, SOURCE,
     },
     store::{Reply, Rewound, StoreError, StoreMsg},
     types::OutcomeStatus,
@@ -49,8 +49,8 @@ async fn handle_outcome(harness: &Harness, module: &mut Module, number: u64) {
     module.ledger.adopt(record);
 }
 
-async fn live(harness: &Harness) -> Vec<Live> {
-    ask(harness, |reply| OutboxRequest::Live { reply }).await.unwrap()
+async fn live(harness: &Harness) -> Vec<PendingEffect> {
+    ask(harness, |reply| OutboxRequest::Pending { reply }).await.unwrap()
 }
 
 pub async fn live_ids(harness: &Harness) -> Vec<String> {
@@ -69,7 +69,7 @@ pub async fn end(harness: &Harness, module: &Module, id: &str, at: Option<Locati
         _ => OutcomeStatus::Cancelled("no".into()),
     };
     let (id, key) = (id.to_owned(), format!("key of {id}"));
-    let end = Box::new(EndOf { module: module.info.id, id, key, at, progress, how, now_ms: 9, status });
+    let end = Box::new(EndEffect { module: module.info.id, id, key, at, progress, how, now_ms: 9, status });
     ask(harness, |reply| OutboxRequest::End { end, reply }).await.unwrap();
 }
 
@@ -172,7 +172,7 @@ async fn act(harness: &Harness, module: &mut Module, source: &str, event: Option
     outcome.event = event.unwrap_or(outcome.event);
     let mut unit = module.ledger.seal(outcome);
     let block = BlockPoint { chain_id: 1, number, hash: Hash([number as u8; 32]) };
-    unit.outbox = vec![Entry { block: Some(block), ..effect(id) }];
+    unit.outbox = vec![EffectEntry { block: Some(block), ..effect(id) }];
     let record = unit.record.clone();
     harness.commit(unit).await.unwrap();
     module.ledger.adopt(record);
@@ -270,21 +270,21 @@ async fn news_come_in_order_and_a_new_actor_says_that_it_knows_nothing() {
     let news = |harness: &Harness| {
         let actor = harness.actor.clone();
         async move {
-            let asked = actor.call(|reply| StoreMsg::Outbox(OutboxRequest::News { reply }), None).await.unwrap();
+            let asked = actor.call(|reply| StoreMsg::Outbox(OutboxRequest::Changes { reply }), None).await.unwrap();
             asked.unwrap().unwrap()
         }
     };
-    assert_eq!(news(&harness).await, News::Lost, "nobody has read what there is");
+    assert_eq!(news(&harness).await, Changes::Lost, "nobody has read what there is");
     live(&harness).await;
     let (told, seq) = tokio::join!(news(&harness), send(&harness, &mut module, &["x"]));
-    let News::Changes(changes) = told else { panic!() };
+    let Changes::Known(changes) = told else { panic!() };
     assert!(matches!(&changes[..], [Change::Sent(live)] if live.id == "x" && live.at == at(seq, 0)), "{changes:?}");
     send(&harness, &mut module, &["y"]).await;
     rewind(&harness, &mut module, seq).await;
-    let News::Changes(changes) = news(&harness).await else { panic!() };
+    let Changes::Known(changes) = news(&harness).await else { panic!() };
     assert!(matches!(&changes[..], [Change::Sent(_), Change::Rewound { to_seq, .. }] if *to_seq == seq));
     let harness = harness.restart().await;
-    assert_eq!(news(&harness).await, News::Lost);
+    assert_eq!(news(&harness).await, Changes::Lost);
     harness.close().await;
 }
 
@@ -318,15 +318,15 @@ async fn what_was_written_though_the_write_failed_is_heard_of() {
     unit.outbox = vec![effect("x")];
     assert!(harness.commit(unit).await.is_err());
     disk.0.store(false, Ordering::Relaxed);
-    let news = ask(&harness, |reply| OutboxRequest::News { reply }).await.unwrap();
-    assert_eq!(news, News::Lost);
+    let news = ask(&harness, |reply| OutboxRequest::Changes { reply }).await.unwrap();
+    assert_eq!(news, Changes::Lost);
     assert_eq!(live_ids(&harness).await, ["x"]);
     module = harness.module("a").await;
     let seq = send(&harness, &mut module, &["y"]).await;
     disk.0.store(true, Ordering::Relaxed);
     assert!(harness.rewind(&mut module, seq - 1).await.is_err());
-    let news = ask(&harness, |reply| OutboxRequest::News { reply }).await.unwrap();
-    assert_eq!((news, live_ids(&harness).await), (News::Lost, vec!["x".to_owned()]));
+    let news = ask(&harness, |reply| OutboxRequest::Changes { reply }).await.unwrap();
+    assert_eq!((news, live_ids(&harness).await), (Changes::Lost, vec!["x".to_owned()]));
     harness.close().await;
 }
 

@@ -4,7 +4,7 @@ use nexum_host_ifaces::{
     Hash,
     event::{Cursor, EventId, SourceId},
     ledger::Outcome,
-    store::{Change, Entries, Fork, ModuleRecord, ReplayItem, Rewound, StateView, StoreError, StoreMsg, UnitKind},
+    store::{Change, Entries, Fork, ModuleRecord, RedeliveryItem, Rewound, StateView, StoreError, StoreMsg, UnitKind},
     types::{BlockRef, ReleasedEffect, Reorg},
 };
 use nexum_store::Options;
@@ -38,7 +38,7 @@ async fn rewind(harness: &Harness, module: &mut Module, to_seq: u64) -> Result<(
     let rewound = harness.rewind(module, to_seq).await?;
     assert_eq!(rewound.is_some(), at > to_seq);
     // Its only source delivers anew.
-    assert!(rewound.is_none_or(|rewound| matches!(rewound.replay[..], [ReplayItem { told: Some(_), .. }])));
+    assert!(rewound.is_none_or(|rewound| matches!(rewound.redelivery[..], [RedeliveryItem { told: Some(_), .. }])));
     Ok(())
 }
 
@@ -195,21 +195,21 @@ async fn fork(
     let rewound = harness.ask(|reply| StoreMsg::Rewind { module: id, fork, reply }).await?;
     if let Some(rewound) = &rewound {
         module.ledger.adopt(rewound.record.clone());
-        assert_eq!(harness.store.replay(id).unwrap(), rewound.replay, "what is answered is what is durable");
-        assert_eq!(harness.store.inspect(&module.name).unwrap().replay, rewound.replay.len() as u64);
+        assert_eq!(harness.store.replay(id).unwrap(), rewound.redelivery, "what is answered is what is durable");
+        assert_eq!(harness.store.inspect(&module.name).unwrap().redelivery, rewound.redelivery.len() as u64);
     }
     Ok(rewound)
 }
 
 fn shown(rewound: &Rewound) -> Vec<String> {
-    let show = |item: &ReplayItem| match &item.told {
+    let show = |item: &RedeliveryItem| match &item.told {
         Some(told) => {
             let released: Vec<_> = told.released_effects.iter().map(|effect| effect.id.as_str()).collect();
             format!("{} reorg to {} {released:?}", item.source, item.cursor)
         }
         None => format!("{} {}", item.source, item.cursor),
     };
-    rewound.replay.iter().map(show).collect()
+    rewound.redelivery.iter().map(show).collect()
 }
 
 #[tokio::test]
@@ -256,13 +256,13 @@ async fn a_fork_queues_the_reorg_and_the_other_sources_in_their_order() {
     // Two items are gone through, then the second source forks below the first of them.
     let mut unit = module.ledger.seal(Outcome { event: reorg_id(5), ..module.outcome(vec![]) });
     unit.told = Some(Box::new(reorg(5, &["earlier"])));
-    unit.replayed = vec![0];
+    unit.redelivered = vec![0];
     module.ledger.adopt(unit.record.clone());
     harness.commit(unit).await.unwrap();
     let hash = Hash([51; 32]);
     let moved = Some((SourceId::new("two"), Cursor::block(51, hash)));
     let mut unit = module.ledger.seal(Outcome { moved, ..module.outcome(vec![]) });
-    unit.replayed = vec![1];
+    unit.redelivered = vec![1];
     module.ledger.adopt(unit.record.clone());
     harness.commit(unit).await.unwrap();
     assert_eq!(harness.store.replay(module.info.id).unwrap().len(), 2);

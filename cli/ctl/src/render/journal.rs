@@ -1,7 +1,7 @@
 //! The journal as text. Pure: answers in, lines out.
 
 use nexum_admin_api::journal::{EntryLine, JournalUnit, diff::Comparison, kind, verify::Report};
-use nexum_records::{Hash, effect::Sent, event::Cursor};
+use nexum_records::{Hash, effect::EffectSummary, event::Cursor};
 
 use super::{foreign::shown, one_line, table, units};
 
@@ -45,9 +45,9 @@ fn cursor(cursor: &Option<Cursor>) -> String {
 }
 
 /// What an event asked to send.
-pub fn effects(effects: &[Sent]) -> String {
+pub fn effects(effects: &[EffectSummary]) -> String {
     let mut rows = vec![["SENT", "TO", "RELEASE", "LANE", "KEY"].map(str::to_owned).to_vec()];
-    for Sent { id: _, key, kind, destination, lane, release } in effects {
+    for EffectSummary { id: _, key, kind, destination, lane, release } in effects {
         let lane = lane.clone().unwrap_or_else(|| "-".to_owned());
         rows.push(vec![kind.clone(), destination.clone(), release.clone(), lane, key.clone()]);
     }

@@ -74,7 +74,7 @@ pub struct Interest {
     pub hold: Hold,
 }
 
-/// One module's wish for what follows its cursor.
+/// One module's request for what follows its cursor.
 #[derive(Debug, Clone)]
 pub struct ChainPull {
     pub module: Arc<str>,

@@ -12,7 +12,7 @@ use crate::{
     effects,
     event::EventId,
     host::HostState,
-    outbox::{BlockPoint, Entry, effect_id},
+    outbox::{BlockPoint, EffectEntry, effect_id},
     unit::drafts::Drafts,
 };
 
@@ -121,7 +121,7 @@ impl outbox::Host for View<'_> {
             return Err(later(format!("the effects of one event have more than {EVENT_BYTES_MAX} bytes")));
         }
         drafts.admit(bytes)?;
-        let entry = Entry {
+        let entry = EffectEntry {
             key,
             id: id.clone(),
             lane: options.lane,

@@ -10,8 +10,8 @@ use super::*;
 
 const BOUNDS: Concurrency = Concurrency { all: 5, per_module: 3, per_destination: 2 };
 
-fn live(module: u32, seq: u64, id: &str, lane: Option<&str>) -> Live {
-    Live {
+fn live(module: u32, seq: u64, id: &str, lane: Option<&str>) -> PendingEffect {
+    PendingEffect {
         module: ModuleId(module),
         name: format!("m{module}").into(),
         at: Some(Location { seq, ordinal: 0 }),
@@ -154,11 +154,11 @@ fn a_module_has_no_more_under_way_than_it_may() {
 fn what_waits_for_a_far_block_does_not_hide_what_is_final() {
     let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
     for seq in 10..1_010 {
-        schedule.add(Live { release: Release::Finalized, ..live(1, seq, &format!("a-{seq}"), None) });
+        schedule.add(PendingEffect { release: Release::Finalized, ..live(1, seq, &format!("a-{seq}"), None) });
     }
-    schedule.add(Live { release: Release::Finalized, ..live(2, 7, "b-7", None) });
-    schedule.add(Live { release: Release::Safe, ..live(2, 8, "b-8", None) });
-    schedule.add(Live { release: Release::Safe, ..live(2, 9, "b-9", None) });
+    schedule.add(PendingEffect { release: Release::Finalized, ..live(2, 7, "b-7", None) });
+    schedule.add(PendingEffect { release: Release::Safe, ..live(2, 8, "b-8", None) });
+    schedule.add(PendingEffect { release: Release::Safe, ..live(2, 9, "b-9", None) });
     let within = |chain_id, heads, max| -> Vec<_> {
         schedule.held_within(chain_id, &heads, max).into_iter().map(|live| live.id).collect()
     };
@@ -170,9 +170,9 @@ fn what_waits_for_a_far_block_does_not_hide_what_is_final() {
 #[test]
 fn what_waits_for_finality_goes_when_its_block_is_final() {
     let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
-    schedule.add(Live { release: Release::Finalized, ..live(1, 1, "a-1", Some("x")) });
+    schedule.add(PendingEffect { release: Release::Finalized, ..live(1, 1, "a-1", Some("x")) });
     schedule.add(live(1, 2, "a-2", Some("x")));
-    schedule.add(Live { release: Release::Safe, block: None, ..live(1, 3, "b-3", None) });
+    schedule.add(PendingEffect { release: Release::Safe, block: None, ..live(1, 3, "b-3", None) });
     assert_eq!(started(&mut schedule, 0), ["b-3"], "an event without a block waits for none");
     assert_eq!(schedule.held().map(|live| &*live.id).collect::<Vec<_>>(), ["a-1"]);
     assert_eq!(schedule.hurry("m1", "a-1"), Some(Err(Obstacle::Held)));
@@ -189,7 +189,7 @@ fn what_waits_for_finality_goes_when_its_block_is_final() {
 fn a_rewind_takes_what_has_not_left_and_frees_its_lane() {
     let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
     let released = Progress { released: true, next_attempt_ms: 9, ..Progress::default() };
-    schedule.add(Live { progress: released, ..live(1, 5, "a-5", None) });
+    schedule.add(PendingEffect { progress: released, ..live(1, 5, "a-5", None) });
     for (seq, id) in [(4, "b-4"), (6, "b-6"), (7, "c-7")] {
         schedule.add(live(1, seq, id, Some("x")));
     }
@@ -211,7 +211,7 @@ fn a_random_walk_keeps_the_promises() {
         let random = &mut StdRng::seed_from_u64(seed);
         let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
         let mut sent: BTreeMap<String, (u32, Option<String>, u64)> = BTreeMap::new();
-        let mut flying: Vec<Live> = Vec::new();
+        let mut flying: Vec<PendingEffect> = Vec::new();
         let mut ended: Vec<String> = Vec::new();
         let mut now_ms = 0;
         for step in 0..300u64 {

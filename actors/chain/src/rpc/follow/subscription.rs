@@ -6,7 +6,7 @@ use nexum_host_ifaces::Hash;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Ended, Line, PROBE_MIN};
+use super::{Ended, EndpointTask, PROBE_MIN};
 use crate::{
     header::Header,
     rpc::{errors::CallError, wire},
@@ -25,7 +25,7 @@ enum Hinted {
     },
 }
 
-impl Line {
+impl EndpointTask {
     /// What it was subscribed to before is not wanted any more.
     pub(super) async fn unsubscribe(&mut self) {
         if let Some(subscription) = self.subscription.take() {

@@ -13,7 +13,7 @@ use crate::{
         endpoint::Purpose,
         errors::CallError,
         follow::by_number,
-        headers::{Asked, refusal},
+        headers::{HeaderRequest, refusal},
         logs::{doubts_about, of},
         shape::Refusal,
         wire,
@@ -113,7 +113,7 @@ impl RpcBackend {
             match known_end {
                 Some(_) => Ok(known_end),
                 None => {
-                    let found = self.ask_headers(index, Asked::Blocks, &request).await?;
+                    let found = self.ask_headers(index, HeaderRequest::Blocks, &request).await?;
                     let found = found.into_iter().flatten().find(|header| header.number == to);
                     Ok::<_, CallError>(found.map(|header| header.hash))
                 }
@@ -139,7 +139,7 @@ impl RpcBackend {
         } else {
             // It may get the block any moment now: only logs asked for afterwards are all of them. That it has a block
             // which is known it has to say itself.
-            let found = self.ask_headers(index, Asked::Blocks, &request).await?;
+            let found = self.ask_headers(index, HeaderRequest::Blocks, &request).await?;
             let end = found.into_iter().flatten().find(|header| header.number == to).map(|header| header.hash);
             if end.is_none() {
                 return Ok(None);
@@ -154,7 +154,7 @@ impl RpcBackend {
         let end = end?;
         if had_it && known_end.is_some() && seems_to_lack(&logs, from, to, union, known) {
             // Whatever stands behind an address may have had the block once, and not now.
-            let found = self.ask_headers(index, Asked::Blocks, &request).await?;
+            let found = self.ask_headers(index, HeaderRequest::Blocks, &request).await?;
             if found.into_iter().flatten().all(|header| Some(header.hash) != end) {
                 return Ok(None);
             }

@@ -8,7 +8,7 @@ const LIE: u8 = 9;
 /// A bench that gives nothing up at once, with a cursor at a block in whose place a wrong one was read.
 struct Misled {
     bench: Bench,
-    seat: usize,
+    subscription: usize,
     now_ns: u64,
     surveys: usize,
 }
@@ -21,8 +21,8 @@ impl Misled {
         bench.tracker.backfill.add_checked((number, hash(LIE, number)));
         let source = SourceId::new("chain:1");
         let cursor = Cursor::block(number, hash(0, number));
-        let seat = bench.tracker.pull("a".into(), source, 1, Some(&cursor), &blocks(), SIZE);
-        Self { bench, seat, now_ns: 0, surveys: 0 }
+        let subscription = bench.tracker.pull("a".into(), source, 1, Some(&cursor), &blocks(), SIZE);
+        Self { bench, subscription, now_ns: 0, surveys: 0 }
     }
 
     /// Carries out what is due within this time. The endpoints say this of the cursor's block.
@@ -32,16 +32,18 @@ impl Misled {
         loop {
             let effects = self.bench.tracker.effects();
             if effects.is_empty() {
-                return self.bench.answers.remove(&self.seat).unwrap_or_default();
+                return self.bench.answers.remove(&self.subscription).unwrap_or_default();
             }
             for effect in effects {
                 match effect {
-                    Effect::Answer { seat, answer, .. } => self.bench.answers.entry(seat).or_default().push(answer),
+                    Effect::Answer { subscription, answer, .. } => {
+                        self.bench.answers.entry(subscription).or_default().push(answer)
+                    }
                     Effect::Start { job, after } => {
                         let due_ns = self.now_ns + u64::try_from(after.as_nanos()).unwrap();
                         if due_ns > until_ns {
                             self.bench.tracker.effects.push(Effect::Start { job, after });
-                            return self.bench.answers.remove(&self.seat).unwrap_or_default();
+                            return self.bench.answers.remove(&self.subscription).unwrap_or_default();
                         }
                         self.now_ns = due_ns;
                         self.surveys += usize::from(matches!(job, Job::Cursor { .. }));

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// The answer of a node on a branch that is gone, the first time that it is asked for headers from here on.
-fn misled(job: &Job, asked: &mut BTreeSet<u64>) -> Option<Found> {
+fn misled(job: &Job, asked: &mut BTreeSet<u64>) -> Option<ReadResult> {
     let Job::Segment { segment: Segment::Headers { from, to }, .. } = job else { return None };
     let first = *from > 500 && asked.insert(*from);
-    first.then(|| Found::Headers((*from..=*to).map(|number| header(7, 0, number)).collect()))
+    first.then(|| ReadResult::Headers((*from..=*to).map(|number| header(7, 0, number)).collect()))
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use nexum_host_ifaces::{
     clock::Clock,
     effects::{self, Attempting, Verdict},
-    outbox::{EndOf, Ended, Entry, Live, OutboxRequest, Progress, Released},
+    outbox::{EffectEntry, EndEffect, Ended, OutboxRequest, PendingEffect, Progress, Released},
     ports::Ports,
     store::StoreMsg,
     types::OutcomeStatus,
@@ -23,7 +23,7 @@ use crate::load::Plan;
 const REFUSED_RETRY_MS: u64 = 250;
 
 /// What an attempt came to.
-pub enum Done {
+pub enum Attempted {
     /// It is not there any more, or ended in an earlier history.
     Gone,
     Again(Progress),
@@ -32,7 +32,7 @@ pub enum Done {
     Trouble(String, Option<Progress>),
 }
 
-pub(super) struct Courier {
+pub(super) struct Attempts {
     ports: Arc<Ports>,
     clock: Arc<dyn Clock>,
     policy: RetryPolicy,
@@ -41,7 +41,7 @@ pub(super) struct Courier {
     jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
 }
 
-impl Courier {
+impl Attempts {
     pub fn new(args: &Args) -> Self {
         Self {
             ports: args.ports.clone(),
@@ -53,14 +53,14 @@ impl Courier {
         }
     }
 
-    pub async fn attempt(&self, live: &Live, plan: &Plan) -> Done {
+    pub async fn attempt(&self, live: &PendingEffect, plan: &Plan) -> Attempted {
         let (module, id, at) = (live.module, live.id.clone(), live.at);
         let now_ms = self.clock.now_ms();
         let asked = |reply| StoreMsg::Outbox(OutboxRequest::Release { module, id, at, now_ms, reply });
         let (entry, progress, again) = match flat(self.ports.store().call(STORE_DEADLINE, asked).await) {
             Ok(Released::Now { entry, progress, again }) => (entry, progress, again),
-            Ok(Released::Ended | Released::Gone) => return Done::Gone,
-            Err(error) => return Done::Trouble(error, None),
+            Ok(Released::Ended | Released::Gone) => return Attempted::Gone,
+            Err(error) => return Attempted::Trouble(error, None),
         };
         self.metrics.attempts.with_label_values(&[&*live.name]).inc();
         let kind = effects::of(&entry.effect);
@@ -83,13 +83,19 @@ impl Courier {
         self.conclude(live, &entry, progress, verdict).await
     }
 
-    async fn conclude(&self, live: &Live, entry: &Entry, mut progress: Progress, verdict: Verdict) -> Done {
+    async fn conclude(
+        &self,
+        live: &PendingEffect,
+        entry: &EffectEntry,
+        mut progress: Progress,
+        verdict: Verdict,
+    ) -> Attempted {
         let now_ms = self.clock.now_ms();
         let (error, after) = match verdict.shortened() {
             Verdict::Retry { counts: false, error, .. } => {
                 progress.next_attempt_ms = now_ms + REFUSED_RETRY_MS;
                 progress.last_error = Some(error);
-                return Done::Again(progress);
+                return Attempted::Again(progress);
             }
             Verdict::Retry { error, after, .. } => (error, after),
             Verdict::Delivered(answer) => {
@@ -121,10 +127,10 @@ impl Courier {
             // At worst the count starts lower after a crash.
             Err(error) => tracing::debug!("an attempt was not counted: {error}"),
         }
-        Done::Again(progress)
+        Attempted::Again(progress)
     }
 
-    async fn fail(&self, live: &Live, entry: &Entry, progress: Progress, error: String) -> Done {
+    async fn fail(&self, live: &PendingEffect, entry: &EffectEntry, progress: Progress, error: String) -> Attempted {
         tracing::warn!(
             module = %live.name, effect = entry.id, to = live.destination, attempts = progress.attempts,
             "effect failed: {error}; `nexumctl outbox retry {} {}` takes it up again", live.name, entry.id
@@ -133,8 +139,8 @@ impl Courier {
     }
 
     /// Writes the end of an effect and the outcome that its module will hear of.
-    pub async fn end(&self, live: &Live, progress: Progress, how: Ended, status: OutcomeStatus) -> Done {
-        let end = Box::new(EndOf {
+    pub async fn end(&self, live: &PendingEffect, progress: Progress, how: Ended, status: OutcomeStatus) -> Attempted {
+        let end = Box::new(EndEffect {
             module: live.module,
             id: live.id.clone(),
             key: live.key.clone(),
@@ -146,8 +152,8 @@ impl Courier {
         });
         let asked = |reply| StoreMsg::Outbox(OutboxRequest::End { end, reply });
         match flat(self.ports.store().call(STORE_DEADLINE, asked).await) {
-            Ok(()) => Done::Ended(how),
-            Err(error) => Done::Trouble(error, Some(progress)),
+            Ok(()) => Attempted::Ended(how),
+            Err(error) => Attempted::Trouble(error, Some(progress)),
         }
     }
 }

@@ -9,20 +9,20 @@ use std::collections::VecDeque;
 
 use nexum_host_ifaces::{
     event::{Cursor, Delivery, EventId, Part, SourceId},
-    store::{ReplayItem, UnitKind, add_released},
+    store::{RedeliveryItem, UnitKind, add_released},
     types::BlockRef,
 };
 
 use super::{Args, Exit, Running};
 use crate::{
     sources::{Source, known},
-    status::Wish,
+    status::RunState,
 };
 
 /// The queue in memory, in order, and the positions that go with the next unit.
 #[derive(Default)]
-pub(super) struct Replay {
-    items: VecDeque<ReplayItem>,
+pub(super) struct Redelivery {
+    items: VecDeque<RedeliveryItem>,
     done: Vec<u64>,
 }
 
@@ -36,8 +36,8 @@ enum Match {
     Gone,
 }
 
-impl Replay {
-    pub(super) fn new(items: Vec<ReplayItem>) -> Self {
+impl Redelivery {
+    pub(super) fn new(items: Vec<RedeliveryItem>) -> Self {
         Self { items: items.into(), done: Vec::new() }
     }
 
@@ -51,7 +51,7 @@ impl Replay {
     }
 
     /// What a source has to deliver next. Nothing, when another source's item or one that needs no source comes first.
-    fn head_of(&self, source: &SourceId) -> Option<&ReplayItem> {
+    fn head_of(&self, source: &SourceId) -> Option<&RedeliveryItem> {
         self.items.front().filter(|item| item.source == *source && known(item).is_none())
     }
 
@@ -63,7 +63,7 @@ impl Replay {
 
     /// Drops what waits for a source. What is left to say of it is one reorg, which names every effect that had left
     /// according to those that are dropped.
-    pub(super) fn forget(&mut self, source: &SourceId) -> Option<ReplayItem> {
+    pub(super) fn forget(&mut self, source: &SourceId) -> Option<RedeliveryItem> {
         let (of_source, others): (Vec<_>, Vec<_>) = self.items.drain(..).partition(|item| item.source == *source);
         self.items = others.into();
         self.done.extend(of_source.iter().map(|item| item.position));
@@ -78,21 +78,21 @@ impl Replay {
 }
 
 /// Makes a reorg lead to where its source stands: it has not come to where that reorg led it once.
-fn lead_to(item: &mut ReplayItem, here: Cursor) {
+fn lead_to(item: &mut RedeliveryItem, here: Cursor) {
     if let (Some(told), Cursor::Chain { number, hash: Some(hash), part: Part::Block }) = (&mut item.told, &here) {
         told.common_ancestor = BlockRef { number: *number, hash: hash.0.to_vec() };
     }
     item.cursor = here;
 }
 
-fn names_effects(item: &ReplayItem) -> bool {
+fn names_effects(item: &RedeliveryItem) -> bool {
     item.told.as_ref().is_some_and(|told| !told.released_effects.is_empty())
 }
 
 impl Match {
     /// A source delivers before the item only what it skips when the module catches up. Anything else there the module
     /// would have been given before the item, so that something else stands there now.
-    fn of(item: &ReplayItem, delivery: &Delivery, source: &dyn Source) -> Self {
+    fn of(item: &RedeliveryItem, delivery: &Delivery, source: &dyn Source) -> Self {
         let is_before = source.position(&delivery.cursor) < source.position(&item.cursor);
         match (item.event == delivery.id, is_before) {
             (true, _) => Self::Same,
@@ -103,29 +103,29 @@ impl Match {
 }
 
 impl Running {
-    /// Asks one source for what follows, unless there is something to replay first.
+    /// Asks one source for what follows, unless there is something to deliver again first.
     pub(super) async fn go_on(&mut self, args: &Args, index: usize) -> Result<(), Exit> {
-        match self.replay.is_empty() {
+        match self.redelivery.is_empty() {
             true => Ok(self.feeds.pull(args, index)?),
             false => self.go_on_with_all(args).await,
         }
     }
 
-    /// Replays what can be replayed now; when nothing is left, asks every source.
+    /// Delivers again what can be now; when nothing is left, asks every source.
     pub(super) async fn go_on_with_all(&mut self, args: &Args) -> Result<(), Exit> {
-        while let Some(item) = self.replay.items.front() {
-            if args.status.wish() == Wish::Hold {
+        while let Some(item) = self.redelivery.items.front() {
+            if args.status.run_state() == RunState::Hold {
                 return self.settle(args).await;
             }
             let Some(index) = self.feeds.served(args, &item.source) else {
                 // The manifest has dropped the subscription, or the engine no longer serves it.
                 let source = item.source.clone();
-                self.replay.forget(&source);
+                self.redelivery.forget(&source);
                 continue;
             };
             if matches!(item.event, EventId::Advance { .. }) {
                 let start = item.cursor.clone();
-                self.replay.pop();
+                self.redelivery.pop();
                 if self.feeds.position(index).is_none() {
                     self.advance(args, index, start);
                 }
@@ -135,7 +135,7 @@ impl Running {
                 self.settle(args).await?;
                 return Ok(self.feeds.pull_every_event(args, index)?);
             };
-            self.replay.pop();
+            self.redelivery.pop();
             self.deliver(args, index, delivery).await?;
         }
         self.close_replay(args);
@@ -143,7 +143,7 @@ impl Running {
         Ok(self.feeds.pull_all(args)?)
     }
 
-    /// Takes a source's answer while it is the one that replays.
+    /// Takes a source's answer while its events are delivered again.
     pub(super) async fn replay_from(
         &mut self,
         args: &Args,
@@ -154,24 +154,24 @@ impl Running {
         let source = self.feeds.source(index).clone();
         for delivery in deliveries {
             // The next item is not for this source to deliver: what else is in the answer is asked for again in its turn.
-            let Some(item) = self.replay.head_of(source.id()) else { return Ok(()) };
-            if args.status.wish() == Wish::Hold {
+            let Some(item) = self.redelivery.head_of(source.id()) else { return Ok(()) };
+            if args.status.run_state() == RunState::Hold {
                 return Ok(());
             }
             match Match::of(item, &delivery, &*source) {
                 Match::Same => {
-                    self.replay.pop();
+                    self.redelivery.pop();
                     self.deliver(args, index, delivery).await?;
                 }
                 Match::Before => self.feeds.progress(index, delivery.cursor),
                 Match::Gone => {
                     let (module, source) = (args.name(), source.id());
-                    tracing::info!(%module, %source, event = %item.event, "no longer canonical: not replayed");
+                    tracing::info!(%module, %source, event = %item.event, "no longer canonical: not delivered again");
                     return self.void(args, index).await;
                 }
             }
         }
-        if let (Some(item), Some(progress)) = (self.replay.head_of(source.id()), progress) {
+        if let (Some(item), Some(progress)) = (self.redelivery.head_of(source.id()), progress) {
             match source.position(&progress) < source.position(&item.cursor) {
                 true => self.feeds.progress(index, progress),
                 // The source has nothing there any more.
@@ -184,7 +184,7 @@ impl Running {
     /// Drops what waits for a source, of whose chain something else stands by now.
     async fn void(&mut self, args: &Args, index: usize) -> Result<(), Exit> {
         // None of what is dropped is a reorg that named effects: there is nothing to tell.
-        let Some(mut item) = self.replay.forget(self.feeds.id(index)) else { return Ok(()) };
+        let Some(mut item) = self.redelivery.forget(self.feeds.id(index)) else { return Ok(()) };
         if let Some(here) = self.feeds.cursor(index) {
             lead_to(&mut item, here);
         }
@@ -196,7 +196,7 @@ impl Running {
 
     /// Makes it durable that what was void is done, when no event is left to do it.
     fn close_replay(&mut self, args: &Args) {
-        if self.replay.done.is_empty() {
+        if self.redelivery.done.is_empty() {
             return;
         }
         let host = self.instance.host();
@@ -219,9 +219,9 @@ mod tests {
     use super::*;
     use crate::sources::ChainSource;
 
-    fn item(position: u64, source: &str, number: u64, hash: u8) -> ReplayItem {
+    fn item(position: u64, source: &str, number: u64, hash: u8) -> RedeliveryItem {
         let hash = Hash([hash; 32]);
-        ReplayItem {
+        RedeliveryItem {
             position,
             source: SourceId::new(source),
             event: EventId::Block { chain_id: 2, number, hash },
@@ -270,14 +270,14 @@ mod tests {
             released_effects: Vec::new(),
         };
         let event = EventId::Reorg { chain_id: 2, old_head: Hash([1; 32]), new_head: Hash([2; 32]), nth: 1 };
-        let reorg = ReplayItem { event, told: Some(Box::new(told)), ..item(1, "chain:2", 6, 1) };
-        let mut replay = Replay::new(vec![item(0, "chain:2", 6, 1), reorg, item(2, "chain:2", 7, 2)]);
+        let reorg = RedeliveryItem { event, told: Some(Box::new(told)), ..item(1, "chain:2", 6, 1) };
+        let mut redelivery = Redelivery::new(vec![item(0, "chain:2", 6, 1), reorg, item(2, "chain:2", 7, 2)]);
         let source = SourceId::new("chain:2");
-        assert_eq!(replay.head_of(&source).map(|item| item.position), Some(0));
-        replay.pop();
-        assert_eq!(replay.head_of(&source), None, "what follows it is not compared with it");
-        replay.pop();
-        assert_eq!(replay.head_of(&source).map(|item| item.position), Some(2));
+        assert_eq!(redelivery.head_of(&source).map(|item| item.position), Some(0));
+        redelivery.pop();
+        assert_eq!(redelivery.head_of(&source), None, "what follows it is not compared with it");
+        redelivery.pop();
+        assert_eq!(redelivery.head_of(&source).map(|item| item.position), Some(2));
     }
 
     #[test]
@@ -289,29 +289,30 @@ mod tests {
             let released_effects = released.collect();
             Some(Box::new(types::Reorg { chain_id: 2, common_ancestor, old_head, new_head, released_effects }))
         };
-        let reorg = |position, keys: &[&str]| ReplayItem { told: told(keys), ..item(position, "chain:2", 6, 1) };
+        let reorg = |position, keys: &[&str]| RedeliveryItem { told: told(keys), ..item(position, "chain:2", 6, 1) };
         let items = vec![item(0, "chain:2", 7, 1), reorg(1, &["x"]), item(2, "cron:x", 8, 1), reorg(3, &[])];
-        let mut replay = Replay::new(items.into_iter().chain([reorg(4, &["x", "y"])]).collect());
-        let mut left = replay.forget(&SourceId::new("chain:2")).unwrap();
+        let mut redelivery = Redelivery::new(items.into_iter().chain([reorg(4, &["x", "y"])]).collect());
+        let mut left = redelivery.forget(&SourceId::new("chain:2")).unwrap();
         lead_to(&mut left, Cursor::block(5, Hash([5; 32])));
         assert_eq!(left.cursor, Cursor::block(5, Hash([5; 32])));
         let left = left.told.unwrap();
         assert_eq!(left.common_ancestor, types::BlockRef { number: 5, hash: vec![5; 32] });
         let keys: Vec<_> = left.released_effects.iter().map(|effect| &*effect.key).collect();
         assert_eq!(keys, ["x", "y"]);
-        assert_eq!(replay.take_done(), [0, 1, 3, 4]);
-        assert_eq!(replay.forget(&SourceId::new("chain:2")), None);
+        assert_eq!(redelivery.take_done(), [0, 1, 3, 4]);
+        assert_eq!(redelivery.forget(&SourceId::new("chain:2")), None);
     }
 
     #[test]
     fn what_is_void_is_done_with_the_next_unit() {
-        let mut replay = Replay::new(vec![item(0, "chain:2", 7, 1), item(1, "cron:x", 8, 1), item(2, "chain:2", 8, 1)]);
-        assert!(replay.head_of(&SourceId::new("cron:x")).is_none());
-        replay.forget(&SourceId::new("chain:2"));
-        assert_eq!(replay.head_of(&SourceId::new("cron:x")).map(|item| item.position), Some(1));
-        replay.pop();
-        assert!(replay.is_empty());
-        assert_eq!(replay.take_done(), [0, 2, 1]);
-        assert!(replay.take_done().is_empty());
+        let mut redelivery =
+            Redelivery::new(vec![item(0, "chain:2", 7, 1), item(1, "cron:x", 8, 1), item(2, "chain:2", 8, 1)]);
+        assert!(redelivery.head_of(&SourceId::new("cron:x")).is_none());
+        redelivery.forget(&SourceId::new("chain:2"));
+        assert_eq!(redelivery.head_of(&SourceId::new("cron:x")).map(|item| item.position), Some(1));
+        redelivery.pop();
+        assert!(redelivery.is_empty());
+        assert_eq!(redelivery.take_done(), [0, 2, 1]);
+        assert!(redelivery.take_done().is_empty());
     }
 }

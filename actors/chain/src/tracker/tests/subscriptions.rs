@@ -10,8 +10,8 @@ fn who_takes_the_place_of_a_module_that_was_forgotten_does_not_get_its_answer() 
     let left = bench.tracker.pull("a".into(), source(), 1, Some(&behind), &blocks(), SIZE);
     assert_eq!(bench.tracker.forget("a"), [left]);
     let head = Cursor::block(1_000, hash(0, 1_000));
-    let seat = bench.tracker.pull("b".into(), source(), 1, Some(&head), &blocks(), SIZE);
-    assert_eq!(seat, left);
+    let subscription = bench.tracker.pull("b".into(), source(), 1, Some(&head), &blocks(), SIZE);
+    assert_eq!(subscription, left);
     bench.work();
     assert!(bench.answers.is_empty(), "{:?}", bench.answers);
 }

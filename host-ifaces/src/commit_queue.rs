@@ -20,14 +20,14 @@ const UNITS_MAX: usize = 16;
 
 /// Why a unit may not be durable. Whoever made it must not go on from it.
 #[derive(Debug, thiserror::Error)]
-pub enum NotKept {
+pub enum NotCommitted {
     #[error(transparent)]
     Port(#[from] PortError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-pub struct Ahead {
+pub struct CommitQueue {
     store: Port<StoreMsg>,
     queue: Mutex<Queue>,
 }
@@ -40,7 +40,7 @@ struct Queue {
     refused: Option<PortError>,
 }
 
-impl Ahead {
+impl CommitQueue {
     pub fn new(store: Port<StoreMsg>) -> Self {
         Self { store, queue: Mutex::default() }
     }
@@ -67,7 +67,7 @@ impl Ahead {
 
     /// Sends what waits and waits until everything sent is durable, at most for `deadline`. After an error, or when the
     /// future is dropped, what is durable is a prefix of it that only the store knows.
-    pub async fn settle(&self, deadline: Duration) -> Result<(), NotKept> {
+    pub async fn settle(&self, deadline: Duration) -> Result<(), NotCommitted> {
         let sent = {
             let mut queue = self.lock();
             self.send(&mut queue);

@@ -7,7 +7,7 @@
 use std::sync::Mutex;
 
 use nexum_host_ifaces::{
-    outbox::{Change, Entry, Live, Location, News, Progress},
+    outbox::{Change, Changes, EffectEntry, Location, PendingEffect, Progress},
     store::{ModuleId, Reply},
 };
 
@@ -17,26 +17,26 @@ use crate::store::{Store, lock};
 const CHANGES_MAX: usize = 1 << 16;
 
 #[derive(Default)]
-pub(crate) struct NewsDesk(Mutex<Desk>);
+pub(crate) struct ChangeFeed(Mutex<Feed>);
 
 #[derive(Default)]
-struct Desk {
+struct Feed {
     /// Somebody has read what there was, and wants what follows.
     begun: bool,
     lost: bool,
     changes: Vec<Change>,
     /// Changes since it was begun, told or not.
     told: u64,
-    asking: Option<Reply<News>>,
+    asking: Option<Reply<Changes>>,
 }
 
-impl NewsDesk {
+impl ChangeFeed {
     /// What is written from now on is news.
     pub fn begin(&self) {
-        *lock(&self.0) = Desk { begun: true, ..Desk::default() };
+        *lock(&self.0) = Feed { begun: true, ..Feed::default() };
     }
 
-    pub fn ask(&self, reply: Reply<News>) {
+    pub fn ask(&self, reply: Reply<Changes>) {
         let mut desk = lock(&self.0);
         desk.asking = Some(reply);
         // An actor that started after the listener knows nothing of what it has heard.
@@ -71,13 +71,13 @@ impl NewsDesk {
     }
 
     /// Effects that are durable now.
-    pub fn sent(&self, store: &Store, sent: Vec<(ModuleId, Location, Entry)>) {
+    pub fn sent(&self, store: &Store, sent: Vec<(ModuleId, Location, EffectEntry)>) {
         if sent.is_empty() {
             return;
         }
         let mut index = store.index();
         let live = sent.into_iter().map(|(id, at, entry)| {
-            Change::Sent(Live::new(id, index.written(id).name.clone(), Some(at), &entry, Progress::default()))
+            Change::Sent(PendingEffect::new(id, index.written(id).name.clone(), Some(at), &entry, Progress::default()))
         });
         let changes = live.collect();
         drop(index);
@@ -85,15 +85,15 @@ impl NewsDesk {
     }
 }
 
-impl Desk {
+impl Feed {
     fn tell(&mut self) {
         if !self.lost && self.changes.is_empty() {
             return;
         }
         let Some(reply) = self.asking.take() else { return };
         let news = match self.lost {
-            true => News::Lost,
-            false => News::Changes(std::mem::take(&mut self.changes)),
+            true => Changes::Lost,
+            false => Changes::Known(std::mem::take(&mut self.changes)),
         };
         // A listener that is gone begins anew.
         let _ = reply.send(Ok(news));
