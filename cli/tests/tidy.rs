@@ -372,3 +372,44 @@ fn a_libclang_path_without_libclang_is_refused_before_anything_is_built() {
         assert!(!output.status.success() && said.contains(&expected), "{said}");
     }
 }
+
+/// Words that were made up, or stood for several things at once, with what is said instead.
+const RETIRED: &[(&str, &str)] = &[
+    ("Ahead", "CommitQueue"),
+    ("Bye", "ExitGuard"),
+    ("Courier", "Attempts"),
+    ("EndOf", "EndEffect"),
+    ("NewsDesk", "ChangeFeed"),
+    ("NotKept", "NotCommitted"),
+    ("Owed", "PendingHeaders"),
+    ("ReplayItem", "RedeliveryItem"),
+    ("Seat", "Subscription"),
+    ("Shelf", "EffectTable"),
+    ("Shelved", "StoredEffect"),
+    ("Taping", "TapeMode"),
+    ("Wish", "RunState"),
+];
+
+#[test]
+fn one_word_stands_for_one_thing() {
+    let mut files = Vec::new();
+    for folder in ["host-ifaces", "kernel", "actors", "cli/src", "cli/ctl", "sdk"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for (word, instead) in RETIRED {
+            let named = ["struct", "enum", "trait", "type"].map(|kind| format!("{kind} {word}"));
+            let is_named = named.iter().any(|named| {
+                text.match_indices(named.as_str()).any(|(at, _)| {
+                    !text[at + named.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_')
+                })
+            });
+            if is_named {
+                wrong.push(format!("{}: {word} is called {instead} (docs/glossary.md)", file.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}

@@ -32,7 +32,7 @@ mod tests {
         HostErrorKind,
         bindings::nexum::host::outbox::{HttpEffect, MessageEffect, RpcEffect, TransactionEffect},
         capability::Capability,
-        grants::{Asked, GrantError, Grants},
+        grants::{AskedCapabilities, GrantError, Grants},
         interfaces::{
             chain::{
                 grant::CAPABILITY as CHAIN,
@@ -69,7 +69,7 @@ mod tests {
     fn an_effect_reaches_what_a_call_reaches() {
         let decide = |required: &[Capability], optional: &[Capability], denied: &[Capability]| {
             let provided = BTreeSet::from([CHAIN, LOGGING]);
-            Grants::decide(Asked { required, optional }, &provided, &denied.iter().copied().collect())
+            Grants::decide(AskedCapabilities { required, optional }, &provided, &denied.iter().copied().collect())
         };
         let refusal = |grants: Result<Grants, GrantError>, effect: &Effect| {
             let grants = grants.unwrap().with_chains([1]).with_extra_methods(["eth_sendRawTransaction".to_owned()]);

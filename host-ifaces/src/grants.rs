@@ -55,7 +55,7 @@ pub enum GrantError {
 
 /// What the manifest asks for.
 #[derive(Debug, Clone, Default)]
-pub struct Asked<'a> {
+pub struct AskedCapabilities<'a> {
     pub required: &'a [Capability],
     pub optional: &'a [Capability],
 }
@@ -63,7 +63,7 @@ pub struct Asked<'a> {
 impl Grants {
     /// Decides every capability: `provided` is what the engine has actors for, `denied` what the operator withholds.
     pub fn decide(
-        asked: Asked<'_>,
+        asked: AskedCapabilities<'_>,
         provided: &BTreeSet<Capability>,
         denied: &BTreeSet<Capability>,
     ) -> Result<Self, GrantError> {
@@ -145,7 +145,7 @@ mod tests {
 
     fn decide(required: &[Capability], optional: &[Capability], denied: &[Capability]) -> Result<Grants, GrantError> {
         let provided = BTreeSet::from([CHAIN, LOGGING]);
-        Grants::decide(Asked { required, optional }, &provided, &denied.iter().copied().collect())
+        Grants::decide(AskedCapabilities { required, optional }, &provided, &denied.iter().copied().collect())
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
     event::{Cursor, EventId, SourceId},
     outbox::EffectEntry,
     state::ModuleId,
-    store::{Change, EventUnit, JournalEntry, ModuleRecord, UnitKind},
+    store::{EventUnit, JournalEntry, ModuleRecord, StateChange, UnitKind},
 };
 
 #[derive(Debug, Clone)]
@@ -23,14 +23,14 @@ pub struct Ledger {
 
 /// What the caller knows of the unit to be.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct UnitParts {
     pub kind: UnitKind,
     pub event: EventId,
     /// The source and where its cursor stands now; absent for `init` and for retried dead letters.
     pub moved: Option<(SourceId, Cursor)>,
     pub at_ms: u64,
     pub fuel: u64,
-    pub changes: Vec<Change>,
+    pub changes: Vec<StateChange>,
     /// Keys plus values after the changes, bytes.
     pub state_bytes: u64,
     pub effects: Vec<EffectEntry>,
@@ -38,7 +38,7 @@ pub struct Outcome {
 
 impl Ledger {
     /// The unit that follows the current record. The ledger itself does not change; see `adopt`.
-    pub fn seal(&self, outcome: Outcome) -> EventUnit {
+    pub fn seal(&self, outcome: UnitParts) -> EventUnit {
         let mut record = self.record.clone();
         record.seq += 1;
         record.state_bytes = outcome.state_bytes;
@@ -85,7 +85,7 @@ impl Ledger {
 }
 
 /// SHA-256 over keys and new values, each with its length, in order; zero when nothing changed.
-fn state_digest(changes: &[Change]) -> Hash {
+fn state_digest(changes: &[StateChange]) -> Hash {
     if changes.is_empty() {
         return Hash::default();
     }
@@ -124,15 +124,15 @@ mod tests {
     use super::*;
     use crate::event::Part;
 
-    fn outcome(cursor: u64) -> Outcome {
+    fn outcome(cursor: u64) -> UnitParts {
         let source = SourceId::new("chain:1");
-        Outcome {
+        UnitParts {
             kind: UnitKind::Handled,
             event: EventId::Block { chain_id: 1, number: cursor, hash: Hash([1; 32]) },
             moved: Some((source, Cursor::block(cursor, Hash([1; 32])))),
             at_ms: 5,
             fuel: 7,
-            changes: vec![Change { key: "a".into(), new: Some(vec![1]), old: None }],
+            changes: vec![StateChange { key: "a".into(), new: Some(vec![1]), old: None }],
             state_bytes: 2,
             effects: Vec::new(),
         }
@@ -164,7 +164,7 @@ mod tests {
         let mut goes_back = |before: Cursor, after: Cursor, event: EventId| {
             let source = SourceId::new("any");
             ledger.record.cursors.insert(source.clone(), before);
-            ledger.seal(Outcome { event, moved: Some((source, after)), ..outcome(1) }).entry.goes_back()
+            ledger.seal(UnitParts { event, moved: Some((source, after)), ..outcome(1) }).entry.goes_back()
         };
         let block = || outcome(1).event;
         let reorg = EventId::Reorg { chain_id: 1, old_head: Hash([1; 32]), new_head: Hash([2; 32]), nth: 1 };
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_deletion_and_an_empty_value_have_different_digests() {
-        let change = |new| Change { key: "k".into(), new, old: None };
+        let change = |new| StateChange { key: "k".into(), new, old: None };
         assert_ne!(state_digest(&[change(None)]), state_digest(&[change(Some(vec![]))]));
         assert_eq!(state_digest(&[]), Hash::default());
     }

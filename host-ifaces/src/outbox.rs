@@ -199,7 +199,7 @@ impl PendingEffect {
 
 /// What changed in the store's outbox, in order.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Change {
+pub enum OutboxChange {
     /// A unit sent an effect; it is durable.
     Sent(PendingEffect),
     /// Units after `to_seq` were undone, and so was what they sent and had not been released.
@@ -211,7 +211,7 @@ pub enum Change {
 /// Changes since the last answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Changes {
-    Known(Vec<Change>),
+    Known(Vec<OutboxChange>),
     /// More changed than is kept: read everything again.
     Lost,
 }

@@ -114,7 +114,7 @@ pub struct LogLine {
 
 /// What came of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct RecordedOutcome {
     /// Absent when the guest answered Ok.
     pub failure: Option<Fault>,
     pub fuel: u64,
@@ -165,7 +165,7 @@ pub struct Recording {
     /// Keys plus values of the state before `init`, bytes.
     pub init_state_bytes: u64,
     pub event: Option<Recorded>,
-    pub outcome: Outcome,
+    pub outcome: RecordedOutcome,
 }
 
 /// The event of a recording.
@@ -338,7 +338,11 @@ mod tests {
                 session: Session::default(),
                 origin: Some(EventId::Init),
             }),
-            outcome: Outcome { fuel: 1, effects: Some(vec![(sent, Hash([2; 32]))]), ..Outcome::default() },
+            outcome: RecordedOutcome {
+                fuel: 1,
+                effects: Some(vec![(sent, Hash([2; 32]))]),
+                ..RecordedOutcome::default()
+            },
         };
         assert_eq!(recording.clone().bounded(), recording);
         let mut large = recording.clone();

@@ -69,7 +69,7 @@ pub struct Attempt {
 
 /// One change of one key, with what it replaced so that it can be undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct StateChange {
     pub key: String,
     pub new: Option<Vec<u8>>,
     pub old: Option<Vec<u8>>,
@@ -99,7 +99,7 @@ pub struct DeadLetter {
 pub struct EventUnit {
     pub module: ModuleId,
     pub entry: JournalEntry,
-    pub changes: Vec<Change>,
+    pub changes: Vec<StateChange>,
     /// The whole record after this unit; `record.seq == entry.seq`.
     pub record: ModuleRecord,
     /// Written with the unit, when failure counters changed with it.

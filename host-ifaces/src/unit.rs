@@ -20,7 +20,7 @@ use crate::{
     event::{Cursor, EventId, SourceId},
     host::args::HostArgs,
     journal::REWIND_UNITS,
-    ledger::{Ledger, Outcome},
+    ledger::{Ledger, UnitParts},
     outbox::EffectEntry,
     recording::{Captured, Session, TapeMode, meter::RecordedBytes},
     state::{ModuleId, StateView},
@@ -121,7 +121,7 @@ impl Unit {
         effects: Vec<EffectEntry>,
     ) -> EventUnit {
         let Some(event) = self.event.take() else { panic!("a unit is sealed, and no event is at hand") };
-        let unit = self.ledger.seal(Outcome {
+        let unit = self.ledger.seal(UnitParts {
             kind,
             event,
             moved,
@@ -168,7 +168,7 @@ impl Unit {
             return Ok(());
         }
         self.overlay.note_flush(&changes);
-        let unit = self.ledger.seal(Outcome {
+        let unit = self.ledger.seal(UnitParts {
             kind: UnitKind::Flushed,
             event: self.event_at_hand(),
             moved: None,

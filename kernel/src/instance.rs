@@ -12,7 +12,7 @@ use nexum_host_ifaces::{
     grants::Interfaces,
     host::{self, HostArgs, HostState},
     limits, link,
-    recording::{Fault, Outcome, Recorded, Recording, Session, Setting},
+    recording::{Fault, Recorded, RecordedOutcome, Recording, Session, Setting},
     store::ModuleRecord,
     types::{Config, Event},
 };
@@ -160,7 +160,7 @@ impl Instance {
         let (state_bytes, after_seq) = host.began();
         let fault =
             |failure: &Failure| Fault { message: failure.message.clone(), backtrace: failure.backtrace.clone() };
-        let outcome = Outcome {
+        let outcome = RecordedOutcome {
             failure: failure.map(fault),
             fuel,
             changes: captured.changes,
@@ -265,7 +265,7 @@ impl Instance {
 fn recording_of(host: &HostState, failure: &Failure) -> Option<Box<Recording>> {
     let (init_state_bytes, after_seq) = host.began();
     host.capture().map(|captured| {
-        let outcome = Outcome {
+        let outcome = RecordedOutcome {
             failure: Some(Fault { message: failure.message.clone(), backtrace: failure.backtrace.clone() }),
             fuel: failure.fuel,
             changes: captured.changes,

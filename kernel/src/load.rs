@@ -13,7 +13,7 @@ use nexum_host_ifaces::{
     bounded::{MESSAGE_BYTES_MAX, cut},
     capability::Capability,
     cron::ScheduleCheck,
-    grants::{Asked, Grants, Interfaces},
+    grants::{AskedCapabilities, Grants, Interfaces},
     interfaces::{
         self,
         chain::{self, grant::EXTRA_METHODS},
@@ -214,7 +214,7 @@ impl Terms<'_> {
             ));
         }
         let denied = spec.denied.iter().map(|name| name.parse()).collect::<Result<BTreeSet<Capability>, String>>()?;
-        let asked = Asked { required: &manifest.required, optional: &manifest.optional };
+        let asked = AskedCapabilities { required: &manifest.required, optional: &manifest.optional };
         let grants = Grants::decide(asked, &interfaces::provided(self.ports), &denied)
             .map_err(|error| format!("{at}: {error}"))?;
         if let Some(missing) = manifest.required_chains.iter().find(|chain| self.ports.chain(**chain).is_none()) {

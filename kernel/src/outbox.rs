@@ -29,7 +29,7 @@ pub use metrics::OutboxMetrics;
 use nexum_host_ifaces::{
     clock::Clock,
     event::{Answer, Cursor, Delivery, EventId, SourceId, SourceReply, Subscriber},
-    outbox::{Change, Changes, Ended, OutboxRequest, OutcomeRecord, PendingEffect, Progress, digest},
+    outbox::{Changes, Ended, OutboxChange, OutboxRequest, OutcomeRecord, PendingEffect, Progress, digest},
     ports::Ports,
     store::{ModuleId, StoreError, StoreMsg},
     types::Event,
@@ -43,8 +43,8 @@ use retry::RETRY_AFTER_MAX;
 pub use retry::RetryPolicy;
 pub use schedule::Concurrency;
 use schedule::{Pending, Schedule};
-use settle::Asked;
 pub use settle::Left;
+use settle::PendingQuestion;
 use tokio::task::JoinSet;
 
 use crate::admin::AdminReply;
@@ -175,7 +175,7 @@ pub struct State {
     ended: HashMap<Arc<str>, u64>,
     /// Changes heard of since everything was read; absent while it is being read.
     heard: Option<u64>,
-    asked_left: Vec<Asked>,
+    asked_left: Vec<PendingQuestion>,
     questions: u64,
     /// Chains that are being asked how far they are final, or were lately.
     asked: BTreeSet<u64>,
@@ -333,20 +333,20 @@ impl State {
             TaskResult::Final { chain_id, effects } => self.finalized(myself, chain_id, effects),
             TaskResult::Told { number, told } => self.told(number, told),
             TaskResult::Reopened(live) => {
-                self.change(Change::Sent(*live));
+                self.change(OutboxChange::Sent(*live));
             }
         }
     }
 
-    fn change(&mut self, change: Change) {
+    fn change(&mut self, change: OutboxChange) {
         match change {
-            Change::Sent(live) => {
+            OutboxChange::Sent(live) => {
                 let (module, name) = (live.module, live.name.clone());
                 self.schedule.add(live);
                 return self.publish(module, &name);
             }
-            Change::Rewound { module, to_seq } => self.schedule.rewound(module, to_seq),
-            Change::Purged { module } => self.schedule.purged(module),
+            OutboxChange::Rewound { module, to_seq } => self.schedule.rewound(module, to_seq),
+            OutboxChange::Purged { module } => self.schedule.purged(module),
         }
         self.publish_all();
     }

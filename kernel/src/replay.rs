@@ -9,11 +9,11 @@ use nexum_host_ifaces::{
     Hash,
     clock::Clock,
     commit_queue::CommitQueue,
-    grants::{Asked, Grants},
+    grants::{AskedCapabilities, Grants},
     host::HostArgs,
     outbox::EffectSummary,
     ports::Ports,
-    recording::{Captured, Fault, Outcome, Recording, TapeMode, view::RecordedView},
+    recording::{Captured, Fault, RecordedOutcome, Recording, TapeMode, view::RecordedView},
     store::{ModuleId, ModuleRecord},
     unit::drafts::{PENDING_MAX, Quota},
 };
@@ -27,7 +27,7 @@ use crate::{
 /// What a replay came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replayed {
-    pub outcome: Outcome,
+    pub outcome: RecordedOutcome,
     /// What the guest asked for that the recording does not have, one line each.
     pub missing: Vec<String>,
 }
@@ -58,7 +58,7 @@ pub async fn replay(
     }
     let setting = &recording.setting;
     let served: BTreeSet<_> = setting.served.iter().copied().collect();
-    let asked = Asked { required: &setting.served, optional: &setting.stubs };
+    let asked = AskedCapabilities { required: &setting.served, optional: &setting.stubs };
     let grants = Grants::decide(asked, &served, &BTreeSet::new()).map_err(|error| error.to_string())?;
     let grants = grants.with_chains(setting.chains.iter().copied()).with_tables(setting.tables.clone());
     let prepared = instance::prepare(engine, component, grants.interfaces(), &setting.module)?;
@@ -110,12 +110,12 @@ pub async fn replay(
     Ok(Replayed { outcome: outcome(result, captured), missing })
 }
 
-fn outcome(result: Result<u64, Failure>, captured: Captured) -> Outcome {
+fn outcome(result: Result<u64, Failure>, captured: Captured) -> RecordedOutcome {
     let (fuel, failure) = match result {
         Ok(fuel) => (fuel, None),
         Err(Failure { message, backtrace, fuel }) => (fuel, Some(Fault { message, backtrace })),
     };
-    Outcome { failure, fuel, changes: captured.changes, lines: captured.lines, effects: Some(captured.effects) }
+    RecordedOutcome { failure, fuel, changes: captured.changes, lines: captured.lines, effects: Some(captured.effects) }
 }
 
 const SHOWN_MAX: usize = 160;
@@ -147,30 +147,36 @@ fn effect(effect: Option<&(EffectSummary, Hash)>) -> String {
 }
 
 /// Whether an error was the deadline, which ends a guest after more or less work each time.
-fn is_late(outcome: &Outcome) -> bool {
+fn is_late(outcome: &RecordedOutcome) -> bool {
     outcome.failure.as_ref().is_some_and(|failure| failure.message.starts_with("deadline: "))
 }
 
 /// What differs. The backtrace counts only for the same component. Fuel does not count where a deadline ended the guest,
 /// nor where the instance was not fresh (`fresh`): its allocator takes other ways through a memory that was used.
-pub fn compare(recorded: &Outcome, replayed: &Outcome, same_component: bool, fresh: bool) -> Vec<Difference> {
+pub fn compare(
+    recorded: &RecordedOutcome,
+    replayed: &RecordedOutcome,
+    same_component: bool,
+    fresh: bool,
+) -> Vec<Difference> {
     let mut found = Vec::new();
     let mut differ = |what: &str, recorded: String, replayed: String| {
         if recorded != replayed {
             found.push(Difference { what: what.to_owned(), recorded, replayed });
         }
     };
-    let result = |outcome: &Outcome| outcome.failure.as_ref().map_or("ok".into(), |failure| failure.message.clone());
+    let result =
+        |outcome: &RecordedOutcome| outcome.failure.as_ref().map_or("ok".into(), |failure| failure.message.clone());
     differ("result", result(recorded), result(replayed));
-    let backtrace = |outcome: &Outcome| outcome.failure.as_ref().and_then(|failure| failure.backtrace.clone());
+    let backtrace = |outcome: &RecordedOutcome| outcome.failure.as_ref().and_then(|failure| failure.backtrace.clone());
     if same_component {
-        let shown = |outcome: &Outcome| backtrace(outcome).unwrap_or_else(|| "none".into());
+        let shown = |outcome: &RecordedOutcome| backtrace(outcome).unwrap_or_else(|| "none".into());
         differ("backtrace", shown(recorded), shown(replayed));
     }
     if fresh && !(is_late(recorded) && is_late(replayed)) {
         differ("fuel", recorded.fuel.to_string(), replayed.fuel.to_string());
     }
-    let last = |outcome: &Outcome, key: &str| -> Option<Option<Vec<u8>>> {
+    let last = |outcome: &RecordedOutcome, key: &str| -> Option<Option<Vec<u8>>> {
         outcome.changes.iter().rev().find(|(changed, _)| changed == key).map(|(_, value)| value.clone())
     };
     let keys: BTreeSet<&String> = recorded.changes.iter().chain(&replayed.changes).map(|(key, _)| key).collect();
@@ -185,7 +191,7 @@ pub fn compare(recorded: &Outcome, replayed: &Outcome, same_component: bool, fre
             differ(&format!("effect {}", at + 1), effect(before.get(at)), effect(after.get(at)));
         }
     }
-    let line = |outcome: &Outcome, at: usize| {
+    let line = |outcome: &RecordedOutcome, at: usize| {
         outcome
             .lines
             .get(at)
@@ -209,8 +215,8 @@ mod tests {
         EffectSummary { id: "m/init/0".into(), key: key.into(), kind, destination, lane: None, release }
     }
 
-    fn recorded() -> Outcome {
-        Outcome {
+    fn recorded() -> RecordedOutcome {
+        RecordedOutcome {
             failure: Some(Fault { message: "trap: unreachable in block".into(), backtrace: Some("0: 0x1f".into()) }),
             fuel: 7,
             changes: vec![("a".into(), Some(b"1".to_vec())), ("a".into(), Some(b"2".to_vec())), ("b".into(), None)],
@@ -232,8 +238,12 @@ mod tests {
 
     #[test]
     fn every_part_that_differs_is_named() {
-        let fixed =
-            Outcome { failure: None, fuel: 9, changes: vec![("b".into(), Some(vec![0]))], ..Outcome::default() };
+        let fixed = RecordedOutcome {
+            failure: None,
+            fuel: 9,
+            changes: vec![("b".into(), Some(vec![0]))],
+            ..RecordedOutcome::default()
+        };
         let found = compare(&recorded(), &fixed, false, true);
         let named: Vec<&str> = found.iter().map(|difference| difference.what.as_str()).collect();
         assert_eq!(named, ["result", "fuel", "state key `a`", "state key `b`", "log line 1"]);
@@ -244,8 +254,8 @@ mod tests {
 
     #[test]
     fn an_effect_that_differs_in_anything_is_a_difference() {
-        let with = |effects: Vec<(EffectSummary, Hash)>| Outcome { effects: Some(effects), ..recorded() };
-        let differing = |outcome: &Outcome| {
+        let with = |effects: Vec<(EffectSummary, Hash)>| RecordedOutcome { effects: Some(effects), ..recorded() };
+        let differing = |outcome: &RecordedOutcome| {
             let found = compare(&recorded(), outcome, true, true);
             found.into_iter().map(|difference| (difference.what, difference.replayed)).collect::<Vec<_>>()
         };
@@ -256,15 +266,15 @@ mod tests {
         let more = with(vec![(sent("a"), Hash([1; 32])), (sent("b"), Hash([2; 32]))]);
         assert_eq!(differing(&more), [("effect 2".to_owned(), other("b"))]);
         // What was not recorded is not compared.
-        assert!(differing(&Outcome { effects: None, ..recorded() }).is_empty());
+        assert!(differing(&RecordedOutcome { effects: None, ..recorded() }).is_empty());
     }
 
     #[test]
     fn a_deadline_ends_a_guest_after_more_or_less_work() {
-        let late = |fuel| Outcome {
+        let late = |fuel| RecordedOutcome {
             failure: Some(Fault { message: "deadline: block took longer than 2s".into(), backtrace: None }),
             fuel,
-            ..Outcome::default()
+            ..RecordedOutcome::default()
         };
         assert!(compare(&late(5), &late(6), true, true).is_empty());
     }

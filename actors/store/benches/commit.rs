@@ -14,8 +14,8 @@ use nexum_host_ifaces::{
     Hash,
     clock::SystemClock,
     event::{Cursor, EventId, SourceId},
-    ledger::{Ledger, Outcome},
-    store::{Change, StateView, StoreMsg, UnitKind},
+    ledger::{Ledger, UnitParts},
+    store::{StateChange, StateView, StoreMsg, UnitKind},
 };
 use nexum_store::{Args, Options, Store};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent, rpc::CallResult};
@@ -223,13 +223,13 @@ async fn ours(directory: &Path, in_flight: usize) -> Figures {
 fn unit(ledger: &Ledger, source: &SourceId, old: Option<Vec<u8>>) -> nexum_host_ifaces::store::EventUnit {
     let number = ledger.record.seq + 1;
     let hash = Hash([number as u8; 32]);
-    ledger.seal(Outcome {
+    ledger.seal(UnitParts {
         kind: UnitKind::Handled,
         event: EventId::Block { chain_id: 1, number, hash },
         moved: Some((source.clone(), Cursor::block(number, hash))),
         at_ms: number,
         fuel: 12_345,
-        changes: vec![Change { key: "last".into(), new: Some(vec![number as u8; 100]), old }],
+        changes: vec![StateChange { key: "last".into(), new: Some(vec![number as u8; 100]), old }],
         state_bytes: 104,
         effects: Vec::new(),
     })

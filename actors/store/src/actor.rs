@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
-    outbox::{Change, OutboxRequest},
+    outbox::{OutboxChange, OutboxRequest},
     store::{Reply, StateView, StoreError, StoreMsg},
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, concurrency::JoinHandle};
@@ -82,7 +82,7 @@ impl Actor for StoreActor {
                     fence.settle()?;
                     let rewound = rewind::rewind(store, module, &fork).inspect_err(|_| fence.lose())?;
                     if let Some(rewound) = &rewound {
-                        fence.tell(Change::Rewound { module, to_seq: rewound.record.seq });
+                        fence.tell(OutboxChange::Rewound { module, to_seq: rewound.record.seq });
                     }
                     Ok(rewound)
                 }),
@@ -95,7 +95,7 @@ impl Actor for StoreActor {
                     Ok((id, fence)) => state.job(reply, move |store| {
                         fence.settle()?;
                         purge::purge(store, &name, id).inspect_err(|_| fence.lose())?;
-                        fence.tell(Change::Purged { module: id });
+                        fence.tell(OutboxChange::Purged { module: id });
                         Ok(())
                     }),
                     Err(error) => refuse(reply, error),

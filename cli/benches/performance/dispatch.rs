@@ -10,7 +10,7 @@ use nexum_host_ifaces::{
     clock::SystemClock,
     commit_queue::CommitQueue,
     cron::ScheduleCheck,
-    grants::{Asked, Grants},
+    grants::{AskedCapabilities, Grants},
     host::{HostArgs, HostState},
     interfaces::local_store::CAPABILITY,
     limits::Limits,
@@ -55,7 +55,7 @@ impl Guests {
         let engine = WasmEngine::new(cache.path()).unwrap();
         let manifest = manifest("bench");
         let component = engine.component(&bundle("bench").join("module.wasm"), manifest.component).unwrap();
-        let asked = Asked { required: &[CAPABILITY], optional: &[] };
+        let asked = AskedCapabilities { required: &[CAPABILITY], optional: &[] };
         let grants = Grants::decide(asked, &[CAPABILITY].into(), &[].into()).unwrap();
         let prepared = instance::prepare(&engine, &component, grants.interfaces(), "bench").unwrap();
         let ports = Ports::unbound([]);

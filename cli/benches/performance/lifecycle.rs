@@ -1,7 +1,7 @@
 //! From machine code in the cache to the first event, and from a trap to a fresh instance.
 
 use nexum_host_ifaces::{
-    grants::{Asked, Grants},
+    grants::{AskedCapabilities, Grants},
     host::HostState,
     interfaces::local_store::CAPABILITY,
     store::ModuleRecord,
@@ -34,7 +34,7 @@ pub async fn cold_start(figures: &mut Figures) {
     let file = bundle("bench").join("module.wasm");
     WasmEngine::new(cache.path()).unwrap().component(&file, manifest.component).unwrap();
     let guests = Guests::new();
-    let asked = Asked { required: &[CAPABILITY], optional: &[] };
+    let asked = AskedCapabilities { required: &[CAPABILITY], optional: &[] };
     let grants = Grants::decide(asked, &[CAPABILITY].into(), &[].into()).unwrap();
     let (id, event) = block_event(1);
     let (mut ours, mut floor) = (Vec::new(), Vec::new());

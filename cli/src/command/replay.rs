@@ -130,7 +130,7 @@ fn as_json(recording: &Recording, component: Hash, replayed: &Replayed, differen
         Some(fault) => json!({ "error": fault.message, "backtrace": fault.backtrace }),
         None => json!("ok"),
     };
-    let outcome = |outcome: &nexum_host_ifaces::recording::Outcome| {
+    let outcome = |outcome: &nexum_host_ifaces::recording::RecordedOutcome| {
         json!({
             "result": result(&outcome.failure),
             "fuel": outcome.fuel,

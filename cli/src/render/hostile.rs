@@ -13,7 +13,7 @@ use nexum_host_ifaces::{
     event::{EventId, SourceId},
     journal::ChangedKey,
     outbox::EffectSummary,
-    recording::{Exchange, Fault, LogLine, Outcome, Recording, Scan, Session, Setting},
+    recording::{Exchange, Fault, LogLine, RecordedOutcome, Recording, Scan, Session, Setting},
     store::{JournalEntry, UnitKind},
 };
 use nexum_kernel::{
@@ -96,8 +96,8 @@ fn sent() -> EffectSummary {
     filled(json!({ "id": "~", "key": "~", "kind": "~", "destination": "~", "lane": "~", "release": "~" }))
 }
 
-fn outcome() -> Outcome {
-    Outcome {
+fn outcome() -> RecordedOutcome {
+    RecordedOutcome {
         failure: Some(Fault { message: hostile(), backtrace: Some(hostile()) }),
         fuel: 1,
         changes: vec![(hostile(), None)],

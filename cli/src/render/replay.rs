@@ -2,7 +2,7 @@
 
 use nexum_host_ifaces::{
     Hash,
-    recording::{Exchange, Outcome, Recording, Session},
+    recording::{Exchange, RecordedOutcome, Recording, Session},
 };
 use nexum_kernel::replay::{Difference, Replayed};
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ fn component(hash: Hash) -> String {
     format!("sha256:{}", hex::encode(hash.0))
 }
 
-fn result(outcome: &Outcome) -> String {
+fn result(outcome: &RecordedOutcome) -> String {
     outcome.failure.as_ref().map_or_else(|| "ok".to_owned(), |failure| one_line(&failure.message, usize::MAX))
 }
 
@@ -128,7 +128,7 @@ fn either(text: &str) -> String {
 }
 
 /// What the guest asked to send; null when that was not recorded.
-pub fn effects(outcome: &Outcome) -> Value {
+pub fn effects(outcome: &RecordedOutcome) -> Value {
     json!(outcome.effects.as_ref().map(|effects| effects.iter().map(|(sent, _)| sent).collect::<Vec<_>>()))
 }
 

@@ -14,7 +14,7 @@ use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::local_store::{Entry, Write},
     state::{ModuleId, StateView, StoreError},
-    store::Change,
+    store::StateChange,
     unit::seen::Notes,
 };
 
@@ -204,13 +204,13 @@ impl Overlay {
     }
 
     /// Takes the writes so far, for a unit that goes to the store now. Reads see them until `settled` and after.
-    pub fn take_changes(&mut self) -> Vec<Change> {
+    pub fn take_changes(&mut self) -> Vec<StateChange> {
         let mut changes = Vec::with_capacity(self.writes.len());
         for (key, Written { new, old }) in std::mem::take(&mut self.writes) {
             if new != old {
                 self.sent_bytes += key.len() + new.as_ref().map_or(0, Vec::len);
                 self.sent.insert(key.clone(), new.clone());
-                changes.push(Change { key, new, old });
+                changes.push(StateChange { key, new, old });
             } else {
                 // What it compared with is something that it saw.
                 self.note_read(key);

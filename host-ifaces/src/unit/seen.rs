@@ -9,7 +9,7 @@ use crate::{
     recording::Scan,
     recording::meter::{ENTRY_BYTES, RecordedBytes},
     state::{Entries, ModuleId, StateView},
-    store::Change,
+    store::StateChange,
     unit::overlay::{Overlay, SCAN_STEP, Written},
 };
 
@@ -98,10 +98,10 @@ impl Overlay {
         }
     }
 
-    pub(super) fn note_flush(&mut self, changes: &[Change]) {
+    pub(super) fn note_flush(&mut self, changes: &[StateChange]) {
         // Nothing is recorded.
         let Some(notes) = &mut self.notes else { return };
-        for Change { key, new, old } in changes {
+        for StateChange { key, new, old } in changes {
             let first = !notes.before.contains_key(key);
             let before = if first { key.len() + bytes_of(old.as_ref()) + 2 * ENTRY_BYTES } else { 0 };
             if !notes.room(before + key.len() + bytes_of(new.as_ref()) + 2 * ENTRY_BYTES) {

@@ -6,7 +6,7 @@
 use crate::{
     journal::{REWIND_UNITS, SMALL_UNIT_BYTES},
     state::StoreError,
-    store::Change,
+    store::StateChange,
     unit::overlay::{Overlay, Written, size},
 };
 
@@ -29,7 +29,7 @@ impl Overlay {
     }
 
     /// A unit is on its way to the store.
-    pub(crate) fn unit_sent(&mut self, seq: u64, changes: &[Change]) {
+    pub(crate) fn unit_sent(&mut self, seq: u64, changes: &[StateChange]) {
         let old_bytes: usize = changes.iter().map(|change| change.old.as_ref().map_or(0, Vec::len)).sum();
         self.sent_bytes += old_bytes;
         if !changes.is_empty() {
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn what_units_on_their_way_replace_is_taken_from_the_room_until_the_store_counts_it() {
-        let change = |bytes: usize| vec![Change { key: "k".into(), new: None, old: Some(vec![0; bytes]) }];
+        let change = |bytes: usize| vec![StateChange { key: "k".into(), new: None, old: Some(vec![0; bytes]) }];
         let mut overlay = overlay();
         overlay.unit_sent(6, &change(1_000));
         overlay.unit_sent(7, &change(1_000));

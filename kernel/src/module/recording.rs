@@ -183,7 +183,7 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
-    use nexum_host_ifaces::recording::{LogLine, Outcome, Session};
+    use nexum_host_ifaces::recording::{LogLine, RecordedOutcome, Session};
 
     use super::*;
 
@@ -197,7 +197,7 @@ mod tests {
             init: Session::default(),
             init_state_bytes: 4,
             event: None,
-            outcome: Outcome { lines, ..Outcome::default() },
+            outcome: RecordedOutcome { lines, ..RecordedOutcome::default() },
         }
     }
 

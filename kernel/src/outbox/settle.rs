@@ -15,7 +15,7 @@ use crate::admin::Outstanding;
 pub type Left = BTreeMap<String, Outstanding>;
 
 /// A question that waits for its answer.
-pub(super) struct Asked {
+pub(super) struct PendingQuestion {
     /// Answered no earlier than none of these has anything that could go out.
     settled: BTreeSet<String>,
     /// How much there was to hear when the question came; absent until the store has said so.
@@ -27,7 +27,7 @@ pub(super) struct Asked {
 impl State {
     pub(super) fn ask_left(&mut self, myself: &ActorRef<Msg>, settled: BTreeSet<String>, reply: RpcReplyPort<Left>) {
         let number = self.ask_told(myself);
-        self.asked_left.push(Asked { settled, told: None, number, reply });
+        self.asked_left.push(PendingQuestion { settled, told: None, number, reply });
     }
 
     /// Asks the store how much there is to hear; the number that its answer comes with.

@@ -72,7 +72,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use nexum_host_ifaces::{
-        grants::{Asked, Grants},
+        grants::{AskedCapabilities, Grants},
         interfaces::{chain::CAPABILITY as CHAIN, logging::CAPABILITY as LOGGING},
         ports::Ports,
     };
@@ -98,7 +98,7 @@ mod tests {
         let source = given(&[LOGGING, CAPABILITY]).unwrap();
         assert_eq!(source.id().as_str(), "outbox");
         let is_served = |denied: &[Capability]| {
-            let asked = Asked { required: &[], optional: &[CAPABILITY] };
+            let asked = AskedCapabilities { required: &[], optional: &[CAPABILITY] };
             let provided = BTreeSet::from([CAPABILITY]);
             let grants = Grants::decide(asked, &provided, &denied.iter().copied().collect()).unwrap();
             source.is_served(&Reach { ports: &Ports::unbound([]), grants: &grants, outcomes: &Nobody })

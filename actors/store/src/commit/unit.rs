@@ -4,7 +4,7 @@
 
 use nexum_host_ifaces::{
     outbox::Location,
-    store::{Change, EventUnit, ModuleRecord, StoreError},
+    store::{EventUnit, ModuleRecord, StateChange, StoreError},
 };
 
 use super::last::Last;
@@ -134,7 +134,7 @@ fn put_record(group: &mut Group, unit: &EventUnit, scratch: &mut Scratch) -> Res
 }
 
 /// The state's size before the changes, which carry both what is new and what it replaces.
-fn state_bytes_before(record: &ModuleRecord, changes: &[Change]) -> u64 {
+fn state_bytes_before(record: &ModuleRecord, changes: &[StateChange]) -> u64 {
     let size = |key: &str, value: &Option<Vec<u8>>| value.as_ref().map_or(0, |value| (key.len() + value.len()) as u64);
     let added: u64 = changes.iter().map(|change| size(&change.key, &change.new)).sum();
     let replaced: u64 = changes.iter().map(|change| size(&change.key, &change.old)).sum();
@@ -145,7 +145,7 @@ fn state_bytes_before(record: &ModuleRecord, changes: &[Change]) -> u64 {
 pub(crate) mod tests {
     use nexum_host_ifaces::{
         event::EventId,
-        ledger::{Ledger, Outcome},
+        ledger::{Ledger, UnitParts},
         store::UnitKind,
     };
     use rocksdb::WriteOptions;
@@ -155,7 +155,7 @@ pub(crate) mod tests {
 
     /// Writes the module's next unit, behind `from`, and drops one; answers where it ends.
     pub(crate) fn write(store: &Store, ledger: &mut Ledger, from: At, gone: Option<u64>) -> At {
-        let unit = ledger.seal(Outcome {
+        let unit = ledger.seal(UnitParts {
             kind: UnitKind::Handled,
             event: EventId::Init,
             moved: None,
@@ -176,7 +176,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_size_before_is_what_the_changes_replaced() {
-        let change = |key: &str, new: Option<&str>, old: Option<&str>| Change {
+        let change = |key: &str, new: Option<&str>, old: Option<&str>| StateChange {
             key: key.into(),
             new: new.map(|value| value.as_bytes().to_vec()),
             old: old.map(|value| value.as_bytes().to_vec()),

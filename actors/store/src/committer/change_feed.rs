@@ -7,7 +7,7 @@
 use std::sync::Mutex;
 
 use nexum_host_ifaces::{
-    outbox::{Change, Changes, EffectEntry, Location, PendingEffect, Progress},
+    outbox::{Changes, EffectEntry, Location, OutboxChange, PendingEffect, Progress},
     store::{ModuleId, Reply},
 };
 
@@ -24,7 +24,7 @@ struct Feed {
     /// Somebody has read what there was, and wants what follows.
     begun: bool,
     lost: bool,
-    changes: Vec<Change>,
+    changes: Vec<OutboxChange>,
     /// Changes since it was begun, told or not.
     told: u64,
     asking: Option<Reply<Changes>>,
@@ -49,7 +49,7 @@ impl ChangeFeed {
         if desk.begun && !desk.lost { desk.told } else { u64::MAX }
     }
 
-    pub fn push(&self, changes: Vec<Change>) {
+    pub fn push(&self, changes: Vec<OutboxChange>) {
         let mut desk = lock(&self.0);
         if !desk.begun || changes.is_empty() {
             return;
@@ -77,7 +77,13 @@ impl ChangeFeed {
         }
         let mut index = store.index();
         let live = sent.into_iter().map(|(id, at, entry)| {
-            Change::Sent(PendingEffect::new(id, index.written(id).name.clone(), Some(at), &entry, Progress::default()))
+            OutboxChange::Sent(PendingEffect::new(
+                id,
+                index.written(id).name.clone(),
+                Some(at),
+                &entry,
+                Progress::default(),
+            ))
         });
         let changes = live.collect();
         drop(index);

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use nexum_host_ifaces::{
     blocking::Blocking,
-    outbox::Change,
+    outbox::OutboxChange,
     store::{ModuleId, StoreError},
 };
 
@@ -46,7 +46,7 @@ impl Fence {
     }
 
     /// Tells the outbox actor what became of the module's past.
-    pub fn tell(&self, change: Change) {
+    pub fn tell(&self, change: OutboxChange) {
         self.shared.change_feed.push(vec![change]);
     }
 

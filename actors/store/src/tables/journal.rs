@@ -1,7 +1,7 @@
 //! The journal: of every unit its entry, what undoes it, and where it lies in the bytes of its module's journal.
 
 use nexum_host_ifaces::{
-    store::{Change, JournalEntry, ModuleId, StoreError},
+    store::{JournalEntry, ModuleId, StateChange, StoreError},
     types::Reorg,
 };
 use rocksdb::{DBPinnableSlice, WriteBatch};
@@ -38,7 +38,7 @@ pub(crate) struct EventOut<'a> {
 }
 
 /// The changes of a unit, of which key, old value and the new value's size are kept.
-pub(crate) struct Undos<'a>(pub &'a [Change]);
+pub(crate) struct Undos<'a>(pub &'a [StateChange]);
 
 impl Serialize for Undos<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -220,8 +220,8 @@ mod tests {
     #[test]
     fn an_event_reads_back_with_what_undoes_it() {
         let changes = [
-            Change { key: "a".into(), new: Some(vec![1]), old: None },
-            Change { key: "b".into(), new: None, old: Some(vec![0, 255]) },
+            StateChange { key: "a".into(), new: Some(vec![1]), old: None },
+            StateChange { key: "b".into(), new: None, old: Some(vec![0, 255]) },
         ];
         let entry = entry();
         let letter = [9, 9];

@@ -9,7 +9,7 @@ use std::{
 };
 
 use nexum_host_ifaces::{
-    ledger::Outcome,
+    ledger::UnitParts,
     outbox::OutboxRequest,
     store::{ModuleHealth, ModuleId, StateView, StoreError, StoreMsg},
 };
@@ -24,7 +24,11 @@ async fn everything_of_a_unit_is_there_after_a_reopen() {
     let mut module = harness.module("a").await;
     harness.handle(&mut module, vec![put("k", "1", None), put("gone", "x", None)]).await;
     let mut unit = module.unit(vec![put("k", "2", Some("1"))]);
-    unit.changes.push(nexum_host_ifaces::store::Change { key: "gone".into(), new: None, old: Some(b"x".to_vec()) });
+    unit.changes.push(nexum_host_ifaces::store::StateChange {
+        key: "gone".into(),
+        new: None,
+        old: Some(b"x".to_vec()),
+    });
     unit.record.state_bytes = 2;
     unit.health = Some(ModuleHealth { restarts_total: 5, ..ModuleHealth::default() });
     unit.outbox = vec![effect("one"), effect("two")];
@@ -228,7 +232,7 @@ async fn the_journal_keeps_no_entry_past_its_age_but_the_newest() {
     let harness = Harness::open_with(directory.path(), &kept(24)).await;
     let mut module = harness.module("a").await;
     async fn at(harness: &Harness, module: &mut Module, at_ms: u64) -> Vec<u64> {
-        let outcome = Outcome { at_ms, ..module.outcome(vec![]) };
+        let outcome = UnitParts { at_ms, ..module.outcome(vec![]) };
         let unit = module.ledger.seal(outcome);
         let record = unit.record.clone();
         harness.commit(unit).await.unwrap();

@@ -13,9 +13,9 @@ use nexum_host_ifaces::{
     Hash,
     clock::{Clock, SystemClock},
     event::{Cursor, EventId, SourceId},
-    ledger::{Ledger, Outcome},
+    ledger::{Ledger, UnitParts},
     outbox::{Effect, EffectEntry, HttpEffect, Release},
-    store::{Change, DeadLetter, EventUnit, Fork, ModuleInfo, Reply, Rewound, StoreError, StoreMsg, UnitKind},
+    store::{DeadLetter, EventUnit, Fork, ModuleInfo, Reply, Rewound, StateChange, StoreError, StoreMsg, UnitKind},
     types::{BlockRef, Event, Reorg, Tick},
 };
 use nexum_store::{Args, Options, Store};
@@ -153,7 +153,7 @@ impl Harness {
     }
 
     /// Commits and moves the module on.
-    pub async fn handle(&self, module: &mut Module, changes: Vec<Change>) {
+    pub async fn handle(&self, module: &mut Module, changes: Vec<StateChange>) {
         let unit = module.unit(changes);
         let record = unit.record.clone();
         self.commit(unit).await.unwrap();
@@ -174,15 +174,15 @@ impl Module {
         Self { name: info.name.clone(), ledger, info }
     }
 
-    pub fn outcome(&self, changes: Vec<Change>) -> Outcome {
+    pub fn outcome(&self, changes: Vec<StateChange>) -> UnitParts {
         let number = self.ledger.record.seq + 1;
         let size = |key: &str, value: &Option<Vec<u8>>| value.as_ref().map_or(0, |value| key.len() + value.len());
         let mut state_bytes = self.ledger.record.state_bytes;
-        for Change { key, new, old } in &changes {
+        for StateChange { key, new, old } in &changes {
             state_bytes = state_bytes - size(key, old) as u64 + size(key, new) as u64;
         }
         let hash = Hash([number as u8; 32]);
-        Outcome {
+        UnitParts {
             kind: UnitKind::Handled,
             event: EventId::Block { chain_id: 1, number, hash },
             moved: Some((SourceId::new("chain:1"), Cursor::block(number, hash))),
@@ -194,13 +194,13 @@ impl Module {
         }
     }
 
-    pub fn unit(&self, changes: Vec<Change>) -> EventUnit {
+    pub fn unit(&self, changes: Vec<StateChange>) -> EventUnit {
         self.ledger.seal(self.outcome(changes))
     }
 
     /// A unit that sends its event to the dead letters.
     pub fn quarantine(&self) -> EventUnit {
-        let outcome = Outcome { kind: UnitKind::Quarantined, ..self.outcome(Vec::new()) };
+        let outcome = UnitParts { kind: UnitKind::Quarantined, ..self.outcome(Vec::new()) };
         let mut unit = self.ledger.seal(outcome);
         unit.quarantined = Some(Box::new(DeadLetter {
             seq: unit.entry.seq,
@@ -237,8 +237,8 @@ pub fn rewind(module: &Module, to_seq: u64, reply: Reply<Option<Rewound>>) -> St
 }
 
 /// One write; what it replaces is given.
-pub fn put(key: &str, value: &str, old: Option<&str>) -> Change {
-    Change { key: key.into(), new: Some(value.into()), old: old.map(Into::into) }
+pub fn put(key: &str, value: &str, old: Option<&str>) -> StateChange {
+    StateChange { key: key.into(), new: Some(value.into()), old: old.map(Into::into) }
 }
 
 /// An effect with this id.

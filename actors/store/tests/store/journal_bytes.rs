@@ -3,7 +3,7 @@
 use nexum_host_ifaces::{
     journal::{JournalStart, REWIND_UNITS},
     recording::Wanted,
-    store::{Change, StateView, StoreError, StoreMsg},
+    store::{StateChange, StateView, StoreError, StoreMsg},
 };
 use nexum_store::{Durability, Options};
 
@@ -21,7 +21,7 @@ async fn rewrite(harness: &Harness, module: &mut Module, bytes: usize, times: u6
     for _ in 0..times {
         let key = format!("of {bytes}");
         let old = harness.store.get(module.info.id, &key).unwrap();
-        let change = Change { key, new: Some(vec![module.ledger.record.seq as u8; bytes]), old };
+        let change = StateChange { key, new: Some(vec![module.ledger.record.seq as u8; bytes]), old };
         harness.handle(module, vec![change]).await;
     }
 }
@@ -34,7 +34,7 @@ fn room(harness: &Harness, module: &Module) -> u64 {
 }
 
 /// Commits a unit with a recording of so many bytes and moves the module on.
-async fn record(harness: &Harness, module: &mut Module, changes: Vec<Change>, bytes: u64) {
+async fn record(harness: &Harness, module: &mut Module, changes: Vec<StateChange>, bytes: u64) {
     let mut unit = module.unit(changes);
     unit.recording = Some(vec![7; bytes as usize]);
     let record = unit.record.clone();
@@ -131,7 +131,7 @@ async fn recordings_take_nothing_of_the_room_for_undoing_and_give_way_to_it() {
     let change = |module: &Module| {
         let seq = module.ledger.record.seq;
         let value = |seq: u64| Some(vec![seq as u8; 1_200]);
-        vec![Change { key: "k".into(), new: value(seq + 1), old: if seq > 0 { value(seq) } else { None } }]
+        vec![StateChange { key: "k".into(), new: value(seq + 1), old: if seq > 0 { value(seq) } else { None } }]
     };
     let page = |name: &str| harness.store.journal_page(name, JournalStart::Newest, 1).unwrap();
     for _ in 0..100 {

@@ -12,8 +12,8 @@ use nexum_host_ifaces::{
     Hash,
     event::{Cursor, EventId, SourceId},
     outbox::{
-        BlockPoint, Change, Changes, EffectEntry, EndEffect, Ended, Listed, Location, OutboxRequest, OutcomeRecord,
-        PendingEffect, Progress, Released, SOURCE,
+        BlockPoint, Changes, EffectEntry, EndEffect, Ended, Listed, Location, OutboxChange, OutboxRequest,
+        OutcomeRecord, PendingEffect, Progress, Released, SOURCE,
     },
     store::{Reply, Rewound, StoreError, StoreMsg},
     types::OutcomeStatus,
@@ -278,11 +278,14 @@ async fn news_come_in_order_and_a_new_actor_says_that_it_knows_nothing() {
     live(&harness).await;
     let (told, seq) = tokio::join!(news(&harness), send(&harness, &mut module, &["x"]));
     let Changes::Known(changes) = told else { panic!() };
-    assert!(matches!(&changes[..], [Change::Sent(live)] if live.id == "x" && live.at == at(seq, 0)), "{changes:?}");
+    assert!(
+        matches!(&changes[..], [OutboxChange::Sent(live)] if live.id == "x" && live.at == at(seq, 0)),
+        "{changes:?}"
+    );
     send(&harness, &mut module, &["y"]).await;
     rewind(&harness, &mut module, seq).await;
     let Changes::Known(changes) = news(&harness).await else { panic!() };
-    assert!(matches!(&changes[..], [Change::Sent(_), Change::Rewound { to_seq, .. }] if *to_seq == seq));
+    assert!(matches!(&changes[..], [OutboxChange::Sent(_), OutboxChange::Rewound { to_seq, .. }] if *to_seq == seq));
     let harness = harness.restart().await;
     assert_eq!(news(&harness).await, Changes::Lost);
     harness.close().await;

@@ -1,11 +1,11 @@
 //! Lists of a module's state, read in parts.
 
-use nexum_host_ifaces::store::{Change, StateView};
+use nexum_host_ifaces::store::{StateChange, StateView};
 
 use crate::harness::{Harness, directory, put};
 
-fn delete(key: &str, old: &str) -> Change {
-    Change { key: key.into(), new: None, old: Some(old.into()) }
+fn delete(key: &str, old: &str) -> StateChange {
+    StateChange { key: key.into(), new: None, old: Some(old.into()) }
 }
 
 #[tokio::test]

@@ -3,8 +3,10 @@
 use nexum_host_ifaces::{
     Hash,
     event::{Cursor, EventId, SourceId},
-    ledger::Outcome,
-    store::{Change, Entries, Fork, ModuleRecord, RedeliveryItem, Rewound, StateView, StoreError, StoreMsg, UnitKind},
+    ledger::UnitParts,
+    store::{
+        Entries, Fork, ModuleRecord, RedeliveryItem, Rewound, StateChange, StateView, StoreError, StoreMsg, UnitKind,
+    },
     types::{BlockRef, ReleasedEffect, Reorg},
 };
 use nexum_store::Options;
@@ -54,7 +56,7 @@ async fn random_unit(harness: &Harness, module: &mut Module, random: &mut StdRng
                 let key = format!("key-{key}");
                 let old = store.get(module.info.id, &key).unwrap();
                 let value = vec![random.random(); random.random_range(0..40)];
-                Change { key, new: random.random_bool(0.7).then_some(value), old }
+                StateChange { key, new: random.random_bool(0.7).then_some(value), old }
             });
             let changes = changes.filter(|change| change.new != change.old).collect();
             module.unit(changes)
@@ -222,7 +224,7 @@ async fn how_many_reorgs_a_module_was_told_of_is_never_taken_back() {
         at(&harness, &mut module, "one", number, None).await;
     }
     // One that was told without undoing anything, and then one that undoes the telling.
-    let mut unit = module.ledger.seal(Outcome { event: reorg_id(1), ..module.outcome(vec![]) });
+    let mut unit = module.ledger.seal(UnitParts { event: reorg_id(1), ..module.outcome(vec![]) });
     (unit.told, unit.reorgs) = (Some(Box::new(reorg(7, &[]))), Some(1));
     let record = unit.record.clone();
     harness.commit(unit).await.unwrap();
@@ -254,14 +256,14 @@ async fn a_fork_queues_the_reorg_and_the_other_sources_in_their_order() {
     assert_eq!(shown(&rewound), ["one reorg to 5 []", "two 51", "three 7", "two 52"]);
 
     // Two items are gone through, then the second source forks below the first of them.
-    let mut unit = module.ledger.seal(Outcome { event: reorg_id(5), ..module.outcome(vec![]) });
+    let mut unit = module.ledger.seal(UnitParts { event: reorg_id(5), ..module.outcome(vec![]) });
     unit.told = Some(Box::new(reorg(5, &["earlier"])));
     unit.redelivered = vec![0];
     module.ledger.adopt(unit.record.clone());
     harness.commit(unit).await.unwrap();
     let hash = Hash([51; 32]);
     let moved = Some((SourceId::new("two"), Cursor::block(51, hash)));
-    let mut unit = module.ledger.seal(Outcome { moved, ..module.outcome(vec![]) });
+    let mut unit = module.ledger.seal(UnitParts { moved, ..module.outcome(vec![]) });
     unit.redelivered = vec![1];
     module.ledger.adopt(unit.record.clone());
     harness.commit(unit).await.unwrap();
@@ -297,7 +299,7 @@ async fn a_source_that_began_after_the_fork_begins_where_it_began() {
             (EventId::Advance { source: source.clone() }, Some((source, Cursor::block(number, Hash([0; 32])))));
         // Positions without an event, but for the newest of each.
         let kind = if number % 10 == 7 || number == 91 { UnitKind::Handled } else { UnitKind::Advanced };
-        let unit = module.ledger.seal(Outcome { kind, event, moved, ..module.outcome(vec![]) });
+        let unit = module.ledger.seal(UnitParts { kind, event, moved, ..module.outcome(vec![]) });
         module.ledger.adopt(unit.record.clone());
         harness.commit(unit).await.unwrap();
     }
