@@ -11,6 +11,7 @@ mod command;
 pub mod config;
 mod journal;
 mod render;
+pub mod status;
 mod wire;
 
 use std::{env, ffi::OsStr, path::Path, process::ExitCode};

@@ -12,20 +12,11 @@ use std::{
 
 use futures::future::join_all;
 use nexum_admin_api::{
-    health::{HEALTHY, UNHEALTHY},
+    health::{HEALTHY, UNHEALTHY, waits_for},
     state::{ModuleState, ServiceState},
+    tree::age,
 };
-use nexum_host_ifaces::{
-    clock::Clock,
-    cron::CronMsg,
-    interfaces::{
-        chain::port::{ChainMsg, ChainStatus, ChainWait, EndpointStatus},
-        http::port::{EgressMsg, EgressStatus},
-    },
-    port::Port,
-    ports::Ports,
-    store::{RefusedWrites, StoreMsg, StoreStatus},
-};
+use nexum_host_ifaces::{clock::Clock, port::Port};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, rpc::CallResult};
 
 use drain::Drain;
@@ -33,15 +24,16 @@ use drain::Drain;
 use crate::{
     admin::{AdminMsg, ChainHealthReport, Health, ModuleHealthReport, Node, NodeKind},
     modules::{self, Order},
-    outbox::{self, OutboxStatus},
-    root,
+    outbox, root,
+    service::{Status, StatusSpec},
 };
 
 /// A service that is up answers in microseconds.
 const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 
 pub struct Args {
-    pub ports: Arc<Ports>,
+    /// In starting order.
+    pub services: Vec<StatusSpec>,
     pub outbox: Port<outbox::Msg>,
     pub modules: ActorRef<modules::Msg>,
     pub clock: Arc<dyn Clock>,
@@ -58,7 +50,9 @@ impl Actor for AdminDesk {
     type State = Args;
     type Arguments = Args;
 
-    async fn pre_start(&self, _: ActorRef<AdminMsg>, args: Args) -> Result<Args, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<AdminMsg>, mut args: Args) -> Result<Args, ActorProcessingErr> {
+        // Chains come last, by number; the others stay as they are.
+        args.services.sort_by_key(StatusSpec::chain_id);
         Ok(args)
     }
 
@@ -127,15 +121,16 @@ fn answer<T: Send + 'static>(reply: RpcReplyPort<T>, value: T) {
     let _ = reply.send(value);
 }
 
-fn service(name: &str, kind: NodeKind, summary: Option<String>, children: Vec<Node>) -> Node {
-    let state = if summary.is_some() { ServiceState::Up } else { ServiceState::Down };
-    let (state, summary) = (state.name().to_owned(), summary.unwrap_or_default());
-    Node { name: name.into(), kind, state, summary, module: None, children }
+/// The node of a service: DOWN, when it has not answered.
+fn shown(service: &StatusSpec, status: Option<Status>) -> Node {
+    let down = || Status { state: ServiceState::Down, ..Status::up("") };
+    let Status { summary, state, children, .. } = status.unwrap_or_else(down);
+    Node::new(&*service.node, service.kind, state, summary, children)
 }
 
 impl Args {
-    fn uptime(&self) -> Duration {
-        Duration::from_nanos(self.clock.monotonic_ns().saturating_sub(self.started_ns))
+    fn uptime_ms(&self) -> u64 {
+        self.clock.monotonic_ns().saturating_sub(self.started_ns) / 1_000_000
     }
 
     async fn ask_modules<T: Send + 'static>(&self, build: impl FnOnce(RpcReplyPort<T>) -> modules::Msg) -> Option<T> {
@@ -145,69 +140,43 @@ impl Args {
         }
     }
 
-    async fn chains(&self) -> Vec<(u64, Option<ChainStatus>)> {
-        let asked = self
-            .ports
-            .chains()
-            .iter()
-            .map(|(id, port)| async move { (*id, port.call(STATUS_DEADLINE, ChainMsg::Status).await.ok()) });
-        join_all(asked).await
+    /// Asks all of the services that are wanted at once.
+    async fn ask(&self, wanted: fn(&StatusSpec) -> bool) -> Vec<(&StatusSpec, Option<Status>)> {
+        let asked: Vec<&StatusSpec> = self.services.iter().filter(|service| wanted(service)).collect();
+        let answers = join_all(asked.iter().map(|service| (service.ask)(STATUS_DEADLINE))).await;
+        asked.into_iter().zip(answers).collect()
     }
 
     async fn tree(&self) -> Node {
-        let ports = &self.ports;
-        let (store, cron, egress) = (ports.store(), ports.of::<CronMsg>(), ports.of::<EgressMsg>());
-        let (store, cron, egress, outbox, chains, modules) = futures::join!(
-            store.call(STATUS_DEADLINE, StoreMsg::Status),
-            cron.call(STATUS_DEADLINE, CronMsg::Status),
-            egress.call(STATUS_DEADLINE, EgressMsg::Status),
-            self.outbox.call(STATUS_DEADLINE, outbox::Msg::Status),
-            self.chains(),
-            self.ask_modules(modules::Msg::Facts),
-        );
-        let mut modules = modules;
-        if let (Ok(status), Some(nodes)) = (&store, &mut modules) {
-            // The store's own count: letters are dropped, and put back by rewinds, without the module's knowing.
-            for facts in nodes.iter_mut().filter_map(|node| node.module.as_mut().map(|facts| (&node.name, facts))) {
-                facts.1.dead_letters = status.dead_letters.get(facts.0).copied().unwrap_or(0);
+        let (services, modules) = futures::join!(self.ask(|_| true), self.ask_modules(modules::Msg::Facts));
+        let state = if modules.is_some() { ServiceState::Up } else { ServiceState::Down };
+        let loaded = modules.as_ref().map(|modules| format!("{} loaded", modules.len())).unwrap_or_default();
+        let mut modules = modules.unwrap_or_default();
+        for enter in services.iter().filter_map(|(_, status)| status.as_ref()?.modules.as_ref()) {
+            for node in &mut modules {
+                if let Some(facts) = &mut node.module {
+                    enter(node.name.as_str(), facts);
+                }
             }
         }
-        let store = store.ok().map(|status| store_summary(&status));
-        let cron = cron.ok().map(|status| {
-            let noun = if status.schedules == 1 { "schedule" } else { "schedules" };
-            let next =
-                status.next_in_ms.map_or_else(String::new, |next| format!(", next in {:.1} s", next as f64 / 1000.0));
-            format!("{} {noun}{next}", status.schedules)
-        });
-        let egress = egress.ok().map(|status| {
-            let EgressStatus { in_flight, requests_total, errors_total } = status;
-            format!("{requests_total} requests, {errors_total} without an answer, {in_flight} under way")
-        });
-        let now_ms = self.clock.now_ms();
-        let outbox = outbox.ok();
-        if let (Some(outbox), Some(modules)) = (&outbox, &mut modules) {
-            modules.iter_mut().for_each(|module| show_pending(module, outbox, now_ms));
-        }
-        let outbox = outbox.map(|outbox| outbox_summary(&outbox, now_ms));
-        let any_module = modules.as_ref().map(|modules| format!("{} loaded", modules.len()));
-        let chains: Vec<_> = chains.into_iter().map(|(id, status)| chain_node(id, status)).collect();
-        let children = vec![
-            service("store", NodeKind::Store, store, Vec::new()),
-            service("chains", NodeKind::Chains, Some(String::new()), chains),
-            service("cron", NodeKind::Cron, cron, Vec::new()),
-            service("egress", NodeKind::Egress, egress, Vec::new()),
-            service("outbox", NodeKind::Outbox, outbox, Vec::new()),
-            service("modules", NodeKind::Modules, any_module, modules.unwrap_or_default()),
-        ];
-        let up = humantime::format_duration(Duration::from_secs(self.uptime().as_secs()));
-        service("nexum", NodeKind::Engine, Some(format!("up {up}")), children)
+        let nodes = services.into_iter().map(|(service, status)| shown(service, status));
+        let (chains, mut children): (Vec<Node>, Vec<Node>) = nodes.partition(|node| node.kind == NodeKind::Chain);
+        // After the store, which all others need.
+        let place = children.iter().take_while(|node| node.kind == NodeKind::Store).count();
+        children.insert(place, Node::new("chains", NodeKind::Chains, ServiceState::Up, "", chains));
+        children.push(Node::new("modules", NodeKind::Modules, state, loaded, modules));
+        let up = format!("up {}", age(self.uptime_ms()));
+        Node::new("nexum", NodeKind::Engine, ServiceState::Up, up, children)
     }
 
     async fn health(&self) -> Health {
-        let (chains, reports) = futures::join!(self.chains(), self.ask_modules(modules::Msg::Reports));
-        let uptime_seconds = self.uptime().as_secs();
-        let chains = chains.into_iter().map(|(id, status)| (id.to_string(), chain_report(status))).collect();
-        judge(reports, chains, uptime_seconds, self.event_age_threshold)
+        let (chains, reports) = futures::join!(
+            self.ask(|service| service.kind == NodeKind::Chain),
+            self.ask_modules(modules::Msg::Reports)
+        );
+        let report = |status: Option<Status>| status.and_then(|status| status.chain).unwrap_or_default();
+        let chains = chains.into_iter().map(|(service, status)| (service.node.clone(), report(status))).collect();
+        judge(reports, chains, self.uptime_ms() / 1_000, self.event_age_threshold)
     }
 
     /// Modules first, so that what they commit last finds the store running; then the services.
@@ -225,122 +194,6 @@ impl Args {
         answer(reply, unfinished);
         // A root that is gone has nothing left to end.
         let _ = self.root.send_message(root::Msg::End);
-    }
-}
-
-/// Shorter waits are the network's doing.
-pub(crate) const SHOWN_WAIT_MS: u64 = 5_000;
-
-fn store_summary(status: &StoreStatus) -> String {
-    let StoreStatus { disk_bytes, units_total, commit_p99_ms, refusing, .. } = status;
-    let mib = *disk_bytes as f64 / (1024.0 * 1024.0);
-    let refusing = refusing.as_ref().map_or_else(String::new, |RefusedWrites { error, age_ms }| {
-        let age = humantime::format_duration(Duration::from_secs(age_ms / 1_000));
-        format!(", takes no writes ({age}): {error}")
-    });
-    format!("rocksdb {mib:.1} MiB, {units_total} units, commit p99 {commit_p99_ms:.1} ms{refusing}")
-}
-
-fn outbox_summary(outbox: &OutboxStatus, now_ms: u64) -> String {
-    let pending: u64 = outbox.pending.values().map(|(count, _)| count).sum();
-    let oldest = outbox.pending.values().filter_map(|(_, oldest)| *oldest).min();
-    let age = oldest.map_or_else(String::new, |at| {
-        let age = Duration::from_secs(now_ms.saturating_sub(at) / 1_000);
-        format!(", oldest {}", humantime::format_duration(age))
-    });
-    format!("{pending} pending{age}, {} under way", outbox.in_flight)
-}
-
-fn show_pending(node: &mut Node, outbox: &OutboxStatus, now_ms: u64) {
-    if let (Some(facts), Some((count, oldest))) = (&mut node.module, outbox.pending.get(&node.name)) {
-        facts.outbox_pending = *count;
-        facts.outbox_oldest_age_ms = oldest.map(|at| now_ms.saturating_sub(at));
-    }
-}
-
-fn chain_node(id: u64, status: Option<ChainStatus>) -> Node {
-    let Some(status) = status else { return service(&id.to_string(), NodeKind::Chain, None, Vec::new()) };
-    let healthy = status.endpoints.iter().filter(|endpoint| endpoint.healthy).count();
-    let head = status.head.map_or_else(|| "none yet".to_owned(), |(number, _)| number.to_string());
-    let mut summary = format!(
-        "{} head {head}, {healthy}/{} endpoints, lag {}",
-        status.name,
-        status.endpoints.len(),
-        status.blocks_behind
-    );
-    if status.reorgs > 0 {
-        summary.push_str(&format!(", {} reorgs", status.reorgs));
-    }
-    for learnt in &status.learnt {
-        summary.push_str(&format!(", {learnt}"));
-    }
-    if let Some(wait) = status.waits.first().filter(|wait| wait.age_ms >= SHOWN_WAIT_MS) {
-        summary.push_str(&format!(", {}", waits_for(wait)));
-    }
-    let endpoints = status.endpoints.iter().map(endpoint_node).collect();
-    let mut node = service(&id.to_string(), NodeKind::Chain, Some(summary), endpoints);
-    if !status.connected {
-        node.state = ServiceState::Down.name().to_owned();
-    }
-    node
-}
-
-/// Who waits for what, and for how long.
-fn waits_for(wait: &ChainWait) -> String {
-    let who = wait.module.as_ref().map_or_else(String::new, |module| format!("module {module} "));
-    let age = humantime::format_duration(Duration::from_secs(wait.age_ms / 1_000));
-    format!("{who}waits for {} ({age})", wait.reason)
-}
-
-/// An endpoint that was lost so often within ten minutes comes and goes: how it is at the moment says little.
-const FLAPPING: u32 = 2;
-
-fn endpoint_node(endpoint: &EndpointStatus) -> Node {
-    let mut parts = Vec::new();
-    if endpoint.leads {
-        parts.push("followed".to_owned());
-    }
-    let is_flapping = endpoint.losses >= FLAPPING;
-    if is_flapping {
-        let way = if endpoint.connected { "up" } else { "down" };
-        let since = Duration::from_secs(endpoint.since_ms.unwrap_or(0) / 1_000);
-        let since = humantime::format_duration(since);
-        parts.push(format!("{way} for {since}, lost {} times in the last 10 min", endpoint.losses));
-    }
-    parts.push(format!("score {}", endpoint.score));
-    if let Some(lag) = endpoint.lag {
-        parts.push(format!("lag {lag}"));
-    }
-    if let Some(latency_ms) = endpoint.latency_p50_ms {
-        parts.push(format!("p50 {latency_ms:.1} ms"));
-    }
-    parts.extend(endpoint.learnt.iter().map(|learnt| format!("takes {learnt}")));
-    if endpoint.demotions > 0 {
-        parts.push(format!("{} demotions", endpoint.demotions));
-    }
-    // What is over is worth a look in the log, not in the tree.
-    if let Some(error) = endpoint.last_error.as_deref().filter(|_| !endpoint.healthy || is_flapping) {
-        parts.push(format!("last error: {error}"));
-    }
-    let mut node = service(&endpoint.name, NodeKind::Endpoint, Some(parts.join(", ")), Vec::new());
-    let state = match (endpoint.connected, endpoint.healthy) {
-        (false, _) => ServiceState::Down,
-        (true, false) => ServiceState::Demoted,
-        (true, true) => ServiceState::Up,
-    };
-    node.state = state.name().to_owned();
-    node
-}
-
-fn chain_report(status: Option<ChainStatus>) -> ChainHealthReport {
-    match status {
-        Some(status) => ChainHealthReport {
-            connected: status.connected,
-            head_block: status.head.map(|(number, _)| number),
-            blocks_behind: status.blocks_behind,
-            waits: status.waits,
-        },
-        None => ChainHealthReport { connected: false, head_block: None, blocks_behind: 0, waits: Vec::new() },
     }
 }
 
@@ -402,7 +255,7 @@ fn stands(name: &str, module: &ModuleHealthReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::ModuleWait;
+    use crate::admin::{ChainWait, ModuleWait};
 
     const THRESHOLD: Duration = Duration::from_secs(600);
 
@@ -414,19 +267,6 @@ mod tests {
             expected_event_age_seconds: None,
             waits: None,
         }
-    }
-
-    #[test]
-    fn an_endpoint_that_comes_and_goes_says_so_while_it_is_up() {
-        let mut endpoint = EndpointStatus { connected: true, healthy: true, score: 90, ..EndpointStatus::default() };
-        (endpoint.since_ms, endpoint.losses) = (Some(1_999), 1);
-        endpoint.last_error = Some("gone".into());
-        let shown = |endpoint: &EndpointStatus| endpoint_node(endpoint).summary;
-        assert_eq!(shown(&endpoint), "score 90", "once is over");
-        endpoint.losses = 14;
-        assert_eq!(shown(&endpoint), "up for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
-        (endpoint.connected, endpoint.healthy) = (false, false);
-        assert_eq!(shown(&endpoint), "down for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
     }
 
     #[test]
@@ -443,15 +283,6 @@ mod tests {
         assert_eq!(starting.reasons, ["module m is init"]);
         assert_eq!(judged("dead", true).reasons, ["module m is dead"]);
         assert_eq!(judged("running", false).reasons, ["chain 1 is disconnected"]);
-    }
-
-    #[test]
-    fn a_store_that_takes_no_writes_says_since_when_and_why() {
-        let status = StoreStatus { units_total: 7, ..StoreStatus::default() };
-        assert_eq!(store_summary(&status), "rocksdb 0.0 MiB, 7 units, commit p99 0.0 ms");
-        let refusing = Some(RefusedWrites { error: "store: no space left".into(), age_ms: 65_400 });
-        let shown = store_summary(&StoreStatus { refusing, ..status });
-        assert!(shown.ends_with(" ms, takes no writes (1m 5s): store: no space left"), "{shown}");
     }
 
     #[test]

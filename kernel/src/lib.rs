@@ -26,8 +26,10 @@ pub mod replay;
 pub mod restart;
 pub mod root;
 pub mod roster;
+pub mod service;
 pub mod sources;
 mod status;
 pub mod threads;
 
-pub use root::{KernelArgs, KernelError, KernelHandle, ServiceSpec};
+pub use root::{KernelArgs, KernelError, KernelHandle};
+pub use service::{ServiceSpec, Status, StatusSpec};

@@ -16,9 +16,10 @@ mod requests;
 mod retry;
 mod schedule;
 mod settle;
+mod status;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -45,6 +46,7 @@ pub use schedule::Concurrency;
 use schedule::{Pending, Schedule};
 pub use settle::Left;
 use settle::PendingQuestion;
+pub use status::OutboxStatus;
 use tokio::task::JoinSet;
 
 use crate::admin::AdminReply;
@@ -93,14 +95,6 @@ pub struct Pull {
     pub after: u64,
     pub max: usize,
     pub to: Subscriber,
-}
-
-/// State of the outbox, for the tree.
-#[derive(Debug, Clone, Default)]
-pub struct OutboxStatus {
-    pub in_flight: usize,
-    /// Effects that have not ended, and when the oldest of them was sent, by module.
-    pub pending: BTreeMap<String, (u64, Option<u64>)>,
 }
 
 pub enum Msg {

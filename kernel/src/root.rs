@@ -6,7 +6,7 @@
 
 mod services;
 
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     blocking::Blocking,
@@ -18,14 +18,12 @@ use nexum_host_ifaces::{
     recording::Record,
 };
 use prometheus::Registry;
-use ractor::{
-    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, Message, RpcReplyPort, SpawnErr, SupervisionEvent,
-};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, SupervisionEvent};
 use services::Ordered;
 use tokio::sync::watch;
 
 use crate::{
-    admin::{AdminMsg, AdminReply, ModuleSpec, ServiceReport},
+    admin::{AdminMsg, AdminReply, ModuleSpec, NodeKind, ServiceReport},
     admin_desk::{self, AdminDesk},
     begun::Marks,
     engine::{MapLimit, WasmEngine},
@@ -35,58 +33,16 @@ use crate::{
     metrics::Metrics,
     module::Shared,
     modules::{self, ModulesSupervisor},
-    outbox::{self, OutboxMetrics, Permits},
+    outbox::{self, OutboxMetrics, OutboxStatus, Permits},
     restart,
     roster::Keep,
+    service::{ServiceSpec, StatusSpec, reason},
 };
 
 /// How long one service may take to end in order; what is durable does not depend on it.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// Wait before a service that could not be started again is tried once more, such as for an address that is not free yet.
 const START_AGAIN: Duration = Duration::from_millis(500);
-
-type Started = Pin<Box<dyn Future<Output = Result<ActorCell, String>> + Send>>;
-
-/// How a shared actor is started, now and after it died.
-#[derive(Clone)]
-pub struct ServiceSpec {
-    pub name: String,
-    /// Spawns the actor linked to the given supervisor and binds its port.
-    pub start: Arc<dyn Fn(ActorCell) -> Started + Send + Sync>,
-    /// Unbinds its port, so that callers see `unavailable` until it is back.
-    pub unbind: Arc<dyn Fn() + Send + Sync>,
-}
-
-impl ServiceSpec {
-    /// A service whose actor is spawned by `spawn` and found behind `port`.
-    pub fn new<M, F, S>(name: impl Into<String>, port: Port<M>, spawn: S) -> Self
-    where
-        M: Message,
-        F: Future<Output = Result<ActorRef<M>, SpawnErr>> + Send + 'static,
-        S: Fn(ActorCell) -> F + Send + Sync + 'static,
-    {
-        let bound = port.clone();
-        let start = move |supervisor: ActorCell| {
-            let (spawning, bound) = (spawn(supervisor), bound.clone());
-            let started = async move {
-                let actor = spawning.await.map_err(reason)?;
-                let cell = actor.get_cell();
-                bound.bind(actor);
-                Ok(cell)
-            };
-            Box::pin(started) as _
-        };
-        Self { name: name.into(), start: Arc::new(start), unbind: Arc::new(move || port.unbind()) }
-    }
-}
-
-/// What the actor said, without what ractor puts around it.
-fn reason(error: SpawnErr) -> String {
-    match error {
-        SpawnErr::StartupFailed(error) => error.to_string(),
-        other => other.to_string(),
-    }
-}
 
 pub struct KernelArgs {
     /// In starting order; stopped in reverse.
@@ -186,20 +142,11 @@ fn outbox_service(args: &KernelArgs, port: Port<outbox::Msg>, permits: Permits, 
         metrics,
         jitter: args.jitter.clone(),
     };
-    let unbound = port.clone();
-    ServiceSpec {
-        name: "outbox".into(),
-        start: Arc::new(move |supervisor| {
-            let (outbox, port) = (outbox.clone(), port.clone());
-            Box::pin(async move {
-                let actor = outbox::spawn(outbox, supervisor).await.map_err(reason)?;
-                let cell = actor.get_cell();
-                port.bind(actor);
-                Ok(cell)
-            })
-        }),
-        unbind: Arc::new(move || unbound.unbind()),
-    }
+    let clock = args.clock.clone();
+    let shown = move |status: OutboxStatus| status.shown(clock.now_ms());
+    let status = StatusSpec::new("outbox", NodeKind::Outbox, port.clone(), outbox::Msg::Status, shown);
+    let spawn = move |supervisor| outbox::spawn(outbox.clone(), supervisor);
+    ServiceSpec::new("outbox", port, spawn).with_status(status)
 }
 
 struct Root;
@@ -396,7 +343,7 @@ impl State {
         self.children.insert(supervisor.get_id(), Child::Modules);
         self.modules = Some(supervisor.clone());
         let args = admin_desk::Args {
-            ports: self.args.ports.clone(),
+            services: self.args.services.iter().filter_map(|service| service.status.clone()).collect(),
             outbox: self.shared.outbox.clone(),
             modules: supervisor,
             clock: self.args.clock.clone(),

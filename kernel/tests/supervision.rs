@@ -19,8 +19,8 @@ use nexum_host_ifaces::{
     store::StoreMsg,
 };
 use nexum_kernel::{
-    KernelArgs, KernelError, KernelHandle, ServiceSpec,
-    admin::{AdminError, AdminMsg, ModuleSpec},
+    KernelArgs, KernelError, KernelHandle, ServiceSpec, Status, StatusSpec,
+    admin::{AdminError, AdminMsg, ModuleSpec, Node, NodeKind},
     begun::Marks,
     engine::WasmEngine,
     roster::{Keep, Roster, RosterChange},
@@ -59,22 +59,12 @@ impl Actor for Frail {
     }
 }
 
-/// A kernel whose one service cannot be started at the starts in `fails`.
-async fn kernel(ports: &Arc<Ports>, dir: &TempDir, fails: &'static [usize]) -> KernelHandle {
-    let roster = Arc::new(Roster::new(dir.path().join("modules.json")));
-    kernel_of(ports, Port::new("admin"), dir.path(), fails, Vec::new(), roster).await
-}
-
-async fn kernel_of(
-    ports: &Arc<Ports>,
-    admin: Port<AdminMsg>,
-    dir: &Path,
-    fails: &'static [usize],
-    modules: Vec<ModuleSpec>,
-    roster: Arc<dyn Keep>,
-) -> KernelHandle {
+/// A service that says how it is, and cannot be started at the starts in `fails`.
+fn frail(name: &str, kind: NodeKind, port: Port<CronMsg>, fails: &'static [usize]) -> ServiceSpec {
     let starts = AtomicUsize::new(0);
-    let service = ServiceSpec::new("frail", ports.of::<CronMsg>(), move |supervisor| {
+    let shown = |status: CronStatus| Status::up(format!("start {}", status.schedules));
+    let status = StatusSpec::new(name, kind, port.clone(), CronMsg::Status, shown);
+    let service = ServiceSpec::new(name, port, move |supervisor| {
         let start = starts.fetch_add(1, Ordering::SeqCst) + 1;
         async move {
             if fails.contains(&start) {
@@ -83,9 +73,27 @@ async fn kernel_of(
             Actor::spawn_linked(None, Frail, start, supervisor).await.map(|(actor, _)| actor)
         }
     });
+    service.with_status(status)
+}
+
+/// A kernel whose one service cannot be started at the starts in `fails`.
+async fn kernel(ports: &Arc<Ports>, dir: &TempDir, fails: &'static [usize]) -> KernelHandle {
+    let roster = Arc::new(Roster::new(dir.path().join("modules.json")));
+    let services = vec![frail("frail", NodeKind::Service, ports.of(), fails)];
+    kernel_of(ports, Port::new("admin"), dir.path(), services, Vec::new(), roster).await
+}
+
+async fn kernel_of(
+    ports: &Arc<Ports>,
+    admin: Port<AdminMsg>,
+    dir: &Path,
+    services: Vec<ServiceSpec>,
+    modules: Vec<ModuleSpec>,
+    roster: Arc<dyn Keep>,
+) -> KernelHandle {
     let (engine, begun, clock) = (WasmEngine::new(dir).unwrap(), Arc::new(Marks::none()), Arc::new(SystemClock::new()));
     let args = kernel_args(ports.clone(), admin, engine, roster, begun, clock, Registry::new());
-    KernelHandle::start(KernelArgs { services: vec![service], modules, ..args }).await.unwrap()
+    KernelHandle::start(KernelArgs { services, modules, ..args }).await.unwrap()
 }
 
 /// Asks until the actor of this start answers.
@@ -124,6 +132,32 @@ async fn a_service_that_does_not_start_again_at_once_is_tried_within_the_same_bo
     cron.cast(CronMsg::Forget { module: "any".into() }).unwrap();
     let end = tokio::time::timeout(PATIENCE, kernel.wait()).await.unwrap().unwrap_err();
     assert!(end.to_string().contains("its address is taken"), "{end}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_stands_in_the_tree_with_what_it_says_and_down_when_it_says_nothing() {
+    let (ports, admin, dir) = (Ports::unbound([]), Port::<AdminMsg>::new("admin"), TempDir::new().unwrap());
+    let roster = Arc::new(Roster::new(dir.path().join("modules.json")));
+    let named = [("store", NodeKind::Store), ("10", NodeKind::Chain), ("2", NodeKind::Chain)];
+    let mut services: Vec<_> = named.map(|(name, kind)| frail(name, kind, Port::new("frail"), &[])).into();
+    services.push(frail("new", NodeKind::Service, ports.of(), &[]));
+    let _kernel = kernel_of(&ports, admin.clone(), dir.path(), services, Vec::new(), roster).await;
+    let tree = admin.call(PATIENCE, AdminMsg::Tree).await.unwrap();
+    let names = |nodes: &[Node]| nodes.iter().map(|node| node.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&tree.children), ["store", "chains", "new", "outbox", "modules"]);
+    assert_eq!(names(&tree.children[1].children), ["2", "10"], "by their numbers");
+
+    let new = async || {
+        let node = admin.call(PATIENCE, AdminMsg::Tree).await.unwrap().children.remove(2);
+        (node.name, node.kind, node.state, node.summary)
+    };
+    let shown =
+        |state: &str, summary: &str| ("new".to_owned(), NodeKind::Service, state.to_owned(), summary.to_owned());
+    assert_eq!(new().await, shown("UP", "start 1"));
+    ports.of::<CronMsg>().unbind();
+    assert_eq!(new().await, shown("DOWN", ""));
+    let health = admin.call(PATIENCE, AdminMsg::Health).await.unwrap();
+    assert_eq!(health.chains.keys().collect::<Vec<_>>(), ["10", "2"]);
 }
 
 /// A roster on a disk that stalls at each write until it is told to go on.
@@ -167,7 +201,7 @@ async fn a_disk_that_stalls_at_the_roster_keeps_nobody_waiting_but_whose_order_i
     // Bundles that are not there: the modules are shown under their sources, and can be unloaded.
     let sources = ["a", "b", "c"].map(|name| dir.path().join(name).display().to_string());
     let specs = sources.iter().map(|source| ModuleSpec::new(source.into()));
-    let _kernel = kernel_of(&ports, admin.clone(), dir.path(), &[], specs.collect(), roster.clone()).await;
+    let _kernel = kernel_of(&ports, admin.clone(), dir.path(), Vec::new(), specs.collect(), roster.clone()).await;
     let unload = |nth: usize| {
         let (admin, module) = (admin.clone(), sources[nth].clone());
         tokio::spawn(async move { admin.call(PATIENCE, |reply| AdminMsg::Unload { module, reply }).await })
@@ -239,7 +273,7 @@ async fn a_store_that_is_slow_keeps_nobody_waiting_but_whose_order_it_is() {
     let spec: ModuleSpec = toml::Table::from_iter([("source".to_owned(), source)]).try_into().unwrap();
     let (ports, roster) = (Ports::unbound([]), Arc::new(Roster::new(dir.path().join("modules.json"))));
     let store = ports.store();
-    let _kernel = kernel_of(&ports, admin.clone(), dir.path(), &[], vec![spec], roster).await;
+    let _kernel = kernel_of(&ports, admin.clone(), dir.path(), Vec::new(), vec![spec], roster).await;
     let shown = async || {
         let tree = admin.call(PATIENCE, AdminMsg::Tree).await.unwrap();
         let modules = tree.children.into_iter().find(|node| node.name == "modules").unwrap();

@@ -41,7 +41,10 @@ use ractor::{SpawnErr, rpc::CallResult};
 use tokio::sync::watch;
 
 use super::{journal_key, logging::Log, store_directory};
-use crate::config::{Ceiling, Chain, Config, Module};
+use crate::{
+    config::{Ceiling, Chain, Config, Module},
+    status,
+};
 
 /// The gateway answers at once when it is asked where it listens.
 const LISTENERS_DEADLINE: Duration = Duration::from_secs(5);
@@ -147,8 +150,8 @@ fn histories(config: &Config, store: &Store) -> anyhow::Result<Histories> {
 }
 
 fn store_service(store: Arc<Store>, port: Port<StoreMsg>, histories: Arc<Histories>) -> ServiceSpec {
-    let started = AtomicBool::new(false);
-    ServiceSpec::new("store", port, move |supervisor| {
+    let (started, status) = (AtomicBool::new(false), status::store(port.clone()));
+    let service = ServiceSpec::new("store", port, move |supervisor| {
         let (args, histories) = (nexum_store::Args { store: store.clone() }, histories.clone());
         let again = started.swap(true, Ordering::Relaxed);
         async move {
@@ -161,14 +164,17 @@ fn store_service(store: Arc<Store>, port: Port<StoreMsg>, histories: Arc<Histori
             }
             Ok(actor)
         }
-    })
+    });
+    service.with_status(status)
 }
 
 fn cron_service(port: Port<CronMsg>, clock: Arc<dyn Clock>) -> ServiceSpec {
-    ServiceSpec::new("cron", port, move |supervisor| {
+    let status = status::cron(port.clone());
+    let service = ServiceSpec::new("cron", port, move |supervisor| {
         let args = nexum_cron::Args { clock: clock.clone() };
         async move { nexum_cron::spawn(args, supervisor).await.map(|(actor, _)| actor) }
-    })
+    });
+    service.with_status(status)
 }
 
 fn egress_service(
@@ -180,13 +186,15 @@ fn egress_service(
 ) -> ServiceSpec {
     let limits = config.egress.limits();
     let names = Resolver::new(look_up_of_this_machine(), clock.clone(), &metrics);
-    ServiceSpec::new("egress", port, move |supervisor| {
+    let status = status::egress(port.clone());
+    let service = ServiceSpec::new("egress", port, move |supervisor| {
         let (clock, metrics) = (clock.clone(), metrics.clone());
         let (names, listeners) = (names.clone(), listeners.clone());
         let certificates = Arc::new(super::certificates::check);
         let args = nexum_egress::Args { limits, clock, metrics, names, listeners, certificates };
         async move { nexum_egress::spawn(args, supervisor).await.map(|(actor, _)| actor) }
-    })
+    });
+    service.with_status(status)
 }
 
 fn chain_service(
@@ -203,7 +211,8 @@ fn chain_service(
     let (rpc, network, clock, metrics) = (rpc(chain), network.clone(), clock.clone(), metrics.clone());
     let kept = histories.get(&chain.chain_id).cloned();
     let (headers, history) = (kept.is_some().then(|| ports.store()), kept.unwrap_or_default());
-    ServiceSpec::new(format!("chain:{}", chain.chain_id), port, move |supervisor| {
+    let status = status::chain(chain.chain_id, port.clone());
+    let service = ServiceSpec::new(format!("chain:{}", chain.chain_id), port, move |supervisor| {
         let source = match &fixture {
             Some(fixture) => nexum_chain::Source::Mock(Fixture::clone(fixture)),
             None => nexum_chain::Source::Rpc(rpc.clone(), network.clone()),
@@ -211,7 +220,8 @@ fn chain_service(
         let (clock, metrics) = (clock.clone(), metrics.clone());
         let args = nexum_chain::Args { source, clock, metrics, history: history.clone(), headers: headers.clone() };
         async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
-    })
+    });
+    service.with_status(status)
 }
 
 /// The actor's configuration: its defaults, and what the operator changed.

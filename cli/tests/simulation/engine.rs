@@ -13,12 +13,13 @@ use std::{
 };
 
 use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History};
+use nexum_cli::status;
 use nexum_host_ifaces::{
     blocking::Blocking, clock::Clock, cron::CronMsg, interfaces::http::port::EgressMsg, port::Port, ports::Ports,
     store::StoreMsg,
 };
 use nexum_kernel::{
-    KernelArgs, KernelHandle, ServiceSpec,
+    KernelArgs, KernelHandle, ServiceSpec, StatusSpec,
     admin::{AdminError, AdminMsg, Health, ModuleSpec, Node, ResyncOrder, ResyncTo, Wanted},
     begun::Marks,
     engine::WasmEngine,
@@ -147,7 +148,7 @@ impl Engine {
         }
         let histories = Arc::new(histories);
         let actors = Actors::default();
-        let mut services = vec![actors.service("store", ports.store(), {
+        let mut services = vec![actors.service("store", ports.store(), status::store, {
             let (store, histories, started) = (store.clone(), histories.clone(), AtomicBool::new(false));
             move |supervisor| {
                 let (args, histories) = (nexum_store::Args { store: store.clone() }, histories.clone());
@@ -182,7 +183,8 @@ impl Engine {
             let (net, clock, history) = (net.clone(), clock.clone(), histories[index].1.clone());
             let headers = ports.store();
             let metrics = metrics.clone();
-            services.push(actors.service(&format!("chain {}", plan.id), port.clone(), move |supervisor| {
+            let (name, status) = (format!("chain {}", plan.id), |port| status::chain(plan.id, port));
+            services.push(actors.service(&name, port.clone(), status, move |supervisor| {
                 let source = nexum_chain::Source::Rpc(config.clone(), Arc::new(net.clone()));
                 let (clock, metrics, history) = (clock.clone(), metrics.clone(), history.clone());
                 let headers = Some(headers.clone());
@@ -190,14 +192,14 @@ impl Engine {
                 async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
             }));
         }
-        services.push(actors.service("cron", ports.of::<CronMsg>(), {
+        services.push(actors.service("cron", ports.of::<CronMsg>(), status::cron, {
             let clock = clock.clone();
             move |supervisor| {
                 let args = nexum_cron::Args { clock: clock.clone() };
                 async move { nexum_cron::spawn(args, supervisor).await.map(|(actor, _)| actor) }
             }
         }));
-        services.push(actors.service("egress", ports.of::<EgressMsg>(), {
+        services.push(actors.service("egress", ports.of::<EgressMsg>(), status::egress, {
             let args = receiver::Args { receivers: machine.receivers.clone(), clock: machine.clock.clone() };
             move |supervisor| receiver::spawn(args.clone(), supervisor)
         }));
@@ -390,20 +392,27 @@ pub fn store_directory(directory: &Path) -> PathBuf {
 struct Actors(Arc<Mutex<BTreeMap<String, ActorCell>>>);
 
 impl Actors {
-    fn service<M, F, S>(&self, name: &str, port: Port<M>, spawn: S) -> ServiceSpec
+    fn service<M, F, S>(
+        &self,
+        name: &str,
+        port: Port<M>,
+        status: impl FnOnce(Port<M>) -> StatusSpec,
+        spawn: S,
+    ) -> ServiceSpec
     where
         M: Message,
         F: Future<Output = Result<ActorRef<M>, SpawnErr>> + Send + 'static,
         S: Fn(ActorCell) -> F + Send + Sync + 'static,
     {
-        let (actors, named) = (self.0.clone(), name.to_owned());
-        ServiceSpec::new(name, port, move |supervisor| {
+        let (actors, named, status) = (self.0.clone(), name.to_owned(), status(port.clone()));
+        let service = ServiceSpec::new(name, port, move |supervisor| {
             let (spawning, actors, named) = (spawn(supervisor), actors.clone(), named.clone());
             async move {
                 let actor = spawning.await?;
                 lock(&actors).insert(named, actor.get_cell());
                 Ok(actor)
             }
-        })
+        });
+        service.with_status(status)
     }
 }

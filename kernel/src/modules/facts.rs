@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
+use nexum_admin_api::tree::SHOWN_WAIT_MS;
+
 use super::{
     State,
     slot::{Phase, Slot},
 };
 use crate::{
     admin::{Budget, ModuleFacts, ModuleHealthReport, ModuleWait, Node, NodeKind},
-    admin_desk::SHOWN_WAIT_MS,
     begun::Wait,
 };
 
@@ -71,7 +72,7 @@ fn node(name: &str, slot: &Slot, waits: Option<ModuleWait>, now_ns: u64, now_ms:
         events_processed: status.processed.load(Ordering::Relaxed),
         events_failed: status.failed.load(Ordering::Relaxed),
         dead_letters: status.dead_letters.load(Ordering::Relaxed),
-        // The outbox knows; see the admin desk.
+        // The outbox knows, and enters it.
         outbox_pending: 0,
         outbox_oldest_age_ms: None,
         last_event_age_ms: age_ms(slot, now_ms),

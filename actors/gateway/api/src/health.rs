@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use nexum_records::wait::ChainWait;
 use serde::{Deserialize, Serialize};
 
-use crate::tree::ModuleWait;
+use crate::tree::{ModuleWait, age};
 
 /// What a health report says first.
 pub const HEALTHY: &str = "healthy";
@@ -42,7 +42,7 @@ pub struct ModuleHealthReport {
     pub waits: Option<ModuleWait>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChainHealthReport {
     pub connected: bool,
     pub head_block: Option<u64>,
@@ -50,4 +50,10 @@ pub struct ChainHealthReport {
     /// What it or a module that reads it waits for, besides new blocks; the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<ChainWait>,
+}
+
+/// Who waits for what at a chain, and for how long.
+pub fn waits_for(wait: &ChainWait) -> String {
+    let who = wait.module.as_ref().map_or_else(String::new, |module| format!("module {module} "));
+    format!("{who}waits for {} ({})", wait.reason, age(wait.age_ms))
 }

@@ -4,6 +4,16 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::ServiceState;
+
+/// Shorter waits are the network's doing, and not shown.
+pub const SHOWN_WAIT_MS: u64 = 5_000;
+
+/// A time for people, in whole seconds.
+pub fn age(ms: u64) -> String {
+    humantime::format_duration(Duration::from_secs(ms / 1_000)).to_string()
+}
+
 /// What a tree node stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -16,6 +26,8 @@ pub enum NodeKind {
     Cron,
     Egress,
     Outbox,
+    /// Any other shared actor.
+    Service,
     Modules,
     Module,
 }
@@ -32,6 +44,20 @@ pub struct Node {
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub module: Option<ModuleFacts>,
     pub children: Vec<Node>,
+}
+
+impl Node {
+    /// A node that is no module's.
+    pub fn new(
+        name: impl Into<String>,
+        kind: NodeKind,
+        state: ServiceState,
+        summary: impl Into<String>,
+        children: Vec<Self>,
+    ) -> Self {
+        let (name, state, summary) = (name.into(), state.name().to_owned(), summary.into());
+        Self { name, kind, state, summary, module: None, children }
+    }
 }
 
 /// Failures in a row against the number allowed.
@@ -84,8 +110,7 @@ pub struct ModuleWait {
 
 impl fmt::Display for ModuleWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let age = humantime::format_duration(Duration::from_secs(self.age_ms / 1000));
-        write!(f, "waits for {} ({age})", self.reason)
+        write!(f, "waits for {} ({})", self.reason, age(self.age_ms))
     }
 }
 

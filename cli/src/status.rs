@@ -1,0 +1,156 @@
+//! How the shared services are asked how they are, and their answers in words: for the tree, and for health.
+
+use nexum_admin_api::{
+    health::{ChainHealthReport, waits_for},
+    state::ServiceState,
+    tree::{Node, NodeKind, SHOWN_WAIT_MS, age},
+};
+use nexum_host_ifaces::{
+    cron::{CronMsg, CronStatus},
+    interfaces::{
+        chain::port::{ChainMsg, ChainStatus, EndpointStatus},
+        http::port::{EgressMsg, EgressStatus},
+    },
+    port::Port,
+    store::{RefusedWrites, StoreMsg, StoreStatus},
+};
+use nexum_kernel::{Status, StatusSpec};
+
+/// The store: its size, what it takes no writes for, and the dead letters of modules.
+pub fn store(port: Port<StoreMsg>) -> StatusSpec {
+    StatusSpec::new("store", NodeKind::Store, port, StoreMsg::Status, |status: StoreStatus| {
+        // The store's own count: letters are dropped, and put back by rewinds, without the module's knowing.
+        Status::up(store_summary(&status)).with_modules(move |module, facts| {
+            facts.dead_letters = status.dead_letters.get(module).copied().unwrap_or(0);
+        })
+    })
+}
+
+/// The schedules.
+pub fn cron(port: Port<CronMsg>) -> StatusSpec {
+    StatusSpec::new("cron", NodeKind::Cron, port, CronMsg::Status, |status: CronStatus| {
+        let noun = if status.schedules == 1 { "schedule" } else { "schedules" };
+        let next =
+            status.next_in_ms.map_or_else(String::new, |next| format!(", next in {:.1} s", next as f64 / 1000.0));
+        Status::up(format!("{} {noun}{next}", status.schedules))
+    })
+}
+
+/// Outbound HTTP.
+pub fn egress(port: Port<EgressMsg>) -> StatusSpec {
+    StatusSpec::new("egress", NodeKind::Egress, port, EgressMsg::Status, |status: EgressStatus| {
+        let EgressStatus { in_flight, requests_total, errors_total } = status;
+        Status::up(format!("{requests_total} requests, {errors_total} without an answer, {in_flight} under way"))
+    })
+}
+
+/// A chain and its endpoints.
+pub fn chain(chain_id: u64, port: Port<ChainMsg>) -> StatusSpec {
+    StatusSpec::new(chain_id.to_string(), NodeKind::Chain, port, ChainMsg::Status, chain_status)
+}
+
+fn store_summary(status: &StoreStatus) -> String {
+    let StoreStatus { disk_bytes, units_total, commit_p99_ms, refusing, .. } = status;
+    let mib = *disk_bytes as f64 / (1024.0 * 1024.0);
+    let refusing = refusing.as_ref().map_or_else(String::new, |RefusedWrites { error, age_ms }| {
+        format!(", takes no writes ({}): {error}", age(*age_ms))
+    });
+    format!("rocksdb {mib:.1} MiB, {units_total} units, commit p99 {commit_p99_ms:.1} ms{refusing}")
+}
+
+fn chain_status(status: ChainStatus) -> Status {
+    let healthy = status.endpoints.iter().filter(|endpoint| endpoint.healthy).count();
+    let head_block = status.head.map(|(number, _)| number);
+    let head = head_block.map_or_else(|| "none yet".to_owned(), |number| number.to_string());
+    let mut summary = format!(
+        "{} head {head}, {healthy}/{} endpoints, lag {}",
+        status.name,
+        status.endpoints.len(),
+        status.blocks_behind
+    );
+    if status.reorgs > 0 {
+        summary.push_str(&format!(", {} reorgs", status.reorgs));
+    }
+    for learnt in &status.learnt {
+        summary.push_str(&format!(", {learnt}"));
+    }
+    if let Some(wait) = status.waits.first().filter(|wait| wait.age_ms >= SHOWN_WAIT_MS) {
+        summary.push_str(&format!(", {}", waits_for(wait)));
+    }
+    let report = ChainHealthReport {
+        connected: status.connected,
+        head_block,
+        blocks_behind: status.blocks_behind,
+        waits: status.waits,
+    };
+    Status {
+        state: if status.connected { ServiceState::Up } else { ServiceState::Down },
+        children: status.endpoints.iter().map(endpoint_node).collect(),
+        chain: Some(report),
+        ..Status::up(summary)
+    }
+}
+
+/// An endpoint that was lost so often within ten minutes comes and goes: how it is at the moment says little.
+const FLAPPING: u32 = 2;
+
+fn endpoint_node(endpoint: &EndpointStatus) -> Node {
+    let mut parts = Vec::new();
+    if endpoint.leads {
+        parts.push("followed".to_owned());
+    }
+    let is_flapping = endpoint.losses >= FLAPPING;
+    if is_flapping {
+        let way = if endpoint.connected { "up" } else { "down" };
+        let since = age(endpoint.since_ms.unwrap_or(0));
+        parts.push(format!("{way} for {since}, lost {} times in the last 10 min", endpoint.losses));
+    }
+    parts.push(format!("score {}", endpoint.score));
+    if let Some(lag) = endpoint.lag {
+        parts.push(format!("lag {lag}"));
+    }
+    if let Some(latency_ms) = endpoint.latency_p50_ms {
+        parts.push(format!("p50 {latency_ms:.1} ms"));
+    }
+    parts.extend(endpoint.learnt.iter().map(|learnt| format!("takes {learnt}")));
+    if endpoint.demotions > 0 {
+        parts.push(format!("{} demotions", endpoint.demotions));
+    }
+    // What is over is worth a look in the log, not in the tree.
+    if let Some(error) = endpoint.last_error.as_deref().filter(|_| !endpoint.healthy || is_flapping) {
+        parts.push(format!("last error: {error}"));
+    }
+    let state = match (endpoint.connected, endpoint.healthy) {
+        (false, _) => ServiceState::Down,
+        (true, false) => ServiceState::Demoted,
+        (true, true) => ServiceState::Up,
+    };
+    Node::new(endpoint.name.as_str(), NodeKind::Endpoint, state, parts.join(", "), Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_comes_and_goes_says_so_while_it_is_up() {
+        let mut endpoint = EndpointStatus { connected: true, healthy: true, score: 90, ..EndpointStatus::default() };
+        (endpoint.since_ms, endpoint.losses) = (Some(1_999), 1);
+        endpoint.last_error = Some("gone".into());
+        let shown = |endpoint: &EndpointStatus| endpoint_node(endpoint).summary;
+        assert_eq!(shown(&endpoint), "score 90", "once is over");
+        endpoint.losses = 14;
+        assert_eq!(shown(&endpoint), "up for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
+        (endpoint.connected, endpoint.healthy) = (false, false);
+        assert_eq!(shown(&endpoint), "down for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
+    }
+
+    #[test]
+    fn a_store_that_takes_no_writes_says_since_when_and_why() {
+        let status = StoreStatus { units_total: 7, ..StoreStatus::default() };
+        assert_eq!(store_summary(&status), "rocksdb 0.0 MiB, 7 units, commit p99 0.0 ms");
+        let refusing = Some(RefusedWrites { error: "store: no space left".into(), age_ms: 65_400 });
+        let shown = store_summary(&StoreStatus { refusing, ..status });
+        assert!(shown.ends_with(" ms, takes no writes (1m 5s): store: no space left"), "{shown}");
+    }
+}
