@@ -6,7 +6,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use nexum_host_ifaces::store::StoreMsg;
 use nexum_kernel::{
-    admin::{AdminError, AdminMsg, ModuleFacts, ModuleSpec, Node},
+    admin::{AdminError, AdminMsg, ModuleFacts, ModuleSpec, ModulesOrder, Node, Order},
     engine::MapLimit,
 };
 use nexum_testkit::copies;
@@ -57,11 +57,13 @@ async fn a_module_without_room_is_refused_with_the_sysctl_and_its_neighbours_run
 
     // By order it is refused the same way, and there is room again when another one leaves.
     let late = copies(bed.dir.path(), "bench", "late", 1).remove(0);
-    let load =
-        || bed.admin.call(PATIENCE, |reply| AdminMsg::Load { spec: Box::new(ModuleSpec::new(late.clone())), reply });
+    let load = || {
+        let spec = Box::new(ModuleSpec::new(late.clone()));
+        bed.admin.call(PATIENCE, |reply| AdminMsg::Modules(ModulesOrder::Load { spec, reply }))
+    };
     assert_eq!(load().await.unwrap(), Err(AdminError::Load(reason)));
     let module = run[0].0.clone();
-    bed.admin.call(PATIENCE, |reply| AdminMsg::Unload { module, reply }).await.unwrap().unwrap();
+    bed.admin.call(PATIENCE, |reply| AdminMsg::order(module, Order::Unload, reply)).await.unwrap().unwrap();
     assert_eq!(load().await.unwrap(), Ok("late00000".to_owned()));
 }
 
@@ -70,7 +72,7 @@ async fn a_module_without_room_is_refused_with_the_sysctl_and_its_neighbours_run
 async fn a_module_whose_order_could_not_be_kept_goes_on_by_itself() {
     let bed = Bed::start(1, Disk::None).await;
     let module = loaded(&bed).await[0].0.clone();
-    let order = |module: String| bed.admin.call(PATIENCE, |reply| AdminMsg::Pause { module, reply });
+    let order = |module: String| bed.admin.call(PATIENCE, |reply| AdminMsg::order(module, Order::Pause, reply));
     bed.store.unbind();
     let refused = order(module.clone()).await.unwrap().unwrap_err();
     assert!(matches!(refused, AdminError::Unavailable(_)), "{refused}");

@@ -21,7 +21,7 @@ const CIRCLES: &[(&str, usize)] = &[
     ("actors/egress/src", 2),
     ("actors/gateway/src", 5),
     ("actors/gateway/api/src", 0),
-    ("kernel/src", 25),
+    ("kernel/src", 13),
     ("cli/src", 9),
     ("cli/ctl/src", 2),
 ];

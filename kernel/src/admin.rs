@@ -2,7 +2,7 @@
 //!
 //! Reads of the store (dead letters, state) go to the store's own port; here is what needs the supervisor tree.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use nexum_admin_api::state::ModuleState;
 pub use nexum_admin_api::{
@@ -14,8 +14,6 @@ pub use nexum_host_ifaces::interfaces::chain::port::ChainWait;
 use nexum_host_ifaces::store::StoreError;
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
-
-pub use crate::modules::Wanted;
 
 /// Why an order was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -71,64 +69,10 @@ pub type AdminReply<T> = RpcReplyPort<Result<T, AdminError>>;
 pub enum AdminMsg {
     Tree(RpcReplyPort<Node>),
     Health(RpcReplyPort<Health>),
-    /// Load a module now, and at the next start. Answers its name.
-    Load {
-        spec: Box<ModuleSpec>,
-        reply: AdminReply<String>,
-    },
-    /// Stop a module after the event in flight and forget it; its state stays in the store.
-    Unload {
-        module: String,
-        reply: AdminReply<()>,
-    },
-    /// Put another version in the place of a module, if its `init` succeeds on the module's state.
-    Upgrade {
-        wanted: Wanted,
-        reply: AdminReply<Upgraded>,
-    },
-    /// Start afresh with a full restart budget; the way out of Dead.
-    Restart {
-        module: String,
-        reply: AdminReply<()>,
-    },
-    /// Stop pulling after the event in flight; survives the process.
-    Pause {
-        module: String,
-        reply: AdminReply<()>,
-    },
-    Resume {
-        module: String,
-        reply: AdminReply<()>,
-    },
-    /// Put a module onto the endpoint's chain, when it cannot find its way itself. Answers where it goes on.
-    Resync {
-        module: String,
-        order: ResyncOrder,
-        reply: AdminReply<Resynced>,
-    },
-    /// Deliver a dead letter again; it is removed when the module handles it.
-    RetryDeadLetter {
-        module: String,
-        seq: u64,
-        reply: AdminReply<()>,
-    },
-    /// Remove everything that the store keeps about a module that is not loaded.
-    Purge {
-        module: String,
-        reply: AdminReply<Result<(), StoreError>>,
-    },
-    /// Attempt an effect of the outbox that waits for its time now; one that failed or was cancelled begins anew.
-    RetryEffect {
-        module: String,
-        id: String,
-        reply: AdminReply<()>,
-    },
-    /// End an effect of the outbox that no attempt is under way for; its module is told.
-    CancelEffect {
-        module: String,
-        id: String,
-        reply: AdminReply<()>,
-    },
+    /// Carried out by the supervisor of modules.
+    Modules(ModulesOrder),
+    /// Carried out by the outbox.
+    Effects(EffectOrder),
     Services(RpcReplyPort<Vec<ServiceReport>>),
     /// Stop a shared actor, so that its supervisor starts it afresh; `kill` ends it as a bug would, and counts so.
     RestartService {
@@ -144,10 +88,69 @@ pub enum AdminMsg {
         deadline: Duration,
         reply: AdminReply<Drained>,
     },
-    /// Let every paused module go on. Answers their names.
-    ResumeAll(AdminReply<Vec<String>>),
     /// Stop everything in order: modules finish the event in flight, the store syncs. Answers what could not finish.
     Shutdown {
         reply: RpcReplyPort<Vec<String>>,
     },
+}
+
+impl AdminMsg {
+    /// An order about one module, which is answered once its actor has stopped.
+    pub fn order(module: impl Into<String>, order: Order, reply: AdminReply<()>) -> Self {
+        Self::Modules(ModulesOrder::One { module: module.into(), order, reply })
+    }
+}
+
+/// Orders about modules. Every one must be answered.
+#[derive(Debug)]
+pub enum ModulesOrder {
+    /// Load a module now, and at the next start. Answers its name.
+    Load { spec: Box<ModuleSpec>, reply: AdminReply<String> },
+    /// Answered once the module's actor has stopped.
+    One { module: String, order: Order, reply: AdminReply<()> },
+    /// Put another version in the place of a module, if its `init` succeeds on the module's state. Answered once it is known
+    /// which version runs.
+    Upgrade { wanted: Wanted, reply: AdminReply<Upgraded> },
+    /// Put a module onto the endpoint's chain, when it cannot find its way itself. Answers where it goes on, once the
+    /// module's next actor has carried it out.
+    Resync { module: String, order: ResyncOrder, reply: AdminReply<Resynced> },
+    /// Deliver a dead letter again; it is removed when the module handles it.
+    RetryDeadLetter { module: String, seq: u64, reply: AdminReply<()> },
+    /// Remove everything that the store keeps about a module that is not loaded.
+    Purge { module: String, reply: AdminReply<Result<(), StoreError>> },
+    /// Let every paused module go on. Answers their names.
+    ResumeAll(AdminReply<Vec<String>>),
+}
+
+/// What may become of a module by order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Stop after the event in flight and be forgotten; its state stays in the store.
+    Unload,
+    /// Start afresh with a full restart budget; the way out of Dead.
+    Restart,
+    /// Stop pulling after the event in flight; survives the process.
+    Pause,
+    /// Paused until it is resumed or the engine is started again.
+    Hold,
+    Resume,
+}
+
+/// The version that an operator asks for.
+#[derive(Debug)]
+pub struct Wanted {
+    pub module: String,
+    /// Absent: the present source, read again.
+    pub source: Option<PathBuf>,
+    /// Whether the new version may reach more than the running one.
+    pub allow_capabilities: bool,
+}
+
+/// Orders about single effects. Every one must be answered.
+#[derive(Debug)]
+pub enum EffectOrder {
+    /// Attempt one that waits for its time now; one that failed or was cancelled begins anew.
+    Retry { module: String, id: String, reply: AdminReply<()> },
+    /// End one that no attempt is under way for; its module is told.
+    Cancel { module: String, id: String, reply: AdminReply<()> },
 }

@@ -23,8 +23,7 @@ use drain::Drain;
 
 use crate::{
     admin::{AdminMsg, ChainHealthReport, Health, ModuleHealthReport, Node, NodeKind},
-    modules::{self, Order},
-    outbox, root,
+    modules, outbox, root,
     service::{Status, StatusSpec},
 };
 
@@ -62,56 +61,29 @@ impl Actor for AdminDesk {
         message: AdminMsg,
         desk: &mut Args,
     ) -> Result<(), ActorProcessingErr> {
-        let order = |module, order, reply| modules::Msg::Order { module, order, reply };
-        let forward = match message {
-            AdminMsg::Tree(reply) => {
-                answer(reply, desk.tree().await);
-                return Ok(());
+        match message {
+            AdminMsg::Tree(reply) => answer(reply, desk.tree().await),
+            AdminMsg::Health(reply) => answer(reply, desk.health().await),
+            // When whoever carries it out is down the reply port is dropped, and the caller is told so.
+            AdminMsg::Modules(order) => {
+                let _ = desk.modules.send_message(modules::Msg::Order(order));
             }
-            AdminMsg::Health(reply) => {
-                answer(reply, desk.health().await);
-                return Ok(());
+            AdminMsg::Effects(order) => {
+                let _ = desk.outbox.cast(outbox::Msg::Order(order));
             }
-            AdminMsg::Shutdown { reply } => {
-                desk.shutdown(reply).await;
-                return Ok(());
+            AdminMsg::Services(reply) => {
+                let _ = desk.root.send_message(root::Msg::Services(reply));
+            }
+            AdminMsg::RestartService { service, kill, reply } => {
+                let _ = desk.root.send_message(root::Msg::RestartService { service, kill, reply });
             }
             AdminMsg::Drain { module, deadline, reply } => {
                 // It may take minutes, and questions are answered meanwhile.
                 let drain = Drain::new(desk, deadline);
                 let _draining: tokio::task::JoinHandle<_> = tokio::spawn(drain.run(module, reply));
-                return Ok(());
             }
-            AdminMsg::ResumeAll(reply) => modules::Msg::ResumeAll(reply),
-            AdminMsg::RetryEffect { module, id, reply } => {
-                // When the outbox is down the reply port is dropped, and the caller is told so.
-                let _ = desk.outbox.cast(outbox::Msg::Retry { module, id, reply });
-                return Ok(());
-            }
-            AdminMsg::CancelEffect { module, id, reply } => {
-                let _ = desk.outbox.cast(outbox::Msg::Cancel { module, id, reply });
-                return Ok(());
-            }
-            AdminMsg::Services(reply) => {
-                let _ = desk.root.send_message(root::Msg::Services(reply));
-                return Ok(());
-            }
-            AdminMsg::RestartService { service, kill, reply } => {
-                let _ = desk.root.send_message(root::Msg::RestartService { service, kill, reply });
-                return Ok(());
-            }
-            AdminMsg::Load { spec, reply } => modules::Msg::Load { spec, reply },
-            AdminMsg::Upgrade { wanted, reply } => modules::Msg::Upgrade { wanted, reply },
-            AdminMsg::Unload { module, reply } => order(module, Order::Unload, reply),
-            AdminMsg::Restart { module, reply } => order(module, Order::Restart, reply),
-            AdminMsg::Pause { module, reply } => order(module, Order::Pause, reply),
-            AdminMsg::Resume { module, reply } => order(module, Order::Resume, reply),
-            AdminMsg::Resync { module, order, reply } => modules::Msg::Resync { module, order, reply },
-            AdminMsg::Purge { module, reply } => modules::Msg::Purge { module, reply },
-            AdminMsg::RetryDeadLetter { module, seq, reply } => modules::Msg::RetryDeadLetter { module, seq, reply },
-        };
-        // When the supervisor is just being restarted the reply port is dropped, and the caller is told so.
-        let _ = desk.modules.send_message(forward);
+            AdminMsg::Shutdown { reply } => desk.shutdown(reply).await,
+        }
         Ok(())
     }
 }

@@ -29,13 +29,13 @@ use nexum_host_ifaces::{
 use owner::Newest;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use slot::{Phase, Slot, missing};
+pub use upgrade::Candidate;
 use upgrade::Passing;
-pub use upgrade::{Candidate, Wanted};
 use writes::Writes;
 pub use writes::Written;
 
 use crate::{
-    admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded},
+    admin::{AdminError, AdminReply, ModuleHealthReport, ModuleSpec, ModulesOrder, Node},
     health::Changed,
     instance::Prepared,
     load::{Plan, Unprepared},
@@ -79,27 +79,13 @@ pub enum Msg {
     Facts(RpcReplyPort<Vec<Node>>),
     /// Must reply: state by name, and whether all that are configured run.
     Reports(RpcReplyPort<BTreeMap<String, ModuleHealthReport>>),
-    /// Must reply with the module's name.
-    Load {
-        spec: Box<ModuleSpec>,
-        reply: AdminReply<String>,
-    },
-    /// It is known whose state a module would get that is to be loaded. Must reply like that.
+    /// The operator's.
+    Order(ModulesOrder),
+    /// It is known whose state a module would get that is to be loaded. Must reply with its name.
     OwnerRead {
         spec: Box<ModuleSpec>,
         newest: Newest,
         reply: AdminReply<String>,
-    },
-    /// Must reply, once the module's actor has stopped.
-    Order {
-        module: String,
-        order: Order,
-        reply: AdminReply<()>,
-    },
-    /// Must reply, once it is known which version runs.
-    Upgrade {
-        wanted: Wanted,
-        reply: AdminReply<Upgraded>,
     },
     /// The new version of an upgrade is linked, or is not to be had.
     Candidate {
@@ -123,23 +109,6 @@ pub enum Msg {
     },
     /// A write of the roster is over.
     Written(Written),
-    /// Must reply, once the module's next actor has carried it out.
-    Resync {
-        module: String,
-        order: ResyncOrder,
-        reply: AdminReply<Resynced>,
-    },
-    /// Must reply.
-    RetryDeadLetter {
-        module: String,
-        seq: u64,
-        reply: AdminReply<()>,
-    },
-    /// Must reply, once the store has removed everything about a module that has no slot.
-    Purge {
-        module: String,
-        reply: AdminReply<Result<(), StoreError>>,
-    },
     /// The store has removed everything about a module, or could not.
     Purged {
         module: String,
@@ -156,8 +125,6 @@ pub enum Msg {
         cell: ActorCell,
         exit: Box<Exit>,
     },
-    /// Let every paused module go on; must reply with their names.
-    ResumeAll(AdminReply<Vec<String>>),
     /// Stop every module after its event in flight; must reply, when all have stopped.
     StopAll {
         reply: RpcReplyPort<()>,
@@ -166,16 +133,6 @@ pub enum Msg {
     KillRest {
         reply: RpcReplyPort<Vec<String>>,
     },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    Unload,
-    Restart,
-    Pause,
-    /// Paused until it is resumed or the engine is started again.
-    Hold,
-    Resume,
 }
 
 pub struct Args {
@@ -276,18 +233,15 @@ impl Actor for ModulesSupervisor {
             Msg::Heads(heads) => state.look(heads),
             Msg::Facts(reply) => answer(reply, state.facts()),
             Msg::Reports(reply) => answer(reply, state.reports()),
-            Msg::Load { spec, reply } => state.order_to_load(&myself, spec, reply).await,
+            Msg::Order(order) => state.carry_out(&myself, order).await,
             Msg::OwnerRead { spec, newest, reply } => {
                 state.load_by_order(&myself, *spec, Some(newest), reply).await;
             }
-            Msg::Order { module, order, reply } => state.order(&myself, &module, order, reply).await,
-            Msg::ResumeAll(reply) => state.resume_all(&myself, reply),
             Msg::StandingChanged { module, changed } => state.on_standing_changed(&myself, &module, changed).await,
             Msg::BugCounted { cell, exit } => {
                 state.on_ended(&myself, &cell, Err(exit)).await;
                 state.report_stopped();
             }
-            Msg::Upgrade { wanted, reply } => state.upgrade(&myself, wanted, reply),
             Msg::Candidate { module, number, plan, prepared } => {
                 state.on_candidate(&myself, &module, number, plan, prepared);
             }
@@ -302,9 +256,6 @@ impl Actor for ModulesSupervisor {
                     state.end_upgrade(&module, tried.err().as_deref().unwrap_or_default());
                 }
             }
-            Msg::Resync { module, order, reply } => state.resync(&myself, &module, order, reply).await,
-            Msg::RetryDeadLetter { module, seq, reply } => state.retry_dead_letter(&module, seq, reply),
-            Msg::Purge { module, reply } => state.purge(&myself, module, reply),
             Msg::Purged { module, purged, reply } => {
                 state.purging.remove(&module);
                 answer(reply, purged);

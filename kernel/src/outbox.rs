@@ -49,7 +49,7 @@ use settle::PendingQuestion;
 pub use status::OutboxStatus;
 use tokio::task::JoinSet;
 
-use crate::admin::AdminReply;
+use crate::admin::EffectOrder;
 
 /// The store answers in milliseconds; past this it is down and is asked again.
 const STORE_DEADLINE: Duration = Duration::from_secs(30);
@@ -104,10 +104,8 @@ pub enum Msg {
     Forget { module: Arc<str> },
     /// What modules may do has changed, or time has passed: see what can start.
     Look,
-    /// Attempt an effect that waits for its time now; one that failed or was cancelled begins anew. Must reply.
-    Retry { module: String, id: String, reply: AdminReply<()> },
-    /// End an effect that is not under way. Must reply.
-    Cancel { module: String, id: String, reply: AdminReply<()> },
+    /// The operator's.
+    Order(EffectOrder),
     /// Must reply.
     Status(RpcReplyPort<OutboxStatus>),
     /// What is left of effects that are durable now. Must reply, but not before nothing of the modules in `settled` could
@@ -224,8 +222,8 @@ impl Actor for OutboxActor {
                 state.disarm();
                 state.publish_all();
             }
-            Msg::Retry { module, id, reply } => state.retry(&myself, module, id, reply),
-            Msg::Cancel { module, id, reply } => state.cancel(&myself, module, id, reply),
+            Msg::Order(EffectOrder::Retry { module, id, reply }) => state.retry(&myself, module, id, reply),
+            Msg::Order(EffectOrder::Cancel { module, id, reply }) => state.cancel(&myself, module, id, reply),
             Msg::Status(reply) => {
                 let pending =
                     state.schedule.pending().map(|pending| (pending.module, (pending.count, pending.oldest_ms)));

@@ -20,7 +20,7 @@ use nexum_host_ifaces::{
 };
 use nexum_kernel::{
     KernelArgs, KernelError, KernelHandle, ServiceSpec, Status, StatusSpec,
-    admin::{AdminError, AdminMsg, ModuleSpec, Node, NodeKind},
+    admin::{AdminError, AdminMsg, ModuleSpec, ModulesOrder, Node, NodeKind, Order},
     begun::Marks,
     engine::WasmEngine,
     roster::{Keep, Roster, RosterChange},
@@ -204,7 +204,7 @@ async fn a_disk_that_stalls_at_the_roster_keeps_nobody_waiting_but_whose_order_i
     let _kernel = kernel_of(&ports, admin.clone(), dir.path(), Vec::new(), specs.collect(), roster.clone()).await;
     let unload = |nth: usize| {
         let (admin, module) = (admin.clone(), sources[nth].clone());
-        tokio::spawn(async move { admin.call(PATIENCE, |reply| AdminMsg::Unload { module, reply }).await })
+        tokio::spawn(async move { admin.call(PATIENCE, |reply| AdminMsg::order(module, Order::Unload, reply)).await })
     };
     let modules = async || {
         let tree = admin.call(PATIENCE, AdminMsg::Tree).await.unwrap();
@@ -287,13 +287,14 @@ async fn a_store_that_is_slow_keeps_nobody_waiting_but_whose_order_it_is() {
     store.bind(silent.clone());
     let restart = || {
         let admin = admin.clone();
-        let order = |reply| AdminMsg::Restart { module: "m".to_owned(), reply };
+        let order = |reply| AdminMsg::order("m", Order::Restart, reply);
         tokio::spawn(async move { admin.call(PATIENCE, order).await.unwrap() })
     };
     let first = restart();
     let purge = |module: &str| {
         let (admin, module) = (admin.clone(), module.to_owned());
-        tokio::spawn(async move { admin.call(PATIENCE, |reply| AdminMsg::Purge { module, reply }).await.unwrap() })
+        let order = |reply| AdminMsg::Modules(ModulesOrder::Purge { module, reply });
+        tokio::spawn(async move { admin.call(PATIENCE, order).await.unwrap() })
     };
     let gone = purge("gone");
     until("the store is asked", async || asked.load(Ordering::SeqCst) == 2).await;

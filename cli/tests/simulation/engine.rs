@@ -20,7 +20,7 @@ use nexum_host_ifaces::{
 };
 use nexum_kernel::{
     KernelArgs, KernelHandle, ServiceSpec, StatusSpec,
-    admin::{AdminError, AdminMsg, Health, ModuleSpec, Node, ResyncOrder, ResyncTo, Wanted},
+    admin::{self, AdminError, AdminMsg, Health, ModuleSpec, ModulesOrder, Node, ResyncOrder, ResyncTo, Wanted},
     begun::Marks,
     engine::WasmEngine,
     outbox::{self, RetryPolicy},
@@ -278,7 +278,7 @@ impl Engine {
             let to = block.map_or(ResyncTo::Journal, ResyncTo::Block);
             block.iter().for_each(|block| moved.add(&module, chain_id, *block));
             let order = ResyncOrder { chain_id, to };
-            let put = |reply| AdminMsg::Resync { module: module.clone(), order, reply };
+            let put = |reply| AdminMsg::Modules(ModulesOrder::Resync { module: module.clone(), order, reply });
             let answer = admin.call(ORDER_DEADLINE, put).await;
             trace.note(format_args!("{module} onto chain {chain_id} by {to:?}: {answer:?}"));
             let refused = matches!(answer, Ok(Err(AdminError::Refused(_) | AdminError::WrongState { .. })));
@@ -304,7 +304,7 @@ impl Engine {
     pub fn retry(&self, module: String, seq: u64) -> impl Future<Output = ()> + Send + 'static {
         let (admin, trace) = (self.admin.clone(), self.trace.clone());
         async move {
-            let order = |reply| AdminMsg::RetryDeadLetter { module: module.clone(), seq, reply };
+            let order = |reply| AdminMsg::Modules(ModulesOrder::RetryDeadLetter { module: module.clone(), seq, reply });
             let answer = admin.call(ORDER_DEADLINE, order).await;
             trace.note(format_args!("{module} letter {seq}: {answer:?}"));
         }
@@ -315,11 +315,10 @@ impl Engine {
         let (admin, disk, directory) = (self.admin.clone(), self.disk.clone(), self.directory.clone());
         let upgrading = self.upgrading.clone();
         async move {
-            // Who asked may not learn what came of it.
-            let _ = match order {
-                Order::Pause => admin.call(ORDER_DEADLINE, |reply| AdminMsg::Pause { module, reply }).await,
-                Order::Resume => admin.call(ORDER_DEADLINE, |reply| AdminMsg::Resume { module, reply }).await,
-                Order::Restart => admin.call(ORDER_DEADLINE, |reply| AdminMsg::Restart { module, reply }).await,
+            let order = match order {
+                Order::Pause => admin::Order::Pause,
+                Order::Resume => admin::Order::Resume,
+                Order::Restart => admin::Order::Restart,
                 Order::Upgrade(version) => {
                     if !lock(&upgrading).insert(module.clone()) {
                         return;
@@ -332,6 +331,8 @@ impl Engine {
                     return;
                 }
             };
+            // Who asked may not learn what came of it.
+            let _ = admin.call(ORDER_DEADLINE, |reply| AdminMsg::order(module, order, reply)).await;
         }
     }
 }
@@ -350,7 +351,8 @@ pub enum Resync {
 async fn upgrade(admin: &Port<AdminMsg>, module: &str, source: PathBuf) -> Result<(), String> {
     let before = version(admin, module).await;
     let wanted = Wanted { module: module.to_owned(), source: Some(source), allow_capabilities: false };
-    let Ok(answer) = admin.call(ORDER_DEADLINE, |reply| AdminMsg::Upgrade { wanted, reply }).await else {
+    let order = |reply| AdminMsg::Modules(ModulesOrder::Upgrade { wanted, reply });
+    let Ok(answer) = admin.call(ORDER_DEADLINE, order).await else {
         return Ok(());
     };
     let expected = match answer {

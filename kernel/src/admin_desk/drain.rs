@@ -9,8 +9,8 @@ use ractor::{ActorRef, rpc::CallResult};
 
 use super::{Args, STATUS_DEADLINE};
 use crate::{
-    admin::{AdminError, AdminReply, Drained},
-    modules::{self, Order},
+    admin::{AdminError, AdminReply, Drained, ModulesOrder, Order},
+    modules,
     outbox::{self, Left},
 };
 
@@ -80,7 +80,8 @@ impl Drain {
         let deadline = self.deadline;
         let orders = names.iter().map(|name| async move {
             let module = name.clone();
-            let ordered = self.modules.call(|reply| modules::Msg::Order { module, order, reply }, Some(deadline)).await;
+            let order = |reply| modules::Msg::Order(ModulesOrder::One { module, order, reply });
+            let ordered = self.modules.call(order, Some(deadline)).await;
             (name.clone(), ordered)
         });
         let mut drained = Drained::default();

@@ -6,14 +6,14 @@ use nexum_host_ifaces::store::{StoreError, StoreMsg};
 use ractor::{ActorRef, rpc::CallResult};
 
 use super::{
-    Msg, ORDER_DEADLINE, Order, State, answer,
+    Msg, ORDER_DEADLINE, State, answer,
     owner::Newest,
     slot::{Phase, Slot, Then, missing},
     standing::{Changing, Whom},
     writes::Waiter,
 };
 use crate::{
-    admin::{AdminError, AdminReply, ModuleSpec, ResyncOrder, Resynced},
+    admin::{AdminError, AdminReply, ModuleSpec, ModulesOrder, Order, ResyncOrder, Resynced},
     load::{Loader, Plan},
     module::{self, Resync},
 };
@@ -22,6 +22,18 @@ use crate::{
 const PURGES_MAX: usize = 64;
 
 impl State {
+    pub(super) async fn carry_out(&mut self, myself: &ActorRef<Msg>, order: ModulesOrder) {
+        match order {
+            ModulesOrder::Load { spec, reply } => self.order_to_load(myself, spec, reply).await,
+            ModulesOrder::One { module, order, reply } => self.order(myself, &module, order, reply).await,
+            ModulesOrder::Upgrade { wanted, reply } => self.upgrade(myself, wanted, reply),
+            ModulesOrder::Resync { module, order, reply } => self.resync(myself, &module, order, reply).await,
+            ModulesOrder::RetryDeadLetter { module, seq, reply } => self.retry_dead_letter(&module, seq, reply),
+            ModulesOrder::Purge { module, reply } => self.purge(myself, module, reply),
+            ModulesOrder::ResumeAll(reply) => self.resume_all(myself, reply),
+        }
+    }
+
     /// Loads a module now. Once that is written it is there after a restart of the engine, too.
     pub(super) async fn load_by_order(
         &mut self,
@@ -41,7 +53,7 @@ impl State {
         }
     }
 
-    pub(super) async fn order(&mut self, myself: &ActorRef<Msg>, module: &str, order: Order, reply: AdminReply<()>) {
+    async fn order(&mut self, myself: &ActorRef<Msg>, module: &str, order: Order, reply: AdminReply<()>) {
         let name: Arc<str> = module.into();
         let Some(slot) = self.slots.get_mut(&name) else {
             return answer(reply, Err(AdminError::UnknownModule(module.to_owned())));
@@ -66,7 +78,7 @@ impl State {
     }
 
     /// Has the store remove everything about a module. Nothing of that name is loaded meanwhile.
-    pub(super) fn purge(&mut self, myself: &ActorRef<Msg>, name: String, reply: AdminReply<Result<(), StoreError>>) {
+    fn purge(&mut self, myself: &ActorRef<Msg>, name: String, reply: AdminReply<Result<(), StoreError>>) {
         if let Some(slot) = self.slots.get(name.as_str()) {
             let hint = format!("`nexumctl module unload {name}` first");
             let state = slot.phase.name().to_owned();
@@ -85,13 +97,7 @@ impl State {
     }
 
     /// Starts a module that shall find its place on a chain first. A fresh actor does it before it asks any source.
-    pub(super) async fn resync(
-        &mut self,
-        myself: &ActorRef<Msg>,
-        module: &str,
-        order: ResyncOrder,
-        reply: AdminReply<Resynced>,
-    ) {
+    async fn resync(&mut self, myself: &ActorRef<Msg>, module: &str, order: ResyncOrder, reply: AdminReply<Resynced>) {
         let name: Arc<str> = module.into();
         let Some(slot) = self.slots.get_mut(&name) else {
             return answer(reply, Err(AdminError::UnknownModule(module.to_owned())));
@@ -173,14 +179,15 @@ impl State {
     }
 
     /// Resumes all that are paused now, one after the other.
-    pub(super) fn resume_all(&self, myself: &ActorRef<Msg>, reply: AdminReply<Vec<String>>) {
+    fn resume_all(&self, myself: &ActorRef<Msg>, reply: AdminReply<Vec<String>>) {
         let paused = self.slots.iter().filter(|(_, slot)| slot.phase == Phase::Paused && !slot.is_busy());
         let paused: Vec<String> = paused.map(|(name, _)| name.to_string()).collect();
         let myself = myself.clone();
         let _resuming: tokio::task::JoinHandle<_> = tokio::spawn(async move {
             let mut resumed = Vec::new();
             for name in paused {
-                let order = |reply| Msg::Order { module: name.clone(), order: Order::Resume, reply };
+                let module = name.clone();
+                let order = |reply| Msg::Order(ModulesOrder::One { module, order: Order::Resume, reply });
                 match myself.call(order, None).await {
                     Ok(CallResult::Success(Ok(()))) => resumed.push(name),
                     // It is dead, as the tree says from now on, or somebody was faster; the others are not to wait for it.
@@ -194,7 +201,7 @@ impl State {
         });
     }
 
-    pub(super) fn retry_dead_letter(&mut self, module: &str, seq: u64, reply: AdminReply<()>) {
+    fn retry_dead_letter(&mut self, module: &str, seq: u64, reply: AdminReply<()>) {
         let Some(slot) = self.slots.get(module) else {
             return answer(reply, Err(AdminError::UnknownModule(module.to_owned())));
         };

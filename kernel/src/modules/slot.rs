@@ -6,9 +6,9 @@ use nexum_admin_api::state::ModuleState;
 use nexum_host_ifaces::store::{ModuleHealth, Standing};
 use ractor::ActorRef;
 
-use super::{Order, standing::Changing, upgrade::Upgrade};
+use super::{standing::Changing, upgrade::Upgrade};
 use crate::{
-    admin::{AdminError, AdminReply, ModuleSpec},
+    admin::{AdminError, AdminReply, ModuleSpec, Order},
     instance::Prepared,
     load::Plan,
     module::{self, Resync},

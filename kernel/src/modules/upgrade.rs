@@ -5,7 +5,6 @@
 //! never meets what the new one made of its state.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,7 +22,7 @@ use super::{
     writes::Waiter,
 };
 use crate::{
-    admin::{AdminError, AdminReply, ModuleSpec, Upgraded},
+    admin::{AdminError, AdminReply, ModuleSpec, Upgraded, Wanted},
     begun::What,
     instance::Prepared,
     load::{Plan, Unprepared},
@@ -39,16 +38,6 @@ pub struct Candidate {
     pub prepared: Arc<Prepared>,
     /// Its `init` has succeeded, and it is the one that starts with the next engine.
     pub passed: AtomicBool,
-}
-
-/// What the operator asks for.
-#[derive(Debug)]
-pub struct Wanted {
-    pub module: String,
-    /// Absent: the present source, read again.
-    pub source: Option<PathBuf>,
-    /// Whether the new version may reach more than the running one.
-    pub allow_capabilities: bool,
 }
 
 /// An upgrade under way.

@@ -11,9 +11,12 @@ use axum::{
     http::StatusCode,
     routing::{delete, get, post},
 };
-use nexum_host_ifaces::store::{DeadLetter, StoreError, StoreMsg};
+use nexum_host_ifaces::{
+    port::PortError,
+    store::{DeadLetter, StoreError, StoreMsg},
+};
 use nexum_kernel::admin::{
-    AdminError, AdminMsg, AdminReply, Drained, ModuleSpec, Node, ResyncOrder, Resynced, Upgraded, Wanted,
+    AdminError, AdminMsg, Drained, ModuleSpec, ModulesOrder, Node, Order, ResyncOrder, Resynced, Upgraded, Wanted,
 };
 
 use super::{Api, ORDER_DEADLINE, READ_DEADLINE, check_absolute, within};
@@ -58,7 +61,8 @@ async fn load(
     let Json(spec) = body?;
     check_absolute("source", &spec.source)?;
     let spec = Box::new(spec);
-    let name = api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Load { spec, reply }).await??;
+    let load = |reply| AdminMsg::Modules(ModulesOrder::Load { spec, reply });
+    let name = api.admin.call(ORDER_DEADLINE, load).await??;
     Ok((StatusCode::CREATED, Json(Loaded { name })))
 }
 
@@ -72,33 +76,31 @@ async fn upgrade(
         check_absolute("source", source)?;
     }
     let wanted = Wanted { module, source, allow_capabilities };
-    Ok(Json(api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Upgrade { wanted, reply }).await??))
+    let upgrade = |reply| AdminMsg::Modules(ModulesOrder::Upgrade { wanted, reply });
+    Ok(Json(api.admin.call(ORDER_DEADLINE, upgrade).await??))
 }
 
 /// Gives the kernel an order about one module; 204 when it is carried out.
-async fn order(api: &Api, build: impl FnOnce(AdminReply<()>) -> AdminMsg) -> Result<StatusCode, ApiError> {
-    api.admin.call(ORDER_DEADLINE, build).await??;
+async fn order(api: &Api, name: Named, order: Order) -> Result<StatusCode, ApiError> {
+    let Path(module) = name?;
+    api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::order(module, order, reply)).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn unload(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
-    let Path(module) = name?;
-    order(&api, |reply| AdminMsg::Unload { module, reply }).await
+    order(&api, name, Order::Unload).await
 }
 
 async fn restart(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
-    let Path(module) = name?;
-    order(&api, |reply| AdminMsg::Restart { module, reply }).await
+    order(&api, name, Order::Restart).await
 }
 
 async fn pause(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
-    let Path(module) = name?;
-    order(&api, |reply| AdminMsg::Pause { module, reply }).await
+    order(&api, name, Order::Pause).await
 }
 
 async fn resume(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
-    let Path(module) = name?;
-    order(&api, |reply| AdminMsg::Resume { module, reply }).await
+    order(&api, name, Order::Resume).await
 }
 
 async fn drain(
@@ -126,7 +128,8 @@ async fn order_drain(api: &Api, module: Option<String>, request: &DrainRequest) 
 }
 
 async fn resume_all(State(api): State<Api>) -> Result<Json<Resumed>, ApiError> {
-    Ok(Json(Resumed { resumed: api.admin.call(ORDER_DEADLINE, AdminMsg::ResumeAll).await?? }))
+    let resume = |reply| AdminMsg::Modules(ModulesOrder::ResumeAll(reply));
+    Ok(Json(Resumed { resumed: api.admin.call(ORDER_DEADLINE, resume).await?? }))
 }
 
 async fn resync(
@@ -136,8 +139,8 @@ async fn resync(
 ) -> Result<Json<Resynced>, ApiError> {
     let Path(module) = name?;
     let Json(order) = body?;
-    let resynced = api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Resync { module, order, reply }).await??;
-    Ok(Json(resynced))
+    let resync = |reply| AdminMsg::Modules(ModulesOrder::Resync { module, order, reply });
+    Ok(Json(api.admin.call(ORDER_DEADLINE, resync).await??))
 }
 
 async fn letters(api: &Api, name: String) -> Result<Vec<DeadLetter>, ApiError> {
@@ -189,8 +192,7 @@ async fn retry_dead_letters(
     let mut waiting = letters(&api, module.clone()).await?.into_iter().map(|letter| letter.seq);
     let mut retried = Retried::default();
     for seq in waiting.by_ref() {
-        let module = module.clone();
-        match api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::RetryDeadLetter { module, seq, reply }).await? {
+        match retry(&api, module.clone(), seq).await? {
             Ok(()) => retried.handled += 1,
             Err(AdminError::UnknownDeadLetter { .. }) => {}
             Err(AdminError::FailedAgain(error)) => {
@@ -214,5 +216,11 @@ async fn retry_dead_letters(
 
 async fn retry_dead_letter(State(api): State<Api>, path: Numbered) -> Result<StatusCode, ApiError> {
     let Path((module, seq)) = path?;
-    order(&api, |reply| AdminMsg::RetryDeadLetter { module, seq, reply }).await
+    retry(&api, module, seq).await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn retry(api: &Api, module: String, seq: u64) -> Result<Result<(), AdminError>, PortError> {
+    let retry = |reply| AdminMsg::Modules(ModulesOrder::RetryDeadLetter { module, seq, reply });
+    api.admin.call(ORDER_DEADLINE, retry).await
 }

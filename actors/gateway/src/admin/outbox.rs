@@ -10,7 +10,7 @@ use axum::{
     routing::{get, post},
 };
 use nexum_host_ifaces::{outbox::OutboxRequest, store::StoreMsg};
-use nexum_kernel::admin::AdminMsg;
+use nexum_kernel::admin::{AdminMsg, AdminReply, EffectOrder};
 use serde::Deserialize;
 
 use super::{Api, ORDER_DEADLINE, READ_DEADLINE, within};
@@ -56,12 +56,16 @@ async fn show(State(api): State<Api>, path: Named) -> Result<Json<Effect>, ApiEr
 
 async fn retry(State(api): State<Api>, path: Named) -> Result<StatusCode, ApiError> {
     let Path((module, id)) = path?;
-    api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::RetryEffect { module, id, reply }).await??;
-    Ok(StatusCode::NO_CONTENT)
+    order(&api, |reply| EffectOrder::Retry { module, id, reply }).await
 }
 
 async fn cancel(State(api): State<Api>, path: Named) -> Result<StatusCode, ApiError> {
     let Path((module, id)) = path?;
-    api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::CancelEffect { module, id, reply }).await??;
+    order(&api, |reply| EffectOrder::Cancel { module, id, reply }).await
+}
+
+/// Gives the kernel an order about one effect; 204 when it is carried out.
+async fn order(api: &Api, build: impl FnOnce(AdminReply<()>) -> EffectOrder) -> Result<StatusCode, ApiError> {
+    api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Effects(build(reply))).await??;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -10,7 +10,7 @@ use axum::{
     routing::get,
 };
 use nexum_host_ifaces::store::{ModuleHealth, ModuleId, ModuleInfo, ModuleRecord, StoreError, StoreMsg};
-use nexum_kernel::admin::AdminMsg;
+use nexum_kernel::admin::{AdminMsg, ModulesOrder};
 use serde::Deserialize;
 
 use super::{Api, ORDER_DEADLINE, READ_DEADLINE, within};
@@ -97,7 +97,8 @@ async fn value(
 }
 
 async fn purge(State(api): State<Api>, name: Named) -> Result<StatusCode, ApiError> {
-    let Path(name) = name?;
-    api.admin.call(ORDER_DEADLINE, |reply| AdminMsg::Purge { module: name, reply }).await???;
+    let Path(module) = name?;
+    let purge = |reply| AdminMsg::Modules(ModulesOrder::Purge { module, reply });
+    api.admin.call(ORDER_DEADLINE, purge).await???;
     Ok(StatusCode::NO_CONTENT)
 }

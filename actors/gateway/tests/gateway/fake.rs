@@ -14,7 +14,8 @@ use nexum_host_ifaces::{
     types::{Event, Tick},
 };
 use nexum_kernel::admin::{
-    AdminError, AdminMsg, ChainHealthReport, Drained, Health, ModuleHealthReport, Node, NodeKind, Resynced,
+    AdminError, AdminMsg, ChainHealthReport, Drained, EffectOrder, Health, ModuleHealthReport, ModulesOrder, Node,
+    NodeKind, Order, Resynced,
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 
@@ -112,57 +113,17 @@ impl Actor for FakeKernel {
         match message {
             AdminMsg::Tree(reply) => reply.send(tree(shared.modules_down))?,
             AdminMsg::Health(reply) => reply.send(health(shared.unhealthy.clone()))?,
-            AdminMsg::Load { spec, reply } => {
-                shared.orders.push(format!("load {}", spec.source.display()));
-                reply.send(match spec.source.ends_with("broken") {
-                    true => Err(AdminError::Load("nexum.toml:3: unknown key `nmae`".to_owned())),
-                    false => Ok("gov-watch".to_owned()),
-                })?;
-            }
-            AdminMsg::Unload { module, reply } => reply.send(Err(AdminError::UnknownModule(module)))?,
-            AdminMsg::Restart { module, reply } => {
-                shared.orders.push(format!("restart {module}"));
+            AdminMsg::Modules(order) => modules_order(&mut shared.orders, order)?,
+            AdminMsg::Effects(EffectOrder::Retry { module, id, reply }) => {
+                shared.orders.push(format!("retry effect {module} {id}"));
                 reply.send(Ok(()))?;
             }
-            AdminMsg::Pause { module, reply } => {
-                shared.orders.push(format!("pause {module}"));
-                reply.send(Ok(()))?;
-            }
-            AdminMsg::Resume { module, reply } => {
-                let (state, hint) = ("RUN".to_owned(), "it is not paused".to_owned());
-                reply.send(Err(AdminError::WrongState { module, state, hint }))?;
-            }
-            AdminMsg::Resync { module, order, reply } => {
-                shared.orders.push(format!("resync {module} {} {:?}", order.chain_id, order.to));
-                reply.send(Ok(Resynced { after_block: 7 }))?;
-            }
-            AdminMsg::Purge { module, reply } if module == "twap-monitor" => {
-                let (state, hint) = ("RUN".to_owned(), "unload it first".to_owned());
-                reply.send(Err(AdminError::WrongState { module, state, hint }))?;
-            }
-            AdminMsg::Purge { module, reply } => {
-                shared.orders.push(format!("purge {module}"));
-                reply.send(Ok(Ok(())))?;
-            }
-            AdminMsg::RetryDeadLetter { module, seq, reply } => {
-                shared.orders.push(format!("retry {module} {seq}"));
-                reply.send(Ok(()))?;
-            }
-            AdminMsg::Upgrade { wanted, reply } => {
-                let reason = "init failed".to_owned();
-                reply.send(Err(AdminError::NotUpgraded { module: wanted.module, reason }))?;
+            AdminMsg::Effects(EffectOrder::Cancel { module, id, reply }) => {
+                reply.send(Err(AdminError::Refused(format!("effect `{id}` of {module} is under way"))))?;
             }
             AdminMsg::Drain { module, reply, .. } => {
                 let drained = module.into_iter().collect();
                 reply.send(Ok(Drained { drained, ..Drained::default() }))?;
-            }
-            AdminMsg::ResumeAll(reply) => reply.send(Ok(Vec::new()))?,
-            AdminMsg::RetryEffect { module, id, reply } => {
-                shared.orders.push(format!("retry effect {module} {id}"));
-                reply.send(Ok(()))?;
-            }
-            AdminMsg::CancelEffect { module, id, reply } => {
-                reply.send(Err(AdminError::Refused(format!("effect `{id}` of {module} is under way"))))?;
             }
             AdminMsg::Services(reply) => reply.send(Vec::new())?,
             AdminMsg::RestartService { service, kill, reply } => {
@@ -178,6 +139,51 @@ impl Actor for FakeKernel {
         }
         Ok(())
     }
+}
+
+fn modules_order(orders: &mut Vec<String>, order: ModulesOrder) -> Result<(), ActorProcessingErr> {
+    match order {
+        ModulesOrder::Load { spec, reply } => {
+            orders.push(format!("load {}", spec.source.display()));
+            reply.send(match spec.source.ends_with("broken") {
+                true => Err(AdminError::Load("nexum.toml:3: unknown key `nmae`".to_owned())),
+                false => Ok("gov-watch".to_owned()),
+            })?;
+        }
+        ModulesOrder::One { module, order: Order::Unload, reply } => {
+            reply.send(Err(AdminError::UnknownModule(module)))?;
+        }
+        ModulesOrder::One { module, order: Order::Resume, reply } => {
+            let (state, hint) = ("RUN".to_owned(), "it is not paused".to_owned());
+            reply.send(Err(AdminError::WrongState { module, state, hint }))?;
+        }
+        ModulesOrder::One { module, order, reply } => {
+            orders.push(format!("{order:?} {module}").to_lowercase());
+            reply.send(Ok(()))?;
+        }
+        ModulesOrder::Resync { module, order, reply } => {
+            orders.push(format!("resync {module} {} {:?}", order.chain_id, order.to));
+            reply.send(Ok(Resynced { after_block: 7 }))?;
+        }
+        ModulesOrder::Purge { module, reply } if module == "twap-monitor" => {
+            let (state, hint) = ("RUN".to_owned(), "unload it first".to_owned());
+            reply.send(Err(AdminError::WrongState { module, state, hint }))?;
+        }
+        ModulesOrder::Purge { module, reply } => {
+            orders.push(format!("purge {module}"));
+            reply.send(Ok(Ok(())))?;
+        }
+        ModulesOrder::RetryDeadLetter { module, seq, reply } => {
+            orders.push(format!("retry {module} {seq}"));
+            reply.send(Ok(()))?;
+        }
+        ModulesOrder::Upgrade { wanted, reply } => {
+            let reason = "init failed".to_owned();
+            reply.send(Err(AdminError::NotUpgraded { module: wanted.module, reason }))?;
+        }
+        ModulesOrder::ResumeAll(reply) => reply.send(Ok(Vec::new()))?,
+    }
+    Ok(())
 }
 
 fn node(name: &str, kind: NodeKind, state: &str, children: Vec<Node>) -> Node {
