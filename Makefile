@@ -267,7 +267,7 @@ deny: deny-deps ## hold every dependency against deny.toml: licences, sources, v
 
 # The example of docs/ARCHITECTURE.md is in no other build: what is built with its feature is built besides everything else.
 .PHONY: check-echo
-check-echo: build-deps nextest ## build the worked example of docs/ARCHITECTURE.md and run it, with clippy over all that has it
+check-echo: lint nextest ## build the worked example of docs/ARCHITECTURE.md and run it, with clippy over all that has it
 	@cargo nextest run --release -p nexum-echo -p nexum-kernel --features echo -E 'test(echo)'
 	@cargo clippy $(CARGO_FLAGS) --all-targets --features nexum-cli/echo -- -D warnings
 
