@@ -265,6 +265,12 @@ deny: deny-deps ## hold every dependency against deny.toml: licences, sources, v
 		else echo "no advisory database can be fetched: advisories are not checked" >&2; fi
 	@cargo machete
 
+# The example of docs/ARCHITECTURE.md is in no other build: what is built with its feature is built besides everything else.
+.PHONY: check-echo
+check-echo: lint nextest ## build the worked example of docs/ARCHITECTURE.md and run it, with clippy over all that has it
+	@cargo nextest run --release -p nexum-echo -p nexum-kernel --features echo -E 'test(echo)'
+	@cargo clippy $(CARGO_FLAGS) --all-targets --features nexum-cli/echo -- -D warnings
+
 .PHONY: check-deploy
 check-deploy: ## check the alert rules and what they make of samples; installs promtool when it is missing
 	@command -v promtool >/dev/null || apt-get install -y --no-install-recommends prometheus >/dev/null
@@ -314,6 +320,7 @@ check-long: ## what every release runs: all that takes longer than CI may; hours
 	@$(MAKE) --no-print-directory check-fresh
 	@$(MAKE) --no-print-directory dist
 	@$(MAKE) --no-print-directory check-deploy
+	@$(MAKE) --no-print-directory check-echo
 	@$(MAKE) --no-print-directory deny
 	@$(MAKE) --no-print-directory sim
 	@$(MAKE) --no-print-directory prove-exactly-once

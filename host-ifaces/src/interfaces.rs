@@ -18,6 +18,15 @@ pub mod remote_store;
 pub mod row;
 pub mod table;
 
+/// The example of docs/ARCHITECTURE.md, whose files would be here.
+#[cfg(feature = "echo")]
+#[path = "../../fixtures/echo/host-ifaces/src/interfaces"]
+mod example {
+    pub mod echo;
+}
+#[cfg(feature = "echo")]
+pub use example::echo;
+
 use std::{collections::BTreeSet, str::FromStr};
 
 use serde::{Deserialize, Deserializer, de};
@@ -42,6 +51,8 @@ pub const INTERFACES: &[Interface] = &[
     random::INTERFACE,
     http::INTERFACE,
     outbox::INTERFACE,
+    #[cfg(feature = "echo")]
+    echo::INTERFACE,
 ];
 
 /// The capabilities that this version has actors for; an engine provides at most these.

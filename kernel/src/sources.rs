@@ -13,6 +13,13 @@ mod reading;
 mod source;
 mod written;
 
+/// The example of docs/ARCHITECTURE.md, whose file would be here.
+#[cfg(feature = "echo")]
+#[path = "../../fixtures/echo/kernel/src/sources"]
+mod example {
+    pub(super) mod echo;
+}
+
 use std::sync::Arc;
 
 use nexum_host_ifaces::{capability::Capability, event::Delivery, store::RedeliveryItem};
@@ -29,7 +36,14 @@ use written::{Field, Written};
 use crate::manifest::values::Finding;
 
 /// Every kind of source, in the order in which messages name what they take.
-const SOURCES: &[SourceKind] = &[chain::KIND, cron::KIND, message::KIND, outcome::KIND];
+const SOURCES: &[SourceKind] = &[
+    chain::KIND,
+    cron::KIND,
+    message::KIND,
+    outcome::KIND,
+    #[cfg(feature = "echo")]
+    example::echo::KIND,
+];
 
 /// A `[[subscription]]` as it is written.
 pub(crate) struct Subscription(Written);

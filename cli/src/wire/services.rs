@@ -73,6 +73,10 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
         services.push(chain_service(chain, &ports, port.clone(), &network, &clock, &metrics, &histories));
     }
     services.push(cron_service(ports.of(), clock.clone()));
+    #[cfg(feature = "echo")]
+    services.push(ServiceSpec::new("echo", ports.of(), |supervisor| async move {
+        nexum_echo::spawn(supervisor).await.map(|(actor, _)| actor)
+    }));
     let (listeners, own) = watch::channel(configured_listeners(config));
     let egress_metrics = EgressMetrics::register(&registry).context("metrics")?;
     services.push(egress_service(config, ports.of(), clock.clone(), egress_metrics.clone(), own));
