@@ -115,7 +115,7 @@ pub(crate) fn all_retracted(
     })
 }
 
-/// The entries of one shelf from a unit on, with their place and the bytes that each takes.
+/// The entries of one table from a unit on, with their place and the bytes that each takes.
 pub(crate) fn entries(
     from: &impl Read,
     shelf: EffectTable,
