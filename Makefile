@@ -237,7 +237,7 @@ prove-exactly-once: test-deps guests ## kill the engine, then the node, KILLS ti
 	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_exactly_once)'
 
 .PHONY: prove-reorg
-prove-reorg: test-deps guests ## reorgs of depth 1 to 20, while running, stopped and killed; the state must equal a fresh replay
+prove-reorg: test-deps guests ## reorgs of depth 1 to 20, while running, stopped and killed; the state must equal that of a fresh engine
 	@NEXUM_REORGS=all NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_reorg)'
 
 OUTAGE_SECONDS ?= 250

@@ -1,4 +1,5 @@
-//! Texts that others made, at a length that we keep: what a guest answers, names in a component, values in a manifest.
+//! Texts that others made, cut to a length that can be kept: what a guest answers, names in a component, values in a
+//! manifest.
 //!
 //! Invariant: what does not fit is never written anywhere. A value is formatted into its bound, and what is left over is
 //! counted and dropped. What was cut says so, with how many bytes are gone. A value that has written a mebibyte is told

@@ -1,6 +1,10 @@
 //! What every call of the host has at hand: whose it is, what it may reach, what it may cost, and what is recorded of it.
 //!
-//! Invariant: all of it is private. An interface sees of a module's Store this and, where it needs it, its own part.
+//! A function of an interface counts itself (`count`), charges its arguments (`take`) and its answer (`give`), and asks
+//! whatever is outside of the module by `ask` and `reach`, so that a recording has the answer.
+//!
+//! Invariant: the fields are private. Of a module's Store an interface sees this and, where it has one, its own part: the
+//! unit for `local-store`, the drafts for `outbox`.
 
 pub mod log;
 
@@ -146,10 +150,10 @@ impl Call {
         self.count(domain).map_err(|error| wasmtime::Error::msg(error.message))
     }
 
-    /// Whether the guest gets back from a call of the host.
+    /// Whether the guest may go on after a call of the host.
     ///
     /// # Errors
-    /// What the event has cost too much of. It ends the call as a trap does.
+    /// What the event has cost too much of. It traps the guest.
     pub(crate) fn may_go_on(&self) -> wasmtime::Result<()> {
         let limit = self.limits.max_host_calls_per_event;
         let reason = match self.usage.host_calls > limit.saturating_mul(2) {
@@ -169,12 +173,12 @@ impl Call {
         self.tape.random(len, draw)
     }
 
-    /// Begins a call that leaves the module.
+    /// Begins a call that leaves the module: says where its answer comes from.
     pub(crate) fn ask(&mut self, call: &'static str, arguments: &impl Serialize) -> CallSource {
         self.tape.ask(call, arguments)
     }
 
-    /// Finishes a call that leaves the module: `live` is only waited for when the world is asked.
+    /// Finishes a call that leaves the module. `live` asks the world; it is dropped when a recording answers.
     pub(crate) async fn reach<T: Serialize + DeserializeOwned>(
         &mut self,
         asked: CallSource,

@@ -48,7 +48,7 @@ impl CommitQueue {
     /// Adds the unit that follows the one before.
     pub fn push(&self, unit: EventUnit) {
         let mut queue = self.lock();
-        // A live event comes alone, a second one seldom.
+        // The event of a new block comes alone, a second one seldom.
         match queue.waiting.len() {
             0 => queue.waiting.reserve_exact(1),
             1 => queue.waiting.reserve_exact(UNITS_MAX - 1),

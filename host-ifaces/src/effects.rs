@@ -2,7 +2,7 @@
 //!
 //! A kind that is carried out is a file below, which says everything about its effects: where they go, what they take,
 //! what a module needs for them, what is kept and shown of them, and what one attempt comes to. One more kind is its
-//! variant in the WIT, a file, its line in the table, and its words in the SDK.
+//! variant in the WIT, a file, its line in `of`, and its words in the SDK.
 
 mod http;
 mod kind;

@@ -1,8 +1,9 @@
-//! Grants: what a module may reach, all of it: interfaces, chains, methods, hosts. Decided once, at load, from manifest
-//! and operator.
+//! Grants: all that a module may reach: interfaces, chains, methods, hosts. Decided once, at load, from the manifest and
+//! what the operator allows.
 //!
-//! Invariant: whatever leaves for a module is held against its grants, by a call now or by an effect later, and nothing
-//! else decides. The interfaces among them are decided by linking; `rpc`, `hosts` and `refused` answer for the rest.
+//! Invariant: whatever leaves for a module is held against its grants, in a call now or in an effect later, and nothing
+//! else decides. Interfaces are held against them at linking. `rpc` and `hosts`, in the folders of `chain` and `http`,
+//! and `refused` answer for the rest.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,10 @@
 //! The interfaces of the host: a folder for each, and the one table of them.
 //!
-//! An interface that is served is a folder with the messages of its actor (`port`), what a guest calls of it (`guest`) and
-//! what its grants decide (`grant`), as far as it has them, and a row. Everything else follows from the table: what can be
-//! asked for, what is served, what a manifest may say about it, what is linked, and the texts of errors about all that.
+//! The folder of an interface has up to three files: the messages of its actor (`port`), what a guest calls of it
+//! (`guest`), and what a grant of it decides (`grant`). Beside the folder is its row (see `row`), which stands in
+//! [`INTERFACES`]. Everything else follows from that table: what can be asked for, what is served, what a manifest may
+//! say about it, what is linked, and the texts of errors about all that. An interface without an actor has a row, and
+//! neither `port` nor `guest`.
 
 pub mod chain;
 pub mod clock;
@@ -39,7 +41,7 @@ use crate::{
     ports::Ports,
 };
 
-/// All of them, in the order in which people read of them.
+/// The table: every interface, in the order in which lists for people have them.
 pub const INTERFACES: &[Interface] = &[
     chain::INTERFACE,
     identity::INTERFACE,

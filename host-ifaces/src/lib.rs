@@ -1,7 +1,9 @@
 //! The contract between modules, the kernel and the shared actors.
 //!
-//! Owns: the WIT package (`wit/`), its host bindings, the port `Msg` enum of every shared actor, the guest-facing
-//! `impl Host` of every interface that can be served, the grants and the link-time check against them.
+//! Owns: the WIT package (`wit/`) and its host bindings; every interface of it, in `interfaces`, with its messages and
+//! the guest-facing `impl Host`; the ports to all shared actors; the grants and the link-time check against them; and the
+//! data of a module's Store, which is `host`: what each call has at hand (`call`), what the event leaves behind (`unit`),
+//! and what is recorded of both (`recording`).
 //!
 //! Invariant: nothing here names a chain library, a database, an HTTP server or a configuration format. A capability is
 //! a port, and a port is a message enum.

@@ -153,7 +153,7 @@ pub struct OutcomeRecord {
     pub outcome: Outcome,
 }
 
-/// What is known of a live effect without its body.
+/// What is known of a pending effect, without its body.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PendingEffect {
     pub module: ModuleId,
@@ -227,7 +227,7 @@ pub enum Released {
     Gone,
 }
 
-/// One effect for people, live or ended.
+/// One effect for people, pending or ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listed {
     pub entry: EffectEntry,
@@ -248,24 +248,24 @@ pub struct ReleasedEffect {
 /// What the outbox actor asks of the store. Every request must be answered; writes after the sync.
 #[derive(Debug)]
 pub enum OutboxRequest {
-    /// Every live effect of every module, and the start of `Changes`.
+    /// Every pending effect of every module. `Changes` go on from there.
     Pending { reply: Reply<Vec<PendingEffect>> },
-    /// Answers when something changed; replaces an earlier request.
+    /// The change feed: answers when something changed, once; replaces an earlier request.
     Changes { reply: Reply<Changes> },
     /// How many changes were told or wait to be told since the last `Pending`; the greatest number when nobody has asked for
     /// it, or it has to be asked for again. What is durable when this is asked is among them.
     Told { reply: Reply<u64> },
     /// Marks an effect as released, durably, and hands out its body.
     Release { module: ModuleId, id: String, at: Option<Location>, now_ms: u64, reply: Reply<Released> },
-    /// Replaces what is known of a live effect after a failed attempt.
+    /// Replaces what is known of a pending effect after a failed attempt.
     Attempted { module: ModuleId, id: String, progress: Progress, reply: Reply<()> },
     /// Ends an effect: its outcome waits for the module from now on.
     End { end: Box<EndEffect>, reply: Reply<()> },
     /// Outcomes with a number above `after`, in order, at most `limit`.
     Outcomes { name: String, after: u64, limit: usize, reply: Reply<Vec<OutcomeRecord>> },
-    /// Takes up an effect that failed or was cancelled; answers it as live.
+    /// Takes up an effect that failed or was cancelled: it is pending again, and the answer.
     Reopen { name: String, id: String, now_ms: u64, reply: Reply<PendingEffect> },
-    /// Effects of a module, oldest first, live ones before ended ones, at most `limit`; bodies stay out.
+    /// Effects of a module, oldest first, pending ones before ended ones, at most `limit`; bodies stay out.
     List { name: String, limit: usize, reply: Reply<Vec<Listed>> },
     /// One effect with its body as far as it is kept.
     Show { name: String, id: String, reply: Reply<Listed> },

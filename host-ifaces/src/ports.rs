@@ -1,5 +1,6 @@
-//! The ports of an engine, handed on as a whole: a new service needs no field of its own in whatever is between it and its
-//! callers.
+//! The ports of an engine, handed on as a whole. A service of which there is one is found by the type of its messages
+//! (`Service`), so that a new one needs no field in whatever is between it and its callers. Chains are found by their
+//! ids.
 
 use std::{
     any::{Any, TypeId},
@@ -25,7 +26,7 @@ pub trait Service: Message {
 pub struct Ports {
     pub view: Arc<dyn StateView>,
     chains: BTreeMap<u64, Port<ChainMsg>>,
-    /// By the type of its message; made when it is first asked for.
+    /// Each by the type of its messages; made when it is first asked for.
     services: Mutex<HashMap<TypeId, Box<dyn Any + Send>>>,
 }
 

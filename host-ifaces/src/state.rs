@@ -1,4 +1,5 @@
-//! A module's committed state as it is read while it runs: whose it is, the direct way to it, and how that fails.
+//! Reading a module's committed state: whose it is, the direct read path, which crosses no mailbox, and how the store
+//! fails. The messages of the store actor, by which all else is asked of it, are in `store`.
 
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
-//! The port of the store actor, the records it keeps, and the direct read path.
+//! The port of the store actor, and the records it keeps.
 //!
 //! Invariant: everything one event leaves behind is one `EventUnit` and one atomic write. Reads of a module's own state
-//! do not cross the mailbox: they go through `StateView`.
+//! do not cross the mailbox: they go through `StateView`, in `state`.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 

@@ -1,8 +1,8 @@
 //! What an event leaves behind, while it is made: the overlay of its writes, the ledger that units are sealed by, and the
-//! way that they take to the store.
+//! commit queue that takes them to the store.
 //!
-//! Invariant: nothing reaches the store before the event is committed, except through `flush`, which makes writes durable
-//! and never effects: those are `drafts`, which are not here.
+//! Invariant: nothing reaches the store before the event is over, except through `flush`. That makes writes durable, and
+//! never effects: the effects of an event are `drafts`, beside its unit, and join the unit that ends the event.
 
 pub mod drafts;
 mod listing;
@@ -45,7 +45,7 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
-    /// Over what is committed.
+    /// The unit of an instance that starts, over what is committed.
     pub(crate) fn new(args: &HostArgs, record: ModuleRecord, recorded: &RecordedBytes) -> Self {
         let mut overlay =
             Overlay::new(args.ports.view.clone(), args.id, record.state_bytes, args.limits.max_state_bytes);
@@ -176,7 +176,7 @@ impl Unit {
             fuel: 0,
             changes,
             state_bytes: self.overlay.used_bytes(),
-            // They stay with the event until it is handled.
+            // They wait for the unit that ends the event.
             effects: Vec::new(),
         });
         if call.is_playing() {

@@ -77,11 +77,11 @@ pub enum Msg {
     Heads(BTreeMap<u64, Heads>),
     /// Must reply.
     Facts(RpcReplyPort<Vec<Node>>),
-    /// Must reply: state by name, and whether all that are configured run.
+    /// Must reply with the health of every module, by name.
     Reports(RpcReplyPort<BTreeMap<String, ModuleHealthReport>>),
     /// The operator's.
     Order(ModulesOrder),
-    /// It is known whose state a module would get that is to be loaded. Must reply with its name.
+    /// The store has said whose state a module that is to be loaded would get. Must reply with its name.
     OwnerRead {
         spec: Box<ModuleSpec>,
         newest: Newest,
@@ -115,12 +115,12 @@ pub enum Msg {
         purged: Result<Result<(), StoreError>, AdminError>,
         reply: AdminReply<Result<(), StoreError>>,
     },
-    /// It is stored that a module is to run, or to pause; or why not.
+    /// It is stored that a module is to run, or to pause; or it could not be.
     StandingChanged {
         module: Arc<str>,
         changed: Result<Changed, String>,
     },
-    /// A module's actor failed by a bug of ours, which is counted by now like a failure of the module.
+    /// A module's actor failed by a bug in the host, which is counted by now like a failure of the module.
     BugCounted {
         cell: ActorCell,
         exit: Box<Exit>,

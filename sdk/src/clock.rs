@@ -1,4 +1,4 @@
-//! Time as the host tells it. A replayed event may see another time than the first attempt did: decide by the event's
+//! Time as the host tells it. An event that is tried again may see another time than before: decide by the event's
 //! own timestamp wherever one is there.
 
 /// Milliseconds since the Unix epoch, UTC.

@@ -104,7 +104,7 @@ pub(crate) fn released_above(
     Ok(found.into_values().map(|(_, effect)| effect).collect())
 }
 
-/// Effects of a module without their bodies: the live ones, then the ended ones, newest last.
+/// Effects of a module without their bodies: the pending ones, then the ended ones, newest last.
 pub(crate) fn list(db: &Db, module: ModuleId, limit: usize) -> Result<Vec<Listed>, StoreError> {
     let known = |entry: &EffectEntry| progress::get(db, module, &entry.id).map(Option::unwrap_or_default);
     let (mut all, mut ended) = (Vec::new(), VecDeque::new());

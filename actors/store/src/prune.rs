@@ -38,8 +38,8 @@ pub(crate) fn prune(store: &Store, module: ModuleId) -> Result<(), StoreError> {
     let oldest = modules::record(db, module)?.seq.saturating_sub(kept);
     let mut batch = WriteBatch::new();
     let mut failed = Vec::new();
-    // Sent again while it was live, an effect that has ended is live at its other place: what is known of it keeps it from
-    // going out again.
+    // An effect that was sent again while it was pending, and has ended, is pending at its other place still: what is
+    // known of it keeps it from going out again.
     let live = outbox::entries(db, EffectTable::Pending, module, 0).map(|item| Ok(digest(&item?.1.entry.id)));
     let live: BTreeSet<Hash> = live.collect::<Result<_, StoreError>>()?;
     for item in progress::all(db, module) {

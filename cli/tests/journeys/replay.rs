@@ -75,7 +75,7 @@ fn prove(crash: bool) {
     assert!(before.len() >= 6, "{before:?}");
     forked.reorg(3);
     if crash {
-        // Somewhere within the rewind and the replay.
+        // Somewhere within the rewind and the redelivery.
         eventually("the engine notices", || match engine.log_text().contains("reorg below the module's cursor") {
             true => Ok(()),
             false => Err("no reorg in the log".to_owned()),
@@ -91,7 +91,7 @@ fn prove(crash: bool) {
     for ((key, value), (_, hash)) in blocks.iter().zip(&expected) {
         assert_eq!((value["hash"].as_str(), value["count"].as_u64()), (Some(hash.as_str()), Some(1)), "{key}");
     }
-    // The blocks that stand come after everything that was replayed.
+    // The blocks that stand come after everything that was delivered again.
     let after = others(&engine);
     let keys = |order: &[(u64, String)]| order.iter().map(|(_, key)| key.clone()).collect::<Vec<_>>();
     assert_eq!(keys(&after)[..before.len()], keys(&before), "what the other sources delivered, in its order");

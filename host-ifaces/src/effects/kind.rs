@@ -23,7 +23,7 @@ pub trait EffectKind: Send + Sync {
     /// Where it goes, for limits and lists: `https://host:port`, or `chain:1`. Never the path, which may hold a secret.
     fn destination(&self) -> String;
 
-    /// What it carries, for bounds and quotas.
+    /// Size of what it carries, bytes, for bounds and quotas.
     fn bytes(&self) -> usize;
 
     /// What its parts take besides their bytes.

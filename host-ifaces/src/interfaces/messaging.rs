@@ -1,4 +1,4 @@
-//! `messaging`: messages of and to others. It has no actor yet.
+//! `messaging`: messages on topics that others read and write. It has no actor yet.
 
 use crate::{capability::Capability, interfaces::row::Interface};
 

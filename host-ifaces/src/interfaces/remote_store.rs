@@ -1,4 +1,4 @@
-//! `remote-store`: storage of others. It has no actor yet.
+//! `remote-store`: content on a storage network. It has no actor yet.
 
 use crate::{capability::Capability, interfaces::row::Interface};
 

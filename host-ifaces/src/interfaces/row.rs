@@ -29,7 +29,7 @@ pub struct Interface {
     pub is_provided: fn(&Ports) -> bool,
     /// The keys of `[capabilities.NAME]`; a manifest with such a table is refused when there are none.
     pub table: &'static [Key],
-    /// What of its own it lets the first reach and not the second, in words.
+    /// What of this interface the first grants reach and the second do not, in words.
     pub beyond: fn(&Grants, &Grants) -> Vec<String>,
 }
 

@@ -38,7 +38,7 @@ pub(super) fn define(
             ComponentItem::ComponentFunc(_) => {
                 let function = format!("`{name}` of `{import}`");
                 instance.func_new(name, move |mut store, called, arguments, results| {
-                    // Refused calls cost something, too.
+                    // Refused calls are charged, too.
                     let call = store.data_mut().counted().call();
                     call.take(arguments.iter().map(super::weight).sum());
                     let (Some(denial), Some(result)) = (denial(&called), results.first_mut()) else {

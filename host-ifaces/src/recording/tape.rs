@@ -257,7 +257,7 @@ impl Tape {
         matches!(self, Self::Play(player) if player.flush_held)
     }
 
-    /// A line that was logged. Answers whether it is for the tape alone.
+    /// Keeps a line that was logged, as far as there is room for it.
     pub fn line(&mut self, level: &str, text: String) {
         match self {
             Self::Off => {}

@@ -78,7 +78,8 @@ impl Expected {
         }
     }
 
-    /// Whether a module runs, which is in that phase or not: one that has just been started anew has to show it.
+    /// Whether a module runs. One that has just been started anew has to show it: it handles something, or stays up for
+    /// `STEADY_MS`.
     fn runs(&mut self, name: &Arc<str>, is_up: bool, now: Start) -> bool {
         let stopped = (name.clone(), SourceId::new(""));
         let start = self.starts.entry(name.clone()).or_insert(now);

@@ -101,7 +101,7 @@ pub(super) struct Slot {
     pub(super) resync: Option<Resync>,
 }
 
-/// What a slot keeps of both: one, when they are the same.
+/// What a module runs by, and how it is configured: kept once where they are the same.
 fn shared(spec: ModuleSpec, configured: Option<ModuleSpec>) -> (Arc<ModuleSpec>, Option<Arc<ModuleSpec>>) {
     let spec = Arc::new(spec);
     let configured = configured.map(|configured| if configured == *spec { spec.clone() } else { Arc::new(configured) });

@@ -41,7 +41,8 @@ pub(super) struct Writes {
     owners: Owners,
     /// Actors that ended while it was being written that their new version is the one to run.
     ended: Vec<(ActorCell, End)>,
-    /// Gone with the supervisor: what has not begun by then is not for its next one to find.
+    /// Dropped with the supervisor: a write that has not begun by then is not made, since the next one would not know
+    /// of it.
     alive: Arc<()>,
 }
 

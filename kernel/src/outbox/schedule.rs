@@ -1,4 +1,4 @@
-//! Which effect goes out next. Pure: what is live, what is due, what is under way.
+//! Which effect goes out next. Pure: what is pending, what is due, what is under way.
 //!
 //! Invariants: effects of a module with the same lane start one after another, in the order they were sent, each only
 //! when the one before has ended. Never more than the bounds are under way. Modules take turns.
@@ -225,7 +225,7 @@ impl Schedule {
         Self { bounds, wait_max, queues: BTreeMap::new(), flying: 0, next_place: 1, turn: ModuleId(0) }
     }
 
-    /// Takes what is live now in place of what was known; what is under way stays so.
+    /// Takes what is pending now in place of what was known; what is under way stays so.
     pub fn replace(&mut self, all: Vec<PendingEffect>) {
         let known: BTreeSet<(ModuleId, &str)> = all.iter().map(|live| (live.module, &*live.id)).collect();
         let mut gone = Vec::new();

@@ -54,8 +54,8 @@ struct Dispute {
 
 #[derive(Debug)]
 pub struct Agreement {
-    /// For so long a dispute lasts that nobody upholds: the endpoint may be gone, or refuse to answer, or be too far
-    /// behind to be asked.
+    /// How long a dispute lasts that nobody upholds: the endpoint may be gone, or refuse to answer, or be too far behind
+    /// to be asked.
     upheld_for_ns: u64,
     /// The endpoint that is followed, or was last.
     leader: Option<usize>,

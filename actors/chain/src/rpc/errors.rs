@@ -42,7 +42,7 @@ const PACED: &str = "the configured requests per second are used up";
 /// Why one exchange with one endpoint brought no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallError {
-    /// The node answered, with an error. `unsized_limit`: it names some limit, of a question that cannot be too large.
+    /// The node answered with an error. `unsized_limit`: that names some limit, and the question cannot be too large.
     Node { code: i64, message: String, data: Option<String>, unsized_limit: bool },
     /// Not sent: its turn would have come later than it may take. `said` is what the endpoint said when it asked for fewer
     /// requests; `None` where the configured `requests_per_second` are used up.

@@ -442,8 +442,8 @@ fn look_every(config: &ChainConfig) -> Duration {
     (config.stall_after / 3).clamp(PROBE_MIN, PROBE_MAX)
 }
 
-/// For so long it counts what an endpoint said of a block, without its saying so again. It may ask to be left alone
-/// meanwhile, and take its time for the answers of a look.
+/// How long an endpoint's last word about a block counts that it does not say again. Meanwhile it may ask to be left
+/// alone, and take its time for the answers of a look.
 pub fn upheld_for_ns(config: &ChainConfig) -> u64 {
     let every = look_every(config);
     let looks = every.saturating_mul(LOOKS_UPHELD).max(PAUSE_MAX.saturating_add(every));

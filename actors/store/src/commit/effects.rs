@@ -174,7 +174,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The live entry of an effect and its place, if that is where it lies.
+    /// The pending entry of an effect and its place, if that is where it lies.
     fn located(
         &self,
         module: ModuleId,

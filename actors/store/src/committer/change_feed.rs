@@ -31,7 +31,7 @@ struct Feed {
 }
 
 impl ChangeFeed {
-    /// What is written from now on is news.
+    /// What is written from now on is told.
     pub fn begin(&self) {
         *lock(&self.0) = Feed { begun: true, ..Feed::default() };
     }

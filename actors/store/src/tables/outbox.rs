@@ -78,7 +78,7 @@ impl StoredEffect {
     }
 }
 
-/// The live entry at a location, if it is that effect's: the number of an undone unit is used again.
+/// The pending entry at a location, if it is that effect's: the number of an undone unit is used again.
 pub(crate) fn live_at(
     from: &impl Read,
     id: ModuleId,
@@ -115,7 +115,7 @@ pub(crate) fn all_retracted(
     })
 }
 
-/// The entries of one shelf from a unit on, with their place and the bytes that each takes.
+/// The entries of one table from a unit on, with their place and the bytes that each takes.
 pub(crate) fn entries(
     from: &impl Read,
     shelf: EffectTable,
@@ -179,7 +179,7 @@ pub(crate) fn encode(entry: &EffectEntry) -> Result<Vec<u8>, StoreError> {
     codec::encode_vec(&(entry, false))
 }
 
-/// Adds an encoded live entry.
+/// Adds an encoded pending entry.
 pub(crate) fn put_live(batch: &mut WriteBatch, id: ModuleId, at: Location, encoded: &[u8]) {
     batch.put(Tag::Outbox.located(id, at), encoded);
 }

@@ -110,7 +110,7 @@ pub fn inspection(found: &Inspection) -> String {
         rows.push(vec!["last error".to_owned(), one_line(error, usize::MAX)]);
     }
     if found.replay > 0 {
-        rows.push(vec!["to be replayed".to_owned(), format!("{} events, after a rewind", found.replay)]);
+        rows.push(vec!["to be delivered again".to_owned(), format!("{} events, after a rewind", found.replay)]);
     }
     rows.push(vec!["dead letters".to_owned(), found.dead_letters.to_string()]);
     table(&rows)

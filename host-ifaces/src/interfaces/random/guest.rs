@@ -1,4 +1,4 @@
-//! The `random` interface: secure randomness from the operating system's generator.
+//! What a guest calls of `random`: secure randomness from the operating system's generator.
 
 use rand::RngCore;
 
