@@ -19,7 +19,7 @@ const CIRCLES: &[(&str, usize)] = &[
     ("actors/chain/src", 6),
     ("actors/cron/src", 0),
     ("actors/egress/src", 2),
-    ("actors/gateway/src", 5),
+    ("actors/gateway/src", 3),
     ("actors/gateway/api/src", 0),
     ("kernel/src", 13),
     ("cli/src", 9),

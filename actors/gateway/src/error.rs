@@ -6,10 +6,9 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use nexum_admin_api::ErrorBody;
 use nexum_host_ifaces::{port::PortError, secrets, store::StoreError};
 use nexum_kernel::admin::AdminError;
-
-use crate::api::ErrorBody;
 
 /// An answer that is not what was asked for.
 #[derive(Debug)]

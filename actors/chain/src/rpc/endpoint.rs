@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{
     dial::{Dial, Http, Meter, Room},
-    envelope::{self, Answer, AnswerId, Packet},
+    envelope::{self, Answer, AnswerId, BATCH_MAX, Packet},
     errors::{CallError, NOT_CONNECTED},
     limiter::{Caller, Limiter},
     secrets::{Secrets, public_name},
@@ -38,8 +38,6 @@ const ENGINE_BYTES_HELD_MAX: usize = 192 << 20;
 const MODULE_BYTES_HELD_MAX: usize = 64 << 20;
 /// An answer to `eth_unsubscribe` is waited for so long.
 const UNSUBSCRIBE: Duration = Duration::from_millis(500);
-/// Most requests in one batch; public endpoints refuse longer ones.
-pub const BATCH_MAX: u64 = 100;
 /// Most addresses in one filter.
 const LIST_MAX: u64 = 500;
 

@@ -7,11 +7,10 @@
 
 use serde_json::value::RawValue;
 
-use super::{
-    endpoint::BATCH_MAX,
-    form::{self, Quantity},
-};
+use super::form::{self, Quantity};
 
+/// Most requests in one batch; public endpoints refuse longer ones.
+pub const BATCH_MAX: u64 = 100;
 /// Longest piece of a node's own words that is passed on.
 pub const MESSAGE_CHARS_MAX: usize = 400;
 /// Longest piece of an error's data that is passed on.

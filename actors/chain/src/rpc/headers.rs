@@ -424,7 +424,7 @@ impl RpcBackend {
     pub(super) async fn read_headers(&self, asked: HeaderRequest, numbers: &[u64]) -> Result<Vec<Header>, Failure> {
         let (mut headers, mut rest) = (Vec::with_capacity(numbers.len()), numbers);
         while !rest.is_empty() {
-            let (chunk, _) = rest.split_at(rest.len().min(super::endpoint::BATCH_MAX as usize));
+            let (chunk, _) = rest.split_at(rest.len().min(super::envelope::BATCH_MAX as usize));
             let params = chunk.iter().map(|number| by_number(*number)).collect::<Result<Vec<_>, _>>()?;
             let requests: Vec<_> = params.iter().map(|params| ("eth_getBlockByNumber", &**params)).collect();
             let are_wanted = |found: &[Header]| {
