@@ -60,8 +60,9 @@ impl Capabilities {
             let hosted = packages();
             if !hosted.iter().any(|package| package.name == name && package.version == version.get_ref()) {
                 let hosted: Vec<_> = hosted.iter().map(ToString::to_string).collect();
-                let wanted = format!("{name}@{}", version.get_ref());
-                let message = format!("unknown package `{wanted}`; hosted are {}", hosted.join(", "));
+                let hosted = hosted.join(", ");
+                let message =
+                    format!("unknown package `{name}` or version `{}`; hosted are {hosted}", version.get_ref());
                 return Err((version.span(), message));
             }
         }

@@ -473,8 +473,7 @@ impl RpcBackend {
         }
         let (mut has, mut contradicts) = (false, false);
         for (number, hash) in known {
-            let found = self.shared.one_header(index, *number).await;
-            match found {
+            match self.shared.one_header(index, *number).await {
                 Ok(Some(header)) => {
                     has = header.hash == *hash;
                     contradicts |= !has;

@@ -489,14 +489,3 @@ fn the_newest_final_block_is_delivered_though_it_lies_in_the_history() {
         }
     }
 }
-
-#[test]
-fn a_head_that_leads_nowhere_is_a_wait_until_one_does() {
-    let mut bench = Bench::new(100, 1_000);
-    bench.survey = Survey { have: 1, ..Survey::default() };
-    bench.switch(7, 0, 1_000);
-    let (waits, _) = bench.tracker.waits();
-    assert!(waits.iter().any(|wait| wait.reason.contains("shares nothing")), "{waits:?}");
-    bench.switch(0, 0, 1_001);
-    assert!(bench.tracker.waits().0.is_empty());
-}

@@ -35,3 +35,14 @@ fn a_head_that_names_the_tip_as_its_parent_and_has_another_number_is_not_put_on_
         assert_eq!(bench.tracker.head(), Some((1_001, hash(0, 1_001))), "{number}");
     }
 }
+
+#[test]
+fn a_head_that_leads_nowhere_is_a_wait_until_one_does() {
+    let mut bench = Bench::new(100, 1_000);
+    bench.survey = Survey { have: 1, ..Survey::default() };
+    bench.switch(7, 0, 1_000);
+    let (waits, _) = bench.tracker.waits();
+    assert!(waits.iter().any(|wait| wait.reason.contains("shares nothing")), "{waits:?}");
+    bench.switch(0, 0, 1_001);
+    assert!(bench.tracker.waits().0.is_empty());
+}
