@@ -33,6 +33,7 @@ pub mod secrets;
 pub mod state;
 pub mod store;
 pub mod sync;
+pub mod transactions;
 pub mod unit;
 mod wasi;
 
