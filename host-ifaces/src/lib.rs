@@ -39,7 +39,7 @@ mod wasi;
 
 pub use bindings::nexum::host::types;
 pub use bindings::{EventModule, EventModulePre};
-pub use nexum_records::{Address, Hash, PublicKey, Signature, journal};
+pub use nexum_records::{Address, Hash, PublicKey, Signature, file, journal};
 pub use types::{HostError, HostErrorKind};
 
 impl HostErrorKind {
