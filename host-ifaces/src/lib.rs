@@ -33,12 +33,13 @@ pub mod secrets;
 pub mod state;
 pub mod store;
 pub mod sync;
+pub mod transactions;
 pub mod unit;
 mod wasi;
 
 pub use bindings::nexum::host::types;
 pub use bindings::{EventModule, EventModulePre};
-pub use nexum_records::{Address, Hash, PublicKey, Signature, journal};
+pub use nexum_records::{Address, Hash, PublicKey, Signature, file, journal};
 pub use types::{HostError, HostErrorKind};
 
 impl HostErrorKind {

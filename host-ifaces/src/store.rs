@@ -206,6 +206,22 @@ pub struct RefusedWrites {
     pub age_ms: u64,
 }
 
+/// The longest key of a service's record, bytes.
+pub const RECORD_KEY_BYTES_MAX: usize = 512;
+/// The largest record of a service, bytes.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// One change of one record that a service keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordWrite {
+    pub key: Vec<u8>,
+    /// Absent: the record is removed.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Keys and values.
+pub type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
 impl Service for StoreMsg {
     const NAME: &'static str = "store";
 }
@@ -272,6 +288,11 @@ pub enum StoreMsg {
     DropDeadLetter { name: String, seq: u64, reply: Reply<()> },
     /// Replace a dead letter by what a failed retry made of it. Must reply.
     PutDeadLetter { module: ModuleId, letter: Box<DeadLetter>, reply: Reply<()> },
+    /// Put and remove records of a service, as one write. Must reply, after the sync.
+    WriteRecords { service: &'static str, writes: Vec<RecordWrite>, reply: Reply<()> },
+    /// Records of a service with `prefix`, after the key `after`, in the order of their keys, at most `limit`. What was
+    /// written before this was asked is among them. Must reply.
+    Records { service: &'static str, prefix: Vec<u8>, after: Option<Vec<u8>>, limit: usize, reply: Reply<Records> },
     /// A consistent copy of everything in a new directory, while running. Must reply.
     Backup { to: PathBuf, reply: Reply<()> },
     /// Must reply.

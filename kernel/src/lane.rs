@@ -30,6 +30,7 @@ const WEIGHT: u64 = 8;
 /// turn may take two thousand times as long: whoever had such a one then lets go by as many turns as it had for itself, in
 /// each of which everybody else has one of theirs. So they share a thread by time, and one that is alone waits for nobody.
 const TURN_NS: u64 = 50_000;
+
 /// How long the events of a module keep a thread: by the clock among the others, where even a thread that waits is one
 /// less, and in processor time on the slow threads. Outlives its actor.
 #[derive(Debug, Default)]

@@ -16,6 +16,7 @@ use crate::{
     admin,
     listen::{self, SocketFile},
     logs::LogTap,
+    metrics::GatewayMetrics,
     probes, serve,
 };
 
@@ -32,6 +33,7 @@ pub struct Args {
     pub admin: Port<AdminMsg>,
     pub store: Port<StoreMsg>,
     pub registry: Registry,
+    pub counted: GatewayMetrics,
     pub logs: LogTap,
 }
 
@@ -103,6 +105,7 @@ pub struct State {
     addresses: Addresses,
     listeners: JoinSet<()>,
     closing: watch::Sender<bool>,
+    counted: GatewayMetrics,
     /// Removes the socket's file when the actor goes, however it goes.
     _socket: Option<SocketFile>,
 }
@@ -112,7 +115,7 @@ impl State {
     where
         L: Listener,
     {
-        let served = serve::serve(listener, router, self.closing.subscribe());
+        let served = serve::serve(listener, router, self.closing.subscribe(), self.counted.of(name));
         let ended = Ended { name, gateway: myself.clone() };
         self.listeners.spawn(async move {
             let _ended = ended;
@@ -135,9 +138,10 @@ impl Actor for Gateway {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let Args { health, metrics, admin_socket, admin_tcp, admin, store, registry, logs } = args;
+        let Args { health, metrics, admin_socket, admin_tcp, admin, store, registry, counted, logs } = args;
         let (closing, closed) = watch::channel(false);
-        let mut state = State { addresses: Addresses::default(), listeners: JoinSet::new(), closing, _socket: None };
+        let (addresses, listeners) = (Addresses::default(), JoinSet::new());
+        let mut state = State { addresses, listeners, closing, counted, _socket: None };
         let api = admin::Api { admin: admin.clone(), store, registry: registry.clone(), logs, closed };
         if let Some(address) = health {
             let listener = listen::tcp("observability.health_listen", address).await?;
@@ -241,7 +245,9 @@ mod tests {
         let (heard, mut hears) = mpsc::channel(1);
         let (gateway, _) = Actor::spawn(None, Hears, heard).await.unwrap();
         let (closing, _) = watch::channel(false);
-        let mut state = State { addresses: Addresses::default(), listeners: JoinSet::new(), closing, _socket: None };
+        let (addresses, listeners) = (Addresses::default(), JoinSet::new());
+        let counted = GatewayMetrics::register(&Registry::new()).unwrap();
+        let mut state = State { addresses, listeners, closing, counted, _socket: None };
         state.serve("admin", Breaks, Router::new(), &gateway);
         assert_eq!(hears.recv().await, Some("admin"));
         gateway.stop(None);

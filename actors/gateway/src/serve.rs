@@ -36,7 +36,7 @@ use tokio::{
 };
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
-use crate::error::ApiError;
+use crate::{error::ApiError, metrics::Connections};
 
 /// Connections that a listener serves at a time. Scrapers and probes need a handful; more than this is a flood, and waits.
 const CONNECTIONS_MAX: usize = 256;
@@ -49,7 +49,12 @@ const SILENCE: Duration = Duration::from_secs(30);
 const WAIT_PER_BYTE: Duration = Duration::from_millis(1);
 
 /// Accepts until `closing` turns true; then requests in flight are answered, and it ends. Dropping it ends them at once.
-pub(crate) async fn serve<L: Listener>(mut listener: L, router: Router, closing: watch::Receiver<bool>) {
+pub(crate) async fn serve<L: Listener>(
+    mut listener: L,
+    router: Router,
+    closing: watch::Receiver<bool>,
+    counted: Connections,
+) {
     let router = router.layer(RequestBodyTimeoutLayer::new(SILENCE)).layer(middleware::from_fn(with_one_host));
     let mut connections = JoinSet::new();
     // Sent to have the connections that there are end with the answer at hand, and those between two requests at once.
@@ -63,12 +68,17 @@ pub(crate) async fn serve<L: Listener>(mut listener: L, router: Router, closing:
         while connections.try_join_next().is_some() {}
         if connections.len() >= CONNECTIONS_MAX {
             finish.send_replace(());
+            counted.wait();
             tokio::select! {
                 _ = connections.join_next() => {}
                 () = closed.as_mut() => break,
             }
         }
-        connections.spawn(connection(io, router.clone(), finish.subscribe()));
+        let (open, served) = (counted.open(), connection(io, router.clone(), finish.subscribe()));
+        connections.spawn(async move {
+            let _open = open;
+            served.await;
+        });
     }
     drop(listener);
     finish.send_replace(());
@@ -175,12 +185,18 @@ mod tests {
     use std::collections::VecDeque;
 
     use axum::routing::{get, post};
+    use prometheus::Registry;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
         time::timeout,
     };
 
     use super::*;
+    use crate::metrics::GatewayMetrics;
+
+    fn counted() -> Connections {
+        GatewayMetrics::register(&Registry::new()).unwrap().of("test")
+    }
 
     /// Clients that come one after the other.
     struct Clients(VecDeque<DuplexStream>);
@@ -209,7 +225,7 @@ mod tests {
             sleep(2 * SILENCE).await;
             "late"
         });
-        let serving = tokio::spawn(serve(Clients([server].into()), Router::new().route("/", slow), closing));
+        let serving = tokio::spawn(serve(Clients([server].into()), Router::new().route("/", slow), closing, counted()));
         let mut buffer = [0; 4_096];
         for _ in 0..2 {
             sleep(SILENCE / 2).await;
@@ -229,7 +245,7 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(4_096);
         let (close, closing) = watch::channel(false);
         let echo = post(async |body: String| body);
-        let serving = tokio::spawn(serve(Clients([server].into()), Router::new().route("/", echo), closing));
+        let serving = tokio::spawn(serve(Clients([server].into()), Router::new().route("/", echo), closing, counted()));
         let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n";
         let mut buffer = [0; 4_096];
         client.write_all(head).await.unwrap();
@@ -263,7 +279,7 @@ mod tests {
     async fn who_does_not_take_the_answer_is_hung_up_on() {
         let (_close, closing) = watch::channel(false);
         let ((mut silent, waiting), (mut grudging, held_up)) = (asks("/long", 64).await, asks("/long", 64).await);
-        tokio::spawn(serve(Clients([waiting, held_up].into()), answers(), closing));
+        tokio::spawn(serve(Clients([waiting, held_up].into()), answers(), closing, counted()));
         for _ in 0..3 {
             // What had come before it was hung up on can still be read.
             grudging.read_exact(&mut [0]).await.unwrap();
@@ -277,7 +293,7 @@ mod tests {
     async fn who_takes_the_answer_slowly_is_waited_for() {
         let (_close, closing) = watch::channel(false);
         let (mut slow, server) = asks("/long", 4_096).await;
-        tokio::spawn(serve(Clients([server].into()), answers(), closing));
+        tokio::spawn(serve(Clients([server].into()), answers(), closing, counted()));
         for _ in 0..200 {
             slow.read_exact(&mut [0; 2_000]).await.unwrap();
             sleep(Duration::from_secs(1)).await;
@@ -300,11 +316,20 @@ mod tests {
         let (mut last, server) = asks("/short", 4_096).await;
         clients.push_back(server);
         let began = Instant::now();
-        tokio::spawn(serve(Clients(clients), answers(), closing));
+        let registry = Registry::new();
+        let counted = GatewayMetrics::register(&registry).unwrap().of("test");
+        tokio::spawn(serve(Clients(clients), answers(), closing, counted));
         let mut answer = [0; 4_096];
         let count = timeout(2 * SILENCE, last.read(&mut answer)).await.unwrap().unwrap();
         assert!(answer[..count].ends_with(b"short"));
         assert!(began.elapsed() < SILENCE, "it waited until the others were silent for too long");
+        let values = |name: &str| {
+            let family = registry.gather().into_iter().find(|family| family.name() == name).unwrap();
+            family.get_metric()[0].clone()
+        };
+        assert_eq!(values("nexum_gateway_connections_waited_total").get_counter().value(), 1.0);
+        let open = values("nexum_gateway_connections").get_gauge().value();
+        assert!(open <= CONNECTIONS_MAX as f64, "{open} are open");
         for (nth, client) in kept.iter_mut().enumerate().step_by(3) {
             let mut answer = Vec::new();
             client.read_to_end(&mut answer).await.unwrap();
@@ -317,7 +342,7 @@ mod tests {
         let status_of = async |version: &str, hosts: &str| {
             let (_close, closing) = watch::channel(false);
             let (mut client, server) = tokio::io::duplex(4_096);
-            tokio::spawn(serve(Clients([server].into()), answers(), closing));
+            tokio::spawn(serve(Clients([server].into()), answers(), closing, counted()));
             let request = format!("GET /short HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
             client.write_all(request.as_bytes()).await.unwrap();
             let mut answer = Vec::new();

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nexum_host_ifaces::store::StoreError;
+use nexum_host_ifaces::{file, store::StoreError};
 use rocksdb::{DB, IteratorMode, checkpoint::Checkpoint};
 use rustix::{fs::FlockOperation, io::Errno};
 
@@ -39,6 +39,9 @@ pub enum RestoreError {
     #[error("cannot copy {path}: {error}")]
     Copy { path: PathBuf, error: io::Error },
 }
+
+/// What a companion may hold, bytes. A backup may come from anywhere; the orders of ten thousand modules are a tenth of it.
+const COMPANION_BYTES_MAX: u64 = 64 << 20;
 
 /// What killed backups to the same target may leave, each in a directory of its own.
 const DRAFTS_MAX: u32 = 100;
@@ -129,13 +132,13 @@ fn take_along(companion: &Companion, into: &Path) -> Result<(), RestoreError> {
 /// What a backup has of a companion. A store that was copied by hand has none with it.
 fn kept(from: &Path, companion: &Companion) -> Result<Option<Vec<u8>>, RestoreError> {
     let path = from.join(name(companion));
-    match fs::read(&path) {
-        Ok(content) => match (companion.check)(&content) {
-            Ok(()) => Ok(Some(content)),
-            Err(wrong) => Err(RestoreError::Companion { path, wrong }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(copy_error(&path)(error)),
+    if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    let content = file::bytes(&path, COMPANION_BYTES_MAX);
+    match content.and_then(|content| (companion.check)(&content).map(|()| content)) {
+        Ok(content) => Ok(Some(content)),
+        Err(wrong) => Err(RestoreError::Companion { path, wrong }),
     }
 }
 

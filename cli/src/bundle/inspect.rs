@@ -3,7 +3,7 @@
 //! `render::bundle` puts it into text. What fires next is told from the time that is handed in.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Read as _},
     path::Path,
     sync::Arc,
@@ -15,6 +15,7 @@ use nexum_host_ifaces::{
     capability::Capability,
     cron::ScheduleNext,
     interfaces::{
+        INTERFACES,
         chain::{CAPABILITY as CHAIN, grant::EXTRA_METHODS},
         http::{CAPABILITY as HTTP, grant::ALLOW},
     },
@@ -47,6 +48,9 @@ pub struct Report {
     pub extra_methods: Vec<String>,
     /// Hosts that requests may go to: exact names, or `*.suffix`.
     pub http_allow: Vec<String>,
+    /// What it asks for of other interfaces, by interface and key.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub asks: BTreeMap<&'static str, BTreeMap<&'static str, Vec<String>>>,
     pub subscriptions: Vec<Subscription>,
     pub on_reorg: &'static str,
     pub limits: Bounds,
@@ -98,6 +102,16 @@ pub struct Planned {
     pub next_ms: Vec<u64>,
 }
 
+/// The lists of `[capabilities.NAME]` that have no field of their own.
+fn asks(manifest: &Manifest) -> BTreeMap<&'static str, BTreeMap<&'static str, Vec<String>>> {
+    let others = INTERFACES.iter().filter(|row| ![CHAIN, HTTP].contains(&row.capability));
+    let lists = others.map(|row| {
+        let lists = row.table.iter().map(|key| (key.name, manifest.list(row.capability, key.name).to_vec()));
+        (row.capability.name(), lists.filter(|(_, list)| !list.is_empty()).collect::<BTreeMap<_, _>>())
+    });
+    lists.filter(|(_, lists)| !lists.is_empty()).collect()
+}
+
 /// Reads the bundle at `source`, a directory or the manifest in it.
 ///
 /// # Errors
@@ -127,6 +141,7 @@ pub fn inspect(source: &Path, now_ms: u64) -> anyhow::Result<Report> {
         },
         extra_methods: BTreeSet::from_iter(manifest.list(CHAIN, EXTRA_METHODS).iter().cloned()).into_iter().collect(),
         http_allow: manifest.list(HTTP, ALLOW).to_vec(),
+        asks: asks(&manifest),
         subscriptions: subscriptions(&manifest, now_ms),
         on_reorg: match manifest.on_reorg {
             OnReorg::Rewind => "rewind",
@@ -214,6 +229,7 @@ mod tests {
         [chains]\nrequired = [1]\noptional = [100]\n\
         [capabilities]\nrequired = [\"http\", \"logging\"]\noptional = [\"identity\"]\n\
         [capabilities.http]\nallow = [\"api.example.org\", \"*.example.net\"]\n\
+        [capabilities.identity]\nmethods = [\"sign\"]\n\
         [[subscription]]\nkind = \"block\"\nchain_id = 1\nmissed = \"latest\"\n\
         [[subscription]]\nkind = \"log\"\nchain_id = 100\nconfirmations = 3\nstart_block = 7\n\
         address = \"0x5FbDB2315678afecb367f032d93F642f64180aa3\"\n\
@@ -234,6 +250,7 @@ mod tests {
             "required        http, logging",
             "optional        identity",
             "hosts           api.example.org, *.example.net",
+            "identity        methods: sign",
             "chains          1; optional 100",
             "told of         blocks, of several that wait only the newest, of chain 1, from the head at the first load on",
             "                logs of chain 100 from 0x5fbdb2315678afecb367f032d93f642f64180aa3, from block 7 on, once 3 more \

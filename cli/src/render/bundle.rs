@@ -33,6 +33,10 @@ pub fn report(report: &Report) -> String {
         row("chain methods", listed(&report.extra_methods));
     }
     row("hosts", listed(&report.http_allow));
+    for (interface, lists) in &report.asks {
+        let lists: Vec<String> = lists.iter().map(|(key, list)| format!("{key}: {}", listed(list))).collect();
+        row(interface, lists.join("; "));
+    }
     row("chains", chains(&report.chains));
     let mut name = "told of";
     for subscription in &report.subscriptions {

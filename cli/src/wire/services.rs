@@ -16,7 +16,7 @@ use std::{
 use anyhow::Context;
 use nexum_chain::{ChainConfig, ChainMetrics, Dial, EndpointConfig, History, KEPT_HEADERS, Network, mock::Fixture};
 use nexum_egress::{EgressMetrics, Resolver};
-use nexum_gateway::{AdminTcp, LogTap, Token};
+use nexum_gateway::{AdminTcp, GatewayMetrics, LogTap, Token};
 use nexum_host_ifaces::{
     blocking::Blocking,
     clock::{Clock, SystemClock},
@@ -74,9 +74,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     }
     services.push(cron_service(ports.of(), clock.clone()));
     #[cfg(feature = "echo")]
-    services.push(ServiceSpec::new("echo", ports.of(), |supervisor| async move {
-        nexum_echo::spawn(supervisor).await.map(|(actor, _)| actor)
-    }));
+    services.push(echo_service(ports.of()));
     let (listeners, own) = watch::channel(configured_listeners(config));
     let egress_metrics = EgressMetrics::register(&registry).context("metrics")?;
     services.push(egress_service(config, ports.of(), clock.clone(), egress_metrics.clone(), own));
@@ -151,6 +149,20 @@ fn histories(config: &Config, store: &Store) -> anyhow::Result<Histories> {
         Ok((chain.chain_id, History::new(chain.kept_headers.unwrap_or(KEPT_HEADERS), links)))
     };
     real.map(history).collect()
+}
+
+#[cfg(feature = "echo")]
+fn echo_service(port: Port<nexum_host_ifaces::interfaces::echo::port::EchoMsg>) -> ServiceSpec {
+    use nexum_host_ifaces::interfaces::echo::port::{EchoMsg, EchoStatus};
+    use nexum_kernel::{Status, StatusSpec};
+
+    let shown = |status: EchoStatus| Status::up(format!("{} texts said", status.said_total));
+    let status =
+        StatusSpec::new("echo", nexum_admin_api::tree::NodeKind::Service, port.clone(), EchoMsg::Status, shown);
+    let service = ServiceSpec::new("echo", port, |supervisor| async move {
+        nexum_echo::spawn(supervisor).await.map(|(actor, _)| actor)
+    });
+    service.with_status(status)
 }
 
 fn store_service(store: Arc<Store>, port: Port<StoreMsg>, histories: Arc<Histories>) -> ServiceSpec {
@@ -276,6 +288,7 @@ fn gateway_service(
         admin: admin.clone(),
         store: ports.store(),
         registry: registry.clone(),
+        counted: GatewayMetrics::register(registry).context("metrics")?,
         logs,
     };
     // Nobody calls the gateway; the port is what the kernel wants of a service.

@@ -9,6 +9,7 @@ pub mod effect;
 pub mod encoded;
 pub mod entry;
 pub mod event;
+pub mod file;
 mod hex_bytes;
 pub mod journal;
 pub mod limits;

@@ -78,6 +78,12 @@ pub enum Verdict {
     Delivered(Vec<u8>),
     /// Another attempt would not help.
     Failed(String),
+    /// Its destination has taken it on and is not done. Asked again after that time: this is neither a failure nor counted
+    /// as an attempt, however long it takes. `what` says for people what it waits for.
+    Underway {
+        what: String,
+        after: Duration,
+    },
     Retry {
         error: String,
         /// What the destination asked for.
@@ -93,6 +99,7 @@ impl Verdict {
         match self {
             Self::Delivered(answer) => Self::Delivered(answer),
             Self::Failed(error) => Self::Failed(short(error)),
+            Self::Underway { what, after } => Self::Underway { what: short(what), after },
             Self::Retry { error, after, counts } => Self::Retry { error: short(error), after, counts },
         }
     }

@@ -1,6 +1,7 @@
 //! `identity`: signatures with the operator's keys. It has no actor yet.
 
 pub mod grant;
+pub mod port;
 
 use crate::{capability::Capability, interfaces::row::Interface};
 

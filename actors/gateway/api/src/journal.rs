@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Version of the export.
-pub const EXPORT_FORMAT: u32 = 1;
+pub const EXPORT_FORMAT: u32 = 2;
 
 /// An entry with what is computed from it: the event's name and the digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use std::{
 
 use fake::{Engine, Root};
 use http::{Answer, Target};
-use nexum_gateway::{Addresses, AdminTcp, Args, LogTap, Msg, Token};
+use nexum_gateway::{Addresses, AdminTcp, Args, GatewayMetrics, LogTap, Msg, Token};
 use prometheus::{IntGauge, Registry};
 use ractor::ActorRef;
 use serde_json::{Value, json};
@@ -68,6 +68,7 @@ fn args(engine: &Engine, logs: &LogTap, directory: &Path) -> Args {
         admin_tcp: Some(AdminTcp { address: LOOPBACK, token: Token::new("s3cret") }),
         admin: engine.admin.clone(),
         store: engine.store.clone(),
+        counted: GatewayMetrics::register(&registry).unwrap(),
         registry,
         logs: logs.clone(),
     }

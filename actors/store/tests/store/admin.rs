@@ -183,6 +183,24 @@ async fn a_backup_with_a_damaged_companion_is_not_restored() {
 }
 
 #[tokio::test]
+async fn a_companion_that_never_ends_is_not_read() {
+    let (directory, elsewhere) = (directory(), directory());
+    let harness = Harness::open(directory.path()).await;
+    let backup = elsewhere.path().join("backup");
+    let to = backup.clone();
+    harness.ask(|reply| StoreMsg::Backup { to, reply }).await.unwrap();
+    let (target, beside) = (elsewhere.path().join("target"), backup.join("beside.json"));
+    let with = Options { companions: vec![companion(elsewhere.path().join("beside.json"))], ..options() };
+    let refusal = || restore(&backup, &target, &with).unwrap_err().to_string();
+    std::fs::File::create(&beside).unwrap().set_len(1 << 40).unwrap();
+    assert!(refusal().ends_with("is larger than 67108864 bytes: expected at most as much"), "{}", refusal());
+    std::fs::remove_file(&beside).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&beside).status().unwrap().success());
+    assert!(refusal().ends_with("it is a pipe, expected a file"), "{}", refusal());
+    assert!(!target.exists());
+}
+
+#[tokio::test]
 async fn a_backup_takes_its_companions_along_and_a_restore_puts_them_back() {
     let (directory, elsewhere) = (directory(), directory());
     let place = |directory: &TempDir| directory.path().join("beside.json");

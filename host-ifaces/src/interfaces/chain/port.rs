@@ -145,6 +145,14 @@ pub struct ChainStatus {
     pub more_waits: usize,
 }
 
+/// What one endpoint answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointAnswer {
+    /// Its name, which never carries a URL's key.
+    pub endpoint: String,
+    pub answer: Result<String, HostError>,
+}
+
 #[derive(Debug)]
 pub enum ChainMsg {
     /// Must answer once, when there is something. Replaces an earlier pull of the same module and source.
@@ -171,6 +179,20 @@ pub enum ChainMsg {
         reply_bytes_max: usize,
         reply: RpcReplyPort<Result<Vec<Result<String, HostError>>, HostError>>,
     },
+    /// One JSON-RPC request to each of up to `endpoints_max` endpoints that are connected, the best first, one answer from
+    /// each: for questions on which endpoints may differ. No result is longer than `reply_bytes_max`. Must reply.
+    RequestEach {
+        module: Arc<str>,
+        method: String,
+        params: String,
+        endpoints_max: usize,
+        deadline: Duration,
+        reply_bytes_max: usize,
+        reply: RpcReplyPort<Vec<EndpointAnswer>>,
+    },
+    /// Sends a signed transaction to every endpoint that is connected, or to the relay alone where the operator names one.
+    /// Must reply, with one answer from each.
+    Broadcast { raw: Arc<[u8]>, deadline: Duration, reply: RpcReplyPort<Vec<EndpointAnswer>> },
     /// The canonical hashes at these numbers, in order; fails when one is above the head. Must reply.
     Hashes { numbers: Vec<u64>, reply: RpcReplyPort<Result<Vec<Hash>, HostError>> },
     /// How far the chain is safe or final, and what it has at these numbers as far as that. Must reply.

@@ -186,8 +186,8 @@ fn what_a_newer_version_wrote_is_called_that() {
         assert!(refused.starts_with("unknown ") && refused.ends_with(newer), "{text}: {refused}");
     }
     // The format says it, whatever else is there.
-    let why = "a newer version of nexum made it: it has format 2, this nexum reads 1";
-    let lone = header.replacen("\"format\":1", "\"format\":2", 1);
+    let why = "a newer version of nexum made it: it has format 3, this nexum reads 2";
+    let lone = header.replacen("\"format\":2", "\"format\":3", 1);
     let Line::Journal(lone_header) = Line::parse(&lone).unwrap() else { panic!("{lone}") };
     assert_eq!(verify(&[Line::Journal(lone_header)], None, None).unwrap_err().why, why);
     let more = lone.replacen("\"module\"", "\"region\":1,\"module\"", 1);

@@ -1,0 +1,1 @@
+//! Signatures: the actor behind the identity port.

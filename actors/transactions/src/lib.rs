@@ -1,0 +1,1 @@
+//! Transactions: the actor that sends them and follows what becomes of them.
