@@ -7,6 +7,7 @@
 mod http;
 mod kind;
 mod rpc;
+mod signature;
 mod unserved;
 
 pub use kind::{Attempting, EffectKind, Verdict};
@@ -20,6 +21,7 @@ pub fn of(effect: &Effect) -> &dyn EffectKind {
         Effect::Rpc(effect) => effect,
         Effect::Transaction(effect) => effect,
         Effect::Message(effect) => effect,
+        Effect::Signature(effect) => effect,
     }
 }
 
@@ -30,7 +32,9 @@ mod tests {
     use super::*;
     use crate::{
         HostErrorKind,
-        bindings::nexum::host::outbox::{HttpEffect, MessageEffect, RpcEffect, TransactionEffect},
+        bindings::nexum::host::outbox::{
+            HttpEffect, MessageEffect, RpcEffect, SignatureEffect, SignaturePayload, TransactionEffect,
+        },
         capability::Capability,
         grants::{AskedCapabilities, GrantError, Grants},
         interfaces::{
@@ -63,6 +67,11 @@ mod tests {
 
     fn message() -> Effect {
         Effect::Message(MessageEffect { content_topic: "/t".into(), payload: vec![1, 2] })
+    }
+
+    fn signature() -> Effect {
+        let payload = SignaturePayload::TypedData("{}".into());
+        Effect::Signature(SignatureEffect { account: vec![0x11; 20], payload })
     }
 
     #[test]
@@ -103,6 +112,7 @@ mod tests {
             (rpc(1, "eth_call"), "rpc", "chain:1", 8),
             (transaction(), "transaction", "chain:7", 0),
             (message(), "message", "topic:/t", 2),
+            (signature(), "signature", "account:0x1111111111111111111111111111111111111111", 20),
         ];
         for (effect, name, destination, bytes) in kinds {
             let (sent, kept) = (of(&effect), of(&effect).stripped());
@@ -122,6 +132,8 @@ mod tests {
         assert_eq!(shown(&rpc(1, "m")), r#"{"chain_id":1,"method":"m","params":"[]"}"#);
         assert_eq!(shown(&transaction()), r#"{"chain_id":7,"data":"0xab"}"#);
         assert_eq!(shown(&message()), r#"{"content_topic":"/t"}"#);
+        let account = "11".repeat(20);
+        assert_eq!(shown(&signature()), format!(r#"{{"account":"0x{account}","typed_data":"{{}}"}}"#));
     }
 
     #[test]

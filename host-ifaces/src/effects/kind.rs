@@ -61,6 +61,8 @@ pub trait EffectKind: Send + Sync {
 /// What an attempt is made with.
 pub struct Attempting<'a> {
     pub module: &'a Arc<str>,
+    /// The effect's name for ever: whoever is asked by it again knows that it is the same effect.
+    pub id: &'a str,
     /// The idempotency key.
     pub key: &'a str,
     /// An attempt before this one may have arrived.

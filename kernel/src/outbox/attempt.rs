@@ -70,6 +70,7 @@ impl Attempts {
             Ok(()) => {
                 let with = Attempting {
                     module: &plan.manifest.name,
+                    id: &entry.id,
                     key: &entry.key,
                     again,
                     deadline: self.deadline,
