@@ -10,7 +10,7 @@ use nexum_host_ifaces::secrets;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
-use super::{Ceiling, Chain, Config, Listen, Period, source::is_address};
+use super::{Ceiling, Chain, Config, Listen, Period, identity::Wrong, source::is_address};
 
 /// Shorter tokens can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
@@ -74,6 +74,12 @@ pub fn problem(path: &str, message: impl Into<String>) -> Problem {
     Problem { path: path.split('.').map(str::to_owned).collect(), message: message.into(), bare: None, other: None }
 }
 
+impl From<Wrong> for Problem {
+    fn from(Wrong { path, message, bare }: Wrong) -> Self {
+        Self { bare, ..problem(&path, message) }
+    }
+}
+
 /// The first thing that is wrong, if any.
 pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_engine(config)?;
@@ -114,6 +120,9 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     }
     let outbox = &config.outbox;
     check_backoff("outbox", ("backoff_first", outbox.backoff_first), ("backoff_cap", outbox.backoff_cap))?;
+    if let Some(identity) = &config.identity {
+        identity.check()?;
+    }
     super::restart::check(&config.restart)?;
     check_ceiling("limits", &config.limits)
 }

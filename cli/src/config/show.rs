@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nexum_host_ifaces::secrets::{self, MASK};
 
-use super::{Config, Secret};
+use super::{Config, Secret, secret::is_named};
 
 /// The configuration with every secret replaced by `***`: tokens, what may be a key in a URL, and of the values of modules
 /// those that came from the environment, that are named as secrets are, and that look like one.
@@ -18,6 +18,14 @@ pub fn masked(config: &Config) -> Config {
     }
     if let Some(token) = &mut config.observability.admin_token {
         *token = Secret(MASK.to_owned());
+    }
+    if let Some(identity) = &mut config.identity {
+        if let Some(password) = identity.password.as_mut().filter(|password| !is_named(&password.0)) {
+            *password = Secret(MASK.to_owned());
+        }
+        for remote in &mut identity.remote {
+            remote.url = Secret(secrets::shown_url(&remote.url.0));
+        }
     }
     for (index, module) in config.modules.iter_mut().enumerate() {
         for method in &mut module.extra_methods {
