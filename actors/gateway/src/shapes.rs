@@ -103,6 +103,7 @@ pub(crate) fn brief_effect(listed: &Listed) -> Effect {
         attempts: progress.attempts,
         next_attempt_ms: waits.then_some(progress.next_attempt_ms),
         last_error: progress.last_error.clone(),
+        underway: None,
         retracted: *retracted,
         body_kept: *body_kept,
         payload: None,

@@ -128,7 +128,7 @@ fn recording() -> Recording {
 fn effect() -> nexum_gateway::api::Effect {
     filled(json!({
         "id": "~", "key": "~", "state": "~", "kind": "~", "destination": "~", "lane": "~", "release": "~", "sent_at_ms": 0,
-        "attempts": 0, "next_attempt_ms": null, "last_error": "~", "retracted": true, "body_kept": false,
+        "attempts": 0, "next_attempt_ms": null, "last_error": "~", "underway": "~", "retracted": true, "body_kept": false,
         "payload": { "~": "~" },
     }))
 }

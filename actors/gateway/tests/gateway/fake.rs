@@ -121,6 +121,7 @@ impl Actor for FakeKernel {
             AdminMsg::Effects(EffectOrder::Cancel { module, id, reply }) => {
                 reply.send(Err(AdminError::Refused(format!("effect `{id}` of {module} is under way"))))?;
             }
+            AdminMsg::Effects(EffectOrder::Waits { reply, .. }) => reply.send(Ok(BTreeMap::new()))?,
             AdminMsg::Drain { module, reply, .. } => {
                 let drained = module.into_iter().collect();
                 reply.send(Ok(Drained { drained, ..Drained::default() }))?;
