@@ -14,6 +14,7 @@ mod restart;
 pub(crate) mod secret;
 mod show;
 mod source;
+mod transactions;
 
 use std::{
     fmt,
@@ -38,6 +39,7 @@ pub use identity::Identity;
 pub use journal::Journal;
 pub use restart::Restart;
 pub use secret::Secret;
+pub use transactions::Transactions;
 
 /// What is wrong with the configuration; displays as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -115,7 +115,7 @@ pub enum Scalar {
 
 impl Scalar {
     /// As it would be written as a text.
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match self {
             Self::Number(number) => number.to_string(),
             Self::Text(text) => text.clone(),

@@ -22,6 +22,7 @@ use super::identity::Identity;
 use super::journal::Journal;
 use super::restart::Restart;
 use super::secret::Secret;
+use super::transactions::Transactions;
 
 /// `nexum-engine.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,6 +128,8 @@ pub struct Chain {
     pub kept_headers: Option<usize>,
     #[serde(default, skip_serializing_if = "Rpc::is_absent")]
     pub rpc: Rpc,
+    #[serde(default, skip_serializing_if = "Transactions::is_absent")]
+    pub transactions: Transactions,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
 }
@@ -140,6 +143,7 @@ impl Chain {
             fixture: None,
             kept_headers: None,
             rpc: Rpc::default(),
+            transactions: Transactions::default(),
             endpoints: Vec::new(),
         }
     }

@@ -15,6 +15,9 @@ pub fn masked(config: &Config) -> Config {
         for endpoint in &mut chain.endpoints {
             endpoint.url = secrets::shown_url(&endpoint.url);
         }
+        if let Some(Secret(relay)) = &mut chain.transactions.relay {
+            *relay = secrets::shown_url(relay);
+        }
     }
     if let Some(token) = &mut config.observability.admin_token {
         *token = Secret(MASK.to_owned());
@@ -177,10 +180,11 @@ mod tests {
         let endpoint = |url: &&str| Endpoint { url: format!("{url}{KEY}"), priority: 0 };
         chain.endpoints = urls.iter().map(endpoint).collect();
         chain.endpoints.push(Endpoint { url: format!("https://{KEY}@rpc.example.org"), priority: 0 });
+        chain.transactions.relay = Some(Secret(format!("https://relay.example.org/{KEY}")));
         let mut config = Config { chains: vec![chain.clone()], ..Config::default() };
         config.observability.admin_token = Some(Secret(KEY.to_owned()));
         let [text, json, _] = renderings(&config);
-        let debug = format!("{:?}{:?}", chain.endpoints, config.observability);
+        let debug = format!("{:?}{:?}{:?}", chain.endpoints, chain.transactions, config.observability);
         for shown in [text, json, debug] {
             assert!(!shown.to_lowercase().contains(&KEY.to_lowercase()), "{shown}");
         }

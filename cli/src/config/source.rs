@@ -47,8 +47,13 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 4] =
-    ["observability.admin_token", "chains.#.endpoints", "identity.password", "identity.remote.#.url"];
+const SECRETS: [&str; 5] = [
+    "observability.admin_token",
+    "chains.#.endpoints",
+    "chains.#.transactions.relay",
+    "identity.password",
+    "identity.remote.#.url",
+];
 
 /// A parsed file. The default is no file at all.
 #[derive(Debug, Default)]

@@ -244,6 +244,7 @@ fn rpc(chain: &Chain) -> ChainConfig {
     config.stall_after = given.stall_after.map_or(config.stall_after, |period| period.0);
     config.bloom = given.bloom.or(config.bloom);
     config.verify = given.verify.unwrap_or(config.verify);
+    config.relay = chain.transactions.relay.as_ref().map(|relay| relay.0.clone());
     config
 }
 
