@@ -6,6 +6,7 @@
 //!
 //! Invariant: nothing here needs an engine, so that a client of one is small.
 
+pub mod accounts;
 pub mod crashes;
 pub mod health;
 pub mod journal;
