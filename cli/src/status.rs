@@ -10,6 +10,7 @@ use nexum_host_ifaces::{
     interfaces::{
         chain::port::{ChainMsg, ChainStatus, EndpointStatus},
         http::port::{EgressMsg, EgressStatus},
+        identity::port::{IdentityMsg, IdentityStatus},
     },
     port::Port,
     store::{RefusedWrites, StoreMsg, StoreStatus},
@@ -44,6 +45,11 @@ pub fn egress(port: Port<EgressMsg>) -> StatusSpec {
     })
 }
 
+/// The operator's accounts.
+pub fn identity(port: Port<IdentityMsg>) -> StatusSpec {
+    StatusSpec::new("identity", NodeKind::Service, port, IdentityMsg::Status, identity_status)
+}
+
 /// A chain and its endpoints.
 pub fn chain(chain_id: u64, port: Port<ChainMsg>) -> StatusSpec {
     StatusSpec::new(chain_id.to_string(), NodeKind::Chain, port, ChainMsg::Status, chain_status)
@@ -56,6 +62,37 @@ fn store_summary(status: &StoreStatus) -> String {
         format!(", takes no writes ({}): {error}", age(*age_ms))
     });
     format!("rocksdb {mib:.1} MiB, {units_total} units, commit p99 {commit_p99_ms:.1} ms{refusing}")
+}
+
+/// Accounts that the tree lists; others are counted.
+const ACCOUNTS_SHOWN: usize = 20;
+/// Problems that the tree tells in full; others are counted.
+const PROBLEMS_SHOWN: usize = 3;
+
+fn identity_status(status: IdentityStatus) -> Status {
+    let IdentityStatus { accounts, signatures_total, refusals_total, approvals_waiting, problems, .. } = &status;
+    let noun = if accounts.len() == 1 { "account" } else { "accounts" };
+    let mut summary = format!("{} {noun}, {signatures_total} signatures, {refusals_total} refused", accounts.len());
+    if *approvals_waiting > 0 {
+        let oldest = age(status.oldest_approval_age_ms.unwrap_or(0));
+        summary.push_str(&format!(", {approvals_waiting} wait for approval, the oldest for {oldest}"));
+    }
+    for problem in problems.iter().take(PROBLEMS_SHOWN) {
+        summary.push_str(&format!(", problem: {problem}"));
+    }
+    if problems.len() > PROBLEMS_SHOWN {
+        summary.push_str(&format!(", and {} problems more", problems.len() - PROBLEMS_SHOWN));
+    }
+    let account = |(account, place): (&String, &String)| {
+        Node::new(account.as_str(), NodeKind::Service, ServiceState::Up, place.as_str(), Vec::new())
+    };
+    // With nothing that it could sign with it is of no use to anybody.
+    let is_down = accounts.is_empty() && !problems.is_empty();
+    Status {
+        state: if is_down { ServiceState::Down } else { ServiceState::Up },
+        children: accounts.iter().take(ACCOUNTS_SHOWN).map(account).collect(),
+        ..Status::up(summary)
+    }
 }
 
 fn chain_status(status: ChainStatus) -> Status {
@@ -143,6 +180,28 @@ mod tests {
         assert_eq!(shown(&endpoint), "up for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
         (endpoint.connected, endpoint.healthy) = (false, false);
         assert_eq!(shown(&endpoint), "down for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
+    }
+
+    #[test]
+    fn what_waits_for_the_operator_and_what_does_not_work_are_told() {
+        let mut status = IdentityStatus { signatures_total: 7, refusals_total: 1, ..IdentityStatus::default() };
+        status.accounts.insert("0xaa".into(), "keystore".into());
+        let shown = |status: &IdentityStatus| identity_status(status.clone());
+        assert_eq!(shown(&status).summary, "1 account, 7 signatures, 1 refused");
+        assert_eq!(shown(&status).children[0].name, "0xaa");
+        (status.approvals_waiting, status.oldest_approval_age_ms) = (2, Some(65_400));
+        let waits = "1 account, 7 signatures, 1 refused, 2 wait for approval, the oldest for 1m 5s";
+        assert_eq!(shown(&status).summary, waits);
+        status.problems = (0..5).map(|n| format!("p{n}")).collect();
+        let told = shown(&status);
+        assert!(
+            told.summary.ends_with(", problem: p0, problem: p1, problem: p2, and 2 problems more"),
+            "{}",
+            told.summary
+        );
+        assert_eq!(told.state, ServiceState::Up, "one account works");
+        status.accounts.clear();
+        assert_eq!(shown(&status).state, ServiceState::Down);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod certificates;
 pub(crate) mod compiler;
+mod identity;
 pub(crate) mod journal_key;
 pub(crate) mod lock;
 mod logging;

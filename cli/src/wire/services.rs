@@ -80,6 +80,9 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let (listeners, own) = watch::channel(configured_listeners(config));
     let egress_metrics = EgressMetrics::register(&registry).context("metrics")?;
     services.push(egress_service(config, ports.of(), clock.clone(), egress_metrics.clone(), own));
+    if let Some(identity) = &config.identity {
+        services.push(super::identity::service(identity, &ports, &clock, &registry)?);
+    }
     services.push(gateway_service(config, &admin, &ports, &registry, log.tap.clone(), listeners)?);
 
     let args = KernelArgs {
