@@ -14,6 +14,7 @@ use nexum_host_ifaces::{
     },
     port::Port,
     store::{RefusedWrites, StoreMsg, StoreStatus},
+    transactions::{LaneStatus, TransactionsMsg, TransactionsStatus},
 };
 use nexum_kernel::{Status, StatusSpec};
 
@@ -48,6 +49,11 @@ pub fn egress(port: Port<EgressMsg>) -> StatusSpec {
 /// The operator's accounts.
 pub fn identity(port: Port<IdentityMsg>) -> StatusSpec {
     StatusSpec::new("identity", NodeKind::Service, port, IdentityMsg::Status, identity_status)
+}
+
+/// What the operator's accounts send, one line for each account on each chain.
+pub fn transactions(port: Port<TransactionsMsg>) -> StatusSpec {
+    StatusSpec::new("transactions", NodeKind::Service, port, TransactionsMsg::Status, transactions_status)
 }
 
 /// A chain and its endpoints.
@@ -93,6 +99,34 @@ fn identity_status(status: IdentityStatus) -> Status {
         children: accounts.iter().take(ACCOUNTS_SHOWN).map(account).collect(),
         ..Status::up(summary)
     }
+}
+
+fn transactions_status(status: TransactionsStatus) -> Status {
+    let lanes = &status.lanes;
+    let sum = |count: fn(&LaneStatus) -> usize| lanes.iter().map(count).sum::<usize>();
+    let stopped = lanes.iter().filter(|lane| lane.stopped.is_some()).count();
+    let stopped = if stopped == 0 { String::new() } else { format!(", {stopped} stopped") };
+    let noun = if lanes.len() == 1 { "account" } else { "accounts" };
+    let (in_flight, waiting) = (sum(|lane| lane.in_flight), sum(|lane| lane.waiting));
+    let summary = format!("{} {noun}, {in_flight} in flight, {waiting} waiting{stopped}", lanes.len());
+    // Those that stand still before all others.
+    let mut shown: Vec<&LaneStatus> = lanes.iter().collect();
+    shown.sort_by_key(|lane| lane.stopped.is_none());
+    let children = shown.into_iter().take(ACCOUNTS_SHOWN).map(lane_node).collect();
+    Status { children, ..Status::up(summary) }
+}
+
+fn lane_node(lane: &LaneStatus) -> Node {
+    let mut parts: Vec<String> = lane.stopped.iter().map(|why| format!("stopped: {why}")).collect();
+    parts.extend(lane.next_nonce.map(|nonce| format!("next nonce {nonce}")));
+    parts.push(format!("{} in flight, {} waiting", lane.in_flight, lane.waiting));
+    parts.extend(lane.oldest_age_ms.map(|oldest| format!("oldest {}", age(oldest))));
+    if lane.foreign_nonces > 0 {
+        parts.push(format!("{} nonces used by others", lane.foreign_nonces));
+    }
+    let state = if lane.stopped.is_some() { ServiceState::Down } else { ServiceState::Up };
+    let name = format!("{} {}", lane.chain_id, lane.account);
+    Node::new(name.as_str(), NodeKind::Service, state, parts.join(", "), Vec::new())
 }
 
 fn chain_status(status: ChainStatus) -> Status {
@@ -202,6 +236,29 @@ mod tests {
         assert_eq!(told.state, ServiceState::Up, "one account works");
         status.accounts.clear();
         assert_eq!(shown(&status).state, ServiceState::Down);
+    }
+
+    #[test]
+    fn an_account_that_stands_still_says_why_and_comes_first() {
+        let lane = |chain_id, stopped: Option<&str>| LaneStatus {
+            chain_id,
+            account: "0xaa".into(),
+            next_nonce: Some(7),
+            in_flight: 2,
+            waiting: 1,
+            stopped: stopped.map(str::to_owned),
+            oldest_age_ms: Some(65_000),
+            foreign_nonces: u64::from(stopped.is_some()),
+        };
+        let lanes = vec![lane(1, None), lane(10, Some("its balance is too low"))];
+        let status = transactions_status(TransactionsStatus { lanes });
+        assert_eq!(status.summary, "2 accounts, 4 in flight, 2 waiting, 1 stopped");
+        let shown = |at: usize| (status.children[at].name.as_str(), status.children[at].summary.as_str());
+        let stopped = "stopped: its balance is too low, next nonce 7, 2 in flight, 1 waiting, oldest 1m 5s, \
+                       1 nonces used by others";
+        assert_eq!(shown(0), ("10 0xaa", stopped));
+        assert_eq!(shown(1), ("1 0xaa", "next nonce 7, 2 in flight, 1 waiting, oldest 1m 5s"));
+        assert_eq!(transactions_status(TransactionsStatus::default()).summary, "0 accounts, 0 in flight, 0 waiting");
     }
 
     #[test]

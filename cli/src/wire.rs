@@ -13,6 +13,7 @@ pub(crate) mod mock_state;
 mod modules;
 mod services;
 mod signals;
+mod transactions;
 
 use std::{
     fs,

@@ -16,12 +16,12 @@ use std::{
 use anyhow::Context;
 use nexum_chain::{ChainConfig, ChainMetrics, Dial, EndpointConfig, History, KEPT_HEADERS, Network, mock::Fixture};
 use nexum_egress::{EgressMetrics, Resolver};
-use nexum_gateway::{AdminTcp, LogTap, Token};
+use nexum_gateway::{Accounts, AdminTcp, LogTap, Token};
 use nexum_host_ifaces::{
     blocking::Blocking,
     clock::{Clock, SystemClock},
     cron::{CronMsg, ScheduleCheck},
-    interfaces::{chain::port::ChainMsg, http::port::EgressMsg},
+    interfaces::{chain::port::ChainMsg, http::port::EgressMsg, identity::port::IdentityMsg},
     names::look_up_of_this_machine,
     port::Port,
     ports::Ports,
@@ -82,6 +82,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     services.push(egress_service(config, ports.of(), clock.clone(), egress_metrics.clone(), own));
     if let Some(identity) = &config.identity {
         services.push(super::identity::service(identity, &ports, &clock, &registry)?);
+        services.push(super::transactions::service(config, &ports, &clock, &registry)?);
     }
     services.push(gateway_service(config, &admin, &ports, &registry, log.tap.clone(), listeners)?);
 
@@ -279,6 +280,7 @@ fn gateway_service(
         admin_tcp: observability.admin_listen.0.zip(token).map(|(address, token)| AdminTcp { address, token }),
         admin: admin.clone(),
         store: ports.store(),
+        accounts: ports.has::<IdentityMsg>().then(|| Accounts { identity: ports.of(), transactions: ports.of() }),
         registry: registry.clone(),
         logs,
     };
