@@ -2,14 +2,11 @@
 //!
 //! Invariant: no service sees another's, since no name has a 0.
 
-use nexum_host_ifaces::store::{RECORD_WRITES_BYTES_MAX, Records, StoreError};
+use nexum_host_ifaces::store::{RECORDS_READ_BYTES_MAX, Records, StoreError};
 use rocksdb::WriteBatch;
 
 use super::table::{DEFAULT, Tag, after_prefix};
 use crate::db::Read;
-
-/// What one answer holds at most, keys and values together, bytes: it is read between two groups.
-const ANSWER_BYTES_MAX: usize = RECORD_WRITES_BYTES_MAX;
 
 /// What the keys of a service begin with.
 fn of_service(service: &str) -> Vec<u8> {
@@ -42,7 +39,7 @@ pub(crate) struct Wanted {
     pub limit: usize,
 }
 
-/// Those that are wanted, in order, as many as an answer holds; at least one when there is one.
+/// Those that are wanted, in order. An answer that leaves some out would read like the end of them.
 pub(crate) fn read(from: &impl Read, wanted: &Wanted) -> Result<Records, StoreError> {
     let Wanted { service, prefix, after, limit } = wanted;
     let mut first = key(service, prefix);
@@ -62,8 +59,11 @@ pub(crate) fn read(from: &impl Read, wanted: &Wanted) -> Result<Records, StoreEr
         let (key, value) = row?;
         let key = key.get(named..).ok_or_else(|| StoreError::Failed("a service's record has no key".into()))?;
         bytes += key.len() + value.len();
-        if bytes > ANSWER_BYTES_MAX && !records.is_empty() {
-            break;
+        if bytes > RECORDS_READ_BYTES_MAX {
+            let at_once = records.len();
+            return Err(StoreError::Refused(format!(
+                "records of `{service}`: {limit} have more than {RECORDS_READ_BYTES_MAX} bytes, {at_once} do not"
+            )));
         }
         records.push((key.to_vec(), value.into_vec()));
     }
