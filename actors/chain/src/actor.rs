@@ -31,7 +31,7 @@ const MESSAGES_MAX: usize = 1_024;
 /// Module requests in flight at one chain; more are refused as rate-limited.
 const REQUESTS_MAX: usize = 512;
 /// Requests in flight that go to every endpoint, transactions among them.
-const EVERYWHERE_MAX: usize = 64;
+const EVERYWHERE_MAX: usize = 256;
 
 /// How long endpoints must contradict what was read before it is given up.
 const GIVEN_UP_AFTER_NS: u64 = 10_000_000_000;

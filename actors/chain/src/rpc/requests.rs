@@ -20,7 +20,7 @@ const AT_ONCE: usize = 8;
 const SEND_RAW: &str = "eth_sendRawTransaction";
 
 impl RpcBackend {
-    /// The same for a batch. An endpoint that takes no batch, or none of this length, is asked one by one.
+    /// Carries out a module's batch. An endpoint that takes no batch, or none of this length, is asked one by one.
     pub(super) async fn persist_batch(
         &self,
         batch: &[(&str, &RawValue)],
