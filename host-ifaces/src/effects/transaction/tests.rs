@@ -199,7 +199,7 @@ async fn an_account_that_is_not_named_is_the_one_of_the_policy() {
 
 #[tokio::test]
 async fn a_service_that_does_not_answer_is_waited_for_and_says_nothing_of_the_transaction() {
-    let waits = |verdict: &Verdict| matches!(verdict, Verdict::Underway { after: SERVICE_WAIT, .. });
+    let waits = |verdict: &Verdict| matches!(verdict, Verdict::Underway { after, .. } if *after == SERVICE_WAIT);
     let (nobody, _) = attempt(&effect(), true, None, None).await;
     assert!(waits(&nobody), "{nobody:?}");
     let unnamed = TransactionEffect { account: None, ..effect() };
