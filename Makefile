@@ -300,6 +300,10 @@ golden: test-deps guests ## write fixtures/state/vN with this version, once per 
 prove-outbox: test-deps guests ## kill the engine around sends KILLS times while the receiver fails; it must have exactly what was meant
 	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_outbox)'
 
+.PHONY: prove-transactions
+prove-transactions: test-deps guests ## kill the engine KILLS times while the node loses answers, forgets, reorganises and is used by others; each transfer happens once
+	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_transactions)'
+
 .PHONY: mutants
 mutants: test-deps guests ## break the engine on purpose, one promise at a time (ONLY=text chooses some); a test must notice each
 	@python3 fixtures/mutants/mutants.py --only "$(ONLY)"
@@ -327,6 +331,7 @@ check-long: ## what every release runs: all that takes longer than CI may; hours
 	@$(MAKE) --no-print-directory prove-reorg
 	@$(MAKE) --no-print-directory prove-outage
 	@$(MAKE) --no-print-directory prove-outbox
+	@$(MAKE) --no-print-directory prove-transactions
 	@$(MAKE) --no-print-directory prove-isolation
 	@$(MAKE) --no-print-directory prove-languages
 	@$(MAKE) --no-print-directory fuzz

@@ -1,6 +1,7 @@
 //! The arguments of `nexum`: those that it has in common with `nexumctl`, and its own.
 
 pub mod compile;
+pub mod key;
 pub mod replay;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -34,6 +35,9 @@ pub struct Nexum {
 pub enum NexumCommand {
     Run(Run),
     Replay(replay::Replay),
+    /// Make, import and list the key files of accounts; needs no engine
+    #[command(subcommand)]
+    Key(key::Key),
     #[command(hide = true)]
     CompileComponent(compile::CompileComponent),
     #[command(flatten)]

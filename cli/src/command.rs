@@ -4,6 +4,7 @@ pub mod compile;
 pub mod crash;
 mod inspect;
 mod journal;
+mod key;
 mod replay;
 mod restore;
 
@@ -18,6 +19,7 @@ use crate::{
     wire,
 };
 
+pub use key::key;
 pub use replay::replay;
 
 /// Carries out a command that both programs have. `program` is the definition of the one that was called.

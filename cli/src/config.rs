@@ -7,11 +7,14 @@ mod check;
 mod effects;
 mod explain;
 mod files;
+mod identity;
 mod journal;
 mod model;
 mod restart;
+pub(crate) mod secret;
 mod show;
 mod source;
+mod transactions;
 
 use std::{
     fmt,
@@ -24,7 +27,7 @@ use nexum_chain::mock::Fixture;
 use nexum_kernel::manifest::text;
 
 pub use effects::{Egress, Outbox};
-pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period, Secret};
+pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period};
 pub use show::{shown, shown_json};
 
 pub(crate) use source::is_address;
@@ -32,8 +35,11 @@ use source::{Environment, File};
 
 pub use check::{Problem, log_level, problem};
 pub use files::read_fixture;
+pub use identity::Identity;
 pub use journal::Journal;
 pub use restart::Restart;
+pub use secret::Secret;
+pub use transactions::Transactions;
 
 /// What is wrong with the configuration; displays as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,6 +148,12 @@ pub fn load_with(
     for (index, module) in config.modules.iter_mut().enumerate() {
         let source = absolute(&format!("modules.{index}.source"), Path::new(&module.source)).map_err(located)?;
         module.source = source.to_string_lossy().into_owned();
+    }
+    if let Some(identity) = &mut config.identity {
+        for (key, path) in identity.paths() {
+            *path = absolute(&key, path).map_err(located)?;
+        }
+        identity.read(environment).map_err(|wrong| located(wrong.into()))?;
     }
     files::check(&mut config).and_then(|()| further(&config)).map_err(located)?;
     config.observability.admin_socket.get_or_insert_with(|| config.engine.state_dir.join("admin.sock"));

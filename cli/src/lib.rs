@@ -38,6 +38,7 @@ pub fn nexum() -> ExitCode {
         args::NexumCommand::Run(run) => wire::run(&run),
         args::NexumCommand::CompileComponent(wanted) => return command::compile::compile_component(&wanted),
         args::NexumCommand::Replay(replay) => command::replay(&replay, &output),
+        args::NexumCommand::Key(wanted) => command::key(&wanted, &output),
         args::NexumCommand::Common(common) => command::common(common, &output, args::Nexum::command),
     };
     exit::report("nexum", done)

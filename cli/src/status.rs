@@ -10,9 +10,11 @@ use nexum_host_ifaces::{
     interfaces::{
         chain::port::{ChainMsg, ChainStatus, EndpointStatus},
         http::port::{EgressMsg, EgressStatus},
+        identity::port::{IdentityMsg, IdentityStatus},
     },
     port::Port,
     store::{RefusedWrites, StoreMsg, StoreStatus},
+    transactions::{LaneStatus, TransactionsMsg, TransactionsStatus},
 };
 use nexum_kernel::{Status, StatusSpec};
 
@@ -44,6 +46,16 @@ pub fn egress(port: Port<EgressMsg>) -> StatusSpec {
     })
 }
 
+/// The operator's accounts.
+pub fn identity(port: Port<IdentityMsg>) -> StatusSpec {
+    StatusSpec::new("identity", NodeKind::Service, port, IdentityMsg::Status, identity_status)
+}
+
+/// What the operator's accounts send, one line for each account on each chain.
+pub fn transactions(port: Port<TransactionsMsg>) -> StatusSpec {
+    StatusSpec::new("transactions", NodeKind::Service, port, TransactionsMsg::Status, transactions_status)
+}
+
 /// A chain and its endpoints.
 pub fn chain(chain_id: u64, port: Port<ChainMsg>) -> StatusSpec {
     StatusSpec::new(chain_id.to_string(), NodeKind::Chain, port, ChainMsg::Status, chain_status)
@@ -56,6 +68,65 @@ fn store_summary(status: &StoreStatus) -> String {
         format!(", takes no writes ({}): {error}", age(*age_ms))
     });
     format!("rocksdb {mib:.1} MiB, {units_total} units, commit p99 {commit_p99_ms:.1} ms{refusing}")
+}
+
+/// Accounts that the tree lists; others are counted.
+const ACCOUNTS_SHOWN: usize = 20;
+/// Problems that the tree tells in full; others are counted.
+const PROBLEMS_SHOWN: usize = 3;
+
+fn identity_status(status: IdentityStatus) -> Status {
+    let IdentityStatus { accounts, signatures_total, refusals_total, approvals_waiting, problems, .. } = &status;
+    let noun = if accounts.len() == 1 { "account" } else { "accounts" };
+    let mut summary = format!("{} {noun}, {signatures_total} signatures, {refusals_total} refused", accounts.len());
+    if *approvals_waiting > 0 {
+        let oldest = age(status.oldest_approval_age_ms.unwrap_or(0));
+        summary.push_str(&format!(", {approvals_waiting} wait for approval, the oldest for {oldest}"));
+    }
+    for problem in problems.iter().take(PROBLEMS_SHOWN) {
+        summary.push_str(&format!(", problem: {problem}"));
+    }
+    if problems.len() > PROBLEMS_SHOWN {
+        summary.push_str(&format!(", and {} problems more", problems.len() - PROBLEMS_SHOWN));
+    }
+    let account = |(account, place): (&String, &String)| {
+        Node::new(account.as_str(), NodeKind::Service, ServiceState::Up, place.as_str(), Vec::new())
+    };
+    // With nothing that it could sign with it is of no use to anybody.
+    let is_down = accounts.is_empty() && !problems.is_empty();
+    Status {
+        state: if is_down { ServiceState::Down } else { ServiceState::Up },
+        children: accounts.iter().take(ACCOUNTS_SHOWN).map(account).collect(),
+        ..Status::up(summary)
+    }
+}
+
+fn transactions_status(status: TransactionsStatus) -> Status {
+    let lanes = &status.lanes;
+    let sum = |count: fn(&LaneStatus) -> usize| lanes.iter().map(count).sum::<usize>();
+    let stopped = lanes.iter().filter(|lane| lane.stopped.is_some()).count();
+    let stopped = if stopped == 0 { String::new() } else { format!(", {stopped} stopped") };
+    let noun = if lanes.len() == 1 { "account" } else { "accounts" };
+    let (in_flight, waiting) = (sum(|lane| lane.in_flight), sum(|lane| lane.waiting));
+    let summary = format!("{} {noun}, {in_flight} in flight, {waiting} waiting{stopped}", lanes.len());
+    // Those that stand still before all others.
+    let mut shown: Vec<&LaneStatus> = lanes.iter().collect();
+    shown.sort_by_key(|lane| lane.stopped.is_none());
+    let children = shown.into_iter().take(ACCOUNTS_SHOWN).map(lane_node).collect();
+    Status { children, ..Status::up(summary) }
+}
+
+fn lane_node(lane: &LaneStatus) -> Node {
+    let mut parts: Vec<String> = lane.stopped.iter().map(|why| format!("stopped: {why}")).collect();
+    parts.extend(lane.next_nonce.map(|nonce| format!("next nonce {nonce}")));
+    parts.push(format!("{} in flight, {} waiting", lane.in_flight, lane.waiting));
+    parts.extend(lane.oldest_age_ms.map(|oldest| format!("oldest {}", age(oldest))));
+    if lane.foreign_nonces > 0 {
+        parts.push(format!("{} nonces used by others", lane.foreign_nonces));
+    }
+    let state = if lane.stopped.is_some() { ServiceState::Down } else { ServiceState::Up };
+    let name = format!("{} {}", lane.chain_id, lane.account);
+    Node::new(name.as_str(), NodeKind::Service, state, parts.join(", "), Vec::new())
 }
 
 fn chain_status(status: ChainStatus) -> Status {
@@ -143,6 +214,51 @@ mod tests {
         assert_eq!(shown(&endpoint), "up for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
         (endpoint.connected, endpoint.healthy) = (false, false);
         assert_eq!(shown(&endpoint), "down for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
+    }
+
+    #[test]
+    fn what_waits_for_the_operator_and_what_does_not_work_are_told() {
+        let mut status = IdentityStatus { signatures_total: 7, refusals_total: 1, ..IdentityStatus::default() };
+        status.accounts.insert("0xaa".into(), "keystore".into());
+        let shown = |status: &IdentityStatus| identity_status(status.clone());
+        assert_eq!(shown(&status).summary, "1 account, 7 signatures, 1 refused");
+        assert_eq!(shown(&status).children[0].name, "0xaa");
+        (status.approvals_waiting, status.oldest_approval_age_ms) = (2, Some(65_400));
+        let waits = "1 account, 7 signatures, 1 refused, 2 wait for approval, the oldest for 1m 5s";
+        assert_eq!(shown(&status).summary, waits);
+        status.problems = (0..5).map(|n| format!("p{n}")).collect();
+        let told = shown(&status);
+        assert!(
+            told.summary.ends_with(", problem: p0, problem: p1, problem: p2, and 2 problems more"),
+            "{}",
+            told.summary
+        );
+        assert_eq!(told.state, ServiceState::Up, "one account works");
+        status.accounts.clear();
+        assert_eq!(shown(&status).state, ServiceState::Down);
+    }
+
+    #[test]
+    fn an_account_that_stands_still_says_why_and_comes_first() {
+        let lane = |chain_id, stopped: Option<&str>| LaneStatus {
+            chain_id,
+            account: "0xaa".into(),
+            next_nonce: Some(7),
+            in_flight: 2,
+            waiting: 1,
+            stopped: stopped.map(str::to_owned),
+            oldest_age_ms: Some(65_000),
+            foreign_nonces: u64::from(stopped.is_some()),
+        };
+        let lanes = vec![lane(1, None), lane(10, Some("its balance is too low"))];
+        let status = transactions_status(TransactionsStatus { lanes });
+        assert_eq!(status.summary, "2 accounts, 4 in flight, 2 waiting, 1 stopped");
+        let shown = |at: usize| (status.children[at].name.as_str(), status.children[at].summary.as_str());
+        let stopped = "stopped: its balance is too low, next nonce 7, 2 in flight, 1 waiting, oldest 1m 5s, \
+                       1 nonces used by others";
+        assert_eq!(shown(0), ("10 0xaa", stopped));
+        assert_eq!(shown(1), ("1 0xaa", "next nonce 7, 2 in flight, 1 waiting, oldest 1m 5s"));
+        assert_eq!(transactions_status(TransactionsStatus::default()).summary, "0 accounts, 0 in flight, 0 waiting");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod certificates;
 pub(crate) mod compiler;
+mod identity;
 pub(crate) mod journal_key;
 pub(crate) mod lock;
 mod logging;
@@ -12,6 +13,7 @@ pub(crate) mod mock_state;
 mod modules;
 mod services;
 mod signals;
+mod transactions;
 
 use std::{
     fs,

@@ -6,6 +6,7 @@ wasmtime::component::bindgen!({
     imports: {
         "nexum:host/chain": async,
         "nexum:host/http": async,
+        "nexum:host/identity": async,
         "nexum:host/local-store.flush": async,
         "nexum:host/clock": trappable,
         "nexum:host/logging": trappable,

@@ -7,6 +7,8 @@
 mod http;
 mod kind;
 mod rpc;
+mod signature;
+mod transaction;
 mod unserved;
 
 pub use kind::{Attempting, EffectKind, Verdict};
@@ -20,6 +22,7 @@ pub fn of(effect: &Effect) -> &dyn EffectKind {
         Effect::Rpc(effect) => effect,
         Effect::Transaction(effect) => effect,
         Effect::Message(effect) => effect,
+        Effect::Signature(effect) => effect,
     }
 }
 
@@ -30,7 +33,9 @@ mod tests {
     use super::*;
     use crate::{
         HostErrorKind,
-        bindings::nexum::host::outbox::{HttpEffect, MessageEffect, RpcEffect, TransactionEffect},
+        bindings::nexum::host::outbox::{
+            HttpEffect, MessageEffect, RpcEffect, SignatureEffect, SignaturePayload, TransactionEffect,
+        },
         capability::Capability,
         grants::{AskedCapabilities, GrantError, Grants},
         interfaces::{
@@ -57,12 +62,28 @@ mod tests {
     }
 
     fn transaction() -> Effect {
-        let (account, value, data) = (vec![1], vec![2], vec![0xab]);
-        Effect::Transaction(TransactionEffect { chain_id: 7, account, to: None, value, data, gas_limit: None })
+        Effect::Transaction(TransactionEffect {
+            chain_id: 7,
+            account: Some(vec![0x11; 20]),
+            to: None,
+            value: vec![2],
+            data: vec![0xab],
+            gas_limit: None,
+            fees: None,
+            access_list: Vec::new(),
+            confirmations: None,
+            deadline: None,
+            skip_simulation: false,
+        })
     }
 
     fn message() -> Effect {
         Effect::Message(MessageEffect { content_topic: "/t".into(), payload: vec![1, 2] })
+    }
+
+    fn signature() -> Effect {
+        let payload = SignaturePayload::TypedData("{}".into());
+        Effect::Signature(SignatureEffect { account: vec![0x11; 20], payload })
     }
 
     #[test]
@@ -101,8 +122,9 @@ mod tests {
         let kinds = [
             (post("https://a.org/secret"), "http", "https://a.org", 4 + 20),
             (rpc(1, "eth_call"), "rpc", "chain:1", 8),
-            (transaction(), "transaction", "chain:7", 0),
+            (transaction(), "transaction", "chain:7", 21),
             (message(), "message", "topic:/t", 2),
+            (signature(), "signature", "account:0x1111111111111111111111111111111111111111", 20),
         ];
         for (effect, name, destination, bytes) in kinds {
             let (sent, kept) = (of(&effect), of(&effect).stripped());
@@ -120,16 +142,16 @@ mod tests {
         let http = shown(&post("https://a.org/x"));
         assert!(http.contains("\"body\":\"b\"") && http.contains("authorization") && !http.contains("mine"), "{http}");
         assert_eq!(shown(&rpc(1, "m")), r#"{"chain_id":1,"method":"m","params":"[]"}"#);
-        assert_eq!(shown(&transaction()), r#"{"chain_id":7,"data":"0xab"}"#);
+        assert!(shown(&transaction()).contains(r#""data":"0xab""#));
         assert_eq!(shown(&message()), r#"{"content_topic":"/t"}"#);
+        let account = "11".repeat(20);
+        assert_eq!(shown(&signature()), format!(r#"{{"account":"0x{account}","typed_data":"{{}}"}}"#));
     }
 
     #[test]
     fn what_has_no_actor_yet_is_refused_when_it_is_sent() {
-        for (effect, what) in [(transaction(), "transaction"), (message(), "message")] {
-            let error = of(&effect).check("k", &Grants::default()).unwrap_err();
-            let expected = format!("{what} effects: this engine has no actor for them yet");
-            assert_eq!((error.kind, error.message), (HostErrorKind::Unsupported, expected));
-        }
+        let error = of(&message()).check("k", &Grants::default()).unwrap_err();
+        let expected = "message effects: this engine has no actor for them yet";
+        assert_eq!((error.kind, error.message.as_str()), (HostErrorKind::Unsupported, expected));
     }
 }

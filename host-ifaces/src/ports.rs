@@ -4,7 +4,7 @@
 
 use std::{
     any::{Any, TypeId},
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -28,6 +28,8 @@ pub struct Ports {
     chains: BTreeMap<u64, Port<ChainMsg>>,
     /// Each by the type of its messages; made when it is first asked for.
     services: Mutex<HashMap<TypeId, Box<dyn Any + Send>>>,
+    /// Those that not every engine has and this one does, by the types of their messages.
+    optional: Mutex<HashSet<TypeId>>,
 }
 
 impl Ports {
@@ -42,6 +44,7 @@ impl Ports {
             view,
             chains: chains.into_iter().map(|chain| (chain, Port::new("chain"))).collect(),
             services: Mutex::default(),
+            optional: Mutex::default(),
         })
     }
 
@@ -60,5 +63,32 @@ impl Ports {
         let made = services.entry(TypeId::of::<M>()).or_insert_with(|| Box::new(Port::<M>::new(M::NAME)));
         let Some(port) = made.downcast_ref::<Port<M>>() else { unreachable!("a port of another type's messages") };
         port.clone()
+    }
+
+    /// Says that this engine has the service that takes these messages, which not every engine has. Before modules load.
+    pub fn with<M: Service>(&self) -> Port<M> {
+        self.optional.lock().unwrap_or_else(PoisonError::into_inner).insert(TypeId::of::<M>());
+        self.of()
+    }
+
+    /// Whether this engine has the service that takes these messages, which not every engine has.
+    pub fn has<M: Service>(&self) -> bool {
+        self.optional.lock().unwrap_or_else(PoisonError::into_inner).contains(&TypeId::of::<M>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{interfaces::identity::port::IdentityMsg, transactions::TransactionsMsg};
+
+    #[test]
+    fn a_service_that_not_every_engine_has_is_there_when_it_was_said() {
+        let ports = Ports::unbound([]);
+        // Asking for the way says nothing of whether there is anybody.
+        assert_eq!(ports.of::<IdentityMsg>().service(), "identity");
+        assert!(!ports.has::<IdentityMsg>());
+        ports.with::<IdentityMsg>();
+        assert!(ports.has::<IdentityMsg>() && !ports.has::<TransactionsMsg>());
     }
 }

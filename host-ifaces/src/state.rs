@@ -32,7 +32,7 @@ pub enum StoreError {
     UnknownRecording(String),
     #[error("module `{module}` has no effect `{id}` in its outbox")]
     UnknownEffect { module: String, id: String },
-    /// What was asked does not fit the state of the effect.
+    /// What was asked does not fit the state of the effect, or is more than the store takes.
     #[error("{0}")]
     Refused(String),
     /// The unit's sequence number does not follow the stored one: it comes from a superseded instance.

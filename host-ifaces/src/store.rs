@@ -210,6 +210,12 @@ pub struct RefusedWrites {
 pub const RECORD_KEY_BYTES_MAX: usize = 512;
 /// The largest record of a service, bytes.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
+/// Most records that one message writes.
+pub const RECORD_WRITES_MAX: usize = 1_024;
+/// The same in bytes, keys and values together.
+pub const RECORD_WRITES_BYTES_MAX: usize = 8 << 20;
+/// What one answer holds, bytes: whoever keeps large records asks for few at once.
+pub const RECORDS_READ_BYTES_MAX: usize = 64 << 20;
 
 /// One change of one record that a service keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -290,8 +296,9 @@ pub enum StoreMsg {
     PutDeadLetter { module: ModuleId, letter: Box<DeadLetter>, reply: Reply<()> },
     /// Put and remove records of a service, as one write. Must reply, after the sync.
     WriteRecords { service: &'static str, writes: Vec<RecordWrite>, reply: Reply<()> },
-    /// Records of a service with `prefix`, after the key `after`, in the order of their keys, at most `limit`. What was
-    /// written before this was asked is among them. Must reply.
+    /// Records of a service with `prefix`, after the key `after`, in the order of their keys, at most `limit`; fewer only where
+    /// no more follow. Refused when they have more than [`RECORDS_READ_BYTES_MAX`]. What was written before this was asked is
+    /// among them. Must reply.
     Records { service: &'static str, prefix: Vec<u8>, after: Option<Vec<u8>>, limit: usize, reply: Reply<Records> },
     /// A consistent copy of everything in a new directory, while running. Must reply.
     Backup { to: PathBuf, reply: Reply<()> },

@@ -2,7 +2,7 @@
 //!
 //! Reads of the store (dead letters, state) go to the store's own port; here is what needs the supervisor tree.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use nexum_admin_api::state::ModuleState;
 pub use nexum_admin_api::{
@@ -146,11 +146,14 @@ pub struct Wanted {
     pub allow_capabilities: bool,
 }
 
-/// Orders about single effects. Every one must be answered.
+/// Orders about single effects, and what they wait for. Every one must be answered.
 #[derive(Debug)]
 pub enum EffectOrder {
     /// Attempt one that waits for its time now; one that failed or was cancelled begins anew.
     Retry { module: String, id: String, reply: AdminReply<()> },
     /// End one that no attempt is under way for; its module is told.
     Cancel { module: String, id: String, reply: AdminReply<()> },
+    /// What those that their destinations have taken on wait for, by id, as far as they were asked after since the outbox
+    /// started.
+    Waits { module: String, reply: AdminReply<BTreeMap<String, String>> },
 }

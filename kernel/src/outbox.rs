@@ -224,6 +224,11 @@ impl Actor for OutboxActor {
             }
             Msg::Order(EffectOrder::Retry { module, id, reply }) => state.retry(&myself, module, id, reply),
             Msg::Order(EffectOrder::Cancel { module, id, reply }) => state.cancel(&myself, module, id, reply),
+            Msg::Order(EffectOrder::Waits { module, reply }) => {
+                // Nobody to tell when the caller gave up.
+                let _ = reply.send(Ok(state.schedule.waits(&module)));
+                return Ok(());
+            }
             Msg::Status(reply) => {
                 let pending =
                     state.schedule.pending().map(|pending| (pending.module, (pending.count, pending.oldest_ms)));
@@ -384,12 +389,13 @@ impl State {
                 self.read_outcomes(myself, &live.name, Duration::ZERO);
             }
             Attempted::Again(progress) => self.schedule.again(live.module, &live.id, progress),
+            Attempted::Underway(progress, what) => self.schedule.underway(live.module, &live.id, progress, what),
             Attempted::Trouble(reason, known) => {
                 tracing::debug!(module = %live.name, effect = live.id, "tried again: {reason}");
                 let next_attempt_ms = self.args.clock.now_ms() + STORE_RETRY.as_millis() as u64;
                 let known = known.unwrap_or_else(|| live.progress.clone());
                 let progress = Progress { next_attempt_ms, ..known };
-                self.schedule.again(live.module, &live.id, progress);
+                self.schedule.postponed(live.module, &live.id, progress);
             }
             Attempted::Ended(how) => {
                 self.args.metrics.ended(&live.name, how);

@@ -9,6 +9,30 @@ use crate::{Context, Error, ErrorKind, Result};
 
 pub use host::Header;
 
+/// What stands for one of the operator's secrets in a URL's path or query, in a header's value or in a body; the host puts
+/// the secret there on the way out, for the hosts and modules that the operator names. A module never sees it.
+///
+/// ```
+/// let url = format!("https://hooks.slack.com/services/{}", nexum_sdk::http::secret("slack"));
+/// assert_eq!(url, "https://hooks.slack.com/services/${secret:slack}");
+/// ```
+///
+/// Text from a chain or an answer may hold such a placeholder, too, and would have the secret put beside it: put it into a
+/// body with [`json_string`].
+pub fn secret(name: &str) -> String {
+    format!("${{secret:{name}}}")
+}
+
+/// Text as a JSON string, quotes included, in which the host finds no placeholder: its reader gets the text as it is.
+///
+/// ```
+/// let text = nexum_sdk::http::json_string("pay ${secret:slack}");
+/// assert_eq!(text, r#""pay \u0024{secret:slack}""#);
+/// ```
+pub fn json_string(text: &str) -> String {
+    serde_json::Value::from(text).to_string().replace('$', "\\u0024")
+}
+
 /// A request being built. The operator's credentials are added by the host; a module never holds them.
 ///
 /// ```no_run

@@ -38,7 +38,7 @@
 //! **Capabilities.** The component imports only the interfaces that its code reaches, and the manifest must list each
 //! (`chain`, `local-store`, `logging`, …). A missing one is an error when the module is loaded, not when it is called.
 //!
-//! **Off the target.** Natively there is no host. [`testing`] stands in for state, log, clock and chain, so that
+//! **Off the target.** Natively there is no host. [`testing`] stands in for state, log, clock, chain and outbox, so that
 //! handlers run under `cargo test`; every other host call panics there.
 
 #[doc(hidden)]
@@ -61,9 +61,12 @@ pub mod random;
 pub mod state;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
+pub mod transaction;
 
 #[cfg(feature = "alloy")]
 mod provider;
+#[cfg(feature = "signer")]
+mod signer;
 
 pub use bindings::nexum::host::types::{
     Block, BlockRef, Log, Message, Outcome, OutcomeStatus, ReleasedEffect, Reorg, Tick,
@@ -73,9 +76,12 @@ pub use error::{Context, Error, ErrorKind, Result};
 pub use log::Level;
 pub use module::Module;
 pub use nexum_sdk_macros::module;
+pub use transaction::TransactionOutcome;
 
 #[cfg(feature = "alloy")]
 pub use provider::{HostTransport, Provider, block_on, provider};
+#[cfg(feature = "signer")]
+pub use signer::Signer;
 
 /// alloy's `sol!`, told where this SDK keeps the crates that its expansion needs.
 #[cfg(feature = "alloy")]
@@ -97,6 +103,8 @@ pub mod alloy {
     pub use alloy_primitives as primitives;
     pub use alloy_provider as provider;
     pub use alloy_rpc_types_eth as rpc_types;
+    #[cfg(feature = "signer")]
+    pub use alloy_signer as signer;
     pub use alloy_sol_types as sol_types;
 }
 

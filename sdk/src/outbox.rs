@@ -6,11 +6,11 @@
 
 use serde::Serialize;
 
-use crate::Result;
 use crate::bindings::nexum::host::http::Header;
 use crate::bindings::nexum::host::outbox as host;
+use crate::{Error, ErrorKind, Outcome, OutcomeStatus, Result, raw};
 
-pub use host::{EffectId, HttpEffect, MessageEffect, Release, RpcEffect, TransactionEffect};
+pub use host::{EffectId, HttpEffect, MessageEffect, Release, RpcEffect, SignatureEffect, TransactionEffect};
 
 /// An effect being built; [`send`](Self::send) puts it into the outbox.
 ///
@@ -26,7 +26,7 @@ pub use host::{EffectId, HttpEffect, MessageEffect, Release, RpcEffect, Transact
 #[derive(Clone, Debug)]
 #[must_use = "an effect does nothing until it is sent"]
 pub struct Effect<E> {
-    effect: E,
+    pub(crate) effect: E,
     options: host::Options,
 }
 
@@ -43,16 +43,47 @@ pub fn rpc(chain_id: u64, method: impl Into<String>, params: impl Serialize) -> 
     Ok(Effect::new(RpcEffect { chain_id, method: method.into(), params: serde_json::to_string(&params)? }))
 }
 
-/// A transaction, which the host fills, signs and broadcasts. `to` is `None` to create a contract.
-pub fn transaction(chain_id: u64, account: impl AsRef<[u8]>, to: Option<&[u8]>) -> Effect<TransactionEffect> {
+/// A transaction of one of the operator's accounts, signed within the operator's policy and followed until it is final.
+/// Its [outcome](crate::Outcome::transaction) says what became of it.
+///
+/// ```no_run
+/// use nexum_sdk::outbox;
+/// let id = outbox::transaction(1)
+///     .to([0x11; 20])
+///     .value(1_000_000_000_000_000_000u64)
+///     .max_fee(50_000_000_000u64)
+///     .key("payout/7")
+///     .send()?;
+/// # Ok::<(), nexum_sdk::Error>(())
+/// ```
+pub fn transaction(chain_id: u64) -> Effect<TransactionEffect> {
     Effect::new(TransactionEffect {
         chain_id,
-        account: account.as_ref().to_vec(),
-        to: to.map(<[u8]>::to_vec),
+        account: None,
+        to: None,
         value: Vec::new(),
         data: Vec::new(),
         gas_limit: None,
+        fees: None,
+        access_list: Vec::new(),
+        confirmations: None,
+        deadline: None,
+        skip_simulation: false,
     })
+}
+
+/// A signature over `message` with the prefix of EIP-191, which the operator may have to approve. Its
+/// [outcome](crate::Outcome::signature) carries it.
+pub fn signature(account: impl AsRef<[u8]>, message: impl Into<Vec<u8>>) -> Effect<SignatureEffect> {
+    let payload = host::SignaturePayload::Message(message.into());
+    Effect::new(SignatureEffect { account: account.as_ref().to_vec(), payload })
+}
+
+/// A signature over EIP-712 typed data, given as JSON text, which the operator may have to approve. Its
+/// [outcome](crate::Outcome::signature) carries it.
+pub fn typed_data_signature(account: impl AsRef<[u8]>, typed_data: impl Into<String>) -> Effect<SignatureEffect> {
+    let payload = host::SignaturePayload::TypedData(typed_data.into());
+    Effect::new(SignatureEffect { account: account.as_ref().to_vec(), payload })
 }
 
 /// A message on a content topic.
@@ -105,33 +136,15 @@ impl Effect<HttpEffect> {
     }
 }
 
-impl Effect<TransactionEffect> {
-    /// Big-endian, in wei.
-    pub fn value(mut self, wei: impl AsRef<[u8]>) -> Self {
-        self.effect.value = wei.as_ref().to_vec();
-        self
-    }
-
-    pub fn data(mut self, data: impl Into<Vec<u8>>) -> Self {
-        self.effect.data = data.into();
-        self
-    }
-
-    pub fn gas_limit(mut self, gas: u64) -> Self {
-        self.effect.gas_limit = Some(gas);
-        self
-    }
-}
-
 impl<E: Into<host::Effect>> Effect<E> {
     /// Puts the effect into the outbox of this event.
     ///
     /// # Errors
-    /// `Denied` when the manifest does not allow its host or method, `InvalidInput` when it is malformed or too large,
+    /// `Denied` when the manifest does not allow its host or method or no policy its account, `InvalidInput` when it is malformed or too large,
     /// `RateLimited` when the event or the module has too many, `Unsupported` for a kind that the engine has no actor for,
     /// and in `init`.
     pub fn send(self) -> Result<EffectId> {
-        Ok(host::send(&self.effect.into(), &self.options)?)
+        Ok(raw::outbox::send(&self.effect.into(), &self.options)?)
     }
 }
 
@@ -153,8 +166,46 @@ impl From<TransactionEffect> for host::Effect {
     }
 }
 
+impl From<SignatureEffect> for host::Effect {
+    fn from(effect: SignatureEffect) -> Self {
+        Self::Signature(effect)
+    }
+}
+
 impl From<MessageEffect> for host::Effect {
     fn from(effect: MessageEffect) -> Self {
         Self::Message(effect)
+    }
+}
+
+impl Outcome {
+    /// The 65 bytes (r, s, v) of a signature that was sent for.
+    ///
+    /// # Errors
+    /// Why there is none: kind `Denied` and the words of the policy or the operator, or that the effect was withdrawn.
+    pub fn signature(&self) -> Result<&[u8]> {
+        match &self.status {
+            OutcomeStatus::Delivered(signature) if signature.len() == 65 => Ok(signature),
+            OutcomeStatus::Delivered(other) => {
+                Err(Error::invalid_input(format!("the outcome has {} bytes, a signature has 65", other.len())))
+            }
+            OutcomeStatus::Failed(reason) => Err(Error::new(ErrorKind::Denied, reason).in_domain("identity")),
+            OutcomeStatus::Cancelled(reason) => Err(Error::new(ErrorKind::Unavailable, reason).in_domain("outbox")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_what_its_outcome_carries() {
+        let outcome = |status| Outcome { effect_id: "m/e/0".into(), key: "k".into(), attempts: 1, status };
+        assert_eq!(outcome(OutcomeStatus::Delivered(vec![7; 65])).signature().unwrap(), [7; 65]);
+        assert!(outcome(OutcomeStatus::Delivered(vec![7; 64])).signature().is_err());
+        let denied = outcome(OutcomeStatus::Failed("not approved".into())).signature().unwrap_err();
+        assert_eq!((denied.kind(), denied.message()), (ErrorKind::Denied, "not approved"));
+        assert!(outcome(OutcomeStatus::Cancelled("withdrawn".into())).signature().is_err());
     }
 }

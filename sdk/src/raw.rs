@@ -21,5 +21,10 @@ pub(crate) mod logging {
     pub(crate) use crate::bindings::nexum::host::logging::log;
 }
 
+#[cfg(target_family = "wasm")]
+pub(crate) mod outbox {
+    pub(crate) use crate::bindings::nexum::host::outbox::send;
+}
+
 #[cfg(not(target_family = "wasm"))]
-pub(crate) use crate::testing::host::{chain, clock, local_store, logging};
+pub(crate) use crate::testing::host::{chain, clock, local_store, logging, outbox};

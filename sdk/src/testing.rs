@@ -1,4 +1,4 @@
-//! A stand-in for the host when a module's code runs natively: state, log, clock and chain calls of the current
+//! A stand-in for the host when a module's code runs natively: state, log, clock, chain calls and outbox of the current
 //! thread, in memory. It is for tests of handlers; limits, rollback and delivery are the host's and are not imitated.
 //!
 //! ```
@@ -21,7 +21,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use crate::{Level, Result};
+use crate::bindings::nexum::host::outbox::{Effect, HttpEffect, Release, TransactionEffect};
+use crate::{Level, Outcome, OutcomeStatus, Result};
 
 type Chain = Box<dyn FnMut(u64, &str, &str) -> Result<String>>;
 
@@ -31,6 +32,45 @@ struct Host {
     logged: Vec<(Level, String)>,
     now_ms: u64,
     chain: Option<Chain>,
+    sent: Vec<Sent>,
+}
+
+/// An effect that was sent, as the host would keep it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub id: String,
+    /// Its id, where the module gave none.
+    pub key: String,
+    pub release: Release,
+    pub lane: Option<String>,
+    pub effect: Effect,
+}
+
+impl Sent {
+    /// The event by which the module would hear what became of it.
+    pub fn outcome(&self, status: OutcomeStatus) -> Outcome {
+        Outcome { effect_id: self.id.clone(), key: self.key.clone(), attempts: 1, status }
+    }
+
+    /// The event by which the module would hear that this transaction is on the chain.
+    pub fn mined(&self) -> Outcome {
+        let (hash, block) = ("0x".to_owned() + &"aa".repeat(32), "0x".to_owned() + &"bb".repeat(32));
+        let mined = serde_json::json!({
+            "hash": hash,
+            "nonce": 0,
+            "block_number": 1,
+            "block_hash": block,
+            "gas_used": 21_000,
+            "effective_gas_price": "1000000000",
+        });
+        self.outcome(OutcomeStatus::Delivered(mined.to_string().into_bytes()))
+    }
+
+    /// The event by which the module would hear why this transaction failed; `kind` as in
+    /// [`FailureKind`](crate::transaction::FailureKind), such as `"reverted"`.
+    pub fn failed(&self, kind: &str, message: &str) -> Outcome {
+        self.outcome(OutcomeStatus::Failed(serde_json::json!({ "kind": kind, "message": message }).to_string()))
+    }
 }
 
 thread_local! {
@@ -59,6 +99,29 @@ pub fn on_chain(answer: impl FnMut(u64, &str, &str) -> Result<String> + 'static)
 /// Every line logged since [`reset`].
 pub fn logged() -> Vec<(Level, String)> {
     with(|host| host.logged.clone())
+}
+
+/// Every effect sent since [`reset`], in order.
+pub fn sent() -> Vec<Sent> {
+    with(|host| host.sent.clone())
+}
+
+/// The transactions among what was [`sent`].
+pub fn transactions() -> Vec<TransactionEffect> {
+    let transaction = |sent: Sent| match sent.effect {
+        Effect::Transaction(transaction) => Some(transaction),
+        _ => None,
+    };
+    sent().into_iter().filter_map(transaction).collect()
+}
+
+/// The HTTP requests among what was [`sent`].
+pub fn requests() -> Vec<HttpEffect> {
+    let request = |sent: Sent| match sent.effect {
+        Effect::Http(request) => Some(request),
+        _ => None,
+    };
+    sent().into_iter().filter_map(request).collect()
 }
 
 /// The imports as the bindings declare them.
@@ -158,6 +221,22 @@ pub(crate) mod host {
 
         pub(crate) fn log(level: Level, message: &str) {
             with(|host| host.logged.push((level, message.to_owned())));
+        }
+    }
+
+    pub(crate) mod outbox {
+        use super::super::{Sent, with};
+        use crate::bindings::nexum::host::outbox::{Effect, EffectId, Options};
+        use crate::bindings::nexum::host::types::HostError;
+
+        pub(crate) fn send(effect: &Effect, options: &Options) -> Result<EffectId, HostError> {
+            Ok(with(|host| {
+                let id = format!("test/{}", host.sent.len());
+                let key = options.key.clone().unwrap_or_else(|| id.clone());
+                let (release, lane, effect) = (options.release, options.lane.clone(), effect.clone());
+                host.sent.push(Sent { id: id.clone(), key, release, lane, effect });
+                id
+            }))
         }
     }
 }

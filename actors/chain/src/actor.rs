@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use nexum_host_ifaces::{
-    HostError, HostErrorKind, clock::Clock, interfaces::chain::port::ChainMsg, port::Port, store::StoreMsg,
+    HostError, HostErrorKind,
+    clock::Clock,
+    interfaces::chain::port::{ChainMsg, EndpointAnswer},
+    port::Port,
+    store::StoreMsg,
 };
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc},
     task::{JoinHandle, JoinSet},
@@ -26,6 +30,8 @@ use crate::{
 const MESSAGES_MAX: usize = 1_024;
 /// Module requests in flight at one chain; more are refused as rate-limited.
 const REQUESTS_MAX: usize = 512;
+/// Requests in flight that go to every endpoint, transactions among them.
+const EVERYWHERE_MAX: usize = 256;
 
 /// How long endpoints must contradict what was read before it is given up.
 const GIVEN_UP_AFTER_NS: u64 = 10_000_000_000;
@@ -57,6 +63,7 @@ pub struct State {
     backend: DynBackend,
     driver: mpsc::Sender<ForDriver>,
     permits: Arc<Semaphore>,
+    everywhere: Arc<Semaphore>,
     chain_label: String,
     metrics: ChainMetrics,
     requests: JoinSet<()>,
@@ -67,8 +74,30 @@ pub struct State {
 impl State {
     /// Counts requests of a module, and finds room for them.
     fn take(&self, module: &str, requests: usize) -> Result<OwnedSemaphorePermit, TryAcquireError> {
-        self.metrics.module_requests.with_label_values(&[&*self.chain_label, module]).inc_by(requests as u64);
+        self.count(module, requests);
         self.permits.clone().try_acquire_owned()
+    }
+
+    fn count(&self, module: &str, requests: usize) {
+        self.metrics.module_requests.with_label_values(&[&*self.chain_label, module]).inc_by(requests as u64);
+    }
+
+    /// Asks endpoint by endpoint, for which there is room whatever modules ask.
+    fn ask_everybody<F: Future<Output = Vec<EndpointAnswer>> + Send + 'static>(
+        &mut self,
+        reply: RpcReplyPort<Vec<EndpointAnswer>>,
+        ask: impl FnOnce(DynBackend) -> F,
+    ) {
+        let Ok(permit) = self.everywhere.clone().try_acquire_owned() else {
+            // The caller may have given up.
+            return drop(reply.send(refused(too_many(EVERYWHERE_MAX))));
+        };
+        let asked = ask(self.backend.clone());
+        self.requests.spawn(async move {
+            // The caller may have given up.
+            let _ = reply.send(asked.await);
+            drop(permit);
+        });
     }
 }
 
@@ -115,8 +144,10 @@ impl Actor for ChainActor {
             myself.kill();
         });
         let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
+        let everywhere = Arc::new(Semaphore::new(EVERYWHERE_MAX));
         let chain_label = chain_id.to_string();
-        Ok(State { backend, driver: sender, permits, chain_label, metrics, requests: JoinSet::new(), _tasks: tasks })
+        let requests = JoinSet::new();
+        Ok(State { backend, driver: sender, permits, everywhere, chain_label, metrics, requests, _tasks: tasks })
     }
 
     async fn handle(
@@ -140,7 +171,7 @@ impl Actor for ChainActor {
                         });
                     }
                     Err(_) => {
-                        let _ = reply.send(Err(too_many()));
+                        let _ = reply.send(Err(too_many(REQUESTS_MAX)));
                     }
                 }
             }
@@ -155,9 +186,20 @@ impl Actor for ChainActor {
                         });
                     }
                     Err(_) => {
-                        let _ = reply.send(Err(too_many()));
+                        let _ = reply.send(Err(too_many(REQUESTS_MAX)));
                     }
                 }
+            }
+            ChainMsg::RequestEach { module, method, params, endpoints_max, deadline, reply_bytes_max, reply } => {
+                state.count(&module, 1);
+                state.ask_everybody(reply, move |backend| async move {
+                    let answers =
+                        backend.request_each(&method, &params, endpoints_max, deadline, reply_bytes_max).await;
+                    answers.unwrap_or_else(refused)
+                });
+            }
+            ChainMsg::Broadcast { raw, deadline, reply } => {
+                state.ask_everybody(reply, move |backend| async move { backend.broadcast(&raw, deadline).await });
             }
             ChainMsg::Hashes { numbers, reply } => match state.permits.clone().try_acquire_owned() {
                 Ok(permit) => {
@@ -171,7 +213,7 @@ impl Actor for ChainActor {
                     });
                 }
                 Err(_) => {
-                    let _ = reply.send(Err(too_many()));
+                    let _ = reply.send(Err(too_many(REQUESTS_MAX)));
                 }
             },
             ChainMsg::Finality { tag, numbers, reply } => match state.permits.clone().try_acquire_owned() {
@@ -185,7 +227,7 @@ impl Actor for ChainActor {
                     });
                 }
                 Err(_) => {
-                    let _ = reply.send(Err(too_many()));
+                    let _ = reply.send(Err(too_many(REQUESTS_MAX)));
                 }
             },
             ChainMsg::Pull(pull) => hand_on(&state.driver, ForDriver::Pull(pull)).await?,
@@ -212,9 +254,14 @@ fn nodes(
     Ok((Arc::new(RpcBackend::new(config, dial, clock, metrics.clone())?), id, name, window, range))
 }
 
-fn too_many() -> HostError {
-    let message = format!("more than {REQUESTS_MAX} requests to this chain are in flight");
+fn too_many(at_most: usize) -> HostError {
+    let message = format!("more than {at_most} requests to this chain are in flight");
     HostError::new("chain", HostErrorKind::RateLimited, message)
+}
+
+/// The answer where no endpoint was asked.
+fn refused(error: HostError) -> Vec<EndpointAnswer> {
+    vec![EndpointAnswer { endpoint: "none".to_owned(), answer: Err(error) }]
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);

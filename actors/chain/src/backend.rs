@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use nexum_host_ifaces::{
     Hash, HostError,
-    interfaces::chain::port::{EndpointStatus, Final},
+    interfaces::chain::port::{EndpointAnswer, EndpointStatus, Final},
     types::Log,
 };
 use std::{sync::Arc, time::Duration};
@@ -96,6 +96,17 @@ pub trait Backend: Send + Sync + 'static {
         deadline: Duration,
         reply_bytes_max: usize,
     ) -> Result<Vec<Result<String, HostError>>, HostError>;
+    /// The same request to each of up to so many endpoints that are connected, the best first.
+    async fn request_each(
+        &self,
+        method: &str,
+        params: &str,
+        endpoints_max: usize,
+        deadline: Duration,
+        reply_bytes_max: usize,
+    ) -> Result<Vec<EndpointAnswer>, HostError>;
+    /// Sends a signed transaction to whoever is to have it; one answer from each.
+    async fn broadcast(&self, raw: &[u8], deadline: Duration) -> Vec<EndpointAnswer>;
     fn endpoints(&self) -> Vec<EndpointStatus>;
     /// What has been learnt of the chain, for whoever looks.
     fn learnt(&self) -> Vec<String>;

@@ -48,6 +48,9 @@ pub struct ChainConfig {
     #[serde(default)]
     pub name: String,
     pub endpoints: Vec<EndpointConfig>,
+    /// Where transactions of the engine's accounts go instead of to the endpoints; it is asked nothing else.
+    #[serde(default)]
+    pub relay: Option<String>,
     /// How long one request to one endpoint may take.
     #[serde(default = "timeout")]
     pub timeout: Duration,
@@ -112,6 +115,7 @@ impl ChainConfig {
             chain_id,
             name: String::new(),
             endpoints: endpoints.collect(),
+            relay: None,
             timeout: timeout(),
             max_retries: max_retries(),
             requests_per_second: 0,

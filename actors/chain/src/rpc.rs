@@ -12,6 +12,7 @@ mod headers;
 mod limiter;
 mod logs;
 mod ranges;
+mod requests;
 mod scoreboard;
 mod secrets;
 mod settle;
@@ -33,15 +34,17 @@ use std::{
     time::Duration,
 };
 
-use nexum_host_ifaces::{HostError, HostErrorKind, clock::Clock};
+use nexum_host_ifaces::{HostErrorKind, clock::Clock};
 use prometheus::IntGauge;
 use serde_json::value::RawValue;
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::sync::{Notify, watch};
 
-use crate::{config::ChainConfig, header::Header, metrics::ChainMetrics, tracker::Failure};
+use crate::{
+    config::{ChainConfig, EndpointConfig},
+    header::Header,
+    metrics::ChainMetrics,
+    tracker::Failure,
+};
 use agreement::{Agreement, HeadVerdict, Told};
 pub use dial::{Broken, Dial, Held, Http, Meter, Network, Reply, Room, Socket};
 use endpoint::{Endpoint, Purpose};
@@ -50,13 +53,12 @@ use scoreboard::{Demotion, Scoreboard};
 use secrets::Secrets;
 use trust::Trust;
 
-/// First wait before the same endpoints are asked again; doubles.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-
 /// What the endpoints' tasks and the readers share.
 struct Shared {
     config: ChainConfig,
     endpoints: Vec<Endpoint>,
+    /// Where transactions go instead.
+    relay: Option<Endpoint>,
     /// Those of all endpoints: nothing that is kept, logged or told has them.
     secrets: Secrets,
     board: Mutex<Scoreboard>,
@@ -358,6 +360,12 @@ impl RpcBackend {
         });
         let mut endpoints = endpoints.collect::<Result<Vec<Endpoint>, String>>()?;
         endpoint::tell_apart(&mut endpoints);
+        let relay = config.relay.as_ref().map(|url| {
+            let relay = EndpointConfig { url: url.clone(), priority: 0 };
+            Endpoint::new(&relay, &config, dial, clock.clone(), metrics.clone())
+                .map_err(|error| format!("chain {}: the relay: {error}", config.chain_id))
+        });
+        let relay = relay.transpose()?;
         let entries = endpoints.iter().zip(&config.endpoints);
         let entries = entries.map(|(endpoint, config)| (endpoint.name.clone(), config.priority));
         let lag_ns = u64::try_from(config.stall_after.as_nanos()).unwrap_or(u64::MAX);
@@ -380,8 +388,9 @@ impl RpcBackend {
             held_back: Mutex::new(None),
             began_ns: clock.monotonic_ns(),
             config,
-            secrets: Secrets::all(endpoints.iter().map(|endpoint| &endpoint.secrets)),
+            secrets: Secrets::all(endpoints.iter().chain(&relay).map(|endpoint| &endpoint.secrets)),
             endpoints,
+            relay,
             board,
             leader,
             clock,
@@ -390,111 +399,5 @@ impl RpcBackend {
             gauges,
         };
         Ok(Self { shared: Arc::new(shared) })
-    }
-
-    /// The same for a batch. An endpoint that takes no batch, or none of this length, is asked one by one.
-    async fn persist_batch(
-        &self,
-        batch: &[(&str, &RawValue)],
-        deadline: Duration,
-        reply_bytes_max: usize,
-    ) -> Result<Vec<Result<Box<RawValue>, CallError>>, CallError> {
-        let until = Instant::now() + deadline;
-        let first = self.shared.board().order_for_modules(self.shared.clock.monotonic_ns()).first().copied();
-        let takes =
-            first.is_none_or(|index| self.shared.endpoints[index].shape().batch.current() >= batch.len() as u64);
-        if takes {
-            match self.persist(batch, deadline, reply_bytes_max).await {
-                // Whether the node refused the batch or a request in it, each of them will tell.
-                Err(error @ CallError::Node { .. }) if batch.len() > 1 && !error.is_rate_limit() => {}
-                Err(error) if batch.len() > 1 && error.is_nonsense() => {}
-                result => return result,
-            }
-        }
-        let mut answers = Vec::with_capacity(batch.len());
-        let mut bytes_left = reply_bytes_max;
-        for request in batch {
-            let left = until.saturating_duration_since(Instant::now());
-            let answer = self.persist(std::slice::from_ref(request), left, bytes_left).await;
-            let answer = answer.map(|mut answers| answers.pop());
-            let answer = match answer {
-                Ok(Some(answer)) => answer,
-                Ok(None) => Err(CallError::nonsense("it is empty")),
-                Err(error) => Err(error),
-            };
-            if let Ok(json) = &answer {
-                bytes_left = bytes_left.saturating_sub(json.get().len());
-            }
-            answers.push(answer);
-        }
-        Ok(answers)
-    }
-
-    /// Carries out a module's requests: the best endpoint first, the next one when it lets us down, within the deadline.
-    async fn persist(
-        &self,
-        requests: &[(&str, &RawValue)],
-        deadline: Duration,
-        reply_bytes_max: usize,
-    ) -> Result<Vec<Result<Box<RawValue>, CallError>>, CallError> {
-        let purpose = Purpose::Module { reply_bytes_max };
-        let repeatable = requests.iter().all(|(method, _)| is_repeatable(method));
-        let until = Instant::now() + deadline;
-        let mut error = CallError::unavailable("no endpoint may be used");
-        let mut tried = Vec::new();
-        let mut wait = RETRY_MIN;
-        for attempt in 0..=self.shared.config.max_retries {
-            let order = self.shared.board().order_for_modules(self.shared.clock.monotonic_ns());
-            let fresh = order.iter().copied().find(|index| !tried.contains(index));
-            let index = match (fresh, order.first()) {
-                (Some(index), _) => index,
-                (None, Some(first)) => {
-                    // Every endpoint has been asked: begin again, not at once.
-                    tokio::time::sleep(wait.min(until.saturating_duration_since(Instant::now()))).await;
-                    wait *= 2;
-                    tried.clear();
-                    *first
-                }
-                (None, None) => break,
-            };
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                error = CallError::timeout(deadline);
-                break;
-            }
-            if attempt > 0 && fresh.is_some() {
-                self.shared.fell_back();
-            }
-            tried.push(index);
-            let timeout = left.min(self.shared.config.timeout);
-            match self.shared.send(purpose, index, requests, timeout, false).await {
-                Ok(result) => return Ok(result),
-                Err(failure) => {
-                    let stop = !failure.may_differ_elsewhere() || !repeatable;
-                    error = failure;
-                    if stop {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(error)
-    }
-}
-
-/// Whether a method may be sent twice. What a node may have acted on is not sent to another one.
-fn is_repeatable(method: &str) -> bool {
-    !(method.starts_with("eth_send") || method.starts_with("personal_") || method.contains("sign"))
-}
-
-fn parse_params(params: String) -> Result<Box<RawValue>, HostError> {
-    RawValue::from_string(params)
-        .map_err(|error| HostError::new("chain", HostErrorKind::InvalidInput, format!("params are not JSON: {error}")))
-}
-
-fn to_text(answer: Result<Box<RawValue>, CallError>) -> Result<String, HostError> {
-    match answer {
-        Ok(result) => Ok(Box::<str>::from(result).into_string()),
-        Err(error) => Err(error.to_host_error()),
     }
 }

@@ -454,3 +454,26 @@ async fn a_fixture_plays_by_itself_with_its_script_its_reorg_and_its_faults() {
     let error = actor.request("eth_call", &call("0xdead00", "latest")).await.unwrap_err();
     assert_eq!((error.code, error.data.as_deref()), (3, Some("0xbeef")));
 }
+
+#[tokio::test]
+async fn a_mock_chain_is_one_endpoint_and_takes_no_transactions() {
+    let chain = chain();
+    chain.mine(5);
+    let actor = manual(&chain).await;
+    let (deadline, reply_bytes_max) = (std::time::Duration::from_secs(10), 1_000);
+    let each = |reply| ChainMsg::RequestEach {
+        module: "m".into(),
+        method: "eth_blockNumber".into(),
+        params: "[]".into(),
+        endpoints_max: 8,
+        deadline,
+        reply_bytes_max,
+        reply,
+    };
+    let answers = actor.actor.call(each, None).await.unwrap().unwrap();
+    assert_eq!((answers.len(), answers[0].answer.as_deref()), (1, Ok("\"0x5\"")));
+    let broadcast = |reply| ChainMsg::Broadcast { raw: [1, 2].into(), deadline, reply };
+    let answers = actor.actor.call(broadcast, None).await.unwrap().unwrap();
+    let refusal = answers[0].answer.as_ref().unwrap_err();
+    assert_eq!(refusal.message, "the method eth_sendRawTransaction does not exist");
+}

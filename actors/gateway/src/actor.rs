@@ -5,7 +5,9 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Router, serve::Listener};
-use nexum_host_ifaces::{port::Port, store::StoreMsg};
+use nexum_host_ifaces::{
+    interfaces::identity::port::IdentityMsg, port::Port, store::StoreMsg, transactions::TransactionsMsg,
+};
 use nexum_kernel::admin::AdminMsg;
 use prometheus::Registry;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr};
@@ -32,9 +34,18 @@ pub struct Args {
     pub admin_tcp: Option<AdminTcp>,
     pub admin: Port<AdminMsg>,
     pub store: Port<StoreMsg>,
+    /// Absent where the engine has no accounts.
+    pub accounts: Option<Accounts>,
     pub registry: Registry,
     pub counted: GatewayMetrics,
     pub logs: LogTap,
+}
+
+/// The ways to what signs and sends.
+#[derive(Clone)]
+pub struct Accounts {
+    pub identity: Port<IdentityMsg>,
+    pub transactions: Port<TransactionsMsg>,
 }
 
 /// The admin API over TCP, for those who show the token.
@@ -138,11 +149,11 @@ impl Actor for Gateway {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let Args { health, metrics, admin_socket, admin_tcp, admin, store, registry, counted, logs } = args;
+        let Args { health, metrics, admin_socket, admin_tcp, admin, store, accounts, registry, counted, logs } = args;
         let (closing, closed) = watch::channel(false);
         let (addresses, listeners) = (Addresses::default(), JoinSet::new());
         let mut state = State { addresses, listeners, closing, counted, _socket: None };
-        let api = admin::Api { admin: admin.clone(), store, registry: registry.clone(), logs, closed };
+        let api = admin::Api { admin: admin.clone(), store, accounts, registry: registry.clone(), logs, closed };
         if let Some(address) = health {
             let listener = listen::tcp("observability.health_listen", address).await?;
             state.addresses.health = Some(listener.local_addr()?);

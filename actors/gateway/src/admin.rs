@@ -1,5 +1,6 @@
 //! The admin API: `/v1/…` over the Unix socket, and over TCP for those who show the token.
 
+mod accounts;
 mod crashes;
 mod journal;
 mod modules;
@@ -32,7 +33,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::{
-    actor::Token,
+    actor::{Accounts, Token},
     api::{BackupRequest, Stopped, state::ServiceState},
     error::ApiError,
     logs::{self, Follow, LogTap, Next},
@@ -51,6 +52,7 @@ const BACKUP_DEADLINE: Duration = Duration::from_secs(600);
 pub(crate) struct Api {
     pub admin: Port<AdminMsg>,
     pub store: Port<StoreMsg>,
+    pub accounts: Option<Accounts>,
     pub registry: Registry,
     pub logs: LogTap,
     /// Turns true when the gateway stops; ends the log streams.
@@ -102,6 +104,7 @@ pub(crate) fn router(api: Api, token: Option<Token>) -> Router {
         .merge(state::routes())
         .merge(journal::routes())
         .merge(crashes::routes())
+        .merge(accounts::routes())
         .fallback(async |request: Request| ApiError::not_found(format!("no such path: {}", request.uri().path())))
         .method_not_allowed_fallback(async |request: Request| {
             let message = format!("{} does not take {}", request.uri().path(), request.method());

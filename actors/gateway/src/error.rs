@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use nexum_admin_api::ErrorBody;
-use nexum_host_ifaces::{port::PortError, secrets, store::StoreError};
+use nexum_host_ifaces::{HostError, HostErrorKind, port::PortError, secrets, store::StoreError};
 use nexum_kernel::admin::AdminError;
 
 /// An answer that is not what was asked for.
@@ -84,6 +84,19 @@ impl From<StoreError> for ApiError {
             }
         };
         Self::new(status, error.to_string())
+    }
+}
+
+impl From<HostError> for ApiError {
+    fn from(error: HostError) -> Self {
+        let status = match error.kind {
+            HostErrorKind::Unsupported => StatusCode::NOT_FOUND,
+            HostErrorKind::InvalidInput | HostErrorKind::Denied => StatusCode::UNPROCESSABLE_ENTITY,
+            HostErrorKind::Unavailable | HostErrorKind::RateLimited => StatusCode::SERVICE_UNAVAILABLE,
+            HostErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            HostErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.message)
     }
 }
 

@@ -15,7 +15,7 @@ mod probes;
 mod serve;
 mod shapes;
 
-pub use actor::{Addresses, AdminTcp, Args, Gateway, Msg, Token, spawn};
+pub use actor::{Accounts, Addresses, AdminTcp, Args, Gateway, Msg, Token, spawn};
 pub use listen::ListenError;
 pub use logs::LogTap;
 pub use metrics::GatewayMetrics;

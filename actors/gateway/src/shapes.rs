@@ -1,12 +1,20 @@
 //! What the store and the kernel hold, in the shapes that the admin API shows it in.
 
-use nexum_admin_api::{Effect, FailedEvent, Inspection, Letter, hex, state::ModuleState, tree::Node};
+use nexum_admin_api::{
+    Effect, FailedEvent, Inspection, Letter,
+    accounts::{Approval, Signature, Transaction},
+    hex,
+    state::ModuleState,
+    tree::Node,
+};
 use nexum_host_ifaces::{
     effects,
     event::EventId,
+    interfaces::identity::port,
     outbox::{EffectSummary, Ended, Listed},
     recording::CrashBrief,
     store::{DeadLetter, ModuleInfo, Standing},
+    transactions::TransactionSummary,
     types::{Event, Log, OutcomeStatus},
 };
 use serde_json::{Value, json};
@@ -103,6 +111,7 @@ pub(crate) fn brief_effect(listed: &Listed) -> Effect {
         attempts: progress.attempts,
         next_attempt_ms: waits.then_some(progress.next_attempt_ms),
         last_error: progress.last_error.clone(),
+        underway: None,
         retracted: *retracted,
         body_kept: *body_kept,
         payload: None,
@@ -113,6 +122,36 @@ pub(crate) fn brief_effect(listed: &Listed) -> Effect {
 pub(crate) fn effect(listed: &Listed) -> Effect {
     let payload = effects::of(&listed.entry.effect).payload();
     Effect { payload: Some(payload), ..brief_effect(listed) }
+}
+
+/// A transaction of one of the engine's accounts.
+pub(crate) fn transaction(summary: TransactionSummary) -> Transaction {
+    let TransactionSummary { chain_id, account, nonce, module, intent, to, value, .. } = summary;
+    let TransactionSummary { state, what, age_ms, hashes, fee_per_gas, .. } = summary;
+    let effect = intent;
+    Transaction { chain_id, account, nonce, module, effect, to, value, state, what, age_ms, hashes, fee_per_gas }
+}
+
+/// What waits for the operator, or was decided.
+pub(crate) fn approval(approval: port::Approval) -> Approval {
+    let state = match approval.state {
+        port::ApprovalState::Waiting => "waiting",
+        port::ApprovalState::Approved => "approved",
+        port::ApprovalState::Denied => "denied",
+        port::ApprovalState::Expired => "expired",
+        port::ApprovalState::Used => "used",
+    };
+    let port::Approval { number, module, intent: effect, account, what, digest, policy, .. } = approval;
+    let (asked_at_ms, expires_at_ms, decided_at_ms) =
+        (approval.asked_at_ms, approval.expires_at_ms, approval.decided_at_ms);
+    let state = state.to_owned();
+    Approval { number, module, effect, account, what, digest, policy, state, asked_at_ms, expires_at_ms, decided_at_ms }
+}
+
+/// A signature as the audit has it.
+pub(crate) fn signature(entry: port::AuditEntry) -> Signature {
+    let port::AuditEntry { number, at_ms, module, intent: effect, account, kind, digest, policy } = entry;
+    Signature { number, at_ms, module, effect, account, kind, digest, policy }
 }
 
 /// An event as JSON-RPC users know it: bytes as hex.

@@ -15,7 +15,7 @@ use crate::{
     committer::{Committer, fence::Fence, group::Waiting},
     effects, prune, purge, rewind,
     store::Store,
-    tables::outcomes,
+    tables::{outcomes, services::Wanted},
 };
 
 /// Reads and administration that run at once beside the commits; more are refused. Each holds a blocking thread.
@@ -131,6 +131,14 @@ impl Actor for StoreActor {
                 state.job(reply, move |store| store.get(store.id(&name)?, &key));
             }
             StoreMsg::DeadLetters { name, reply } => state.job(reply, move |store| store.dead_letters(&name)),
+            StoreMsg::WriteRecords { service, writes, reply } => {
+                state.committer.take(reply, Waiting::done, |turn| turn.write_records(service, &writes));
+            }
+            // Once everything before is written, so that it is in the answer.
+            StoreMsg::Records { service, prefix, after, limit, reply } => {
+                let wanted = Wanted { service, prefix, after, limit };
+                state.committer.take(reply, Waiting::Records, |turn| turn.read_records(wanted));
+            }
             StoreMsg::Backup { to, reply } => state.job(reply, move |store| backup::backup(store, &to)),
             StoreMsg::Status(reply) => {
                 let store = state.store.clone();

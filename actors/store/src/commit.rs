@@ -3,4 +3,5 @@
 mod effects;
 pub(crate) mod last;
 mod module;
+mod services;
 pub(crate) mod unit;

@@ -14,5 +14,6 @@ pub(crate) mod receipts;
 pub(crate) mod recordings;
 pub(crate) mod redelivery;
 pub(crate) mod rewinds;
+pub(crate) mod services;
 pub(crate) mod state;
 pub(crate) mod table;

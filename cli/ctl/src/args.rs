@@ -1,5 +1,6 @@
 //! The arguments of `nexumctl`, most of which `nexum` has too, and the help that goes with them.
 
+pub mod accounts;
 pub mod crash;
 pub mod journal;
 mod load;
@@ -281,6 +282,14 @@ pub enum Operator {
     /// What modules have sent: requests that leave once their event is committed
     #[command(subcommand)]
     Outbox(Outbox),
+    /// What the engine's accounts send, and what becomes of it
+    #[command(subcommand)]
+    Tx(accounts::Tx),
+    /// What is to be signed and waits for your decision
+    #[command(subcommand)]
+    Approvals(accounts::Approvals),
+    /// The signatures that were made, newest first
+    Audit(accounts::Audit),
     /// Current values of all metrics, in Prometheus' text format
     Metrics,
     /// Stop every module from pulling and wait until none has anything left to do; the engine runs on

@@ -1,5 +1,6 @@
 //! Carries out what needs a running engine or an export at most: asks, prints the answer. The rest is handed on.
 
+mod accounts;
 pub mod crash;
 pub mod journal;
 mod operator;

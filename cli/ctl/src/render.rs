@@ -3,6 +3,7 @@
 //! Invariant: text that others wrote goes through `foreign`. A cell of a `table` and what `one_line` makes have been there;
 //! a renderer that writes such text itself calls `shown` or `lines`.
 
+pub mod approvals;
 pub mod crashes;
 pub mod foreign;
 pub mod journal;
@@ -10,6 +11,7 @@ pub mod logs;
 pub mod metrics;
 pub mod outbox;
 pub mod report;
+pub mod transactions;
 pub mod tree;
 pub mod units;
 

@@ -10,7 +10,7 @@ use nexum_host_ifaces::secrets;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
-use super::{Ceiling, Chain, Config, Listen, Period, source::is_address};
+use super::{Ceiling, Chain, Config, Listen, Period, identity::Wrong, source::is_address};
 
 /// Shorter tokens can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
@@ -74,6 +74,12 @@ pub fn problem(path: &str, message: impl Into<String>) -> Problem {
     Problem { path: path.split('.').map(str::to_owned).collect(), message: message.into(), bare: None, other: None }
 }
 
+impl From<Wrong> for Problem {
+    fn from(Wrong { path, message, bare }: Wrong) -> Self {
+        Self { bare, ..problem(&path, message) }
+    }
+}
+
 /// The first thing that is wrong, if any.
 pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_engine(config)?;
@@ -114,6 +120,9 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     }
     let outbox = &config.outbox;
     check_backoff("outbox", ("backoff_first", outbox.backoff_first), ("backoff_cap", outbox.backoff_cap))?;
+    if let Some(identity) = &config.identity {
+        identity.check()?;
+    }
     super::restart::check(&config.restart)?;
     check_ceiling("limits", &config.limits)
 }
@@ -274,18 +283,16 @@ fn check_chain(index: usize, chain: &Chain) -> Result<(), Problem> {
         return Err(problem(&format!("{path}.mock"), "is an address: expected the file of a fixture"));
     }
     for (number, endpoint) in chain.endpoints.iter().enumerate() {
-        let path = format!("{path}.endpoints.{number}.url");
-        let scheme = Url::parse(&endpoint.url).ok().filter(Url::has_host).map(|url| url.scheme().to_owned());
-        // The URL is not repeated: it may hold a key.
-        match scheme.as_deref() {
-            Some("http" | "https" | "ws" | "wss") => {}
-            Some(other) if SCHEMES.contains(&other) => {
-                return Err(problem(&path, format!("{other}:// is not served; expected http, https, ws or wss")));
-            }
-            Some(_) => return Err(problem(&path, "its scheme is not served; expected http, https, ws or wss")),
-            None => return Err(problem(&path, "is no URL: expected one such as https://rpc.example.org/key")),
-        }
+        check_url(&format!("{path}.endpoints.{number}.url"), &endpoint.url)?;
     }
+    if let Some(relay) = &chain.transactions.relay {
+        let path = format!("{path}.transactions.relay");
+        if chain.mock.is_some() {
+            return Err(problem(&path, "is of no use: a mock chain takes no transactions"));
+        }
+        check_url(&path, &relay.0)?;
+    }
+    chain.transactions.check(&format!("{path}.transactions"))?;
     if let Some(kept) = chain.kept_headers
         && !KEPT_HEADERS.contains(&kept)
     {
@@ -306,6 +313,19 @@ fn check_chain(index: usize, chain: &Chain) -> Result<(), Problem> {
         &format!("{path}.rpc"),
         [("timeout", rpc.timeout), ("poll_interval", rpc.poll_interval), ("stall_after", rpc.stall_after)],
     )
+}
+
+/// The URL of a node. It is not repeated: it may hold a key.
+fn check_url(path: &str, url: &str) -> Result<(), Problem> {
+    let scheme = Url::parse(url).ok().filter(Url::has_host).map(|url| url.scheme().to_owned());
+    match scheme.as_deref() {
+        Some("http" | "https" | "ws" | "wss") => Ok(()),
+        Some(other) if SCHEMES.contains(&other) => {
+            Err(problem(path, format!("{other}:// is not served; expected http, https, ws or wss")))
+        }
+        Some(_) => Err(problem(path, "its scheme is not served; expected http, https, ws or wss")),
+        None => Err(problem(path, "is no URL: expected one such as https://rpc.example.org/key")),
+    }
 }
 
 fn check_periods<const N: usize>(path: &str, periods: [(&str, Option<Period>); N]) -> Result<(), Problem> {

@@ -18,8 +18,11 @@ use nexum_store::Durability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::effects::{Egress, Outbox};
+use super::identity::Identity;
 use super::journal::Journal;
 use super::restart::Restart;
+use super::secret::Secret;
+use super::transactions::Transactions;
 
 /// `nexum-engine.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ pub struct Config {
     pub journal: Journal,
     pub egress: Egress,
     pub outbox: Outbox,
+    /// Absent: modules have no accounts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     pub restart: Restart,
     /// Ceilings for every module.
     pub limits: Ceiling,
@@ -50,6 +56,7 @@ impl Default for Config {
             journal: Journal::default(),
             egress: Egress::default(),
             outbox: Outbox::default(),
+            identity: None,
             restart: Restart::default(),
             limits: Ceiling::of_engine(),
             from_environment: BTreeSet::new(),
@@ -121,6 +128,8 @@ pub struct Chain {
     pub kept_headers: Option<usize>,
     #[serde(default, skip_serializing_if = "Rpc::is_absent")]
     pub rpc: Rpc,
+    #[serde(default, skip_serializing_if = "Transactions::is_absent")]
+    pub transactions: Transactions,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
 }
@@ -134,6 +143,7 @@ impl Chain {
             fixture: None,
             kept_headers: None,
             rpc: Rpc::default(),
+            transactions: Transactions::default(),
             endpoints: Vec::new(),
         }
     }
@@ -318,17 +328,6 @@ impl FromStr for Component {
             Some(Ok(())) => Ok(Self(Hash(digest))),
             _ => Err(format!("`{text}` is no component: expected sha256: and 64 hex digits")),
         }
-    }
-}
-
-/// A value that is never shown.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(pub String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nexum_host_ifaces::secrets::{self, MASK};
 
-use super::{Config, Secret};
+use super::{Config, Secret, secret::is_named};
 
 /// The configuration with every secret replaced by `***`: tokens, what may be a key in a URL, and of the values of modules
 /// those that came from the environment, that are named as secrets are, and that look like one.
@@ -15,9 +15,20 @@ pub fn masked(config: &Config) -> Config {
         for endpoint in &mut chain.endpoints {
             endpoint.url = secrets::shown_url(&endpoint.url);
         }
+        if let Some(Secret(relay)) = &mut chain.transactions.relay {
+            *relay = secrets::shown_url(relay);
+        }
     }
     if let Some(token) = &mut config.observability.admin_token {
         *token = Secret(MASK.to_owned());
+    }
+    if let Some(identity) = &mut config.identity {
+        if let Some(password) = identity.password.as_mut().filter(|password| !is_named(&password.0)) {
+            *password = Secret(MASK.to_owned());
+        }
+        for remote in &mut identity.remote {
+            remote.url = Secret(secrets::shown_url(&remote.url.0));
+        }
     }
     for (index, module) in config.modules.iter_mut().enumerate() {
         for method in &mut module.extra_methods {
@@ -169,10 +180,11 @@ mod tests {
         let endpoint = |url: &&str| Endpoint { url: format!("{url}{KEY}"), priority: 0 };
         chain.endpoints = urls.iter().map(endpoint).collect();
         chain.endpoints.push(Endpoint { url: format!("https://{KEY}@rpc.example.org"), priority: 0 });
+        chain.transactions.relay = Some(Secret(format!("https://relay.example.org/{KEY}")));
         let mut config = Config { chains: vec![chain.clone()], ..Config::default() };
         config.observability.admin_token = Some(Secret(KEY.to_owned()));
         let [text, json, _] = renderings(&config);
-        let debug = format!("{:?}{:?}", chain.endpoints, config.observability);
+        let debug = format!("{:?}{:?}{:?}", chain.endpoints, chain.transactions, config.observability);
         for shown in [text, json, debug] {
             assert!(!shown.to_lowercase().contains(&KEY.to_lowercase()), "{shown}");
         }

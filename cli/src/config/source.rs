@@ -18,19 +18,28 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Config, ConfigError, NO_UTF8, Variables};
+use super::{Config, ConfigError, NO_UTF8, Variables, secret::FILE};
 
 /// The name of the environment's values in figment's errors.
 pub(super) const ENVIRONMENT: &str = "environment";
 const PREFIX: &str = "NEXUM_";
 /// Sections of the contract that this version does not have yet. Refused, because an operator who writes `[trust]` counts
 /// on it.
-const UNSUPPORTED: [&str; 6] = ["content", "discovery", "trust", "identity", "swarm", "waku"];
+const UNSUPPORTED: [&str; 5] = ["content", "discovery", "trust", "swarm", "waku"];
 /// Keys that hold lists of tables.
-const TABLES: [&str; 3] = ["chains", "endpoints", "modules"];
+const TABLES: [&str; 6] = ["chains", "endpoints", "modules", "remote", "policies", "typed_data"];
 /// Keys whose relative paths are relative to the file.
-const PATHS: [&str; 5] =
-    ["engine.state_dir", "observability.admin_socket", "journal.key", "chains.#.mock", "modules.#.source"];
+const PATHS: [&str; 7] = [
+    "engine.state_dir",
+    "observability.admin_socket",
+    "journal.key",
+    "chains.#.mock",
+    "modules.#.source",
+    "identity.keystore",
+    "identity.remote.#.ca_file",
+];
+/// Keys whose values may be `file:` and a path, which is relative to the file as well.
+const SECRET_FILES: [&str; 1] = ["identity.password"];
 
 /// Of these the ones of which errors tell what is in the file there, and not the path.
 const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
@@ -38,7 +47,13 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 2] = ["observability.admin_token", "chains.#.endpoints"];
+const SECRETS: [&str; 5] = [
+    "observability.admin_token",
+    "chains.#.endpoints",
+    "chains.#.transactions.relay",
+    "identity.password",
+    "identity.remote.#.url",
+];
 
 /// A parsed file. The default is no file at all.
 #[derive(Debug, Default)]
@@ -179,10 +194,12 @@ impl Reader<'_> {
         let refused = |message: String| ConfigError(self.file.located(&split(at), &message));
         Ok(match value.get_ref() {
             DeValue::String(text) => {
-                let text = self.expand(at, text)?;
-                match PATHS.contains(&pattern(&split(at)).as_str()) && !is_address(&text) {
-                    true => Path::new(self.directory).join(text).display().to_string().into(),
-                    false => text.into(),
+                let (text, pattern) = (self.expand(at, text)?, pattern(&split(at)));
+                let here = |path: &str| Path::new(self.directory).join(path).display().to_string();
+                match text.strip_prefix(FILE).filter(|_| SECRET_FILES.contains(&pattern.as_str())) {
+                    Some(path) => format!("{FILE}{}", here(path)).into(),
+                    None if PATHS.contains(&pattern.as_str()) && !is_address(&text) => here(&text).into(),
+                    None => text.into(),
                 }
             }
             DeValue::Integer(number) => {

@@ -23,7 +23,7 @@ use nexum_kernel::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{bundle, crashes, foreign, journal, logs, metrics, outbox, replay, report, tree};
+use super::{approvals, bundle, crashes, foreign, journal, logs, metrics, outbox, replay, report, transactions, tree};
 use crate::{
     bundle::inspect,
     config::Period,
@@ -128,8 +128,29 @@ fn recording() -> Recording {
 fn effect() -> nexum_gateway::api::Effect {
     filled(json!({
         "id": "~", "key": "~", "state": "~", "kind": "~", "destination": "~", "lane": "~", "release": "~", "sent_at_ms": 0,
-        "attempts": 0, "next_attempt_ms": null, "last_error": "~", "retracted": true, "body_kept": false,
+        "attempts": 0, "next_attempt_ms": null, "last_error": "~", "underway": "~", "retracted": true, "body_kept": false,
         "payload": { "~": "~" },
+    }))
+}
+
+fn transaction() -> nexum_gateway::api::accounts::Transaction {
+    filled(json!({
+        "chain_id": 1, "account": "~", "nonce": 1, "module": "~", "effect": "~", "to": "~", "value": "~", "state": "~",
+        "what": "~", "age_ms": 0, "hashes": [Hash::default()], "fee_per_gas": "~",
+    }))
+}
+
+fn approval() -> nexum_gateway::api::accounts::Approval {
+    filled(json!({
+        "number": 1, "module": "~", "effect": "~", "account": "~", "what": { "~": ["~"] }, "digest": Hash::default(),
+        "policy": "~", "state": "~", "asked_at_ms": 0, "expires_at_ms": 0, "decided_at_ms": 0,
+    }))
+}
+
+fn signature() -> nexum_gateway::api::accounts::Signature {
+    filled(json!({
+        "number": 1, "at_ms": 0, "module": "~", "effect": "~", "account": "~", "kind": "~", "digest": Hash::default(),
+        "policy": "~",
     }))
 }
 
@@ -239,6 +260,9 @@ fn rendered() -> BTreeMap<&'static str, String> {
     let replayed = Replayed { outcome: outcome(), missing: vec![hostile()] };
     let as_json = |value: Value| foreign::json(&serde_json::to_string_pretty(&value).unwrap()).into_owned();
     BTreeMap::from([
+        ("approvals::approvals", approvals::approvals(&[approval()])),
+        ("approvals::approval", approvals::approval(&approval())),
+        ("approvals::audit", approvals::audit(&[signature()])),
         ("bundle::report", bundle::report(&inspected())),
         ("bundle::planned", bundle::planned(&[planned()])),
         ("crashes::crashes", crashes::crashes(&[filled(crash)])),
@@ -265,6 +289,8 @@ fn rendered() -> BTreeMap<&'static str, String> {
         ("report::letter", report::letter(&letter())),
         ("report::drained", report::drained(&filled(json!({ "drained": ["~"], "unfinished": ["~"], "held": ["~"] })))),
         ("report::retried", report::retried(&filled(retried))),
+        ("transactions::transactions", transactions::transactions(&[transaction()])),
+        ("transactions::transaction", transactions::transaction(&transaction())),
         ("tree::tree", states.iter().map(|root| tree::tree(root, false, None)).collect()),
     ])
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nexum_host_ifaces::ports::Ports;
+use nexum_host_ifaces::{interfaces::identity::port::IdentityMsg, ports::Ports};
 use nexum_kernel::{load::Terms, manifest::config_values};
 
 use super::services::{module_spec, schedule_check};
@@ -11,6 +11,9 @@ use crate::config::{Config, Problem, problem};
 /// The first module that cannot be loaded, if any.
 pub fn check(config: &Config) -> Result<(), Problem> {
     let ports = Ports::unbound(config.chains.iter().map(|chain| chain.chain_id));
+    if config.identity.is_some() {
+        ports.with::<IdentityMsg>();
+    }
     let (ceiling, restart, schedule_check) = (config.limits.limits(), config.restart.ceiling(), schedule_check());
     let terms = Terms {
         ports: &ports,
@@ -58,7 +61,7 @@ mod tests {
     use std::{fs, path::Path};
 
     use super::*;
-    use crate::config::Module;
+    use crate::config::{Identity, Module};
 
     const CAPABILITIES: &str = "[capabilities]\nrequired = [\"logging\"]\n";
 
@@ -89,6 +92,11 @@ mod tests {
         let denied = Module { denied: vec!["logging".parse().unwrap()], ..good("a", "a") };
         let denied = refusal(vec![denied]).unwrap();
         assert!(denied.ends_with("capability `logging` is required but the operator denies it"), "{denied}");
+        let signs = || bundle(&dir.path().join("s"), "s", "[capabilities]\nrequired = [\"identity\"]\n");
+        let without = refusal(vec![signs()]).unwrap();
+        assert!(without.contains("capability `identity` is required but this engine provides no such"), "{without}");
+        let with = Config { modules: vec![signs()], identity: Some(Identity::default()), ..Config::default() };
+        assert!(check(&with).is_ok());
         let elsewhere = bundle(&dir.path().join("c"), "c", &format!("[chains]\nrequired = [1]\n{CAPABILITIES}"));
         let elsewhere = refusal(vec![elsewhere]).unwrap();
         assert!(elsewhere.contains("chain 1 is required but the engine has no endpoint for it"), "{elsewhere}");

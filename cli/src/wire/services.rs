@@ -16,12 +16,12 @@ use std::{
 use anyhow::Context;
 use nexum_chain::{ChainConfig, ChainMetrics, Dial, EndpointConfig, History, KEPT_HEADERS, Network, mock::Fixture};
 use nexum_egress::{EgressMetrics, Resolver};
-use nexum_gateway::{AdminTcp, GatewayMetrics, LogTap, Token};
+use nexum_gateway::{Accounts, AdminTcp, GatewayMetrics, LogTap, Token};
 use nexum_host_ifaces::{
     blocking::Blocking,
     clock::{Clock, SystemClock},
     cron::{CronMsg, ScheduleCheck},
-    interfaces::{chain::port::ChainMsg, http::port::EgressMsg},
+    interfaces::{chain::port::ChainMsg, http::port::EgressMsg, identity::port::IdentityMsg},
     names::look_up_of_this_machine,
     port::Port,
     ports::Ports,
@@ -78,6 +78,10 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let (listeners, own) = watch::channel(configured_listeners(config));
     let egress_metrics = EgressMetrics::register(&registry).context("metrics")?;
     services.push(egress_service(config, ports.of(), clock.clone(), egress_metrics.clone(), own));
+    if let Some(identity) = &config.identity {
+        services.push(super::identity::service(identity, &ports, &clock, &registry)?);
+        services.push(super::transactions::service(config, &ports, &clock, &registry)?);
+    }
     services.push(gateway_service(config, &admin, &ports, &registry, log.tap.clone(), listeners)?);
 
     let args = KernelArgs {
@@ -256,6 +260,7 @@ fn rpc(chain: &Chain) -> ChainConfig {
     config.stall_after = given.stall_after.map_or(config.stall_after, |period| period.0);
     config.bloom = given.bloom.or(config.bloom);
     config.verify = given.verify.unwrap_or(config.verify);
+    config.relay = chain.transactions.relay.as_ref().map(|relay| relay.0.clone());
     config
 }
 
@@ -287,6 +292,7 @@ fn gateway_service(
         admin_tcp: observability.admin_listen.0.zip(token).map(|(address, token)| AdminTcp { address, token }),
         admin: admin.clone(),
         store: ports.store(),
+        accounts: ports.has::<IdentityMsg>().then(|| Accounts { identity: ports.of(), transactions: ports.of() }),
         registry: registry.clone(),
         counted: GatewayMetrics::register(registry).context("metrics")?,
         logs,

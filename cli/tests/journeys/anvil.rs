@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::engine::{eventually, free_port};
 
 /// The first of Anvil's unlocked accounts.
-const ACCOUNT: &str = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
+pub const ACCOUNT: &str = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
 /// Runtime code that emits one LOG1 with topic 0x11…11 and the first word of its input as data.
 const EMITTER: &str = "602d600c600039602d6000f360003560005\
 2 7f1111111111111111111111111111111111111111111111111111111111111111 60206000a100";

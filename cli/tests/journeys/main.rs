@@ -34,5 +34,6 @@ mod reserve;
 mod resync;
 mod secrets;
 mod services;
+mod transactions;
 mod unloaded;
 mod upgrade;

@@ -229,7 +229,7 @@ fn what_cannot_be_sent_is_refused_in_the_handler_and_hurts_nothing_else() {
         "InvalidInput: outbox: header `idempotency-key` is the host's to set",
         "InvalidInput: outbox: an effect of 3",
         "Unsupported: outbox: capability `chain` is not granted to module sender, and effects over RPC need it",
-        "Unsupported: outbox: transaction effects: this engine has no actor",
+        "Unsupported: outbox: capability `identity` is not granted to this module",
         "Unsupported: outbox: message effects: this engine has no actor",
     ];
     assert_eq!(seen.len(), expected.len());

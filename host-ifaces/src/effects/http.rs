@@ -195,6 +195,7 @@ mod tests {
         ports.of::<EgressMsg>().bind(actor.clone());
         let with = Attempting {
             module: &Arc::from("m"),
+            id: "m/1",
             key: "m/1",
             again: false,
             deadline: Duration::from_secs(10),

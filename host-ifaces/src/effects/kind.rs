@@ -13,6 +13,8 @@ use crate::{
 pub(super) const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// Errors are for people.
 pub(super) const ERROR_CHARS_MAX: usize = 500;
+/// A failure in JSON, whose kind bounds each of its parts.
+const OBJECT_BYTES_MAX: usize = 6 * 1024;
 
 /// An effect, as its kind sees it. A kind without `check` and `attempt` of its own is one that nobody carries out yet.
 #[async_trait::async_trait]
@@ -44,6 +46,12 @@ pub trait EffectKind: Send + Sync {
     /// Those of such a call, and `unsupported` for a capability that is not granted.
     fn granted(&self, module: &str, grants: &Grants) -> Result<(), HostError>;
 
+    /// Whether its destination takes it on and goes on with it by itself: once it may have, what became of it is asked
+    /// whatever is granted by then.
+    fn is_followed(&self) -> bool {
+        false
+    }
+
     /// Whether it is one that could ever go out, with this key. Asked when it is sent, after `granted`.
     ///
     /// # Errors
@@ -61,6 +69,8 @@ pub trait EffectKind: Send + Sync {
 /// What an attempt is made with.
 pub struct Attempting<'a> {
     pub module: &'a Arc<str>,
+    /// The effect's name for ever: whoever is asked by it again knows that it is the same effect.
+    pub id: &'a str,
     /// The idempotency key.
     pub key: &'a str,
     /// An attempt before this one may have arrived.
@@ -94,10 +104,12 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The same with an error that can be kept: an answer, a URL or a refusal in it may be long.
+    /// The same with an error that can be kept: an answer, a URL or a refusal in it may be long. A failure that is told as a
+    /// JSON object is for the module to read, and is kept whole.
     pub fn shortened(self) -> Self {
         match self {
             Self::Delivered(answer) => Self::Delivered(answer),
+            Self::Failed(error) if is_object(&error) => Self::Failed(error),
             Self::Failed(error) => Self::Failed(short(error)),
             Self::Underway { what, after } => Self::Underway { what: short(what), after },
             Self::Retry { error, after, counts } => Self::Retry { error: short(error), after, counts },
@@ -110,11 +122,17 @@ pub(super) fn retry(error: String) -> Verdict {
     Verdict::Retry { error, after: None, counts: true }
 }
 
-fn short(text: String) -> String {
+pub(super) fn short(text: String) -> String {
     match text.char_indices().nth(ERROR_CHARS_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
+}
+
+fn is_object(text: &str) -> bool {
+    text.len() <= OBJECT_BYTES_MAX
+        && text.starts_with('{')
+        && serde_json::from_str::<Value>(text).is_ok_and(|value| value.is_object())
 }
 
 /// Bytes for people.

@@ -175,6 +175,7 @@ mod tests {
         ports.chain(1).unwrap().bind(actor.clone());
         let with = Attempting {
             module: &Arc::from("m"),
+            id: "m/1",
             key: "k",
             again: false,
             deadline: Duration::from_secs(10),

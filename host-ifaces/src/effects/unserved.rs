@@ -1,40 +1,13 @@
-//! Effects that no actor carries out yet, so that none is taken: transactions of an account, and messages to a topic.
+//! Effects that no actor carries out yet, so that none is taken: messages to a topic.
 
 use serde_json::{Value, json};
 
-use super::kind::{EffectKind, hex};
+use super::kind::EffectKind;
 use crate::{
     HostError,
-    bindings::nexum::host::outbox::{Effect, MessageEffect, TransactionEffect},
+    bindings::nexum::host::outbox::{Effect, MessageEffect},
     grants::Grants,
 };
-
-impl EffectKind for TransactionEffect {
-    fn name(&self) -> &'static str {
-        "transaction"
-    }
-
-    fn destination(&self) -> String {
-        format!("chain:{}", self.chain_id)
-    }
-
-    fn bytes(&self) -> usize {
-        self.data.len()
-    }
-
-    fn stripped(&self) -> Effect {
-        Effect::Transaction(Self { data: Vec::new(), ..self.clone() })
-    }
-
-    fn payload(&self) -> Value {
-        json!({ "chain_id": self.chain_id, "data": hex(&self.data) })
-    }
-
-    /// It says what it needs once there is an actor for it.
-    fn granted(&self, _module: &str, _grants: &Grants) -> Result<(), HostError> {
-        Ok(())
-    }
-}
 
 impl EffectKind for MessageEffect {
     fn name(&self) -> &'static str {

@@ -3,6 +3,7 @@
 pub mod grant;
 pub mod guest;
 pub mod port;
+mod wallet;
 
 use wasmtime::component::HasSelf;
 

@@ -124,7 +124,7 @@ impl Drain {
                 drained.drained.retain(|drained| *drained != name);
                 drained.unfinished.push(format!("{line}; they go on while the engine runs"));
             }
-            drained.held.extend(left.held(&name, now_ms));
+            drained.held.extend(left.held(&name, now_ms).into_iter().chain(left.underway(&name, now_ms)));
             drained.outbox.insert(name, left);
         }
         drained

@@ -15,18 +15,22 @@ use nexum_host_ifaces::{
 use super::{
     Args, STORE_DEADLINE, flat,
     metrics::OutboxMetrics,
-    retry::{RetryPolicy, next_attempt_ms},
+    retry::{RETRY_AFTER_MAX, RetryPolicy, next_attempt_ms},
 };
 use crate::load::Plan;
 
 /// Wait after an attempt that the engine's own bounds refused.
 const REFUSED_RETRY_MS: u64 = 250;
+/// What its destination has taken on is asked after no more often.
+const UNDERWAY_LOOK_MIN: Duration = Duration::from_millis(250);
 
 /// What an attempt came to.
 pub enum Attempted {
     /// It is not there any more, or ended in an earlier history.
     Gone,
     Again(Progress),
+    /// Its destination has taken it on: what it waits for there.
+    Underway(Progress, String),
     Ended(Ended),
     /// The store did not answer; what is known of it, if anything.
     Trouble(String, Option<Progress>),
@@ -57,19 +61,23 @@ impl Attempts {
         let (module, id, at) = (live.module, live.id.clone(), live.at);
         let now_ms = self.clock.now_ms();
         let asked = |reply| StoreMsg::Outbox(OutboxRequest::Release { module, id, at, now_ms, reply });
-        let (entry, progress, again) = match flat(self.ports.store().call(STORE_DEADLINE, asked).await) {
+        let (entry, mut progress, again) = match flat(self.ports.store().call(STORE_DEADLINE, asked).await) {
             Ok(Released::Now { entry, progress, again }) => (entry, progress, again),
             Ok(Released::Ended | Released::Gone) => return Attempted::Gone,
             Err(error) => return Attempted::Trouble(error, None),
         };
-        self.metrics.attempts.with_label_values(&[&*live.name]).inc();
+        // Of what its destination had taken on, only the time since counts.
+        progress.first_attempt_ms = progress.first_attempt_ms.max(live.progress.first_attempt_ms);
         let kind = effects::of(&entry.effect);
         // Grants may be other ones by now than when it was sent.
         let verdict = match kind.granted(&plan.manifest.name, &plan.grants) {
-            Err(error) => Verdict::Failed(format!("not granted any more: {}", error.message)),
-            Ok(()) => {
+            Err(error) if !(again && kind.is_followed()) => {
+                Verdict::Failed(format!("not granted any more: {}", error.message))
+            }
+            _ => {
                 let with = Attempting {
                     module: &plan.manifest.name,
+                    id: &entry.id,
                     key: &entry.key,
                     again,
                     deadline: self.deadline,
@@ -80,6 +88,9 @@ impl Attempts {
                 kind.attempt(&with).await
             }
         };
+        if !matches!(verdict, Verdict::Underway { .. }) {
+            self.metrics.attempts.with_label_values(&[&*live.name]).inc();
+        }
         self.conclude(live, &entry, progress, verdict).await
     }
 
@@ -92,6 +103,12 @@ impl Attempts {
     ) -> Attempted {
         let now_ms = self.clock.now_ms();
         let (error, after) = match verdict.shortened() {
+            Verdict::Underway { what, after } => {
+                let wait = after.clamp(UNDERWAY_LOOK_MIN, RETRY_AFTER_MAX);
+                progress.next_attempt_ms = now_ms.saturating_add(wait.as_millis() as u64);
+                (progress.first_attempt_ms, progress.last_error) = (now_ms, None);
+                return Attempted::Underway(progress, what);
+            }
             Verdict::Retry { counts: false, error, .. } => {
                 progress.next_attempt_ms = now_ms + REFUSED_RETRY_MS;
                 progress.last_error = Some(error);
@@ -136,6 +153,20 @@ impl Attempts {
             "effect failed: {error}; `nexumctl outbox retry {} {}` takes it up again", live.name, entry.id
         );
         self.end(live, progress, Ended::Failed, OutcomeStatus::Failed(error)).await
+    }
+
+    /// Why an effect cannot be called back, if it cannot: its destination may have taken it on, and goes on with it.
+    pub async fn held_elsewhere(&self, live: &PendingEffect) -> Option<String> {
+        if !live.progress.released {
+            return None;
+        }
+        let (name, id) = (live.name.to_string(), live.id.clone());
+        let asked = |reply| StoreMsg::Outbox(OutboxRequest::Show { name, id, reply });
+        match flat(self.ports.store().call(STORE_DEADLINE, asked).await) {
+            Ok(listed) if effects::of(&listed.entry.effect).is_followed() => Some("it may have been handed on".into()),
+            Ok(_) => None,
+            Err(error) => Some(error),
+        }
     }
 
     /// Writes the end of an effect and the outcome that its module will hear of.

@@ -20,6 +20,12 @@ fn refused(error: StoreError) -> AdminError {
     }
 }
 
+fn elsewhere(id: &str, what: &str) -> String {
+    format!(
+        "effect `{id}` cannot be called back here ({what}): `nexumctl tx cancel` and `nexumctl approvals deny` can end it"
+    )
+}
+
 /// Whoever asked may have gone; then there is nobody to tell.
 fn answer(reply: AdminReply<()>, answer: Result<(), AdminError>) {
     let _ = reply.send(answer);
@@ -62,14 +68,21 @@ impl State {
             None => {
                 return answer(reply, Err(AdminError::UnknownEffect { module, id }));
             }
-            Some(Err(())) => {
+            Some(Err(None)) => {
                 let reason = format!("an attempt at effect `{id}` is under way: try again when it has come to its end");
                 return answer(reply, Err(AdminError::Refused(reason)));
             }
+            // Its end is told by whoever has it; another one would be made up.
+            Some(Err(Some(what))) => return answer(reply, Err(AdminError::Refused(elsewhere(&id, &what)))),
             Some(Ok(live)) => live,
         };
         let attempts = self.attempts.clone();
         self.task(myself, async move {
+            if let Some(what) = attempts.held_elsewhere(&live).await {
+                let reason = elsewhere(&live.id, &what);
+                answer(reply, Err(AdminError::Refused(reason.clone())));
+                return TaskResult::Attempted { live: Box::new(live), done: Attempted::Trouble(reason, None) };
+            }
             let left = if live.progress.released { ", after it may have left" } else { "" };
             let status = OutcomeStatus::Cancelled(format!("by the operator{left}"));
             let done = attempts.end(&live, live.progress.clone(), Ended::Cancelled, status).await;

@@ -60,6 +60,8 @@ struct Item {
     earlier: Vec<Location>,
     state: State,
     is_final: bool,
+    /// Its destination has taken it on: what it waits for there.
+    underway: Option<String>,
 }
 
 impl Item {
@@ -159,9 +161,11 @@ impl Queue {
         }
     }
 
-    /// Whether anything could go out or is under way. What is behind another one of its lane waits as that does.
+    /// Whether anything could go out, or an attempt at it is under way. What its destination has taken on goes on there, and
+    /// is only asked after. What is behind another one of its lane waits as that does.
     fn is_busy(&self) -> bool {
-        self.flying > 0 || !self.due.is_empty()
+        let is_busy = |item: &Item| matches!(item.state, State::Due(_) | State::Flying) && item.underway.is_none();
+        (self.flying > 0 || !self.due.is_empty()) && self.items.values().any(is_busy)
     }
 
     fn outstanding(&self) -> Outstanding {
@@ -169,8 +173,10 @@ impl Queue {
         for item in self.items.values() {
             let lane = item.live.lane.as_ref().filter(|_| item.state == State::Behind);
             let first = lane.and_then(|lane| self.lanes.get(lane)?.first()).and_then(|first| self.items.get(first));
-            let (count, oldest_ms) = match first.unwrap_or(item).state {
+            let first = first.unwrap_or(item);
+            let (count, oldest_ms) = match first.state {
                 State::Held => (&mut found.held, &mut found.oldest_held_ms),
+                _ if first.underway.is_some() => (&mut found.underway, &mut found.oldest_underway_ms),
                 _ => (&mut found.unsettled, &mut found.oldest_unsettled_ms),
             };
             *count += 1;
@@ -263,7 +269,8 @@ impl Schedule {
             queue.lanes.entry(lane.clone()).or_default().insert(place);
         }
         queue.bytes += live.bytes;
-        queue.items.insert(place, Item { live, earlier: Vec::new(), state: State::Behind, is_final: false });
+        let item = Item { live, earlier: Vec::new(), state: State::Behind, is_final: false, underway: None };
+        queue.items.insert(place, item);
         queue.place(place);
     }
 
@@ -315,12 +322,13 @@ impl Schedule {
         Some(item.live.clone())
     }
 
-    /// Takes an effect out of turn, such as to cancel it. None when it is not there; `Err` when it is under way.
-    pub fn seize(&mut self, module: &str, id: &str) -> Option<Result<PendingEffect, ()>> {
+    /// Takes an effect out of turn, such as to cancel it. None when it is not there; `Err` when it is under way, with what it
+    /// waits for where its destination has taken it on.
+    pub fn seize(&mut self, module: &str, id: &str) -> Option<Result<PendingEffect, Option<String>>> {
         let (module, place) = self.find(module, id)?;
         let item = self.queues.get(&module)?.items.get(&place)?;
-        if item.state == State::Flying {
-            return Some(Err(()));
+        if item.state == State::Flying || item.underway.is_some() {
+            return Some(Err(item.underway.clone()));
         }
         self.fly(module, place).map(Ok)
     }
@@ -369,11 +377,35 @@ impl Schedule {
 
     /// An effect under way needs another attempt; its progress says when.
     pub fn again(&mut self, module: ModuleId, id: &str, progress: Progress) {
+        self.land(module, id, progress, None);
+    }
+
+    /// Nothing was learnt of an effect under way: it is tried again, and whoever has it has it still.
+    pub fn postponed(&mut self, module: ModuleId, id: &str, progress: Progress) {
+        let queue = self.queues.get(&module);
+        let item = queue.and_then(|queue| queue.items.get(queue.places.get(id)?));
+        let underway = item.and_then(|item| item.underway.clone());
+        self.land(module, id, progress, underway);
+    }
+
+    /// The destination of an effect has taken it on, and waits for this; it is asked again when its progress says.
+    pub fn underway(&mut self, module: ModuleId, id: &str, progress: Progress, what: String) {
+        self.land(module, id, progress, Some(what));
+    }
+
+    /// What those of a module that their destinations have taken on wait for, by id.
+    pub fn waits(&self, module: &str) -> BTreeMap<String, String> {
+        let items = self.queues.values().filter(|queue| queue.name == module).flat_map(|queue| queue.items.values());
+        items.filter_map(|item| Some((item.live.id.clone(), item.underway.clone()?))).collect()
+    }
+
+    fn land(&mut self, module: ModuleId, id: &str, progress: Progress, underway: Option<String>) {
         if let Some(place) = self.landed(module, id)
             && let Some(queue) = self.queues.get_mut(&module)
             && let Some(item) = queue.items.get_mut(&place)
         {
             item.live.progress = progress;
+            item.underway = underway;
             queue.place(place);
         }
     }
@@ -444,8 +476,8 @@ impl Schedule {
         !self.queues.values().any(|queue| queue.is_busy() && of(&queue.name))
     }
 
-    /// What has not ended, by module: what could go out or is under way, and what waits for a block to be final, itself
-    /// or the first of its lane.
+    /// What has not ended, by module: what could go out or is under way, what its destination has taken on, and what waits
+    /// for a block to be final, itself or the first of its lane.
     pub fn outstanding(&self) -> impl Iterator<Item = (String, Outstanding)> {
         self.queues.values().map(|queue| (queue.name.clone(), queue.outstanding()))
     }

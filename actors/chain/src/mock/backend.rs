@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use nexum_host_ifaces::{
     Address, Hash, HostError, HostErrorKind,
     clock::Clock,
-    interfaces::chain::port::{EndpointStatus, Final},
+    interfaces::chain::port::{EndpointAnswer, EndpointStatus, Final},
     types::Log,
 };
 use serde_json::{Value, json};
@@ -27,6 +27,8 @@ const CODE_REVERTED: i32 = 3;
 const CODE_UNKNOWN_METHOD: i32 = -32601;
 const CODE_BAD_PARAMS: i32 = -32602;
 const CODE_FAULT: i32 = -32000;
+/// The name of its one endpoint.
+const NAME: &str = "mock";
 
 pub struct MockBackend {
     chain: MockChain,
@@ -347,8 +349,30 @@ impl Backend for MockBackend {
         Ok(answers)
     }
 
+    async fn request_each(
+        &self,
+        method: &str,
+        params: &str,
+        endpoints_max: usize,
+        deadline: Duration,
+        reply_bytes_max: usize,
+    ) -> Result<Vec<EndpointAnswer>, HostError> {
+        if endpoints_max == 0 {
+            return Ok(Vec::new());
+        }
+        let answer = self.request(method, params, deadline, reply_bytes_max).await;
+        Ok(vec![EndpointAnswer { endpoint: NAME.to_owned(), answer }])
+    }
+
+    /// It has no transactions: this is refused like any other method that it does not know, unless a fault is scripted.
+    async fn broadcast(&self, raw: &[u8], deadline: Duration) -> Vec<EndpointAnswer> {
+        let params = json!([bytes_json(raw)]).to_string();
+        let answer = self.request("eth_sendRawTransaction", &params, deadline, usize::MAX).await;
+        vec![EndpointAnswer { endpoint: NAME.to_owned(), answer }]
+    }
+
     fn endpoints(&self) -> Vec<EndpointStatus> {
-        let (name, score) = ("mock".to_owned(), 100);
+        let (name, score) = (NAME.to_owned(), 100);
         vec![EndpointStatus { name, score, connected: true, healthy: true, leads: true, ..EndpointStatus::default() }]
     }
 

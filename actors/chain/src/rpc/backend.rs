@@ -9,13 +9,20 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream::FuturesUnordered};
 use nexum_host_ifaces::{
     Hash, HostError,
-    interfaces::chain::port::{EndpointStatus, Final},
+    interfaces::chain::port::{EndpointAnswer, EndpointStatus, Final},
     types::Log,
 };
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::{RpcBackend, agreement::Told, errors::CallError, follow, headers::HeaderRequest, parse_params, to_text};
+use super::{
+    RpcBackend,
+    agreement::Told,
+    errors::CallError,
+    follow,
+    headers::HeaderRequest,
+    requests::{parse_params, to_text},
+};
 use crate::{
     backend::{Backend, Bounds, Ranged, SETTLED_DEPTH, Seen, Survey},
     config::BloomUse,
@@ -125,6 +132,22 @@ impl Backend for RpcBackend {
             Err(error @ CallError::Node { .. }) if batch.len() == 1 => Ok(vec![Err(error.to_host_error())]),
             Err(error) => Err(error.to_host_error()),
         }
+    }
+
+    async fn request_each(
+        &self,
+        method: &str,
+        params: &str,
+        endpoints_max: usize,
+        deadline: Duration,
+        reply_bytes_max: usize,
+    ) -> Result<Vec<EndpointAnswer>, HostError> {
+        let params = parse_params(params.to_owned())?;
+        Ok(self.ask_each(method, &params, endpoints_max, deadline, reply_bytes_max).await)
+    }
+
+    async fn broadcast(&self, raw: &[u8], deadline: Duration) -> Vec<EndpointAnswer> {
+        self.send_everywhere(raw, deadline).await
     }
 
     fn endpoints(&self) -> Vec<EndpointStatus> {

@@ -57,6 +57,8 @@ pub enum Purpose {
     Module {
         reply_bytes_max: usize,
     },
+    /// A transaction of the engine's accounts: over the connection of modules, and waiting for none of them.
+    Transaction,
 }
 
 impl Purpose {
@@ -69,20 +71,19 @@ impl Purpose {
             Self::SecondOpinion => "second-opinion",
             Self::Proof => "proof",
             Self::Module { .. } => "module",
+            Self::Transaction => "transaction",
         }
     }
 
+    /// Whether it says nothing of how well the chain is served: what is asked is not for reading it.
     pub fn is_module(self) -> bool {
-        matches!(self, Self::Module { .. })
-    }
-
-    fn caller(self) -> Caller {
-        if self.is_module() { Caller::Module } else { Caller::Engine }
+        matches!(self, Self::Module { .. } | Self::Transaction)
     }
 
     fn reply_bytes_max(self) -> usize {
         match self {
             Self::Module { reply_bytes_max } => reply_bytes_max.saturating_add(ENVELOPE_BYTES_MAX),
+            Self::Transaction => ENVELOPE_BYTES_MAX,
             _ => ENGINE_REPLY_BYTES_MAX,
         }
     }
@@ -385,7 +386,8 @@ impl Endpoint {
         requests: &[(&str, &RawValue)],
         timeout: Duration,
     ) -> Result<Vec<Payload>, CallError> {
-        if !self.limiter.pass(purpose.caller(), requests.len(), timeout).await {
+        let caller = if matches!(purpose, Purpose::Module { .. }) { Caller::Module } else { Caller::Engine };
+        if !self.limiter.pass(caller, requests.len(), timeout).await {
             return Err(CallError::Paced { said: self.limiter.said() });
         }
         let answers = match requests {

@@ -1,5 +1,6 @@
 //! Endpoints that are behind one another, without any network.
 
+mod everybody;
 mod keys;
 mod odd;
 mod standby;

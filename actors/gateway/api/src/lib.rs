@@ -6,6 +6,7 @@
 //!
 //! Invariant: nothing here needs an engine, so that a client of one is small.
 
+pub mod accounts;
 pub mod crashes;
 pub mod health;
 pub mod journal;
@@ -212,7 +213,7 @@ pub struct Effect {
     pub key: String,
     /// `pending`, `released` once it may have left, or how it ended: `delivered`, `failed`, `cancelled`.
     pub state: String,
-    /// `http` or `rpc`.
+    /// `http`, `rpc`, `transaction` or `signature`.
     pub kind: String,
     /// An origin without its path, or a chain.
     pub destination: String,
@@ -223,6 +224,9 @@ pub struct Effect {
     pub attempts: u32,
     pub next_attempt_ms: Option<u64>,
     pub last_error: Option<String>,
+    /// What it is at where it was handed to, as far as that was asked since the outbox started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underway: Option<String>,
     /// The event that sent it was undone by a reorg, after it may have left.
     pub retracted: bool,
     /// Whether what it carries, if anything, is still there. It is not of one that was delivered, nor of others that ended

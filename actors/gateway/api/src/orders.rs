@@ -78,7 +78,7 @@ pub struct Drained {
     pub drained: Vec<String>,
     /// What was not finished within the deadline, one line each; it still finishes, and then the module is paused.
     pub unfinished: Vec<String>,
-    /// What nobody waited for, because it may take as long as a block needs to be final; one line each.
+    /// What nobody waited for, because it may take as long as a block needs to be final, or people to approve; one line each.
     #[serde(default)]
     pub held: Vec<String>,
     /// What is left of their effects, by module; those that have none are left out.
@@ -96,6 +96,11 @@ pub struct Outstanding {
     /// Those that wait for a block to be final.
     pub held: u64,
     pub oldest_held_ms: Option<u64>,
+    /// Those that their destinations have taken on, such as transactions that are not final yet.
+    #[serde(default)]
+    pub underway: u64,
+    #[serde(default)]
+    pub oldest_underway_ms: Option<u64>,
 }
 
 impl Outstanding {
@@ -110,6 +115,16 @@ impl Outstanding {
         let oldest = age(now_ms, self.oldest_held_ms?);
         let waits = if self.held == 1 { "waits" } else { "wait" };
         Some(format!("module {module}: {} {waits} for finality, the oldest sent {oldest} ago", effects(self.held)))
+    }
+}
+
+impl Outstanding {
+    /// One line about what goes on elsewhere, if anything does.
+    pub fn underway(&self, module: &str, now_ms: u64) -> Option<String> {
+        let oldest = age(now_ms, self.oldest_underway_ms?);
+        let goes = if self.underway == 1 { "goes" } else { "go" };
+        let count = effects(self.underway);
+        Some(format!("module {module}: {count} {goes} on where they were handed to, the oldest sent {oldest} ago"))
     }
 }
 

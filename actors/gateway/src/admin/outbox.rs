@@ -1,5 +1,7 @@
 //! Effects of modules: which there are, one of them, and the orders about one.
 
+use std::collections::BTreeMap;
+
 use axum::{
     Json, Router,
     extract::{
@@ -43,15 +45,30 @@ async fn list(
 ) -> Result<Json<Vec<Effect>>, ApiError> {
     let (Path(name), Query(ListQuery { limit })) = (name?, query?);
     let limit = within("limit", limit.unwrap_or(LIST_DEFAULT), 1..=LIST_MAX)?;
+    let mut waits = waits(&api, &name).await;
     let asked = |reply| StoreMsg::Outbox(OutboxRequest::List { name, limit, reply });
     let found = api.store.call(READ_DEADLINE, asked).await??;
-    Ok(Json(found.iter().map(shapes::brief_effect).collect()))
+    Ok(Json(found.iter().map(|listed| waiting(shapes::brief_effect(listed), &mut waits)).collect()))
 }
 
 async fn show(State(api): State<Api>, path: Named) -> Result<Json<Effect>, ApiError> {
     let Path((name, id)) = path?;
+    let mut waits = waits(&api, &name).await;
     let asked = |reply| StoreMsg::Outbox(OutboxRequest::Show { name, id, reply });
-    Ok(Json(shapes::effect(&api.store.call(READ_DEADLINE, asked).await??)))
+    Ok(Json(waiting(shapes::effect(&api.store.call(READ_DEADLINE, asked).await??), &mut waits)))
+}
+
+/// What effects wait for where they were handed to, by id. Without an outbox nobody knows, and the rest is told.
+async fn waits(api: &Api, module: &str) -> BTreeMap<String, String> {
+    let module = module.to_owned();
+    let asked = |reply| AdminMsg::Effects(EffectOrder::Waits { module, reply });
+    api.admin.call(READ_DEADLINE, asked).await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+fn waiting(effect: Effect, waits: &mut BTreeMap<String, String>) -> Effect {
+    // One that was pending when it was asked may have ended since.
+    let is_released = effect.state == "released";
+    Effect { underway: waits.remove(&effect.id).filter(|_| is_released), ..effect }
 }
 
 async fn retry(State(api): State<Api>, path: Named) -> Result<StatusCode, ApiError> {

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use nexum_gateway::Accounts;
 use nexum_host_ifaces::{
     Hash,
     event::{Cursor, EventId, SourceId},
@@ -31,6 +32,7 @@ struct Shared {
 pub struct Engine {
     pub admin: Port<AdminMsg>,
     pub store: Port<StoreMsg>,
+    pub accounts: Accounts,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -40,7 +42,7 @@ impl Engine {
         let (admin, store) = (Port::new("kernel"), Port::new("store"));
         admin.bind(Actor::spawn(None, FakeKernel(shared.clone()), ()).await.unwrap().0);
         store.bind(Actor::spawn(None, FakeStore(shared.clone()), ()).await.unwrap().0);
-        Self { admin, store, shared }
+        Self { admin, store, accounts: crate::accounts::start().await, shared }
     }
 
     /// The orders since the last call.
@@ -121,6 +123,7 @@ impl Actor for FakeKernel {
             AdminMsg::Effects(EffectOrder::Cancel { module, id, reply }) => {
                 reply.send(Err(AdminError::Refused(format!("effect `{id}` of {module} is under way"))))?;
             }
+            AdminMsg::Effects(EffectOrder::Waits { reply, .. }) => reply.send(Ok(BTreeMap::new()))?,
             AdminMsg::Drain { module, reply, .. } => {
                 let drained = module.into_iter().collect();
                 reply.send(Ok(Drained { drained, ..Drained::default() }))?;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
 
+mod accounts;
 mod fake;
 mod http;
 mod token;
@@ -69,6 +70,7 @@ fn args(engine: &Engine, logs: &LogTap, directory: &Path) -> Args {
         admin: engine.admin.clone(),
         store: engine.store.clone(),
         counted: GatewayMetrics::register(&registry).unwrap(),
+        accounts: Some(engine.accounts.clone()),
         registry,
         logs: logs.clone(),
     }
@@ -202,6 +204,51 @@ async fn dead_letters_are_listed_shown_retried_and_dropped() {
     assert_eq!(fixture.admin("DELETE", "/v1/modules/twap-monitor/dlq/7").await.status, 204);
     let orders = ["retry twap-monitor 7", "retry effect twap-monitor a/b/0", "drop twap-monitor 7"];
     assert_eq!(fixture.engine.orders(), orders);
+}
+
+#[tokio::test]
+async fn accounts_are_listed_and_ordered_about() {
+    let fixture = Fixture::start().await;
+    let list = fixture.admin("GET", "/v1/transactions?limit=5").await.json();
+    assert_eq!(
+        (&list[0]["nonce"], &list[0]["effect"], &list[0]["what"]),
+        (&json!(7), &json!("m/1"), &json!("limit 5"))
+    );
+    let account = "0xABababababababababababababababababababab";
+    let bumped = fixture.post(&format!("/v1/transactions/1/{account}/7/bump"), json!(null)).await;
+    let done = format!("Bump {} 7 on 1", account.to_lowercase());
+    assert_eq!((bumped.status, &bumped.json()["done"]), (200, &json!(done)));
+    assert_eq!(fixture.post(&format!("/v1/transactions/1/{account}/7/burn"), json!(null)).await.status, 404);
+    let unknown = fixture.post(&format!("/v1/transactions/1/{account}/8/cancel"), json!(null)).await;
+    assert_eq!((unknown.status, &unknown.json()["error"]), (422, &json!("no such nonce")));
+
+    let approvals = fixture.admin("GET", "/v1/approvals").await.json();
+    assert_eq!((&approvals[0]["state"], &approvals[0]["effect"]), (&json!("waiting"), &json!("m/2")));
+    assert_eq!(fixture.admin("GET", "/v1/approvals/3").await.json()["what"], json!({ "to": "0x1" }));
+    assert_eq!(fixture.admin("GET", "/v1/approvals/4").await.status, 404);
+    let decided = fixture.post("/v1/approvals/3", json!({ "approve": true, "by": "ann" })).await.json();
+    assert_eq!((&decided["state"], &decided["policy"]), (&json!("approved"), &json!("by ann")));
+    let decided = fixture.post("/v1/approvals/3", json!({ "approve": false })).await.json();
+    assert_eq!((&decided["state"], &decided["policy"]), (&json!("denied"), &json!("by the admin API")));
+    assert_eq!(fixture.post("/v1/approvals/3", json!({ "approve": true, "by": "" })).await.status, 400);
+    assert_eq!(fixture.post("/v1/approvals/3", json!({ "aprove": true })).await.status, 422);
+    let audit = fixture.admin("GET", "/v1/audit?limit=1").await.json();
+    assert_eq!((&audit[0]["kind"], &audit[0]["effect"]), (&json!("message"), &json!(null)));
+    assert_eq!(fixture.admin("GET", "/v1/audit?limit=0").await.status, 400);
+}
+
+#[tokio::test]
+async fn an_engine_without_accounts_says_so() {
+    let (engine, root, directory) = (Engine::start().await, Root::start().await, TempDir::new().unwrap());
+    let args = Args { accounts: None, ..args(&engine, &LogTap::new(16), directory.path()) };
+    let gateway = nexum_gateway::spawn(args, root.cell()).await.unwrap();
+    let addresses = ractor::call!(gateway, Msg::Addresses).unwrap();
+    let socket = Target::Unix(addresses.admin_socket.unwrap());
+    for path in ["/v1/transactions", "/v1/approvals", "/v1/approvals/1", "/v1/audit"] {
+        let answer = http::send(&socket, "GET", path, &[], None).await;
+        assert_eq!(answer.status, 404, "{path}");
+        assert!(answer.json()["error"].as_str().unwrap().contains("[identity]"), "{path}");
+    }
 }
 
 #[tokio::test]

@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use nexum_host_ifaces::{
     outbox::{EffectEntry, Location, PendingEffect, Released},
-    store::{ModuleId, ModuleInfo, Reply, StoreError},
+    store::{ModuleId, ModuleInfo, Records, Reply, StoreError},
 };
 use rocksdb::WriteBatch;
 
 use crate::{
     store::Store,
-    tables::{headers::PendingHeaders, letters},
+    tables::{
+        headers::PendingHeaders,
+        letters,
+        services::{self, Wanted},
+    },
 };
 
 /// What waits for one write.
@@ -27,6 +31,8 @@ pub(crate) struct Group {
     pub headers: PendingHeaders,
     /// Recordings that were too large to be kept with their units.
     pub left_out: u64,
+    /// It is on the disk when it is answered, however durable units are to be.
+    pub is_synced: bool,
 }
 
 pub(crate) enum LetterChange {
@@ -40,6 +46,7 @@ pub(crate) enum Waiting {
     Opened(ModuleId, Reply<ModuleInfo>),
     Released(Box<Released>, Reply<Released>),
     Reopened(Box<PendingEffect>, Reply<PendingEffect>),
+    Records(Wanted, Reply<Records>),
 }
 
 impl Waiting {
@@ -62,6 +69,9 @@ impl Waiting {
             Self::Opened(id, reply) => drop(reply.send(written.and_then(|()| store.info(id)))),
             Self::Released(released, reply) => drop(reply.send(written.map(|()| *released))),
             Self::Reopened(live, reply) => drop(reply.send(written.map(|()| *live))),
+            Self::Records(wanted, reply) => {
+                drop(reply.send(written.and_then(|()| services::read(&store.db, &wanted))));
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ const SYNC_PERIOD: Duration = Duration::from_millis(100);
 impl CommitterShared {
     pub(super) fn run(&self) {
         let _bye = ExitGuard(self);
+        let synced = crate::open::synced();
         let options = match self.store.options.durability {
             Durability::Sync => crate::open::synced(),
             Durability::Periodic => WriteOptions::default(),
@@ -29,7 +30,8 @@ impl CommitterShared {
                     if self.store.options.durability == Durability::Periodic {
                         unsynced_ns = unsynced_ns.or_else(|| Some(self.store.options.clock.monotonic_ns()));
                     }
-                    if !self.write(group, &options) {
+                    let is_synced = group.is_synced;
+                    if !self.write(group, if is_synced { &synced } else { &options }) {
                         return;
                     }
                 }

@@ -24,7 +24,7 @@ impl CommitterShared {
     /// Writes one group and answers who waits for it. Whether the database is still to be written to: once several
     /// writes in a row have failed it takes nothing more until it is opened again.
     pub(super) fn write(&self, group: Group, options: &WriteOptions) -> bool {
-        let Group { mut batch, units, named, letters, sent, waiting, headers, left_out } = group;
+        let Group { mut batch, units, named, letters, sent, waiting, headers, left_out, is_synced: _ } = group;
         headers.write(&mut batch);
         let touches_disk = !batch.is_empty();
         let written = if !touches_disk {

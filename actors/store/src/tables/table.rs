@@ -44,6 +44,8 @@ pub(crate) enum Tag {
     Rewind = b'w',
     Redelivery = b'q',
     Header = b'c',
+    /// What services keep, by their names.
+    Service = b'v',
 }
 
 impl Tag {

@@ -141,7 +141,7 @@ async fn an_older_format_is_refused_and_not_touched() {
         db.put(b"m/format", format.to_be_bytes()).unwrap();
         u16::from_be_bytes(found.try_into().unwrap())
     };
-    assert_eq!(replace(3), 4);
+    assert_eq!(replace(3), 5);
     let expected = format!(
         "{} was written by an older nexum (store format 3, this one reads none before 4): run the version that wrote it, \
          or start with an empty state directory",
@@ -154,6 +154,7 @@ async fn an_older_format_is_refused_and_not_touched() {
     let harness = Harness::open(directory.path()).await;
     assert_eq!(harness.store.get(module.info.id, "key").unwrap(), Some(b"value".to_vec()));
     harness.close().await;
+    assert_eq!(replace(4), 5, "an older version that would misread what is written now refuses it");
 }
 
 #[tokio::test]

@@ -17,3 +17,4 @@ mod power;
 mod receipts;
 mod recordings;
 mod rewind;
+mod services;

@@ -37,6 +37,9 @@ pub fn operator(command: Operator, output: &Output) -> Result<(), Failure> {
             Operator::Dlq(command) => dlq(&client, command, output).await,
             Operator::Crash(command) => super::crash::crash(&client, command, output).await,
             Operator::Outbox(command) => outbox(&client, command, output).await,
+            Operator::Tx(command) => super::accounts::tx(&client, command, output).await,
+            Operator::Approvals(command) => super::accounts::approvals(&client, command, output).await,
+            Operator::Audit(command) => super::accounts::audit(&client, command, output).await,
             Operator::Service(command) => service(&client, command, output).await,
             Operator::Metrics => {
                 let text = client.text("/v1/metrics").await?;

@@ -22,10 +22,15 @@ pub fn effects(effects: &[Effect]) -> String {
             effect.lane.clone().unwrap_or_else(|| "-".to_owned()),
             effect.destination.clone(),
             effect.id.clone(),
-            effect.last_error.as_ref().map_or_else(String::new, |error| one_line(error, ERROR_CHARS_MAX)),
+            said(effect).map_or_else(String::new, |said| one_line(said, ERROR_CHARS_MAX)),
         ]);
     }
     table(&rows)
+}
+
+/// What it is at, or what went wrong last.
+fn said(effect: &Effect) -> Option<&String> {
+    effect.underway.as_ref().or(effect.last_error.as_ref())
 }
 
 pub fn effect(effect: &Effect) -> String {
@@ -46,6 +51,9 @@ pub fn effect(effect: &Effect) -> String {
     }
     if effect.retracted {
         rows.push(vec!["retracted".to_owned(), "its event was undone after it may have left".to_owned()]);
+    }
+    if let Some(what) = &effect.underway {
+        rows.push(vec!["under way".to_owned(), one_line(what, usize::MAX)]);
     }
     if let Some(error) = &effect.last_error {
         rows.push(vec!["last error".to_owned(), one_line(error, usize::MAX)]);
@@ -81,6 +89,7 @@ mod tests {
             attempts: 3,
             next_attempt_ms: Some(9),
             last_error: Some("status 503:\n busy".into()),
+            underway: None,
             retracted: true,
             body_kept: true,
             payload: None,
@@ -104,5 +113,10 @@ mod tests {
         assert!(line.starts_with("released (retracted)  3"), "{text}");
         assert!(line.ends_with("https://hooks.example.org  alerts/block:1:5:0xab/0  status 503: busy"), "{text}");
         assert_eq!(effects(&[]), "no effects\n");
+        let underway = Effect { underway: Some("waits for its\nreceipt".into()), last_error: None, ..effect };
+        assert!(effects(std::slice::from_ref(&underway)).trim_end().ends_with("waits for its receipt"));
+        assert!(
+            super::effect(&underway).lines().any(|line| line.starts_with("under way") && line.ends_with("its receipt"))
+        );
     }
 }

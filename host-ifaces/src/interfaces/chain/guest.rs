@@ -42,6 +42,9 @@ impl chain::Host for Call {
     async fn request(&mut self, chain_id: u64, method: String, params: String) -> Result<String, HostError> {
         self.begin_request(method.len() + params.len())?;
         let port = self.chain_port(chain_id)?;
+        if let Some(answer) = self.wallet(chain_id, &method, &params).await {
+            return self.check_reply(answer?);
+        }
         self.grants().method(&method)?;
         let (deadline, reply_bytes_max) = (self.limits().host_call_deadline, self.limits().max_reply_bytes);
         let asked = self.ask("chain.request", &(chain_id, &method, &params));
@@ -64,16 +67,23 @@ impl chain::Host for Call {
             let message = format!("{} requests in one batch, at most {BATCH_REQUESTS_MAX}", requests.len());
             return Err(HostError::new("chain", HostErrorKind::InvalidInput, message));
         }
-        // What is not allowed is answered here; the rest goes out as one batch and is put back in its place.
-        let mut results: Vec<Option<RpcResult>> = Vec::with_capacity(requests.len());
+        // What is not allowed, or is a wallet's to answer, is answered here; the rest goes out as one batch and is put back
+        // in its place.
+        let mut results: Vec<Option<Result<String, HostError>>> = Vec::with_capacity(requests.len());
         let mut allowed = Vec::with_capacity(requests.len());
         for RpcRequest { method, params } in requests {
+            if let Some(answer) = self.wallet(chain_id, &method, &params).await {
+                // A signature is a call of its own.
+                self.count_more(1);
+                results.push(Some(answer));
+                continue;
+            }
             match self.grants().method(&method) {
                 Ok(()) => {
                     allowed.push((method, params));
                     results.push(None);
                 }
-                Err(denied) => results.push(Some(RpcResult::Err(denied))),
+                Err(denied) => results.push(Some(Err(denied))),
             }
         }
         let mut answers = Vec::new();
@@ -100,19 +110,15 @@ impl chain::Host for Call {
         let mut answers = answers.into_iter();
         let mut total_bytes = 0;
         let mut merged = Vec::with_capacity(results.len());
+        let missing = || Err(HostError::new("chain", HostErrorKind::Internal, "an answer is missing"));
         for slot in results {
-            let result = match slot {
-                Some(refused) => refused,
-                None => match answers.next() {
-                    Some(Ok(text)) => {
-                        total_bytes += text.len();
-                        RpcResult::Ok(text)
-                    }
-                    Some(Err(error)) => RpcResult::Err(error),
-                    None => RpcResult::Err(HostError::new("chain", HostErrorKind::Internal, "an answer is missing")),
-                },
-            };
-            merged.push(result);
+            merged.push(match slot.or_else(|| answers.next()).unwrap_or_else(missing) {
+                Ok(text) => {
+                    total_bytes += text.len();
+                    RpcResult::Ok(text)
+                }
+                Err(error) => RpcResult::Err(error),
+            });
         }
         self.give(total_bytes);
         if total_bytes > self.limits().max_reply_bytes {

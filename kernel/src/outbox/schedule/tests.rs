@@ -94,7 +94,7 @@ fn what_is_left_is_told_apart_by_whether_it_could_go_out() {
         found
     };
     let counts = |unsettled, oldest_unsettled_ms, held, oldest_held_ms| {
-        Some(Outstanding { unsettled, oldest_unsettled_ms, held, oldest_held_ms })
+        Some(Outstanding { unsettled, oldest_unsettled_ms, held, oldest_held_ms, ..Outstanding::default() })
     };
     // What is behind a held one waits as it does.
     assert_eq!(left(&schedule), counts(2, Some(1), 2, Some(2)));
@@ -108,6 +108,44 @@ fn what_is_left_is_told_apart_by_whether_it_could_go_out() {
     assert_eq!(left(&schedule), counts(0, None, 2, Some(2)));
     schedule.finalized(ModuleId(1), "a-2");
     assert_eq!(left(&schedule), counts(2, Some(2), 0, None));
+}
+
+#[test]
+fn what_its_destination_has_taken_on_holds_nothing_up_but_its_lane() {
+    let mut schedule = Schedule::new(BOUNDS, WAIT_MAX);
+    for (seq, id, lane) in [(1, "a-1", Some("x")), (2, "a-2", Some("x")), (3, "a-3", None), (4, "a-4", None)] {
+        schedule.add(live(1, seq, id, lane));
+    }
+    let later = |next_attempt_ms| Progress { next_attempt_ms, released: true, ..Progress::default() };
+    assert_eq!(started(&mut schedule, 0), ["a-1", "a-3"]);
+    schedule.underway(ModuleId(1), "a-1", later(50), "its receipt".into());
+    assert_eq!(started(&mut schedule, 0), ["a-4"], "it takes no room while it is not asked after");
+    for id in ["a-3", "a-4"] {
+        let seq = schedule.queues[&ModuleId(1)].items[&schedule.find("m1", id).unwrap().1].live.at;
+        schedule.ended(ModuleId(1), id, seq);
+    }
+    let left = |schedule: &Schedule| schedule.outstanding().next().unwrap().1;
+    let expected = Outstanding { underway: 2, oldest_underway_ms: Some(1), ..Outstanding::default() };
+    assert_eq!(
+        (left(&schedule), schedule.is_settled(|_| true)),
+        (expected, true),
+        "what is behind it waits as it does"
+    );
+    assert_eq!(schedule.waits("m1"), BTreeMap::from([("a-1".to_owned(), "its receipt".to_owned())]));
+    assert_eq!(schedule.waits("m2"), BTreeMap::new());
+    assert_eq!(schedule.seize("m1", "a-1"), Some(Err(Some("its receipt".to_owned()))), "it has gone too far");
+    // While it is asked after, and when the store does not answer, it is there still.
+    assert_eq!(started(&mut schedule, 50), ["a-1"]);
+    assert!(schedule.is_settled(|_| true));
+    schedule.postponed(ModuleId(1), "a-1", later(60));
+    assert_eq!(left(&schedule), expected);
+    assert_eq!(schedule.hurry("m1", "a-1"), Some(Ok(())), "it can be asked after at once");
+    assert_eq!(started(&mut schedule, 50), ["a-1"]);
+    schedule.again(ModuleId(1), "a-1", later(70));
+    assert!(!schedule.is_settled(|_| true) && schedule.waits("m1").is_empty(), "one that is to be tried again");
+    assert_eq!(started(&mut schedule, 70), ["a-1"]);
+    schedule.ended(ModuleId(1), "a-1", Some(Location { seq: 1, ordinal: 0 }));
+    assert_eq!(started(&mut schedule, 70), ["a-2"]);
 }
 
 #[test]

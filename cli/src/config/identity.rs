@@ -1,0 +1,461 @@
+//! `[identity]`: where keys are, and what each module may have signed with them.
+//!
+//! What is written here is kept as it is written; `settings` says what it means, and what is wrong with it.
+
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+
+use nexum_ctl::period::Period;
+use nexum_host_ifaces::interfaces::identity::port::Wei;
+use nexum_identity::{
+    AnyOf, Method, Policy as SigningPolicy, Remote as RemoteSigner, Settings, TypedDataRule, parse_address, parse_fee,
+    parse_wei,
+};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::secret::{self, Secret, Unreadable};
+
+/// Stands for any.
+const ANY: &str = "*";
+/// The longest name of a module.
+const MODULE_CHARS_MAX: usize = 64;
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Identity {
+    /// Directory of key files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keystore: Option<PathBuf>,
+    /// Of the key files: `file:`, `credential:`, or the password itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    /// What that comes to.
+    #[serde(skip)]
+    read: Option<Secret>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remote: Vec<Remote>,
+    pub policies: Vec<Policy>,
+}
+
+/// A signer elsewhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remote {
+    pub url: Secret,
+    pub accounts: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// What one module may have signed with one account.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    pub module: String,
+    pub account: String,
+    pub methods: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chains: Vec<Scalar>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub to: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub selectors: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_value: Option<Scalar>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_value_per_day: Option<Scalar>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_fee_per_gas: Option<Scalar>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_per_hour: Option<u32>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ask: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval_timeout: Option<Period>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub typed_data: Vec<TypedData>,
+}
+
+/// Typed data that may be signed; `*` stands for any.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TypedData {
+    pub verifying_contract: String,
+    pub chain_id: Scalar,
+    pub primary_type: String,
+}
+
+/// What is wrong, and at which key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// Dotted, such as `identity.policies.0.to`.
+    pub path: String,
+    pub message: String,
+    /// The same without any value, where that may be said although the value is hidden.
+    pub bare: Option<String>,
+}
+
+fn wrong(path: &str, message: impl Into<String>) -> Wrong {
+    Wrong { path: path.to_owned(), message: message.into(), bare: None }
+}
+
+impl Wrong {
+    fn bare(self, bare: impl Into<String>) -> Self {
+        Self { bare: Some(bare.into()), ..self }
+    }
+}
+
+/// A number, or a text such as `*` or `0.5 ether`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a whole number or a string")]
+pub enum Scalar {
+    Number(u64),
+    Text(String),
+}
+
+impl Scalar {
+    /// As it would be written as a text.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text.clone(),
+        }
+    }
+}
+
+impl Identity {
+    /// What the actor is started with.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn settings(&self) -> Result<Settings, Wrong> {
+        let remotes = self.remote.iter().enumerate().map(|(index, remote)| remote.signer(&at("remote", index)));
+        let policies = self.policies.iter().enumerate().map(|(index, policy)| policy.meaning(&at("policies", index)));
+        Ok(Settings {
+            keystore: self.keystore.clone(),
+            password: self.read.as_ref().map(|Secret(password)| password.clone().into()),
+            remotes: remotes.collect::<Result<_, _>>()?,
+            policies: policies.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// What the values say for themselves.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), Wrong> {
+        match (&self.keystore, &self.password) {
+            (Some(_), None) => {
+                let wanted =
+                    "needs password, such as \"file:/run/secrets/keystore\", \"credential:NAME\" or \"${VAR}\"";
+                return Err(wrong("identity.keystore", wanted));
+            }
+            (None, Some(_)) => return Err(wrong("identity.password", "is not used: there is no keystore")),
+            (None, None) if self.remote.is_empty() => {
+                return Err(wrong("identity", "has no keys: give keystore and password, or [[identity.remote]]"));
+            }
+            _ => {}
+        }
+        self.settings().map(drop)
+    }
+
+    /// Every path, and its key.
+    pub fn paths(&mut self) -> impl Iterator<Item = (String, &mut PathBuf)> {
+        let keystore = self.keystore.as_mut().map(|path| ("identity.keystore".to_owned(), path));
+        let remote = self.remote.iter_mut().enumerate();
+        let files = remote.filter_map(|(index, remote)| {
+            let path = remote.ca_file.as_mut()?;
+            Some((format!("{}.ca_file", at("remote", index)), path))
+        });
+        keystore.into_iter().chain(files)
+    }
+
+    /// Reads what is named, if everything is there.
+    ///
+    /// # Errors
+    /// The first thing that is not.
+    pub fn read(&mut self, environment: &BTreeMap<String, String>) -> Result<(), Wrong> {
+        for (key, path) in self.paths() {
+            let (is_there, expected) = match key == "identity.keystore" {
+                true => (path.is_dir(), "is no directory: `nexum key new` makes one"),
+                false => (path.is_file(), "is no file: expected certificates in PEM"),
+            };
+            if !is_there {
+                return Err(wrong(&key, format!("{} {expected}", path.display())).bare(expected));
+            }
+        }
+        if let Some(Secret(named)) = &self.password {
+            let read = secret::read(named, environment).map_err(|Unreadable { what, wrong: why }| {
+                // Where a secret is may be said, whatever may not be said of a password.
+                let message = format!("{what} {why}");
+                wrong("identity.password", message.as_str()).bare(message)
+            })?;
+            self.read = Some(Secret(read));
+        }
+        Ok(())
+    }
+}
+
+fn at(table: &str, index: usize) -> String {
+    format!("identity.{table}.{index}")
+}
+
+fn read<T>(at: &str, key: &str, read: Result<T, String>) -> Result<T, Wrong> {
+    read.map_err(|why| wrong(&format!("{at}.{key}"), why))
+}
+
+impl Remote {
+    fn signer(&self, at: &str) -> Result<RemoteSigner, Wrong> {
+        let Self { url: Secret(url), accounts, ca_file } = self;
+        let is_usable = |url: &Url| matches!(url.scheme(), "https" | "http") && url.has_host();
+        // It may hold a password.
+        if !Url::parse(url).is_ok_and(|url| is_usable(&url)) {
+            return Err(wrong(&format!("{at}.url"), "is no URL of a signer: expected one such as https://signer:9000"));
+        }
+        if accounts.is_empty() {
+            return Err(wrong(&format!("{at}.accounts"), "is empty: expected the addresses that it has the keys of"));
+        }
+        let accounts = accounts.iter().map(|account| read(at, "accounts", parse_address(account)));
+        Ok(RemoteSigner { url: url.clone(), accounts: accounts.collect::<Result<_, _>>()?, ca_file: ca_file.clone() })
+    }
+}
+
+impl Policy {
+    fn meaning(&self, at: &str) -> Result<SigningPolicy, Wrong> {
+        let wrong = |key: &str, message: &str| wrong(&format!("{at}.{key}"), message);
+        let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if self.module.is_empty() || self.module.len() > MODULE_CHARS_MAX || !self.module.chars().all(is_part) {
+            let message = format!("`{}` is no name of a module: expected 1 to 64 of a-z, 0-9 and -", self.module);
+            return Err(wrong("module", &message));
+        }
+        let account = read(at, "account", parse_address(&self.account))?;
+        let mut policy = SigningPolicy::new(self.module.as_str(), account);
+        let methods = self.methods.iter().map(|method| read(at, "methods", method.parse::<Method>()));
+        policy.methods = methods.collect::<Result<_, _>>()?;
+        if policy.methods.is_empty() {
+            return Err(wrong("methods", "is empty: expected some of transaction, message and typed-data"));
+        }
+        self.transactions(at, &mut policy)?;
+        self.typed_data(at, &mut policy)?;
+        policy.max_per_hour = self.max_per_hour;
+        if policy.max_per_hour == Some(0) {
+            return Err(wrong("max_per_hour", "0 would allow nothing; leave it out for no limit"));
+        }
+        policy.ask = self.ask;
+        if let Some(Period(timeout)) = self.approval_timeout {
+            if !self.ask {
+                return Err(wrong("approval_timeout", "is not used: ask = false"));
+            }
+            if timeout.is_zero() {
+                return Err(wrong("approval_timeout", "must be longer than nothing"));
+            }
+            policy.approval_timeout = timeout;
+        }
+        Ok(policy)
+    }
+
+    fn transactions(&self, at: &str, policy: &mut SigningPolicy) -> Result<(), Wrong> {
+        let wrong = |key: &str, message: &str| wrong(&format!("{at}.{key}"), message);
+        let lists = [("chains", self.chains.is_empty()), ("to", self.to.is_empty())];
+        let amounts = [
+            ("max_value", &self.max_value),
+            ("max_value_per_day", &self.max_value_per_day),
+            ("max_fee_per_gas", &self.max_fee_per_gas),
+        ];
+        if !policy.methods.contains(&Method::Transaction) {
+            let lists = lists.into_iter().chain([("selectors", self.selectors.is_empty())]);
+            let given = lists.filter(|(_, is_empty)| !is_empty).map(|(key, _)| key);
+            let mut given = given.chain(amounts.iter().filter(|(_, amount)| amount.is_some()).map(|(key, _)| *key));
+            return match given.next() {
+                Some(key) => Err(wrong(key, "is not used: transaction is not among the methods")),
+                None => Ok(()),
+            };
+        }
+        if let Some((key, _)) = lists.into_iter().find(|(_, is_empty)| *is_empty) {
+            return Err(wrong(key, "is empty, so that no transaction is allowed: list them, or \"*\" for any"));
+        }
+        policy.chains = read(at, "chains", chains(&self.chains))?;
+        policy.to = read(at, "to", AnyOf::of_texts(self.to.iter().map(String::as_str)))?;
+        policy.selectors = read(at, "selectors", AnyOf::of_texts(self.selectors.iter().map(String::as_str)))?;
+        let wei = |key: &str, amount: &Option<Scalar>| match amount {
+            Some(amount) => read(at, key, parse_wei(&amount.text())),
+            None => Ok(Wei::default()),
+        };
+        policy.max_value = wei("max_value", &self.max_value)?;
+        policy.max_value_per_day = wei("max_value_per_day", &self.max_value_per_day)?;
+        if policy.max_value > policy.max_value_per_day {
+            let message = "is less than max_value, which no transaction could have then";
+            return Err(wrong("max_value_per_day", message));
+        }
+        let fee = self.max_fee_per_gas.as_ref().map(|fee| read(at, "max_fee_per_gas", parse_fee(&fee.text())));
+        policy.max_fee_per_gas = fee.transpose()?;
+        Ok(())
+    }
+
+    fn typed_data(&self, at: &str, policy: &mut SigningPolicy) -> Result<(), Wrong> {
+        let wrong = |message: &str| Err(wrong(&format!("{at}.typed_data"), message));
+        match (policy.methods.contains(&Method::TypedData), self.typed_data.is_empty()) {
+            (true, true) => {
+                return wrong(
+                    "is empty, so that none is allowed: expected such as { verifying_contract = \"0x…\", chain_id = 1, \
+                     primary_type = \"Order\" }, with \"*\" for any",
+                );
+            }
+            (false, false) => return wrong("is not used: typed-data is not among the methods"),
+            _ => {}
+        }
+        for (index, rule) in self.typed_data.iter().enumerate() {
+            let at = format!("{at}.typed_data.{index}");
+            policy.typed_data.push(TypedDataRule {
+                verifying_contract: read(&at, "verifying_contract", any_or(&rule.verifying_contract, parse_address))?,
+                chain_id: read(&at, "chain_id", any_or(&rule.chain_id.text(), chain_id))?,
+                primary_type: read(&at, "primary_type", any_or(&rule.primary_type, primary_type))?,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Nothing for any, or what the text says.
+fn any_or<T>(text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    if text == ANY { Ok(None) } else { read(text).map(Some) }
+}
+
+fn primary_type(text: &str) -> Result<String, String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    match !text.is_empty() && text.chars().all(is_part) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("`{text}` is no name of a type: expected one such as Order, or \"*\" for any")),
+    }
+}
+
+fn chain_id(text: &str) -> Result<u64, String> {
+    let id = u64::from_str(text).ok().filter(|id| *id > 0);
+    id.ok_or_else(|| format!("`{text}` is no chain id: expected a number, or \"*\" for any"))
+}
+
+fn chains(list: &[Scalar]) -> Result<AnyOf<u64>, String> {
+    let ids = list.iter().map(|chain| any_or(&chain.text(), chain_id)).collect::<Result<Vec<_>, _>>()?;
+    // Whoever lists any besides some has listed any.
+    Ok(ids.into_iter().collect::<Option<Vec<_>>>().map_or(AnyOf::Any, AnyOf::Of))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use nexum_host_ifaces::Address;
+
+    use super::*;
+    use crate::config::{Config, Flags, load, shown};
+
+    const ACCOUNT: &str = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
+
+    /// What a configuration with this `[identity]` comes to, or why not; its keystore is there.
+    fn loaded(dir: &std::path::Path, toml: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        let file = dir.join("nexum-engine.toml");
+        fs::create_dir_all(dir.join("keys")).unwrap();
+        fs::write(&file, toml.replace("ACCOUNT", ACCOUNT)).unwrap();
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        load(Some(&file), &variables, &Flags::default()).map_err(|error| error.to_string())
+    }
+
+    fn settings(config: &Config) -> Settings {
+        config.identity.as_ref().unwrap().settings().map_err(|wrong| wrong.message).unwrap()
+    }
+
+    const KEYS: &str = "[identity]\nkeystore = \"keys\"\npassword = \"${PASSWORD}\"\n";
+    const HUNTER: &[(&str, &str)] = &[("PASSWORD", "hunter2")];
+
+    #[test]
+    fn a_policy_means_what_it_says() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let policy = "[[identity.policies]]\nmodule = \"keeper\"\naccount = \"ACCOUNT\"\n\
+                      methods = [\"transaction\", \"typed-data\"]\nchains = [1, 10]\nto = [\"ACCOUNT\", \"create\"]\n\
+                      selectors = [\"0xa9059cbb\", \"transfer(address,uint256)\", \"\"]\nmax_value = \"0.5 ether\"\n\
+                      max_value_per_day = 1_000_000_000_000_000_000\nmax_fee_per_gas = \"200 gwei\"\nmax_per_hour = 20\n\
+                      ask = true\napproval_timeout = \"2h\"\ntyped_data = [{ verifying_contract = \"ACCOUNT\", chain_id = 1, \
+                      primary_type = \"*\" }]\n";
+        let config = loaded(dir.path(), &format!("{KEYS}{policy}"), HUNTER).unwrap();
+        let settings = settings(&config);
+        assert_eq!(settings.keystore, Some(dir.path().join("keys")));
+        assert_eq!(settings.password.as_ref().map(|password| password.as_str()), Some("hunter2"));
+        let [policy] = settings.policies.as_slice() else { panic!("{:?}", settings.policies) };
+        let account: Address = ACCOUNT.parse().unwrap();
+        assert_eq!((policy.module.as_str(), policy.account), ("keeper", account));
+        assert_eq!(policy.methods, [Method::Transaction, Method::TypedData].into());
+        assert_eq!(policy.chains, AnyOf::Of(vec![1, 10]));
+        assert_eq!(policy.to, AnyOf::of_texts([ACCOUNT, "create"]).unwrap());
+        assert_eq!(policy.selectors, AnyOf::of_texts(["0xa9059cbb", "0xa9059cbb", ""]).unwrap());
+        assert_eq!(policy.max_value, Wei::from(500_000_000_000_000_000));
+        assert_eq!(policy.max_value_per_day, Wei::from(1_000_000_000_000_000_000));
+        assert_eq!((policy.max_fee_per_gas, policy.max_per_hour), (Some(200_000_000_000), Some(20)));
+        assert_eq!((policy.ask, policy.approval_timeout.as_secs()), (true, 7_200));
+        let rule = TypedDataRule { verifying_contract: Some(account), chain_id: Some(1), primary_type: None };
+        assert_eq!(policy.typed_data, [rule]);
+    }
+
+    #[test]
+    fn what_is_shown_reads_as_it_was_written_and_has_no_secret() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let remote =
+            "[[identity.remote]]\nurl = \"https://me:k3y@signer.example.org:9000/k3y\"\naccounts = [\"ACCOUNT\"]\n";
+        let policy = "[[identity.policies]]\nmodule = \"keeper\"\naccount = \"ACCOUNT\"\nmethods = [\"message\"]\n";
+        let config = loaded(dir.path(), &format!("{KEYS}{remote}{policy}"), HUNTER).unwrap();
+        let text = shown(&config);
+        for secret in ["hunter2", "k3y"] {
+            assert!(!text.contains(secret) && !format!("{:?}", config.identity).contains(secret), "{text}");
+        }
+        assert!(text.contains("password = \"***\"") && text.contains("signer.example.org:9000"), "{text}");
+        assert!(text.contains(&policy.replace("ACCOUNT", ACCOUNT)), "{text}");
+        fs::write(dir.path().join("pw"), "hunter2\n").unwrap();
+        let named = KEYS.replace("${PASSWORD}", "file:pw");
+        let config = loaded(dir.path(), &format!("{named}{policy}"), &[]).unwrap();
+        let path = dir.path().join("pw");
+        assert!(shown(&config).contains(&format!("password = \"file:{}\"", path.display())), "{}", shown(&config));
+        assert_eq!(settings(&config).password.as_ref().map(|password| password.as_str()), Some("hunter2"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line_and_what_would_be_right() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let base = "module = \"m\"\naccount = \"ACCOUNT\"\n";
+        let of = |keys: &str| format!("{KEYS}[[identity.policies]]\n{base}{keys}");
+        let sends = "methods = [\"transaction\"]\nchains = [1]\nto = [\"*\"]\n";
+        for (toml, wanted) in [
+            ("[identity]\n".to_owned(), "1: [identity]: has no keys: give keystore and password, or"),
+            ("[identity]\nkeystore = \"keys\"\n".to_owned(), "2: [identity] keystore: needs password, such as \"file:"),
+            ("[identity]\npassword = \"x\"\n".to_owned(), "2: [identity] password: is not used: there is no keystore"),
+            (KEYS.replace("\"keys\"", "\"none\""), "2: [identity] keystore: "),
+            (KEYS.replace("${PASSWORD}", "file:none"), "3: [identity] password: "),
+            (KEYS.replace("${PASSWORD}", "credential:pw"), "CREDENTIALS_DIRECTORY is not set"),
+            (format!("{KEYS}keystor = 1\n"), "4: [identity] keystor: unknown key, did you mean keystore?"),
+            (
+                of("methods = [\"sign\"]\n"),
+                "7: [[identity.policies]] methods: `sign` is no method: expected transaction,",
+            ),
+            (of("methods = []\n"), "7: [[identity.policies]] methods: is empty: expected some of transaction, message"),
+            (of("methods = [\"message\"]\nto = [\"*\"]\n"), "to: is not used: transaction is not among the methods"),
+            (of("methods = [\"message\"]\nmax_value = 1\n"), "max_value: is not used: transaction is not among"),
+            (of("methods = [\"transaction\"]\nchains = [1]\n"), "to: is empty, so that no transaction is allowed"),
+            (of("methods = [\"typed-data\"]\n"), "typed_data: is empty, so that none is allowed"),
+            (of(&format!("{sends}chain = 1\n")), "10: [[identity.policies]] chain: unknown key, did you mean chains?"),
+            (of(&format!("{sends}selectors = [\"transfer\"]\n")), "selectors: `transfer` is no selector: expected 0x"),
+            (of(&format!("{sends}max_value = \"1 eth\"\n")), "max_value: `1 eth` is no amount: "),
+            (of(&format!("{sends}max_value = 1\n")), "max_value_per_day: is less than max_value"),
+            (of(&format!("{sends}max_per_hour = 0\n")), "max_per_hour: 0 would allow nothing"),
+            (of(&format!("{sends}approval_timeout = \"1h\"\n")), "approval_timeout: is not used: ask = false"),
+            (of(&sends.replace("[1]", "[0]")), "chains: `0` is no chain id: expected a number, or \"*\" for any"),
+            (of(&sends.replace("\"*\"", "\"0x12\"")), "9: [[identity.policies]] to: `0x12` is not a 20-byte address"),
+            (of(sends).replace("module = \"m\"", "module = \"M\""), "module: `M` is no name of a module"),
+            (
+                format!("{KEYS}[[identity.remote]]\nurl = \"signer\"\naccounts = [\"ACCOUNT\"]\n"),
+                "5: [[identity.remote]] url: is no URL of a signer: expected one such as https://",
+            ),
+        ] {
+            let error = loaded(dir.path(), &toml, HUNTER).map(|_| toml.clone()).unwrap_err();
+            assert!(error.contains(wanted) && error.contains("nexum-engine.toml:"), "{toml}\n{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Secrets, and where they are: `file:PATH`, `credential:NAME` (systemd's), or the text itself, which is to come from the
+//! environment by `${VAR}`.
+
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use nexum_kernel::manifest::text;
+use serde::{Deserialize, Serialize};
+
+/// A value that is never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The prefix of a file's path.
+pub const FILE: &str = "file:";
+/// The prefix of the name of one of systemd's credentials.
+pub const CREDENTIAL: &str = "credential:";
+/// Where systemd puts a unit's credentials.
+const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
+/// Larger ones are something else.
+const BYTES_MAX: u64 = 64 * 1024;
+
+/// Whether a text says where a secret is, so that it is none itself.
+pub fn is_named(text: &str) -> bool {
+    text.starts_with(FILE) || text.starts_with(CREDENTIAL)
+}
+
+/// The secret, without the line end that editors leave after it.
+///
+/// # Errors
+/// What is wrong, with the path or name, and without any of it.
+pub fn read(text: &str, environment: &BTreeMap<String, String>) -> Result<String, Unreadable> {
+    let secret = if let Some(path) = text.strip_prefix(FILE) {
+        file(Path::new(path)).map_err(|wrong| Unreadable { what: format!("`{path}`"), wrong })?
+    } else if let Some(name) = text.strip_prefix(CREDENTIAL) {
+        let unreadable = |wrong: String| Unreadable { what: format!("credential `{name}`"), wrong };
+        if name.is_empty() || name.starts_with('.') || name.contains('/') {
+            return Err(unreadable("is no name: expected one of LoadCredential= of the unit".to_owned()));
+        }
+        let directory = environment.get(DIRECTORY).ok_or_else(|| {
+            unreadable(format!("cannot be read: {DIRECTORY} is not set, as systemd does for LoadCredential="))
+        })?;
+        file(&Path::new(directory).join(name)).map_err(unreadable)?
+    } else {
+        text.to_owned()
+    };
+    match secret.is_empty() {
+        true => Err(Unreadable { what: "the secret".to_owned(), wrong: "is empty".to_owned() }),
+        false => Ok(secret),
+    }
+}
+
+/// Why a secret cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Which one, quoted.
+    pub what: String,
+    pub wrong: String,
+}
+
+/// What a file has before the line end that closes it.
+pub fn file(path: &Path) -> Result<String, String> {
+    let mut read = text::read(path, BYTES_MAX)?;
+    let end = read.trim_end_matches(['\r', '\n']).len();
+    read.truncate(end);
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_where_it_is_said_to_be() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("pw");
+        fs::write(&path, " pass word \r\n").unwrap();
+        let environment = BTreeMap::from([(DIRECTORY.to_owned(), dir.path().display().to_string())]);
+        let read = |text: &str| read(text, &environment);
+        assert_eq!(read(&format!("file:{}", path.display())).as_deref(), Ok(" pass word "));
+        assert_eq!(read("credential:pw").as_deref(), Ok(" pass word "));
+        assert_eq!(read("hunter2").as_deref(), Ok("hunter2"));
+        assert!(is_named("file:pw") && is_named("credential:pw") && !is_named("hunter2"));
+    }
+
+    #[test]
+    fn one_that_is_not_there_says_what_would_be_right() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let here = BTreeMap::from([(DIRECTORY.to_owned(), dir.path().display().to_string())]);
+        let wrong = |text: &str, environment: &BTreeMap<String, String>| {
+            let Unreadable { what, wrong } = read(text, environment).unwrap_err();
+            format!("{what} {wrong}")
+        };
+        fs::write(dir.path().join("empty"), "\n").unwrap();
+        fs::File::create(dir.path().join("large")).unwrap().set_len(BYTES_MAX + 1).unwrap();
+        assert!(wrong("file:/nonexistent", &here).starts_with("`/nonexistent` cannot be read: No such file"));
+        assert!(wrong("file:/dev/zero", &here).ends_with("it is a device, expected a file"));
+        assert!(wrong("credential:none", &here).starts_with("credential `none` cannot be read: No such file"));
+        assert!(wrong("credential:../pw", &here).contains("is no name: expected one of LoadCredential="));
+        assert!(wrong("credential:pw", &BTreeMap::new()).contains("CREDENTIALS_DIRECTORY is not set"));
+        assert_eq!(wrong("credential:empty", &here), "the secret is empty");
+        assert!(wrong("credential:large", &here).contains("is larger than 65536 bytes"));
+        assert_eq!(wrong("", &here), "the secret is empty");
+    }
+}
