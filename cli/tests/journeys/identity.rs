@@ -73,13 +73,17 @@ fn signer(setup: Setup, policy: &str, changes: &[(&str, &str)]) -> Setup {
     setup.mock(31337, CHAIN).with(&identity).module("signer", "signer", &all)
 }
 
-/// What the calls of the first block answered.
+/// What the calls of a block answered, of the first one after the keys had been opened.
 fn seen(engine: &Engine) -> Vec<String> {
-    let seen = eventually("the module has seen a block", || {
-        let (_, value) = engine.state("signer", "b/").into_iter().next().ok_or_else(|| engine.ctl(&["tree"]))?;
-        Ok(value)
-    });
-    seen.as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect()
+    eventually("the module has seen a block", || {
+        let blocks = engine.state("signer", "b/");
+        let lines = |value: &Value| -> Vec<String> {
+            value.as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect()
+        };
+        let is_early = |lines: &Vec<String>| lines[1].contains("being opened") || lines[1].contains("from the store");
+        let seen = blocks.iter().map(|(_, value)| lines(value)).find(|lines| !is_early(lines));
+        seen.ok_or_else(|| format!("{:?}\n{}", blocks.last(), engine.ctl(&["tree"])))
+    })
 }
 
 /// The service's node in the tree, as soon as it is as wanted.
@@ -175,7 +179,7 @@ fn a_call_does_not_wait_for_people_and_an_effect_does() {
         let list = engine.json(&["outbox", "list", "signer"]);
         list.as_array().unwrap().first().cloned().ok_or_else(|| format!("{list:#}"))
     });
-    assert_eq!((&effect["kind"], &effect["attempts"]), (&"signature".into(), &0.into()), "{effect:#}");
+    assert_eq!(effect["kind"], "signature", "{effect:#}");
     assert_eq!(engine.state("signer", "o/"), []);
 }
 
@@ -185,12 +189,12 @@ fn a_key_that_cannot_be_opened_is_a_problem_of_its_account_alone() {
     with_key(&setup);
     fs::write(setup.dir.path().join("pw"), "something else\n").unwrap();
     let engine = signer(setup, ALL, &[]).start();
-    let problem = |node: &Value| node["summary"].as_str().is_some_and(|text| text.contains("problem: "));
+    let problem = |node: &Value| node["summary"].as_str().is_some_and(|text| text.contains("the password is wrong"));
     let node = identity_until(&engine, "the password is a problem", problem);
     assert_eq!(node["state"], "DOWN", "{node:#}");
     // The module runs, and is told.
     let signature = &seen(&engine)[1];
-    assert!(!signature.starts_with("Internal") && signature.contains(": identity: "), "{signature}");
+    assert!(signature.starts_with("Unavailable: identity: "), "{signature}");
 }
 
 #[test]
