@@ -17,6 +17,11 @@ pub(crate) mod clock {
 }
 
 #[cfg(target_family = "wasm")]
+pub(crate) mod identity {
+    pub(crate) use crate::bindings::nexum::host::identity::{accounts, sign, sign_typed_data};
+}
+
+#[cfg(target_family = "wasm")]
 pub(crate) mod logging {
     pub(crate) use crate::bindings::nexum::host::logging::log;
 }
@@ -27,4 +32,4 @@ pub(crate) mod outbox {
 }
 
 #[cfg(not(target_family = "wasm"))]
-pub(crate) use crate::testing::host::{chain, clock, local_store, logging, outbox};
+pub(crate) use crate::testing::host::{chain, clock, identity, local_store, logging, outbox};

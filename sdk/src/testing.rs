@@ -1,5 +1,5 @@
-//! A stand-in for the host when a module's code runs natively: state, log, clock, chain calls and outbox of the current
-//! thread, in memory. It is for tests of handlers; limits, rollback and delivery are the host's and are not imitated.
+//! A stand-in for the host when a module's code runs natively: state, log, clock, chain calls, outbox and signatures of the
+//! current thread, in memory. It is for tests of handlers; limits, rollback and delivery are the host's and are not imitated.
 //!
 //! ```
 //! use nexum_sdk::{state, testing};
@@ -25,6 +25,14 @@ use crate::bindings::nexum::host::outbox::{Effect, HttpEffect, Release, Transact
 use crate::{Level, Outcome, OutcomeStatus, Result};
 
 type Chain = Box<dyn FnMut(u64, &str, &str) -> Result<String>>;
+type Signer = Box<dyn FnMut(&[u8], Signed<'_>) -> Result<Vec<u8>>>;
+
+/// What a module has signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signed<'a> {
+    Message(&'a [u8]),
+    TypedData(&'a str),
+}
 
 #[derive(Default)]
 struct Host {
@@ -32,6 +40,8 @@ struct Host {
     logged: Vec<(Level, String)>,
     now_ms: u64,
     chain: Option<Chain>,
+    accounts: Vec<Vec<u8>>,
+    signer: Option<Signer>,
     sent: Vec<Sent>,
 }
 
@@ -94,6 +104,16 @@ pub fn set_now_ms(now_ms: u64) {
 /// Answers chain requests from now on: (chain id, method, JSON text of params) → JSON text of the result.
 pub fn on_chain(answer: impl FnMut(u64, &str, &str) -> Result<String> + 'static) {
     with(|host| host.chain = Some(Box::new(answer)));
+}
+
+/// The accounts that the operator gives the module.
+pub fn set_accounts(accounts: impl IntoIterator<Item = [u8; 20]>) {
+    with(|host| host.accounts = accounts.into_iter().map(|account| account.to_vec()).collect());
+}
+
+/// Signs from now on: (account, what) → signature. A host answers 65 bytes, or that a policy denies it.
+pub fn on_sign(answer: impl FnMut(&[u8], Signed<'_>) -> Result<Vec<u8>> + 'static) {
+    with(|host| host.signer = Some(Box::new(answer)));
 }
 
 /// Every line logged since [`reset`].
@@ -200,6 +220,35 @@ pub(crate) mod host {
                     Err(error) => RpcResult::Err(error),
                 })
                 .collect())
+        }
+    }
+
+    pub(crate) mod identity {
+        use super::super::{Signed, Signer, with};
+        use crate::Error;
+        use crate::bindings::nexum::host::types::HostError;
+
+        pub(crate) fn accounts() -> Result<Vec<Vec<u8>>, HostError> {
+            Ok(with(|host| host.accounts.clone()))
+        }
+
+        pub(crate) fn sign(account: &[u8], message: &[u8]) -> Result<Vec<u8>, HostError> {
+            signed(account, Signed::Message(message))
+        }
+
+        pub(crate) fn sign_typed_data(account: &[u8], typed_data: &str) -> Result<Vec<u8>, HostError> {
+            signed(account, Signed::TypedData(typed_data))
+        }
+
+        fn signed(account: &[u8], what: Signed<'_>) -> Result<Vec<u8>, HostError> {
+            // The closure is taken out while it runs, so that it may log or read state itself.
+            let mut answer: Signer =
+                with(|host| host.signer.take()).ok_or_else(|| Error::msg("no testing::on_sign to sign anything"))?;
+            let result = answer(account, what);
+            with(|host| {
+                host.signer.get_or_insert(answer);
+            });
+            Ok(result?)
         }
     }
 

@@ -17,6 +17,8 @@ use super::secret::{self, Secret, Unreadable};
 
 /// Stands for any.
 const ANY: &str = "*";
+/// Stands for the creation of contracts.
+const CREATE: &str = "create";
 /// The longest name of a module.
 const MODULE_CHARS_MAX: usize = 64;
 
@@ -274,6 +276,18 @@ impl Policy {
         if let Some((key, _)) = lists.into_iter().find(|(_, is_empty)| *is_empty) {
             return Err(wrong(key, "is empty, so that no transaction is allowed: list them, or \"*\" for any"));
         }
+        let creates = |to: &String| to == CREATE;
+        if self.to.iter().any(|to| to == ANY) && self.to.iter().any(creates) {
+            return Err(wrong(
+                "to",
+                "\"*\" has no \"create\" in it: write another policy for the creation of contracts",
+            ));
+        }
+        if self.selectors.is_empty() && !self.to.iter().all(creates) {
+            let message =
+                "is empty, so that nothing may be called: list them, \"\" for transfers without data, or \"*\" for any";
+            return Err(wrong("selectors", message));
+        }
         policy.chains = read(at, "chains", chains(&self.chains))?;
         policy.to = read(at, "to", AnyOf::of_texts(self.to.iter().map(String::as_str)))?;
         policy.selectors = read(at, "selectors", AnyOf::of_texts(self.selectors.iter().map(String::as_str)))?;
@@ -421,7 +435,8 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         let base = "module = \"m\"\naccount = \"ACCOUNT\"\n";
         let of = |keys: &str| format!("{KEYS}[[identity.policies]]\n{base}{keys}");
-        let sends = "methods = [\"transaction\"]\nchains = [1]\nto = [\"*\"]\n";
+        let goes = "methods = [\"transaction\"]\nchains = [1]\nto = [\"*\"]\n";
+        let sends = &format!("{goes}selectors = [\"*\"]\n");
         for (toml, wanted) in [
             ("[identity]\n".to_owned(), "1: [identity]: has no keys: give keystore and password, or"),
             ("[identity]\nkeystore = \"keys\"\n".to_owned(), "2: [identity] keystore: needs password, such as \"file:"),
@@ -439,14 +454,19 @@ mod tests {
             (of("methods = [\"message\"]\nmax_value = 1\n"), "max_value: is not used: transaction is not among"),
             (of("methods = [\"transaction\"]\nchains = [1]\n"), "to: is empty, so that no transaction is allowed"),
             (of("methods = [\"typed-data\"]\n"), "typed_data: is empty, so that none is allowed"),
-            (of(&format!("{sends}chain = 1\n")), "10: [[identity.policies]] chain: unknown key, did you mean chains?"),
-            (of(&format!("{sends}selectors = [\"transfer\"]\n")), "selectors: `transfer` is no selector: expected 0x"),
+            (of(&format!("{sends}chain = 1\n")), "11: [[identity.policies]] chain: unknown key, did you mean chains?"),
+            (of(&format!("{goes}selectors = [\"transfer\"]\n")), "selectors: `transfer` is no selector: expected 0x"),
             (of(&format!("{sends}max_value = \"1 eth\"\n")), "max_value: `1 eth` is no amount: "),
             (of(&format!("{sends}max_value = 1\n")), "max_value_per_day: is less than max_value"),
             (of(&format!("{sends}max_per_hour = 0\n")), "max_per_hour: 0 would allow nothing"),
             (of(&format!("{sends}approval_timeout = \"1h\"\n")), "approval_timeout: is not used: ask = false"),
+            (of(goes), "[[identity.policies]] selectors: is empty, so that nothing may be called"),
+            (of(&sends.replace("[\"*\"]\nsel", "[\"*\", \"create\"]\nsel")), "to: \"*\" has no \"create\" in it"),
             (of(&sends.replace("[1]", "[0]")), "chains: `0` is no chain id: expected a number, or \"*\" for any"),
-            (of(&sends.replace("\"*\"", "\"0x12\"")), "9: [[identity.policies]] to: `0x12` is not a 20-byte address"),
+            (
+                of(&sends.replace("to = [\"*\"]", "to = [\"0x12\"]")),
+                "9: [[identity.policies]] to: `0x12` is not a 20-byte address",
+            ),
             (of(sends).replace("module = \"m\"", "module = \"M\""), "module: `M` is no name of a module"),
             (
                 format!("{KEYS}[[identity.remote]]\nurl = \"signer\"\naccounts = [\"ACCOUNT\"]\n"),

@@ -15,6 +15,7 @@ mod examples;
 mod golden_state;
 mod held_back;
 mod hostile;
+mod identity;
 mod journal;
 mod metrics;
 mod operator;

@@ -17,7 +17,7 @@ use crate::{
 
 /// How often it is asked whether people have decided: they take longer.
 const APPROVAL_LOOK: Duration = Duration::from_secs(2);
-/// How often it is asked whether a policy's rate, which is per hour, lets it pass.
+/// When it is asked again, at the latest, whether a policy's rate lets it pass: the operator may have raised that.
 const RATE_LOOK: Duration = Duration::from_secs(60);
 
 #[async_trait::async_trait]
@@ -113,7 +113,10 @@ fn of_identity(answer: Result<SignatureAnswer, HostError>) -> Verdict {
     match error.kind {
         HostErrorKind::Unavailable | HostErrorKind::Timeout | HostErrorKind::Internal => retry(error.message),
         // Time is all that it needs.
-        HostErrorKind::RateLimited => Verdict::Underway { what: error.message, after: RATE_LOOK },
+        HostErrorKind::RateLimited => {
+            let told = error.data.and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+            Verdict::Underway { what: error.message, after: told.unwrap_or(RATE_LOOK).min(RATE_LOOK) }
+        }
         _ => Verdict::Failed(error.message),
     }
 }
@@ -218,6 +221,9 @@ mod tests {
             assert_eq!(of(kind), retry("why".into()));
         }
         assert_eq!(of(HostErrorKind::RateLimited), Verdict::Underway { what: "why".into(), after: RATE_LOOK });
+        let told = HostError::new("identity", HostErrorKind::RateLimited, "why").with_data("1500");
+        let after = Duration::from_millis(1_500);
+        assert_eq!(of_identity(Err(told)), Verdict::Underway { what: "why".into(), after });
     }
 
     #[test]
