@@ -6,15 +6,19 @@ use nexum_admin_api::{
     tree::{Node, NodeKind, SHOWN_WAIT_MS, age},
 };
 use nexum_host_ifaces::{
+    bounded::cut,
     cron::{CronMsg, CronStatus},
     interfaces::{
         chain::port::{ChainMsg, ChainStatus, EndpointStatus},
-        http::port::{EgressMsg, EgressStatus},
+        http::port::{EgressMsg, EgressStatus, OriginStatus},
     },
     port::Port,
     store::{RefusedWrites, StoreMsg, StoreStatus},
 };
 use nexum_kernel::{Status, StatusSpec};
+
+/// Of an origin's last error: there are many origins, and each has one line.
+const SHOWN_ERROR_BYTES_MAX: usize = 256;
 
 /// The store: its size, what it takes no writes for, and the dead letters of modules.
 pub fn store(port: Port<StoreMsg>) -> StatusSpec {
@@ -39,9 +43,22 @@ pub fn cron(port: Port<CronMsg>) -> StatusSpec {
 /// Outbound HTTP.
 pub fn egress(port: Port<EgressMsg>) -> StatusSpec {
     StatusSpec::new("egress", NodeKind::Egress, port, EgressMsg::Status, |status: EgressStatus| {
-        let EgressStatus { in_flight, requests_total, errors_total } = status;
-        Status::up(format!("{requests_total} requests, {errors_total} without an answer, {in_flight} under way"))
+        let EgressStatus { in_flight, requests_total, errors_total, origins } = status;
+        let summary = format!("{requests_total} requests, {errors_total} without an answer, {in_flight} under way");
+        Status { children: origins.into_iter().map(origin_node).collect(), ..Status::up(summary) }
     })
+}
+
+fn origin_node(origin: OriginStatus) -> Node {
+    let OriginStatus { name, requests_total, errors_total, sent_bytes, received_bytes, last_error, last_error_age_ms } =
+        origin;
+    let mut summary = format!(
+        "{requests_total} requests, {errors_total} without an answer, {sent_bytes} bytes sent, {received_bytes} received"
+    );
+    if let Some((error, age_ms)) = last_error.zip(last_error_age_ms) {
+        summary.push_str(&format!(", last error {} ago: {}", age(age_ms), cut(error, SHOWN_ERROR_BYTES_MAX)));
+    }
+    Node::new(name, NodeKind::Origin, ServiceState::Up, summary, Vec::new())
 }
 
 /// A chain and its endpoints.
@@ -143,6 +160,19 @@ mod tests {
         assert_eq!(shown(&endpoint), "up for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
         (endpoint.connected, endpoint.healthy) = (false, false);
         assert_eq!(shown(&endpoint), "down for 1s, lost 14 times in the last 10 min, score 90, last error: gone");
+    }
+
+    #[test]
+    fn an_origin_says_what_went_there_and_what_went_wrong_last() {
+        let mut origin = OriginStatus { name: "https://a.org".into(), requests_total: 3, ..OriginStatus::default() };
+        (origin.errors_total, origin.sent_bytes, origin.received_bytes) = (1, 20, 4096);
+        let shown = |origin: &OriginStatus| origin_node(origin.clone()).summary;
+        let figures = "3 requests, 1 without an answer, 20 bytes sent, 4096 received";
+        assert_eq!(shown(&origin), figures);
+        (origin.last_error, origin.last_error_age_ms) = (Some(format!("timeout: {}", "x".repeat(1_000))), Some(65_000));
+        let shown = shown(&origin);
+        assert!(shown.starts_with(&format!("{figures}, last error 1m 5s ago: timeout: x")), "{shown}");
+        assert!(shown.len() < 400, "{shown}");
     }
 
     #[test]

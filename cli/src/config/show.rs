@@ -19,6 +19,7 @@ pub fn masked(config: &Config) -> Config {
     if let Some(token) = &mut config.observability.admin_token {
         *token = Secret(MASK.to_owned());
     }
+    config.egress.proxy = config.egress.proxy.map(|proxy| proxy.masked());
     for (index, module) in config.modules.iter_mut().enumerate() {
         for method in &mut module.extra_methods {
             mask_text(method);
@@ -171,8 +172,9 @@ mod tests {
         chain.endpoints.push(Endpoint { url: format!("https://{KEY}@rpc.example.org"), priority: 0 });
         let mut config = Config { chains: vec![chain.clone()], ..Config::default() };
         config.observability.admin_token = Some(Secret(KEY.to_owned()));
+        config.egress = toml::from_str(&format!("proxy = \"http://me:{KEY}@proxy.example.org:3128\"")).unwrap();
         let [text, json, _] = renderings(&config);
-        let debug = format!("{:?}{:?}", chain.endpoints, config.observability);
+        let debug = format!("{:?}{:?}{:?}", chain.endpoints, config.observability, config.egress);
         for shown in [text, json, debug] {
             assert!(!shown.to_lowercase().contains(&KEY.to_lowercase()), "{shown}");
         }

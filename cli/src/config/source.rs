@@ -29,8 +29,14 @@ const UNSUPPORTED: [&str; 6] = ["content", "discovery", "trust", "identity", "sw
 /// Keys that hold lists of tables.
 const TABLES: [&str; 3] = ["chains", "endpoints", "modules"];
 /// Keys whose relative paths are relative to the file.
-const PATHS: [&str; 5] =
-    ["engine.state_dir", "observability.admin_socket", "journal.key", "chains.#.mock", "modules.#.source"];
+const PATHS: [&str; 6] = [
+    "engine.state_dir",
+    "observability.admin_socket",
+    "journal.key",
+    "egress.ca_file",
+    "chains.#.mock",
+    "modules.#.source",
+];
 
 /// Of these the ones of which errors tell what is in the file there, and not the path.
 const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
@@ -38,7 +44,7 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 2] = ["observability.admin_token", "chains.#.endpoints"];
+const SECRETS: [&str; 3] = ["observability.admin_token", "egress.proxy", "chains.#.endpoints"];
 
 /// A parsed file. The default is no file at all.
 #[derive(Debug, Default)]

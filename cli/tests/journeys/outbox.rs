@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, FROM_THE_FIRST, Setup, eventually, free_port},
+    engine::{EGRESS, Engine, FROM_THE_FIRST, Setup, eventually, free_port},
     receiver::{Mood, Receiver},
 };
 
@@ -164,7 +164,7 @@ fn a_redirect_is_followed_only_to_where_the_module_may_go() {
 #[test]
 fn an_answer_past_the_operators_bound_is_refused_and_of_an_effect_cut() {
     let receiver = Receiver::start();
-    let setup = || Setup::new().mock(31337, CHAIN).with("[egress]\nmax_response_bytes = 4");
+    let setup = || Setup::new().mock(31337, CHAIN).egress(&format!("{EGRESS}max_response_bytes = 4"));
     let engine = started(sender(setup(), &receiver.url(), "fetch", &[]));
     assert_eq!(
         first_fetch(&engine),
