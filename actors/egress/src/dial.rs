@@ -57,10 +57,7 @@ impl Gate {
             let message = format!("{} is denied to modules by the operator: [egress] deny has it", place(url));
             return Err(error(HostErrorKind::Denied, message));
         }
-        let checked = match self.find(module, url).await {
-            Ok(found) => self.checked(url, found),
-            Err(why) => Err(why),
-        };
+        let checked = self.find(module, url).await.and_then(|found| self.checked(url, found));
         match (&self.proxy, checked) {
             (Some(proxy), Ok(_) | Err(HostError { kind: HostErrorKind::Unavailable, .. })) => {
                 let found = self.find(module, proxy.url()).await;
