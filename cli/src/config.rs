@@ -5,6 +5,7 @@
 
 mod check;
 mod effects;
+mod egress;
 mod explain;
 mod files;
 mod identity;
@@ -26,7 +27,8 @@ use figment::{Figment, providers::Serialized};
 use nexum_chain::mock::Fixture;
 use nexum_kernel::manifest::text;
 
-pub use effects::{Egress, Outbox};
+pub use effects::Outbox;
+pub use egress::Egress;
 pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period};
 pub use show::{shown, shown_json};
 
@@ -142,6 +144,7 @@ pub fn load_with(
     for (key, path) in [
         ("observability.admin_socket", &mut config.observability.admin_socket),
         ("journal.key", &mut config.journal.key),
+        ("egress.ca_file", &mut config.egress.ca_file),
     ] {
         *path = path.take().map(|path| absolute(key, &path)).transpose().map_err(located)?;
     }
@@ -305,6 +308,10 @@ mod tests {
             ("NEXUM_OBSERVABILITY__METRICS_LISTEN", "k3y`1", "is no address to listen on: expected one such as "),
             ("NEXUM_OBSERVABILITY__ADMIN_TOKEN", "k3y", "needs no token"),
             ("NEXUM_JOURNAL__KEY", "k3y", "cannot be used: No such file"),
+            ("NEXUM_EGRESS__CA_FILE", "k3y", "cannot be read: No such file"),
+            ("NEXUM_EGRESS__PROXY", "http://k3y:1/k3y", "has more than a host and a port: expected a URL such as "),
+            ("NEXUM_EGRESS__ALLOW_NETWORKS", "[\"k3y\"]", "expected a network such as 10.0.0.0/8 or fd00::/8"),
+            ("NEXUM_EGRESS__DENY", "[\"k3y x\"]", "expected an exact host, or *.suffix, without scheme"),
             ("NEXUM_JOURNAL__BYTES", "4815162", "must be at least "),
             ("NEXUM_OUTBOX__BACKOFF_CAP", "48151ms", "is shorter than backoff_first"),
             ("NEXUM_Restart__Max_Backoff", "1ms", "is shorter than min_backoff"),
@@ -354,6 +361,11 @@ mod tests {
             format!("{listens}admin_token = \"\\{KEY}\"\n"),
             format!("{listens}admin_token = \"{KEY}\"\n"),
             format!("[[modules]]\nsource = \"m\"\ncomponent = \"{url}`{KEY}\"\n"),
+            format!("[egress]\nproxy = \"{url}\"\n"),
+            format!("[egress]\nproxy = [\"{url}\"]\n"),
+            format!("[egress]\nproxy = {{ url = \"{url}\" }}\n"),
+            format!("[egress]\nallow_networks = [\"{url}\"]\n"),
+            format!("[egress]\ndeny = [\"10.0.0.0/8\", \"{url}\"]\n"),
             format!("[[modules]]\nsource = \"m\"\n[modules.config]\n\"{url}\" = 99999999999999999999\n"),
         ] {
             fs::write(&path, &wrong).unwrap();

@@ -6,10 +6,11 @@ use nexum_admin_api::{
     tree::{Node, NodeKind, SHOWN_WAIT_MS, age},
 };
 use nexum_host_ifaces::{
+    bounded::cut,
     cron::{CronMsg, CronStatus},
     interfaces::{
         chain::port::{ChainMsg, ChainStatus, EndpointStatus},
-        http::port::{EgressMsg, EgressStatus},
+        http::port::{EgressMsg, EgressStatus, OriginStatus},
         identity::port::{IdentityMsg, IdentityStatus},
     },
     port::Port,
@@ -17,6 +18,9 @@ use nexum_host_ifaces::{
     transactions::{LaneStatus, TransactionsMsg, TransactionsStatus},
 };
 use nexum_kernel::{Status, StatusSpec};
+
+/// Of an origin's last error: there are many origins, and each has one line.
+const SHOWN_ERROR_BYTES_MAX: usize = 256;
 
 /// The store: its size, what it takes no writes for, and the dead letters of modules.
 pub fn store(port: Port<StoreMsg>) -> StatusSpec {
@@ -41,8 +45,9 @@ pub fn cron(port: Port<CronMsg>) -> StatusSpec {
 /// Outbound HTTP.
 pub fn egress(port: Port<EgressMsg>) -> StatusSpec {
     StatusSpec::new("egress", NodeKind::Egress, port, EgressMsg::Status, |status: EgressStatus| {
-        let EgressStatus { in_flight, requests_total, errors_total } = status;
-        Status::up(format!("{requests_total} requests, {errors_total} without an answer, {in_flight} under way"))
+        let EgressStatus { in_flight, requests_total, errors_total, origins } = status;
+        let summary = format!("{requests_total} requests, {errors_total} without an answer, {in_flight} under way");
+        Status { children: origins.into_iter().map(origin_node).collect(), ..Status::up(summary) }
     })
 }
 
@@ -54,6 +59,18 @@ pub fn identity(port: Port<IdentityMsg>) -> StatusSpec {
 /// What the operator's accounts send, one line for each account on each chain.
 pub fn transactions(port: Port<TransactionsMsg>) -> StatusSpec {
     StatusSpec::new("transactions", NodeKind::Service, port, TransactionsMsg::Status, transactions_status)
+}
+
+fn origin_node(origin: OriginStatus) -> Node {
+    let OriginStatus { name, requests_total, errors_total, sent_bytes, received_bytes, last_error, last_error_age_ms } =
+        origin;
+    let mut summary = format!(
+        "{requests_total} requests, {errors_total} without an answer, {sent_bytes} bytes sent, {received_bytes} received"
+    );
+    if let Some((error, age_ms)) = last_error.zip(last_error_age_ms) {
+        summary.push_str(&format!(", last error {} ago: {}", age(age_ms), cut(error, SHOWN_ERROR_BYTES_MAX)));
+    }
+    Node::new(name, NodeKind::Origin, ServiceState::Up, summary, Vec::new())
 }
 
 /// A chain and its endpoints.
@@ -259,6 +276,19 @@ mod tests {
         assert_eq!(shown(0), ("10 0xaa", stopped));
         assert_eq!(shown(1), ("1 0xaa", "next nonce 7, 2 in flight, 1 waiting, oldest 1m 5s"));
         assert_eq!(transactions_status(TransactionsStatus::default()).summary, "0 accounts, 0 in flight, 0 waiting");
+    }
+
+    #[test]
+    fn an_origin_says_what_went_there_and_what_went_wrong_last() {
+        let mut origin = OriginStatus { name: "https://a.org".into(), requests_total: 3, ..OriginStatus::default() };
+        (origin.errors_total, origin.sent_bytes, origin.received_bytes) = (1, 20, 4096);
+        let shown = |origin: &OriginStatus| origin_node(origin.clone()).summary;
+        let figures = "3 requests, 1 without an answer, 20 bytes sent, 4096 received";
+        assert_eq!(shown(&origin), figures);
+        (origin.last_error, origin.last_error_age_ms) = (Some(format!("timeout: {}", "x".repeat(1_000))), Some(65_000));
+        let shown = shown(&origin);
+        assert!(shown.starts_with(&format!("{figures}, last error 1m 5s ago: timeout: x")), "{shown}");
+        assert!(shown.len() < 400, "{shown}");
     }
 
     #[test]

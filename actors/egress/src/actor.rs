@@ -18,8 +18,13 @@ use tokio::{
 
 use crate::{
     client::{self, Client},
+    dial::Gate,
+    ledger::Ledger,
     metrics::EgressMetrics,
     names::Resolver,
+    networks::Rules,
+    proxy::Proxy,
+    tls::Roots,
 };
 
 /// The operator's bounds.
@@ -39,9 +44,9 @@ impl Default for EgressLimits {
     }
 }
 
-/// Asked before the system's store of certificates is read, which is then read to its end. `Err` says why it must not be:
-/// it is no file, or too large.
-pub type Certificates = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// Asked at every start what vouches for servers. The system's store is then read to its end: `Err` says why it must
+/// not be, since it is no file or too large, or what is wrong with the certificates that take its place.
+pub type Certificates = Arc<dyn Fn() -> Result<Roots, String> + Send + Sync>;
 
 /// What an egress actor is started with.
 #[derive(Clone)]
@@ -54,6 +59,10 @@ pub struct Args {
     /// Where the engine itself listens: no request goes there. Each holds from the next request on.
     pub listeners: watch::Receiver<Vec<SocketAddr>>,
     pub certificates: Certificates,
+    /// Which hosts and networks no module reaches.
+    pub rules: Arc<Rules>,
+    /// All requests go through it.
+    pub proxy: Option<Proxy>,
 }
 
 pub struct State {
@@ -79,11 +88,17 @@ impl Actor for EgressActor {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<EgressMsg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let client = Client::new(args.names.clone(), args.listeners.clone(), (args.certificates)())?;
+        let gate = Gate {
+            names: args.names.clone(),
+            listeners: args.listeners.clone(),
+            rules: args.rules.clone(),
+            proxy: args.proxy.clone(),
+        };
+        let client = Client::new(gate, Arc::new(Ledger::new(args.clock.clone())), (args.certificates)())?;
         if let Some(cause) = client.no_tls() {
             tracing::error!(
-                "requests over https fail, because TLS cannot be set up: {cause}; put the store of certificates right \
-                 (SSL_CERT_FILE), then `nexumctl service restart egress`"
+                "requests over https fail, because TLS cannot be set up: {cause}; put the certificates right ([egress] \
+                 ca_file, or the system's store and SSL_CERT_FILE), then `nexumctl service restart egress`"
             );
         }
         Ok(State {
@@ -111,6 +126,7 @@ impl Actor for EgressActor {
                     in_flight: state.requests.len(),
                     requests_total: state.requests_total,
                     errors_total: state.errors_total,
+                    origins: state.client.ledger.status(),
                 };
                 // Nobody to tell when the caller gave up.
                 let _ = reply.send(status);

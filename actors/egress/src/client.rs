@@ -1,10 +1,10 @@
 //! One request: sent, its redirects followed one by one, its answer read up to a limit.
 //!
-//! Invariant: every URL that is connected to was checked against the allowlist, and every address against what is the
-//! engine's own. A connection ends with its request, so that there are no more of them than requests under way. Errors
-//! say what happened, in the kinds that modules know; they never carry a URL's path or query.
+//! Invariant: every URL that is connected to was checked against the allowlist, and every address against what no
+//! module reaches. A connection ends with its request, so that there are no more of them than requests under way.
+//! Errors say what happened, in the kinds that modules know; they never carry a URL's path or query.
 
-use std::{error::Error as _, net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
@@ -19,12 +19,13 @@ use reqwest::{
     header::{self, HeaderValue},
     redirect,
 };
-use tokio::sync::watch;
 use url::Url;
 
 use crate::{
-    dial::{self, CHECKED, Checked},
-    names::Resolver,
+    dial::{CHECKED, Checked, Gate},
+    ledger::{Ledger, Origin},
+    proxy::Proxy,
+    tls::{Roots, innermost},
 };
 
 /// Longer chains are loops.
@@ -63,25 +64,27 @@ pub(crate) struct Client {
     http: reqwest::Client,
     /// Why no request over https can be made, if none can.
     no_tls: Option<Arc<str>>,
-    names: Arc<Resolver>,
-    /// Where the engine itself listens.
-    listeners: watch::Receiver<Vec<SocketAddr>>,
+    gate: Gate,
+    pub ledger: Arc<Ledger>,
 }
 
 impl Client {
-    /// The client, which speaks no https where there is no store of certificates, or none that may be read: nobody needs
-    /// one for http.
-    pub fn new(
-        names: Arc<Resolver>,
-        listeners: watch::Receiver<Vec<SocketAddr>>,
-        certificates: Result<(), String>,
-    ) -> Result<Self, reqwest::Error> {
-        let built = certificates.and_then(|()| builder().build().map_err(|failed| innermost(&failed)));
+    /// The client, which speaks no https where there are no certificates, or none that may be read: nobody needs one
+    /// for http.
+    pub fn new(gate: Gate, ledger: Arc<Ledger>, roots: Result<Roots, String>) -> Result<Self, reqwest::Error> {
+        let builder = || builder(gate.proxy.as_ref());
+        let built = roots.and_then(|roots| {
+            let builder = match roots {
+                Roots::System => builder(),
+                Roots::Only(authorities) => builder().tls_certs_only(authorities.certificates()),
+            };
+            builder.build().map_err(|failed| innermost(&failed))
+        });
         let (http, no_tls) = match built {
             Ok(http) => (http, None),
             Err(cause) => (builder().tls_certs_only([]).build()?, Some(cause.into())),
         };
-        Ok(Self { http, no_tls, names, listeners })
+        Ok(Self { http, no_tls, gate, ledger })
     }
 
     /// Why no request over https can be made, if none can.
@@ -100,9 +103,9 @@ impl Client {
     }
 }
 
-/// Proxies of the environment are not used: where a module may go is the manifest's to say.
-fn builder() -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
+/// Proxies of the environment are not used: the way out is the configuration's to say, where everybody sees it.
+fn builder(proxy: Option<&Proxy>) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder()
         .redirect(redirect::Policy::none())
         .no_proxy()
         .dns_resolver(Checked)
@@ -114,41 +117,50 @@ fn builder() -> reqwest::ClientBuilder {
         .no_brotli()
         .no_zstd()
         .no_deflate()
-        .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
-}
-
-/// What is at the bottom of an error.
-fn innermost(failed: &reqwest::Error) -> String {
-    let mut cause = failed.to_string();
-    let mut inner = failed.source();
-    while let Some(error) = inner {
-        cause = error.to_string();
-        inner = error.source();
+        .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")));
+    match proxy {
+        Some(proxy) => builder.proxy(proxy.dialled()),
+        None => builder,
     }
-    cause
 }
 
 /// Carries out a request within its deadline. Of an effect any status is an answer once it has come, with as much of the
 /// body as came within the limit and the deadline.
 ///
 /// # Errors
-/// `unavailable` without a connection, or without TLS for https, `timeout`, `denied` for a listener of the engine and for a
-/// redirect to where the module may not go, `rate-limited` when the module's DNS lookups hang, `invalid-input` for a request
-/// that cannot be made or an answer that is too large.
+/// `unavailable` without a connection, or without TLS for https, `timeout`, `denied` for what no module reaches and for
+/// a redirect to where this one may not go, `rate-limited` when the module's DNS lookups hang, `invalid-input` for a
+/// request that cannot be made or an answer that is too large.
 pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usize) -> Result<Response, HostError> {
     let Fetch { module, request, allow, deadline, max_reply_bytes, is_effect } = fetch;
     let limit = max_reply_bytes.min(response_bytes_max);
-    let mut heard = None;
+    let mut trip = Trip::default();
     let done =
-        tokio::time::timeout(deadline, follow(client, &module, request, &allow, limit, is_effect, &mut heard)).await;
+        tokio::time::timeout(deadline, follow(client, &module, request, &allow, limit, is_effect, &mut trip)).await;
+    let Trip { heard, at } = trip;
+    let received_bytes = heard.as_ref().map_or(0, |heard| heard.body.len());
     let late = |_| error(HostErrorKind::Timeout, format!("no answer within {} ms", deadline.as_millis()));
-    match (done.map_err(late).flatten(), heard) {
+    let answer = match (done.map_err(late).flatten(), heard) {
         (Err(_), Some(heard)) if is_effect => Ok(heard),
         (Ok(()), Some(heard)) => Ok(heard),
         (Ok(()), None) => Err(error(HostErrorKind::Internal, "a request ended without an answer")),
         // Names of hosts and of certificates are servers' to choose.
         (Err(error), _) => Err(HostError { message: cut(&error.message, MESSAGE_BYTES_MAX), ..error }),
+    };
+    // What was refused before it went anywhere stands in no origin's account.
+    if let Some(origin) = at {
+        client.ledger.ended(&origin, received_bytes, answer.as_ref().err());
     }
+    answer
+}
+
+/// How far a request has come.
+#[derive(Default)]
+struct Trip {
+    /// The last answer, as far as it came.
+    heard: Option<Response>,
+    /// Where it goes, or went last.
+    at: Option<Origin>,
 }
 
 async fn follow(
@@ -158,17 +170,18 @@ async fn follow(
     allow: &Allowlist,
     limit: usize,
     is_effect: bool,
-    heard: &mut Option<Response>,
+    trip: &mut Trip,
 ) -> Result<(), HostError> {
     let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
     for _ in 0..=REDIRECTS_MAX {
+        trip.at = Some(client.ledger.begun(&url, request.body.as_ref().map_or(0, Vec::len)));
         // After the allowlist: a module is told of TLS only where it may go.
         client.can_speak(&url)?;
-        let addresses = dial::addresses(&client.names, &client.listeners, module, &url).await?;
+        let addresses = client.gate.addresses(module, &url).await?;
         let answer = CHECKED.scope(addresses, send(&client.http, &request, &url)).await?;
         let location = answer.headers().get(header::LOCATION);
         match redirected(answer.status(), location, &request.method, &url, is_effect)? {
-            None => return read(answer, limit, heard).await,
+            None => return read(answer, limit, &mut trip.heard).await,
             Some((next, becomes_get)) => {
                 allow
                     .check(&next)
@@ -294,27 +307,34 @@ fn failure(failed: reqwest::Error, url: &Url) -> HostError {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, time::Duration};
+    use std::{io, net::SocketAddr, time::Duration};
 
     use nexum_host_ifaces::clock::SystemClock;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
+        sync::watch,
     };
 
     use super::*;
-    use crate::{metrics::EgressMetrics, names::LookUp};
+    use crate::{
+        metrics::EgressMetrics,
+        names::{LookUp, Resolver},
+        networks::Rules,
+    };
 
     /// A client where there is no store of certificates.
     fn without_tls() -> Client {
         let metrics = EgressMetrics::register(&prometheus::Registry::new()).unwrap();
         let nobody: LookUp = Arc::new(|_: &str| -> io::Result<Vec<SocketAddr>> { Err(io::Error::other("no name")) });
-        Client {
-            http: builder().tls_certs_only([]).build().unwrap(),
-            no_tls: Some("no certificates".into()),
-            names: Resolver::new(nobody, Arc::new(SystemClock::new()), &metrics),
+        let clock = Arc::new(SystemClock::new());
+        let gate = Gate {
+            names: Resolver::new(nobody, clock.clone(), &metrics),
             listeners: watch::channel(Vec::new()).1,
-        }
+            rules: Arc::new(Rules::new(&["127.0.0.0/8".to_owned()], &[]).unwrap()),
+            proxy: None,
+        };
+        Client::new(gate, Arc::new(Ledger::new(clock)), Err("no certificates".into())).unwrap()
     }
 
     /// Redirects whoever comes to https.

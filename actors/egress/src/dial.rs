@@ -1,4 +1,4 @@
-//! Where a request is connected to: the addresses of its host, once they are checked, and no others.
+//! Where a request is connected to: the addresses of its host, once they are checked, and no others; or the proxy.
 //!
 //! Invariant: the address that is dialled is one that was checked for this very request. So a name that means something
 //! else a moment later changes nothing, and the client looks no names up by itself.
@@ -14,7 +14,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::watch;
 use url::{Host, Url};
 
-use crate::{client::error, names::Resolver};
+use crate::{client::error, names::Resolver, networks::Rules, proxy::Proxy};
 
 tokio::task_local! {
     /// The checked addresses of the request that this task sends. The client resolves where it sends, as it keeps no
@@ -35,48 +35,87 @@ impl Resolve for Checked {
     }
 }
 
-/// The addresses that a request to `url` may be connected to.
-///
-/// # Errors
-/// Those of `Resolver::resolve`, and `denied` when one of them leads to a listener of the engine.
-pub(crate) async fn addresses(
-    names: &Arc<Resolver>,
-    listeners: &watch::Receiver<Vec<SocketAddr>>,
-    module: &Arc<str>,
-    url: &Url,
-) -> Result<Vec<SocketAddr>, HostError> {
-    let place = || url.origin().ascii_serialization();
-    let found: Vec<SocketAddr> = match url.host() {
-        Some(Host::Ipv4(address)) => vec![SocketAddr::from((address, 0))],
-        Some(Host::Ipv6(address)) => vec![SocketAddr::from((address, 0))],
-        Some(Host::Domain(name)) => {
-            let found = names.resolve(module, name).await;
-            found.map_err(|why| HostError { message: format!("{}: {}", place(), why.message), ..why })?.to_vec()
+/// Where requests may be connected to, as the operator and the engine itself have it.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    pub names: Arc<Resolver>,
+    /// Where the engine itself listens.
+    pub listeners: watch::Receiver<Vec<SocketAddr>>,
+    pub rules: Arc<Rules>,
+    pub proxy: Option<Proxy>,
+}
+
+impl Gate {
+    /// The addresses that a request to `url` may be connected to: those of its host, or of the proxy that sends it on.
+    ///
+    /// # Errors
+    /// Those of `Resolver::resolve`, and `denied` when one of the host's addresses leads to a listener of the engine,
+    /// when no module reaches any of them, or when the operator denies the host. A proxy looks the host up itself: that
+    /// it is not found here is no error then.
+    pub async fn addresses(&self, module: &Arc<str>, url: &Url) -> Result<Vec<SocketAddr>, HostError> {
+        if url.host().is_some_and(|host| self.rules.denies(&host)) {
+            let message = format!("{} is denied to modules by the operator: [egress] deny has it", place(url));
+            return Err(error(HostErrorKind::Denied, message));
         }
-        None => return Err(error(HostErrorKind::InvalidInput, "the URL has no host")),
-    };
-    let port = url.port_or_known_default().unwrap_or(0);
-    let own = listeners.borrow().clone();
-    let mut checked = Vec::new();
-    let mut unknown = None;
-    for mut address in found {
-        address.set_port(port);
-        match leads_to(address, &own, is_of_this_machine) {
-            Ok(None) => checked.push(address),
-            Ok(Some(listener)) => {
-                let message = format!("{} is the engine's own listener {listener}, closed to modules", place());
-                return Err(error(HostErrorKind::Denied, message));
+        let checked = self.find(module, url).await.and_then(|found| self.checked(url, found));
+        match (&self.proxy, checked) {
+            (Some(proxy), Ok(_) | Err(HostError { kind: HostErrorKind::Unavailable, .. })) => {
+                let found = self.find(module, proxy.url()).await;
+                found.map_err(|why| HostError { message: format!("the proxy {}", why.message), ..why })
             }
-            Err(why) => unknown = Some(why),
+            (_, checked) => checked,
         }
     }
-    match unknown {
-        Some(why) if checked.is_empty() => {
-            let message = format!("{}: cannot tell whether it is the engine's own listener: {why}", place());
-            Err(error(HostErrorKind::Unavailable, message))
-        }
-        _ => Ok(checked),
+
+    /// The addresses of a URL's host, with its port.
+    async fn find(&self, module: &Arc<str>, url: &Url) -> Result<Vec<SocketAddr>, HostError> {
+        let mut found: Vec<SocketAddr> = match url.host() {
+            Some(Host::Ipv4(address)) => vec![SocketAddr::from((address, 0))],
+            Some(Host::Ipv6(address)) => vec![SocketAddr::from((address, 0))],
+            Some(Host::Domain(name)) => {
+                let found = self.names.resolve(module, name).await;
+                found.map_err(|why| HostError { message: format!("{}: {}", place(url), why.message), ..why })?.to_vec()
+            }
+            None => return Err(error(HostErrorKind::InvalidInput, "the URL has no host")),
+        };
+        let port = url.port_or_known_default().unwrap_or(0);
+        found.iter_mut().for_each(|address| address.set_port(port));
+        Ok(found)
     }
+
+    /// Those of a host's addresses that modules may reach: one that they may not is left out as long as there are
+    /// others.
+    fn checked(&self, url: &Url, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, HostError> {
+        let own = self.listeners.borrow().clone();
+        let (mut checked, mut refused, mut unknown) = (Vec::new(), None, None);
+        for address in found {
+            match leads_to(address, &own, is_of_this_machine) {
+                Ok(None) => match self.rules.refusal(address.ip()) {
+                    None => checked.push(address),
+                    Some(why) => refused = refused.or(Some(format!("{}{why}", address.ip()))),
+                },
+                Ok(Some(listener)) => {
+                    let message = format!("{} is the engine's own listener {listener}, closed to modules", place(url));
+                    return Err(error(HostErrorKind::Denied, message));
+                }
+                Err(why) => unknown = Some(why),
+            }
+        }
+        match (refused, unknown) {
+            _ if !checked.is_empty() => Ok(checked),
+            (Some(why), _) => Err(error(HostErrorKind::Denied, format!("{} leads to {why}", place(url)))),
+            (None, Some(why)) => {
+                let message = format!("{}: cannot tell whether it is the engine's own listener: {why}", place(url));
+                Err(error(HostErrorKind::Unavailable, message))
+            }
+            (None, None) => Ok(checked),
+        }
+    }
+}
+
+/// Scheme, host and port: paths and queries may hold secrets.
+fn place(url: &Url) -> String {
+    url.origin().ascii_serialization()
 }
 
 /// The one of the engine's listeners that a connection to this address would reach.

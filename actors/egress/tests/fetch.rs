@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use nexum_egress::{Args, EgressLimits, EgressMetrics, LookUp, Resolver};
+use nexum_egress::{Args, EgressLimits, EgressMetrics, LookUp, Resolver, Roots, Rules};
 use nexum_host_ifaces::{
     HostError,
     clock::SystemClock,
@@ -27,6 +27,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
+
+#[path = "fetch/gate.rs"]
+mod gate;
+#[path = "fetch/proxy.rs"]
+mod proxy;
 
 /// Far more than a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,7 +53,7 @@ async fn actor(limits: EgressLimits) -> ActorRef<EgressMsg> {
 }
 
 async fn actor_with(limits: EgressLimits, metrics: EgressMetrics) -> ActorRef<EgressMsg> {
-    actor_beside(limits, metrics, Vec::new()).await
+    started(args(limits, metrics)).await
 }
 
 /// The hosts of these tests.
@@ -61,13 +66,22 @@ fn look_up() -> LookUp {
     })
 }
 
-/// The actor of an engine that listens itself.
-async fn actor_beside(limits: EgressLimits, metrics: EgressMetrics, listeners: Vec<SocketAddr>) -> ActorRef<EgressMsg> {
-    let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
+/// An engine whose modules may reach the loopback, where these tests listen.
+fn args(limits: EgressLimits, metrics: EgressMetrics) -> Args {
     let clock = Arc::new(SystemClock::new());
     let names = Resolver::new(look_up(), clock.clone(), &metrics);
-    let certificates = Arc::new(|| Ok::<(), String>(()));
-    let args = Args { limits, clock, metrics, names, listeners: watch::channel(listeners).1, certificates };
+    let certificates = Arc::new(|| Ok::<Roots, String>(Roots::System));
+    let (listeners, rules) = (watch::channel(Vec::new()).1, rules(&["127.0.0.0/8", "::1"], &[]));
+    Args { limits, clock, metrics, names, listeners, certificates, rules, proxy: None }
+}
+
+fn rules(allow_networks: &[&str], deny: &[&str]) -> Arc<Rules> {
+    let owned = |entries: &[&str]| entries.iter().map(|entry| (*entry).to_owned()).collect::<Vec<_>>();
+    Arc::new(Rules::new(&owned(allow_networks), &owned(deny)).unwrap())
+}
+
+async fn started(args: Args) -> ActorRef<EgressMsg> {
+    let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
     nexum_egress::spawn(args, parent.get_cell()).await.unwrap().0
 }
 
@@ -224,7 +238,8 @@ async fn the_engines_own_listeners_are_closed_to_modules_by_whatever_name() {
     let (own, other) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), server().await);
     let listener = own.local_addr().unwrap();
     let metrics = EgressMetrics::register(&prometheus::Registry::new()).unwrap();
-    let actor = actor_beside(EgressLimits::default(), metrics, vec![listener]).await;
+    let listeners = watch::channel(vec![listener]).1;
+    let actor = started(Args { listeners, ..args(EgressLimits::default(), metrics) }).await;
     let patterns = ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:7f00:1]", "[::]"];
     let allow = Arc::new(Allowlist::new(patterns.map(str::to_owned)));
     let port = listener.port();

@@ -1,4 +1,4 @@
-//! `[egress]` and `[outbox]`: how much modules may send, and how often it is tried.
+//! `[outbox]`: how often effects are tried, and how many at once.
 
 use std::time::Duration;
 
@@ -6,36 +6,6 @@ use nexum_kernel::outbox::{Concurrency, RetryPolicy, Settings};
 use serde::{Deserialize, Serialize};
 
 use super::Period;
-
-/// Outbound HTTP of all modules together.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Egress {
-    pub max_concurrent: usize,
-    pub max_concurrent_per_module: usize,
-    pub max_response_bytes: usize,
-}
-
-impl Default for Egress {
-    fn default() -> Self {
-        let limits = nexum_egress::EgressLimits::default();
-        Self {
-            max_concurrent: limits.requests_max,
-            max_concurrent_per_module: limits.module_requests_max,
-            max_response_bytes: limits.response_bytes_max,
-        }
-    }
-}
-
-impl Egress {
-    pub fn limits(&self) -> nexum_egress::EgressLimits {
-        nexum_egress::EgressLimits {
-            requests_max: self.max_concurrent,
-            module_requests_max: self.max_concurrent_per_module,
-            response_bytes_max: self.max_response_bytes,
-        }
-    }
-}
 
 /// How effects are carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,17 +78,5 @@ impl Outbox {
         let periods = [("timeout", self.timeout), ("backoff_first", self.backoff_first), ("max_age", self.max_age)];
         let never = periods.into_iter().find(|(_, period)| period.0 == Duration::ZERO);
         never.map(|(key, _)| (key, "must be longer than nothing".to_owned()))
-    }
-}
-
-impl Egress {
-    pub(super) fn wrong(&self) -> Option<(&'static str, String)> {
-        let counts = [
-            ("max_concurrent", self.max_concurrent),
-            ("max_concurrent_per_module", self.max_concurrent_per_module),
-            ("max_response_bytes", self.max_response_bytes),
-        ];
-        let zero = counts.into_iter().find(|(_, count)| *count == 0);
-        zero.map(|(key, _)| (key, "is 0: expected at least 1".to_owned()))
     }
 }

@@ -10,7 +10,7 @@ use super::{
     Config,
     check::{Problem, problem},
 };
-use crate::wire::journal_key;
+use crate::wire::{certificates, journal_key};
 
 /// What the address of a Unix socket has room for on Linux, bytes: 108 with the zero at the end.
 const SOCKET_BYTES_MAX: usize = 107;
@@ -38,6 +38,10 @@ pub(super) fn check(config: &mut Config) -> Result<(), Problem> {
             let wrong = format!("cannot be used: {error:#}; leave it out and the engine makes one");
             problem("journal.key", format!("{} {wrong}", path.display())).bare(wrong)
         })?;
+    }
+    if let Some(path) = &config.egress.ca_file {
+        certificates::authorities(path)
+            .map_err(|wrong| problem("egress.ca_file", format!("{} {wrong}", path.display())).bare(wrong))?;
     }
     let named = config.observability.admin_socket.as_deref();
     let socket = named.map_or_else(|| config.engine.state_dir.join("admin.sock"), Path::to_owned);

@@ -17,7 +17,8 @@ use nexum_kernel::compile::CompileLimits;
 use nexum_store::Durability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use super::effects::{Egress, Outbox};
+use super::effects::Outbox;
+use super::egress::Egress;
 use super::identity::Identity;
 use super::journal::Journal;
 use super::restart::Restart;

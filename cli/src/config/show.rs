@@ -30,6 +30,7 @@ pub fn masked(config: &Config) -> Config {
             remote.url = Secret(secrets::shown_url(&remote.url.0));
         }
     }
+    config.egress.proxy = config.egress.proxy.map(|proxy| proxy.masked());
     for (index, module) in config.modules.iter_mut().enumerate() {
         for method in &mut module.extra_methods {
             mask_text(method);
@@ -183,8 +184,9 @@ mod tests {
         chain.transactions.relay = Some(Secret(format!("https://relay.example.org/{KEY}")));
         let mut config = Config { chains: vec![chain.clone()], ..Config::default() };
         config.observability.admin_token = Some(Secret(KEY.to_owned()));
+        config.egress = toml::from_str(&format!("proxy = \"http://me:{KEY}@proxy.example.org:3128\"")).unwrap();
         let [text, json, _] = renderings(&config);
-        let debug = format!("{:?}{:?}{:?}", chain.endpoints, chain.transactions, config.observability);
+        let debug = format!("{:?}{:?}{:?}{:?}", chain.endpoints, chain.transactions, config.observability, config.egress);
         for shown in [text, json, debug] {
             assert!(!shown.to_lowercase().contains(&KEY.to_lowercase()), "{shown}");
         }

@@ -29,10 +29,11 @@ const UNSUPPORTED: [&str; 5] = ["content", "discovery", "trust", "swarm", "waku"
 /// Keys that hold lists of tables.
 const TABLES: [&str; 6] = ["chains", "endpoints", "modules", "remote", "policies", "typed_data"];
 /// Keys whose relative paths are relative to the file.
-const PATHS: [&str; 7] = [
+const PATHS: [&str; 8] = [
     "engine.state_dir",
     "observability.admin_socket",
     "journal.key",
+    "egress.ca_file",
     "chains.#.mock",
     "modules.#.source",
     "identity.keystore",
@@ -47,8 +48,9 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 5] = [
+const SECRETS: [&str; 6] = [
     "observability.admin_token",
+    "egress.proxy",
     "chains.#.endpoints",
     "chains.#.transactions.relay",
     "identity.password",

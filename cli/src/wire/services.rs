@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Context;
 use nexum_chain::{ChainConfig, ChainMetrics, Dial, EndpointConfig, History, KEPT_HEADERS, Network, mock::Fixture};
-use nexum_egress::{EgressMetrics, Resolver};
+use nexum_egress::{Certificates, EgressMetrics, Resolver};
 use nexum_gateway::{Accounts, AdminTcp, GatewayMetrics, LogTap, Token};
 use nexum_host_ifaces::{
     blocking::Blocking,
@@ -77,7 +77,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     services.push(echo_service(ports.of()));
     let (listeners, own) = watch::channel(configured_listeners(config));
     let egress_metrics = EgressMetrics::register(&registry).context("metrics")?;
-    services.push(egress_service(config, ports.of(), clock.clone(), egress_metrics.clone(), own));
+    services.push(egress_service(config, ports.of(), clock.clone(), egress_metrics.clone(), own)?);
     if let Some(identity) = &config.identity {
         services.push(super::identity::service(identity, &ports, &clock, &registry)?);
         services.push(super::transactions::service(config, &ports, &clock, &registry)?);
@@ -203,18 +203,23 @@ fn egress_service(
     clock: Arc<dyn Clock>,
     metrics: EgressMetrics,
     listeners: watch::Receiver<Vec<SocketAddr>>,
-) -> ServiceSpec {
+) -> anyhow::Result<ServiceSpec> {
     let limits = config.egress.limits();
+    let unusable = |(key, wrong): (String, String)| anyhow::anyhow!("[egress] {key}: {wrong}");
+    let rules = Arc::new(config.egress.rules().map_err(unusable)?);
+    let proxy = config.egress.proxy().map_err(unusable)?;
+    let ca_file = config.egress.ca_file.clone();
+    let certificates: Certificates = Arc::new(move || super::certificates::roots(ca_file.as_deref()));
     let names = Resolver::new(look_up_of_this_machine(), clock.clone(), &metrics);
     let status = status::egress(port.clone());
     let service = ServiceSpec::new("egress", port, move |supervisor| {
         let (clock, metrics) = (clock.clone(), metrics.clone());
-        let (names, listeners) = (names.clone(), listeners.clone());
-        let certificates = Arc::new(super::certificates::check);
-        let args = nexum_egress::Args { limits, clock, metrics, names, listeners, certificates };
+        let (names, listeners, certificates) = (names.clone(), listeners.clone(), certificates.clone());
+        let (rules, proxy) = (rules.clone(), proxy.clone());
+        let args = nexum_egress::Args { limits, clock, metrics, names, listeners, certificates, rules, proxy };
         async move { nexum_egress::spawn(args, supervisor).await.map(|(actor, _)| actor) }
     });
-    service.with_status(status)
+    Ok(service.with_status(status))
 }
 
 fn chain_service(

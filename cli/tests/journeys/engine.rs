@@ -32,12 +32,16 @@ pub fn path(path: &Path) -> &str {
 pub struct Setup {
     pub dir: TempDir,
     config: String,
+    egress: String,
     restart: &'static str,
 }
 
 /// Tests fail on purpose, often and without a wait, and kill engines at any moment.
 const RESTART: &str =
     "[restart]\nmax_consecutive_failures = 1_000_000\nmin_backoff = \"1ms\"\nmax_process_deaths = 1000\n";
+
+/// What modules send to in these tests listens on the loopback.
+pub const EGRESS: &str = "allow_networks = [\"127.0.0.0/8\", \"::1/128\"]\n";
 
 impl Setup {
     pub fn new() -> Self {
@@ -57,12 +61,18 @@ impl Setup {
             free_port(),
             free_port(),
         );
-        Self { dir, config, restart: RESTART }
+        Self { dir, config, egress: EGRESS.to_owned(), restart: RESTART }
     }
 
     /// Ceilings for restarts other than those of most tests.
     pub fn restart(mut self, toml: &'static str) -> Self {
         self.restart = toml;
+        self
+    }
+
+    /// What `[egress]` has, in place of what most tests need: that the loopback is allowed.
+    pub fn egress(mut self, toml: &str) -> Self {
+        self.egress = format!("{toml}\n");
         self
     }
 
@@ -119,7 +129,7 @@ impl Setup {
     /// Writes the configuration without starting.
     pub fn prepare(self) -> Engine {
         let config = self.dir.path().join("nexum-engine.toml");
-        fs::write(&config, format!("{}{}", self.config, self.restart)).unwrap();
+        fs::write(&config, format!("{}[egress]\n{}{}", self.config, self.egress, self.restart)).unwrap();
         let socket = self.dir.path().join("state/admin.sock");
         Engine {
             log: self.dir.path().join("engine.log"),

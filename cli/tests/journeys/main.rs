@@ -9,6 +9,7 @@ mod copies;
 mod crashes;
 mod dead_letters;
 mod drain;
+mod egress;
 mod engine;
 mod environment;
 mod examples;

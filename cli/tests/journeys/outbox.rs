@@ -10,11 +10,12 @@ use serde_json::Value;
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, FROM_THE_FIRST, Setup, eventually, free_port},
+    engine::{EGRESS, Engine, FROM_THE_FIRST, Setup, eventually, free_port},
     receiver::{Mood, Receiver},
 };
 
-const CHAIN: &str = "chain_id = 31337\nname = \"slow\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 200\nendless = true\n";
+/// A block every 200 ms, without end.
+pub const CHAIN: &str = "chain_id = 31337\nname = \"slow\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 200\nendless = true\n";
 
 /// Retries within a test's patience.
 pub const EAGER: &str =
@@ -29,7 +30,7 @@ pub fn sender(setup: Setup, url: &str, mode: &str, changes: &[(&str, &str)]) -> 
 }
 
 /// The engine, once the module runs.
-fn started(setup: Setup) -> Engine {
+pub fn started(setup: Setup) -> Engine {
     let engine = setup.start();
     engine.module_until("sender", "runs", |node| node["state"] == "RUN");
     engine
@@ -50,14 +51,15 @@ fn outcome(engine: &Engine, id: &str) -> Value {
 }
 
 /// The first effect that the engine lists as wanted.
-fn listed(engine: &Engine, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub fn listed(engine: &Engine, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     eventually(what, || {
         let list = engine.json(&["outbox", "list", "sender"]);
         list.as_array().unwrap().iter().find(|effect| wanted(effect)).cloned().ok_or_else(|| format!("{list:#}"))
     })
 }
 
-fn first_fetch(engine: &Engine) -> String {
+/// What the module saw of its first direct request.
+pub fn first_fetch(engine: &Engine) -> String {
     let seen = eventually("the module fetched", || {
         engine.state("sender", "f/").into_iter().next().map(|(_, value)| value).ok_or_else(|| "nothing yet".to_owned())
     });
@@ -164,7 +166,7 @@ fn a_redirect_is_followed_only_to_where_the_module_may_go() {
 #[test]
 fn an_answer_past_the_operators_bound_is_refused_and_of_an_effect_cut() {
     let receiver = Receiver::start();
-    let setup = || Setup::new().mock(31337, CHAIN).with("[egress]\nmax_response_bytes = 4");
+    let setup = || Setup::new().mock(31337, CHAIN).egress(&format!("{EGRESS}max_response_bytes = 4"));
     let engine = started(sender(setup(), &receiver.url(), "fetch", &[]));
     assert_eq!(
         first_fetch(&engine),

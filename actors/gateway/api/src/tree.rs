@@ -25,6 +25,8 @@ pub enum NodeKind {
     Endpoint,
     Cron,
     Egress,
+    /// Where egress sent something.
+    Origin,
     Outbox,
     /// Any other shared actor.
     Service,

@@ -133,7 +133,8 @@ impl Allowlist {
         Self(patterns.into_iter().collect())
     }
 
-    fn allows(&self, host: &Host<&str>) -> bool {
+    /// Whether one of its patterns stands for this host.
+    pub fn allows(&self, host: &Host<&str>) -> bool {
         let name = canonical(host);
         self.0.iter().any(|pattern| match (pattern.strip_prefix('*'), host) {
             (Some(suffix), Host::Domain(_)) => name.len() > suffix.len() && name.ends_with(suffix),

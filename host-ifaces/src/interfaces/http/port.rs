@@ -119,6 +119,23 @@ pub struct EgressStatus {
     pub requests_total: u64,
     /// Requests without an answer.
     pub errors_total: u64,
+    pub origins: Vec<OriginStatus>,
+}
+
+/// What went to one origin, each redirect counted where it led.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OriginStatus {
+    /// Scheme, host and port, or a word for many of them.
+    pub name: String,
+    pub requests_total: u64,
+    /// Those without an answer.
+    pub errors_total: u64,
+    /// Bodies of requests.
+    pub sent_bytes: u64,
+    /// Bodies of answers.
+    pub received_bytes: u64,
+    pub last_error: Option<String>,
+    pub last_error_age_ms: Option<u64>,
 }
 
 #[derive(Debug)]
