@@ -36,3 +36,4 @@ mod secrets;
 mod services;
 mod unloaded;
 mod upgrade;
+mod wasi_http;
