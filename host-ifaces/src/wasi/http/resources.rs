@@ -244,8 +244,12 @@ impl Exchange {
         matches!(self.state().phase, Phase::Answered(_) | Phase::Over)
     }
 
-    fn is_open(&self) -> bool {
-        matches!(self.state().phase, Phase::Open(_))
+    /// How much may be written at once; nothing when the body is written no more. One that is full still takes a write, which
+    /// fails, so that nobody waits for room.
+    fn permit(&self) -> Option<usize> {
+        let state = self.state();
+        let is_open = matches!(state.phase, Phase::Open(_));
+        is_open.then(|| (BODY_BYTES_MAX - state.body.len()).max(WRITE_BYTES_MAX))
     }
 
     fn write(&self, bytes: &[u8]) -> Result<(), ErrorCode> {
@@ -312,11 +316,7 @@ impl Pollable for BodyWriter {
 impl OutputStream for BodyWriter {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         self.meter.take(bytes.len());
-        if bytes.len() > WRITE_BYTES_MAX {
-            let message = format!("a write of {} bytes to a request, at most {WRITE_BYTES_MAX}", bytes.len());
-            return Err(StreamError::trap(&message));
-        }
-        if !self.exchange.is_open() {
+        if self.exchange.permit().is_none() {
             return Err(StreamError::Closed);
         }
         self.exchange.write(&bytes).map_err(|code| StreamError::LastOperationFailed(wasmtime::Error::new(code)))
@@ -327,7 +327,7 @@ impl OutputStream for BodyWriter {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        if self.exchange.is_open() { Ok(WRITE_BYTES_MAX) } else { Err(StreamError::Closed) }
+        self.exchange.permit().ok_or(StreamError::Closed)
     }
 }
 

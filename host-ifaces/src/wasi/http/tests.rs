@@ -352,6 +352,9 @@ async fn what_an_instance_holds_is_bounded_and_given_back() {
     let (large, body) = open(&mut http);
     assert!(code(write(&mut http, &body, PART, WHOLE + 1)).contains("HttpRequestBodySize"));
     assert!(handle(&mut http, large).await.is_ok(), "its answer says what is wrong");
+    // In one write as well.
+    let (_, body) = open(&mut http);
+    assert!(code(write(&mut http, &body, &[0; BODY_BYTES_MAX + 1], 1)).contains("HttpRequestBodySize"));
     let bodies = [open(&mut http), open(&mut http)];
     for (_, body) in &bodies {
         write(&mut http, body, PART, WHOLE).unwrap();
