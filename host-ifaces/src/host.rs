@@ -14,11 +14,20 @@ use crate::{
     clock::Clock,
     event::{Cursor, EventId, SourceId},
     limits::{CALL_BYTES_MAX, HANDLES_MAX, MemoryLimiter},
-    recording::{Captured, Session, meter::RecordedBytes},
+    recording::{
+        Captured, Session,
+        meter::{Pool, RecordedBytes},
+    },
     state::StateView,
     store::{EventUnit, ModuleRecord, UnitKind},
     unit::{Unit, drafts::Drafts},
-    wasi::{Polls, RESOURCES_MAX, lookups::Lookups, stdio::Stdio, tape::WasiTape},
+    wasi::{
+        Polls, RESOURCES_MAX,
+        http::{WasiHttp, held_bytes_max},
+        lookups::Lookups,
+        stdio::Stdio,
+        tape::WasiTape,
+    },
 };
 
 pub mod args;
@@ -36,6 +45,8 @@ pub struct HostState {
     memory: MemoryLimiter,
     wasi: WasiCtx,
     table: ResourceTable,
+    /// What requests and responses of `wasi:http` may hold.
+    http_bytes: Arc<Pool>,
 }
 
 /// Holds a fresh Store to the bounds of its module, but for fuel and the epoch, which belong to each call.
@@ -70,6 +81,7 @@ impl HostState {
             call,
             stdio,
             table,
+            http_bytes: Arc::new(Pool::new(held_bytes_max(&args.limits))),
         }
     }
 
@@ -248,6 +260,10 @@ impl HostState {
 
     pub(crate) fn polls(&mut self) -> Polls<'_> {
         Polls { table: &mut self.table, meter: self.call.meter() }
+    }
+
+    pub(crate) fn http(&mut self) -> WasiHttp<'_> {
+        WasiHttp { call: &mut self.call, table: &mut self.table, held: &self.http_bytes }
     }
 
     pub(crate) fn lookups(&mut self) -> Lookups<'_> {

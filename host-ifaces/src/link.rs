@@ -27,8 +27,8 @@ pub enum LinkError {
     )]
     Undeclared { import: String, capability: Capability },
     #[error(
-        "the component imports `{import}`, which is not hosted: modules may import {hosted} and WASI 0.2 io, clocks, random \
-         and cli, besides filesystem, sockets and http, which lead nowhere"
+        "the component imports `{import}`, which is not hosted: modules may import {hosted} and WASI 0.2 io, clocks, random, \
+         cli and http, besides filesystem and sockets, which lead nowhere"
     )]
     Unknown { import: String, hosted: String },
     #[error("the component imports `{import}`; this engine hosts {hosted}, so it must be rebuilt")]

@@ -1,7 +1,9 @@
 //! The narrow WASI 0.2 subset that toolchains need: io, clocks, random, an empty environment, stdio into the module's
 //! log. The file system interfaces are linked because `std` imports them, with no directory behind them. Those of sockets
-//! are linked because other languages' runtimes import them: no socket can be made, and no name looked up.
+//! are linked because other languages' runtimes import them: no socket can be made, and no name looked up. `wasi:http` is that
+//! of clients, through the gate of `http.fetch`.
 
+pub(crate) mod http;
 pub(crate) mod lookups;
 pub(crate) mod stdio;
 pub(crate) mod tape;
@@ -23,6 +25,7 @@ use wasmtime_wasi_io::{bindings::wasi::io as wasi_io, poll::DynPollable};
 use crate::{clock::Clock, host::HostState, limits::Meter};
 
 use self::{
+    http::{HasHttp, wasi_http},
     lookups::HasLookups,
     stdio::Stdio,
     tape::{TapedClock, TapedRandom, WasiTape},
@@ -38,8 +41,16 @@ const POLLABLE_COST_BYTES: usize = 64;
 const RANDOM_BYTES_MAX: u64 = crate::interfaces::random::guest::FILL_BYTES_MAX as u64;
 
 /// Import prefixes that `add_to_linker` serves.
-pub(crate) const SERVED: &[&str] =
-    &["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];
+pub(crate) const SERVED: &[&str] = &[
+    "wasi:io/",
+    "wasi:clocks/",
+    "wasi:random/",
+    "wasi:cli/",
+    "wasi:filesystem/",
+    "wasi:sockets/",
+    "wasi:http/types",
+    "wasi:http/outgoing-handler",
+];
 
 struct HasIo;
 
@@ -116,6 +127,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
     sockets::tcp_create_socket::add_to_linker::<_, WasiSockets>(l, |t| t.counted().sockets())?;
     sockets::udp::add_to_linker::<_, WasiSockets>(l, |t| t.counted().sockets())?;
     sockets::udp_create_socket::add_to_linker::<_, WasiSockets>(l, |t| t.counted().sockets())?;
+    wasi_http::types::add_to_linker::<_, HasHttp>(l, |t| t.counted().http())?;
+    wasi_http::outgoing_handler::add_to_linker::<_, HasHttp>(l, |t| t.counted().http())?;
     Ok(())
 }
 

@@ -22,19 +22,19 @@ fn hostile(setup: Setup, name: &str, mode: &str) -> Setup {
 }
 
 /// Exit code and what `nexum replay` says, as JSON.
-fn replay(args: &[&str]) -> (i32, Value) {
+pub fn replay(args: &[&str]) -> (i32, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_nexum")).arg("replay").args(args).arg("--json").output().unwrap();
     let said = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{args:?}: {error}: {}", String::from_utf8_lossy(&output.stderr)));
     (output.status.code().unwrap(), said)
 }
 
-fn state(engine: &Engine) -> String {
+pub fn state(engine: &Engine) -> String {
     engine.dir.path().join("state").to_str().unwrap().to_owned()
 }
 
 /// The unit that handled a block late enough for the instance to have handled others before.
-fn handled_block(engine: &Engine, module: &str) -> String {
+pub fn handled_block(engine: &Engine, module: &str) -> String {
     engine.module_until(module, "handled some", |node| node["events_processed"].as_u64() > Some(8));
     eventually("six of them were blocks", || {
         let list = engine.json(&["journal", "tail", module, "-n", "1000"]);

@@ -39,3 +39,4 @@ mod services;
 mod transactions;
 mod unloaded;
 mod upgrade;
+mod wasi_http;

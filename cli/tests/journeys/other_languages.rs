@@ -2,8 +2,9 @@
 //! of its language, and what that imports.
 
 use super::{
-    engine::{FAST_CHAIN, Setup},
+    engine::{FAST_CHAIN, Setup, eventually},
     hostile::assert_handled_every_block,
+    receiver::Receiver,
 };
 
 /// The module, and what it prints when it starts.
@@ -29,4 +30,18 @@ fn modules_that_take_long_to_build_load_and_handle_every_block_once() {
         assert!(engine.terminate().success());
         engine.launch();
     }
+}
+
+#[test]
+fn a_module_that_takes_long_to_build_sends_requests_as_its_language_does() {
+    let receiver = Receiver::start();
+    let url = format!("url = \"{}\"", receiver.url());
+    let setup = Setup::new().mock(31337, FAST_CHAIN);
+    let engine = setup.module("javascript", "javascript", &[("url = \"\"", &url)]).start();
+    engine.module_until("javascript", "is compiled", |node| node["state"] != "LOAD");
+    let (key, answer) = eventually("a request is answered", || {
+        engine.state("javascript", "f/").into_iter().next().ok_or_else(|| engine.ctl(&["tree"]))
+    });
+    assert_eq!(answer, format!("200 took {}", &key[2..]));
+    assert_eq!(receiver.hits()[0].path, "/block");
 }

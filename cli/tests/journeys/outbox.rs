@@ -120,7 +120,7 @@ fn a_module_does_not_reach_the_engines_own_listeners() {
 }
 
 /// Where a server listens that sends whoever asks to the same path below this URL, whatever the method.
-fn redirecting(to: String) -> String {
+pub fn redirecting(to: String) -> String {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     // It ends with the process.

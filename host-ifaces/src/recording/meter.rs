@@ -63,6 +63,18 @@ pub struct Charge {
     bytes: usize,
 }
 
+impl Charge {
+    /// Makes it one of so many bytes; answers whether they were left.
+    pub fn resize(&mut self, bytes: usize) -> bool {
+        if bytes > self.bytes && !self.pool.grant(bytes - self.bytes) {
+            return false;
+        }
+        self.pool.give_back(self.bytes.saturating_sub(bytes));
+        self.bytes = bytes;
+        true
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.pool.give_back(self.bytes);
@@ -212,7 +224,10 @@ mod tests {
         assert!(second.room(1));
         first.reset();
         drop(second);
-        assert!(pool.take(3 * STEP_BYTES).is_some(), "all of it is back");
+        let mut all = pool.take(3 * STEP_BYTES).unwrap();
+        assert!(!all.resize(3 * STEP_BYTES + 1) && all.resize(1), "all of it is back, and no more");
+        drop(pool.take(3 * STEP_BYTES - 1).unwrap());
+        assert!(all.resize(3 * STEP_BYTES) && pool.take(1).is_none());
     }
 
     #[test]

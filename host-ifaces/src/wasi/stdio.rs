@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// What `check-write` permits to be written at once; a larger write traps. WASI's streams permit about as much.
-const WRITE_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const WRITE_BYTES_MAX: usize = 64 * 1024;
 /// What is kept of stderr, bytes: the message of a panic, and the end of a language runtime's own backtrace.
 const LAST_WORDS_BYTES_MAX: usize = 4 * 1024;
 

@@ -51,7 +51,7 @@ fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
     HostError::new("http", kind, message)
 }
 
-pub(super) fn invalid(message: impl Into<String>) -> HostError {
+pub(crate) fn invalid(message: impl Into<String>) -> HostError {
     error(HostErrorKind::InvalidInput, message)
 }
 

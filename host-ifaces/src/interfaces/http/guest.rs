@@ -16,6 +16,13 @@ impl http::Host for Call {
         self.take(request.method.len() + request.url.len() + carried);
         self.count("http")?;
         check(&request.method, &request.url, &request.headers, request.body.as_deref(), &self.grants().hosts())?;
+        self.request(request).await
+    }
+}
+
+impl Call {
+    /// Sends a request that is charged, counted and checked, and waits for its answer, both of which a recording has.
+    pub(crate) async fn request(&mut self, request: Request) -> Result<Response, HostError> {
         let limit = self.limits().host_call_deadline;
         let deadline = request.timeout_ms.map_or(limit, |ms| limit.min(Duration::from_millis(ms.into())));
         let asked = self.ask("http.fetch", &request);
@@ -39,7 +46,7 @@ impl http::Host for Call {
 }
 
 /// What headers and a body take, bytes. Headers without a character take something, too.
-fn weight(headers: &[Header], body: &[u8]) -> usize {
+pub(crate) fn weight(headers: &[Header], body: &[u8]) -> usize {
     let text: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
     size_of_val(headers) + text + body.len()
 }

@@ -45,6 +45,22 @@ const RESERVED: [&str; 12] = [
     "proxy-connection",
 ];
 
+/// Whether a header can have this name.
+pub(crate) fn is_name(name: &str) -> bool {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    !name.is_empty() && name.chars().all(token)
+}
+
+/// Whether a header can have this value.
+pub(crate) fn is_value(value: &str) -> bool {
+    value.bytes().all(|byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7f))
+}
+
+/// Whether a header is the host's to set.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
+}
+
 /// Scheme, host and port of a URL, for lists and limits; paths and queries may hold secrets.
 pub fn origin(url: &str) -> String {
     Url::parse(url).map_or_else(|_| "invalid".to_owned(), |url| url.origin().ascii_serialization())
@@ -78,14 +94,13 @@ pub fn check(
         return Err(invalid(format!("headers of {bytes} bytes, at most {HEADER_BYTES_MAX}")));
     }
     for Header { name, value } in headers {
-        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-        if name.is_empty() || !name.chars().all(token) {
+        if !is_name(name) {
             return Err(invalid(format!("`{name}` is no header name")));
         }
-        if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
+        if is_reserved(name) {
             return Err(invalid(format!("header `{name}` is the host's to set")));
         }
-        if value.bytes().any(|byte| byte != b'\t' && (byte < 0x20 || byte == 0x7f)) {
+        if !is_value(value) {
             return Err(invalid(format!("header `{name}`: its value has a control character")));
         }
     }
