@@ -17,6 +17,7 @@ mod held_back;
 mod hostile;
 mod journal;
 mod metrics;
+mod notify;
 mod operator;
 mod orders;
 mod other_languages;
