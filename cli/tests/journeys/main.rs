@@ -19,6 +19,7 @@ mod hostile;
 mod identity;
 mod journal;
 mod metrics;
+mod notify;
 mod operator;
 mod orders;
 mod other_languages;
