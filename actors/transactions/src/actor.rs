@@ -10,7 +10,7 @@ use std::{
 };
 
 use nexum_host_ifaces::{
-    HostError, HostErrorKind,
+    Address, HostError, HostErrorKind,
     clock::Clock,
     ports::Ports,
     store::{Records, StoreMsg},
@@ -221,7 +221,7 @@ impl Shared {
 
     fn order(&self, chain_id: u64, account: &str, nonce: u64, order: TransactionOrder) -> Result<String, HostError> {
         let wrong = |message: String| HostError::new("transactions", HostErrorKind::InvalidInput, message);
-        let account = account.parse().map_err(wrong)?;
+        let account: Address = account.parse().map_err(wrong)?;
         let handle = self.lanes().all.get(&LaneKey { chain_id, account }).cloned();
         let none = || wrong(format!("{account} has no transactions on chain {chain_id}"));
         let handle = handle.ok_or_else(none)?;
