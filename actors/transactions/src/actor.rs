@@ -1,0 +1,246 @@
+//! The transactions actor: holds the lanes, reads their records when it starts, and answers for them.
+//!
+//! Invariant: until every record has been read, nothing is taken on: an intent that has a nonce already would get another
+//! one.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use nexum_host_ifaces::{
+    Address, HostError, HostErrorKind,
+    clock::Clock,
+    ports::Ports,
+    store::{Records, StoreMsg},
+    transactions::{Intent, SubmitAnswer, TransactionOrder, TransactionSummary, TransactionsMsg, TransactionsStatus},
+};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, concurrency::JoinHandle};
+use tokio::{sync::Notify, task::JoinSet};
+
+use crate::{
+    lane::{ChainSettings, Lane, newest},
+    metrics::TransactionsMetrics,
+    record::{LaneKey, PREFIX, SERVICE, Slot, of_key},
+    task::{Handle, Time, run},
+};
+
+/// Records read at once; each is at most a mebibyte.
+const PAGE: usize = 32;
+const READ_DEADLINE: Duration = Duration::from_secs(30);
+/// Between attempts to read the records.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+/// Transactions in one list.
+const LIST_MAX: usize = 10_000;
+
+/// What a transactions actor is started with.
+#[derive(Clone)]
+pub struct Args {
+    /// Chains on which transactions are sent.
+    pub chains: BTreeMap<u64, ChainSettings>,
+    pub ports: Arc<Ports>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: TransactionsMetrics,
+}
+
+/// The lanes, and what they share.
+struct Shared {
+    args: Arc<Args>,
+    time: Arc<Time>,
+    lanes: Mutex<Lanes>,
+    /// A lane was added.
+    added: Notify,
+}
+
+#[derive(Default)]
+struct Lanes {
+    all: BTreeMap<LaneKey, Arc<Handle>>,
+    /// Those without a task.
+    idle: Vec<Arc<Handle>>,
+    /// Why nothing is taken on; none once every record has been read.
+    closed: Option<String>,
+}
+
+pub struct State {
+    shared: Arc<Shared>,
+    /// Aborted with the actor, and with it the lanes' tasks.
+    _tasks: JoinSet<()>,
+}
+
+pub struct TransactionsActor;
+
+/// Starts the transactions actor under `supervisor`.
+pub async fn spawn(args: Args, supervisor: ActorCell) -> Result<(ActorRef<TransactionsMsg>, JoinHandle<()>), SpawnErr> {
+    Actor::spawn_linked(None, TransactionsActor, args, supervisor).await
+}
+
+impl Actor for TransactionsActor {
+    type Msg = TransactionsMsg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<TransactionsMsg>, args: Args) -> Result<State, ActorProcessingErr> {
+        let time = Arc::new(Time::new(args.clock.clone()));
+        let lanes = Lanes { closed: Some("its records are being read".to_owned()), ..Lanes::default() };
+        let shared = Arc::new(Shared { args: Arc::new(args), time, lanes: Mutex::new(lanes), added: Notify::new() });
+        let mut tasks = JoinSet::new();
+        let lanes = shared.clone();
+        tasks.spawn(async move {
+            lanes.serve().await;
+            // Its successor reads the records anew.
+            myself.stop(Some("a lane broke off".to_owned()));
+        });
+        Ok(State { shared, _tasks: tasks })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<TransactionsMsg>,
+        message: TransactionsMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let shared = &state.shared;
+        // Nobody to tell when the caller gave up.
+        match message {
+            TransactionsMsg::Submit { intent, reply } => drop(reply.send(shared.submit(&intent))),
+            TransactionsMsg::List { limit, reply } => drop(reply.send(shared.list(limit))),
+            TransactionsMsg::Order { chain_id, account, nonce, order, reply } => {
+                drop(reply.send(shared.order(chain_id, &account, nonce, order)));
+            }
+            TransactionsMsg::Status(reply) => drop(reply.send(shared.status())),
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the records, then runs the lanes. Comes back only when one of them broke.
+    async fn serve(&self) {
+        let records = loop {
+            match self.read().await {
+                Ok(records) => break records,
+                Err(error) => {
+                    tracing::warn!("the records of transactions cannot be read: {error}");
+                    self.lanes().closed = Some(format!("its records cannot be read: {error}"));
+                    tokio::time::sleep(READ_AGAIN).await;
+                }
+            }
+        };
+        let now = self.time.now_ms();
+        {
+            let mut lanes = self.lanes();
+            for (key, slots) in records {
+                lanes.add(key, Lane::new(key, self.settings(key.chain_id), slots, now));
+            }
+            lanes.closed = None;
+        }
+        let mut tasks = JoinSet::new();
+        loop {
+            for handle in std::mem::take(&mut self.lanes().idle) {
+                tasks.spawn(run(handle, self.args.clone(), self.time.clone()));
+            }
+            tokio::select! {
+                () = self.added.notified() => {}
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => return,
+            }
+        }
+    }
+
+    /// Of a chain that the configuration does not name any more, what is under way is still followed.
+    fn settings(&self, chain_id: u64) -> ChainSettings {
+        self.args.chains.get(&chain_id).cloned().unwrap_or_default()
+    }
+
+    async fn read(&self) -> Result<BTreeMap<LaneKey, Vec<Slot>>, String> {
+        let (mut lanes, mut after) = (BTreeMap::<LaneKey, Vec<Slot>>::new(), None);
+        loop {
+            let page = self.page(after.clone()).await?;
+            let Some((last, _)) = page.last() else { return Ok(lanes) };
+            after = Some(last.clone());
+            for (key, value) in &page {
+                let wrong = |why: &str| format!("record {}: {why}", hex::encode(key));
+                let (lane, nonce) = of_key(key).ok_or_else(|| wrong("its key is of no nonce"))?;
+                let slot = Slot::decode(value).map_err(|error| wrong(&error))?;
+                if slot.nonce != nonce {
+                    return Err(wrong("its key is of another nonce"));
+                }
+                lanes.entry(lane).or_default().push(slot);
+            }
+        }
+    }
+
+    async fn page(&self, after: Option<Vec<u8>>) -> Result<Records, String> {
+        let prefix = PREFIX.to_vec();
+        let ask = |reply| StoreMsg::Records { service: SERVICE, prefix, after, limit: PAGE, reply };
+        let answer = self.args.ports.of::<StoreMsg>().call(READ_DEADLINE, ask).await;
+        answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
+    fn submit(&self, intent: &Intent) -> Result<SubmitAnswer, HostError> {
+        let error = |kind, message: String| HostError::new("transactions", kind, message);
+        let mut lanes = self.lanes();
+        if let Some(why) = &lanes.closed {
+            return Err(error(HostErrorKind::Unavailable, format!("the transactions actor is starting: {why}")));
+        }
+        // Also when its policy names another account by now.
+        let known = lanes.all.values().find(|handle| handle.lane().knows(&intent.id)).cloned();
+        let key = LaneKey { chain_id: intent.request.chain_id, account: intent.request.account };
+        let handle = match known.or_else(|| lanes.all.get(&key).cloned()) {
+            Some(handle) => handle,
+            None if !self.args.chains.contains_key(&key.chain_id) => {
+                let message = format!("this engine sends no transactions on chain {}", key.chain_id);
+                return Err(error(HostErrorKind::Unsupported, message));
+            }
+            None => {
+                let handle =
+                    lanes.add(key, Lane::new(key, self.settings(key.chain_id), Vec::new(), self.time.now_ms()));
+                self.added.notify_one();
+                handle
+            }
+        };
+        drop(lanes);
+        let answer = handle.lane().submit(intent, self.time.now_ms());
+        handle.wake();
+        Ok(answer)
+    }
+
+    fn all(&self) -> Vec<Arc<Handle>> {
+        self.lanes().all.values().cloned().collect()
+    }
+
+    fn list(&self, limit: usize) -> Vec<TransactionSummary> {
+        let (limit, now) = (limit.min(LIST_MAX), self.time.now_ms());
+        let all = self.all().iter().flat_map(|handle| handle.lane().list(limit, now)).collect();
+        newest(all, limit)
+    }
+
+    fn order(&self, chain_id: u64, account: &str, nonce: u64, order: TransactionOrder) -> Result<String, HostError> {
+        let wrong = |message: String| HostError::new("transactions", HostErrorKind::InvalidInput, message);
+        let account: Address = account.parse().map_err(wrong)?;
+        let handle = self.lanes().all.get(&LaneKey { chain_id, account }).cloned();
+        let none = || wrong(format!("{account} has no transactions on chain {chain_id}"));
+        let handle = handle.ok_or_else(none)?;
+        let done = handle.lane().order(nonce, order);
+        handle.wake();
+        done
+    }
+
+    fn status(&self) -> TransactionsStatus {
+        let now = self.time.now_ms();
+        TransactionsStatus { lanes: self.all().iter().map(|handle| handle.lane().status(now)).collect() }
+    }
+}
+
+impl Lanes {
+    fn add(&mut self, key: LaneKey, lane: Lane) -> Arc<Handle> {
+        let handle = Arc::new(Handle::new(lane));
+        self.all.insert(key, handle.clone());
+        self.idle.push(handle.clone());
+        handle
+    }
+}

@@ -1,0 +1,258 @@
+//! What the chain says of signed nonces: receipts, reorgs, use of the key elsewhere, and the end.
+//!
+//! Invariant: a receipt that is missing proves nothing. A nonce is another transaction's only when it was used long enough
+//! ago and more than one endpoint says so.
+
+use nexum_host_ifaces::transactions::FailureKind;
+
+use super::{
+    AT_ONCE, Action, FOREIGN_DEPTH, FOREIGN_DEPTH_MAX, Facts, GUARD_MS, GUARDED, KEPT, Lane, Live, Note, Votes,
+    answers::{mined_name, result_name},
+    waiting::{is_late, short},
+};
+use crate::record::{Mined, Standing};
+
+/// How often the only endpoint of a chain has to say so, each time at another head.
+const ALONE_TIMES: usize = 3;
+
+impl Lane {
+    /// Looks at the chain, as long as there is something to look for.
+    pub(super) fn observe(&mut self, now: u64, out: &mut Vec<Action>) {
+        let stale = self.facts.is_none() || now >= self.facts_ms + self.poll_ms();
+        if !self.observing && stale && now >= self.observe_ms && self.is_active(now) {
+            self.observing = true;
+            out.push(Action::Observe { module: self.module.clone() });
+        }
+    }
+
+    pub(super) fn observed(&mut self, answer: Result<Facts, String>, now: u64) {
+        self.observing = false;
+        self.observe_ms = now + self.poll_ms();
+        let facts = match answer {
+            Ok(facts) => facts,
+            Err(error) => {
+                self.chain_trouble = Some(format!("the chain cannot be asked: {}", short(&error)));
+                return;
+            }
+        };
+        self.chain_trouble = None;
+        if let Some(before) = self.facts {
+            // One endpoint may lag; a reorg is seen again.
+            if facts.head < before.head && !self.regressed {
+                self.regressed = true;
+                return;
+            }
+            if facts.head != before.head {
+                self.head_ms = now;
+            }
+            if facts.nonce != before.nonce {
+                self.nonce_ms = now;
+            }
+        } else {
+            (self.head_ms, self.nonce_ms) = (now, now);
+        }
+        self.regressed = false;
+        self.count_foreign(facts.nonce);
+        (self.facts, self.facts_ms) = (Some(facts), now);
+        self.facts_number += 1;
+        self.reopen(facts.nonce);
+    }
+
+    /// Notices nonces that were used although nothing was signed with them here.
+    fn count_foreign(&mut self, nonce: u64) {
+        // The first look at an account that was never used here: what it did before is nobody's business.
+        let from = self.counted.unwrap_or(nonce);
+        if nonce > from {
+            self.note_foreign(nonce - from, from);
+        }
+        self.counted = Some(nonce.max(from));
+    }
+
+    fn note_foreign(&mut self, count: u64, from: u64) {
+        self.foreign += count;
+        self.notes.push(Note::Foreign(count));
+        let (chain_id, account) = (self.key.chain_id, self.key.account);
+        tracing::warn!(
+            chain_id,
+            %account,
+            nonce = from,
+            count,
+            "nonces were used by transactions that are not of this engine: its key is used elsewhere"
+        );
+    }
+
+    /// By the chain these nonces are unused again: a reorg took their blocks away. The same bytes go out once more.
+    fn reopen(&mut self, chain: u64) {
+        let mined = |nonce: &u64| matches!(self.slots[nonce].slot.standing, Standing::Mined(_));
+        let gone: Vec<u64> = self.live.range(chain..).filter(|nonce| mined(nonce)).copied().collect();
+        for nonce in gone {
+            self.unmined(nonce);
+        }
+    }
+
+    /// Its block went; what becomes of it is open.
+    fn unmined(&mut self, nonce: u64) {
+        let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
+        live.slot.standing = Standing::Accepted;
+        live.send_ms = 0;
+        self.notes.push(Note::Reorged);
+        self.change(nonce, false);
+    }
+
+    /// Asks for receipts of what the chain may have by now, and, where there is none, several endpoints.
+    pub(super) fn follow(&mut self, now: u64, out: &mut Vec<Action>) {
+        // Nothing is known of the chain yet.
+        let Some(facts) = self.facts else { return };
+        let (number, wait) = (self.facts_number, (2 * self.poll_ms()).max(2_000));
+        let used: Vec<u64> = self.live.range(..facts.nonce).copied().collect();
+        let mut room = AT_ONCE;
+        for nonce in used {
+            if room == 0 {
+                break;
+            }
+            let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
+            let (module, depth) = (live.slot.module.clone(), live.slot.confirmations());
+            let hashes = || live.slot.variants.iter().map(|variant| variant.hash).collect::<Vec<_>>();
+            if live.asking || live.doubting {
+                room -= 1;
+            } else if live.doubt_ms.is_some_and(|at_ms| at_ms <= now) {
+                let block = facts.head.saturating_sub(depth.clamp(FOREIGN_DEPTH, FOREIGN_DEPTH_MAX) - 1);
+                out.push(Action::Doubt { nonce, module, hashes: hashes(), block });
+                live.doubting = true;
+                live.doubt_ms = Some(now + wait);
+                room -= 1;
+            } else if live.asked_at < number {
+                out.push(Action::Receipts { nonce, module, hashes: hashes() });
+                live.asking = true;
+                live.asked_at = number;
+                room -= 1;
+            }
+        }
+    }
+
+    pub(super) fn receipts(&mut self, nonce: u64, answer: Result<Vec<Mined>, String>, now: u64) {
+        let wait = 2 * self.poll_ms();
+        // It ended meanwhile.
+        let Some(live) = self.slots.get_mut(&nonce).filter(|live| live.asking) else { return };
+        live.asking = false;
+        match answer {
+            Ok(found) => match found.into_iter().next() {
+                Some(mined) => self.mined(nonce, mined, now),
+                None => {
+                    live.doubt_ms = live.doubt_ms.or(Some(now + wait));
+                    if matches!(live.slot.standing, Standing::Mined(_)) {
+                        self.unmined(nonce);
+                    }
+                }
+            },
+            Err(error) => {
+                live.what = format!("its receipt cannot be asked for: {}", short(&error));
+            }
+        }
+    }
+
+    fn mined(&mut self, nonce: u64, mined: Mined, now: u64) {
+        // Nothing is known of the chain any more.
+        let Some(facts) = self.facts else { return };
+        let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
+        // A late answer to a question about what was there before.
+        if !live.slot.is_live() || live.slot.variants.iter().all(|variant| variant.hash != mined.hash) {
+            return;
+        }
+        live.doubt_ms = None;
+        live.alone.clear();
+        let through = mined.block_number.saturating_add(live.slot.confirmations() - 1);
+        if facts.head >= through {
+            self.finish(nonce, mined, now);
+        } else if live.slot.standing != Standing::Mined(mined.clone()) {
+            live.what = format!("is in block {}, and final with block {through}", mined.block_number);
+            live.slot.standing = Standing::Mined(mined);
+            self.change(nonce, false);
+        }
+    }
+
+    /// As deep as was asked for.
+    fn finish(&mut self, nonce: u64, mined: Mined, now: u64) {
+        let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
+        let block = self.guard.map_or(0, |(block, _)| block).max(mined.block_number);
+        self.guard = Some((block, now + GUARD_MS));
+        live.slot.standing = Standing::Final(mined);
+        if live.slot.intent.is_some() {
+            self.notes.push(Note::Ended(mined_name(&live.slot)));
+        }
+        self.live.remove(&nonce);
+        self.change(nonce, true);
+        self.prune(nonce);
+    }
+
+    /// Drops what nobody needs any more of what ended long ago.
+    fn prune(&mut self, nonce: u64) {
+        let guarded = nonce.saturating_sub(GUARDED);
+        if let Some((old, live)) = self.slots.range_mut(..guarded).next_back()
+            && !live.slot.is_live()
+            && !live.slot.is_stripped()
+        {
+            live.slot.strip();
+            let old = *old;
+            self.change(old, false);
+        }
+        // Whoever still waits for an end is known to the outbox, whose own limits bound how many these are.
+        while self.slots.len() - self.live.len() > KEPT {
+            let over = |live: &Live| !live.slot.is_live() && (live.slot.told || live.slot.intent.is_none());
+            let Some(oldest) = self.slots.iter().find(|(_, live)| over(live)).map(|(nonce, _)| *nonce) else { break };
+            if let Some(intent) = self.slots.remove(&oldest).and_then(|live| live.slot.intent) {
+                self.places.remove(&intent.id);
+            }
+            self.dirty.remove(&oldest);
+            self.removed.insert(oldest);
+        }
+    }
+
+    pub(super) fn doubted(&mut self, nonce: u64, votes: Votes, now: u64) {
+        let head = self.facts.map_or(0, |facts| facts.head);
+        // It ended meanwhile.
+        let Some(live) = self.slots.get_mut(&nonce).filter(|live| live.doubting) else { return };
+        live.doubting = false;
+        if let Some(mined) = votes.found {
+            return self.mined(nonce, mined, now);
+        }
+        // Looked for anew meanwhile, or an endpoint is elsewhere.
+        if live.doubt_ms.is_none() || votes.unused > 0 || votes.against == 0 || !live.slot.is_open() {
+            live.alone.clear();
+            return;
+        }
+        if votes.configured <= 1 {
+            live.alone.insert(head);
+        }
+        live.what = format!("its nonce was used by another transaction, say {} endpoints", votes.against);
+        if votes.against >= 2 || live.alone.len() >= ALONE_TIMES {
+            self.lost(nonce, now);
+        }
+    }
+
+    /// None of what was signed with this nonce can be mined any more.
+    fn lost(&mut self, nonce: u64, now: u64) {
+        let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
+        live.slot.standing = Standing::Foreign;
+        self.live.remove(&nonce);
+        let late = live.slot.intent.as_ref().is_some_and(|intent| is_late(intent, now));
+        if late && live.slot.withdrawn.is_none() {
+            let message = "its nonce was used by a transaction that is not of this engine, and its deadline has passed";
+            live.slot.withdrawn = Some((FailureKind::Replaced, message.to_owned()));
+        }
+        let again = match live.slot.withdrawn {
+            None => live.slot.intent.take(),
+            Some((kind, _)) => {
+                if live.slot.intent.is_some() {
+                    self.notes.push(Note::Ended(result_name(kind)));
+                }
+                None
+            }
+        };
+        if let Some(intent) = again {
+            self.wait_again(intent, now);
+        }
+        self.change(nonce, true);
+        self.note_foreign(1, nonce);
+    }
+}

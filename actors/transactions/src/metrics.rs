@@ -1,0 +1,134 @@
+//! What the transactions actor measures.
+
+use nexum_host_ifaces::transactions::LaneStatus;
+use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use crate::{lane::Note, record::LaneKey};
+
+/// Handles on the crate's metrics; they outlive the actor.
+#[derive(Clone)]
+pub struct TransactionsMetrics {
+    ended: IntCounterVec,
+    replacements: IntCounterVec,
+    foreign: IntCounterVec,
+    gaps: IntCounterVec,
+    reorgs: IntCounterVec,
+    in_flight: IntGaugeVec,
+    waiting: IntGaugeVec,
+    stopped: IntGaugeVec,
+    oldest: GaugeVec,
+}
+
+const LANE: [&str; 2] = ["chain_id", "account"];
+
+impl TransactionsMetrics {
+    /// Registers everything on `registry`; fails only when a name is taken.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), &LANE)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let oldest = GaugeVec::new(
+            Opts::new("nexum_transactions_oldest_age_seconds", "Age of the oldest transaction that has not ended."),
+            &LANE,
+        )?;
+        registry.register(Box::new(oldest.clone()))?;
+        Ok(Self {
+            ended: counter(
+                "nexum_transactions_total",
+                "Transactions that ended, by how.",
+                &["chain_id", "account", "result"],
+            )?,
+            replacements: counter(
+                "nexum_transaction_replacements_total",
+                "Signatures of a nonce that was signed before.",
+                &LANE,
+            )?,
+            foreign: counter(
+                "nexum_transaction_foreign_nonces_total",
+                "Nonces used by transactions that are not of this engine.",
+                &LANE,
+            )?,
+            gaps: counter("nexum_transaction_gaps_filled_total", "Transfers of nothing that closed a gap.", &LANE)?,
+            reorgs: counter(
+                "nexum_transaction_reorgs_total",
+                "Transactions whose block was taken back before they were final.",
+                &LANE,
+            )?,
+            in_flight: gauge("nexum_transactions_in_flight", "Signed transactions that are in no block.")?,
+            waiting: gauge("nexum_transactions_waiting", "Transactions that wait for a nonce.")?,
+            stopped: gauge("nexum_transaction_lane_stopped", "1 while an account stands still on a chain, else 0.")?,
+            oldest,
+        })
+    }
+
+    pub(crate) fn note(&self, lane: &LaneKey, notes: &[Note]) {
+        // Mostly nothing happened.
+        if notes.is_empty() {
+            return;
+        }
+        let (chain, account) = (lane.chain_id.to_string(), lane.account.to_string());
+        let of = [chain.as_str(), account.as_str()];
+        for note in notes {
+            match note {
+                Note::Ended(result) => self.ended.with_label_values(&[of[0], of[1], result]).inc(),
+                Note::Replaced => self.replacements.with_label_values(&of).inc(),
+                Note::Foreign(count) => self.foreign.with_label_values(&of).inc_by(*count),
+                Note::GapFilled => self.gaps.with_label_values(&of).inc(),
+                Note::Reorged => self.reorgs.with_label_values(&of).inc(),
+            }
+        }
+    }
+
+    pub(crate) fn show(&self, status: &LaneStatus) {
+        let chain = status.chain_id.to_string();
+        let of = [chain.as_str(), status.account.as_str()];
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.in_flight.with_label_values(&of).set(count(status.in_flight));
+        self.waiting.with_label_values(&of).set(count(status.waiting));
+        self.stopped.with_label_values(&of).set(i64::from(status.stopped.is_some()));
+        self.oldest.with_label_values(&of).set(status.oldest_age_ms.unwrap_or(0) as f64 / 1e3);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nexum_host_ifaces::Address;
+
+    use super::*;
+
+    #[test]
+    fn what_happens_is_counted_by_account() {
+        let metrics = TransactionsMetrics::register(&Registry::new()).unwrap();
+        let lane = LaneKey { chain_id: 1, account: Address([1; 20]) };
+        metrics.note(&lane, &[Note::Ended("mined"), Note::Foreign(3), Note::Replaced, Note::GapFilled, Note::Reorged]);
+        let account = lane.account.to_string();
+        let of = ["1", account.as_str()];
+        assert_eq!(metrics.ended.with_label_values(&["1", account.as_str(), "mined"]).get(), 1);
+        assert_eq!(metrics.foreign.with_label_values(&of).get(), 3);
+        let mut status = LaneStatus {
+            chain_id: 1,
+            account: account.clone(),
+            next_nonce: None,
+            in_flight: 2,
+            waiting: 1,
+            stopped: Some("no balance".into()),
+            oldest_age_ms: Some(1_500),
+            foreign_nonces: 3,
+        };
+        metrics.show(&status);
+        assert_eq!(
+            (metrics.in_flight.with_label_values(&of).get(), metrics.stopped.with_label_values(&of).get()),
+            (2, 1)
+        );
+        status.stopped = None;
+        metrics.show(&status);
+        assert_eq!(metrics.stopped.with_label_values(&of).get(), 0);
+    }
+}
