@@ -237,7 +237,9 @@ impl FromStr for Selector {
             return Err(wrong());
         }
         if let Some(alias) = kinds().find(|kind| is_aliased(kind)) {
-            return Err(format!("`{text}`: `{alias}` is short for another type, which a selector is made of: write that"));
+            return Err(format!(
+                "`{text}`: `{alias}` is short for another type, which a selector is made of: write that"
+            ));
         }
         let hash = keccak256(text);
         Ok(Self::Call([hash[0], hash[1], hash[2], hash[3]]))
@@ -268,7 +270,8 @@ pub fn parse_address(text: &str) -> Result<Address, String> {
         false => return Err(format!("`{text}` is no address: expected 0x and 40 hex digits")),
     };
     let digits = &text[2..];
-    let is_mixed = digits.contains(|c: char| c.is_ascii_uppercase()) && digits.contains(|c: char| c.is_ascii_lowercase());
+    let is_mixed =
+        digits.contains(|c: char| c.is_ascii_uppercase()) && digits.contains(|c: char| c.is_ascii_lowercase());
     let checked = alloy_primitives::Address::from(address.0).to_checksum(None);
     match is_mixed && checked != text {
         true => Err(format!("`{text}` is mistyped: capitals and small letters do not fit (EIP-55)")),
@@ -279,7 +282,8 @@ pub fn parse_address(text: &str) -> Result<Address, String> {
 /// An amount such as `0.5 ether`, `200 gwei`, `7 wei`, or a decimal number of wei.
 pub fn parse_wei(text: &str) -> Result<Wei, String> {
     const DIGITS_MAX: usize = 96;
-    let wrong = |why: &str| format!("`{text}` is no amount: {why}; write such as `0.5 ether`, `200 gwei` or `1000 wei`");
+    let wrong =
+        |why: &str| format!("`{text}` is no amount: {why}; write such as `0.5 ether`, `200 gwei` or `1000 wei`");
     let mut words = text.split_whitespace();
     let number = words.next().ok_or_else(|| wrong("it is empty"))?;
     let decimals = match words.next() {
@@ -331,7 +335,8 @@ mod tests {
         let most = "115792089237316195423570985008687907853269984665640564039457584007913129639935";
         assert_eq!(parse_wei(most), Ok(Wei([0xff; 32])));
         let more = "115792089237316195423570985008687907853269984665640564039457584007913129639936";
-        for text in ["", "ether", "-1", "+1", "1e18", "0x10", "1 Ether", "1 ether or so", ".5 ether", "1. ether", more] {
+        for text in ["", "ether", "-1", "+1", "1e18", "0x10", "1 Ether", "1 ether or so", ".5 ether", "1. ether", more]
+        {
             assert!(parse_wei(text).is_err(), "{text}");
         }
         assert!(parse_wei("0.5 wei").unwrap_err().contains("a fraction of a wei"));
@@ -345,7 +350,8 @@ mod tests {
         assert_eq!("0xa9059cbb".parse(), transfer);
         assert_eq!("transfer(address,uint256)".parse(), transfer);
         assert_eq!("".parse(), Ok(Selector::Transfer));
-        for text in ["transfer", "0xa9059c", "transfer(address, uint256)", "transfer(address to)", "(address)", "f(x))"] {
+        for text in ["transfer", "0xa9059c", "transfer(address, uint256)", "transfer(address to)", "(address)", "f(x))"]
+        {
             assert!(text.parse::<Selector>().is_err(), "{text}");
         }
         let aliased = "transfer(address,uint)".parse::<Selector>().unwrap_err();

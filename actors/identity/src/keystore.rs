@@ -55,7 +55,8 @@ pub fn list(directory: &Path) -> Result<Listing, KeystoreError> {
 /// Opens one file. The account that it names, if it names one, is that of the key.
 pub fn open(file: &KeyFile, password: &str) -> Result<PrivateKeySigner, KeystoreError> {
     let secret = file.content.open(password).map_err(|why| KeystoreError::file(&file.path, why))?;
-    let key = PrivateKeySigner::from_slice(&*secret).map_err(|_| KeystoreError::file(&file.path, "it holds no key of secp256k1"))?;
+    let key = PrivateKeySigner::from_slice(&*secret)
+        .map_err(|_| KeystoreError::file(&file.path, "it holds no key of secp256k1"))?;
     file.content.check_owner(&key).map_err(|why| KeystoreError::file(&file.path, why))?;
     Ok(key)
 }
