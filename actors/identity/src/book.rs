@@ -319,3 +319,6 @@ fn put_approval(approval: &Approval) -> RecordWrite {
 fn parsed<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, String> {
     serde_json::from_slice(value).map_err(|error| format!("record `{}`: {error}", String::from_utf8_lossy(key)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,11 +97,6 @@ impl Service {
         *write(&self.signers) = Some(opened.unwrap_or_default());
     }
 
-    #[cfg(test)]
-    pub fn put_signer(&self, account: Address, signer: Arc<dyn Signer>) {
-        write(&self.signers).get_or_insert_default().of.insert(account, signer);
-    }
-
     /// Reads the records until that works, so that what waits is shown after a start.
     pub async fn read_records(&self) {
         let mut wait = RETRY_FIRST;

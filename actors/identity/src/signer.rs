@@ -141,3 +141,6 @@ impl Signers {
 pub fn local(secret: [u8; 32]) -> Arc<dyn Signer> {
     Arc::new(Local(PrivateKeySigner::from_slice(&secret).unwrap()))
 }
+
+#[cfg(test)]
+mod tests;
