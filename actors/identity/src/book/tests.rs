@@ -1,0 +1,71 @@
+//! Budgets around restarts and midnight, and approvals that are replayed, late, or of policies that were edited.
+
+use nexum_host_ifaces::interfaces::identity::port::{SigningPayload, TransactionRequest, Wei};
+
+use super::*;
+use crate::{
+    config::{AnyOf, Method, Policy},
+    request::{of_call, of_payload},
+};
+
+const ACCOUNT: Address = Address([7; 20]);
+
+fn policy() -> Policy {
+    Policy {
+        methods: [Method::Transaction].into(),
+        chains: AnyOf::Any,
+        to: AnyOf::Any,
+        selectors: AnyOf::Any,
+        max_value: Wei::from(6),
+        max_value_per_day: Wei::from(10),
+        ..Policy::new("m", ACCOUNT)
+    }
+}
+
+fn pay(value: u128) -> Request {
+    let (to, data) = (Some(Address([1; 20])), Vec::new());
+    let value = Wei::from(value);
+    of_call(&TransactionRequest { chain_id: 1, account: ACCOUNT, to, value, data, access_list: Vec::new() }).unwrap()
+}
+
+fn step(book: &mut Book, policy: &Policy, intent: &str, request: &Request, signs: bool, now: u64) -> Step {
+    let (module, intent, purpose) = ("m", Some(intent), Purpose::Asked);
+    let asked = Asked { module, intent, request, purpose, signs, may_ask: !signs };
+    book.step(&Policies::new(vec![policy.clone()]), asked, now)
+}
+
+#[test]
+fn a_budget_outlives_restart_and_midnight_and_a_clock_set_back() {
+    let (mut book, policy) = (Book::read(Vec::new(), Vec::new()).unwrap(), policy());
+    let late = 10 * DAY_MS - 1;
+    let Step::Granted(writes) = step(&mut book, &policy, "1", &pay(6), true, late) else { panic!("refused") };
+    let records = writes.into_iter().map(|write| (write.key, write.value.unwrap())).collect();
+    let mut book = Book::read(records, Vec::new()).unwrap();
+    for now in [late, late + 1, late + DAY_MS - 1, 5] {
+        assert!(matches!(step(&mut book, &policy, "2", &pay(5), true, now), Step::Refused { .. }), "{now}");
+    }
+    // The same intent again is not counted again, and is nothing else.
+    assert!(matches!(step(&mut book, &policy, "1", &pay(6), true, late), Step::Granted(_)));
+    assert!(matches!(step(&mut book, &policy, "1", &pay(1), true, late), Step::Refused { .. }));
+    assert!(matches!(step(&mut book, &policy, "2", &pay(5), true, late + DAY_MS), Step::Granted(_)));
+}
+
+#[test]
+fn an_approval_is_decided_once_in_time_and_holds_for_one_thing() {
+    let asks = Policy { ask: true, ..policy() };
+    let mut book = Book::read(Vec::new(), Vec::new()).unwrap();
+    assert!(matches!(step(&mut book, &asks, "1", &pay(6), true, 0), Step::Refused { .. }));
+    assert!(matches!(step(&mut book, &asks, "1", &pay(6), false, 0), Step::Waits { number: 1, .. }));
+    assert!(book.decide(1, true, "me", 1).is_ok() && book.decide(1, true, "me", 1).is_err());
+    assert!(matches!(step(&mut book, &asks, "1", &pay(5), true, 2), Step::Refused { .. }));
+    let narrower = Policy { max_value: Wei::from(1), ..asks.clone() };
+    assert!(matches!(step(&mut book, &narrower, "1", &pay(6), true, 2), Step::Refused { .. }));
+    assert!(matches!(step(&mut book, &asks, "1", &pay(6), true, 2), Step::Granted(_)));
+    assert_eq!(book.approvals(1, 2)[0].state, ApprovalState::Used);
+    assert!(matches!(step(&mut book, &asks, "2", &pay(1), false, 2), Step::Waits { number: 2, .. }));
+    let (late, in_time, _) = book.decide(2, true, "me", 2 + HOUR_MS).unwrap();
+    assert_eq!((late.state, in_time), (ApprovalState::Expired, false));
+    assert!(matches!(step(&mut book, &asks, "2", &pay(1), true, 3), Step::Refused { .. }));
+    let message = of_payload(ACCOUNT, SigningPayload::Message(Vec::new())).unwrap().0;
+    assert!(matches!(step(&mut book, &asks, "3", &message, false, 3), Step::Refused { .. }));
+}
