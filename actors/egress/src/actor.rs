@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     client::{self, Client},
+    credentials::{Credentials, ReadCredentials},
     metrics::EgressMetrics,
     names::Resolver,
 };
@@ -54,6 +55,7 @@ pub struct Args {
     /// Where the engine itself listens: no request goes there. Each holds from the next request on.
     pub listeners: watch::Receiver<Vec<SocketAddr>>,
     pub certificates: Certificates,
+    pub credentials: ReadCredentials,
 }
 
 pub struct State {
@@ -79,7 +81,8 @@ impl Actor for EgressActor {
     type Arguments = Args;
 
     async fn pre_start(&self, _: ActorRef<EgressMsg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let client = Client::new(args.names.clone(), args.listeners.clone(), (args.certificates)())?;
+        let credentials = Credentials::new((args.credentials)(), args.clock.clone());
+        let client = Client::new(args.names.clone(), args.listeners.clone(), (args.certificates)(), credentials)?;
         if let Some(cause) = client.no_tls() {
             tracing::error!(
                 "requests over https fail, because TLS cannot be set up: {cause}; put the store of certificates right \

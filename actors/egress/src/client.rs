@@ -2,7 +2,8 @@
 //!
 //! Invariant: every URL that is connected to was checked against the allowlist, and every address against what is the
 //! engine's own. A connection ends with its request, so that there are no more of them than requests under way. Errors
-//! say what happened, in the kinds that modules know; they never carry a URL's path or query.
+//! say what happened, in the kinds that modules know; they never carry a URL's path or query. What the operator adds to a
+//! request on its way out (`credentials`) is for one hop, and in nothing that is answered.
 
 use std::{error::Error as _, net::SocketAddr, sync::Arc};
 
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use url::Url;
 
 use crate::{
+    credentials::{Credentials, Exposed},
     dial::{self, CHECKED, Checked},
     names::Resolver,
 };
@@ -66,6 +68,7 @@ pub(crate) struct Client {
     names: Arc<Resolver>,
     /// Where the engine itself listens.
     listeners: watch::Receiver<Vec<SocketAddr>>,
+    credentials: Credentials,
 }
 
 impl Client {
@@ -75,13 +78,14 @@ impl Client {
         names: Arc<Resolver>,
         listeners: watch::Receiver<Vec<SocketAddr>>,
         certificates: Result<(), String>,
+        credentials: Credentials,
     ) -> Result<Self, reqwest::Error> {
         let built = certificates.and_then(|()| builder().build().map_err(|failed| innermost(&failed)));
         let (http, no_tls) = match built {
             Ok(http) => (http, None),
             Err(cause) => (builder().tls_certs_only([]).build()?, Some(cause.into())),
         };
-        Ok(Self { http, no_tls, names, listeners })
+        Ok(Self { http, no_tls, names, listeners, credentials })
     }
 
     /// Why no request over https can be made, if none can.
@@ -132,23 +136,35 @@ fn innermost(failed: &reqwest::Error) -> String {
 /// body as came within the limit and the deadline.
 ///
 /// # Errors
-/// `unavailable` without a connection, or without TLS for https, `timeout`, `denied` for a listener of the engine and for a
-/// redirect to where the module may not go, `rate-limited` when the module's DNS lookups hang, `invalid-input` for a request
+/// `unavailable` without a connection, or without TLS for https, `timeout`, `denied` for a listener of the engine, for a
+/// redirect to where the module may not go and for a secret that is not the module's, `rate-limited` when the module's DNS lookups hang, `invalid-input` for a request
 /// that cannot be made or an answer that is too large.
 pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usize) -> Result<Response, HostError> {
     let Fetch { module, request, allow, deadline, max_reply_bytes, is_effect } = fetch;
     let limit = max_reply_bytes.min(response_bytes_max);
-    let mut heard = None;
+    let mut heard = Heard::default();
     let done =
         tokio::time::timeout(deadline, follow(client, &module, request, &allow, limit, is_effect, &mut heard)).await;
     let late = |_| error(HostErrorKind::Timeout, format!("no answer within {} ms", deadline.as_millis()));
-    match (done.map_err(late).flatten(), heard) {
-        (Err(_), Some(heard)) if is_effect => Ok(heard),
-        (Ok(()), Some(heard)) => Ok(heard),
+    let Heard { answer, exposed } = heard;
+    match (done.map_err(late).flatten(), answer) {
+        (Err(_), Some(answer)) if is_effect => Ok(exposed.clean(answer, false)),
+        (Ok(()), Some(answer)) => Ok(exposed.clean(answer, true)),
         (Ok(()), None) => Err(error(HostErrorKind::Internal, "a request ended without an answer")),
         // Names of hosts and of certificates are servers' to choose.
-        (Err(error), _) => Err(HostError { message: cut(&error.message, MESSAGE_BYTES_MAX), ..error }),
+        (Err(error), _) => {
+            let message = cut(exposed.clean_message(&error.message), MESSAGE_BYTES_MAX);
+            Err(HostError { message, ..error })
+        }
     }
+}
+
+/// What came of a request, however it ended.
+#[derive(Default)]
+struct Heard {
+    /// As the server gave it.
+    answer: Option<Response>,
+    exposed: Exposed,
 }
 
 async fn follow(
@@ -158,18 +174,24 @@ async fn follow(
     allow: &Allowlist,
     limit: usize,
     is_effect: bool,
-    heard: &mut Option<Response>,
+    heard: &mut Heard,
 ) -> Result<(), HostError> {
     let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
-    for _ in 0..=REDIRECTS_MAX {
+    for hop in 0..=REDIRECTS_MAX {
         // After the allowlist: a module is told of TLS only where it may go.
         client.can_speak(&url)?;
         let addresses = dial::addresses(&client.names, &client.listeners, module, &url).await?;
-        let answer = CHECKED.scope(addresses, send(&client.http, &request, &url)).await?;
+        let armed = client.credentials.armed(module, &request, &url, hop == 0, &mut heard.exposed)?;
+        let (sent, to) = armed.as_ref().map_or((&request, &url), |(request, url)| (request, url));
+        let answer = CHECKED.scope(addresses, send(&client.http, sent, to)).await?;
         let location = answer.headers().get(header::LOCATION);
-        match redirected(answer.status(), location, &request.method, &url, is_effect)? {
-            None => return read(answer, limit, heard).await,
+        match redirected(answer.status(), location, &request.method, to, is_effect)? {
+            None => return read(answer, limit, &mut heard.answer).await,
             Some((next, becomes_get)) => {
+                if url.origin() != next.origin() && heard.exposed.is_in(next.as_str()) {
+                    let message = "redirected to another origin, with a secret of the operator's in its URL";
+                    return Err(error(HostErrorKind::Denied, message));
+                }
                 allow
                     .check(&next)
                     .map_err(|refusal| HostError { message: format!("redirected: {}", refusal.message), ..refusal })?;
@@ -314,6 +336,7 @@ mod tests {
             no_tls: Some("no certificates".into()),
             names: Resolver::new(nobody, Arc::new(SystemClock::new()), &metrics),
             listeners: watch::channel(Vec::new()).1,
+            credentials: Credentials::new(Vec::new(), Arc::new(SystemClock::new())),
         }
     }
 

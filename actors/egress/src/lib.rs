@@ -1,12 +1,13 @@
 //! The egress actor: outbound HTTP for modules and for the outbox.
 //!
 //! `client` carries out one request and follows its redirects; `actor` holds how many run at once; `names` looks hosts
-//! up, and `dial` keeps connections away from the engine's own listeners. Where a request may go is the allowlist's to
-//! say (`nexum_host_ifaces::http`), here for every redirect. Left out so far: credentials of the operator, `wasi:http`,
-//! and rules about private addresses.
+//! up, and `dial` keeps connections away from the engine's own listeners; `credentials` puts the operator's secrets into
+//! what leaves and keeps them out of what comes back. Where a request may go is the allowlist's to say
+//! (`nexum_host_ifaces::http`), here for every redirect. Left out so far: `wasi:http`, and rules about private addresses.
 
 mod actor;
 mod client;
+mod credentials;
 mod dial;
 mod metrics;
 mod names;
@@ -14,6 +15,9 @@ mod names;
 mod torture;
 
 pub use actor::{Args, Certificates, EgressActor, EgressLimits, spawn};
+pub use credentials::{
+    Adds, Algorithm, Credential, Encoding, Payload, ReadCredentials, Signing, TimeUnit, VALUE_BYTES_MAX, Value, is_name,
+};
 pub use metrics::EgressMetrics;
 pub use names::{LookUp, Resolver, look_up_of_this_machine};
 

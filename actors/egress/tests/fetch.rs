@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use nexum_egress::{Args, EgressLimits, EgressMetrics, LookUp, Resolver};
+use nexum_egress::{Args, Credential, EgressLimits, EgressMetrics, LookUp, Resolver};
 use nexum_host_ifaces::{
     HostError,
     clock::SystemClock,
@@ -67,7 +67,8 @@ async fn actor_beside(limits: EgressLimits, metrics: EgressMetrics, listeners: V
     let clock = Arc::new(SystemClock::new());
     let names = Resolver::new(look_up(), clock.clone(), &metrics);
     let certificates = Arc::new(|| Ok::<(), String>(()));
-    let args = Args { limits, clock, metrics, names, listeners: watch::channel(listeners).1, certificates };
+    let (listeners, credentials) = (watch::channel(listeners).1, Arc::new(Vec::<Credential>::new));
+    let args = Args { limits, clock, metrics, names, listeners, certificates, credentials };
     nexum_egress::spawn(args, parent.get_cell()).await.unwrap().0
 }
 
