@@ -4,12 +4,14 @@
 //! the environment variable.
 
 mod check;
+mod credentials;
 mod effects;
 mod explain;
 mod files;
 mod journal;
 mod model;
 mod restart;
+mod secret;
 mod show;
 mod source;
 
@@ -23,8 +25,9 @@ use figment::{Figment, providers::Serialized};
 use nexum_chain::mock::Fixture;
 use nexum_kernel::manifest::text;
 
+pub use credentials::Credential;
 pub use effects::{Egress, Outbox};
-pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period, Secret};
+pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period};
 pub use show::{shown, shown_json};
 
 pub(crate) use source::is_address;
@@ -34,6 +37,7 @@ pub use check::{Problem, log_level, problem};
 pub use files::read_fixture;
 pub use journal::Journal;
 pub use restart::Restart;
+pub use secret::Secret;
 
 /// What is wrong with the configuration; displays as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,6 +146,13 @@ pub fn load_with(
     for (index, module) in config.modules.iter_mut().enumerate() {
         let source = absolute(&format!("modules.{index}.source"), Path::new(&module.source)).map_err(located)?;
         module.source = source.to_string_lossy().into_owned();
+    }
+    let directory = environment.get(credentials::DIRECTORY).map(String::as_str);
+    credentials::find(&mut config.egress.credentials, directory)
+        .map_err(|(key, wrong)| located(problem(&key, wrong)))?;
+    for (index, credential) in config.egress.credentials.iter_mut().enumerate() {
+        let file = credential.file.take().map(|file| absolute(&format!("egress.credentials.{index}.value"), &file));
+        credential.file = file.transpose().map_err(located)?;
     }
     files::check(&mut config).and_then(|()| further(&config)).map_err(located)?;
     config.observability.admin_socket.get_or_insert_with(|| config.engine.state_dir.join("admin.sock"));

@@ -142,14 +142,14 @@ fn innermost(failed: &reqwest::Error) -> String {
 pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usize) -> Result<Response, HostError> {
     let Fetch { module, request, allow, deadline, max_reply_bytes, is_effect } = fetch;
     let limit = max_reply_bytes.min(response_bytes_max);
-    let mut heard = Heard::default();
+    let mut trip = Trip::default();
     let done =
-        tokio::time::timeout(deadline, follow(client, &module, request, &allow, limit, is_effect, &mut heard)).await;
+        tokio::time::timeout(deadline, follow(client, &module, request, &allow, limit, is_effect, &mut trip)).await;
+    let Trip { heard, exposed } = trip;
     let late = |_| error(HostErrorKind::Timeout, format!("no answer within {} ms", deadline.as_millis()));
-    let Heard { answer, exposed } = heard;
-    match (done.map_err(late).flatten(), answer) {
-        (Err(_), Some(answer)) if is_effect => Ok(exposed.clean(answer, false)),
-        (Ok(()), Some(answer)) => Ok(exposed.clean(answer, true)),
+    match (done.map_err(late).flatten(), heard) {
+        (Err(_), Some(heard)) if is_effect => Ok(exposed.clean(heard, false)),
+        (Ok(()), Some(heard)) => Ok(exposed.clean(heard, true)),
         (Ok(()), None) => Err(error(HostErrorKind::Internal, "a request ended without an answer")),
         // Names of hosts and of certificates are servers' to choose.
         (Err(error), _) => {
@@ -159,11 +159,11 @@ pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usi
     }
 }
 
-/// What came of a request, however it ended.
+/// How far a request has come.
 #[derive(Default)]
-struct Heard {
-    /// As the server gave it.
-    answer: Option<Response>,
+struct Trip {
+    /// The last answer, as far as it came, as the server gave it.
+    heard: Option<Response>,
     exposed: Exposed,
 }
 
@@ -174,21 +174,21 @@ async fn follow(
     allow: &Allowlist,
     limit: usize,
     is_effect: bool,
-    heard: &mut Heard,
+    trip: &mut Trip,
 ) -> Result<(), HostError> {
     let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
     for hop in 0..=REDIRECTS_MAX {
         // After the allowlist: a module is told of TLS only where it may go.
         client.can_speak(&url)?;
         let addresses = dial::addresses(&client.names, &client.listeners, module, &url).await?;
-        let armed = client.credentials.armed(module, &request, &url, hop == 0, &mut heard.exposed)?;
+        let armed = client.credentials.armed(module, &request, &url, hop == 0, &mut trip.exposed)?;
         let (sent, to) = armed.as_ref().map_or((&request, &url), |(request, url)| (request, url));
         let answer = CHECKED.scope(addresses, send(&client.http, sent, to)).await?;
         let location = answer.headers().get(header::LOCATION);
         match redirected(answer.status(), location, &request.method, to, is_effect)? {
-            None => return read(answer, limit, &mut heard.answer).await,
+            None => return read(answer, limit, &mut trip.heard).await,
             Some((next, becomes_get)) => {
-                if url.origin() != next.origin() && heard.exposed.is_in(next.as_str()) {
+                if url.origin() != next.origin() && trip.exposed.is_in(next.as_str()) {
                     let message = "redirected to another origin, with a secret of the operator's in its URL";
                     return Err(error(HostErrorKind::Denied, message));
                 }

@@ -121,8 +121,8 @@ impl Credentials {
                 tracing::error!(
                     number = index + 1,
                     name,
-                    "requests that need one of [[egress.credentials]] fail, because its value {why}; put it right, then \
-                     `nexumctl service restart egress`"
+                    "the value of one of [[egress.credentials]] cannot be used, and requests that need it fail: {why}; put it \
+                     right, then `nexumctl service restart egress`"
                 );
             }
             let forms = credential.value.as_ref().map_or_else(|_| Forms::none(), Forms::of);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nexum_kernel::outbox::{Concurrency, RetryPolicy, Settings};
 use serde::{Deserialize, Serialize};
 
-use super::Period;
+use super::{Period, credentials::Credential};
 
 /// Outbound HTTP of all modules together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +14,9 @@ pub struct Egress {
     pub max_concurrent: usize,
     pub max_concurrent_per_module: usize,
     pub max_response_bytes: usize,
+    /// What modules' requests leave with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
 }
 
 impl Default for Egress {
@@ -23,6 +26,7 @@ impl Default for Egress {
             max_concurrent: limits.requests_max,
             max_concurrent_per_module: limits.module_requests_max,
             max_response_bytes: limits.response_bytes_max,
+            credentials: Vec::new(),
         }
     }
 }

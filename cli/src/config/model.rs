@@ -20,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use super::effects::{Egress, Outbox};
 use super::journal::Journal;
 use super::restart::Restart;
+use super::secret::Secret;
 
 /// `nexum-engine.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -318,17 +319,6 @@ impl FromStr for Component {
             Some(Ok(())) => Ok(Self(Hash(digest))),
             _ => Err(format!("`{text}` is no component: expected sha256: and 64 hex digits")),
         }
-    }
-}
-
-/// A value that is never shown.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(pub String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
     }
 }
 

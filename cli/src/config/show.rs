@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nexum_host_ifaces::secrets::{self, MASK};
 
-use super::{Config, Secret};
+use super::{Config, Credential, Secret};
 
 /// The configuration with every secret replaced by `***`: tokens, what may be a key in a URL, and of the values of modules
 /// those that came from the environment, that are named as secrets are, and that look like one.
@@ -19,6 +19,7 @@ pub fn masked(config: &Config) -> Config {
     if let Some(token) = &mut config.observability.admin_token {
         *token = Secret(MASK.to_owned());
     }
+    config.egress.credentials.iter_mut().for_each(Credential::mask);
     for (index, module) in config.modules.iter_mut().enumerate() {
         for method in &mut module.extra_methods {
             mask_text(method);

@@ -27,7 +27,7 @@ const PREFIX: &str = "NEXUM_";
 /// on it.
 const UNSUPPORTED: [&str; 6] = ["content", "discovery", "trust", "identity", "swarm", "waku"];
 /// Keys that hold lists of tables.
-const TABLES: [&str; 3] = ["chains", "endpoints", "modules"];
+const TABLES: [&str; 4] = ["chains", "credentials", "endpoints", "modules"];
 /// Keys whose relative paths are relative to the file.
 const PATHS: [&str; 5] =
     ["engine.state_dir", "observability.admin_socket", "journal.key", "chains.#.mock", "modules.#.source"];
@@ -38,7 +38,11 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 2] = ["observability.admin_token", "chains.#.endpoints"];
+const SECRETS: [&str; 3] = ["observability.admin_token", "chains.#.endpoints", CREDENTIAL];
+/// A secret, or after `file:` the path of a file that has it.
+const CREDENTIAL: &str = "egress.credentials.#.value";
+/// Here `${…}` stands for parts of a request.
+const PAYLOAD: &str = "egress.credentials.#.hmac.payload";
 
 /// A parsed file. The default is no file at all.
 #[derive(Debug, Default)]
@@ -179,10 +183,13 @@ impl Reader<'_> {
         let refused = |message: String| ConfigError(self.file.located(&split(at), &message));
         Ok(match value.get_ref() {
             DeValue::String(text) => {
-                let text = self.expand(at, text)?;
-                match PATHS.contains(&pattern(&split(at)).as_str()) && !is_address(&text) {
-                    true => Path::new(self.directory).join(text).display().to_string().into(),
-                    false => text.into(),
+                let pattern = pattern(&split(at));
+                let text = if pattern == PAYLOAD { text.to_string() } else { self.expand(at, text)? };
+                let joined = |path: &str| Path::new(self.directory).join(path).display().to_string();
+                match text.strip_prefix("file:").filter(|_| pattern == CREDENTIAL) {
+                    Some(path) => format!("file:{}", joined(path)).into(),
+                    None if PATHS.contains(&pattern.as_str()) && !is_address(&text) => joined(&text).into(),
+                    None => text.into(),
                 }
             }
             DeValue::Integer(number) => {

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Context;
 use nexum_chain::{ChainConfig, ChainMetrics, Dial, EndpointConfig, History, KEPT_HEADERS, Network, mock::Fixture};
-use nexum_egress::{EgressMetrics, Resolver};
+use nexum_egress::{EgressMetrics, ReadCredentials, Resolver};
 use nexum_gateway::{AdminTcp, LogTap, Token};
 use nexum_host_ifaces::{
     blocking::Blocking,
@@ -42,7 +42,7 @@ use tokio::sync::watch;
 
 use super::{journal_key, logging::Log, store_directory};
 use crate::{
-    config::{Ceiling, Chain, Config, Module},
+    config::{Ceiling, Chain, Config, Credential, Module},
     status,
 };
 
@@ -189,13 +189,15 @@ fn egress_service(
     listeners: watch::Receiver<Vec<SocketAddr>>,
 ) -> ServiceSpec {
     let limits = config.egress.limits();
+    let configured = config.egress.credentials.clone();
+    let credentials: ReadCredentials = Arc::new(move || configured.iter().map(Credential::read).collect());
     let names = Resolver::new(look_up_of_this_machine(), clock.clone(), &metrics);
     let status = status::egress(port.clone());
     let service = ServiceSpec::new("egress", port, move |supervisor| {
         let (clock, metrics) = (clock.clone(), metrics.clone());
-        let (names, listeners) = (names.clone(), listeners.clone());
+        let (names, listeners, credentials) = (names.clone(), listeners.clone(), credentials.clone());
         let certificates = Arc::new(super::certificates::check);
-        let args = nexum_egress::Args { limits, clock, metrics, names, listeners, certificates };
+        let args = nexum_egress::Args { limits, clock, metrics, names, listeners, certificates, credentials };
         async move { nexum_egress::spawn(args, supervisor).await.map(|(actor, _)| actor) }
     });
     service.with_status(status)
