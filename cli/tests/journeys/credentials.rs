@@ -65,11 +65,9 @@ fn a_secret_arrives_and_stands_in_nothing_that_the_engine_writes_or_says() {
         let file = setup.dir.path().join("hook");
         fs::write(&file, format!("{KEY}\n")).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        let credential = format!(
-            "[[egress.credentials]]\nname = \"hook\"\nhosts = [\"127.0.0.1\"]\nmodules = [\"sender\"]\n\
-             value = \"file:hook\"\nheader = \"X-Key\"\nallow_http = true\n"
-        );
-        let setup = sender(setup.with(&credential), &format!("{url}/services/${{secret:hook}}"), mode, &[]);
+        let credential = "[[egress.credentials]]\nname = \"hook\"\nhosts = [\"127.0.0.1\"]\nmodules = [\"sender\"]\n\
+             value = \"file:hook\"\nheader = \"X-Key\"\nallow_http = true\n";
+        let setup = sender(setup.with(credential), &format!("{url}/services/${{secret:hook}}"), mode, &[]);
         let mut engine = setup.prepare();
         engine.launch_with(|command| {
             command.env("NEXUM_ENGINE__LOG_LEVEL", "debug");
