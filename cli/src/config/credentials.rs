@@ -271,3 +271,65 @@ fn check_one(credential: &Credential, number: usize) -> Result<(), Wrong> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process::Command};
+
+    use super::*;
+
+    const TOML: &str = "name = \"s\"\nhosts = [\"a.org\"]\nmodules = [\"m\"]\n";
+
+    fn with(value: &str) -> Credential {
+        toml::from_str(&format!("{TOML}value = \"{value}\"\n")).unwrap()
+    }
+
+    #[test]
+    fn a_secret_is_read_from_a_file_that_not_everybody_reads() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let write = |name: &str, text: &[u8], mode: u32| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            content(&path)
+        };
+        assert_eq!(write("a", b"k3y\n", 0o600), Ok(b"k3y".to_vec()));
+        assert_eq!(write("b", b"k3y\r\n", 0o640), Ok(b"k3y".to_vec()));
+        assert_eq!(write("c", b" k3y\n\n", 0o400), Ok(b" k3y\n".to_vec()));
+        assert!(write("d", b"k3y", 0o644).unwrap_err().ends_with("chmod 600 it"));
+        assert!(
+            Value::text(write("e", &[b'k'; 1 << 16], 0o600).unwrap()).unwrap_err().starts_with("has more than 4096")
+        );
+        let pipe = dir.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert_eq!(content(&pipe).unwrap_err(), "cannot be read: it is a pipe, expected a file");
+    }
+
+    #[test]
+    fn systemds_credentials_are_found_by_their_names() {
+        let found = |value: &str, directory: Option<&str>| {
+            let mut all = [with(value)];
+            find(&mut all, directory).map(|()| all[0].file.clone()).map_err(|(_, wrong)| wrong)
+        };
+        assert_eq!(found("k3y", None), Ok(None));
+        assert_eq!(found("file:/a/b", None), Ok(Some(PathBuf::from("/a/b"))));
+        assert_eq!(found("credential:s", Some("/run/c")), Ok(Some(PathBuf::from("/run/c/s"))));
+        for name in ["", "..", ".s", "a/b", "../s"] {
+            assert!(
+                found(&format!("credential:{name}"), Some("/run/c")).unwrap_err().starts_with("names no credential")
+            );
+        }
+        for directory in [None, Some("")] {
+            assert!(found("credential:s", directory).unwrap_err().contains("no CREDENTIALS_DIRECTORY"));
+        }
+    }
+
+    #[test]
+    fn what_is_shown_says_where_a_secret_is_and_not_what_it_is() {
+        let mut all = [with("k3y"), with("file:/a/b")];
+        find(&mut all, None).unwrap();
+        assert!(!format!("{all:?}").contains("k3y"));
+        all.iter_mut().for_each(Credential::mask);
+        assert_eq!([&all[0].value.0, &all[1].value.0], ["***", "file:/a/b"]);
+    }
+}
