@@ -4,6 +4,7 @@
 //! the environment variable.
 
 mod check;
+mod credentials;
 mod effects;
 mod egress;
 mod explain;
@@ -27,6 +28,7 @@ use figment::{Figment, providers::Serialized};
 use nexum_chain::mock::Fixture;
 use nexum_kernel::manifest::text;
 
+pub use credentials::Credential;
 pub use effects::Outbox;
 pub use egress::Egress;
 pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period};
@@ -157,6 +159,13 @@ pub fn load_with(
             *path = absolute(&key, path).map_err(located)?;
         }
         identity.read(environment).map_err(|wrong| located(wrong.into()))?;
+    }
+    let directory = environment.get(secret::DIRECTORY).map(String::as_str);
+    credentials::find(&mut config.egress.credentials, directory)
+        .map_err(|(key, wrong)| located(problem(&key, wrong)))?;
+    for (index, credential) in config.egress.credentials.iter_mut().enumerate() {
+        let file = credential.file.take().map(|file| absolute(&format!("egress.credentials.{index}.value"), &file));
+        credential.file = file.transpose().map_err(located)?;
     }
     files::check(&mut config).and_then(|()| further(&config)).map_err(located)?;
     config.observability.admin_socket.get_or_insert_with(|| config.engine.state_dir.join("admin.sock"));

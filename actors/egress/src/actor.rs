@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     client::{self, Client},
+    credentials::{Credentials, ReadCredentials},
     dial::Gate,
     ledger::Ledger,
     metrics::EgressMetrics,
@@ -63,6 +64,8 @@ pub struct Args {
     pub rules: Arc<Rules>,
     /// All requests go through it.
     pub proxy: Option<Proxy>,
+    /// What the operator has requests leave with.
+    pub credentials: ReadCredentials,
 }
 
 pub struct State {
@@ -94,7 +97,9 @@ impl Actor for EgressActor {
             rules: args.rules.clone(),
             proxy: args.proxy.clone(),
         };
-        let client = Client::new(gate, Arc::new(Ledger::new(args.clock.clone())), (args.certificates)())?;
+        let ledger = Arc::new(Ledger::new(args.clock.clone()));
+        let credentials = Credentials::new((args.credentials)(), args.clock.clone());
+        let client = Client::new(gate, ledger, (args.certificates)(), credentials)?;
         if let Some(cause) = client.no_tls() {
             tracing::error!(
                 "requests over https fail, because TLS cannot be set up: {cause}; put the certificates right ([egress] \

@@ -2,7 +2,8 @@
 //!
 //! Invariant: every URL that is connected to was checked against the allowlist, and every address against what no
 //! module reaches. A connection ends with its request, so that there are no more of them than requests under way.
-//! Errors say what happened, in the kinds that modules know; they never carry a URL's path or query.
+//! Errors say what happened, in the kinds that modules know; they never carry a URL's path or query. What the operator
+//! adds to a request on its way out (`credentials`) is for one hop, and in nothing that is answered.
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use reqwest::{
 use url::Url;
 
 use crate::{
+    credentials::{Credentials, Exposed},
     dial::{CHECKED, Checked, Gate},
     ledger::{Ledger, Origin},
     proxy::Proxy,
@@ -66,12 +68,18 @@ pub(crate) struct Client {
     no_tls: Option<Arc<str>>,
     gate: Gate,
     pub ledger: Arc<Ledger>,
+    credentials: Credentials,
 }
 
 impl Client {
     /// The client, which speaks no https where there are no certificates, or none that may be read: nobody needs one
     /// for http.
-    pub fn new(gate: Gate, ledger: Arc<Ledger>, roots: Result<Roots, String>) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        gate: Gate,
+        ledger: Arc<Ledger>,
+        roots: Result<Roots, String>,
+        credentials: Credentials,
+    ) -> Result<Self, reqwest::Error> {
         let builder = || builder(gate.proxy.as_ref());
         let built = roots.and_then(|roots| {
             let builder = match roots {
@@ -84,7 +92,7 @@ impl Client {
             Ok(http) => (http, None),
             Err(cause) => (builder().tls_certs_only([]).build()?, Some(cause.into())),
         };
-        Ok(Self { http, no_tls, gate, ledger })
+        Ok(Self { http, no_tls, gate, ledger, credentials })
     }
 
     /// Why no request over https can be made, if none can.
@@ -128,26 +136,29 @@ fn builder(proxy: Option<&Proxy>) -> reqwest::ClientBuilder {
 /// body as came within the limit and the deadline.
 ///
 /// # Errors
-/// `unavailable` without a connection, or without TLS for https, `timeout`, `denied` for what no module reaches and for
-/// a redirect to where this one may not go, `rate-limited` when the module's DNS lookups hang, `invalid-input` for a
-/// request that cannot be made or an answer that is too large.
+/// `unavailable` without a connection, or without TLS for https, `timeout`, `denied` for what no module reaches, for a
+/// redirect to where this one may not go and for a secret that is not its own, `rate-limited` when the module's DNS
+/// lookups hang, `invalid-input` for a request that cannot be made or an answer that is too large.
 pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usize) -> Result<Response, HostError> {
     let Fetch { module, request, allow, deadline, max_reply_bytes, is_effect } = fetch;
     let limit = max_reply_bytes.min(response_bytes_max);
     let mut trip = Trip::default();
     let done =
         tokio::time::timeout(deadline, follow(client, &module, request, &allow, limit, is_effect, &mut trip)).await;
-    let Trip { heard, at } = trip;
+    let Trip { heard, at, exposed } = trip;
     let received_bytes = heard.as_ref().map_or(0, |heard| heard.body.len());
     let late = |_| error(HostErrorKind::Timeout, format!("no answer within {} ms", deadline.as_millis()));
     let answer = match (done.map_err(late).flatten(), heard) {
-        (Err(_), Some(heard)) if is_effect => Ok(heard),
-        (Ok(()), Some(heard)) => Ok(heard),
+        (Err(_), Some(heard)) if is_effect => Ok(exposed.clean(heard, false)),
+        (Ok(()), Some(heard)) => Ok(exposed.clean(heard, true)),
         (Ok(()), None) => Err(error(HostErrorKind::Internal, "a request ended without an answer")),
         // Names of hosts and of certificates are servers' to choose.
-        (Err(error), _) => Err(HostError { message: cut(&error.message, MESSAGE_BYTES_MAX), ..error }),
+        (Err(error), _) => {
+            let message = cut(exposed.clean_message(&error.message), MESSAGE_BYTES_MAX);
+            Err(HostError { message, ..error })
+        }
     };
-    // What was refused before it went anywhere stands in no origin's account.
+    // What was refused before it went anywhere stands in no origin's account, and no secret in any.
     if let Some(origin) = at {
         client.ledger.ended(&origin, received_bytes, answer.as_ref().err());
     }
@@ -157,10 +168,11 @@ pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usi
 /// How far a request has come.
 #[derive(Default)]
 struct Trip {
-    /// The last answer, as far as it came.
+    /// The last answer, as far as it came, as the server gave it.
     heard: Option<Response>,
     /// Where it goes, or went last.
     at: Option<Origin>,
+    exposed: Exposed,
 }
 
 async fn follow(
@@ -173,16 +185,22 @@ async fn follow(
     trip: &mut Trip,
 ) -> Result<(), HostError> {
     let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
-    for _ in 0..=REDIRECTS_MAX {
+    for hop in 0..=REDIRECTS_MAX {
         trip.at = Some(client.ledger.begun(&url, request.body.as_ref().map_or(0, Vec::len)));
         // After the allowlist: a module is told of TLS only where it may go.
         client.can_speak(&url)?;
         let addresses = client.gate.addresses(module, &url).await?;
-        let answer = CHECKED.scope(addresses, send(&client.http, &request, &url)).await?;
+        let armed = client.credentials.armed(module, &request, &url, hop == 0, &mut trip.exposed)?;
+        let (sent, to) = armed.as_ref().map_or((&request, &url), |(request, url)| (request, url));
+        let answer = CHECKED.scope(addresses, send(&client.http, sent, to)).await?;
         let location = answer.headers().get(header::LOCATION);
-        match redirected(answer.status(), location, &request.method, &url, is_effect)? {
+        match redirected(answer.status(), location, &request.method, to, is_effect)? {
             None => return read(answer, limit, &mut trip.heard).await,
             Some((next, becomes_get)) => {
+                if url.origin() != next.origin() && trip.exposed.is_in(next.as_str()) {
+                    let message = "redirected to another origin, with a secret of the operator's in its URL";
+                    return Err(error(HostErrorKind::Denied, message));
+                }
                 allow
                     .check(&next)
                     .map_err(|refusal| HostError { message: format!("redirected: {}", refusal.message), ..refusal })?;
@@ -334,7 +352,8 @@ mod tests {
             rules: Arc::new(Rules::new(&["127.0.0.0/8".to_owned()], &[]).unwrap()),
             proxy: None,
         };
-        Client::new(gate, Arc::new(Ledger::new(clock)), Err("no certificates".into())).unwrap()
+        let credentials = Credentials::new(Vec::new(), clock.clone());
+        Client::new(gate, Arc::new(Ledger::new(clock)), Err("no certificates".into()), credentials).unwrap()
     }
 
     /// Redirects whoever comes to https.

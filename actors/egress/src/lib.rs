@@ -2,11 +2,13 @@
 //!
 //! `client` carries out one request and follows its redirects; `actor` holds how many run at once; `names` looks hosts
 //! up, and `dial` keeps connections away from the engine's own listeners and from what `networks` closes. Where a
-//! request may go is the allowlist's to say (`nexum_host_ifaces::http`), here for every redirect. `tls` and `proxy` are
-//! what the operator chose of certificates and of a way out; `ledger` keeps what went where.
+//! request may go is the allowlist's to say (`nexum_host_ifaces::http`), here for every redirect. `credentials` puts the
+//! operator's secrets into what leaves and keeps them out of what comes back. `tls` and `proxy` are what the operator
+//! chose of certificates and of a way out; `ledger` keeps what went where.
 
 mod actor;
 mod client;
+mod credentials;
 mod dial;
 mod ledger;
 mod metrics;
@@ -18,6 +20,9 @@ mod tls;
 mod torture;
 
 pub use actor::{Args, Certificates, EgressActor, EgressLimits, spawn};
+pub use credentials::{
+    Adds, Algorithm, Credential, Encoding, Payload, ReadCredentials, Signing, TimeUnit, VALUE_BYTES_MAX, Value, is_name,
+};
 pub use metrics::EgressMetrics;
 pub use names::{LookUp, Resolver, look_up_of_this_machine};
 pub use networks::Rules;

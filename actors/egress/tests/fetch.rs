@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use nexum_egress::{Args, EgressLimits, EgressMetrics, LookUp, Resolver, Roots, Rules};
+use nexum_egress::{Args, Credential, EgressLimits, EgressMetrics, LookUp, Resolver, Roots, Rules};
 use nexum_host_ifaces::{
     HostError,
     clock::SystemClock,
@@ -72,7 +72,8 @@ fn args(limits: EgressLimits, metrics: EgressMetrics) -> Args {
     let names = Resolver::new(look_up(), clock.clone(), &metrics);
     let certificates = Arc::new(|| Ok::<Roots, String>(Roots::System));
     let (listeners, rules) = (watch::channel(Vec::new()).1, rules(&["127.0.0.0/8", "::1"], &[]));
-    Args { limits, clock, metrics, names, listeners, certificates, rules, proxy: None }
+    let credentials = Arc::new(Vec::<Credential>::new);
+    Args { limits, clock, metrics, names, listeners, certificates, rules, proxy: None, credentials }
 }
 
 fn rules(allow_networks: &[&str], deny: &[&str]) -> Arc<Rules> {

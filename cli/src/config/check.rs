@@ -115,6 +115,7 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     if let Some((key, wrong)) = config.egress.wrong() {
         return Err(problem(&format!("egress.{key}"), wrong));
     }
+    super::credentials::check(&config.egress.credentials).map_err(|(key, wrong)| problem(&key, wrong))?;
     if let Some((key, wrong)) = config.outbox.wrong() {
         return Err(problem(&format!("outbox.{key}"), wrong));
     }

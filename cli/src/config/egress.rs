@@ -6,6 +6,8 @@ use nexum_egress::{EgressLimits, Proxy, Rules};
 use nexum_host_ifaces::secrets;
 use serde::{Deserialize, Serialize};
 
+use super::credentials::Credential;
+
 /// Outbound HTTP of all modules together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -23,6 +25,9 @@ pub struct Egress {
     /// Of all requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxyUrl>,
+    /// What modules' requests leave with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
 }
 
 /// A URL that may hold a password.
@@ -54,6 +59,7 @@ impl Default for Egress {
             deny: Vec::new(),
             ca_file: None,
             proxy: None,
+            credentials: Vec::new(),
         }
     }
 }

@@ -43,6 +43,7 @@ pub(super) fn check(config: &mut Config) -> Result<(), Problem> {
         certificates::authorities(path)
             .map_err(|wrong| problem("egress.ca_file", format!("{} {wrong}", path.display())).bare(wrong))?;
     }
+    super::credentials::check_values(&config.egress.credentials).map_err(|(key, wrong)| problem(&key, wrong))?;
     let named = config.observability.admin_socket.as_deref();
     let socket = named.map_or_else(|| config.engine.state_dir.join("admin.sock"), Path::to_owned);
     let bytes = socket.as_os_str().as_bytes().len();

@@ -22,7 +22,7 @@ pub const FILE: &str = "file:";
 /// The prefix of the name of one of systemd's credentials.
 pub const CREDENTIAL: &str = "credential:";
 /// Where systemd puts a unit's credentials.
-const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+pub const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
 /// Larger ones are something else.
 const BYTES_MAX: u64 = 64 * 1024;

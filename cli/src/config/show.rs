@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nexum_host_ifaces::secrets::{self, MASK};
 
-use super::{Config, Secret, secret::is_named};
+use super::{Config, Credential, Secret, secret::is_named};
 
 /// The configuration with every secret replaced by `***`: tokens, what may be a key in a URL, and of the values of modules
 /// those that came from the environment, that are named as secrets are, and that look like one.
@@ -31,6 +31,7 @@ pub fn masked(config: &Config) -> Config {
         }
     }
     config.egress.proxy = config.egress.proxy.map(|proxy| proxy.masked());
+    config.egress.credentials.iter_mut().for_each(Credential::mask);
     for (index, module) in config.modules.iter_mut().enumerate() {
         for method in &mut module.extra_methods {
             mask_text(method);
@@ -186,7 +187,8 @@ mod tests {
         config.observability.admin_token = Some(Secret(KEY.to_owned()));
         config.egress = toml::from_str(&format!("proxy = \"http://me:{KEY}@proxy.example.org:3128\"")).unwrap();
         let [text, json, _] = renderings(&config);
-        let debug = format!("{:?}{:?}{:?}{:?}", chain.endpoints, chain.transactions, config.observability, config.egress);
+        let debug =
+            format!("{:?}{:?}{:?}{:?}", chain.endpoints, chain.transactions, config.observability, config.egress);
         for shown in [text, json, debug] {
             assert!(!shown.to_lowercase().contains(&KEY.to_lowercase()), "{shown}");
         }

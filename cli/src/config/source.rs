@@ -27,7 +27,7 @@ const PREFIX: &str = "NEXUM_";
 /// on it.
 const UNSUPPORTED: [&str; 5] = ["content", "discovery", "trust", "swarm", "waku"];
 /// Keys that hold lists of tables.
-const TABLES: [&str; 6] = ["chains", "endpoints", "modules", "remote", "policies", "typed_data"];
+const TABLES: [&str; 7] = ["chains", "credentials", "endpoints", "modules", "remote", "policies", "typed_data"];
 /// Keys whose relative paths are relative to the file.
 const PATHS: [&str; 8] = [
     "engine.state_dir",
@@ -40,7 +40,7 @@ const PATHS: [&str; 8] = [
     "identity.remote.#.ca_file",
 ];
 /// Keys whose values may be `file:` and a path, which is relative to the file as well.
-const SECRET_FILES: [&str; 1] = ["identity.password"];
+const SECRET_FILES: [&str; 2] = ["identity.password", CREDENTIAL];
 
 /// Of these the ones of which errors tell what is in the file there, and not the path.
 const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
@@ -48,14 +48,21 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 6] = [
+const SECRETS: [&str; 7] = [
     "observability.admin_token",
     "egress.proxy",
+    CREDENTIAL,
     "chains.#.endpoints",
     "chains.#.transactions.relay",
     "identity.password",
     "identity.remote.#.url",
 ];
+/// What requests of modules leave with.
+const CREDENTIAL: &str = "egress.credentials.#.value";
+/// What stands before the name of one of them, in the place of the name of a variable.
+const PLACEHOLDER: &str = "secret:";
+/// Here `${…}` stands for parts of a request.
+const PAYLOAD: &str = "egress.credentials.#.hmac.payload";
 
 /// A parsed file. The default is no file at all.
 #[derive(Debug, Default)]
@@ -196,7 +203,8 @@ impl Reader<'_> {
         let refused = |message: String| ConfigError(self.file.located(&split(at), &message));
         Ok(match value.get_ref() {
             DeValue::String(text) => {
-                let (text, pattern) = (self.expand(at, text)?, pattern(&split(at)));
+                let pattern = pattern(&split(at));
+                let text = if pattern == PAYLOAD { text.to_string() } else { self.expand(at, text)? };
                 let here = |path: &str| Path::new(self.directory).join(path).display().to_string();
                 match text.strip_prefix(FILE).filter(|_| SECRET_FILES.contains(&pattern.as_str())) {
                     Some(path) => format!("{FILE}{}", here(path)).into(),
@@ -231,7 +239,8 @@ impl Reader<'_> {
         })
     }
 
-    /// Replaces `${VAR}` by the variable's value; `$${` stands for `${`.
+    /// Replaces `${VAR}` by the variable's value; `$${` stands for `${`. `${secret:NAME}` stays: it is filled in where a
+    /// request leaves.
     fn expand(&mut self, at: &str, text: &str) -> Result<String, ConfigError> {
         let refused = |message: String| ConfigError(self.file.located(&split(at), &message));
         let mut expanded = String::new();
@@ -248,6 +257,11 @@ impl Reader<'_> {
             let Some((name, after)) = rest[start + 2..].split_once('}') else {
                 return Err(refused("`${` without its `}`; write `$${` for the text itself".to_owned()));
             };
+            if name.strip_prefix(PLACEHOLDER).is_some_and(|name| nexum_egress::is_name(name.as_bytes())) {
+                expanded.push_str(&rest[start..start + "${}".len() + name.len()]);
+                rest = after;
+                continue;
+            }
             // What stands there may be the rest of a password.
             if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
                 let message = "`${` without the name of a variable; write `$${` for the text itself";
@@ -374,6 +388,27 @@ mod tests {
         assert!(takes_text("engine", "log_level", "3") && takes_text("engine", "shutdown_deadline", "20"));
         assert!(!takes_text("limits", "max_state_bytes", "7") && !takes_text("engine", "pin_threads", "true"));
         assert!(!takes_text("journal", "entries", "7"));
+    }
+
+    #[test]
+    fn the_name_of_a_credential_is_no_variable_and_stays() {
+        let environment = Variables::from([("HOST".to_owned(), "a.org".to_owned())]);
+        let read = |text: &str| {
+            let toml = format!("[[modules]]\nsource = \"m\"\n[modules.config]\nx = \"{text}\"\n");
+            let path = Path::new("/nexum-engine.toml");
+            let file = File::parse(path, &toml, &environment).map_err(|ConfigError(wrong)| wrong)?;
+            let config: Config = Figment::from(file.provider()).extract().unwrap();
+            let text = config.modules[0].config["x"].as_str().unwrap().to_owned();
+            Ok::<_, String>((text, file.expanded.len()))
+        };
+        let named = "https://b.org/${secret:a-b_c.9}?q=${secret:x}";
+        assert_eq!(read(named), Ok((named.to_owned(), 0)));
+        let mixed = read("https://${HOST}/${secret:x}/$${secret:y}/$${HOST}");
+        assert_eq!(mixed, Ok(("https://a.org/${secret:x}/${secret:y}/${HOST}".to_owned(), 1)));
+        for broken in ["${secret:}", "${secret:a b}", "${SECRET:x}", "${secret:x"] {
+            let wrong = read(broken).unwrap_err();
+            assert!(wrong.contains("[modules.config] x: `${` without "), "{broken}: {wrong}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Context;
 use nexum_chain::{ChainConfig, ChainMetrics, Dial, EndpointConfig, History, KEPT_HEADERS, Network, mock::Fixture};
-use nexum_egress::{Certificates, EgressMetrics, Resolver};
+use nexum_egress::{Certificates, EgressMetrics, ReadCredentials, Resolver};
 use nexum_gateway::{Accounts, AdminTcp, GatewayMetrics, LogTap, Token};
 use nexum_host_ifaces::{
     blocking::Blocking,
@@ -42,7 +42,7 @@ use tokio::sync::watch;
 
 use super::{journal_key, logging::Log, store_directory};
 use crate::{
-    config::{Ceiling, Chain, Config, Module},
+    config::{Ceiling, Chain, Config, Credential, Module},
     status,
 };
 
@@ -210,13 +210,16 @@ fn egress_service(
     let proxy = config.egress.proxy().map_err(unusable)?;
     let ca_file = config.egress.ca_file.clone();
     let certificates: Certificates = Arc::new(move || super::certificates::roots(ca_file.as_deref()));
+    let configured = config.egress.credentials.clone();
+    let credentials: ReadCredentials = Arc::new(move || configured.iter().map(Credential::read).collect());
     let names = Resolver::new(look_up_of_this_machine(), clock.clone(), &metrics);
     let status = status::egress(port.clone());
     let service = ServiceSpec::new("egress", port, move |supervisor| {
         let (clock, metrics) = (clock.clone(), metrics.clone());
         let (names, listeners, certificates) = (names.clone(), listeners.clone(), certificates.clone());
-        let (rules, proxy) = (rules.clone(), proxy.clone());
-        let args = nexum_egress::Args { limits, clock, metrics, names, listeners, certificates, rules, proxy };
+        let (rules, proxy, credentials) = (rules.clone(), proxy.clone(), credentials.clone());
+        let args =
+            nexum_egress::Args { limits, clock, metrics, names, listeners, certificates, rules, proxy, credentials };
         async move { nexum_egress::spawn(args, supervisor).await.map(|(actor, _)| actor) }
     });
     Ok(service.with_status(status))

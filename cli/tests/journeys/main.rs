@@ -7,6 +7,7 @@ mod commands;
 mod compile;
 mod copies;
 mod crashes;
+mod credentials;
 mod dead_letters;
 mod drain;
 mod egress;

@@ -233,6 +233,20 @@ mod tests {
         assert!(refusal(1, room - 9, &"k".repeat(10)).unwrap().starts_with("headers of "));
     }
 
+    /// What it stands for is put in where the request leaves, so that an effect never has it.
+    #[test]
+    fn an_effect_has_the_names_of_secrets_and_is_shown_with_them() {
+        let secret = "${secret:hook}";
+        let header = Header { name: "x-a".into(), value: secret.into() };
+        let (method, url) = ("POST".into(), format!("https://a.org/services/{secret}?q={secret}"));
+        let effect = HttpEffect { method, url: url.clone(), headers: vec![header], body: Some(secret.into()) };
+        let grants = Grants::default().with_hosts(&Allowlist::new(["a.org".to_owned()]));
+        assert!(effect.granted("m", &grants).is_ok() && effect.check("k", &grants).is_ok());
+        assert_eq!(effect.destination(), "https://a.org");
+        let shown = effect.payload();
+        assert_eq!((&shown["url"], &shown["body"]), (&Value::from(url), &Value::from(secret)));
+    }
+
     #[test]
     fn headers_that_prove_who_asks_are_not_shown() {
         let value = |name: &str, value: &str| {

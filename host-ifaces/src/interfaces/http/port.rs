@@ -94,12 +94,7 @@ pub fn check(
         return Err(invalid(format!("headers of {bytes} bytes, at most {HEADER_BYTES_MAX}")));
     }
     for Header { name, value } in headers {
-        if !is_name(name) {
-            return Err(invalid(format!("`{name}` is no header name")));
-        }
-        if is_reserved(name) {
-            return Err(invalid(format!("header `{name}` is the host's to set")));
-        }
+        check_name(name)?;
         if !is_value(value) {
             return Err(invalid(format!("header `{name}`: its value has a control character")));
         }
@@ -111,7 +106,22 @@ pub fn check(
     Ok(parsed)
 }
 
-/// One request on its way out.
+/// Whether a request may have a header of this name.
+///
+/// # Errors
+/// `invalid-input` for what is no name, and for a header of the connection.
+pub fn check_name(name: &str) -> Result<(), HostError> {
+    if !is_name(name) {
+        return Err(invalid(format!("`{name}` is no header name")));
+    }
+    if is_reserved(name) {
+        return Err(invalid(format!("header `{name}` is the host's to set")));
+    }
+    Ok(())
+}
+
+/// One request on its way out. Where the operator's secrets go it has `${secret:NAME}`, also while it is kept and shown:
+/// they are put in where it leaves.
 #[derive(Debug, Clone)]
 pub struct Fetch {
     pub module: Arc<str>,
@@ -198,5 +208,29 @@ mod tests {
             );
         }
         assert_eq!(origin("https://hooks.org:444/secret?token=1"), "https://hooks.org:444");
+    }
+
+    #[test]
+    fn names_of_secrets_may_stand_wherever_they_say_nothing_of_where_a_request_goes() {
+        let secret = "${secret:hook}";
+        for url in [format!("https://a.org/{secret}"), format!("https://a.org?key={secret}&x")] {
+            assert!(refusal("POST", &url, &[("authorization", secret)]).starts_with("https://a.org/"), "{url}");
+            assert_eq!(origin(&url), "https://a.org");
+        }
+        for url in [
+            format!("https://{secret}/"),
+            format!("https://{secret}.a.org/"),
+            format!("https://a.org{secret}/"),
+            format!("https://a.org:{secret}/"),
+            format!("https://[{secret}]/"),
+            format!("https://{secret}@a.org/"),
+            format!("https://user:{secret}@a.org/"),
+            format!("{secret}://a.org/"),
+            format!("https:{secret}/a.org"),
+            format!("https:\\\\{secret}\\a.org"),
+        ] {
+            assert!(!refusal("POST", &url, &[]).starts_with("https:"), "{url}");
+        }
+        assert!(refusal("GET", "https://a.org", &[(secret, "x")]).ends_with("is no header name"));
     }
 }
