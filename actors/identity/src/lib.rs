@@ -1,9 +1,9 @@
 //! The identity actor: signatures with the operator's keys, within the operator's policies.
 //!
-//! `config` is what the operator says and `policy` what it means, which is pure. `request` and `typed_data` make what is asked into
-//! what is hashed. `keystore` reads and makes key files, `remote` asks a signer elsewhere, and `signer` stands before both. `book`
-//! keeps what was signed and, with `approvals`, what the operator was asked; `service` carries requests out with it, and `actor` is the
-//! mailbox. Left out so far: signers of cloud providers.
+//! `config` is what the operator says and `policy` what it means, which is pure. `request` and `typed_data` make what is
+//! asked into what is hashed. `keystore` reads and makes key files, `remote` asks a signer elsewhere, and `signer` stands
+//! before both. `book` keeps what was signed and, with `approvals`, what the operator was asked; `service` carries
+//! requests out with it, and `actor` is the mailbox. Left out so far: signers of cloud providers.
 
 mod actor;
 mod approvals;
@@ -19,7 +19,7 @@ mod signer;
 mod typed_data;
 
 pub use actor::{Args, IdentityActor, spawn};
-pub use config::{Policy, Remote, Settings};
+pub use config::{AnyOf, Method, Policy, Remote, Settings, TypedDataRule, parse_address, parse_fee, parse_wei};
 pub use metrics::IdentityMetrics;
 pub use policy::Policies;
 pub use request::Request;

@@ -216,6 +216,7 @@ fn inspected() -> inspect::Report {
         chains: inspect::RequiredOptional { required: vec![1], optional: Vec::new() },
         extra_methods: text(),
         http_allow: text(),
+        asks: BTreeMap::from([("identity", BTreeMap::from([("methods", text())]))]),
         subscriptions: vec![inspect::Subscription { source: hostile(), what: hostile(), next_ms: Some(vec![0]) }],
         on_reorg: "rewind",
         limits: inspect::Bounds {
