@@ -59,7 +59,7 @@ struct Settings {
     confirmations: u32,
     /// A repayment that was not broadcast by then is given up.
     valid_for_s: u64,
-    /// From a repayment that failed to the next one.
+    /// Between the blocks that decide on a repayment that failed and on the next one.
     retry_after_s: u64,
 }
 
