@@ -327,8 +327,8 @@ mod tests {
             let family = registry.gather().into_iter().find(|family| family.name() == name).unwrap();
             family.get_metric()[0].clone()
         };
-        assert_eq!(values("nexum_gateway_connections_waited_total").get_counter().value(), 1.0);
-        let open = values("nexum_gateway_connections").get_gauge().value();
+        assert_eq!(values("nexum_gateway_connections_waited_total").get_counter().get_value(), 1.0);
+        let open = values("nexum_gateway_connections").get_gauge().get_value();
         assert!(open <= CONNECTIONS_MAX as f64, "{open} are open");
         for (nth, client) in kept.iter_mut().enumerate().step_by(3) {
             let mut answer = Vec::new();

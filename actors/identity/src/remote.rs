@@ -48,8 +48,11 @@ struct RemoteSigner {
     identifier: OnceCell<String>,
 }
 
+/// Signers by their accounts.
+pub type Signers = Vec<(Address, Arc<dyn Signer>)>;
+
 /// One signer for each of the accounts. Nothing is connected to yet.
-pub fn signers(remote: &Remote, accounts: &[Address]) -> Result<Vec<(Address, Arc<dyn Signer>)>, String> {
+pub fn signers(remote: &Remote, accounts: &[Address]) -> Result<Signers, String> {
     let shown = shown_url(&remote.url);
     let url = Url::parse(&remote.url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let url = url.ok_or_else(|| format!("remote signer {shown}: that is no URL of http or https"))?;

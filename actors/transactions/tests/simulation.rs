@@ -30,7 +30,7 @@ struct World {
 impl World {
     fn chance(&mut self, of: u64) -> bool {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.random >> 33) % of == 0
+        (self.random >> 33).is_multiple_of(of)
     }
 
     fn mined(&self) -> Vec<Hash> {
@@ -130,7 +130,7 @@ fn intent(number: usize) -> Intent {
     };
     Intent {
         id: format!("intent {number}"),
-        module: Arc::from(if number % 2 == 0 { "even" } else { "odd" }),
+        module: Arc::from(if number.is_multiple_of(2) { "even" } else { "odd" }),
         request,
         gas_limit: None,
         fees: FeePolicy::default(),

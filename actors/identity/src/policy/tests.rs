@@ -109,17 +109,17 @@ fn budgets_hold_to_the_last_wei_and_the_last_signature() {
 fn what_is_absent_allows_nothing() {
     let methods: BTreeSet<_> = [Method::Transaction, Method::TypedData].into();
     let bare = Policy { methods, ..Policy::new("keeper", ACCOUNT) };
-    assert_eq!(field(&[bare.clone()], &request(&call())), "chains");
+    assert_eq!(field(std::slice::from_ref(&bare), &request(&call())), "chains");
     let chain = Policy { chains: AnyOf::Any, ..bare.clone() };
-    assert_eq!(field(&[chain.clone()], &request(&call())), "to");
+    assert_eq!(field(std::slice::from_ref(&chain), &request(&call())), "to");
     let to = Policy { to: AnyOf::Any, ..chain };
-    assert_eq!(field(&[to.clone()], &request(&call())), "selectors");
+    assert_eq!(field(std::slice::from_ref(&to), &request(&call())), "selectors");
     let all = Policy { selectors: AnyOf::Any, ..to };
-    assert_eq!(field(&[all.clone()], &request(&call())), "max_value");
+    assert_eq!(field(std::slice::from_ref(&all), &request(&call())), "max_value");
     assert_eq!(field(&[Policy { max_value: wei(5), ..all.clone() }], &request(&call())), "max_value_per_day");
     // Any receiver is no creation; data too short for a selector needs any.
     let creation = request(&TransactionRequest { to: None, value: wei(0), ..call() });
-    assert_eq!(field(&[all.clone()], &creation), "to");
+    assert_eq!(field(std::slice::from_ref(&all), &creation), "to");
     let creates = Policy { to: AnyOf::Of(vec![Target::Create]), selectors: AnyOf::default(), ..all.clone() };
     assert_eq!(decide(&[creates], &creation, Counted::default()), Decision::Allowed { policy: 1 });
     let short = request(&TransactionRequest { data: vec![1], value: wei(0), ..call() });
@@ -143,7 +143,7 @@ fn typed_data_is_held_to_its_domain() {
     assert!(!with(TypedDataRule { chain_id: Some(2), ..rule() }));
     assert!(!with(TypedDataRule { primary_type: Some("Permit".to_owned()), ..rule() }));
     let none = Policy { methods: [Method::TypedData].into(), ..Policy::new("keeper", ACCOUNT) };
-    assert_eq!(field(&[none.clone()], &request), "typed_data");
+    assert_eq!(field(std::slice::from_ref(&none), &request), "typed_data");
     // A domain without a contract fits only where any does.
     let bare = Facts::TypedData { verifying_contract: None, chain_id: None, primary_type: "Order".into() };
     let bare = Request { facts: bare, ..request };

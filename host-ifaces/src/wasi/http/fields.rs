@@ -114,9 +114,10 @@ impl types::HostFields for WasiHttp<'_> {
         let list = self.table.get(&fields)?.list.clone();
         let mut copy = self.no_fields()?;
         // What a server sent may be more than a request takes, and is kept as it came.
-        let Some(kept) = Arc::get_mut(&mut copy.list).filter(|kept| kept.charge.resize(list.weight())) else {
+        let Some(kept) = Arc::get_mut(&mut copy.list) else { unreachable!("new fields are shared") };
+        if !kept.charge.resize(list.weight()) {
             return Err(full());
-        };
+        }
         self.call.give(list.weight());
         kept.headers.clone_from(&list.headers);
         Ok(self.table.push(copy)?)

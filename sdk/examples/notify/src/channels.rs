@@ -4,7 +4,7 @@
 //! `\u0024` in the JSON that leaves.
 
 use nexum_sdk::outbox::{Effect, HttpEffect, Release};
-use nexum_sdk::{Config, Error, Result, http, outbox};
+use nexum_sdk::{Config, Result, http, outbox};
 use serde_json::{Map, Value as Json, json};
 
 use crate::settings::Table;
