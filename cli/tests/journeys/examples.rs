@@ -4,6 +4,10 @@ use std::{fs, path::Path};
 
 use super::engine::Setup;
 
+/// Some examples send transactions, which an engine has to have accounts for: here one that no policy names.
+const IDENTITY: &str = "[[identity.remote]]\nurl = \"https://127.0.0.1:9\"\n\
+     accounts = [\"0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266\"]";
+
 fn examples() -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/examples");
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -12,7 +16,7 @@ fn examples() -> Vec<String> {
     names
 }
 
-/// What an example needs is in its manifest: whoever tries one changes nothing before it runs.
+/// What an example needs is in its manifest: whoever tries one changes nothing in it before it runs.
 #[test]
 fn every_example_loads_as_shipped_and_runs() {
     let names = examples();
@@ -21,7 +25,7 @@ fn every_example_loads_as_shipped_and_runs() {
     // Without logs: some examples answer them with requests to servers that are not here.
     let quiet = demo.split("# An ERC-20 token").next().unwrap();
     assert!(quiet.contains("[[call]]") && !quiet.contains("[[emit]]"), "{quiet}");
-    let setup = Setup::new().mock(31337, quiet);
+    let setup = Setup::new().mock(31337, quiet).with(IDENTITY);
     let engine = names.iter().fold(setup, |setup, name| setup.module(name, name, &[])).start();
     for name in &names {
         let node = engine.module_until(name, "RUN", |node| node["state"] == "RUN");
