@@ -7,6 +7,7 @@
 pub mod allocator;
 pub mod args;
 mod bundle;
+mod certificates;
 mod command;
 pub mod config;
 mod journal;

@@ -3,7 +3,6 @@
 //! Owns: which actor serves which port, the layout of the state directory, signals, and how the process ends. Every
 //! decision about modules is the kernel's.
 
-pub(crate) mod certificates;
 pub(crate) mod compiler;
 mod identity;
 pub(crate) mod journal_key;

@@ -10,7 +10,7 @@ use super::{
     Config,
     check::{Problem, problem},
 };
-use crate::wire::{certificates, journal_key};
+use crate::{certificates, wire::journal_key};
 
 /// What the address of a Unix socket has room for on Linux, bytes: 108 with the zero at the end.
 const SOCKET_BYTES_MAX: usize = 107;

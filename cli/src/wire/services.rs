@@ -67,7 +67,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let mut services = vec![store_service(store, ports.store(), histories.clone())];
     let metrics = ChainMetrics::register(&registry).context("metrics")?;
     let network = Network::new(look_up_of_this_machine(), clock.clone(), &metrics);
-    let network: Arc<dyn Dial> = Arc::new(network.with_certificates(Arc::new(super::certificates::check)));
+    let network: Arc<dyn Dial> = Arc::new(network.with_certificates(Arc::new(crate::certificates::check)));
     for chain in &config.chains {
         let Some(port) = ports.chain(chain.chain_id) else { continue };
         services.push(chain_service(chain, &ports, port.clone(), &network, &clock, &metrics, &histories));
@@ -209,7 +209,7 @@ fn egress_service(
     let rules = Arc::new(config.egress.rules().map_err(unusable)?);
     let proxy = config.egress.proxy().map_err(unusable)?;
     let ca_file = config.egress.ca_file.clone();
-    let certificates: Certificates = Arc::new(move || super::certificates::roots(ca_file.as_deref()));
+    let certificates: Certificates = Arc::new(move || crate::certificates::roots(ca_file.as_deref()));
     let configured = config.egress.credentials.clone();
     let credentials: ReadCredentials = Arc::new(move || configured.iter().map(Credential::read).collect());
     let names = Resolver::new(look_up_of_this_machine(), clock.clone(), &metrics);
