@@ -97,7 +97,9 @@ struct Live {
     slot: Slot,
     /// Variants that are durable.
     written: usize,
-    /// How often it was changed, and which change is durable.
+    /// The lane's change that made it: writes from before are of another record of this nonce.
+    born: u64,
+    /// Its newest change, and which one is durable.
     changes: u64,
     durable: u64,
     sending: bool,
@@ -132,6 +134,7 @@ impl Live {
         Self {
             slot,
             written,
+            born: 0,
             changes: 0,
             durable: 0,
             sending: false,
@@ -203,6 +206,8 @@ pub struct Lane {
     /// Nonces whose records differ from what is durable, and whether something waits for that.
     dirty: BTreeMap<u64, bool>,
     removed: BTreeSet<u64>,
+    /// Counts the changes of all its records.
+    changes: u64,
     writing: bool,
     write_ms: u64,
     /// When changes that nobody waits for are written.
@@ -250,6 +255,7 @@ impl Lane {
             observe_ms: 0,
             dirty: BTreeMap::new(),
             removed: BTreeSet::new(),
+            changes: 0,
             writing: false,
             write_ms: 0,
             lazy_ms: 0,

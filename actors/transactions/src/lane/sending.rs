@@ -33,8 +33,11 @@ impl Lane {
     /// The record of a nonce is to be written; `urgent`: something waits for that.
     pub(super) fn change(&mut self, nonce: u64, urgent: bool) {
         let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
-        live.changes += 1;
+        self.changes += 1;
+        live.changes = self.changes;
         *self.dirty.entry(nonce).or_default() |= urgent;
+        // An older record of this nonce is overwritten.
+        self.removed.remove(&nonce);
     }
 
     pub(super) fn write(&mut self, now: u64, out: &mut Vec<Action>) {
@@ -71,7 +74,9 @@ impl Lane {
             Ok(()) => {
                 self.store_trouble = None;
                 for Written { nonce, variants, changes, .. } in written {
-                    if let (Some(live), Some(variants)) = (self.slots.get_mut(&nonce), variants) {
+                    if let (Some(live), Some(variants)) = (self.slots.get_mut(&nonce), variants)
+                        && changes > live.born
+                    {
                         live.written = live.written.max(variants);
                         live.durable = live.durable.max(changes);
                     }
@@ -85,6 +90,8 @@ impl Lane {
                         Some(_) if self.slots.contains_key(&nonce) => self.change(nonce, urgent),
                         // Removed meanwhile, which is still to be written.
                         Some(_) => {}
+                        // Used again meanwhile: the new record overwrites it.
+                        None if self.slots.contains_key(&nonce) => {}
                         None => {
                             self.removed.insert(nonce);
                         }

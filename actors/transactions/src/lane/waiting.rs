@@ -425,7 +425,9 @@ impl Lane {
                 told: false,
                 at_ms: now,
             };
-            self.slots.insert(nonce, Live::new(slot, 0, false));
+            let mut live = Live::new(slot, 0, false);
+            live.born = self.changes;
+            self.slots.insert(nonce, live);
             self.live.insert(nonce);
             self.counted = self.counted.max(Some(nonce + 1));
             self.change(nonce, true);
