@@ -26,6 +26,8 @@ const WRITES_MAX: usize = 64;
 const WRITE_BYTES_MAX: usize = 8 << 20;
 /// The same bytes go out again this often, since a node may forget them; a quarter of the time to a replacement lies between.
 const SEND_AGAIN_MS: (u64, u64) = (2_000, 15_000);
+/// A signed transfer of nothing with what its record says of it.
+const EMPTY_BYTES_MAX: usize = 1_024;
 /// A transfer of nothing takes no more anywhere.
 const EMPTY_GAS_MAX: u64 = 16 * EMPTY_GAS * 16;
 
@@ -234,7 +236,10 @@ impl Lane {
                 (live.what, live.hold_ms) = (what, until);
             }
         };
-        if slot.variants.len() >= max || !slot.has_room_for(newest.raw.len() + 1_024) {
+        // What was asked for leaves room for the transfers of nothing that may have to follow.
+        let empties = (VARIANTS_MAX - INTENDED_MAX) * EMPTY_BYTES_MAX;
+        let bytes = if kind == Kind::Asked { newest.raw.len() + EMPTY_BYTES_MAX + empties } else { EMPTY_BYTES_MAX };
+        if slot.variants.len() >= max || !slot.has_room_for(bytes) {
             let what = format!("was signed {} times, which is the limit; it is broadcast on", slot.variants.len());
             let until = now + millis(self.settings.replace_after);
             return hold(self, what, until);
