@@ -86,6 +86,8 @@ const AT_ONCE: usize = 32;
 pub const FOREIGN_DEPTH: u64 = 12;
 /// Nodes without an archive know the state of some more blocks than this.
 const FOREIGN_DEPTH_MAX: u64 = 64;
+/// For so long endpoints are trusted to have every receipt; many drop them after some thousand blocks.
+const RECEIPTS_MS: u64 = 3_600_000;
 /// What a transfer of nothing takes; where it takes more (the chain says so), more is tried.
 const EMPTY_GAS: u64 = 21_000;
 /// After a failure that may pass.
@@ -127,6 +129,8 @@ struct Live {
     doubting: bool,
     /// Heads at which the only endpoint there is spoke against it.
     alone: BTreeSet<u64>,
+    /// This process has seen its nonce unused.
+    watched: bool,
 }
 
 impl Live {
@@ -153,6 +157,7 @@ impl Live {
             doubt_ms: None,
             doubting: false,
             alone: BTreeSet::new(),
+            watched: false,
         }
     }
 }

@@ -438,7 +438,8 @@ impl Lane {
                 at_ms: now,
             };
             let mut live = Live::new(slot, 0, false);
-            live.born = self.changes;
+            // The nonce was unused when it was taken.
+            (live.born, live.watched) = (self.changes, true);
             self.slots.insert(nonce, live);
             self.live.insert(nonce);
             self.counted = self.counted.max(Some(nonce + 1));
