@@ -323,7 +323,8 @@ mod tests {
         assert_eq!(number(&json!("0x10")), Some(16));
         assert_eq!(number(&json!(16)), None);
         assert_eq!(number(&json!("0x7fffffffffffffff")), Some(u64::MAX / 2));
-        for wrong in [json!("0x8000000000000000"), json!("0x"), json!("0x1g"), json!("10"), json!(null), json!(["0x1"])] {
+        for wrong in [json!("0x8000000000000000"), json!("0x"), json!("0x1g"), json!("10"), json!(null), json!(["0x1"])]
+        {
             assert_eq!(number(&wrong), None, "{wrong}");
         }
         assert_eq!(wei(&json!("0x")), None);
