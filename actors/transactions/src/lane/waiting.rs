@@ -320,7 +320,9 @@ impl Lane {
         // Asked for; until then nothing is signed.
         let Some(facts) = self.fresh(now) else { return };
         let nonce = self.free_nonce(facts.nonce);
-        let blocks = self.live.range(nonce..).any(|above| self.slots[above].slot.is_open());
+        // A final one above it went with its block, and is sent again as well.
+        let sends = |live: &Live| live.slot.is_open() || matches!(live.slot.standing, Standing::Final(_));
+        let blocks = self.slots.range(nonce..).any(|(_, above)| sends(above));
         if !blocks {
             self.gap = None;
             return;
