@@ -1,191 +1,200 @@
-//! The pure lane against a chain that forgets, reorganizes and loses answers, with the process killed between any two actions.
+//! Two lanes while answers get lost, blocks are taken back, pools are wiped, fees and balances jump, another program uses the
+//! key, operators interfere, and the process dies between any two actions.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, time::Duration};
 
 use nexum_host_ifaces::{
-    Address, Hash,
-    interfaces::identity::port::{Admission, Purpose, SignedTransaction, TransactionRequest, Wei},
-    transactions::{FeePolicy, Intent, SubmitAnswer},
+    HostError, HostErrorKind,
+    interfaces::identity::port::Admission,
+    transactions::{Intent, SubmitAnswer, TransactionOrder},
 };
 use nexum_transactions::{
     ChainSettings,
-    classify::Class,
     fees::Market,
-    lane::{Action, Facts, Input, Lane, Simulated, Votes},
-    record::{LaneKey, Mined, Slot},
+    lane::{Lane, Simulated},
+    record::LaneKey,
 };
 
-struct World {
-    random: u64,
-    /// What was signed: nonce and intent.
-    signed: BTreeMap<Hash, (u64, Option<String>)>,
-    pool: BTreeMap<u64, Hash>,
-    /// The hash at each nonce, by block.
-    blocks: Vec<Vec<Hash>>,
-    durable: BTreeMap<Vec<u8>, Vec<u8>>,
+use super::support::{CALM, KEY, OTHER_KEY, World, intent};
+
+const KEYS: [LaneKey; 2] = [KEY, OTHER_KEY];
+const STARTED: u64 = 1_000_000;
+/// From this round on nothing goes wrong any more.
+const CALM_ROUND: u32 = 800;
+const ROUNDS: u32 = 3_000;
+
+struct Simulation {
+    seed: u64,
+    world: World,
+    settings: ChainSettings,
+    lanes: Vec<Lane>,
+    now: u64,
+    intents: Vec<Intent>,
+    /// What whoever submitted has heard; then nobody submits it any more.
+    told: BTreeMap<String, SubmitAnswer>,
 }
 
-impl World {
-    fn chance(&mut self, of: u64) -> bool {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.random >> 33).is_multiple_of(of)
-    }
-
-    fn mined(&self) -> Vec<Hash> {
-        self.blocks.iter().flatten().copied().collect()
-    }
-
-    fn block(&mut self) {
-        let mut block = Vec::new();
-        let mut nonce = self.mined().len() as u64;
-        while let Some(hash) = self.pool.remove(&nonce) {
-            block.push(hash);
-            nonce += 1;
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let settings = ChainSettings {
+            max_in_flight: 4,
+            max_fee_per_gas: 500,
+            replace_after: Duration::from_secs(10),
+            ..ChainSettings::default()
+        };
+        let mut world = World::new(seed);
+        world.lossy = true;
+        let mut intents: Vec<Intent> = (0..10).map(intent).collect();
+        for others in &mut intents[5..] {
+            others.request.account = OTHER_KEY.account;
         }
-        self.blocks.push(block);
+        // On each account one that waits for an approval, and one that is in a hurry.
+        for number in [1, 6] {
+            let waits = Admission::AwaitsApproval { number: 1, expires_at_ms: u64::MAX };
+            world.admissions.insert(intents[number].id.clone(), Ok(waits));
+            intents[number + 1].deadline_ms = Some(STARTED + 1_000 * world.below(60));
+        }
+        let reverts = Simulated::Reverts { message: "execution reverted".to_owned(), data: None };
+        world.calls.insert(vec![3], reverts);
+        let lanes = KEYS.iter().map(|key| world.lane(*key, &settings, STARTED)).collect();
+        Self { seed, world, settings, lanes, now: STARTED, intents, told: BTreeMap::new() }
     }
 
-    fn receipts(&self, hashes: &[Hash]) -> Vec<Mined> {
-        let blocks = self.blocks.iter().enumerate();
-        let all = blocks.flat_map(|(number, block)| block.iter().map(move |hash| (number as u64, *hash)));
-        let found = all.filter(|(_, hash)| hashes.contains(hash)).map(|(block_number, hash)| Mined {
-            hash,
-            block_number,
-            block_hash: hash,
-            succeeded: true,
-            gas_used: 21_000,
-            effective_gas_price: 1,
-            contract: None,
-        });
-        found.collect()
+    fn die(&mut self) {
+        self.lanes = KEYS.iter().map(|key| self.world.lane(*key, &self.settings, self.now)).collect();
     }
 
-    fn perform(&mut self, action: Action) -> Input {
-        match action {
-            Action::Observe { .. } => Input::Observed(Ok(Facts {
-                head: (self.blocks.len() as u64).saturating_sub(1),
-                nonce: self.mined().len() as u64,
-                balance: u128::MAX / 2,
-                market: Market::Dynamic { base_fee: 10, priority: 1 },
-            })),
-            Action::Admit { order, .. } => Input::Admitted { order, answer: Ok((Admission::Allowed, None)) },
-            Action::Simulate { order, .. } => Input::Simulated { order, answer: Simulated::Succeeds { gas: 21_000 } },
-            Action::Ceiling { nonce, .. } => Input::Ceiling { nonce, answer: Ok(None) },
-            Action::Sign { draft, nonce, intent, transaction, .. } => {
-                let mut hash = [0; 32];
-                hash[..8].copy_from_slice(&(self.signed.len() as u64 + 1).to_be_bytes());
-                let intent = (transaction.purpose != Purpose::Empty).then_some(intent);
-                self.signed.insert(Hash(hash), (nonce, intent));
-                Input::Signed { draft, nonce, answer: Ok(SignedTransaction { raw: hash.to_vec(), hash: Hash(hash) }) }
-            }
-            Action::Write { writes, written } => {
-                for write in writes {
-                    match write.value {
-                        Some(value) => self.durable.insert(write.key, value),
-                        None => self.durable.remove(&write.key),
-                    };
+    fn submit(&mut self) {
+        for intent in self.intents.iter().filter(|intent| !self.told.contains_key(&intent.id)) {
+            let lane = usize::from(intent.request.account != KEY.account);
+            match self.lanes[lane].submit(intent, self.now) {
+                SubmitAnswer::Underway { .. } => {}
+                end @ (SubmitAnswer::Mined(_) | SubmitAnswer::Failed(_)) => {
+                    self.told.insert(intent.id.clone(), end);
+                    break;
                 }
-                Input::Written { written, answer: Ok(()) }
-            }
-            Action::Broadcast { nonce, hash, .. } => {
-                let durable = self.durable.values().map(|value| Slot::decode(value).unwrap());
-                let known = durable.flat_map(|slot| slot.variants).any(|variant| variant.hash == hash);
-                assert!(known, "bytes left before they were durable");
-                if nonce < self.mined().len() as u64 {
-                    return Input::Broadcast { nonce, answers: vec![(Class::NonceTooLow, "nonce too low".into())] };
-                }
-                self.pool.insert(nonce, hash);
-                let class = if self.chance(4) { Class::Uncertain } else { Class::Accepted };
-                Input::Broadcast { nonce, answers: vec![(class, "lost".into())] }
-            }
-            Action::Receipts { nonce, hashes, .. } => {
-                let found = if self.chance(5) { Vec::new() } else { self.receipts(&hashes) };
-                Input::Receipts { nonce, answer: Ok(found) }
-            }
-            Action::Doubt { nonce, hashes, .. } => {
-                let found = self.receipts(&hashes).into_iter().next();
-                Input::Doubted { nonce, votes: Votes { found, against: 0, unused: 0, configured: 2 } }
             }
         }
     }
-}
 
-const KEY: LaneKey = LaneKey { chain_id: 1, account: Address([9; 20]) };
+    /// Everything that the lanes want now, unless the process dies meanwhile.
+    fn perform(&mut self, calm: bool) {
+        for (number, key) in KEYS.into_iter().enumerate() {
+            for action in self.lanes[number].step(self.now) {
+                if !calm && self.world.chance(25) {
+                    return self.die();
+                }
+                let input = self.world.perform(key, action);
+                if !calm && self.world.chance(60) {
+                    return self.die();
+                }
+                self.lanes[number].take(input, self.now);
+            }
+        }
+    }
 
-fn lane(world: &World, now: u64) -> Lane {
-    let slots = world.durable.values().map(|value| Slot::decode(value).unwrap()).collect();
-    Lane::new(KEY, ChainSettings::default(), slots, now)
-}
+    fn trouble(&mut self) {
+        let world = &mut self.world;
+        if world.chance(60) {
+            world.pool.clear();
+        }
+        if world.blocks.len() > 2 && world.chance(60) {
+            world.blocks.pop();
+        }
+        if world.chance(40) {
+            let base_fee = [1, 10, 60, 200, 2_000][usize::try_from(world.below(5)).unwrap()];
+            world.market = Market::Dynamic { base_fee, priority: 1 };
+        }
+        if world.chance(80) {
+            world.balance = [0, 700_000, u128::MAX / 2][usize::try_from(world.below(3)).unwrap()];
+        }
+        if world.chance(150) {
+            world.use_elsewhere(KEYS[usize::try_from(world.below(2)).unwrap()].account);
+        }
+        if world.chance(100) {
+            world.store_down = !world.store_down;
+        }
+        if world.chance(100) {
+            world.signer_down = !world.signer_down;
+        }
+        if world.chance(100) {
+            world.calls.clear();
+        }
+        if world.chance(200) {
+            let answer = if world.chance(2) {
+                Ok(Admission::Allowed)
+            } else {
+                Err(HostError::new("identity", HostErrorKind::Denied, "the operator denied it"))
+            };
+            let waits = world
+                .admissions
+                .values_mut()
+                .find(|answer| matches!(answer, Ok(waits) if *waits != Admission::Allowed));
+            if let Some(waits) = waits {
+                *waits = answer;
+            }
+        }
+        if world.chance(60) {
+            let (lane, nonce) = (usize::try_from(world.below(2)).unwrap(), world.below(12));
+            let order = if world.chance(2) { TransactionOrder::Cancel } else { TransactionOrder::Bump };
+            // Mostly there is nothing under way with this nonce.
+            drop(self.lanes[lane].order(nonce, order));
+        }
+    }
 
-fn intent(number: usize) -> Intent {
-    let request = TransactionRequest {
-        chain_id: 1,
-        account: KEY.account,
-        to: Some(Address([1; 20])),
-        value: Wei::from(1),
-        data: Vec::new(),
-        access_list: Vec::new(),
-    };
-    Intent {
-        id: format!("intent {number}"),
-        module: Arc::from(if number.is_multiple_of(2) { "even" } else { "odd" }),
-        request,
-        gas_limit: None,
-        fees: FeePolicy::default(),
-        confirmations: 3,
-        deadline_ms: None,
-        skip_simulation: false,
+    fn calm_down(&mut self) {
+        let world = &mut self.world;
+        (world.lossy, world.store_down, world.signer_down) = (false, false, false);
+        (world.market, world.balance) = (CALM, u128::MAX / 2);
+        world.calls.clear();
+        for answer in world.admissions.values_mut().filter(|answer| answer.is_ok()) {
+            *answer = Ok(Admission::Allowed);
+        }
+    }
+
+    /// Everything was told, and nothing is under way.
+    fn is_over(&self) -> bool {
+        let idle = self.lanes.iter().all(|lane| lane.status(self.now).in_flight == 0);
+        idle && self.told.len() == self.intents.len() && self.world.pool.is_empty() && self.is_true()
+    }
+
+    fn is_true(&self) -> bool {
+        self.told.iter().all(|(intent, end)| {
+            let wanted = usize::from(matches!(end, SubmitAnswer::Mined(_)));
+            self.world.times(intent) == wanted
+        })
+    }
+
+    fn run(mut self) {
+        for round in 0..ROUNDS {
+            self.now += 250;
+            let calm = round >= CALM_ROUND;
+            if round == CALM_ROUND {
+                self.calm_down();
+            }
+            self.submit();
+            self.perform(calm);
+            if self.world.chance(4) {
+                self.world.block();
+            }
+            if !calm {
+                self.trouble();
+            }
+            for intent in &self.intents {
+                assert!(self.world.times(&intent.id) <= 1, "seed {}: {} is mined twice", self.seed, intent.id);
+            }
+            if calm && self.is_over() {
+                return;
+            }
+        }
+        let lists: Vec<_> = self.lanes.iter().map(|lane| lane.list(20, self.now)).collect();
+        panic!("seed {}: told {:?}, of {lists:?}", self.seed, self.told);
     }
 }
 
 #[test]
-fn every_intent_is_mined_exactly_once_whatever_is_lost() {
+fn each_is_mined_exactly_once_or_its_failure_is_true_whatever_goes_wrong() {
     for seed in 0..300 {
-        let mut world = World {
-            random: seed,
-            signed: BTreeMap::new(),
-            pool: BTreeMap::new(),
-            blocks: vec![Vec::new()],
-            durable: BTreeMap::new(),
-        };
-        let (mut now, mut current) = (1_000_000, lane(&world, 1_000_000));
-        let intents: Vec<_> = (0..6).map(intent).collect();
-        let mut done = false;
-        for round in 0..3_000 {
-            now += 250;
-            let calm = round > 800;
-            let answers: Vec<_> = intents.iter().map(|intent| current.submit(intent, now)).collect();
-            done = answers.iter().all(|answer| matches!(answer, SubmitAnswer::Mined(_)));
-            // A reorg deeper than was asked for may have taken one away again.
-            let on_chain = world.mined();
-            let on_chain = on_chain.iter().filter(|hash| world.signed[hash].1.is_some()).count();
-            if done && on_chain >= intents.len() {
-                break;
-            }
-            for action in current.step(now) {
-                if !calm && world.chance(12) {
-                    current = lane(&world, now);
-                    break;
-                }
-                let input = world.perform(action);
-                current.take(input, now);
-            }
-            if world.chance(4) {
-                world.block();
-            }
-            if !calm && world.chance(60) {
-                world.pool.clear();
-            }
-            if !calm && world.blocks.len() > 2 && world.chance(60) {
-                world.blocks.pop();
-            }
-        }
-        assert!(done, "seed {seed}: {:?}", current.list(20, now));
-        for intent in &intents {
-            let of = |hash: &Hash| world.signed[hash].1.as_deref() == Some(intent.id.as_str());
-            assert_eq!(world.mined().iter().filter(|hash| of(hash)).count(), 1, "seed {seed}: {}", intent.id);
-        }
+        Simulation::new(seed).run();
     }
 }
