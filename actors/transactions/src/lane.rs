@@ -86,6 +86,8 @@ const AT_ONCE: usize = 32;
 pub const FOREIGN_DEPTH: u64 = 12;
 /// Nodes without an archive know the state of some more blocks than this.
 const FOREIGN_DEPTH_MAX: u64 = 64;
+/// For so long endpoints are trusted to have every receipt; many drop them after some thousand blocks.
+const RECEIPTS_MS: u64 = 3_600_000;
 /// What a transfer of nothing takes; where it takes more (the chain says so), more is tried.
 const EMPTY_GAS: u64 = 21_000;
 /// After a failure that may pass.
@@ -97,7 +99,9 @@ struct Live {
     slot: Slot,
     /// Variants that are durable.
     written: usize,
-    /// How often it was changed, and which change is durable.
+    /// The lane's change that made it: writes from before are of another record of this nonce.
+    born: u64,
+    /// Its newest change, and which one is durable.
     changes: u64,
     durable: u64,
     sending: bool,
@@ -125,6 +129,8 @@ struct Live {
     doubting: bool,
     /// Heads at which the only endpoint there is spoke against it.
     alone: BTreeSet<u64>,
+    /// This process has seen its nonce unused.
+    watched: bool,
 }
 
 impl Live {
@@ -132,6 +138,7 @@ impl Live {
         Self {
             slot,
             written,
+            born: 0,
             changes: 0,
             durable: 0,
             sending: false,
@@ -150,6 +157,7 @@ impl Live {
             doubt_ms: None,
             doubting: false,
             alone: BTreeSet::new(),
+            watched: false,
         }
     }
 }
@@ -203,6 +211,8 @@ pub struct Lane {
     /// Nonces whose records differ from what is durable, and whether something waits for that.
     dirty: BTreeMap<u64, bool>,
     removed: BTreeSet<u64>,
+    /// Counts the changes of all its records.
+    changes: u64,
     writing: bool,
     write_ms: u64,
     /// When changes that nobody waits for are written.
@@ -250,6 +260,7 @@ impl Lane {
             observe_ms: 0,
             dirty: BTreeMap::new(),
             removed: BTreeSet::new(),
+            changes: 0,
             writing: false,
             write_ms: 0,
             lazy_ms: 0,

@@ -114,16 +114,16 @@ impl Chain {
         Ok(Market::Dynamic { base_fee, priority })
     }
 
-    /// The receipts that are there.
+    /// The receipts that are there, of the hashes that were asked for.
     ///
     /// # Errors
     /// Says what could not be asked or read; then nothing is known of any of them.
     pub async fn receipts(&self, hashes: &[Hash]) -> Result<Vec<Mined>, String> {
         let ask = |hash: &Hash| self.ask("eth_getTransactionReceipt", &json!([hash.to_string()]));
-        let asked: Vec<_> = hashes.iter().map(ask).collect();
+        let asked: Vec<_> = hashes.iter().map(|hash| (hash, ask(hash))).collect();
         let (mut found, mut failed) = (Vec::new(), None);
-        for asked in asked {
-            match read(asked.answer().await).and_then(|receipt| mined(&receipt)) {
+        for (hash, asked) in asked {
+            match read(asked.answer().await).and_then(|receipt| mined(&receipt, hash)) {
                 Ok(receipt) => found.extend(receipt),
                 Err(error) => failed = Some(error),
             }
@@ -139,7 +139,7 @@ impl Chain {
     pub async fn votes(&self, lane: &LaneKey, nonce: u64, hashes: &[Hash], block: u64) -> Votes {
         let counts = self.ask_each("eth_getTransactionCount", &json!([lane.account.to_string(), hex(block)]));
         let ask = |hash: &Hash| self.ask_each("eth_getTransactionReceipt", &json!([hash.to_string()]));
-        let asked: Vec<_> = hashes.iter().map(ask).collect();
+        let asked: Vec<_> = hashes.iter().map(|hash| (hash, ask(hash))).collect();
         let status = Asked(self.port.ask(ChainMsg::Status).map_err(|error| error.to_host_error("chain")));
         let mut votes = Votes { configured: usize::MAX, ..Votes::default() };
         let mut against = Vec::new();
@@ -151,10 +151,10 @@ impl Chain {
                 None => {}
             }
         }
-        for asked in asked {
+        for (hash, asked) in asked {
             let answers = asked.answer().await.unwrap_or_default();
             let receipt = |EndpointAnswer { endpoint, answer }| {
-                let receipt = read(Ok(answer)).and_then(|receipt| mined(&receipt));
+                let receipt = read(Ok(answer)).and_then(|receipt| mined(&receipt, hash));
                 (endpoint, receipt)
             };
             let mut without = Vec::new();
@@ -258,15 +258,19 @@ fn failed(error: &HostError) -> Simulated {
     Simulated::Unknown(error.message.clone())
 }
 
-/// The receipt, if there is one; of a block that is still being made there is none.
-fn mined(receipt: &Value) -> Result<Option<Mined>, String> {
+/// The receipt of a transaction, if there is one; of a block that is still being made there is none.
+fn mined(receipt: &Value, of: &Hash) -> Result<Option<Mined>, String> {
     if receipt.is_null() || receipt["blockHash"].is_null() {
         return Ok(None);
     }
     let text = |field: &str| receipt[field].as_str().ok_or(format!("a receipt without {field}"));
     let count = |field: &str| number(&receipt[field]).ok_or(format!("a receipt without {field}"));
+    let hash: Hash = text("transactionHash")?.parse()?;
+    if hash != *of {
+        return Err(format!("a receipt of {hash} instead of {of}"));
+    }
     Ok(Some(Mined {
-        hash: text("transactionHash")?.parse()?,
+        hash,
         block_number: count("blockNumber")?,
         block_hash: text("blockHash")?.parse()?,
         // Chains from before Byzantium say nothing of it.
@@ -297,8 +301,9 @@ fn digits(value: &Value) -> Option<&str> {
     value.as_str()?.strip_prefix("0x")
 }
 
+/// No chain has blocks, nonces or gas beyond half of what fits; below that, adding a few goes well.
 fn number(value: &Value) -> Option<u64> {
-    u64::from_str_radix(digits(value)?, 16).ok()
+    u64::from_str_radix(digits(value)?, 16).ok().filter(|number| *number <= u64::MAX / 2)
 }
 
 /// What does not fit counts as the most that fits.
@@ -317,6 +322,11 @@ mod tests {
         assert_eq!(hex(255), "0xff");
         assert_eq!(number(&json!("0x10")), Some(16));
         assert_eq!(number(&json!(16)), None);
+        assert_eq!(number(&json!("0x7fffffffffffffff")), Some(u64::MAX / 2));
+        for wrong in [json!("0x8000000000000000"), json!("0x"), json!("0x1g"), json!("10"), json!(null), json!(["0x1"])]
+        {
+            assert_eq!(number(&wrong), None, "{wrong}");
+        }
         assert_eq!(wei(&json!("0x")), None);
         assert_eq!(wei(&json!(format!("0x{}", "f".repeat(40)))), Some(u128::MAX));
         let mut value = [0; 32];
@@ -349,16 +359,19 @@ mod tests {
 
     #[test]
     fn a_receipt_without_a_block_is_none() {
-        assert_eq!(mined(&Value::Null), Ok(None));
-        assert_eq!(mined(&json!({ "transactionHash": "0x", "blockHash": null })), Ok(None));
-        let hash = Hash([1; 32]).to_string();
+        let of = Hash([1; 32]);
+        assert_eq!(mined(&Value::Null, &of), Ok(None));
+        assert_eq!(mined(&json!({ "transactionHash": "0x", "blockHash": null }), &of), Ok(None));
+        let hash = of.to_string();
         let mut receipt = json!({
             "transactionHash": hash, "blockHash": hash, "blockNumber": "0x5", "gasUsed": "0x5208", "status": "0x0",
             "effectiveGasPrice": "0x7", "contractAddress": null,
         });
-        let read = mined(&receipt).unwrap().unwrap();
+        let read = mined(&receipt, &of).unwrap().unwrap();
         assert_eq!((read.block_number, read.succeeded, read.gas_used, read.effective_gas_price), (5, false, 21_000, 7));
+        let other = Hash([2; 32]);
+        assert_eq!(mined(&receipt, &other), Err(format!("a receipt of {hash} instead of {other}")));
         receipt["blockNumber"] = Value::Null;
-        assert_eq!(mined(&receipt), Err("a receipt without blockNumber".to_owned()));
+        assert_eq!(mined(&receipt, &of), Err("a receipt without blockNumber".to_owned()));
     }
 }

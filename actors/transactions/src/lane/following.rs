@@ -1,7 +1,7 @@
 //! What the chain says of signed nonces: receipts, reorgs, use of the key elsewhere, and the end.
 //!
 //! Invariant: a receipt that is missing proves nothing. A nonce is another transaction's only when it was used long enough
-//! ago and more than one endpoint says so.
+//! ago and more than one endpoint says so; and not when it was used so long ago that endpoints may have dropped receipts.
 
 use nexum_host_ifaces::transactions::FailureKind;
 
@@ -55,6 +55,9 @@ impl Lane {
         self.count_foreign(facts.nonce);
         (self.facts, self.facts_ms) = (Some(facts), now);
         self.facts_number += 1;
+        for (_, live) in self.slots.range_mut(facts.nonce..) {
+            live.watched = true;
+        }
         self.reopen(facts.nonce);
     }
 
@@ -223,6 +226,15 @@ impl Lane {
         }
         if votes.configured <= 1 {
             live.alone.insert(head);
+        }
+        // Used while nobody looked, so long ago that its own receipt may have been dropped: not to be signed anew.
+        let signed_ms = live.slot.variants.iter().map(|variant| variant.at_ms).max().unwrap_or(0);
+        let seen = live.watched || now <= signed_ms.saturating_add(RECEIPTS_MS);
+        if !seen && live.slot.withdrawn.is_none() {
+            live.what = "its nonce was used while this engine was away, and no endpoint has a receipt; it is not sent \
+                         anew, since it may be mined; cancel it to give it up"
+                .to_owned();
+            return;
         }
         live.what = format!("its nonce was used by another transaction, say {} endpoints", votes.against);
         if votes.against >= 2 || live.alone.len() >= ALONE_TIMES {

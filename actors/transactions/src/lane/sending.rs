@@ -26,6 +26,8 @@ const WRITES_MAX: usize = 64;
 const WRITE_BYTES_MAX: usize = 8 << 20;
 /// The same bytes go out again this often, since a node may forget them; a quarter of the time to a replacement lies between.
 const SEND_AGAIN_MS: (u64, u64) = (2_000, 15_000);
+/// A signed transfer of nothing with what its record says of it.
+const EMPTY_BYTES_MAX: usize = 1_024;
 /// A transfer of nothing takes no more anywhere.
 const EMPTY_GAS_MAX: u64 = 16 * EMPTY_GAS * 16;
 
@@ -33,8 +35,11 @@ impl Lane {
     /// The record of a nonce is to be written; `urgent`: something waits for that.
     pub(super) fn change(&mut self, nonce: u64, urgent: bool) {
         let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
-        live.changes += 1;
+        self.changes += 1;
+        live.changes = self.changes;
         *self.dirty.entry(nonce).or_default() |= urgent;
+        // An older record of this nonce is overwritten.
+        self.removed.remove(&nonce);
     }
 
     pub(super) fn write(&mut self, now: u64, out: &mut Vec<Action>) {
@@ -71,7 +76,9 @@ impl Lane {
             Ok(()) => {
                 self.store_trouble = None;
                 for Written { nonce, variants, changes, .. } in written {
-                    if let (Some(live), Some(variants)) = (self.slots.get_mut(&nonce), variants) {
+                    if let (Some(live), Some(variants)) = (self.slots.get_mut(&nonce), variants)
+                        && changes > live.born
+                    {
                         live.written = live.written.max(variants);
                         live.durable = live.durable.max(changes);
                     }
@@ -85,6 +92,8 @@ impl Lane {
                         Some(_) if self.slots.contains_key(&nonce) => self.change(nonce, urgent),
                         // Removed meanwhile, which is still to be written.
                         Some(_) => {}
+                        // Used again meanwhile: the new record overwrites it.
+                        None if self.slots.contains_key(&nonce) => {}
                         None => {
                             self.removed.insert(nonce);
                         }
@@ -227,7 +236,10 @@ impl Lane {
                 (live.what, live.hold_ms) = (what, until);
             }
         };
-        if slot.variants.len() >= max || !slot.has_room_for(newest.raw.len() + 1_024) {
+        // What was asked for leaves room for the transfers of nothing that may have to follow.
+        let empties = (VARIANTS_MAX - INTENDED_MAX) * EMPTY_BYTES_MAX;
+        let bytes = if kind == Kind::Asked { newest.raw.len() + EMPTY_BYTES_MAX + empties } else { EMPTY_BYTES_MAX };
+        if slot.variants.len() >= max || !slot.has_room_for(bytes) {
             let what = format!("was signed {} times, which is the limit; it is broadcast on", slot.variants.len());
             let until = now + millis(self.settings.replace_after);
             return hold(self, what, until);

@@ -48,7 +48,7 @@ pub(super) struct Waiting {
     /// Nothing is done for it before.
     look_ms: u64,
     ceiling: Option<u128>,
-    /// Nothing of this lane was ahead of it when it was simulated.
+    /// Nothing of this lane was ahead of it when it was simulated, neither in flight nor about to be.
     alone: bool,
 }
 
@@ -186,14 +186,26 @@ impl Lane {
 
     /// Tries those out that could have a nonce soon.
     pub(super) fn simulate(&mut self, now: u64, out: &mut Vec<Action>) {
-        let room = self.settings.max_in_flight.saturating_sub(self.in_flight()).min(self.ask_room());
+        let mut room = self.settings.max_in_flight.saturating_sub(self.in_flight()).min(self.ask_room());
         // Without facts it would not get a nonce.
         let Some(facts) = self.fresh(now) else { return };
-        let (mut left, ahead) = (facts.balance.saturating_sub(self.committed(facts.nonce)), self.in_flight() > 0);
+        let (mut left, pending) = (facts.balance.saturating_sub(self.committed(facts.nonce)), self.in_flight() > 0);
+        // Whether something may be mined before the one that is looked at.
+        let mut ahead = pending;
         let could = |waiting: &Waiting| {
             waiting.look_ms <= now && matches!(waiting.stage, Stage::Admitted | Stage::Ready { .. })
         };
-        for (order, waiting) in self.waiting.iter_mut().filter(|(_, waiting)| could(waiting)).take(room) {
+        for (order, waiting) in &mut self.waiting {
+            if room == 0 {
+                break;
+            }
+            if !could(waiting) {
+                // The policy was not heard yet: it may be about to go.
+                ahead |= waiting.stage == Stage::New && waiting.look_ms == 0;
+                continue;
+            }
+            room -= 1;
+            let alone = !mem::replace(&mut ahead, true);
             if let Stage::Ready { at_ms, .. } = waiting.stage
                 && at_ms + SIMULATION_AGE_MS < now
             {
@@ -215,12 +227,12 @@ impl Lane {
                 waiting.stage = Stage::Ready { gas_limit, at_ms: now };
                 continue;
             }
-            (waiting.busy, waiting.alone) = (true, !ahead);
+            (waiting.busy, waiting.alone) = (true, alone);
             let call = Call {
                 module: intent.module.clone(),
                 request: intent.request.clone(),
                 gas_limit: intent.gas_limit,
-                pending: ahead,
+                pending,
                 skip: intent.skip_simulation,
             };
             out.push(Action::Simulate { order: *order, call: Box::new(call) });
@@ -308,7 +320,9 @@ impl Lane {
         // Asked for; until then nothing is signed.
         let Some(facts) = self.fresh(now) else { return };
         let nonce = self.free_nonce(facts.nonce);
-        let blocks = self.live.range(nonce..).any(|above| self.slots[above].slot.is_open());
+        // A final one above it went with its block, and is sent again as well.
+        let sends = |live: &Live| live.slot.is_open() || matches!(live.slot.standing, Standing::Final(_));
+        let blocks = self.slots.range(nonce..).any(|(_, above)| sends(above));
         if !blocks {
             self.gap = None;
             return;
@@ -425,7 +439,10 @@ impl Lane {
                 told: false,
                 at_ms: now,
             };
-            self.slots.insert(nonce, Live::new(slot, 0, false));
+            let mut live = Live::new(slot, 0, false);
+            // The nonce was unused when it was taken.
+            (live.born, live.watched) = (self.changes, true);
+            self.slots.insert(nonce, live);
             self.live.insert(nonce);
             self.counted = self.counted.max(Some(nonce + 1));
             self.change(nonce, true);

@@ -1,0 +1,216 @@
+//! What is told of an intent, and when it is told without a nonce.
+
+use nexum_host_ifaces::{
+    HostError, HostErrorKind,
+    interfaces::identity::port::Admission,
+    transactions::{FailureKind, Intent, SubmitAnswer, TransactionOrder},
+};
+use nexum_transactions::lane::{Note, Simulated};
+
+use super::support::{KEY, Run, intent};
+
+fn reverts() -> Simulated {
+    Simulated::Reverts { message: "execution reverted: no".to_owned(), data: Some("0x08c379a0".to_owned()) }
+}
+
+fn refused(why: &str) -> Result<Admission, HostError> {
+    Err(HostError::new("identity", HostErrorKind::Denied, why))
+}
+
+/// An intent that has this many seconds.
+fn hurried(run: &Run, number: u8, seconds: u64) -> Intent {
+    Intent { deadline_ms: Some(run.now + seconds * 1_000), ..intent(number) }
+}
+
+#[test]
+fn a_certain_revert_takes_no_nonce_and_carries_its_data() {
+    let mut run = Run::new();
+    run.world.calls.insert(vec![0], reverts());
+    run.submit_all([0]);
+    let failure = run.failure(0);
+    assert_eq!((failure.kind, failure.hash), (FailureKind::WouldRevert, None));
+    assert_eq!(failure.data.as_deref(), Some("0x08c379a0"));
+    assert!(run.world.signed.is_empty());
+    run.submit_all([1]);
+    assert_eq!(run.nonce_of(1), Some(0));
+}
+
+#[test]
+fn what_needs_what_goes_before_it_is_not_told_that_it_reverts() {
+    let mut run = Run::new();
+    run.world.calls.insert(vec![1], reverts());
+    run.submit_all(0..2);
+    run.seconds(5);
+    assert!(run.is_underway(1));
+    // On top of what is in flight it goes well.
+    run.world.calls.clear();
+    run.seconds(5);
+    assert_eq!(run.nonce_of(1), Some(1));
+    // On its own it is certain.
+    run.world.calls.insert(vec![3], reverts());
+    run.submit_all(2..4);
+    run.blocks(4);
+    run.mined_hash(2);
+    assert_eq!(run.failed_as(3), FailureKind::WouldRevert);
+}
+
+#[test]
+fn what_waits_past_its_deadline_expires_without_a_nonce() {
+    let mut run = Run::new();
+    run.world.balance = 0;
+    let late = hurried(&run, 0, 5);
+    run.lane.submit(&late, run.now);
+    run.seconds(4);
+    assert!(run.is_underway(0));
+    run.seconds(2);
+    assert_eq!(run.failed_as(0), FailureKind::Expired);
+    assert!(run.world.signed.is_empty());
+}
+
+#[test]
+fn what_was_signed_and_not_broadcast_by_its_deadline_is_never_broadcast() {
+    let mut run = Run::new();
+    run.world.store_down = true;
+    let late = hurried(&run, 0, 5);
+    run.lane.submit(&late, run.now);
+    run.seconds(10);
+    assert!(run.is_underway(0));
+    run.world.store_down = false;
+    run.seconds(5);
+    assert_eq!(run.failed_as(0), FailureKind::Expired);
+    assert!(run.world.sent.is_empty());
+    run.submit_all([1]);
+    assert_eq!(run.nonce_of(1), Some(0));
+}
+
+#[test]
+fn what_was_broadcast_before_its_deadline_is_followed_to_its_end() {
+    let mut run = Run::new();
+    let late = hurried(&run, 0, 5);
+    run.lane.submit(&late, run.now);
+    run.seconds(30);
+    assert!(run.is_underway(0));
+    run.blocks(4);
+    run.mined_hash(0);
+}
+
+#[test]
+fn the_policy_is_asked_before_anything_is_simulated_or_signed() {
+    let mut run = Run::new();
+    run.world.admissions.insert("intent 0".to_owned(), refused("no policy allows it"));
+    run.world.calls.insert(vec![0], reverts());
+    run.submit_all(0..2);
+    let failure = run.failure(0);
+    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Denied, "no policy allows it"));
+    assert_eq!((run.world.signed.len(), run.nonce_of(1)), (1, Some(0)));
+}
+
+#[test]
+fn an_approval_is_awaited_and_holds_up_nobody_else() {
+    for (answer, approved) in
+        [(Ok(Admission::Allowed), true), (refused("the operator denied it"), false), (refused("it expired"), false)]
+    {
+        let mut run = Run::new();
+        let waits = Admission::AwaitsApproval { number: 7, expires_at_ms: run.now + 3_600_000 };
+        run.world.admissions.insert("intent 0".to_owned(), Ok(waits));
+        run.submit_all(0..2);
+        run.seconds(60);
+        let SubmitAnswer::Underway { what, .. } = run.submit(0) else { panic!("it ended while it waits") };
+        assert_eq!(what, "waits for approval 7");
+        assert_eq!((run.nonce_of(0), run.nonce_of(1)), (None, Some(0)));
+        run.world.admissions.insert("intent 0".to_owned(), answer);
+        run.seconds(3);
+        if approved {
+            assert_eq!(run.nonce_of(0), Some(1));
+        } else {
+            assert_eq!((run.failed_as(0), run.world.signed.len()), (FailureKind::Denied, 1));
+        }
+    }
+}
+
+#[test]
+fn what_a_reorg_takes_away_is_sent_again_as_the_same_bytes_and_told_once() {
+    let mut run = Run::of([0]);
+    run.blocks(1);
+    assert_eq!(run.summary(0).state, "mined");
+    run.world.blocks.pop();
+    run.world.empty_blocks(2);
+    run.seconds(3);
+    assert_eq!(run.summary(0).state, "broadcast");
+    assert!(run.is_underway(0) && run.notes.contains(&Note::Reorged));
+    run.blocks(4);
+    run.mined_hash(0);
+    assert_eq!((run.world.signed.len(), run.world.times("intent 0")), (1, 1));
+    assert!(run.world.sent.iter().all(|sent| *sent == run.world.sent[0]));
+    assert_eq!(run.notes.iter().filter(|note| **note == Note::Ended("mined")).count(), 1);
+}
+
+#[test]
+fn what_was_told_holds_after_a_reorg_that_is_deeper() {
+    let mut run = Run::of([0]);
+    run.blocks(4);
+    let told = run.submit(0);
+    run.mined_hash(0);
+    run.world.blocks.truncate(1);
+    run.world.empty_blocks(6);
+    run.seconds(3);
+    run.blocks(2);
+    assert_eq!((run.world.signed.len(), run.world.times("intent 0")), (1, 1));
+    assert_eq!(run.submit(0), told);
+}
+
+#[test]
+fn a_gap_that_another_s_transaction_left_under_a_told_one_is_closed() {
+    let mut run = Run::new();
+    run.world.balance = 0;
+    run.submit_all([0]);
+    run.world.use_elsewhere(KEY.account);
+    run.seconds(2);
+    run.world.balance = u128::MAX / 2;
+    run.seconds(2);
+    assert_eq!(run.nonce_of(0), Some(1));
+    run.blocks(4);
+    run.mined_hash(0);
+    // Deeper than was asked for, and the other program's transaction does not come back.
+    run.world.blocks.truncate(1);
+    run.world.empty_blocks(6);
+    run.blocks(10);
+    assert_eq!(run.empty_nonces(), [0]);
+    assert_eq!(run.world.times("intent 0"), 1);
+}
+
+#[test]
+fn after_a_long_absence_nothing_is_signed_anew_without_a_receipt() {
+    let mut run = Run::of([0]);
+    run.world.block();
+    run.world.empty_blocks(100);
+    // Its receipt was dropped meanwhile.
+    run.world.blind = true;
+    run.now += 2 * 86_400_000;
+    run.restart();
+    run.seconds(1);
+    run.blocks(20);
+    let SubmitAnswer::Underway { what, .. } = run.submit(0) else { panic!("it may be mined") };
+    assert!(what.contains("while this engine was away"), "{what}");
+    assert_eq!((run.world.signed.len(), run.world.times("intent 0")), (1, 1));
+    run.submit_all([1]);
+    assert_eq!(run.nonce_of(1), Some(1), "others go on");
+    // An endpoint that keeps receipts longer.
+    run.world.blind = false;
+    run.blocks(5);
+    run.mined_hash(0);
+}
+
+#[test]
+fn after_a_long_absence_an_operator_gives_up_what_was_replaced() {
+    let mut run = Run::of([0]);
+    run.world.use_elsewhere(KEY.account);
+    run.world.empty_blocks(100);
+    run.now += 2 * 86_400_000;
+    run.restart();
+    run.blocks(20);
+    assert!(run.is_underway(0));
+    run.lane.order(0, TransactionOrder::Cancel).unwrap();
+    run.blocks(3);
+    assert_eq!((run.failed_as(0), run.world.times("intent 0")), (FailureKind::Cancelled, 0));
+}
