@@ -6,7 +6,8 @@
 use nexum_host_ifaces::transactions::FailureKind;
 
 use super::{
-    AT_ONCE, Action, FOREIGN_DEPTH, FOREIGN_DEPTH_MAX, Facts, GUARD_MS, GUARDED, KEPT, Lane, Live, Note, Votes,
+    AT_ONCE, Action, FOREIGN_DEPTH, FOREIGN_DEPTH_MAX, Facts, GUARD_MS, GUARDED, KEPT, Lane, Live, Note, RECEIPTS_MS,
+    Votes,
     answers::{mined_name, result_name},
     waiting::{is_late, short},
 };

@@ -109,7 +109,8 @@ impl Simulation {
             world.balance = [0, 700_000, u128::MAX / 2][usize::try_from(world.below(3)).unwrap()];
         }
         if world.chance(150) {
-            world.use_elsewhere(KEYS[usize::try_from(world.below(2)).unwrap()].account);
+            let key = usize::try_from(world.below(2)).unwrap();
+            world.use_elsewhere(KEYS[key].account);
         }
         if world.chance(100) {
             world.store_down = !world.store_down;
