@@ -130,7 +130,8 @@ impl State {
         let module = module.unwrap_or_default();
         let own = self.modules.entry(module.clone());
         let own = own.or_insert_with(|| Arc::new(Semaphore::new(MODULE_REQUESTS_MAX))).clone().try_acquire_owned();
-        let all = self.all.clone().try_acquire_owned();
+        // Modules whose signer stands still do not keep the operator out.
+        let all = is_modules.then(|| self.all.clone().try_acquire_owned()).transpose();
         // Modules come and go; what nobody uses is forgotten.
         self.modules.retain(|_, permits| permits.available_permits() < MODULE_REQUESTS_MAX);
         let (Ok(own), Ok(all)) = (own, all) else {

@@ -7,7 +7,7 @@ use alloy_eips::{
 };
 use alloy_primitives::{B256, Bytes, Signature, TxKind, U256, keccak256, utils::eip191_message};
 use nexum_host_ifaces::{
-    Address, Hash, HostError, HostErrorKind,
+    Address, Hash, HostError, HostErrorKind, bounded,
     interfaces::identity::port::{
         ACCESS_LIST_MAX, DATA_BYTES_MAX, Fees, MESSAGE_BYTES_MAX, SignedTransaction, SigningPayload,
         TransactionRequest, UnsignedTransaction,
@@ -23,7 +23,8 @@ use crate::{
 };
 
 pub fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
-    HostError::new("identity", kind, message)
+    // Libraries quote what they cannot read, and that may be all of it.
+    HostError::new("identity", kind, bounded::cut(message.into(), bounded::MESSAGE_BYTES_MAX))
 }
 
 fn invalid(message: impl Into<String>) -> HostError {

@@ -19,7 +19,10 @@ const NAME_BYTES_MAX: usize = 256;
 /// double with each.
 const EXPANDED_MAX: usize = 4_096;
 /// Every struct of the message is hashed with the text of its types.
-const HASHED_BYTES_MAX: usize = 64 << 20;
+const HASHED_BYTES_MAX: usize = 4 << 20;
+/// Structs within each other, and lists within each other in one type: whoever walks a value has frames of the stack for each.
+const STRUCTS_DEEP_MAX: usize = 32;
+const LISTS_DEEP_MAX: usize = 4;
 
 /// The fields of a domain, in the order in which they are hashed.
 const DOMAIN: [(&str, &str); 5] = [
@@ -103,6 +106,9 @@ impl<'a> Types<'a> {
                 if kind.len() > NAME_BYTES_MAX {
                     return Err(format!("a type of {} bytes, at most {NAME_BYTES_MAX}", kind.len()));
                 }
+                if kind.matches('[').count() > LISTS_DEEP_MAX {
+                    return Err(format!("a type of more than {LISTS_DEEP_MAX} lists within each other"));
+                }
                 if known.iter().any(|(known, _)| *known == field) {
                     return Err(format!("type `{name}` has two fields `{field}`"));
                 }
@@ -137,24 +143,34 @@ impl<'a> Types<'a> {
         }
     }
 
-    /// How many fields a value of this type has, with those of the structs in it.
-    fn expanded(&self, name: &'a str, known: &mut BTreeMap<&'a str, Option<usize>>) -> Result<usize, String> {
+    /// How many fields a value of this type has, with those of the structs in it, and how many structs are within each
+    /// other there.
+    fn expanded(
+        &self,
+        name: &'a str,
+        known: &mut BTreeMap<&'a str, Option<(usize, usize)>>,
+    ) -> Result<(usize, usize), String> {
         // What is no struct is one field.
-        let Some((&name, fields)) = self.0.get_key_value(name) else { return Ok(1) };
+        let Some((&name, fields)) = self.0.get_key_value(name) else { return Ok((1, 0)) };
         match known.get(name) {
-            Some(Some(size)) => return Ok(*size),
+            Some(Some(found)) => return Ok(*found),
             Some(None) => return Err(format!("type `{name}` has itself in it")),
             None => known.insert(name, None),
         };
-        let mut size: usize = 1;
+        let (mut size, mut deep): (usize, usize) = (1, 0);
         for &(_, kind) in fields {
-            size = size.saturating_add(self.expanded(base(kind), known)?);
+            let (of_field, below) = self.expanded(base(kind), known)?;
+            (size, deep) = (size.saturating_add(of_field), deep.max(below));
+        }
+        deep += 1;
+        if deep > STRUCTS_DEEP_MAX {
+            return Err(format!("type `{name}` has more than {STRUCTS_DEEP_MAX} structs within each other"));
         }
         if size > EXPANDED_MAX {
             return Err(format!("type `{name}` has more than {EXPANDED_MAX} fields in its structs"));
         }
-        known.insert(name, Some(size));
-        Ok(size)
+        known.insert(name, Some((size, deep)));
+        Ok((size, deep))
     }
 
     /// Every struct has the fields of its type and no others. Counts them.
@@ -250,11 +266,11 @@ mod tests {
     fn data_that_would_take_long_is_refused_at_once() {
         let field = |name: &str, kind: &str| json!({"name": name, "type": kind});
         let doubling = refused(|data| {
-            for number in 0..60 {
+            for number in 0..30 {
                 let next = format!("T{}", number + 1);
                 data["types"][format!("T{number}")] = json!([field("a", &next), field("b", &next)]);
             }
-            data["types"]["T60"] = json!([]);
+            data["types"]["T30"] = json!([]);
             data["types"]["Mail"][1]["type"] = "T0".into();
         });
         assert!(doubling.contains("more than 4096 fields"), "{doubling}");
@@ -262,6 +278,17 @@ mod tests {
         assert!(endless.contains("has itself in it"), "{endless}");
         let nested = refused(|data| data["types"]["Mail"][1]["type"] = format!("string{}", "[]".repeat(1_000)).into());
         assert!(nested.contains("a type of 2006 bytes"), "{nested}");
+        let lists = refused(|data| data["types"]["Mail"][1]["type"] = format!("string{}", "[]".repeat(5)).into());
+        assert!(lists.contains("more than 4 lists within each other"), "{lists}");
+        let chained = refused(|data| {
+            for number in 0..40 {
+                let next = format!("T{}[][][][]", number + 1);
+                data["types"][format!("T{number}")] = json!([field("a", &next)]);
+            }
+            data["types"]["T40"] = json!([]);
+            data["types"]["Mail"][1]["type"] = "T0".into();
+        });
+        assert!(chained.contains("more than 32 structs within each other"), "{chained}");
         let many = refused(|data| {
             data["types"]["Person"] = json!([]);
             data["types"]["Long"] = (0..200).map(|number| field(&format!("{number:0>200}"), "uint8")).collect();

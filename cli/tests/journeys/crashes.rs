@@ -282,7 +282,8 @@ fn the_name_of_a_function_that_traps_is_shown_up_to_a_length_and_written_out_whe
     let engine = setup.start();
     for &(module, _, ref shown) in &modules {
         engine.module_until(module, "fails", |node| node["restarts"].as_u64() > Some(0));
-        let crash = engine.ctl(&["crash", "show", module]);
+        // It is kept a moment after the module ended.
+        let crash = eventually("its crash is kept", || engine.try_ctl(&["crash", "show", module]));
         let line = crash.lines().find(|line| line.contains("<unknown>!")).unwrap_or_else(|| panic!("{crash}"));
         assert!(line.contains(shown) && line.len() < 1_024, "{line}");
     }

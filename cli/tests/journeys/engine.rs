@@ -292,10 +292,12 @@ impl Engine {
         find(&tree, "endpoint", url).unwrap_or_else(|| panic!("no endpoint {url} in {tree:#}"))
     }
 
-    /// A module's node in the tree.
+    /// A module's node in the tree, where modules come a moment after the engine is up.
     pub fn module(&self, name: &str) -> Value {
-        let tree = self.json(&["tree"]);
-        find(&tree, "module", name).unwrap_or_else(|| panic!("no module {name} in {tree:#}"))
+        eventually(&format!("{name} is in the tree"), || {
+            let tree = self.json(&["tree"]);
+            find(&tree, "module", name).ok_or_else(|| format!("{tree:#}"))
+        })
     }
 
     /// Waits until a module's node is as wanted.
