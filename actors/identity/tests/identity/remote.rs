@@ -12,21 +12,18 @@ use alloy_primitives::keccak256;
 use alloy_signer::SignerSync as _;
 use alloy_signer_local::PrivateKeySigner;
 use nexum_host_ifaces::{
-    Address, HostErrorKind,
+    Address, HostError, HostErrorKind,
     interfaces::identity::port::{SignatureAnswer, SigningPayload},
     sync::lock,
 };
-use nexum_identity::{
-    Policy, Remote, Settings,
-    config::{AnyOf, Method, Selector, Target},
-};
+use nexum_identity::{Policy, Remote, Settings, config::Method};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use crate::harness::{Harness, KEY_BYTE, account, eventually, message, policy};
+use crate::harness::{Harness, KEY_BYTE, account, eventually, message};
 
 /// The key that is elsewhere, 32 times.
 const REMOTE_BYTE: u8 = 0x47;
@@ -168,18 +165,12 @@ async fn serve(stand_in: Arc<StandIn>, mut stream: TcpStream) {
 async fn start() -> (Arc<StandIn>, Harness) {
     let (stand_in, remote) = StandIn::start().await;
     let messages = |module: &str, account| Policy { methods: [Method::Message].into(), ..Policy::new(module, account) };
-    let mut policies = vec![messages("m", address_of(REMOTE_BYTE)), messages("near", account())];
-    policies.push(Policy {
-        account: address_of(REMOTE_BYTE),
-        to: AnyOf::Of(vec![Target::Account(account())]),
-        selectors: AnyOf::Of(vec![Selector::Transfer]),
-        ..policy()
-    });
+    let policies = vec![messages("m", address_of(REMOTE_BYTE)), messages("near", account())];
     let harness = Harness::with(Settings { remotes: vec![remote], policies, ..Settings::default() }).await;
     (stand_in, harness)
 }
 
-async fn sign(harness: &Harness, text: &str) -> Result<SignatureAnswer, nexum_host_ifaces::HostError> {
+async fn sign(harness: &Harness, text: &str) -> Result<SignatureAnswer, HostError> {
     harness.begin_sign("m", address_of(REMOTE_BYTE), None, message(text)).answer().await.unwrap()
 }
 
