@@ -5,7 +5,7 @@ use std::fs;
 
 use super::{
     crashes::{handled_block, replay, state},
-    engine::{Engine, FAST_CHAIN as CHAIN, FROM_THE_FIRST, Setup, eventually, path},
+    engine::{EGRESS, Engine, FAST_CHAIN as CHAIN, FROM_THE_FIRST, Setup, eventually, path},
     outbox::redirecting,
     receiver::Receiver,
 };
@@ -77,7 +77,7 @@ fn a_redirect_is_followed_only_to_where_the_module_may_go() {
 #[test]
 fn an_answer_past_the_operators_bound_is_refused() {
     let receiver = Receiver::start();
-    let engine = started(Setup::new().with("[egress]\nmax_response_bytes = 4"), &receiver.url(), &[]);
+    let engine = started(Setup::new().egress(&format!("{EGRESS}max_response_bytes = 4")), &receiver.url(), &[]);
     assert_eq!(first(&engine).1, "ErrorCode::HttpResponseBodySize(None)");
 }
 

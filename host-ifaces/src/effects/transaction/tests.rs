@@ -1,3 +1,5 @@
+//! Transactions as effects: what is refused, what is kept, and what each answer of the actor becomes.
+
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},

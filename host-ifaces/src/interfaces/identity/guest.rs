@@ -235,11 +235,11 @@ mod tests {
         let answers = chain::Host::request_batch(host.call(), 7, batch).await.unwrap();
         let told = |answer: &RpcResult| match answer {
             RpcResult::Ok(text) => text.clone(),
-            RpcResult::Err(error) => format!("{:?} {}", error.kind, error.code),
+            RpcResult::Err(error) => format!("{} {}", error.kind.name(), error.code),
         };
         let told: Vec<_> = answers.iter().map(told).collect();
         let signed = format!("\"0x{}\"", "61".repeat(65));
-        assert_eq!(told, [&*signed, "Unsupported 4200", "Denied -32601", "InvalidInput -32602"]);
+        assert_eq!(told, [&*signed, "unsupported 4200", "denied -32601", "invalid-input -32602"]);
         assert_eq!(host.call().usage().host_calls, 5, "a batch is one call, and each method of a wallet one more");
         // Of a chain that is not the module's it is nobody's to answer.
         let other = chain::Host::request(host.call(), 8, "eth_accounts".into(), "[]".into()).await.unwrap_err();

@@ -1,3 +1,5 @@
+//! Rules from an event to the requests that leave.
+
 use nexum_sdk::{BlockRef, ReleasedEffect, Value as ConfigValue, alloy::primitives::U256, testing};
 
 use super::*;

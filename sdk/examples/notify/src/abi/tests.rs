@@ -1,3 +1,5 @@
+//! Decoding against what the SDK's own encoder writes, and hostile data.
+
 use nexum_sdk::alloy::primitives::{Address, B256, I256};
 use nexum_sdk::alloy::sol_types::{SolEvent, SolValue};
 use nexum_sdk::sol;
