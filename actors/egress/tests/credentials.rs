@@ -285,15 +285,16 @@ async fn of_an_effect_a_location_and_a_cut_body_have_nothing_of_it() {
 #[tokio::test]
 async fn no_error_has_it() {
     let silent = Server::start(|_| None).await;
-    // Says that a body follows, and sends none.
-    let slow = Server::start(|_| Some("HTTP/1.1 200 x\r\ncontent-length: 1000000\r\n".to_owned())).await;
+    // Connected to, and answered by nobody.
+    let slow = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow_url = |path: &str| format!("http://{}{path}", slow.local_addr().unwrap());
     let actor = actor(vec![credential("hook", Adds::Header("X-Auth".into()))]).await;
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let url = "/${secret:hook}?q=${secret:hook}";
     for (wanted, kind) in [
         (fetch(silent.url(url)), "unavailable"),
         (fetch(format!("http://127.0.0.1:{closed}{url}")), "unavailable"),
-        (Fetch { deadline: Duration::from_millis(50), ..fetch(slow.url(url)) }, "timeout"),
+        (Fetch { deadline: Duration::from_millis(50), ..fetch(slow_url(url)) }, "timeout"),
     ] {
         let answer = ask(&actor, wanted).await;
         told(&answer);
