@@ -134,6 +134,11 @@ struct Live {
 }
 
 impl Live {
+    /// What it came to is durable; once it was told, only the note of that may not be.
+    fn is_settled(&self) -> bool {
+        self.durable == self.changes || self.slot.told
+    }
+
     fn new(slot: Slot, written: usize, doubtful: bool) -> Self {
         Self {
             slot,

@@ -62,8 +62,7 @@ impl Lane {
                 let hash = live.slot.variants[..live.written].last().map(|variant| variant.hash);
                 let underway = || SubmitAnswer::Underway { what: what(live), after: self.settings.poll, hash };
                 // An end is told once it is durable.
-                let settled = live.durable == live.changes || live.slot.told;
-                Some(self.end_of(&live.slot).filter(|_| settled).unwrap_or_else(underway))
+                Some(self.end_of(&live.slot).filter(|_| live.is_settled()).unwrap_or_else(underway))
             }
         }
     }

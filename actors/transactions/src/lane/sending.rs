@@ -83,6 +83,7 @@ impl Lane {
                         live.durable = live.durable.max(changes);
                     }
                 }
+                self.settle_drafts(now);
             }
             Err(error) => {
                 self.store_trouble = Some(format!("the store does not take records: {}", short(&error)));

@@ -397,9 +397,10 @@ impl Lane {
     }
 
     /// The lowest drafts that are signed become records.
-    fn settle_drafts(&mut self, now: u64) {
+    pub(super) fn settle_drafts(&mut self, now: u64) {
         while let Some(entry) = self.drafts.first_entry() {
-            if entry.get().signed.is_none() {
+            // What the nonce was used for before is over, and is told so once that is durable: not before its record goes.
+            if entry.get().signed.is_none() || self.slots.get(entry.key()).is_some_and(|live| !live.is_settled()) {
                 break;
             }
             let Draft { order, transaction, module, signed, .. } = entry.remove();

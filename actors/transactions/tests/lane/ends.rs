@@ -5,7 +5,10 @@ use nexum_host_ifaces::{
     interfaces::identity::port::Admission,
     transactions::{FailureKind, Intent, SubmitAnswer, TransactionOrder},
 };
-use nexum_transactions::lane::{Note, Simulated};
+use nexum_transactions::{
+    classify::Class,
+    lane::{Note, Simulated},
+};
 
 use super::support::{KEY, Run, intent};
 
@@ -213,4 +216,29 @@ fn after_a_long_absence_an_operator_gives_up_what_was_replaced() {
     run.lane.order(0, TransactionOrder::Cancel).unwrap();
     run.blocks(3);
     assert_eq!((run.failed_as(0), run.world.times("intent 0")), (FailureKind::Cancelled, 0));
+}
+
+#[test]
+fn a_failure_is_told_no_earlier_than_it_is_durable_though_its_nonce_is_wanted_again() {
+    let mut run = Run::new();
+    run.world.refusals.insert(0, Class::IntrinsicGas);
+    run.submit(0);
+    // The record of the bytes is written, and from then on nothing is.
+    for _ in 0..20 {
+        for action in run.lane.step(run.now) {
+            let input = run.world.perform(KEY, action);
+            run.lane.take(input, run.now);
+        }
+        run.world.store_down |= !run.world.sent.is_empty();
+    }
+    run.world.refusals.clear();
+    run.submit(1);
+    run.seconds(5);
+    assert!(run.is_underway(0), "a process that died now would send the bytes again");
+    assert!(
+        run.lane.list(20, run.now).iter().all(|one| one.intent.as_deref() != Some("intent 1") || one.nonce.is_none())
+    );
+    run.world.store_down = false;
+    run.seconds(5);
+    assert_eq!((run.failed_as(0), run.nonce_of(1)), (FailureKind::Refused, Some(0)));
 }
