@@ -1,0 +1,10 @@
+//! The identity actor over a store in memory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod approvals;
+mod budgets;
+mod harness;
+mod policies;
+mod remote;
+mod transactions;
