@@ -201,9 +201,10 @@ fn base(kind: &str) -> &str {
 
 /// What a name may not have in it stands between names in the text of a type, and could make one type look like another.
 fn check_name(name: &str) -> Result<(), String> {
-    match name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(['(', ')', ',', '[', ']', ' ', '`']) {
+    let strange = |c: char| "(),[]`\"\\".contains(c) || c.is_control() || c.is_whitespace();
+    match name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(strange) {
         true => Err(format!(
-            "a type or field without a name, or with one that has (),[] or blanks, or more than {NAME_BYTES_MAX} bytes"
+            "a type or field without a name, or with one that has (),[], quotes or blanks, or more than {NAME_BYTES_MAX} bytes"
         )),
         false => Ok(()),
     }
@@ -255,6 +256,8 @@ mod tests {
             (refused(|data| data["primaryType"] = "Nobody".into()), "none of the types"),
             (refused(|data| data["types"]["uint256"] = json!([])), "one of Solidity's own"),
             (refused(|data| data["types"]["Mail"][1]["name"] = "a,uint b".into()), "a type or field"),
+            (refused(|data| data["types"]["Mail"][1]["name"] = "\u{1b}[2J".into()), "a type or field"),
+            (refused(|data| data["types"]["Mail"][1]["name"] = "a\"b".into()), "a type or field"),
             (refused(|data| data["types"]["Mail"][1]["name"] = "to".into()), "two fields `to`"),
             (refused(|data| data["message"]["text"] = 7.into()), "`message`"),
         ] {

@@ -23,7 +23,7 @@ const FORMAT: &[u8] = b"m/format";
 pub(crate) const FORMAT_VERSION: u16 = 5;
 
 /// The oldest version that is read: none before it was ever released.
-pub(crate) const FORMAT_OLDEST: u16 = 4;
+pub(crate) const FORMAT_OLDEST: u16 = 5;
 
 /// The log is read again at start: this bounds it to about a second.
 const WAL_BYTES_MAX: u64 = 128 << 20;
@@ -113,11 +113,10 @@ pub(crate) fn writable(directory: &Path, options: &Options) -> Result<DB, OpenEr
     let db = DB::open_cf_descriptors(&database_options, directory, families(options))
         .map_err(|error| OpenError::from_database(directory, &error))?;
     let found = format_version(directory, &db)?;
-    if found.is_none() && db.iterator(rocksdb::IteratorMode::Start).next().is_some() {
-        return Err(OpenError::Foreign { directory: directory.to_owned(), detail: "no format version".into() });
-    }
-    // What is written from now on a version that knew an older format alone could not read.
-    if found != Some(FORMAT_VERSION) {
+    if found.is_none() {
+        if db.iterator(rocksdb::IteratorMode::Start).next().is_some() {
+            return Err(OpenError::Foreign { directory: directory.to_owned(), detail: "no format version".into() });
+        }
         db.put_opt(FORMAT, FORMAT_VERSION.to_be_bytes(), &synced())
             .map_err(|error| OpenError::from_database(directory, &error))?;
     }

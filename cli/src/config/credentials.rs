@@ -5,7 +5,6 @@
 
 use std::{
     io::{self, Read as _},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -17,13 +16,10 @@ use nexum_host_ifaces::{
     },
     secrets::MASK,
 };
-use nexum_kernel::manifest::text;
 use serde::{Deserialize, Serialize};
 
-use super::secret::{CREDENTIAL, FILE, Secret};
+use super::secret::{self, CREDENTIAL, FILE, Secret};
 
-/// Others may not read a secret.
-const OTHERS: u32 = 0o007;
 /// What a file may have besides a secret: the end of its line, and a byte more, which says that it is too large.
 const BEYOND_BYTES: usize = 3;
 
@@ -136,11 +132,7 @@ impl HmacSigning {
 /// The secret in a file, without the end of its line.
 fn content(path: &Path) -> Result<Vec<u8>, String> {
     let unreadable = |error: io::Error| format!("cannot be read: {error}");
-    let file = text::open_file(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
-    if mode & OTHERS != 0 {
-        return Err("holds a secret that everybody can read: chmod 600 it".to_owned());
-    }
+    let file = secret::open(path)?;
     // In one place: of a buffer that grows, the smaller ones would stay behind.
     let mut bytes = Vec::with_capacity(VALUE_BYTES_MAX + BEYOND_BYTES);
     file.take((VALUE_BYTES_MAX + BEYOND_BYTES) as u64).read_to_end(&mut bytes).map_err(unreadable)?;
@@ -272,7 +264,7 @@ fn check_one(credential: &Credential, number: usize) -> Result<(), Wrong> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, process::Command};
+    use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
     use super::*;
 

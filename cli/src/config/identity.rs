@@ -356,7 +356,7 @@ fn chains(list: &[Scalar]) -> Result<AnyOf<u64>, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use nexum_host_ifaces::Address;
 
@@ -423,6 +423,7 @@ mod tests {
         assert!(text.contains("password = \"***\"") && text.contains("signer.example.org:9000"), "{text}");
         assert!(text.contains(&policy.replace("ACCOUNT", ACCOUNT)), "{text}");
         fs::write(dir.path().join("pw"), "hunter2\n").unwrap();
+        fs::set_permissions(dir.path().join("pw"), fs::Permissions::from_mode(0o600)).unwrap();
         let named = KEYS.replace("${PASSWORD}", "file:pw");
         let config = loaded(dir.path(), &format!("{named}{policy}"), &[]).unwrap();
         let path = dir.path().join("pw");

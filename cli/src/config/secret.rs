@@ -1,7 +1,7 @@
 //! Secrets, and where they are: `file:PATH`, `credential:NAME` (systemd's), or the text itself, which is to come from the
 //! environment by `${VAR}`.
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{collections::BTreeMap, fmt, fs::File, io, os::unix::fs::PermissionsExt as _, path::Path};
 
 use nexum_kernel::manifest::text;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ pub const CREDENTIAL: &str = "credential:";
 /// Where systemd puts a unit's credentials.
 pub const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
+/// What everybody may do with a file.
+const OTHERS: u32 = 0o007;
 /// Larger ones are something else.
 const BYTES_MAX: u64 = 64 * 1024;
 
@@ -65,8 +67,22 @@ pub struct Unreadable {
     pub wrong: String,
 }
 
+/// Opens a file that has a secret in it.
+///
+/// # Errors
+/// What is wrong with it, which may be that everybody can read it.
+pub fn open(path: &Path) -> Result<File, String> {
+    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    let file = text::open_file(path).map_err(unreadable)?;
+    match file.metadata().map_err(unreadable)?.permissions().mode() & OTHERS {
+        0 => Ok(file),
+        _ => Err("holds a secret that everybody can read: chmod 600 it".to_owned()),
+    }
+}
+
 /// What a file has before the line end that closes it.
-pub fn file(path: &Path) -> Result<String, String> {
+fn file(path: &Path) -> Result<String, String> {
+    open(path)?;
     let mut read = text::read(path, BYTES_MAX)?;
     let end = read.trim_end_matches(['\r', '\n']).len();
     read.truncate(end);
@@ -84,6 +100,7 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("pw");
         fs::write(&path, " pass word \r\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let environment = BTreeMap::from([(DIRECTORY.to_owned(), dir.path().display().to_string())]);
         let read = |text: &str| read(text, &environment);
         assert_eq!(read(&format!("file:{}", path.display())).as_deref(), Ok(" pass word "));
@@ -101,7 +118,12 @@ mod tests {
             format!("{what} {wrong}")
         };
         fs::write(dir.path().join("empty"), "\n").unwrap();
-        fs::File::create(dir.path().join("large")).unwrap().set_len(BYTES_MAX + 1).unwrap();
+        File::create(dir.path().join("large")).unwrap().set_len(BYTES_MAX + 1).unwrap();
+        let mode = |name: &str, mode| fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(mode));
+        mode("empty", 0o644).unwrap();
+        assert!(wrong("credential:empty", &here).contains("everybody can read: chmod 600 it"));
+        mode("empty", 0o600).unwrap();
+        mode("large", 0o600).unwrap();
         assert!(wrong("file:/nonexistent", &here).starts_with("`/nonexistent` cannot be read: No such file"));
         assert!(wrong("file:/dev/zero", &here).ends_with("it is a device, expected a file"));
         assert!(wrong("credential:none", &here).starts_with("credential `none` cannot be read: No such file"));

@@ -61,6 +61,8 @@ const SECRETS: [&str; 7] = [
 const CREDENTIAL: &str = "egress.credentials.#.value";
 /// What stands before the name of one of them, in the place of the name of a variable.
 const PLACEHOLDER: &str = "secret:";
+/// What modules are given, in which such a name stays.
+const GIVEN: &str = "modules.#.config.";
 /// Here `${…}` stands for parts of a request.
 const PAYLOAD: &str = "egress.credentials.#.hmac.payload";
 
@@ -239,10 +241,11 @@ impl Reader<'_> {
         })
     }
 
-    /// Replaces `${VAR}` by the variable's value; `$${` stands for `${`. `${secret:NAME}` stays: it is filled in where a
-    /// request leaves.
+    /// Replaces `${VAR}` by the variable's value; `$${` stands for `${`. `${secret:NAME}` stays in what modules are given: it
+    /// is filled in where a request leaves.
     fn expand(&mut self, at: &str, text: &str) -> Result<String, ConfigError> {
         let refused = |message: String| ConfigError(self.file.located(&split(at), &message));
+        let is_given = pattern(&split(at)).starts_with(GIVEN);
         let mut expanded = String::new();
         let mut rest = text;
         let mut found = false;
@@ -257,7 +260,8 @@ impl Reader<'_> {
             let Some((name, after)) = rest[start + 2..].split_once('}') else {
                 return Err(refused("`${` without its `}`; write `$${` for the text itself".to_owned()));
             };
-            if name.strip_prefix(PLACEHOLDER).is_some_and(|name| nexum_egress::is_name(name.as_bytes())) {
+            let secret = name.strip_prefix(PLACEHOLDER).filter(|name| nexum_egress::is_name(name.as_bytes()));
+            if is_given && secret.is_some() {
                 expanded.push_str(&rest[start..start + "${}".len() + name.len()]);
                 rest = after;
                 continue;
@@ -405,6 +409,9 @@ mod tests {
         assert_eq!(read(named), Ok((named.to_owned(), 0)));
         let mixed = read("https://${HOST}/${secret:x}/$${secret:y}/$${HOST}");
         assert_eq!(mixed, Ok(("https://a.org/${secret:x}/${secret:y}/${HOST}".to_owned(), 1)));
+        let token = "[observability]\nadmin_token = \"${secret:hook}\"\n";
+        let wrong = File::parse(Path::new("/etc/x.toml"), token, &environment).unwrap_err().to_string();
+        assert!(wrong.contains("[observability] admin_token: `${` without "), "nobody fills it in here: {wrong}");
         for broken in ["${secret:}", "${secret:a b}", "${SECRET:x}", "${secret:x"] {
             let wrong = read(broken).unwrap_err();
             assert!(wrong.contains("[modules.config] x: `${` without "), "{broken}: {wrong}");

@@ -52,7 +52,9 @@ fn assert_no_secret(text: &str) {
 /// Imports the account, and puts the password into a file.
 fn with_key(setup: &Setup) -> PathBuf {
     let keys = setup.dir.path().join("keys");
-    fs::write(setup.dir.path().join("pw"), format!("{PASSWORD}\n")).unwrap();
+    let password = setup.dir.path().join("pw");
+    fs::write(&password, format!("{PASSWORD}\n")).unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
     let imported = key(&["import", "--keystore", path(&keys), "--password-env", "PW"], PRIVATE_KEY);
     assert!(imported.status.success(), "{}", said(&imported));
     let line = said(&imported);
