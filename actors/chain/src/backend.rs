@@ -125,6 +125,8 @@ pub trait Backend: Send + Sync + 'static {
     fn want_vouched(&self, of_anybody: bool);
     /// Waits until another endpoint was heard.
     async fn heard(&self);
+    /// Waits until an endpoint is connected again after none was.
+    async fn returned(&self);
 }
 
 /// A shared backend.

@@ -360,7 +360,10 @@ impl Driver {
                     let backend = self.backend.clone();
                     self.jobs.spawn(async move {
                         if !after.is_zero() {
-                            tokio::time::sleep(after).await;
+                            tokio::select! {
+                                () = tokio::time::sleep(after) => {}
+                                () = backend.returned() => {}
+                            }
                         }
                         let result = carry_out(&backend, &job).await;
                         Ended { job, waited: after, result }

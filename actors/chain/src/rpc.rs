@@ -75,6 +75,8 @@ struct Shared {
     is_chain_doubted: Vec<AtomicBool>,
     /// Something was compared.
     heard: Notify,
+    /// How many times an endpoint was connected again after none was.
+    returns: watch::Sender<u64>,
     /// Why heads that are told are not followed, and since when.
     held_back: Mutex<Option<(String, u64)>>,
     began_ns: u64,
@@ -163,6 +165,18 @@ impl Shared {
 
     fn is_up(&self, index: usize) -> bool {
         self.board().is_up(index)
+    }
+
+    /// The endpoint is connected. What waits to be read again need not wait longer when none was.
+    fn came_up(&self, index: usize) {
+        let was_alone = self.update(|board, now_ns| {
+            let was_alone = !(0..self.endpoints.len()).any(|other| board.is_up(other));
+            board.up(index, now_ns);
+            was_alone
+        });
+        if was_alone {
+            self.returns.send_modify(|returns| *returns += 1);
+        }
     }
 
     fn failure(&self, index: usize, error: &CallError) -> Failure {
@@ -385,6 +399,7 @@ impl RpcBackend {
             is_chain_doubted: endpoints.iter().map(|_| AtomicBool::new(false)).collect(),
             poke: endpoints.iter().map(|_| Notify::new()).collect(),
             heard: Notify::new(),
+            returns: watch::Sender::new(0),
             held_back: Mutex::new(None),
             began_ns: clock.monotonic_ns(),
             config,

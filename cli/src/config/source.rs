@@ -18,7 +18,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Config, ConfigError, NO_UTF8, Variables, secret::FILE};
+use super::{
+    Config, ConfigError, NO_UTF8, Variables,
+    secret::{self, FILE},
+};
 
 /// The name of the environment's values in figment's errors.
 pub(super) const ENVIRONMENT: &str = "environment";
@@ -241,8 +244,8 @@ impl Reader<'_> {
         })
     }
 
-    /// Replaces `${VAR}` by the variable's value; `$${` stands for `${`. `${secret:NAME}` stays in what modules are given: it
-    /// is filled in where a request leaves.
+    /// Replaces `${VAR}` by the variable's value, and `${file:PATH}` and `${credential:NAME}` by what is in the file; `$${`
+    /// stands for `${`. `${secret:NAME}` stays in what modules are given: it is filled in where a request leaves.
     fn expand(&mut self, at: &str, text: &str) -> Result<String, ConfigError> {
         let refused = |message: String| ConfigError(self.file.located(&split(at), &message));
         let is_given = pattern(&split(at)).starts_with(GIVEN);
@@ -260,9 +263,18 @@ impl Reader<'_> {
             let Some((name, after)) = rest[start + 2..].split_once('}') else {
                 return Err(refused("`${` without its `}`; write `$${` for the text itself".to_owned()));
             };
-            let secret = name.strip_prefix(PLACEHOLDER).filter(|name| nexum_egress::is_name(name.as_bytes()));
-            if is_given && secret.is_some() {
+            let placeholder = name.strip_prefix(PLACEHOLDER).filter(|name| nexum_egress::is_name(name.as_bytes()));
+            if is_given && placeholder.is_some() {
                 expanded.push_str(&rest[start..start + "${}".len() + name.len()]);
+                rest = after;
+                continue;
+            }
+            if secret::is_named(name) {
+                let path = name.strip_prefix(FILE).map(|path| Path::new(self.directory).join(path));
+                let named = path.map_or_else(|| name.to_owned(), |path| format!("{FILE}{}", path.display()));
+                let read = secret::read(&named, self.environment);
+                expanded.push_str(&read.map_err(|why| refused(format!("{} {}", why.what, why.wrong)))?);
+                found = true;
                 rest = after;
                 continue;
             }
@@ -392,6 +404,34 @@ mod tests {
         assert!(takes_text("engine", "log_level", "3") && takes_text("engine", "shutdown_deadline", "20"));
         assert!(!takes_text("limits", "max_state_bytes", "7") && !takes_text("engine", "pin_threads", "true"));
         assert!(!takes_text("journal", "entries", "7"));
+    }
+
+    #[test]
+    fn any_text_may_be_what_a_file_has_and_is_as_secret_as_a_variable() {
+        use std::{fs, os::unix::fs::PermissionsExt as _};
+
+        let dir = tempfile::TempDir::new().unwrap();
+        fs::write(dir.path().join("rpc_url"), "wss://rpc.example.net/v2/k3y\n").unwrap();
+        let mode = |mode| fs::set_permissions(dir.path().join("rpc_url"), fs::Permissions::from_mode(mode)).unwrap();
+        let environment =
+            Variables::from([("CREDENTIALS_DIRECTORY".to_owned(), dir.path().to_str().unwrap().to_owned())]);
+        let read = |named: &str| {
+            let toml = format!("[[chains]]\nchain_id = 1\n[[chains.endpoints]]\nurl = \"{named}\"\n");
+            let file = File::parse(&dir.path().join("nexum-engine.toml"), &toml, &environment);
+            let file = file.map_err(|ConfigError(wrong)| wrong)?;
+            assert!(file.expanded.contains("chains.0.endpoints.0.url"), "it is shown: {named}");
+            let config: Config = Figment::from(file.provider()).extract().unwrap();
+            Ok::<_, String>(config.chains[0].endpoints[0].url.clone())
+        };
+        mode(0o600);
+        for named in ["${file:rpc_url}", "${credential:rpc_url}"] {
+            assert_eq!(read(named).as_deref(), Ok("wss://rpc.example.net/v2/k3y"), "{named}");
+        }
+        let wrong = read("${file:none}").unwrap_err();
+        assert!(wrong.contains("nexum-engine.toml:4: [[chains.endpoints]] url: `") && wrong.contains("No such file"));
+        assert!(read("${credential:../x}").unwrap_err().contains("is no name"));
+        mode(0o644);
+        assert!(read("${file:rpc_url}").unwrap_err().contains("everybody can read"));
     }
 
     #[test]

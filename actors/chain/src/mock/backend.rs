@@ -404,6 +404,10 @@ impl Backend for MockBackend {
         std::future::pending().await
     }
 
+    async fn returned(&self) {
+        std::future::pending().await
+    }
+
     fn best_head(&self) -> Option<u64> {
         Some(self.chain.head().0)
     }

@@ -229,4 +229,10 @@ impl Backend for RpcBackend {
     async fn heard(&self) {
         self.shared.heard.notified().await;
     }
+
+    async fn returned(&self) {
+        let mut returns = self.shared.returns.subscribe();
+        // The sender lives as long as the endpoints do.
+        let _ = returns.changed().await;
+    }
 }

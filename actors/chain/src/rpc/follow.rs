@@ -164,7 +164,7 @@ impl EndpointTask {
         self.look_at_syncing().await?;
         self.probe().await?;
         self.looked = Instant::now();
-        self.shared.update(|board, now| board.up(self.index, now));
+        self.shared.came_up(self.index);
         tracing::info!(chain_id = self.shared.config.chain_id, endpoint = %self.endpoint().name, "endpoint connected");
         loop {
             let served = if !self.leads() {

@@ -63,7 +63,18 @@ fn prove_outage_of_too_many_logs_without_words() {
 
 #[test]
 fn prove_outage_of_too_many_logs_and_the_connection() {
-    of_logs(Refusal::Cut, &[http(0, 1), ws(0, 1), ws(0, 2)]);
+    of_logs(Refusal::Cut, &[http(0, 1)]);
+}
+
+/// Over a WebSocket one question that is cut takes with it all that are under way.
+#[test]
+fn prove_outage_of_too_many_logs_and_the_websocket() {
+    of_logs(Refusal::Cut, &[ws(0, 1)]);
+}
+
+#[test]
+fn prove_outage_of_too_many_logs_and_one_websocket_of_two() {
+    of_logs(Refusal::Cut, &[ws(0, 2)]);
 }
 
 #[test]

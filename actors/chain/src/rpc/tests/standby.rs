@@ -38,3 +38,25 @@ fn one_that_was_just_lost_has_a_say_in_what_is_confirmed() {
     alone.shared.update(|board, now| board.up(0, now));
     assert_eq!(alone.bounds().vouched, None, "there is nobody else to ask");
 }
+
+/// What failed while no endpoint was connected is read again as soon as one is, and not when its next turn comes. Others that
+/// come back while one is there hurry nobody.
+#[tokio::test]
+async fn the_first_endpoint_that_is_back_is_told_to_whoever_waits_to_read_again() {
+    use futures::FutureExt;
+
+    let backend = backend(&[9, 9]);
+    let mut returned = backend.returned();
+    assert!((&mut returned).now_or_never().is_none(), "nobody is there");
+    backend.shared.came_up(0);
+    assert!((&mut returned).now_or_never().is_some(), "one is back");
+    let mut returned = backend.returned();
+    assert!((&mut returned).now_or_never().is_none());
+    backend.shared.came_up(1);
+    assert!((&mut returned).now_or_never().is_none(), "the other one was there");
+    for index in [0, 1] {
+        backend.shared.update(|board, now| assert!(board.down(index, now, "gone".into())));
+    }
+    backend.shared.came_up(1);
+    assert!((&mut returned).now_or_never().is_some(), "it is back after all were lost");
+}
