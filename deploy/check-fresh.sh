@@ -18,42 +18,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-fail() { echo "check-fresh: $*" >&2; exit 1; }
-say() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$*"; }
-
+program=check-fresh
 goal=${1:-all}
-[[ $goal == all || $goal == prepare ]] || fail "\`$goal\` is neither \`prepare\` nor \`all\`"
-[ "$(id -u)" = 0 ] || fail "needs root, for debootstrap and chroot: sudo make check-fresh"
-suite=bookworm
 dir=${FRESH_DIR:-$HOME/.cache/nexum/fresh}
 home=${FRESH_HOME:-/home/new comer}
+# shellcheck source=deploy/debian.sh
+. deploy/debian.sh
+[[ $goal == all || $goal == prepare ]] || fail "\`$goal\` is neither \`prepare\` nor \`all\`"
 # The packages of "You need", and no package that these only recommend.
 packages=(g++ make git python3-pip nodejs npm procps)
-mkdir -p "$dir/logs"
-root=$(mktemp -d "$dir/root.XXXXXX")
-chmod 755 "$root"
-logs=$dir/logs
-job=
-
-clean() {
-	if [ -n "$job" ]; then
-		# What runs inside has a process namespace of its own, and all of it ends with that namespace's first process.
-		local first=
-		read -r first _ <"/proc/$job/task/$job/children" || true
-		kill -KILL "${first:-$job}" || true
-		wait "$job" || true
-	fi 2>/dev/null
-	if [ "${KEEP:-}" = 1 ]; then
-		echo "the system is kept in $root"
-	else
-		rm -rf --one-file-system "$root" || echo "left behind: $root" >&2
-	fi
-}
-trap clean EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# --- What this machine has --------------------------------------------------------------------------------------------------
 
 if [ -n "$(git status --porcelain)" ]; then
 	if [ "${FRESH_WORKTREE:-}" = 1 ]; then
@@ -65,105 +38,12 @@ else
 	say "what is checked: $(git log -1 --format='%h %s')"
 fi
 
-command -v rustup >/dev/null || fail "this machine has no rustup to copy the toolchain from"
-toolchain=$(cd / && rustc --print sysroot)
-cargo_home=${CARGO_HOME:-$HOME/.cargo}
-command -v debootstrap >/dev/null || { say "installing debootstrap"; apt-get install -y --no-install-recommends debootstrap >/dev/null; }
-if [ -z "${MIRROR:-}" ]; then
-	# shellcheck disable=SC2016  # apt fills it in
-	MIRROR=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-		awk -v suite=$suite '$2 == suite && $3 == "main" && !found { print $1; found = 1 }')
-	[ -n "$MIRROR" ] || fail "this machine's apt knows no mirror of $suite: set MIRROR"
-fi
-
-# The variables by which a machine tells its tools how to reach the outside.
-passed=()
-while IFS= read -r name; do
-	passed+=("$name=${!name}")
-done < <(compgen -e | grep -xE '(https?|no|all|HTTPS?|NO|ALL)_(proxy|PROXY)|SSL_CERT_(FILE|DIR)|(.*_)?CA_(BUNDLE|CERTS)|GIT_SSL_CAINFO|PIP_(CERT|INDEX_URL|EXTRA_INDEX_URL|TRUSTED_HOST|PROXY|DEFAULT_TIMEOUT)|(npm_config|NPM_CONFIG)_(registry|cafile|proxy|https_proxy)|CARGO_(HTTP|NET|SOURCE|REGISTR).*|RUSTUP_(DIST_SERVER|UPDATE_ROOT)')
-
 # --- The system -------------------------------------------------------------------------------------------------------------
 
-# Opens the system for a command: mounts that nobody else sees, and no more of devices than programs expect.
-# shellcheck disable=SC2016  # it is for the shell inside
-enter='
-set -euo pipefail
-root=$1 user=$2 home=$3 script=$4
-shift 4
-mount -t proc proc "$root/proc"
-mount -t tmpfs -o mode=755 tmpfs "$root/dev"
-for device in null zero full random urandom tty; do
-	touch "$root/dev/$device"
-	mount --bind "/dev/$device" "$root/dev/$device"
-done
-mkdir -m 1777 "$root/dev/shm"
-ln -s /proc/self/fd "$root/dev/fd"
-ln -s fd/0 "$root/dev/stdin"
-ln -s fd/1 "$root/dev/stdout"
-ln -s fd/2 "$root/dev/stderr"
-cd /
-# Signals may be ignored when this was started in the background, and what is ignored stays so.
-exec chroot "$root" /usr/bin/env -i --default-signal=INT --default-signal=TERM \
-	HOME="$home" USER="$user" LANG=C.UTF-8 TERM=dumb DEBIAN_FRONTEND=noninteractive \
-	PATH="$home/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$@" \
-	setpriv --reuid="$user" --regid="$user" --init-groups --inh-caps=-all /bin/bash -c "$script"
-'
-
-# Runs a command with mounts and processes of its own, and its output in the log `$1`.
-apart() {
-	local code=0 log=$1
-	shift
-	set -m # so that Ctrl-C reaches this script alone, which ends the rest
-	unshare --mount --pid --fork --kill-child "$@" </dev/null >>"$logs/$log" 2>&1 &
-	job=$!
-	set +m
-	wait "$job" || code=$?
-	job=
-	return "$code"
-}
-
-# Runs the script `$3` inside as the user `$1`, with its output in the log `$2`.
-inside() {
-	local user_home=$home
-	[ "$1" != root ] || user_home=/root
-	# The script does not replace the first shell: that one reaps what nobody waits for.
-	apart "$2" bash -c "$enter" enter "$root" "$1" "$user_home" "cd; $3"$'\nexit $?' "${passed[@]}"
-}
-
-# The same for a step that must succeed.
-must() {
-	: >"$logs/$2"
-	inside "$@" || {
-		echo "--- the end of $logs/$2" >&2
-		tail -n 60 "$logs/$2" >&2
-		fail "$4 failed"
-	}
-}
-
-say "debootstrap of $suite"
-: >"$logs/debootstrap.log"
-apart debootstrap.log debootstrap --variant=minbase $suite "$root" "$MIRROR" ||
-	{ tail -n 20 "$logs/debootstrap.log" >&2; fail "debootstrap failed"; }
-
-cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
-apt-config dump | { grep -E '^Acquire::(http|https|ftp|Check-|Retries|ForceIPv)' || true; } >"$root/etc/apt/apt.conf.d/90machine"
-[ ! -d /etc/apt/auth.conf.d ] || cp -a /etc/apt/auth.conf.d/. "$root/etc/apt/auth.conf.d/"
-
+new_system
 say "installing ${packages[*]}"
 must root packages.log "apt-get -q update && apt-get -q install -y --no-install-recommends ${packages[*]}" "installing packages"
-
-for setting in "${passed[@]}"; do
-	file=${setting#*=}
-	[ ! -f "$file" ] || install -D -m 644 "$file" "$root$file"
-done
-[ ! -f /etc/ssl/certs/ca-certificates.crt ] || cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
-for file in "$HOME/.pip/pip.conf" "$HOME/.config/pip/pip.conf" /etc/pip.conf; do
-	[ ! -f "$file" ] || install -m 644 "$file" "$root/etc/pip.conf"
-done
-for file in "$(npm config get globalconfig 2>/dev/null || true)" "$HOME/.npmrc"; do
-	[ ! -f "$file" ] || cat "$file" >>"$root/etc/npmrc"
-done
-[ ! -f "$cargo_home/config.toml" ] || install -D -m 644 "$cargo_home/config.toml" "$root/.cargo/config.toml"
+connect
 
 say "the user, with $(basename "$toolchain") and rustup"
 inside root user.log "useradd --create-home --home-dir '$home' --shell /bin/bash newcomer" || fail "see $logs/user.log"
