@@ -85,7 +85,7 @@ impl Anvil {
         child.wait().unwrap();
     }
 
-    fn try_rpc(&self, method: &str, params: Value) -> Result<Value, String> {
+    pub fn try_rpc(&self, method: &str, params: Value) -> Result<Value, String> {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
         let text = exchange(("127.0.0.1", self.port), "POST", "/", &body).map_err(|error| error.to_string())?;
         let (_, body) = text.split_once("\r\n\r\n").ok_or("no body")?;
