@@ -41,6 +41,8 @@ const WARM_UP: usize = 5;
 const BLOCK_TIME: Duration = Duration::from_millis(50);
 /// What the bare program has under way at once.
 const AT_ONCE: usize = 16;
+/// What the engine has in flight at once: as many as are signed for one module at once.
+const IN_FLIGHT: usize = 64;
 /// Modules that share the account while many are sent: one event may not send them all.
 const SENDERS: usize = 2;
 
@@ -85,7 +87,7 @@ fn paying(anvil: &Anvil, emitters: &[Address]) -> Engine {
     let policies: String = names.iter().map(|name| transfer_policy(name, account, "")).collect();
     let config = format!(
         "[[chains]]\nchain_id = {CHAIN}\nname = \"anvil\"\n[[chains.endpoints]]\nurl = \"{}\"\n\
-         [chains.rpc]\npoll_interval = \"100ms\"\n[chains.transactions]\nmax_in_flight = 1000\n{KEYSTORE}{policies}",
+         [chains.rpc]\npoll_interval = \"25ms\"\n[chains.transactions]\nmax_in_flight = {IN_FLIGHT}\n{KEYSTORE}{policies}",
         anvil.ws()
     );
     let modules = names.iter().zip(emitters).map(|(name, emitter)| {
