@@ -59,8 +59,7 @@ impl Figures {
         fs::create_dir_all(root.join("target")).unwrap();
         fs::write(root.join("target/bench.json"), serde_json::to_string_pretty(&self.0).unwrap()).unwrap();
         // A smoke run shows that everything is measured; its figures are not worth a page.
-        #[allow(clippy::disallowed_methods, reason = "set by the Makefile")]
-        if !std::env::var("NEXUM_BENCH").is_ok_and(|size| size == "smoke") {
+        if !crate::is_size("smoke") {
             fs::write(root.join("docs/reference/performance.md"), self.page(full)).unwrap();
         }
         let missed = self.0.iter().filter(|figure| !figure.met).count();
@@ -120,4 +119,12 @@ fn machine() -> String {
 pub fn median(mut samples: Vec<f64>) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples[samples.len() / 2]
+}
+
+/// What `of` of some samples do not exceed, from 0 to 1.
+pub fn quantile(samples: &[f64], of: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = (sorted.len() as f64 * of).ceil() as usize;
+    sorted[at.clamp(1, sorted.len()) - 1]
 }

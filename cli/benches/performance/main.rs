@@ -15,14 +15,16 @@ mod figures;
 mod lifecycle;
 mod process;
 mod recording;
+mod transactions;
 
 use figures::Figures;
 use nexum_host_ifaces::recording::TapeMode;
 use nexum_kernel::engine::MapLimit;
 
+/// Whether these sizes are asked for: `smoke`, `short` or `full`.
 #[allow(clippy::disallowed_methods, reason = "set by the Makefile")]
-fn full() -> bool {
-    std::env::var("NEXUM_BENCH").is_ok_and(|size| size == "full")
+fn is_size(name: &str) -> bool {
+    std::env::var("NEXUM_BENCH").is_ok_and(|size| size == name)
 }
 
 /// Numbers of modules to measure with: the larger one is what this machine has memory maps for, when that is less.
@@ -41,7 +43,7 @@ fn main() {
         return;
     }
     nexum_cli::allocator::tune();
-    let full = full();
+    let full = is_size("full");
     // `cargo bench --bench performance -- dispatch` measures one part and writes nothing.
     let part = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let wanted = |name: &str| part.as_ref().is_none_or(|part| part == name);
@@ -79,6 +81,10 @@ fn main() {
         }
         process::head_to_guest(&mut figures, 100, if full { 100 } else { 30 });
         process::noisy_neighbour(&mut figures, if full { 400 } else { 100 });
+    }
+    if wanted("transactions") {
+        let (answers, transactions) = if is_size("smoke") { (10, 100) } else { (if full { 500 } else { 100 }, 500) };
+        transactions::of_an_account(&mut figures, &transactions::Sizes { answers, transactions });
     }
     if part.is_none() {
         #[allow(clippy::disallowed_methods, reason = "set by the Makefile")]

@@ -29,7 +29,8 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) {
     within(Duration::from_secs(120), Duration::from_millis(2), what, || done().then_some(()).ok_or_else(String::new));
 }
 
-struct Engine {
+/// The real program, with a configuration of its own.
+pub struct Engine {
     child: Child,
     health: u16,
     metrics: u16,
@@ -38,7 +39,8 @@ struct Engine {
 }
 
 impl Engine {
-    fn start(dir: TempDir, chain: &str, modules: &[(PathBuf, String)]) -> Self {
+    /// Ready with these modules; `chain` is what the configuration says of chains, and of whatever follows them.
+    pub fn start(dir: TempDir, chain: &str, modules: &[(PathBuf, String)]) -> Self {
         let (health, metrics) = (free_port(), free_port());
         let mut config = format!(
             "[engine]\nstate_dir = \"{}\"\nlog_level = \"error\"\n[observability]\nhealth_listen = \"127.0.0.1:{health}\"\n\
@@ -67,7 +69,7 @@ impl Engine {
     }
 
     /// Kills it and gives its directory back, with its cache.
-    fn end(mut self) -> TempDir {
+    pub fn end(mut self) -> TempDir {
         assert!(http(self.health, "GET", "/live", "").is_some());
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -169,18 +171,23 @@ fn latency_ms(before: &str, after: &str, prefix: &str, quantile: f64) -> f64 {
     (lower + (upper - lower) * (wanted - below) / (count - below)) * 1e3
 }
 
-struct Anvil {
+/// A node that mines when it is told to.
+pub struct Anvil {
     child: Child,
     port: u16,
 }
 
 impl Anvil {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let port = free_port();
         let child = anvil(port).arg("--silent").stdout(Stdio::null()).spawn().unwrap();
         let anvil = Self { child, port };
         wait("anvil answers", || anvil.call("eth_chainId").is_some());
         anvil
+    }
+
+    pub fn ws(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.port)
     }
 
     fn call(&self, method: &str) -> Option<String> {
@@ -205,10 +212,8 @@ fn processed(scrape: &str) -> f64 {
 pub fn head_to_guest(figures: &mut Figures, modules: usize, blocks: usize) {
     let anvil = Anvil::start();
     let dir = TempDir::with_prefix("nexum-bench.").unwrap();
-    let chain = format!(
-        "[[chains]]\nchain_id = {CHAIN}\nname = \"anvil\"\n[[chains.endpoints]]\nurl = \"ws://127.0.0.1:{}\"\n",
-        anvil.port
-    );
+    let chain =
+        format!("[[chains]]\nchain_id = {CHAIN}\nname = \"anvil\"\n[[chains.endpoints]]\nurl = \"{}\"\n", anvil.ws());
     let sources = copies(dir.path(), "bench", "m", modules);
     let engine = Engine::start(dir, &chain, &plain(sources));
     let mine = || {

@@ -2,17 +2,14 @@
 
 use std::process::{Child, Stdio};
 
-use nexum_testkit::{anvil, exchange, signal};
+use nexum_testkit::{ACCOUNTS, EMITTER, anvil, exchange, signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::engine::{eventually, free_port};
 
 /// The first of Anvil's unlocked accounts.
-pub const ACCOUNT: &str = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
-/// Runtime code that emits one LOG1 with topic 0x11…11 and the first word of its input as data.
-const EMITTER: &str = "602d600c600039602d6000f360003560005\
-2 7f1111111111111111111111111111111111111111111111111111111111111111 60206000a100";
+pub const ACCOUNT: &str = ACCOUNTS[0].0;
 
 pub struct Anvil {
     port: u16,
@@ -88,7 +85,7 @@ impl Anvil {
         child.wait().unwrap();
     }
 
-    fn try_rpc(&self, method: &str, params: Value) -> Result<Value, String> {
+    pub fn try_rpc(&self, method: &str, params: Value) -> Result<Value, String> {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
         let text = exchange(("127.0.0.1", self.port), "POST", "/", &body).map_err(|error| error.to_string())?;
         let (_, body) = text.split_once("\r\n\r\n").ok_or("no body")?;
@@ -154,9 +151,7 @@ impl Anvil {
 
     /// Deploys a contract that emits one log per call; its address.
     pub fn deploy_emitter(&self) -> String {
-        let code: String = EMITTER.split_whitespace().collect();
-        let hash =
-            self.rpc("eth_sendTransaction", json!([{"from": ACCOUNT, "data": format!("0x{code}"), "gas": "0x100000"}]));
+        let hash = self.rpc("eth_sendTransaction", json!([{"from": ACCOUNT, "data": EMITTER, "gas": "0x100000"}]));
         self.mine();
         let receipt = self.rpc("eth_getTransactionReceipt", json!([hash]));
         receipt["contractAddress"].as_str().unwrap().to_owned()

@@ -31,6 +31,7 @@ mod prove_isolation;
 mod prove_outage;
 mod prove_outbox;
 mod prove_reorg;
+mod prove_transactions;
 mod proxy;
 mod receiver;
 mod replay;

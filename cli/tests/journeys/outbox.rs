@@ -38,8 +38,13 @@ pub fn started(setup: Setup) -> Engine {
 
 /// Ids of what the module sent, by block.
 pub fn sent(engine: &Engine) -> Vec<(u64, Vec<String>)> {
+    sent_by(engine, "sender")
+}
+
+/// The same of the sender under another name.
+pub fn sent_by(engine: &Engine, module: &str) -> Vec<(u64, Vec<String>)> {
     let ids = |value: &Value| value.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect();
-    engine.state("sender", "s/").iter().map(|(key, value)| (key[2..].parse().unwrap(), ids(value))).collect()
+    engine.state(module, "s/").iter().map(|(key, value)| (key[2..].parse().unwrap(), ids(value))).collect()
 }
 
 /// What the module was told of an effect.

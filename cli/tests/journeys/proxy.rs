@@ -60,6 +60,8 @@ pub enum Fault {
     Logs(Lie),
     /// This method gets the status 403.
     Without(&'static str),
+    /// This method is carried out, and nobody is told.
+    Lost(&'static str),
     /// Every third block that is asked for by its number is `null`: a balancer's nodes do not have the same.
     NullBlocks,
     /// An answer with more logs than this is refused in this way.

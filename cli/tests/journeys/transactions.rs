@@ -1,66 +1,68 @@
-//! Transactions of an account, through the real binary and on a real node: each once, whatever is killed, lost, forgotten or
-//! taken back.
+//! Transactions of an account, through the real binary and on a real node; what becomes of them when everything fails is in
+//! `prove_transactions`.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use nexum_testkit::{ACCOUNTS, KEYSTORE, SENDS_TRANSACTIONS, import_key, transfer_policy, within};
 use serde_json::{Value, json};
 
 use super::{
     anvil::{ACCOUNT, Anvil},
-    engine::{Engine, FROM_THE_FIRST, NEXUM, Setup, eventually, path},
-    outbox::{EAGER, sender, sent},
-    prove_exactly_once::{Moments, kills},
-    proxy::{Fault, Proxy},
+    engine::{Engine, FROM_THE_FIRST, NEXUM, Setup, eventually},
+    outbox::{EAGER, sent, sent_by},
 };
 
-/// Of Anvil's first account, which everybody knows.
-const PRIVATE_KEY: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
-
 /// Everything quicker than people want it.
-const QUICK: &str =
+pub const QUICK: &str =
     "[chains.rpc]\npoll_interval = \"100ms\"\ntimeout = \"1s\"\n[chains.transactions]\nreplace_after = \"1s\"\n";
 
-fn secret(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+/// Long enough for hundreds of transfers on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A module that sends a transfer with every block.
+pub struct Payer {
+    pub module: &'static str,
+    /// Which of `ACCOUNTS` pays.
+    pub account: usize,
+    /// Where in a block's hash its receiver begins, so that no two modules pay the same.
+    pub first: usize,
 }
 
-/// A module that sends a transfer with every block up to `until`, from an account whose key was imported. `more` of its policy.
-fn transferring(setup: Setup, until: u64, more: &str) -> Setup {
-    let dir = setup.dir.path();
-    let [password, private_key, keys] = ["password", "private-key", "keys"].map(|name| dir.join(name));
-    secret(&password, "correct horse");
-    secret(&private_key, PRIVATE_KEY);
-    let imported = Command::new(NEXUM)
-        .args(["key", "import", "--keystore", path(&keys), "--password-file", path(&password)])
-        .args(["--private-key-file", path(&private_key)])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&imported.stdout).into_owned();
-    assert!(imported.status.success() && said.starts_with(ACCOUNT), "{said}{imported:?}");
-    fs::remove_file(private_key).unwrap();
-    let policy = format!(
-        "[identity]\nkeystore = \"keys\"\npassword = \"file:password\"\n\
-         [[identity.policies]]\nmodule = \"sender\"\naccount = \"{ACCOUNT}\"\nmethods = [\"transaction\"]\nchains = [31337]\n\
-         to = [\"*\"]\nselectors = [\"\"]\nmax_value = \"1 gwei\"\nmax_value_per_day = \"1 ether\"\n\
-         max_fee_per_gas = \"2000 gwei\"\nmax_per_hour = 1_000_000\n{more}"
-    );
+const SENDER: [Payer; 1] = [Payer { module: "sender", account: 0, first: 0 }];
+
+impl Payer {
+    pub fn address(&self) -> &'static str {
+        ACCOUNTS[self.account].0
+    }
+
+    /// The account that a block's transfer is for.
+    pub fn receiver(&self, hash: &str) -> String {
+        format!("0x{}", &hash[2 + 2 * self.first..42 + 2 * self.first])
+    }
+}
+
+/// Modules that send a transfer with every block up to `until`, from accounts whose keys were imported. `more` of their policies.
+pub fn transferring(setup: Setup, payers: &[Payer], until: u64, more: &str) -> Setup {
+    for account in payers.iter().map(|payer| payer.account).collect::<BTreeSet<_>>() {
+        import_key(NEXUM, setup.dir.path(), account);
+    }
+    let policies: String = payers.iter().map(|payer| transfer_policy(payer.module, payer.address(), more)).collect();
+    let setup = setup.with(&format!("{KEYSTORE}{policies}"));
     let until = format!("until = {until}");
-    let changes = [
-        FROM_THE_FIRST,
-        (
-            "required = [\"local-store\", \"http\", \"outbox\"]",
-            "required = [\"local-store\", \"http\", \"outbox\", \"identity\"]",
-        ),
-        ("[capabilities.http]", "[capabilities.identity]\nmethods = [\"transaction\"]\n[capabilities.http]"),
-        ("until = 1_000_000_000", until.as_str()),
-    ];
-    sender(setup.with(&policy), "http://127.0.0.1:9", "transfer", &changes)
-}
-
-/// The account that a block's transfer is for.
-fn receiver(hash: &str) -> &str {
-    &hash[..42]
+    payers.iter().fold(setup, |setup, payer| {
+        let first = format!("first = {}", payer.first);
+        let mut changes = SENDS_TRANSACTIONS.to_vec();
+        changes.extend([
+            FROM_THE_FIRST,
+            ("mode = \"lane\"", "mode = \"transfer\""),
+            ("until = 1_000_000_000", until.as_str()),
+            ("first = 0", first.as_str()),
+        ]);
+        setup.module("sender", payer.module, &changes)
+    })
 }
 
 /// What the module was told of an effect.
@@ -70,38 +72,54 @@ fn told(engine: &Engine, id: &str) -> Value {
     outcome.clone()
 }
 
-/// Mines on until the module was told of every transfer up to a block.
-fn settled(anvil: &Anvil, engine: &Engine, until: u64) {
-    eventually("every transfer has ended", || {
+/// Mines on until every module was told of every transfer up to a block.
+pub fn settled(anvil: &Anvil, engine: &Engine, payers: &[Payer], until: u64) {
+    within(PATIENCE, Duration::from_millis(25), "every transfer has ended", || {
         anvil.mine();
-        let node = engine.module("sender");
-        let (sent, told) = (sent(engine).len() as u64, engine.state("sender", "o/").len() as u64);
-        if sent >= until && told >= sent && node["outbox_pending"] == 0 {
-            return Ok(());
+        for payer in payers {
+            let node = engine.module(payer.module);
+            let told = engine.state(payer.module, "o/").len() as u64;
+            let sent = sent_by(engine, payer.module).len() as u64;
+            if sent < until || told < sent || node["outbox_pending"] != 0 {
+                let (tree, list) = (engine.ctl(&["tree"]), engine.ctl(&["tx", "list"]));
+                return Err(format!("{}: {sent} sent, {told} told\n{tree}\n{list}", payer.module));
+            }
         }
-        Err(format!("{sent} sent, {told} told\n{}\n{}", engine.ctl(&["tree"]), engine.ctl(&["tx", "list"])))
+        Ok(())
     });
 }
 
-/// Of each block up to `until` the transfer is on the chain, once, and so it was told.
-fn assert_each_once(anvil: &Anvil, engine: &Engine, until: u64) {
-    let sent = sent(engine);
-    assert_eq!(sent.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (1..=until).collect::<Vec<_>>());
+/// Of each block up to `until` every module's transfer is on the chain, once, and so it was told, once.
+pub fn assert_each_once(anvil: &Anvil, engine: &Engine, payers: &[Payer], until: u64) {
     let blocks = anvil.blocks(1);
     let mut nonces = BTreeSet::new();
-    for (number, ids) in sent {
-        let [id] = ids.as_slice() else { panic!("{ids:?}") };
-        let (_, hash) = &blocks[number as usize - 1];
-        assert_eq!(anvil.balance(receiver(hash)), u128::from(1_000 + number), "block {number}");
-        let outcome = told(engine, id);
-        assert_eq!((&outcome["status"], &outcome["count"]), (&json!("delivered"), &json!(1)), "{outcome:#}");
-        let mined: Value = serde_json::from_str(outcome["detail"].as_str().unwrap()).unwrap();
-        let receipt = anvil.rpc("eth_getTransactionReceipt", json!([mined["hash"]]));
-        assert_eq!((&receipt["status"], &receipt["blockHash"]), (&json!("0x1"), &mined["block_hash"]), "{receipt:#}");
-        assert!(nonces.insert(mined["nonce"].as_u64().unwrap()), "nonce {} twice", mined["nonce"]);
+    for payer in payers {
+        let sent = sent_by(engine, payer.module);
+        assert_eq!(sent.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (1..=until).collect::<Vec<_>>());
+        let told: BTreeMap<String, Value> = engine.state(payer.module, "o/").into_iter().collect();
+        for (key, outcome) in &told {
+            assert_eq!(outcome["count"], 1, "{} {key}: {outcome:#}", payer.module);
+        }
+        for (number, ids) in sent {
+            let [id] = ids.as_slice() else { panic!("{ids:?}") };
+            let (_, hash) = &blocks[number as usize - 1];
+            assert_eq!(anvil.balance(&payer.receiver(hash)), u128::from(1_000 + number), "block {number}");
+            let outcome = &told[&format!("o/{id}")];
+            assert_eq!(outcome["status"], "delivered", "{outcome:#}");
+            let mined: Value = serde_json::from_str(outcome["detail"].as_str().unwrap()).unwrap();
+            let receipt = anvil.rpc("eth_getTransactionReceipt", json!([mined["hash"]]));
+            assert_eq!(
+                (&receipt["status"], &receipt["blockHash"]),
+                (&json!("0x1"), &mined["block_hash"]),
+                "{receipt:#}"
+            );
+            assert_eq!(receipt["from"], payer.address(), "{receipt:#}");
+            let nonce = mined["nonce"].as_u64().unwrap();
+            assert!(nonces.insert((payer.account, nonce)), "nonce {nonce} twice");
+        }
+        let count = |tag: &str| anvil.rpc("eth_getTransactionCount", json!([payer.address(), tag]));
+        assert_eq!(count("latest"), count("pending"), "nothing is left on its way");
     }
-    let count = |tag: &str| anvil.rpc("eth_getTransactionCount", json!([ACCOUNT, tag]));
-    assert_eq!(count("latest"), count("pending"), "nothing is left on its way");
     assert_eq!(anvil.rpc("txpool_status", json!([]))["queued"], "0x0", "no nonce is missing");
 }
 
@@ -109,11 +127,11 @@ fn assert_each_once(anvil: &Anvil, engine: &Engine, until: u64) {
 fn a_module_sends_from_the_operators_account_and_hears_what_became_of_it() {
     let anvil = Anvil::start();
     let setup = Setup::new().chain(31337, &[anvil.ws()]).with(QUICK).with(EAGER);
-    let mut engine = transferring(setup, 3, "").start();
+    let mut engine = transferring(setup, &SENDER, 3, "").start();
     engine.module_until("sender", "runs", |node| node["state"] == "RUN");
     (0..3).for_each(|_| anvil.mine());
-    settled(&anvil, &engine, 3);
-    assert_each_once(&anvil, &engine, 3);
+    settled(&anvil, &engine, &SENDER, 3);
+    assert_each_once(&anvil, &engine, &SENDER, 3);
 
     let list = engine.json(&["tx", "list"]);
     assert_eq!(list.as_array().map(Vec::len), Some(3), "{list:#}");
@@ -129,8 +147,8 @@ fn a_module_sends_from_the_operators_account_and_hears_what_became_of_it() {
     // What it has sent stays sent.
     engine.kill9();
     engine.launch();
-    settled(&anvil, &engine, 3);
-    assert_each_once(&anvil, &engine, 3);
+    settled(&anvil, &engine, &SENDER, 3);
+    assert_each_once(&anvil, &engine, &SENDER, 3);
     assert!(engine.terminate().success());
 }
 
@@ -138,7 +156,7 @@ fn a_module_sends_from_the_operators_account_and_hears_what_became_of_it() {
 fn what_people_have_to_approve_waits_for_them_and_holds_nothing_up() {
     let anvil = Anvil::start();
     let setup = Setup::new().chain(31337, &[anvil.ws()]).with(QUICK).with(EAGER);
-    let mut engine = transferring(setup, 2, "ask = true\napproval_timeout = \"1h\"").start();
+    let mut engine = transferring(setup, &SENDER, 2, "ask = true\napproval_timeout = \"1h\"").start();
     engine.module_until("sender", "runs", |node| node["state"] == "RUN");
     (0..2).for_each(|_| anvil.mine());
     let waiting = |engine: &Engine| {
@@ -176,97 +194,17 @@ fn what_people_have_to_approve_waits_for_them_and_holds_nothing_up() {
         assert_eq!(shown["module"], "sender", "{shown:#}");
         engine.ctl(&["approvals", verb, &number, "--by", "ann"]);
     }
-    settled(&anvil, &engine, 2);
+    settled(&anvil, &engine, &SENDER, 2);
     let (approved, denied) = (told(&engine, &first[0]), told(&engine, &second[0]));
     assert_eq!(approved["status"], "delivered", "{approved:#}");
     assert_eq!(denied["status"], "failed", "{denied:#}");
     let failure: Value = serde_json::from_str(denied["detail"].as_str().unwrap()).unwrap();
     assert_eq!(failure["kind"], "denied", "{failure:#}");
     let blocks = anvil.blocks(1);
-    let balances = [0, 1].map(|at| anvil.balance(receiver(&blocks[at].1)));
+    let balances = [0, 1].map(|at| anvil.balance(&SENDER[0].receiver(&blocks[at].1)));
     assert_eq!(balances, [1_001, 0]);
     let states: BTreeSet<_> =
         engine.json(&["approvals", "list"]).as_array().unwrap().iter().map(|a| a["state"].to_string()).collect();
     assert_eq!(states, BTreeSet::from(["\"denied\"".to_owned(), "\"used\"".to_owned()]));
-    assert!(engine.terminate().success());
-}
-
-/// Every block that there ever was, on any branch.
-#[derive(Default)]
-struct Branches(BTreeSet<(u64, String)>);
-
-impl Branches {
-    fn see(&mut self, anvil: &Anvil) {
-        self.0.extend(anvil.blocks(anvil.head().saturating_sub(4).max(1)));
-    }
-
-    fn mine(&mut self, anvil: &Anvil) {
-        anvil.mine();
-        self.see(anvil);
-    }
-}
-
-#[test]
-fn prove_transactions_when_everything_around_them_fails() {
-    let until = 3 + 3 * kills();
-    let anvil = Anvil::start();
-    let proxy = Proxy::before(anvil.port());
-    let setup = Setup::new().chain(31337, &[proxy.http()]).with(QUICK).with(EAGER);
-    let mut engine = transferring(setup, until, "").start();
-    engine.module_until("sender", "runs", |node| node["state"] == "RUN");
-    let (mut moments, mut branches) = (Moments(0x3c6e_f372_fe94_f82b), Branches::default());
-    let rich = "0x21e19e0c9bab2400000";
-    (0..3).for_each(|_| branches.mine(&anvil));
-    let mut others = 0;
-    for round in 0..kills() {
-        let trouble = (round + moments.below(3)) % 8;
-        match trouble {
-            // It was taken, and nobody was told.
-            0 => proxy.set(Fault::Truncated),
-            1 => proxy.set(Fault::Status(503)),
-            2 => proxy.set(Fault::Stall),
-            3 => _ = anvil.rpc("anvil_dropAllTransactions", json!([])),
-            4 => _ = anvil.rpc("anvil_setNextBlockBaseFeePerGas", json!(["0x174876e800"])),
-            5 => _ = anvil.rpc("anvil_setBalance", json!([ACCOUNT, "0x0"])),
-            6 => {
-                let transfer =
-                    json!([{"from": ACCOUNT, "to": format!("0x{}", "99".repeat(20)), "value": "0x1", "gas": "0x5208"}]);
-                anvil.rpc("eth_sendTransaction", transfer);
-                others += 1;
-            }
-            _ => {
-                anvil.reorg(1 + moments.below(2));
-                branches.see(&anvil);
-            }
-        }
-        for _ in 0..1 + moments.below(2) {
-            branches.mine(&anvil);
-        }
-        // Somewhere between the block and the receipt.
-        std::thread::park_timeout(Duration::from_millis(moments.below(400)));
-        engine.kill9();
-        branches.mine(&anvil);
-        engine.launch();
-        std::thread::park_timeout(Duration::from_millis(moments.below(400)));
-        proxy.set(Fault::None);
-        anvil.rpc("anvil_setBalance", json!([ACCOUNT, rich]));
-    }
-    while anvil.head() < until {
-        branches.mine(&anvil);
-    }
-    settled(&anvil, &engine, until);
-    assert_each_once(&anvil, &engine, until);
-    // What left because of a block that was taken back stays; nothing left twice.
-    let standing: BTreeSet<(u64, String)> = anvil.blocks(1).into_iter().collect();
-    let mut stray = 0;
-    for (number, hash) in branches.0.iter().filter(|block| block.0 <= until && !standing.contains(block)) {
-        let balance = anvil.balance(receiver(hash));
-        assert!([0, u128::from(1_000 + number)].contains(&balance), "block {number} {hash}: {balance}");
-        stray += u64::from(balance > 0);
-    }
-    println!(
-        "engine killed {} times: {until} transfers, each once; {stray} of blocks that were taken back; {others} by others",
-        kills()
-    );
     assert!(engine.terminate().success());
 }

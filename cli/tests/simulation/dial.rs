@@ -13,7 +13,7 @@ use url::Url;
 
 use crate::{
     endpoints::{Outcome, Refusal},
-    receiver::Receivers,
+    receiver::{Receivers, SEND_RAW},
     scenario::Ways,
     trace::{SimClock, lock},
     world::{Trouble, World},
@@ -123,8 +123,13 @@ impl Net {
             outcome => outcome,
         };
         let now_ms = self.clock.elapsed_ms();
-        let answered = lock(&self.receivers).asked(now_ms, &request.method, &request.params, outcome)?;
-        Some(answered.map_err(|message| (-32_000, message)))
+        let answered = lock(&self.receivers).asked(now_ms, &request.method, &request.params, outcome);
+        if answered.is_none() && request.method == SEND_RAW {
+            let mut world = lock(&self.world);
+            let chain = &mut world.chains[at.chain];
+            return chain.accounts.sent(&chain.canon, &request.params, outcome);
+        }
+        Some(answered?.map_err(|message| (-32_000, message)))
     }
 
     async fn exchange(&self, at: Address, body: &str, reply_bytes_max: usize) -> Result<(u16, String), Broken> {

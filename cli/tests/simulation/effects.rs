@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nexum_host_ifaces::types::{Event, OutcomeStatus};
 
 use crate::{
+    accounts::PAID_HOST,
     oracle::{End, Found},
     receiver::Hit,
     world::World,
@@ -69,7 +70,12 @@ impl Found<'_> {
         let mut keys = BTreeSet::new();
         // Keys of the state are in the order of their units; what is told twice was handled twice.
         let meant = all("s").filter_map(meant).filter(|meant| keys.insert(meant.key)).collect();
-        let hits: Vec<&Hit> = receivers.hits().iter().filter(|hit| hit.module == self.plan.name).collect();
+        // An engine beside the one that sent them has no part in them.
+        let paid: Vec<Hit> = match self.plan.pays {
+            true => world.chains.iter().flat_map(|chain| chain.accounts.hits(&chain.canon)).collect(),
+            false => Vec::new(),
+        };
+        let hits: Vec<&Hit> = receivers.hits().iter().chain(&paid).filter(|hit| hit.module == self.plan.name).collect();
         let mut first = BTreeMap::new();
         for (index, hit) in hits.iter().enumerate() {
             first.entry(&*hit.key).or_insert(index);
@@ -97,6 +103,7 @@ impl Found<'_> {
         effects.taken();
         effects.ended();
         effects.in_order();
+        effects.on_chain_once();
         let differences = effects.differences;
         differences.into_iter().for_each(|difference| self.differs(difference));
     }
@@ -174,6 +181,16 @@ impl Effects<'_> {
             }
         }
         self.differences.extend(differences);
+    }
+
+    /// What is on a chain is there once, whatever was sent again.
+    fn on_chain_once(&mut self) {
+        let mut seen = BTreeSet::new();
+        for hit in self.hits.iter().filter(|hit| hit.host == PAID_HOST) {
+            if !seen.insert(&*hit.key) {
+                self.differences.push(format!("{} is on the chain twice", hit.key));
+            }
+        }
     }
 
     /// The module was told once what became of an effect.

@@ -135,7 +135,7 @@ impl Chain {
                 Ok(block.receipts(whole))
             }
             "eth_getLogs" => self.logs(nth, &params[0]),
-            _ => unknown(),
+            _ => self.accounts.answer(&node.view, method, params).unwrap_or_else(unknown),
         }
     }
 

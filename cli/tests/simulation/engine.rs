@@ -31,6 +31,7 @@ use prometheus::Registry;
 use ractor::{ActorCell, ActorRef, Message, SpawnErr};
 
 use crate::{
+    accounts,
     chance::Chance,
     dial::{self, Net},
     disk::SimDisk,
@@ -203,6 +204,8 @@ impl Engine {
             let args = receiver::Args { receivers: machine.receivers.clone(), clock: machine.clock.clone() };
             move |supervisor| receiver::spawn(args.clone(), supervisor)
         }));
+
+        services.extend(accounts::services(machine, &ports, &clock, &registry, &actors)?);
 
         let extra_methods = [SEND_RAW, PUT].map(str::to_owned);
         let spec =
@@ -390,11 +393,12 @@ pub fn store_directory(directory: &Path) -> PathBuf {
     directory.join("store")
 }
 
+/// The services whose living actors are known, by name.
 #[derive(Default)]
-struct Actors(Arc<Mutex<BTreeMap<String, ActorCell>>>);
+pub struct Actors(Arc<Mutex<BTreeMap<String, ActorCell>>>);
 
 impl Actors {
-    fn service<M, F, S>(
+    pub fn service<M, F, S>(
         &self,
         name: &str,
         port: Port<M>,

@@ -48,20 +48,26 @@ impl ModulePlan {
         let hosts: Vec<&str> = HOSTS.into_iter().chain((self.deadly > 0).then_some(IDLE)).collect();
         let _ = writeln!(
             text,
-            "[capabilities]\nrequired = [\"local-store\", \"clock\", \"http\", \"outbox\"{}]\n\
+            "[capabilities]\nrequired = [\"local-store\", \"clock\", \"http\", \"outbox\"{}{}]\n\
              [capabilities.http]\nallow = [\"{}\"]",
             if self.rpc { ", \"chain\"" } else { "" },
+            if self.pays { ", \"identity\"" } else { "" },
             hosts.join("\", \"")
         );
         if self.rpc {
             let _ = writeln!(text, "[capabilities.chain]\nextra_methods = [\"{SEND_RAW}\", \"{PUT}\"]");
         }
+        if self.pays {
+            let _ = writeln!(text, "[capabilities.identity]\nmethods = [\"transaction\"]");
+        }
+        let first = self.chains.first().map_or(0, |source| chains[source.chain].id);
         let _ = writeln!(
             text,
-            "[config]\nname = \"{}\"\nversion = \"{}\"\nrpc = {}\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"\ncostly = {}\nbetween = {}\nlists = {}\ndeadly = {}",
+            "[config]\nname = \"{}\"\nversion = \"{}\"\nrpc = {}\npays = {}\npoison = {}\nhow = \"{}\"\nflaky = {}\nflush = {}\ngaps = {}\nsend = {}\nrelease = \"{}\"\ncostly = {}\nbetween = {}\nlists = {}\ndeadly = {}",
             self.name,
             version.number(),
-            self.chains.first().filter(|_| self.rpc).map_or(0, |source| chains[source.chain].id),
+            if self.rpc { first } else { 0 },
+            if self.pays { first } else { 0 },
             self.poison,
             if version == Version::Broken { "not at all" } else { self.how },
             self.flaky,

@@ -112,6 +112,8 @@ fn afresh(seed: u64, machine: &Machine, world: &Arc<Mutex<World>>, shop: &Shop) 
     let directory = machine.directory.join("afresh");
     let (mut scenario, clock) = (machine.scenario.clone(), machine.clock.clone());
     scenario.modules.retain(|plan| oracle::is_settled(plan, &machine.moved));
+    // The account has done on these chains what it was to do.
+    scenario.modules.iter_mut().for_each(|plan| plan.pays = false);
     if scenario.modules.is_empty() {
         return Ok(());
     }

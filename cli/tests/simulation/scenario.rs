@@ -6,9 +6,11 @@ mod nature;
 pub use faults::*;
 pub use nature::*;
 
+use std::sync::atomic::Ordering;
+
 use nexum_chain::{BloomUse, KEPT_HEADERS, Verify};
 
-use crate::chance::Chance;
+use crate::{chance::Chance, periodic::PERIODIC};
 
 /// Contracts and event signatures that logs are drawn from.
 pub const CONTRACTS: u64 = 4;
@@ -171,6 +173,8 @@ pub struct ModulePlan {
     pub release: &'static str,
     /// Whether some of them go to the nodes of its first chain.
     pub rpc: bool,
+    /// Whether some of them are transactions of the operator's account on its first chain.
+    pub pays: bool,
     /// The operator lets it keep its state when it is put onto a chain.
     pub keeps: bool,
     /// Of so many events one takes much fuel, and is handled; 0 is none.
@@ -238,6 +242,11 @@ impl Scenario {
         faults.power_percent = *chance.pick(&[0, 50, 100]);
         faults.power_in_write = *chance.pick(&[0, 0, 30, 100]);
         let event_age_ms = *Chance::new(seed, "health").pick(&[60_000, 60_000, 600_000]);
+        let mut chance = Chance::new(seed, "payments");
+        for module in &mut modules {
+            let pays = module.chains.first().is_some_and(|source| chains[source.chain].takes_payments());
+            module.pays = chance.percent(60) && pays && module.send > 0 && !PERIODIC.load(Ordering::Relaxed);
+        }
         let deaths_max = faults.kill(&mut Chance::new(seed, "events and the process"), &mut modules);
         Self { chains, modules, receivers, faults, journal_entries, live_ms, event_age_ms, deaths_max }
     }
@@ -272,6 +281,7 @@ impl Scenario {
             send: 0,
             release: "mixed",
             rpc: false,
+            pays: false,
             keeps: false,
             costly: 0,
             between: false,
@@ -281,7 +291,7 @@ impl Scenario {
         };
         let cron = Some(CronSource { period_ms: 10_000, missed: "all" });
         let modules = vec![
-            ModulePlan { cron, send: 4, ..plain("rewinds", true, vec![source(Hold::Latest, all())]) },
+            ModulePlan { cron, send: 4, pays: true, ..plain("rewinds", true, vec![source(Hold::Latest, all())]) },
             ModulePlan { poison: 9, flush: true, ..plain("poisoned", true, vec![source(Hold::Latest, all())]) },
             ModulePlan {
                 send: 6,
@@ -411,6 +421,7 @@ fn module(chance: &mut Chance, nth: u64, chains: &[ChainPlan]) -> ModulePlan {
         send: 0,
         release: "mixed",
         rpc: false,
+        pays: false,
         keeps: false,
         costly: 0,
         between: false,

@@ -9,6 +9,7 @@ use std::{
 use nexum_chain::Verify;
 
 use crate::{
+    accounts::Accounts,
     block::Block,
     chance::Chance,
     scenario::{Blooms, ChainPlan, NodePlan, Scenario},
@@ -207,6 +208,7 @@ pub struct Chain {
     pub plan: ChainPlan,
     pub canon: View,
     pub nodes: Vec<Node>,
+    pub accounts: Accounts,
     chance: Chance,
     next_ms: u64,
     longest: u64,
@@ -225,6 +227,7 @@ impl World {
                 chance: Chance::new(seed, &format!("chain {}", plan.id)),
                 canon: View::default(),
                 nodes: Vec::new(),
+                accounts: Accounts::new(Chance::new(seed, &format!("accounts {}", plan.id))),
                 next_ms: plan.block_ms,
                 longest: 0,
                 plan: plan.clone(),
@@ -271,6 +274,7 @@ impl World {
             while chain.canon.len() as u64 <= end {
                 chain.mine(now_ms);
             }
+            chain.accounts.calm_down(&chain.canon);
             let head = chain.canon.last().map(|block| (block.number, hex::encode(&block.hash[..4])));
             self.trace.note(format_args!("chain {}: ends at {head:?}", chain.plan.id));
             for node in &mut chain.nodes {
@@ -327,6 +331,7 @@ impl Chain {
         self.next_ms = due + self.plan.block_ms * self.chance.between(50, 150) / 100;
         if self.chance.percent(self.plan.reorg_percent) && self.canon.len() as u64 + 8 > self.longest {
             let depth = self.chance.between(1, self.plan.reorg_depth_max).min(self.canon.len() as u64 - 1);
+            self.accounts.orphan(&self.canon, depth);
             let canon = Arc::make_mut(&mut self.canon);
             canon.truncate(canon.len() - depth as usize);
             let blocks = depth + self.chance.below(3);
@@ -398,5 +403,6 @@ impl Chain {
         let block = Block::on(self.canon.last(), &self.plan, self.plan.sealed, now_ms, &mut self.chance);
         self.longest = self.longest.max(block.number);
         Arc::make_mut(&mut self.canon).push(block);
+        self.accounts.mine(&self.canon);
     }
 }

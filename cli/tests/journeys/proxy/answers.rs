@@ -120,6 +120,7 @@ pub async fn answer(shared: &Shared, fault: Fault, mut request: Value) -> Option
     }
     let mut answer = ask_node(shared, &request).await?;
     match (fault, &*method) {
+        (Fault::Lost(lost), method) if method == lost => return Some(Outcome::Cut),
         (LogsMax(most, way), "eth_getLogs") if answer["result"].as_array().is_some_and(|logs| logs.len() > most) => {
             return Some(match way {
                 Refusal::Named => Outcome::Told(refusal(&request["id"], -32_008, "Response is too big")),

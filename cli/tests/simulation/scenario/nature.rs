@@ -59,6 +59,13 @@ impl ChainPlan {
         self.nodes[self.guard.unwrap_or(0)].ways.tags = true;
     }
 
+    /// Whether what is true of an account can be found out, and stays so: with a node that makes up a chain, a transaction may be
+    /// called final that is in no block for long.
+    pub(super) fn takes_payments(&self) -> bool {
+        let plain = |node: &NodePlan| !node.ways.decimals;
+        self.guard.is_none() && self.reorg_depth_max <= 20 && self.nodes.iter().all(plain)
+    }
+
     /// Whether the engine takes what is not in a bloom for what is not in the block.
     pub fn relies_on_blooms(&self) -> bool {
         self.blooms == Blooms::Exact && (self.bloom == Some(BloomUse::Exact) || (self.bloom.is_none() && self.id == 1))
