@@ -23,7 +23,7 @@ use reqwest::{
 use url::Url;
 
 use crate::{
-    credentials::{Credentials, Exposed},
+    credentials::{Credentials, Exposed, Way},
     dial::{CHECKED, Checked, Gate},
     ledger::{Ledger, Origin},
     proxy::Proxy,
@@ -185,12 +185,13 @@ async fn follow(
     trip: &mut Trip,
 ) -> Result<(), HostError> {
     let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
-    for hop in 0..=REDIRECTS_MAX {
+    let mut way = Way::Asked;
+    for _ in 0..=REDIRECTS_MAX {
         trip.at = Some(client.ledger.begun(&url, request.body.as_ref().map_or(0, Vec::len)));
         // After the allowlist: a module is told of TLS only where it may go.
         client.can_speak(&url)?;
         let addresses = client.gate.addresses(module, &url).await?;
-        let armed = client.credentials.armed(module, &request, &url, hop == 0, &mut trip.exposed)?;
+        let armed = client.credentials.armed(module, &request, &url, way, &mut trip.exposed)?;
         let (sent, to) = armed.as_ref().map_or((&request, &url), |(request, url)| (request, url));
         let answer = CHECKED.scope(addresses, send(&client.http, sent, to)).await?;
         let location = answer.headers().get(header::LOCATION);
@@ -205,6 +206,8 @@ async fn follow(
                     .check(&next)
                     .map_err(|refusal| HostError { message: format!("redirected: {}", refusal.message), ..refusal })?;
                 turn(&mut request, &url, &next, becomes_get);
+                let strays = way == Way::Strayed || url.origin() != next.origin();
+                way = if strays { Way::Strayed } else { Way::Redirected };
                 url = next;
             }
         }
