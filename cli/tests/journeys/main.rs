@@ -38,6 +38,7 @@ mod reserve;
 mod resync;
 mod secrets;
 mod services;
+mod tls;
 mod transactions;
 mod unloaded;
 mod upgrade;
