@@ -87,6 +87,18 @@ fn the_cooldown_counts_what_it_keeps_back() {
 }
 
 #[test]
+fn a_cooldown_may_be_of_each_value_by_itself() {
+    let per = [("cooldown", "3s"), ("per", "value")];
+    let mut module = module(&[&TRANSFERS[..], &per[..]].concat());
+    for (value, at) in [(5_000, 1), (6_000, 1), (5_000, 2), (6_000, 3), (6_000, 4), (5_000, 9)] {
+        module.logs(vec![transfer(value, at, u32::from(value == 6_000))]).unwrap();
+    }
+    let told = ["5000 moved", "6000 moved", "6000 moved (1 more since the last)", "5000 moved (1 more since the last)"];
+    assert_eq!(texts(), told);
+    assert_eq!(TOLD.get(&"big".to_owned()).unwrap().unwrap().alerts, 4);
+}
+
+#[test]
 fn more_than_one_event_can_send_is_counted() {
     let mut module = module(&TRANSFERS);
     module.logs((0..150).map(|index| transfer(5_000, 1, index)).collect()).unwrap();
@@ -155,5 +167,7 @@ fn a_message_that_was_lost_is_counted() {
     module.outcome(sent[0].outcome(OutcomeStatus::Failed("status 404".into()))).unwrap();
     module.outcome(sent[1].outcome(OutcomeStatus::Delivered(Vec::new()))).unwrap();
     assert_eq!(LOST.get().unwrap(), Some(1));
+    module.outcome(sent[1].outcome(OutcomeStatus::Delivered(br#"{"ok":false,"error":"x"}"#.to_vec()))).unwrap();
+    assert_eq!(LOST.get().unwrap(), Some(2));
     assert!(testing::logged()[0].1.contains("did not arrive: status 404"));
 }
