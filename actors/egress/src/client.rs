@@ -27,7 +27,7 @@ use crate::{
     dial::{CHECKED, Checked, Gate},
     ledger::{Ledger, Origin},
     proxy::Proxy,
-    tls::{Roots, innermost},
+    tls::{Roots, innermost, what_to_do},
 };
 
 /// Longer chains are loops.
@@ -119,6 +119,12 @@ fn builder(proxy: Option<&Proxy>) -> reqwest::ClientBuilder {
         .dns_resolver(Checked)
         // Idle connections are kept per host and port, of which one server has thousands.
         .pool_max_idle_per_host(0)
+        // Old servers and devices write lines that are no headers between their headers, and browsers and curl read on. An
+        // effect would be sent again and again although it arrived. What a connection goes on with after a head that is
+        // read otherwise elsewhere does not matter: nothing does.
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
         // A module gets the bytes that it asked for, and says itself what it accepts. Nothing is unpacked here, whatever
         // another crate has this client compiled with.
         .no_gzip()
@@ -194,6 +200,9 @@ async fn follow(
         let armed = client.credentials.armed(module, &request, &url, way, &mut trip.exposed)?;
         let (sent, to) = armed.as_ref().map_or((&request, &url), |(request, url)| (request, url));
         let answer = CHECKED.scope(addresses, send(&client.http, sent, to)).await?;
+        if let Some(refusal) = client.gate.proxy.as_ref().and_then(|proxy| proxy.refusal(answer.status())) {
+            return Err(error(HostErrorKind::Unavailable, refusal));
+        }
         let location = answer.headers().get(header::LOCATION);
         match redirected(answer.status(), location, &request.method, to, is_effect)? {
             None => return read(answer, limit, &mut trip.heard).await,
@@ -323,7 +332,7 @@ fn failure(failed: reqwest::Error, url: &Url) -> HostError {
         () if failed.is_builder() => HostErrorKind::InvalidInput,
         () => HostErrorKind::Unavailable,
     };
-    error(kind, format!("{place}: {cause}"))
+    error(kind, format!("{place}: {cause}{}", what_to_do(&cause)))
 }
 
 #[cfg(test)]
