@@ -200,7 +200,9 @@ async fn follow(
         let armed = client.credentials.armed(module, &request, &url, way, &mut trip.exposed)?;
         let (sent, to) = armed.as_ref().map_or((&request, &url), |(request, url)| (request, url));
         let answer = CHECKED.scope(addresses, send(&client.http, sent, to)).await?;
-        if let Some(refusal) = client.gate.proxy.as_ref().and_then(|proxy| proxy.refusal(answer.status())) {
+        // What comes through a tunnel is the server's.
+        let proxy = client.gate.proxy.as_ref().filter(|_| url.scheme() == "http");
+        if let Some(refusal) = proxy.and_then(|proxy| proxy.refusal(answer.status())) {
             return Err(error(HostErrorKind::Unavailable, refusal));
         }
         let location = answer.headers().get(header::LOCATION);
