@@ -203,6 +203,11 @@ async fn a_proxy_is_asked_for_nothing_that_modules_may_not_reach() {
         let refused = ask(&actor, allowed(url)).await.unwrap_err();
         assert_eq!(refused.kind.name(), "denied", "{url}: {}", refused.message);
     }
+    // An address of which nobody can tell whether it is this machine's, on the port of a listener on all addresses.
+    let listeners = watch::channel(vec!["[::]:81".parse().unwrap()]).1;
+    let listening = started(through(port, Args { listeners, ..named(hosts) })).await;
+    let refused = ask(&listening, allowed("http://[fe80::1]:81/")).await.unwrap_err();
+    assert_eq!(refused.kind.name(), "denied", "{}", refused.message);
     assert_eq!(came.load(Ordering::SeqCst), 0);
 
     let nowhere = Proxy::parse("http://me:k3y@no-such-proxy.test:3128").unwrap();
