@@ -16,8 +16,8 @@ mod told;
 mod value;
 
 use nexum_sdk::{
-    self as nexum, Block, Config, Context, Log, Outcome, OutcomeStatus, Reorg, Result, Tick, hex, state::Item,
-    state::Map,
+    self as nexum, Block, Config, Context, Log, Outcome, OutcomeStatus, Reorg, Result, Tick, hex, outbox::Release,
+    state::Item, state::Map,
 };
 
 use crate::channels::{Alert, Channel, Words};
@@ -249,8 +249,12 @@ impl Notify {
         (room.messages, room.bytes) = (messages_left, bytes_left);
         for (channel, body) in messages {
             let key = format!("{name}/{}/{event}", channel.name);
-            // In order, so that the end of something is not told before its beginning.
-            let lane = format!("{name}/{}", channel.name);
+            // In order, so that the end of something is not told before its beginning, and that a place that asks for
+            // patience is left alone by all rules. What waits for its block to be final holds up its own rule alone.
+            let lane = match rule.release {
+                Release::Committed => channel.name.clone(),
+                _ => format!("{name}/{}", channel.name),
+            };
             let sent = channel.request(body, &key, rule.release).lane(lane).send();
             sent.context(format_args!("rule `{name}`, channel `{}`", channel.name))?;
         }
