@@ -1,6 +1,8 @@
 //! HTTP to hosts that the manifest allows. Immediate and at-least-once: a retried event repeats its calls. Use
 //! [`outbox::http`](crate::outbox::http) for what must happen once.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -128,8 +130,8 @@ impl Response {
         let retry_after_ms = self
             .header("retry-after")
             .filter(|_| kind == ErrorKind::RateLimited)
-            .and_then(|seconds| seconds.parse::<u64>().ok())
-            .map(|seconds| seconds.saturating_mul(1_000).to_string());
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds.trim().parse().ok()?).ok())
+            .map(|wait| wait.as_millis().to_string());
         Err(Error::new(kind, format!("status {}", self.status))
             .in_domain("http")
             .with_code(i32::from(self.status), retry_after_ms))
@@ -154,11 +156,12 @@ mod tests {
 
     #[test]
     fn statuses_become_kinds() {
-        let answer = |status| Response {
+        let asking = |status, seconds: &str| Response {
             status,
-            headers: vec![Header { name: "Retry-After".into(), value: "2".into() }],
+            headers: vec![Header { name: "Retry-After".into(), value: seconds.into() }],
             body: b"{}".to_vec(),
         };
+        let answer = |status| asking(status, "2");
         assert!(answer(204).ok().is_ok());
         for (status, kind) in [
             (400, ErrorKind::InvalidInput),
@@ -169,6 +172,8 @@ mod tests {
             let error = answer(status).ok().unwrap_err();
             assert_eq!((error.kind(), error.code(), error.data()), (kind, i32::from(status), None));
         }
-        assert_eq!(answer(429).ok().unwrap_err().retry_after_ms(), Some(2_000));
+        for (seconds, ms) in [("2", Some(2_000)), (" 0.65 ", Some(650)), ("-1", None), ("NaN", None), ("soon", None)] {
+            assert_eq!(asking(429, seconds).ok().unwrap_err().retry_after_ms(), ms, "{seconds}");
+        }
     }
 }

@@ -23,11 +23,11 @@ use reqwest::{
 use url::Url;
 
 use crate::{
-    credentials::{Credentials, Exposed},
+    credentials::{Credentials, Exposed, Way},
     dial::{CHECKED, Checked, Gate},
     ledger::{Ledger, Origin},
     proxy::Proxy,
-    tls::{Roots, innermost},
+    tls::{Roots, innermost, what_to_do},
 };
 
 /// Longer chains are loops.
@@ -119,6 +119,12 @@ fn builder(proxy: Option<&Proxy>) -> reqwest::ClientBuilder {
         .dns_resolver(Checked)
         // Idle connections are kept per host and port, of which one server has thousands.
         .pool_max_idle_per_host(0)
+        // Old servers and devices write lines that are no headers between their headers, and browsers and curl read on. An
+        // effect would be sent again and again although it arrived. What a connection goes on with after a head that is
+        // read otherwise elsewhere does not matter: nothing does.
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
         // A module gets the bytes that it asked for, and says itself what it accepts. Nothing is unpacked here, whatever
         // another crate has this client compiled with.
         .no_gzip()
@@ -185,14 +191,20 @@ async fn follow(
     trip: &mut Trip,
 ) -> Result<(), HostError> {
     let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
-    for hop in 0..=REDIRECTS_MAX {
+    let mut way = Way::Asked;
+    for _ in 0..=REDIRECTS_MAX {
         trip.at = Some(client.ledger.begun(&url, request.body.as_ref().map_or(0, Vec::len)));
         // After the allowlist: a module is told of TLS only where it may go.
         client.can_speak(&url)?;
         let addresses = client.gate.addresses(module, &url).await?;
-        let armed = client.credentials.armed(module, &request, &url, hop == 0, &mut trip.exposed)?;
+        let armed = client.credentials.armed(module, &request, &url, way, &mut trip.exposed)?;
         let (sent, to) = armed.as_ref().map_or((&request, &url), |(request, url)| (request, url));
         let answer = CHECKED.scope(addresses, send(&client.http, sent, to)).await?;
+        // What comes through a tunnel is the server's.
+        let proxy = client.gate.proxy.as_ref().filter(|_| url.scheme() == "http");
+        if let Some(refusal) = proxy.and_then(|proxy| proxy.refusal(answer.status())) {
+            return Err(error(HostErrorKind::Unavailable, refusal));
+        }
         let location = answer.headers().get(header::LOCATION);
         match redirected(answer.status(), location, &request.method, to, is_effect)? {
             None => return read(answer, limit, &mut trip.heard).await,
@@ -205,6 +217,8 @@ async fn follow(
                     .check(&next)
                     .map_err(|refusal| HostError { message: format!("redirected: {}", refusal.message), ..refusal })?;
                 turn(&mut request, &url, &next, becomes_get);
+                let strays = way == Way::Strayed || url.origin() != next.origin();
+                way = if strays { Way::Strayed } else { Way::Redirected };
                 url = next;
             }
         }
@@ -320,7 +334,7 @@ fn failure(failed: reqwest::Error, url: &Url) -> HostError {
         () if failed.is_builder() => HostErrorKind::InvalidInput,
         () => HostErrorKind::Unavailable,
     };
-    error(kind, format!("{place}: {cause}"))
+    error(kind, format!("{place}: {cause}{}", what_to_do(&cause)))
 }
 
 #[cfg(test)]

@@ -100,6 +100,17 @@ impl Credential {
     }
 }
 
+/// How a request came to the URL that it leaves for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The module asked for it.
+    Asked,
+    /// By redirects within the origin that the module asked for.
+    Redirected,
+    /// By redirects of which one led to another origin: what is the operator's goes no further, wherever the next one leads.
+    Strayed,
+}
+
 struct Loaded {
     credential: Credential,
     forms: Arc<Forms>,
@@ -131,8 +142,8 @@ impl Credentials {
         Self { all: read.into_iter().enumerate().map(loaded).collect(), clock }
     }
 
-    /// The request to `url` as it leaves, when it has anything of an operator's; none when it leaves as it is. `is_own` says
-    /// that the URL is the module's, and not that of a redirect, in which nothing stands for a secret.
+    /// The request to `url` as it leaves, when it has anything of an operator's; none when it leaves as it is. In the URL of
+    /// a redirect nothing stands for a secret.
     ///
     /// # Errors
     /// `denied` for a name that stands for no secret of this module and host, and for a header that is a credential's;
@@ -142,18 +153,20 @@ impl Credentials {
         module: &str,
         request: &Request,
         url: &Url,
-        is_own: bool,
+        way: Way,
         exposed: &mut Exposed,
     ) -> Result<Option<(Request, Url)>, HostError> {
-        let fitting: Vec<&Loaded> = self.all.iter().filter(|loaded| loaded.credential.is_for(module, url)).collect();
-        let has_names = (is_own && is_in(&request.url)) || request.headers.iter().any(|header| is_in(&header.value));
+        let fits = |loaded: &&Loaded| way != Way::Strayed && loaded.credential.is_for(module, url);
+        let fitting: Vec<&Loaded> = self.all.iter().filter(fits).collect();
+        let has_names =
+            (way == Way::Asked && is_in(&request.url)) || request.headers.iter().any(|header| is_in(&header.value));
         if fitting.is_empty() && !has_names {
             return Ok(None);
         }
         fitting.iter().for_each(|loaded| exposed.add(&loaded.forms));
         let fitting: Vec<&Credential> = fitting.into_iter().map(|loaded| &loaded.credential).collect();
-        let hop = Hop { all: &self.all, fitting: &fitting, module, url };
-        let to = if is_own { hop.url(&request.url)? } else { url.clone() };
+        let hop = Hop { all: &self.all, fitting: &fitting, module, url, way };
+        let to = if way == Way::Asked { hop.url(&request.url)? } else { url.clone() };
         let mut headers = hop.headers(&request.headers)?;
         let body = request.body.as_deref().map(|body| hop.body(body)).transpose()?;
         for credential in &fitting {
@@ -184,6 +197,7 @@ struct Hop<'a> {
     fitting: &'a [&'a Credential],
     module: &'a str,
     url: &'a Url,
+    way: Way,
 }
 
 impl<'a> Hop<'a> {
@@ -201,6 +215,9 @@ impl<'a> Hop<'a> {
         }
         if !found.is_for(self.module, self.url) {
             return Err(refused("it leaves over https alone, unless `allow_http = true`".to_owned()));
+        }
+        if self.way == Way::Strayed {
+            return Err(refused("a redirect led to another origin, and it stays with the first one".to_owned()));
         }
         if matches!(found.adds, Adds::Signature(_)) {
             return Err(refused("it is the key of a signature, which is written nowhere".to_owned()));

@@ -57,14 +57,14 @@ impl Gate {
             let message = format!("{} is denied to modules by the operator: [egress] deny has it", place(url));
             return Err(error(HostErrorKind::Denied, message));
         }
-        let checked = self.find(module, url).await.and_then(|found| self.checked(url, found));
-        match (&self.proxy, checked) {
-            (Some(proxy), Ok(_) | Err(HostError { kind: HostErrorKind::Unavailable, .. })) => {
-                let found = self.find(module, proxy.url()).await;
-                found.map_err(|why| HostError { message: format!("the proxy {}", why.message), ..why })
-            }
-            (_, checked) => checked,
-        }
+        let checked = match self.find(module, url).await {
+            Ok(found) => self.checked(url, found)?,
+            Err(HostError { kind: HostErrorKind::Unavailable, .. }) if self.proxy.is_some() => Vec::new(),
+            Err(why) => return Err(why),
+        };
+        let Some(proxy) = &self.proxy else { return Ok(checked) };
+        let found = self.find(module, proxy.url()).await;
+        found.map_err(|why| HostError { message: format!("the proxy {}", why.message), ..why })
     }
 
     /// The addresses of a URL's host, with its port.
@@ -89,16 +89,14 @@ impl Gate {
         let own = self.listeners.borrow().clone();
         let (mut checked, mut refused, mut unknown) = (Vec::new(), None, None);
         for address in found {
-            match leads_to(address, &own, is_of_this_machine) {
-                Ok(None) => match self.rules.refusal(address.ip()) {
-                    None => checked.push(address),
-                    Some(why) => refused = refused.or(Some(format!("{}{why}", address.ip()))),
-                },
-                Ok(Some(listener)) => {
+            match (leads_to(address, &own, is_of_this_machine), self.rules.refusal(address.ip())) {
+                (Ok(Some(listener)), _) => {
                     let message = format!("{} is the engine's own listener {listener}, closed to modules", place(url));
                     return Err(error(HostErrorKind::Denied, message));
                 }
-                Err(why) => unknown = Some(why),
+                (_, Some(why)) => refused = refused.or(Some(format!("{}{why}", address.ip()))),
+                (Ok(None), None) => checked.push(address),
+                (Err(why), None) => unknown = Some(why),
             }
         }
         match (refused, unknown) {

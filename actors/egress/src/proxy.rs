@@ -3,6 +3,7 @@
 use std::fmt;
 
 use nexum_host_ifaces::secrets::shown_url;
+use reqwest::StatusCode;
 use url::Url;
 
 /// A proxy that all requests go through.
@@ -32,6 +33,12 @@ impl Proxy {
 
     pub(crate) fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// What is wrong with the proxy, where an answer is its own: no server behind it has this status.
+    pub(crate) fn refusal(&self, status: StatusCode) -> Option<String> {
+        let wants = status == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+        wants.then(|| format!("the proxy {self:?} wants another user or password: [egress] proxy has them"))
     }
 
     /// As the client takes it.

@@ -51,6 +51,18 @@ pub(crate) fn innermost(failed: &reqwest::Error) -> String {
     cause
 }
 
+/// What makes a server trusted, behind the words for why it is not, which are for those who know them.
+pub(crate) fn what_to_do(cause: &str) -> &'static str {
+    if cause.contains("CaUsedAsEndEntity") {
+        "; the server shows the certificate of an authority as its own, which no server may: give it one that this authority \
+         signed, or one without CA:TRUE"
+    } else if cause.contains("UnknownIssuer") {
+        "; nobody vouches for its certificate whom the engine trusts: [egress] ca_file, or the system's store"
+    } else {
+        ""
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

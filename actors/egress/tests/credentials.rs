@@ -258,6 +258,39 @@ async fn a_redirect_to_another_origin_carries_nothing_of_it() {
     assert_eq!(other.asked(), Vec::<String>::new());
 }
 
+/// Sends whoever asks for `/to/PORT/…` there.
+fn forwarding(text: &str) -> Option<String> {
+    let path = text.split(' ').nth(1).unwrap();
+    Some(match path.strip_prefix("/to/") {
+        Some(to) => format!("HTTP/1.1 307 x\r\nlocation: http://127.0.0.1:{to}\r\n"),
+        None => "HTTP/1.1 200 OK\r\n".to_owned(),
+    })
+}
+
+/// Its hosts are names, and any port of one may be another server's.
+#[tokio::test]
+async fn a_redirect_to_another_port_of_its_host_carries_nothing_of_it_and_nothing_back() {
+    let (first, other) = (Server::start(forwarding).await, Server::start(forwarding).await);
+    let hook = Credential { body: true, ..credential("hook", Adds::Nothing) };
+    let actor = actor(vec![hook, credential("auth", Adds::Header("X-Auth".into()))]).await;
+    let mut wanted = fetch(first.url(&format!("/to/{}/to/{}/echo", other.port, first.port)));
+    wanted.request.body = Some(b"${secret:hook}".to_vec());
+    told(&ask(&actor, wanted).await);
+    let (at_first, at_other) = (first.asked(), other.asked_once());
+    assert!(at_first[0].contains(&format!("x-auth: {KEY}")) && at_first[0].ends_with(KEY), "{at_first:?}");
+    // The other one says what is asked of the first one then.
+    for away in [&at_other, &at_first[1]] {
+        assert!(!away.contains("s3cr3t") && !away.contains("x-auth") && away.ends_with("${secret:hook}"), "{away}");
+    }
+    let mut named = fetch(first.url(&format!("/to/{}/echo", other.port)));
+    named.request.headers.push(Header { name: "User-Agent".into(), value: "${secret:hook}".into() });
+    let refused = ask(&actor, named).await.unwrap_err();
+    let message =
+        "`${secret:hook}`: a redirect led to another origin, and it stays with the first one ([[egress.credentials]])";
+    assert_eq!((refused.kind.name(), &*refused.message), ("denied", message));
+    assert_eq!(other.asked(), Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn of_an_effect_a_location_and_a_cut_body_have_nothing_of_it() {
     let server = Server::start(|text| {

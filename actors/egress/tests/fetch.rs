@@ -132,6 +132,10 @@ async fn serve(mut stream: TcpStream, port: u16) {
         "/forbidden" => (redirect("302", "http://evil.test/"), String::new()),
         "/loop" => (redirect("302", "/loop"), String::new()),
         "/raw" => (redirect("302", "/echo/b\u{fc}cher a?n=\u{fc}#part"), String::new()),
+        "/odd" => {
+            let lines = "Bad Name: x\r\nno colon\r\nx-del: a\x7fb\r\nx-folded: a\r\n b\r\nX-Spaced : y\r\n";
+            (format!("HTTP/1.1 200\r\n{lines}"), "as it is".to_owned())
+        }
         "/packed" => ("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n".to_owned(), "as it is".to_owned()),
         "/file" => (redirect("302", "file:///etc/passwd"), String::new()),
         "/data" => (redirect("302", "data:text/plain,x"), String::new()),
@@ -182,6 +186,17 @@ async fn a_request_goes_out_as_it_is_and_any_status_is_an_answer() {
     let packed = ask(&actor, fetch_of("GET", url("/packed"))).await.unwrap();
     assert_eq!(text(packed), "as it is", "what is packed is the module's to unpack");
     assert!(refused.headers.iter().any(|header| header.name == "retry-after" && header.value == "7"));
+}
+
+/// An effect that arrived would go out again and again.
+#[tokio::test]
+async fn lines_that_are_no_headers_keep_no_answer_away() {
+    let (actor, port) = (actor(EgressLimits::default()).await, server().await);
+    let answer = ask(&actor, fetch_of("POST", format!("http://127.0.0.1:{port}/odd"))).await.unwrap();
+    let odd: Vec<_> = answer.headers.iter().filter(|header| header.name.starts_with("x-")).collect();
+    let odd: Vec<_> = odd.iter().map(|header| (&*header.name, header.value.split_whitespace().count())).collect();
+    assert_eq!(odd, [("x-folded", 2), ("x-spaced", 1)]);
+    assert_eq!(text(answer), "as it is");
 }
 
 #[tokio::test]

@@ -51,6 +51,23 @@ fn each_log_that_counts_is_one_message_with_its_values() {
     }
 }
 
+/// Every transfer is of another amount: each has a cooldown of its own, and all together have one.
+#[test]
+fn a_cooldown_is_of_the_rule_or_of_each_value() {
+    for (per, least) in [("", 1), ("per = \"value\"\n", 4)] {
+        let receiver = Receiver::start();
+        let url = format!("url = \"{}/alerts\"", receiver.url());
+        let cooldown = format!("cooldown = \"1d\"\n{per}");
+        let changes =
+            [("url = \"http://127.0.0.1:9099/alerts\"", url.as_str()), ("cooldown = \"10s\"\n", cooldown.as_str())];
+        let engine = Setup::new().mock(31337, TRANSFERS).module("notify", "notify", &changes).start();
+        eventually("messages", || if receiver.hits().len() >= least { Ok(()) } else { Err(engine.ctl(&["tree"])) });
+        engine.module_until("notify", "went on", |node| node["events_processed"].as_u64() > Some(20));
+        let is_one = receiver.hits().len() == 1;
+        assert_eq!(is_one, per.is_empty(), "{:#?}", receiver.hits());
+    }
+}
+
 #[test]
 fn a_rule_that_is_wrong_is_named_with_what_would_be_right() {
     let changes = [("when = \"value >= 4 ether", "when = \"valeu >= 4 ether")];

@@ -136,6 +136,7 @@ fn of_http(answer: Result<Response, HostError>, now_ms: u64) -> Verdict {
         408 | 425 | 429 | 500.. => {
             let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("retry-after"));
             let after = header.and_then(|header| patience::retry_after(&header.value, now_ms));
+            let after = after.or_else(|| patience::of_body(&response.body));
             Verdict::Retry { error: described(status, &response.body), after, counts: true }
         }
         300..400 => Verdict::Failed(format!("status {status}: a redirect that cannot carry the request on")),
@@ -301,5 +302,12 @@ mod tests {
         assert_eq!(after("7"), Some(Duration::from_secs(7)));
         assert_eq!(after("Tue, 14 Nov 2023 22:14:20 GMT"), Some(Duration::from_secs(60)));
         assert_eq!(after("soon"), None);
+        // In the body, when the header does not say it.
+        for (header, seconds) in [(None, 35), (Some("soon"), 35), (Some("7"), 7)] {
+            let body = br#"{"ok":false,"error_code":429,"parameters":{"retry_after":35}}"#.to_vec();
+            let told = answer(429, header).map(|answer| Response { body, ..answer });
+            let Verdict::Retry { after, .. } = of_http(told, 0) else { panic!("429 is tried again") };
+            assert_eq!(after, Some(Duration::from_secs(seconds)));
+        }
     }
 }

@@ -22,6 +22,9 @@ impl Value {
         if text.chars().any(char::is_control) {
             return Err("has a control character, such as the end of a line: neither a header nor a URL can".to_owned());
         }
+        if text.trim() != text {
+            return Err("begins or ends with a blank, which no header keeps and no secret has: leave it out".to_owned());
+        }
         Ok(value)
     }
 
@@ -66,6 +69,10 @@ mod tests {
         {
             let error = text(wrong).unwrap_err();
             assert!(error.contains(said) && !error.contains("k3y"), "{error}");
+        }
+        for wrong in [" k3y", "k3y ", "k3y\u{a0}", " "] {
+            let error = text(wrong).unwrap_err();
+            assert!(error.starts_with("begins or ends with a blank") && !error.contains("k3y"), "{error}");
         }
         assert!(Value::text(vec![b'k', 0xff]).unwrap_err().starts_with("is no UTF-8"));
         assert!(Value::text(vec![b'k'; VALUE_BYTES_MAX]).is_ok());

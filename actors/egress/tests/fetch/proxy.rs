@@ -20,6 +20,9 @@ use super::{
 const AUTHORITY: &[u8] = include_bytes!("tls/authority.pem");
 const SERVER: &[u8] = include_bytes!("tls/server.pem");
 const SERVER_KEY: &[u8] = include_bytes!("tls/server.key");
+/// Of an authority, for `localhost`, until 2120.
+const SELF_SIGNED: &[u8] = include_bytes!("tls/self-signed.pem");
+const SELF_SIGNED_KEY: &[u8] = include_bytes!("tls/self-signed.key");
 
 /// `me:k3y`, as Basic authentication writes it.
 const SIGNED_IN: &str = "proxy-authorization: Basic bWU6azN5";
@@ -36,8 +39,12 @@ fn through(port: u16, args: Args) -> Args {
 }
 
 fn acceptor() -> TlsAcceptor {
-    let chain = vec![CertificateDer::from_pem_slice(SERVER).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(SERVER_KEY).unwrap();
+    acceptor_with(SERVER, SERVER_KEY)
+}
+
+fn acceptor_with(certificate: &[u8], key: &[u8]) -> TlsAcceptor {
+    let chain = vec![CertificateDer::from_pem_slice(certificate).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(key).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap();
@@ -64,13 +71,17 @@ async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 
 /// A server over TLS.
 async fn secure() -> u16 {
+    secure_with(SERVER, SERVER_KEY).await
+}
+
+async fn secure_with(certificate: &'static [u8], key: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 // A client that does not know the authority ends it.
-                if let Ok(stream) = acceptor().accept(stream).await {
+                if let Ok(stream) = acceptor_with(certificate, key).accept(stream).await {
                     echo(stream).await;
                 }
             });
@@ -123,6 +134,14 @@ async fn the_operators_authorities_vouch_in_place_of_the_systems() {
     assert_eq!(refused.message, "the engine cannot set up TLS: ca.pem is no file");
     let unknown = ask(&started(named(hosts)).await, allowed(&url)).await.unwrap_err();
     assert!(unknown.kind.name() == "unavailable" && !unknown.message.contains("k3y"), "{}", unknown.message);
+    // A self-signed certificate that is an authority's.
+    let port = secure_with(SELF_SIGNED, SELF_SIGNED_KEY).await;
+    let read = || Authorities::parse(SELF_SIGNED).map(Roots::Only);
+    let actor = started(Args { certificates: Arc::new(read), ..named(hosts) }).await;
+    let told = ask(&actor, allowed(&url)).await.unwrap_err().message;
+    assert!(told.ends_with("whom the engine trusts: [egress] ca_file, or the system's store"), "{told}");
+    let refused = ask(&actor, allowed(&format!("https://localhost:{port}/"))).await.unwrap_err();
+    assert!(refused.message.ends_with("this authority signed, or one without CA:TRUE"), "{}", refused.message);
 }
 
 #[tokio::test]
@@ -144,6 +163,30 @@ async fn all_requests_go_through_the_proxy_and_its_password_to_nobody_else() {
     assert!(!format!("{status:?}").contains("bWU6azN5") && !format!("{status:?}").contains("k3y"), "{status:?}");
 }
 
+/// What is wrong with the proxy is no answer of the server's, and an effect is tried again.
+#[tokio::test]
+async fn a_proxy_that_wants_another_password_is_told_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                if head(&mut stream).await.is_none() {
+                    return;
+                }
+                let _ = stream.write_all(b"HTTP/1.1 407 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+            });
+        }
+    });
+    let actor = started(through(port, with_authority(named(hosts)))).await;
+    let shown =
+        format!("the proxy http://***@127.0.0.1:{port} wants another user or password: [egress] proxy has them");
+    let refused = ask(&actor, allowed("http://public.test/")).await.unwrap_err();
+    assert_eq!((refused.kind.name(), refused.message), ("unavailable", shown));
+    let tunnel = ask(&actor, allowed("https://secure.test/")).await.unwrap_err();
+    assert!(tunnel.kind.name() == "unavailable" && tunnel.message.contains("proxy"), "{}", tunnel.message);
+}
+
 /// It would connect to whatever it is asked for.
 #[tokio::test]
 async fn a_proxy_is_asked_for_nothing_that_modules_may_not_reach() {
@@ -160,6 +203,11 @@ async fn a_proxy_is_asked_for_nothing_that_modules_may_not_reach() {
         let refused = ask(&actor, allowed(url)).await.unwrap_err();
         assert_eq!(refused.kind.name(), "denied", "{url}: {}", refused.message);
     }
+    // An address of which nobody can tell whether it is this machine's, on the port of a listener on all addresses.
+    let listeners = watch::channel(vec!["[::]:81".parse().unwrap()]).1;
+    let listening = started(through(port, Args { listeners, ..named(hosts) })).await;
+    let refused = ask(&listening, allowed("http://[fe80::1]:81/")).await.unwrap_err();
+    assert_eq!(refused.kind.name(), "denied", "{}", refused.message);
     assert_eq!(came.load(Ordering::SeqCst), 0);
 
     let nowhere = Proxy::parse("http://me:k3y@no-such-proxy.test:3128").unwrap();

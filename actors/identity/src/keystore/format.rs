@@ -72,9 +72,12 @@ struct Step<P> {
     message: String,
 }
 
+/// What some wallets and editors write before a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// The file as JSON, when it is one of a key at all.
 pub fn as_key_file(text: &[u8]) -> Option<Value> {
-    let file: Value = serde_json::from_slice(text).ok()?;
+    let file: Value = serde_json::from_slice(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)).ok()?;
     let has = |name: &str| file.get(name).is_some_and(Value::is_object);
     (has("crypto") || has("Crypto")).then_some(file)
 }

@@ -129,6 +129,18 @@ fn a_file_that_names_another_account_is_not_used() {
 }
 
 #[test]
+fn a_byte_order_mark_before_a_key_file_is_passed_over() {
+    let name = "eth-account-pbkdf2.json";
+    let directory = directory(&[name]);
+    let text = fs::read(directory.path().join(name)).unwrap();
+    put(&directory, name, &[b"\xef\xbb\xbf".as_slice(), text.as_slice()].concat(), 0o600);
+    let listing = list(directory.path()).unwrap();
+    let expected = read(&fixtures().join("expected.json"));
+    let password = expected[name]["password"].as_str().unwrap();
+    assert!(listing.keys.len() == 1 && open(&listing.keys[0], password).is_ok());
+}
+
+#[test]
 fn what_means_harm_or_is_no_key_is_named_and_left_alone() {
     let outside = directory(&["eth-account-pbkdf2.json"]);
     let directory = directory(&["eth-account-pbkdf2.json", "eip2335-pbkdf2.json"]);

@@ -2,16 +2,31 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use serde_json::Value;
+
 /// The time that it asks for, from the value of `Retry-After`: seconds, or a date, which is held against
 /// `now_ms`. What is longer than anything can count is the longest there is.
 pub fn retry_after(value: &str, now_ms: u64) -> Option<Duration> {
     let value = value.trim();
-    if let Some(seconds) = value.parse::<f64>().ok().filter(|seconds| seconds.is_finite() && *seconds >= 0.0) {
-        return Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+    if let Some(time) = value.parse().ok().and_then(seconds) {
+        return Some(time);
     }
     let date = httpdate::parse_http_date(value).ok()?;
     let at = date.duration_since(UNIX_EPOCH).ok()?;
     Some(at.saturating_sub(Duration::from_millis(now_ms)))
+}
+
+/// The time that the body of an answer asks for: in `retry_after`, as Discord says it, or in the `parameters` of Telegram,
+/// both in seconds.
+pub fn of_body(body: &[u8]) -> Option<Duration> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let told = body.get("retry_after").or_else(|| body.pointer("/parameters/retry_after"));
+    told.and_then(Value::as_f64).and_then(seconds)
+}
+
+fn seconds(seconds: f64) -> Option<Duration> {
+    let is_time = seconds.is_finite() && seconds >= 0.0;
+    is_time.then(|| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
 #[cfg(test)]
@@ -36,6 +51,21 @@ mod tests {
         ];
         for (value, after) in cases {
             assert_eq!(retry_after(value, now_ms), after, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_body_of_an_answer_may_say_it() {
+        for (body, after) in [
+            (r#"{"message":"You are being rate limited.","retry_after":64.57,"global":false}"#, Some(64_570)),
+            (r#"{"ok":false,"error_code":429,"parameters":{"retry_after":35}}"#, Some(35_000)),
+            (r#"{"retry_after":-1}"#, None),
+            (r#"{"retry_after":"5"}"#, None),
+            (r#"[{"retry_after":5}]"#, None),
+            ("rate_limited", None),
+            ("", None),
+        ] {
+            assert_eq!(of_body(body.as_bytes()), after.map(Duration::from_millis), "{body}");
         }
     }
 }

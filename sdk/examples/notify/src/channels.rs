@@ -14,6 +14,13 @@ use crate::value::Fields;
 const PAGERDUTY_URL: &str = "https://events.pagerduty.com/v2/enqueue";
 /// Of Discord's link previews, and of nothing else.
 const DISCORD_NO_PREVIEWS: u32 = 4;
+/// What each place takes of a message; the length is counted in units of UTF-16, of which no place takes fewer than it says.
+const SLACK_UNITS_MAX: usize = 4_000;
+const DISCORD_UNITS_MAX: usize = 2_000;
+const TELEGRAM_UNITS_MAX: usize = 4_096;
+const PAGERDUTY_UNITS_MAX: usize = 1_024;
+/// Of a webhook or a mail, which have limits of their own.
+const UNITS_MAX: usize = 3_000;
 /// Bytes of a template of a body.
 const BODY_BYTES_MAX: usize = 8_192;
 
@@ -37,8 +44,10 @@ pub enum Words<'a> {
 }
 
 impl Alert<'_> {
-    fn text(&self, markup: Markup, chars_max: usize) -> Result<String> {
-        let mut message = Message::new(markup, chars_max);
+    fn text(&self, markup: Markup, units_max: usize) -> Result<String> {
+        // It stands behind a message that is cut, too.
+        let more = if self.more > 0 { format!(" ({} more since the last)", self.more) } else { String::new() };
+        let mut message = Message::new(markup, units_max - more.len());
         if self.is_over {
             message.text("Over: ");
         }
@@ -46,10 +55,11 @@ impl Alert<'_> {
             Words::Template(template) => template.write(self.fields, &mut message)?,
             Words::Fixed(text) => message.text(text),
         }
-        if self.more > 0 {
-            message.text(&format!(" ({} more since the last)", self.more));
+        // Chats refuse a message without a character to read.
+        if message.is_blank() {
+            message.text(self.title);
         }
-        Ok(message.finish())
+        Ok(message.finish() + &more)
     }
 
     /// The fields as text, for whoever reads them by name.
@@ -155,24 +165,24 @@ impl Channel {
                 "severity": alert.severity,
                 "state": if alert.is_over { "over" } else { "alert" },
                 "incident": alert.incident,
-                "message": alert.text(Markup::Plain, 3_000)?,
+                "message": alert.text(Markup::Plain, UNITS_MAX)?,
                 "values": alert.values(),
             })),
             Kind::Slack => safe(&json!({
-                "text": alert.text(Markup::Slack, 3_000)?,
+                "text": alert.text(Markup::Slack, SLACK_UNITS_MAX)?,
                 "mrkdwn": false,
                 "unfurl_links": false,
                 "unfurl_media": false,
             })),
             Kind::Discord => safe(&json!({
-                "content": alert.text(Markup::Discord, 1_900)?,
+                "content": alert.text(Markup::Discord, DISCORD_UNITS_MAX)?,
                 "allowed_mentions": { "parse": [] },
                 "flags": DISCORD_NO_PREVIEWS,
             })),
             Kind::Telegram { chat_id } => safe(&json!({
                 "chat_id": chat_id,
-                // Without a parse_mode nothing is markup. The bound counts characters of 16 bits.
-                "text": alert.text(Markup::Plain, 2_000)?,
+                // Without a parse_mode nothing is markup.
+                "text": alert.text(Markup::Plain, TELEGRAM_UNITS_MAX)?,
                 "link_preview_options": { "is_disabled": true },
             })),
             Kind::PagerDuty { routing_key } => {
@@ -182,7 +192,7 @@ impl Channel {
                 });
                 if !alert.is_over {
                     event["payload"] = json!({
-                        "summary": alert.text(Markup::Plain, 1_000)?,
+                        "summary": alert.text(Markup::Plain, PAGERDUTY_UNITS_MAX)?,
                         "source": "nexum",
                         "component": alert.rule,
                         "severity": alert.severity,
@@ -199,7 +209,7 @@ impl Channel {
                     match part {
                         Part::Text(text) => body.push_str(text),
                         Part::Subject => body.push_str(&inner(alert.title)),
-                        Part::Message => body.push_str(&inner(&alert.text(Markup::Plain, 3_000)?)),
+                        Part::Message => body.push_str(&inner(&alert.text(Markup::Plain, UNITS_MAX)?)),
                         Part::Severity => body.push_str(&inner(alert.severity)),
                         Part::Rule => body.push_str(&inner(alert.rule)),
                     }
@@ -214,6 +224,20 @@ impl Channel {
         let request = outbox::http("POST", self.url.as_str()).body(body).key(key).release(release);
         self.headers.iter().fold(request, |request, (name, value)| request.header(name.as_str(), value.as_str()))
     }
+}
+
+/// Why an answer with a status of success is a refusal nevertheless: there are chats that say it in the body alone.
+pub fn refusal(answer: &[u8]) -> Option<String> {
+    let answer: Json = serde_json::from_slice(answer).ok()?;
+    let is_false = |name: &str| answer.get(name).and_then(Json::as_bool) == Some(false);
+    let has_code = answer.get("errcode").and_then(Json::as_i64).is_some_and(|code| code != 0);
+    if !(is_false("ok") || is_false("success") || has_code) {
+        return None;
+    }
+    let why = ["error", "description", "errmsg", "message"].iter().find_map(|name| answer.get(name)?.as_str());
+    let mut told = Message::new(Markup::Plain, UNITS_MAX);
+    told.value(why.unwrap_or("the answer does not say why"));
+    Some(told.finish())
 }
 
 /// JSON without a `$`.
@@ -308,6 +332,66 @@ mod tests {
         let webhook = json_of(&[("kind", "webhook"), URL], false, 0);
         assert_eq!((&webhook["rule"], &webhook["state"]), (&"big".into(), &"alert".into()));
         assert_eq!(webhook["values"], json!({ "memo": MEMO, "value": "5" }));
+    }
+
+    fn text_of(kind: &[(&str, &str)], name: &str, words: &str, more: u64) -> String {
+        let (template, fields) = (Template::parse(words, &Scope::default()).unwrap(), Fields::default());
+        let alert = Alert {
+            rule: "big",
+            title: "Big move",
+            severity: "info",
+            words: Words::Template(&template),
+            more,
+            is_over: false,
+            incident: "big/1",
+            fields: &fields,
+        };
+        let said: Json = serde_json::from_str(&channel(kind).unwrap().body(&alert).unwrap()).unwrap();
+        said.pointer(name).unwrap().as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn no_place_gets_more_than_it_takes_or_nothing_to_read() {
+        let (slack, discord) = ([("kind", "slack"), URL], [("kind", "discord"), URL]);
+        let telegram = [("kind", "telegram"), URL, ("chat_id", "1")];
+        let pager = [("kind", "pagerduty"), ("routing_key", "k")];
+        let places = [
+            (&slack[..], "/text", 4_000),
+            (&discord[..], "/content", 2_000),
+            (&telegram[..], "/text", 4_096),
+            (&pager[..], "/payload/summary", 1_024),
+        ];
+        for (kind, name, units_max) in places {
+            // Two units each.
+            for long in ["\u{1f514}".repeat(4_096), "<".repeat(4_096)] {
+                let text = text_of(kind, name, &long, 12);
+                assert!(text.ends_with("… [cut] (12 more since the last)"), "{text}");
+                let units = text.encode_utf16().count();
+                assert!(units <= units_max && units > units_max - 4, "{name}: {units}");
+            }
+            assert_eq!(text_of(kind, name, " ", 0), " Big move");
+        }
+    }
+
+    #[test]
+    fn a_refusal_with_a_status_of_success_is_one() {
+        for (answer, why) in [
+            (r#"{"ok":false,"error":"channel_not_found"}"#, Some("channel_not_found")),
+            (
+                r#"{"ok":false,"error_code":400,"description":"Bad Request: chat not found"}"#,
+                Some("Bad Request: chat not found"),
+            ),
+            (r#"{"errcode":310000,"errmsg":"keywords not in content"}"#, Some("keywords not in content")),
+            (r#"{"success":false}"#, Some("the answer does not say why")),
+            (r#"{"ok":true,"error":"x"}"#, None),
+            (r#"{"errcode":0,"errmsg":"ok"}"#, None),
+            (r#"{"status":"success","dedup_key":"x"}"#, None),
+            (r#"[{"ok":false}]"#, None),
+            ("ok", None),
+            ("", None),
+        ] {
+            assert_eq!(refusal(answer.as_bytes()).as_deref(), why, "{answer}");
+        }
     }
 
     #[test]

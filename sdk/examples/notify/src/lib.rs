@@ -16,17 +16,19 @@ mod told;
 mod value;
 
 use nexum_sdk::{
-    self as nexum, Block, Config, Context, Log, Outcome, OutcomeStatus, Reorg, Result, Tick, hex, state::Item,
-    state::Map,
+    self as nexum, Block, Config, Context, Log, Outcome, OutcomeStatus, Reorg, Result, Tick, hex, outbox::Release,
+    state::Item, state::Map,
 };
 
 use crate::channels::{Alert, Channel, Words};
 use crate::rules::{Event, Rule};
-use crate::told::{Next, Told};
+use crate::told::{Apart, Next, Told};
 use crate::value::Fields;
 
 /// What was said of each rule.
 const TOLD: Map<String, Told> = Map::new("rule");
+/// What was said of each value that a rule keeps apart.
+const APART: Map<String, Apart> = Map::new("per");
 /// Messages that a channel never took.
 const LOST: Item<u64> = Item::new("lost");
 
@@ -130,22 +132,41 @@ impl Notify {
     #[on_outcome]
     fn outcome(&mut self, outcome: Outcome) -> Result<()> {
         match outcome.status {
-            OutcomeStatus::Delivered(_) => Ok(()),
-            OutcomeStatus::Failed(reason) | OutcomeStatus::Cancelled(reason) => {
-                nexum::warn!("message {} did not arrive: {reason}", outcome.key);
-                LOST.update(|lost| lost.unwrap_or(0) + 1).map(drop)
-            }
+            OutcomeStatus::Delivered(answer) => match channels::refusal(&answer) {
+                None => Ok(()),
+                Some(reason) => Self::lost(&outcome.key, &reason),
+            },
+            OutcomeStatus::Failed(reason) | OutcomeStatus::Cancelled(reason) => Self::lost(&outcome.key, &reason),
         }
+    }
+
+    fn lost(key: &str, reason: &str) -> Result<()> {
+        nexum::warn!("message {key} did not arrive: {reason}");
+        LOST.update(|lost| lost.unwrap_or(0) + 1).map(drop)
     }
 
     /// Something that a rule is about happened.
     fn happened(&self, rule: &Rule, fields: &Fields, event: &str, now_ms: u64, room: &mut Room) -> Result<()> {
         let mut told = TOLD.get(&rule.name)?.unwrap_or_default();
         let incident = format!("{}/{event}", rule.name);
-        let words = Words::Template(&rule.message);
-        let saying = Saying { words, event, incident: &incident, is_over: false, more: told.more, fields };
+        let saying = |more: u64| {
+            let words = Words::Template(&rule.message);
+            Saying { words, event, incident: &incident, is_over: false, more, fields }
+        };
+        if let Some(value) = rule.apart(fields)? {
+            let mut apart = APART.get(&rule.name)?.unwrap_or_default();
+            let says = !apart.is_quiet(&value, now_ms, rule.cooldown_ms);
+            if says && self.say(rule, &rule.channels, saying(apart.more(&value)), room)? {
+                apart.said(&value, now_ms);
+                told.said(now_ms);
+            } else {
+                apart.kept_back(&value);
+            }
+            APART.set(&rule.name, &apart)?;
+            return TOLD.set(&rule.name, &told);
+        }
         let says = told.happened(now_ms, rule.cooldown_ms) == Next::Alert;
-        if says && self.say(rule, &rule.channels, saying, room)? {
+        if says && self.say(rule, &rule.channels, saying(told.more), room)? {
             told.said(now_ms);
         } else {
             told.kept_back();
@@ -228,8 +249,12 @@ impl Notify {
         (room.messages, room.bytes) = (messages_left, bytes_left);
         for (channel, body) in messages {
             let key = format!("{name}/{}/{event}", channel.name);
-            // In order, so that the end of something is not told before its beginning.
-            let lane = format!("{name}/{}", channel.name);
+            // In order, so that the end of something is not told before its beginning, and that a place that asks for
+            // patience is left alone by all rules. What waits for its block to be final holds up its own rule alone.
+            let lane = match rule.release {
+                Release::Committed => channel.name.clone(),
+                _ => format!("{name}/{}", channel.name),
+            };
             let sent = channel.request(body, &key, rule.release).lane(lane).send();
             sent.context(format_args!("rule `{name}`, channel `{}`", channel.name))?;
         }

@@ -1,6 +1,6 @@
 //! The rules, read once at init: everything that is wrong with one is said with its name.
 
-use nexum_sdk::alloy::primitives::U256;
+use nexum_sdk::alloy::primitives::{U256, keccak256};
 use nexum_sdk::outbox::Release;
 use nexum_sdk::{Block, Config, Context, Error, ErrorKind, Log, Reorg, Result, chain, hex};
 use serde_json::json;
@@ -11,8 +11,11 @@ use crate::condition::Condition;
 use crate::scanner::Wrong;
 use crate::settings::Table;
 use crate::template::Template;
+use crate::told;
 use crate::value::{self, Fields, Kind, Number, Scope, Value};
 
+/// Of a rule's title, which is the subject of mails.
+const TITLE_CHARS_MAX: usize = 200;
 const SEVERITIES: [&str; 4] = ["critical", "error", "warning", "info"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct Rule {
     /// What is said when a state that was told of is over.
     pub resolved: Option<Template>,
     pub cooldown_ms: u64,
+    /// Fields whose values have a cooldown each.
+    per: Vec<String>,
     pub release: Release,
     /// Places in the list of all channels.
     pub channels: Vec<usize>,
@@ -115,7 +120,11 @@ impl Rule {
             _ => return Err(table.wrong("`release` is committed, safe or finalized")),
         };
         let title = table.text("title")?.unwrap_or(&name).to_owned();
+        if title.trim().is_empty() || title.chars().count() > TITLE_CHARS_MAX || title.contains(char::is_control) {
+            return Err(table.wrong(format!("`title` is one line of at most {TITLE_CHARS_MAX} characters")));
+        }
         let cooldown_ms = table.duration_ms("cooldown")?.unwrap_or(0);
+        let per = if event == Event::Log { told::per(&mut table, &scope, cooldown_ms)? } else { Vec::new() };
         let channels = of_names(&table.texts("channels")?, channels).map_err(|message| table.wrong(message))?;
         table.end()?;
         Ok(Self {
@@ -128,6 +137,7 @@ impl Rule {
             message,
             resolved,
             cooldown_ms,
+            per,
             release,
             channels,
             addresses,
@@ -139,6 +149,20 @@ impl Rule {
     /// Whether the condition holds; a rule without one is about every event of its kind.
     pub fn holds(&self, fields: &Fields) -> Result<bool> {
         self.when.as_ref().map_or(Ok(true), |when| when.holds(fields)).context(format_args!("rule `{}`", self.name))
+    }
+
+    /// What stands for the values that have a cooldown of their own, where it has such.
+    pub fn apart(&self, fields: &Fields) -> Result<Option<String>> {
+        if self.per.is_empty() {
+            return Ok(None);
+        }
+        let value = |name: &String| {
+            let value = fields.find(name);
+            value.ok_or_else(|| Error::msg(format!("rule `{}`: this event has no field `{name}`", self.name)))
+        };
+        let values = self.per.iter().map(value).collect::<Result<Vec<_>>>()?;
+        // Values are as long as whoever wrote them likes.
+        Ok(Some(hex::encode(&keccak256(format!("{values:?}")).0[..12])))
     }
 
     /// Whether what happens on this chain is this rule's.
@@ -353,7 +377,7 @@ mod tests {
             (&[event], "`message` is missing"),
             (
                 &[event, message, ("adress", ADDRESS)],
-                "`adress` is not known here; known are event, chain_id, address, signature, when, message, severity, release, title, cooldown, channels",
+                "`adress` is not known here; known are event, chain_id, address, signature, when, message, severity, release, title, cooldown, per, channels",
             ),
             (&[event, message, ("address", "0x12")], "`address`: `0x12` is no address: 0x and 40 digits"),
             (
@@ -370,6 +394,16 @@ mod tests {
             ),
             (&[event, message, ("channels", "opps")], "there is no channel `opps`; there are: ops"),
             (&[event, message, ("severity", "bad")], "`severity` is critical, error, warning, info"),
+            (
+                &[event, message, transfer, ("per", "from")],
+                "`per` names fields, each value of which has a `cooldown` of its own",
+            ),
+            (
+                &[event, message, transfer, ("per", "form"), ("cooldown", "1m")],
+                "`per`: `form` is not known here; known are from, value, chain, address, block, block_hash, time, tx, log_index, data",
+            ),
+            (&[event, message, ("title", "two\nlines")], "`title` is one line of at most 200 characters"),
+            (&[event, message, ("title", " ")], "`title` is one line of at most 200 characters"),
             (&[event, message, ("release", "soon")], "`release` is committed, safe or finalized"),
             (
                 &[("event", "block"), message, ("balance_of", ADDRESS), ("call", "f() returns (bool)")],

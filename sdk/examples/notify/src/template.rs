@@ -57,16 +57,30 @@ impl Markup {
     }
 }
 
-/// A text that grows up to a number of characters.
+/// What a text ends with that was cut.
+const CUT: &str = "… [cut]";
+/// Its length, as `Message` counts.
+const CUT_UNITS: usize = 7;
+
+/// A text that grows up to a length, in units of UTF-16: no place of those that are told counts fewer characters in it.
 pub struct Message {
     text: String,
-    left: usize,
+    units: usize,
+    units_max: usize,
+    /// Where it is cut if it gets too long, bytes.
+    cut_at: usize,
+    is_cut: bool,
     markup: Markup,
 }
 
 impl Message {
-    pub fn new(markup: Markup, chars_max: usize) -> Self {
-        Self { text: String::new(), left: chars_max, markup }
+    pub fn new(markup: Markup, units_max: usize) -> Self {
+        Self { text: String::new(), units: 0, units_max, cut_at: 0, is_cut: false, markup }
+    }
+
+    /// Whether there is nothing to read in it.
+    pub fn is_blank(&self) -> bool {
+        self.text.trim().is_empty()
     }
 
     /// Appends the operator's own words.
@@ -85,19 +99,21 @@ impl Message {
     }
 
     fn push(&mut self, c: char, is_value: bool) {
+        if self.is_cut {
+            return;
+        }
         let mut escaped = String::new();
         self.markup.push(&mut escaped, c, is_value);
-        let chars = escaped.chars().count();
-        match self.left {
-            0 => {}
-            left if left > chars => {
-                self.text.push_str(&escaped);
-                self.left -= chars;
-            }
-            _ => {
-                self.text.push('…');
-                self.left = 0;
-            }
+        self.units += escaped.encode_utf16().count();
+        if self.units > self.units_max {
+            self.text.truncate(self.cut_at);
+            self.text.push_str(CUT);
+            self.is_cut = true;
+            return;
+        }
+        self.text.push_str(&escaped);
+        if self.units + CUT_UNITS <= self.units_max {
+            self.cut_at = self.text.len();
         }
     }
 
@@ -216,12 +232,12 @@ mod tests {
         Scope(known.map(|(name, kind)| (name.to_owned(), kind)).to_vec())
     }
 
-    fn written(text: &str, memo: &str, markup: Markup, chars_max: usize) -> String {
+    fn written(text: &str, memo: &str, markup: Markup, units_max: usize) -> String {
         let mut fields = Fields::default();
         fields.push("value", Value::Number(Number::from(1_500_000u64)));
         fields.push("to", Value::Bytes(vec![0x11; 20]));
         fields.push("memo", Value::Text(memo.into()));
-        let mut message = Message::new(markup, chars_max);
+        let mut message = Message::new(markup, units_max);
         Template::parse(text, &scope()).unwrap().write(&fields, &mut message).unwrap();
         message.finish()
     }
@@ -260,8 +276,14 @@ mod tests {
     #[test]
     fn a_message_is_bounded_and_never_cut_within_an_escape() {
         assert_eq!(written("{memo}", &"x".repeat(300), Markup::Plain, 500).chars().count(), VALUE_CHARS_MAX + 1);
-        assert_eq!(written("{memo}", &"<".repeat(100), Markup::Slack, 10), "&lt;&lt;…");
+        assert_eq!(CUT.encode_utf16().count(), CUT_UNITS);
+        assert_eq!(written("{memo}", &"<".repeat(100), Markup::Slack, 15), "&lt;&lt;… [cut]");
+        assert_eq!(written("{memo}", &"<".repeat(100), Markup::Slack, 14), "&lt;… [cut]");
+        assert_eq!(written("{memo}", "<<<", Markup::Slack, 12), "&lt;&lt;&lt;");
         let long = written(&"word ".repeat(800), "", Markup::Plain, 1_000);
-        assert_eq!((long.chars().count(), long.ends_with('…')), (1_000, true));
+        assert_eq!((long.chars().count(), long.ends_with("… [cut]")), (1_000, true));
+        // A character of two units is one of them or none.
+        assert_eq!(written(&"\u{1f514}".repeat(10), "", Markup::Plain, 12), "\u{1f514}\u{1f514}… [cut]");
+        assert_eq!(written(&"\u{1f514}".repeat(6), "", Markup::Plain, 12), "\u{1f514}".repeat(6));
     }
 }

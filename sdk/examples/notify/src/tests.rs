@@ -73,7 +73,7 @@ fn every_log_that_counts_is_told_once_in_each_channel() {
     let key = |index: u32| format!("big/chat/0x{hash}-{index}");
     assert_eq!(said(), [(key(1), "5000 moved".to_owned()), (key(2), "6000 moved".to_owned())]);
     let sent = testing::sent();
-    assert_eq!((sent.len(), sent[0].lane.as_deref()), (4, Some("big/chat")));
+    assert_eq!((sent.len(), sent[0].lane.as_deref()), (4, Some("chat")));
     assert_eq!(TOLD.get(&"big".to_owned()).unwrap().unwrap().alerts, 2);
 }
 
@@ -84,6 +84,27 @@ fn the_cooldown_counts_what_it_keeps_back() {
         module.logs(vec![transfer(5_000, at, 0)]).unwrap();
     }
     assert_eq!(texts(), ["5000 moved", "5000 moved (2 more since the last)"]);
+}
+
+/// A message that waits for its block to be final must not hold up those of other rules.
+#[test]
+fn what_waits_for_its_block_waits_in_a_lane_of_its_rule() {
+    let mut module = module(&[&TRANSFERS[..], &[("release", "finalized")][..]].concat());
+    module.logs(vec![transfer(5_000, 1, 1)]).unwrap();
+    let lanes: Vec<_> = testing::sent().into_iter().map(|sent| sent.lane.unwrap()).collect();
+    assert_eq!(lanes, ["big/chat", "big/pager"]);
+}
+
+#[test]
+fn a_cooldown_may_be_of_each_value_by_itself() {
+    let per = [("cooldown", "3s"), ("per", "value")];
+    let mut module = module(&[&TRANSFERS[..], &per[..]].concat());
+    for (value, at) in [(5_000, 1), (6_000, 1), (5_000, 2), (6_000, 3), (6_000, 4), (5_000, 9)] {
+        module.logs(vec![transfer(value, at, u32::from(value == 6_000))]).unwrap();
+    }
+    let told = ["5000 moved", "6000 moved", "6000 moved (1 more since the last)", "5000 moved (1 more since the last)"];
+    assert_eq!(texts(), told);
+    assert_eq!(TOLD.get(&"big".to_owned()).unwrap().unwrap().alerts, 4);
 }
 
 #[test]
@@ -155,5 +176,7 @@ fn a_message_that_was_lost_is_counted() {
     module.outcome(sent[0].outcome(OutcomeStatus::Failed("status 404".into()))).unwrap();
     module.outcome(sent[1].outcome(OutcomeStatus::Delivered(Vec::new()))).unwrap();
     assert_eq!(LOST.get().unwrap(), Some(1));
+    module.outcome(sent[1].outcome(OutcomeStatus::Delivered(br#"{"ok":false,"error":"x"}"#.to_vec()))).unwrap();
+    assert_eq!(LOST.get().unwrap(), Some(2));
     assert!(testing::logged()[0].1.contains("did not arrive: status 404"));
 }

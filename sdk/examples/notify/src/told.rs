@@ -1,6 +1,15 @@
 //! What was said of a rule, so that it is said again only when there is reason to.
 
+use std::collections::BTreeMap;
+
+use nexum_sdk::Result;
 use serde::{Deserialize, Serialize};
+
+use crate::settings::Table;
+use crate::value::Scope;
+
+/// Values that a rule keeps apart by `per`.
+const VALUES_MAX: usize = 256;
 
 /// The state of a rule, in the module's state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,9 +65,118 @@ impl Told {
     }
 }
 
+/// When something was told of one value, by the event's own time, and what was kept back since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Since(u64, u64);
+
+impl Since {
+    fn is_quiet(self, now_ms: u64, cooldown_ms: u64) -> bool {
+        self.0 != 0 && now_ms.saturating_sub(self.0) < cooldown_ms
+    }
+}
+
+/// What was said of each value that a rule keeps apart, such as an address.
+///
+/// Invariant: there are no more than `VALUES_MAX` of them, and none that is within its cooldown makes place for another.
+/// While there is no place, all values without one have one cooldown together. So however many values there are, no more
+/// than that is said within a cooldown, and nothing that is kept back is forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Apart {
+    values: BTreeMap<String, Since>,
+    others: Since,
+}
+
+impl Apart {
+    /// Whether an alert of this value is kept back; a value that is new gets a place if there is one.
+    pub fn is_quiet(&mut self, value: &str, now_ms: u64, cooldown_ms: u64) -> bool {
+        if !self.values.contains_key(value) && self.values.len() >= VALUES_MAX {
+            let over = self.values.extract_if(.., |_, since| !since.is_quiet(now_ms, cooldown_ms));
+            self.others.1 = over.fold(self.others.1, |more, (_, since)| more.saturating_add(since.1));
+        }
+        if self.values.len() < VALUES_MAX {
+            self.values.entry(value.to_owned()).or_default();
+        }
+        self.values.get(value).unwrap_or(&self.others).is_quiet(now_ms, cooldown_ms)
+    }
+
+    /// What an alert of this value says was kept back: of its own, and of those that have no place.
+    pub fn more(&self, value: &str) -> u64 {
+        self.values.get(value).map_or(0, |since| since.1).saturating_add(self.others.1)
+    }
+
+    fn of(&mut self, value: &str) -> &mut Since {
+        self.values.get_mut(value).unwrap_or(&mut self.others)
+    }
+
+    pub fn said(&mut self, value: &str, now_ms: u64) {
+        *self.of(value) = Since(now_ms, 0);
+        self.others.1 = 0;
+    }
+
+    pub fn kept_back(&mut self, value: &str) {
+        let since = self.of(value);
+        since.1 = since.1.saturating_add(1);
+    }
+}
+
+/// The fields that a rule's `per` names.
+///
+/// # Errors
+/// It has no cooldown that they could be for, or names what the event does not have.
+pub fn per(table: &mut Table<'_>, scope: &Scope, cooldown_ms: u64) -> Result<Vec<String>> {
+    let Some(names) = table.texts("per")? else { return Ok(Vec::new()) };
+    if names.is_empty() || cooldown_ms == 0 {
+        return Err(table.wrong("`per` names fields, each value of which has a `cooldown` of its own"));
+    }
+    match names.iter().find(|name| scope.find(name).is_none()) {
+        Some(unknown) => Err(table.wrong(format!("`per`: {}", scope.unknown(unknown)))),
+        None => Ok(names.into_iter().map(str::to_owned).collect()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is said of a value at a time, with a cooldown of 500 ms: how many were kept back, if it is said at all.
+    fn told(apart: &mut Apart, value: &str, now_ms: u64) -> Option<u64> {
+        if apart.is_quiet(value, now_ms, 500) {
+            apart.kept_back(value);
+            return None;
+        }
+        let more = apart.more(value);
+        apart.said(value, now_ms);
+        Some(more)
+    }
+
+    #[test]
+    fn each_value_has_its_own_cooldown() {
+        let mut apart = Apart::default();
+        let seen = [("a", 1_000), ("b", 1_100), ("a", 1_499), ("b", 1_499), ("a", 1_500), ("b", 1_599), ("b", 1_600)];
+        let told = seen.map(|(value, at)| told(&mut apart, value, at));
+        assert_eq!(told, [Some(0), Some(0), None, None, Some(1), None, Some(2)]);
+        let json = serde_json::to_string(&apart).unwrap();
+        assert_eq!(json, r#"{"values":{"a":[1500,0],"b":[1600,0]},"others":[0,0]}"#);
+        assert_eq!(serde_json::from_str::<Apart>(&json).unwrap(), apart);
+    }
+
+    #[test]
+    fn values_without_end_have_accounts_with_an_end_and_nothing_is_lost() {
+        let mut apart = Apart::default();
+        let (mut said, mut counted) = (0, 0);
+        for at in 0..1_000_u64 {
+            if let Some(more) = told(&mut apart, &at.to_string(), 10_000 + at % 100) {
+                (said, counted) = (said + 1, counted + more);
+            }
+        }
+        assert_eq!((apart.values.len(), said), (VALUES_MAX, VALUES_MAX as u64 + 1));
+        // One that has its place keeps it, and its cooldown.
+        assert_eq!(told(&mut apart, "7", 10_200), None);
+        assert_eq!(told(&mut apart, "new", 10_200), None);
+        // All are over, and make place; the next one tells of all that was kept back.
+        let more = told(&mut apart, "next", 20_000).unwrap();
+        assert_eq!((apart.values.len(), said + 1 + counted + more), (1, 1_000 + 2 + 1));
+    }
 
     #[test]
     fn what_happens_within_the_cooldown_is_kept_back() {
