@@ -23,7 +23,7 @@ use reqwest::{
 use url::Url;
 
 use crate::{
-    credentials::{Credentials, Exposed, Way},
+    credentials::{Credentials, Exposed, Via},
     dial::{CHECKED, Checked, Gate},
     ledger::{Ledger, Origin},
     proxy::Proxy,
@@ -191,13 +191,13 @@ async fn follow(
     trip: &mut Trip,
 ) -> Result<(), HostError> {
     let mut url = http::check(&request.method, &request.url, &request.headers, request.body.as_deref(), allow)?;
-    let mut way = Way::Asked;
+    let mut via = Via::Module;
     for _ in 0..=REDIRECTS_MAX {
         trip.at = Some(client.ledger.begun(&url, request.body.as_ref().map_or(0, Vec::len)));
         // After the allowlist: a module is told of TLS only where it may go.
         client.can_speak(&url)?;
         let addresses = client.gate.addresses(module, &url).await?;
-        let armed = client.credentials.armed(module, &request, &url, way, &mut trip.exposed)?;
+        let armed = client.credentials.armed(module, &request, &url, via, &mut trip.exposed)?;
         let (sent, to) = armed.as_ref().map_or((&request, &url), |(request, url)| (request, url));
         let answer = CHECKED.scope(addresses, send(&client.http, sent, to)).await?;
         // What comes through a tunnel is the server's.
@@ -217,8 +217,8 @@ async fn follow(
                     .check(&next)
                     .map_err(|refusal| HostError { message: format!("redirected: {}", refusal.message), ..refusal })?;
                 turn(&mut request, &url, &next, becomes_get);
-                let strays = way == Way::Strayed || url.origin() != next.origin();
-                way = if strays { Way::Strayed } else { Way::Redirected };
+                let is_away = via == Via::CrossOrigin || url.origin() != next.origin();
+                via = if is_away { Via::CrossOrigin } else { Via::SameOrigin };
                 url = next;
             }
         }

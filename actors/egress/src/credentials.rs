@@ -102,13 +102,13 @@ impl Credential {
 
 /// How a request came to the URL that it leaves for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Via {
     /// The module asked for it.
-    Asked,
+    Module,
     /// By redirects within the origin that the module asked for.
-    Redirected,
+    SameOrigin,
     /// By redirects of which one led to another origin: what is the operator's goes no further, wherever the next one leads.
-    Strayed,
+    CrossOrigin,
 }
 
 struct Loaded {
@@ -153,20 +153,20 @@ impl Credentials {
         module: &str,
         request: &Request,
         url: &Url,
-        way: Way,
+        via: Via,
         exposed: &mut Exposed,
     ) -> Result<Option<(Request, Url)>, HostError> {
-        let fits = |loaded: &&Loaded| way != Way::Strayed && loaded.credential.is_for(module, url);
+        let fits = |loaded: &&Loaded| via != Via::CrossOrigin && loaded.credential.is_for(module, url);
         let fitting: Vec<&Loaded> = self.all.iter().filter(fits).collect();
         let has_names =
-            (way == Way::Asked && is_in(&request.url)) || request.headers.iter().any(|header| is_in(&header.value));
+            (via == Via::Module && is_in(&request.url)) || request.headers.iter().any(|header| is_in(&header.value));
         if fitting.is_empty() && !has_names {
             return Ok(None);
         }
         fitting.iter().for_each(|loaded| exposed.add(&loaded.forms));
         let fitting: Vec<&Credential> = fitting.into_iter().map(|loaded| &loaded.credential).collect();
-        let hop = Hop { all: &self.all, fitting: &fitting, module, url, way };
-        let to = if way == Way::Asked { hop.url(&request.url)? } else { url.clone() };
+        let hop = Hop { all: &self.all, fitting: &fitting, module, url, via };
+        let to = if via == Via::Module { hop.url(&request.url)? } else { url.clone() };
         let mut headers = hop.headers(&request.headers)?;
         let body = request.body.as_deref().map(|body| hop.body(body)).transpose()?;
         for credential in &fitting {
@@ -197,7 +197,7 @@ struct Hop<'a> {
     fitting: &'a [&'a Credential],
     module: &'a str,
     url: &'a Url,
-    way: Way,
+    via: Via,
 }
 
 impl<'a> Hop<'a> {
@@ -216,7 +216,7 @@ impl<'a> Hop<'a> {
         if !found.is_for(self.module, self.url) {
             return Err(refused("it leaves over https alone, unless `allow_http = true`".to_owned()));
         }
-        if self.way == Way::Strayed {
+        if self.via == Via::CrossOrigin {
             return Err(refused("a redirect led to another origin, and it stays with the first one".to_owned()));
         }
         if matches!(found.adds, Adds::Signature(_)) {

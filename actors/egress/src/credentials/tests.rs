@@ -46,7 +46,7 @@ fn request(url: &str, headers: &[(&str, &str)], body: Option<&str>) -> Request {
 
 /// How a request of a module leaves, if it has anything of an operator's.
 fn armed(all: &Credentials, module: &str, request: &Request) -> Result<Option<(Request, Url)>, HostError> {
-    all.armed(module, request, &Url::parse(&request.url).unwrap(), Way::Asked, &mut Exposed::default())
+    all.armed(module, request, &Url::parse(&request.url).unwrap(), Via::Module, &mut Exposed::default())
 }
 
 fn said(all: &Credentials, module: &str, request: &Request) -> String {
@@ -138,11 +138,11 @@ fn a_secret_stands_in_no_part_of_a_url_that_says_where_it_leads() {
     let all = with(vec![credential("s", Adds::Nothing)]);
     let given = request("https://b.org/${secret:s}", &[], None);
     let checked = Url::parse("https://a.org/").unwrap();
-    let refused = all.armed("m", &given, &checked, Way::Asked, &mut Exposed::default()).unwrap_err();
+    let refused = all.armed("m", &given, &checked, Via::Module, &mut Exposed::default()).unwrap_err();
     assert_eq!(refused.message, "a secret may stand in the path and the query of a URL, and nowhere before them");
     // The URL of a redirect is a server's, and so is what stands in it.
     let next = Url::parse("https://a.org/?x=${secret:s}").unwrap();
-    let (_, to) = all.armed("m", &given, &next, Way::Redirected, &mut Exposed::default()).unwrap().unwrap();
+    let (_, to) = all.armed("m", &given, &next, Via::SameOrigin, &mut Exposed::default()).unwrap().unwrap();
     assert_eq!(to, next);
 }
 

@@ -22,13 +22,13 @@ use nexum_sdk::{
 
 use crate::channels::{Alert, Channel, Words};
 use crate::rules::{Event, Rule};
-use crate::told::{Apart, Next, Told};
+use crate::told::{Cooldowns, Next, Told};
 use crate::value::Fields;
 
 /// What was said of each rule.
 const TOLD: Map<String, Told> = Map::new("rule");
-/// What was said of each value that a rule keeps apart.
-const APART: Map<String, Apart> = Map::new("per");
+/// The cooldowns of the values of each rule with `per`.
+const COOLDOWNS: Map<String, Cooldowns> = Map::new("per");
 /// Messages that a channel never took.
 const LOST: Item<u64> = Item::new("lost");
 
@@ -153,16 +153,16 @@ impl Notify {
             let words = Words::Template(&rule.message);
             Saying { words, event, incident: &incident, is_over: false, more, fields }
         };
-        if let Some(value) = rule.apart(fields)? {
-            let mut apart = APART.get(&rule.name)?.unwrap_or_default();
-            let says = !apart.is_quiet(&value, now_ms, rule.cooldown_ms);
-            if says && self.say(rule, &rule.channels, saying(apart.more(&value)), room)? {
-                apart.said(&value, now_ms);
+        if let Some(value) = rule.cooldown_key(fields)? {
+            let mut cooldowns = COOLDOWNS.get(&rule.name)?.unwrap_or_default();
+            let says = !cooldowns.is_quiet(&value, now_ms, rule.cooldown_ms);
+            if says && self.say(rule, &rule.channels, saying(cooldowns.more(&value)), room)? {
+                cooldowns.said(&value, now_ms);
                 told.said(now_ms);
             } else {
-                apart.kept_back(&value);
+                cooldowns.kept_back(&value);
             }
-            APART.set(&rule.name, &apart)?;
+            COOLDOWNS.set(&rule.name, &cooldowns)?;
             return TOLD.set(&rule.name, &told);
         }
         let says = told.happened(now_ms, rule.cooldown_ms) == Next::Alert;

@@ -152,7 +152,7 @@ impl Rule {
     }
 
     /// What stands for the values that have a cooldown of their own, where it has such.
-    pub fn apart(&self, fields: &Fields) -> Result<Option<String>> {
+    pub fn cooldown_key(&self, fields: &Fields) -> Result<Option<String>> {
         if self.per.is_empty() {
             return Ok(None);
         }

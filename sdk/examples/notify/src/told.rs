@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::Table;
 use crate::value::Scope;
 
-/// Values that a rule keeps apart by `per`.
+/// Values of `per` that have a cooldown each.
 const VALUES_MAX: usize = 256;
 
 /// The state of a rule, in the module's state.
@@ -67,26 +67,26 @@ impl Told {
 
 /// When something was told of one value, by the event's own time, and what was kept back since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Since(u64, u64);
+struct Cooldown(u64, u64);
 
-impl Since {
+impl Cooldown {
     fn is_quiet(self, now_ms: u64, cooldown_ms: u64) -> bool {
         self.0 != 0 && now_ms.saturating_sub(self.0) < cooldown_ms
     }
 }
 
-/// What was said of each value that a rule keeps apart, such as an address.
+/// The cooldowns of the values of `per`, such as addresses.
 ///
 /// Invariant: there are no more than `VALUES_MAX` of them, and none that is within its cooldown makes place for another.
 /// While there is no place, all values without one have one cooldown together. So however many values there are, no more
 /// than that is said within a cooldown, and nothing that is kept back is forgotten.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Apart {
-    values: BTreeMap<String, Since>,
-    others: Since,
+pub struct Cooldowns {
+    values: BTreeMap<String, Cooldown>,
+    others: Cooldown,
 }
 
-impl Apart {
+impl Cooldowns {
     /// Whether an alert of this value is kept back; a value that is new gets a place if there is one.
     pub fn is_quiet(&mut self, value: &str, now_ms: u64, cooldown_ms: u64) -> bool {
         if !self.values.contains_key(value) && self.values.len() >= VALUES_MAX {
@@ -104,12 +104,12 @@ impl Apart {
         self.values.get(value).map_or(0, |since| since.1).saturating_add(self.others.1)
     }
 
-    fn of(&mut self, value: &str) -> &mut Since {
+    fn of(&mut self, value: &str) -> &mut Cooldown {
         self.values.get_mut(value).unwrap_or(&mut self.others)
     }
 
     pub fn said(&mut self, value: &str, now_ms: u64) {
-        *self.of(value) = Since(now_ms, 0);
+        *self.of(value) = Cooldown(now_ms, 0);
         self.others.1 = 0;
     }
 
@@ -139,43 +139,43 @@ mod tests {
     use super::*;
 
     /// What is said of a value at a time, with a cooldown of 500 ms: how many were kept back, if it is said at all.
-    fn told(apart: &mut Apart, value: &str, now_ms: u64) -> Option<u64> {
-        if apart.is_quiet(value, now_ms, 500) {
-            apart.kept_back(value);
+    fn told(cooldowns: &mut Cooldowns, value: &str, now_ms: u64) -> Option<u64> {
+        if cooldowns.is_quiet(value, now_ms, 500) {
+            cooldowns.kept_back(value);
             return None;
         }
-        let more = apart.more(value);
-        apart.said(value, now_ms);
+        let more = cooldowns.more(value);
+        cooldowns.said(value, now_ms);
         Some(more)
     }
 
     #[test]
     fn each_value_has_its_own_cooldown() {
-        let mut apart = Apart::default();
+        let mut cooldowns = Cooldowns::default();
         let seen = [("a", 1_000), ("b", 1_100), ("a", 1_499), ("b", 1_499), ("a", 1_500), ("b", 1_599), ("b", 1_600)];
-        let told = seen.map(|(value, at)| told(&mut apart, value, at));
+        let told = seen.map(|(value, at)| told(&mut cooldowns, value, at));
         assert_eq!(told, [Some(0), Some(0), None, None, Some(1), None, Some(2)]);
-        let json = serde_json::to_string(&apart).unwrap();
+        let json = serde_json::to_string(&cooldowns).unwrap();
         assert_eq!(json, r#"{"values":{"a":[1500,0],"b":[1600,0]},"others":[0,0]}"#);
-        assert_eq!(serde_json::from_str::<Apart>(&json).unwrap(), apart);
+        assert_eq!(serde_json::from_str::<Cooldowns>(&json).unwrap(), cooldowns);
     }
 
     #[test]
     fn values_without_end_have_accounts_with_an_end_and_nothing_is_lost() {
-        let mut apart = Apart::default();
+        let mut cooldowns = Cooldowns::default();
         let (mut said, mut counted) = (0, 0);
         for at in 0..1_000_u64 {
-            if let Some(more) = told(&mut apart, &at.to_string(), 10_000 + at % 100) {
+            if let Some(more) = told(&mut cooldowns, &at.to_string(), 10_000 + at % 100) {
                 (said, counted) = (said + 1, counted + more);
             }
         }
-        assert_eq!((apart.values.len(), said), (VALUES_MAX, VALUES_MAX as u64 + 1));
+        assert_eq!((cooldowns.values.len(), said), (VALUES_MAX, VALUES_MAX as u64 + 1));
         // One that has its place keeps it, and its cooldown.
-        assert_eq!(told(&mut apart, "7", 10_200), None);
-        assert_eq!(told(&mut apart, "new", 10_200), None);
+        assert_eq!(told(&mut cooldowns, "7", 10_200), None);
+        assert_eq!(told(&mut cooldowns, "new", 10_200), None);
         // All are over, and make place; the next one tells of all that was kept back.
-        let more = told(&mut apart, "next", 20_000).unwrap();
-        assert_eq!((apart.values.len(), said + 1 + counted + more), (1, 1_000 + 2 + 1));
+        let more = told(&mut cooldowns, "next", 20_000).unwrap();
+        assert_eq!((cooldowns.values.len(), said + 1 + counted + more), (1, 1_000 + 2 + 1));
     }
 
     #[test]
