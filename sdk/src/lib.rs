@@ -58,6 +58,7 @@ pub mod identity;
 pub mod messaging;
 pub mod outbox;
 pub mod random;
+pub mod remote_store;
 pub mod state;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;

@@ -328,13 +328,13 @@ pub(super) struct Environment<'a>(pub &'a Variables);
 
 /// The variable that sets a path.
 pub(super) fn variable(path: &[String]) -> String {
-    format!("{PREFIX}{}", path.join("__").to_uppercase())
+    format!("{PREFIX}{}", path.join("__").replace('-', "_").to_uppercase())
 }
 
-/// Section and key that a variable sets, in small letters.
+/// Section and key that a variable sets, in small letters. No name of a variable has a hyphen.
 fn setting(name: &str) -> Option<(String, String)> {
     let (section, key) = name.strip_prefix(PREFIX)?.split_once("__")?;
-    Some((section.to_lowercase(), key.to_lowercase()))
+    Some((section.to_lowercase().replace('_', "-"), key.to_lowercase()))
 }
 
 /// The variable that set what stands at a path, if any did.

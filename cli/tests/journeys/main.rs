@@ -33,6 +33,7 @@ mod prove_outbox;
 mod prove_reorg;
 mod proxy;
 mod receiver;
+mod remote_store;
 mod replay;
 mod reserve;
 mod resync;

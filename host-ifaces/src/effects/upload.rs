@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How often it is asked whether the operator has topped up a batch: people take longer.
-const OPERATOR_LOOK: Duration = Duration::from_secs(30);
+const OPERATOR_LOOK: Duration = Duration::from_secs(10);
 
 #[async_trait::async_trait]
 impl EffectKind for UploadEffect {
