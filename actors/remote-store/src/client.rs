@@ -86,7 +86,7 @@ impl Client {
             let name = shown_url(url);
             let url = Url::parse(url).map_err(|_| format!("{name} is no URL"))?;
             let state = Mutex::new(State { is_up: true, ..State::default() });
-            Ok(Node { url, name, batch: batch.clone(), state })
+            Ok::<_, String>(Node { url, name, batch: batch.clone(), state })
         };
         Ok(Self {
             http,
@@ -214,29 +214,29 @@ impl Client {
 
     /// Takes note of what became of a request.
     fn judged<T>(&self, node: &Node, done: Result<T, Trouble>) -> Result<T, Trouble> {
+        let failure = done.as_ref().err().map(|trouble| trouble.failure);
+        // These are of what was asked, and not of the node.
+        if matches!(failure, Some(Failure::NotFound | Failure::Refused | Failure::Busy)) {
+            return done;
+        }
         let mut state = lock(&node.state);
         match &done {
             Ok(_) => state.is_up = true,
             Err(Trouble { failure, text, .. }) => {
-                let is_down = match failure {
-                    // Of what was asked, and not of the node.
-                    Failure::NotFound | Failure::Refused | Failure::Busy => return done,
-                    Failure::BatchFull | Failure::BatchUnusable => false,
-                    Failure::Corrupt => {
-                        state.corrupt_total += 1;
-                        self.metrics.corrupt(&node.name);
-                        tracing::warn!(node = %node.name, "a storage node is not to be trusted: {text}");
-                        true
-                    }
-                    _ => true,
-                };
-                state.is_up &= !is_down;
+                if *failure == Failure::Corrupt {
+                    state.corrupt_total += 1;
+                    self.metrics.corrupt(&node.name);
+                    tracing::warn!(node = %node.name, "a storage node is not to be trusted: {text}");
+                }
+                // With another batch it would be of use.
+                state.is_up &= matches!(failure, Failure::BatchFull | Failure::BatchUnusable);
                 state.last_error = Some(text.clone());
                 let aside = u64::try_from(ASIDE.as_nanos()).unwrap_or(u64::MAX);
                 state.aside_until_ns = self.clock.monotonic_ns().saturating_add(aside);
             }
         }
         self.metrics.node_up(&node.name, state.is_up);
+        drop(state);
         done
     }
 
