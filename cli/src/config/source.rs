@@ -27,7 +27,7 @@ const PREFIX: &str = "NEXUM_";
 /// on it.
 const UNSUPPORTED: [&str; 5] = ["content", "discovery", "trust", "swarm", "waku"];
 /// Keys that hold lists of tables.
-const TABLES: [&str; 7] = ["chains", "credentials", "endpoints", "modules", "remote", "policies", "typed_data"];
+const TABLES: [&str; 8] = ["chains", "credentials", "endpoints", "modules", "nodes", "remote", "policies", "typed_data"];
 /// Keys whose relative paths are relative to the file.
 const PATHS: [&str; 8] = [
     "engine.state_dir",
@@ -48,7 +48,7 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 7] = [
+const SECRETS: [&str; 8] = [
     "observability.admin_token",
     "egress.proxy",
     CREDENTIAL,
@@ -56,6 +56,7 @@ const SECRETS: [&str; 7] = [
     "chains.#.transactions.relay",
     "identity.password",
     "identity.remote.#.url",
+    "remote-store.nodes.#.url",
 ];
 /// What requests of modules leave with.
 const CREDENTIAL: &str = "egress.credentials.#.value";
