@@ -18,28 +18,27 @@
 //! # Ok::<(), nexum_sdk::Error>(())
 //! ```
 
-use crate::bindings::nexum::host::remote_store as host;
-use crate::{Error, Result};
+use crate::{Error, Result, raw};
 
 /// Stores content, at most 16 MiB, and answers its reference, 32 bytes.
 pub fn upload(data: impl AsRef<[u8]>) -> Result<Vec<u8>> {
-    Ok(host::upload(data.as_ref())?)
+    raw::remote_store::upload(data.as_ref()).map_err(Error::from_host)
 }
 
 /// The content behind a reference.
 pub fn download(reference: impl AsRef<[u8]>) -> Result<Vec<u8>> {
-    Ok(host::download(reference.as_ref())?)
+    raw::remote_store::download(reference.as_ref()).map_err(Error::from_host)
 }
 
 /// The newest update of the feed of an owner, an address of 20 bytes, under a topic; none when there is no update yet.
 pub fn read_feed(owner: impl AsRef<[u8]>, topic: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-    Ok(host::read_feed(owner.as_ref(), topic.as_ref())?)
+    raw::remote_store::read_feed(owner.as_ref(), topic.as_ref()).map_err(Error::from_host)
 }
 
 /// Makes content the next update under a topic, and answers the address of the update. Its owner is the operator's account that a
 /// policy gives this module for the topic; the manifest lists `feed` in `[capabilities.identity] methods`.
 pub fn write_feed(topic: impl AsRef<[u8]>, data: impl AsRef<[u8]>) -> Result<Vec<u8>> {
-    Ok(host::write_feed(topic.as_ref(), data.as_ref())?)
+    raw::remote_store::write_feed(topic.as_ref(), data.as_ref()).map_err(Error::from_host)
 }
 
 /// What went wrong, as far as a module may want to decide on it.
@@ -88,6 +87,23 @@ impl Failure {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+
+    #[test]
+    fn a_test_keeps_content_and_feeds_in_memory() {
+        crate::testing::reset();
+        let reference = upload("a report").unwrap();
+        assert_eq!(download(&reference).unwrap(), b"a report");
+        assert_eq!(crate::testing::store("a report").as_slice(), reference);
+        assert_ne!(upload("another").unwrap(), reference);
+        assert_eq!(Failure::of(&download([0; 32]).unwrap_err()), Some(Failure::NotFound));
+        assert!(write_feed([7; 32], "x").is_err(), "it is of nobody");
+        crate::testing::set_accounts([[1; 20]]);
+        assert_eq!(read_feed([1; 20], [7; 32]).unwrap(), None);
+        write_feed([7; 32], "x").unwrap();
+        assert_eq!(read_feed([1; 20], [7; 32]).unwrap().as_deref(), Some(&b"x"[..]));
+        crate::testing::set_feed([2; 20], [7; 32], "y");
+        assert_eq!(read_feed([2; 20], [7; 32]).unwrap().as_deref(), Some(&b"y"[..]));
+    }
 
     #[test]
     fn an_error_says_what_went_wrong() {

@@ -27,7 +27,8 @@ const PREFIX: &str = "NEXUM_";
 /// on it.
 const UNSUPPORTED: [&str; 5] = ["content", "discovery", "trust", "swarm", "waku"];
 /// Keys that hold lists of tables.
-const TABLES: [&str; 8] = ["chains", "credentials", "endpoints", "modules", "nodes", "remote", "policies", "typed_data"];
+const TABLES: [&str; 8] =
+    ["chains", "credentials", "endpoints", "modules", "nodes", "remote", "policies", "typed_data"];
 /// Keys whose relative paths are relative to the file.
 const PATHS: [&str; 8] = [
     "engine.state_dir",
