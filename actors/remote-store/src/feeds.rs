@@ -39,8 +39,9 @@ impl Feeds {
         let mut seen = lock(&self.seen);
         if seen.len() >= SEEN_MAX && !seen.contains_key(&feed) {
             // Any of them: it is searched for from its beginning the next time.
-            let any = seen.keys().next().copied();
-            any.map(|any| seen.remove(&any));
+            if let Some(any) = seen.keys().next().copied() {
+                seen.remove(&any);
+            }
         }
         let newest = seen.entry(feed).or_insert(index);
         *newest = index.max(*newest);
