@@ -242,7 +242,9 @@ impl Policy {
         self.transactions(at, &mut policy)?;
         self.typed_data(at, &mut policy)?;
         match (policy.methods.contains(&Method::Feed), self.feeds.is_empty()) {
-            (true, true) => return Err(wrong("feeds", "is empty: list topics, 0x and 64 hex digits, or \"*\" for any")),
+            (true, true) => {
+                return Err(wrong("feeds", "is empty: list topics, 0x and 64 hex digits, or \"*\" for any"));
+            }
             (false, false) => return Err(wrong("feeds", "is not used: feed is not among the methods")),
             _ => policy.feeds = read(at, "feeds", AnyOf::of_texts(self.feeds.iter().map(String::as_str)))?,
         }
