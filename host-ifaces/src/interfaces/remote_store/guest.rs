@@ -113,3 +113,117 @@ where
     };
     call.reach(asked, DOMAIN, live).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Arc};
+
+    use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+    use super::*;
+    use crate::{
+        Hash, HostErrorKind,
+        clock::SystemClock,
+        commit_queue::CommitQueue,
+        grants::{AskedCapabilities, Grants},
+        host::{HostArgs, HostState},
+        interfaces::{
+            identity::grant::{CAPABILITY as IDENTITY, SIGN},
+            remote_store::{CAPABILITY, port::CONTENT_BYTES_MAX},
+        },
+        limits::Limits,
+        ports::Ports,
+        recording::TapeMode,
+        state::ModuleId,
+        store::ModuleRecord,
+        unit::drafts::Quota,
+    };
+
+    /// Answers with what it was asked.
+    struct Echo;
+
+    impl Actor for Echo {
+        type Msg = RemoteStoreMsg;
+        type State = ();
+        type Arguments = ();
+
+        async fn pre_start(&self, _: ActorRef<RemoteStoreMsg>, (): ()) -> Result<(), ActorProcessingErr> {
+            Ok(())
+        }
+
+        async fn handle(
+            &self,
+            _: ActorRef<RemoteStoreMsg>,
+            message: RemoteStoreMsg,
+            _: &mut (),
+        ) -> Result<(), ActorProcessingErr> {
+            match message {
+                RemoteStoreMsg::Upload { data, reply, .. } => reply.send(Ok(data))?,
+                RemoteStoreMsg::Download { reference, bytes_max, reply, .. } => {
+                    assert_eq!(bytes_max, Limits::default().max_reply_bytes);
+                    reply.send(Ok(reference))?;
+                }
+                RemoteStoreMsg::ReadFeed { owner, topic, reply, .. } => {
+                    reply.send(Ok(Some([&owner.0[..], &topic.0].concat())))?;
+                }
+                RemoteStoreMsg::WriteFeed { topic, data, again, reply, .. } => {
+                    assert!(!again, "a call is another update whenever it is made");
+                    reply.send(Ok([&topic.0[..], &data].concat()))?;
+                }
+                other => panic!("{other:?}"),
+            }
+            Ok(())
+        }
+    }
+
+    /// A module that may have this signed.
+    fn module(ports: &Arc<Ports>, methods: &[&str]) -> HostState {
+        let (asked, provided) = ([CAPABILITY, IDENTITY], BTreeSet::from([CAPABILITY, IDENTITY]));
+        let asked = AskedCapabilities { required: &asked, optional: &[] };
+        let grants = Grants::decide(asked, &provided, &BTreeSet::new()).unwrap();
+        let grants = grants.with_signing_methods(methods.iter().map(|method| (*method).to_owned()));
+        let args = HostArgs {
+            module: "m".into(),
+            id: ModuleId(1),
+            component: Hash::default(),
+            limits: Arc::new(Limits::default()),
+            clock: Arc::new(SystemClock::new()),
+            commits: Arc::new(CommitQueue::new(ports.store())),
+            ports: ports.clone(),
+            grants: Arc::new(grants),
+            taping: TapeMode::Off,
+            quota: Quota::new(100),
+        };
+        HostState::new(&args, ModuleRecord::default())
+    }
+
+    #[tokio::test]
+    async fn a_call_reaches_the_actor_when_its_arguments_can_be() {
+        let (actor, _) = Actor::spawn(None, Echo, ()).await.unwrap();
+        let ports = Ports::unbound([]);
+        let mut host = module(&ports, &[FEED]);
+        let nobody = remote_store::Host::upload(host.call(), vec![1]).await.unwrap_err();
+        assert_eq!(nobody.kind, HostErrorKind::Unavailable);
+        ports.of::<RemoteStoreMsg>().bind(actor.clone());
+        assert_eq!(remote_store::Host::upload(host.call(), vec![1]).await, Ok(vec![1]));
+        assert_eq!(remote_store::Host::download(host.call(), vec![2; 64]).await, Ok(vec![2; 64]));
+        let read = remote_store::Host::read_feed(host.call(), vec![3; 20], vec![3; 32]).await;
+        assert_eq!(read, Ok(Some(vec![3; 52])));
+        assert_eq!(remote_store::Host::write_feed(host.call(), vec![4; 32], vec![4; 9]).await, Ok(vec![4; 41]));
+        let wrong = |answer: Result<Vec<u8>, HostError>| answer.unwrap_err().kind;
+        let large = remote_store::Host::upload(host.call(), vec![0; CONTENT_BYTES_MAX + 1]).await;
+        assert_eq!(wrong(large), HostErrorKind::InvalidInput);
+        let short = remote_store::Host::download(host.call(), vec![0; 31]).await;
+        assert_eq!(wrong(short), HostErrorKind::InvalidInput);
+        let short = remote_store::Host::write_feed(host.call(), vec![0; 20], Vec::new()).await;
+        assert_eq!(wrong(short), HostErrorKind::InvalidInput);
+        assert_eq!(host.call().usage().host_calls, 8);
+
+        // Reading a feed needs no account, and writing one does.
+        let mut host = module(&ports, &[SIGN]);
+        assert!(remote_store::Host::read_feed(host.call(), vec![3; 20], vec![3; 32]).await.is_ok());
+        let denied = remote_store::Host::write_feed(host.call(), vec![4; 32], Vec::new()).await;
+        assert_eq!(wrong(denied), HostErrorKind::Denied);
+        actor.kill();
+    }
+}
