@@ -75,13 +75,12 @@ pub struct Client {
 impl Client {
     /// Nothing is connected to yet.
     pub fn new(settings: &Settings, clock: Arc<dyn Clock>, metrics: RemoteStoreMetrics) -> Result<Self, String> {
-        let builder = reqwest::Client::builder()
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .no_gzip()
-            .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")));
-        let http = builder.build().map_err(|failed| innermost(&failed))?;
+        let http = builder().build().or_else(|failed| {
+            tracing::warn!("nodes over https cannot be asked, because TLS cannot be set up: {}", innermost(&failed));
+            // Nobody needs certificates for http.
+            builder().tls_certs_only([]).build()
+        });
+        let http = http.map_err(|failed| innermost(&failed))?;
         let node = |NodeSettings { url, batch }: &NodeSettings| {
             let name = shown_url(url);
             let url = Url::parse(url).map_err(|_| format!("{name} is no URL"))?;
@@ -288,6 +287,15 @@ impl Client {
         };
         self.nodes.iter().map(shown).collect()
     }
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .no_gzip()
+        .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")))
 }
 
 /// What an operator should know of a batch.
