@@ -271,6 +271,33 @@ check-echo: lint nextest ## build the worked example of docs/ARCHITECTURE.md and
 	@cargo nextest run --release -p nexum-echo -p nexum-kernel --features echo -E 'test(echo)'
 	@cargo clippy $(CARGO_FLAGS) --all-targets --features nexum-cli/echo -- -D warnings
 
+# bee-js says what Swarm's addresses are. Its answers are kept; so this needs no network but when they are made anew.
+SWARM := $(CURDIR)/fixtures/swarm
+SWARM_TOOLS = $(CACHE)/bee-js-$(shell sha256sum < "$(SWARM)/package-lock.json" | cut -c 1-12)
+.PHONY: swarm-deps
+swarm-deps:
+	@tools="$(SWARM_TOOLS)"; [ -e "$$tools" ] || { \
+		$(LOCK_CACHE); \
+		if [ ! -e "$$tools" ]; then \
+			echo "installing bee-js"; \
+			rm -rf "$$tools.part"; mkdir -p "$$tools.part"; \
+			cp "$(SWARM)/package.json" "$(SWARM)/package-lock.json" "$$tools.part"; \
+			(cd "$$tools.part" && npm ci --loglevel=error --no-fund --no-audit --no-update-notifier --ignore-scripts); \
+			mv "$$tools.part" "$$tools"; \
+		fi; }
+
+.PHONY: swarm-vectors
+swarm-vectors: swarm-deps ## write fixtures/swarm/vectors.json with bee-js; needs Node.js 20
+	@cp "$(SWARM)/vectors.mjs" "$(SWARM_TOOLS)" && cd "$(SWARM_TOOLS)" && node vectors.mjs && cp vectors.json "$(SWARM)"
+
+.PHONY: check-swarm
+check-swarm: build-deps swarm-deps ## hold the stand-in for a Bee node against bee-js, which speaks with it as a client; needs Node.js 20
+	@cargo build --release -p nexum-testkit-swarm
+	@cp "$(SWARM)/client.mjs" "$(SWARM_TOOLS)"; url="$(CARGO_TARGET_DIR)/swarm-stand-in.url"; rm -f "$$url"; \
+		"$(BIN)/swarm-stand-in" > "$$url" & node=$$!; trap 'kill $$node' EXIT; \
+		until [ -s "$$url" ]; do sleep 0.1; done; \
+		cd "$(SWARM_TOOLS)" && node client.mjs "$$(cat "$$url")" "$$(sed -n 's/^pub const BATCH.*"\(.*\)".*/\1/p' "$(CURDIR)/fixtures/testkit/swarm/src/lib.rs")"
+
 .PHONY: check-deploy
 check-deploy: ## check the alert rules and what they make of samples; installs promtool when it is missing
 	@command -v promtool >/dev/null || apt-get install -y --no-install-recommends prometheus >/dev/null
@@ -325,6 +352,7 @@ check-long: ## what every release runs: all that takes longer than CI may; hours
 	@$(MAKE) --no-print-directory dist
 	@$(MAKE) --no-print-directory check-deploy
 	@$(MAKE) --no-print-directory check-echo
+	@$(MAKE) --no-print-directory check-swarm
 	@$(MAKE) --no-print-directory deny
 	@$(MAKE) --no-print-directory sim
 	@$(MAKE) --no-print-directory prove-exactly-once

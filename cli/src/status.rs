@@ -12,6 +12,7 @@ use nexum_host_ifaces::{
         chain::port::{ChainMsg, ChainStatus, EndpointStatus},
         http::port::{EgressMsg, EgressStatus, OriginStatus},
         identity::port::{IdentityMsg, IdentityStatus},
+        remote_store::port::{BatchStatus, NodeStatus, RemoteStoreMsg, RemoteStoreStatus},
     },
     port::Port,
     store::{RefusedWrites, StoreMsg, StoreStatus},
@@ -59,6 +60,11 @@ pub fn identity(port: Port<IdentityMsg>) -> StatusSpec {
 /// What the operator's accounts send, one line for each account on each chain.
 pub fn transactions(port: Port<TransactionsMsg>) -> StatusSpec {
     StatusSpec::new("transactions", NodeKind::Service, port, TransactionsMsg::Status, transactions_status)
+}
+
+/// Content elsewhere, one line for each node.
+pub fn remote_store(port: Port<RemoteStoreMsg>) -> StatusSpec {
+    StatusSpec::new("remote-store", NodeKind::Service, port, RemoteStoreMsg::Status, remote_store_status)
 }
 
 fn origin_node(origin: OriginStatus) -> Node {
@@ -116,6 +122,40 @@ fn identity_status(status: IdentityStatus) -> Status {
         children: accounts.iter().take(ACCOUNTS_SHOWN).map(account).collect(),
         ..Status::up(summary)
     }
+}
+
+fn remote_store_status(status: RemoteStoreStatus) -> Status {
+    let RemoteStoreStatus { in_flight, requests_total, errors_total, cached_bytes, nodes } = &status;
+    let mib = *cached_bytes as f64 / (1024.0 * 1024.0);
+    let summary = format!(
+        "{requests_total} requests, {errors_total} failed, {in_flight} under way, {mib:.1} MiB of chunks in memory"
+    );
+    let is_down = !nodes.iter().any(|node| node.is_up);
+    Status {
+        state: if is_down { ServiceState::Down } else { ServiceState::Up },
+        children: nodes.iter().map(storage_node).collect(),
+        ..Status::up(summary)
+    }
+}
+
+fn storage_node(node: &NodeStatus) -> Node {
+    let mut parts = Vec::new();
+    match &node.batch {
+        None => parts.push("no postage batch known".to_owned()),
+        Some(BatchStatus { is_usable: false, .. }) => parts.push("its postage batch is of no use".to_owned()),
+        Some(BatchStatus { used_percent, ttl_s, .. }) => {
+            let lasts = ttl_s.map(|ttl_s| format!(", lasts {}", age(ttl_s.saturating_mul(1_000))));
+            parts.push(format!("postage batch {used_percent} % full{}", lasts.unwrap_or_default()));
+        }
+    }
+    if node.corrupt_total > 0 {
+        parts.push(format!("{} answers were not what was asked for", node.corrupt_total));
+    }
+    if let Some(error) = &node.last_error {
+        parts.push(format!("last error: {}", cut(error, SHOWN_ERROR_BYTES_MAX)));
+    }
+    let state = if node.is_up { ServiceState::Up } else { ServiceState::Down };
+    Node::new(node.name.as_str(), NodeKind::Service, state, parts.join(", "), Vec::new())
 }
 
 fn transactions_status(status: TransactionsStatus) -> Status {
@@ -276,6 +316,25 @@ mod tests {
         assert_eq!(shown(0), ("10 0xaa", stopped));
         assert_eq!(shown(1), ("1 0xaa", "next nonce 7, 2 in flight, 1 waiting, oldest 1m 5s"));
         assert_eq!(transactions_status(TransactionsStatus::default()).summary, "0 accounts, 0 in flight, 0 waiting");
+    }
+
+    #[test]
+    fn a_storage_node_says_what_is_left_of_its_batch_and_whether_it_lied() {
+        let mut node = NodeStatus { name: "http://node:1633".into(), is_up: true, ..NodeStatus::default() };
+        let shown = |node: &NodeStatus| storage_node(node).summary;
+        assert_eq!(shown(&node), "no postage batch known");
+        node.batch = Some(BatchStatus { is_usable: true, used_percent: 12, ttl_s: Some(65) });
+        assert_eq!(shown(&node), "postage batch 12 % full, lasts 1m 5s");
+        (node.corrupt_total, node.last_error) = (2, Some("a lie".into()));
+        let told = "postage batch 12 % full, lasts 1m 5s, 2 answers were not what was asked for, last error: a lie";
+        assert_eq!(shown(&node), told);
+        let status = RemoteStoreStatus { nodes: vec![node.clone()], ..RemoteStoreStatus::default() };
+        assert_eq!(remote_store_status(status).state, ServiceState::Up);
+        node.is_up = false;
+        node.batch = Some(BatchStatus::default());
+        assert!(shown(&node).starts_with("its postage batch is of no use, "), "{}", shown(&node));
+        let status = RemoteStoreStatus { nodes: vec![node], ..RemoteStoreStatus::default() };
+        assert_eq!(remote_store_status(status).state, ServiceState::Down);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(crate) mod lock;
 mod logging;
 pub(crate) mod mock_state;
 mod modules;
+mod remote_store;
 mod services;
 mod signals;
 mod transactions;

@@ -60,12 +60,15 @@ fn crates_depend_only_on_what_the_architecture_allows() {
         ("nexum-egress", &["nexum-host-ifaces"]),
         ("nexum-identity", &["nexum-host-ifaces"]),
         ("nexum-transactions", &["nexum-host-ifaces"]),
+        ("nexum-remote-store", &["nexum-host-ifaces", "nexum-swarm"]),
+        ("nexum-swarm", &[]),
         ("nexum-gateway", &["nexum-admin-api", "nexum-host-ifaces", "nexum-kernel"]),
         ("nexum-ctl", &["nexum-admin-api", "nexum-records"]),
         ("nexum-sdk", &["nexum-sdk-macros"]),
         ("nexum-sdk-macros", &[]),
         ("nexum-testkit", &[]),
         ("nexum-testkit-engine", &["nexum-host-ifaces", "nexum-kernel", "nexum-store", "nexum-testkit"]),
+        ("nexum-testkit-swarm", &["nexum-swarm", "nexum-testkit"]),
     ];
     let dependencies = dependencies();
     let ours: Vec<_> = dependencies.keys().cloned().collect();

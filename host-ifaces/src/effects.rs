@@ -10,6 +10,7 @@ mod rpc;
 mod signature;
 mod transaction;
 mod unserved;
+mod upload;
 
 pub use kind::{Attempting, EffectKind, Verdict};
 
@@ -23,6 +24,7 @@ pub fn of(effect: &Effect) -> &dyn EffectKind {
         Effect::Transaction(effect) => effect,
         Effect::Message(effect) => effect,
         Effect::Signature(effect) => effect,
+        Effect::Upload(effect) => effect,
     }
 }
 
@@ -34,7 +36,7 @@ mod tests {
     use crate::{
         HostErrorKind,
         bindings::nexum::host::outbox::{
-            HttpEffect, MessageEffect, RpcEffect, SignatureEffect, SignaturePayload, TransactionEffect,
+            HttpEffect, MessageEffect, RpcEffect, SignatureEffect, SignaturePayload, TransactionEffect, UploadEffect,
         },
         capability::Capability,
         grants::{AskedCapabilities, GrantError, Grants},
@@ -86,6 +88,10 @@ mod tests {
         Effect::Signature(SignatureEffect { account: vec![0x11; 20], payload })
     }
 
+    fn upload() -> Effect {
+        Effect::Upload(UploadEffect { data: vec![1, 2, 3], topic: None })
+    }
+
     #[test]
     fn an_effect_reaches_what_a_call_reaches() {
         let decide = |required: &[Capability], optional: &[Capability], denied: &[Capability]| {
@@ -125,6 +131,7 @@ mod tests {
             (transaction(), "transaction", "chain:7", 21),
             (message(), "message", "topic:/t", 2),
             (signature(), "signature", "account:0x1111111111111111111111111111111111111111", 20),
+            (upload(), "upload", "swarm", 0),
         ];
         for (effect, name, destination, bytes) in kinds {
             let (sent, kept) = (of(&effect), of(&effect).stripped());
@@ -144,6 +151,7 @@ mod tests {
         assert_eq!(shown(&rpc(1, "m")), r#"{"chain_id":1,"method":"m","params":"[]"}"#);
         assert!(shown(&transaction()).contains(r#""data":"0xab""#));
         assert_eq!(shown(&message()), r#"{"content_topic":"/t"}"#);
+        assert_eq!(shown(&upload()), r#"{"data":"0x010203","topic":null}"#);
         let account = "11".repeat(20);
         assert_eq!(shown(&signature()), format!(r#"{{"account":"0x{account}","typed_data":"{{}}"}}"#));
     }

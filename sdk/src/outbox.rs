@@ -10,7 +10,9 @@ use crate::bindings::nexum::host::http::Header;
 use crate::bindings::nexum::host::outbox as host;
 use crate::{Error, ErrorKind, Outcome, OutcomeStatus, Result, raw};
 
-pub use host::{EffectId, HttpEffect, MessageEffect, Release, RpcEffect, SignatureEffect, TransactionEffect};
+pub use host::{
+    EffectId, HttpEffect, MessageEffect, Release, RpcEffect, SignatureEffect, TransactionEffect, UploadEffect,
+};
 
 /// An effect being built; [`send`](Self::send) puts it into the outbox.
 ///
@@ -84,6 +86,17 @@ pub fn signature(account: impl AsRef<[u8]>, message: impl Into<Vec<u8>>) -> Effe
 pub fn typed_data_signature(account: impl AsRef<[u8]>, typed_data: impl Into<String>) -> Effect<SignatureEffect> {
     let payload = host::SignaturePayload::TypedData(typed_data.into());
     Effect::new(SignatureEffect { account: account.as_ref().to_vec(), payload })
+}
+
+/// Content for Swarm, at most 256 KiB. Its [outcome](crate::Outcome::reference) carries the reference.
+pub fn upload(data: impl Into<Vec<u8>>) -> Effect<UploadEffect> {
+    Effect::new(UploadEffect { data: data.into(), topic: None })
+}
+
+/// Content, at most 256 KiB, as the next update of the feed under a topic of 32 bytes. Its [outcome](crate::Outcome::reference)
+/// carries the address of the update. Updates in one [lane](Effect::lane) keep their order.
+pub fn feed(topic: impl AsRef<[u8]>, data: impl Into<Vec<u8>>) -> Effect<UploadEffect> {
+    Effect::new(UploadEffect { data: data.into(), topic: Some(topic.as_ref().to_vec()) })
 }
 
 /// A message on a content topic.
@@ -172,6 +185,12 @@ impl From<SignatureEffect> for host::Effect {
     }
 }
 
+impl From<UploadEffect> for host::Effect {
+    fn from(effect: UploadEffect) -> Self {
+        Self::Upload(effect)
+    }
+}
+
 impl From<MessageEffect> for host::Effect {
     fn from(effect: MessageEffect) -> Self {
         Self::Message(effect)
@@ -195,6 +214,23 @@ impl Outcome {
     }
 }
 
+impl Outcome {
+    /// The reference of content that was sent to be stored, or the address of an update of a feed: 32 bytes.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn reference(&self) -> Result<&[u8]> {
+        match &self.status {
+            OutcomeStatus::Delivered(reference) if reference.len() == 32 => Ok(reference),
+            OutcomeStatus::Delivered(other) => {
+                Err(Error::invalid_input(format!("the outcome has {} bytes, a reference has 32", other.len())))
+            }
+            OutcomeStatus::Failed(reason) => Err(Error::new(ErrorKind::InvalidInput, reason).in_domain("remote-store")),
+            OutcomeStatus::Cancelled(reason) => Err(Error::new(ErrorKind::Unavailable, reason).in_domain("outbox")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,5 +243,7 @@ mod tests {
         let denied = outcome(OutcomeStatus::Failed("not approved".into())).signature().unwrap_err();
         assert_eq!((denied.kind(), denied.message()), (ErrorKind::Denied, "not approved"));
         assert!(outcome(OutcomeStatus::Cancelled("withdrawn".into())).signature().is_err());
+        assert_eq!(outcome(OutcomeStatus::Delivered(vec![7; 32])).reference().unwrap(), [7; 32]);
+        assert!(outcome(OutcomeStatus::Failed("too large".into())).reference().is_err());
     }
 }

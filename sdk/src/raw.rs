@@ -31,5 +31,10 @@ pub(crate) mod outbox {
     pub(crate) use crate::bindings::nexum::host::outbox::send;
 }
 
+#[cfg(target_family = "wasm")]
+pub(crate) mod remote_store {
+    pub(crate) use crate::bindings::nexum::host::remote_store::{download, read_feed, upload, write_feed};
+}
+
 #[cfg(not(target_family = "wasm"))]
-pub(crate) use crate::testing::host::{chain, clock, identity, local_store, logging, outbox};
+pub(crate) use crate::testing::host::{chain, clock, identity, local_store, logging, outbox, remote_store};

@@ -1,5 +1,5 @@
-//! A stand-in for the host when a module's code runs natively: state, log, clock, chain calls, outbox and signatures of the
-//! current thread, in memory. It is for tests of handlers; limits, rollback and delivery are the host's and are not imitated.
+//! A stand-in for the host when a module's code runs natively: state, log, clock, chain calls, outbox, signatures and content of
+//! the current thread, in memory. It is for tests of handlers; limits, rollback and delivery are the host's and are not imitated.
 //!
 //! ```
 //! use nexum_sdk::{state, testing};
@@ -43,6 +43,10 @@ struct Host {
     accounts: Vec<Vec<u8>>,
     signer: Option<Signer>,
     sent: Vec<Sent>,
+    /// Content by its reference.
+    content: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The newest updates by owner and topic.
+    feeds: BTreeMap<(Vec<u8>, Vec<u8>), Vec<u8>>,
 }
 
 /// An effect that was sent, as the host would keep it.
@@ -114,6 +118,26 @@ pub fn set_accounts(accounts: impl IntoIterator<Item = [u8; 20]>) {
 /// Signs from now on: (account, what) → signature. A host answers 65 bytes, or that a policy denies it.
 pub fn on_sign(answer: impl FnMut(&[u8], Signed<'_>) -> Result<Vec<u8>> + 'static) {
     with(|host| host.signer = Some(Box::new(answer)));
+}
+
+/// Keeps content for [`remote_store::download`](crate::remote_store::download) and answers its reference: one that this stand-in
+/// makes up, the same for the same content.
+pub fn store(data: impl Into<Vec<u8>>) -> [u8; 32] {
+    let data = data.into();
+    let mut reference = [0; 32];
+    for (seed, part) in (1u64..).zip(reference.chunks_mut(8)) {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        part.copy_from_slice(&data.iter().fold(seed.wrapping_mul(0xcbf2_9ce4_8422_2325), step).to_be_bytes());
+    }
+    with(|host| host.content.insert(reference.to_vec(), data));
+    reference
+}
+
+/// Makes content the newest update of a feed for [`remote_store::read_feed`](crate::remote_store::read_feed). What a module writes
+/// is of the first of the accounts of [`set_accounts`].
+pub fn set_feed(owner: [u8; 20], topic: [u8; 32], data: impl Into<Vec<u8>>) {
+    let data = data.into();
+    with(|host| host.feeds.insert((owner.to_vec(), topic.to_vec()), data));
 }
 
 /// Every line logged since [`reset`].
@@ -249,6 +273,36 @@ pub(crate) mod host {
                 host.signer.get_or_insert(answer);
             });
             Ok(result?)
+        }
+    }
+
+    pub(crate) mod remote_store {
+        use super::super::{store, with};
+        use crate::bindings::nexum::host::types::HostError;
+        use crate::{Error, ErrorKind};
+
+        pub(crate) fn upload(data: &[u8]) -> Result<Vec<u8>, HostError> {
+            Ok(store(data).to_vec())
+        }
+
+        pub(crate) fn download(reference: &[u8]) -> Result<Vec<u8>, HostError> {
+            let found = with(|host| host.content.get(reference).cloned());
+            let missing = || {
+                let error = Error::new(ErrorKind::InvalidInput, "nothing was stored under this reference");
+                error.with_code(404, Some("not-found".to_owned())).in_domain("remote-store")
+            };
+            Ok(found.ok_or_else(missing)?)
+        }
+
+        pub(crate) fn read_feed(owner: &[u8], topic: &[u8]) -> Result<Option<Vec<u8>>, HostError> {
+            Ok(with(|host| host.feeds.get(&(owner.to_vec(), topic.to_vec())).cloned()))
+        }
+
+        pub(crate) fn write_feed(topic: &[u8], data: &[u8]) -> Result<Vec<u8>, HostError> {
+            let owner = with(|host| host.accounts.first().cloned());
+            let owner = owner.ok_or_else(|| Error::msg("no testing::set_accounts to write a feed with"))?;
+            with(|host| host.feeds.insert((owner, topic.to_vec()), data.to_vec()));
+            upload(data)
         }
     }
 

@@ -10,7 +10,9 @@ use nexum_host_ifaces::{
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, concurrency::JoinHandle};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::{config::Settings, metrics::IdentityMetrics, policy::Policies, request::error, service::Service};
+use crate::{
+    book::refusal_error, config::Settings, metrics::IdentityMetrics, policy::Policies, request::error, service::Service,
+};
 
 /// Requests at once. Each may hold what is to be signed, and wait for a signer elsewhere.
 const REQUESTS_MAX: usize = 256;
@@ -93,6 +95,13 @@ impl State {
             }
             IdentityMsg::Sign { module, account, payload, intent, reply } => {
                 let work = |module: Arc<str>| async move { service.sign(&module, account, payload, intent).await };
+                self.run(Some(module), reply, work);
+            }
+            IdentityMsg::FeedAccount { module, topic, reply } => {
+                answer(reply, service.policies().feed_account(&module, topic).map_err(|why| refusal_error(why, 0)));
+            }
+            IdentityMsg::SignFeed { module, account, update, reply } => {
+                let work = |module: Arc<str>| async move { service.sign_feed(&module, account, update).await };
                 self.run(Some(module), reply, work);
             }
             IdentityMsg::Admit { module, intent, request, reply } => {

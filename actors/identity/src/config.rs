@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use alloy_primitives::{U256, keccak256};
-use nexum_host_ifaces::{Address, interfaces::identity::port::Wei, secrets::shown_url};
+use nexum_host_ifaces::{Address, Hash, interfaces::identity::port::Wei, secrets::shown_url};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -76,6 +76,8 @@ pub struct Policy {
     pub max_per_hour: Option<u32>,
     /// Typed data that may be signed; none when it is empty.
     pub typed_data: Vec<TypedDataRule>,
+    /// Topics of feeds that may be written.
+    pub feeds: AnyOf<Hash>,
     /// The operator approves each.
     pub ask: bool,
     pub approval_timeout: Duration,
@@ -96,6 +98,7 @@ impl Policy {
             max_fee_per_gas: None,
             max_per_hour: None,
             typed_data: Vec::new(),
+            feeds: AnyOf::default(),
             ask: false,
             approval_timeout: APPROVAL_TIMEOUT,
         }
@@ -147,6 +150,7 @@ pub enum Method {
     Transaction,
     Message,
     TypedData,
+    Feed,
 }
 
 impl Method {
@@ -156,6 +160,7 @@ impl Method {
             Self::Transaction => "transaction",
             Self::Message => "message",
             Self::TypedData => "typed-data",
+            Self::Feed => "feed",
         }
     }
 }
@@ -164,10 +169,10 @@ impl FromStr for Method {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let all = [Self::Transaction, Self::Message, Self::TypedData];
+        let all = [Self::Transaction, Self::Message, Self::TypedData, Self::Feed];
         all.into_iter()
             .find(|method| method.name() == text)
-            .ok_or_else(|| format!("`{text}` is no method: expected transaction, message or typed-data"))
+            .ok_or_else(|| format!("`{text}` is no method: expected transaction, message, typed-data or feed"))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use alloy_primitives::U256;
-use nexum_host_ifaces::{Address, interfaces::identity::port::Wei};
+use nexum_host_ifaces::{Address, Hash, interfaces::identity::port::Wei};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -36,6 +36,9 @@ pub enum Facts {
         selector: Option<Selector>,
         value: Wei,
     },
+    Feed {
+        topic: Hash,
+    },
 }
 
 impl Facts {
@@ -44,6 +47,7 @@ impl Facts {
             Self::Message => Method::Message,
             Self::TypedData { .. } => Method::TypedData,
             Self::Transaction { .. } => Method::Transaction,
+            Self::Feed { .. } => Method::Feed,
         }
     }
 
@@ -195,6 +199,28 @@ impl Policies {
         self.of_module(module).filter(|(_, policy)| is_there(policy)).map(|(_, policy)| policy.account).collect()
     }
 
+    /// The account of the first policy that lets the module write the feed under this topic.
+    pub fn feed_account(&self, module: &str, topic: Hash) -> Result<Address, Refusal> {
+        let mut nearest: Option<(Misfit, usize)> = None;
+        for (number, policy) in self.of_module(module) {
+            match misfit(policy, policy.account, &Facts::Feed { topic }) {
+                None => return Ok(policy.account),
+                Some(misfit) if nearest.as_ref().is_none_or(|(known, _)| known.rank < misfit.rank) => {
+                    nearest = Some((misfit, number));
+                }
+                Some(_) => {}
+            }
+        }
+        let Some((misfit, number)) = nearest else {
+            let message = format!(
+                "no policy gives module {module} a feed to write: the operator writes one as [[identity.policies]] with module = \
+                 \"{module}\", methods = [\"feed\"] and feeds = [\"{topic}\"]"
+            );
+            return Err(Refusal { policy: None, field: "module", message, free_at_ms: None });
+        };
+        Err(refusal(module, self.get(number).account, Some((misfit, number))))
+    }
+
     /// The accounts of all policies.
     pub fn all_accounts(&self) -> BTreeSet<Address> {
         self.list.iter().map(|policy| policy.account).collect()
@@ -253,6 +279,8 @@ fn misfit(policy: &Policy, account: Address, facts: &Facts) -> Option<Misfit> {
     }
     match facts {
         Facts::Message => None,
+        Facts::Feed { topic } => (!policy.feeds.has(topic))
+            .then(|| Misfit::new(2, "feeds", format!("an update under topic {topic}"), format!("\"{topic}\""))),
         Facts::TypedData { verifying_contract, chain_id, primary_type } => {
             let fits = policy.typed_data.iter().any(|rule| {
                 rule.verifying_contract.is_none_or(|contract| Some(contract) == *verifying_contract)
@@ -344,8 +372,9 @@ fn over_budgets(policy: &Policy, request: &Request, counted: &Counted) -> Option
 /// A number for what a policy covers: the same for the same fields, whatever its amounts.
 fn scope(policy: &Policy) -> u64 {
     // `Debug` of plain values is as stable as their order in the file; a change of either only makes more count, see `counts`.
-    let Policy { module, account, methods, chains, to, selectors, typed_data, ask, .. } = policy;
-    let text = format!("{module:?} {account} {methods:?} {chains:?} {to:?} {selectors:?} {typed_data:?} {ask}");
+    let Policy { module, account, methods, chains, to, selectors, typed_data, feeds, ask, .. } = policy;
+    let text =
+        format!("{module:?} {account} {methods:?} {chains:?} {to:?} {selectors:?} {typed_data:?} {feeds:?} {ask}");
     let hash = Sha256::digest(text);
     hash.iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }

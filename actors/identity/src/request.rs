@@ -9,7 +9,7 @@ use alloy_primitives::{B256, Bytes, Signature, TxKind, U256, keccak256, utils::e
 use nexum_host_ifaces::{
     Address, Hash, HostError, HostErrorKind, bounded,
     interfaces::identity::port::{
-        ACCESS_LIST_MAX, DATA_BYTES_MAX, Fees, MESSAGE_BYTES_MAX, SignedTransaction, SigningPayload,
+        ACCESS_LIST_MAX, DATA_BYTES_MAX, FeedUpdate, Fees, MESSAGE_BYTES_MAX, SignedTransaction, SigningPayload,
         TransactionRequest, UnsignedTransaction,
     },
 };
@@ -65,6 +65,16 @@ pub fn of_payload(account: Address, payload: SigningPayload) -> Result<(Request,
     };
     let digest = digest(facts.method(), account, &preimage);
     Ok((Request { account, facts, digest, fee_per_gas: None, what }, preimage))
+}
+
+/// An update of a feed: the owner signs the hash of its name and of its content's address, as a message.
+pub fn of_feed(account: Address, update: FeedUpdate) -> (Request, Vec<u8>) {
+    let FeedUpdate { topic, index, content } = update;
+    let identifier = keccak256([&topic.0[..], &index.to_be_bytes()].concat());
+    let preimage = eip191_message(keccak256([&identifier[..], &content.0].concat()));
+    let what = json!({ "method": "feed", "topic": topic, "index": index, "content": content });
+    let digest = digest(Method::Feed, account, &preimage);
+    (Request { account, facts: Facts::Feed { topic }, digest, fee_per_gas: None, what }, preimage)
 }
 
 /// A transaction without nonce and fees.

@@ -17,8 +17,8 @@ use nexum_host_ifaces::{
     blocking::Blocking,
     clock::Clock,
     interfaces::identity::port::{
-        Admission, Approval, AuditEntry, IdentityStatus, Purpose, SignatureAnswer, SignedTransaction, SigningPayload,
-        TransactionRequest, UnsignedTransaction,
+        AccountSignature, Admission, Approval, AuditEntry, FeedUpdate, IdentityStatus, Purpose, SignatureAnswer,
+        SignedTransaction, SigningPayload, TransactionRequest, UnsignedTransaction,
     },
     port::{Port, PortError},
     store::{RecordWrite, Records, StoreMsg},
@@ -32,7 +32,7 @@ use crate::{
     config::Settings,
     metrics::IdentityMetrics,
     policy::Policies,
-    request::{Request, Unsigned, error, is_empty, of_call, of_payload},
+    request::{Request, Unsigned, error, is_empty, of_call, of_feed, of_payload},
     signer::{self, Signer, Signers},
 };
 
@@ -249,6 +249,22 @@ impl Service {
                 let signature = self.signature(signer, asked, &preimage).await?;
                 Ok(SignatureAnswer::Signed(Box::new(signature.as_bytes())))
             }
+        }
+    }
+
+    pub async fn sign_feed(
+        &self,
+        module: &str,
+        account: Address,
+        update: FeedUpdate,
+    ) -> Result<Box<AccountSignature>, HostError> {
+        let (request, preimage) = of_feed(account, update);
+        let signer = self.signer(module, account)?;
+        let (request, purpose) = (&request, Purpose::Asked);
+        let asked = Asked { module, intent: None, request, purpose, signs: true, may_ask: false };
+        match self.decide_on(asked).await? {
+            Admission::AwaitsApproval { number, .. } => unreachable!("request {number} was not to be asked for"),
+            Admission::Allowed => Ok(Box::new(self.signature(signer, asked, &preimage).await?.as_bytes())),
         }
     }
 

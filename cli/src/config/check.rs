@@ -124,6 +124,9 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     if let Some(identity) = &config.identity {
         identity.check()?;
     }
+    if let Some(store) = &config.remote_store {
+        store.check()?;
+    }
     super::restart::check(&config.restart)?;
     check_ceiling("limits", &config.limits)
 }

@@ -76,6 +76,8 @@ pub struct Policy {
     pub approval_timeout: Option<Period>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub typed_data: Vec<TypedData>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub feeds: Vec<String>,
 }
 
 /// Typed data that may be signed; `*` stands for any.
@@ -235,10 +237,17 @@ impl Policy {
         let methods = self.methods.iter().map(|method| read(at, "methods", method.parse::<Method>()));
         policy.methods = methods.collect::<Result<_, _>>()?;
         if policy.methods.is_empty() {
-            return Err(wrong("methods", "is empty: expected some of transaction, message and typed-data"));
+            return Err(wrong("methods", "is empty: expected some of transaction, message, typed-data and feed"));
         }
         self.transactions(at, &mut policy)?;
         self.typed_data(at, &mut policy)?;
+        match (policy.methods.contains(&Method::Feed), self.feeds.is_empty()) {
+            (true, true) => {
+                return Err(wrong("feeds", "is empty: list topics, 0x and 64 hex digits, or \"*\" for any"));
+            }
+            (false, false) => return Err(wrong("feeds", "is not used: feed is not among the methods")),
+            _ => policy.feeds = read(at, "feeds", AnyOf::of_texts(self.feeds.iter().map(String::as_str)))?,
+        }
         policy.max_per_hour = self.max_per_hour;
         if policy.max_per_hour == Some(0) {
             return Err(wrong("max_per_hour", "0 would allow nothing; leave it out for no limit"));
@@ -455,6 +464,9 @@ mod tests {
             (of("methods = [\"message\"]\nmax_value = 1\n"), "max_value: is not used: transaction is not among"),
             (of("methods = [\"transaction\"]\nchains = [1]\n"), "to: is empty, so that no transaction is allowed"),
             (of("methods = [\"typed-data\"]\n"), "typed_data: is empty, so that none is allowed"),
+            (of("methods = [\"feed\"]\n"), "feeds: is empty: list topics"),
+            (of("methods = [\"message\"]\nfeeds = [\"*\"]\n"), "feeds: is not used: feed is not among the methods"),
+            (of("methods = [\"feed\"]\nfeeds = [\"prices\"]\n"), "feeds: `prices` is not a 32-byte hash"),
             (of(&format!("{sends}chain = 1\n")), "11: [[identity.policies]] chain: unknown key, did you mean chains?"),
             (of(&format!("{goes}selectors = [\"transfer\"]\n")), "selectors: `transfer` is no selector: expected 0x"),
             (of(&format!("{sends}max_value = \"1 eth\"\n")), "max_value: `1 eth` is no amount: "),

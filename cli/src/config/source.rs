@@ -30,7 +30,8 @@ const PREFIX: &str = "NEXUM_";
 /// on it.
 const UNSUPPORTED: [&str; 5] = ["content", "discovery", "trust", "swarm", "waku"];
 /// Keys that hold lists of tables.
-const TABLES: [&str; 7] = ["chains", "credentials", "endpoints", "modules", "remote", "policies", "typed_data"];
+const TABLES: [&str; 8] =
+    ["chains", "credentials", "endpoints", "modules", "nodes", "remote", "policies", "typed_data"];
 /// Keys whose relative paths are relative to the file.
 const PATHS: [&str; 8] = [
     "engine.state_dir",
@@ -51,7 +52,7 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 7] = [
+const SECRETS: [&str; 8] = [
     "observability.admin_token",
     "egress.proxy",
     CREDENTIAL,
@@ -59,6 +60,7 @@ const SECRETS: [&str; 7] = [
     "chains.#.transactions.relay",
     "identity.password",
     "identity.remote.#.url",
+    "remote-store.nodes.#.url",
 ];
 /// What requests of modules leave with.
 const CREDENTIAL: &str = "egress.credentials.#.value";
@@ -340,13 +342,13 @@ pub(super) struct Environment<'a>(pub &'a Variables);
 
 /// The variable that sets a path.
 pub(super) fn variable(path: &[String]) -> String {
-    format!("{PREFIX}{}", path.join("__").to_uppercase())
+    format!("{PREFIX}{}", path.join("__").replace('-', "_").to_uppercase())
 }
 
-/// Section and key that a variable sets, in small letters.
+/// Section and key that a variable sets, in small letters. No name of a variable has a hyphen.
 fn setting(name: &str) -> Option<(String, String)> {
     let (section, key) = name.strip_prefix(PREFIX)?.split_once("__")?;
-    Some((section.to_lowercase(), key.to_lowercase()))
+    Some((section.to_lowercase().replace('_', "-"), key.to_lowercase()))
 }
 
 /// The variable that set what stands at a path, if any did.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use nexum_host_ifaces::{interfaces::identity::port::IdentityMsg, ports::Ports};
+use nexum_host_ifaces::{
+    interfaces::{identity::port::IdentityMsg, remote_store::port::RemoteStoreMsg},
+    ports::Ports,
+};
 use nexum_kernel::{load::Terms, manifest::config_values};
 
 use super::services::{module_spec, schedule_check};
@@ -13,6 +16,9 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     let ports = Ports::unbound(config.chains.iter().map(|chain| chain.chain_id));
     if config.identity.is_some() {
         ports.with::<IdentityMsg>();
+    }
+    if config.remote_store.is_some() {
+        ports.with::<RemoteStoreMsg>();
     }
     let (ceiling, restart, schedule_check) = (config.limits.limits(), config.restart.ceiling(), schedule_check());
     let terms = Terms {

@@ -18,7 +18,7 @@ use super::{
 const CHAIN: &str = "chain_id = 31337\nname = \"slow\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 200\nendless = true\n";
 
 /// The first of Anvil's accounts, so that Anvil signs with it, too.
-const ACCOUNT: &str = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
+pub const ACCOUNT: &str = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
 const PRIVATE_KEY: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 const PASSWORD: &str = "correct-horse-48151623";
 
@@ -50,7 +50,7 @@ fn assert_no_secret(text: &str) {
 }
 
 /// Imports the account, and puts the password into a file.
-fn with_key(setup: &Setup) -> PathBuf {
+pub fn with_key(setup: &Setup) -> PathBuf {
     let keys = setup.dir.path().join("keys");
     let password = setup.dir.path().join("pw");
     fs::write(&password, format!("{PASSWORD}\n")).unwrap();

@@ -34,6 +34,7 @@ mod prove_reorg;
 mod prove_transactions;
 mod proxy;
 mod receiver;
+mod remote_store;
 mod replay;
 mod reserve;
 mod resync;

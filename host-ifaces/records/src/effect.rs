@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct EffectSummary {
     pub id: String,
     pub key: String,
-    /// `http`, `rpc`, `transaction` or `message`.
+    /// `http`, `rpc`, `transaction`, `message`, `signature` or `upload`.
     pub kind: String,
     /// An origin without its path, or a chain.
     pub destination: String,

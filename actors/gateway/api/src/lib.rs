@@ -213,7 +213,7 @@ pub struct Effect {
     pub key: String,
     /// `pending`, `released` once it may have left, or how it ended: `delivered`, `failed`, `cancelled`.
     pub state: String,
-    /// `http`, `rpc`, `transaction` or `signature`.
+    /// `http`, `rpc`, `transaction`, `signature` or `upload`.
     pub kind: String,
     /// An origin without its path, or a chain.
     pub destination: String,

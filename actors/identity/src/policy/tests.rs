@@ -1,11 +1,11 @@
 //! Every field of a policy, one at a time.
 
-use nexum_host_ifaces::interfaces::identity::port::{SigningPayload, TransactionRequest};
+use nexum_host_ifaces::interfaces::identity::port::{FeedUpdate, SigningPayload, TransactionRequest};
 
 use super::*;
 use crate::{
     config::TypedDataRule,
-    request::{of_call, of_payload},
+    request::{of_call, of_feed, of_payload},
 };
 
 const ACCOUNT: Address = Address([0xaa; 20]);
@@ -204,4 +204,29 @@ fn fees_of_what_was_signed_before_are_held_to_the_ceiling() {
     assert_eq!(policies.for_empty("keeper", ACCOUNT, 1), Some(1));
     assert_eq!(policies.for_empty("keeper", ACCOUNT, 2), None);
     assert_eq!(policies.for_empty("keeper", TOKEN, 1), None);
+}
+
+#[test]
+fn a_feed_is_written_under_the_topics_of_its_policy_alone() {
+    let (ours, others) = (Hash([7; 32]), Hash([8; 32]));
+    let feed = |topic| {
+        let update = FeedUpdate { topic, index: 0, content: Hash([9; 32]) };
+        of_feed(ACCOUNT, update).0
+    };
+    let bare = Policy { methods: [Method::Feed].into(), ..Policy::new("keeper", ACCOUNT) };
+    let policy = Policy { feeds: AnyOf::Of(vec![ours]), ..bare.clone() };
+    let decided = |policy: &Policy, topic| decide(std::slice::from_ref(policy), &feed(topic), Counted::default());
+    assert_eq!(decided(&policy, ours), Decision::Allowed { policy: 1 });
+    assert_eq!(field(&[bare], &feed(ours)), "feeds");
+    assert_eq!(field(&[policy.clone()], &feed(others)), "feeds");
+    assert_eq!(field(&[self::policy()], &feed(ours)), "methods");
+    let message = Policy { methods: [Method::Message].into(), ..policy.clone() };
+    assert_eq!(field(&[message], &feed(ours)), "methods");
+
+    let policies = Policies::new(vec![policy]);
+    assert_eq!(policies.feed_account("keeper", ours), Ok(ACCOUNT));
+    let refused = policies.feed_account("keeper", others).unwrap_err();
+    assert_eq!((refused.policy, refused.field), (Some(1), "feeds"));
+    let refused = policies.feed_account("nobody", ours).unwrap_err();
+    assert!(refused.message.starts_with("no policy gives module nobody a feed to write"), "{}", refused.message);
 }

@@ -24,8 +24,10 @@ pub const SIGN: &str = "sign";
 pub const SIGN_TYPED_DATA: &str = "sign-typed-data";
 /// A transaction: as an effect alone.
 pub const TRANSACTION: &str = "transaction";
+/// An update of a feed, which `remote-store` writes.
+pub const FEED: &str = "feed";
 
-const KNOWN: [&str; 3] = [SIGN, SIGN_TYPED_DATA, TRANSACTION];
+const KNOWN: [&str; 4] = [SIGN, SIGN_TYPED_DATA, TRANSACTION, FEED];
 
 pub(super) const TABLE: &[Key] = &[Key {
     name: METHODS,
@@ -71,7 +73,7 @@ impl Grants {
         }
     }
 
-    /// Whether the module may have something signed by this method: `SIGN`, `SIGN_TYPED_DATA` or `TRANSACTION`.
+    /// Whether the module may have something signed by this method: `SIGN`, `SIGN_TYPED_DATA`, `TRANSACTION` or `FEED`.
     ///
     /// # Errors
     /// `unsupported` where `identity` is not granted, `denied` for a method that the manifest does not ask for.
@@ -168,7 +170,7 @@ mod tests {
     fn an_entry_is_one_of_the_methods() {
         let read = TABLE[0].read;
         assert_eq!(read("sign-typed-data"), Ok("sign-typed-data".to_owned()));
-        let known = "unknown identity method `spend`; known are sign, sign-typed-data, transaction";
+        let known = "unknown identity method `spend`; known are sign, sign-typed-data, transaction, feed";
         assert_eq!(read("spend"), Err(known.to_owned()));
     }
 

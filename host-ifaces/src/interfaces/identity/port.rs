@@ -49,6 +49,15 @@ pub enum SigningPayload {
     TypedData(String),
 }
 
+/// An update of a feed on Swarm, to be signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FeedUpdate {
+    pub topic: Hash,
+    pub index: u64,
+    /// The address of its content.
+    pub content: Hash,
+}
+
 /// What a transaction pays for gas, in wei per unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fees {
@@ -172,7 +181,7 @@ pub struct AuditEntry {
     pub module: String,
     pub intent: Option<String>,
     pub account: String,
-    /// `message`, `typed-data` or `transaction`.
+    /// `message`, `typed-data`, `transaction` or `feed`.
     pub kind: String,
     /// SHA-256 of what was signed.
     pub digest: Hash,
@@ -207,6 +216,15 @@ pub enum IdentityMsg {
         payload: SigningPayload,
         intent: Option<String>,
         reply: RpcReplyPort<Result<SignatureAnswer, HostError>>,
+    },
+    /// The account whose feed a policy gives the module under this topic; the first one, when there are several. Must reply.
+    FeedAccount { module: Arc<str>, topic: Hash, reply: RpcReplyPort<Result<Address, HostError>> },
+    /// A policy that asks refuses it. Must reply.
+    SignFeed {
+        module: Arc<str>,
+        account: Address,
+        update: FeedUpdate,
+        reply: RpcReplyPort<Result<Box<AccountSignature>, HostError>>,
     },
     /// Whether a transaction could be signed, before a nonce is taken. Asks the operator when the policy says so. Must reply.
     Admit {

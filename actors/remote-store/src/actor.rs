@@ -1,0 +1,222 @@
+//! The remote-store actor: a mailbox that never waits, and a bound on what runs at once.
+//!
+//! Invariant: nothing queues here. A request past a bound is refused as `rate-limited`; whoever wants it done tries again.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use nexum_host_ifaces::{
+    HostError, HostErrorKind,
+    blocking::Blocking,
+    clock::Clock,
+    interfaces::remote_store::port::{CONTENT_BYTES_MAX, RemoteStoreMsg, RemoteStoreStatus, error},
+    ports::Ports,
+    secrets::shown_url,
+};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr, concurrency::JoinHandle};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use crate::{client::Client, metrics::RemoteStoreMetrics, service::Service, watch};
+
+/// What the operator says.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The first that works is asked, and the next one where it does not.
+    pub nodes: Vec<NodeSettings>,
+    pub limits: Limits,
+    /// Whether a node answers an upload before the network has it.
+    pub is_deferred: bool,
+    /// Whether a node keeps what it uploads.
+    pub pins: bool,
+}
+
+/// A Bee node.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NodeSettings {
+    pub url: String,
+    /// 64 hex digits; absent on one that is only read from.
+    pub batch: Option<String>,
+}
+
+impl fmt::Debug for NodeSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, batch } = self;
+        f.debug_struct("NodeSettings").field("url", &shown_url(url)).field("batch", batch).finish()
+    }
+}
+
+/// The operator's bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Of one upload, download or update.
+    pub content_bytes_max: usize,
+    /// Of all modules at once; each may hold content of that size.
+    pub requests_max: usize,
+    /// Of one module at once.
+    pub module_requests_max: usize,
+    /// Requests to nodes at once.
+    pub node_requests_max: usize,
+    /// Chunks that are kept to be read again.
+    pub cache_bytes_max: usize,
+    /// One request to a node.
+    pub timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            content_bytes_max: CONTENT_BYTES_MAX,
+            requests_max: 16,
+            module_requests_max: 4,
+            node_requests_max: 32,
+            cache_bytes_max: 32 * 1024 * 1024,
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a remote-store actor is started with.
+#[derive(Clone)]
+pub struct Args {
+    pub settings: Settings,
+    /// The way to identity.
+    pub ports: Arc<Ports>,
+    pub clock: Arc<dyn Clock>,
+    /// Where content is hashed.
+    pub blocking: Blocking,
+    pub metrics: RemoteStoreMetrics,
+}
+
+pub struct State {
+    service: Arc<Service>,
+    metrics: RemoteStoreMetrics,
+    limits: Limits,
+    all: Arc<Semaphore>,
+    modules: HashMap<Arc<str>, Arc<Semaphore>>,
+    /// What runs ends with the actor, and so does the look after batches.
+    tasks: JoinSet<Option<bool>>,
+    requests_total: u64,
+    errors_total: u64,
+}
+
+pub struct RemoteStoreActor;
+
+/// Starts the remote-store actor under `supervisor`.
+pub async fn spawn(args: Args, supervisor: ActorCell) -> Result<(ActorRef<RemoteStoreMsg>, JoinHandle<()>), SpawnErr> {
+    Actor::spawn_linked(None, RemoteStoreActor, args, supervisor).await
+}
+
+impl Actor for RemoteStoreActor {
+    type Msg = RemoteStoreMsg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, _: ActorRef<RemoteStoreMsg>, args: Args) -> Result<State, ActorProcessingErr> {
+        let Args { settings, ports, clock, blocking, metrics } = args;
+        let limits = settings.limits;
+        let client = Client::new(&settings, clock, metrics.clone())?;
+        let service = Arc::new(Service::new(client, limits, ports.of(), blocking, metrics.clone()));
+        let mut tasks = JoinSet::new();
+        let watched = service.clone();
+        tasks.spawn(async move {
+            watch::run(watched.client()).await;
+            None
+        });
+        let all = Arc::new(Semaphore::new(limits.requests_max));
+        let modules = HashMap::new();
+        Ok(State { service, metrics, limits, all, modules, tasks, requests_total: 0, errors_total: 0 })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<RemoteStoreMsg>,
+        message: RemoteStoreMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        while let Some(ended) = state.tasks.try_join_next() {
+            // A panic is the end of one request: whoever waits for its answer is told that there is none.
+            state.errors_total += u64::from(!ended.unwrap_or(None).unwrap_or(false));
+        }
+        state.handle(message);
+        Ok(())
+    }
+}
+
+impl State {
+    fn handle(&mut self, message: RemoteStoreMsg) {
+        let service = self.service.clone();
+        match message {
+            RemoteStoreMsg::Upload { module, data, deadline, reply } => {
+                self.run("upload", module, deadline, reply, move |_| async move { service.upload(data).await });
+            }
+            RemoteStoreMsg::Download { module, reference, bytes_max, deadline, reply } => {
+                let work = move |_| async move { service.download(&reference, bytes_max).await };
+                self.run("download", module, deadline, reply, work);
+            }
+            RemoteStoreMsg::ReadFeed { module, owner, topic, bytes_max, deadline, reply } => {
+                let work = move |_| async move { service.read_feed(owner, topic, bytes_max).await };
+                self.run("read-feed", module, deadline, reply, work);
+            }
+            RemoteStoreMsg::WriteFeed { module, topic, data, again, deadline, reply } => {
+                let work = move |module: Arc<str>| async move { service.write_feed(&module, topic, data, again).await };
+                self.run("write-feed", module, deadline, reply, work);
+            }
+            RemoteStoreMsg::Status(reply) => {
+                let status = RemoteStoreStatus {
+                    // One task looks after the nodes.
+                    in_flight: self.tasks.len().saturating_sub(1),
+                    requests_total: self.requests_total,
+                    errors_total: self.errors_total,
+                    cached_bytes: service.cached_bytes(),
+                    nodes: service.client().status(),
+                };
+                // Nobody to tell when the caller gave up.
+                let _ = reply.send(status);
+            }
+        }
+    }
+
+    /// Lets the work run beside the mailbox, within its deadline, and answers with what comes of it.
+    fn run<T, F>(
+        &mut self,
+        operation: &'static str,
+        module: Arc<str>,
+        deadline: Duration,
+        reply: RpcReplyPort<Result<T, HostError>>,
+        work: impl FnOnce(Arc<str>) -> F,
+    ) where
+        T: Send + 'static,
+        F: Future<Output = Result<T, HostError>> + Send + 'static,
+    {
+        self.requests_total += 1;
+        let metrics = self.metrics.clone();
+        let own_max = self.limits.module_requests_max;
+        let own = self.modules.entry(module.clone()).or_insert_with(|| Arc::new(Semaphore::new(own_max))).clone();
+        let (own, all) = (own.try_acquire_owned(), self.all.clone().try_acquire_owned());
+        // Modules come and go; what nobody uses is forgotten.
+        self.modules.retain(|_, permits| permits.available_permits() < own_max);
+        let (Ok(own), Ok(all)) = (own, all) else {
+            self.errors_total += 1;
+            let message = format!(
+                "so many requests are under way already that no other is begun: at most {own_max} of one module, and {} in all",
+                self.limits.requests_max
+            );
+            metrics.ended(operation, HostErrorKind::RateLimited.name());
+            // Nobody to tell when the caller gave up.
+            let _ = reply.send(Err(error(HostErrorKind::RateLimited, message).with_data("1000")));
+            return;
+        };
+        let work = work(module);
+        self.tasks.spawn(async move {
+            let done = tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
+                let message = format!("no end within {deadline:?}: the nodes are slow, or the content is large");
+                Err(error(HostErrorKind::Timeout, message).with_data("slow"))
+            });
+            metrics.ended(operation, done.as_ref().map_or_else(|error| error.kind.name(), |_| "ok"));
+            let is_done = done.is_ok();
+            drop((own, all));
+            // Nobody to tell when the caller gave up.
+            let _ = reply.send(done);
+            Some(is_done)
+        });
+    }
+}

@@ -1,0 +1,269 @@
+//! The actor against nodes that do as they are told: what is read was checked, what is kept and under way has bounds.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{sync::Arc, time::Duration};
+
+use alloy_signer::SignerSync as _;
+use alloy_signer_local::PrivateKeySigner;
+use nexum_host_ifaces::{
+    Address, Hash, HostError, HostErrorKind,
+    blocking::Blocking,
+    clock::SystemClock,
+    interfaces::{
+        identity::port::IdentityMsg,
+        remote_store::port::{RemoteStoreMsg, RemoteStoreStatus, error},
+    },
+    port::Port,
+    ports::Ports,
+};
+use nexum_remote_store::{Args, Limits, NodeSettings, RemoteStoreMetrics, Settings};
+use nexum_swarm::{feed, soc};
+use nexum_testkit_swarm::{BATCH, Bee, Mood};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+
+/// Far more than a loaded machine needs.
+const PATIENCE: Duration = Duration::from_secs(30);
+const TOPIC: Hash = Hash([7; 32]);
+
+struct Parent;
+
+impl Actor for Parent {
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+fn key() -> PrivateKeySigner {
+    PrivateKeySigner::from_slice(&[7; 32]).unwrap()
+}
+
+fn owner() -> Address {
+    Address(key().address().0.0)
+}
+
+/// Signs updates under one topic.
+struct Identity;
+
+impl Actor for Identity {
+    type Msg = IdentityMsg;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<IdentityMsg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<IdentityMsg>,
+        message: IdentityMsg,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            IdentityMsg::FeedAccount { topic, reply, .. } => reply.send(match topic {
+                TOPIC => Ok(owner()),
+                _ => Err(error(HostErrorKind::Denied, "no policy")),
+            })?,
+            IdentityMsg::SignFeed { account, update, reply, .. } => {
+                assert_eq!(account, owner());
+                let identifier = feed::identifier(&update.topic.0, update.index);
+                let signature = key().sign_message_sync(&soc::message(&identifier, &update.content.0)).unwrap();
+                reply.send(Ok(Box::new(signature.as_bytes())))?;
+            }
+            other => panic!("{other:?}"),
+        }
+        Ok(())
+    }
+}
+
+struct Store(Port<RemoteStoreMsg>);
+
+impl Store {
+    /// An actor with these nodes, and limits besides.
+    async fn start(bees: &[&Bee], limits: Limits) -> Self {
+        let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
+        let (identity, _) = Actor::spawn(None, Identity, ()).await.unwrap();
+        let ports = Ports::unbound([]);
+        ports.of::<IdentityMsg>().bind(identity);
+        let node = |bee: &&Bee| NodeSettings { url: bee.url(), batch: Some(BATCH.to_owned()) };
+        let nodes = bees.iter().map(node).collect();
+        let args = Args {
+            settings: Settings { nodes, limits, is_deferred: false, pins: false },
+            ports: ports.clone(),
+            clock: Arc::new(SystemClock::new()),
+            blocking: Blocking::Threads,
+            metrics: RemoteStoreMetrics::register(&prometheus::Registry::new()).unwrap(),
+        };
+        let (actor, _) = nexum_remote_store::spawn(args, parent.get_cell()).await.unwrap();
+        let port = ports.of::<RemoteStoreMsg>();
+        port.bind(actor);
+        Self(port)
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        message: impl FnOnce(RpcReplyPort<Result<T, HostError>>) -> RemoteStoreMsg,
+    ) -> Result<T, HostError> {
+        self.0.call(PATIENCE, message).await.unwrap()
+    }
+
+    async fn upload(&self, data: &[u8]) -> Result<Vec<u8>, HostError> {
+        self.upload_within(data, PATIENCE).await
+    }
+
+    async fn upload_within(&self, data: &[u8], deadline: Duration) -> Result<Vec<u8>, HostError> {
+        let (module, data) = (Arc::from("m"), data.to_vec());
+        self.call(|reply| RemoteStoreMsg::Upload { module, data, deadline, reply }).await
+    }
+
+    async fn download(&self, reference: &str, bytes_max: usize) -> Result<Vec<u8>, HostError> {
+        let (module, reference, deadline) = (Arc::from("m"), hex::decode(reference).unwrap(), PATIENCE);
+        self.call(|reply| RemoteStoreMsg::Download { module, reference, bytes_max, deadline, reply }).await
+    }
+
+    async fn read_feed(&self) -> Result<Option<Vec<u8>>, HostError> {
+        let (module, owner, deadline) = (Arc::from("m"), owner(), PATIENCE);
+        let read =
+            |reply| RemoteStoreMsg::ReadFeed { module, owner, topic: TOPIC, bytes_max: 1 << 20, deadline, reply };
+        self.call(read).await
+    }
+
+    async fn write_feed(&self, topic: Hash, data: &[u8], again: bool) -> Result<Vec<u8>, HostError> {
+        let (module, data, deadline) = (Arc::from("m"), data.to_vec(), PATIENCE);
+        self.call(|reply| RemoteStoreMsg::WriteFeed { module, topic, data, again, deadline, reply }).await
+    }
+
+    async fn status(&self) -> RemoteStoreStatus {
+        self.0.call(PATIENCE, RemoteStoreMsg::Status).await.unwrap()
+    }
+}
+
+fn content(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at * 31 + at / 4096) as u8).collect()
+}
+
+fn told(refused: Result<impl std::fmt::Debug, HostError>) -> (HostErrorKind, String) {
+    let error = refused.unwrap_err();
+    (error.kind, error.data.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn what_was_read_and_checked_is_not_asked_for_again() {
+    let bee = Bee::start();
+    let store = Store::start(&[&bee], Limits::default()).await;
+    let data = content(100_000);
+    let reference = hex::encode(store.upload(&data).await.unwrap());
+    assert_eq!((bee.uploads(), bee.chunk_requests()), (vec![reference.clone()], 0), "what was sent is not kept");
+    assert_eq!(store.download(&reference, 100_000).await.unwrap(), data);
+    assert_eq!(bee.chunk_requests(), 26, "25 leaves and the root");
+    bee.set(Mood::Lies);
+    assert_eq!(store.download(&reference, 100_000).await.unwrap(), data);
+    assert_eq!(bee.chunk_requests(), 26);
+    assert!(store.status().await.cached_bytes > 100_000);
+
+    let small = Store::start(&[&bee], Limits { cache_bytes_max: 0, ..Limits::default() }).await;
+    assert_eq!(told(small.download(&reference, 100_000).await), (HostErrorKind::Unavailable, "corrupt".to_owned()));
+    bee.set(Mood::Fine);
+    for _ in 0..2 {
+        assert_eq!(small.download(&reference, 100_000).await.unwrap(), data);
+    }
+    assert_eq!(small.status().await.cached_bytes, 0);
+}
+
+#[tokio::test]
+async fn content_that_is_too_large_is_not_asked_for() {
+    let bee = Bee::start();
+    let limits = Limits { content_bytes_max: 50_000, ..Limits::default() };
+    let store = Store::start(&[&bee], limits).await;
+    let too_large = (HostErrorKind::InvalidInput, "too-large".to_owned());
+    assert_eq!(told(store.upload(&content(50_001)).await), too_large);
+    assert_eq!(bee.uploads(), Vec::<String>::new());
+    let reference = bee.keep(&content(50_001));
+    assert_eq!(told(store.download(&reference, 1 << 20).await), too_large);
+    let reference = bee.keep(&content(50_000));
+    assert_eq!(told(store.download(&reference, 49_999).await), too_large);
+    assert_eq!(bee.chunk_requests(), 2, "the roots");
+    assert_eq!(store.download(&reference, 50_000).await.unwrap(), content(50_000));
+}
+
+#[tokio::test]
+async fn encrypted_content_is_read_by_its_reference() {
+    let bee = Bee::start();
+    let store = Store::start(&[&bee], Limits::default()).await;
+    for bytes in [1, 4_097, 300_000] {
+        let reference = bee.keep_encrypted(&content(bytes));
+        assert_eq!(store.download(&reference, bytes).await.unwrap(), content(bytes));
+    }
+    assert_eq!(told(store.download(&"00".repeat(64), 1).await), (HostErrorKind::InvalidInput, "not-found".to_owned()));
+}
+
+#[tokio::test]
+async fn an_update_of_a_feed_is_written_once_for_one_effect() {
+    let bee = Bee::start();
+    let store = Store::start(&[&bee], Limits::default()).await;
+    assert_eq!(store.read_feed().await.unwrap(), None);
+    let first = store.write_feed(TOPIC, b"one", false).await.unwrap();
+    assert_eq!(store.write_feed(TOPIC, b"one", true).await.unwrap(), first, "it may have arrived, and has");
+    assert_eq!(bee.uploads().len(), 1);
+    let second = store.write_feed(TOPIC, b"one", false).await.unwrap();
+    assert_ne!(first, second, "a call is another update");
+    // Larger than a chunk, and while the answer to the update is lost.
+    bee.set(Mood::LosesAnswers);
+    assert_eq!(told(store.write_feed(TOPIC, &content(9_000), false).await).1, "unreachable");
+    bee.set(Mood::Fine);
+    let third = store.write_feed(TOPIC, &content(9_000), true).await.unwrap();
+    assert!(bee.has(&hex::encode(&third)));
+    assert_eq!(store.read_feed().await.unwrap(), Some(content(9_000)));
+    assert_eq!(told(store.write_feed(Hash([8; 32]), b"x", false).await).0, HostErrorKind::Denied);
+
+    // Another actor knows nothing of it, and finds the same.
+    let other = Store::start(&[&bee], Limits::default()).await;
+    assert_eq!(other.read_feed().await.unwrap(), Some(content(9_000)));
+    bee.set(Mood::Forgets);
+    assert_eq!(told(store.read_feed().await), (HostErrorKind::InvalidInput, "not-found".to_owned()));
+    bee.set(Mood::Lies);
+    assert_eq!(told(store.read_feed().await), (HostErrorKind::Unavailable, "corrupt".to_owned()));
+}
+
+#[tokio::test]
+async fn a_node_that_fails_leaves_the_work_to_the_next_one() {
+    let (bad, good) = (Bee::start(), Bee::start());
+    for mood in [Mood::Fails(500), Mood::BatchFull, Mood::Misnames, Mood::LosesAnswers, Mood::Syncs] {
+        bad.set(mood);
+        let store = Store::start(&[&bad, &good], Limits::default()).await;
+        let data = format!("{mood:?}").into_bytes();
+        let reference = hex::encode(store.upload(&data).await.unwrap());
+        assert!(good.has(&reference), "{mood:?}");
+    }
+    bad.set(Mood::Fine);
+    let store = Store::start(&[&bad, &good], Limits::default()).await;
+    assert_eq!(told(store.download(&"00".repeat(32), 1).await).1, "not-found", "both say so");
+    bad.set(Mood::Fails(500));
+    assert_eq!(told(store.download(&"00".repeat(32), 1).await).1, "failed", "only one of them says so");
+    let status = store.status().await;
+    assert_eq!(status.nodes.len(), 2);
+    assert!(!status.nodes[0].is_up && status.nodes[1].is_up, "{:?}", status.nodes);
+}
+
+#[tokio::test]
+async fn what_is_under_way_has_a_bound_and_an_end() {
+    let bee = Bee::start();
+    let limits = Limits { module_requests_max: 1, ..Limits::default() };
+    let store = Store::start(&[&bee], limits).await;
+    bee.set(Mood::Hangs);
+    let short = Duration::from_millis(300);
+    let (first, second) = tokio::join!(store.upload_within(b"1", short), store.upload_within(b"2", short));
+    let mut both = [told(first), told(second)];
+    both.sort_by_key(|(_, data)| data.clone());
+    let refused = (HostErrorKind::RateLimited, "1000".to_owned());
+    assert_eq!(both, [refused, (HostErrorKind::Timeout, "slow".to_owned())]);
+    bee.set(Mood::Fine);
+    assert!(store.upload(b"3").await.is_ok());
+    let status = store.status().await;
+    assert_eq!((status.in_flight, status.requests_total, status.errors_total), (0, 3, 2));
+}
