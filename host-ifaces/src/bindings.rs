@@ -8,6 +8,7 @@ wasmtime::component::bindgen!({
         "nexum:host/http": async,
         "nexum:host/identity": async,
         "nexum:host/local-store.flush": async,
+        "nexum:host/messaging": async,
         "nexum:host/clock": trappable,
         "nexum:host/logging": trappable,
         "nexum:host/random": trappable,
