@@ -12,6 +12,7 @@ use nexum_host_ifaces::{
         chain::port::{ChainMsg, ChainStatus, EndpointStatus},
         http::port::{EgressMsg, EgressStatus, OriginStatus},
         identity::port::{IdentityMsg, IdentityStatus},
+        messaging::port::{MessagingMsg, MessagingStatus, NodeStatus},
     },
     port::Port,
     store::{RefusedWrites, StoreMsg, StoreStatus},
@@ -59,6 +60,38 @@ pub fn identity(port: Port<IdentityMsg>) -> StatusSpec {
 /// What the operator's accounts send, one line for each account on each chain.
 pub fn transactions(port: Port<TransactionsMsg>) -> StatusSpec {
     StatusSpec::new("transactions", NodeKind::Service, port, TransactionsMsg::Status, transactions_status)
+}
+
+/// The nodes that modules' messages go to and come from.
+pub fn messaging(port: Port<MessagingMsg>) -> StatusSpec {
+    StatusSpec::new("messaging", NodeKind::Service, port, MessagingMsg::Status, messaging_status)
+}
+
+fn messaging_status(status: MessagingStatus) -> Status {
+    let MessagingStatus { nodes, topics, published_total, delivered_total, gaps_total, last_gap } = status;
+    let noun = if topics == 1 { "topic" } else { "topics" };
+    let mut summary = format!("{topics} {noun}, {delivered_total} messages delivered, {published_total} published");
+    if let Some(gap) = last_gap {
+        let noun = if gaps_total == 1 { "gap" } else { "gaps" };
+        summary.push_str(&format!(", {gaps_total} {noun}, the last: {gap}"));
+    }
+    let is_down = nodes.iter().all(|node| node.failing_ms.is_some());
+    Status {
+        state: if is_down { ServiceState::Down } else { ServiceState::Up },
+        children: nodes.into_iter().map(waku_node).collect(),
+        ..Status::up(summary)
+    }
+}
+
+fn waku_node(node: NodeStatus) -> Node {
+    let NodeStatus { name, failing_ms, last_error } = node;
+    let error = last_error.map(|error| format!("last error: {}", cut(error, SHOWN_ERROR_BYTES_MAX)));
+    let (state, since) = match failing_ms {
+        Some(failing_ms) => (ServiceState::Down, Some(format!("no answer for {}", age(failing_ms)))),
+        None => (ServiceState::Up, None),
+    };
+    let summary: Vec<String> = since.into_iter().chain(error).collect();
+    Node::new(name.as_str(), NodeKind::Endpoint, state, summary.join(", "), Vec::new())
 }
 
 fn origin_node(origin: OriginStatus) -> Node {
@@ -276,6 +309,25 @@ mod tests {
         assert_eq!(shown(0), ("10 0xaa", stopped));
         assert_eq!(shown(1), ("1 0xaa", "next nonce 7, 2 in flight, 1 waiting, oldest 1m 5s"));
         assert_eq!(transactions_status(TransactionsStatus::default()).summary, "0 accounts, 0 in flight, 0 waiting");
+    }
+
+    #[test]
+    fn nodes_that_do_not_answer_and_messages_that_are_gone_are_told() {
+        let node = |failing_ms| NodeStatus { name: "http://a".into(), failing_ms, last_error: Some("refused".into()) };
+        let mut status = MessagingStatus { nodes: vec![node(None), node(Some(65_400))], ..MessagingStatus::default() };
+        (status.topics, status.delivered_total, status.published_total) = (1, 7, 2);
+        let told = messaging_status(status.clone());
+        assert_eq!(
+            (told.summary.as_str(), told.state),
+            ("1 topic, 7 messages delivered, 2 published", ServiceState::Up)
+        );
+        assert_eq!(told.children[0].summary, "last error: refused");
+        assert_eq!(told.children[1].summary, "no answer for 1m 5s, last error: refused");
+        status.nodes.remove(0);
+        (status.gaps_total, status.last_gap) = (1, Some("m at message:/app/1/x/proto".into()));
+        let told = messaging_status(status);
+        assert!(told.summary.ends_with(", 1 gap, the last: m at message:/app/1/x/proto"), "{}", told.summary);
+        assert_eq!(told.state, ServiceState::Down);
     }
 
     #[test]

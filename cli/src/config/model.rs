@@ -21,6 +21,7 @@ use super::effects::Outbox;
 use super::egress::Egress;
 use super::identity::Identity;
 use super::journal::Journal;
+use super::messaging::Messaging;
 use super::restart::Restart;
 use super::secret::Secret;
 use super::transactions::Transactions;
@@ -39,6 +40,9 @@ pub struct Config {
     /// Absent: modules have no accounts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
+    /// Absent: modules have no messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messaging: Option<Messaging>,
     pub restart: Restart,
     /// Ceilings for every module.
     pub limits: Ceiling,
@@ -58,6 +62,7 @@ impl Default for Config {
             egress: Egress::default(),
             outbox: Outbox::default(),
             identity: None,
+            messaging: None,
             restart: Restart::default(),
             limits: Ceiling::of_engine(),
             from_environment: BTreeSet::new(),

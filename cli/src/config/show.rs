@@ -30,6 +30,9 @@ pub fn masked(config: &Config) -> Config {
             remote.url = Secret(secrets::shown_url(&remote.url.0));
         }
     }
+    for Secret(url) in config.messaging.iter_mut().flat_map(|messaging| &mut messaging.nodes) {
+        *url = secrets::shown_url(url);
+    }
     config.egress.proxy = config.egress.proxy.map(|proxy| proxy.masked());
     config.egress.credentials.iter_mut().for_each(Credential::mask);
     for (index, module) in config.modules.iter_mut().enumerate() {

@@ -48,7 +48,7 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 7] = [
+const SECRETS: [&str; 8] = [
     "observability.admin_token",
     "egress.proxy",
     CREDENTIAL,
@@ -56,6 +56,7 @@ const SECRETS: [&str; 7] = [
     "chains.#.transactions.relay",
     "identity.password",
     "identity.remote.#.url",
+    "messaging.nodes",
 ];
 /// What requests of modules leave with.
 const CREDENTIAL: &str = "egress.credentials.#.value";

@@ -82,6 +82,9 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
         services.push(super::identity::service(identity, &ports, &clock, &registry)?);
         services.push(super::transactions::service(config, &ports, &clock, &registry)?);
     }
+    if let Some(messaging) = &config.messaging {
+        services.push(super::messaging::service(messaging, &ports, &clock, &registry)?);
+    }
     services.push(gateway_service(config, &admin, &ports, &registry, log.tap.clone(), listeners)?);
 
     let args = KernelArgs {

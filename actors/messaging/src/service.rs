@@ -1,0 +1,119 @@
+//! What is answered at once: messages are published, and stored ones are looked up.
+
+use std::{sync::Arc, time::Duration};
+
+use nexum_host_ifaces::{
+    Hash, HostError, HostErrorKind,
+    clock::Clock,
+    interfaces::messaging::port::{Publish, Query},
+    types::Message,
+};
+use tokio::time::timeout;
+
+use crate::{
+    metrics::MessagingMetrics,
+    nodes::{Nodes, Wanted},
+    wire::{error, outgoing},
+};
+
+const NS_PER_MS: u64 = 1_000_000;
+/// How far back an attempt is looked for whose answer was lost.
+const LOOK_BACK_MS: u64 = 3_600_000;
+/// Pages that are looked through for it, newest first.
+const LOOK_BACK_PAGES: usize = 5;
+
+pub struct Service {
+    pub nodes: Arc<Nodes>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: MessagingMetrics,
+}
+
+impl Service {
+    pub async fn publish(&self, publish: &Publish) -> Result<Vec<u8>, HostError> {
+        within(publish.deadline, "publish", self.publish_now(publish)).await
+    }
+
+    async fn publish_now(&self, publish: &Publish) -> Result<Vec<u8>, HostError> {
+        let Publish { topic, payload, effect, again, .. } = publish;
+        if let Some(effect) = effect.filter(|_| *again)
+            && self.is_stored(topic, &effect).await
+        {
+            return Ok(b"an earlier attempt had arrived".to_vec());
+        }
+        let time_ns = self.clock.now_ms().saturating_mul(NS_PER_MS);
+        let said = self.nodes.publish(outgoing(topic, payload, effect.as_ref(), time_ns)).await?;
+        self.metrics.published.inc();
+        Ok(said)
+    }
+
+    /// Whether a store has the message of an effect. Where no store answers nobody knows, and it is sent again.
+    async fn is_stored(&self, topic: &Arc<str>, effect: &Hash) -> bool {
+        let start_ns = self.clock.now_ms().saturating_sub(LOOK_BACK_MS).saturating_mul(NS_PER_MS);
+        let mut wanted = Wanted {
+            topic: Some(topic.clone()),
+            start_ns: Some(start_ns),
+            newest_first: true,
+            count: usize::MAX,
+            ..Wanted::default()
+        };
+        let mut on = None;
+        for _ in 0..LOOK_BACK_PAGES {
+            let Ok((node, page)) = self.nodes.page(on, wanted.clone()).await else { return false };
+            if page.messages.iter().any(|stored| stored.meta == effect.0) {
+                return true;
+            }
+            let Some(next) = page.next.filter(|_| !page.messages.is_empty()) else { return false };
+            (on, wanted.after) = (Some(node), Some(next));
+        }
+        false
+    }
+
+    pub async fn query(&self, query: &Query) -> Result<Vec<Message>, HostError> {
+        within(query.deadline, "query", self.query_now(query)).await
+    }
+
+    async fn query_now(&self, query: &Query) -> Result<Vec<Message>, HostError> {
+        let most = query.messages_max as usize;
+        let (mut found, mut bytes, mut on, mut after) = (Vec::new(), 0, None, None);
+        let mut last = None;
+        while found.len() < most {
+            let wanted = Wanted {
+                topic: Some(query.topic.clone()),
+                start_ns: query.start_ns,
+                end_ns: query.end_ns,
+                newest_first: false,
+                count: most - found.len(),
+                after: after.take(),
+            };
+            let (node, page) = self.nodes.page(on, wanted).await?;
+            let is_empty = page.messages.is_empty();
+            for stored in page.messages {
+                // A store may give one twice.
+                if last == Some(stored.hash) || found.len() == most {
+                    continue;
+                }
+                last = Some(stored.hash);
+                bytes += stored.message.content_topic.len() + stored.message.payload.len();
+                if bytes > query.bytes_max {
+                    let message = format!("the messages are larger than the limit of {} bytes", query.bytes_max);
+                    return Err(error(HostErrorKind::InvalidInput, message));
+                }
+                found.push(stored.message);
+            }
+            match page.next.filter(|_| !is_empty) {
+                Some(next) => (on, after) = (Some(node), Some(next)),
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+}
+
+async fn within<T>(
+    deadline: Duration,
+    what: &str,
+    work: impl Future<Output = Result<T, HostError>>,
+) -> Result<T, HostError> {
+    let late = |_| Err(error(HostErrorKind::Timeout, format!("{what}: no Waku node answered in time")));
+    timeout(deadline, work).await.unwrap_or_else(late)
+}
