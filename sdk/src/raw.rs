@@ -27,9 +27,14 @@ pub(crate) mod logging {
 }
 
 #[cfg(target_family = "wasm")]
+pub(crate) mod messaging {
+    pub(crate) use crate::bindings::nexum::host::messaging::{publish, query};
+}
+
+#[cfg(target_family = "wasm")]
 pub(crate) mod outbox {
     pub(crate) use crate::bindings::nexum::host::outbox::send;
 }
 
 #[cfg(not(target_family = "wasm"))]
-pub(crate) use crate::testing::host::{chain, clock, identity, local_store, logging, outbox};
+pub(crate) use crate::testing::host::{chain, clock, identity, local_store, logging, messaging, outbox};
