@@ -304,6 +304,11 @@ prove-outbox: test-deps guests ## kill the engine around sends KILLS times while
 prove-transactions: test-deps guests ## kill the engine KILLS times while the node loses answers, forgets, reorganises and is used by others; each transfer happens once
 	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_transactions)'
 
+MESSAGES ?= 100000
+.PHONY: prove-messages
+prove-messages: test-deps guests ## kill the engine and the Waku node KILLS times among messages that come late and twice; MESSAGES of history; each is handled once
+	@NEXUM_KILLS=$(KILLS) NEXUM_MESSAGES=$(MESSAGES) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_messages)'
+
 .PHONY: mutants
 mutants: test-deps guests ## break the engine on purpose, one promise at a time (ONLY=text chooses some); a test must notice each
 	@python3 fixtures/mutants/mutants.py --only "$(ONLY)"

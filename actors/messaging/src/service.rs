@@ -36,7 +36,7 @@ impl Service {
     async fn publish_now(&self, publish: &Publish) -> Result<Vec<u8>, HostError> {
         let Publish { topic, payload, effect, again, .. } = publish;
         if let Some(effect) = effect.filter(|_| *again)
-            && self.is_stored(topic, &effect).await
+            && self.is_stored(topic, &effect).await?
         {
             return Ok(b"an earlier attempt had arrived".to_vec());
         }
@@ -46,8 +46,11 @@ impl Service {
         Ok(said)
     }
 
-    /// Whether a store has the message of an effect. Where no store answers nobody knows, and it is sent again.
-    async fn is_stored(&self, topic: &Arc<str>, effect: &Hash) -> bool {
+    /// Whether a store has the message of an effect. A node that has no store cannot know, and it is sent again.
+    ///
+    /// # Errors
+    /// No node answers, so that nothing should be sent either.
+    async fn is_stored(&self, topic: &Arc<str>, effect: &Hash) -> Result<bool, HostError> {
         let start_ns = self.clock.now_ms().saturating_sub(LOOK_BACK_MS).saturating_mul(NS_PER_MS);
         let mut wanted = Wanted {
             topic: Some(topic.clone()),
@@ -58,14 +61,18 @@ impl Service {
         };
         let mut on = None;
         for _ in 0..LOOK_BACK_PAGES {
-            let Ok((node, page)) = self.nodes.page(on, wanted.clone()).await else { return false };
+            let (node, page) = match self.nodes.page(on, wanted.clone()).await {
+                Ok(found) => found,
+                Err(failed) if failed.code == 0 => return Err(failed),
+                Err(_) => return Ok(false),
+            };
             if page.messages.iter().any(|stored| stored.meta == effect.0) {
-                return true;
+                return Ok(true);
             }
-            let Some(next) = page.next.filter(|_| !page.messages.is_empty()) else { return false };
+            let Some(next) = page.next.filter(|_| !page.messages.is_empty()) else { return Ok(false) };
             (on, wanted.after) = (Some(node), Some(next));
         }
-        false
+        Ok(false)
     }
 
     pub async fn query(&self, query: &Query) -> Result<Vec<Message>, HostError> {
