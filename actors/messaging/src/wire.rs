@@ -155,6 +155,9 @@ pub fn refusal(operation: &str, status: u16, said: &[u8]) -> HostError {
         413 => (HostErrorKind::InvalidInput, "the message is too large for the node"),
         420 | 421 if is_publish => (HostErrorKind::InvalidInput, "the node does not take this message"),
         429 => (HostErrorKind::RateLimited, "too many requests for the node"),
+        400 if is_publish && lower.contains("size exceeded") => {
+            (HostErrorKind::InvalidInput, "the message is too large for the node")
+        }
         // So it says that it has no peers, too.
         400 if is_publish && lower.starts_with("failed to publish") => {
             (HostErrorKind::Unavailable, "the node could not pass it on")
@@ -233,6 +236,7 @@ mod tests {
         assert_eq!(of("publish", 504, ""), limited);
         for (status, said, kind) in [
             (400, "Failed to publish. NoPeersToPublish", HostErrorKind::Unavailable),
+            (400, "Failed to publish. Message size exceeded maximum of 153600 bytes", HostErrorKind::InvalidInput),
             (400, "Unable to decode", HostErrorKind::InvalidInput),
             (401, "", HostErrorKind::Denied),
             (413, "", HostErrorKind::InvalidInput),
