@@ -10,7 +10,8 @@ use nexum_testkit::{
 use serde_json::Value;
 
 use super::{
-    engine::{Engine, Setup, eventually},
+    anvil::Anvil,
+    engine::{Engine, FROM_THE_FIRST, Setup, eventually},
     outbox::EAGER,
     prove_exactly_once::{Moments, kills},
 };
@@ -253,6 +254,52 @@ fn prove_messages_are_acknowledged_once_while_answers_are_lost_and_the_engine_is
     });
     println!("engine killed {} times: {sent} messages, each acknowledged once", kills());
     assert!(engine.terminate().success());
+}
+
+#[test]
+fn prove_messages_that_a_rewind_undid_come_again_once() {
+    let (anvil, node) = (Anvil::start(), Waku::start());
+    let topic = format!("[[subscription]]\nkind = \"message\"\ncontent_topic = \"{TOPIC}\"");
+    let changes = [
+        FROM_THE_FIRST,
+        ("required = [\"local-store\"]", "required = [\"local-store\", \"messaging\"]"),
+        ("[[subscription]]\nkind = \"log\"\nchain_id = 31337", topic.as_str()),
+    ];
+    let setup = Setup::new().chain(31337, &[anvil.ws()]).with(&messaging(&[node.url()]));
+    let mut engine = setup.module("recorder", "recorder", &changes).start();
+    begun(&engine);
+    let at_head = |engine: &Engine| {
+        let head = anvil.head().to_string();
+        engine.module_until("recorder", "handled the head", |node| node["cursors"]["chain:31337"] == head.as_str());
+    };
+    let once = |engine: &Engine, count: usize| {
+        eventually("each message is in the state once", || match handled(engine).1 {
+            times if times.len() == count && times.values().all(|times| *times == 1) => Ok(()),
+            times => Err(format!("{times:?}\n{}", engine.ctl(&["tree"]))),
+        });
+    };
+    let mut sent = 0;
+    for depth in [2, 3, 5] {
+        for _ in 0..6 {
+            anvil.mine();
+            at_head(&engine);
+            node.put(TOPIC, sent.to_string(), now_ns());
+            sent += 1;
+            once(&engine, sent);
+        }
+        // Those of the last blocks are undone, and come again after the blocks that took their place or before.
+        anvil.reorg(depth);
+        anvil.mine();
+        at_head(&engine);
+        once(&engine, sent);
+        if depth == 3 {
+            engine.kill9();
+            engine.launch();
+            once(&engine, sent);
+        }
+    }
+    assert!(engine.metric("nexum_reorgs_total", &[]) > 0.0);
+    println!("3 reorgs: {sent} messages, each in the state once");
 }
 
 #[test]
