@@ -15,8 +15,16 @@ mod pulls;
 mod scan;
 mod service;
 mod settings;
+#[cfg(any(test, feature = "fuzzing"))]
+mod torture;
 mod wire;
 
 pub use actor::{Args, MessagingActor, spawn};
 pub use metrics::MessagingMetrics;
 pub use settings::{PAGE_SIZE_MAX, PublishBy, Settings};
+
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod readers {
+    pub use crate::torture::page;
+}
