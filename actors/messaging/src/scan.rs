@@ -140,7 +140,9 @@ impl Scan {
             self.found |= at == (position.time_ns, position.hash);
             return Goes::On;
         }
-        let known = position.handled.iter().any(|named| named.hash == hash);
+        let is_given =
+            |delivery: &Delivery| matches!(&delivery.id, EventId::Message { hash: given, .. } if *given == hash);
+        let known = position.handled.iter().any(|named| named.hash == hash) || self.deliveries.iter().any(is_given);
         match (settled, known) {
             (true, _) => position.settle(time_ns, Some(hash)),
             (false, true) => {}

@@ -271,10 +271,10 @@ async fn history_is_read_in_bounded_pages_and_names_nothing() {
     fixture.go_on(600);
     let all: Vec<String> = (0..1_000).map(|n| format!("{n:04}")).collect();
     all.iter().enumerate().for_each(|(n, payload)| node.put(TOPIC, payload.as_str(), now + n as u64 / 3));
-    let (mut seen, mut told);
-    seen = BTreeSet::new();
+    let mut seen = BTreeSet::new();
     while seen.len() < all.len() {
-        (told, at) = fixture.next(&at).await;
+        let (told, next) = fixture.next(&at).await;
+        at = next;
         assert!(told.into_iter().all(|payload| seen.insert(payload)));
         assert!(matches!(&at, Cursor::Message { handled, .. } if handled.is_empty()), "{at}");
     }
