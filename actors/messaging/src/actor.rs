@@ -69,7 +69,7 @@ impl Actor for MessagingActor {
     async fn pre_start(&self, _: ActorRef<MessagingMsg>, args: Args) -> Result<State, ActorProcessingErr> {
         let Args { settings, clock, metrics } = args;
         let nodes = Arc::new(Nodes::new(settings.clone(), clock.clone(), metrics.clone())?);
-        let service = Service { nodes: nodes.clone(), clock: clock.clone(), metrics: metrics.clone() };
+        let service = Service::new(nodes.clone(), clock.clone(), metrics.clone());
         let pulls = Pulls { nodes, settings, clock, metrics, last_gap: Mutex::default() };
         Ok(State {
             pulls: Arc::new(pulls),

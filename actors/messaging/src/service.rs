@@ -1,11 +1,16 @@
 //! What is answered at once: messages are published, and stored ones are looked up.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use nexum_host_ifaces::{
     Hash, HostError, HostErrorKind,
     clock::Clock,
     interfaces::messaging::port::{Publish, Query},
+    sync::lock,
     types::Message,
 };
 use tokio::time::timeout;
@@ -13,7 +18,7 @@ use tokio::time::timeout;
 use crate::{
     metrics::MessagingMetrics,
     nodes::{Nodes, Wanted},
-    wire::{error, outgoing},
+    wire::{error, is_duplicate, outgoing},
 };
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -21,14 +26,44 @@ const NS_PER_MS: u64 = 1_000_000;
 const LOOK_BACK_MS: u64 = 3_600_000;
 /// Pages that are looked through for it, newest first.
 const LOOK_BACK_PAGES: usize = 5;
+/// So long an effect that is tried again keeps its time, so that it is the same message to the network: it may be on its way to
+/// the store. Nodes take no times that are more than 20 seconds off.
+const SAME_TIME_NS: u64 = 10_000 * NS_PER_MS;
+/// Effects whose times are remembered: many more than are published within that time.
+const TIMES_MAX: usize = 1_024;
+
+/// What is answered for a node that has the message of an earlier attempt.
+const ARRIVED: &[u8] = b"an earlier attempt had arrived";
 
 pub struct Service {
-    pub nodes: Arc<Nodes>,
-    pub clock: Arc<dyn Clock>,
-    pub metrics: MessagingMetrics,
+    nodes: Arc<Nodes>,
+    clock: Arc<dyn Clock>,
+    metrics: MessagingMetrics,
+    /// The times that effects were published with, the newest last.
+    times: Mutex<VecDeque<(Hash, u64)>>,
 }
 
 impl Service {
+    pub fn new(nodes: Arc<Nodes>, clock: Arc<dyn Clock>, metrics: MessagingMetrics) -> Self {
+        Self { nodes, clock, metrics, times: Mutex::default() }
+    }
+
+    /// The time that a message is published with.
+    fn time_ns(&self, effect: Option<Hash>) -> u64 {
+        let now_ns = self.clock.now_ms().saturating_mul(NS_PER_MS);
+        let Some(effect) = effect else { return now_ns };
+        let mut times = lock(&self.times);
+        times.retain(|(_, time_ns)| now_ns.saturating_sub(*time_ns) < SAME_TIME_NS);
+        if let Some((_, time_ns)) = times.iter().find(|(known, _)| *known == effect) {
+            return *time_ns;
+        }
+        if times.len() == TIMES_MAX {
+            times.pop_front();
+        }
+        times.push_back((effect, now_ns));
+        now_ns
+    }
+
     pub async fn publish(&self, publish: &Publish) -> Result<Vec<u8>, HostError> {
         within(publish.deadline, "publish", self.publish_now(publish)).await
     }
@@ -38,10 +73,14 @@ impl Service {
         if let Some(effect) = effect.filter(|_| *again)
             && self.is_stored(topic, &effect).await?
         {
-            return Ok(b"an earlier attempt had arrived".to_vec());
+            return Ok(ARRIVED.to_vec());
         }
-        let time_ns = self.clock.now_ms().saturating_mul(NS_PER_MS);
-        let said = self.nodes.publish(outgoing(topic, payload, effect.as_ref(), time_ns)).await?;
+        let time_ns = self.time_ns(*effect);
+        let message = outgoing(topic, payload, effect.as_ref(), time_ns);
+        let said = match self.nodes.publish(message).await {
+            Err(failed) if effect.is_some() && is_duplicate(&failed) => return Ok(ARRIVED.to_vec()),
+            answer => answer?,
+        };
         self.metrics.published.inc();
         Ok(said)
     }

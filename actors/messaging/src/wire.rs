@@ -170,6 +170,11 @@ pub fn refusal(operation: &str, status: u16, said: &[u8]) -> HostError {
     error(kind, told(what)).with_code(code)
 }
 
+/// Whether a node refuses a message because it has it: the same bytes with the same time.
+pub fn is_duplicate(failed: &HostError) -> bool {
+    failed.code == 400 && failed.message.contains("DuplicateMessage")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,6 +255,8 @@ mod tests {
         }
         assert_eq!(of("store", 504, ""), (HostErrorKind::Unavailable, false));
         assert_eq!(of("store", 412, ""), (HostErrorKind::Unavailable, false));
+        assert!(is_duplicate(&refusal("publish", 400, b"Failed to publish. DuplicateMessage")));
+        assert!(!is_duplicate(&refusal("publish", 400, b"Failed to publish. NoPeersToPublish")));
         let told = refusal("publish", 413, b"too\nbig").message;
         assert_eq!(told, "publish: the message is too large for the node (status 413: too big)");
     }

@@ -229,6 +229,25 @@ async fn an_effect_whose_answer_was_lost_is_found_in_the_store_and_not_sent_agai
     assert_eq!(node.stored(TOPIC).len(), 152);
 }
 
+/// What is on its way to the store is not there yet.
+#[tokio::test]
+async fn an_effect_that_is_tried_again_soon_is_the_same_message_to_the_network() {
+    let node = Waku::start();
+    let fixture = Fixture::new(&[node.url()], |_| {}).await;
+    let times = |node: &Waku| node.stored(TOPIC).iter().map(|record| record.time_ns).collect::<Vec<_>>();
+    fixture.publish(b"x", Some(Hash([7; 32])), false).await.unwrap();
+    node.prune(u64::MAX);
+    fixture.go_on(5);
+    fixture.publish(b"x", Some(Hash([7; 32])), true).await.unwrap();
+    assert_eq!(times(&node), [START_MS * NS_PER_MS]);
+    let again = fixture.publish(b"x", Some(Hash([7; 32])), false).await.unwrap();
+    assert_eq!((again.as_slice(), node.stored(TOPIC).len()), (&b"an earlier attempt had arrived"[..], 1));
+    node.prune(u64::MAX);
+    fixture.go_on(5);
+    fixture.publish(b"x", Some(Hash([7; 32])), true).await.unwrap();
+    assert_eq!(times(&node), [START_MS * NS_PER_MS + 10 * NS_PER_S], "a node would not take the old time much longer");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_are_pulled_as_they_come_late_ones_once_and_a_restart_of_the_node_loses_none() {
     let mut node = Waku::start();
