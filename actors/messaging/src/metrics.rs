@@ -29,7 +29,7 @@ impl MessagingMetrics {
         )?;
         registry.register(Box::new(requests.clone()))?;
         let nodes_connected =
-            IntGauge::new("nexum_messaging_nodes_connected", "Waku nodes whose last request had an answer.")?;
+            IntGauge::new("nexum_messaging_nodes_connected", "Waku nodes that are not known to be away.")?;
         registry.register(Box::new(nodes_connected.clone()))?;
         Ok(Self {
             requests,

@@ -110,7 +110,9 @@ impl Nodes {
             .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")));
         let http = builder.build().map_err(|failed| format!("requests to Waku nodes: {}", innermost(&failed)))?;
         let (preferred, room) = (AtomicUsize::new(0), Semaphore::new(settings.requests_max));
-        Ok(Self { http, nodes, preferred, room, settings, clock, metrics })
+        let nodes = Self { http, nodes, preferred, room, settings, clock, metrics };
+        nodes.show_connected();
+        Ok(nodes)
     }
 
     /// Which node is asked first.
@@ -286,6 +288,10 @@ impl Nodes {
                 }
             }
         }
+        self.show_connected();
+    }
+
+    fn show_connected(&self) {
         let connected = self.nodes.iter().filter(|node| lock(&node.health).failing_since_ms.is_none()).count();
         self.metrics.nodes_connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
     }

@@ -114,15 +114,16 @@ impl Pulls {
         let (mut on, mut pages, mut is_whole, mut goes) = (None, 0, false, Goes::On);
         while goes == Goes::On && !is_whole && pages < PAGES_MAX {
             let (node, page) = self.nodes.page(on, wanted.clone()).await?;
+            on = Some(node);
             pages += 1;
             let is_empty = page.messages.is_empty();
             goes = scan.take(page.messages)?;
             match page.next.filter(|_| !is_empty) {
-                Some(next) => (on, wanted.after) = (Some(node), Some(next)),
+                Some(next) => wanted.after = Some(next),
                 None => is_whole = true,
             }
         }
-        let gap = !*asked_oldest && self.is_gone(pull, &start, &mut scan, now_ms).await?;
+        let gap = !*asked_oldest && self.is_gone(pull, &start, &mut scan, on, now_ms).await?;
         *asked_oldest = true;
         let has_more = goes == Goes::On && !is_whole;
         let Scanned { deliveries, position } = if has_more { scan.pause() } else { scan.end() };
@@ -147,6 +148,7 @@ impl Pulls {
         pull: &MessagePull,
         start: &Position,
         scan: &mut Scan,
+        node: Option<usize>,
         now_ms: u64,
     ) -> Result<bool, HostError> {
         let now_ns = now_ms.saturating_mul(NS_PER_MS);
@@ -159,7 +161,7 @@ impl Pulls {
         }
         // Of whatever topic: what a store drops it drops by age.
         let oldest = Wanted { start_ns: Some(1), count: 1, ..Wanted::default() };
-        let (_, page) = self.nodes.page(None, oldest).await?;
+        let (_, page) = self.nodes.page(node, oldest).await?;
         let oldest_ns = match page.messages.first() {
             Some(Stored { time_ns, .. }) => *time_ns,
             // What it had is gone, and whether there was more since, nobody knows.
