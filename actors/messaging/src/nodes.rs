@@ -270,7 +270,7 @@ impl Nodes {
         {
             let mut health = lock(&node.health);
             match answer {
-                Err(failed) if has_no_answer(failed) => {
+                Err(failed) if is_away(operation, failed) => {
                     if health.failing_since_ms.is_none() {
                         tracing::warn!(node = node.shown, error = failed.message, "a Waku node does not answer");
                         health.failing_since_ms = Some(self.clock.now_ms());
@@ -302,9 +302,10 @@ fn may_pass(failed: &HostError) -> bool {
     matches!(failed.kind, HostErrorKind::Unavailable | HostErrorKind::Timeout)
 }
 
-/// Whether there was no answer at all, or one of a node that cannot do anything.
-fn has_no_answer(failed: &HostError) -> bool {
-    may_pass(failed) && (failed.code == 0 || failed.code >= 500)
+/// Whether there was no answer, or that of something in front of a node that is away. Of what is published a node may say
+/// with such a status that it has no peers.
+fn is_away(operation: &str, failed: &HostError) -> bool {
+    may_pass(failed) && (failed.code == 0 || (failed.code >= 500 && operation == "store"))
 }
 
 fn path(parts: &[&str]) -> Vec<String> {
