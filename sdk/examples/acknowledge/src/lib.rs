@@ -35,7 +35,7 @@ impl Acknowledge {
     #[on_message]
     fn acknowledge(&mut self, message: Message) -> Result<()> {
         SEEN.update(|seen| seen.unwrap_or(0) + 1)?;
-        let acknowledgement = [b"seen: ", message.payload.as_slice()].concat();
+        let acknowledgement = [b"seen: ".as_slice(), &message.payload].concat();
         outbox::message(self.topic.as_str(), acknowledgement).lane("acknowledgements").send()?;
         Ok(())
     }
