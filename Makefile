@@ -251,7 +251,7 @@ CARGO_FUZZ_VERSION := 0.13.1
 .PHONY: fuzz
 fuzz: build-deps ## fuzz every reader of what others wrote (a node's answer, allowlists, redirects, manifests), FUZZ_SECONDS each; needs a nightly Rust
 	@command -v cargo-fuzz >/dev/null || env -u CARGO_TARGET_DIR cargo install --quiet --locked cargo-fuzz@$(CARGO_FUZZ_VERSION)
-	@for name in header head logs envelope quantity receipts allow location manifest; do \
+	@for name in header head logs envelope quantity receipts allow location manifest waku-page; do \
 		mkdir -p "$(CARGO_TARGET_DIR)/fuzz-corpus/$$name"; \
 		env -u CARGO_TARGET_DIR cargo +nightly fuzz run --fuzz-dir fixtures/fuzz $$name "$(CARGO_TARGET_DIR)/fuzz-corpus/$$name" \
 			fixtures/fuzz/corpus/$$name -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=5 -verbosity=0; \
@@ -330,6 +330,11 @@ prove-outbox: test-deps guests ## kill the engine around sends KILLS times while
 .PHONY: prove-transactions
 prove-transactions: test-deps guests ## kill the engine KILLS times while the node loses answers, forgets, reorganises and is used by others; each transfer happens once
 	@NEXUM_KILLS=$(KILLS) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_transactions)'
+
+MESSAGES ?= 100000
+.PHONY: prove-messages
+prove-messages: test-deps guests ## kill the engine and the Waku node KILLS times among messages that come late and twice; MESSAGES of history; each is handled once
+	@NEXUM_KILLS=$(KILLS) NEXUM_MESSAGES=$(MESSAGES) cargo nextest run $(CARGO_FLAGS) --no-capture -E 'test(prove_messages)'
 
 .PHONY: mutants
 mutants: test-deps guests ## break the engine on purpose, one promise at a time (ONLY=text chooses some); a test must notice each

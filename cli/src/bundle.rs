@@ -294,8 +294,6 @@ mod tests {
             fs::write(directory.path().join("nexum.toml"), MANIFEST.replace("logging", capability)).unwrap();
             format!("{:#}", package(directory.path(), &wasm, &directory.path().join("out")).unwrap_err())
         };
-        let messaging = refused("messaging");
-        assert!(messaging.contains("capability `messaging` is required but this version provides no"), "{messaging}");
         let http = refused("http");
         assert!(http.contains("such as allow = [\"api.example.org\"]"), "{http}");
         assert!(!directory.path().join("out").exists());

@@ -12,6 +12,7 @@ use nexum_host_ifaces::{
         chain::port::{ChainMsg, ChainStatus, EndpointStatus},
         http::port::{EgressMsg, EgressStatus, OriginStatus},
         identity::port::{IdentityMsg, IdentityStatus},
+        messaging::port::{MessagingMsg, MessagingStatus, NodeStatus as WakuNodeStatus},
         remote_store::port::{BatchStatus, NodeStatus, RemoteStoreMsg, RemoteStoreStatus},
     },
     port::Port,
@@ -65,6 +66,38 @@ pub fn transactions(port: Port<TransactionsMsg>) -> StatusSpec {
 /// Content elsewhere, one line for each node.
 pub fn remote_store(port: Port<RemoteStoreMsg>) -> StatusSpec {
     StatusSpec::new("remote-store", NodeKind::Service, port, RemoteStoreMsg::Status, remote_store_status)
+}
+
+/// The nodes that modules' messages go to and come from.
+pub fn messaging(port: Port<MessagingMsg>) -> StatusSpec {
+    StatusSpec::new("messaging", NodeKind::Service, port, MessagingMsg::Status, messaging_status)
+}
+
+fn messaging_status(status: MessagingStatus) -> Status {
+    let MessagingStatus { nodes, topics, published_total, delivered_total, gaps_total, last_gap } = status;
+    let noun = if topics == 1 { "topic" } else { "topics" };
+    let mut summary = format!("{topics} {noun}, {delivered_total} messages delivered, {published_total} published");
+    if let Some(gap) = last_gap {
+        let noun = if gaps_total == 1 { "gap" } else { "gaps" };
+        summary.push_str(&format!(", {gaps_total} {noun}, the last: {gap}"));
+    }
+    let is_down = nodes.iter().all(|node| node.failing_ms.is_some());
+    Status {
+        state: if is_down { ServiceState::Down } else { ServiceState::Up },
+        children: nodes.into_iter().map(waku_node).collect(),
+        ..Status::up(summary)
+    }
+}
+
+fn waku_node(node: WakuNodeStatus) -> Node {
+    let WakuNodeStatus { name, failing_ms, last_error } = node;
+    let error = last_error.map(|error| format!("last error: {}", cut(error, SHOWN_ERROR_BYTES_MAX)));
+    let (state, since) = match failing_ms {
+        Some(failing_ms) => (ServiceState::Down, Some(format!("no answer for {}", age(failing_ms)))),
+        None => (ServiceState::Up, None),
+    };
+    let summary: Vec<String> = since.into_iter().chain(error).collect();
+    Node::new(name.as_str(), NodeKind::Endpoint, state, summary.join(", "), Vec::new())
 }
 
 fn origin_node(origin: OriginStatus) -> Node {
@@ -335,6 +368,25 @@ mod tests {
         assert!(shown(&node).starts_with("its postage batch is of no use, "), "{}", shown(&node));
         let status = RemoteStoreStatus { nodes: vec![node], ..RemoteStoreStatus::default() };
         assert_eq!(remote_store_status(status).state, ServiceState::Down);
+    }
+
+    #[test]
+    fn nodes_that_do_not_answer_and_messages_that_are_gone_are_told() {
+        let node = |failing_ms| WakuNodeStatus { name: "http://a".into(), failing_ms, last_error: Some("refused".into()) };
+        let mut status = MessagingStatus { nodes: vec![node(None), node(Some(65_400))], ..MessagingStatus::default() };
+        (status.topics, status.delivered_total, status.published_total) = (1, 7, 2);
+        let told = messaging_status(status.clone());
+        assert_eq!(
+            (told.summary.as_str(), told.state),
+            ("1 topic, 7 messages delivered, 2 published", ServiceState::Up)
+        );
+        assert_eq!(told.children[0].summary, "last error: refused");
+        assert_eq!(told.children[1].summary, "no answer for 1m 5s, last error: refused");
+        status.nodes.remove(0);
+        (status.gaps_total, status.last_gap) = (1, Some("m at message:/app/1/x/proto".into()));
+        let told = messaging_status(status);
+        assert!(told.summary.ends_with(", 1 gap, the last: m at message:/app/1/x/proto"), "{}", told.summary);
+        assert_eq!(told.state, ServiceState::Down);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod identity;
 pub(crate) mod journal_key;
 pub(crate) mod lock;
 mod logging;
+mod messaging;
 pub(crate) mod mock_state;
 mod modules;
 mod remote_store;

@@ -59,6 +59,7 @@ fn crates_depend_only_on_what_the_architecture_allows() {
         ("nexum-cron", &["nexum-host-ifaces"]),
         ("nexum-egress", &["nexum-host-ifaces"]),
         ("nexum-identity", &["nexum-host-ifaces"]),
+        ("nexum-messaging", &["nexum-host-ifaces"]),
         ("nexum-transactions", &["nexum-host-ifaces"]),
         ("nexum-remote-store", &["nexum-host-ifaces", "nexum-swarm"]),
         ("nexum-swarm", &[]),

@@ -9,6 +9,7 @@ wasmtime::component::bindgen!({
         "nexum:host/identity": async,
         "nexum:host/local-store.flush": async,
         "nexum:host/remote-store": async,
+        "nexum:host/messaging": async,
         "nexum:host/clock": trappable,
         "nexum:host/logging": trappable,
         "nexum:host/random": trappable,

@@ -1,15 +1,15 @@
 //! The kinds of effects, and the one table of them.
 //!
-//! A kind that is carried out is a file below, which says everything about its effects: where they go, what they take,
+//! A kind is a file below, which says everything about its effects: where they go, what they take,
 //! what a module needs for them, what is kept and shown of them, and what one attempt comes to. One more kind is its
 //! variant in the WIT, a file, its line in `of`, and its words in the SDK.
 
 mod http;
 mod kind;
+mod message;
 mod rpc;
 mod signature;
 mod transaction;
-mod unserved;
 mod upload;
 
 pub use kind::{Attempting, EffectKind, Verdict};
@@ -150,16 +150,9 @@ mod tests {
         assert!(http.contains("\"body\":\"b\"") && http.contains("authorization") && !http.contains("mine"), "{http}");
         assert_eq!(shown(&rpc(1, "m")), r#"{"chain_id":1,"method":"m","params":"[]"}"#);
         assert!(shown(&transaction()).contains(r#""data":"0xab""#));
-        assert_eq!(shown(&message()), r#"{"content_topic":"/t"}"#);
         assert_eq!(shown(&upload()), r#"{"data":"0x010203","topic":null}"#);
+        assert_eq!(shown(&message()), r#"{"content_topic":"/t","payload":"0x0102"}"#);
         let account = "11".repeat(20);
         assert_eq!(shown(&signature()), format!(r#"{{"account":"0x{account}","typed_data":"{{}}"}}"#));
-    }
-
-    #[test]
-    fn what_has_no_actor_yet_is_refused_when_it_is_sent() {
-        let error = of(&message()).check("k", &Grants::default()).unwrap_err();
-        let expected = "message effects: this engine has no actor for them yet";
-        assert_eq!((error.kind, error.message.as_str()), (HostErrorKind::Unsupported, expected));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-pub use nexum_records::event::{Cursor, EventId, Part, SourceId};
+pub use nexum_records::event::{Cursor, EventId, HandledMessage, Part, SourceId};
 use ractor::DerivedActorRef;
 
 use crate::{Hash, types::Event};

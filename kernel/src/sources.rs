@@ -22,7 +22,7 @@ mod example {
 
 use std::sync::Arc;
 
-use nexum_host_ifaces::{capability::Capability, event::Delivery, store::RedeliveryItem};
+use nexum_host_ifaces::{event::Delivery, store::RedeliveryItem};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -88,7 +88,8 @@ pub(crate) fn read(subscription: Spanned<Subscription>, reading: &mut Reading<'_
 }
 
 /// All sources of a manifest: those of its subscriptions, then those that it has for the capabilities it asks for.
-pub(crate) fn all(mut reading: Reading<'_>, asked: &[Capability]) -> Vec<Arc<dyn Source>> {
+pub(crate) fn all(mut reading: Reading<'_>) -> Vec<Arc<dyn Source>> {
+    let asked = reading.asked;
     for source in SOURCES.iter().filter_map(|source| source.given.and_then(|given| given(asked))) {
         reading.add(source);
     }
@@ -109,7 +110,7 @@ mod tests {
     fn the_fields_of_subscriptions_have_an_order_and_one_shape_each() {
         let names: Vec<_> = fields().iter().map(|field| field.name).collect();
         let expected = "chain_id address topics event_signature start_block confirmations finality missed schedule every \
-                        content_topic";
+                        content_topic history";
         assert_eq!(names.join(" "), expected);
         for field in SOURCES.iter().flat_map(|source| source.fields) {
             assert!(fields().contains(field), "{field:?} has another shape elsewhere");

@@ -38,8 +38,8 @@
 //! **Capabilities.** The component imports only the interfaces that its code reaches, and the manifest must list each
 //! (`chain`, `local-store`, `logging`, …). A missing one is an error when the module is loaded, not when it is called.
 //!
-//! **Off the target.** Natively there is no host. [`testing`] stands in for state, log, clock, chain, outbox, signatures and content,
-//! so that handlers run under `cargo test`; every other host call panics there.
+//! **Off the target.** Natively there is no host. [`testing`] stands in for state, log, clock, chain, outbox, messages, signatures
+//! and content, so that handlers run under `cargo test`; every other host call panics there.
 
 #[doc(hidden)]
 pub mod bindings;

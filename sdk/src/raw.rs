@@ -27,6 +27,11 @@ pub(crate) mod logging {
 }
 
 #[cfg(target_family = "wasm")]
+pub(crate) mod messaging {
+    pub(crate) use crate::bindings::nexum::host::messaging::{publish, query};
+}
+
+#[cfg(target_family = "wasm")]
 pub(crate) mod outbox {
     pub(crate) use crate::bindings::nexum::host::outbox::send;
 }
@@ -37,4 +42,6 @@ pub(crate) mod remote_store {
 }
 
 #[cfg(not(target_family = "wasm"))]
-pub(crate) use crate::testing::host::{chain, clock, identity, local_store, logging, outbox, remote_store};
+pub(crate) use crate::testing::host::{
+    chain, clock, identity, local_store, logging, messaging, outbox, remote_store,
+};

@@ -1,5 +1,6 @@
-//! A stand-in for the host when a module's code runs natively: state, log, clock, chain calls, outbox, signatures and content of
-//! the current thread, in memory. It is for tests of handlers; limits, rollback and delivery are the host's and are not imitated.
+//! A stand-in for the host when a module's code runs natively: state, log, clock, chain calls, outbox, messages, signatures and
+//! content of the current thread, in memory. It is for tests of handlers; limits, rollback and delivery are the host's and are not
+//! imitated.
 //!
 //! ```
 //! use nexum_sdk::{state, testing};
@@ -21,8 +22,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use crate::bindings::nexum::host::outbox::{Effect, HttpEffect, Release, TransactionEffect};
-use crate::{Level, Outcome, OutcomeStatus, Result};
+use crate::bindings::nexum::host::outbox::{Effect, HttpEffect, MessageEffect, Release, TransactionEffect};
+use crate::{Level, Message, Outcome, OutcomeStatus, Result};
 
 type Chain = Box<dyn FnMut(u64, &str, &str) -> Result<String>>;
 type Signer = Box<dyn FnMut(&[u8], Signed<'_>) -> Result<Vec<u8>>>;
@@ -47,6 +48,8 @@ struct Host {
     content: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The newest updates by owner and topic.
     feeds: BTreeMap<(Vec<u8>, Vec<u8>), Vec<u8>>,
+    stored: Vec<Message>,
+    published: Vec<(String, Vec<u8>)>,
 }
 
 /// An effect that was sent, as the host would keep it.
@@ -166,6 +169,25 @@ pub fn requests() -> Vec<HttpEffect> {
         _ => None,
     };
     sent().into_iter().filter_map(request).collect()
+}
+
+/// The messages among what was [`sent`].
+pub fn messages() -> Vec<MessageEffect> {
+    let message = |sent: Sent| match sent.effect {
+        Effect::Message(message) => Some(message),
+        _ => None,
+    };
+    sent().into_iter().filter_map(message).collect()
+}
+
+/// The messages that a node has stored, in the order of their times.
+pub fn set_stored(messages: impl IntoIterator<Item = Message>) {
+    with(|host| host.stored = messages.into_iter().collect());
+}
+
+/// Topics and payloads of what was published at once since [`reset`].
+pub fn published() -> Vec<(String, Vec<u8>)> {
+    with(|host| host.published.clone())
 }
 
 /// The imports as the bindings declare them.
@@ -324,6 +346,31 @@ pub(crate) mod host {
 
         pub(crate) fn log(level: Level, message: &str) {
             with(|host| host.logged.push((level, message.to_owned())));
+        }
+    }
+
+    pub(crate) mod messaging {
+        use super::super::with;
+        use crate::Message;
+        use crate::bindings::nexum::host::types::HostError;
+
+        pub(crate) fn publish(content_topic: &str, payload: &[u8]) -> Result<(), HostError> {
+            with(|host| host.published.push((content_topic.to_owned(), payload.to_owned())));
+            Ok(())
+        }
+
+        pub(crate) fn query(
+            content_topic: &str,
+            start_time: Option<u64>,
+            end_time: Option<u64>,
+            limit: Option<u32>,
+        ) -> Result<Vec<Message>, HostError> {
+            let (start, end) = (start_time.unwrap_or(0), end_time.unwrap_or(u64::MAX));
+            let most = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(100);
+            let is_wanted = |message: &&Message| {
+                message.content_topic == content_topic && (start..=end).contains(&message.timestamp)
+            };
+            Ok(with(|host| host.stored.iter().filter(is_wanted).take(most).cloned().collect()))
         }
     }
 

@@ -127,6 +127,9 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     if let Some(store) = &config.remote_store {
         store.check()?;
     }
+    if let Some((key, wrong)) = config.messaging.as_ref().and_then(super::Messaging::wrong) {
+        return Err(problem(&format!("messaging.{key}"), wrong));
+    }
     super::restart::check(&config.restart)?;
     check_ceiling("limits", &config.limits)
 }

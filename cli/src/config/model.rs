@@ -22,6 +22,7 @@ use super::egress::Egress;
 use super::identity::Identity;
 use super::journal::Journal;
 use super::remote_store::RemoteStore;
+use super::messaging::Messaging;
 use super::restart::Restart;
 use super::secret::Secret;
 use super::transactions::Transactions;
@@ -43,6 +44,9 @@ pub struct Config {
     /// Absent: modules have no content elsewhere.
     #[serde(rename = "remote-store", skip_serializing_if = "Option::is_none")]
     pub remote_store: Option<RemoteStore>,
+    /// Absent: modules have no messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messaging: Option<Messaging>,
     pub restart: Restart,
     /// Ceilings for every module.
     pub limits: Ceiling,
@@ -63,6 +67,7 @@ impl Default for Config {
             outbox: Outbox::default(),
             identity: None,
             remote_store: None,
+            messaging: None,
             restart: Restart::default(),
             limits: Ceiling::of_engine(),
             from_environment: BTreeSet::new(),

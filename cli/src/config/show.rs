@@ -33,6 +33,9 @@ pub fn masked(config: &Config) -> Config {
     for node in config.remote_store.iter_mut().flat_map(|store| &mut store.nodes) {
         node.url = Secret(secrets::shown_url(&node.url.0));
     }
+    for Secret(url) in config.messaging.iter_mut().flat_map(|messaging| &mut messaging.nodes) {
+        *url = secrets::shown_url(url);
+    }
     config.egress.proxy = config.egress.proxy.map(|proxy| proxy.masked());
     config.egress.credentials.iter_mut().for_each(Credential::mask);
     for (index, module) in config.modules.iter_mut().enumerate() {

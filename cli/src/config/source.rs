@@ -52,7 +52,7 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 8] = [
+const SECRETS: [&str; 9] = [
     "observability.admin_token",
     "egress.proxy",
     CREDENTIAL,
@@ -61,6 +61,7 @@ const SECRETS: [&str; 8] = [
     "identity.password",
     "identity.remote.#.url",
     "remote-store.nodes.#.url",
+    "messaging.nodes",
 ];
 /// What requests of modules leave with.
 const CREDENTIAL: &str = "egress.credentials.#.value";

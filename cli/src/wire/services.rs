@@ -85,6 +85,9 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     if let Some(store) = &config.remote_store {
         services.push(super::remote_store::service(store, &ports, &clock, &registry)?);
     }
+    if let Some(messaging) = &config.messaging {
+        services.push(super::messaging::service(messaging, &ports, &clock, &registry)?);
+    }
     services.push(gateway_service(config, &admin, &ports, &registry, log.tap.clone(), listeners)?);
 
     let args = KernelArgs {

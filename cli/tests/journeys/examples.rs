@@ -8,6 +8,9 @@ use super::engine::Setup;
 const IDENTITY: &str = "[[identity.remote]]\nurl = \"https://127.0.0.1:9\"\n\
      accounts = [\"0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266\"]";
 
+/// Others want messages, for which the operator names a node. It need not be there.
+const MESSAGING: &str = "[messaging]\nnodes = [\"http://127.0.0.1:9\"]";
+
 fn examples() -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/examples");
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -25,7 +28,7 @@ fn every_example_loads_as_shipped_and_runs() {
     // Without logs: some examples answer them with requests to servers that are not here.
     let quiet = demo.split("# An ERC-20 token").next().unwrap();
     assert!(quiet.contains("[[call]]") && !quiet.contains("[[emit]]"), "{quiet}");
-    let setup = Setup::new().mock(31337, quiet).with(IDENTITY);
+    let setup = Setup::new().mock(31337, quiet).with(IDENTITY).with(MESSAGING);
     let engine = names.iter().fold(setup, |setup, name| setup.module(name, name, &[])).start();
     for name in &names {
         let node = engine.module_until(name, "RUN", |node| node["state"] == "RUN");

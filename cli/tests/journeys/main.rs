@@ -28,6 +28,7 @@ mod outbox;
 mod process_deaths;
 mod prove_exactly_once;
 mod prove_isolation;
+mod prove_messages;
 mod prove_outage;
 mod prove_outbox;
 mod prove_reorg;

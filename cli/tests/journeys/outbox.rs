@@ -237,7 +237,7 @@ fn what_cannot_be_sent_is_refused_in_the_handler_and_hurts_nothing_else() {
         "InvalidInput: outbox: an effect of 3",
         "Unsupported: outbox: capability `chain` is not granted to module sender, and effects over RPC need it",
         "Unsupported: outbox: capability `identity` is not granted to this module",
-        "Unsupported: outbox: message effects: this engine has no actor",
+        "Unsupported: outbox: capability `messaging` is not granted to module sender, and effects with messages",
     ];
     assert_eq!(seen.len(), expected.len());
     for (seen, expected) in seen.iter().zip(expected) {

@@ -60,6 +60,9 @@ impl JournalEntry {
                 Some(Cursor::Chain { number, part, .. }),
             ) => (number, part) < (before, part_before),
             (_, Some(Cursor::Number { number: before }), Some(Cursor::Number { number })) => number < before,
+            (_, Some(Cursor::Message { time_ns: before, .. }), Some(Cursor::Message { time_ns, .. })) => {
+                time_ns < before
+            }
             _ => false,
         }
     }

@@ -51,6 +51,16 @@ pub enum Cursor {
     Cron { fired_at: u64 },
     /// Of the last event handled, in a source that numbers its events, such as the outcomes of effects.
     Number { number: u64 },
+    /// In a source whose events may come late, such as the messages of a topic. Everything before `time_ns` is done with, and
+    /// what has that very time up to `hash`; of what is later, those that `handled` names.
+    Message { time_ns: u64, hash: Option<Hash>, handled: Vec<HandledMessage> },
+}
+
+/// A message that was handled before all that are older than it were sure to be there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HandledMessage {
+    pub time_ns: u64,
+    pub hash: Hash,
 }
 
 impl Cursor {
@@ -67,6 +77,8 @@ impl fmt::Display for Cursor {
             Self::Chain { number, part: Part::Logs, .. } => write!(f, "{number}/logs"),
             Self::Cron { fired_at } => write!(f, "{fired_at}"),
             Self::Number { number } => write!(f, "{number}"),
+            Self::Message { time_ns, handled, .. } if handled.is_empty() => write!(f, "{time_ns}"),
+            Self::Message { time_ns, handled, .. } => write!(f, "{time_ns}+{}", handled.len()),
         }
     }
 }
@@ -111,6 +123,11 @@ pub enum EventId {
     Retry {
         seq: u64,
     },
+    /// A message of a topic, by the hash that its network gives it.
+    Message {
+        source: SourceId,
+        hash: Hash,
+    },
 }
 
 impl EventId {
@@ -136,6 +153,7 @@ impl EventId {
             Self::Outcome { .. } => "outcome",
             Self::Advance { .. } => "advance",
             Self::Retry { .. } => "retry",
+            Self::Message { .. } => "message",
         }
     }
 
@@ -161,6 +179,8 @@ impl fmt::Display for EventId {
             Self::Outcome { effect, round } => write!(f, "outcome:{effect}:{round}"),
             Self::Advance { source } => write!(f, "advance:{source}"),
             Self::Retry { seq } => write!(f, "retry:{seq}"),
+            // The source is `message:` and the topic.
+            Self::Message { source, hash } => write!(f, "{source}:{hash}"),
         }
     }
 }
@@ -184,6 +204,14 @@ mod tests {
         assert_eq!(serde_json::to_string(&cursor).unwrap(), r#"{"number":{"number":5}}"#);
     }
 
+    #[test]
+    fn a_message_and_a_position_among_messages_read_as_operators_know_them() {
+        let (source, hash) = (SourceId::new("message:/app/1/x/proto"), Hash([1; 32]));
+        assert_eq!(EventId::Message { source, hash }.to_string(), format!("message:/app/1/x/proto:{hash}"));
+        let at = |handled| Cursor::Message { time_ns: 7, hash: Some(hash), handled }.to_string();
+        assert_eq!((at(Vec::new()), at(vec![HandledMessage { time_ns: 8, hash }])), ("7".into(), "7+1".into()));
+    }
+
     /// Digests are computed from it.
     #[test]
     fn the_place_of_every_kind_stays_what_it_is() {
@@ -198,9 +226,11 @@ mod tests {
             EventId::Outcome { effect: hash, round: 5 },
             EventId::Advance { source: source() },
             EventId::Retry { seq: 6 },
+            EventId::Message { source: source(), hash },
         ];
-        assert_eq!(ids.map(|id| encoded(&id)[0]), [0, 1, 2, 3, 4, 5, 6, 7]);
-        let cursors = [Cursor::block(number, hash), Cursor::Cron { fired_at: 4 }, Cursor::Number { number }];
-        assert_eq!(cursors.map(|cursor| encoded(&cursor)[0]), [0, 1, 2]);
+        assert_eq!(ids.map(|id| encoded(&id)[0]), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        let message = Cursor::Message { time_ns: 4, hash: None, handled: Vec::new() };
+        let cursors = [Cursor::block(number, hash), Cursor::Cron { fired_at: 4 }, Cursor::Number { number }, message];
+        assert_eq!(cursors.map(|cursor| encoded(&cursor)[0]), [0, 1, 2, 3]);
     }
 }

@@ -16,7 +16,7 @@ pub(super) const ERROR_CHARS_MAX: usize = 500;
 /// A failure in JSON, whose kind bounds each of its parts.
 const OBJECT_BYTES_MAX: usize = 6 * 1024;
 
-/// An effect, as its kind sees it. A kind without `check` and `attempt` of its own is one that nobody carries out yet.
+/// An effect, as its kind sees it.
 #[async_trait::async_trait]
 pub trait EffectKind: Send + Sync {
     /// The name of the kind, for lists.
@@ -55,15 +55,11 @@ pub trait EffectKind: Send + Sync {
     /// Whether it is one that could ever go out, with this key. Asked when it is sent, after `granted`.
     ///
     /// # Errors
-    /// `invalid-input` with what would be right, `unsupported` where nobody carries out such effects.
-    fn check(&self, _key: &str, _grants: &Grants) -> Result<(), HostError> {
-        Err(unsupported(format!("{} effects: this engine has no actor for them yet", self.name())))
-    }
+    /// `invalid-input` with what would be right.
+    fn check(&self, key: &str, grants: &Grants) -> Result<(), HostError>;
 
     /// Tries to carry it out, once.
-    async fn attempt(&self, _with: &Attempting<'_>) -> Verdict {
-        Verdict::Failed("this engine has no actor for such effects yet".into())
-    }
+    async fn attempt(&self, with: &Attempting<'_>) -> Verdict;
 }
 
 /// What an attempt is made with.
@@ -144,11 +140,8 @@ pub(super) fn invalid(message: impl Into<String>) -> HostError {
     HostError::new("outbox", HostErrorKind::InvalidInput, message)
 }
 
-fn unsupported(message: String) -> HostError {
-    HostError::new("outbox", HostErrorKind::Unsupported, message)
-}
-
 /// A capability that `what` need and the module does not have.
 pub(super) fn missing(capability: Capability, module: &str, what: &str) -> HostError {
-    unsupported(format!("capability `{capability}` is not granted to module {module}, and {what} need it"))
+    let message = format!("capability `{capability}` is not granted to module {module}, and {what} need it");
+    HostError::new("outbox", HostErrorKind::Unsupported, message)
 }

@@ -1,7 +1,18 @@
-//! `messaging`: messages on topics that others read and write. It has no actor yet.
+//! `messaging`: messages on topics that others read and write.
 
-use crate::{capability::Capability, interfaces::row::Interface};
+pub mod guest;
+pub mod port;
+
+use wasmtime::component::HasSelf;
+
+use crate::{
+    bindings::nexum::host::messaging, call::Call, capability::Capability, host::HostState, interfaces::row::Interface,
+};
 
 pub const CAPABILITY: Capability = Capability::named("messaging");
 
-pub const INTERFACE: Interface = Interface::of(CAPABILITY);
+pub const INTERFACE: Interface = Interface {
+    link: Some(|linker| messaging::add_to_linker::<_, HasSelf<Call>>(linker, HostState::call)),
+    is_provided: |ports| ports.has::<port::MessagingMsg>(),
+    ..Interface::of(CAPABILITY)
+};

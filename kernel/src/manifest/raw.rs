@@ -94,13 +94,13 @@ impl Manifest {
         if let Some(beyond) = self.subscription.get(ceilings::SUBSCRIPTIONS_MAX) {
             ceilings::list(|| beyond.span(), "subscriptions", self.subscription.len(), ceilings::SUBSCRIPTIONS_MAX)?;
         }
-        let mut reading = Reading::new(&known_chains, schedules);
+        let Capabilities { required, optional, .. } = self.capabilities;
+        let asked: Vec<Capability> = required.iter().chain(&optional).copied().collect();
+        let mut reading = Reading::new(&known_chains, schedules, &asked);
         for subscription in self.subscription {
             sources::read(subscription, &mut reading)?;
         }
-        let Capabilities { required, optional, .. } = self.capabilities;
-        let asked: Vec<Capability> = required.iter().chain(&optional).copied().collect();
-        let sources = sources::all(reading, &asked);
+        let sources = sources::all(reading);
         let mut config = Vec::new();
         for (key, value) in &self.config {
             config_values(key, value.get_ref(), &mut config).map_err(|message| (value.span(), message))?;

@@ -20,7 +20,7 @@ use prometheus::{
 use crate::histogram::{Histogram, Scale};
 
 /// What a module can be called with.
-const KINDS: [&str; 7] = ["init", "block", "logs", "tick", "reorg", "outcome", "retry"];
+const KINDS: [&str; 8] = ["init", "block", "logs", "tick", "reorg", "outcome", "retry", "message"];
 
 /// In how many parts a histogram of all modules is kept: more than one for each thread of most machines, so that hardly
 /// ever two write the same.

@@ -2,7 +2,7 @@
 
 use std::{any::Any, collections::BTreeSet, sync::Arc};
 
-use nexum_host_ifaces::{cron::ScheduleCheck, event::SourceId};
+use nexum_host_ifaces::{capability::Capability, cron::ScheduleCheck, event::SourceId};
 
 use super::source::Source;
 
@@ -12,12 +12,14 @@ pub(crate) struct Reading<'a> {
     pub chains: &'a BTreeSet<u64>,
     /// Knows which schedules can be used.
     pub schedules: &'a ScheduleCheck,
+    /// The capabilities that it asks for.
+    pub asked: &'a [Capability],
     sources: Vec<Box<dyn Source>>,
 }
 
 impl<'a> Reading<'a> {
-    pub fn new(chains: &'a BTreeSet<u64>, schedules: &'a ScheduleCheck) -> Self {
-        Self { chains, schedules, sources: Vec::new() }
+    pub fn new(chains: &'a BTreeSet<u64>, schedules: &'a ScheduleCheck, asked: &'a [Capability]) -> Self {
+        Self { chains, schedules, asked, sources: Vec::new() }
     }
 
     pub fn has(&self, id: &SourceId) -> bool {

@@ -29,7 +29,7 @@ impl Tracker {
         let after = match after {
             Some(Cursor::Chain { number, hash, part }) => Some(Position { number: *number, hash: *hash, part: *part }),
             // The cursor of another kind of source is as good as none.
-            Some(Cursor::Cron { .. } | Cursor::Number { .. }) | None => None,
+            Some(Cursor::Cron { .. } | Cursor::Number { .. } | Cursor::Message { .. }) | None => None,
         };
         let at = after.unwrap_or(Position { number: 0, hash: None, part: Part::Block });
         let (why, why_since_ns) = (None, self.now_ns);
