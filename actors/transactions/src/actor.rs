@@ -14,7 +14,9 @@ use nexum_host_ifaces::{
     clock::Clock,
     ports::Ports,
     store::{Records, StoreMsg},
-    transactions::{Intent, SubmitAnswer, TransactionOrder, TransactionSummary, TransactionsMsg, TransactionsStatus},
+    transactions::{
+        Intent, SubmitAnswer, TransactionOrder, TransactionSummary, TransactionsMsg, TransactionsStatus, Which,
+    },
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, concurrency::JoinHandle};
 use tokio::{sync::Notify, task::JoinSet};
@@ -22,7 +24,7 @@ use tokio::{sync::Notify, task::JoinSet};
 use crate::{
     lane::{ChainSettings, Lane, newest},
     metrics::TransactionsMetrics,
-    record::{LaneKey, PREFIX, SERVICE, Slot, of_key},
+    record::{GIVEN_UP, LaneKey, PREFIX, SERVICE, Slot, of_given_up, of_key},
     task::{Handle, Time, run},
 };
 
@@ -51,6 +53,14 @@ struct Shared {
     lanes: Mutex<Lanes>,
     /// A lane was added.
     added: Notify,
+}
+
+/// What is durable of an account on a chain.
+#[derive(Default)]
+struct Kept {
+    slots: Vec<Slot>,
+    /// Intents that were given up without a nonce.
+    given_up: Vec<String>,
 }
 
 #[derive(Default)]
@@ -103,10 +113,12 @@ impl Actor for TransactionsActor {
         let shared = &state.shared;
         // Nobody to tell when the caller gave up.
         match message {
-            TransactionsMsg::Submit { intent, reply } => drop(reply.send(shared.submit(&intent))),
+            TransactionsMsg::Submit { intent, before, reply } => {
+                drop(reply.send(shared.submit(&intent, before.as_deref())));
+            }
             TransactionsMsg::List { limit, reply } => drop(reply.send(shared.list(limit))),
-            TransactionsMsg::Order { chain_id, account, nonce, order, reply } => {
-                drop(reply.send(shared.order(chain_id, &account, nonce, order)));
+            TransactionsMsg::Order { chain_id, account, which, order, reply } => {
+                drop(reply.send(shared.order(chain_id, &account, &which, order)));
             }
             TransactionsMsg::Status(reply) => drop(reply.send(shared.status())),
         }
@@ -134,8 +146,10 @@ impl Shared {
         let now = self.time.now_ms();
         {
             let mut lanes = self.lanes();
-            for (key, slots) in records {
-                lanes.add(key, Lane::new(key, self.settings(key.chain_id), slots, now));
+            for (key, Kept { slots, given_up }) in records {
+                let mut lane = Lane::new(key, self.settings(key.chain_id), slots, now);
+                given_up.into_iter().for_each(|intent| lane.load_given_up(intent));
+                lanes.add(key, lane);
             }
             lanes.closed = None;
         }
@@ -156,32 +170,43 @@ impl Shared {
         self.args.chains.get(&chain_id).cloned().unwrap_or_default()
     }
 
-    async fn read(&self) -> Result<BTreeMap<LaneKey, Vec<Slot>>, String> {
-        let (mut lanes, mut after) = (BTreeMap::<LaneKey, Vec<Slot>>::new(), None);
+    async fn read(&self) -> Result<BTreeMap<LaneKey, Kept>, String> {
+        let (mut lanes, mut after) = (BTreeMap::<LaneKey, Kept>::new(), None);
+        let wrong = |key: &[u8], why: &str| format!("record {}: {why}", hex::encode(key));
         loop {
-            let page = self.page(after.clone()).await?;
+            let page = self.page(GIVEN_UP, after.clone()).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (key, _) in &page {
+                let (lane, intent) = of_given_up(key).ok_or_else(|| wrong(key, "its key is of no intent"))?;
+                lanes.entry(lane).or_default().given_up.push(intent);
+            }
+        }
+        after = None;
+        loop {
+            let page = self.page(PREFIX, after.clone()).await?;
             let Some((last, _)) = page.last() else { return Ok(lanes) };
             after = Some(last.clone());
             for (key, value) in &page {
-                let wrong = |why: &str| format!("record {}: {why}", hex::encode(key));
+                let wrong = |why: &str| wrong(key, why);
                 let (lane, nonce) = of_key(key).ok_or_else(|| wrong("its key is of no nonce"))?;
                 let slot = Slot::decode(value).map_err(|error| wrong(&error))?;
                 if slot.nonce != nonce {
                     return Err(wrong("its key is of another nonce"));
                 }
-                lanes.entry(lane).or_default().push(slot);
+                lanes.entry(lane).or_default().slots.push(slot);
             }
         }
     }
 
-    async fn page(&self, after: Option<Vec<u8>>) -> Result<Records, String> {
-        let prefix = PREFIX.to_vec();
+    async fn page(&self, prefix: &[u8], after: Option<Vec<u8>>) -> Result<Records, String> {
+        let prefix = prefix.to_vec();
         let ask = |reply| StoreMsg::Records { service: SERVICE, prefix, after, limit: PAGE, reply };
         let answer = self.args.ports.of::<StoreMsg>().call(READ_DEADLINE, ask).await;
         answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
-    fn submit(&self, intent: &Intent) -> Result<SubmitAnswer, HostError> {
+    fn submit(&self, intent: &Intent, before: Option<&str>) -> Result<SubmitAnswer, HostError> {
         let error = |kind, message: String| HostError::new("transactions", kind, message);
         let mut lanes = self.lanes();
         if let Some(why) = &lanes.closed {
@@ -189,6 +214,11 @@ impl Shared {
         }
         // Also when its policy names another account by now.
         let known = lanes.all.values().find(|handle| handle.lane().knows(&intent.id)).cloned();
+        // A retry is a transaction of its own, and not while the one before it may be mined.
+        let retried = |before: &str| lanes.all.values().find_map(|handle| handle.lane().retried(before));
+        if let (None, Some(answer)) = (&known, before.and_then(retried)) {
+            return Ok(answer);
+        }
         let key = LaneKey { chain_id: intent.request.chain_id, account: intent.request.account };
         let handle = match known.or_else(|| lanes.all.get(&key).cloned()) {
             Some(handle) => handle,
@@ -219,13 +249,13 @@ impl Shared {
         newest(all, limit)
     }
 
-    fn order(&self, chain_id: u64, account: &str, nonce: u64, order: TransactionOrder) -> Result<String, HostError> {
+    fn order(&self, chain_id: u64, account: &str, which: &Which, order: TransactionOrder) -> Result<String, HostError> {
         let wrong = |message: String| HostError::new("transactions", HostErrorKind::InvalidInput, message);
         let account: Address = account.parse().map_err(wrong)?;
         let handle = self.lanes().all.get(&LaneKey { chain_id, account }).cloned();
         let none = || wrong(format!("{account} has no transactions on chain {chain_id}"));
         let handle = handle.ok_or_else(none)?;
-        let done = handle.lane().order(nonce, order);
+        let done = handle.lane().order_about(which, order);
         handle.wake();
         done
     }

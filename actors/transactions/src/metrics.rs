@@ -1,6 +1,6 @@
 //! What the transactions actor measures.
 
-use nexum_host_ifaces::transactions::LaneStatus;
+use nexum_host_ifaces::transactions::{LaneStatus, WaitKind};
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::{lane::Note, record::LaneKey};
@@ -13,6 +13,8 @@ pub struct TransactionsMetrics {
     foreign: IntCounterVec,
     gaps: IntCounterVec,
     reorgs: IntCounterVec,
+    contradicted: IntCounterVec,
+    waits: GaugeVec,
     in_flight: IntGaugeVec,
     waiting: IntGaugeVec,
     stopped: IntGaugeVec,
@@ -39,6 +41,14 @@ impl TransactionsMetrics {
             &LANE,
         )?;
         registry.register(Box::new(oldest.clone()))?;
+        let waits = GaugeVec::new(
+            Opts::new(
+                "nexum_transaction_wait_age_seconds",
+                "For how long the oldest transaction has waited for the same thing, by what that is; 0 when none does.",
+            ),
+            &["chain_id", "account", "reason"],
+        )?;
+        registry.register(Box::new(waits.clone()))?;
         Ok(Self {
             ended: counter(
                 "nexum_transactions_total",
@@ -61,6 +71,12 @@ impl TransactionsMetrics {
                 "Transactions whose block was taken back before they were final.",
                 &LANE,
             )?,
+            contradicted: counter(
+                "nexum_transaction_contradicted_receipts_total",
+                "Receipts that an endpoint had of a block that is not of the chain that is followed.",
+                &LANE,
+            )?,
+            waits,
             in_flight: gauge("nexum_transactions_in_flight", "Signed transactions that are in no block.")?,
             waiting: gauge("nexum_transactions_waiting", "Transactions that wait for a nonce.")?,
             stopped: gauge("nexum_transaction_lane_stopped", "1 while an account stands still on a chain, else 0.")?,
@@ -82,6 +98,7 @@ impl TransactionsMetrics {
                 Note::Foreign(count) => self.foreign.with_label_values(&of).inc_by(*count),
                 Note::GapFilled => self.gaps.with_label_values(&of).inc(),
                 Note::Reorged => self.reorgs.with_label_values(&of).inc(),
+                Note::Contradicted => self.contradicted.with_label_values(&of).inc(),
             }
         }
     }
@@ -94,11 +111,17 @@ impl TransactionsMetrics {
         self.waiting.with_label_values(&of).set(count(status.waiting));
         self.stopped.with_label_values(&of).set(i64::from(status.stopped.is_some()));
         self.oldest.with_label_values(&of).set(status.oldest_age_ms.unwrap_or(0) as f64 / 1e3);
+        for kind in WaitKind::ALL {
+            let age_ms = status.oldest_waits.get(&kind).copied().unwrap_or(0);
+            self.waits.with_label_values(&[of[0], of[1], kind.name()]).set(age_ms as f64 / 1e3);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use nexum_host_ifaces::Address;
 
     use super::*;
@@ -121,12 +144,18 @@ mod tests {
             stopped: Some("no balance".into()),
             oldest_age_ms: Some(1_500),
             foreign_nonces: 3,
+            stopped_age_ms: Some(1_000),
+            waits: Vec::new(),
+            more_waits: 0,
+            oldest_waits: BTreeMap::from([(WaitKind::Balance, 2_500)]),
         };
         metrics.show(&status);
         assert_eq!(
             (metrics.in_flight.with_label_values(&of).get(), metrics.stopped.with_label_values(&of).get()),
             (2, 1)
         );
+        let waits = |reason: &str| metrics.waits.with_label_values(&["1", account.as_str(), reason]).get();
+        assert_eq!((waits("balance"), waits("fees")), (2.5, 0.0));
         status.stopped = None;
         metrics.show(&status);
         assert_eq!(metrics.stopped.with_label_values(&of).get(), 0);

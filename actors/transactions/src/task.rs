@@ -122,25 +122,37 @@ type Work = Pin<Box<dyn Future<Output = Input> + Send>>;
 fn perform(ports: &Arc<Ports>, key: LaneKey, action: Action) -> Work {
     let port = ports.chain(key.chain_id).cloned().unwrap_or_else(|| Port::new("chain"));
     let chain = |module| Chain { port: port.clone(), module };
-    let identity = ports.of::<IdentityMsg>();
+    let signs = signs(ports);
     match action {
         Action::Observe { module } => {
             let chain = chain(module);
             Box::pin(async move { Input::Observed(chain.facts(&key).await) })
         }
-        Action::Admit { order, module, intent, request } => {
-            Box::pin(async move { Input::Admitted { order, answer: admit(identity, module, intent, request).await } })
-        }
+        Action::Admit { order, module, intent, request } => Box::pin(async move {
+            let answer = match signs {
+                Ok(identity) => admit(identity, module, intent, request).await,
+                Err(error) => Err(error),
+            };
+            Input::Admitted { order, answer }
+        }),
         Action::Simulate { order, call } => {
             let chain = chain(call.module.clone());
             Box::pin(async move { Input::Simulated { order, answer: chain.simulate(&call).await } })
         }
-        Action::Ceiling { nonce, module, request } => {
-            Box::pin(async move { Input::Ceiling { nonce, answer: ceiling(&identity, module, request).await } })
-        }
+        Action::Ceiling { nonce, module, request } => Box::pin(async move {
+            let answer = match signs {
+                Ok(identity) => ceiling(&identity, module, request).await,
+                Err(error) => Err(error),
+            };
+            Input::Ceiling { nonce, answer }
+        }),
         Action::Sign { draft, nonce, module, intent, transaction } => Box::pin(async move {
             let ask = |reply| IdentityMsg::SignTransaction { module, intent, transaction, reply };
-            Input::Signed { draft, nonce, answer: flat(identity.call(SIGN_DEADLINE, ask).await) }
+            let answer = match signs {
+                Ok(identity) => flat(identity.call(SIGN_DEADLINE, ask).await),
+                Err(error) => Err(error),
+            };
+            Input::Signed { draft, nonce, answer }
         }),
         Action::Write { writes, written } => {
             let store = ports.of::<StoreMsg>();
@@ -169,6 +181,15 @@ fn perform(ports: &Arc<Ports>, key: LaneKey, action: Action) -> Work {
             })
         }
     }
+}
+
+/// Without accounts nothing is signed until there are some again; what was broadcast is followed all the same.
+fn signs(ports: &Ports) -> Result<Port<IdentityMsg>, HostError> {
+    if ports.has::<IdentityMsg>() {
+        return Ok(ports.of());
+    }
+    let message = "this engine has no accounts: [identity] is not in its configuration any more";
+    Err(HostError::new("transactions", HostErrorKind::Unavailable, message))
 }
 
 async fn admit(

@@ -6,11 +6,14 @@ use nexum_host_ifaces::{
     HostError, HostErrorKind,
     transactions::{
         FailureKind, Intent, LaneStatus, MinedTransaction, SubmitAnswer, TransactionFailure, TransactionOrder,
-        TransactionSummary,
+        TransactionSummary, Which,
     },
 };
 
-use super::{Lane, Live, Place, waiting::Waiting};
+use super::{
+    Lane, Live, Place,
+    waiting::{Stage, Waiting},
+};
 use crate::record::{Mined, Slot, Standing};
 
 /// An end, as the metric names it.
@@ -49,12 +52,10 @@ impl Lane {
     /// Where an intent stands; none of one that this lane does not know.
     pub(super) fn answer(&self, intent: &str) -> Option<SubmitAnswer> {
         match self.places.get(intent)? {
-            Place::Ended => self.ended.get(intent).cloned(),
+            Place::Ended => self.ended(intent),
             Place::Waiting(order) => {
-                let what = match (&self.waiting[order], self.trouble()) {
-                    (_, Some(trouble)) => trouble,
-                    (waiting, None) => waiting.what.clone(),
-                };
+                let trouble = self.store_trouble.as_ref().or(self.chain_trouble.as_ref());
+                let what = trouble.unwrap_or(&self.waiting[order].what).clone();
                 Some(SubmitAnswer::Underway { what, after: self.settings.poll, hash: None })
             }
             Place::Nonce(nonce) => {
@@ -116,7 +117,35 @@ impl Lane {
         [&self.store_trouble, &self.chain_trouble, &self.short].into_iter().flatten().next().cloned()
     }
 
-    /// Does what an operator wants of one nonce.
+    /// Does what an operator wants of one transaction.
+    ///
+    /// # Errors
+    /// `invalid-input` where there is nothing to be done.
+    pub fn order_about(&mut self, which: &Which, order: TransactionOrder) -> Result<String, HostError> {
+        let refused = |message: String| HostError::new("transactions", HostErrorKind::InvalidInput, message);
+        let intent = match which {
+            Which::Nonce(nonce) => return self.order(*nonce, order),
+            Which::Intent(intent) => intent,
+        };
+        match (self.places.get(intent).copied(), order) {
+            (Some(Place::Nonce(nonce)), _) => self.order(nonce, order),
+            (Some(Place::Waiting(_)), TransactionOrder::Bump) => {
+                Err(refused(format!("{intent} waits for a nonce: there are no fees yet to be raised")))
+            }
+            (Some(Place::Waiting(place)), TransactionOrder::Cancel) => {
+                let Some(waiting) = self.waiting.get_mut(&place) else { unreachable!("intent {place} does not wait") };
+                waiting.given_up = true;
+                // What is being signed at this moment is thrown away unless its record is there first.
+                if waiting.stage != Stage::Drafted {
+                    self.give_up(place);
+                }
+                Ok(format!("{intent} is given up; nothing of it was sent"))
+            }
+            (Some(Place::Ended) | None, _) => Err(refused(format!("{intent} is not under way"))),
+        }
+    }
+
+    /// The same of one nonce.
     ///
     /// # Errors
     /// `invalid-input` where there is nothing to be done.
@@ -150,6 +179,7 @@ impl Lane {
         let open = self.live.iter().filter(|nonce| self.slots[nonce].slot.is_open()).count();
         let slots = self.live.iter().map(|nonce| self.slots[nonce].slot.at_ms);
         let oldest = slots.chain(self.waiting.values().map(|waiting| waiting.at_ms)).min();
+        let (waits, more_waits, oldest_waits) = self.waits(now);
         LaneStatus {
             chain_id: self.key.chain_id,
             account: self.key.account.to_string(),
@@ -159,6 +189,10 @@ impl Lane {
             stopped: self.trouble(),
             oldest_age_ms: oldest.map(|at_ms| now.saturating_sub(at_ms)),
             foreign_nonces: self.foreign,
+            stopped_age_ms: self.stopped_ms.map(|since_ms| now.saturating_sub(since_ms)),
+            waits,
+            more_waits,
+            oldest_waits,
         }
     }
 
@@ -229,13 +263,13 @@ impl Lane {
 }
 
 /// What a nonce waits for, for people.
-fn what(live: &Live) -> String {
+pub(super) fn what(live: &Live) -> String {
     let variants = live.slot.variants.len();
     if live.written < variants {
         return "is being written".to_owned();
     }
     match (&live.slot.standing, live.what.as_str()) {
-        (Standing::Mined(mined), _) => {
+        (Standing::Mined(mined), "") => {
             let through = mined.block_number.saturating_add(live.slot.confirmations() - 1);
             format!("in block {}, final with block {through}", mined.block_number)
         }

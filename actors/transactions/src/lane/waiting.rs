@@ -1,26 +1,24 @@
-//! Intents that wait for a nonce: the policy's leave, the simulation, and the nonce itself.
+//! Intents that wait for a nonce: the policy's leave, the balance, and the simulation.
+//!
+//! They go in the order in which they came; one whose nonce was used by another transaction goes first. One that cannot be
+//! paid, is not allowed yet or cannot be simulated lets those behind it go before it.
 
 use std::mem;
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
-    interfaces::identity::port::{Admission, Purpose, SignedTransaction},
-    transactions::{FailureKind, Intent, SubmitAnswer, TransactionFailure},
+    interfaces::identity::port::Admission,
+    transactions::{FailureKind, Intent, SubmitAnswer, WaitKind},
 };
 
 use super::{
-    AGAIN_MS, AT_ONCE, Action, Call, Draft, Facts, KEPT, Lane, Live, Note, Place, Simulated, Slot, WAITING_BYTES_MAX,
-    WAITING_MAX, answers::result_name, cost, gas_cost, in_u128, unsigned,
+    AGAIN_MS, AT_ONCE, Action, Call, ChainSettings, Facts, Lane, Place, Simulated, WAITING_BYTES_MAX, WAITING_MAX,
+    gas_cost, in_u128, short,
 };
-use crate::{
-    fees::{self, Kind, TooDear},
-    record::{Standing, Variant},
-};
+use crate::fees::{self, Kind};
 
 /// A simulation older than this is made again before a nonce is taken.
 const SIMULATION_AGE_MS: u64 = 15_000;
-/// What is kept of an error for people.
-const MESSAGE_CHARS_MAX: usize = 300;
 
 /// How far an intent has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,29 +39,70 @@ pub(super) enum Stage {
 pub(super) struct Waiting {
     pub intent: Box<Intent>,
     pub stage: Stage,
+    /// What it waits for, in words as well, and since when.
+    pub kind: WaitKind,
     pub what: String,
+    pub since_ms: u64,
     pub at_ms: u64,
+    /// To end by order, once it is not being signed.
+    pub given_up: bool,
     /// An action for it is under way.
     busy: bool,
     /// Nothing is done for it before.
-    look_ms: u64,
-    ceiling: Option<u128>,
-    /// Nothing of this lane was ahead of it when it was simulated, neither in flight nor about to be.
-    alone: bool,
+    pub look_ms: u64,
+    pub ceiling: Option<u128>,
+    /// Looks at the chain that were begun before it came: what they saw may be older than what it was decided by.
+    looks: u64,
+    /// It was simulated on a block that is not older than that, with nothing of this lane ahead of it, neither in flight nor
+    /// about to be.
+    on_its_own: bool,
+    recent: bool,
 }
 
 impl Waiting {
-    fn new(intent: Box<Intent>, at_ms: u64) -> Self {
-        let what = "waits for the policy".to_owned();
-        Self { intent, stage: Stage::New, what, at_ms, busy: false, look_ms: 0, ceiling: None, alone: false }
+    fn new(intent: Box<Intent>, looks: u64, at_ms: u64) -> Self {
+        Self {
+            intent,
+            stage: Stage::New,
+            kind: WaitKind::Policy,
+            what: "waits for the policy".to_owned(),
+            since_ms: at_ms,
+            at_ms,
+            given_up: false,
+            busy: false,
+            look_ms: 0,
+            ceiling: None,
+            looks,
+            on_its_own: false,
+            recent: false,
+        }
     }
 
-    fn hold(&mut self, what: String, until_ms: u64) {
+    /// Says what it waits for.
+    pub fn wait_for(&mut self, kind: WaitKind, what: String, now: u64) {
+        if self.kind != kind {
+            (self.kind, self.since_ms) = (kind, now);
+        }
         self.what = what;
+    }
+
+    /// The same, and lets it be until then.
+    pub fn hold(&mut self, kind: WaitKind, what: String, now: u64, until_ms: u64) {
+        self.wait_for(kind, what, now);
         self.look_ms = until_ms;
     }
 
-    fn is_late(&self, now: u64) -> bool {
+    /// The most that it may cost, as far as that is known, wei.
+    fn needed(&self, facts: &Facts, settings: &ChainSettings) -> u128 {
+        let bounds = settings.bounds(Some(&self.intent), self.ceiling);
+        let gas = match (self.stage, fees::first(&facts.market, &bounds, Kind::Asked)) {
+            (Stage::Ready { gas_limit, .. }, Ok(fees)) => gas_cost(gas_limit, fees.per_gas_max()),
+            _ => gas_cost(super::EMPTY_GAS, facts.market.floor()),
+        };
+        in_u128(&self.intent.request.value).saturating_add(gas)
+    }
+
+    pub fn is_late(&self, now: u64) -> bool {
         is_late(&self.intent, now)
     }
 }
@@ -100,7 +139,7 @@ impl Lane {
     fn wait(&mut self, order: i64, intent: Box<Intent>, now: u64) {
         self.waiting_bytes += intent.request.data.len();
         self.places.insert(intent.id.clone(), Place::Waiting(order));
-        self.waiting.insert(order, Waiting::new(intent, now));
+        self.waiting.insert(order, Waiting::new(intent, self.looks, now));
     }
 
     /// An intent whose nonce was used by another transaction goes before all others.
@@ -109,43 +148,10 @@ impl Lane {
         self.wait(self.first_order, intent, now);
     }
 
-    fn leave(&mut self, order: i64) -> Waiting {
+    pub(super) fn leave(&mut self, order: i64) -> Waiting {
         let Some(waiting) = self.waiting.remove(&order) else { unreachable!("intent {order} does not wait") };
         self.waiting_bytes -= waiting.intent.request.data.len();
         waiting
-    }
-
-    /// An intent ends without a nonce.
-    fn end(&mut self, order: i64, kind: FailureKind, message: String, data: Option<String>) {
-        let waiting = self.leave(order);
-        let failure = TransactionFailure { kind, message, data, hash: None };
-        self.remember(waiting.intent.id, SubmitAnswer::Failed(Box::new(failure)));
-        self.notes.push(Note::Ended(result_name(kind)));
-    }
-
-    /// Keeps an answer that no record has.
-    pub(super) fn remember(&mut self, intent: String, answer: SubmitAnswer) {
-        self.places.insert(intent.clone(), Place::Ended);
-        self.ended.insert(intent.clone(), answer);
-        self.ended_order.push_back(intent);
-        if self.ended_order.len() > KEPT
-            && let Some(oldest) = self.ended_order.pop_front()
-        {
-            // It may have been taken on anew since, with a record.
-            if matches!(self.places.get(&oldest), Some(Place::Ended)) {
-                self.places.remove(&oldest);
-            }
-            self.ended.remove(&oldest);
-        }
-    }
-
-    pub(super) fn expire(&mut self, now: u64) {
-        let late = |waiting: &Waiting| waiting.stage != Stage::Drafted && waiting.is_late(now);
-        let late: Vec<i64> =
-            self.waiting.iter().filter(|(_, waiting)| late(waiting)).map(|(order, _)| *order).collect();
-        for order in late {
-            self.end(order, FailureKind::Expired, "its deadline passed before it was broadcast".to_owned(), None);
-        }
     }
 
     fn ask_room(&self) -> usize {
@@ -172,14 +178,15 @@ impl Lane {
             Ok((Admission::Allowed, ceiling)) => {
                 waiting.stage = Stage::Admitted;
                 waiting.ceiling = ceiling;
-                waiting.what = "waits for its simulation".to_owned();
+                waiting.wait_for(WaitKind::Simulation, "waits for its simulation".to_owned(), now);
             }
             Ok((Admission::AwaitsApproval { number, .. }, _)) => {
-                waiting.hold(format!("waits for approval {number}"), now + AGAIN_MS);
+                waiting.hold(WaitKind::Approval, format!("waits for approval {number}"), now, now + AGAIN_MS);
             }
             Err(error) if is_final(&error) => self.end(order, FailureKind::Denied, short(&error.message), None),
             Err(error) => {
-                waiting.hold(format!("the policy cannot be asked: {}", short(&error.message)), now + AGAIN_MS)
+                let what = format!("the policy cannot be asked: {}", short(&error.message));
+                waiting.hold(WaitKind::Policy, what, now, now + AGAIN_MS);
             }
         }
     }
@@ -195,6 +202,7 @@ impl Lane {
         let could = |waiting: &Waiting| {
             waiting.look_ms <= now && matches!(waiting.stage, Stage::Admitted | Stage::Ready { .. })
         };
+        let (mut poor, mut payable) = (None, false);
         for (order, waiting) in &mut self.waiting {
             if room == 0 {
                 break;
@@ -204,21 +212,23 @@ impl Lane {
                 ahead |= waiting.stage == Stage::New && waiting.look_ms == 0;
                 continue;
             }
-            room -= 1;
             let alone = !mem::replace(&mut ahead, true);
             if let Stage::Ready { at_ms, .. } = waiting.stage
                 && at_ms + SIMULATION_AGE_MS < now
             {
                 waiting.stage = Stage::Admitted;
             }
-            let least = gas_cost(super::EMPTY_GAS, facts.market.floor());
-            let needed = in_u128(&waiting.intent.request.value).saturating_add(least);
+            let needed = waiting.needed(&facts, &self.settings);
             if needed > left {
-                self.short = Some(too_little(&facts, needed));
-                waiting.what = "waits for the account's balance".to_owned();
-                break;
+                let what = too_little(&facts, needed);
+                poor.get_or_insert_with(|| what.clone());
+                waiting.wait_for(WaitKind::Balance, what, now);
+                continue;
             }
-            left -= needed;
+            if waiting.kind == WaitKind::Balance {
+                waiting.wait_for(WaitKind::Nonce, "waits for a nonce".to_owned(), now);
+            }
+            (room, left, payable) = (room - 1, left - needed, true);
             if waiting.stage != Stage::Admitted || waiting.busy {
                 continue;
             }
@@ -227,16 +237,17 @@ impl Lane {
                 waiting.stage = Stage::Ready { gas_limit, at_ms: now };
                 continue;
             }
-            (waiting.busy, waiting.alone) = (true, alone);
+            (waiting.busy, waiting.on_its_own, waiting.recent) = (true, alone, self.facts_look > waiting.looks);
             let call = Call {
                 module: intent.module.clone(),
                 request: intent.request.clone(),
                 gas_limit: intent.gas_limit,
-                pending,
+                block: (!pending).then_some(facts.head),
                 skip: intent.skip_simulation,
             };
             out.push(Action::Simulate { order: *order, call: Box::new(call) });
         }
+        self.short = poor.filter(|_| !payable);
     }
 
     pub(super) fn simulated(&mut self, order: i64, answer: Simulated, now: u64) {
@@ -249,228 +260,42 @@ impl Lane {
                 let with_margin = gas.saturating_add(gas.saturating_mul(margin) / 100);
                 let gas_limit = waiting.intent.gas_limit.unwrap_or(with_margin);
                 waiting.stage = Stage::Ready { gas_limit, at_ms: now };
-                waiting.what = "waits for a nonce".to_owned();
+                waiting.wait_for(WaitKind::Nonce, "waits for a nonce".to_owned(), now);
             }
-            // What is ahead of it may change that: only on its own is a revert certain.
-            Simulated::Reverts { .. } if !waiting.alone => {
-                waiting.hold("would revert before what is ahead of it is mined".to_owned(), now + poll);
+            // What is ahead of it may change that: only on its own is a revert certain, on a block that is not older than
+            // what it was decided by, and not by the word of one endpoint where there is another.
+            Simulated::Reverts { agreed, .. } if !(waiting.on_its_own && waiting.recent && agreed) => {
+                let what = match (waiting.on_its_own, waiting.recent) {
+                    (false, _) => "would revert before what is ahead of it is mined",
+                    (true, false) => "would revert on a block that may be older than what it was decided by",
+                    (true, true) => "would revert, as one endpoint alone says",
+                };
+                waiting.hold(WaitKind::Simulation, what.to_owned(), now, now + poll);
             }
             Simulated::Reverts { message, .. } if waiting.intent.skip_simulation => {
                 let message = format!("without a gas limit it is estimated, which fails: {}", short(&message));
                 self.end(order, FailureKind::Refused, message, None);
             }
-            Simulated::Reverts { message, data } => self.end(order, FailureKind::WouldRevert, short(&message), data),
-            Simulated::Poor => waiting.hold("waits for the account's balance".to_owned(), now + poll),
+            Simulated::Reverts { message, data, .. } => {
+                self.end(order, FailureKind::WouldRevert, short(&message), data)
+            }
+            Simulated::Poor => {
+                let what = "the account has too little for it, as the simulation says";
+                waiting.hold(WaitKind::Balance, what.to_owned(), now, now + poll);
+            }
             Simulated::Unknown(error) => {
-                waiting.hold(format!("the simulation failed: {}", short(&error)), now + AGAIN_MS);
+                let what = format!("the simulation failed: {}", short(&error));
+                waiting.hold(WaitKind::Simulation, what, now, now + AGAIN_MS);
             }
-        }
-    }
-
-    /// Takes nonces for those that are ready, in their order.
-    pub(super) fn draft(&mut self, now: u64, out: &mut Vec<Action>) {
-        // Asked for; until then nothing is signed.
-        let Some(facts) = self.fresh(now) else { return };
-        let mut room = self.settings.max_in_flight.saturating_sub(self.in_flight());
-        let ready = |waiting: &Waiting| matches!(waiting.stage, Stage::Ready { .. }) && waiting.look_ms <= now;
-        let orders: Vec<i64> =
-            self.waiting.iter().filter(|(_, waiting)| ready(waiting)).map(|(order, _)| *order).collect();
-        for order in orders {
-            if room == 0 || self.short.is_some() {
-                break;
-            }
-            room -= usize::from(self.draft_one(order, &facts, now, out));
-        }
-    }
-
-    fn draft_one(&mut self, order: i64, facts: &Facts, now: u64, out: &mut Vec<Action>) -> bool {
-        let (poll, committed) = (self.poll_ms(), self.committed(facts.nonce));
-        let waiting = &self.waiting[&order];
-        let Stage::Ready { gas_limit, .. } = waiting.stage else { unreachable!("intent {order} is not ready") };
-        let bounds = self.bounds(Some(&waiting.intent), waiting.ceiling);
-        let fees = fees::first(&facts.market, &bounds, Kind::Asked);
-        let (id, module, request) =
-            (waiting.intent.id.clone(), waiting.intent.module.clone(), waiting.intent.request.clone());
-        let nonce = self.free_nonce(facts.nonce);
-        let Some(waiting) = self.waiting.get_mut(&order) else { unreachable!("intent {order} does not wait") };
-        let fees = match fees {
-            Ok(fees) => fees,
-            Err(TooDear { most, floor }) => {
-                waiting.hold(format!("pays at most {most} wei per gas, and the chain takes {floor}"), now + poll);
-                return false;
-            }
-        };
-        let transaction = unsigned(request, nonce, gas_limit, fees, Purpose::Asked);
-        let needed = cost(&transaction).saturating_add(committed);
-        if needed > facts.balance {
-            self.short = Some(too_little(facts, needed));
-            waiting.what = "waits for the account's balance".to_owned();
-            return false;
-        }
-        waiting.stage = Stage::Drafted;
-        waiting.what = "is being signed".to_owned();
-        let (draft, action) = self.sign(nonce, module.clone(), id, transaction.clone());
-        self.drafts.insert(nonce, Draft { id: draft, order: Some(order), transaction, module, signed: None });
-        out.push(action);
-        true
-    }
-
-    /// Closes the lowest gap with a transfer of nothing, when nothing that waits takes it.
-    pub(super) fn fill_gap(&mut self, now: u64, out: &mut Vec<Action>) {
-        // Asked for; until then nothing is signed.
-        let Some(facts) = self.fresh(now) else { return };
-        let nonce = self.free_nonce(facts.nonce);
-        // A final one above it went with its block, and is sent again as well.
-        let sends = |live: &Live| live.slot.is_open() || matches!(live.slot.standing, Standing::Final(_));
-        let blocks = self.slots.range(nonce..).any(|(_, above)| sends(above));
-        if !blocks {
-            self.gap = None;
-            return;
-        }
-        match self.gap {
-            Some((gap, since)) if gap == nonce => {
-                if now < since + 2 * self.poll_ms() || now < self.gap_ms {
-                    return;
-                }
-            }
-            Some(_) | None => {
-                self.gap = Some((nonce, now));
-                return;
-            }
-        }
-        let Ok(fees) = fees::first(&facts.market, &self.bounds(None, None), Kind::Empty) else {
-            self.gap_ms = now + self.poll_ms();
-            return;
-        };
-        let transaction = unsigned(self.nothing(), nonce, self.empty_gas, fees, Purpose::Empty);
-        // What is above cannot be mined before, so only this one has to be paid.
-        if cost(&transaction) > facts.balance {
-            self.short = Some(too_little(&facts, cost(&transaction)));
-            return;
-        }
-        let (module, name) = (self.module.clone(), self.gap_name(nonce));
-        let (draft, action) = self.sign(nonce, module.clone(), name, transaction.clone());
-        self.drafts.insert(nonce, Draft { id: draft, order: None, transaction, module, signed: None });
-        out.push(action);
-    }
-
-    pub(super) fn signed(&mut self, draft: u64, nonce: u64, answer: Result<SignedTransaction, HostError>, now: u64) {
-        if self.slots.get(&nonce).is_some_and(|live| live.draft.is_some_and(|(id, _)| id == draft)) {
-            self.signed_anew(nonce, answer, now);
-            return;
-        }
-        // Another draft took its place: these bytes go nowhere.
-        let Some(found) = self.drafts.get_mut(&nonce).filter(|found| found.id == draft) else { return };
-        match answer {
-            Ok(signed) => {
-                found.signed = Some(signed);
-                self.settle_drafts(now);
-            }
-            Err(error) => self.unsigned(nonce, &error, now),
-        }
-    }
-
-    /// A nonce that was not signed is not taken; whoever was to have a higher one gets a lower one.
-    fn unsigned(&mut self, nonce: u64, error: &HostError, now: u64) {
-        let order = self.drafts[&nonce].order;
-        self.drop_drafts(nonce, now);
-        let Some(order) = order else {
-            tracing::warn!(nonce, "a gap cannot be closed: {}", error.message);
-            self.gap_ms = now + AGAIN_MS;
-            return;
-        };
-        if is_final(error) {
-            self.end(order, FailureKind::Denied, short(&error.message), None);
-        } else if let Some(waiting) = self.waiting.get_mut(&order) {
-            waiting.hold(format!("cannot be signed: {}", short(&error.message)), now + AGAIN_MS);
-        }
-    }
-
-    /// Forgets drafts from a nonce on: their bytes never left, so their intents may be signed with other nonces.
-    fn drop_drafts(&mut self, from: u64, now: u64) {
-        for draft in self.drafts.split_off(&from).into_values() {
-            let gas_limit = draft.transaction.gas_limit;
-            if let Some(waiting) = draft.order.and_then(|order| self.waiting.get_mut(&order)) {
-                waiting.stage = Stage::Ready { gas_limit, at_ms: now };
-            }
-        }
-    }
-
-    /// The lowest drafts that are signed become records.
-    pub(super) fn settle_drafts(&mut self, now: u64) {
-        while let Some(entry) = self.drafts.first_entry() {
-            // What the nonce was used for before is over, and is told so once that is durable: not before its record goes.
-            if entry.get().signed.is_none() || self.slots.get(entry.key()).is_some_and(|live| !live.is_settled()) {
-                break;
-            }
-            let Draft { order, transaction, module, signed, .. } = entry.remove();
-            let Some(signed) = signed else { unreachable!("a draft lost its signature") };
-            let nonce = transaction.nonce;
-            if let Some(order) = order
-                && self.waiting[&order].is_late(now)
-            {
-                self.end(order, FailureKind::Expired, "its deadline passed before it was broadcast".to_owned(), None);
-                self.drop_drafts(nonce, now);
-                break;
-            }
-            let intent = order.map(|order| self.leave(order).intent);
-            let variant = Variant {
-                raw: signed.raw.into(),
-                hash: signed.hash,
-                fees: transaction.fees,
-                gas_limit: transaction.gas_limit,
-                at_ms: now,
-                empty: intent.is_none(),
-            };
-            match &intent {
-                Some(intent) => {
-                    self.places.insert(intent.id.clone(), Place::Nonce(nonce));
-                }
-                None => self.notes.push(Note::GapFilled),
-            }
-            self.forget_void(nonce);
-            let variants = vec![variant];
-            let slot = Slot {
-                nonce,
-                module,
-                intent,
-                variants,
-                standing: Standing::Signed,
-                withdrawn: None,
-                told: false,
-                at_ms: now,
-            };
-            let mut live = Live::new(slot, 0, false);
-            // The nonce was unused when it was taken.
-            (live.born, live.watched) = (self.changes, true);
-            self.slots.insert(nonce, live);
-            self.live.insert(nonce);
-            self.counted = self.counted.max(Some(nonce + 1));
-            self.change(nonce, true);
-        }
-    }
-
-    /// The record of a free nonce makes way for another one; what it says of its intent is kept.
-    fn forget_void(&mut self, nonce: u64) {
-        // Mostly there is none.
-        let Some(mut live) = self.slots.remove(&nonce) else { return };
-        assert_eq!(live.slot.standing, Standing::Void, "nonce {nonce} is taken");
-        if let (Some(answer), Some(intent)) = (self.end_of(&live.slot), mem::take(&mut live.slot.intent)) {
-            self.remember(intent.id, answer);
         }
     }
 }
 
-fn too_little(facts: &Facts, needed: u128) -> String {
-    format!("the account has {} wei, and what is next needs {needed} with what is under way", facts.balance)
+pub(super) fn too_little(facts: &Facts, needed: u128) -> String {
+    format!("the account has {} wei, and {needed} are needed besides what is under way", facts.balance)
 }
 
 /// Asking again would bring the same answer.
 pub(super) fn is_final(error: &HostError) -> bool {
     matches!(error.kind, HostErrorKind::Denied | HostErrorKind::Unsupported | HostErrorKind::InvalidInput)
-}
-
-/// The beginning of a message that another side wrote.
-pub(super) fn short(text: &str) -> String {
-    text.chars().take(MESSAGE_CHARS_MAX).collect()
 }

@@ -149,15 +149,15 @@ fn nonce_too_low_asks_for_receipts() {
 fn a_second_endpoint_must_agree_before_a_nonce_counts_as_another_s() {
     let mut run = Run::of([0]);
     run.world.blind = true;
-    run.world.votes = Some(Votes { found: None, against: 1, unused: 0, configured: 2 });
+    run.world.votes = Some(Votes { against: 1, answered: 1, configured: 2, ..Votes::default() });
     run.blocks(40);
     assert!(run.is_underway(0));
     assert_eq!(run.world.signed.len(), 1);
     // Another one says that it was not used then.
-    run.world.votes = Some(Votes { found: None, against: 2, unused: 1, configured: 3 });
+    run.world.votes = Some(Votes { against: 2, unused: 1, answered: 3, configured: 3, ..Votes::default() });
     run.blocks(10);
     assert_eq!(run.world.signed.len(), 1);
-    run.world.blind = false;
+    (run.world.blind, run.world.votes) = (false, None);
     run.blocks(2);
     run.mined_hash(0);
 }
@@ -166,11 +166,12 @@ fn a_second_endpoint_must_agree_before_a_nonce_counts_as_another_s() {
 fn the_only_endpoint_of_a_chain_has_to_say_so_at_three_heads() {
     let mut run = Run::of([0]);
     run.world.use_elsewhere(KEY.account);
-    run.world.votes = Some(Votes { found: None, against: 1, unused: 0, configured: 1 });
+    run.world.votes = Some(Votes { against: 1, answered: 1, configured: 1, ..Votes::default() });
     run.seconds(30);
     assert_eq!(run.world.signed.len(), 1);
     run.blocks(5);
     assert_eq!(run.world.signed.len(), 2);
+    run.world.votes = None;
     run.blocks(5);
     run.mined_hash(0);
     assert_eq!(run.world.times("intent 0"), 1);
@@ -274,4 +275,52 @@ fn what_is_mined_in_spite_of_a_cancel_is_told_to_be_mined() {
     run.blocks(4);
     run.mined_hash(0);
     assert!(run.lane.order(0, TransactionOrder::Cancel).is_err());
+}
+
+#[test]
+fn a_nonce_that_one_endpoint_alone_tells_signs_nothing_until_it_said_so_at_three_heads() {
+    let mut run = Run::of([0]);
+    run.blocks(4);
+    run.mined_hash(0);
+    run.world.nonce_alone = Some(900);
+    run.submit_all([1]);
+    run.seconds(30);
+    let status = run.lane.status(run.now);
+    assert!(status.stopped.unwrap().contains("the account's next nonce is 900, where 1 was expected"));
+    assert!(status.stopped_age_ms > Some(20_000) && run.world.signed.len() == 1);
+    // Others are there again.
+    run.world.nonce_alone = None;
+    run.seconds(3);
+    assert_eq!((run.nonce_of(1), run.foreign_notes()), (Some(1), 0));
+    // What its own transactions explain is believed.
+    run.world.block();
+    run.world.nonce_alone = Some(2);
+    run.submit_all([2]);
+    run.seconds(3);
+    assert_eq!(run.nonce_of(2), Some(2));
+    // The only endpoint there is, and the key is used elsewhere.
+    run.world.block();
+    run.world.use_elsewhere(KEY.account);
+    run.world.nonce_alone = Some(4);
+    run.submit_all([3]);
+    run.empty_blocks(4);
+    assert_eq!(run.nonce_of(3), Some(4));
+}
+
+#[test]
+fn a_nonce_used_elsewhere_that_a_deep_reorg_frees_is_used_up_and_holds_up_nothing() {
+    let mut run = Run::of([0]);
+    run.world.use_elsewhere(KEY.account);
+    run.blocks(20);
+    assert_eq!(run.nonce_of(0), Some(1));
+    run.mined_hash(0);
+    // The other program's transaction is gone for good, and with it the one that came after it.
+    run.world.blocks.truncate(1);
+    run.world.empty_blocks(25);
+    run.seconds(3);
+    run.blocks(6);
+    assert_eq!(run.empty_nonces(), [0], "what was signed with it first must not be mined besides");
+    assert_eq!((run.world.nonce(KEY.account), run.world.times("intent 0")), (2, 1));
+    run.submit_all([1]);
+    assert_eq!(run.nonce_of(1), Some(2));
 }

@@ -1,12 +1,13 @@
 //! Two lanes while answers get lost, blocks are taken back, pools are wiped, fees and balances jump, another program uses the
-//! key, operators interfere, and the process dies between any two actions.
+//! key, one endpoint lies, operators interfere, and the process dies between any two actions. In the end a reorg may go deeper
+//! than anything was confirmed, and take the other program's transactions away.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
-    interfaces::identity::port::Admission,
-    transactions::{Intent, SubmitAnswer, TransactionOrder},
+    interfaces::identity::port::{Admission, Wei},
+    transactions::{Intent, SubmitAnswer, TransactionOrder, Which},
 };
 use nexum_transactions::{
     ChainSettings,
@@ -43,7 +44,7 @@ impl Simulation {
             ..ChainSettings::default()
         };
         let mut world = World::new(seed);
-        world.lossy = true;
+        (world.lossy, world.lying) = (true, true);
         let mut intents: Vec<Intent> = (0..10).map(intent).collect();
         for others in &mut intents[5..] {
             others.request.account = OTHER_KEY.account;
@@ -54,7 +55,14 @@ impl Simulation {
             world.admissions.insert(intents[number].id.clone(), Ok(waits));
             intents[number + 1].deadline_ms = Some(STARTED + 1_000 * world.below(60));
         }
-        let reverts = Simulated::Reverts { message: "execution reverted".to_owned(), data: None };
+        // On each account one that can be paid only at times, and one that never can.
+        for (number, value) in [(0, 600_000), (5, 600_000)] {
+            intents[number].request.value = Wei::from(value);
+        }
+        for number in [4, 9] {
+            intents[number].request.value.0 = [255; 32];
+        }
+        let reverts = Simulated::Reverts { message: "execution reverted".to_owned(), data: None, agreed: true };
         world.calls.insert(vec![3], reverts);
         let lanes = KEYS.iter().map(|key| world.lane(*key, &settings, STARTED)).collect();
         Self { seed, world, settings, lanes, now: STARTED, intents, told: BTreeMap::new() }
@@ -135,6 +143,12 @@ impl Simulation {
                 *waits = answer;
             }
         }
+        if world.chance(400) {
+            let number = usize::try_from(world.below(10)).unwrap();
+            let which = Which::Intent(self.intents[number].id.clone());
+            // It may have ended.
+            drop(self.lanes[number / 5].order_about(&which, TransactionOrder::Cancel));
+        }
         if world.chance(60) {
             let (lane, nonce) = (usize::try_from(world.below(2)).unwrap(), world.below(12));
             let order = if world.chance(2) { TransactionOrder::Cancel } else { TransactionOrder::Bump };
@@ -145,11 +159,23 @@ impl Simulation {
 
     fn calm_down(&mut self) {
         let world = &mut self.world;
-        (world.lossy, world.store_down, world.signer_down) = (false, false, false);
+        (world.lossy, world.lying, world.store_down, world.signer_down) = (false, false, false, false);
+        if world.chance(3) {
+            deep_reorg(world);
+        }
         (world.market, world.balance) = (CALM, u128::MAX / 2);
         world.calls.clear();
         for answer in world.admissions.values_mut().filter(|answer| answer.is_ok()) {
             *answer = Ok(Admission::Allowed);
+        }
+    }
+
+    /// What can never be paid waits until it is given up.
+    fn give_up(&mut self) {
+        for number in [4, 9] {
+            let which = Which::Intent(self.intents[number].id.clone());
+            // It may have ended.
+            drop(self.lanes[number / 5].order_about(&which, TransactionOrder::Cancel));
         }
     }
 
@@ -174,6 +200,9 @@ impl Simulation {
                 self.calm_down();
             }
             self.submit();
+            if calm {
+                self.give_up();
+            }
             self.perform(calm);
             if self.world.chance(4) {
                 self.world.block();
@@ -191,6 +220,18 @@ impl Simulation {
         let lists: Vec<_> = self.lanes.iter().map(|lane| lane.list(20, self.now)).collect();
         panic!("seed {}: told {:?}, of {lists:?}", self.seed, self.told);
     }
+}
+
+/// Takes twenty blocks away, with what other programs sent in them. What is of the lanes is in the pool again.
+fn deep_reorg(world: &mut World) {
+    let from = world.blocks.len().saturating_sub(20).max(1);
+    let gone = world.blocks.split_off(from);
+    for (account, hash) in gone.iter().flatten() {
+        if let Some(signed) = world.signed.get(hash) {
+            world.pool.insert((*account, signed.nonce), *hash);
+        }
+    }
+    world.empty_blocks(gone.len());
 }
 
 #[test]

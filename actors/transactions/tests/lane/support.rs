@@ -10,14 +10,15 @@ use nexum_host_ifaces::{
     interfaces::identity::port::{
         Admission, Fees, Purpose, SignedTransaction, TransactionRequest, UnsignedTransaction, Wei,
     },
+    store::{RECORD_WRITES_BYTES_MAX, RECORD_WRITES_MAX},
     transactions::{FailureKind, FeePolicy, Intent, SubmitAnswer, TransactionFailure, TransactionSummary},
 };
 use nexum_transactions::{
     ChainSettings,
     classify::Class,
     fees::Market,
-    lane::{Action, Facts, Input, Lane, Note, Simulated, Votes},
-    record::{LaneKey, Mined, Slot, of_key},
+    lane::{Action, Facts, Found, Input, Lane, Note, Simulated, Votes},
+    record::{LaneKey, Mined, Slot, of_given_up, of_key},
 };
 
 pub const KEY: LaneKey = LaneKey { chain_id: 1, account: Address([9; 20]) };
@@ -37,6 +38,13 @@ pub struct World {
     random: u64,
     /// Answers get lost, and nodes refuse what they could take.
     pub lossy: bool,
+    /// One endpoint makes up nonces and receipts now and then.
+    pub lying: bool,
+    lies: u8,
+    /// What an endpoint that is alone says of the account's nonce.
+    pub nonce_alone: Option<u64>,
+    /// What the best endpoint says of receipts; the truth where it is not said.
+    pub told: Option<Vec<Found>>,
     pub signed: BTreeMap<Hash, Signed>,
     pub pool: BTreeMap<(Address, u64), Hash>,
     /// What is in each block; what was not signed here is another program's.
@@ -68,6 +76,10 @@ impl World {
         Self {
             random,
             lossy: false,
+            lying: false,
+            lies: 0,
+            nonce_alone: None,
+            told: None,
             signed: BTreeMap::new(),
             pool: BTreeMap::new(),
             blocks: vec![Vec::new()],
@@ -143,29 +155,57 @@ impl World {
         self.blocks.push(vec![(account, Hash(hash))]);
     }
 
-    fn receipts(&self, hashes: &[Hash]) -> Vec<Mined> {
+    /// Of a block, and of what is in it.
+    pub fn block_hash(&self, number: u64) -> Option<Hash> {
+        let block = self.blocks.get(usize::try_from(number).unwrap())?;
+        let mut bytes = [0xbb; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        for (at, byte) in block.iter().flat_map(|(_, hash)| hash.0.iter().enumerate()) {
+            bytes[8 + at % 24] ^= byte;
+        }
+        Some(Hash(bytes))
+    }
+
+    /// A receipt that is made up: of the newest block, or of one that never was.
+    pub fn made_up(&self, hash: Hash, is_there: bool) -> Found {
+        let block_number = self.blocks.len() as u64 - 1;
+        let followed = self.block_hash(block_number);
+        let block_hash = if is_there { followed.unwrap() } else { Hash([0xee; 32]) };
+        Found { mined: receipt(hash, block_number, block_hash), followed }
+    }
+
+    /// An account's nonce, and how many endpoints say so.
+    fn told_nonce(&mut self, account: Address) -> (u64, usize) {
+        let truth = self.nonce(account);
+        if let Some(told) = self.nonce_alone {
+            return (told, 1);
+        }
+        // Three times in a row it would be believed.
+        if self.lying && self.lies < 2 && self.chance(10) {
+            self.lies += 1;
+            return (truth + 5, 1);
+        }
+        self.lies = 0;
+        (truth, 2)
+    }
+
+    fn receipts(&self, hashes: &[Hash]) -> Vec<Found> {
         let blocks = self.blocks.iter().enumerate();
         let all = blocks.flat_map(|(number, block)| block.iter().map(move |(_, hash)| (number as u64, *hash)));
-        let found = all.filter(|(_, hash)| hashes.contains(hash) && !self.blind).map(|(block_number, hash)| Mined {
-            hash,
-            block_number,
-            block_hash: hash,
-            succeeded: true,
-            gas_used: 21_000,
-            effective_gas_price: 1,
-            contract: None,
+        let found = all.filter(|(_, hash)| hashes.contains(hash) && !self.blind).map(|(block_number, hash)| {
+            let followed = self.block_hash(block_number);
+            Found { mined: receipt(hash, block_number, followed.unwrap()), followed }
         });
         found.collect()
     }
 
     pub fn perform(&mut self, key: LaneKey, action: Action) -> Input {
         match action {
-            Action::Observe { .. } => Input::Observed(Ok(Facts {
-                head: self.blocks.len() as u64 - 1,
-                nonce: self.nonce(key.account),
-                balance: self.balance,
-                market: self.market,
-            })),
+            Action::Observe { .. } => {
+                let (nonce, voices) = self.told_nonce(key.account);
+                let (head, balance, market) = (self.blocks.len() as u64 - 1, self.balance, self.market);
+                Input::Observed(Ok(Facts { head, nonce, voices, balance, market }))
+            }
             Action::Admit { order, intent, .. } => {
                 let answer = self.admissions.get(&intent).cloned().unwrap_or(Ok(Admission::Allowed));
                 Input::Admitted { order, answer: answer.map(|admission| (admission, None)) }
@@ -182,6 +222,9 @@ impl World {
                 Input::Written { written, answer: Err("the disk is full".to_owned()) }
             }
             Action::Write { writes, written } => {
+                let bytes: usize =
+                    writes.iter().map(|write| write.key.len() + write.value.as_ref().map_or(0, Vec::len)).sum();
+                assert!(bytes <= RECORD_WRITES_BYTES_MAX && writes.len() <= RECORD_WRITES_MAX, "no store takes it");
                 for write in writes {
                     match write.value {
                         Some(value) => self.durable.insert(write.key, value),
@@ -199,15 +242,29 @@ impl World {
             }
             Action::Receipts { nonce, hashes, .. } => {
                 let lost = self.lossy && self.chance(5);
-                let found = if lost { Vec::new() } else { self.receipts(&hashes) };
+                let lie = self.lying && self.chance(10);
+                let found = match &self.told {
+                    Some(told) => told.clone(),
+                    None if lie => {
+                        let is_there = self.chance(2);
+                        vec![self.made_up(hashes[0], is_there)]
+                    }
+                    None if lost => Vec::new(),
+                    None => self.receipts(&hashes),
+                };
                 Input::Receipts { nonce, answer: Ok(found) }
             }
             Action::Doubt { nonce, hashes, block, .. } => {
                 let through = self.blocks.iter().take(block as usize + 1).flatten();
                 let used = through.filter(|(by, _)| *by == key.account).count() as u64 > nonce;
-                let found = self.receipts(&hashes).into_iter().next();
-                let (against, unused) = if used && found.is_none() { (2, 0) } else { (0, 2) };
-                let truth = Votes { found, against, unused, configured: 2 };
+                let found = self.receipts(&hashes);
+                let (against, unused) = if used && found.is_empty() { (2, 0) } else { (0, 2) };
+                let mut found = [found.clone(), found].concat();
+                if self.lying && self.chance(10) {
+                    let is_there = self.chance(2);
+                    found.push(self.made_up(hashes[0], is_there));
+                }
+                let truth = Votes { found, against, unused, answered: 3, configured: 3 };
                 Input::Doubted { nonce, votes: self.votes.clone().unwrap_or(truth) }
             }
         }
@@ -221,7 +278,8 @@ impl World {
         hash[..8].copy_from_slice(&(self.signed.len() as u64 + 1).to_be_bytes());
         let UnsignedTransaction { nonce, gas_limit, fees, purpose, .. } = transaction;
         let (intent, cost) = ((*purpose != Purpose::Empty).then_some(intent), u128::from(*gas_limit));
-        let cost = cost * fees.per_gas_max();
+        let value = u128::from_be_bytes(transaction.request.value.0[16..].try_into().unwrap());
+        let cost = cost * fees.per_gas_max() + value;
         self.signed.insert(Hash(hash), Signed { nonce: *nonce, intent, fees: *fees, cost });
         // Its data makes the bytes longer.
         let raw = [hash.as_slice(), transaction.request.data.as_slice()].concat();
@@ -254,14 +312,22 @@ impl World {
 
     /// What is durable of an account.
     pub fn slots(&self, key: LaneKey) -> Vec<Slot> {
-        let of = self.durable.iter().filter(|(record, _)| of_key(record).unwrap().0 == key);
+        let of = self.durable.iter().filter(|(record, _)| of_key(record).is_some_and(|(lane, _)| lane == key));
         of.map(|(_, value)| Slot::decode(value).unwrap()).collect()
     }
 
     /// The lane of a process that was just started.
     pub fn lane(&self, key: LaneKey, settings: &ChainSettings, now: u64) -> Lane {
-        Lane::new(key, settings.clone(), self.slots(key), now)
+        let mut lane = Lane::new(key, settings.clone(), self.slots(key), now);
+        for (_, intent) in self.durable.keys().filter_map(|key| of_given_up(key)).filter(|(of, _)| *of == key) {
+            lane.load_given_up(intent);
+        }
+        lane
     }
+}
+
+fn receipt(hash: Hash, block_number: u64, block_hash: Hash) -> Mined {
+    Mined { hash, block_number, block_hash, succeeded: true, gas_used: 21_000, effective_gas_price: 1, contract: None }
 }
 
 pub fn intent(number: u8) -> Intent {
