@@ -1,7 +1,7 @@
 //! How the shared services are asked how they are, and their answers in words: for the tree, and for health.
 
 use nexum_admin_api::{
-    health::{ChainHealthReport, waits_for},
+    health::{ChainHealthReport, ServiceHealthReport, waits_for},
     state::ServiceState,
     tree::{Node, NodeKind, SHOWN_WAIT_MS, age},
 };
@@ -9,13 +9,13 @@ use nexum_host_ifaces::{
     bounded::cut,
     cron::{CronMsg, CronStatus},
     interfaces::{
-        chain::port::{ChainMsg, ChainStatus, EndpointStatus},
+        chain::port::{ChainMsg, ChainStatus, ChainWait, EndpointStatus},
         http::port::{EgressMsg, EgressStatus, OriginStatus},
         identity::port::{IdentityMsg, IdentityStatus},
     },
     port::Port,
     store::{RefusedWrites, StoreMsg, StoreStatus},
-    transactions::{LaneStatus, TransactionsMsg, TransactionsStatus},
+    transactions::{LaneStatus, TransactionsMsg, TransactionsStatus, WaitKind},
 };
 use nexum_kernel::{Status, StatusSpec};
 
@@ -89,6 +89,8 @@ fn store_summary(status: &StoreStatus) -> String {
 
 /// Accounts that the tree lists; others are counted.
 const ACCOUNTS_SHOWN: usize = 20;
+/// Waits of transactions that health tells.
+const WAITS_SHOWN: usize = 32;
 /// Problems that the tree tells in full; others are counted.
 const PROBLEMS_SHOWN: usize = 3;
 
@@ -109,11 +111,18 @@ fn identity_status(status: IdentityStatus) -> Status {
     let account = |(account, place): (&String, &String)| {
         Node::new(account.as_str(), NodeKind::Service, ServiceState::Up, place.as_str(), Vec::new())
     };
+    let decision = ChainWait {
+        module: None,
+        reason: format!("a decision on {approvals_waiting} approvals: `nexumctl approvals list` names them"),
+        age_ms: status.oldest_approval_age_ms.unwrap_or(0),
+    };
+    let decisions = if *approvals_waiting > 0 { vec![decision] } else { Vec::new() };
     // With nothing that it could sign with it is of no use to anybody.
     let is_down = accounts.is_empty() && !problems.is_empty();
     Status {
         state: if is_down { ServiceState::Down } else { ServiceState::Up },
         children: accounts.iter().take(ACCOUNTS_SHOWN).map(account).collect(),
+        waits: ServiceHealthReport { waits: Vec::new(), decisions },
         ..Status::up(summary)
     }
 }
@@ -125,12 +134,43 @@ fn transactions_status(status: TransactionsStatus) -> Status {
     let stopped = if stopped == 0 { String::new() } else { format!(", {stopped} stopped") };
     let noun = if lanes.len() == 1 { "account" } else { "accounts" };
     let (in_flight, waiting) = (sum(|lane| lane.in_flight), sum(|lane| lane.waiting));
-    let summary = format!("{} {noun}, {in_flight} in flight, {waiting} waiting{stopped}", lanes.len());
+    let nothing = status.signs_nothing.as_ref().map_or_else(String::new, |why| format!(", {why}"));
+    let summary = format!("{} {noun}, {in_flight} in flight, {waiting} waiting{stopped}{nothing}", lanes.len());
+    let waits = ServiceHealthReport { waits: transaction_waits(&status), decisions: Vec::new() };
     // Those that stand still before all others.
     let mut shown: Vec<&LaneStatus> = lanes.iter().collect();
     shown.sort_by_key(|lane| lane.stopped.is_none());
     let children = shown.into_iter().take(ACCOUNTS_SHOWN).map(lane_node).collect();
-    Status { children, ..Status::up(summary) }
+    Status { children, waits, ..Status::up(summary) }
+}
+
+/// What is waited for, the oldest first. What waits for an approval is told where these are.
+fn transaction_waits(status: &TransactionsStatus) -> Vec<ChainWait> {
+    let mut waits = Vec::new();
+    for lane in &status.lanes {
+        let LaneStatus { chain_id, account, .. } = lane;
+        if let Some((why, age_ms)) = lane.stopped.as_ref().zip(lane.stopped_age_ms) {
+            waits.push(ChainWait {
+                module: None,
+                reason: format!("account {account} on chain {chain_id}: {why}"),
+                age_ms,
+            });
+        }
+        if let Some((why, age_ms)) = status.signs_nothing.as_ref().zip(lane.oldest_age_ms) {
+            waits.push(ChainWait {
+                module: None,
+                reason: format!("account {account} on chain {chain_id}: {why}"),
+                age_ms,
+            });
+        }
+        for wait in lane.waits.iter().filter(|wait| wait.kind != WaitKind::Approval) {
+            let reason = format!("transaction {} on chain {chain_id}: {}", wait.which, wait.reason);
+            waits.push(ChainWait { module: Some(wait.module.clone()), reason, age_ms: wait.age_ms });
+        }
+    }
+    waits.sort_by(|a, b| b.age_ms.cmp(&a.age_ms).then_with(|| a.reason.cmp(&b.reason)));
+    waits.truncate(WAITS_SHOWN);
+    waits
 }
 
 fn lane_node(lane: &LaneStatus) -> Node {
@@ -218,6 +258,8 @@ fn endpoint_node(endpoint: &EndpointStatus) -> Node {
 
 #[cfg(test)]
 mod tests {
+    use nexum_host_ifaces::transactions::TransactionWait;
+
     use super::*;
 
     #[test]
@@ -257,6 +299,13 @@ mod tests {
 
     #[test]
     fn an_account_that_stands_still_says_why_and_comes_first() {
+        let wait = |kind| TransactionWait {
+            module: "m".into(),
+            which: "m/1".into(),
+            kind,
+            reason: "dear".into(),
+            age_ms: 65_000,
+        };
         let lane = |chain_id, stopped: Option<&str>| LaneStatus {
             chain_id,
             account: "0xaa".into(),
@@ -266,9 +315,23 @@ mod tests {
             stopped: stopped.map(str::to_owned),
             oldest_age_ms: Some(65_000),
             foreign_nonces: u64::from(stopped.is_some()),
+            stopped_age_ms: stopped.map(|_| 70_000),
+            waits: [WaitKind::Approval, WaitKind::Fees].map(wait).into(),
+            more_waits: 0,
+            oldest_waits: Default::default(),
         };
         let lanes = vec![lane(1, None), lane(10, Some("its balance is too low"))];
-        let status = transactions_status(TransactionsStatus { lanes });
+        let status = transactions_status(TransactionsStatus { lanes: lanes.clone(), signs_nothing: None });
+        let waits: Vec<String> = status.waits.waits.iter().map(waits_for).collect();
+        let told = [
+            "waits for account 0xaa on chain 10: its balance is too low (1m 10s)",
+            "module m waits for transaction m/1 on chain 10: dear (1m 5s)",
+            "module m waits for transaction m/1 on chain 1: dear (1m 5s)",
+        ];
+        assert_eq!(waits, told);
+        let keyless = transactions_status(TransactionsStatus { lanes, signs_nothing: Some("no accounts".into()) });
+        assert!(keyless.summary.ends_with(", no accounts"), "{}", keyless.summary);
+        assert!(keyless.waits.waits.iter().any(|wait| wait.reason == "account 0xaa on chain 1: no accounts"));
         assert_eq!(status.summary, "2 accounts, 4 in flight, 2 waiting, 1 stopped");
         let shown = |at: usize| (status.children[at].name.as_str(), status.children[at].summary.as_str());
         let stopped = "stopped: its balance is too low, next nonce 7, 2 in flight, 1 waiting, oldest 1m 5s, \

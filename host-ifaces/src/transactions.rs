@@ -220,6 +220,8 @@ pub struct LaneStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TransactionsStatus {
     pub lanes: Vec<LaneStatus>,
+    /// Why nothing is signed, if nothing is.
+    pub signs_nothing: Option<String>,
 }
 
 /// What an operator may do to one transaction.

@@ -25,7 +25,7 @@ use crate::{
     lane::{ChainSettings, Lane, newest},
     metrics::TransactionsMetrics,
     record::{GIVEN_UP, LaneKey, PREFIX, SERVICE, Slot, of_given_up, of_key},
-    task::{Handle, Time, run},
+    task::{Handle, Time, run, signs},
 };
 
 /// Records read at once; each is at most a mebibyte.
@@ -262,7 +262,10 @@ impl Shared {
 
     fn status(&self) -> TransactionsStatus {
         let now = self.time.now_ms();
-        TransactionsStatus { lanes: self.all().iter().map(|handle| handle.lane().status(now)).collect() }
+        TransactionsStatus {
+            lanes: self.all().iter().map(|handle| handle.lane().status(now)).collect(),
+            signs_nothing: signs(&self.args.ports).err().map(|error| error.message),
+        }
     }
 }
 

@@ -19,3 +19,4 @@ pub mod voices;
 pub use actor::{Args, TransactionsActor, spawn};
 pub use lane::ChainSettings;
 pub use metrics::TransactionsMetrics;
+pub use record::SERVICE;

@@ -184,11 +184,11 @@ fn perform(ports: &Arc<Ports>, key: LaneKey, action: Action) -> Work {
 }
 
 /// Without accounts nothing is signed until there are some again; what was broadcast is followed all the same.
-fn signs(ports: &Ports) -> Result<Port<IdentityMsg>, HostError> {
+pub(crate) fn signs(ports: &Ports) -> Result<Port<IdentityMsg>, HostError> {
     if ports.has::<IdentityMsg>() {
         return Ok(ports.of());
     }
-    let message = "this engine has no accounts: [identity] is not in its configuration any more";
+    let message = "this engine has no accounts to sign with: [identity] is not in its configuration any more";
     Err(HostError::new("transactions", HostErrorKind::Unavailable, message))
 }
 

@@ -286,6 +286,7 @@ fn an_operator_gives_up_what_has_no_nonce_and_that_is_told_once_it_is_durable() 
     assert!(run.lane.order_about(&which, TransactionOrder::Cancel).is_err(), "it has ended");
     // One with a nonce is replaced.
     run.lane.order_about(&Which::Intent("intent 1".to_owned()), TransactionOrder::Cancel).unwrap();
+    run.seconds(2);
     run.blocks(4);
     assert_eq!((run.failed_as(1), run.empty_nonces().len()), (FailureKind::Cancelled, 1));
 }

@@ -283,6 +283,8 @@ fn a_nonce_that_one_endpoint_alone_tells_signs_nothing_until_it_said_so_at_three
     run.blocks(4);
     run.mined_hash(0);
     run.world.nonce_alone = Some(900);
+    // What was seen before is too old by then.
+    run.seconds(5);
     run.submit_all([1]);
     run.seconds(30);
     let status = run.lane.status(run.now);
@@ -302,6 +304,7 @@ fn a_nonce_that_one_endpoint_alone_tells_signs_nothing_until_it_said_so_at_three
     run.world.block();
     run.world.use_elsewhere(KEY.account);
     run.world.nonce_alone = Some(4);
+    run.seconds(5);
     run.submit_all([3]);
     run.empty_blocks(4);
     assert_eq!(run.nonce_of(3), Some(4));
@@ -311,7 +314,7 @@ fn a_nonce_that_one_endpoint_alone_tells_signs_nothing_until_it_said_so_at_three
 fn a_nonce_used_elsewhere_that_a_deep_reorg_frees_is_used_up_and_holds_up_nothing() {
     let mut run = Run::of([0]);
     run.world.use_elsewhere(KEY.account);
-    run.blocks(20);
+    run.blocks(25);
     assert_eq!(run.nonce_of(0), Some(1));
     run.mined_hash(0);
     // The other program's transaction is gone for good, and with it the one that came after it.
