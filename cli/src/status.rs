@@ -15,7 +15,7 @@ use nexum_host_ifaces::{
     },
     port::Port,
     store::{RefusedWrites, StoreMsg, StoreStatus},
-    transactions::{LaneStatus, TransactionsMsg, TransactionsStatus, WaitKind},
+    transactions::{QueueStatus, TransactionsMsg, TransactionsStatus, WaitKind},
 };
 use nexum_kernel::{Status, StatusSpec};
 
@@ -128,42 +128,42 @@ fn identity_status(status: IdentityStatus) -> Status {
 }
 
 fn transactions_status(status: TransactionsStatus) -> Status {
-    let lanes = &status.lanes;
-    let sum = |count: fn(&LaneStatus) -> usize| lanes.iter().map(count).sum::<usize>();
-    let stopped = lanes.iter().filter(|lane| lane.stopped.is_some()).count();
+    let queues = &status.queues;
+    let sum = |count: fn(&QueueStatus) -> usize| queues.iter().map(count).sum::<usize>();
+    let stopped = queues.iter().filter(|queue| queue.stopped.is_some()).count();
     let stopped = if stopped == 0 { String::new() } else { format!(", {stopped} stopped") };
-    let noun = if lanes.len() == 1 { "account" } else { "accounts" };
-    let (in_flight, waiting) = (sum(|lane| lane.in_flight), sum(|lane| lane.waiting));
+    let noun = if queues.len() == 1 { "account" } else { "accounts" };
+    let (in_flight, waiting) = (sum(|queue| queue.in_flight), sum(|queue| queue.waiting));
     let nothing = status.signs_nothing.as_ref().map_or_else(String::new, |why| format!(", {why}"));
-    let summary = format!("{} {noun}, {in_flight} in flight, {waiting} waiting{stopped}{nothing}", lanes.len());
+    let summary = format!("{} {noun}, {in_flight} in flight, {waiting} waiting{stopped}{nothing}", queues.len());
     let waits = ServiceHealthReport { waits: transaction_waits(&status), decisions: Vec::new() };
     // Those that stand still before all others.
-    let mut shown: Vec<&LaneStatus> = lanes.iter().collect();
-    shown.sort_by_key(|lane| lane.stopped.is_none());
-    let children = shown.into_iter().take(ACCOUNTS_SHOWN).map(lane_node).collect();
+    let mut shown: Vec<&QueueStatus> = queues.iter().collect();
+    shown.sort_by_key(|queue| queue.stopped.is_none());
+    let children = shown.into_iter().take(ACCOUNTS_SHOWN).map(queue_node).collect();
     Status { children, waits, ..Status::up(summary) }
 }
 
 /// What is waited for, the oldest first. What waits for an approval is told where these are.
 fn transaction_waits(status: &TransactionsStatus) -> Vec<ChainWait> {
     let mut waits = Vec::new();
-    for lane in &status.lanes {
-        let LaneStatus { chain_id, account, .. } = lane;
-        if let Some((why, age_ms)) = lane.stopped.as_ref().zip(lane.stopped_age_ms) {
+    for queue in &status.queues {
+        let QueueStatus { chain_id, account, .. } = queue;
+        if let Some((why, age_ms)) = queue.stopped.as_ref().zip(queue.stopped_age_ms) {
             waits.push(ChainWait {
                 module: None,
                 reason: format!("account {account} on chain {chain_id}: {why}"),
                 age_ms,
             });
         }
-        if let Some((why, age_ms)) = status.signs_nothing.as_ref().zip(lane.oldest_age_ms) {
+        if let Some((why, age_ms)) = status.signs_nothing.as_ref().zip(queue.oldest_age_ms) {
             waits.push(ChainWait {
                 module: None,
                 reason: format!("account {account} on chain {chain_id}: {why}"),
                 age_ms,
             });
         }
-        for wait in lane.waits.iter().filter(|wait| wait.kind != WaitKind::Approval) {
+        for wait in queue.waits.iter().filter(|wait| wait.kind != WaitKind::Approval) {
             let reason = format!("transaction {} on chain {chain_id}: {}", wait.which, wait.reason);
             waits.push(ChainWait { module: Some(wait.module.clone()), reason, age_ms: wait.age_ms });
         }
@@ -173,16 +173,16 @@ fn transaction_waits(status: &TransactionsStatus) -> Vec<ChainWait> {
     waits
 }
 
-fn lane_node(lane: &LaneStatus) -> Node {
-    let mut parts: Vec<String> = lane.stopped.iter().map(|why| format!("stopped: {why}")).collect();
-    parts.extend(lane.next_nonce.map(|nonce| format!("next nonce {nonce}")));
-    parts.push(format!("{} in flight, {} waiting", lane.in_flight, lane.waiting));
-    parts.extend(lane.oldest_age_ms.map(|oldest| format!("oldest {}", age(oldest))));
-    if lane.foreign_nonces > 0 {
-        parts.push(format!("{} nonces used by others", lane.foreign_nonces));
+fn queue_node(queue: &QueueStatus) -> Node {
+    let mut parts: Vec<String> = queue.stopped.iter().map(|why| format!("stopped: {why}")).collect();
+    parts.extend(queue.next_nonce.map(|nonce| format!("next nonce {nonce}")));
+    parts.push(format!("{} in flight, {} waiting", queue.in_flight, queue.waiting));
+    parts.extend(queue.oldest_age_ms.map(|oldest| format!("oldest {}", age(oldest))));
+    if queue.foreign_nonces > 0 {
+        parts.push(format!("{} nonces used by others", queue.foreign_nonces));
     }
-    let state = if lane.stopped.is_some() { ServiceState::Down } else { ServiceState::Up };
-    let name = format!("{} {}", lane.chain_id, lane.account);
+    let state = if queue.stopped.is_some() { ServiceState::Down } else { ServiceState::Up };
+    let name = format!("{} {}", queue.chain_id, queue.account);
     Node::new(name.as_str(), NodeKind::Service, state, parts.join(", "), Vec::new())
 }
 
@@ -306,7 +306,7 @@ mod tests {
             reason: "dear".into(),
             age_ms: 65_000,
         };
-        let lane = |chain_id, stopped: Option<&str>| LaneStatus {
+        let queue = |chain_id, stopped: Option<&str>| QueueStatus {
             chain_id,
             account: "0xaa".into(),
             next_nonce: Some(7),
@@ -320,8 +320,8 @@ mod tests {
             more_waits: 0,
             oldest_waits: Default::default(),
         };
-        let lanes = vec![lane(1, None), lane(10, Some("its balance is too low"))];
-        let status = transactions_status(TransactionsStatus { lanes: lanes.clone(), signs_nothing: None });
+        let queues = vec![queue(1, None), queue(10, Some("its balance is too low"))];
+        let status = transactions_status(TransactionsStatus { queues: queues.clone(), signs_nothing: None });
         let waits: Vec<String> = status.waits.waits.iter().map(waits_for).collect();
         let told = [
             "waits for account 0xaa on chain 10: its balance is too low (1m 10s)",
@@ -329,7 +329,7 @@ mod tests {
             "module m waits for transaction m/1 on chain 1: dear (1m 5s)",
         ];
         assert_eq!(waits, told);
-        let keyless = transactions_status(TransactionsStatus { lanes, signs_nothing: Some("no accounts".into()) });
+        let keyless = transactions_status(TransactionsStatus { queues, signs_nothing: Some("no accounts".into()) });
         assert!(keyless.summary.ends_with(", no accounts"), "{}", keyless.summary);
         assert!(keyless.waits.waits.iter().any(|wait| wait.reason == "account 0xaa on chain 1: no accounts"));
         assert_eq!(status.summary, "2 accounts, 4 in flight, 2 waiting, 1 stopped");

@@ -97,7 +97,7 @@ pub enum SubmitAnswer {
     Failed(Box<TransactionFailure>),
 }
 
-/// One transaction of a lane, for people.
+/// One transaction of a queue, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransactionSummary {
     pub chain_id: u64,
@@ -195,19 +195,19 @@ pub struct TransactionWait {
 
 /// One account on one chain, for the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LaneStatus {
+pub struct QueueStatus {
     pub chain_id: u64,
     pub account: String,
     pub next_nonce: Option<u64>,
     pub in_flight: usize,
     pub waiting: usize,
-    /// Why the lane stands still, if it does.
+    /// Why the queue stands still, if it does.
     pub stopped: Option<String>,
     /// How long its oldest transaction has not ended.
     pub oldest_age_ms: Option<u64>,
     /// Nonces used by transactions that this engine did not make.
     pub foreign_nonces: u64,
-    /// For how long the lane has stood still.
+    /// For how long the queue has stood still.
     pub stopped_age_ms: Option<u64>,
     /// What is waited for, the oldest first, and how many others wait besides.
     pub waits: Vec<TransactionWait>,
@@ -219,7 +219,7 @@ pub struct LaneStatus {
 /// State of the transactions actor, for the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TransactionsStatus {
-    pub lanes: Vec<LaneStatus>,
+    pub queues: Vec<QueueStatus>,
     /// Why nothing is signed, if nothing is.
     pub signs_nothing: Option<String>,
 }

@@ -1,9 +1,9 @@
 //! What the transactions actor measures.
 
-use nexum_host_ifaces::transactions::{LaneStatus, WaitKind};
+use nexum_host_ifaces::transactions::{QueueStatus, WaitKind};
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
-use crate::{lane::Note, record::LaneKey};
+use crate::{queue::Note, record::QueueKey};
 
 /// Handles on the crate's metrics; they outlive the actor.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ pub struct TransactionsMetrics {
     oldest: GaugeVec,
 }
 
-const LANE: [&str; 2] = ["chain_id", "account"];
+const QUEUE: [&str; 2] = ["chain_id", "account"];
 
 impl TransactionsMetrics {
     /// Registers everything on `registry`; fails only when a name is taken.
@@ -32,13 +32,13 @@ impl TransactionsMetrics {
             Ok::<_, prometheus::Error>(counter)
         };
         let gauge = |name: &str, help: &str| {
-            let gauge = IntGaugeVec::new(Opts::new(name, help), &LANE)?;
+            let gauge = IntGaugeVec::new(Opts::new(name, help), &QUEUE)?;
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
         let oldest = GaugeVec::new(
             Opts::new("nexum_transactions_oldest_age_seconds", "Age of the oldest transaction that has not ended."),
-            &LANE,
+            &QUEUE,
         )?;
         registry.register(Box::new(oldest.clone()))?;
         let waits = GaugeVec::new(
@@ -58,38 +58,38 @@ impl TransactionsMetrics {
             replacements: counter(
                 "nexum_transaction_replacements_total",
                 "Signatures of a nonce that was signed before.",
-                &LANE,
+                &QUEUE,
             )?,
             foreign: counter(
                 "nexum_transaction_foreign_nonces_total",
                 "Nonces used by transactions that are not of this engine.",
-                &LANE,
+                &QUEUE,
             )?,
-            gaps: counter("nexum_transaction_gaps_filled_total", "Transfers of nothing that closed a gap.", &LANE)?,
+            gaps: counter("nexum_transaction_gaps_filled_total", "Transfers of nothing that closed a gap.", &QUEUE)?,
             reorgs: counter(
                 "nexum_transaction_reorgs_total",
                 "Transactions whose block was taken back before they were final.",
-                &LANE,
+                &QUEUE,
             )?,
             contradicted: counter(
                 "nexum_transaction_contradicted_receipts_total",
                 "Receipts that an endpoint had of a block that is not of the chain that is followed.",
-                &LANE,
+                &QUEUE,
             )?,
             waits,
             in_flight: gauge("nexum_transactions_in_flight", "Signed transactions that are in no block.")?,
             waiting: gauge("nexum_transactions_waiting", "Transactions that wait for a nonce.")?,
-            stopped: gauge("nexum_transaction_lane_stopped", "1 while an account stands still on a chain, else 0.")?,
+            stopped: gauge("nexum_transaction_queue_stopped", "1 while an account stands still on a chain, else 0.")?,
             oldest,
         })
     }
 
-    pub(crate) fn note(&self, lane: &LaneKey, notes: &[Note]) {
+    pub(crate) fn note(&self, queue: &QueueKey, notes: &[Note]) {
         // Mostly nothing happened.
         if notes.is_empty() {
             return;
         }
-        let (chain, account) = (lane.chain_id.to_string(), lane.account.to_string());
+        let (chain, account) = (queue.chain_id.to_string(), queue.account.to_string());
         let of = [chain.as_str(), account.as_str()];
         for note in notes {
             match note {
@@ -103,7 +103,7 @@ impl TransactionsMetrics {
         }
     }
 
-    pub(crate) fn show(&self, status: &LaneStatus) {
+    pub(crate) fn show(&self, status: &QueueStatus) {
         let chain = status.chain_id.to_string();
         let of = [chain.as_str(), status.account.as_str()];
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -129,13 +129,13 @@ mod tests {
     #[test]
     fn what_happens_is_counted_by_account() {
         let metrics = TransactionsMetrics::register(&Registry::new()).unwrap();
-        let lane = LaneKey { chain_id: 1, account: Address([1; 20]) };
-        metrics.note(&lane, &[Note::Ended("mined"), Note::Foreign(3), Note::Replaced, Note::GapFilled, Note::Reorged]);
-        let account = lane.account.to_string();
+        let queue = QueueKey { chain_id: 1, account: Address([1; 20]) };
+        metrics.note(&queue, &[Note::Ended("mined"), Note::Foreign(3), Note::Replaced, Note::GapFilled, Note::Reorged]);
+        let account = queue.account.to_string();
         let of = ["1", account.as_str()];
         assert_eq!(metrics.ended.with_label_values(&["1", account.as_str(), "mined"]).get(), 1);
         assert_eq!(metrics.foreign.with_label_values(&of).get(), 3);
-        let mut status = LaneStatus {
+        let mut status = QueueStatus {
             chain_id: 1,
             account: account.clone(),
             next_nonce: None,

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use crate::{
     classify::{Class, classify},
     fees::Market,
-    lane::{Call, Facts, Found, Simulated, Votes},
-    record::{LaneKey, Mined},
+    queue::{Call, Facts, Found, Simulated, Votes},
+    record::{Mined, QueueKey},
     voices::{majority, of_revert},
 };
 
@@ -82,8 +82,8 @@ impl Chain {
     ///
     /// # Errors
     /// Says what could not be asked or read, or on what the endpoints do not agree.
-    pub async fn facts(&self, lane: &LaneKey) -> Result<Facts, String> {
-        let account = lane.account.to_string();
+    pub async fn facts(&self, queue: &QueueKey) -> Result<Facts, String> {
+        let account = queue.account.to_string();
         let status = self.status().await.map_err(|error| error.message)?;
         let (head, _) = status.head.ok_or("no head has been read")?;
         let block = self.ask("eth_getBlockByNumber", &json!(["latest", false]));
@@ -190,8 +190,8 @@ impl Chain {
     }
 
     /// What several endpoints say of a nonce.
-    pub async fn votes(&self, lane: &LaneKey, nonce: u64, hashes: &[Hash], block: u64) -> Votes {
-        let counts = self.ask_each("eth_getTransactionCount", &json!([lane.account.to_string(), hex(block)]));
+    pub async fn votes(&self, queue: &QueueKey, nonce: u64, hashes: &[Hash], block: u64) -> Votes {
+        let counts = self.ask_each("eth_getTransactionCount", &json!([queue.account.to_string(), hex(block)]));
         let ask = |hash: &Hash| self.ask_each("eth_getTransactionReceipt", &json!([hash.to_string()]));
         let mut votes = Votes { configured: usize::MAX, ..Votes::default() };
         let mut against = Vec::new();
@@ -284,7 +284,7 @@ fn estimated(answer: Answer) -> Simulated {
     }
 }
 
-/// Sends bytes to the endpoints. The message is on its way when this returns, so that those of a lane keep their order.
+/// Sends bytes to the endpoints. The message is on its way when this returns, so that those of a queue keep their order.
 pub fn broadcast(port: Port<ChainMsg>, raw: Arc<[u8]>) -> impl Future<Output = Vec<(Class, String)>> + Send + 'static {
     let send = |reply| ChainMsg::Broadcast { raw, deadline: DEADLINE, reply };
     let asked = Asked(port.ask(send).map_err(|error| error.to_host_error("chain")));

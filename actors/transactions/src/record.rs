@@ -27,7 +27,7 @@ const ROOM: usize = 4 * 1024;
 
 /// One account on one chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LaneKey {
+pub struct QueueKey {
     pub chain_id: u64,
     pub account: Address,
 }
@@ -180,23 +180,23 @@ impl Slot {
 }
 
 /// The key of a nonce's record: in their order, those of one account are together and ascend.
-pub fn key(lane: &LaneKey, nonce: u64) -> Vec<u8> {
-    [PREFIX, &lane.chain_id.to_be_bytes(), &lane.account.0, &nonce.to_be_bytes()].concat()
+pub fn key(queue: &QueueKey, nonce: u64) -> Vec<u8> {
+    [PREFIX, &queue.chain_id.to_be_bytes(), &queue.account.0, &nonce.to_be_bytes()].concat()
 }
 
 /// The account and the nonce that a key is of.
-pub fn of_key(key: &[u8]) -> Option<(LaneKey, u64)> {
+pub fn of_key(key: &[u8]) -> Option<(QueueKey, u64)> {
     let rest = key.strip_prefix(PREFIX)?;
     let (chain, rest) = rest.split_first_chunk::<8>()?;
     let (account, rest) = rest.split_first_chunk::<20>()?;
     let nonce = <[u8; 8]>::try_from(rest).ok()?;
-    let lane = LaneKey { chain_id: u64::from_be_bytes(*chain), account: Address(*account) };
-    Some((lane, u64::from_be_bytes(nonce)))
+    let queue = QueueKey { chain_id: u64::from_be_bytes(*chain), account: Address(*account) };
+    Some((queue, u64::from_be_bytes(nonce)))
 }
 
 /// The key that says that an intent was given up before it had a nonce.
-pub fn given_up_key(lane: &LaneKey, intent: &str) -> Vec<u8> {
-    [GIVEN_UP, &lane.chain_id.to_be_bytes(), &lane.account.0, intent.as_bytes()].concat()
+pub fn given_up_key(queue: &QueueKey, intent: &str) -> Vec<u8> {
+    [GIVEN_UP, &queue.chain_id.to_be_bytes(), &queue.account.0, intent.as_bytes()].concat()
 }
 
 /// That an intent was given up is all there is to say.
@@ -205,12 +205,12 @@ pub fn given_up() -> Vec<u8> {
 }
 
 /// The account and the intent that such a key is of.
-pub fn of_given_up(key: &[u8]) -> Option<(LaneKey, String)> {
+pub fn of_given_up(key: &[u8]) -> Option<(QueueKey, String)> {
     let rest = key.strip_prefix(GIVEN_UP)?;
     let (chain, rest) = rest.split_first_chunk::<8>()?;
     let (account, intent) = rest.split_first_chunk::<20>()?;
-    let lane = LaneKey { chain_id: u64::from_be_bytes(*chain), account: Address(*account) };
-    Some((lane, String::from_utf8(intent.to_vec()).ok()?))
+    let queue = QueueKey { chain_id: u64::from_be_bytes(*chain), account: Address(*account) };
+    Some((queue, String::from_utf8(intent.to_vec()).ok()?))
 }
 
 #[cfg(test)]
@@ -257,13 +257,13 @@ mod tests {
 
     #[test]
     fn keys_ascend_by_nonce_and_say_what_they_are_of() {
-        let lane = LaneKey { chain_id: 10, account: Address([7; 20]) };
-        let [low, high] = [255, 256].map(|nonce| key(&lane, nonce));
+        let queue = QueueKey { chain_id: 10, account: Address([7; 20]) };
+        let [low, high] = [255, 256].map(|nonce| key(&queue, nonce));
         assert!(low < high);
-        assert_eq!(of_key(&high), Some((lane, 256)));
+        assert_eq!(of_key(&high), Some((queue, 256)));
         assert_eq!(of_key(b"nonce/1"), None);
-        let given_up = given_up_key(&lane, "m/block:7/0");
-        assert_eq!(of_given_up(&given_up), Some((lane, "m/block:7/0".to_owned())));
+        let given_up = given_up_key(&queue, "m/block:7/0");
+        assert_eq!(of_given_up(&given_up), Some((queue, "m/block:7/0".to_owned())));
         assert_eq!((of_key(&given_up), of_given_up(&high)), (None, None));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: where several answered, what one of them alone says counts for nothing.
 
-use crate::lane::Simulated;
+use crate::queue::Simulated;
 
 /// What more than half of those say that answered, and how many do. One that is alone is taken at its word here.
 ///

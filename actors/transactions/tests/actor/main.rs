@@ -169,7 +169,7 @@ async fn a_retry_is_another_transaction_once_the_one_before_has_failed_for_good(
     let id = intent(0, false).id;
     let early = engine.submit_again(0, Some(&id)).await.unwrap();
     assert!(matches!(early, SubmitAnswer::Underway { .. }), "the one before may be sent yet: {early:?}");
-    assert_eq!(engine.status().await.lanes[0].waiting, 1);
+    assert_eq!(engine.status().await.queues[0].waiting, 1);
     let (account, which) = (ACCOUNT.to_string(), Which::Intent(id.clone()));
     let order = |reply| TransactionsMsg::Order { chain_id: 1, account, which, order: TransactionOrder::Cancel, reply };
     engine.ports.of::<TransactionsMsg>().call(DEADLINE, order).await.unwrap().unwrap();
@@ -177,5 +177,5 @@ async fn a_retry_is_another_transaction_once_the_one_before_has_failed_for_good(
     engine.until(0, is_cancelled);
     let again = engine.submit_again(0, Some(&id)).await.unwrap();
     assert!(matches!(again, SubmitAnswer::Underway { .. }), "{again:?}");
-    assert_eq!(engine.status().await.lanes[0].waiting, 1);
+    assert_eq!(engine.status().await.queues[0].waiting, 1);
 }

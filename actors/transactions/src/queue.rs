@@ -20,7 +20,7 @@ use nexum_host_ifaces::{
 
 use crate::{
     fees::Bounds,
-    record::{LaneKey, Slot, Standing},
+    record::{QueueKey, Slot, Standing},
 };
 
 mod answers;
@@ -135,8 +135,8 @@ enum Place {
 }
 
 #[derive(Debug)]
-pub struct Lane {
-    pub key: LaneKey,
+pub struct Queue {
+    pub key: QueueKey,
     settings: ChainSettings,
     slots: BTreeMap<u64, Live>,
     /// Those of `slots` that have not ended.
@@ -179,7 +179,7 @@ pub struct Lane {
     write_ms: u64,
     /// When changes that nobody waits for are written.
     lazy_ms: u64,
-    /// Who pays attention to the lane when it acts for itself.
+    /// Who pays attention to the queue when it acts for itself.
     module: Arc<str>,
     gap: Option<(u64, u64)>,
     gap_ms: u64,
@@ -193,15 +193,15 @@ pub struct Lane {
     short: Option<String>,
     chain_trouble: Option<String>,
     store_trouble: Option<String>,
-    /// Since when the lane stands still.
+    /// Since when the queue stands still.
     stopped_ms: Option<u64>,
     notes: Vec<Note>,
 }
 
-impl Lane {
-    /// A lane with what is durable of it.
-    pub fn new(key: LaneKey, settings: ChainSettings, records: Vec<Slot>, now: u64) -> Self {
-        let mut lane = Self {
+impl Queue {
+    /// A queue with what is durable of it.
+    pub fn new(key: QueueKey, settings: ChainSettings, records: Vec<Slot>, now: u64) -> Self {
+        let mut queue = Self {
             key,
             settings,
             slots: BTreeMap::new(),
@@ -249,9 +249,9 @@ impl Lane {
             notes: Vec::new(),
         };
         for slot in records {
-            lane.load(slot, now);
+            queue.load(slot, now);
         }
-        lane
+        queue
     }
 
     fn load(&mut self, slot: Slot, now: u64) {

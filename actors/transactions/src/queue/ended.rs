@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use nexum_host_ifaces::transactions::{FailureKind, SubmitAnswer, TransactionFailure};
 
 use super::{
-    KEPT, Lane, Note, Place,
+    KEPT, Note, Place, Queue,
     answers::result_name,
     waiting::{Stage, Waiting},
 };
@@ -17,7 +17,7 @@ use crate::record::Standing;
 /// Why an intent that was given up has ended.
 const GIVEN_UP: &str = "the operator cancelled it before it had a nonce";
 
-impl Lane {
+impl Queue {
     /// An intent ends without a nonce.
     pub(super) fn end(&mut self, order: i64, kind: FailureKind, message: String, data: Option<String>) {
         let waiting = self.leave(order);

@@ -1,17 +1,17 @@
-//! What a lane says of itself: to whoever submitted, and to people.
+//! What a queue says of itself: to whoever submitted, and to people.
 
 use std::cmp::Reverse;
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
     transactions::{
-        FailureKind, Intent, LaneStatus, MinedTransaction, SubmitAnswer, TransactionFailure, TransactionOrder,
+        FailureKind, Intent, MinedTransaction, QueueStatus, SubmitAnswer, TransactionFailure, TransactionOrder,
         TransactionSummary, Which,
     },
 };
 
 use super::{
-    Lane, Live, Place,
+    Live, Place, Queue,
     waiting::{Stage, Waiting},
 };
 use crate::record::{Mined, Slot, Standing};
@@ -48,8 +48,8 @@ fn is_empty(slot: &Slot, mined: &Mined) -> bool {
     variant.empty
 }
 
-impl Lane {
-    /// Where an intent stands; none of one that this lane does not know.
+impl Queue {
+    /// Where an intent stands; none of one that this queue does not know.
     pub(super) fn answer(&self, intent: &str) -> Option<SubmitAnswer> {
         match self.places.get(intent)? {
             Place::Ended => self.ended(intent),
@@ -112,7 +112,7 @@ impl Lane {
         }
     }
 
-    /// Why the lane stands still, if it does.
+    /// Why the queue stands still, if it does.
     pub(super) fn trouble(&self) -> Option<String> {
         [&self.store_trouble, &self.chain_trouble, &self.short].into_iter().flatten().next().cloned()
     }
@@ -175,12 +175,12 @@ impl Lane {
         }
     }
 
-    pub fn status(&self, now: u64) -> LaneStatus {
+    pub fn status(&self, now: u64) -> QueueStatus {
         let open = self.live.iter().filter(|nonce| self.slots[nonce].slot.is_open()).count();
         let slots = self.live.iter().map(|nonce| self.slots[nonce].slot.at_ms);
         let oldest = slots.chain(self.waiting.values().map(|waiting| waiting.at_ms)).min();
         let (waits, more_waits, oldest_waits) = self.waits(now);
-        LaneStatus {
+        QueueStatus {
             chain_id: self.key.chain_id,
             account: self.key.account.to_string(),
             next_nonce: self.facts.map(|facts| self.free_nonce(facts.nonce)),
@@ -297,7 +297,7 @@ fn decimal(number: &[u8; 32]) -> String {
     digits.into_iter().rev().collect()
 }
 
-/// The newest of several lanes' transactions: what has not ended first, each by its age.
+/// The newest of several queues' transactions: what has not ended first, each by its age.
 pub fn newest(mut all: Vec<TransactionSummary>, limit: usize) -> Vec<TransactionSummary> {
     let ended = |summary: &TransactionSummary| matches!(summary.state.as_str(), "final" | "failed");
     all.sort_by_key(|summary| {

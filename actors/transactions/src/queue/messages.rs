@@ -1,4 +1,4 @@
-//! What a lane is told and what it wants to be done.
+//! What a queue is told and what it wants to be done.
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use nexum_host_ifaces::{
 };
 
 use super::{
-    AGAIN_MS, Action, Draft, Facts, Lane, Live, Note, Place, Slot, cost, short, unsigned,
+    AGAIN_MS, Action, Draft, Facts, Live, Note, Place, Queue, Slot, cost, short, unsigned,
     waiting::{Stage, is_final, too_little},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     record::{Standing, Variant},
 };
 
-impl Lane {
+impl Queue {
     /// Takes nonces for those that are ready, in their order.
     pub(super) fn draft(&mut self, now: u64, out: &mut Vec<Action>) {
         // Asked for; until then nothing is signed.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nexum_host_ifaces::transactions::{TransactionWait, WaitKind};
 
-use super::{Lane, Live, answers::what};
+use super::{Live, Queue, answers::what};
 use crate::record::Standing;
 
 /// Waits that are told at once.
@@ -23,7 +23,7 @@ fn kind(live: &Live) -> Option<WaitKind> {
     }
 }
 
-impl Lane {
+impl Queue {
     /// What is waited for, the oldest first, how many others wait besides, and the oldest of each kind.
     pub(super) fn waits(&self, now: u64) -> (Vec<TransactionWait>, usize, BTreeMap<WaitKind, u64>) {
         let waiting = self.waiting.values().map(|waiting| TransactionWait {

@@ -10,8 +10,8 @@ use nexum_host_ifaces::{
 };
 
 use super::{
-    AGAIN_MS, AT_ONCE, Action, EMPTY_GAS, Lane, Live, Note, VARIANTS_MAX, Written, answers::result_name, millis, short,
-    unsigned, waiting::is_late,
+    AGAIN_MS, AT_ONCE, Action, EMPTY_GAS, Live, Note, Queue, VARIANTS_MAX, Written, answers::result_name, millis,
+    short, unsigned, waiting::is_late,
 };
 use crate::{
     classify::Class,
@@ -29,7 +29,7 @@ const EMPTY_BYTES_MAX: usize = 1_024;
 /// A transfer of nothing takes no more anywhere.
 const EMPTY_GAS_MAX: u64 = 16 * EMPTY_GAS * 16;
 
-impl Lane {
+impl Queue {
     /// The record of a nonce is to be written; `urgent`: something waits for that.
     pub(super) fn change(&mut self, nonce: u64, urgent: bool) {
         let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
@@ -241,8 +241,8 @@ impl Lane {
         let slot = &live.slot;
         let newest = slot.newest();
         let kind = if slot.withdrawn.is_some() || slot.intent.is_none() { Kind::Empty } else { Kind::Asked };
-        let hold = |lane: &mut Self, what: String, until: u64| {
-            if let Some(live) = lane.slots.get_mut(&nonce) {
+        let hold = |queue: &mut Self, what: String, until: u64| {
+            if let Some(live) = queue.slots.get_mut(&nonce) {
                 (live.what, live.hold_ms) = (what, until);
             }
         };

@@ -1,4 +1,4 @@
-//! Two lanes while answers get lost, blocks are taken back, pools are wiped, fees and balances jump, another program uses the
+//! Two queues while answers get lost, blocks are taken back, pools are wiped, fees and balances jump, another program uses the
 //! key, one endpoint lies, operators interfere, and the process dies between any two actions. In the end a reorg may go deeper
 //! than anything was confirmed, and take the other program's transactions away.
 
@@ -12,13 +12,13 @@ use nexum_host_ifaces::{
 use nexum_transactions::{
     ChainSettings,
     fees::Market,
-    lane::{Lane, Simulated},
-    record::LaneKey,
+    queue::{Queue, Simulated},
+    record::QueueKey,
 };
 
 use super::support::{CALM, KEY, OTHER_KEY, World, intent};
 
-const KEYS: [LaneKey; 2] = [KEY, OTHER_KEY];
+const KEYS: [QueueKey; 2] = [KEY, OTHER_KEY];
 const STARTED: u64 = 1_000_000;
 /// From this round on nothing goes wrong any more.
 const CALM_ROUND: u32 = 800;
@@ -28,7 +28,7 @@ struct Simulation {
     seed: u64,
     world: World,
     settings: ChainSettings,
-    lanes: Vec<Lane>,
+    queues: Vec<Queue>,
     now: u64,
     intents: Vec<Intent>,
     /// What whoever submitted has heard; then nobody submits it any more.
@@ -64,18 +64,18 @@ impl Simulation {
         }
         let reverts = Simulated::Reverts { message: "execution reverted".to_owned(), data: None, agreed: true };
         world.calls.insert(vec![3], reverts);
-        let lanes = KEYS.iter().map(|key| world.lane(*key, &settings, STARTED)).collect();
-        Self { seed, world, settings, lanes, now: STARTED, intents, told: BTreeMap::new() }
+        let queues = KEYS.iter().map(|key| world.queue(*key, &settings, STARTED)).collect();
+        Self { seed, world, settings, queues, now: STARTED, intents, told: BTreeMap::new() }
     }
 
     fn die(&mut self) {
-        self.lanes = KEYS.iter().map(|key| self.world.lane(*key, &self.settings, self.now)).collect();
+        self.queues = KEYS.iter().map(|key| self.world.queue(*key, &self.settings, self.now)).collect();
     }
 
     fn submit(&mut self) {
         for intent in self.intents.iter().filter(|intent| !self.told.contains_key(&intent.id)) {
-            let lane = usize::from(intent.request.account != KEY.account);
-            match self.lanes[lane].submit(intent, self.now) {
+            let queue = usize::from(intent.request.account != KEY.account);
+            match self.queues[queue].submit(intent, self.now) {
                 SubmitAnswer::Underway { .. } => {}
                 end @ (SubmitAnswer::Mined(_) | SubmitAnswer::Failed(_)) => {
                     self.told.insert(intent.id.clone(), end);
@@ -85,10 +85,10 @@ impl Simulation {
         }
     }
 
-    /// Everything that the lanes want now, unless the process dies meanwhile.
+    /// Everything that the queues want now, unless the process dies meanwhile.
     fn perform(&mut self, calm: bool) {
         for (number, key) in KEYS.into_iter().enumerate() {
-            for action in self.lanes[number].step(self.now) {
+            for action in self.queues[number].step(self.now) {
                 if !calm && self.world.chance(25) {
                     return self.die();
                 }
@@ -96,7 +96,7 @@ impl Simulation {
                 if !calm && self.world.chance(60) {
                     return self.die();
                 }
-                self.lanes[number].take(input, self.now);
+                self.queues[number].take(input, self.now);
             }
         }
     }
@@ -147,13 +147,13 @@ impl Simulation {
             let number = usize::try_from(world.below(10)).unwrap();
             let which = Which::Intent(self.intents[number].id.clone());
             // It may have ended.
-            drop(self.lanes[number / 5].order_about(&which, TransactionOrder::Cancel));
+            drop(self.queues[number / 5].order_about(&which, TransactionOrder::Cancel));
         }
         if world.chance(60) {
-            let (lane, nonce) = (usize::try_from(world.below(2)).unwrap(), world.below(12));
+            let (queue, nonce) = (usize::try_from(world.below(2)).unwrap(), world.below(12));
             let order = if world.chance(2) { TransactionOrder::Cancel } else { TransactionOrder::Bump };
             // Mostly there is nothing under way with this nonce.
-            drop(self.lanes[lane].order(nonce, order));
+            drop(self.queues[queue].order(nonce, order));
         }
     }
 
@@ -175,13 +175,13 @@ impl Simulation {
         for number in [4, 9] {
             let which = Which::Intent(self.intents[number].id.clone());
             // It may have ended.
-            drop(self.lanes[number / 5].order_about(&which, TransactionOrder::Cancel));
+            drop(self.queues[number / 5].order_about(&which, TransactionOrder::Cancel));
         }
     }
 
     /// Everything was told, and nothing is under way.
     fn is_over(&self) -> bool {
-        let idle = self.lanes.iter().all(|lane| lane.status(self.now).in_flight == 0);
+        let idle = self.queues.iter().all(|queue| queue.status(self.now).in_flight == 0);
         idle && self.told.len() == self.intents.len() && self.world.pool.is_empty() && self.is_true()
     }
 
@@ -217,12 +217,12 @@ impl Simulation {
                 return;
             }
         }
-        let lists: Vec<_> = self.lanes.iter().map(|lane| lane.list(20, self.now)).collect();
+        let lists: Vec<_> = self.queues.iter().map(|queue| queue.list(20, self.now)).collect();
         panic!("seed {}: told {:?}, of {lists:?}", self.seed, self.told);
     }
 }
 
-/// Takes twenty blocks away, with what other programs sent in them. What is of the lanes is in the pool again.
+/// Takes twenty blocks away, with what other programs sent in them. What is of the queues is in the pool again.
 fn deep_reorg(world: &mut World) {
     let from = world.blocks.len().saturating_sub(20).max(1);
     let gone = world.blocks.split_off(from);

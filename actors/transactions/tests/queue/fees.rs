@@ -48,7 +48,7 @@ fn a_chain_without_blocks_is_a_reason_to_pay_no_more() {
 #[test]
 fn an_operator_raises_one_before_its_time() {
     let mut run = Run::of([0]);
-    run.lane.order(0, TransactionOrder::Bump).unwrap();
+    run.queue.order(0, TransactionOrder::Bump).unwrap();
     run.seconds(2);
     assert_eq!(paid(&run), [dynamic(21, 1), dynamic(24, 2)]);
 }
@@ -86,7 +86,7 @@ fn at_the_cap_there_is_room_for_a_cancel() {
     run.world.market = market(95);
     run.blocks(30);
     assert_eq!(paid(&run), [dynamic(88, 1)]);
-    run.lane.order(0, TransactionOrder::Cancel).unwrap();
+    run.queue.order(0, TransactionOrder::Cancel).unwrap();
     run.seconds(2);
     assert_eq!(paid(&run).last(), Some(&dynamic(100, 2)));
     run.blocks(4);
@@ -127,7 +127,7 @@ fn a_balance_too_low_takes_no_nonce_and_goes_on_by_itself() {
     run.submit_all(0..2);
     run.seconds(60);
     assert!(run.world.signed.is_empty() && run.world.durable.is_empty());
-    let status = run.lane.status(run.now);
+    let status = run.queue.status(run.now);
     assert!(status.stopped.unwrap().contains("the account has 1000 wei") && status.stopped_age_ms >= Some(59_000));
     let [first, _] = status.waits.as_slice() else { panic!("{:?}", status.waits) };
     assert!(first.kind == WaitKind::Balance && first.age_ms >= 59_000, "{first:?}");
@@ -135,7 +135,7 @@ fn a_balance_too_low_takes_no_nonce_and_goes_on_by_itself() {
     run.world.balance = u128::MAX / 2;
     run.seconds(3);
     assert_eq!((run.nonce_of(0), run.nonce_of(1)), (Some(0), Some(1)));
-    assert_eq!(run.lane.status(run.now).stopped, None);
+    assert_eq!(run.queue.status(run.now).stopped, None);
 }
 
 #[test]
@@ -155,10 +155,10 @@ fn a_value_that_no_balance_has_overflows_nothing() {
     let mut run = Run::new();
     let mut large = intent(0);
     large.request.value.0 = [255; 32];
-    run.lane.submit(&large, run.now);
+    run.queue.submit(&large, run.now);
     run.seconds(10);
     assert!(run.world.signed.is_empty());
-    assert!(run.lane.status(run.now).stopped.is_some());
+    assert!(run.queue.status(run.now).stopped.is_some());
 }
 
 #[test]
@@ -168,13 +168,13 @@ fn a_cancel_fits_into_the_record_of_what_carries_much_data() {
     let mut run = Run::with(settings);
     let mut large = intent(0);
     large.request.data = vec![1; 128 * 1_024];
-    run.lane.submit(&large, run.now);
+    run.queue.submit(&large, run.now);
     run.settle();
     run.empty_blocks(40);
     let signed = paid(&run).len();
     run.empty_blocks(10);
     assert!(signed > 12 && paid(&run).len() > signed, "it is replaced for as long as that may help");
-    run.lane.order(0, TransactionOrder::Cancel).unwrap();
+    run.queue.order(0, TransactionOrder::Cancel).unwrap();
     run.seconds(2);
     run.blocks(4);
     assert_eq!(run.failed_as(0), FailureKind::Cancelled);
@@ -205,7 +205,7 @@ fn one_that_can_never_be_paid_lets_others_go_before_it() {
     let mut run = Run::new();
     let mut large = intent(0);
     large.request.value.0 = [255; 32];
-    run.lane.submit(&large, run.now);
+    run.queue.submit(&large, run.now);
     run.submit_all(1..4);
     assert_eq!([1, 2, 3].map(|number| run.nonce_of(number)), [Some(0), Some(1), Some(2)]);
     assert_eq!(run.nonce_of(0), None);
@@ -213,7 +213,7 @@ fn one_that_can_never_be_paid_lets_others_go_before_it() {
     for number in 1..4 {
         run.mined_hash(number);
     }
-    let status = run.lane.status(run.now);
+    let status = run.queue.status(run.now);
     assert_eq!((status.waits.len(), status.waits[0].kind), (1, WaitKind::Balance));
 }
 
@@ -224,7 +224,7 @@ fn many_large_records_go_to_the_store_in_writes_that_it_takes() {
     for number in 0..64 {
         let mut large = intent(number);
         large.request.data = vec![number; 128 * 1_024];
-        run.lane.submit(&large, run.now);
+        run.queue.submit(&large, run.now);
     }
     run.seconds(30);
     // The world asserts what a store takes.

@@ -1,4 +1,4 @@
-//! A chain, a policy and a store that are faked, and a lane that runs against them.
+//! A chain, a policy and a store that are faked, and a queue that runs against them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,12 +17,12 @@ use nexum_transactions::{
     ChainSettings,
     classify::Class,
     fees::Market,
-    lane::{Action, Facts, Found, Input, Lane, Note, Simulated, Votes},
-    record::{LaneKey, Mined, Slot, of_given_up, of_key},
+    queue::{Action, Facts, Found, Input, Note, Queue, Simulated, Votes},
+    record::{Mined, QueueKey, Slot, of_given_up, of_key},
 };
 
-pub const KEY: LaneKey = LaneKey { chain_id: 1, account: Address([9; 20]) };
-pub const OTHER_KEY: LaneKey = LaneKey { chain_id: 1, account: Address([8; 20]) };
+pub const KEY: QueueKey = QueueKey { chain_id: 1, account: Address([9; 20]) };
+pub const OTHER_KEY: QueueKey = QueueKey { chain_id: 1, account: Address([8; 20]) };
 pub const CALM: Market = Market::Dynamic { base_fee: 10, priority: 1 };
 
 /// What was signed.
@@ -199,7 +199,7 @@ impl World {
         found.collect()
     }
 
-    pub fn perform(&mut self, key: LaneKey, action: Action) -> Input {
+    pub fn perform(&mut self, key: QueueKey, action: Action) -> Input {
         match action {
             Action::Observe { .. } => {
                 let (nonce, voices) = self.told_nonce(key.account);
@@ -311,18 +311,18 @@ impl World {
     }
 
     /// What is durable of an account.
-    pub fn slots(&self, key: LaneKey) -> Vec<Slot> {
-        let of = self.durable.iter().filter(|(record, _)| of_key(record).is_some_and(|(lane, _)| lane == key));
+    pub fn slots(&self, key: QueueKey) -> Vec<Slot> {
+        let of = self.durable.iter().filter(|(record, _)| of_key(record).is_some_and(|(queue, _)| queue == key));
         of.map(|(_, value)| Slot::decode(value).unwrap()).collect()
     }
 
-    /// The lane of a process that was just started.
-    pub fn lane(&self, key: LaneKey, settings: &ChainSettings, now: u64) -> Lane {
-        let mut lane = Lane::new(key, settings.clone(), self.slots(key), now);
+    /// The queue of a process that was just started.
+    pub fn queue(&self, key: QueueKey, settings: &ChainSettings, now: u64) -> Queue {
+        let mut queue = Queue::new(key, settings.clone(), self.slots(key), now);
         for (_, intent) in self.durable.keys().filter_map(|key| of_given_up(key)).filter(|(of, _)| *of == key) {
-            lane.load_given_up(intent);
+            queue.load_given_up(intent);
         }
-        lane
+        queue
     }
 }
 
@@ -351,13 +351,13 @@ pub fn intent(number: u8) -> Intent {
     }
 }
 
-/// One lane with its world and a clock.
+/// One queue with its world and a clock.
 pub struct Run {
     pub world: World,
-    pub lane: Lane,
+    pub queue: Queue,
     pub settings: ChainSettings,
     pub now: u64,
-    /// What the lane counted.
+    /// What the queue counted.
     pub notes: Vec<Note>,
 }
 
@@ -368,11 +368,11 @@ impl Run {
 
     pub fn with(settings: ChainSettings) -> Self {
         let (world, now) = (World::new(1), 1_000_000);
-        let lane = world.lane(KEY, &settings, now);
-        Self { world, lane, settings, now, notes: Vec::new() }
+        let queue = world.queue(KEY, &settings, now);
+        Self { world, queue, settings, now, notes: Vec::new() }
     }
 
-    /// A lane that has taken on these intents.
+    /// A queue that has taken on these intents.
     pub fn of(numbers: impl IntoIterator<Item = u8>) -> Self {
         let mut run = Self::new();
         run.submit_all(numbers);
@@ -387,23 +387,23 @@ impl Run {
     }
 
     pub fn submit(&mut self, number: u8) -> SubmitAnswer {
-        self.lane.submit(&intent(number), self.now)
+        self.queue.submit(&intent(number), self.now)
     }
 
     /// Does everything that is wanted now.
     pub fn settle(&mut self) {
         for _ in 0..200 {
-            let actions = self.lane.step(self.now);
+            let actions = self.queue.step(self.now);
             if actions.is_empty() {
-                self.notes.extend(self.lane.notes());
+                self.notes.extend(self.queue.notes());
                 return;
             }
             for action in actions {
                 let input = self.world.perform(KEY, action);
-                self.lane.take(input, self.now);
+                self.queue.take(input, self.now);
             }
         }
-        panic!("the lane comes to no rest: {:?}", self.lane.list(20, self.now));
+        panic!("the queue comes to no rest: {:?}", self.queue.list(20, self.now));
     }
 
     /// Seconds pass, without a block.
@@ -432,11 +432,11 @@ impl Run {
 
     /// The process dies, and another one starts.
     pub fn restart(&mut self) {
-        self.lane = self.world.lane(KEY, &self.settings, self.now);
+        self.queue = self.world.queue(KEY, &self.settings, self.now);
     }
 
     pub fn summary(&self, number: u8) -> TransactionSummary {
-        let (id, all) = (intent(number).id, self.lane.list(1_000, self.now));
+        let (id, all) = (intent(number).id, self.queue.list(1_000, self.now));
         all.into_iter().find(|summary| summary.intent.as_ref() == Some(&id)).unwrap()
     }
 

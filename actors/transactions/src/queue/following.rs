@@ -7,7 +7,7 @@
 use nexum_host_ifaces::transactions::FailureKind;
 
 use super::{
-    AT_ONCE, Action, FOREIGN_DEPTH, FOREIGN_DEPTH_MAX, Facts, Found, GUARD_MS, GUARDED, KEPT, Lane, Live, Note,
+    AT_ONCE, Action, FOREIGN_DEPTH, FOREIGN_DEPTH_MAX, Facts, Found, GUARD_MS, GUARDED, KEPT, Live, Note, Queue,
     RECEIPTS_MS, Votes,
     answers::{mined_name, result_name},
     short,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::record::{Mined, Standing};
 
-impl Lane {
+impl Queue {
     /// Looks at the chain, as long as there is something to look for.
     pub(super) fn observe(&mut self, now: u64, out: &mut Vec<Action>) {
         let stale = self.facts.is_none() || now >= self.facts_ms + self.poll_ms();

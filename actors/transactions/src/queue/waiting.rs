@@ -12,7 +12,7 @@ use nexum_host_ifaces::{
 };
 
 use super::{
-    AGAIN_MS, AT_ONCE, Action, Call, ChainSettings, Facts, Lane, Place, Simulated, WAITING_BYTES_MAX, WAITING_MAX,
+    AGAIN_MS, AT_ONCE, Action, Call, ChainSettings, Facts, Place, Queue, Simulated, WAITING_BYTES_MAX, WAITING_MAX,
     gas_cost, in_u128, short,
 };
 use crate::fees::{self, Kind};
@@ -53,7 +53,7 @@ pub(super) struct Waiting {
     pub ceiling: Option<u128>,
     /// Looks at the chain that were begun before it came: what they saw may be older than what it was decided by.
     looks: u64,
-    /// It was simulated on a block that is not older than that, with nothing of this lane ahead of it, neither in flight nor
+    /// It was simulated on a block that is not older than that, with nothing of this queue ahead of it, neither in flight nor
     /// about to be.
     on_its_own: bool,
     recent: bool,
@@ -112,7 +112,7 @@ pub(super) fn is_late(intent: &Intent, now: u64) -> bool {
     intent.deadline_ms.is_some_and(|deadline| deadline <= now)
 }
 
-impl Lane {
+impl Queue {
     /// Takes an intent on unless it is known, and says where it stands.
     pub fn submit(&mut self, intent: &Intent, now: u64) -> SubmitAnswer {
         if let Some(answer) = self.answer(&intent.id) {
@@ -131,7 +131,7 @@ impl Lane {
         answer
     }
 
-    /// Whether the intent is this lane's.
+    /// Whether the intent is this queue's.
     pub fn knows(&self, intent: &str) -> bool {
         self.places.contains_key(intent)
     }

@@ -34,7 +34,7 @@ pub(super) struct Live {
     pub(super) slot: Slot,
     /// Variants that are durable.
     pub(super) written: usize,
-    /// The lane's change that made it: writes from before are of another record of this nonce.
+    /// The queue's change that made it: writes from before are of another record of this nonce.
     pub(super) born: u64,
     /// Its newest change, and which one is durable.
     pub(super) changes: u64,
