@@ -139,7 +139,7 @@ impl Queue {
                 if waiting.stage != Stage::Drafted {
                     self.give_up(place);
                 }
-                Ok(format!("{intent} is given up; nothing of it was sent"))
+                Ok(format!("{intent} is given up, and gets no nonce"))
             }
             (Some(Place::Ended) | None, _) => Err(refused(format!("{intent} is not under way"))),
         }

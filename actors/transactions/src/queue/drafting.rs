@@ -10,7 +10,7 @@ use nexum_host_ifaces::{
 
 use super::{
     AGAIN_MS, Action, Draft, Facts, Live, Note, Place, Queue, Slot, cost, short, unsigned,
-    waiting::{Stage, is_final, too_little},
+    waiting::{Stage, Waiting, is_final, too_little},
 };
 use crate::{
     fees::{self, Kind, TooDear},

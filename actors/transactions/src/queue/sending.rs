@@ -58,7 +58,9 @@ impl Queue {
             writes.push(RecordWrite { key: key(&self.key, nonce), value: Some(value) });
             written.push(Written { nonce, variants: Some(slot.variants.len()), changes: *changes, urgent });
         }
+        // Not before what became of the nonce that an intent had once.
         while writes.len() < WRITES_MAX
+            && self.dirty.is_empty()
             && let Some((intent, is_given_up)) = self.marks.pop_first()
         {
             let value = is_given_up.then(given_up);

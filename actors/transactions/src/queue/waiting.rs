@@ -213,11 +213,6 @@ impl Queue {
                 continue;
             }
             let alone = !mem::replace(&mut ahead, true);
-            if let Stage::Ready { at_ms, .. } = waiting.stage
-                && at_ms + SIMULATION_AGE_MS < now
-            {
-                waiting.stage = Stage::Admitted;
-            }
             let needed = waiting.needed(&facts, &self.settings);
             if needed > left {
                 let what = too_little(&facts, needed);
@@ -225,8 +220,13 @@ impl Queue {
                 waiting.wait_for(WaitKind::Balance, what, now);
                 continue;
             }
-            if waiting.kind == WaitKind::Balance {
-                waiting.wait_for(WaitKind::Nonce, "waits for a nonce".to_owned(), now);
+            if let Stage::Ready { at_ms, .. } = waiting.stage {
+                if waiting.kind == WaitKind::Balance {
+                    waiting.wait_for(WaitKind::Nonce, "waits for a nonce".to_owned(), now);
+                }
+                if at_ms + SIMULATION_AGE_MS < now {
+                    waiting.stage = Stage::Admitted;
+                }
             }
             (room, left, payable) = (room - 1, left - needed, true);
             if waiting.stage != Stage::Admitted || waiting.busy {
