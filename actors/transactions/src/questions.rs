@@ -88,26 +88,22 @@ impl Chain {
         let (head, _) = status.head.ok_or("no head has been read")?;
         let block = self.ask("eth_getBlockByNumber", &json!(["latest", false]));
         let counts = self.ask_each("eth_getTransactionCount", &json!([account, hex(head)]));
-        let balance = self.ask("eth_getBalance", &json!([account, "latest"]));
+        let balances = self.ask_each("eth_getBalance", &json!([account, hex(head)]));
         let history = self.ask("eth_feeHistory", &json!([hex(FEE_BLOCKS), "latest", [50]]));
         let (block, counts) = (read(block.answer().await)?, counts.answer().await.map_err(|error| error.message)?);
+        let balances = balances.answer().await.map_err(|error| error.message)?;
         // A chain without a base fee may not know the question.
-        let (balance, history) = (read(balance.answer().await)?, read(history.answer().await).unwrap_or_default());
+        let history = read(history.answer().await).unwrap_or_default();
         let market = self.market(&block, &history).await?;
-        let (mut told, mut failed) = (Vec::new(), None);
-        for EndpointAnswer { endpoint, answer } in counts {
-            match read(Ok(answer)).and_then(|count| number(&count).ok_or("an account without a nonce".to_owned())) {
-                Ok(count) => told.push((endpoint, count)),
-                Err(error) => failed = Some(error),
-            }
-        }
         // Whoever does not know that block has no say.
-        let (nonce, voices) = match (majority(&told), failed) {
-            (Ok(agreed), _) => agreed,
-            (Err(_), Some(error)) if told.is_empty() => return Err(error),
-            (Err(who), _) => return Err(format!("how many transactions the account has at block {head}: {who}")),
-        };
-        Ok(Facts { head, nonce, voices, balance: wei(&balance).ok_or("an account without a balance")?, market })
+        let counts = told(counts, |count| number(count).ok_or("an account without a nonce"))?;
+        let disagree = |who| format!("how many transactions the account has at block {head}: {who}");
+        let (nonce, voices) = majority(&counts).map_err(disagree)?;
+        let balances = told(balances, |balance| wei(balance).ok_or("an account without a balance"))?;
+        // Where they do not agree, it has no more than the least that one of them says.
+        let least = || balances.iter().map(|(_, balance)| *balance).min().unwrap_or(0);
+        let balance = majority(&balances).map_or_else(|_| least(), |(balance, _)| balance);
+        Ok(Facts { head, nonce, voices, balance, market })
     }
 
     async fn market(&self, block: &Value, history: &Value) -> Result<Market, String> {
@@ -371,6 +367,24 @@ fn read(answer: Result<Answer, HostError>) -> Result<Value, String> {
     serde_json::from_str(&text).map_err(|error| format!("an answer that is no JSON: {error}"))
 }
 
+/// What each endpoint told.
+///
+/// # Errors
+/// What one of them said instead, where none told anything.
+fn told<T>(
+    answers: Vec<EndpointAnswer>,
+    read_as: impl Fn(&Value) -> Result<T, &'static str>,
+) -> Result<Vec<(String, T)>, String> {
+    let (mut told, mut failed) = (Vec::new(), "no endpoint is connected".to_owned());
+    for EndpointAnswer { endpoint, answer } in answers {
+        match read(Ok(answer)).and_then(|value| read_as(&value).map_err(str::to_owned)) {
+            Ok(value) => told.push((endpoint, value)),
+            Err(error) => failed = error,
+        }
+    }
+    if told.is_empty() { Err(failed) } else { Ok(told) }
+}
+
 fn hex(number: u64) -> String {
     format!("{number:#x}")
 }
@@ -418,6 +432,18 @@ mod tests {
         assert_eq!(quantity(&value), "0x0");
         value[30] = 1;
         assert_eq!(quantity(&value), "0x100");
+    }
+
+    #[test]
+    fn what_endpoints_told_is_read_and_the_others_have_no_say() {
+        let answer = |endpoint: &str, answer: Answer| EndpointAnswer { endpoint: endpoint.to_owned(), answer };
+        let failed = || Err(HostError::new("chain", HostErrorKind::InvalidInput, "header not found"));
+        let count = |count: &Value| number(count).ok_or("an account without a nonce");
+        let five = answer("b", Ok("\"0x5\"".to_owned()));
+        let answers = vec![answer("a", failed()), five, answer("c", Ok("{}".to_owned()))];
+        assert_eq!(told(answers, count), Ok(vec![("b".to_owned(), 5)]));
+        assert_eq!(told(vec![answer("a", failed())], count), Err("header not found".to_owned()));
+        assert_eq!(told(Vec::new(), count), Err("no endpoint is connected".to_owned()));
     }
 
     #[test]

@@ -2,14 +2,16 @@
 //!
 //! Invariant: where several answered, what one of them alone says counts for nothing.
 
+use std::fmt::Display;
+
 use crate::queue::Simulated;
 
 /// What more than half of those say that answered, and how many do. One that is alone is taken at its word here.
 ///
 /// # Errors
 /// Says who says what.
-pub fn majority(told: &[(String, u64)]) -> Result<(u64, usize), String> {
-    let says = |number: u64| told.iter().filter(|(_, other)| *other == number).count();
+pub fn majority<T: Copy + PartialEq + Display>(told: &[(String, T)]) -> Result<(T, usize), String> {
+    let says = |number: T| told.iter().filter(|(_, other)| *other == number).count();
     let most = told.iter().map(|(_, number)| (*number, says(*number))).max_by_key(|(_, says)| *says);
     match most {
         Some((number, says)) if says * 2 > told.len() => Ok((number, says)),
@@ -44,7 +46,7 @@ mod tests {
         assert_eq!(majority(&told(&[5, 5])), Ok((5, 2)));
         assert_eq!(majority(&told(&[900])), Ok((900, 1)));
         assert_eq!(majority(&told(&[5, 900])), Err("a says 5, b says 900".to_owned()));
-        assert!(majority(&told(&[5, 6, 7])).is_err() && majority(&[]).is_err());
+        assert!(majority(&told(&[5, 6, 7])).is_err() && majority::<u64>(&[]).is_err());
     }
 
     #[test]
