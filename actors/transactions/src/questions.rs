@@ -97,7 +97,7 @@ impl Chain {
         let market = self.market(&block, &history).await?;
         // Whoever does not know that block has no say.
         let counts = told(counts, |count| number(count).ok_or("an account without a nonce"))?;
-        let disagree = |who| format!("how many transactions the account has at block {head}: {who}");
+        let disagree = |who: String| format!("how many transactions the account has at block {head}: {who}");
         let (nonce, voices) = majority(&counts).map_err(disagree)?;
         let balances = told(balances, |balance| wei(balance).ok_or("an account without a balance"))?;
         // Where they do not agree, it has no more than the least that one of them says.

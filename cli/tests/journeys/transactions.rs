@@ -235,6 +235,46 @@ fn what_cannot_be_paid_is_given_up_by_its_effect_and_taken_up_again_as_another_t
     assert!(engine.terminate().success());
 }
 
+#[test]
+fn what_was_sent_is_followed_though_the_accounts_are_gone_from_the_configuration() {
+    let anvil = Anvil::start();
+    let setup = Setup::new().chain(31337, &[anvil.ws()]).with(QUICK).with(EAGER);
+    let mut engine = transferring(setup, 1, "").start();
+    engine.module_until("sender", "runs", |node| node["state"] == "RUN");
+    anvil.mine();
+    let until_it_is = |engine: &Engine, state: &str| {
+        eventually(state, || {
+            let list = engine.json(&["tx", "list"]);
+            if list[0]["state"] == state {
+                return Ok(());
+            }
+            // It is in no block before somebody wants it to be final.
+            if state == "final" {
+                anvil.mine();
+            }
+            Err(format!("{list:#}"))
+        });
+    };
+    until_it_is(&engine, "broadcast");
+    engine.kill9();
+    let config = fs::read_to_string(&engine.config).unwrap();
+    let from = config.find("[identity]").unwrap();
+    let to = from + config[from..].find("\n[[modules]]").unwrap();
+    fs::write(&engine.config, format!("{}{}", &config[..from], &config[to..])).unwrap();
+    engine.launch();
+    let tree = engine.ctl(&["tree"]);
+    assert!(tree.contains("[identity] is not in its configuration any more"), "{tree}");
+    until_it_is(&engine, "final");
+
+    // Its module hears of it once it can be loaded again.
+    engine.kill9();
+    fs::write(&engine.config, config).unwrap();
+    engine.launch();
+    settled(&anvil, &engine, 1);
+    assert_each_once(&anvil, &engine, 1);
+    assert!(engine.terminate().success());
+}
+
 /// Every block that there ever was, on any branch.
 #[derive(Default)]
 struct Branches(BTreeSet<(u64, String)>);
