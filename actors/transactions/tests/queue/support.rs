@@ -40,7 +40,8 @@ pub struct World {
     pub lossy: bool,
     /// One endpoint makes up nonces and receipts now and then.
     pub lying: bool,
-    lies: u8,
+    /// How often in a row, of each account.
+    lies: BTreeMap<Address, u8>,
     /// What an endpoint that is alone says of the account's nonce.
     pub nonce_alone: Option<u64>,
     /// What the best endpoint says of receipts; the truth where it is not said.
@@ -77,7 +78,7 @@ impl World {
             random,
             lossy: false,
             lying: false,
-            lies: 0,
+            lies: BTreeMap::new(),
             nonce_alone: None,
             told: None,
             signed: BTreeMap::new(),
@@ -181,11 +182,13 @@ impl World {
             return (told, 1);
         }
         // Three times in a row it would be believed.
-        if self.lying && self.lies < 2 && self.chance(10) {
-            self.lies += 1;
+        let lie = self.lying && self.chance(10);
+        let lies = self.lies.entry(account).or_default();
+        if lie && *lies < 2 {
+            *lies += 1;
             return (truth + 5, 1);
         }
-        self.lies = 0;
+        *lies = 0;
         (truth, 2)
     }
 
