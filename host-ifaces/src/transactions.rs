@@ -244,9 +244,16 @@ pub enum Which {
 
 #[derive(Debug)]
 pub enum TransactionsMsg {
-    /// Takes an intent on, unless it is known, and says where it stands. `before`: an intent that ended, whose retry this one
-    /// is; while that is not known to have failed for good, its answer is this one's. Must reply.
-    Submit { intent: Box<Intent>, before: Option<String>, reply: RpcReplyPort<Result<SubmitAnswer, HostError>> },
+    /// Takes an intent on, unless it is known, and says where it stands. Must reply.
+    Submit {
+        intent: Box<Intent>,
+        /// If not, it is asked after alone, since it may not be sent any more; one that is not known is denied.
+        may_send: bool,
+        /// An intent that ended, whose retry this one is; while that is not known to have failed for good, its answer is
+        /// this one's.
+        before: Option<String>,
+        reply: RpcReplyPort<Result<SubmitAnswer, HostError>>,
+    },
     /// Transactions that have not ended, and the newest of those that have, at most `limit`. Must reply.
     List { limit: usize, reply: RpcReplyPort<Vec<TransactionSummary>> },
     /// Must reply with what was done.

@@ -121,7 +121,9 @@ impl EffectKind for TransactionEffect {
             Err(error) => return failed(TransactionFailure::denied(error.message)),
         };
         let before = with.round.checked_sub(1).map(|round| intent_id(with.id, round));
-        let submit = |reply| TransactionsMsg::Submit { intent, before, reply };
+        // One that may have been handed on is asked after whatever is granted by now, and not handed on anew.
+        let may_send = self.granted(with.module, with.grants).is_ok();
+        let submit = |reply| TransactionsMsg::Submit { intent, may_send, before, reply };
         let answer = with.ports.of::<TransactionsMsg>().call(with.deadline, submit).await;
         let verdict = of_transactions(answer.unwrap_or_else(|error| Err(error.to_host_error("transactions"))));
         match (verdict, unresolved) {

@@ -68,7 +68,7 @@ impl Engine {
 
     async fn submit_again(&self, number: u8, before: Option<&str>) -> Result<SubmitAnswer, HostError> {
         let (intent, before) = (Box::new(intent(number, before.is_some())), before.map(str::to_owned));
-        let ask = |reply| TransactionsMsg::Submit { intent, before, reply };
+        let ask = |reply| TransactionsMsg::Submit { intent, may_send: true, before, reply };
         self.ports.of::<TransactionsMsg>().call(DEADLINE, ask).await.unwrap()
     }
 
@@ -177,5 +177,14 @@ async fn a_retry_is_another_transaction_once_the_one_before_has_failed_for_good(
     engine.until(0, is_cancelled);
     let again = engine.submit_again(0, Some(&id)).await.unwrap();
     assert!(matches!(again, SubmitAnswer::Underway { .. }), "{again:?}");
+    assert_eq!(engine.status().await.queues[0].waiting, 1);
+    // What may not be sent any more is asked after, and not taken on.
+    for (number, is_known) in [(0, true), (5, false)] {
+        let intent = Box::new(intent(number, false));
+        let ask = |reply| TransactionsMsg::Submit { intent, may_send: false, before: None, reply };
+        let answer = engine.ports.of::<TransactionsMsg>().call(DEADLINE, ask).await.unwrap();
+        let is_denied = answer.is_err_and(|error| error.kind == HostErrorKind::Denied);
+        assert_eq!(is_denied, !is_known, "intent {number}");
+    }
     assert_eq!(engine.status().await.queues[0].waiting, 1);
 }

@@ -59,7 +59,7 @@ impl Actor for Identity {
 }
 
 /// Answers every intent the same, and keeps them.
-struct Transactions(Mutex<Vec<Intent>>, Result<SubmitAnswer, HostError>, Mutex<Vec<Option<String>>>);
+struct Transactions(Mutex<Vec<Intent>>, Result<SubmitAnswer, HostError>, Mutex<Vec<(bool, Option<String>)>>);
 
 struct Sending(Arc<Transactions>);
 
@@ -78,9 +78,9 @@ impl Actor for Sending {
         message: TransactionsMsg,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
-        if let TransactionsMsg::Submit { intent, before, reply } = message {
+        if let TransactionsMsg::Submit { intent, may_send, before, reply } = message {
             self.0.0.lock().unwrap().push(*intent);
-            self.0.2.lock().unwrap().push(before);
+            self.0.2.lock().unwrap().push((may_send, before));
             reply.send(self.0.1.clone())?;
         }
         Ok(())
@@ -161,7 +161,10 @@ async fn what_is_taken_up_again_is_a_transaction_of_its_own_that_names_the_one_b
     let ports = Ports::unbound([7]);
     let seen = Arc::new(Transactions(Mutex::default(), underway(), Mutex::default()));
     ports.of::<TransactionsMsg>().bind(Actor::spawn(None, Sending(seen.clone()), ()).await.unwrap().0);
-    for round in 0..3 {
+    let asked = AskedCapabilities { required: &[IDENTITY], optional: &[] };
+    let granted = Grants::decide(asked, &BTreeSet::from([IDENTITY]), &BTreeSet::new()).unwrap();
+    let granted = granted.with_signing_methods([TRANSACTION.to_owned()]).with_chains([7]);
+    for (round, grants) in [(0, &granted), (1, &granted), (2, &Grants::default())] {
         let with = Attempting {
             module: &Arc::from("m"),
             id: "m/block:7:1:0x/0",
@@ -169,7 +172,7 @@ async fn what_is_taken_up_again_is_a_transaction_of_its_own_that_names_the_one_b
             again: true,
             round,
             deadline: Duration::from_secs(10),
-            grants: &Grants::default(),
+            grants,
             ports: &ports,
             clock: &SystemClock::new(),
         };
@@ -178,7 +181,8 @@ async fn what_is_taken_up_again_is_a_transaction_of_its_own_that_names_the_one_b
     let ids: Vec<String> = seen.0.lock().unwrap().iter().map(|intent| intent.id.clone()).collect();
     assert_eq!(ids, ["m/block:7:1:0x/0", "m/block:7:1:0x/0~1", "m/block:7:1:0x/0~2"]);
     let before = seen.2.lock().unwrap().clone();
-    assert_eq!(before, [None, Some(ids[0].clone()), Some(ids[1].clone())]);
+    let [first, second] = [0, 1].map(|at| Some(ids[at].clone()));
+    assert_eq!(before, [(true, None), (true, first), (false, second)], "what is not granted is asked after alone");
 }
 
 #[tokio::test]
