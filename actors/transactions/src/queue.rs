@@ -166,6 +166,8 @@ pub struct Queue {
     facts_look: u64,
     /// Heads at which one endpoint alone told a nonce that nothing here explains.
     nonce_alone: Heads,
+    /// The same of nonces that another program used, and that are unused again.
+    freed_alone: Heads,
     /// Nonces whose records differ from what is durable, and whether something waits for that.
     dirty: BTreeMap<u64, bool>,
     removed: BTreeSet<u64>,
@@ -226,6 +228,7 @@ impl Queue {
             looks: 0,
             facts_look: 0,
             nonce_alone: Heads::default(),
+            freed_alone: Heads::default(),
             dirty: BTreeMap::new(),
             removed: BTreeSet::new(),
             marks: BTreeMap::new(),

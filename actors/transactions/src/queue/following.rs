@@ -71,7 +71,7 @@ impl Queue {
         for (_, live) in self.slots.range_mut(facts.nonce..) {
             live.watched = true;
         }
-        self.reopen(facts.nonce);
+        self.reopen(&facts);
     }
 
     /// Notices nonces that were used although nothing was signed with them here.
@@ -98,7 +98,8 @@ impl Queue {
     }
 
     /// By the chain these nonces are unused again: a reorg took their blocks away. The same bytes go out once more.
-    fn reopen(&mut self, chain: u64) {
+    fn reopen(&mut self, facts: &Facts) {
+        let chain = facts.nonce;
         let mined = |nonce: &u64| matches!(self.slots[nonce].slot.standing, Standing::Mined(_));
         let gone: Vec<u64> = self.live.range(chain..).filter(|nonce| mined(nonce)).copied().collect();
         for nonce in gone {
@@ -107,8 +108,10 @@ impl Queue {
         let foreign = |live: &Live| live.slot.standing == Standing::Foreign;
         let freed: Vec<u64> =
             self.slots.range(chain..).filter(|(_, live)| foreign(live)).map(|(nonce, _)| *nonce).collect();
-        for nonce in freed {
-            self.freed(nonce);
+        if freed.is_empty() {
+            self.freed_alone.clear();
+        } else if facts.voices >= 2 || self.freed_alone.note(facts.head) {
+            freed.into_iter().for_each(|nonce| self.freed(nonce));
         }
     }
 

@@ -317,6 +317,11 @@ fn a_nonce_used_elsewhere_that_a_deep_reorg_frees_is_used_up_and_holds_up_nothin
     run.blocks(25);
     assert_eq!(run.nonce_of(0), Some(1));
     run.mined_hash(0);
+    // One endpoint alone says that it was never used.
+    run.world.nonce_alone = Some(0);
+    run.seconds(10);
+    assert_eq!((run.empty_nonces().len(), run.world.signed.len()), (0, 2));
+    run.world.nonce_alone = None;
     // The other program's transaction is gone for good, and with it the one that came after it.
     run.world.blocks.truncate(1);
     run.world.empty_blocks(25);
