@@ -25,7 +25,10 @@ pub fn majority<T: Copy + PartialEq + Display>(told: &[(String, T)]) -> Result<(
 
 /// What a call comes to that reverts at one endpoint, by what each says of it; `connected`: those that could be asked.
 pub fn of_revert(first: Simulated, others: &[Simulated], connected: usize) -> Simulated {
-    let Simulated::Reverts { message, data, .. } = first else { return first };
+    let (message, data) = match first {
+        Simulated::Reverts { message, data, .. } => (message, data),
+        other => return other,
+    };
     let reverts = others.iter().filter(|other| matches!(other, Simulated::Reverts { .. })).count();
     let succeeds = others.iter().any(|other| matches!(other, Simulated::Succeeds { .. }));
     Simulated::Reverts { message, data, agreed: !succeeds && (reverts >= 2 || connected <= 1) }

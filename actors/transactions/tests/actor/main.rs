@@ -14,7 +14,7 @@ use nexum_host_ifaces::{
     store::StoreMsg,
     transactions::{FailureKind, SubmitAnswer, TransactionOrder, TransactionsMsg, TransactionsStatus, Which},
 };
-use nexum_testkit::wait::eventually;
+use nexum_testkit::eventually;
 use nexum_transactions::{Args, ChainSettings, TransactionsMetrics};
 use prometheus::Registry;
 use ractor::{Actor, ActorRef};
