@@ -1,7 +1,7 @@
 //! How the shared services are asked how they are, and their answers in words: for the tree, and for health.
 
 use nexum_admin_api::{
-    health::{ChainHealthReport, waits_for},
+    health::{ChainHealthReport, ServiceHealthReport, waits_for},
     state::ServiceState,
     tree::{Node, NodeKind, SHOWN_WAIT_MS, age},
 };
@@ -9,7 +9,7 @@ use nexum_host_ifaces::{
     bounded::cut,
     cron::{CronMsg, CronStatus},
     interfaces::{
-        chain::port::{ChainMsg, ChainStatus, EndpointStatus},
+        chain::port::{ChainMsg, ChainStatus, ChainWait, EndpointStatus},
         http::port::{EgressMsg, EgressStatus, OriginStatus},
         identity::port::{IdentityMsg, IdentityStatus},
         messaging::port::{MessagingMsg, MessagingStatus, NodeStatus as WakuNodeStatus},
@@ -17,7 +17,7 @@ use nexum_host_ifaces::{
     },
     port::Port,
     store::{RefusedWrites, StoreMsg, StoreStatus},
-    transactions::{LaneStatus, TransactionsMsg, TransactionsStatus},
+    transactions::{QueueStatus, TransactionsMsg, TransactionsStatus, WaitKind},
 };
 use nexum_kernel::{Status, StatusSpec};
 
@@ -128,6 +128,8 @@ fn store_summary(status: &StoreStatus) -> String {
 
 /// Accounts that the tree lists; others are counted.
 const ACCOUNTS_SHOWN: usize = 20;
+/// Waits of transactions that health tells.
+const WAITS_SHOWN: usize = 32;
 /// Problems that the tree tells in full; others are counted.
 const PROBLEMS_SHOWN: usize = 3;
 
@@ -148,11 +150,18 @@ fn identity_status(status: IdentityStatus) -> Status {
     let account = |(account, place): (&String, &String)| {
         Node::new(account.as_str(), NodeKind::Service, ServiceState::Up, place.as_str(), Vec::new())
     };
+    let decision = ChainWait {
+        module: None,
+        reason: format!("a decision on {approvals_waiting} approvals: `nexumctl approvals list` names them"),
+        age_ms: status.oldest_approval_age_ms.unwrap_or(0),
+    };
+    let decisions = if *approvals_waiting > 0 { vec![decision] } else { Vec::new() };
     // With nothing that it could sign with it is of no use to anybody.
     let is_down = accounts.is_empty() && !problems.is_empty();
     Status {
         state: if is_down { ServiceState::Down } else { ServiceState::Up },
         children: accounts.iter().take(ACCOUNTS_SHOWN).map(account).collect(),
+        waits: ServiceHealthReport { waits: Vec::new(), decisions },
         ..Status::up(summary)
     }
 }
@@ -192,30 +201,61 @@ fn storage_node(node: &NodeStatus) -> Node {
 }
 
 fn transactions_status(status: TransactionsStatus) -> Status {
-    let lanes = &status.lanes;
-    let sum = |count: fn(&LaneStatus) -> usize| lanes.iter().map(count).sum::<usize>();
-    let stopped = lanes.iter().filter(|lane| lane.stopped.is_some()).count();
+    let queues = &status.queues;
+    let sum = |count: fn(&QueueStatus) -> usize| queues.iter().map(count).sum::<usize>();
+    let stopped = queues.iter().filter(|queue| queue.stopped.is_some()).count();
     let stopped = if stopped == 0 { String::new() } else { format!(", {stopped} stopped") };
-    let noun = if lanes.len() == 1 { "account" } else { "accounts" };
-    let (in_flight, waiting) = (sum(|lane| lane.in_flight), sum(|lane| lane.waiting));
-    let summary = format!("{} {noun}, {in_flight} in flight, {waiting} waiting{stopped}", lanes.len());
+    let noun = if queues.len() == 1 { "account" } else { "accounts" };
+    let (in_flight, waiting) = (sum(|queue| queue.in_flight), sum(|queue| queue.waiting));
+    let nothing = status.signs_nothing.as_ref().map_or_else(String::new, |why| format!(", {why}"));
+    let summary = format!("{} {noun}, {in_flight} in flight, {waiting} waiting{stopped}{nothing}", queues.len());
+    let waits = ServiceHealthReport { waits: transaction_waits(&status), decisions: Vec::new() };
     // Those that stand still before all others.
-    let mut shown: Vec<&LaneStatus> = lanes.iter().collect();
-    shown.sort_by_key(|lane| lane.stopped.is_none());
-    let children = shown.into_iter().take(ACCOUNTS_SHOWN).map(lane_node).collect();
-    Status { children, ..Status::up(summary) }
+    let mut shown: Vec<&QueueStatus> = queues.iter().collect();
+    shown.sort_by_key(|queue| queue.stopped.is_none());
+    let children = shown.into_iter().take(ACCOUNTS_SHOWN).map(queue_node).collect();
+    Status { children, waits, ..Status::up(summary) }
 }
 
-fn lane_node(lane: &LaneStatus) -> Node {
-    let mut parts: Vec<String> = lane.stopped.iter().map(|why| format!("stopped: {why}")).collect();
-    parts.extend(lane.next_nonce.map(|nonce| format!("next nonce {nonce}")));
-    parts.push(format!("{} in flight, {} waiting", lane.in_flight, lane.waiting));
-    parts.extend(lane.oldest_age_ms.map(|oldest| format!("oldest {}", age(oldest))));
-    if lane.foreign_nonces > 0 {
-        parts.push(format!("{} nonces used by others", lane.foreign_nonces));
+/// What is waited for, the oldest first. What waits for an approval is told where these are.
+fn transaction_waits(status: &TransactionsStatus) -> Vec<ChainWait> {
+    let mut waits = Vec::new();
+    for queue in &status.queues {
+        let QueueStatus { chain_id, account, .. } = queue;
+        if let Some((why, age_ms)) = queue.stopped.as_ref().zip(queue.stopped_age_ms) {
+            waits.push(ChainWait {
+                module: None,
+                reason: format!("account {account} on chain {chain_id}: {why}"),
+                age_ms,
+            });
+        }
+        if let Some((why, age_ms)) = status.signs_nothing.as_ref().zip(queue.oldest_age_ms) {
+            waits.push(ChainWait {
+                module: None,
+                reason: format!("account {account} on chain {chain_id}: {why}"),
+                age_ms,
+            });
+        }
+        for wait in queue.waits.iter().filter(|wait| wait.kind != WaitKind::Approval) {
+            let reason = format!("transaction {} on chain {chain_id}: {}", wait.which, wait.reason);
+            waits.push(ChainWait { module: Some(wait.module.clone()), reason, age_ms: wait.age_ms });
+        }
     }
-    let state = if lane.stopped.is_some() { ServiceState::Down } else { ServiceState::Up };
-    let name = format!("{} {}", lane.chain_id, lane.account);
+    waits.sort_by(|a, b| b.age_ms.cmp(&a.age_ms).then_with(|| a.reason.cmp(&b.reason)));
+    waits.truncate(WAITS_SHOWN);
+    waits
+}
+
+fn queue_node(queue: &QueueStatus) -> Node {
+    let mut parts: Vec<String> = queue.stopped.iter().map(|why| format!("stopped: {why}")).collect();
+    parts.extend(queue.next_nonce.map(|nonce| format!("next nonce {nonce}")));
+    parts.push(format!("{} in flight, {} waiting", queue.in_flight, queue.waiting));
+    parts.extend(queue.oldest_age_ms.map(|oldest| format!("oldest {}", age(oldest))));
+    if queue.foreign_nonces > 0 {
+        parts.push(format!("{} nonces used by others", queue.foreign_nonces));
+    }
+    let state = if queue.stopped.is_some() { ServiceState::Down } else { ServiceState::Up };
+    let name = format!("{} {}", queue.chain_id, queue.account);
     Node::new(name.as_str(), NodeKind::Service, state, parts.join(", "), Vec::new())
 }
 
@@ -291,6 +331,8 @@ fn endpoint_node(endpoint: &EndpointStatus) -> Node {
 
 #[cfg(test)]
 mod tests {
+    use nexum_host_ifaces::transactions::TransactionWait;
+
     use super::*;
 
     #[test]
@@ -330,7 +372,14 @@ mod tests {
 
     #[test]
     fn an_account_that_stands_still_says_why_and_comes_first() {
-        let lane = |chain_id, stopped: Option<&str>| LaneStatus {
+        let wait = |kind| TransactionWait {
+            module: "m".into(),
+            which: "m/1".into(),
+            kind,
+            reason: "dear".into(),
+            age_ms: 65_000,
+        };
+        let queue = |chain_id, stopped: Option<&str>| QueueStatus {
             chain_id,
             account: "0xaa".into(),
             next_nonce: Some(7),
@@ -339,9 +388,23 @@ mod tests {
             stopped: stopped.map(str::to_owned),
             oldest_age_ms: Some(65_000),
             foreign_nonces: u64::from(stopped.is_some()),
+            stopped_age_ms: stopped.map(|_| 70_000),
+            waits: [WaitKind::Approval, WaitKind::Fees].map(wait).into(),
+            more_waits: 0,
+            oldest_waits: Default::default(),
         };
-        let lanes = vec![lane(1, None), lane(10, Some("its balance is too low"))];
-        let status = transactions_status(TransactionsStatus { lanes });
+        let queues = vec![queue(1, None), queue(10, Some("its balance is too low"))];
+        let status = transactions_status(TransactionsStatus { queues: queues.clone(), signs_nothing: None });
+        let waits: Vec<String> = status.waits.waits.iter().map(waits_for).collect();
+        let told = [
+            "waits for account 0xaa on chain 10: its balance is too low (1m 10s)",
+            "module m waits for transaction m/1 on chain 10: dear (1m 5s)",
+            "module m waits for transaction m/1 on chain 1: dear (1m 5s)",
+        ];
+        assert_eq!(waits, told);
+        let keyless = transactions_status(TransactionsStatus { queues, signs_nothing: Some("no accounts".into()) });
+        assert!(keyless.summary.ends_with(", no accounts"), "{}", keyless.summary);
+        assert!(keyless.waits.waits.iter().any(|wait| wait.reason == "account 0xaa on chain 1: no accounts"));
         assert_eq!(status.summary, "2 accounts, 4 in flight, 2 waiting, 1 stopped");
         let shown = |at: usize| (status.children[at].name.as_str(), status.children[at].summary.as_str());
         let stopped = "stopped: its balance is too low, next nonce 7, 2 in flight, 1 waiting, oldest 1m 5s, \

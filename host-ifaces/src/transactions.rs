@@ -2,7 +2,7 @@
 //!
 //! Invariant: an intent (the id of an effect) is one transaction for ever, however often it is submitted.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
@@ -97,7 +97,7 @@ pub enum SubmitAnswer {
     Failed(Box<TransactionFailure>),
 }
 
-/// One transaction of a lane, for people.
+/// One transaction of a queue, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransactionSummary {
     pub chain_id: u64,
@@ -122,26 +122,106 @@ pub struct TransactionSummary {
     pub fee_per_gas: Option<String>,
 }
 
+/// What a transaction waits for, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitKind {
+    /// The policy's leave.
+    Policy,
+    /// The operator's.
+    Approval,
+    /// What is known of the chain and the account, and what its simulation comes to.
+    Simulation,
+    Balance,
+    /// Lower fees, or what it may pay.
+    Fees,
+    /// Room among what is in no block, and its turn.
+    Nonce,
+    Signature,
+    /// The store, which has to have what is broadcast.
+    Store,
+    /// An endpoint that takes it.
+    Broadcast,
+    /// A block with it.
+    Block,
+    /// Endpoints that agree on what became of it.
+    Agreement,
+}
+
+impl WaitKind {
+    pub const ALL: [Self; 11] = [
+        Self::Policy,
+        Self::Approval,
+        Self::Simulation,
+        Self::Balance,
+        Self::Fees,
+        Self::Nonce,
+        Self::Signature,
+        Self::Store,
+        Self::Broadcast,
+        Self::Block,
+        Self::Agreement,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Approval => "approval",
+            Self::Simulation => "simulation",
+            Self::Balance => "balance",
+            Self::Fees => "fees",
+            Self::Nonce => "nonce",
+            Self::Signature => "signature",
+            Self::Store => "store",
+            Self::Broadcast => "broadcast",
+            Self::Block => "block",
+            Self::Agreement => "agreement",
+        }
+    }
+}
+
+/// A transaction that has not ended and is in no block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransactionWait {
+    pub module: String,
+    /// The intent, or the nonce of what has none.
+    pub which: String,
+    pub kind: WaitKind,
+    /// In words.
+    pub reason: String,
+    /// Since it began to wait for that.
+    pub age_ms: u64,
+}
+
 /// One account on one chain, for the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LaneStatus {
+pub struct QueueStatus {
     pub chain_id: u64,
     pub account: String,
     pub next_nonce: Option<u64>,
     pub in_flight: usize,
     pub waiting: usize,
-    /// Why the lane stands still, if it does.
+    /// Why the queue stands still, if it does.
     pub stopped: Option<String>,
     /// How long its oldest transaction has not ended.
     pub oldest_age_ms: Option<u64>,
     /// Nonces used by transactions that this engine did not make.
     pub foreign_nonces: u64,
+    /// For how long the queue has stood still.
+    pub stopped_age_ms: Option<u64>,
+    /// What is waited for, the oldest first, and how many others wait besides.
+    pub waits: Vec<TransactionWait>,
+    pub more_waits: usize,
+    /// The oldest wait of each kind, milliseconds.
+    pub oldest_waits: BTreeMap<WaitKind, u64>,
 }
 
 /// State of the transactions actor, for the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TransactionsStatus {
-    pub lanes: Vec<LaneStatus>,
+    pub queues: Vec<QueueStatus>,
+    /// Why nothing is signed, if nothing is.
+    pub signs_nothing: Option<String>,
 }
 
 /// What an operator may do to one transaction.
@@ -150,21 +230,37 @@ pub struct TransactionsStatus {
 pub enum TransactionOrder {
     /// Replace it by one with higher fees, now.
     Bump,
-    /// Replace it by a transfer of nothing.
+    /// Replace it by a transfer of nothing, or give it up where it has no nonce.
     Cancel,
+}
+
+/// The transaction of an account that is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    Nonce(u64),
+    /// By its intent, which it has before it has a nonce.
+    Intent(String),
 }
 
 #[derive(Debug)]
 pub enum TransactionsMsg {
     /// Takes an intent on, unless it is known, and says where it stands. Must reply.
-    Submit { intent: Box<Intent>, reply: RpcReplyPort<Result<SubmitAnswer, HostError>> },
+    Submit {
+        intent: Box<Intent>,
+        /// If not, it is asked after alone, since it may not be sent any more; one that is not known is denied.
+        may_send: bool,
+        /// An intent that ended, whose retry this one is; while that is not known to have failed for good, its answer is
+        /// this one's.
+        before: Option<String>,
+        reply: RpcReplyPort<Result<SubmitAnswer, HostError>>,
+    },
     /// Transactions that have not ended, and the newest of those that have, at most `limit`. Must reply.
     List { limit: usize, reply: RpcReplyPort<Vec<TransactionSummary>> },
     /// Must reply with what was done.
     Order {
         chain_id: u64,
         account: String,
-        nonce: u64,
+        which: Which,
         order: TransactionOrder,
         reply: RpcReplyPort<Result<String, HostError>>,
     },

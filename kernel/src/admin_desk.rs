@@ -12,7 +12,7 @@ use std::{
 
 use futures::future::join_all;
 use nexum_admin_api::{
-    health::{HEALTHY, UNHEALTHY, waits_for},
+    health::{HEALTHY, ServiceHealthReport, UNHEALTHY, waits_for},
     state::{ModuleState, ServiceState},
     tree::age,
 };
@@ -142,13 +142,18 @@ impl Args {
     }
 
     async fn health(&self) -> Health {
-        let (chains, reports) = futures::join!(
-            self.ask(|service| service.kind == NodeKind::Chain),
+        let (services, reports) = futures::join!(
+            self.ask(|service| matches!(service.kind, NodeKind::Chain | NodeKind::Service)),
             self.ask_modules(modules::Msg::Reports)
         );
+        let (chains, services): (Vec<_>, Vec<_>) =
+            services.into_iter().partition(|(service, _)| service.kind == NodeKind::Chain);
         let report = |status: Option<Status>| status.and_then(|status| status.chain).unwrap_or_default();
         let chains = chains.into_iter().map(|(service, status)| (service.node.clone(), report(status))).collect();
-        judge(reports, chains, self.uptime_ms() / 1_000, self.event_age_threshold)
+        let waits = |status: Option<Status>| status.map(|status| status.waits).unwrap_or_default();
+        let services = services.into_iter().map(|(service, status)| (service.node.clone(), waits(status)));
+        let health = judge(reports, chains, self.uptime_ms() / 1_000, self.event_age_threshold);
+        with_services(health, services, self.event_age_threshold)
     }
 
     /// Modules first, so that what they commit last finds the store running; then the services.
@@ -214,8 +219,25 @@ fn judge(
         uptime_seconds,
         modules,
         chains,
+        services: BTreeMap::new(),
         reasons: reasons.into_iter().collect(),
     }
+}
+
+/// Unhealthy besides: something has waited at a service for longer than the threshold. What people have to decide is told.
+fn with_services(
+    mut health: Health,
+    services: impl IntoIterator<Item = (String, ServiceHealthReport)>,
+    threshold: Duration,
+) -> Health {
+    for (name, service) in services.into_iter().filter(|(_, service)| *service != ServiceHealthReport::default()) {
+        for wait in service.waits.iter().filter(|wait| u128::from(wait.age_ms) > threshold.as_millis()) {
+            health.reasons.push(format!("{name}: {}", waits_for(wait)));
+            (health.status, health.ready) = (UNHEALTHY.into(), false);
+        }
+        health.services.insert(name, service);
+    }
+    health
 }
 
 /// What a module is, and why.
@@ -274,6 +296,23 @@ mod tests {
         };
         assert_eq!(judged(600_000).status, "healthy");
         assert_eq!(judged(661_000).reasons, ["chain 1: module m waits for logs of block 7 (11m 1s)"]);
+    }
+
+    #[test]
+    fn what_waits_at_a_service_past_the_threshold_is_unhealthy_and_what_people_decide_is_told() {
+        let wait = |age_ms| ChainWait { module: Some("m".into()), reason: "its balance".into(), age_ms };
+        let judged = |waits, decisions| {
+            let health = judge(Some(BTreeMap::new()), BTreeMap::new(), 3, THRESHOLD);
+            let report = ServiceHealthReport { waits, decisions };
+            let services = [("transactions".to_owned(), report), ("identity".to_owned(), Default::default())];
+            with_services(health, services, THRESHOLD)
+        };
+        let late = judged(vec![wait(600_000), wait(661_000)], vec![]);
+        assert_eq!((late.status.as_str(), late.ready), ("unhealthy", false));
+        assert_eq!(late.reasons, ["transactions: module m waits for its balance (11m 1s)"]);
+        let asked = judged(vec![wait(600_000)], vec![wait(900_000)]);
+        assert_eq!((asked.status.as_str(), asked.ready, asked.services.len()), ("healthy", true, 1));
+        assert_eq!(asked.services["transactions"].decisions.len(), 1);
     }
 
     #[test]

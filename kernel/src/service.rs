@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use nexum_admin_api::{
-    health::ChainHealthReport,
+    health::{ChainHealthReport, ServiceHealthReport},
     state::ServiceState,
     tree::{ModuleFacts, Node, NodeKind},
 };
@@ -109,13 +109,16 @@ pub struct Status {
     pub modules: Option<Figures>,
     /// Of a chain: what health is judged by.
     pub chain: Option<ChainHealthReport>,
+    /// Of another service: the same.
+    pub waits: ServiceHealthReport,
 }
 
 impl Status {
     /// A service about which there is nothing more to say.
     pub fn up(summary: impl Into<String>) -> Self {
         let (summary, state) = (summary.into(), ServiceState::Up);
-        Self { summary, state, children: Vec::new(), modules: None, chain: None }
+        let waits = ServiceHealthReport::default();
+        Self { summary, state, children: Vec::new(), modules: None, chain: None, waits }
     }
 
     /// The same of a service that knows something of modules.

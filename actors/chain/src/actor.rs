@@ -1,6 +1,6 @@
 //! The actor: takes messages, hands pulls to its driver and requests to the backend. It decides nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
@@ -32,6 +32,11 @@ const MESSAGES_MAX: usize = 1_024;
 const REQUESTS_MAX: usize = 512;
 /// Requests in flight that go to every endpoint, transactions among them.
 const EVERYWHERE_MAX: usize = 256;
+
+/// How long the others may still answer once one endpoint has taken a transaction. Those that are slower get it, too.
+const GRACE: Duration = Duration::from_millis(250);
+/// Answers to a broadcast that were not looked at yet.
+const ANSWERS_MAX: usize = 8;
 
 /// How long endpoints must contradict what was read before it is given up.
 const GIVEN_UP_AFTER_NS: u64 = 10_000_000_000;
@@ -99,6 +104,41 @@ impl State {
             drop(permit);
         });
     }
+
+    fn broadcast(&mut self, raw: Arc<[u8]>, deadline: Duration, reply: RpcReplyPort<Vec<EndpointAnswer>>) {
+        let Ok(permit) = self.everywhere.clone().try_acquire_owned() else {
+            // The caller may have given up.
+            return drop(reply.send(refused(too_many(EVERYWHERE_MAX))));
+        };
+        let backend = self.backend.clone();
+        self.requests.spawn(async move {
+            let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
+            tokio::join!(backend.broadcast(&raw, deadline, sender), gather(receiver, reply));
+            drop(permit);
+        });
+    }
+}
+
+/// Answers with all that is told by shortly after the first acceptance; then hears the others out, so that they are sent it.
+async fn gather(mut answers: mpsc::Receiver<EndpointAnswer>, reply: RpcReplyPort<Vec<EndpointAnswer>>) {
+    let mut told = Vec::new();
+    while let Some(answer) = answers.recv().await {
+        let is_taken = answer.answer.is_ok();
+        told.push(answer);
+        if is_taken {
+            let others = async {
+                while let Some(answer) = answers.recv().await {
+                    told.push(answer);
+                }
+            };
+            // Either way: what came by now is told.
+            let _ = tokio::time::timeout(GRACE, others).await;
+            break;
+        }
+    }
+    // The caller may have given up.
+    let _ = reply.send(told);
+    while answers.recv().await.is_some() {}
 }
 
 /// Starts a chain actor under a supervisor.
@@ -199,7 +239,7 @@ impl Actor for ChainActor {
                 });
             }
             ChainMsg::Broadcast { raw, deadline, reply } => {
-                state.ask_everybody(reply, move |backend| async move { backend.broadcast(&raw, deadline).await });
+                state.broadcast(raw, deadline, reply);
             }
             ChainMsg::Hashes { numbers, reply } => match state.permits.clone().try_acquire_owned() {
                 Ok(permit) => {
@@ -232,6 +272,9 @@ impl Actor for ChainActor {
             },
             ChainMsg::Pull(pull) => hand_on(&state.driver, ForDriver::Pull(pull)).await?,
             ChainMsg::Forget { module } => hand_on(&state.driver, ForDriver::Forget { module }).await?,
+            ChainMsg::Followed { numbers, reply } => {
+                hand_on(&state.driver, ForDriver::Followed { numbers, reply }).await?;
+            }
             ChainMsg::Status(reply) => hand_on(&state.driver, ForDriver::Status(reply)).await?,
         }
         Ok(())
@@ -269,5 +312,43 @@ struct AbortOnDrop(tokio::task::AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(answer: Result<String, HostError>) -> EndpointAnswer {
+        EndpointAnswer { endpoint: "n".to_owned(), answer }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_slow_holds_up_nobody_once_another_has_taken_it() {
+        let ((sender, receiver), (reply, told)) = (mpsc::channel(8), ractor::concurrency::oneshot());
+        let gathering = tokio::spawn(gather(receiver, reply.into()));
+        let busy = HostError::new("chain", HostErrorKind::RateLimited, "busy");
+        for each in [Err(busy), Ok("0x1".to_owned()), Ok("0x2".to_owned())] {
+            sender.send(answer(each)).await.unwrap();
+        }
+        // The slow one has not answered.
+        let told: Vec<EndpointAnswer> = told.await.unwrap();
+        assert_eq!(told.iter().map(|answer| answer.answer.is_ok()).collect::<Vec<_>>(), [false, true, true]);
+        sender.send(answer(Ok("0x3".to_owned()))).await.unwrap();
+        drop(sender);
+        gathering.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn while_nobody_has_taken_it_everybody_is_heard() {
+        let ((sender, receiver), (reply, told)) = (mpsc::channel(8), ractor::concurrency::oneshot());
+        let gathering = tokio::spawn(gather(receiver, reply.into()));
+        for _ in 0..3 {
+            sender.send(answer(Err(HostError::new("chain", HostErrorKind::Timeout, "slow")))).await.unwrap();
+        }
+        drop(sender);
+        gathering.await.unwrap();
+        let told: Vec<EndpointAnswer> = told.await.unwrap();
+        assert_eq!(told.len(), 3);
     }
 }

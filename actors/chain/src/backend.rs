@@ -105,8 +105,8 @@ pub trait Backend: Send + Sync + 'static {
         deadline: Duration,
         reply_bytes_max: usize,
     ) -> Result<Vec<EndpointAnswer>, HostError>;
-    /// Sends a signed transaction to whoever is to have it; one answer from each.
-    async fn broadcast(&self, raw: &[u8], deadline: Duration) -> Vec<EndpointAnswer>;
+    /// Sends a signed transaction to whoever is to have it; one answer from each, as they come.
+    async fn broadcast(&self, raw: &[u8], deadline: Duration, answers: mpsc::Sender<EndpointAnswer>);
     fn endpoints(&self) -> Vec<EndpointStatus>;
     /// What has been learnt of the chain, for whoever looks.
     fn learnt(&self) -> Vec<String>;

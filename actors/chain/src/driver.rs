@@ -52,6 +52,11 @@ pub enum ForDriver {
         module: Arc<str>,
     },
     /// Must reply.
+    Followed {
+        numbers: Vec<u64>,
+        reply: RpcReplyPort<Vec<Option<Hash>>>,
+    },
+    /// Must reply.
     Status(RpcReplyPort<ChainStatus>),
 }
 
@@ -305,6 +310,11 @@ impl Driver {
                         *subscriber = None;
                     }
                 }
+            }
+            ForDriver::Followed { numbers, reply } => {
+                let hashes = numbers.iter().map(|number| self.tracker.followed(*number)).collect();
+                // The caller may have given up.
+                let _ = reply.send(hashes);
             }
             ForDriver::Status(reply) => {
                 let endpoints = self.backend.endpoints();

@@ -204,6 +204,18 @@ impl Tracker {
         self.window.get(number).map(|block| block.header.clone())
     }
 
+    /// The hash at a number of the chain that is followed, as far as its headers are kept.
+    pub fn followed(&self, number: u64) -> Option<Hash> {
+        match self.canon.hash_at(number, &self.window, &self.backfill) {
+            Lookup::Found(hash) => Some(hash),
+            Lookup::AboveTip => None,
+            Lookup::BelowWindow => {
+                let base = self.window.base()?.header.link();
+                self.canon.ancestor(base, number).map(|(_, hash)| hash)
+            }
+        }
+    }
+
     /// How far the others' word reaches from here on. Whoever waited for it goes on.
     pub fn bound(&mut self, bounds: Bounds) {
         if self.bounds != bounds {

@@ -58,6 +58,19 @@ async fn a_first_pull_is_answered_with_the_head_and_then_every_block_follows() {
 }
 
 #[tokio::test]
+async fn the_hashes_of_the_chain_that_is_followed_are_told_without_asking_anybody() {
+    let chain = chain();
+    chain.mine(5);
+    let actor = manual(&chain).await;
+    let mut reader = actor.reader("a", blocks()).await;
+    reader.next().await;
+    let (number, hash) = chain.head();
+    let asked = |reply| ChainMsg::Followed { numbers: vec![number, number + 1], reply };
+    let told = actor.actor.call(asked, None).await.unwrap().unwrap();
+    assert_eq!(told, [Some(hash), None], "above the head there is none");
+}
+
+#[tokio::test]
 async fn the_logs_of_a_block_come_before_it_and_history_is_complete() {
     let chain = chain();
     for number in 1..=700_u64 {

@@ -47,6 +47,7 @@ pub(crate) async fn read(admin: &Port<AdminMsg>) -> (StatusCode, Health) {
         uptime_seconds: 0,
         modules: Default::default(),
         chains: Default::default(),
+        services: Default::default(),
         reasons: vec![error.to_string()],
     });
     let status = if health.status == HEALTHY { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -20,7 +20,7 @@ use crate::{
     tables::{
         headers,
         journal::{self, Span},
-        letters, modules, outbox, receipts, recordings, redelivery, rewinds, state,
+        letters, modules, outbox, receipts, recordings, redelivery, rewinds, services, state,
     },
 };
 
@@ -69,6 +69,12 @@ impl Store {
     /// The headers that are kept of a chain, by number. Blocks.
     pub fn headers(&self, chain_id: u64) -> Result<Vec<Link>, StoreError> {
         headers::all(&self.db, chain_id)
+    }
+
+    /// Whether a service has written anything that is still kept. Blocks.
+    pub fn has_records(&self, service: &'static str) -> Result<bool, StoreError> {
+        let first = services::Wanted { service, prefix: Vec::new(), after: None, limit: 1 };
+        Ok(!services::read(&self.db, &first)?.is_empty())
     }
 
     /// State of the store, for the tree.

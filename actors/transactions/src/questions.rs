@@ -2,11 +2,15 @@
 //!
 //! Nothing here decides anything. An answer that cannot be read is an error, never a guess.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use nexum_host_ifaces::{
     Hash, HostError, HostErrorKind,
-    interfaces::chain::port::{ChainMsg, EndpointAnswer},
+    interfaces::chain::port::{ChainMsg, ChainStatus, EndpointAnswer},
     interfaces::identity::port::TransactionRequest,
     port::{Pending, Port},
 };
@@ -16,8 +20,9 @@ use tokio::time::timeout;
 use crate::{
     classify::{Class, classify},
     fees::Market,
-    lane::{Call, Facts, Simulated, Votes},
-    record::{LaneKey, Mined},
+    queue::{Call, Facts, Found, Simulated, Votes},
+    record::{Mined, QueueKey},
+    voices::{majority, of_revert},
 };
 
 /// One answer; blocks come without their transactions, so that only the hashes of these take room.
@@ -28,6 +33,10 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 const FEE_BLOCKS: u64 = 10;
 /// Endpoints that are asked where they may differ.
 const ENDPOINTS_MAX: usize = 3;
+/// Receipts that are asked for at once.
+const HASHES_AT_ONCE: usize = 32;
+/// Receipts of one nonce that are looked at: there is one, and each endpoint may tell another one.
+const RECEIPTS_MAX: usize = 4;
 /// What a contract returned, bytes: as much as an outcome carries.
 const REVERT_BYTES_MAX: usize = 1_024;
 
@@ -70,26 +79,37 @@ impl Chain {
         Asked(self.port.ask(request).map_err(|error| error.to_host_error("chain")))
     }
 
-    /// What the chain and the account are like now.
+    async fn status(&self) -> Result<ChainStatus, HostError> {
+        Asked(self.port.ask(ChainMsg::Status).map_err(|error| error.to_host_error("chain"))).answer().await
+    }
+
+    /// What the chain and the account are like now. How many transactions the account has is asked of several endpoints, at
+    /// the head of the chain that is followed, so that those that are right say the same.
     ///
     /// # Errors
-    /// Says what could not be asked or read.
-    pub async fn facts(&self, lane: &LaneKey) -> Result<Facts, String> {
-        let account = lane.account.to_string();
+    /// Says what could not be asked or read, or on what the endpoints do not agree.
+    pub async fn facts(&self, queue: &QueueKey) -> Result<Facts, String> {
+        let account = queue.account.to_string();
+        let status = self.status().await.map_err(|error| error.message)?;
+        let (head, _) = status.head.ok_or("no head has been read")?;
         let block = self.ask("eth_getBlockByNumber", &json!(["latest", false]));
-        let count = self.ask("eth_getTransactionCount", &json!([account, "latest"]));
-        let balance = self.ask("eth_getBalance", &json!([account, "latest"]));
+        let counts = self.ask_each("eth_getTransactionCount", &json!([account, hex(head)]));
+        let balances = self.ask_each("eth_getBalance", &json!([account, hex(head)]));
         let history = self.ask("eth_feeHistory", &json!([hex(FEE_BLOCKS), "latest", [50]]));
-        let (block, count) = (read(block.answer().await)?, read(count.answer().await)?);
+        let (block, counts) = (read(block.answer().await)?, counts.answer().await.map_err(|error| error.message)?);
+        let balances = balances.answer().await.map_err(|error| error.message)?;
         // A chain without a base fee may not know the question.
-        let (balance, history) = (read(balance.answer().await)?, read(history.answer().await).unwrap_or_default());
+        let history = read(history.answer().await).unwrap_or_default();
         let market = self.market(&block, &history).await?;
-        Ok(Facts {
-            head: number(&block["number"]).ok_or("a block without a number")?,
-            nonce: number(&count).ok_or("an account without a nonce")?,
-            balance: wei(&balance).ok_or("an account without a balance")?,
-            market,
-        })
+        // Whoever does not know that block has no say.
+        let counts = told(counts, |count| number(count).ok_or("an account without a nonce"))?;
+        let disagree = |who: String| format!("how many transactions the account has at block {head}: {who}");
+        let (nonce, voices) = majority(&counts).map_err(disagree)?;
+        let balances = told(balances, |balance| wei(balance).ok_or("an account without a balance"))?;
+        // Where they do not agree, it has no more than the least that one of them says.
+        let least = || balances.iter().map(|(_, balance)| *balance).min().unwrap_or(0);
+        let balance = majority(&balances).map_or_else(|_| least(), |(balance, _)| balance);
+        Ok(Facts { head, nonce, voices, balance, market })
     }
 
     async fn market(&self, block: &Value, history: &Value) -> Result<Market, String> {
@@ -118,29 +138,66 @@ impl Chain {
     ///
     /// # Errors
     /// Says what could not be asked or read; then nothing is known of any of them.
-    pub async fn receipts(&self, hashes: &[Hash]) -> Result<Vec<Mined>, String> {
+    pub async fn receipts(&self, hashes: &[Hash]) -> Result<Vec<Found>, String> {
         let ask = |hash: &Hash| self.ask("eth_getTransactionReceipt", &json!([hash.to_string()]));
-        let asked: Vec<_> = hashes.iter().map(|hash| (hash, ask(hash))).collect();
         let (mut found, mut failed) = (Vec::new(), None);
-        for (hash, asked) in asked {
-            match read(asked.answer().await).and_then(|receipt| mined(&receipt, hash)) {
-                Ok(receipt) => found.extend(receipt),
-                Err(error) => failed = Some(error),
+        for some in hashes.chunks(HASHES_AT_ONCE) {
+            let asked: Vec<_> = some.iter().map(|hash| (hash, ask(hash))).collect();
+            for (hash, asked) in asked {
+                match read(asked.answer().await).and_then(|receipt| mined(&receipt, hash)) {
+                    Ok(receipt) => found.extend(receipt),
+                    Err(error) => failed = Some(error),
+                }
             }
         }
         match failed {
             // One of them is enough.
             Some(error) if found.is_empty() => Err(error),
-            _ => Ok(found),
+            _ => {
+                found.truncate(RECEIPTS_MAX);
+                Ok(self.held_against_the_chain(found).await)
+            }
         }
     }
 
+    /// Receipts with what the chain that is followed has at their heights.
+    async fn held_against_the_chain(&self, found: Vec<Mined>) -> Vec<Found> {
+        let numbers: Vec<u64> = found.iter().map(|mined| mined.block_number).collect();
+        // Mostly there is none.
+        if numbers.is_empty() {
+            return Vec::new();
+        }
+        let gone = |error: nexum_host_ifaces::port::PortError| error.to_host_error("chain");
+        let asked = |reply| ChainMsg::Followed { numbers: numbers.clone(), reply };
+        let followed = Asked(self.port.ask(asked).map_err(gone)).answer().await.unwrap_or_default();
+        let mut all = Vec::with_capacity(found.len());
+        for (at, mined) in found.into_iter().enumerate() {
+            let known = followed.get(at).copied().flatten();
+            // Older than what is kept: whoever is on that chain is asked.
+            let followed = match known {
+                Some(hash) => Some(hash),
+                None => self.hash_at(mined.block_number).await,
+            };
+            all.push(Found { mined, followed });
+        }
+        all
+    }
+
+    async fn hash_at(&self, number: u64) -> Option<Hash> {
+        let (head, _) = self.status().await.ok()?.head?;
+        // Not read yet.
+        if number > head {
+            return None;
+        }
+        let asked = |reply| ChainMsg::Hashes { numbers: vec![number], reply };
+        let hashes = Asked(self.port.ask(asked).map_err(|error| error.to_host_error("chain"))).answer().await;
+        hashes.ok()?.ok()?.first().copied()
+    }
+
     /// What several endpoints say of a nonce.
-    pub async fn votes(&self, lane: &LaneKey, nonce: u64, hashes: &[Hash], block: u64) -> Votes {
-        let counts = self.ask_each("eth_getTransactionCount", &json!([lane.account.to_string(), hex(block)]));
+    pub async fn votes(&self, queue: &QueueKey, nonce: u64, hashes: &[Hash], block: u64) -> Votes {
+        let counts = self.ask_each("eth_getTransactionCount", &json!([queue.account.to_string(), hex(block)]));
         let ask = |hash: &Hash| self.ask_each("eth_getTransactionReceipt", &json!([hash.to_string()]));
-        let asked: Vec<_> = hashes.iter().map(|hash| (hash, ask(hash))).collect();
-        let status = Asked(self.port.ask(ChainMsg::Status).map_err(|error| error.to_host_error("chain")));
         let mut votes = Votes { configured: usize::MAX, ..Votes::default() };
         let mut against = Vec::new();
         for EndpointAnswer { endpoint, answer } in counts.answer().await.unwrap_or_default() {
@@ -151,55 +208,89 @@ impl Chain {
                 None => {}
             }
         }
-        for (hash, asked) in asked {
-            let answers = asked.answer().await.unwrap_or_default();
-            let receipt = |EndpointAnswer { endpoint, answer }| {
-                let receipt = read(Ok(answer)).and_then(|receipt| mined(&receipt, hash));
-                (endpoint, receipt)
-            };
-            let mut without = Vec::new();
-            for (endpoint, receipt) in answers.into_iter().map(receipt) {
-                match receipt {
-                    Ok(Some(mined)) => votes.found = Some(mined),
-                    Ok(None) => without.push(endpoint),
-                    Err(_) => {}
+        // Who said something of every hash, and who has a receipt of one.
+        let (mut answered, mut have) = (None::<BTreeSet<String>>, BTreeMap::<String, Option<Mined>>::new());
+        for some in hashes.chunks(HASHES_AT_ONCE) {
+            let asked: Vec<_> = some.iter().map(|hash| (hash, ask(hash))).collect();
+            for (hash, asked) in asked {
+                let mut heard = BTreeSet::new();
+                for EndpointAnswer { endpoint, answer } in asked.answer().await.unwrap_or_default() {
+                    match read(Ok(answer)).and_then(|receipt| mined(&receipt, hash)) {
+                        Ok(Some(mined)) => {
+                            // Of one nonce there is one receipt: whoever has two has none.
+                            have.entry(endpoint.clone()).and_modify(|one| *one = None).or_insert(Some(mined));
+                        }
+                        Ok(None) => {}
+                        Err(_) => continue,
+                    }
+                    heard.insert(endpoint);
                 }
+                answered = Some(match answered {
+                    Some(before) => before.intersection(&heard).cloned().collect(),
+                    None => heard,
+                });
             }
-            against.retain(|endpoint| without.contains(endpoint));
         }
-        votes.against = against.len();
-        if let Ok(status) = status.answer().await {
+        // Whoever has a receipt has said enough.
+        let mut answered = answered.unwrap_or_default();
+        answered.extend(have.keys().cloned());
+        votes.against =
+            against.iter().filter(|endpoint| answered.contains(*endpoint) && !have.contains_key(*endpoint)).count();
+        votes.answered = answered.len();
+        votes.found = self.held_against_the_chain(have.into_values().flatten().collect()).await;
+        if let Ok(status) = self.status().await {
             votes.configured = status.endpoints.len();
         }
         votes
     }
 
-    /// Runs a transaction without sending it.
+    /// Runs a transaction without sending it. Of a revert on a block that is named the other endpoints are asked, too.
     pub async fn simulate(&self, call: &Call) -> Simulated {
-        let block = if call.pending { "pending" } else { "latest" };
-        let object = call_object(&call.request, call.gas_limit);
-        let run = (!call.skip).then(|| self.ask("eth_call", &json!([object, block])));
-        let estimate = call.gas_limit.is_none().then(|| self.ask("eth_estimateGas", &json!([object, block])));
-        if let Some(run) = run
-            && let Err(error) = run.answer().await.and_then(|answer| answer)
-        {
-            return failed(&error);
+        let block = call.block.map_or_else(|| "pending".to_owned(), hex);
+        let params = json!([call_object(&call.request, call.gas_limit), block]);
+        let run = (!call.skip).then(|| self.ask("eth_call", &params));
+        let estimate = call.gas_limit.is_none().then(|| self.ask("eth_estimateGas", &params));
+        let ran = match run {
+            Some(run) => run.answer().await.and_then(|answer| answer).err().map(|error| failed(&error)),
+            None => None,
+        };
+        let (method, come_to) = match (ran, estimate, call.gas_limit) {
+            (Some(failed), ..) => ("eth_call", failed),
+            (None, Some(estimate), _) => {
+                ("eth_estimateGas", estimated(estimate.answer().await.and_then(|answer| answer)))
+            }
+            (None, None, Some(gas)) => ("eth_call", Simulated::Succeeds { gas }),
+            (None, None, None) => unreachable!("a call without a limit is estimated"),
+        };
+        if call.block.is_none() || !matches!(come_to, Simulated::Reverts { .. }) {
+            return come_to;
         }
-        match (estimate, call.gas_limit) {
-            (Some(estimate), _) => match estimate.answer().await.and_then(|answer| answer) {
-                Ok(gas) => match serde_json::from_str(&gas).ok().and_then(|gas| number(&gas)) {
-                    Some(gas) => Simulated::Succeeds { gas },
-                    None => Simulated::Unknown(format!("an estimate that is no number: {gas}")),
-                },
-                Err(error) => failed(&error),
-            },
-            (None, Some(gas)) => Simulated::Succeeds { gas },
-            (None, None) => unreachable!("a call without a limit is estimated"),
-        }
+        let each = self.ask_each(method, &params);
+        let connected = self
+            .status()
+            .await
+            .map_or(usize::MAX, |status| status.endpoints.iter().filter(|endpoint| endpoint.connected).count());
+        let of_each = |answer: EndpointAnswer| match answer.answer {
+            Ok(_) => Simulated::Succeeds { gas: 0 },
+            Err(error) => failed(&error),
+        };
+        let others: Vec<Simulated> = each.answer().await.unwrap_or_default().into_iter().map(of_each).collect();
+        of_revert(come_to, &others, connected)
     }
 }
 
-/// Sends bytes to the endpoints. The message is on its way when this returns, so that those of a lane keep their order.
+/// What an estimate comes to.
+fn estimated(answer: Answer) -> Simulated {
+    match answer {
+        Ok(gas) => match serde_json::from_str(&gas).ok().and_then(|gas| number(&gas)) {
+            Some(gas) => Simulated::Succeeds { gas },
+            None => Simulated::Unknown(format!("an estimate that is no number: {gas}")),
+        },
+        Err(error) => failed(&error),
+    }
+}
+
+/// Sends bytes to the endpoints. The message is on its way when this returns, so that those of a queue keep their order.
 pub fn broadcast(port: Port<ChainMsg>, raw: Arc<[u8]>) -> impl Future<Output = Vec<(Class, String)>> + Send + 'static {
     let send = |reply| ChainMsg::Broadcast { raw, deadline: DEADLINE, reply };
     let asked = Asked(port.ask(send).map_err(|error| error.to_host_error("chain")));
@@ -253,7 +344,7 @@ fn failed(error: &HostError) -> Simulated {
     if error.code == 3 || says(&reverts) {
         let data = error.data.clone().filter(|data| data.starts_with("0x"));
         let data = data.map(|data| data.chars().take(2 + 2 * REVERT_BYTES_MAX).collect());
-        return Simulated::Reverts { message: error.message.clone(), data };
+        return Simulated::Reverts { message: error.message.clone(), data, agreed: false };
     }
     Simulated::Unknown(error.message.clone())
 }
@@ -286,6 +377,24 @@ fn read(answer: Result<Answer, HostError>) -> Result<Value, String> {
     serde_json::from_str(&text).map_err(|error| format!("an answer that is no JSON: {error}"))
 }
 
+/// What each endpoint told.
+///
+/// # Errors
+/// What one of them said instead, where none told anything.
+fn told<T>(
+    answers: Vec<EndpointAnswer>,
+    read_as: impl Fn(&Value) -> Result<T, &'static str>,
+) -> Result<Vec<(String, T)>, String> {
+    let (mut told, mut failed) = (Vec::new(), "no endpoint is connected".to_owned());
+    for EndpointAnswer { endpoint, answer } in answers {
+        match read(Ok(answer)).and_then(|value| read_as(&value).map_err(str::to_owned)) {
+            Ok(value) => told.push((endpoint, value)),
+            Err(error) => failed = error,
+        }
+    }
+    if told.is_empty() { Err(failed) } else { Ok(told) }
+}
+
 fn hex(number: u64) -> String {
     format!("{number:#x}")
 }
@@ -314,64 +423,4 @@ fn wei(value: &Value) -> Option<u128> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_read_and_written_as_quantities() {
-        assert_eq!(hex(255), "0xff");
-        assert_eq!(number(&json!("0x10")), Some(16));
-        assert_eq!(number(&json!(16)), None);
-        assert_eq!(number(&json!("0x7fffffffffffffff")), Some(u64::MAX / 2));
-        for wrong in [json!("0x8000000000000000"), json!("0x"), json!("0x1g"), json!("10"), json!(null), json!(["0x1"])]
-        {
-            assert_eq!(number(&wrong), None, "{wrong}");
-        }
-        assert_eq!(wei(&json!("0x")), None);
-        assert_eq!(wei(&json!(format!("0x{}", "f".repeat(40)))), Some(u128::MAX));
-        let mut value = [0; 32];
-        assert_eq!(quantity(&value), "0x0");
-        value[30] = 1;
-        assert_eq!(quantity(&value), "0x100");
-    }
-
-    #[test]
-    fn only_a_revert_is_a_revert() {
-        let error =
-            |kind, code, message: &str| HostError::new("chain", kind, message).with_code(code).with_data("0x08c379a0");
-        let reverted = failed(&error(HostErrorKind::InvalidInput, 3, "execution reverted: no"));
-        assert_eq!(
-            reverted,
-            Simulated::Reverts { message: "execution reverted: no".into(), data: Some("0x08c379a0".into()) }
-        );
-        let poor = failed(&error(HostErrorKind::InvalidInput, -32000, "insufficient funds for transfer"));
-        assert_eq!(poor, Simulated::Poor);
-        for (kind, message) in
-            [(HostErrorKind::Timeout, "execution reverted"), (HostErrorKind::InvalidInput, "no archive")]
-        {
-            assert!(matches!(failed(&error(kind, -32000, message)), Simulated::Unknown(_)));
-        }
-        let long =
-            error(HostErrorKind::InvalidInput, 3, "execution reverted").with_data(format!("0x{}", "00".repeat(5_000)));
-        let Simulated::Reverts { data: Some(data), .. } = failed(&long) else { panic!() };
-        assert_eq!(data.len(), 2 + 2 * REVERT_BYTES_MAX);
-    }
-
-    #[test]
-    fn a_receipt_without_a_block_is_none() {
-        let of = Hash([1; 32]);
-        assert_eq!(mined(&Value::Null, &of), Ok(None));
-        assert_eq!(mined(&json!({ "transactionHash": "0x", "blockHash": null }), &of), Ok(None));
-        let hash = of.to_string();
-        let mut receipt = json!({
-            "transactionHash": hash, "blockHash": hash, "blockNumber": "0x5", "gasUsed": "0x5208", "status": "0x0",
-            "effectiveGasPrice": "0x7", "contractAddress": null,
-        });
-        let read = mined(&receipt, &of).unwrap().unwrap();
-        assert_eq!((read.block_number, read.succeeded, read.gas_used, read.effective_gas_price), (5, false, 21_000, 7));
-        let other = Hash([2; 32]);
-        assert_eq!(mined(&receipt, &other), Err(format!("a receipt of {hash} instead of {other}")));
-        receipt["blockNumber"] = Value::Null;
-        assert_eq!(mined(&receipt, &of), Err("a receipt without blockNumber".to_owned()));
-    }
-}
+mod tests;

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 pub const SERVICE: &str = "transactions";
 /// What every key begins with.
 pub const PREFIX: &[u8] = b"nonce/";
+/// What the key of every intent begins with that was given up before it had a nonce.
+pub const GIVEN_UP: &[u8] = b"given-up/";
 /// The form that records are written in.
 const FORM: u8 = 1;
 /// What of a record is left to what is not bytes of transactions.
@@ -25,7 +27,7 @@ const ROOM: usize = 4 * 1024;
 
 /// One account on one chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LaneKey {
+pub struct QueueKey {
     pub chain_id: u64,
     pub account: Address,
 }
@@ -33,7 +35,7 @@ pub struct LaneKey {
 /// One signed transaction of a nonce.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Variant {
-    /// Empty once nobody needs it any more.
+    /// Empty once nobody needs it any more: of each kind the newest has it.
     pub raw: Arc<[u8]>,
     pub hash: Hash,
     pub fees: Fees,
@@ -114,6 +116,23 @@ impl Slot {
         self.intent.as_ref().map_or(1, |intent| u64::from(intent.confirmations.max(1)))
     }
 
+    /// What goes out again where a final variant's block went: that one, or the newest of its kind.
+    pub fn bytes_of(&self, mined: &Mined) -> &Variant {
+        let found = self.variants.iter().find(|variant| variant.hash == mined.hash);
+        let Some(found) = found else { unreachable!("{} was not signed with nonce {}", mined.hash, self.nonce) };
+        let mut alike = self.variants.iter().rev().filter(|variant| variant.empty == found.empty);
+        if found.raw.is_empty() { alike.next().unwrap_or(found) } else { found }
+    }
+
+    /// Adds what was signed last. Of each kind only the newest bytes are ever sent again; of the others the hashes stay, for
+    /// any of them may be mined.
+    pub fn push(&mut self, variant: Variant) {
+        for older in self.variants.iter_mut().filter(|older| older.empty == variant.empty) {
+            older.raw = Arc::default();
+        }
+        self.variants.push(variant);
+    }
+
     /// Whether one more variant with so many bytes fits into the record.
     pub fn has_room_for(&self, bytes: usize) -> bool {
         let signed: usize = self.variants.iter().map(|variant| variant.raw.len() + 160).sum();
@@ -161,18 +180,37 @@ impl Slot {
 }
 
 /// The key of a nonce's record: in their order, those of one account are together and ascend.
-pub fn key(lane: &LaneKey, nonce: u64) -> Vec<u8> {
-    [PREFIX, &lane.chain_id.to_be_bytes(), &lane.account.0, &nonce.to_be_bytes()].concat()
+pub fn key(queue: &QueueKey, nonce: u64) -> Vec<u8> {
+    [PREFIX, &queue.chain_id.to_be_bytes(), &queue.account.0, &nonce.to_be_bytes()].concat()
 }
 
 /// The account and the nonce that a key is of.
-pub fn of_key(key: &[u8]) -> Option<(LaneKey, u64)> {
+pub fn of_key(key: &[u8]) -> Option<(QueueKey, u64)> {
     let rest = key.strip_prefix(PREFIX)?;
     let (chain, rest) = rest.split_first_chunk::<8>()?;
     let (account, rest) = rest.split_first_chunk::<20>()?;
     let nonce = <[u8; 8]>::try_from(rest).ok()?;
-    let lane = LaneKey { chain_id: u64::from_be_bytes(*chain), account: Address(*account) };
-    Some((lane, u64::from_be_bytes(nonce)))
+    let queue = QueueKey { chain_id: u64::from_be_bytes(*chain), account: Address(*account) };
+    Some((queue, u64::from_be_bytes(nonce)))
+}
+
+/// The key that says that an intent was given up before it had a nonce.
+pub fn given_up_key(queue: &QueueKey, intent: &str) -> Vec<u8> {
+    [GIVEN_UP, &queue.chain_id.to_be_bytes(), &queue.account.0, intent.as_bytes()].concat()
+}
+
+/// That an intent was given up is all there is to say.
+pub fn given_up() -> Vec<u8> {
+    vec![FORM]
+}
+
+/// The account and the intent that such a key is of.
+pub fn of_given_up(key: &[u8]) -> Option<(QueueKey, String)> {
+    let rest = key.strip_prefix(GIVEN_UP)?;
+    let (chain, rest) = rest.split_first_chunk::<8>()?;
+    let (account, intent) = rest.split_first_chunk::<20>()?;
+    let queue = QueueKey { chain_id: u64::from_be_bytes(*chain), account: Address(*account) };
+    Some((queue, String::from_utf8(intent.to_vec()).ok()?))
 }
 
 #[cfg(test)]
@@ -207,14 +245,25 @@ mod tests {
         let unsigned = Slot { variants: Vec::new(), ..slot.clone() };
         assert_eq!(Slot::decode(&unsigned.encode()), Err("it has no signed bytes".to_owned()));
         assert!(slot.has_room_for(900_000) && !slot.has_room_for(RECORD_BYTES_MAX));
+        // The newest bytes of each kind are kept, and every hash.
+        let mut many = slot;
+        for number in 0..40u8 {
+            let newest = Variant { hash: Hash([number; 32]), empty: number % 8 == 0, ..many.newest().clone() };
+            many.push(Variant { raw: Arc::from([number]), ..newest });
+        }
+        let kept: Vec<u8> = many.variants.iter().filter_map(|variant| variant.raw.first().copied()).collect();
+        assert_eq!((many.variants.len(), kept), (41, vec![32, 39]));
     }
 
     #[test]
     fn keys_ascend_by_nonce_and_say_what_they_are_of() {
-        let lane = LaneKey { chain_id: 10, account: Address([7; 20]) };
-        let [low, high] = [255, 256].map(|nonce| key(&lane, nonce));
+        let queue = QueueKey { chain_id: 10, account: Address([7; 20]) };
+        let [low, high] = [255, 256].map(|nonce| key(&queue, nonce));
         assert!(low < high);
-        assert_eq!(of_key(&high), Some((lane, 256)));
+        assert_eq!(of_key(&high), Some((queue, 256)));
         assert_eq!(of_key(b"nonce/1"), None);
+        let given_up = given_up_key(&queue, "m/block:7/0");
+        assert_eq!(of_given_up(&given_up), Some((queue, "m/block:7/0".to_owned())));
+        assert_eq!((of_key(&given_up), of_given_up(&high)), (None, None));
     }
 }

@@ -1,4 +1,4 @@
-//! Carries out what a lane wants, for as long as the actor lives. One task per lane: a chain that is slow holds up no other.
+//! Carries out what a queue wants, for as long as the actor lives. One task per queue: a chain that is slow holds up no other.
 
 use std::{
     pin::Pin,
@@ -18,9 +18,9 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{
     actor::Args,
-    lane::{Action, Input, Lane, Votes},
     questions::{Chain, broadcast},
-    record::{LaneKey, SERVICE},
+    queue::{Action, Input, Queue, Votes},
+    record::{QueueKey, SERVICE},
 };
 
 /// How long the policy may take, whose answer is in memory.
@@ -52,22 +52,22 @@ impl Time {
     }
 }
 
-/// A lane, and the way to wake its task.
+/// A queue, and the way to wake its task.
 pub(crate) struct Handle {
-    lane: Mutex<Lane>,
+    queue: Mutex<Queue>,
     wake: Notify,
 }
 
 impl Handle {
-    pub fn new(lane: Lane) -> Self {
-        Self { lane: Mutex::new(lane), wake: Notify::new() }
+    pub fn new(queue: Queue) -> Self {
+        Self { queue: Mutex::new(queue), wake: Notify::new() }
     }
 
     /// Nobody holds it longer than a step takes. After a panic within one nothing is certain, and nobody goes on.
-    pub fn lane(&self) -> MutexGuard<'_, Lane> {
-        match self.lane.lock() {
-            Ok(lane) => lane,
-            Err(_) => panic!("a lane broke off in the middle"),
+    pub fn queue(&self) -> MutexGuard<'_, Queue> {
+        match self.queue.lock() {
+            Ok(queue) => queue,
+            Err(_) => panic!("a queue broke off in the middle"),
         }
     }
 
@@ -78,19 +78,19 @@ impl Handle {
 
 /// Goes on until it is aborted; comes back only when something broke.
 pub(crate) async fn run(handle: Arc<Handle>, args: Arc<Args>, time: Arc<Time>) {
-    let key = handle.lane().key;
+    let key = handle.queue().key;
     let mut jobs: JoinSet<Input> = JoinSet::new();
     let mut shown_ms = 0;
     loop {
         let now = time.now_ms();
         let (actions, notes, look_ms) = {
-            let mut lane = handle.lane();
-            let actions = lane.step(now);
+            let mut queue = handle.queue();
+            let actions = queue.step(now);
             if now >= shown_ms + SHOWN_MS || (actions.is_empty() && jobs.is_empty()) {
                 shown_ms = now;
-                args.metrics.show(&lane.status(now));
+                args.metrics.show(&queue.status(now));
             }
-            (actions, lane.notes(), lane.next_look(now))
+            (actions, queue.notes(), queue.next_look(now))
         };
         args.metrics.note(&key, &notes);
         for action in actions {
@@ -105,9 +105,9 @@ pub(crate) async fn run(handle: Arc<Handle>, args: Arc<Args>, time: Arc<Time>) {
         let mut done = done;
         while let Some(result) = done {
             match result {
-                Ok(input) => handle.lane().take(input, time.now_ms()),
+                Ok(input) => handle.queue().take(input, time.now_ms()),
                 Err(error) => {
-                    tracing::error!(chain_id = key.chain_id, account = %key.account, "a lane's work broke off: {error}");
+                    tracing::error!(chain_id = key.chain_id, account = %key.account, "a queue's work broke off: {error}");
                     return;
                 }
             }
@@ -119,28 +119,40 @@ pub(crate) async fn run(handle: Arc<Handle>, args: Arc<Args>, time: Arc<Time>) {
 type Work = Pin<Box<dyn Future<Output = Input> + Send>>;
 
 /// What carries an action out. Messages whose order matters are on their way when this returns.
-fn perform(ports: &Arc<Ports>, key: LaneKey, action: Action) -> Work {
+fn perform(ports: &Arc<Ports>, key: QueueKey, action: Action) -> Work {
     let port = ports.chain(key.chain_id).cloned().unwrap_or_else(|| Port::new("chain"));
     let chain = |module| Chain { port: port.clone(), module };
-    let identity = ports.of::<IdentityMsg>();
+    let signs = signs(ports);
     match action {
         Action::Observe { module } => {
             let chain = chain(module);
             Box::pin(async move { Input::Observed(chain.facts(&key).await) })
         }
-        Action::Admit { order, module, intent, request } => {
-            Box::pin(async move { Input::Admitted { order, answer: admit(identity, module, intent, request).await } })
-        }
+        Action::Admit { order, module, intent, request } => Box::pin(async move {
+            let answer = match signs {
+                Ok(identity) => admit(identity, module, intent, request).await,
+                Err(error) => Err(error),
+            };
+            Input::Admitted { order, answer }
+        }),
         Action::Simulate { order, call } => {
             let chain = chain(call.module.clone());
             Box::pin(async move { Input::Simulated { order, answer: chain.simulate(&call).await } })
         }
-        Action::Ceiling { nonce, module, request } => {
-            Box::pin(async move { Input::Ceiling { nonce, answer: ceiling(&identity, module, request).await } })
-        }
+        Action::Ceiling { nonce, module, request } => Box::pin(async move {
+            let answer = match signs {
+                Ok(identity) => ceiling(&identity, module, request).await,
+                Err(error) => Err(error),
+            };
+            Input::Ceiling { nonce, answer }
+        }),
         Action::Sign { draft, nonce, module, intent, transaction } => Box::pin(async move {
             let ask = |reply| IdentityMsg::SignTransaction { module, intent, transaction, reply };
-            Input::Signed { draft, nonce, answer: flat(identity.call(SIGN_DEADLINE, ask).await) }
+            let answer = match signs {
+                Ok(identity) => flat(identity.call(SIGN_DEADLINE, ask).await),
+                Err(error) => Err(error),
+            };
+            Input::Signed { draft, nonce, answer }
         }),
         Action::Write { writes, written } => {
             let store = ports.of::<StoreMsg>();
@@ -169,6 +181,15 @@ fn perform(ports: &Arc<Ports>, key: LaneKey, action: Action) -> Work {
             })
         }
     }
+}
+
+/// Without accounts nothing is signed until there are some again; what was broadcast is followed all the same.
+pub(crate) fn signs(ports: &Ports) -> Result<Port<IdentityMsg>, HostError> {
+    if ports.has::<IdentityMsg>() {
+        return Ok(ports.of());
+    }
+    let message = "this engine has no accounts to sign with: [identity] is not in its configuration any more";
+    Err(HostError::new("transactions", HostErrorKind::Unavailable, message))
 }
 
 async fn admit(

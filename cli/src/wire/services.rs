@@ -21,11 +21,12 @@ use nexum_host_ifaces::{
     blocking::Blocking,
     clock::{Clock, SystemClock},
     cron::{CronMsg, ScheduleCheck},
-    interfaces::{chain::port::ChainMsg, http::port::EgressMsg, identity::port::IdentityMsg},
+    interfaces::{chain::port::ChainMsg, http::port::EgressMsg},
     names::look_up_of_this_machine,
     port::Port,
     ports::Ports,
     store::StoreMsg,
+    transactions::TransactionsMsg,
 };
 use nexum_kernel::{
     KernelArgs, ServiceSpec,
@@ -64,6 +65,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let begun = Arc::new(begun.with_context(|| marks.display().to_string())?);
     let ports = Ports::new(store.clone(), config.chains.iter().map(|chain| chain.chain_id));
     let admin = Port::new("kernel");
+    let sends = config.identity.is_some() || store.has_records(nexum_transactions::SERVICE)?;
     let mut services = vec![store_service(store, ports.store(), histories.clone())];
     let metrics = ChainMetrics::register(&registry).context("metrics")?;
     let network = Network::new(look_up_of_this_machine(), clock.clone(), &metrics);
@@ -80,6 +82,9 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     services.push(egress_service(config, ports.of(), clock.clone(), egress_metrics.clone(), own)?);
     if let Some(identity) = &config.identity {
         services.push(super::identity::service(identity, &ports, &clock, &registry)?);
+    }
+    // What was broadcast is followed although there are no accounts any more.
+    if sends {
         services.push(super::transactions::service(config, &ports, &clock, &registry)?);
     }
     if let Some(store) = &config.remote_store {
@@ -306,7 +311,7 @@ fn gateway_service(
         admin_tcp: observability.admin_listen.0.zip(token).map(|(address, token)| AdminTcp { address, token }),
         admin: admin.clone(),
         store: ports.store(),
-        accounts: ports.has::<IdentityMsg>().then(|| Accounts { identity: ports.of(), transactions: ports.of() }),
+        accounts: ports.has::<TransactionsMsg>().then(|| Accounts { identity: ports.of(), transactions: ports.of() }),
         registry: registry.clone(),
         counted: GatewayMetrics::register(registry).context("metrics")?,
         logs,

@@ -1,4 +1,4 @@
-//! The service that sends what modules have the operator's accounts do, in an engine whose operator has accounts.
+//! The service that sends what modules have the operator's accounts do, in an engine whose operator has accounts, or had.
 
 use std::{collections::BTreeMap, sync::Arc};
 

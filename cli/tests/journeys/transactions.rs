@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     time::Duration,
 };
 
@@ -206,5 +207,89 @@ fn what_people_have_to_approve_waits_for_them_and_holds_nothing_up() {
     let states: BTreeSet<_> =
         engine.json(&["approvals", "list"]).as_array().unwrap().iter().map(|a| a["state"].to_string()).collect();
     assert_eq!(states, BTreeSet::from(["\"denied\"".to_owned(), "\"used\"".to_owned()]));
+    assert!(engine.terminate().success());
+}
+
+#[test]
+fn what_cannot_be_paid_is_given_up_by_its_effect_and_taken_up_again_as_another_transaction() {
+    let anvil = Anvil::start();
+    anvil.rpc("anvil_setBalance", json!([ACCOUNT, "0x0"]));
+    let setup = Setup::new().chain(31337, &[anvil.ws()]).with(QUICK).with(EAGER);
+    let mut engine = transferring(setup, &SENDER, 1, "").start();
+    engine.module_until("sender", "runs", |node| node["state"] == "RUN");
+    anvil.mine();
+    let is_poor = |what: &Value| what.as_str().is_some_and(|what| what.contains("the account has 0 wei"));
+    let id = eventually("it waits for the balance", || {
+        let list = engine.json(&["tx", "list"]);
+        match (&list[0]["nonce"], list[0]["effect"].as_str()) {
+            (Value::Null, Some(id)) if is_poor(&list[0]["what"]) => Ok(id.to_owned()),
+            _ => Err(format!("{list:#}")),
+        }
+    });
+    let health = engine.json(&["health"]);
+    let waits = health["services"]["transactions"]["waits"].as_array().unwrap();
+    assert!(waits.iter().any(|wait| wait["module"] == "sender" && is_poor(&wait["reason"])), "{health:#}");
+    let until_told = |engine: &Engine, status: &str| {
+        eventually("its module is told", || {
+            anvil.mine();
+            let found = engine.state("sender", &format!("o/{id}"));
+            let told = found.first().filter(|(_, outcome)| outcome["status"] == status).cloned();
+            told.map(|(_, outcome)| outcome).ok_or_else(|| format!("{found:#?}\n{}", engine.ctl(&["tx", "list"])))
+        })
+    };
+    engine.ctl(&["tx", "cancel", ACCOUNT, &id]);
+    let failure: Value = serde_json::from_str(until_told(&engine, "failed")["detail"].as_str().unwrap()).unwrap();
+    assert_eq!(failure["kind"], "cancelled", "{failure:#}");
+
+    // It stays so, and is another transaction when it is taken up again.
+    engine.kill9();
+    engine.launch();
+    anvil.rpc("anvil_setBalance", json!([ACCOUNT, "0x21e19e0c9bab2400000"]));
+    engine.module_until("sender", "runs", |node| node["state"] == "RUN");
+    engine.ctl(&["outbox", "retry", "sender", &id]);
+    until_told(&engine, "delivered");
+    let (_, hash) = &anvil.blocks(1)[0];
+    assert_eq!(anvil.balance(&SENDER[0].receiver(hash)), 1_001);
+    assert_eq!(engine.json(&["tx", "list"])[0]["effect"], format!("{id}~1"));
+    assert!(engine.terminate().success());
+}
+
+#[test]
+fn what_was_sent_is_followed_though_the_accounts_are_gone_from_the_configuration() {
+    let anvil = Anvil::start();
+    let setup = Setup::new().chain(31337, &[anvil.ws()]).with(QUICK).with(EAGER);
+    let mut engine = transferring(setup, &SENDER, 1, "").start();
+    engine.module_until("sender", "runs", |node| node["state"] == "RUN");
+    anvil.mine();
+    let until_it_is = |engine: &Engine, state: &str| {
+        eventually(state, || {
+            let list = engine.json(&["tx", "list"]);
+            if list[0]["state"] == state {
+                return Ok(());
+            }
+            // It is in no block before somebody wants it to be final.
+            if state == "final" {
+                anvil.mine();
+            }
+            Err(format!("{list:#}"))
+        });
+    };
+    until_it_is(&engine, "broadcast");
+    engine.kill9();
+    let config = fs::read_to_string(&engine.config).unwrap();
+    let from = config.find("[identity]").unwrap();
+    let to = from + config[from..].find("\n[[modules]]").unwrap();
+    fs::write(&engine.config, format!("{}{}", &config[..from], &config[to..])).unwrap();
+    engine.launch();
+    let tree = engine.ctl(&["tree"]);
+    assert!(tree.contains("[identity] is not in its configuration any more"), "{tree}");
+    until_it_is(&engine, "final");
+
+    // Its module hears of it once it can be loaded again.
+    engine.kill9();
+    fs::write(&engine.config, config).unwrap();
+    engine.launch();
+    settled(&anvil, &engine, &SENDER, 1);
+    assert_each_once(&anvil, &engine, &SENDER, 1);
     assert!(engine.terminate().success());
 }

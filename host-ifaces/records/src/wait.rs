@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Something that a chain or a module that reads it waits for, besides new blocks.
+/// Something that a chain, another service or a module that uses it waits for, besides new blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainWait {
     /// Who waits; absent when everybody does.

@@ -199,6 +199,7 @@ mod tests {
             id: "m/1",
             key: "m/1",
             again: false,
+            round: 0,
             deadline: Duration::from_secs(10),
             grants: &Grants::default().with_hosts(&Allowlist::new(["a.org".to_owned()])),
             ports: &ports,

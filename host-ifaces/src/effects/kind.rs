@@ -71,6 +71,8 @@ pub struct Attempting<'a> {
     pub key: &'a str,
     /// An attempt before this one may have arrived.
     pub again: bool,
+    /// Times that it had ended and was taken up again by the operator.
+    pub round: u32,
     /// From connecting to the last byte of the answer.
     pub deadline: Duration,
     pub grants: &'a Grants,

@@ -192,6 +192,7 @@ mod tests {
             id: "m/1",
             key: "k",
             again: false,
+            round: 0,
             deadline: Duration::from_secs(10),
             grants: &grants(&[SIGN]),
             ports: &ports,

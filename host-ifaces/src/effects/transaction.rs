@@ -1,5 +1,5 @@
 //! Transactions of the operator's accounts: handed on to the transactions actor under the effect's id, and asked after
-//! until they are final.
+//! until they are final. What the operator takes up again after it failed is handed on under an id of its own.
 //!
 //! Invariant: once one was handed on, nothing but that actor says what became of it. Whatever else goes wrong is waited for,
 //! since a transaction that is said to have failed and is mined after all would be made twice.
@@ -120,7 +120,10 @@ impl EffectKind for TransactionEffect {
             Ok(intent) => Box::new(intent),
             Err(error) => return failed(TransactionFailure::denied(error.message)),
         };
-        let submit = |reply| TransactionsMsg::Submit { intent, reply };
+        let before = with.round.checked_sub(1).map(|round| intent_id(with.id, round));
+        // One that may have been handed on is asked after whatever is granted by now, and not handed on anew.
+        let may_send = self.granted(with.module, with.grants).is_ok();
+        let submit = |reply| TransactionsMsg::Submit { intent, may_send, before, reply };
         let answer = with.ports.of::<TransactionsMsg>().call(with.deadline, submit).await;
         let verdict = of_transactions(answer.unwrap_or_else(|error| Err(error.to_host_error("transactions"))));
         match (verdict, unresolved) {
@@ -186,7 +189,7 @@ impl TransactionEffect {
 
     fn intent(&self, with: &Attempting<'_>, account: Address) -> Result<Intent, HostError> {
         Ok(Intent {
-            id: with.id.to_owned(),
+            id: intent_id(with.id, with.round),
             module: with.module.clone(),
             request: self.request(account)?,
             gas_limit: self.gas_limit,
@@ -195,6 +198,14 @@ impl TransactionEffect {
             deadline_ms: self.deadline,
             skip_simulation: self.skip_simulation,
         })
+    }
+}
+
+/// The intent of an effect. One that had failed for good and is taken up again is another transaction.
+fn intent_id(effect: &str, round: u32) -> String {
+    match round {
+        0 => effect.to_owned(),
+        round => format!("{effect}~{round}"),
     }
 }
 

@@ -80,6 +80,7 @@ impl Attempts {
                     id: &entry.id,
                     key: &entry.key,
                     again,
+                    round: progress.round,
                     deadline: self.deadline,
                     grants: &plan.grants,
                     ports: &self.ports,

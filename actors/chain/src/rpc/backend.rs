@@ -146,8 +146,8 @@ impl Backend for RpcBackend {
         Ok(self.ask_each(method, &params, endpoints_max, deadline, reply_bytes_max).await)
     }
 
-    async fn broadcast(&self, raw: &[u8], deadline: Duration) -> Vec<EndpointAnswer> {
-        self.send_everywhere(raw, deadline).await
+    async fn broadcast(&self, raw: &[u8], deadline: Duration, answers: mpsc::Sender<EndpointAnswer>) {
+        self.send_everywhere(raw, deadline, &answers).await;
     }
 
     fn endpoints(&self) -> Vec<EndpointStatus> {

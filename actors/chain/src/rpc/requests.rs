@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use nexum_host_ifaces::{HostError, HostErrorKind, interfaces::chain::port::EndpointAnswer};
 use serde_json::value::RawValue;
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     RpcBackend,
@@ -123,17 +124,23 @@ impl RpcBackend {
     }
 
     /// Sends a transaction to whoever is to have it: the relay, or every endpoint that is connected.
-    pub(super) async fn send_everywhere(&self, raw: &[u8], deadline: Duration) -> Vec<EndpointAnswer> {
+    pub(super) async fn send_everywhere(&self, raw: &[u8], deadline: Duration, answers: &mpsc::Sender<EndpointAnswer>) {
         let Ok(params) = endpoint::raw(&[format!("0x{}", hex::encode(raw))]) else {
             unreachable!("hex is text");
         };
         let Some(relay) = &self.shared.relay else {
-            let everybody = self.connected(usize::MAX);
-            return self.ask(everybody, Purpose::Transaction, SEND_RAW, &params, deadline).await;
+            let (params, until) = (&*params, Instant::now() + deadline);
+            let each = |index: usize| async move {
+                let timeout = until.saturating_duration_since(Instant::now()).min(self.shared.config.timeout);
+                let answer = self.ask_one(index, Purpose::Transaction, (SEND_RAW, params), timeout).await;
+                // Whoever asked may have given up.
+                let _ = answers.send(answer).await;
+            };
+            return futures::stream::iter(self.connected(usize::MAX)).for_each_concurrent(AT_ONCE, each).await;
         };
         let timeout = deadline.min(self.shared.config.timeout);
-        let answers = relay.send(Purpose::Transaction, &[(SEND_RAW, &params)], timeout).await;
-        vec![answer_of(relay, answers)]
+        let answer = relay.send(Purpose::Transaction, &[(SEND_RAW, &params)], timeout).await;
+        let _ = answers.send(answer_of(relay, answer)).await;
     }
 
     /// The endpoints that are connected, the best first.

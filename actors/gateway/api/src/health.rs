@@ -21,6 +21,9 @@ pub struct Health {
     pub uptime_seconds: u64,
     pub modules: BTreeMap<String, ModuleHealthReport>,
     pub chains: BTreeMap<String, ChainHealthReport>,
+    /// Other services of which something is waited for, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, ServiceHealthReport>,
     /// Why it is not healthy or not ready, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
@@ -52,7 +55,17 @@ pub struct ChainHealthReport {
     pub waits: Vec<ChainWait>,
 }
 
-/// Who waits for what at a chain, and for how long.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceHealthReport {
+    /// What is waited for there; the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<ChainWait>,
+    /// What people are asked to decide, who take their time: that makes nothing unhealthy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decisions: Vec<ChainWait>,
+}
+
+/// Who waits for what at a chain or another service, and for how long.
 pub fn waits_for(wait: &ChainWait) -> String {
     let who = wait.module.as_ref().map_or_else(String::new, |module| format!("module {module} "));
     format!("{who}waits for {} ({})", wait.reason, age(wait.age_ms))

@@ -12,7 +12,7 @@ use axum::{
 use nexum_host_ifaces::{
     interfaces::identity::port::IdentityMsg,
     port::Port,
-    transactions::{TransactionOrder, TransactionsMsg},
+    transactions::{TransactionOrder, TransactionsMsg, Which},
 };
 use serde::Deserialize;
 
@@ -34,7 +34,7 @@ const BY_CHARS_MAX: usize = 128;
 pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/v1/transactions", get(transactions))
-        .route("/v1/transactions/{chain}/{account}/{nonce}/{order}", post(order))
+        .route("/v1/transactions/{chain}/{account}/{which}/{order}", post(order))
         .route("/v1/approvals", get(approvals))
         .route("/v1/approvals/{number}", get(approval).post(decide))
         .route("/v1/audit", get(audit))
@@ -75,16 +75,18 @@ async fn transactions(
 
 async fn order(
     State(api): State<Api>,
-    path: Result<Path<(u64, String, u64, String)>, PathRejection>,
+    path: Result<Path<(u64, String, String, String)>, PathRejection>,
 ) -> Result<Json<Ordered>, ApiError> {
-    let Path((chain_id, account, nonce, order)) = path?;
+    let Path((chain_id, account, which, order)) = path?;
     let order = match order.as_str() {
         "bump" => TransactionOrder::Bump,
         "cancel" => TransactionOrder::Cancel,
         _ => return Err(ApiError::not_found("no such order: expected bump or cancel")),
     };
     let account = account.to_ascii_lowercase();
-    let asked = |reply| TransactionsMsg::Order { chain_id, account, nonce, order, reply };
+    // The id of an effect is no number.
+    let which = which.parse::<u64>().map_or_else(|_| Which::Intent(which), Which::Nonce);
+    let asked = |reply| TransactionsMsg::Order { chain_id, account, which, order, reply };
     let done = sender(&api)?.call(ORDER_DEADLINE, asked).await??;
     Ok(Json(Ordered { done }))
 }

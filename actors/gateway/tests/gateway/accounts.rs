@@ -5,7 +5,7 @@ use nexum_host_ifaces::{
     Hash, HostError, HostErrorKind,
     interfaces::identity::port::{Approval, ApprovalState, AuditEntry, IdentityMsg},
     port::Port,
-    transactions::{TransactionSummary, TransactionsMsg},
+    transactions::{TransactionSummary, TransactionsMsg, Which},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::json;
@@ -106,8 +106,11 @@ impl Actor for FakeTransactions {
                 hashes: vec![Hash::default()],
                 fee_per_gas: None,
             }])?,
-            TransactionsMsg::Order { chain_id, account, nonce: 7, order, reply } => {
+            TransactionsMsg::Order { chain_id, account, which: Which::Nonce(7), order, reply } => {
                 reply.send(Ok(format!("{order:?} {account} 7 on {chain_id}")))?;
+            }
+            TransactionsMsg::Order { chain_id, account, which: Which::Intent(effect), order, reply } => {
+                reply.send(Ok(format!("{order:?} {account} {effect} on {chain_id}")))?;
             }
             TransactionsMsg::Order { reply, .. } => {
                 reply.send(Err(HostError::new("transactions", HostErrorKind::InvalidInput, "no such nonce")))?;

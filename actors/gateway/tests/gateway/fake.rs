@@ -221,6 +221,7 @@ fn health(unhealthy: Option<String>) -> Health {
         uptime_seconds: 86_400,
         modules: BTreeMap::from([("twap-monitor".to_owned(), module)]),
         chains: BTreeMap::from([("42161".to_owned(), chain)]),
+        services: BTreeMap::new(),
         reasons: unhealthy.into_iter().collect(),
     }
 }

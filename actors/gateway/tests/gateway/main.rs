@@ -224,6 +224,10 @@ async fn accounts_are_listed_and_ordered_about() {
     let bumped = fixture.post(&format!("/v1/transactions/1/{account}/7/bump"), json!(null)).await;
     let done = format!("Bump {} 7 on 1", account.to_lowercase());
     assert_eq!((bumped.status, &bumped.json()["done"]), (200, &json!(done)));
+    // One without a nonce goes by its effect.
+    let cancelled = fixture.post(&format!("/v1/transactions/1/{account}/m%2Fblock:7%2F0/cancel"), json!(null)).await;
+    let done = format!("Cancel {} m/block:7/0 on 1", account.to_lowercase());
+    assert_eq!((cancelled.status, &cancelled.json()["done"]), (200, &json!(done)));
     assert_eq!(fixture.post(&format!("/v1/transactions/1/{account}/7/burn"), json!(null)).await.status, 404);
     let unknown = fixture.post(&format!("/v1/transactions/1/{account}/8/cancel"), json!(null)).await;
     assert_eq!((unknown.status, &unknown.json()["error"]), (422, &json!("no such nonce")));

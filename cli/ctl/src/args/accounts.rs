@@ -13,7 +13,7 @@ pub enum Tx {
     Show(Which),
     /// Replace one that is not mined by the same with higher fees, now
     Bump(Which),
-    /// Replace one that is not mined by a transfer of nothing, so that it does not happen
+    /// Replace one that is not mined by a transfer of nothing, so that it does not happen; give one up that has no nonce
     Cancel(Which),
 }
 
@@ -22,8 +22,10 @@ pub enum Tx {
 pub struct Which {
     /// The account that sends it
     pub account: String,
-    pub nonce: u64,
-    /// Where it is sent; needed when the account has this nonce on several chains
+    /// Its nonce, or the effect that it carries out: that it has before it has a nonce
+    #[arg(value_name = "NONCE|EFFECT")]
+    pub which: String,
+    /// Where it is sent; needed when the account has such a one on several chains
     #[arg(long, value_name = "ID")]
     pub chain: Option<u64>,
 }

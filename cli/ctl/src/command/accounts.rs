@@ -39,7 +39,7 @@ pub(super) async fn tx(client: &Client, command: Tx, output: &Output) -> Result<
         Some(chain_id) => chain_id,
         None => one(client, &which).await?.chain_id,
     };
-    let path = format!("/v1/transactions/{chain_id}/{}/{}/{order}", part(&which.account), which.nonce);
+    let path = format!("/v1/transactions/{chain_id}/{}/{}/{order}", part(&which.account), part(&which.which));
     let ordered: Ordered = client.post(&path, &()).await?;
     match output.json {
         true => print_json(&ordered),
@@ -58,10 +58,12 @@ async fn one(client: &Client, which: &Which) -> Result<Transaction, Failure> {
 
 /// The one that is meant.
 fn chosen(all: Vec<Transaction>, which: &Which) -> Result<Transaction, Failure> {
-    let Which { account, nonce, chain } = which;
+    let Which { account, which, chain } = which;
+    // The id of an effect is no number.
+    let nonce = which.parse::<u64>().ok();
     let is_meant = |found: &Transaction| {
         found.account.eq_ignore_ascii_case(account)
-            && found.nonce == Some(*nonce)
+            && (if nonce.is_some() { found.nonce == nonce } else { found.effect.as_ref() == Some(which) })
             && chain.is_none_or(|chain| found.chain_id == chain)
     };
     let mut found: Vec<Transaction> = all.into_iter().filter(is_meant).collect();
@@ -70,13 +72,14 @@ fn chosen(all: Vec<Transaction>, which: &Which) -> Result<Transaction, Failure> 
     chains.dedup();
     match chains.len() {
         0 => Err(Failure::not_found(format!(
-            "no transaction of {} with nonce {nonce}: `nexumctl tx list` names them",
+            "no transaction {} of {}: `nexumctl tx list` and `nexumctl outbox list` name them",
+            foreign::shown(which),
             foreign::shown(account)
         ))),
         1 => Ok(found.swap_remove(0)),
         _ => {
             let chains = chains.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            Err(Failure::usage(format!("the account has nonce {nonce} on chains {chains}: say --chain")))
+            Err(Failure::usage(format!("the account has {} on chains {chains}: say --chain", foreign::shown(which))))
         }
     }
 }
@@ -123,7 +126,7 @@ mod tests {
             account: format!("0x{}", "ab".repeat(20)),
             nonce,
             module: "m".into(),
-            effect: None,
+            effect: nonce.is_none().then(|| "m/block:1/0".into()),
             to: None,
             value: "0".into(),
             state: "broadcast".into(),
@@ -133,12 +136,14 @@ mod tests {
             fee_per_gas: None,
         };
         let all = || vec![sent(1, Some(5)), sent(10, Some(5)), sent(10, Some(6)), sent(1, None)];
-        let which = |nonce, chain| Which { account: format!("0x{}", "AB".repeat(20)), nonce, chain };
-        let chosen = |nonce, chain| chosen(all(), &which(nonce, chain)).map(|found| found.chain_id);
-        assert_eq!(chosen(6, None).ok(), Some(10));
-        assert_eq!(chosen(5, Some(1)).ok(), Some(1));
-        let several = chosen(5, None).err().map(|failure| failure.message).unwrap_or_default();
-        assert_eq!(several, "the account has nonce 5 on chains 1, 10: say --chain");
-        assert_eq!(chosen(6, Some(1)).err().map(|failure| failure.code), Some(Failure::not_found("").code));
+        let which =
+            |which: &str, chain| Which { account: format!("0x{}", "AB".repeat(20)), which: which.into(), chain };
+        let chosen = |name: &str, chain| chosen(all(), &which(name, chain)).map(|found| found.chain_id);
+        assert_eq!(chosen("6", None).ok(), Some(10));
+        assert_eq!(chosen("5", Some(1)).ok(), Some(1));
+        assert_eq!(chosen("m/block:1/0", None).ok(), Some(1), "one without a nonce goes by its effect");
+        let several = chosen("5", None).err().map(|failure| failure.message).unwrap_or_default();
+        assert_eq!(several, "the account has 5 on chains 1, 10: say --chain");
+        assert_eq!(chosen("6", Some(1)).err().map(|failure| failure.code), Some(Failure::not_found("").code));
     }
 }

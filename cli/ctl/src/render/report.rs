@@ -202,6 +202,7 @@ mod tests {
             uptime_seconds: 61,
             modules: Default::default(),
             chains: Default::default(),
+            services: Default::default(),
             reasons: vec!["module old-probe is dead".into()],
         };
         assert_eq!(health(&report), "unhealthy, not ready, up 61 s\n  module old-probe is dead\n");

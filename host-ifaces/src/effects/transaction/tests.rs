@@ -59,7 +59,7 @@ impl Actor for Identity {
 }
 
 /// Answers every intent the same, and keeps them.
-struct Transactions(Mutex<Vec<Intent>>, Result<SubmitAnswer, HostError>);
+struct Transactions(Mutex<Vec<Intent>>, Result<SubmitAnswer, HostError>, Mutex<Vec<(bool, Option<String>)>>);
 
 struct Sending(Arc<Transactions>);
 
@@ -78,8 +78,9 @@ impl Actor for Sending {
         message: TransactionsMsg,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
-        if let TransactionsMsg::Submit { intent, reply } = message {
+        if let TransactionsMsg::Submit { intent, may_send, before, reply } = message {
             self.0.0.lock().unwrap().push(*intent);
+            self.0.2.lock().unwrap().push((may_send, before));
             reply.send(self.0.1.clone())?;
         }
         Ok(())
@@ -97,7 +98,7 @@ async fn attempt(
     if let Some(accounts) = accounts {
         ports.of::<IdentityMsg>().bind(Actor::spawn(None, Identity(accounts), ()).await.unwrap().0);
     }
-    let seen = answer.map(|answer| Arc::new(Transactions(Mutex::default(), answer)));
+    let seen = answer.map(|answer| Arc::new(Transactions(Mutex::default(), answer, Mutex::default())));
     if let Some(seen) = &seen {
         ports.of::<TransactionsMsg>().bind(Actor::spawn(None, Sending(seen.clone()), ()).await.unwrap().0);
     }
@@ -106,6 +107,7 @@ async fn attempt(
         id: "m/block:7:1:0x/0",
         key: "k",
         again,
+        round: 0,
         deadline: Duration::from_secs(10),
         grants: &Grants::default(),
         ports: &ports,
@@ -152,6 +154,35 @@ async fn it_is_handed_on_under_its_id_and_told_when_it_is_final() {
     let (verdict, _) = attempt(&effect(), true, None, Some(Ok(SubmitAnswer::Mined(Box::new(mined.clone()))))).await;
     let Verdict::Delivered(bytes) = verdict else { panic!("{verdict:?}") };
     assert_eq!(serde_json::from_slice::<MinedTransaction>(&bytes).unwrap(), mined);
+}
+
+#[tokio::test]
+async fn what_is_taken_up_again_is_a_transaction_of_its_own_that_names_the_one_before() {
+    let ports = Ports::unbound([7]);
+    let seen = Arc::new(Transactions(Mutex::default(), underway(), Mutex::default()));
+    ports.of::<TransactionsMsg>().bind(Actor::spawn(None, Sending(seen.clone()), ()).await.unwrap().0);
+    let asked = AskedCapabilities { required: &[IDENTITY], optional: &[] };
+    let granted = Grants::decide(asked, &BTreeSet::from([IDENTITY]), &BTreeSet::new()).unwrap();
+    let granted = granted.with_signing_methods([TRANSACTION.to_owned()]).with_chains([7]);
+    for (round, grants) in [(0, &granted), (1, &granted), (2, &Grants::default())] {
+        let with = Attempting {
+            module: &Arc::from("m"),
+            id: "m/block:7:1:0x/0",
+            key: "k",
+            again: true,
+            round,
+            deadline: Duration::from_secs(10),
+            grants,
+            ports: &ports,
+            clock: &SystemClock::new(),
+        };
+        effect().attempt(&with).await;
+    }
+    let ids: Vec<String> = seen.0.lock().unwrap().iter().map(|intent| intent.id.clone()).collect();
+    assert_eq!(ids, ["m/block:7:1:0x/0", "m/block:7:1:0x/0~1", "m/block:7:1:0x/0~2"]);
+    let before = seen.2.lock().unwrap().clone();
+    let [first, second] = [0, 1].map(|at| Some(ids[at].clone()));
+    assert_eq!(before, [(true, None), (true, first), (false, second)], "what is not granted is asked after alone");
 }
 
 #[tokio::test]

@@ -191,10 +191,13 @@ pub enum ChainMsg {
         reply: RpcReplyPort<Vec<EndpointAnswer>>,
     },
     /// Sends a signed transaction to every endpoint that is connected, or to the relay alone where the operator names one.
-    /// Must reply, with one answer from each.
+    /// Must reply, with one answer from each, or once one has taken it and the others had a moment to answer, too.
     Broadcast { raw: Arc<[u8]>, deadline: Duration, reply: RpcReplyPort<Vec<EndpointAnswer>> },
     /// The canonical hashes at these numbers, in order; fails when one is above the head. Must reply.
     Hashes { numbers: Vec<u64>, reply: RpcReplyPort<Result<Vec<Hash>, HostError>> },
+    /// The hashes at these numbers of the chain that is followed, in order, as far as its headers are kept; no endpoint is
+    /// asked. Must reply.
+    Followed { numbers: Vec<u64>, reply: RpcReplyPort<Vec<Option<Hash>>> },
     /// How far the chain is safe or final, and what it has at these numbers as far as that. Must reply.
     Finality { tag: Tag, numbers: Vec<u64>, reply: RpcReplyPort<Result<Final, HostError>> },
     /// Must reply.

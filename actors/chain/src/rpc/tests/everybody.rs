@@ -2,6 +2,8 @@
 
 use std::sync::Mutex;
 
+use nexum_host_ifaces::interfaces::chain::port::EndpointAnswer;
+
 use super::*;
 
 /// What arrived, by host, and what is answered to a transaction.
@@ -53,18 +55,31 @@ fn backend_of(pool: &Pool, relay: Option<&str>) -> RpcBackend {
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// What each endpoint says of these bytes.
+async fn broadcast(backend: &RpcBackend, raw: &[u8]) -> Vec<EndpointAnswer> {
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(8);
+    backend.broadcast(raw, DEADLINE, sender).await;
+    let mut answers = Vec::new();
+    while let Some(answer) = receiver.recv().await {
+        answers.push(answer);
+    }
+    answers.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
+    answers
+}
+
 #[tokio::test]
 async fn a_transaction_goes_to_every_endpoint_that_is_connected_and_each_answers_for_itself() {
     let pool = Pool::default();
     let backend = backend_of(&pool, None);
-    let answers = backend.broadcast(&[0xab, 1], DEADLINE).await;
+    let answers = broadcast(&backend, &[0xab, 1]).await;
     let names: Vec<&str> = answers.iter().map(|answer| answer.endpoint.as_str()).collect();
     assert_eq!(names, ["http://n0:80", "http://n1:80"]);
     assert_eq!(answers[0].answer.as_deref(), Ok("\"0xab\""));
     let error = answers[1].answer.as_ref().unwrap_err();
     assert_eq!((error.message.as_str(), error.code), ("already known …", -32000));
     let sent = "eth_sendRawTransaction [\"0xab01\"]".to_owned();
-    let arrived = pool.arrived.lock().unwrap().clone();
+    let mut arrived = pool.arrived.lock().unwrap().clone();
+    arrived.sort();
     assert_eq!(arrived, [("n0".to_owned(), sent.clone()), ("n1".to_owned(), sent)]);
     let status = backend.endpoints();
     assert!(status[1].healthy, "a refusal says nothing of how well it serves the chain: {status:?}");
@@ -74,7 +89,7 @@ async fn a_transaction_goes_to_every_endpoint_that_is_connected_and_each_answers
 async fn with_a_relay_a_transaction_goes_there_alone() {
     let pool = Pool::default();
     let backend = backend_of(&pool, Some("https://relay/secret0123456789"));
-    let answers = backend.broadcast(&[1], DEADLINE).await;
+    let answers = broadcast(&backend, &[1]).await;
     assert_eq!(answers.len(), 1);
     assert_eq!(
         (answers[0].endpoint.as_str(), answers[0].answer.as_deref()),

@@ -4,7 +4,7 @@ use nexum_host_ifaces::transactions::{FailureKind, TransactionOrder};
 use nexum_transactions::{
     ChainSettings,
     classify::Class,
-    lane::{Action, Note, Votes},
+    queue::{Action, Note, Votes},
 };
 
 use super::support::{KEY, Run};
@@ -14,7 +14,7 @@ fn nonces(run: &Run, numbers: impl IntoIterator<Item = u8>) -> Vec<Option<u64>> 
 }
 
 #[test]
-fn modules_on_one_account_share_one_lane_and_its_nonces() {
+fn modules_on_one_account_share_one_queue_and_its_nonces() {
     let mut run = Run::of(0..4);
     assert_eq!(nonces(&run, 0..4), [Some(0), Some(1), Some(2), Some(3)]);
     assert_eq!((run.summary(0).module.as_str(), run.summary(1).module.as_str()), ("even", "odd"));
@@ -31,7 +31,7 @@ fn nonce_bytes_hash_and_intent_are_durable_before_anything_is_broadcast() {
     run.submit_all([0]);
     run.seconds(30);
     assert_eq!((run.world.signed.len(), run.world.sent.len()), (1, 0));
-    assert!(run.lane.status(run.now).stopped.unwrap().contains("the disk is full"));
+    assert!(run.queue.status(run.now).stopped.unwrap().contains("the disk is full"));
     run.world.store_down = false;
     run.seconds(3);
     let slots = run.world.slots(KEY);
@@ -101,7 +101,7 @@ fn new_bytes_wait_for_their_own_record_and_not_for_an_older_one_of_their_nonce()
     run.submit(0);
     let mut held = None;
     for _ in 0..20 {
-        for action in run.lane.step(run.now) {
+        for action in run.queue.step(run.now) {
             // The nonce was found to be free, which is being written while it is given to other work.
             if held.is_none() && matches!(action, Action::Write { .. }) && !run.world.sent.is_empty() {
                 held = Some(action);
@@ -110,12 +110,12 @@ fn new_bytes_wait_for_their_own_record_and_not_for_an_older_one_of_their_nonce()
                 continue;
             }
             let input = run.world.perform(KEY, action);
-            run.lane.take(input, run.now);
+            run.queue.take(input, run.now);
         }
     }
     assert_eq!((run.world.signed.len(), run.world.sent.len()), (2, 1));
     let input = run.world.perform(KEY, held.unwrap());
-    run.lane.take(input, run.now);
+    run.queue.take(input, run.now);
     // The world asserts that what is broadcast is durable.
     run.settle();
     assert_eq!(run.world.sent.len(), 2);
@@ -149,15 +149,15 @@ fn nonce_too_low_asks_for_receipts() {
 fn a_second_endpoint_must_agree_before_a_nonce_counts_as_another_s() {
     let mut run = Run::of([0]);
     run.world.blind = true;
-    run.world.votes = Some(Votes { found: None, against: 1, unused: 0, configured: 2 });
+    run.world.votes = Some(Votes { against: 1, answered: 1, configured: 2, ..Votes::default() });
     run.blocks(40);
     assert!(run.is_underway(0));
     assert_eq!(run.world.signed.len(), 1);
     // Another one says that it was not used then.
-    run.world.votes = Some(Votes { found: None, against: 2, unused: 1, configured: 3 });
+    run.world.votes = Some(Votes { against: 2, unused: 1, answered: 3, configured: 3, ..Votes::default() });
     run.blocks(10);
     assert_eq!(run.world.signed.len(), 1);
-    run.world.blind = false;
+    (run.world.blind, run.world.votes) = (false, None);
     run.blocks(2);
     run.mined_hash(0);
 }
@@ -166,11 +166,12 @@ fn a_second_endpoint_must_agree_before_a_nonce_counts_as_another_s() {
 fn the_only_endpoint_of_a_chain_has_to_say_so_at_three_heads() {
     let mut run = Run::of([0]);
     run.world.use_elsewhere(KEY.account);
-    run.world.votes = Some(Votes { found: None, against: 1, unused: 0, configured: 1 });
+    run.world.votes = Some(Votes { against: 1, answered: 1, configured: 1, ..Votes::default() });
     run.seconds(30);
     assert_eq!(run.world.signed.len(), 1);
     run.blocks(5);
     assert_eq!(run.world.signed.len(), 2);
+    run.world.votes = None;
     run.blocks(5);
     run.mined_hash(0);
     assert_eq!(run.world.times("intent 0"), 1);
@@ -190,7 +191,7 @@ fn a_nonce_used_elsewhere_gives_its_work_a_new_one_and_is_counted() {
         run.mined_hash(number);
         assert_eq!(run.world.times(&format!("intent {number}")), 1);
     }
-    assert_eq!((run.foreign_notes(), run.lane.status(run.now).foreign_nonces), (1, 1));
+    assert_eq!((run.foreign_notes(), run.queue.status(run.now).foreign_nonces), (1, 1));
 }
 
 #[test]
@@ -243,7 +244,7 @@ fn gaps_that_nothing_waits_for_are_closed_from_the_lowest_with_transfers_of_noth
 fn nonces_in_flight_are_bounded() {
     let mut run = Run::with(ChainSettings { max_in_flight: 2, ..ChainSettings::default() });
     run.submit_all(0..5);
-    let status = run.lane.status(run.now);
+    let status = run.queue.status(run.now);
     assert_eq!((status.in_flight, status.waiting, run.world.signed.len()), (2, 3, 2));
     run.blocks(8);
     for number in 0..5 {
@@ -256,7 +257,7 @@ fn a_cancel_is_a_replacement_and_what_follows_keeps_its_nonce() {
     let mut run = Run::of(0..3);
     let followers = |run: &Run| [1, 2].map(|number| (run.nonce_of(number), run.summary(number).hashes));
     let before = followers(&run);
-    run.lane.order(0, TransactionOrder::Cancel).unwrap();
+    run.queue.order(0, TransactionOrder::Cancel).unwrap();
     run.settle();
     assert_eq!(run.empty_nonces(), [0]);
     assert_eq!(followers(&run), before);
@@ -270,8 +271,64 @@ fn a_cancel_is_a_replacement_and_what_follows_keeps_its_nonce() {
 #[test]
 fn what_is_mined_in_spite_of_a_cancel_is_told_to_be_mined() {
     let mut run = Run::of([0]);
-    run.lane.order(0, TransactionOrder::Cancel).unwrap();
+    run.queue.order(0, TransactionOrder::Cancel).unwrap();
     run.blocks(4);
     run.mined_hash(0);
-    assert!(run.lane.order(0, TransactionOrder::Cancel).is_err());
+    assert!(run.queue.order(0, TransactionOrder::Cancel).is_err());
+}
+
+#[test]
+fn a_nonce_that_one_endpoint_alone_tells_signs_nothing_until_it_said_so_at_three_heads() {
+    let mut run = Run::of([0]);
+    run.blocks(4);
+    run.mined_hash(0);
+    run.world.nonce_alone = Some(900);
+    // What was seen before is too old by then.
+    run.seconds(5);
+    run.submit_all([1]);
+    run.seconds(30);
+    let status = run.queue.status(run.now);
+    assert!(status.stopped.unwrap().contains("the account's next nonce is 900, where 1 was expected"));
+    assert!(status.stopped_age_ms > Some(20_000) && run.world.signed.len() == 1);
+    // Others are there again.
+    run.world.nonce_alone = None;
+    run.seconds(3);
+    assert_eq!((run.nonce_of(1), run.foreign_notes()), (Some(1), 0));
+    // What its own transactions explain is believed.
+    run.world.block();
+    run.world.nonce_alone = Some(2);
+    run.submit_all([2]);
+    run.seconds(3);
+    assert_eq!(run.nonce_of(2), Some(2));
+    // The only endpoint there is, and the key is used elsewhere.
+    run.world.block();
+    run.world.use_elsewhere(KEY.account);
+    run.world.nonce_alone = Some(4);
+    run.seconds(5);
+    run.submit_all([3]);
+    run.empty_blocks(4);
+    assert_eq!(run.nonce_of(3), Some(4));
+}
+
+#[test]
+fn a_nonce_used_elsewhere_that_a_deep_reorg_frees_is_used_up_and_holds_up_nothing() {
+    let mut run = Run::of([0]);
+    run.world.use_elsewhere(KEY.account);
+    run.blocks(25);
+    assert_eq!(run.nonce_of(0), Some(1));
+    run.mined_hash(0);
+    // One endpoint alone says that it was never used.
+    run.world.nonce_alone = Some(0);
+    run.seconds(10);
+    assert_eq!((run.empty_nonces().len(), run.world.signed.len()), (0, 2));
+    run.world.nonce_alone = None;
+    // The other program's transaction is gone for good, and with it the one that came after it.
+    run.world.blocks.truncate(1);
+    run.world.empty_blocks(25);
+    run.seconds(3);
+    run.blocks(6);
+    assert_eq!(run.empty_nonces(), [0], "what was signed with it first must not be mined besides");
+    assert_eq!((run.world.nonce(KEY.account), run.world.times("intent 0")), (2, 1));
+    run.submit_all([1]);
+    assert_eq!(run.nonce_of(1), Some(2));
 }

@@ -1,4 +1,4 @@
-//! What a lane is told and what it wants to be done.
+//! What a queue is told and what it wants to be done.
 
 use std::sync::Arc;
 
@@ -13,9 +13,12 @@ use crate::{classify::Class, fees::Market, record::Mined};
 /// What was last seen of the chain and the account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
+    /// Of the chain that is followed.
     pub head: u64,
     /// Transactions of the account up to the head.
     pub nonce: u64,
+    /// Endpoints that say so.
+    pub voices: usize,
     /// Wei; what does not fit counts as the most that fits.
     pub balance: u128,
     pub market: Market,
@@ -28,8 +31,8 @@ pub struct Call {
     pub request: TransactionRequest,
     /// Absent: to be estimated.
     pub gas_limit: Option<u64>,
-    /// On top of what is not in a block yet.
-    pub pending: bool,
+    /// On top of this block; absent: of what is not in a block yet.
+    pub block: Option<u64>,
     /// Only the estimate is wanted.
     pub skip: bool,
 }
@@ -38,12 +41,12 @@ pub struct Call {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Simulated {
     /// With this much gas, without a margin.
-    Succeeds {
-        gas: u64,
-    },
+    Succeeds { gas: u64 },
     Reverts {
         message: String,
         data: Option<String>,
+        /// A second endpoint says so of the same block, or there is none.
+        agreed: bool,
     },
     /// The account has too little for it.
     Poor,
@@ -51,17 +54,43 @@ pub enum Simulated {
     Unknown(String),
 }
 
-/// What endpoints said of a nonce that is used although no receipt was found.
+/// A receipt that an endpoint has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub mined: Mined,
+    /// What the chain that is followed has at that height; absent where that is not known yet.
+    pub followed: Option<Hash>,
+}
+
+impl Found {
+    /// Of a block of the chain that is followed.
+    pub fn is_ours(&self) -> bool {
+        self.followed == Some(self.mined.block_hash)
+    }
+}
+
+/// What endpoints said of a nonce that is used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Votes {
-    /// A receipt that one of them has after all.
-    pub found: Option<Mined>,
+    /// The receipts that they have.
+    pub found: Vec<Found>,
     /// Those by which the nonce was used at that block and none of the hashes is in one.
     pub against: usize,
     /// Those by which it was not used then.
     pub unused: usize,
+    /// Those that said of each of the hashes whether they have its receipt.
+    pub answered: usize,
     /// Endpoints that the chain has, whether they answered or not.
     pub configured: usize,
+}
+
+impl Votes {
+    /// What most say where it is in a block of the chain that is followed, and how many do.
+    pub(super) fn most(&self) -> Option<(&Mined, usize)> {
+        let same = |a: &Mined, b: &Mined| (a.hash, a.block_hash, a.succeeded) == (b.hash, b.block_hash, b.succeeded);
+        let ours = || self.found.iter().filter(|found| found.is_ours()).map(|found| &found.mined);
+        ours().map(|mined| (mined, ours().filter(|other| same(mined, other)).count())).max_by_key(|(_, says)| *says)
+    }
 }
 
 /// Something to be done, whose result `take` wants to hear.
@@ -159,7 +188,7 @@ pub enum Input {
     /// Those that were found.
     Receipts {
         nonce: u64,
-        answer: Result<Vec<Mined>, String>,
+        answer: Result<Vec<Found>, String>,
     },
     Doubted {
         nonce: u64,
@@ -178,4 +207,6 @@ pub enum Note {
     GapFilled,
     /// A block with one of ours went.
     Reorged,
+    /// An endpoint has a receipt of a block that is not of the chain that is followed.
+    Contradicted,
 }

@@ -10,20 +10,18 @@ use nexum_host_ifaces::{
 };
 
 use super::{
-    AGAIN_MS, AT_ONCE, Action, EMPTY_GAS, INTENDED_MAX, Lane, Live, Note, VARIANTS_MAX, Written,
-    answers::result_name,
-    millis, unsigned,
-    waiting::{is_late, short},
+    AGAIN_MS, AT_ONCE, Action, EMPTY_GAS, Live, Note, Queue, VARIANTS_MAX, Written, answers::result_name, millis,
+    short, unsigned, waiting::is_late,
 };
 use crate::{
     classify::Class,
     fees::{self, Kind},
-    record::{Standing, Variant, key},
+    record::{Standing, Variant, given_up, given_up_key, key},
 };
 
-/// Records in one write, and what they may take together, bytes.
+/// Records in one write, and what they may take together before the last one, bytes: the store takes 8 MiB.
 const WRITES_MAX: usize = 64;
-const WRITE_BYTES_MAX: usize = 8 << 20;
+const WRITE_BYTES_MAX: usize = 4 << 20;
 /// The same bytes go out again this often, since a node may forget them; a quarter of the time to a replacement lies between.
 const SEND_AGAIN_MS: (u64, u64) = (2_000, 15_000);
 /// A signed transfer of nothing with what its record says of it.
@@ -31,7 +29,7 @@ const EMPTY_BYTES_MAX: usize = 1_024;
 /// A transfer of nothing takes no more anywhere.
 const EMPTY_GAS_MAX: u64 = 16 * EMPTY_GAS * 16;
 
-impl Lane {
+impl Queue {
     /// The record of a nonce is to be written; `urgent`: something waits for that.
     pub(super) fn change(&mut self, nonce: u64, urgent: bool) {
         let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
@@ -43,8 +41,9 @@ impl Lane {
     }
 
     pub(super) fn write(&mut self, now: u64, out: &mut Vec<Action>) {
-        let urgent = self.dirty.values().any(|urgent| *urgent);
-        let due = urgent || (now >= self.lazy_ms && !(self.dirty.is_empty() && self.removed.is_empty()));
+        let urgent = self.dirty.values().chain(self.marks.values()).any(|urgent| *urgent);
+        let lazy = !(self.dirty.is_empty() && self.removed.is_empty() && self.marks.is_empty());
+        let due = urgent || (now >= self.lazy_ms && lazy);
         if self.writing || now < self.write_ms || !due {
             return;
         }
@@ -58,6 +57,15 @@ impl Lane {
             bytes += value.len();
             writes.push(RecordWrite { key: key(&self.key, nonce), value: Some(value) });
             written.push(Written { nonce, variants: Some(slot.variants.len()), changes: *changes, urgent });
+        }
+        // Not before what became of the nonce that an intent had once.
+        while writes.len() < WRITES_MAX
+            && self.dirty.is_empty()
+            && let Some((intent, is_given_up)) = self.marks.pop_first()
+        {
+            let value = is_given_up.then(given_up);
+            writes.push(RecordWrite { key: given_up_key(&self.key, &intent), value });
+            self.marking.insert(intent, is_given_up);
         }
         while writes.len() < WRITES_MAX
             && let Some(nonce) = self.removed.pop_first()
@@ -75,6 +83,7 @@ impl Lane {
         match answer {
             Ok(()) => {
                 self.store_trouble = None;
+                self.marking.clear();
                 for Written { nonce, variants, changes, .. } in written {
                     if let (Some(live), Some(variants)) = (self.slots.get_mut(&nonce), variants)
                         && changes > live.born
@@ -88,6 +97,9 @@ impl Lane {
             Err(error) => {
                 self.store_trouble = Some(format!("the store does not take records: {}", short(&error)));
                 self.write_ms = now + AGAIN_MS;
+                for (intent, is_given_up) in mem::take(&mut self.marking) {
+                    self.marks.entry(intent).or_insert(is_given_up);
+                }
                 for Written { nonce, variants, urgent, .. } in written {
                     match variants {
                         Some(_) if self.slots.contains_key(&nonce) => self.change(nonce, urgent),
@@ -116,7 +128,8 @@ impl Lane {
             let durable = live.written == live.slot.variants.len();
             // A final one whose nonce is unused again was in a block that went, deeper than was asked for.
             let missing = live.slot.is_open() || matches!(live.slot.standing, Standing::Final(_));
-            missing && durable && !live.sending && live.send_ms <= now && !live.slot.newest().raw.is_empty()
+            let has_bytes = !live.slot.newest().raw.is_empty() && !live.is_given_up();
+            missing && durable && !live.sending && live.send_ms <= now && has_bytes
         };
         let nonces: Vec<u64> =
             self.slots.range(from..).filter(|(_, live)| due(live)).map(|(nonce, _)| *nonce).collect();
@@ -131,10 +144,9 @@ impl Lane {
                 continue;
             }
             let variant = match &live.slot.standing {
-                Standing::Final(mined) => live.slot.variants.iter().find(|variant| variant.hash == mined.hash),
-                _ => None,
+                Standing::Final(mined) => live.slot.bytes_of(mined),
+                _ => live.slot.newest(),
             };
-            let variant = variant.unwrap_or_else(|| live.slot.newest());
             out.push(Action::Broadcast { nonce, hash: variant.hash, raw: variant.raw.clone() });
             (live.sending, live.sent) = (true, true);
             room -= 1;
@@ -231,16 +243,14 @@ impl Lane {
         let slot = &live.slot;
         let newest = slot.newest();
         let kind = if slot.withdrawn.is_some() || slot.intent.is_none() { Kind::Empty } else { Kind::Asked };
-        let max = if kind == Kind::Asked { INTENDED_MAX } else { VARIANTS_MAX };
-        let hold = |lane: &mut Self, what: String, until: u64| {
-            if let Some(live) = lane.slots.get_mut(&nonce) {
+        let hold = |queue: &mut Self, what: String, until: u64| {
+            if let Some(live) = queue.slots.get_mut(&nonce) {
                 (live.what, live.hold_ms) = (what, until);
             }
         };
-        // What was asked for leaves room for the transfers of nothing that may have to follow.
-        let empties = (VARIANTS_MAX - INTENDED_MAX) * EMPTY_BYTES_MAX;
-        let bytes = if kind == Kind::Asked { newest.raw.len() + EMPTY_BYTES_MAX + empties } else { EMPTY_BYTES_MAX };
-        if slot.variants.len() >= max || !slot.has_room_for(bytes) {
+        // What was asked for leaves room for the transfer of nothing that may have to follow.
+        let bytes = if kind == Kind::Asked { newest.raw.len() + EMPTY_BYTES_MAX } else { EMPTY_BYTES_MAX };
+        if slot.variants.len() >= VARIANTS_MAX || !slot.has_room_for(bytes) {
             let what = format!("was signed {} times, which is the limit; it is broadcast on", slot.variants.len());
             let until = now + millis(self.settings.replace_after);
             return hold(self, what, until);
@@ -258,7 +268,7 @@ impl Lane {
                 return;
             }
         };
-        let bounds = self.bounds(slot.intent.as_deref(), ceiling);
+        let bounds = self.settings.bounds(slot.intent.as_deref(), ceiling);
         let Some(fees) = fees::replacement(&newest.fees, &facts.market, &bounds, kind) else {
             let paid = newest.fees.per_gas_max();
             let what =
@@ -314,7 +324,7 @@ impl Lane {
         if !live.slot.is_open() || outdated {
             return;
         }
-        live.slot.variants.push(Variant {
+        live.slot.push(Variant {
             raw: signed.raw.into(),
             hash: signed.hash,
             fees: transaction.fees,

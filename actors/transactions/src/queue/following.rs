@@ -1,27 +1,27 @@
 //! What the chain says of signed nonces: receipts, reorgs, use of the key elsewhere, and the end.
 //!
-//! Invariant: a receipt that is missing proves nothing. A nonce is another transaction's only when it was used long enough
-//! ago and more than one endpoint says so; and not when it was used so long ago that endpoints may have dropped receipts.
+//! Invariant: a receipt that is missing proves nothing, and one counts only of a block of the chain that is followed; an end
+//! is told once a second endpoint has it, too. A nonce is another transaction's only when it was used long enough ago and
+//! more than one endpoint says so; and not when it was used so long ago that endpoints may have dropped receipts.
 
 use nexum_host_ifaces::transactions::FailureKind;
 
 use super::{
-    AT_ONCE, Action, FOREIGN_DEPTH, FOREIGN_DEPTH_MAX, Facts, GUARD_MS, GUARDED, KEPT, Lane, Live, Note, RECEIPTS_MS,
-    Votes,
+    AT_ONCE, Action, FOREIGN_DEPTH, FOREIGN_DEPTH_MAX, Facts, Found, GUARD_MS, GUARDED, KEPT, Live, Note, Queue,
+    RECEIPTS_MS, Votes,
     answers::{mined_name, result_name},
-    waiting::{is_late, short},
+    short,
+    waiting::is_late,
 };
 use crate::record::{Mined, Standing};
 
-/// How often the only endpoint of a chain has to say so, each time at another head.
-const ALONE_TIMES: usize = 3;
-
-impl Lane {
+impl Queue {
     /// Looks at the chain, as long as there is something to look for.
     pub(super) fn observe(&mut self, now: u64, out: &mut Vec<Action>) {
         let stale = self.facts.is_none() || now >= self.facts_ms + self.poll_ms();
         if !self.observing && stale && now >= self.observe_ms && self.is_active(now) {
             self.observing = true;
+            self.looks += 1;
             out.push(Action::Observe { module: self.module.clone() });
         }
     }
@@ -36,6 +36,18 @@ impl Lane {
                 return;
             }
         };
+        // An account that was never used here has whatever nonce it has.
+        let explained = self.facts.map(|facts| facts.nonce).max(self.counted);
+        if facts.voices >= 2 || explained.is_none_or(|explained| facts.nonce <= explained) {
+            self.nonce_alone.clear();
+        } else if !self.nonce_alone.note(facts.head) {
+            let (nonce, explained) = (facts.nonce, explained.unwrap_or_default());
+            self.chain_trouble = Some(format!(
+                "one endpoint alone says that the account's next nonce is {nonce}, where {explained} was expected: waits for \
+                 a second one, or for it to say so at three heads"
+            ));
+            return;
+        }
         self.chain_trouble = None;
         if let Some(before) = self.facts {
             // One endpoint may lag; a reorg is seen again.
@@ -54,12 +66,12 @@ impl Lane {
         }
         self.regressed = false;
         self.count_foreign(facts.nonce);
-        (self.facts, self.facts_ms) = (Some(facts), now);
+        (self.facts, self.facts_ms, self.facts_look) = (Some(facts), now, self.looks);
         self.facts_number += 1;
         for (_, live) in self.slots.range_mut(facts.nonce..) {
             live.watched = true;
         }
-        self.reopen(facts.nonce);
+        self.reopen(&facts);
     }
 
     /// Notices nonces that were used although nothing was signed with them here.
@@ -86,12 +98,38 @@ impl Lane {
     }
 
     /// By the chain these nonces are unused again: a reorg took their blocks away. The same bytes go out once more.
-    fn reopen(&mut self, chain: u64) {
+    fn reopen(&mut self, facts: &Facts) {
+        let chain = facts.nonce;
         let mined = |nonce: &u64| matches!(self.slots[nonce].slot.standing, Standing::Mined(_));
         let gone: Vec<u64> = self.live.range(chain..).filter(|nonce| mined(nonce)).copied().collect();
         for nonce in gone {
             self.unmined(nonce);
         }
+        let foreign = |live: &Live| live.slot.standing == Standing::Foreign;
+        let freed: Vec<u64> =
+            self.slots.range(chain..).filter(|(_, live)| foreign(live)).map(|(nonce, _)| *nonce).collect();
+        if freed.is_empty() {
+            self.freed_alone.clear();
+        } else if facts.voices >= 2 || self.freed_alone.note(facts.head) {
+            freed.into_iter().for_each(|nonce| self.freed(nonce));
+        }
+    }
+
+    /// Another program's transaction went with its block, deeper than it takes for the nonce to count as used. What was signed
+    /// with it here may be mined yet and must not, so that a transfer of nothing takes its place.
+    fn freed(&mut self, nonce: u64) {
+        let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
+        live.slot.standing = Standing::Accepted;
+        if live.slot.withdrawn.is_none() {
+            let message = "its nonce was used by a transaction that is not of this engine, which a reorg took away";
+            live.slot.withdrawn = Some((FailureKind::Replaced, message.to_owned()));
+        }
+        (live.doubt_ms, live.send_ms, live.hold_ms, live.watched) = (None, 0, 0, true);
+        live.alone.clear();
+        live.told_alone.clear();
+        self.live.insert(nonce);
+        self.notes.push(Note::Reorged);
+        self.change(nonce, true);
     }
 
     /// Its block went; what becomes of it is open.
@@ -99,11 +137,12 @@ impl Lane {
         let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
         live.slot.standing = Standing::Accepted;
         live.send_ms = 0;
+        live.told_alone.clear();
         self.notes.push(Note::Reorged);
         self.change(nonce, false);
     }
 
-    /// Asks for receipts of what the chain may have by now, and, where there is none, several endpoints.
+    /// Asks for receipts of what the chain may have by now; several endpoints, where there is none, and before it is final.
     pub(super) fn follow(&mut self, now: u64, out: &mut Vec<Action>) {
         // Nothing is known of the chain yet.
         let Some(facts) = self.facts else { return };
@@ -117,13 +156,17 @@ impl Lane {
             let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
             let (module, depth) = (live.slot.module.clone(), live.slot.confirmations());
             let hashes = || live.slot.variants.iter().map(|variant| variant.hash).collect::<Vec<_>>();
+            let deep = match &live.slot.standing {
+                Standing::Mined(mined) => facts.head >= mined.block_number.saturating_add(depth - 1),
+                _ => false,
+            };
             if live.asking || live.doubting {
                 room -= 1;
-            } else if live.doubt_ms.is_some_and(|at_ms| at_ms <= now) {
+            } else if live.doubt_ms.is_some_and(|at_ms| at_ms <= now) || (deep && live.agree_ms <= now) {
                 let block = facts.head.saturating_sub(depth.clamp(FOREIGN_DEPTH, FOREIGN_DEPTH_MAX) - 1);
                 out.push(Action::Doubt { nonce, module, hashes: hashes(), block });
                 live.doubting = true;
-                live.doubt_ms = Some(now + wait);
+                (live.doubt_ms, live.agree_ms) = (live.doubt_ms.map(|_| now + wait), now + wait);
                 room -= 1;
             } else if live.asked_at < number {
                 out.push(Action::Receipts { nonce, module, hashes: hashes() });
@@ -134,28 +177,39 @@ impl Lane {
         }
     }
 
-    pub(super) fn receipts(&mut self, nonce: u64, answer: Result<Vec<Mined>, String>, now: u64) {
+    pub(super) fn receipts(&mut self, nonce: u64, answer: Result<Vec<Found>, String>, now: u64) {
         let wait = 2 * self.poll_ms();
         // It ended meanwhile.
         let Some(live) = self.slots.get_mut(&nonce).filter(|live| live.asking) else { return };
         live.asking = false;
-        match answer {
-            Ok(found) => match found.into_iter().next() {
-                Some(mined) => self.mined(nonce, mined, now),
-                None => {
-                    live.doubt_ms = live.doubt_ms.or(Some(now + wait));
-                    if matches!(live.slot.standing, Standing::Mined(_)) {
-                        self.unmined(nonce);
-                    }
-                }
-            },
+        let found = match answer {
+            Ok(found) => found,
             Err(error) => {
                 live.what = format!("its receipt cannot be asked for: {}", short(&error));
+                return;
             }
+        };
+        if let Some(ours) = found.iter().find(|found| found.is_ours()) {
+            return self.mined(nonce, ours.mined.clone(), false, now);
+        }
+        live.doubt_ms = live.doubt_ms.or(Some(now + wait));
+        if let Some(Found { mined, .. }) = found.iter().find(|found| found.followed.is_none()) {
+            live.what = format!("an endpoint has it in block {}, which has not been read", mined.block_number);
+            return;
+        }
+        if let Some(Found { mined, .. }) = found.first() {
+            let (number, hash) = (mined.block_number, mined.block_hash);
+            live.what =
+                format!("an endpoint has it in block {number} ({hash}), which is not of the chain that is followed");
+            self.notes.push(Note::Contradicted);
+        }
+        if matches!(live.slot.standing, Standing::Mined(_)) {
+            self.unmined(nonce);
         }
     }
 
-    fn mined(&mut self, nonce: u64, mined: Mined, now: u64) {
+    /// It is in a block of the chain that is followed; `agreed`: not by one endpoint's word alone.
+    fn mined(&mut self, nonce: u64, mined: Mined, agreed: bool, now: u64) {
         // Nothing is known of the chain any more.
         let Some(facts) = self.facts else { return };
         let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
@@ -166,10 +220,15 @@ impl Lane {
         live.doubt_ms = None;
         live.alone.clear();
         let through = mined.block_number.saturating_add(live.slot.confirmations() - 1);
-        if facts.head >= through {
-            self.finish(nonce, mined, now);
-        } else if live.slot.standing != Standing::Mined(mined.clone()) {
-            live.what = format!("is in block {}, and final with block {through}", mined.block_number);
+        let deep = facts.head >= through;
+        if agreed && deep {
+            return self.finish(nonce, mined, now);
+        }
+        // What keeps it from being final is told until it is.
+        if !deep {
+            live.what.clear();
+        }
+        if live.slot.standing != Standing::Mined(mined.clone()) {
             live.slot.standing = Standing::Mined(mined);
             self.change(nonce, false);
         }
@@ -181,7 +240,7 @@ impl Lane {
         let block = self.guard.map_or(0, |(block, _)| block).max(mined.block_number);
         self.guard = Some((block, now + GUARD_MS));
         live.slot.standing = Standing::Final(mined);
-        if live.slot.intent.is_some() {
+        if live.slot.intent.is_some() && !live.slot.told {
             self.notes.push(Note::Ended(mined_name(&live.slot)));
         }
         self.live.remove(&nonce);
@@ -217,20 +276,27 @@ impl Lane {
         // It ended meanwhile.
         let Some(live) = self.slots.get_mut(&nonce).filter(|live| live.doubting) else { return };
         live.doubting = false;
-        if let Some(mined) = votes.found {
-            return self.mined(nonce, mined, now);
+        let signed_ms = live.slot.variants.iter().map(|variant| variant.at_ms).max().unwrap_or(0);
+        let is_recent = now <= signed_ms.saturating_add(RECEIPTS_MS);
+        if let Some((mined, says)) = votes.most() {
+            // Of old ones the others may have dropped the receipt; others that do not answer are not waited for either.
+            let enough = says >= 2 || votes.configured <= 1 || !is_recent;
+            let agreed = enough || (votes.answered <= 1 && live.told_alone.note(head));
+            let (mined, number) = (mined.clone(), mined.block_number);
+            self.mined(nonce, mined, agreed, now);
+            if let Some(live) = self.slots.get_mut(&nonce).filter(|live| live.slot.is_live() && !agreed) {
+                live.what = format!("is in block {number} as one endpoint alone says; waits for a second one");
+            }
+            return;
         }
         // Looked for anew meanwhile, or an endpoint is elsewhere.
         if live.doubt_ms.is_none() || votes.unused > 0 || votes.against == 0 || !live.slot.is_open() {
             live.alone.clear();
             return;
         }
-        if votes.configured <= 1 {
-            live.alone.insert(head);
-        }
+        let alone_often = votes.configured <= 1 && live.alone.note(head);
         // Used while nobody looked, so long ago that its own receipt may have been dropped: not to be signed anew.
-        let signed_ms = live.slot.variants.iter().map(|variant| variant.at_ms).max().unwrap_or(0);
-        let seen = live.watched || now <= signed_ms.saturating_add(RECEIPTS_MS);
+        let seen = live.watched || is_recent;
         if !seen && live.slot.withdrawn.is_none() {
             live.what = "its nonce was used while this engine was away, and no endpoint has a receipt; it is not sent \
                          anew, since it may be mined; cancel it to give it up"
@@ -238,7 +304,7 @@ impl Lane {
             return;
         }
         live.what = format!("its nonce was used by another transaction, say {} endpoints", votes.against);
-        if votes.against >= 2 || live.alone.len() >= ALONE_TIMES {
+        if votes.against >= 2 || alone_often {
             self.lost(nonce, now);
         }
     }
@@ -256,7 +322,7 @@ impl Lane {
         let again = match live.slot.withdrawn {
             None => live.slot.intent.take(),
             Some((kind, _)) => {
-                if live.slot.intent.is_some() {
+                if live.slot.intent.is_some() && !live.slot.told {
                     self.notes.push(Note::Ended(result_name(kind)));
                 }
                 None

@@ -1,4 +1,4 @@
-//! The pure lane against a chain, a policy and a store that are faked: a test for everything it promises, and a simulation.
+//! The pure queue against a chain, a policy and a store that are faked: a test for everything it promises, and a simulation.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 

@@ -1,23 +1,24 @@
-//! Two lanes while answers get lost, blocks are taken back, pools are wiped, fees and balances jump, another program uses the
-//! key, operators interfere, and the process dies between any two actions.
+//! Two queues while answers get lost, blocks are taken back, pools are wiped, fees and balances jump, another program uses the
+//! key, one endpoint lies, operators interfere, and the process dies between any two actions. In the end a reorg may go deeper
+//! than anything was confirmed, and take the other program's transactions away.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
-    interfaces::identity::port::Admission,
-    transactions::{Intent, SubmitAnswer, TransactionOrder},
+    interfaces::identity::port::{Admission, Wei},
+    transactions::{Intent, SubmitAnswer, TransactionOrder, Which},
 };
 use nexum_transactions::{
     ChainSettings,
     fees::Market,
-    lane::{Lane, Simulated},
-    record::LaneKey,
+    queue::{Queue, Simulated},
+    record::QueueKey,
 };
 
 use super::support::{CALM, KEY, OTHER_KEY, World, intent};
 
-const KEYS: [LaneKey; 2] = [KEY, OTHER_KEY];
+const KEYS: [QueueKey; 2] = [KEY, OTHER_KEY];
 const STARTED: u64 = 1_000_000;
 /// From this round on nothing goes wrong any more.
 const CALM_ROUND: u32 = 800;
@@ -27,7 +28,7 @@ struct Simulation {
     seed: u64,
     world: World,
     settings: ChainSettings,
-    lanes: Vec<Lane>,
+    queues: Vec<Queue>,
     now: u64,
     intents: Vec<Intent>,
     /// What whoever submitted has heard; then nobody submits it any more.
@@ -43,7 +44,7 @@ impl Simulation {
             ..ChainSettings::default()
         };
         let mut world = World::new(seed);
-        world.lossy = true;
+        (world.lossy, world.lying) = (true, true);
         let mut intents: Vec<Intent> = (0..10).map(intent).collect();
         for others in &mut intents[5..] {
             others.request.account = OTHER_KEY.account;
@@ -54,20 +55,27 @@ impl Simulation {
             world.admissions.insert(intents[number].id.clone(), Ok(waits));
             intents[number + 1].deadline_ms = Some(STARTED + 1_000 * world.below(60));
         }
-        let reverts = Simulated::Reverts { message: "execution reverted".to_owned(), data: None };
+        // On each account one that can be paid only at times, and one that never can.
+        for (number, value) in [(0, 600_000), (5, 600_000)] {
+            intents[number].request.value = Wei::from(value);
+        }
+        for number in [4, 9] {
+            intents[number].request.value.0 = [255; 32];
+        }
+        let reverts = Simulated::Reverts { message: "execution reverted".to_owned(), data: None, agreed: true };
         world.calls.insert(vec![3], reverts);
-        let lanes = KEYS.iter().map(|key| world.lane(*key, &settings, STARTED)).collect();
-        Self { seed, world, settings, lanes, now: STARTED, intents, told: BTreeMap::new() }
+        let queues = KEYS.iter().map(|key| world.queue(*key, &settings, STARTED)).collect();
+        Self { seed, world, settings, queues, now: STARTED, intents, told: BTreeMap::new() }
     }
 
     fn die(&mut self) {
-        self.lanes = KEYS.iter().map(|key| self.world.lane(*key, &self.settings, self.now)).collect();
+        self.queues = KEYS.iter().map(|key| self.world.queue(*key, &self.settings, self.now)).collect();
     }
 
     fn submit(&mut self) {
         for intent in self.intents.iter().filter(|intent| !self.told.contains_key(&intent.id)) {
-            let lane = usize::from(intent.request.account != KEY.account);
-            match self.lanes[lane].submit(intent, self.now) {
+            let queue = usize::from(intent.request.account != KEY.account);
+            match self.queues[queue].submit(intent, self.now) {
                 SubmitAnswer::Underway { .. } => {}
                 end @ (SubmitAnswer::Mined(_) | SubmitAnswer::Failed(_)) => {
                     self.told.insert(intent.id.clone(), end);
@@ -77,10 +85,10 @@ impl Simulation {
         }
     }
 
-    /// Everything that the lanes want now, unless the process dies meanwhile.
+    /// Everything that the queues want now, unless the process dies meanwhile.
     fn perform(&mut self, calm: bool) {
         for (number, key) in KEYS.into_iter().enumerate() {
-            for action in self.lanes[number].step(self.now) {
+            for action in self.queues[number].step(self.now) {
                 if !calm && self.world.chance(25) {
                     return self.die();
                 }
@@ -88,7 +96,7 @@ impl Simulation {
                 if !calm && self.world.chance(60) {
                     return self.die();
                 }
-                self.lanes[number].take(input, self.now);
+                self.queues[number].take(input, self.now);
             }
         }
     }
@@ -135,17 +143,26 @@ impl Simulation {
                 *waits = answer;
             }
         }
+        if world.chance(400) {
+            let number = usize::try_from(world.below(10)).unwrap();
+            let which = Which::Intent(self.intents[number].id.clone());
+            // It may have ended.
+            drop(self.queues[number / 5].order_about(&which, TransactionOrder::Cancel));
+        }
         if world.chance(60) {
-            let (lane, nonce) = (usize::try_from(world.below(2)).unwrap(), world.below(12));
+            let (queue, nonce) = (usize::try_from(world.below(2)).unwrap(), world.below(12));
             let order = if world.chance(2) { TransactionOrder::Cancel } else { TransactionOrder::Bump };
             // Mostly there is nothing under way with this nonce.
-            drop(self.lanes[lane].order(nonce, order));
+            drop(self.queues[queue].order(nonce, order));
         }
     }
 
     fn calm_down(&mut self) {
         let world = &mut self.world;
-        (world.lossy, world.store_down, world.signer_down) = (false, false, false);
+        (world.lossy, world.lying, world.store_down, world.signer_down) = (false, false, false, false);
+        if world.chance(3) {
+            deep_reorg(world);
+        }
         (world.market, world.balance) = (CALM, u128::MAX / 2);
         world.calls.clear();
         for answer in world.admissions.values_mut().filter(|answer| answer.is_ok()) {
@@ -153,9 +170,18 @@ impl Simulation {
         }
     }
 
+    /// What can never be paid waits until it is given up.
+    fn give_up(&mut self) {
+        for number in [4, 9] {
+            let which = Which::Intent(self.intents[number].id.clone());
+            // It may have ended.
+            drop(self.queues[number / 5].order_about(&which, TransactionOrder::Cancel));
+        }
+    }
+
     /// Everything was told, and nothing is under way.
     fn is_over(&self) -> bool {
-        let idle = self.lanes.iter().all(|lane| lane.status(self.now).in_flight == 0);
+        let idle = self.queues.iter().all(|queue| queue.status(self.now).in_flight == 0);
         idle && self.told.len() == self.intents.len() && self.world.pool.is_empty() && self.is_true()
     }
 
@@ -174,6 +200,9 @@ impl Simulation {
                 self.calm_down();
             }
             self.submit();
+            if calm {
+                self.give_up();
+            }
             self.perform(calm);
             if self.world.chance(4) {
                 self.world.block();
@@ -188,9 +217,21 @@ impl Simulation {
                 return;
             }
         }
-        let lists: Vec<_> = self.lanes.iter().map(|lane| lane.list(20, self.now)).collect();
+        let lists: Vec<_> = self.queues.iter().map(|queue| queue.list(20, self.now)).collect();
         panic!("seed {}: told {:?}, of {lists:?}", self.seed, self.told);
     }
+}
+
+/// Takes twenty blocks away, with what other programs sent in them. What is of the queues is in the pool again.
+fn deep_reorg(world: &mut World) {
+    let from = world.blocks.len().saturating_sub(20).max(1);
+    let gone = world.blocks.split_off(from);
+    for (account, hash) in gone.iter().flatten() {
+        if let Some(signed) = world.signed.get(hash) {
+            world.pool.insert((*account, signed.nonce), *hash);
+        }
+    }
+    world.empty_blocks(gone.len());
 }
 
 #[test]

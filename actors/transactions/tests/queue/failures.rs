@@ -1,7 +1,7 @@
 //! What programs of this kind are known to get wrong.
 
 use nexum_host_ifaces::transactions::{FailureKind, TransactionOrder};
-use nexum_transactions::{ChainSettings, fees::Market, lane::Action};
+use nexum_transactions::{ChainSettings, fees::Market, queue::Action};
 
 use super::support::{KEY, Run};
 
@@ -24,12 +24,12 @@ fn nothing_counts_as_sent_before_it_was() {
     let mut run = Run::new();
     run.submit(0);
     let died = 'process: loop {
-        for action in run.lane.step(run.now) {
+        for action in run.queue.step(run.now) {
             if matches!(action, Action::Broadcast { .. }) {
                 break 'process true;
             }
             let input = run.world.perform(KEY, action);
-            run.lane.take(input, run.now);
+            run.queue.take(input, run.now);
         }
     };
     assert!(died && run.world.sent.is_empty() && run.world.durable.len() == 1);
@@ -73,7 +73,7 @@ fn a_fee_cap_strands_nothing_for_ever() {
 fn a_cancel_strands_nothing_behind_it() {
     let mut run = Run::of(0..4);
     for nonce in [0, 2] {
-        run.lane.order(nonce, TransactionOrder::Cancel).unwrap();
+        run.queue.order(nonce, TransactionOrder::Cancel).unwrap();
     }
     // Also when the process ends between the order and what comes of it.
     run.settle();
@@ -112,7 +112,7 @@ fn without_balance_nothing_is_tried_again_with_a_wrong_nonce() {
     run.restart();
     run.submit_all(0..4);
     run.seconds(120);
-    assert_eq!((run.world.signed.len(), run.lane.status(run.now).in_flight), (2, 2));
+    assert_eq!((run.world.signed.len(), run.queue.status(run.now).in_flight), (2, 2));
     run.world.balance = u128::MAX / 2;
     run.blocks(15);
     for number in 0..4 {
@@ -142,7 +142,7 @@ fn no_nonce_is_remembered_past_a_transaction_that_was_dropped() {
 /// before its answer is heard.
 fn settle_or_die(run: &mut Run, left: &mut Option<u32>, done: bool) {
     loop {
-        let actions = run.lane.step(run.now);
+        let actions = run.queue.step(run.now);
         if actions.is_empty() {
             return;
         }
@@ -156,7 +156,7 @@ fn settle_or_die(run: &mut Run, left: &mut Option<u32>, done: bool) {
             if dies {
                 return run.restart();
             }
-            run.lane.take(input, run.now);
+            run.queue.take(input, run.now);
         }
     }
 }

@@ -19,20 +19,27 @@ use nexum_host_ifaces::{
 };
 
 use crate::{
-    fees::{Bounds, Kind},
-    record::{LaneKey, Slot, Standing},
+    fees::Bounds,
+    record::{QueueKey, Slot, Standing},
 };
 
 mod answers;
+mod drafting;
+mod ended;
 mod following;
+mod live;
 mod messages;
 mod sending;
 mod waiting;
+mod waits;
 
-use self::waiting::Waiting;
 pub use self::{
     answers::newest,
-    messages::{Action, Call, Facts, Input, Note, Simulated, Votes, Written},
+    messages::{Action, Call, Facts, Found, Input, Note, Simulated, Votes, Written},
+};
+use self::{
+    live::{Heads, Live},
+    waiting::Waiting,
 };
 
 /// What the operator says of one chain.
@@ -65,13 +72,26 @@ impl Default for ChainSettings {
     }
 }
 
+impl ChainSettings {
+    fn bounds(&self, intent: Option<&Intent>, ceiling: Option<u128>) -> Bounds {
+        let fees = intent.map(|intent| &intent.fees);
+        let caps = [ceiling, fees.and_then(|fees| fees.max_fee_per_gas)];
+        let percent = fees.and_then(|fees| fees.market_percent).unwrap_or(u32::MAX);
+        Bounds {
+            cap: caps.into_iter().flatten().fold(self.max_fee_per_gas, u128::min),
+            market_percent: percent.min(self.market_percent),
+            priority: fees.and_then(|fees| fees.max_priority_fee_per_gas),
+        }
+    }
+}
+
 /// Intents that wait for a nonce, of one account: those past it are asked to come again.
 pub const WAITING_MAX: usize = 1_000;
 /// What these may take together, bytes of data.
 pub const WAITING_BYTES_MAX: usize = 16 << 20;
-/// Signed transactions of one nonce with what was asked for, and all of them: the rest is for a cancel.
-pub const INTENDED_MAX: usize = 12;
-pub const VARIANTS_MAX: usize = 16;
+/// Signed transactions of one nonce. Each pays an eighth more than the one before, so that there is no cap on fees that is
+/// not met before: from one wei to the most that can be written it takes fewer than 800.
+pub const VARIANTS_MAX: usize = 1_000;
 /// Ended records that are kept, so that an intent that is submitted again is known.
 pub const KEPT: usize = 1_000;
 /// Ended nonces that could still be sent again, after a reorg deeper than was asked for.
@@ -90,82 +110,10 @@ const FOREIGN_DEPTH_MAX: u64 = 64;
 const RECEIPTS_MS: u64 = 3_600_000;
 /// What a transfer of nothing takes; where it takes more (the chain says so), more is tried.
 const EMPTY_GAS: u64 = 21_000;
+/// What is kept of an error for people.
+const MESSAGE_CHARS_MAX: usize = 300;
 /// After a failure that may pass.
 const AGAIN_MS: u64 = 2_000;
-
-/// A nonce with what only this process knows of it.
-#[derive(Debug)]
-struct Live {
-    slot: Slot,
-    /// Variants that are durable.
-    written: usize,
-    /// The lane's change that made it: writes from before are of another record of this nonce.
-    born: u64,
-    /// Its newest change, and which one is durable.
-    changes: u64,
-    durable: u64,
-    sending: bool,
-    sent: bool,
-    /// A node may have its bytes although none said so.
-    doubtful: bool,
-    send_ms: u64,
-    /// What the endpoints said last, or why it is not replaced.
-    what: String,
-    /// Being signed anew, and what.
-    draft: Option<(u64, Kind)>,
-    replacement: Option<UnsignedTransaction>,
-    /// Wanted with higher fees before its time.
-    bump: bool,
-    /// Not to be replaced before.
-    hold_ms: u64,
-    /// The policy's, and when it was asked for.
-    ceiling: Option<(Option<u128>, u64)>,
-    asking_ceiling: bool,
-    asking: bool,
-    /// The facts that receipts were asked for after.
-    asked_at: u64,
-    /// Since when its nonce is used and no receipt was found; not before that time are more endpoints asked.
-    doubt_ms: Option<u64>,
-    doubting: bool,
-    /// Heads at which the only endpoint there is spoke against it.
-    alone: BTreeSet<u64>,
-    /// This process has seen its nonce unused.
-    watched: bool,
-}
-
-impl Live {
-    /// What it came to is durable; once it was told, only the note of that may not be.
-    fn is_settled(&self) -> bool {
-        self.durable == self.changes || self.slot.told
-    }
-
-    fn new(slot: Slot, written: usize, doubtful: bool) -> Self {
-        Self {
-            slot,
-            written,
-            born: 0,
-            changes: 0,
-            durable: 0,
-            sending: false,
-            sent: false,
-            doubtful,
-            send_ms: 0,
-            what: String::new(),
-            draft: None,
-            replacement: None,
-            bump: false,
-            hold_ms: 0,
-            ceiling: None,
-            asking_ceiling: false,
-            asking: false,
-            asked_at: 0,
-            doubt_ms: None,
-            doubting: false,
-            alone: BTreeSet::new(),
-            watched: false,
-        }
-    }
-}
 
 /// A nonce that is being signed for the first time.
 #[derive(Debug)]
@@ -187,8 +135,8 @@ enum Place {
 }
 
 #[derive(Debug)]
-pub struct Lane {
-    pub key: LaneKey,
+pub struct Queue {
+    pub key: QueueKey,
     settings: ChainSettings,
     slots: BTreeMap<u64, Live>,
     /// Those of `slots` that have not ended.
@@ -213,16 +161,27 @@ pub struct Lane {
     regressed: bool,
     observing: bool,
     observe_ms: u64,
+    /// Looks at the chain that were begun, and the one that what is known is of.
+    looks: u64,
+    facts_look: u64,
+    /// Heads at which one endpoint alone told a nonce that nothing here explains.
+    nonce_alone: Heads,
+    /// The same of nonces that another program used, and that are unused again.
+    freed_alone: Heads,
     /// Nonces whose records differ from what is durable, and whether something waits for that.
     dirty: BTreeMap<u64, bool>,
     removed: BTreeSet<u64>,
+    /// Intents that were given up without a nonce: whose record is to be written or removed, is being so, and is there.
+    marks: BTreeMap<String, bool>,
+    marking: BTreeMap<String, bool>,
+    given_up: BTreeSet<String>,
     /// Counts the changes of all its records.
     changes: u64,
     writing: bool,
     write_ms: u64,
     /// When changes that nobody waits for are written.
     lazy_ms: u64,
-    /// Who pays attention to the lane when it acts for itself.
+    /// Who pays attention to the queue when it acts for itself.
     module: Arc<str>,
     gap: Option<(u64, u64)>,
     gap_ms: u64,
@@ -232,16 +191,19 @@ pub struct Lane {
     foreign: u64,
     /// The block of the newest end, and until when it is watched.
     guard: Option<(u64, u64)>,
+    /// Nothing that waits can be paid.
     short: Option<String>,
     chain_trouble: Option<String>,
     store_trouble: Option<String>,
+    /// Since when the queue stands still.
+    stopped_ms: Option<u64>,
     notes: Vec<Note>,
 }
 
-impl Lane {
-    /// A lane with what is durable of it.
-    pub fn new(key: LaneKey, settings: ChainSettings, records: Vec<Slot>, now: u64) -> Self {
-        let mut lane = Self {
+impl Queue {
+    /// A queue with what is durable of it.
+    pub fn new(key: QueueKey, settings: ChainSettings, records: Vec<Slot>, now: u64) -> Self {
+        let mut queue = Self {
             key,
             settings,
             slots: BTreeMap::new(),
@@ -263,8 +225,15 @@ impl Lane {
             regressed: false,
             observing: false,
             observe_ms: 0,
+            looks: 0,
+            facts_look: 0,
+            nonce_alone: Heads::default(),
+            freed_alone: Heads::default(),
             dirty: BTreeMap::new(),
             removed: BTreeSet::new(),
+            marks: BTreeMap::new(),
+            marking: BTreeMap::new(),
+            given_up: BTreeSet::new(),
             changes: 0,
             writing: false,
             write_ms: 0,
@@ -279,12 +248,13 @@ impl Lane {
             short: None,
             chain_trouble: None,
             store_trouble: None,
+            stopped_ms: None,
             notes: Vec::new(),
         };
         for slot in records {
-            lane.load(slot, now);
+            queue.load(slot, now);
         }
-        lane
+        queue
     }
 
     fn load(&mut self, slot: Slot, now: u64) {
@@ -322,6 +292,7 @@ impl Lane {
         self.send(now, &mut out);
         self.follow(now, &mut out);
         self.write(now, &mut out);
+        self.stopped_ms = self.trouble().map(|_| self.stopped_ms.unwrap_or(now));
         out
     }
 
@@ -355,7 +326,8 @@ impl Lane {
             now < until && self.facts.is_none_or(|facts| facts.head < block + GUARD_BLOCKS)
         };
         let busy = !self.live.is_empty() || !self.waiting.is_empty() || !self.drafts.is_empty();
-        busy || !self.dirty.is_empty() || !self.removed.is_empty() || self.guard.is_some_and(guarded)
+        let unwritten = !self.dirty.is_empty() || !self.removed.is_empty() || !self.marks.is_empty();
+        busy || unwritten || self.guard.is_some_and(guarded)
     }
 
     fn poll_ms(&self) -> u64 {
@@ -386,17 +358,6 @@ impl Lane {
             nonce += 1;
         }
         nonce
-    }
-
-    fn bounds(&self, intent: Option<&Intent>, ceiling: Option<u128>) -> Bounds {
-        let fees = intent.map(|intent| &intent.fees);
-        let caps = [ceiling, fees.and_then(|fees| fees.max_fee_per_gas)];
-        let percent = fees.and_then(|fees| fees.market_percent).unwrap_or(u32::MAX);
-        Bounds {
-            cap: caps.into_iter().flatten().fold(self.settings.max_fee_per_gas, u128::min),
-            market_percent: percent.min(self.settings.market_percent),
-            priority: fees.and_then(|fees| fees.max_priority_fee_per_gas),
-        }
     }
 
     /// The most that everything in flight may still cost, wei.
@@ -471,4 +432,9 @@ fn in_u128(wei: &Wei) -> u128 {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+/// The beginning of a message that another side wrote.
+fn short(text: &str) -> String {
+    text.chars().take(MESSAGE_CHARS_MAX).collect()
 }

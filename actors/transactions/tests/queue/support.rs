@@ -1,4 +1,4 @@
-//! A chain, a policy and a store that are faked, and a lane that runs against them.
+//! A chain, a policy and a store that are faked, and a queue that runs against them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,18 +10,19 @@ use nexum_host_ifaces::{
     interfaces::identity::port::{
         Admission, Fees, Purpose, SignedTransaction, TransactionRequest, UnsignedTransaction, Wei,
     },
+    store::{RECORD_WRITES_BYTES_MAX, RECORD_WRITES_MAX},
     transactions::{FailureKind, FeePolicy, Intent, SubmitAnswer, TransactionFailure, TransactionSummary},
 };
 use nexum_transactions::{
     ChainSettings,
     classify::Class,
     fees::Market,
-    lane::{Action, Facts, Input, Lane, Note, Simulated, Votes},
-    record::{LaneKey, Mined, Slot, of_key},
+    queue::{Action, Facts, Found, Input, Note, Queue, Simulated, Votes},
+    record::{Mined, QueueKey, Slot, of_given_up, of_key},
 };
 
-pub const KEY: LaneKey = LaneKey { chain_id: 1, account: Address([9; 20]) };
-pub const OTHER_KEY: LaneKey = LaneKey { chain_id: 1, account: Address([8; 20]) };
+pub const KEY: QueueKey = QueueKey { chain_id: 1, account: Address([9; 20]) };
+pub const OTHER_KEY: QueueKey = QueueKey { chain_id: 1, account: Address([8; 20]) };
 pub const CALM: Market = Market::Dynamic { base_fee: 10, priority: 1 };
 
 /// What was signed.
@@ -37,6 +38,14 @@ pub struct World {
     random: u64,
     /// Answers get lost, and nodes refuse what they could take.
     pub lossy: bool,
+    /// One endpoint makes up nonces and receipts now and then.
+    pub lying: bool,
+    /// How often in a row, of each account.
+    lies: BTreeMap<Address, u8>,
+    /// What an endpoint that is alone says of the account's nonce.
+    pub nonce_alone: Option<u64>,
+    /// What the best endpoint says of receipts; the truth where it is not said.
+    pub told: Option<Vec<Found>>,
     pub signed: BTreeMap<Hash, Signed>,
     pub pool: BTreeMap<(Address, u64), Hash>,
     /// What is in each block; what was not signed here is another program's.
@@ -68,6 +77,10 @@ impl World {
         Self {
             random,
             lossy: false,
+            lying: false,
+            lies: BTreeMap::new(),
+            nonce_alone: None,
+            told: None,
             signed: BTreeMap::new(),
             pool: BTreeMap::new(),
             blocks: vec![Vec::new()],
@@ -143,29 +156,59 @@ impl World {
         self.blocks.push(vec![(account, Hash(hash))]);
     }
 
-    fn receipts(&self, hashes: &[Hash]) -> Vec<Mined> {
+    /// Of a block, and of what is in it.
+    pub fn block_hash(&self, number: u64) -> Option<Hash> {
+        let block = self.blocks.get(usize::try_from(number).unwrap())?;
+        let mut bytes = [0xbb; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        for (at, byte) in block.iter().flat_map(|(_, hash)| hash.0.iter().enumerate()) {
+            bytes[8 + at % 24] ^= byte;
+        }
+        Some(Hash(bytes))
+    }
+
+    /// A receipt that is made up: of the newest block, or of one that never was.
+    pub fn made_up(&self, hash: Hash, is_there: bool) -> Found {
+        let block_number = self.blocks.len() as u64 - 1;
+        let followed = self.block_hash(block_number);
+        let block_hash = if is_there { followed.unwrap() } else { Hash([0xee; 32]) };
+        Found { mined: receipt(hash, block_number, block_hash), followed }
+    }
+
+    /// An account's nonce, and how many endpoints say so.
+    fn told_nonce(&mut self, account: Address) -> (u64, usize) {
+        let truth = self.nonce(account);
+        if let Some(told) = self.nonce_alone {
+            return (told, 1);
+        }
+        // Three times in a row it would be believed.
+        let lie = self.lying && self.chance(10);
+        let lies = self.lies.entry(account).or_default();
+        if lie && *lies < 2 {
+            *lies += 1;
+            return (truth + 5, 1);
+        }
+        *lies = 0;
+        (truth, 2)
+    }
+
+    fn receipts(&self, hashes: &[Hash]) -> Vec<Found> {
         let blocks = self.blocks.iter().enumerate();
         let all = blocks.flat_map(|(number, block)| block.iter().map(move |(_, hash)| (number as u64, *hash)));
-        let found = all.filter(|(_, hash)| hashes.contains(hash) && !self.blind).map(|(block_number, hash)| Mined {
-            hash,
-            block_number,
-            block_hash: hash,
-            succeeded: true,
-            gas_used: 21_000,
-            effective_gas_price: 1,
-            contract: None,
+        let found = all.filter(|(_, hash)| hashes.contains(hash) && !self.blind).map(|(block_number, hash)| {
+            let followed = self.block_hash(block_number);
+            Found { mined: receipt(hash, block_number, followed.unwrap()), followed }
         });
         found.collect()
     }
 
-    pub fn perform(&mut self, key: LaneKey, action: Action) -> Input {
+    pub fn perform(&mut self, key: QueueKey, action: Action) -> Input {
         match action {
-            Action::Observe { .. } => Input::Observed(Ok(Facts {
-                head: self.blocks.len() as u64 - 1,
-                nonce: self.nonce(key.account),
-                balance: self.balance,
-                market: self.market,
-            })),
+            Action::Observe { .. } => {
+                let (nonce, voices) = self.told_nonce(key.account);
+                let (head, balance, market) = (self.blocks.len() as u64 - 1, self.balance, self.market);
+                Input::Observed(Ok(Facts { head, nonce, voices, balance, market }))
+            }
             Action::Admit { order, intent, .. } => {
                 let answer = self.admissions.get(&intent).cloned().unwrap_or(Ok(Admission::Allowed));
                 Input::Admitted { order, answer: answer.map(|admission| (admission, None)) }
@@ -182,6 +225,9 @@ impl World {
                 Input::Written { written, answer: Err("the disk is full".to_owned()) }
             }
             Action::Write { writes, written } => {
+                let bytes: usize =
+                    writes.iter().map(|write| write.key.len() + write.value.as_ref().map_or(0, Vec::len)).sum();
+                assert!(bytes <= RECORD_WRITES_BYTES_MAX && writes.len() <= RECORD_WRITES_MAX, "no store takes it");
                 for write in writes {
                     match write.value {
                         Some(value) => self.durable.insert(write.key, value),
@@ -199,15 +245,29 @@ impl World {
             }
             Action::Receipts { nonce, hashes, .. } => {
                 let lost = self.lossy && self.chance(5);
-                let found = if lost { Vec::new() } else { self.receipts(&hashes) };
+                let lie = self.lying && self.chance(10);
+                let found = match &self.told {
+                    Some(told) => told.clone(),
+                    None if lie => {
+                        let is_there = self.chance(2);
+                        vec![self.made_up(hashes[0], is_there)]
+                    }
+                    None if lost => Vec::new(),
+                    None => self.receipts(&hashes),
+                };
                 Input::Receipts { nonce, answer: Ok(found) }
             }
             Action::Doubt { nonce, hashes, block, .. } => {
                 let through = self.blocks.iter().take(block as usize + 1).flatten();
                 let used = through.filter(|(by, _)| *by == key.account).count() as u64 > nonce;
-                let found = self.receipts(&hashes).into_iter().next();
-                let (against, unused) = if used && found.is_none() { (2, 0) } else { (0, 2) };
-                let truth = Votes { found, against, unused, configured: 2 };
+                let found = self.receipts(&hashes);
+                let (against, unused) = if used && found.is_empty() { (2, 0) } else { (0, 2) };
+                let mut found = [found.clone(), found].concat();
+                if self.lying && self.chance(10) {
+                    let is_there = self.chance(2);
+                    found.push(self.made_up(hashes[0], is_there));
+                }
+                let truth = Votes { found, against, unused, answered: 3, configured: 3 };
                 Input::Doubted { nonce, votes: self.votes.clone().unwrap_or(truth) }
             }
         }
@@ -221,7 +281,8 @@ impl World {
         hash[..8].copy_from_slice(&(self.signed.len() as u64 + 1).to_be_bytes());
         let UnsignedTransaction { nonce, gas_limit, fees, purpose, .. } = transaction;
         let (intent, cost) = ((*purpose != Purpose::Empty).then_some(intent), u128::from(*gas_limit));
-        let cost = cost * fees.per_gas_max();
+        let value = u128::from_be_bytes(transaction.request.value.0[16..].try_into().unwrap());
+        let cost = cost * fees.per_gas_max() + value;
         self.signed.insert(Hash(hash), Signed { nonce: *nonce, intent, fees: *fees, cost });
         // Its data makes the bytes longer.
         let raw = [hash.as_slice(), transaction.request.data.as_slice()].concat();
@@ -253,15 +314,23 @@ impl World {
     }
 
     /// What is durable of an account.
-    pub fn slots(&self, key: LaneKey) -> Vec<Slot> {
-        let of = self.durable.iter().filter(|(record, _)| of_key(record).unwrap().0 == key);
+    pub fn slots(&self, key: QueueKey) -> Vec<Slot> {
+        let of = self.durable.iter().filter(|(record, _)| of_key(record).is_some_and(|(queue, _)| queue == key));
         of.map(|(_, value)| Slot::decode(value).unwrap()).collect()
     }
 
-    /// The lane of a process that was just started.
-    pub fn lane(&self, key: LaneKey, settings: &ChainSettings, now: u64) -> Lane {
-        Lane::new(key, settings.clone(), self.slots(key), now)
+    /// The queue of a process that was just started.
+    pub fn queue(&self, key: QueueKey, settings: &ChainSettings, now: u64) -> Queue {
+        let mut queue = Queue::new(key, settings.clone(), self.slots(key), now);
+        for (_, intent) in self.durable.keys().filter_map(|key| of_given_up(key)).filter(|(of, _)| *of == key) {
+            queue.load_given_up(intent);
+        }
+        queue
     }
+}
+
+fn receipt(hash: Hash, block_number: u64, block_hash: Hash) -> Mined {
+    Mined { hash, block_number, block_hash, succeeded: true, gas_used: 21_000, effective_gas_price: 1, contract: None }
 }
 
 pub fn intent(number: u8) -> Intent {
@@ -285,13 +354,13 @@ pub fn intent(number: u8) -> Intent {
     }
 }
 
-/// One lane with its world and a clock.
+/// One queue with its world and a clock.
 pub struct Run {
     pub world: World,
-    pub lane: Lane,
+    pub queue: Queue,
     pub settings: ChainSettings,
     pub now: u64,
-    /// What the lane counted.
+    /// What the queue counted.
     pub notes: Vec<Note>,
 }
 
@@ -302,11 +371,11 @@ impl Run {
 
     pub fn with(settings: ChainSettings) -> Self {
         let (world, now) = (World::new(1), 1_000_000);
-        let lane = world.lane(KEY, &settings, now);
-        Self { world, lane, settings, now, notes: Vec::new() }
+        let queue = world.queue(KEY, &settings, now);
+        Self { world, queue, settings, now, notes: Vec::new() }
     }
 
-    /// A lane that has taken on these intents.
+    /// A queue that has taken on these intents.
     pub fn of(numbers: impl IntoIterator<Item = u8>) -> Self {
         let mut run = Self::new();
         run.submit_all(numbers);
@@ -321,23 +390,23 @@ impl Run {
     }
 
     pub fn submit(&mut self, number: u8) -> SubmitAnswer {
-        self.lane.submit(&intent(number), self.now)
+        self.queue.submit(&intent(number), self.now)
     }
 
     /// Does everything that is wanted now.
     pub fn settle(&mut self) {
         for _ in 0..200 {
-            let actions = self.lane.step(self.now);
+            let actions = self.queue.step(self.now);
             if actions.is_empty() {
-                self.notes.extend(self.lane.notes());
+                self.notes.extend(self.queue.notes());
                 return;
             }
             for action in actions {
                 let input = self.world.perform(KEY, action);
-                self.lane.take(input, self.now);
+                self.queue.take(input, self.now);
             }
         }
-        panic!("the lane comes to no rest: {:?}", self.lane.list(20, self.now));
+        panic!("the queue comes to no rest: {:?}", self.queue.list(20, self.now));
     }
 
     /// Seconds pass, without a block.
@@ -366,11 +435,11 @@ impl Run {
 
     /// The process dies, and another one starts.
     pub fn restart(&mut self) {
-        self.lane = self.world.lane(KEY, &self.settings, self.now);
+        self.queue = self.world.queue(KEY, &self.settings, self.now);
     }
 
     pub fn summary(&self, number: u8) -> TransactionSummary {
-        let (id, all) = (intent(number).id, self.lane.list(1_000, self.now));
+        let (id, all) = (intent(number).id, self.queue.list(1_000, self.now));
         all.into_iter().find(|summary| summary.intent.as_ref() == Some(&id)).unwrap()
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nexum_host_ifaces::{
     interfaces::identity::port::Fees,
-    transactions::{FailureKind, TransactionOrder},
+    transactions::{FailureKind, TransactionOrder, WaitKind},
 };
 use nexum_transactions::{ChainSettings, fees::Market};
 
@@ -48,7 +48,7 @@ fn a_chain_without_blocks_is_a_reason_to_pay_no_more() {
 #[test]
 fn an_operator_raises_one_before_its_time() {
     let mut run = Run::of([0]);
-    run.lane.order(0, TransactionOrder::Bump).unwrap();
+    run.queue.order(0, TransactionOrder::Bump).unwrap();
     run.seconds(2);
     assert_eq!(paid(&run), [dynamic(21, 1), dynamic(24, 2)]);
 }
@@ -86,7 +86,7 @@ fn at_the_cap_there_is_room_for_a_cancel() {
     run.world.market = market(95);
     run.blocks(30);
     assert_eq!(paid(&run), [dynamic(88, 1)]);
-    run.lane.order(0, TransactionOrder::Cancel).unwrap();
+    run.queue.order(0, TransactionOrder::Cancel).unwrap();
     run.seconds(2);
     assert_eq!(paid(&run).last(), Some(&dynamic(100, 2)));
     run.blocks(4);
@@ -127,11 +127,15 @@ fn a_balance_too_low_takes_no_nonce_and_goes_on_by_itself() {
     run.submit_all(0..2);
     run.seconds(60);
     assert!(run.world.signed.is_empty() && run.world.durable.is_empty());
-    assert!(run.lane.status(run.now).stopped.unwrap().contains("the account has 1000 wei"));
+    let status = run.queue.status(run.now);
+    assert!(status.stopped.unwrap().contains("the account has 1000 wei") && status.stopped_age_ms >= Some(59_000));
+    let [first, _] = status.waits.as_slice() else { panic!("{:?}", status.waits) };
+    assert!(first.kind == WaitKind::Balance && first.age_ms >= 59_000, "{first:?}");
+    assert_eq!(status.oldest_waits.get(&WaitKind::Balance), Some(&first.age_ms));
     run.world.balance = u128::MAX / 2;
     run.seconds(3);
     assert_eq!((run.nonce_of(0), run.nonce_of(1)), (Some(0), Some(1)));
-    assert_eq!(run.lane.status(run.now).stopped, None);
+    assert_eq!(run.queue.status(run.now).stopped, None);
 }
 
 #[test]
@@ -151,10 +155,10 @@ fn a_value_that_no_balance_has_overflows_nothing() {
     let mut run = Run::new();
     let mut large = intent(0);
     large.request.value.0 = [255; 32];
-    run.lane.submit(&large, run.now);
+    run.queue.submit(&large, run.now);
     run.seconds(10);
     assert!(run.world.signed.is_empty());
-    assert!(run.lane.status(run.now).stopped.is_some());
+    assert!(run.queue.status(run.now).stopped.is_some());
 }
 
 #[test]
@@ -164,14 +168,67 @@ fn a_cancel_fits_into_the_record_of_what_carries_much_data() {
     let mut run = Run::with(settings);
     let mut large = intent(0);
     large.request.data = vec![1; 128 * 1_024];
-    run.lane.submit(&large, run.now);
+    run.queue.submit(&large, run.now);
     run.settle();
     run.empty_blocks(40);
     let signed = paid(&run).len();
     run.empty_blocks(10);
-    assert_eq!(paid(&run).len(), signed, "its record is full");
-    run.lane.order(0, TransactionOrder::Cancel).unwrap();
+    assert!(signed > 12 && paid(&run).len() > signed, "it is replaced for as long as that may help");
+    run.queue.order(0, TransactionOrder::Cancel).unwrap();
     run.seconds(2);
     run.blocks(4);
     assert_eq!(run.failed_as(0), FailureKind::Cancelled);
+}
+
+#[test]
+fn a_market_that_rises_for_long_is_followed_to_the_cap_and_every_hash_is_watched() {
+    let settings = ChainSettings { replace_after: Duration::from_secs(3), ..ChainSettings::default() };
+    let mut run = Run::with(settings);
+    run.submit_all([0]);
+    for step in 0..40 {
+        run.world.market = market(10 * 9u128.pow(step) / 8u128.pow(step));
+        run.empty_blocks(2);
+    }
+    let (slots, signed) = (run.world.slots(KEY), run.world.signed.len());
+    assert!(signed > 20 && slots[0].variants.len() == signed, "{signed}");
+    assert_eq!(slots[0].variants.iter().filter(|variant| !variant.raw.is_empty()).count(), 1, "of others the hash");
+    // Any of them may be mined.
+    let early = slots[0].variants[3].hash;
+    run.world.blocks.push(vec![(KEY.account, early)]);
+    run.world.pool.clear();
+    run.blocks(4);
+    assert_eq!(run.mined_hash(0), early);
+}
+
+#[test]
+fn one_that_can_never_be_paid_lets_others_go_before_it() {
+    let mut run = Run::new();
+    let mut large = intent(0);
+    large.request.value.0 = [255; 32];
+    run.queue.submit(&large, run.now);
+    run.submit_all(1..4);
+    assert_eq!([1, 2, 3].map(|number| run.nonce_of(number)), [Some(0), Some(1), Some(2)]);
+    assert_eq!(run.nonce_of(0), None);
+    run.blocks(5);
+    for number in 1..4 {
+        run.mined_hash(number);
+    }
+    let status = run.queue.status(run.now);
+    assert_eq!((status.waits.len(), status.waits[0].kind), (1, WaitKind::Balance));
+}
+
+#[test]
+fn many_large_records_go_to_the_store_in_writes_that_it_takes() {
+    let mut run = Run::with(ChainSettings { max_in_flight: 64, ..ChainSettings::default() });
+    run.world.store_down = true;
+    for number in 0..64 {
+        let mut large = intent(number);
+        large.request.data = vec![number; 128 * 1_024];
+        run.queue.submit(&large, run.now);
+    }
+    run.seconds(30);
+    // The world asserts what a store takes.
+    run.world.store_down = false;
+    run.seconds(30);
+    assert_eq!(run.world.durable.len(), 64);
 }

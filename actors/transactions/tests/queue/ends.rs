@@ -3,17 +3,18 @@
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
     interfaces::identity::port::Admission,
-    transactions::{FailureKind, Intent, SubmitAnswer, TransactionOrder},
+    transactions::{FailureKind, Intent, SubmitAnswer, TransactionOrder, WaitKind, Which},
 };
 use nexum_transactions::{
     classify::Class,
-    lane::{Note, Simulated},
+    queue::{Action, Note, Simulated, Votes},
 };
 
 use super::support::{KEY, Run, intent};
 
 fn reverts() -> Simulated {
-    Simulated::Reverts { message: "execution reverted: no".to_owned(), data: Some("0x08c379a0".to_owned()) }
+    let data = Some("0x08c379a0".to_owned());
+    Simulated::Reverts { message: "execution reverted: no".to_owned(), data, agreed: true }
 }
 
 fn refused(why: &str) -> Result<Admission, HostError> {
@@ -62,7 +63,7 @@ fn what_waits_past_its_deadline_expires_without_a_nonce() {
     let mut run = Run::new();
     run.world.balance = 0;
     let late = hurried(&run, 0, 5);
-    run.lane.submit(&late, run.now);
+    run.queue.submit(&late, run.now);
     run.seconds(4);
     assert!(run.is_underway(0));
     run.seconds(2);
@@ -75,7 +76,7 @@ fn what_was_signed_and_not_broadcast_by_its_deadline_is_never_broadcast() {
     let mut run = Run::new();
     run.world.store_down = true;
     let late = hurried(&run, 0, 5);
-    run.lane.submit(&late, run.now);
+    run.queue.submit(&late, run.now);
     run.seconds(10);
     assert!(run.is_underway(0));
     run.world.store_down = false;
@@ -90,7 +91,7 @@ fn what_was_signed_and_not_broadcast_by_its_deadline_is_never_broadcast() {
 fn what_was_broadcast_before_its_deadline_is_followed_to_its_end() {
     let mut run = Run::new();
     let late = hurried(&run, 0, 5);
-    run.lane.submit(&late, run.now);
+    run.queue.submit(&late, run.now);
     run.seconds(30);
     assert!(run.is_underway(0));
     run.blocks(4);
@@ -213,7 +214,7 @@ fn after_a_long_absence_an_operator_gives_up_what_was_replaced() {
     run.restart();
     run.blocks(20);
     assert!(run.is_underway(0));
-    run.lane.order(0, TransactionOrder::Cancel).unwrap();
+    run.queue.order(0, TransactionOrder::Cancel).unwrap();
     run.blocks(3);
     assert_eq!((run.failed_as(0), run.world.times("intent 0")), (FailureKind::Cancelled, 0));
 }
@@ -225,9 +226,9 @@ fn a_failure_is_told_no_earlier_than_it_is_durable_though_its_nonce_is_wanted_ag
     run.submit(0);
     // The record of the bytes is written, and from then on nothing is.
     for _ in 0..20 {
-        for action in run.lane.step(run.now) {
+        for action in run.queue.step(run.now) {
             let input = run.world.perform(KEY, action);
-            run.lane.take(input, run.now);
+            run.queue.take(input, run.now);
         }
         run.world.store_down |= !run.world.sent.is_empty();
     }
@@ -236,9 +237,130 @@ fn a_failure_is_told_no_earlier_than_it_is_durable_though_its_nonce_is_wanted_ag
     run.seconds(5);
     assert!(run.is_underway(0), "a process that died now would send the bytes again");
     assert!(
-        run.lane.list(20, run.now).iter().all(|one| one.intent.as_deref() != Some("intent 1") || one.nonce.is_none())
+        run.queue.list(20, run.now).iter().all(|one| one.intent.as_deref() != Some("intent 1") || one.nonce.is_none())
     );
     run.world.store_down = false;
     run.seconds(5);
     assert_eq!((run.failed_as(0), run.nonce_of(1)), (FailureKind::Refused, Some(0)));
+}
+
+#[test]
+fn a_revert_is_certain_only_by_two_endpoints_and_on_a_block_that_is_not_older_than_its_decision() {
+    let mut run = Run::new();
+    let Simulated::Reverts { message, data, .. } = reverts() else { panic!() };
+    run.world.calls.insert(vec![0], Simulated::Reverts { message, data, agreed: false });
+    run.submit_all([0]);
+    run.blocks(5);
+    assert!(run.is_underway(0), "one endpoint alone says so");
+    run.world.calls.clear();
+    run.seconds(3);
+    assert_eq!(run.nonce_of(0), Some(0));
+    run.blocks(4);
+    run.mined_hash(0);
+    // What is known of the chain is from before the intent came.
+    run.world.calls.insert(vec![1], reverts());
+    run.submit_all([1]);
+    assert!(run.is_underway(1), "a block that the module has seen may be newer");
+    run.blocks(2);
+    assert_eq!(run.failed_as(1), FailureKind::WouldRevert);
+}
+
+#[test]
+fn an_operator_gives_up_what_has_no_nonce_and_that_is_told_once_it_is_durable() {
+    let mut run = Run::new();
+    run.world.balance = 0;
+    run.submit_all([0, 1]);
+    let which = Which::Intent("intent 0".to_owned());
+    assert!(run.queue.order_about(&which, TransactionOrder::Bump).is_err(), "it has no fees");
+    run.world.store_down = true;
+    run.queue.order_about(&which, TransactionOrder::Cancel).unwrap();
+    run.seconds(3);
+    assert!(run.is_underway(0), "a process that died now would send it");
+    run.world.store_down = false;
+    run.seconds(3);
+    assert_eq!(run.failed_as(0), FailureKind::Cancelled);
+    run.world.balance = u128::MAX / 2;
+    run.restart();
+    run.submit_all([1]);
+    assert_eq!((run.failed_as(0), run.nonce_of(1)), (FailureKind::Cancelled, Some(0)));
+    assert!(run.queue.order_about(&which, TransactionOrder::Cancel).is_err(), "it has ended");
+    // One with a nonce is replaced.
+    run.queue.order_about(&Which::Intent("intent 1".to_owned()), TransactionOrder::Cancel).unwrap();
+    run.seconds(2);
+    run.blocks(4);
+    assert_eq!((run.failed_as(1), run.empty_nonces().len()), (FailureKind::Cancelled, 1));
+}
+
+#[test]
+fn what_is_being_signed_when_it_is_given_up_is_thrown_away() {
+    let mut run = Run::new();
+    run.submit(0);
+    for _ in 0..20 {
+        for action in run.queue.step(run.now) {
+            if matches!(action, Action::Sign { .. }) {
+                run.queue.order_about(&Which::Intent("intent 0".to_owned()), TransactionOrder::Cancel).unwrap();
+            }
+            let input = run.world.perform(KEY, action);
+            run.queue.take(input, run.now);
+        }
+    }
+    assert_eq!((run.failed_as(0), run.world.sent.len(), run.world.signed.len()), (FailureKind::Cancelled, 0, 1));
+    run.submit_all([1]);
+    assert_eq!(run.nonce_of(1), Some(0));
+}
+
+#[test]
+fn a_receipt_of_another_block_than_the_followed_one_counts_for_nothing() {
+    let mut run = Run::of([0]);
+    let hash = run.summary(0).hashes[0];
+    run.world.use_elsewhere(KEY.account);
+    run.world.told = Some(vec![run.world.made_up(hash, false)]);
+    run.empty_blocks(6);
+    assert!(run.is_underway(0) && run.summary(0).state != "mined" && run.notes.contains(&Note::Contradicted));
+    assert!(run.summary(0).what.contains("not of the chain that is followed"), "{}", run.summary(0).what);
+    run.world.told = None;
+    run.blocks(20);
+    run.mined_hash(0);
+    assert_eq!((run.nonce_of(0), run.world.times("intent 0")), (Some(1), 1));
+}
+
+#[test]
+fn a_receipt_that_one_endpoint_made_up_ends_nothing() {
+    let mut run = Run::of([0]);
+    let hash = run.summary(0).hashes[0];
+    run.world.use_elsewhere(KEY.account);
+    let lie = run.world.made_up(hash, true);
+    run.world.told = Some(vec![lie.clone()]);
+    run.world.votes = Some(Votes { found: vec![lie], against: 1, answered: 2, configured: 2, ..Votes::default() });
+    run.empty_blocks(10);
+    assert!(run.is_underway(0));
+    assert!(run.summary(0).what.contains("one endpoint alone says"), "{}", run.summary(0).what);
+    let waits = run.queue.status(run.now).waits;
+    assert_eq!(waits[0].kind, WaitKind::Agreement, "{waits:?}");
+    (run.world.told, run.world.votes) = (None, None);
+    run.blocks(20);
+    run.mined_hash(0);
+    assert_eq!(run.world.times("intent 0"), 1);
+}
+
+#[test]
+fn a_retry_waits_for_what_may_be_mined_and_is_refused_where_nobody_knows() {
+    let mut run = Run::of([0]);
+    assert!(matches!(run.queue.retried("intent 0"), Some(SubmitAnswer::Underway { .. })));
+    assert_eq!(run.queue.retried("intent 7"), None);
+    run.queue.order(0, TransactionOrder::Cancel).unwrap();
+    run.seconds(2);
+    run.blocks(4);
+    assert_eq!((run.failed_as(0), run.queue.retried("intent 0")), (FailureKind::Cancelled, None));
+    // Given up while nobody could say what had used its nonce.
+    let mut run = Run::of([0]);
+    run.world.use_elsewhere(KEY.account);
+    run.world.empty_blocks(100);
+    run.now += 2 * 86_400_000;
+    run.restart();
+    run.blocks(20);
+    run.queue.order(0, TransactionOrder::Cancel).unwrap();
+    run.blocks(3);
+    let Some(SubmitAnswer::Failed(failure)) = run.queue.retried("intent 0") else { panic!("it may be mined") };
+    assert!(failure.message.contains("a retry sends nothing"), "{}", failure.message);
 }

@@ -1,16 +1,19 @@
-//! What a lane says of itself: to whoever submitted, and to people.
+//! What a queue says of itself: to whoever submitted, and to people.
 
 use std::cmp::Reverse;
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
     transactions::{
-        FailureKind, Intent, LaneStatus, MinedTransaction, SubmitAnswer, TransactionFailure, TransactionOrder,
-        TransactionSummary,
+        FailureKind, Intent, MinedTransaction, QueueStatus, SubmitAnswer, TransactionFailure, TransactionOrder,
+        TransactionSummary, Which,
     },
 };
 
-use super::{Lane, Live, Place, waiting::Waiting};
+use super::{
+    Live, Place, Queue,
+    waiting::{Stage, Waiting},
+};
 use crate::record::{Mined, Slot, Standing};
 
 /// An end, as the metric names it.
@@ -45,16 +48,14 @@ fn is_empty(slot: &Slot, mined: &Mined) -> bool {
     variant.empty
 }
 
-impl Lane {
-    /// Where an intent stands; none of one that this lane does not know.
+impl Queue {
+    /// Where an intent stands; none of one that this queue does not know.
     pub(super) fn answer(&self, intent: &str) -> Option<SubmitAnswer> {
         match self.places.get(intent)? {
-            Place::Ended => self.ended.get(intent).cloned(),
+            Place::Ended => self.ended(intent),
             Place::Waiting(order) => {
-                let what = match (&self.waiting[order], self.trouble()) {
-                    (_, Some(trouble)) => trouble,
-                    (waiting, None) => waiting.what.clone(),
-                };
+                let trouble = self.store_trouble.as_ref().or(self.chain_trouble.as_ref());
+                let what = trouble.unwrap_or(&self.waiting[order].what).clone();
                 Some(SubmitAnswer::Underway { what, after: self.settings.poll, hash: None })
             }
             Place::Nonce(nonce) => {
@@ -111,12 +112,40 @@ impl Lane {
         }
     }
 
-    /// Why the lane stands still, if it does.
+    /// Why the queue stands still, if it does.
     pub(super) fn trouble(&self) -> Option<String> {
         [&self.store_trouble, &self.chain_trouble, &self.short].into_iter().flatten().next().cloned()
     }
 
-    /// Does what an operator wants of one nonce.
+    /// Does what an operator wants of one transaction.
+    ///
+    /// # Errors
+    /// `invalid-input` where there is nothing to be done.
+    pub fn order_about(&mut self, which: &Which, order: TransactionOrder) -> Result<String, HostError> {
+        let refused = |message: String| HostError::new("transactions", HostErrorKind::InvalidInput, message);
+        let intent = match which {
+            Which::Nonce(nonce) => return self.order(*nonce, order),
+            Which::Intent(intent) => intent,
+        };
+        match (self.places.get(intent).copied(), order) {
+            (Some(Place::Nonce(nonce)), _) => self.order(nonce, order),
+            (Some(Place::Waiting(_)), TransactionOrder::Bump) => {
+                Err(refused(format!("{intent} waits for a nonce: there are no fees yet to be raised")))
+            }
+            (Some(Place::Waiting(place)), TransactionOrder::Cancel) => {
+                let Some(waiting) = self.waiting.get_mut(&place) else { unreachable!("intent {place} does not wait") };
+                waiting.given_up = true;
+                // What is being signed at this moment is thrown away unless its record is there first.
+                if waiting.stage != Stage::Drafted {
+                    self.give_up(place);
+                }
+                Ok(format!("{intent} is given up, and gets no nonce"))
+            }
+            (Some(Place::Ended) | None, _) => Err(refused(format!("{intent} is not under way"))),
+        }
+    }
+
+    /// The same of one nonce.
     ///
     /// # Errors
     /// `invalid-input` where there is nothing to be done.
@@ -146,11 +175,12 @@ impl Lane {
         }
     }
 
-    pub fn status(&self, now: u64) -> LaneStatus {
+    pub fn status(&self, now: u64) -> QueueStatus {
         let open = self.live.iter().filter(|nonce| self.slots[nonce].slot.is_open()).count();
         let slots = self.live.iter().map(|nonce| self.slots[nonce].slot.at_ms);
         let oldest = slots.chain(self.waiting.values().map(|waiting| waiting.at_ms)).min();
-        LaneStatus {
+        let (waits, more_waits, oldest_waits) = self.waits(now);
+        QueueStatus {
             chain_id: self.key.chain_id,
             account: self.key.account.to_string(),
             next_nonce: self.facts.map(|facts| self.free_nonce(facts.nonce)),
@@ -159,6 +189,10 @@ impl Lane {
             stopped: self.trouble(),
             oldest_age_ms: oldest.map(|at_ms| now.saturating_sub(at_ms)),
             foreign_nonces: self.foreign,
+            stopped_age_ms: self.stopped_ms.map(|since_ms| now.saturating_sub(since_ms)),
+            waits,
+            more_waits,
+            oldest_waits,
         }
     }
 
@@ -229,13 +263,13 @@ impl Lane {
 }
 
 /// What a nonce waits for, for people.
-fn what(live: &Live) -> String {
+pub(super) fn what(live: &Live) -> String {
     let variants = live.slot.variants.len();
     if live.written < variants {
         return "is being written".to_owned();
     }
     match (&live.slot.standing, live.what.as_str()) {
-        (Standing::Mined(mined), _) => {
+        (Standing::Mined(mined), "") => {
             let through = mined.block_number.saturating_add(live.slot.confirmations() - 1);
             format!("in block {}, final with block {through}", mined.block_number)
         }
@@ -263,7 +297,7 @@ fn decimal(number: &[u8; 32]) -> String {
     digits.into_iter().rev().collect()
 }
 
-/// The newest of several lanes' transactions: what has not ended first, each by its age.
+/// The newest of several queues' transactions: what has not ended first, each by its age.
 pub fn newest(mut all: Vec<TransactionSummary>, limit: usize) -> Vec<TransactionSummary> {
     let ended = |summary: &TransactionSummary| matches!(summary.state.as_str(), "final" | "failed");
     all.sort_by_key(|summary| {
