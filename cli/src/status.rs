@@ -435,7 +435,8 @@ mod tests {
 
     #[test]
     fn nodes_that_do_not_answer_and_messages_that_are_gone_are_told() {
-        let node = |failing_ms| WakuNodeStatus { name: "http://a".into(), failing_ms, last_error: Some("refused".into()) };
+        let node =
+            |failing_ms| WakuNodeStatus { name: "http://a".into(), failing_ms, last_error: Some("refused".into()) };
         let mut status = MessagingStatus { nodes: vec![node(None), node(Some(65_400))], ..MessagingStatus::default() };
         (status.topics, status.delivered_total, status.published_total) = (1, 7, 2);
         let told = messaging_status(status.clone());

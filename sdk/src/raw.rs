@@ -42,6 +42,4 @@ pub(crate) mod remote_store {
 }
 
 #[cfg(not(target_family = "wasm"))]
-pub(crate) use crate::testing::host::{
-    chain, clock, identity, local_store, logging, messaging, outbox, remote_store,
-};
+pub(crate) use crate::testing::host::{chain, clock, identity, local_store, logging, messaging, outbox, remote_store};

@@ -1,4 +1,5 @@
 //! The actor against a stand-in for a node on the loopback: what is published, looked up and pulled.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 use std::{
     collections::BTreeSet,

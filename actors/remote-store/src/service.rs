@@ -122,7 +122,8 @@ impl Service {
                 asked.push(self.chunk(address));
             }
             let Some(chunk) = asked.next().await else { break };
-            join.take(&chunk?).map_err(unreadable)?;
+            let chunk = chunk?;
+            join.take(&chunk).map_err(unreadable)?;
         }
         let Some(data) = join.finish() else { unreachable!("every chunk has come, and some are to come") };
         self.metrics.received_bytes.inc_by(data.len() as u64);

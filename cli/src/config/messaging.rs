@@ -86,7 +86,7 @@ impl Messaging {
         };
         if let Some(index) = self.nodes.iter().position(|url| !is_url(url)) {
             let wrong = "is no URL of a Waku node: expected one such as http://127.0.0.1:8645";
-            return found(&*format!("nodes.{index}"), wrong);
+            return found(&format!("nodes.{index}"), wrong);
         }
         if self.store_peer.as_ref().is_some_and(|peer| !peer.starts_with('/') || !peer.contains("/p2p/")) {
             return found("store_peer", "is no multiaddress: expected one such as /ip4/10.0.0.1/tcp/60000/p2p/16Uiu2…");
@@ -134,7 +134,7 @@ mod tests {
             let (found, wrong) = wrong(toml).unwrap();
             assert!(found == key && wrong.starts_with(told) && !wrong.contains("k3y"), "{found}: {wrong}");
         }
-        let messaging: Messaging = toml::from_str(&*format!("{nodes}publish = \"lightpush\"")).unwrap();
+        let messaging: Messaging = toml::from_str(&format!("{nodes}publish = \"lightpush\"")).unwrap();
         assert!(!format!("{messaging:?}").contains("k3y"));
         let settings = messaging.settings();
         assert_eq!((settings.publish_by, settings.nodes.len()), (PublishBy::Lightpush, 2));

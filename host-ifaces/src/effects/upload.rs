@@ -168,6 +168,7 @@ mod tests {
             id: "m/1",
             key: "k",
             again: true,
+            round: 0,
             deadline: Duration::from_secs(10),
             grants: &Grants::default(),
             ports: &ports,

@@ -218,7 +218,7 @@ fn a_feed_is_written_under_the_topics_of_its_policy_alone() {
     let decided = |policy: &Policy, topic| decide(std::slice::from_ref(policy), &feed(topic), Counted::default());
     assert_eq!(decided(&policy, ours), Decision::Allowed { policy: 1 });
     assert_eq!(field(&[bare], &feed(ours)), "feeds");
-    assert_eq!(field(&[policy.clone()], &feed(others)), "feeds");
+    assert_eq!(field(std::slice::from_ref(&policy), &feed(others)), "feeds");
     assert_eq!(field(&[self::policy()], &feed(ours)), "methods");
     let message = Policy { methods: [Method::Message].into(), ..policy.clone() };
     assert_eq!(field(&[message], &feed(ours)), "methods");
