@@ -1,0 +1,239 @@
+//! What modules ask of a chain: paid from their budgets, asked once where several ask the same, and counted.
+
+use std::{sync::Arc, time::Duration};
+
+use nexum_host_ifaces::{
+    HostError, HostErrorKind,
+    interfaces::chain::port::{RpcBudget, RpcUsage},
+};
+use ractor::RpcReplyPort;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    backend::{Ask, DynBackend},
+    budget::Cost,
+    budgets::Budgets,
+    pin::Pin,
+    shared::{Asking, SharedAnswer, SharedReads, Turn, Waiting},
+    usage::Usage,
+};
+
+/// Requests of modules in flight to the endpoints of one chain; more are refused as rate-limited.
+pub const REQUESTS_MAX: usize = 512;
+/// Calls at hand, with those that wait for their budgets or for what others ask: more than an engine bears modules.
+const CALLS_MAX: usize = 16_384;
+/// How long a read that others may wait for goes on, whatever the deadline of whoever asked it first: as long as an engine lets
+/// any call wait that configures nothing.
+const SHARED_DEADLINE: Duration = Duration::from_secs(120);
+/// The longest answer to such a read. Whoever may have a longer one asks for it alone.
+const SHARED_BYTES_MAX: usize = 1 << 20;
+
+type Answer = Result<String, HostError>;
+
+/// Who asks, and what is allowed.
+pub struct Asked {
+    pub module: Arc<str>,
+    /// Absent: nothing is paid.
+    pub budget: Option<RpcBudget>,
+    pub deadline: Duration,
+    pub reply_bytes_max: usize,
+}
+
+/// What answering takes; cloned into the task of each call.
+#[derive(Clone)]
+pub struct Requests {
+    backend: DynBackend,
+    budgets: Budgets,
+    usage: Usage,
+    reads: Arc<SharedReads>,
+    /// In flight.
+    permits: Arc<Semaphore>,
+    /// At hand.
+    calls: Arc<Semaphore>,
+}
+
+impl Requests {
+    pub fn new(backend: DynBackend, budgets: Budgets, usage: Usage, reads: Arc<SharedReads>) -> Self {
+        let (permits, calls) = (Arc::new(Semaphore::new(REQUESTS_MAX)), Arc::new(Semaphore::new(CALLS_MAX)));
+        Self { backend, budgets, usage, reads, permits, calls }
+    }
+
+    /// Room for what is in flight.
+    pub fn permits(&self) -> &Arc<Semaphore> {
+        &self.permits
+    }
+
+    /// What was counted.
+    pub fn usage(&self) -> RpcUsage {
+        RpcUsage { rows: self.usage.rows(), budgets: self.budgets.spent() }
+    }
+
+    /// Carries out one request, and goes on with a read that others wait for after its own caller was answered.
+    pub async fn request(self, asked: Asked, method: String, params: String, reply: RpcReplyPort<Answer>) {
+        let until = Instant::now() + asked.deadline;
+        let answer = match self.begin(&asked, std::iter::once(&*method)).await {
+            Err(refused) => Err(refused),
+            Ok(_call) => match Pin::of(&method, &params).map(|pin| self.reads.turn(pin.key())) {
+                None => self.alone(&asked, &method, &params, until).await,
+                Some(Turn::Answered(text)) => {
+                    self.usage.shared(&asked.module, &method);
+                    within(&text, asked.reply_bytes_max)
+                }
+                Some(Turn::Waits(waiting)) => {
+                    self.usage.shared(&asked.module, &method);
+                    self.heard(&asked, &method, &params, waiting, until).await
+                }
+                Some(Turn::Asks(asking)) => {
+                    let waiting = asking.waiting();
+                    let asks = self.ask_for_all(&asked.module, &method, &params, asking);
+                    let answers = async {
+                        // The caller may have given up.
+                        let _ = reply.send(self.heard(&asked, &method, &params, waiting, until).await);
+                    };
+                    tokio::join!(asks, answers);
+                    return;
+                }
+            },
+        };
+        // The caller may have given up.
+        let _ = reply.send(answer);
+    }
+
+    /// Carries out a batch: what nobody else asks goes out as one.
+    pub async fn batch(
+        self,
+        asked: Asked,
+        requests: Vec<(String, String)>,
+        reply: RpcReplyPort<Result<Vec<Answer>, HostError>>,
+    ) {
+        let until = Instant::now() + asked.deadline;
+        let answers = match self.begin(&asked, requests.iter().map(|(method, _)| &**method)).await {
+            Err(refused) => Err(refused),
+            Ok(_call) => self.batch_within(&asked, requests, until).await,
+        };
+        let _ = reply.send(answers);
+    }
+
+    async fn batch_within(
+        &self,
+        asked: &Asked,
+        requests: Vec<(String, String)>,
+        until: Instant,
+    ) -> Result<Vec<Answer>, HostError> {
+        let mut turns = Vec::with_capacity(requests.len());
+        let mut sent = Vec::with_capacity(requests.len());
+        for (method, params) in &requests {
+            let turn = Pin::of(method, params).map(|pin| self.reads.turn(pin.key()));
+            match &turn {
+                Some(Turn::Answered(_) | Turn::Waits(_)) => self.usage.shared(&asked.module, method),
+                Some(Turn::Asks(_)) | None => sent.push((method.clone(), params.clone())),
+            }
+            turns.push(turn);
+        }
+        let mut came = match sent.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.in_flight(self.backend.request_batch(sent, self.ask(asked, until))).await,
+        }
+        .map(Vec::into_iter);
+        // Those who wait for one of these are told before anything else is waited for.
+        let mut answers = Vec::with_capacity(turns.len());
+        for turn in &mut turns {
+            let answer = matches!(turn, None | Some(Turn::Asks(_))).then(|| match &mut came {
+                Ok(came) => came.next().unwrap_or_else(|| Err(error(HostErrorKind::Internal, "an answer is missing"))),
+                Err(failed) => Err(failed.clone()),
+            });
+            if let (Some(Turn::Asks(_)), Some(answer)) = (&turn, &answer)
+                && let Some(Turn::Asks(asking)) = turn.take()
+            {
+                asking.answered(answer.clone().map(Arc::from));
+            }
+            answers.push(answer);
+        }
+        if let Err(failed) = came {
+            return Err(failed);
+        }
+        let mut all = Vec::with_capacity(answers.len());
+        for ((turn, answer), (method, params)) in turns.into_iter().zip(answers).zip(&requests) {
+            all.push(match (answer, turn) {
+                (Some(answer), _) => answer,
+                (None, Some(Turn::Answered(text))) => within(&text, asked.reply_bytes_max),
+                (None, Some(Turn::Waits(waiting))) => self.heard(asked, method, params, waiting, until).await,
+                (None, None | Some(Turn::Asks(_))) => unreachable!("what nobody else asked was sent"),
+            });
+        }
+        Ok(all)
+    }
+
+    /// Finds room for a call, and has the module pay for it.
+    async fn begin<'a>(
+        &self,
+        asked: &Asked,
+        methods: impl Iterator<Item = &'a str>,
+    ) -> Result<tokio::sync::OwnedSemaphorePermit, HostError> {
+        let call = self.calls.clone().try_acquire_owned().map_err(|_| too_many(CALLS_MAX))?;
+        let cost = methods.fold(Cost::default(), |cost, method| Cost {
+            requests: cost.requests + 1,
+            units: cost.units.saturating_add(self.usage.cost(method)),
+        });
+        if let Some(budget) = &asked.budget {
+            // Whether or not somebody else asks the same: what a module may ask does not depend on its neighbours.
+            self.budgets.spend(&asked.module, budget, cost, asked.deadline).await?;
+        }
+        Ok(call)
+    }
+
+    fn ask<'a>(&self, asked: &'a Asked, until: Instant) -> Ask<'a> {
+        let deadline = until.saturating_duration_since(Instant::now());
+        Ask { module: &asked.module, deadline, reply_bytes_max: asked.reply_bytes_max }
+    }
+
+    async fn in_flight<T>(&self, request: impl Future<Output = Result<T, HostError>>) -> Result<T, HostError> {
+        let _permit = self.permits.try_acquire().map_err(|_| too_many(REQUESTS_MAX))?;
+        request.await
+    }
+
+    async fn alone(&self, asked: &Asked, method: &str, params: &str, until: Instant) -> Answer {
+        self.in_flight(self.backend.request(method, params, self.ask(asked, until))).await
+    }
+
+    async fn ask_for_all(&self, module: &str, method: &str, params: &str, asking: Asking) {
+        let ask = Ask { module, deadline: SHARED_DEADLINE, reply_bytes_max: SHARED_BYTES_MAX };
+        let answer = self.in_flight(self.backend.request(method, params, ask)).await;
+        asking.answered(answer.map(Arc::from));
+    }
+
+    /// The answer that another request brings, or that an own one does when that was longer than those may be.
+    async fn heard(&self, asked: &Asked, method: &str, params: &str, waiting: Waiting, until: Instant) -> Answer {
+        match waiting.answer(until).await {
+            Ok(text) => within(&text, asked.reply_bytes_max),
+            Err(error) if may_be_too_long(&error) => {
+                let alone = self.alone(asked, method, params, until);
+                timeout_at(until, alone).await.unwrap_or(Err(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether an answer may have been longer than whoever asked for it had room for. Node's errors and statuses have a code.
+fn may_be_too_long(error: &HostError) -> bool {
+    error.kind == HostErrorKind::InvalidInput && error.code == 0
+}
+
+fn within(text: &str, bytes_max: usize) -> Answer {
+    match text.len() > bytes_max {
+        true => Err(error(HostErrorKind::InvalidInput, format!("the reply is larger than {bytes_max} bytes"))),
+        false => Ok(text.to_owned()),
+    }
+}
+
+pub fn too_many(at_most: usize) -> HostError {
+    error(HostErrorKind::RateLimited, format!("more than {at_most} requests to this chain are in flight"))
+}
+
+fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
+    HostError::new("chain", kind, message)
+}
