@@ -8,7 +8,7 @@ use nexum_host_ifaces::{
 };
 use ractor::RpcReplyPort;
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
 
@@ -17,7 +17,7 @@ use crate::{
     budget::Cost,
     budgets::Budgets,
     pin::Pin,
-    shared::{Asking, SharedAnswer, SharedReads, Turn, Waiting},
+    shared::{Asking, SharedReads, Turn, Waiting},
     usage::Usage,
 };
 
@@ -74,7 +74,9 @@ impl Requests {
     /// Carries out one request, and goes on with a read that others wait for after its own caller was answered.
     pub async fn request(self, asked: Asked, method: String, params: String, reply: RpcReplyPort<Answer>) {
         let until = Instant::now() + asked.deadline;
-        let answer = match self.begin(&asked, std::iter::once(&*method)).await {
+        let cost = self.cost(std::iter::once(&*method));
+        let begun = self.begin(&asked, cost).await;
+        let answer = match begun {
             Err(refused) => Err(refused),
             Ok(_call) => match Pin::of(&method, &params).map(|pin| self.reads.turn(pin.key())) {
                 None => self.alone(&asked, &method, &params, until).await,
@@ -110,7 +112,9 @@ impl Requests {
         reply: RpcReplyPort<Result<Vec<Answer>, HostError>>,
     ) {
         let until = Instant::now() + asked.deadline;
-        let answers = match self.begin(&asked, requests.iter().map(|(method, _)| &**method)).await {
+        let cost = self.cost(requests.iter().map(|(method, _)| &**method));
+        let begun = self.begin(&asked, cost).await;
+        let answers = match begun {
             Err(refused) => Err(refused),
             Ok(_call) => self.batch_within(&asked, requests, until).await,
         };
@@ -145,7 +149,7 @@ impl Requests {
                 Ok(came) => came.next().unwrap_or_else(|| Err(error(HostErrorKind::Internal, "an answer is missing"))),
                 Err(failed) => Err(failed.clone()),
             });
-            if let (Some(Turn::Asks(_)), Some(answer)) = (&turn, &answer)
+            if let Some(answer) = &answer
                 && let Some(Turn::Asks(asking)) = turn.take()
             {
                 asking.answered(answer.clone().map(Arc::from));
@@ -167,17 +171,16 @@ impl Requests {
         Ok(all)
     }
 
-    /// Finds room for a call, and has the module pay for it.
-    async fn begin<'a>(
-        &self,
-        asked: &Asked,
-        methods: impl Iterator<Item = &'a str>,
-    ) -> Result<tokio::sync::OwnedSemaphorePermit, HostError> {
-        let call = self.calls.clone().try_acquire_owned().map_err(|_| too_many(CALLS_MAX))?;
-        let cost = methods.fold(Cost::default(), |cost, method| Cost {
+    fn cost<'a>(&self, methods: impl Iterator<Item = &'a str>) -> Cost {
+        methods.fold(Cost::default(), |cost, method| Cost {
             requests: cost.requests + 1,
             units: cost.units.saturating_add(self.usage.cost(method)),
-        });
+        })
+    }
+
+    /// Finds room for a call, and has the module pay for it.
+    async fn begin(&self, asked: &Asked, cost: Cost) -> Result<OwnedSemaphorePermit, HostError> {
+        let call = self.calls.clone().try_acquire_owned().map_err(|_| too_many(CALLS_MAX))?;
         if let Some(budget) = &asked.budget {
             // Whether or not somebody else asks the same: what a module may ask does not depend on its neighbours.
             self.budgets.spend(&asked.module, budget, cost, asked.deadline).await?;
@@ -205,11 +208,11 @@ impl Requests {
         asking.answered(answer.map(Arc::from));
     }
 
-    /// The answer that another request brings, or that an own one does when that was longer than those may be.
+    /// The answer that another request brings, or that an own one does where that one had less room or time.
     async fn heard(&self, asked: &Asked, method: &str, params: &str, waiting: Waiting, until: Instant) -> Answer {
         match waiting.answer(until).await {
             Ok(text) => within(&text, asked.reply_bytes_max),
-            Err(error) if may_be_too_long(&error) => {
+            Err(error) if is_of_the_other(&error) => {
                 let alone = self.alone(asked, method, params, until);
                 timeout_at(until, alone).await.unwrap_or(Err(error))
             }
@@ -218,9 +221,10 @@ impl Requests {
     }
 }
 
-/// Whether an answer may have been longer than whoever asked for it had room for. Node's errors and statuses have a code.
-fn may_be_too_long(error: &HostError) -> bool {
-    error.kind == HostErrorKind::InvalidInput && error.code == 0
+/// Whether an answer may have taken longer, or been longer, than whoever asked for it had time or room for. Nodes' errors have
+/// a code.
+fn is_of_the_other(error: &HostError) -> bool {
+    [HostErrorKind::InvalidInput, HostErrorKind::Timeout].contains(&error.kind) && error.code == 0
 }
 
 fn within(text: &str, bytes_max: usize) -> Answer {
