@@ -27,8 +27,16 @@ impl<'a> Pin<'a> {
     pub fn of(method: &str, params: &'a str) -> Option<Self> {
         let (method, position) = block::at_block(method)?;
         let items = block::items(params)?;
-        let by_hash: ByHash = serde_json::from_str(items.get(position)?.get()).ok()?;
-        let hash = by_hash.block_hash.parse().ok().filter(|_| !by_hash.require_canonical)?;
+        let block = items.get(position)?.get();
+        let hash = match serde_json::from_str::<&str>(block) {
+            // The hash alone is what some libraries write.
+            Ok(text) => text.starts_with("0x").then_some(text)?,
+            Err(_) => {
+                let by_hash: ByHash = serde_json::from_str(block).ok()?;
+                (!by_hash.require_canonical).then_some(by_hash.block_hash)?
+            }
+        };
+        let hash = hash.parse().ok()?;
         Some(Self { method, hash, items, position })
     }
 
@@ -54,6 +62,7 @@ mod tests {
     fn only_a_read_at_the_hash_of_a_block_is_for_good() {
         let pinned = |method: &str, params: &str| Pin::of(method, &params.replace('H', HASH)).is_some();
         assert!(pinned("eth_call", "[{}, {\"blockHash\": \"H\"}]"));
+        assert!(pinned("eth_call", "[{}, \"H\"]"));
         assert!(pinned("eth_getProof", "[\"0x\", [], {\"blockHash\":\"H\",\"requireCanonical\":false}]"));
         for (method, params) in [
             ("eth_call", "[{}, {\"blockHash\": \"H\", \"requireCanonical\": true}]"),
@@ -61,6 +70,8 @@ mod tests {
             ("eth_call", "[{\"blockHash\": \"H\"}, \"latest\"]"),
             ("eth_call", "[{}, {\"blockNumber\": \"0x1\"}]"),
             ("eth_call", "[{}, {\"blockHash\": \"0x12\"}]"),
+            ("eth_call", "[{}, \"0x12\"]"),
+            ("eth_call", "[{}, \"latest\"]"),
             ("eth_call", "[{}]"),
             ("eth_call", "{}"),
             ("eth_getLogs", "[{\"blockHash\": \"H\"}]"),
@@ -74,6 +85,7 @@ mod tests {
         let key = |method: &str, params: &str| Pin::of(method, &params.replace('H', HASH)).map(|pin| pin.key());
         let one = key("eth_getCode", "[\"0x1\", {\"blockHash\": \"H\"}]");
         assert!(one.is_some());
+        assert_eq!(one, key("eth_getCode", "[\"0x1\",\"H\"]"));
         assert_eq!(one, key("eth_getCode", " [\"0x1\" ,{ \"requireCanonical\":false, \"blockHash\":\"H\"} ] "));
         assert_ne!(one, key("eth_getBalance", "[\"0x1\", {\"blockHash\": \"H\"}]"));
         assert_ne!(one, key("eth_getCode", "[\"0x2\", {\"blockHash\": \"H\"}]"));

@@ -36,6 +36,7 @@ mod receiver;
 mod replay;
 mod reserve;
 mod resync;
+mod rpc;
 mod secrets;
 mod services;
 mod transactions;
