@@ -212,7 +212,7 @@ impl Requests {
     async fn heard(&self, asked: &Asked, method: &str, params: &str, waiting: Waiting, until: Instant) -> Answer {
         match waiting.answer(until).await {
             Ok(text) => within(&text, asked.reply_bytes_max),
-            Err(error) if is_of_the_other(&error) => {
+            Err(error) if is_of_the_other(&error) && Instant::now() < until => {
                 let alone = self.alone(asked, method, params, until);
                 timeout_at(until, alone).await.unwrap_or(Err(error))
             }
@@ -240,4 +240,105 @@ pub fn too_many(at_most: usize) -> HostError {
 
 fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
     HostError::new("chain", kind, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use nexum_host_ifaces::{clock::SystemClock, interfaces::chain::port::CODE_OVER_BUDGET, port::Port};
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::{
+        metrics::ChainMetrics,
+        mock::{FaultKind, Fixture, MockBackend, MockChain},
+        usage::tests::usage,
+    };
+
+    const CHAIN: &str = "chain_id = 1\nfirst_timestamp_s = 1\nhistory_blocks = 3\n[[call]]\n\
+                         to = \"0x00000000000000000000000000000000000000ff\"\nwords = [\"block\"]\n";
+
+    fn requests() -> (Requests, MockChain) {
+        let chain = MockChain::new(Fixture::parse(Path::new("f.toml"), CHAIN).unwrap());
+        let (clock, usage) = (Arc::new(SystemClock::new()), usage());
+        let metrics = ChainMetrics::register(&Registry::new()).unwrap();
+        let budgets = Budgets::new(Port::new("store"), clock.clone(), metrics);
+        let backend = Arc::new(MockBackend::manual(chain.clone(), clock.clone(), usage.clone()));
+        (Requests::new(backend, budgets, usage, SharedReads::new(clock)), chain)
+    }
+
+    fn asked(module: &str, budget: Option<RpcBudget>) -> Asked {
+        Asked { module: module.into(), budget, deadline: Duration::from_millis(200), reply_bytes_max: 1_000 }
+    }
+
+    fn at(block: &str) -> String {
+        format!("[{{\"to\":\"0x00000000000000000000000000000000000000ff\"}},{block}]")
+    }
+
+    async fn one(requests: &Requests, asked: Asked, params: &str) -> Answer {
+        let (sender, receiver) = ractor::concurrency::oneshot();
+        let params = params.to_owned();
+        tokio::spawn(requests.clone().request(asked, "eth_call".to_owned(), params, sender.into()));
+        receiver.await.unwrap()
+    }
+
+    fn counted(requests: &Requests) -> (u64, u64) {
+        let rows = requests.usage().rows;
+        (rows.iter().map(|row| row.requests).sum(), rows.iter().map(|row| row.shared).sum())
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_at_one_hash_is_asked_once_and_at_a_tag_each_time() {
+        let (requests, chain) = requests();
+        let pinned = at(&format!("{{\"blockHash\":\"{}\"}}", chain.head().1));
+        let names: Vec<String> = (0..100).map(|number| format!("m{number}")).collect();
+        let all = names.iter().map(|name| one(&requests, asked(name, None), &pinned));
+        let answers = futures::future::join_all(all).await;
+        assert!(answers.iter().all(|answer| *answer == answers[0] && answer.is_ok()), "{:?}", answers[0]);
+        assert_eq!(counted(&requests), (1, 99));
+        for _ in 0..2 {
+            one(&requests, asked("m", None), &at("\"latest\"")).await.unwrap();
+        }
+        assert_eq!(counted(&requests), (3, 99));
+        // In a batch each finds its own: one is known, one is asked twice, one names no block for good.
+        let other = at(&format!("{{\"blockHash\":\"{}\"}}", chain.hashes()[1].1));
+        let batch = [&pinned, &other, &other, &at("\"latest\"")].map(|params| ("eth_call".to_owned(), params.clone()));
+        let (sender, receiver) = ractor::concurrency::oneshot();
+        requests.clone().batch(asked("m", None), batch.to_vec(), sender.into()).await;
+        let told = receiver.await.unwrap().unwrap();
+        assert_eq!((&told[0], &told[1], &told[3]), (&answers[0], &told[2], &answers[0]));
+        assert_ne!(told[0], told[1]);
+        assert_eq!(counted(&requests), (5, 101));
+    }
+
+    #[tokio::test]
+    async fn whoever_gives_up_first_does_not_end_it_for_the_others_and_no_error_is_kept() {
+        let (requests, chain) = requests();
+        let pinned = at(&format!("{{\"blockHash\":\"{}\"}}", chain.head().1));
+        chain.fail("eth_call", FaultKind::Error, 1);
+        assert!(one(&requests, asked("a", None), &pinned).await.is_err());
+        chain.fail("eth_call", FaultKind::Stall, 1);
+        let patient = Asked { deadline: Duration::from_secs(60), ..asked("b", None) };
+        let hasty = async { one(&requests, asked("a", None), &pinned).await.unwrap_err().kind };
+        let waits = async { tokio::time::timeout(Duration::from_millis(500), one(&requests, patient, &pinned)).await };
+        let (hasty, waits) = tokio::join!(hasty, waits);
+        assert_eq!(hasty, HostErrorKind::Timeout);
+        assert!(waits.is_err(), "it waits on: {waits:?}");
+        assert_eq!(counted(&requests).0, 1, "what is under way was not asked again");
+    }
+
+    #[tokio::test]
+    async fn each_pays_for_itself_whoever_asked_before() {
+        let (requests, chain) = requests();
+        let pinned = at(&format!("{{\"blockHash\":\"{}\"}}", chain.head().1));
+        let budget = RpcBudget { requests_per_second: Some(1), ..RpcBudget::default() };
+        one(&requests, asked("neighbour", None), &pinned).await.unwrap();
+        one(&requests, asked("m", Some(budget)), &pinned).await.unwrap();
+        let error = one(&requests, asked("m", Some(budget)), &pinned).await.unwrap_err();
+        assert_eq!((error.kind, error.code), (HostErrorKind::RateLimited, CODE_OVER_BUDGET));
+        assert!(error.data.is_some_and(|millis| millis.parse::<u64>().unwrap() <= 1_000));
+        one(&requests, asked("neighbour", None), &pinned).await.unwrap();
+        assert_eq!(counted(&requests), (1, 2));
+    }
 }

@@ -57,9 +57,9 @@ impl RpcBackend {
 impl RpcBackend {
     /// An answer as modules are told it. That nobody has the block that was to be read at is an error of its own.
     fn told(&self, (method, params): (&str, &RawValue), answer: Payload) -> Result<String, HostError> {
-        match (&answer, Pin::of(method, params.get())) {
-            (Err(error), Some(pin)) if lacks_block(error) => Err(gone(&pin, self.shared.config.chain_id)),
-            _ => to_text(answer),
+        match (answer, Pin::of(method, params.get())) {
+            (Err(error), Some(pin)) if lacks_block(&error) => Err(gone(&pin, self.shared.config.chain_id)),
+            (answer, _) => to_text(answer),
         }
     }
 }
