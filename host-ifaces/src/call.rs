@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    HostError, HostErrorKind,
+    Hash, HostError, HostErrorKind,
     bindings::nexum::host::logging::Level,
     call::log::{EventLabel, LINES_PER_SECOND, LogBudget},
     clock::Clock,
@@ -48,6 +48,8 @@ pub(crate) struct Call {
     tape: Tape,
     log: LogBudget,
     label: EventLabel,
+    /// The chain and the hash of the block that the event at hand is of.
+    block: Option<(u64, Hash)>,
 }
 
 impl Call {
@@ -63,6 +65,7 @@ impl Call {
             tape: Tape::new(&args.taping, recorded),
             log: LogBudget::new(args.clock.monotonic_ns()),
             label: EventLabel::default(),
+            block: None,
         }
     }
 
@@ -74,12 +77,23 @@ impl Call {
             chain_id: block.map(|(chain, _)| chain),
             block: block.map(|(_, number)| number),
         };
+        self.block = id.block_hash();
         // What the start of the instance saw belongs to `init`.
         if *id != EventId::Init {
             self.tape.begin();
         }
         self.usage = Usage::default();
         self.meter.reset();
+    }
+
+    /// The event at hand is this one delivered again: its block is that one's.
+    pub(crate) fn stand_for(&mut self, origin: &EventId) {
+        self.block = origin.block_hash();
+    }
+
+    /// The hash of the block that the event at hand is of, if it is one of this chain.
+    pub(crate) fn block_of(&self, chain_id: u64) -> Option<Hash> {
+        self.block.filter(|(chain, _)| *chain == chain_id).map(|(_, hash)| hash)
     }
 
     pub(crate) fn module(&self) -> &Arc<str> {

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use nexum_records::rpc::RpcBudget;
+
 use crate::{capability::Capability, interfaces::table::Tables};
 
 /// How a module reaches one capability.
@@ -43,6 +45,8 @@ pub struct Grants {
     chains: BTreeSet<u64>,
     /// What its manifest says about interfaces, as far as the operator lets it.
     tables: Tables,
+    /// How much it may ask of nodes.
+    rpc_budget: RpcBudget,
 }
 
 /// Why a required capability is missing.
@@ -97,6 +101,11 @@ impl Grants {
         Self { tables, ..self }
     }
 
+    /// With what the operator lets it ask of nodes.
+    pub fn with_rpc_budget(self, rpc_budget: RpcBudget) -> Self {
+        Self { rpc_budget, ..self }
+    }
+
     pub fn interfaces(&self) -> &Interfaces {
         &self.interfaces
     }
@@ -108,6 +117,10 @@ impl Grants {
 
     pub fn chains(&self) -> &BTreeSet<u64> {
         &self.chains
+    }
+
+    pub fn rpc_budget(&self) -> RpcBudget {
+        self.rpc_budget
     }
 
     pub fn tables(&self) -> &Tables {

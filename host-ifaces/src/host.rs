@@ -102,8 +102,9 @@ impl HostState {
         self.stdio.end()
     }
 
-    /// The event at hand is another one delivered again; its effects have that one's ids.
+    /// The event at hand is another one delivered again; its effects have that one's ids, and it reads at that one's block.
     pub fn stand_for(&mut self, origin: &EventId) {
+        self.call.stand_for(origin);
         self.drafts.stand_for(origin);
     }
 

@@ -230,6 +230,7 @@ impl Terms<'_> {
         let wanted: BTreeSet<_> = manifest.list(chain::CAPABILITY, EXTRA_METHODS).iter().cloned().collect();
         let extra_methods = wanted.intersection(&allowed).cloned();
         let grants = grants.with_chains(chains).with_tables(manifest.tables.clone()).with_extra_methods(extra_methods);
+        let grants = grants.with_rpc_budget(spec.rpc);
         let mut limits = manifest.limits.lowered_to(self.ceiling);
         if let Some(ceiling) = &spec.ceiling {
             limits = limits.lowered_to(ceiling);

@@ -10,6 +10,20 @@ use serde::de::DeserializeOwned;
 use crate::bindings::nexum::host::chain::{RpcRequest, RpcResult};
 use crate::{Context, Error, Result, raw};
 
+/// The block that the event at hand is of, in the place of `"latest"`, for `eth_call`, `eth_getBalance`, `eth_getCode`,
+/// `eth_getProof`, `eth_getStorageAt` and `eth_getTransactionCount`. The host asks by the block's hash, so that another attempt
+/// at the event, and a replay of it, read what the first one read; and modules that ask the same share one request.
+///
+/// Only events of a block of the chain that is asked have one: blocks and logs. With alloy, `BlockId::hash` of the block does
+/// the same. Where the block was reorganized away, the error is one that [`Error::is_block_gone`] knows.
+///
+/// ```no_run
+/// use nexum_sdk::chain;
+/// let balance: String = chain::call(1, "eth_getBalance", ("0xd8dA6BF26964aF9D7eEd9e03E53415D37aA96045", chain::THIS_BLOCK))?;
+/// # Ok::<(), nexum_sdk::Error>(())
+/// ```
+pub const THIS_BLOCK: &str = "this-block";
+
 /// One request of a batch: a method, and the JSON text of its `params` array.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -26,7 +40,8 @@ pub struct Request {
 ///
 /// # Errors
 /// `Unsupported` (−32002) for a chain that is not the module's, `Denied` (−32601) for a method that it may not call,
-/// `Unavailable`, `Timeout` or `RateLimited` when no endpoint answers, and the node's own errors.
+/// `Unavailable`, `Timeout` or `RateLimited` when no endpoint answers, `RateLimited` (−32005) when the module has used up the
+/// budget that the operator gives it, and the node's own errors.
 pub fn call<T: DeserializeOwned>(chain_id: u64, method: &str, params: impl Serialize) -> Result<T> {
     let text = request(chain_id, method, &serde_json::to_string(&params)?)?;
     serde_json::from_str(&text).context(format_args!("the answer to {method}"))

@@ -106,6 +106,13 @@ impl Error {
         crate::hex::decode(self.data()?.strip_prefix("0x")?).ok()
     }
 
+    /// Whether state was to be read at a block that is not on the chain any more. The event at hand is of such a block, too, if
+    /// that was meant: it is told as a reorg next.
+    pub fn is_block_gone(&self) -> bool {
+        const BLOCK_GONE: i32 = -32001;
+        self.domain() == "chain" && self.kind() == ErrorKind::Unavailable && self.code() == BLOCK_GONE
+    }
+
     /// How long to wait after [`ErrorKind::RateLimited`], when the other side said it.
     pub fn retry_after_ms(&self) -> Option<u64> {
         (self.kind() == ErrorKind::RateLimited).then(|| self.data()?.parse().ok())?

@@ -11,25 +11,27 @@ use nexum_host_ifaces::{
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SpawnErr};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc},
+    sync::{Semaphore, mpsc},
     task::{JoinHandle, JoinSet},
 };
 
 use crate::{
-    backend::DynBackend,
+    backend::{Ask, DynBackend},
+    budgets::Budgets,
     config::ChainConfig,
     driver::{Driver, ForDriver, Keeper},
     history::History,
     metrics::ChainMetrics,
     mock::{Fixture, MockBackend, MockChain},
+    requests::{Asked, REQUESTS_MAX, Requests, too_many},
     rpc::{Dial, RpcBackend},
+    shared::SharedReads,
     tracker::Tracker,
+    usage::Usage,
 };
 
 /// Messages on their way from the mailbox to the driver.
 const MESSAGES_MAX: usize = 1_024;
-/// Module requests in flight at one chain; more are refused as rate-limited.
-const REQUESTS_MAX: usize = 512;
 /// Requests in flight that go to every endpoint, transactions among them.
 const EVERYWHERE_MAX: usize = 256;
 
@@ -40,6 +42,9 @@ const ANSWERS_MAX: usize = 8;
 
 /// How long endpoints must contradict what was read before it is given up.
 const GIVEN_UP_AFTER_NS: u64 = 10_000_000_000;
+
+/// Draws uniformly from 0 to 1.
+pub type Jitter = Arc<dyn Fn() -> f64 + Send + Sync>;
 
 /// Where the chain comes from.
 pub enum Source {
@@ -60,6 +65,12 @@ pub struct Args {
     pub history: History,
     /// Where new headers are kept before anybody gets their blocks; absent for a chain that begins anew with each run.
     pub headers: Option<Port<StoreMsg>>,
+    /// What modules have asked of this chain, kept over restarts of the actor.
+    pub usage: Usage,
+    /// How much they may ask, of all chains.
+    pub budgets: Budgets,
+    /// Spreads attempts that follow a failure.
+    pub jitter: Jitter,
 }
 
 pub struct ChainActor;
@@ -67,22 +78,18 @@ pub struct ChainActor;
 pub struct State {
     backend: DynBackend,
     driver: mpsc::Sender<ForDriver>,
-    permits: Arc<Semaphore>,
+    requests: Requests,
     everywhere: Arc<Semaphore>,
     chain_label: String,
     metrics: ChainMetrics,
-    requests: JoinSet<()>,
+    /// What is asked.
+    tasks: JoinSet<()>,
     /// Aborted with the actor.
-    _tasks: JoinSet<()>,
+    _driving: JoinSet<()>,
 }
 
 impl State {
-    /// Counts requests of a module, and finds room for them.
-    fn take(&self, module: &str, requests: usize) -> Result<OwnedSemaphorePermit, TryAcquireError> {
-        self.count(module, requests);
-        self.permits.clone().try_acquire_owned()
-    }
-
+    /// Counts requests of a module.
     fn count(&self, module: &str, requests: usize) {
         self.metrics.module_requests.with_label_values(&[&*self.chain_label, module]).inc_by(requests as u64);
     }
@@ -98,7 +105,7 @@ impl State {
             return drop(reply.send(refused(too_many(EVERYWHERE_MAX))));
         };
         let asked = ask(self.backend.clone());
-        self.requests.spawn(async move {
+        self.tasks.spawn(async move {
             // The caller may have given up.
             let _ = reply.send(asked.await);
             drop(permit);
@@ -152,42 +159,52 @@ impl Actor for ChainActor {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<ChainMsg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let Args { source, clock, metrics, history, headers } = args;
+        let Args { source, clock, metrics, history, headers, usage, budgets, jitter } = args;
+        let reads = SharedReads::new(clock.clone());
         let driver_clock = clock.clone();
         // A mock chain is what it says.
         let patience_ns = if matches!(source, Source::Rpc(..)) { GIVEN_UP_AFTER_NS } else { 0 };
         let (backend, chain_id, name, window_blocks, max_log_range): (DynBackend, _, _, _, _) = match source {
-            Source::Rpc(config, dial) => nodes(config, &dial, clock, &metrics)?,
+            Source::Rpc(config, dial) => nodes(config, &dial, clock, &metrics, (usage.clone(), jitter))?,
             Source::Mock(fixture) => {
                 let (id, name) = (fixture.chain_id, fixture.name.clone());
                 let chain = MockChain::new(fixture);
-                (Arc::new(MockBackend::playing(chain, clock)), id, name, 256, 2_000)
+                (Arc::new(MockBackend::playing(chain, clock, usage.clone())), id, name, 256, 2_000)
             }
             Source::Manual(chain) => {
                 let (id, name) = (chain.chain_id(), chain.name());
-                (Arc::new(MockBackend::manual(chain, clock)), id, name, 256, 2_000)
+                (Arc::new(MockBackend::manual(chain, clock, usage.clone())), id, name, 256, 2_000)
             }
         };
         let tracker = Tracker::new(chain_id, window_blocks, max_log_range, history.clone()).patient(patience_ns);
         let keeper = Keeper { chain_id, history, store: headers };
         let driver = Driver::new(chain_id, name, tracker, keeper, backend.clone(), metrics.clone(), driver_clock);
         let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
-        let mut tasks = JoinSet::new();
+        let mut driving_tasks = JoinSet::new();
         let driving = tokio::spawn(driver.run(receiver));
         // The actor must not outlive its driver: whoever supervises it then starts both anew.
         let abort = AbortOnDrop(driving.abort_handle());
-        tasks.spawn(async move {
+        driving_tasks.spawn(async move {
             let _abort = abort;
             if let Err(error) = driving.await {
                 tracing::error!(%error, "the chain driver died");
             }
             myself.kill();
         });
-        let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
+        let requests = Requests::new(backend.clone(), budgets, usage, reads);
         let everywhere = Arc::new(Semaphore::new(EVERYWHERE_MAX));
         let chain_label = chain_id.to_string();
-        let requests = JoinSet::new();
-        Ok(State { backend, driver: sender, permits, everywhere, chain_label, metrics, requests, _tasks: tasks })
+        let tasks = JoinSet::new();
+        Ok(State {
+            backend,
+            driver: sender,
+            requests,
+            everywhere,
+            chain_label,
+            metrics,
+            tasks,
+            _driving: driving_tasks,
+        })
     }
 
     async fn handle(
@@ -197,54 +214,36 @@ impl Actor for ChainActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         // A panic is the end of one request: whoever waits for its answer is told that there is none.
-        while state.requests.try_join_next().is_some() {}
+        while state.tasks.try_join_next().is_some() {}
         match message {
-            ChainMsg::Request { module, method, params, deadline, reply_bytes_max, reply } => {
-                match state.take(&module, 1) {
-                    Ok(permit) => {
-                        let backend = state.backend.clone();
-                        state.requests.spawn(async move {
-                            let result = backend.request(&method, &params, deadline, reply_bytes_max).await;
-                            // The caller may have given up.
-                            let _ = reply.send(result);
-                            drop(permit);
-                        });
-                    }
-                    Err(_) => {
-                        let _ = reply.send(Err(too_many(REQUESTS_MAX)));
-                    }
-                }
+            ChainMsg::Request { module, budget, method, params, deadline, reply_bytes_max, reply } => {
+                state.count(&module, 1);
+                let asked = Asked { module, budget, deadline, reply_bytes_max };
+                state.tasks.spawn(state.requests.clone().request(asked, method, params, reply));
             }
-            ChainMsg::RequestBatch { module, requests, deadline, reply_bytes_max, reply } => {
-                match state.take(&module, requests.len()) {
-                    Ok(permit) => {
-                        let backend = state.backend.clone();
-                        state.requests.spawn(async move {
-                            let result = backend.request_batch(requests, deadline, reply_bytes_max).await;
-                            let _ = reply.send(result);
-                            drop(permit);
-                        });
-                    }
-                    Err(_) => {
-                        let _ = reply.send(Err(too_many(REQUESTS_MAX)));
-                    }
-                }
+            ChainMsg::RequestBatch { module, budget, requests, deadline, reply_bytes_max, reply } => {
+                state.count(&module, requests.len());
+                let asked = Asked { module, budget, deadline, reply_bytes_max };
+                state.tasks.spawn(state.requests.clone().batch(asked, requests, reply));
+            }
+            ChainMsg::Usage(reply) => {
+                // The caller may have given up.
+                let _ = reply.send(state.requests.usage());
             }
             ChainMsg::RequestEach { module, method, params, endpoints_max, deadline, reply_bytes_max, reply } => {
                 state.count(&module, 1);
                 state.ask_everybody(reply, move |backend| async move {
-                    let answers =
-                        backend.request_each(&method, &params, endpoints_max, deadline, reply_bytes_max).await;
-                    answers.unwrap_or_else(refused)
+                    let ask = Ask { module: &module, deadline, reply_bytes_max };
+                    backend.request_each(&method, &params, endpoints_max, ask).await.unwrap_or_else(refused)
                 });
             }
             ChainMsg::Broadcast { raw, deadline, reply } => {
                 state.broadcast(raw, deadline, reply);
             }
-            ChainMsg::Hashes { numbers, reply } => match state.permits.clone().try_acquire_owned() {
+            ChainMsg::Hashes { numbers, reply } => match state.requests.permits().clone().try_acquire_owned() {
                 Ok(permit) => {
                     let backend = state.backend.clone();
-                    state.requests.spawn(async move {
+                    state.tasks.spawn(async move {
                         let headers = backend.history(&numbers).await;
                         let hashes = headers.map(|headers| headers.iter().map(|header| header.hash).collect());
                         let failed = |error| HostError::new("chain", HostErrorKind::Unavailable, format!("{error}"));
@@ -256,10 +255,10 @@ impl Actor for ChainActor {
                     let _ = reply.send(Err(too_many(REQUESTS_MAX)));
                 }
             },
-            ChainMsg::Finality { tag, numbers, reply } => match state.permits.clone().try_acquire_owned() {
+            ChainMsg::Finality { tag, numbers, reply } => match state.requests.permits().clone().try_acquire_owned() {
                 Ok(permit) => {
                     let backend = state.backend.clone();
-                    state.requests.spawn(async move {
+                    state.tasks.spawn(async move {
                         let known = backend.finality(tag, &numbers).await;
                         let failed = |error| HostError::new("chain", HostErrorKind::Unavailable, format!("{error}"));
                         let _ = reply.send(known.map_err(failed));
@@ -291,15 +290,11 @@ fn nodes(
     dial: &Arc<dyn Dial>,
     clock: Arc<dyn Clock>,
     metrics: &ChainMetrics,
+    (usage, jitter): (Usage, Jitter),
 ) -> Result<(DynBackend, u64, String, usize, u64), String> {
     let (id, name) = (config.chain_id, config.name.clone());
     let (window, range) = (config.window_blocks, config.max_log_range);
-    Ok((Arc::new(RpcBackend::new(config, dial, clock, metrics.clone())?), id, name, window, range))
-}
-
-fn too_many(at_most: usize) -> HostError {
-    let message = format!("more than {at_most} requests to this chain are in flight");
-    HostError::new("chain", HostErrorKind::RateLimited, message)
+    Ok((Arc::new(RpcBackend::new(config, dial, clock, metrics.clone(), usage, jitter)?), id, name, window, range))
 }
 
 /// The answer where no endpoint was asked.

@@ -60,6 +60,15 @@ pub struct Bounds {
     pub disputed: Option<(u64, String)>,
 }
 
+/// For whom something is asked, and how much may come of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    pub module: &'a str,
+    pub deadline: Duration,
+    /// Of all results together.
+    pub reply_bytes_max: usize,
+}
+
 /// A source of one chain. Every method may be called concurrently; none may block.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
@@ -81,20 +90,13 @@ pub trait Backend: Send + Sync + 'static {
     async fn range_logs(&self, from: u64, to: u64, union: &Union, known: &[Header]) -> Result<Ranged, Failure>;
     /// Asks every endpoint for these blocks, ascending.
     async fn survey(&self, known: &[(u64, Hash)]) -> Survey;
-    /// One JSON-RPC request; `params` and the result are JSON text. The result is not longer than `reply_bytes_max`.
-    async fn request(
-        &self,
-        method: &str,
-        params: &str,
-        deadline: Duration,
-        reply_bytes_max: usize,
-    ) -> Result<String, HostError>;
+    /// One JSON-RPC request; `params` and the result are JSON text.
+    async fn request(&self, method: &str, params: &str, ask: Ask<'_>) -> Result<String, HostError>;
     /// One JSON-RPC batch; as many answers as requests, in order.
     async fn request_batch(
         &self,
         requests: Vec<(String, String)>,
-        deadline: Duration,
-        reply_bytes_max: usize,
+        ask: Ask<'_>,
     ) -> Result<Vec<Result<String, HostError>>, HostError>;
     /// The same request to each of up to so many endpoints that are connected, the best first.
     async fn request_each(
@@ -102,8 +104,7 @@ pub trait Backend: Send + Sync + 'static {
         method: &str,
         params: &str,
         endpoints_max: usize,
-        deadline: Duration,
-        reply_bytes_max: usize,
+        ask: Ask<'_>,
     ) -> Result<Vec<EndpointAnswer>, HostError>;
     /// Sends a signed transaction to whoever is to have it; one answer from each, as they come.
     async fn broadcast(&self, raw: &[u8], deadline: Duration, answers: mpsc::Sender<EndpointAnswer>);

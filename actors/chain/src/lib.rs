@@ -11,6 +11,8 @@ mod actor;
 mod backend;
 mod backfill;
 mod branch;
+mod budget;
+mod budgets;
 mod canon;
 mod config;
 mod driver;
@@ -20,18 +22,24 @@ mod history;
 mod interests;
 mod metrics;
 pub mod mock;
+mod pin;
 mod proof;
 mod range;
+mod requests;
 mod rpc;
 mod scan;
+mod shared;
 mod tracker;
+mod usage;
 mod window;
 
-pub use actor::{Args, ChainActor, Source, spawn};
+pub use actor::{Args, ChainActor, Jitter, Source, spawn};
+pub use budgets::Budgets;
 pub use config::{BloomUse, ChainConfig, EndpointConfig, Verify};
 pub use history::{History, KEPT_HEADERS};
 pub use metrics::ChainMetrics;
 pub use rpc::{Broken, Dial, Held, Http, Meter, Network, Reply, Room, Socket};
+pub use usage::Usage;
 
 /// The readers of nodes' answers with what must hold of each, for the fuzz targets.
 #[cfg(feature = "fuzzing")]

@@ -46,6 +46,9 @@ pub struct ChainMetrics {
     pub endpoint_demotions: IntCounterVec,
     pub endpoint_requests: IntCounterVec,
     pub module_requests: IntCounterVec,
+    pub module_units: IntCounterVec,
+    pub module_refused: IntCounterVec,
+    pub rpc_shared: IntCounterVec,
     pub wait_seconds: IntGaugeVec,
     pub waits: IntGaugeVec,
     pub endpoint_lag: IntGaugeVec,
@@ -121,6 +124,21 @@ impl ChainMetrics {
                 "JSON-RPC requests that a module asked of a chain, its outbox included.",
                 &["chain_id", "module"],
             )?,
+            module_units: counter(
+                "nexum_module_rpc_units_total",
+                "Compute units of the requests that were sent for a module.",
+                &["chain_id", "module"],
+            )?,
+            module_refused: counter(
+                "nexum_module_rpc_refused_total",
+                "Calls of a module that were refused because it had used up its budget.",
+                &["module"],
+            )?,
+            rpc_shared: counter(
+                "nexum_rpc_shared_total",
+                "Reads that were answered by what another request for the same brought.",
+                &["chain_id", "method"],
+            )?,
             wait_seconds: gauge(
                 "nexum_chain_wait_seconds",
                 "Age of the oldest thing that a chain or a module that reads it waits for besides new blocks.",
@@ -152,17 +170,21 @@ impl ChainMetrics {
 
     /// Forgets a module that was unloaded.
     pub fn forget(&self, module: &str) {
-        let families = self.module_requests.collect();
-        let labels = families.iter().flat_map(|family| family.get_metric()).map(|metric| metric.get_label());
-        for labels in labels {
-            let value = |name: &str| labels.iter().find(|label| label.name() == name).map(|label| label.value());
-            if let (Some(chain), Some(counted)) = (value("chain_id"), value("module"))
-                && counted == module
-            {
-                // It is there: nobody else removes it.
-                let _ = self.module_requests.remove_label_values(&[chain, module]);
+        for counter in [&self.module_requests, &self.module_units] {
+            let families = counter.collect();
+            let labels = families.iter().flat_map(|family| family.get_metric()).map(|metric| metric.get_label());
+            for labels in labels {
+                let value = |name: &str| labels.iter().find(|label| label.name() == name).map(|label| label.value());
+                if let (Some(chain), Some(counted)) = (value("chain_id"), value("module"))
+                    && counted == module
+                {
+                    // It is there: nobody else removes it.
+                    let _ = counter.remove_label_values(&[chain, module]);
+                }
             }
         }
+        // Of most modules there is none.
+        let _ = self.module_refused.remove_label_values(&[module]);
     }
 
     /// The label of a method.

@@ -11,6 +11,7 @@ pub(crate) mod form;
 mod headers;
 mod limiter;
 mod logs;
+mod pinned;
 mod ranges;
 mod requests;
 mod scoreboard;
@@ -40,10 +41,12 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, watch};
 
 use crate::{
+    actor::Jitter,
     config::{ChainConfig, EndpointConfig},
     header::Header,
     metrics::ChainMetrics,
     tracker::Failure,
+    usage::Usage,
 };
 use agreement::{Agreement, HeadVerdict, Told};
 pub use dial::{Broken, Dial, Held, Http, Meter, Network, Reply, Room, Socket};
@@ -356,6 +359,8 @@ impl Shared {
 
 pub struct RpcBackend {
     shared: Arc<Shared>,
+    usage: Usage,
+    jitter: Jitter,
 }
 
 impl RpcBackend {
@@ -364,6 +369,8 @@ impl RpcBackend {
         dial: &Arc<dyn Dial>,
         clock: Arc<dyn Clock>,
         metrics: ChainMetrics,
+        usage: Usage,
+        jitter: Jitter,
     ) -> Result<Self, String> {
         if config.endpoints.is_empty() {
             return Err(format!("chain {}: no endpoint is configured", config.chain_id));
@@ -413,6 +420,6 @@ impl RpcBackend {
             blocks_behind,
             gauges,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), usage, jitter })
     }
 }

@@ -6,7 +6,10 @@ use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Router, serve::Listener};
 use nexum_host_ifaces::{
-    interfaces::identity::port::IdentityMsg, port::Port, store::StoreMsg, transactions::TransactionsMsg,
+    interfaces::{chain::port::ChainMsg, identity::port::IdentityMsg},
+    port::Port,
+    store::StoreMsg,
+    transactions::TransactionsMsg,
 };
 use nexum_kernel::admin::AdminMsg;
 use prometheus::Registry;
@@ -36,6 +39,7 @@ pub struct Args {
     pub store: Port<StoreMsg>,
     /// Absent where the engine has no accounts.
     pub accounts: Option<Accounts>,
+    pub chains: Vec<Port<ChainMsg>>,
     pub registry: Registry,
     pub counted: GatewayMetrics,
     pub logs: LogTap,
@@ -149,11 +153,13 @@ impl Actor for Gateway {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let Args { health, metrics, admin_socket, admin_tcp, admin, store, accounts, registry, counted, logs } = args;
+        let Args { health, metrics, admin_socket, admin_tcp, admin, store, accounts, chains, registry, counted, logs } =
+            args;
         let (closing, closed) = watch::channel(false);
         let (addresses, listeners) = (Addresses::default(), JoinSet::new());
         let mut state = State { addresses, listeners, closing, counted, _socket: None };
-        let api = admin::Api { admin: admin.clone(), store, accounts, registry: registry.clone(), logs, closed };
+        let api =
+            admin::Api { admin: admin.clone(), store, accounts, chains, registry: registry.clone(), logs, closed };
         if let Some(address) = health {
             let listener = listen::tcp("observability.health_listen", address).await?;
             state.addresses.health = Some(listener.local_addr()?);

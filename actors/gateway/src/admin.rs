@@ -5,6 +5,7 @@ mod crashes;
 mod journal;
 mod modules;
 mod outbox;
+mod rpc;
 mod services;
 mod state;
 
@@ -22,6 +23,7 @@ use axum::{
 use bytes::Bytes;
 use futures::stream;
 use nexum_host_ifaces::{
+    interfaces::chain::port::ChainMsg,
     port::Port,
     secrets,
     store::{StoreError, StoreMsg},
@@ -53,6 +55,7 @@ pub(crate) struct Api {
     pub admin: Port<AdminMsg>,
     pub store: Port<StoreMsg>,
     pub accounts: Option<Accounts>,
+    pub chains: Vec<Port<ChainMsg>>,
     pub registry: Registry,
     pub logs: LogTap,
     /// Turns true when the gateway stops; ends the log streams.
@@ -100,6 +103,7 @@ pub(crate) fn router(api: Api, token: Option<Token>) -> Router {
         .route("/v1/shutdown", post(shutdown))
         .merge(modules::routes())
         .merge(outbox::routes())
+        .merge(rpc::routes())
         .merge(services::routes())
         .merge(state::routes())
         .merge(journal::routes())

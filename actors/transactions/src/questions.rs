@@ -67,7 +67,9 @@ impl Chain {
     fn ask(&self, method: &str, params: &Value) -> Asked<Answer> {
         let (module, method, params) = (self.module.clone(), method.to_owned(), params.to_string());
         let (deadline, reply_bytes_max) = (DEADLINE, REPLY_BYTES_MAX);
-        let request = |reply| ChainMsg::Request { module, method, params, deadline, reply_bytes_max, reply };
+        // A lane is shared, and what was signed is followed: no module's budget holds it up.
+        let budget = None;
+        let request = |reply| ChainMsg::Request { module, budget, method, params, deadline, reply_bytes_max, reply };
         Asked(self.port.ask(request).map_err(|error| error.to_host_error("chain")))
     }
 

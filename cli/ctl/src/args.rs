@@ -290,6 +290,12 @@ pub enum Operator {
     Approvals(accounts::Approvals),
     /// The signatures that were made, newest first
     Audit(accounts::Audit),
+    /// What modules asked of chains since the engine started, what it cost, and how far their budgets are used
+    Rpc {
+        /// Only of this module
+        #[arg(long, short, value_name = "NAME")]
+        module: Option<String>,
+    },
     /// Current values of all metrics, in Prometheus' text format
     Metrics,
     /// Stop every module from pulling and wait until none has anything left to do; the engine runs on

@@ -11,6 +11,7 @@ pub mod logs;
 pub mod metrics;
 pub mod outbox;
 pub mod report;
+pub mod rpc;
 pub mod transactions;
 pub mod tree;
 pub mod units;

@@ -6,7 +6,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use nexum_host_ifaces::secrets;
+use nexum_host_ifaces::{interfaces::chain::port::RpcBudget, secrets};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
@@ -110,6 +110,7 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
                 format!("the bundle of [[modules]] number {} again", first + 1),
             ));
         }
+        check_budget(&format!("{path}.rpc"), &module.rpc)?;
         check_ceiling(&format!("{path}.limits"), &module.limits)?;
     }
     if let Some((key, wrong)) = config.egress.wrong() {
@@ -271,6 +272,23 @@ fn wrong_with(directive: &str) -> Option<String> {
     }
 }
 
+/// What a module may ask of nodes.
+fn check_budget(path: &str, budget: &RpcBudget) -> Result<(), Problem> {
+    let limits = [
+        ("requests_per_second", budget.requests_per_second),
+        ("units_per_second", budget.units_per_second),
+        ("requests_per_day", budget.requests_per_day),
+        ("units_per_day", budget.units_per_day),
+    ];
+    match limits.iter().find(|(_, limit)| *limit == Some(0)) {
+        Some((key, _)) => {
+            let message = "0 would let it ask nothing: withhold the capability with denied = [\"chain\"]";
+            Err(problem(&format!("{path}.{key}"), message))
+        }
+        None => Ok(()),
+    }
+}
+
 fn check_chain(index: usize, chain: &Chain) -> Result<(), Problem> {
     let path = format!("chains.{index}");
     if chain.chain_id == 0 {
@@ -307,6 +325,14 @@ fn check_chain(index: usize, chain: &Chain) -> Result<(), Problem> {
         return Err(problem(&format!("{path}.kept_headers"), format!("{kept} is not between {least} and {most}")));
     }
     let rpc = &chain.rpc;
+    let is_method = |name: &String| {
+        (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    if !rpc.costs.keys().all(is_method) {
+        let message =
+            "one of its keys is no method: expected names such as eth_call, of letters, digits and underscores";
+        return Err(problem(&format!("{path}.rpc.costs"), message));
+    }
     if rpc.requests_per_second == Some(0) {
         return Err(problem(
             &format!("{path}.rpc.requests_per_second"),

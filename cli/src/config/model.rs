@@ -12,7 +12,9 @@ use std::{
 
 use nexum_chain::{BloomUse, Verify, mock::Fixture};
 pub use nexum_ctl::{args::LogFormat, period::Period};
-use nexum_host_ifaces::{Hash, capability::Capability, limits::Limits, recording::Record};
+use nexum_host_ifaces::{
+    Hash, capability::Capability, interfaces::chain::port::RpcBudget, limits::Limits, recording::Record,
+};
 use nexum_kernel::compile::CompileLimits;
 use nexum_store::Durability;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
@@ -198,6 +200,9 @@ pub struct Rpc {
     /// When headers and logs are checked against what proves them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify: Option<Verify>,
+    /// What requests cost, in units of modules' budgets, by method.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub costs: BTreeMap<String, u64>,
 }
 
 impl Rpc {
@@ -216,6 +221,9 @@ pub struct Module {
     pub denied: Vec<Capability>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_methods: Vec<String>,
+    /// What it may ask of nodes.
+    #[serde(default, skip_serializing_if = "RpcBudget::is_unlimited")]
+    pub rpc: RpcBudget,
     /// What is recorded of its events, if otherwise than `[journal] record` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Record>,
@@ -245,6 +253,7 @@ impl Module {
             source: directory.to_string_lossy().into_owned(),
             denied: Vec::new(),
             extra_methods: Vec::new(),
+            rpc: RpcBudget::default(),
             record: None,
             component: None,
             adopt_state: false,

@@ -14,7 +14,9 @@ use std::{
 };
 
 use anyhow::Context;
-use nexum_chain::{ChainConfig, ChainMetrics, Dial, EndpointConfig, History, KEPT_HEADERS, Network, mock::Fixture};
+use nexum_chain::{
+    Budgets, ChainConfig, ChainMetrics, Dial, EndpointConfig, History, KEPT_HEADERS, Network, Usage, mock::Fixture,
+};
 use nexum_egress::{Certificates, EgressMetrics, ReadCredentials, Resolver};
 use nexum_gateway::{Accounts, AdminTcp, GatewayMetrics, LogTap, Token};
 use nexum_host_ifaces::{
@@ -70,9 +72,16 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let metrics = ChainMetrics::register(&registry).context("metrics")?;
     let network = Network::new(look_up_of_this_machine(), clock.clone(), &metrics);
     let network: Arc<dyn Dial> = Arc::new(network.with_certificates(Arc::new(crate::certificates::check)));
+    let budgets = Budgets::new(ports.store(), clock.clone(), metrics.clone());
+    let mut usages = Vec::with_capacity(config.chains.len());
     for chain in &config.chains {
         let Some(port) = ports.chain(chain.chain_id) else { continue };
-        services.push(chain_service(chain, &ports, port.clone(), &network, &clock, &metrics, &histories));
+        let usage = Usage::new(chain.chain_id, chain.rpc.costs.clone(), metrics.clone());
+        usages.push(usage.clone());
+        let headers = histories.get(&chain.chain_id).map(|history| (history.clone(), ports.store()));
+        let (clock, metrics, budgets) = (clock.clone(), metrics.clone(), budgets.clone());
+        let shared = ChainShared { network: network.clone(), clock, metrics, usage, budgets };
+        services.push(chain_service(chain, port.clone(), headers, shared));
     }
     services.push(cron_service(ports.of(), clock.clone()));
     #[cfg(feature = "echo")]
@@ -120,6 +129,8 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
         jitter: Arc::new(rand::random::<f64>),
         unloaded: Arc::new(move |module: &str| {
             egress_metrics.forget(module);
+            usages.iter().for_each(|usage| usage.forget(module));
+            budgets.forget(module);
             metrics.forget(module);
         }),
     };
@@ -236,28 +247,37 @@ fn egress_service(
     Ok(service.with_status(status))
 }
 
+/// What a chain's actors have in common, one after the other.
+#[derive(Clone)]
+struct ChainShared {
+    network: Arc<dyn Dial>,
+    clock: Arc<dyn Clock>,
+    metrics: ChainMetrics,
+    usage: Usage,
+    budgets: Budgets,
+}
+
+/// `headers` are those of earlier runs, and where new ones are kept.
 fn chain_service(
     chain: &Chain,
-    ports: &Ports,
     port: Port<ChainMsg>,
-    network: &Arc<dyn Dial>,
-    clock: &Arc<dyn Clock>,
-    metrics: &ChainMetrics,
-    histories: &Histories,
+    headers: Option<(History, Port<StoreMsg>)>,
+    shared: ChainShared,
 ) -> ServiceSpec {
     let fixture = chain.fixture.clone();
     assert_eq!(fixture.is_some(), chain.mock.is_some(), "a fixture is read when the configuration is checked");
-    let (rpc, network, clock, metrics) = (rpc(chain), network.clone(), clock.clone(), metrics.clone());
-    let kept = histories.get(&chain.chain_id).cloned();
-    let (headers, history) = (kept.is_some().then(|| ports.store()), kept.unwrap_or_default());
+    let rpc = rpc(chain);
+    let (history, headers) = headers.unzip();
+    let history = history.unwrap_or_default();
     let status = status::chain(chain.chain_id, port.clone());
     let service = ServiceSpec::new(format!("chain:{}", chain.chain_id), port, move |supervisor| {
         let source = match &fixture {
             Some(fixture) => nexum_chain::Source::Mock(Fixture::clone(fixture)),
-            None => nexum_chain::Source::Rpc(rpc.clone(), network.clone()),
+            None => nexum_chain::Source::Rpc(rpc.clone(), shared.network.clone()),
         };
-        let (clock, metrics) = (clock.clone(), metrics.clone());
-        let args = nexum_chain::Args { source, clock, metrics, history: history.clone(), headers: headers.clone() };
+        let ChainShared { clock, metrics, usage, budgets, .. } = shared.clone();
+        let (history, headers, jitter) = (history.clone(), headers.clone(), Arc::new(rand::random::<f64>));
+        let args = nexum_chain::Args { source, clock, metrics, history, headers, usage, budgets, jitter };
         async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
     });
     service.with_status(status)
@@ -312,6 +332,7 @@ fn gateway_service(
         admin: admin.clone(),
         store: ports.store(),
         accounts: ports.has::<TransactionsMsg>().then(|| Accounts { identity: ports.of(), transactions: ports.of() }),
+        chains: ports.chains().values().cloned().collect(),
         registry: registry.clone(),
         counted: GatewayMetrics::register(registry).context("metrics")?,
         logs,
@@ -339,6 +360,7 @@ pub(super) fn module_spec(module: &Module) -> ModuleSpec {
         ceiling: (module.limits != Ceiling::default()).then(|| module.limits.limits()),
         config: module.config.clone(),
         extra_methods: module.extra_methods.clone(),
+        rpc: module.rpc,
         record: module.record,
         component: module.component.map(|component| component.0),
         adopt_state: module.adopt_state,

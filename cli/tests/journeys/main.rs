@@ -39,6 +39,7 @@ mod remote_store;
 mod replay;
 mod reserve;
 mod resync;
+mod rpc;
 mod secrets;
 mod services;
 mod tls;

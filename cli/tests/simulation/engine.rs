@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use nexum_chain::{ChainConfig, ChainMetrics, EndpointConfig, History};
+use nexum_chain::{Budgets, ChainConfig, ChainMetrics, EndpointConfig, History, Usage};
 use nexum_cli::status;
 use nexum_host_ifaces::{
     blocking::Blocking, clock::Clock, cron::CronMsg, interfaces::http::port::EgressMsg, port::Port, ports::Ports,
@@ -166,6 +166,7 @@ impl Engine {
             }
         })];
         let metrics = ChainMetrics::register(&registry).map_err(|error| error.to_string())?;
+        let budgets = Budgets::new(ports.store(), clock.clone(), metrics.clone());
         for (index, plan) in machine.scenario.chains.iter().enumerate() {
             let Some(port) = ports.chain(plan.id) else { continue };
             let mut config = ChainConfig::new(plan.id, Vec::<String>::new());
@@ -183,13 +184,16 @@ impl Engine {
             (config.bloom, config.verify) = (plan.bloom, plan.verify);
             let (net, clock, history) = (net.clone(), clock.clone(), histories[index].1.clone());
             let headers = ports.store();
-            let metrics = metrics.clone();
+            let usage = Usage::new(plan.id, BTreeMap::new(), metrics.clone());
+            let (metrics, budgets, jitter) = (metrics.clone(), budgets.clone(), machine.jitter.clone());
             let (name, status) = (format!("chain {}", plan.id), |port| status::chain(plan.id, port));
             services.push(actors.service(&name, port.clone(), status, move |supervisor| {
                 let source = nexum_chain::Source::Rpc(config.clone(), Arc::new(net.clone()));
                 let (clock, metrics, history) = (clock.clone(), metrics.clone(), history.clone());
                 let headers = Some(headers.clone());
-                let args = nexum_chain::Args { source, clock, metrics, history, headers };
+                let (usage, budgets, chance) = (usage.clone(), budgets.clone(), jitter.clone());
+                let jitter = Arc::new(move || lock(&chance).unit());
+                let args = nexum_chain::Args { source, clock, metrics, history, headers, usage, budgets, jitter };
                 async move { nexum_chain::spawn(args, supervisor).await.map(|(actor, _)| actor) }
             }));
         }

@@ -157,6 +157,14 @@ impl EventId {
         }
     }
 
+    /// Chain and hash of the block that an event is of, for events of one block.
+    pub fn block_hash(&self) -> Option<(u64, Hash)> {
+        match self {
+            Self::Block { chain_id, hash, .. } | Self::Logs { chain_id, hash, .. } => Some((*chain_id, *hash)),
+            _ => None,
+        }
+    }
+
     /// Chain and block number, for events that have them.
     pub fn block(&self) -> Option<(u64, u64)> {
         match self {

@@ -13,6 +13,7 @@ pub mod file;
 mod hex_bytes;
 pub mod journal;
 pub mod limits;
+pub mod rpc;
 pub mod wait;
 
 pub use hex_bytes::{Address, Hash, PublicKey, Signature};

@@ -78,9 +78,9 @@ async fn request(
     method: &str,
     params: &str,
 ) -> Result<String, HostError> {
-    let (module, deadline) = (with.module.clone(), with.deadline);
+    let (module, budget, deadline) = (with.module.clone(), Some(with.grants.rpc_budget()), with.deadline);
     let (method, params, reply_bytes_max) = (method.to_owned(), params.to_owned(), REPLY_BYTES_MAX);
-    let request = |reply| ChainMsg::Request { module, method, params, deadline, reply_bytes_max, reply };
+    let request = |reply| ChainMsg::Request { module, budget, method, params, deadline, reply_bytes_max, reply };
     let answer = port.call(deadline, request).await;
     answer.unwrap_or_else(|error| Err(HostError::new("chain", HostErrorKind::Unavailable, error.to_string())))
 }

@@ -1,5 +1,6 @@
 //! `chain`: requests to the nodes of chains.
 
+pub mod block;
 pub mod grant;
 pub mod guest;
 pub mod port;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use nexum_host_ifaces::{
     Address, Hash, HostError, HostErrorKind,
     clock::Clock,
-    interfaces::chain::port::{EndpointAnswer, EndpointStatus, Final},
+    interfaces::chain::port::{CODE_BLOCK_GONE, EndpointAnswer, EndpointStatus, Final},
     types::Log,
 };
 use serde_json::{Value, json};
@@ -14,10 +14,11 @@ use tokio::sync::mpsc;
 
 use super::chain::{Called, FaultKind, MockBlock, MockChain};
 use crate::{
-    backend::{Backend, Bounds, Ranged, Seen, Survey},
+    backend::{Ask, Backend, Bounds, Ranged, Seen, Survey},
     filter::Union,
     header::Header,
     tracker::{Failure, Tag},
+    usage::Usage,
 };
 
 /// Heads told at once when many blocks were made since the last look.
@@ -35,16 +36,17 @@ pub struct MockBackend {
     clock: Arc<dyn Clock>,
     /// Blocks come by themselves.
     plays: bool,
+    usage: Usage,
 }
 
 impl MockBackend {
-    pub fn playing(chain: MockChain, clock: Arc<dyn Clock>) -> Self {
+    pub fn playing(chain: MockChain, clock: Arc<dyn Clock>, usage: Usage) -> Self {
         chain.date_from(clock.now_ms() / 1_000);
-        Self { chain, clock, plays: true }
+        Self { chain, clock, plays: true, usage }
     }
 
-    pub fn manual(chain: MockChain, clock: Arc<dyn Clock>) -> Self {
-        Self { chain, clock, plays: false }
+    pub fn manual(chain: MockChain, clock: Arc<dyn Clock>, usage: Usage) -> Self {
+        Self { chain, clock, plays: false, usage }
     }
 
     async fn fault(&self, method: &str) -> Result<(), Failure> {
@@ -149,10 +151,16 @@ impl MockBackend {
         let to = address(&call["to"])?;
         let data = call.get("input").or(call.get("data")).and_then(Value::as_str).unwrap_or("0x");
         let data = hex::decode(data.trim_start_matches("0x")).map_err(|error| bad_params(error.to_string()))?;
-        let number = match block.get("blockHash") {
+        // A hash is longer than any number.
+        let alone = Some(block).filter(|block| block.as_str().is_some_and(|text| text.len() == 66));
+        let number = match block.get("blockHash").or(alone) {
             Some(block_hash) => {
                 let block = self.chain.block_by_hash(&hash(block_hash)?);
-                block.ok_or_else(|| bad_params("unknown block".into()))?.header.number
+                let gone = || {
+                    HostError::new("chain", HostErrorKind::Unavailable, "the block is not on the chain")
+                        .with_code(CODE_BLOCK_GONE)
+                };
+                block.ok_or_else(gone)?.header.number
             }
             None => self.number_of(block.get("blockNumber").unwrap_or(block))?,
         };
@@ -316,35 +324,30 @@ impl Backend for MockBackend {
         }
     }
 
-    async fn request(
-        &self,
-        method: &str,
-        params: &str,
-        deadline: Duration,
-        _reply_bytes_max: usize,
-    ) -> Result<String, HostError> {
-        match self.chain.fault(method) {
+    async fn request(&self, method: &str, params: &str, ask: Ask<'_>) -> Result<String, HostError> {
+        let answer = match self.chain.fault(method) {
             None => self.answer(method, params),
             Some(FaultKind::Error) => {
                 let message = format!("scripted fault of {method}");
                 Err(HostError::new("chain", HostErrorKind::Internal, message).with_code(CODE_FAULT))
             }
             Some(FaultKind::Stall) => {
-                tokio::time::sleep(deadline).await;
+                tokio::time::sleep(ask.deadline).await;
                 Err(HostError::new("chain", HostErrorKind::Timeout, format!("{method} was not answered in time")))
             }
-        }
+        };
+        self.usage.sent(ask.module, method, NAME, answer.as_ref().ok().map(String::len));
+        answer
     }
 
     async fn request_batch(
         &self,
         requests: Vec<(String, String)>,
-        deadline: Duration,
-        reply_bytes_max: usize,
+        ask: Ask<'_>,
     ) -> Result<Vec<Result<String, HostError>>, HostError> {
         let mut answers = Vec::with_capacity(requests.len());
         for (method, params) in requests {
-            answers.push(self.request(&method, &params, deadline, reply_bytes_max).await);
+            answers.push(self.request(&method, &params, ask).await);
         }
         Ok(answers)
     }
@@ -354,20 +357,20 @@ impl Backend for MockBackend {
         method: &str,
         params: &str,
         endpoints_max: usize,
-        deadline: Duration,
-        reply_bytes_max: usize,
+        ask: Ask<'_>,
     ) -> Result<Vec<EndpointAnswer>, HostError> {
         if endpoints_max == 0 {
             return Ok(Vec::new());
         }
-        let answer = self.request(method, params, deadline, reply_bytes_max).await;
+        let answer = self.request(method, params, ask).await;
         Ok(vec![EndpointAnswer { endpoint: NAME.to_owned(), answer }])
     }
 
     /// It has no transactions: this is refused like any other method that it does not know, unless a fault is scripted.
     async fn broadcast(&self, raw: &[u8], deadline: Duration, answers: mpsc::Sender<EndpointAnswer>) {
         let params = json!([bytes_json(raw)]).to_string();
-        let answer = self.request("eth_sendRawTransaction", &params, deadline, usize::MAX).await;
+        let ask = Ask { module: "engine", deadline, reply_bytes_max: usize::MAX };
+        let answer = self.request("eth_sendRawTransaction", &params, ask).await;
         // Whoever asked may have given up.
         let _ = answers.send(EndpointAnswer { endpoint: NAME.to_owned(), answer }).await;
     }

@@ -21,13 +21,16 @@ use super::{
     errors::CallError,
     follow,
     headers::HeaderRequest,
+    pinned::{gone, lacks_block},
     requests::{parse_params, to_text},
+    socket::Payload,
 };
 use crate::{
-    backend::{Backend, Bounds, Ranged, SETTLED_DEPTH, Seen, Survey},
+    backend::{Ask, Backend, Bounds, Ranged, SETTLED_DEPTH, Seen, Survey},
     config::BloomUse,
     filter::Union,
     header::Header,
+    pin::Pin,
     tracker::{Failure, Tag},
 };
 
@@ -47,6 +50,16 @@ impl RpcBackend {
                 Err(Failure::Failed(format!("{} serves another chain", self.shared.name(index))))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl RpcBackend {
+    /// An answer as modules are told it. That nobody has the block that was to be read at is an error of its own.
+    fn told(&self, (method, params): (&str, &RawValue), answer: Payload) -> Result<String, HostError> {
+        match (answer, Pin::of(method, params.get())) {
+            (Err(error), Some(pin)) if lacks_block(&error) => Err(gone(&pin, self.shared.config.chain_id)),
+            (answer, _) => to_text(answer),
         }
     }
 }
@@ -95,27 +108,20 @@ impl Backend for RpcBackend {
         self.ask_everybody(known).await
     }
 
-    async fn request(
-        &self,
-        method: &str,
-        params: &str,
-        deadline: Duration,
-        reply_bytes_max: usize,
-    ) -> Result<String, HostError> {
+    async fn request(&self, method: &str, params: &str, ask: Ask<'_>) -> Result<String, HostError> {
         let params = parse_params(params.to_owned())?;
-        let answers = self.persist(&[(method, &params)], deadline, reply_bytes_max).await;
+        let answers = self.persist(&[(method, &params)], &ask).await;
         match answers.map(|mut answers| answers.pop()) {
-            Ok(Some(answer)) => to_text(answer),
+            Ok(Some(answer)) => self.told((method, &params), answer),
             Ok(None) => Err(CallError::nonsense("it is empty").to_host_error()),
-            Err(error) => Err(error.to_host_error()),
+            Err(error) => self.told((method, &params), Err(error)),
         }
     }
 
     async fn request_batch(
         &self,
         requests: Vec<(String, String)>,
-        deadline: Duration,
-        reply_bytes_max: usize,
+        ask: Ask<'_>,
     ) -> Result<Vec<Result<String, HostError>>, HostError> {
         if requests.is_empty() {
             return Ok(vec![]);
@@ -126,10 +132,10 @@ impl Backend for RpcBackend {
         }
         let batch: Vec<(&str, &RawValue)> =
             parsed.iter().map(|(method, params)| (method.as_str(), &**params)).collect();
-        match self.persist_batch(&batch, deadline, reply_bytes_max).await {
-            Ok(answers) => Ok(answers.into_iter().map(to_text).collect()),
+        match self.persist_batch(&batch, &ask).await {
+            Ok(answers) => Ok(batch.iter().zip(answers).map(|(request, answer)| self.told(*request, answer)).collect()),
             // A batch of one is sent as a plain request: the node's error is the answer to it.
-            Err(error @ CallError::Node { .. }) if batch.len() == 1 => Ok(vec![Err(error.to_host_error())]),
+            Err(error @ CallError::Node { .. }) if batch.len() == 1 => Ok(vec![self.told(batch[0], Err(error))]),
             Err(error) => Err(error.to_host_error()),
         }
     }
@@ -139,11 +145,10 @@ impl Backend for RpcBackend {
         method: &str,
         params: &str,
         endpoints_max: usize,
-        deadline: Duration,
-        reply_bytes_max: usize,
+        ask: Ask<'_>,
     ) -> Result<Vec<EndpointAnswer>, HostError> {
         let params = parse_params(params.to_owned())?;
-        Ok(self.ask_each(method, &params, endpoints_max, deadline, reply_bytes_max).await)
+        Ok(self.ask_each(method, &params, endpoints_max, ask).await)
     }
 
     async fn broadcast(&self, raw: &[u8], deadline: Duration, answers: mpsc::Sender<EndpointAnswer>) {

@@ -11,11 +11,14 @@ use super::{
     RpcBackend,
     endpoint::{self, Endpoint, Purpose},
     errors::CallError,
+    pinned::{is_of_form, lacks_block},
     socket::Payload,
 };
+use crate::{backend::Ask, pin::Pin};
 
-/// First wait before the same endpoints are asked again; doubles.
+/// First wait before the same endpoints are asked again, and the longest; it doubles.
 const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Endpoints that are asked the same at once.
 const AT_ONCE: usize = 8;
 const SEND_RAW: &str = "eth_sendRawTransaction";
@@ -25,32 +28,24 @@ impl RpcBackend {
     pub(super) async fn persist_batch(
         &self,
         batch: &[(&str, &RawValue)],
-        deadline: Duration,
-        reply_bytes_max: usize,
+        ask: &Ask<'_>,
     ) -> Result<Vec<Payload>, CallError> {
-        let until = Instant::now() + deadline;
+        let until = Instant::now() + ask.deadline;
         let first = self.shared.board().order_for_modules(self.shared.clock.monotonic_ns()).first().copied();
         let takes =
             first.is_none_or(|index| self.shared.endpoints[index].shape().batch.current() >= batch.len() as u64);
         if takes {
-            match self.persist(batch, deadline, reply_bytes_max).await {
+            match self.persist(batch, ask).await {
                 // Whether the node refused the batch or a request in it, each of them will tell.
                 Err(error @ CallError::Node { .. }) if batch.len() > 1 && !error.is_rate_limit() => {}
                 Err(error) if batch.len() > 1 && error.is_nonsense() => {}
-                result => return result,
+                result => return Ok(self.pinned_alone(batch, result?, until, ask).await),
             }
         }
         let mut answers = Vec::with_capacity(batch.len());
-        let mut bytes_left = reply_bytes_max;
+        let mut bytes_left = ask.reply_bytes_max;
         for request in batch {
-            let left = until.saturating_duration_since(Instant::now());
-            let answer = self.persist(std::slice::from_ref(request), left, bytes_left).await;
-            let answer = answer.map(|mut answers| answers.pop());
-            let answer = match answer {
-                Ok(Some(answer)) => answer,
-                Ok(None) => Err(CallError::nonsense("it is empty")),
-                Err(error) => Err(error),
-            };
+            let answer = self.persist_one(*request, until, Ask { reply_bytes_max: bytes_left, ..*ask }).await;
             if let Ok(json) = &answer {
                 bytes_left = bytes_left.saturating_sub(json.get().len());
             }
@@ -59,14 +54,46 @@ impl RpcBackend {
         Ok(answers)
     }
 
+    /// Asks once more, one by one, what an endpoint would not read at a block's hash: another one may have the block, or this
+    /// one take its number.
+    async fn pinned_alone(
+        &self,
+        batch: &[(&str, &RawValue)],
+        mut answers: Vec<Payload>,
+        until: Instant,
+        ask: &Ask<'_>,
+    ) -> Vec<Payload> {
+        for (request, answer) in batch.iter().zip(&mut answers) {
+            let is_refused = answer.as_ref().is_err_and(|error| lacks_block(error) || is_of_form(error));
+            if is_refused && Pin::of(request.0, request.1.get()).is_some() {
+                *answer = self.persist_one(*request, until, *ask).await;
+            }
+        }
+        answers
+    }
+
+    async fn persist_one(&self, request: (&str, &RawValue), until: Instant, ask: Ask<'_>) -> Payload {
+        let ask = Ask { deadline: until.saturating_duration_since(Instant::now()), ..ask };
+        let answer = self.persist(&[request], &ask).await?.pop();
+        answer.unwrap_or_else(|| Err(CallError::nonsense("it is empty")))
+    }
+
+    /// How long to wait before whoever failed is asked again: at least what it asked for.
+    fn pause(&self, wait: Duration, failure: &CallError) -> Duration {
+        wait.mul_f64(0.5 + (self.jitter)().clamp(0.0, 1.0) / 2.0).max(failure.retry_after())
+    }
+
     /// Carries out a module's requests: the best endpoint first, the next one when it lets us down, within the deadline.
     pub(super) async fn persist(
         &self,
         requests: &[(&str, &RawValue)],
-        deadline: Duration,
-        reply_bytes_max: usize,
+        ask: &Ask<'_>,
     ) -> Result<Vec<Payload>, CallError> {
-        let purpose = Purpose::Module { reply_bytes_max };
+        let deadline = ask.deadline;
+        let pin = match requests {
+            [(method, params)] => Pin::of(method, params.get()),
+            _ => None,
+        };
         let repeatable = requests.iter().all(|(method, _)| is_repeatable(method));
         let until = Instant::now() + deadline;
         let mut error = CallError::unavailable("no endpoint may be used");
@@ -78,9 +105,13 @@ impl RpcBackend {
             let index = match (fresh, order.first()) {
                 (Some(index), _) => index,
                 (None, Some(first)) => {
-                    // Every endpoint has been asked: begin again, not at once.
-                    tokio::time::sleep(wait.min(until.saturating_duration_since(Instant::now()))).await;
-                    wait *= 2;
+                    // Every endpoint has been asked: begin again, not at once, and not when there is no time to.
+                    let pause = self.pause(wait, &error);
+                    if error.retry_after() > until.saturating_duration_since(Instant::now()) {
+                        break;
+                    }
+                    tokio::time::sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
+                    wait = (wait * 2).min(RETRY_MAX);
                     tried.clear();
                     *first
                 }
@@ -96,10 +127,15 @@ impl RpcBackend {
             }
             tried.push(index);
             let timeout = left.min(self.shared.config.timeout);
-            match self.shared.send(purpose, index, requests, timeout, false).await {
+            let sent = match (&pin, requests) {
+                (Some(pin), [request]) => self.exchange_pinned(ask, index, (*request, pin), timeout).await,
+                _ => self.exchange(ask, index, requests, timeout).await,
+            };
+            match sent {
                 Ok(result) => return Ok(result),
                 Err(failure) => {
-                    let stop = !failure.may_differ_elsewhere() || !repeatable;
+                    let may_have_block = pin.is_some() && lacks_block(&failure);
+                    let stop = !(failure.may_differ_elsewhere() || may_have_block) || !repeatable;
                     error = failure;
                     if stop {
                         break;
@@ -116,11 +152,14 @@ impl RpcBackend {
         method: &str,
         params: &RawValue,
         endpoints_max: usize,
-        deadline: Duration,
-        reply_bytes_max: usize,
+        ask: Ask<'_>,
     ) -> Vec<EndpointAnswer> {
-        let purpose = Purpose::Module { reply_bytes_max };
-        self.ask(self.connected(endpoints_max), purpose, method, params, deadline).await
+        let purpose = Purpose::Module { reply_bytes_max: ask.reply_bytes_max };
+        let answers = self.ask(self.connected(endpoints_max), purpose, method, params, ask.deadline).await;
+        for EndpointAnswer { endpoint, answer } in &answers {
+            self.usage.sent(ask.module, method, endpoint, answer.as_ref().ok().map(String::len));
+        }
+        answers
     }
 
     /// Sends a transaction to whoever is to have it: the relay, or every endpoint that is connected.
@@ -195,9 +234,18 @@ fn answer_of(endpoint: &Endpoint, answers: Result<Vec<Payload>, CallError>) -> E
     EndpointAnswer { endpoint: endpoint.name.clone(), answer: to_text(answer) }
 }
 
-/// Whether a method may be sent twice. What a node may have acted on is not sent to another one.
+/// Whether a method may be sent twice: it only reads, and reads the same the second time. What a node may have acted on is not
+/// sent to another one, and of methods that nobody knows it may have.
 fn is_repeatable(method: &str) -> bool {
-    !(method.starts_with("eth_send") || method.starts_with("personal_") || method.contains("sign"))
+    let known = ["eth_call", "eth_chainId", "eth_blockNumber", "eth_estimateGas", "eth_feeHistory", "eth_gasPrice"];
+    let others =
+        ["eth_maxPriorityFeePerGas", "eth_createAccessList", "eth_simulateV1", "eth_syncing", "eth_blobBaseFee"];
+    let prefixes =
+        ["eth_get", "net_", "web3_", "debug_trace", "debug_get", "trace_", "txpool_", "erigon_get", "ots_get"];
+    // These tell what is new since they were last asked.
+    let is_cursor = ["eth_getFilterChanges", "eth_getWork"].contains(&method);
+    let is_known = known.contains(&method) || others.contains(&method);
+    !is_cursor && (is_known || prefixes.iter().any(|prefix| method.starts_with(prefix)))
 }
 
 pub(super) fn parse_params(params: String) -> Result<Box<RawValue>, HostError> {
@@ -209,5 +257,21 @@ pub(super) fn to_text(answer: Payload) -> Result<String, HostError> {
     match answer {
         Ok(result) => Ok(Box::<str>::from(result).into_string()),
         Err(error) => Err(error.to_host_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_reads_the_same_again_is_sent_twice() {
+        for method in ["eth_call", "eth_getLogs", "eth_getProof", "net_version", "debug_traceCall", "trace_block"] {
+            assert!(is_repeatable(method), "{method}");
+        }
+        let acts = ["eth_sendRawTransaction", "eth_getFilterChanges", "evm_mine", "personal_sign", "eth_sign", "eth_x"];
+        for method in acts {
+            assert!(!is_repeatable(method), "{method}");
+        }
     }
 }

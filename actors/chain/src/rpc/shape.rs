@@ -5,7 +5,7 @@
 
 use nexum_host_ifaces::Hash;
 
-use super::untold::Untold;
+use super::{pinned::ByHash, untold::Untold};
 
 /// How long a size that was refused is not tried again.
 pub(super) const FORGOTTEN_AFTER_NS: u64 = 600_000_000_000;
@@ -124,6 +124,8 @@ pub struct Shape {
     pub untold: Untold,
     /// Whether the times that it gives logs are those of their blocks.
     pub dates: bool,
+    /// Whether it takes a block's hash where state is read at a block.
+    pub by_hash: ByHash,
 }
 
 impl Shape {
@@ -140,6 +142,7 @@ impl Shape {
             leaves_out: None,
             untold: Untold::default(),
             dates: true,
+            by_hash: ByHash::default(),
         }
     }
 
@@ -193,6 +196,7 @@ impl Shape {
         let habits = [
             (self.finds_by_hash(now_ns) == Some(false), "logs by block number only"),
             (self.leaves_out(now_ns), "logs left out of ranges"),
+            (self.by_hash.refuses(now_ns), "state by block number only"),
             (self.untold.is_learnt(now_ns), "receipts in place of some blocks' logs"),
         ];
         sizes.chain(habits.iter().filter(|(has, _)| *has).map(|(_, what)| (*what).to_owned())).collect()

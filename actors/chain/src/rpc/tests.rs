@@ -3,6 +3,7 @@
 mod everybody;
 mod keys;
 mod odd;
+mod pinned;
 mod standby;
 
 use std::{
@@ -23,12 +24,13 @@ use url::Url;
 
 use super::{Broken, Dial, Http, Meter, Reply, Room, RpcBackend, Socket};
 use crate::{
-    backend::{Backend, Ranged, Seen},
+    backend::{Ask, Backend, Ranged, Seen},
     config::{BloomUse, ChainConfig},
     filter::{Union, bloom_of},
     header::Header,
     metrics::ChainMetrics,
     tracker::Failure,
+    usage::tests::usage,
 };
 
 /// A node with a log in every block up to its head.
@@ -246,7 +248,17 @@ fn backend_that_polls(nodes: Vec<Node>, every: Duration) -> RpcBackend {
     config.bloom = Some(BloomUse::Exact);
     let nodes: Arc<dyn Dial> = Arc::new(Nodes(nodes));
     let metrics = ChainMetrics::register(&Registry::new()).unwrap();
-    RpcBackend::new(config, &nodes, Arc::new(SystemClock::default()), metrics).unwrap()
+    made(config, &nodes, metrics)
+}
+
+/// Without jitter.
+fn made(config: ChainConfig, dial: &Arc<dyn Dial>, metrics: ChainMetrics) -> RpcBackend {
+    let clock = Arc::new(SystemClock::default());
+    RpcBackend::new(config, dial, clock, metrics, usage(), Arc::new(|| 1.0)).unwrap()
+}
+
+fn ask(deadline_ms: u64, reply_bytes_max: usize) -> Ask<'static> {
+    Ask { module: "m", deadline: Duration::from_millis(deadline_ms), reply_bytes_max }
 }
 
 /// What the actor says when it has read the chain of a node.
@@ -325,7 +337,7 @@ async fn what_a_module_is_refused_does_not_take_the_chain_down() {
         up(&backend);
         failing.store(status, Ordering::Relaxed);
         for _ in 0..10 {
-            assert!(backend.request("eth_call", "[]", Duration::from_millis(50), 1_000).await.is_err());
+            assert!(backend.request("eth_call", "[]", ask(50, 1_000)).await.is_err());
         }
         let endpoint = &backend.endpoints()[0];
         assert!(endpoint.healthy && endpoint.score == 100, "{status}: {endpoint:?}");
@@ -338,13 +350,13 @@ async fn a_reply_is_bounded_while_it_is_read() {
     let backend = backend(&[4]);
     up(&backend);
     let params = format!(r#"["{}"]"#, "x".repeat(10));
-    let asked = backend.request("eth_getBlockByNumber", r#"["0x1"]"#, Duration::from_secs(1), 1_000).await;
+    let asked = backend.request("eth_getBlockByNumber", r#"["0x1"]"#, ask(1_000, 1_000)).await;
     assert!(asked.is_ok(), "{asked:?} {params}");
     let logs = r#"[{"fromBlock":"0x0","toBlock":"0x4"}]"#;
     let backend = backend_over(vec![Node { head: 400, ..Node::default() }]);
     up(&backend);
     let most = 70_000;
-    let error = backend.request("eth_getLogs", &logs.replace("0x4", "0x190"), Duration::from_secs(1), most).await;
+    let error = backend.request("eth_getLogs", &logs.replace("0x4", "0x190"), ask(1_000, most)).await;
     let error = error.unwrap_err();
     assert_eq!(error.kind, nexum_host_ifaces::HostErrorKind::InvalidInput);
     assert!(error.message.contains("larger than"), "{}", error.message);
@@ -423,7 +435,7 @@ async fn logs_of_a_range_that_one_node_has_forgotten_are_found_at_another() {
 async fn what_modules_ask_too_often_moves_nobody_elsewhere() {
     let backend = backend(&[4, 4]);
     (0..2).for_each(|index| backend.shared.update(|board, now| board.up(index, now)));
-    let error = backend.request("eth_call", "[]", Duration::from_secs(5), 1_000).await.unwrap_err();
+    let error = backend.request("eth_call", "[]", ask(5_000, 1_000)).await.unwrap_err();
     assert_eq!(error.kind, nexum_host_ifaces::HostErrorKind::RateLimited);
     let [first, second] = &*backend.endpoints() else { panic!("two endpoints") };
     assert!(first.healthy && first.leads && first.demotions == 0 && second.healthy, "{first:?} {second:?}");

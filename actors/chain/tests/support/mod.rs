@@ -3,12 +3,12 @@
 
 pub mod anvil;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use nexum_chain::{Args, ChainConfig, ChainMetrics, History, Network, Source, mock::MockChain};
+use nexum_chain::{Args, Budgets, ChainConfig, ChainMetrics, History, Network, Source, Usage, mock::MockChain};
 use nexum_host_ifaces::{
     Hash, HostError,
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     event::{Answer, Cursor, Delivery, EventId, Part, SourceId, SourceReply},
     interfaces::chain::port::{AnswerSize, Blocks, ChainMsg, ChainPull, ChainStatus, Hold, Interest, LogFilter},
     names::look_up_of_this_machine,
@@ -122,7 +122,16 @@ pub async fn start_keeping(source: Source, history: History, headers: Option<Por
     let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await.unwrap();
     let registry = prometheus::Registry::new();
     let metrics = ChainMetrics::register(&registry).unwrap();
-    let args = Args { source, clock: Arc::new(SystemClock::new()), metrics, history: history.clone(), headers };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let chain_id = match &source {
+        Source::Rpc(config, _) => config.chain_id,
+        Source::Mock(fixture) => fixture.chain_id,
+        Source::Manual(chain) => chain.chain_id(),
+    };
+    let usage = Usage::new(chain_id, BTreeMap::new(), metrics.clone());
+    let budgets = Budgets::new(Port::new("store"), clock.clone(), metrics.clone());
+    let jitter = Arc::new(|| 0.5);
+    let args = Args { source, clock, metrics, history: history.clone(), headers, usage, budgets, jitter };
     let (actor, _) = nexum_chain::spawn(args, supervisor.get_cell()).await.unwrap();
     Chain { actor, registry, history }
 }
@@ -175,15 +184,16 @@ impl Chain {
     pub async fn request(&self, method: &str, params: &str) -> Result<String, HostError> {
         let (method, params) = (method.to_owned(), params.to_owned());
         let (deadline, reply_bytes_max) = (Duration::from_secs(20), 1 << 20);
-        let message =
-            |reply| ChainMsg::Request { module: "m".into(), method, params, deadline, reply_bytes_max, reply };
+        let (module, budget) = ("m".into(), None);
+        let message = |reply| ChainMsg::Request { module, budget, method, params, deadline, reply_bytes_max, reply };
         self.actor.call(message, Some(PATIENCE)).await.unwrap().unwrap()
     }
 
     pub async fn batch(&self, requests: &[(&str, &str)]) -> Result<Vec<Result<String, HostError>>, HostError> {
         let requests = requests.iter().map(|(method, params)| (method.to_string(), params.to_string())).collect();
         let (deadline, reply_bytes_max) = (Duration::from_secs(20), 1 << 20);
-        let message = |reply| ChainMsg::RequestBatch { module: "m".into(), requests, deadline, reply_bytes_max, reply };
+        let (module, budget) = ("m".into(), None);
+        let message = |reply| ChainMsg::RequestBatch { module, budget, requests, deadline, reply_bytes_max, reply };
         self.actor.call(message, Some(PATIENCE)).await.unwrap().unwrap()
     }
 

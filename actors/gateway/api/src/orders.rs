@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use nexum_records::{Hash, crash::Record, limits::Limits};
+use nexum_records::{Hash, crash::Record, limits::Limits, rpc::RpcBudget};
 use serde::{Deserialize, Serialize};
 
 /// Where the engine's configuration takes a module from, and what the operator changes about it.
@@ -23,6 +23,9 @@ pub struct ModuleSpec {
     /// Methods beyond the standard ones that the operator allows, if the manifest asks for them.
     #[serde(default)]
     pub extra_methods: Vec<String>,
+    /// What it may ask of nodes.
+    #[serde(default, skip_serializing_if = "RpcBudget::is_unlimited")]
+    pub rpc: RpcBudget,
     /// What is recorded of its events, if otherwise than of the other modules'.
     #[serde(default)]
     pub record: Option<Record>,
@@ -43,6 +46,7 @@ impl ModuleSpec {
             ceiling: None,
             config: BTreeMap::new(),
             extra_methods: Vec::new(),
+            rpc: RpcBudget::default(),
             record: None,
             component: None,
             adopt_state: false,

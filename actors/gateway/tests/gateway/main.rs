@@ -71,6 +71,7 @@ fn args(engine: &Engine, logs: &LogTap, directory: &Path) -> Args {
         store: engine.store.clone(),
         counted: GatewayMetrics::register(&registry).unwrap(),
         accounts: Some(engine.accounts.clone()),
+        chains: Vec::new(),
         registry,
         logs: logs.clone(),
     }

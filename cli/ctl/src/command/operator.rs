@@ -8,6 +8,7 @@ use nexum_admin_api::{
     Dropped, Effect, Inspection, Letter, RestartRequest, Resumed, Retried, RetryRequest, Stopped,
     tree::{Node, ServiceReport},
 };
+use nexum_records::rpc::RpcUsage;
 use serde_json::json;
 
 use super::{block_on, done};
@@ -41,6 +42,7 @@ pub fn operator(command: Operator, output: &Output) -> Result<(), Failure> {
             Operator::Approvals(command) => super::accounts::approvals(&client, command, output).await,
             Operator::Audit(command) => super::accounts::audit(&client, command, output).await,
             Operator::Service(command) => service(&client, command, output).await,
+            Operator::Rpc { module } => rpc(&client, module.as_deref(), output).await,
             Operator::Metrics => {
                 let text = client.text("/v1/metrics").await?;
                 match output.json {
@@ -146,6 +148,15 @@ async fn service(client: &Client, command: Service, output: &Output) -> Result<(
                 false => print(&format!("{name}: restarted\n")),
             }
         }
+    }
+}
+
+async fn rpc(client: &Client, module: Option<&str>, output: &Output) -> Result<(), Failure> {
+    let query = module.map(|module| format!("?module={}", part(module))).unwrap_or_default();
+    let usage: RpcUsage = client.get(&format!("/v1/rpc{query}")).await?;
+    match output.json {
+        true => print_json(&usage),
+        false => print(&render::rpc::usage(&usage)),
     }
 }
 

@@ -4,7 +4,10 @@ use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::chain::{self, RpcRequest, RpcResult},
     call::Call,
-    interfaces::chain::port::{BATCH_REQUESTS_MAX, ChainMsg, REQUEST_BYTES_MAX},
+    interfaces::chain::{
+        block,
+        port::{BATCH_REQUESTS_MAX, ChainMsg, REQUEST_BYTES_MAX},
+    },
     port::Port,
 };
 
@@ -27,6 +30,11 @@ impl Call {
         Ok(())
     }
 
+    /// The parameters, with the block of the event at hand in the place of the tag that stands for it.
+    fn at_this_block(&self, chain_id: u64, method: &str, params: String) -> Result<String, HostError> {
+        Ok(block::pinned(method, &params, chain_id, self.block_of(chain_id))?.unwrap_or(params))
+    }
+
     fn check_reply(&self, text: String) -> Result<String, HostError> {
         let limit = self.limits().max_reply_bytes;
         self.give(text.len());
@@ -46,11 +54,14 @@ impl chain::Host for Call {
             return self.check_reply(answer?);
         }
         self.grants().method(&method)?;
+        let params = self.at_this_block(chain_id, &method, params)?;
+        let budget = Some(self.grants().rpc_budget());
         let (deadline, reply_bytes_max) = (self.limits().host_call_deadline, self.limits().max_reply_bytes);
         let asked = self.ask("chain.request", &(chain_id, &method, &params));
         let module = self.module().clone();
         let live = async {
-            let request = |reply| ChainMsg::Request { module, method, params, deadline, reply_bytes_max, reply };
+            let request =
+                |reply| ChainMsg::Request { module, budget, method, params, deadline, reply_bytes_max, reply };
             let reply = port.call(deadline, request).await;
             reply.map_err(|error| error.to_host_error("chain"))?
         };
@@ -78,8 +89,9 @@ impl chain::Host for Call {
                 results.push(Some(answer));
                 continue;
             }
-            match self.grants().method(&method) {
-                Ok(()) => {
+            let granted = self.grants().method(&method);
+            match granted.and_then(|()| self.at_this_block(chain_id, &method, params)) {
+                Ok(params) => {
                     allowed.push((method, params));
                     results.push(None);
                 }
@@ -91,11 +103,11 @@ impl chain::Host for Call {
             let (deadline, reply_bytes_max) = (self.limits().host_call_deadline, self.limits().max_reply_bytes);
             let sent = allowed.len();
             let asked = self.ask("chain.request-batch", &(chain_id, &allowed));
-            let module = self.module().clone();
+            let (module, budget) = (self.module().clone(), Some(self.grants().rpc_budget()));
             let live = async {
                 let batch = |reply| {
                     let requests = allowed;
-                    ChainMsg::RequestBatch { module, requests, deadline, reply_bytes_max, reply }
+                    ChainMsg::RequestBatch { module, budget, requests, deadline, reply_bytes_max, reply }
                 };
                 let reply = port.call(deadline, batch).await;
                 reply.map_err(|error| error.to_host_error("chain"))?

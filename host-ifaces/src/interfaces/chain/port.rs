@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-pub use nexum_records::wait::ChainWait;
+pub use nexum_records::{
+    rpc::{RpcBudget, RpcRow, RpcSpent, RpcUsage},
+    wait::ChainWait,
+};
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 
@@ -160,10 +163,13 @@ pub enum ChainMsg {
     /// Drop whatever this module waits for.
     Forget { module: Arc<str> },
     /// One JSON-RPC request; `params` is JSON text. Must reply; the caller stops listening after `deadline`.
-    /// The result is not longer than `reply_bytes_max`.
+    /// The result is not longer than `reply_bytes_max`. A read of state at one block may be answered by what another
+    /// request for the same brought.
     Request {
         /// For whom.
         module: Arc<str>,
+        /// What it is held to; absent for what a service asks in the module's place.
+        budget: Option<RpcBudget>,
         method: String,
         params: String,
         deadline: Duration,
@@ -173,6 +179,7 @@ pub enum ChainMsg {
     /// One JSON-RPC batch on the wire, answered in order. Must reply.
     RequestBatch {
         module: Arc<str>,
+        budget: Option<RpcBudget>,
         requests: Vec<(String, String)>,
         deadline: Duration,
         /// Of all results together.
@@ -200,10 +207,17 @@ pub enum ChainMsg {
     Followed { numbers: Vec<u64>, reply: RpcReplyPort<Vec<Option<Hash>>> },
     /// How far the chain is safe or final, and what it has at these numbers as far as that. Must reply.
     Finality { tag: Tag, numbers: Vec<u64>, reply: RpcReplyPort<Result<Final, HostError>> },
+    /// What modules asked of this chain, and how far those that have a budget have used it, whatever chain they asked. Must
+    /// reply.
+    Usage(RpcReplyPort<RpcUsage>),
     /// Must reply.
     Status(RpcReplyPort<ChainStatus>),
 }
 
+/// EIP-1474: limit exceeded.
+pub const CODE_OVER_BUDGET: i32 = -32005;
+/// EIP-1898: no endpoint has the block that state was to be read at.
+pub const CODE_BLOCK_GONE: i32 = -32001;
 /// JSON-RPC code of a method that a module may not call.
 pub const CODE_METHOD_DENIED: i32 = -32601;
 /// JSON-RPC code of a chain that the module's manifest does not name or the operator does not serve.

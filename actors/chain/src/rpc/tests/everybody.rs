@@ -42,12 +42,16 @@ impl Dial for Pool {
     }
 }
 
+fn ask(reply_bytes_max: usize) -> Ask<'static> {
+    Ask { module: "m", deadline: DEADLINE, reply_bytes_max }
+}
+
 fn backend_of(pool: &Pool, relay: Option<&str>) -> RpcBackend {
     let urls = ["http://n0/", "http://n1/v3/AbCdEf0123456789", "http://n2/"];
     let config = ChainConfig { relay: relay.map(str::to_owned), ..ChainConfig::new(1, urls) };
     let dial: Arc<dyn Dial> = Arc::new(pool.clone());
     let metrics = ChainMetrics::register(&Registry::new()).unwrap();
-    let backend = RpcBackend::new(config, &dial, Arc::new(SystemClock::default()), metrics).unwrap();
+    let backend = made(config, &dial, metrics);
     // The third one is not connected.
     backend.shared.update(|board, now| (0..2).for_each(|index| board.up(index, now)));
     backend
@@ -105,13 +109,13 @@ async fn a_question_to_each_goes_to_as_many_as_were_asked_for() {
     let pool = Pool::default();
     let backend = backend_of(&pool, Some("https://relay/"));
     for (endpoints_max, asked) in [(0, 0), (1, 1), (9, 2)] {
-        let answers = backend.request_each("eth_x", "[1]", endpoints_max, DEADLINE, 1_000).await.unwrap();
+        let answers = backend.request_each("eth_x", "[1]", endpoints_max, ask(1_000)).await.unwrap();
         assert_eq!(answers.len(), asked);
     }
-    let short = backend.request_each("eth_x", "[1]", 1, DEADLINE, 3).await.unwrap();
+    let short = backend.request_each("eth_x", "[1]", 1, ask(3)).await.unwrap();
     let error = short[0].answer.as_ref().unwrap_err();
     assert!(error.message.contains("larger than 3 bytes"), "{error:?}");
-    assert!(backend.request_each("eth_x", "[", 1, DEADLINE, 3).await.is_err());
+    assert!(backend.request_each("eth_x", "[", 1, ask(3)).await.is_err());
     let arrived = pool.arrived.lock().unwrap().clone();
     assert!(arrived.iter().all(|(host, what)| host != "relay" && what == "eth_x [1]"), "{arrived:?}");
 }

@@ -72,7 +72,7 @@ async fn no_key_that_a_node_quotes_is_kept_logged_or_told() {
         let metrics = ChainMetrics::register(&Registry::new()).unwrap();
         let mut config = ChainConfig::new(1, [url.clone()]);
         config.max_retries = 0;
-        let backend = RpcBackend::new(config, &dial, Arc::new(SystemClock::default()), metrics).unwrap();
+        let backend = made(config, &dial, metrics);
         let (heads, _seen) = mpsc::channel(8);
         let lost = async {
             loop {

@@ -83,7 +83,7 @@ async fn a_node_that_takes_no_batches_is_asked_one_by_one() {
     assert_eq!(headers.iter().map(|header| header.number).collect::<Vec<_>>(), numbers);
     assert_eq!(backend.endpoints()[0].learnt, ["1 requests a batch"]);
     let batch = vec![("eth_blockNumber".to_owned(), "[]".to_owned()); 3];
-    let answers = backend.request_batch(batch, Duration::from_secs(5), 1_000).await.unwrap();
+    let answers = backend.request_batch(batch, ask(5_000, 1_000)).await.unwrap();
     assert_eq!(answers.into_iter().map(Result::unwrap).collect::<Vec<_>>(), ["\"0x12c\""; 3]);
 }
 
