@@ -36,6 +36,12 @@ pub struct Usage {
     pub log_lines_dropped: u64,
 }
 
+/// What a query is answered that asks for more than reading.
+pub(crate) fn not_in_query(domain: &str, what: &str) -> HostError {
+    let message = format!("not in a query: {what} is out of reach, because a query only reads");
+    HostError::new(domain, HostErrorKind::Denied, message)
+}
+
 /// The calls of one instance.
 pub(crate) struct Call {
     module: Arc<str>,
@@ -48,6 +54,7 @@ pub(crate) struct Call {
     tape: Tape,
     log: LogBudget,
     label: EventLabel,
+    in_query: bool,
 }
 
 impl Call {
@@ -63,6 +70,7 @@ impl Call {
             tape: Tape::new(&args.taping, recorded),
             log: LogBudget::new(args.clock.monotonic_ns()),
             label: EventLabel::default(),
+            in_query: false,
         }
     }
 
@@ -80,6 +88,20 @@ impl Call {
         }
         self.usage = Usage::default();
         self.meter.reset();
+    }
+
+    /// From now on a query is answered, which changes nothing.
+    pub(crate) fn begin_query(&mut self) {
+        self.label = EventLabel { kind: "query", ..EventLabel::default() };
+        self.in_query = true;
+    }
+
+    /// Whether what is kept may be changed.
+    ///
+    /// # Errors
+    /// `denied` while a query is answered.
+    pub(crate) fn may_change(&self, domain: &str, what: &str) -> Result<(), HostError> {
+        if self.in_query { Err(not_in_query(domain, &format!("`{domain}.{what}`"))) } else { Ok(()) }
     }
 
     pub(crate) fn module(&self) -> &Arc<str> {

@@ -7,7 +7,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::{capability::Capability, interfaces::table::Tables};
+use crate::{
+    capability::Capability,
+    interfaces::{INTERFACES, table::Tables},
+};
 
 /// How a module reaches one capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,6 +19,8 @@ pub enum Grant {
     Served,
     /// Optional, and not to be had: calls answer `unsupported`.
     Stub,
+    /// Granted, and out of reach while a query is answered: calls answer `denied`.
+    NotInQuery,
 }
 
 /// The decision for every interface that a module asked for. Modules with the same component and the same interfaces
@@ -97,6 +102,17 @@ impl Grants {
         Self { tables, ..self }
     }
 
+    /// What is left of these while the module answers a query: what reads, and no method beyond those that only read.
+    pub fn in_query(&self) -> Self {
+        let reads = |capability: Capability| INTERFACES.iter().any(|row| row.capability == capability && row.in_query);
+        let asked = self.interfaces.0.iter().map(|&(capability, grant)| match grant {
+            Grant::Served if !reads(capability) => (capability, Grant::NotInQuery),
+            grant => (capability, grant),
+        });
+        let interfaces = Interfaces(asked.collect());
+        Self { interfaces, ..self.clone() }.with_extra_methods([])
+    }
+
     pub fn interfaces(&self) -> &Interfaces {
         &self.interfaces
     }
@@ -147,6 +163,23 @@ mod tests {
     fn decide(required: &[Capability], optional: &[Capability], denied: &[Capability]) -> Result<Grants, GrantError> {
         let provided = BTreeSet::from([CHAIN, LOGGING]);
         Grants::decide(AskedCapabilities { required, optional }, &provided, &denied.iter().copied().collect())
+    }
+
+    #[test]
+    fn in_a_query_what_reads_is_left() {
+        let provided: BTreeSet<_> = Capability::all().collect();
+        let required: Vec<_> = Capability::all().filter(|capability| *capability != HTTP).collect();
+        let asked = AskedCapabilities { required: &required, optional: &[HTTP] };
+        let grants = Grants::decide(asked, &provided, &BTreeSet::from([HTTP])).unwrap();
+        let grants = grants.with_chains([1]).with_extra_methods(["eth_sendRawTransaction".to_owned()]);
+        let left = grants.in_query();
+        let of = |wanted| Capability::all().filter(|c| left.get(*c) == Some(wanted)).map(Capability::name);
+        let reads = ["chain", "local-store", "logging", "clock", "random"];
+        assert_eq!(of(Grant::Served).collect::<Vec<_>>(), reads);
+        assert_eq!(of(Grant::Stub).collect::<Vec<_>>(), ["http"], "what is not granted is not granted here either");
+        assert!(of(Grant::NotInQuery).any(|name| name == "outbox") && left.get(IDENTITY) == Some(Grant::NotInQuery));
+        assert!(left.rpc("m", 1, "eth_call").is_ok());
+        assert!(grants.method("eth_sendRawTransaction").is_ok() && left.method("eth_sendRawTransaction").is_err());
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod metrics;
 mod module;
 mod modules;
 pub mod outbox;
+pub mod query;
 pub mod replay;
 pub mod restart;
 pub mod root;

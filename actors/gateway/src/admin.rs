@@ -5,6 +5,7 @@ mod crashes;
 mod journal;
 mod modules;
 mod outbox;
+mod queries;
 mod services;
 mod state;
 
@@ -100,6 +101,7 @@ pub(crate) fn router(api: Api, token: Option<Token>) -> Router {
         .route("/v1/shutdown", post(shutdown))
         .merge(modules::routes())
         .merge(outbox::routes())
+        .merge(queries::routes())
         .merge(services::routes())
         .merge(state::routes())
         .merge(journal::routes())

@@ -25,6 +25,7 @@ use crate::{exit::CODES, period::Period};
     "  nexumctl module restart old-probe          the way out of DEAD\n",
     "  nexumctl dlq show price-watch 4711         an event that the module could not handle\n",
     "  nexumctl outbox list webhook-alert         what it has sent, and what became of it\n",
+    "  nexumctl query price-watch last            what the module itself says of its state\n",
     "  nexumctl state list price-watch --prefix last/ --json | jq .entries\n",
     "  nexumctl --url http://10.0.0.5:8081 --token-file admin.token tree\n\n",
     "The engine is looked for at --socket, else ./.nexum/admin.sock, else /var/lib/nexum/admin.sock.\n\n",
@@ -290,6 +291,16 @@ pub enum Operator {
     Approvals(accounts::Approvals),
     /// The signatures that were made, newest first
     Audit(accounts::Audit),
+    /// Ask a module about its state, as it is committed, whether it runs or not; the answer is JSON of its own making
+    Query {
+        module: String,
+        /// What to ask: a name that the module knows, or {"method": "…", "params": …}
+        #[arg(value_name = "METHOD|JSON")]
+        method: String,
+        /// What it takes, as JSON
+        #[arg(value_name = "JSON")]
+        params: Option<String>,
+    },
     /// Current values of all metrics, in Prometheus' text format
     Metrics,
     /// Stop every module from pulling and wait until none has anything left to do; the engine runs on

@@ -21,6 +21,7 @@ use super::effects::Outbox;
 use super::egress::Egress;
 use super::identity::Identity;
 use super::journal::Journal;
+use super::queries::Queries;
 use super::restart::Restart;
 use super::secret::Secret;
 use super::transactions::Transactions;
@@ -36,6 +37,7 @@ pub struct Config {
     pub journal: Journal,
     pub egress: Egress,
     pub outbox: Outbox,
+    pub queries: Queries,
     /// Absent: modules have no accounts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
@@ -57,6 +59,7 @@ impl Default for Config {
             journal: Journal::default(),
             egress: Egress::default(),
             outbox: Outbox::default(),
+            queries: Queries::default(),
             identity: None,
             restart: Restart::default(),
             limits: Ceiling::of_engine(),

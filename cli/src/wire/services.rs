@@ -106,6 +106,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
         event_age_threshold: config.observability.event_age_threshold.0,
         schedule_next: Arc::new(nexum_cron::next_after),
         outbox: config.outbox.settings(),
+        queries: config.queries.limits(),
         jitter: Arc::new(rand::random::<f64>),
         unloaded: Arc::new(move |module: &str| {
             egress_metrics.forget(module);
