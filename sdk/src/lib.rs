@@ -48,6 +48,9 @@ mod error;
 mod event;
 mod log;
 mod module;
+mod query;
+#[doc(hidden)]
+pub mod query_bindings;
 mod raw;
 
 pub mod chain;
@@ -76,6 +79,7 @@ pub use error::{Context, Error, ErrorKind, Result};
 pub use log::Level;
 pub use module::Module;
 pub use nexum_sdk_macros::module;
+pub use query::Query;
 pub use transaction::TransactionOutcome;
 
 #[cfg(feature = "alloy")]
@@ -122,4 +126,7 @@ pub mod __private {
     pub use crate::bindings::{Event, Guest};
     pub use crate::log::log;
     pub use crate::module::{HandlerResult, Slot};
+    pub use crate::query::Answer;
+    pub use crate::query_bindings::__export_query_module as export_with_query;
+    pub use crate::query_bindings::Guest as QueryGuest;
 }

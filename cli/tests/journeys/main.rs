@@ -32,6 +32,7 @@ mod prove_outage;
 mod prove_outbox;
 mod prove_reorg;
 mod proxy;
+mod queries;
 mod receiver;
 mod replay;
 mod reserve;

@@ -16,6 +16,7 @@ use proc_macro::TokenStream;
 /// | `#[on_message]` | `fn(&mut self, message: Message)` | per message of a subscribed topic |
 /// | `#[on_reorg]` | `fn(&mut self, reorg: Reorg)` | when handled blocks were retracted |
 /// | `#[on_outcome]` | `fn(&mut self, outcome: Outcome)` | when an outbox entry was delivered or given up |
+/// | `#[query]` | `fn(&self, query: Query) -> Result<T>`, where `T` serialises | per question of an operator, beside the events |
 ///
 /// A handler returns `()` or `Result<()>`. An event kind without a handler succeeds and does nothing. Without `#[init]`
 /// the struct must be `Default`. Other methods stay as they are. One crate holds one module.
