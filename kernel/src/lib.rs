@@ -27,6 +27,7 @@ pub mod replay;
 pub mod restart;
 pub mod root;
 pub mod roster;
+pub mod schema;
 pub mod service;
 pub mod sources;
 mod status;

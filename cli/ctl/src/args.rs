@@ -151,6 +151,12 @@ pub enum Module {
     Resync(Resync),
     /// Make a bundle: the manifest with the component's hash filled in, and the component
     Package(Package),
+    /// Tell what the configuration of a bundle may hold; with --json as JSON Schema
+    Config {
+        /// A directory with nexum.toml and module.wasm
+        #[arg(value_hint = ValueHint::DirPath)]
+        bundle: PathBuf,
+    },
     /// Tell what a bundle is without running it: what it asks for, what it is told of, when its schedules fire next
     Inspect {
         /// A directory with nexum.toml and module.wasm

@@ -44,7 +44,8 @@ pub fn block_on(conversation: Pin<Box<dyn Future<Output = Result<(), Failure>> +
 /// Carries out a command that both programs have. `program` is the definition of the one that runs.
 pub fn common(command: Common, output: &Output, program: fn() -> clap::Command) -> Result<(), Failure> {
     match command {
-        Common::CheckConfig(_) | Common::Module(args::Module::Package(_) | args::Module::Inspect { .. }) => {
+        Common::CheckConfig(_)
+        | Common::Module(args::Module::Package(_) | args::Module::Config { .. } | args::Module::Inspect { .. }) => {
             hand_on::to_nexum()
         }
         Common::Health => block_on(Box::pin(health(output))),
@@ -95,7 +96,7 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
         args::Module::Upgrade(upgrade) => return upgrade_module(&client, upgrade, output).await,
         args::Module::Resync(resync) => return resync_module(&client, resync, output).await,
         // Handed on before.
-        args::Module::Package(_) | args::Module::Inspect { .. } => return Ok(()),
+        args::Module::Package(_) | args::Module::Config { .. } | args::Module::Inspect { .. } => return Ok(()),
         args::Module::Unload { name } => (name, "", Method::DELETE, "unloaded"),
         args::Module::Restart { name } => (name, "/restart", Method::POST, "restarted"),
         args::Module::Pause { name } => (name, "/pause", Method::POST, "paused"),

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use nexum_admin_api::orders::Places;
 use nexum_chain::{BloomUse, Verify, mock::Fixture};
 pub use nexum_ctl::{args::LogFormat, period::Period};
 use nexum_host_ifaces::{Hash, capability::Capability, limits::Limits, recording::Record};
@@ -222,6 +223,9 @@ pub struct Module {
     pub limits: Ceiling,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, toml::Value>,
+    /// Where that is written; not shown.
+    #[serde(skip)]
+    pub places: Places,
 }
 
 impl fmt::Debug for Module {
@@ -243,6 +247,7 @@ impl Module {
             adopt_state: false,
             limits: Ceiling::default(),
             config: BTreeMap::new(),
+            places: Places::default(),
         }
     }
 }

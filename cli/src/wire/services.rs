@@ -332,6 +332,7 @@ pub(super) fn module_spec(module: &Module) -> ModuleSpec {
         record: module.record,
         component: module.component.map(|component| component.0),
         adopt_state: module.adopt_state,
+        places: module.places.clone(),
     }
 }
 

@@ -39,6 +39,7 @@ mod reserve;
 mod resync;
 mod secrets;
 mod services;
+mod settings;
 mod transactions;
 mod unloaded;
 mod upgrade;

@@ -45,6 +45,7 @@ pub fn module(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
         marked.handlers.iter().map(|(kind, method)| handler(&sdk, kind, method)).collect::<Result<Vec<_>>>()?;
     let query = marked.query.as_ref().map(|method| query(&sdk, method)).transpose()?;
     let exports = exports(&sdk, this, query.is_some());
+    let schema = marked.init.as_ref().and_then(|method| schema(&sdk, this, method));
 
     Ok(quote! {
         #block
@@ -61,6 +62,8 @@ pub fn module(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
         }
 
         #exports
+
+        #schema
     })
 }
 
@@ -139,13 +142,41 @@ fn call_init(sdk: &Path, method: &ImplItemFn) -> Result<TokenStream> {
             "`#[init]` is `fn(config: Config) -> Result<Self>`, or the same without the argument",
         ));
     }
-    let argument = (!inputs.is_empty()).then(|| quote!(config));
+    let argument = inputs.first().and_then(|input| match input {
+        FnArg::Typed(argument) => Some(&argument.ty),
+        FnArg::Receiver(_) => None,
+    });
+    // Spanned at the type, so that one that is no configuration is reported there.
+    let argument =
+        argument.map(|ty| quote_spanned!(ty.span()=> <#ty as #sdk::__private::FromConfig>::from_config(config)?));
     let unused = inputs.is_empty().then(|| quote!(let _ = config;));
     let call = quote_spanned!(method.sig.output.span()=> ::core::result::Result::map_err(
         Self::#name(#argument),
         ::core::convert::Into::<#sdk::Error>::into,
     ));
     Ok(quote!(#unused #call))
+}
+
+/// The schema of what `#[init]` takes, in the component; nothing where that is the configuration as it is.
+fn schema(sdk: &Path, this: &Type, method: &ImplItemFn) -> Option<TokenStream> {
+    let Some(FnArg::Typed(argument)) = method.sig.inputs.first() else { return None };
+    let Type::Path(path) = &*argument.ty else { return None };
+    let name = &path.path.segments.last()?.ident;
+    if name == "Config" {
+        return None;
+    }
+    let ty = if name == "Self" { this } else { &argument.ty };
+    Some(quote! {
+        #[cfg(target_family = "wasm")]
+        #[allow(unsafe_code)]
+        const _: () = {
+            const TEXT: &str = <#ty as #sdk::__private::ConfigType>::SCHEMA;
+
+            #[used]
+            #[unsafe(link_section = "nexum:config")]
+            static SCHEMA: [u8; TEXT.len()] = #sdk::__private::joined(&[TEXT]);
+        };
+    })
 }
 
 fn handler(sdk: &Path, kind: &Ident, method: &ImplItemFn) -> Result<TokenStream> {
@@ -288,7 +319,17 @@ mod tests {
         .to_string();
         assert!(!out.contains("# [init]") && !out.contains("# [on_block]"), "{out}");
         assert!(out.contains("# [inline]") && out.contains("fn free"));
-        assert!(out.contains("Self :: start (config)") && out.contains("Self :: block (self , event)"));
+        assert!(out.contains("__private :: FromConfig > :: from_config (config)") && !out.contains("nexum:config"));
+        assert!(out.contains("Self :: block (self , event)"));
+    }
+
+    #[test]
+    fn the_schema_of_what_init_takes_is_in_the_component() {
+        let expanded = |item| module(TokenStream::new(), item).unwrap().to_string();
+        let typed = expanded(quote!(impl M { #[init] fn start(settings: my::Settings) -> Result<Self> {} }));
+        assert!(typed.contains("nexum:config") && typed.contains("< my :: Settings as :: nexum_sdk"), "{typed}");
+        let own = expanded(quote!(impl M { #[init] fn start(settings: Self) -> Result<Self> {} }));
+        assert!(own.contains("= < M as :: nexum_sdk :: __private :: ConfigType > :: SCHEMA"), "{own}");
     }
 
     #[test]
