@@ -39,6 +39,16 @@ impl Interfaces {
     }
 }
 
+/// What people are told of a capability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    Granted,
+    /// Optional, and the engine has no such service: calls answer `unsupported`.
+    NotProvided,
+    /// The operator withholds it: calls answer `unsupported`.
+    Denied,
+}
+
 /// Everything that one module may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grants {
@@ -130,6 +140,18 @@ impl Grants {
         &self.tables
     }
 
+    /// Every capability that was asked for or is withheld: whether the module has it, and if not, who decided that.
+    pub fn told(&self) -> Vec<(Capability, Told)> {
+        let of = |capability: Capability, grant: Grant| match grant {
+            Grant::Stub if self.withheld.contains(&capability) => Told::Denied,
+            Grant::Stub => Told::NotProvided,
+            Grant::Served | Grant::NotInQuery => Told::Granted,
+        };
+        let asked = self.interfaces.0.iter().map(|(capability, grant)| (*capability, of(*capability, *grant)));
+        let unasked = self.withheld.iter().filter(|capability| self.get(**capability).is_none());
+        asked.chain(unasked.map(|capability| (*capability, Told::Denied))).collect()
+    }
+
     /// Capabilities that answer `unsupported`: stubs, and what the operator withholds besides.
     pub fn refused(&self) -> BTreeSet<Capability> {
         let stubs = self.interfaces.0.iter().filter(|(_, grant)| *grant == Grant::Stub);
@@ -191,5 +213,8 @@ mod tests {
         assert_eq!(grants.get(LOGGING), Some(Grant::Stub));
         assert_eq!(grants.get(HTTP), Some(Grant::Stub));
         assert_eq!(grants.get(CLOCK), None);
+        let told = [(CHAIN, Told::Granted), (HTTP, Told::NotProvided), (LOGGING, Told::Denied)];
+        assert_eq!(grants.told(), told);
+        assert_eq!(decide(&[CHAIN], &[], &[HTTP]).unwrap().told(), [(CHAIN, Told::Granted), (HTTP, Told::Denied)]);
     }
 }

@@ -8,7 +8,7 @@ use nexum_admin_api::state::ModuleState;
 pub use nexum_admin_api::{
     health::{ChainHealthReport, Health, ModuleHealthReport},
     orders::{Drained, ModuleSpec, Outstanding, ResyncOrder, ResyncTo, Resynced, Upgraded},
-    tree::{Budget, ModuleFacts, ModuleWait, Node, NodeKind, ServiceReport},
+    tree::{Budget, GrantReport, ModuleFacts, ModuleWait, Node, NodeKind, ServiceReport},
 };
 pub use nexum_host_ifaces::interfaces::chain::port::ChainWait;
 use nexum_host_ifaces::{HostError, store::StoreError};

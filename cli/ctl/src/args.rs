@@ -129,6 +129,8 @@ pub enum Common {
 pub enum Module {
     /// Loaded modules and their state
     List,
+    /// One module: how it is doing, and what it may reach: granted, stubbed or denied, and by whom
+    Show { name: String },
     /// Load a bundle into the running engine; it stays loaded over restarts of the engine
     Load(Load),
     /// Stop a module after the event in flight and forget it, over restarts of the engine too; its state stays

@@ -89,6 +89,7 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
                 false => print(&render::report::modules(&modules)),
             };
         }
+        args::Module::Show { name } => return show_module(&client, &name, output).await,
         args::Module::Load(load) => return load_module(&client, load, output).await,
         args::Module::Drain { name, wait } => {
             return drain(&client, &format!("/v1/modules/{}/drain", part(&name)), &wait, output).await;
@@ -104,6 +105,16 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
     };
     client.order(method, &format!("/v1/modules/{}{step}", part(&name)), None).await?;
     done(output, &name, what)
+}
+
+async fn show_module(client: &Client, name: &str, output: &Output) -> Result<(), Failure> {
+    let modules: Vec<Node> = client.get("/v1/modules").await?;
+    let found = modules.into_iter().find(|node| node.name == name);
+    let node = found.ok_or_else(|| Failure::not_found(format!("no module `{name}` is loaded")))?;
+    match output.json {
+        true => print_json(&node),
+        false => print(&render::report::module(&node)),
+    }
 }
 
 async fn drain(client: &Client, path: &str, wait: &args::Wait, output: &Output) -> Result<(), Failure> {

@@ -15,6 +15,7 @@ mod engine;
 mod environment;
 mod examples;
 mod golden_state;
+mod grants;
 mod held_back;
 mod hostile;
 mod identity;
