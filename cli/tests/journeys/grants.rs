@@ -4,7 +4,7 @@ use super::engine::{FAST_CHAIN, Setup};
 
 #[test]
 fn what_is_granted_stubbed_and_denied_is_shown_with_who_decided_it() {
-    let optional = ("optional = [\"http\"]", "optional = [\"http\", \"identity\", \"random\"]");
+    let optional = ("optional = [\"http\"]", "optional = [\"http\", \"messaging\", \"random\"]");
     let setup = Setup::new().mock(31337, FAST_CHAIN).module("hostile", "hostile", &[optional]);
     let engine = setup.with("denied = [\"http\"]").start();
     let node = engine.module_until("hostile", "runs", |node| node["state"] == "RUN");

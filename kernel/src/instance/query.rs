@@ -13,10 +13,7 @@ use nexum_host_ifaces::{
     store::{ModuleRecord, StateView},
     types::Config,
 };
-use wasmtime::{
-    Store,
-    component::{ComponentExportIndex, WasmStr},
-};
+use wasmtime::{Store, component::ComponentExportIndex};
 
 use super::{Failure, Prepared, arm, denied, failure, late, said, said_last, turn, used};
 use crate::engine::WasmEngine;
@@ -102,8 +99,8 @@ pub async fn answer(
     }
 }
 
-/// What the export answers: text that is still the guest's.
-type Answer = (Result<WasmStr, HostError>,);
+/// What the export answers. It is copied: the guest frees its own before the call is back.
+type Answer = (Result<String, HostError>,);
 
 /// The module's answer, or why it is none; a trap is the outer error.
 async fn call(
@@ -126,10 +123,9 @@ async fn call(
         Ok(text) => text,
         Err(error) => return Ok(Ok(Err(bounded(error)))),
     };
-    let text = text.to_str(&*store)?;
     Ok(match text.len() {
         bytes if bytes > reply_bytes_max => Err(format!("its answer has {bytes} bytes, at most {reply_bytes_max}")),
-        _ if is_json(&text) => Ok(Ok(text.into_owned())),
+        _ if is_json(&text) => Ok(Ok(text)),
         _ => Err("its answer is not JSON".to_owned()),
     })
 }
