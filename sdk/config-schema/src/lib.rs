@@ -266,7 +266,10 @@ impl Field {
             let value = from_json(default).ok_or("its default has no form in a configuration")?;
             self.check(&value).map_err(|message| format!("its default: {message}"))?;
         }
-        let kind = if let Kind::List { item } = &self.kind { item } else { &self.kind };
+        let kind: &Kind = match &self.kind {
+            Kind::List { item } => item,
+            kind => kind,
+        };
         let is_bound = |bound: &Json| from_json(bound).is_some_and(|bound| kind.amount(&bound).is_some());
         match [&self.min, &self.max].into_iter().flatten().all(is_bound) {
             true => Ok(()),

@@ -165,7 +165,7 @@ fn schema(sdk: &Path, this: &Type, method: &ImplItemFn) -> Option<TokenStream> {
     if name == "Config" {
         return None;
     }
-    let ty = if name == "Self" { this } else { &argument.ty };
+    let ty: &Type = if name == "Self" { this } else { &argument.ty };
     Some(quote! {
         #[cfg(target_family = "wasm")]
         #[allow(unsafe_code)]
