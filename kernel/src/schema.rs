@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use nexum_config_schema::{SCHEMA_BYTES_MAX, SECTION, Table, Value};
+use nexum_config_schema::{Kind, SCHEMA_BYTES_MAX, SECTION, Table, Value};
 use nexum_host_ifaces::{
     bounded::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX, cut},
     secrets,
@@ -78,7 +78,32 @@ pub fn check(plan: &Plan, spec: &ModuleSpec) -> Option<Wrong> {
     Some(Wrong::Value { key: problem.key, message, is_operators })
 }
 
-/// The same in one line, with the file and the line that are wrong as far as they are known.
+/// The secrets that the configuration of a planned module names, each with its key.
+pub fn secret_names(plan: &Plan) -> Vec<(String, String)> {
+    // A schema that cannot be used is told by whoever checks the configuration.
+    let schema = of_component(&plan.component).ok().flatten();
+    let fields = schema.iter().flat_map(Table::flat).filter(|(_, field)| match &field.kind {
+        Kind::Secret => true,
+        Kind::List { item } => **item == Kind::Secret,
+        _ => false,
+    });
+    let named = fields.flat_map(|(key, _)| {
+        let values =
+            plan.config.iter().filter(|(name, _)| *name == key).flat_map(|(_, value)| match self::given(value) {
+                Value::Text(name) => vec![name],
+                Value::List(items) => items.into_iter().filter_map(text).collect(),
+                Value::Integer(_) | Value::Boolean(_) => Vec::new(),
+            });
+        values.map(|name| (key.clone(), name)).collect::<Vec<_>>()
+    });
+    named.collect()
+}
+
+fn text(value: Value) -> Option<String> {
+    if let Value::Text(text) = value { Some(text) } else { None }
+}
+
+/// What is wrong with the configuration in one line, with the file and the line that are wrong as far as they are known.
 ///
 /// # Errors
 /// What is wrong.

@@ -10,7 +10,7 @@ use nexum_kernel::{
 };
 
 use super::services::{module_spec, schedule_check};
-use crate::config::{Config, Problem, problem};
+use crate::config::{Config, Credential, Problem, problem};
 
 /// The first module that cannot be loaded, if any.
 pub fn check(config: &Config) -> Result<(), Problem> {
@@ -55,6 +55,18 @@ pub fn check(config: &Config) -> Result<(), Problem> {
             return Err(problem(&format!("modules.{index}.config.{key}"), message));
         }
         let plan = schema::checked(plan, &spec).map_err(refused)?;
+        for (key, secret) in schema::secret_names(&plan) {
+            let module = &*plan.manifest.name;
+            let is_its = |credential: &Credential| {
+                credential.name.as_deref() == Some(secret.as_str()) && credential.modules.iter().any(|it| it == module)
+            };
+            if !config.egress.credentials.iter().any(is_its) {
+                return Err(refused(format!(
+                    "[config] {key}: there is no secret of the name that it has: [[egress.credentials]] has none for module \
+                     `{module}`"
+                )));
+            }
+        }
         if let Some(first) = names.insert(plan.manifest.name.clone(), index) {
             let (name, first) = (&plan.manifest.name, first + 1);
             return Err(refused(format!(
@@ -138,6 +150,17 @@ mod tests {
         .unwrap();
         let misspelt = refusal(vec![Module::at(&dir.path().join("t"))]).unwrap();
         assert!(misspelt.ends_with("t/nexum.toml:9: [config] evry: unknown key, did you mean `every`?"), "{misspelt}");
+        let hook = good("h", "h");
+        let schema = r#"{"kind":"table","fields":[{"name":"hook","type":{"kind":"secret"}}]}"#;
+        let section = wasm::section(0, &[wasm::string("nexum:config"), schema.into()].concat());
+        fs::write(dir.path().join("h/module.wasm"), wasm::component(&[section])).unwrap();
+        let hook = Module { config: [("hook".to_owned(), "slack".into())].into(), ..hook };
+        let without = refusal(vec![hook.clone()]).unwrap();
+        assert!(without.starts_with("[config] hook: there is no secret of the name that it has"), "{without}");
+        let mut secrets = Config { modules: vec![hook], ..Config::default() };
+        let credential = "name = \"slack\"\nhosts = [\"a.example\"]\nmodules = [\"h\"]\nvalue = \"k3y-0123456789\"\n";
+        secrets.egress.credentials.push(toml::from_str(credential).unwrap());
+        assert!(check(&secrets).is_ok());
         let mut config = Config { modules: vec![good("f", "f")], ..Config::default() };
         config.engine.max_component_bytes = 7;
         fs::write(dir.path().join("f/module.wasm"), "8 bytes!").unwrap();

@@ -4,7 +4,9 @@
 use nexum_sdk::alloy::primitives::utils::{format_units, parse_units};
 use nexum_sdk::alloy::primitives::{Address, I256};
 use nexum_sdk::alloy::rpc_types::BlockId;
-use nexum_sdk::{self as nexum, Block, Context, Error, NexumConfig, Result, block_on, provider, sol, state::Item};
+use nexum_sdk::{
+    self as nexum, Block, Context, Error, NexumConfig, Query, Result, block_on, provider, sol, state::Item,
+};
 use serde::{Deserialize, Serialize};
 
 sol! {
@@ -29,6 +31,13 @@ struct Round {
     price: I256,
     /// Seconds since the Unix epoch.
     updated_at: u64,
+}
+
+/// What the query `status` is answered.
+#[derive(Debug, PartialEq, Serialize)]
+struct Status {
+    last: Option<Round>,
+    alerts: u64,
 }
 
 #[derive(NexumConfig)]
@@ -83,6 +92,15 @@ impl PriceAlert {
             self.alert(&last, &round, decimals)?;
         }
         LAST.set(&round)
+    }
+
+    /// `status` answers the newest round and how many alerts there were.
+    #[query]
+    fn answer(&self, query: Query) -> Result<Status> {
+        match query.method() {
+            "status" => Ok(Status { last: LAST.get()?, alerts: ALERTS.get()?.unwrap_or(0) }),
+            _ => Err(query.unknown()),
+        }
     }
 
     fn alert(&self, last: &Round, round: &Round, decimals: u8) -> Result<()> {
@@ -160,7 +178,8 @@ mod tests {
                 "price fell below 2500: 2600.50000000 -> 2499.00000000 (round 3)",
             ]
         );
-        assert_eq!(ALERTS.get().unwrap(), Some(2));
+        let status = module.answer(Query::new("status", ()).unwrap()).unwrap();
+        assert_eq!((status.alerts, status.last.unwrap().id.as_str()), (2, "3"));
     }
 
     #[test]
