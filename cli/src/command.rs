@@ -37,6 +37,7 @@ pub fn common(command: Common, output: &Output, program: fn() -> clap::Command) 
             }
         }
         Common::Module(args::Module::Inspect { bundle }) => inspect::inspect(&bundle, output),
+        Common::Module(args::Module::Config { bundle }) => inspect::configuration(&bundle, output),
         Common::State(args::State::Restore { from, state_dir }) => restore::restore(&from, &state_dir, output),
         Common::Journal(command) => journal::journal(command, output),
         command => client::common(command, output, program),

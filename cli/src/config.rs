@@ -14,6 +14,7 @@ mod journal;
 mod messaging;
 mod model;
 mod remote_store;
+mod queries;
 mod restart;
 pub(crate) mod secret;
 mod show;
@@ -28,7 +29,7 @@ use std::{
 
 use figment::{Figment, providers::Serialized};
 use nexum_chain::mock::Fixture;
-use nexum_kernel::manifest::text;
+use nexum_kernel::manifest::{config_values, text};
 
 pub use credentials::Credential;
 pub use effects::Outbox;
@@ -45,6 +46,7 @@ pub use identity::Identity;
 pub use journal::Journal;
 pub use messaging::Messaging;
 pub use remote_store::RemoteStore;
+pub use queries::Queries;
 pub use restart::Restart;
 pub use secret::Secret;
 pub use transactions::Transactions;
@@ -128,6 +130,16 @@ pub fn load_with(
     if let Some((fixture, path)) = &flags.mock {
         config.chains.retain(|chain| chain.chain_id != fixture.chain_id);
         config.chains.push(Chain { fixture: Some(fixture.clone()), ..Chain::mock(fixture.chain_id, path.clone()) });
+    }
+    for (index, module) in config.modules.iter_mut().enumerate() {
+        let mut values = Vec::new();
+        for (key, value) in &module.config {
+            // What has no form in a configuration is told by whoever loads it.
+            let _ = config_values(key, value, &mut values);
+        }
+        let keys = module.config.keys().cloned().chain(values.into_iter().map(|(key, _)| key));
+        let place = |key: String| file.place(&format!("modules.{index}.config.{key}")).map(|place| (key, place));
+        module.places = keys.filter_map(place).collect();
     }
     config.modules.extend(flags.modules.iter().map(|directory| Module::at(directory)));
     let located = |problem: Problem| {

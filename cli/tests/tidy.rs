@@ -51,9 +51,10 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
 fn crates_depend_only_on_what_the_architecture_allows() {
     let allowed: &[(&str, &[&str])] = &[
         ("nexum-records", &[]),
+        ("nexum-config-schema", &[]),
         ("nexum-host-ifaces", &["nexum-records"]),
         ("nexum-admin-api", &["nexum-records"]),
-        ("nexum-kernel", &["nexum-admin-api", "nexum-host-ifaces"]),
+        ("nexum-kernel", &["nexum-admin-api", "nexum-config-schema", "nexum-host-ifaces"]),
         ("nexum-store", &["nexum-host-ifaces"]),
         ("nexum-chain", &["nexum-host-ifaces"]),
         ("nexum-cron", &["nexum-host-ifaces"]),
@@ -65,7 +66,7 @@ fn crates_depend_only_on_what_the_architecture_allows() {
         ("nexum-swarm", &[]),
         ("nexum-gateway", &["nexum-admin-api", "nexum-host-ifaces", "nexum-kernel"]),
         ("nexum-ctl", &["nexum-admin-api", "nexum-records"]),
-        ("nexum-sdk", &["nexum-sdk-macros"]),
+        ("nexum-sdk", &["nexum-config-schema", "nexum-sdk-macros"]),
         ("nexum-sdk-macros", &[]),
         ("nexum-testkit", &[]),
         ("nexum-testkit-engine", &["nexum-host-ifaces", "nexum-kernel", "nexum-store", "nexum-testkit"]),

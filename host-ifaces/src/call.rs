@@ -36,6 +36,12 @@ pub struct Usage {
     pub log_lines_dropped: u64,
 }
 
+/// What a query is answered that asks for more than reading.
+pub(crate) fn not_in_query(domain: &str, what: &str) -> HostError {
+    let message = format!("not in a query: {what} is out of reach, because a query only reads");
+    HostError::new(domain, HostErrorKind::Denied, message)
+}
+
 /// The calls of one instance.
 pub(crate) struct Call {
     module: Arc<str>,
@@ -50,6 +56,7 @@ pub(crate) struct Call {
     label: EventLabel,
     /// The chain and the hash of the block that the event at hand is of.
     block: Option<(u64, Hash)>,
+    in_query: bool,
 }
 
 impl Call {
@@ -66,6 +73,7 @@ impl Call {
             log: LogBudget::new(args.clock.monotonic_ns()),
             label: EventLabel::default(),
             block: None,
+            in_query: false,
         }
     }
 
@@ -94,6 +102,20 @@ impl Call {
     /// The hash of the block that the event at hand is of, if it is one of this chain.
     pub(crate) fn block_of(&self, chain_id: u64) -> Option<Hash> {
         self.block.filter(|(chain, _)| *chain == chain_id).map(|(_, hash)| hash)
+    }
+
+    /// From now on a query is answered, which changes nothing.
+    pub(crate) fn begin_query(&mut self) {
+        self.label = EventLabel { kind: "query", ..EventLabel::default() };
+        self.in_query = true;
+    }
+
+    /// Whether what is kept may be changed.
+    ///
+    /// # Errors
+    /// `denied` while a query is answered.
+    pub(crate) fn may_change(&self, domain: &str, what: &str) -> Result<(), HostError> {
+        if self.in_query { Err(not_in_query(domain, &format!("`{domain}.{what}`"))) } else { Ok(()) }
     }
 
     pub(crate) fn module(&self) -> &Arc<str> {

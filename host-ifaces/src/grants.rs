@@ -9,7 +9,10 @@ use std::collections::BTreeSet;
 
 use nexum_records::rpc::RpcBudget;
 
-use crate::{capability::Capability, interfaces::table::Tables};
+use crate::{
+    capability::Capability,
+    interfaces::{INTERFACES, table::Tables},
+};
 
 /// How a module reaches one capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,6 +21,8 @@ pub enum Grant {
     Served,
     /// Optional, and not to be had: calls answer `unsupported`.
     Stub,
+    /// Granted, and out of reach while a query is answered: calls answer `denied`.
+    NotInQuery,
 }
 
 /// The decision for every interface that a module asked for. Modules with the same component and the same interfaces
@@ -34,6 +39,16 @@ impl Interfaces {
     pub fn has_stubs(&self) -> bool {
         self.0.iter().any(|(_, grant)| *grant == Grant::Stub)
     }
+}
+
+/// What people are told of a capability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    Granted,
+    /// Optional, and the engine has no such service: calls answer `unsupported`.
+    NotProvided,
+    /// The operator withholds it: calls answer `unsupported`.
+    Denied,
 }
 
 /// Everything that one module may reach.
@@ -106,6 +121,17 @@ impl Grants {
         Self { rpc_budget, ..self }
     }
 
+    /// What is left of these while the module answers a query: what reads, and no method beyond those that only read.
+    pub fn in_query(&self) -> Self {
+        let reads = |capability: Capability| INTERFACES.iter().any(|row| row.capability == capability && row.in_query);
+        let asked = self.interfaces.0.iter().map(|&(capability, grant)| match grant {
+            Grant::Served if !reads(capability) => (capability, Grant::NotInQuery),
+            grant => (capability, grant),
+        });
+        let interfaces = Interfaces(asked.collect());
+        Self { interfaces, ..self.clone() }.with_extra_methods([])
+    }
+
     pub fn interfaces(&self) -> &Interfaces {
         &self.interfaces
     }
@@ -125,6 +151,18 @@ impl Grants {
 
     pub fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// Every capability that was asked for or is withheld: whether the module has it, and if not, who decided that.
+    pub fn told(&self) -> Vec<(Capability, Told)> {
+        let of = |capability: Capability, grant: Grant| match grant {
+            Grant::Stub if self.withheld.contains(&capability) => Told::Denied,
+            Grant::Stub => Told::NotProvided,
+            Grant::Served | Grant::NotInQuery => Told::Granted,
+        };
+        let asked = self.interfaces.0.iter().map(|(capability, grant)| (*capability, of(*capability, *grant)));
+        let unasked = self.withheld.iter().filter(|capability| self.get(**capability).is_none());
+        asked.chain(unasked.map(|capability| (*capability, Told::Denied))).collect()
     }
 
     /// Capabilities that answer `unsupported`: stubs, and what the operator withholds besides.
@@ -163,6 +201,25 @@ mod tests {
     }
 
     #[test]
+    fn in_a_query_what_reads_is_left() {
+        let provided: BTreeSet<_> = Capability::all().collect();
+        let required: Vec<_> = Capability::all().filter(|capability| *capability != HTTP).collect();
+        let asked = AskedCapabilities { required: &required, optional: &[HTTP] };
+        let grants = Grants::decide(asked, &provided, &BTreeSet::from([HTTP])).unwrap();
+        let grants = grants.with_chains([1]).with_extra_methods(["eth_sendRawTransaction".to_owned()]);
+        let left = grants.in_query();
+        let of = |wanted: Grant| -> Vec<&'static str> {
+            Capability::all().filter(|c| left.get(*c) == Some(wanted)).map(Capability::name).collect()
+        };
+        let reads = ["chain", "local-store", "logging", "clock", "random"];
+        assert_eq!(of(Grant::Served), reads);
+        assert_eq!(of(Grant::Stub), ["http"], "what is not granted is not granted here either");
+        assert!(of(Grant::NotInQuery).contains(&"outbox") && left.get(IDENTITY) == Some(Grant::NotInQuery));
+        assert!(left.rpc("m", 1, "eth_call").is_ok());
+        assert!(grants.method("eth_sendRawTransaction").is_ok() && left.method("eth_sendRawTransaction").is_err());
+    }
+
+    #[test]
     fn required_must_be_had_and_optional_becomes_a_stub() {
         assert_eq!(decide(&[IDENTITY], &[], &[]), Err(GrantError::NotProvided(IDENTITY)));
         assert_eq!(decide(&[CHAIN], &[], &[CHAIN]), Err(GrantError::Denied(CHAIN)));
@@ -171,5 +228,8 @@ mod tests {
         assert_eq!(grants.get(LOGGING), Some(Grant::Stub));
         assert_eq!(grants.get(HTTP), Some(Grant::Stub));
         assert_eq!(grants.get(CLOCK), None);
+        let told = [(CHAIN, Told::Granted), (HTTP, Told::NotProvided), (LOGGING, Told::Denied)];
+        assert_eq!(grants.told(), told);
+        assert_eq!(decide(&[CHAIN], &[], &[HTTP]).unwrap().told(), [(CHAIN, Told::Granted), (HTTP, Told::Denied)]);
     }
 }

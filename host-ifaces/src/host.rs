@@ -96,6 +96,16 @@ impl HostState {
         self.drafts.begin(id);
     }
 
+    /// Reads another state from now on, such as that of one moment.
+    pub fn read_from(&mut self, view: Arc<dyn StateView>) {
+        self.unit.read_from(view);
+    }
+
+    /// A query is answered next. What was written before it, by `init`, is seen by it, and nobody else.
+    pub fn begin_query(&mut self) {
+        self.call.begin_query();
+    }
+
     /// The call of the guest is over: a line that it printed without an end is printed. Answers the last that it said on
     /// stderr, at most 4 KiB, and forgets it.
     pub fn end(&mut self) -> Option<String> {

@@ -11,7 +11,9 @@ use wasmtime::{
 };
 
 use crate::{
+    HostError, HostErrorKind,
     bindings::nexum::host,
+    call::not_in_query,
     capability::Capability,
     grants::{Grant, Interfaces},
     host::HostState,
@@ -82,7 +84,15 @@ pub fn link(
         match interfaces.get(capability) {
             None => return Err(LinkError::Undeclared { import: name, capability }),
             Some(Grant::Served) => serve(&mut linker, interface).map_err(misfit)?,
-            Some(Grant::Stub) => stub(engine, &mut linker, &name, item, capability, module).map_err(misfit)?,
+            Some(Grant::Stub) => {
+                let message = format!("capability `{capability}` is not granted to module {module}");
+                let refusal = HostError::new(capability.name(), HostErrorKind::Unsupported, message);
+                stub(engine, &mut linker, &name, item, refusal).map_err(misfit)?;
+            }
+            Some(Grant::NotInQuery) => {
+                let refusal = not_in_query(capability.name(), &format!("capability `{capability}`"));
+                stub(engine, &mut linker, &name, item, refusal).map_err(misfit)?;
+            }
         }
     }
     Ok(linker)
@@ -162,32 +172,31 @@ fn serve(linker: &mut Linker<HostState>, interface: &Interface) -> wasmtime::Res
     interface.link.ok_or_else(no_actor)?(linker)
 }
 
-/// Defines every function of an interface so that it answers `unsupported`, naming module and capability. A function that
-/// cannot fail has no way to say so and traps.
+/// Defines every function of an interface so that it answers this refusal. A function that cannot fail has no way to say so
+/// and traps.
 fn stub(
     engine: &Engine,
     linker: &mut Linker<HostState>,
     import: &str,
     item: wasmtime::component::types::ComponentExtern<'_>,
-    capability: Capability,
-    module: &str,
+    refusal: HostError,
 ) -> wasmtime::Result<()> {
     // What is no interface has no functions that could answer, and is not linked.
     let ComponentItem::ComponentInstance(interface) = item.ty else { return Ok(()) };
     let mut instance = linker.instance(import)?;
-    let message: Arc<str> = format!("capability `{capability}` is not granted to module {module}").into();
+    let refusal = Arc::new(refusal);
     for (name, item) in interface.exports(engine) {
         let ComponentItem::ComponentFunc(_) = item.ty else { continue };
-        let message = message.clone();
+        let refusal = refusal.clone();
         instance.func_new(name, move |mut context, function, arguments, results| {
             let call = context.data_mut().call();
             call.take(arguments.iter().map(weight).sum());
-            call.count_or_trap(capability.name())?;
+            call.count_or_trap(&refusal.domain)?;
             let fallible = matches!(function.results().next(), Some(Type::Result(_)));
             let Some(result) = results.first_mut().filter(|_| fallible) else {
-                return Err(wasmtime::Error::msg(message.to_string()));
+                return Err(wasmtime::Error::msg(refusal.message.clone()));
             };
-            *result = Val::Result(Err(Some(Box::new(unsupported(capability, &message)))));
+            *result = Val::Result(Err(Some(Box::new(lowered(&refusal)))));
             Ok(())
         })?;
     }
@@ -208,12 +217,13 @@ fn weight(argument: &Val) -> usize {
     size_of::<Val>() + parts
 }
 
-fn unsupported(capability: Capability, message: &str) -> Val {
+/// An error without data, as a guest gets it.
+fn lowered(error: &HostError) -> Val {
     Val::Record(vec![
-        ("domain".into(), Val::String(capability.name().into())),
-        ("kind".into(), Val::Variant("unsupported".into(), None)),
-        ("code".into(), Val::S32(0)),
-        ("message".into(), Val::String(message.into())),
+        ("domain".into(), Val::String(error.domain.clone())),
+        ("kind".into(), Val::Variant(error.kind.name().into(), None)),
+        ("code".into(), Val::S32(error.code)),
+        ("message".into(), Val::String(error.message.clone())),
         ("data".into(), Val::Option(None)),
     ])
 }

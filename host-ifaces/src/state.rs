@@ -1,6 +1,8 @@
 //! Reading a module's committed state: whose it is, the direct read path, which crosses no mailbox, and how the store
 //! fails. The messages of the store actor, by which all else is asked of it, are in `store`.
 
+use std::sync::Arc;
+
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +64,11 @@ pub trait StateView: Send + Sync {
         limit: usize,
     ) -> Result<(Entries, u64), StoreError> {
         self.scan(module, prefix, after, limit).map(|entries| (entries, 0))
+    }
+
+    /// The same as it is now, whatever is written later.
+    fn at_this_moment(self: Arc<Self>) -> Result<Arc<dyn StateView>, StoreError> {
+        Err(StoreError::Failed("this state cannot be held still".into()))
     }
 
     /// What the module's journal has left for its unit `seq`, so that the units which a rewind needs stay within the

@@ -283,6 +283,11 @@ impl Unit {
         self.overlay.begin();
     }
 
+    /// Reads what another view shows of the same module.
+    pub(crate) fn read_from(&mut self, view: Arc<dyn StateView>) {
+        self.overlay.view = view;
+    }
+
     /// Looks at another state from now on.
     pub(crate) fn play(&mut self, view: Arc<dyn StateView>, state_bytes: u64) {
         self.overlay.rebase(view, ModuleId(0), state_bytes);

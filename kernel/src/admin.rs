@@ -8,12 +8,14 @@ use nexum_admin_api::state::ModuleState;
 pub use nexum_admin_api::{
     health::{ChainHealthReport, Health, ModuleHealthReport},
     orders::{Drained, ModuleSpec, Outstanding, ResyncOrder, ResyncTo, Resynced, Upgraded},
-    tree::{Budget, ModuleFacts, ModuleWait, Node, NodeKind, ServiceReport},
+    tree::{Budget, GrantReport, ModuleFacts, ModuleWait, Node, NodeKind, ServiceReport},
 };
 pub use nexum_host_ifaces::interfaces::chain::port::ChainWait;
-use nexum_host_ifaces::store::StoreError;
+use nexum_host_ifaces::{HostError, store::StoreError};
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
+
+use crate::query::Question;
 
 /// Why an order was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -46,6 +48,15 @@ pub enum AdminError {
     FailedAgain(String),
     #[error("module `{module}` has no effect `{id}` that waits: `nexumctl outbox list {module}` names them")]
     UnknownEffect { module: String, id: String },
+    #[error("module `{0}` answers no queries: its component has no export `query`")]
+    NoQueries(String),
+    /// There is no room for a query now.
+    #[error("{0}")]
+    Busy(String),
+    #[error("module `{module}` did not answer: {reason}")]
+    NoAnswer { module: String, reason: String },
+    #[error("module `{module}` did not answer in time: {reason}")]
+    LateAnswer { module: String, reason: String },
     /// What was asked for cannot be; everything is as it was.
     #[error("{0}")]
     Refused(String),
@@ -120,6 +131,8 @@ pub enum ModulesOrder {
     Purge { module: String, reply: AdminReply<Result<(), StoreError>> },
     /// Let every paused module go on. Answers their names.
     ResumeAll(AdminReply<Vec<String>>),
+    /// Ask a module about its state, whatever it is at. Answers JSON text, or what the module says instead.
+    Query { module: String, question: Question, reply: AdminReply<Result<String, HostError>> },
 }
 
 /// What may become of a module by order.

@@ -1,5 +1,6 @@
 //! One living instance of a module: a Store and its guest, with the bounds of one event set before every call.
 
+pub mod query;
 mod turn;
 
 use std::{io, pin::pin, sync::Arc, task::Poll};

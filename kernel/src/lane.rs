@@ -96,23 +96,21 @@ impl Lanes {
                 (done, busy_ns)
             }
             Some(slow) => {
-                let (mut tasks, owed_ns) = (JoinSet::new(), pace.owed_ns.load(Ordering::Relaxed));
-                // Whoever is served last would seem slow for as long as others want the processor.
-                let turns = async move { timed(|| clock.thread_ns(), TURN_NS, owed_ns, work).await };
-                tasks.spawn_on(turns, slow.handle());
-                match tasks.join_next().await {
-                    Some(Ok((done, busy_ns, owed_ns))) => {
-                        pace.owed_ns.store(owed_ns, Ordering::Relaxed);
-                        (done, busy_ns)
-                    }
-                    Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                    // The threads end with the engine, and whoever waits is about to.
-                    _ => std::future::pending().await,
-                }
+                let (done, busy_ns, owed_ns) = in_turns(slow, clock, pace.owed_ns.load(Ordering::Relaxed), work).await;
+                pace.owed_ns.store(owed_ns, Ordering::Relaxed);
+                (done, busy_ns)
             }
         };
         pace.note(handled() - before, busy_ns);
         done
+    }
+
+    /// Carries out what no module is to wait for: on the slow threads, where there are several.
+    pub async fn aside<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        match self.slow() {
+            None => work.await,
+            Some(slow) => in_turns(slow, self.clock.clone(), 0, work).await.0,
+        }
     }
 
     fn slow(&self) -> Option<&Runtime> {
@@ -130,6 +128,25 @@ impl Drop for Lanes {
         if let Some(Some(runtime)) = self.slow.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// [`timed`] work on the slow threads. Ends where it waits next when this future is dropped.
+async fn in_turns<T: Send + 'static>(
+    slow: &Runtime,
+    clock: Arc<dyn Clock>,
+    owed_ns: u64,
+    work: impl Future<Output = T> + Send + 'static,
+) -> (T, u64, u64) {
+    let mut tasks = JoinSet::new();
+    // Whoever is served last would seem slow for as long as others want the processor.
+    let turns = async move { timed(|| clock.thread_ns(), TURN_NS, owed_ns, work).await };
+    tasks.spawn_on(turns, slow.handle());
+    match tasks.join_next().await {
+        Some(Ok(done)) => done,
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The threads end with the engine, and whoever waits is about to.
+        _ => std::future::pending().await,
     }
 }
 

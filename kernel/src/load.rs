@@ -34,7 +34,7 @@ use crate::{
     engine::{EngineError, WasmEngine},
     instance::{self, Prepared},
     manifest::{self, Manifest},
-    restart,
+    restart, schema,
 };
 
 /// Why a component is not ready to run.
@@ -124,10 +124,11 @@ impl Loader {
         }
     }
 
-    /// Reads the manifest and decides grants, limits and configuration.
+    /// Reads the manifest, decides grants, limits and configuration, and checks that by what the component says of it.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
         let Self { ports, ceiling, restart, schedule_check, record, pending_max, .. } = self;
-        Terms { ports, ceiling, restart, schedule_check, record: *record, pending_max: *pending_max }.plan(spec)
+        let terms = Terms { ports, ceiling, restart, schedule_check, record: *record, pending_max: *pending_max };
+        terms.plan(spec).and_then(|plan| schema::checked(plan, spec))
     }
 
     /// Verifies, compiles and links. A module whose machine code is there waits for nothing that others compile.

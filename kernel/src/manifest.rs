@@ -9,7 +9,7 @@ mod raw;
 pub(crate) mod values;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,6 +27,7 @@ use nexum_host_ifaces::{
     secrets,
     types::{ConfigScalar, ConfigValue},
 };
+use serde::Deserialize;
 use values::Finding;
 
 use crate::sources::Source;
@@ -152,6 +153,19 @@ fn key_before(text: &str, offset: usize) -> Option<&str> {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     let key = line.split_once('=').map(|(key, _)| key.trim());
     key.filter(|key| !key.is_empty() && key.chars().all(is_bare))
+}
+
+/// The line of a key of `[config]`, or of the table that it is in, in the manifest at `path`; none when it is not there.
+pub fn config_line(path: &Path, key: &str) -> Option<usize> {
+    #[derive(Deserialize)]
+    struct Configured {
+        #[serde(default)]
+        config: BTreeMap<String, toml::Spanned<toml::Value>>,
+    }
+    let text = text::read(path, text::MANIFEST_BYTES_MAX).ok()?;
+    let Configured { config } = toml::from_str(&text).ok()?;
+    let value = config.get(key).or_else(|| config.get(key.split('.').next()?))?;
+    Some(text.get(..value.span().start)?.matches('\n').count() + 1)
 }
 
 /// A TOML value as a module's `init` sees it; nested tables become dotted keys.

@@ -50,6 +50,7 @@ use crate::{
     metrics::{Metrics, ModuleMetrics},
     modules::{self, Candidate},
     outbox::{self, OutboxMetrics, Permits},
+    query::Queries,
     restart::{self, Fault},
     status::{ModuleStatus, RunState},
 };
@@ -79,6 +80,7 @@ pub struct Shared {
     pub unloaded: Arc<dyn Fn(&str) + Send + Sync>,
     pub blocking: Blocking,
     pub lanes: Lanes,
+    pub queries: Queries,
     /// What modules are at.
     pub begun: Arc<Marks>,
     /// Memory of all recordings.

@@ -10,6 +10,7 @@ mod facts;
 mod orders;
 mod owner;
 mod pin;
+mod query;
 mod slot;
 mod standing;
 mod upgrade;

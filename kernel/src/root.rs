@@ -34,6 +34,7 @@ use crate::{
     module::Shared,
     modules::{self, ModulesSupervisor},
     outbox::{self, OutboxMetrics, OutboxStatus, Permits},
+    query::{Queries, QueryLimits, QueryMetrics},
     restart,
     roster::Keep,
     service::{ServiceSpec, StatusSpec, reason},
@@ -80,6 +81,7 @@ pub struct KernelArgs {
     /// How long an event that a module should have handled may wait before the engine is not healthy.
     pub event_age_threshold: Duration,
     pub outbox: outbox::Settings,
+    pub queries: QueryLimits,
     /// Draws uniformly from 0 to 1, for backoff jitter.
     pub jitter: Arc<dyn Fn() -> f64 + Send + Sync>,
     /// Told of a module that was unloaded: what services have counted of it is to be forgotten.
@@ -217,6 +219,7 @@ impl Actor for Root {
             unloaded: args.unloaded.clone(),
             blocking: args.blocking,
             lanes: Lanes::new(args.blocking, args.pin_threads, args.clock.clone()),
+            queries: Queries::new(args.queries.clone(), QueryMetrics::register(&args.registry)?),
             begun: args.begun.clone(),
             recordings: Arc::default(),
         });

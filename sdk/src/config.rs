@@ -1,5 +1,7 @@
 //! The manifest's `[config]`, typed. Nested tables arrive flattened, with dotted keys.
 
+pub(crate) mod typed;
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -48,6 +48,9 @@ mod error;
 mod event;
 mod log;
 mod module;
+mod query;
+#[doc(hidden)]
+pub mod query_bindings;
 mod raw;
 
 pub mod chain;
@@ -72,11 +75,13 @@ mod signer;
 pub use bindings::nexum::host::types::{
     Block, BlockRef, Log, Message, Outcome, OutcomeStatus, ReleasedEffect, Reorg, Tick,
 };
+pub use config::typed::{Bytes, SecretName, Wei};
 pub use config::{Config, Scalar, Value};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use log::Level;
 pub use module::Module;
-pub use nexum_sdk_macros::module;
+pub use nexum_sdk_macros::{NexumConfig, module};
+pub use query::Query;
 pub use transaction::TransactionOutcome;
 
 #[cfg(feature = "alloy")]
@@ -121,6 +126,12 @@ pub mod __private {
     pub use crate::bindings::__export_event_module as export;
     pub use crate::bindings::nexum::host::types::{Config as RawConfig, HostError};
     pub use crate::bindings::{Event, Guest};
+    pub use crate::config::typed::{
+        ConfigType, FromConfig, below, has_table, joined, length, read_list, read_parsed, read_parsed_list, utf8,
+    };
     pub use crate::log::log;
     pub use crate::module::{HandlerResult, Slot};
+    pub use crate::query::Answer;
+    pub use crate::query_bindings::__export_query_module as export_with_query;
+    pub use crate::query_bindings::Guest as QueryGuest;
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use crate::bindings::Event;
 use crate::bindings::nexum::host::types::{self, HostError};
-use crate::{Block, Config, Error, Log, Message, Outcome, Reorg, Result, Tick};
+use crate::{Block, Config, Error, Log, Message, Outcome, Query, Reorg, Result, Tick};
 
 /// A module. An event kind without a handler succeeds and does nothing.
 pub trait Module: Sized {
@@ -40,6 +40,11 @@ pub trait Module: Sized {
     /// What became of an outbox entry.
     fn on_outcome(&mut self, _outcome: Outcome) -> Result<()> {
         Ok(())
+    }
+
+    /// Answers JSON text to a question about the module's state; on an instance of its own, which changes nothing.
+    fn on_query(&self, query: Query) -> Result<String> {
+        Err(query.unknown())
     }
 }
 
@@ -91,6 +96,12 @@ impl<M: Module> Slot<M> {
         }
         .map_err(HostError::from)
     }
+
+    pub fn query(&self, method: String, params: String) -> Result<String, HostError> {
+        let slot = self.0.borrow();
+        let module = slot.as_ref().ok_or_else(|| Error::msg("a query came before init"))?;
+        module.on_query(Query::from_host(method, params)).map_err(HostError::from)
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +119,15 @@ mod tests {
             self.0 += tick.fired_at;
             if self.0 > 10 { Err(Error::msg("too late")) } else { Ok(()) }
         }
+    }
+
+    #[test]
+    fn a_module_that_answers_no_queries_says_so() {
+        let slot = Slot::<Ticks>::empty();
+        assert!(slot.query("sum".to_owned(), "null".to_owned()).is_err(), "before init");
+        slot.init(Vec::new()).unwrap();
+        let error = slot.query("sum".to_owned(), "null".to_owned()).unwrap_err();
+        assert_eq!(error.message, "there is no query `sum`");
     }
 
     #[test]

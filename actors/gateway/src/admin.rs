@@ -6,6 +6,7 @@ mod journal;
 mod modules;
 mod outbox;
 mod rpc;
+mod queries;
 mod services;
 mod state;
 
@@ -104,6 +105,7 @@ pub(crate) fn router(api: Api, token: Option<Token>) -> Router {
         .merge(modules::routes())
         .merge(outbox::routes())
         .merge(rpc::routes())
+        .merge(queries::routes())
         .merge(services::routes())
         .merge(state::routes())
         .merge(journal::routes())

@@ -55,7 +55,7 @@ impl From<AdminError> for ApiError {
             AdminError::UnknownModule(_) | AdminError::UnknownService(_) | AdminError::UnknownDeadLetter { .. } => {
                 StatusCode::NOT_FOUND
             }
-            AdminError::UnknownEffect { .. } => StatusCode::NOT_FOUND,
+            AdminError::UnknownEffect { .. } | AdminError::NoQueries(_) => StatusCode::NOT_FOUND,
             AdminError::AlreadyLoaded(_)
             | AdminError::WrongState { .. }
             | AdminError::NeedsApproval { .. }
@@ -64,6 +64,9 @@ impl From<AdminError> for ApiError {
             | AdminError::Refused(_)
             | AdminError::FailedAgain(_)
             | AdminError::NotUpgraded { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            AdminError::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
+            AdminError::NoAnswer { .. } => StatusCode::BAD_GATEWAY,
+            AdminError::LateAnswer { .. } => StatusCode::GATEWAY_TIMEOUT,
             AdminError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())

@@ -25,6 +25,7 @@ mod prune;
 mod purge;
 mod reads;
 mod rewind;
+mod still;
 mod store;
 mod tables;
 

@@ -1,6 +1,6 @@
 //! What the store is asked: each answer put together from the tables.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use nexum_host_ifaces::{
     interfaces::chain::port::Link,
@@ -16,6 +16,7 @@ use nexum_host_ifaces::{
 use crate::{
     bound,
     db::Moment,
+    still::Still,
     store::{Store, lock},
     tables::{
         headers,
@@ -228,6 +229,10 @@ impl StateView for Store {
         state::scan(&self.db, module, prefix, after, limit, DELETED_KEYS_MAX)
     }
 
+    fn at_this_moment(self: Arc<Self>) -> Result<Arc<dyn StateView>, StoreError> {
+        Ok(Arc::new(Still::of(self)))
+    }
+
     fn journal_room(&self, module: ModuleId, seq: u64) -> Result<JournalRoom, StoreError> {
         bound::room(self, module, seq)
     }
@@ -235,8 +240,6 @@ impl StateView for Store {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use nexum_host_ifaces::{Hash, clock::SystemClock, journal::REWIND_UNITS, ledger::Ledger, store::ModuleRecord};
 
     use super::*;

@@ -25,6 +25,7 @@ use crate::{exit::CODES, period::Period};
     "  nexumctl module restart old-probe          the way out of DEAD\n",
     "  nexumctl dlq show price-watch 4711         an event that the module could not handle\n",
     "  nexumctl outbox list webhook-alert         what it has sent, and what became of it\n",
+    "  nexumctl query price-watch last            what the module itself says of its state\n",
     "  nexumctl state list price-watch --prefix last/ --json | jq .entries\n",
     "  nexumctl --url http://10.0.0.5:8081 --token-file admin.token tree\n\n",
     "The engine is looked for at --socket, else ./.nexum/admin.sock, else /var/lib/nexum/admin.sock.\n\n",
@@ -128,6 +129,8 @@ pub enum Common {
 pub enum Module {
     /// Loaded modules and their state
     List,
+    /// One module: how it is doing, and what it may reach: granted, stubbed or denied, and by whom
+    Show { name: String },
     /// Load a bundle into the running engine; it stays loaded over restarts of the engine
     Load(Load),
     /// Stop a module after the event in flight and forget it, over restarts of the engine too; its state stays
@@ -150,6 +153,12 @@ pub enum Module {
     Resync(Resync),
     /// Make a bundle: the manifest with the component's hash filled in, and the component
     Package(Package),
+    /// Tell what the configuration of a bundle may hold; with --json as JSON Schema
+    Config {
+        /// A directory with nexum.toml and module.wasm
+        #[arg(value_hint = ValueHint::DirPath)]
+        bundle: PathBuf,
+    },
     /// Tell what a bundle is without running it: what it asks for, what it is told of, when its schedules fire next
     Inspect {
         /// A directory with nexum.toml and module.wasm
@@ -295,6 +304,16 @@ pub enum Operator {
         /// Only of this module
         #[arg(long, short, value_name = "NAME")]
         module: Option<String>,
+    },
+    /// Ask a module about its state, as it is committed, whether it runs or not; the answer is JSON of its own making
+    Query {
+        module: String,
+        /// What to ask: a name that the module knows, or {"method": "…", "params": …}
+        #[arg(value_name = "METHOD|JSON")]
+        method: String,
+        /// What it takes, as JSON
+        #[arg(value_name = "JSON")]
+        params: Option<String>,
     },
     /// Current values of all metrics, in Prometheus' text format
     Metrics,

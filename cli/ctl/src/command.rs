@@ -44,7 +44,8 @@ pub fn block_on(conversation: Pin<Box<dyn Future<Output = Result<(), Failure>> +
 /// Carries out a command that both programs have. `program` is the definition of the one that runs.
 pub fn common(command: Common, output: &Output, program: fn() -> clap::Command) -> Result<(), Failure> {
     match command {
-        Common::CheckConfig(_) | Common::Module(args::Module::Package(_) | args::Module::Inspect { .. }) => {
+        Common::CheckConfig(_)
+        | Common::Module(args::Module::Package(_) | args::Module::Config { .. } | args::Module::Inspect { .. }) => {
             hand_on::to_nexum()
         }
         Common::Health => block_on(Box::pin(health(output))),
@@ -88,6 +89,7 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
                 false => print(&render::report::modules(&modules)),
             };
         }
+        args::Module::Show { name } => return show_module(&client, &name, output).await,
         args::Module::Load(load) => return load_module(&client, load, output).await,
         args::Module::Drain { name, wait } => {
             return drain(&client, &format!("/v1/modules/{}/drain", part(&name)), &wait, output).await;
@@ -95,7 +97,7 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
         args::Module::Upgrade(upgrade) => return upgrade_module(&client, upgrade, output).await,
         args::Module::Resync(resync) => return resync_module(&client, resync, output).await,
         // Handed on before.
-        args::Module::Package(_) | args::Module::Inspect { .. } => return Ok(()),
+        args::Module::Package(_) | args::Module::Config { .. } | args::Module::Inspect { .. } => return Ok(()),
         args::Module::Unload { name } => (name, "", Method::DELETE, "unloaded"),
         args::Module::Restart { name } => (name, "/restart", Method::POST, "restarted"),
         args::Module::Pause { name } => (name, "/pause", Method::POST, "paused"),
@@ -103,6 +105,16 @@ async fn module(command: args::Module, output: &Output) -> Result<(), Failure> {
     };
     client.order(method, &format!("/v1/modules/{}{step}", part(&name)), None).await?;
     done(output, &name, what)
+}
+
+async fn show_module(client: &Client, name: &str, output: &Output) -> Result<(), Failure> {
+    let modules: Vec<Node> = client.get("/v1/modules").await?;
+    let found = modules.into_iter().find(|node| node.name == name);
+    let node = found.ok_or_else(|| Failure::not_found(format!("no module `{name}` is loaded")))?;
+    match output.json {
+        true => print_json(&node),
+        false => print(&render::report::module(&node)),
+    }
 }
 
 async fn drain(client: &Client, path: &str, wait: &args::Wait, output: &Output) -> Result<(), Failure> {

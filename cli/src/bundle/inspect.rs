@@ -9,7 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use nexum_config_schema::Table;
 use nexum_host_ifaces::{
     Hash,
     capability::Capability,
@@ -23,6 +24,7 @@ use nexum_host_ifaces::{
 use nexum_kernel::{
     load,
     manifest::{Manifest, OnReorg},
+    schema,
     sources::{Calendar, Shown},
 };
 use serde::Serialize;
@@ -162,6 +164,16 @@ pub fn inspect(source: &Path, now_ms: u64) -> anyhow::Result<Report> {
         description: manifest.description,
         authors: manifest.authors,
     })
+}
+
+/// What the component of the bundle at `source` says of its configuration.
+///
+/// # Errors
+/// There is no component, or it says something that cannot be used.
+pub fn schema(source: &Path) -> anyhow::Result<Option<Table>> {
+    let (_, component) = load::bundle(source);
+    digest(&component).with_context(|| format!("{}", component.display()))?;
+    schema::of_component(&component).map_err(|error| anyhow!("{}: {error}", component.display()))
 }
 
 /// What fires next of every schedule in the bundle at `source`.

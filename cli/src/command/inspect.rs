@@ -25,6 +25,18 @@ pub fn inspect(bundle: &Path, output: &Output) -> Result<(), Failure> {
     }
 }
 
+/// What the configuration of a bundle may hold.
+pub fn configuration(bundle: &Path, output: &Output) -> Result<(), Failure> {
+    let schema = inspect::schema(bundle).map_err(|error| refused(&error))?;
+    match (schema, output.json) {
+        (Some(schema), true) => print_json(&schema.json_schema()),
+        (Some(schema), false) => print(&render::bundle::schema(&schema)),
+        // Whatever it is, it is the module's to judge.
+        (None, true) => print_json(&serde_json::json!({ "type": "object" })),
+        (None, false) => print("this component does not say what its configuration may hold\n"),
+    }
+}
+
 /// What fires next of every schedule of the configured modules.
 pub fn planned(config: &Config) -> Result<Vec<Planned>, Failure> {
     let now_ms = SystemClock::new().now_ms();

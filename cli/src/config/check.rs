@@ -120,6 +120,9 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     if let Some((key, wrong)) = config.outbox.wrong() {
         return Err(problem(&format!("outbox.{key}"), wrong));
     }
+    if let Some((key, wrong)) = config.queries.wrong() {
+        return Err(problem(&format!("queries.{key}"), wrong));
+    }
     let outbox = &config.outbox;
     check_backoff("outbox", ("backoff_first", outbox.backoff_first), ("backoff_cap", outbox.backoff_cap))?;
     if let Some(identity) = &config.identity {

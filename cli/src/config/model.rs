@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use nexum_admin_api::orders::Places;
 use nexum_chain::{BloomUse, Verify, mock::Fixture};
 pub use nexum_ctl::{args::LogFormat, period::Period};
 use nexum_host_ifaces::{
@@ -25,6 +26,7 @@ use super::identity::Identity;
 use super::journal::Journal;
 use super::messaging::Messaging;
 use super::remote_store::RemoteStore;
+use super::queries::Queries;
 use super::restart::Restart;
 use super::secret::Secret;
 use super::transactions::Transactions;
@@ -40,6 +42,7 @@ pub struct Config {
     pub journal: Journal,
     pub egress: Egress,
     pub outbox: Outbox,
+    pub queries: Queries,
     /// Absent: modules have no accounts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
@@ -67,6 +70,7 @@ impl Default for Config {
             journal: Journal::default(),
             egress: Egress::default(),
             outbox: Outbox::default(),
+            queries: Queries::default(),
             identity: None,
             remote_store: None,
             messaging: None,
@@ -237,6 +241,9 @@ pub struct Module {
     pub limits: Ceiling,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, toml::Value>,
+    /// Where that is written; not shown.
+    #[serde(skip)]
+    pub places: Places,
 }
 
 impl fmt::Debug for Module {
@@ -259,6 +266,7 @@ impl Module {
             adopt_state: false,
             limits: Ceiling::default(),
             config: BTreeMap::new(),
+            places: Places::default(),
         }
     }
 }

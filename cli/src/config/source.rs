@@ -136,6 +136,11 @@ impl File {
         self.lines.contains_key(&path.join("."))
     }
 
+    /// File and line of a path.
+    pub fn place(&self, path: &str) -> Option<String> {
+        Some(format!("{}:{}", self.path.display(), self.lines.get(path)?))
+    }
+
     /// A message about a path, in front of it the file, the line and the key as they are written.
     pub fn located(&self, path: &[String], message: &str) -> String {
         let key = written(path);

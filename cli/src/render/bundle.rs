@@ -1,5 +1,7 @@
 //! A bundle as text, and what fires next. Pure: facts in, lines out.
 
+use nexum_config_schema::Table;
+
 use super::{foreign::shown, one_line, table, units};
 use crate::bundle::inspect::{Planned, RUNS, Report, RequiredOptional};
 
@@ -92,4 +94,18 @@ pub fn planned(planned: &[Planned]) -> String {
         }
     }
     text
+}
+
+/// What a configuration may hold: a row for each key.
+pub fn schema(schema: &Table) -> String {
+    let mut rows = vec![["key", "expected", "default", "meaning"].map(str::to_owned).to_vec()];
+    for (key, field) in schema.flat() {
+        let default = match &field.default {
+            Some(default) => line(&default.to_string()),
+            None if field.optional => "none".to_owned(),
+            None => "must be given".to_owned(),
+        };
+        rows.push(vec![line(&key), line(&field.expected()), default, line(&field.doc)]);
+    }
+    table(&rows)
 }

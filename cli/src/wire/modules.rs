@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 
 use nexum_host_ifaces::{
-    interfaces::{identity::port::IdentityMsg, remote_store::port::RemoteStoreMsg},
+    interfaces::{identity::port::IdentityMsg, messaging::port::MessagingMsg, remote_store::port::RemoteStoreMsg},
     ports::Ports,
 };
-use nexum_kernel::{load::Terms, manifest::config_values};
+use nexum_kernel::{
+    load::Terms,
+    manifest::config_values,
+    schema::{self, Wrong},
+};
 
 use super::services::{module_spec, schedule_check};
-use crate::config::{Config, Problem, problem};
+use crate::config::{Config, Credential, Problem, problem};
 
 /// The first module that cannot be loaded, if any.
 pub fn check(config: &Config) -> Result<(), Problem> {
@@ -19,6 +23,9 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     }
     if config.remote_store.is_some() {
         ports.with::<RemoteStoreMsg>();
+    }
+    if config.messaging.is_some() {
+        ports.with::<MessagingMsg>();
     }
     let (ceiling, restart, schedule_check) = (config.limits.limits(), config.restart.ceiling(), schedule_check());
     let terms = Terms {
@@ -39,7 +46,8 @@ pub fn check(config: &Config) -> Result<(), Problem> {
             })?;
         }
         let refused = |message: String| problem(&format!("modules.{index}.source"), message);
-        let plan = terms.plan(&module_spec(module)).map_err(refused)?;
+        let spec = module_spec(module);
+        let plan = terms.plan(&spec).map_err(refused)?;
         if !plan.component.is_file() {
             return Err(refused(format!(
                 "{} is missing: a bundle has one beside its nexum.toml",
@@ -51,6 +59,22 @@ pub fn check(config: &Config) -> Result<(), Problem> {
             let component = plan.component.display();
             let message = format!("{component} has {bytes} bytes, more than [engine] max_component_bytes = {most}");
             return Err(refused(message));
+        }
+        if let Some(Wrong::Value { key, message, is_operators: true }) = schema::check(&plan, &spec) {
+            return Err(problem(&format!("modules.{index}.config.{key}"), message));
+        }
+        let plan = schema::checked(plan, &spec).map_err(refused)?;
+        for (key, secret) in schema::secret_names(&plan) {
+            let module = &*plan.manifest.name;
+            let is_its = |credential: &Credential| {
+                credential.name.as_deref() == Some(secret.as_str()) && credential.modules.iter().any(|it| it == module)
+            };
+            if !config.egress.credentials.iter().any(is_its) {
+                return Err(refused(format!(
+                    "[config] {key}: there is no secret of the name that it has: [[egress.credentials]] has none for module \
+                     `{module}`"
+                )));
+            }
         }
         if let Some(first) = names.insert(plan.manifest.name.clone(), index) {
             let (name, first) = (&plan.manifest.name, first + 1);
@@ -65,6 +89,8 @@ pub fn check(config: &Config) -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
+
+    use nexum_testkit::wasm;
 
     use super::*;
     use crate::config::{Identity, Module};
@@ -110,6 +136,40 @@ mod tests {
         float.config.insert("factor".to_owned(), toml::Value::Float(1.5));
         let float = refusal(vec![float]).unwrap();
         assert_eq!(float, "a float has no form in WIT here; write it as a string, an integer or a boolean");
+        let typed = |every: i64| {
+            let module = good("t", "t");
+            let schema = r#"{"kind":"table","fields":[{"name":"every","type":{"kind":"integer","min":1,"max":9}}]}"#;
+            let section = wasm::section(0, &[wasm::string("nexum:config"), schema.into()].concat());
+            let component = wasm::component(&[wasm::core_module(&[section])]);
+            fs::write(dir.path().join("t/module.wasm"), component).unwrap();
+            Module { config: [("every".to_owned(), toml::Value::Integer(every))].into(), ..module }
+        };
+        assert_eq!(refusal(vec![typed(9)]), None);
+        assert_eq!(refusal(vec![typed(0)]).unwrap(), "expected a whole number from 1 to 9");
+        let unset = Module { config: BTreeMap::new(), ..typed(9) };
+        let unset = refusal(vec![unset]).unwrap();
+        assert!(
+            unset.ends_with("t/nexum.toml: [config] every: is missing: expected a whole number from 1 to 9"),
+            "{unset}"
+        );
+        fs::write(
+            dir.path().join("t/nexum.toml"),
+            fs::read_to_string(dir.path().join("t/nexum.toml")).unwrap() + "[config]\n\nevry = 1\n",
+        )
+        .unwrap();
+        let misspelt = refusal(vec![Module::at(&dir.path().join("t"))]).unwrap();
+        assert!(misspelt.ends_with("t/nexum.toml:9: [config] evry: unknown key, did you mean `every`?"), "{misspelt}");
+        let hook = good("h", "h");
+        let schema = r#"{"kind":"table","fields":[{"name":"hook","type":{"kind":"secret"}}]}"#;
+        let section = wasm::section(0, &[wasm::string("nexum:config"), schema.into()].concat());
+        fs::write(dir.path().join("h/module.wasm"), wasm::component(&[section])).unwrap();
+        let hook = Module { config: [("hook".to_owned(), "slack".into())].into(), ..hook };
+        let without = refusal(vec![hook.clone()]).unwrap();
+        assert!(without.starts_with("[config] hook: there is no secret of the name that it has"), "{without}");
+        let mut secrets = Config { modules: vec![hook], ..Config::default() };
+        let credential = "name = \"slack\"\nhosts = [\"a.example\"]\nmodules = [\"h\"]\nvalue = \"k3y-0123456789\"\n";
+        secrets.egress.credentials.push(toml::from_str(credential).unwrap());
+        assert!(check(&secrets).is_ok());
         let mut config = Config { modules: vec![good("f", "f")], ..Config::default() };
         config.engine.max_component_bytes = 7;
         fs::write(dir.path().join("f/module.wasm"), "8 bytes!").unwrap();

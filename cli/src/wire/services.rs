@@ -126,6 +126,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
         event_age_threshold: config.observability.event_age_threshold.0,
         schedule_next: Arc::new(nexum_cron::next_after),
         outbox: config.outbox.settings(),
+        queries: config.queries.limits(),
         jitter: Arc::new(rand::random::<f64>),
         unloaded: Arc::new(move |module: &str| {
             egress_metrics.forget(module);
@@ -364,6 +365,7 @@ pub(super) fn module_spec(module: &Module) -> ModuleSpec {
         record: module.record,
         component: module.component.map(|component| component.0),
         adopt_state: module.adopt_state,
+        places: module.places.clone(),
     }
 }
 

@@ -35,4 +35,6 @@ fn every_example_loads_as_shipped_and_runs() {
         assert_eq!((&node["events_failed"], &node["restarts"]), (&0.into(), &0.into()), "{node:#}");
     }
     engine.module_until("price-alert", "handles blocks", |node| node["events_processed"].as_u64() > Some(1));
+    let status: serde_json::Value = serde_json::from_str(&engine.ctl(&["query", "price-alert", "status"])).unwrap();
+    assert!(status["last"]["price"].is_string() && status["alerts"].is_u64(), "{status}");
 }

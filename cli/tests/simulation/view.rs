@@ -33,6 +33,10 @@ impl StateView for SimView {
         self.store.scan(module, prefix, after, limit)
     }
 
+    fn at_this_moment(self: Arc<Self>) -> Result<Arc<dyn StateView>, StoreError> {
+        self.store.clone().at_this_moment()
+    }
+
     fn journal_room(&self, module: ModuleId, seq: u64) -> Result<JournalRoom, StoreError> {
         self.store.journal_room(module, seq)
     }

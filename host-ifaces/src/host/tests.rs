@@ -389,3 +389,43 @@ async fn an_event_whose_room_in_the_journal_cannot_be_read_fails_and_is_not_held
     assert_eq!(host.check_journal().unwrap_err().message, "store: bad block");
     assert_eq!(host.poisoned(), Some("how much room the journal has cannot be read: store: bad block"));
 }
+
+#[tokio::test]
+async fn a_query_reads_what_init_left_and_changes_nothing() {
+    let args = args(NoState);
+    let args = HostArgs { grants: Arc::new(args.grants.in_query()), ..args };
+    let mut host = HostState::new(&args, ModuleRecord::default());
+    host.hold_flushes(true);
+    host.begin(&EventId::Init);
+    local_store::Host::set(&mut Store::of(&mut host), "a".into(), vec![1]).unwrap();
+    local_store::Host::flush(&mut Store::of(&mut host)).await.unwrap();
+    host.begin_query();
+    assert_eq!(local_store::Host::get(&mut Store::of(&mut host), "a".into()), Ok(Some(vec![1])));
+    let write = local_store::Write::Delete("a".into());
+    let refused = [
+        local_store::Host::set(&mut Store::of(&mut host), "a".into(), vec![2]),
+        local_store::Host::delete(&mut Store::of(&mut host), "a".into()),
+        local_store::Host::apply(&mut Store::of(&mut host), vec![write]),
+        local_store::Host::flush(&mut Store::of(&mut host)).await,
+    ];
+    for (refused, what) in refused.into_iter().zip(["set", "delete", "apply", "flush"]) {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind, HostErrorKind::Denied);
+        assert!(error.message.starts_with(&format!("not in a query: `local-store.{what}`")), "{}", error.message);
+    }
+    assert_eq!(local_store::Host::get(&mut Store::of(&mut host), "a".into()), Ok(Some(vec![1])));
+}
+
+#[tokio::test]
+async fn nothing_is_signed_in_a_query_by_the_way_of_a_chain() {
+    let args = args(NoState);
+    let identity = crate::interfaces::identity::CAPABILITY;
+    let asked = crate::grants::AskedCapabilities { required: &[identity], optional: &[] };
+    let granted = Grants::decide(asked, &[identity].into(), &[].into()).unwrap().with_chains([1]);
+    let args = HostArgs { grants: Arc::new(granted.in_query()), ports: Ports::unbound([1]), ..args };
+    let mut host = HostState::new(&args, ModuleRecord::default());
+    for method in ["eth_sendTransaction", "personal_sign", "eth_signTypedData_v4", "eth_accounts"] {
+        let error = chain::Host::request(host.call(), 1, method.into(), "[]".into()).await.unwrap_err();
+        assert!(error.message.starts_with(&format!("not in a query: `{method}`")), "{}", error.message);
+    }
+}

@@ -16,5 +16,6 @@ pub const INTERFACE: Interface = Interface {
     is_provided: |ports| !ports.chains().is_empty(),
     table: grant::TABLE,
     beyond: grant::beyond,
+    in_query: true,
     ..Interface::of(CAPABILITY)
 };

@@ -6,4 +6,4 @@ use crate::{capability::Capability, interfaces::row::Interface};
 
 pub const CAPABILITY: Capability = Capability::named("local-store");
 
-pub const INTERFACE: Interface = Interface { link: Some(guest::link), ..Interface::of(CAPABILITY) };
+pub const INTERFACE: Interface = Interface { link: Some(guest::link), in_query: true, ..Interface::of(CAPABILITY) };

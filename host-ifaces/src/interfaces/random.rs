@@ -12,5 +12,6 @@ pub const CAPABILITY: Capability = Capability::named("random");
 
 pub const INTERFACE: Interface = Interface {
     link: Some(|linker| random::add_to_linker::<_, HasSelf<Call>>(linker, HostState::call)),
+    in_query: true,
     ..Interface::of(CAPABILITY)
 };

@@ -29,6 +29,8 @@ pub struct Interface {
     pub is_provided: fn(&Ports) -> bool,
     /// The keys of `[capabilities.NAME]`; a manifest with such a table is refused when there are none.
     pub table: &'static [Key],
+    /// Whether a module may use it while it answers a query: because it only reads, or refuses the rest of itself then.
+    pub in_query: bool,
     /// What of this interface the first grants reach and the second do not, in words.
     pub beyond: fn(&Grants, &Grants) -> Vec<String>,
 }
@@ -43,6 +45,7 @@ impl Interface {
             link: None,
             is_provided: |_| true,
             table: &[],
+            in_query: false,
             beyond: |_, _| Vec::new(),
         }
     }

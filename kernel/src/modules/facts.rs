@@ -3,13 +3,17 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use nexum_admin_api::tree::SHOWN_WAIT_MS;
+use nexum_host_ifaces::{
+    capability::Capability,
+    grants::{Grants, Told},
+};
 
 use super::{
     State,
     slot::{Phase, Slot},
 };
 use crate::{
-    admin::{Budget, ModuleFacts, ModuleHealthReport, ModuleWait, Node, NodeKind},
+    admin::{Budget, GrantReport, ModuleFacts, ModuleHealthReport, ModuleWait, Node, NodeKind},
     begun::Wait,
 };
 
@@ -51,6 +55,18 @@ fn age_ms(slot: &Slot, now_ms: u64) -> Option<u64> {
     }
 }
 
+fn grants(grants: &Grants) -> Vec<GrantReport> {
+    let report = |(capability, told): (Capability, Told)| {
+        let (grant, why) = match told {
+            Told::Granted => (GrantReport::GRANTED, None),
+            Told::NotProvided => ("stubbed", Some("optional in the manifest, and this engine has no such service")),
+            Told::Denied => ("denied", Some("by the operator: `denied` in its [[modules]], or `module load --deny`")),
+        };
+        GrantReport { capability: capability.to_string(), grant: grant.to_owned(), why: why.map(str::to_owned) }
+    };
+    grants.told().into_iter().map(report).collect()
+}
+
 fn node(name: &str, slot: &Slot, waits: Option<ModuleWait>, now_ns: u64, now_ms: u64) -> Node {
     let status = &slot.status;
     let next_start_in_ms = match &slot.phase {
@@ -79,6 +95,8 @@ fn node(name: &str, slot: &Slot, waits: Option<ModuleWait>, now_ns: u64, now_ms:
         next_start_in_ms,
         waits,
         last_error: slot.reason(),
+        grants: slot.plan.as_ref().map_or_else(Vec::new, |plan| grants(&plan.grants)),
+        chains: slot.plan.as_ref().map_or_else(Vec::new, |plan| plan.grants.chains().iter().copied().collect()),
     };
     let summary = match (&slot.phase, &facts.waits) {
         (Phase::Restart { reason, .. }, _) => format!("last: {reason}"),

@@ -31,6 +31,7 @@ impl State {
             ModulesOrder::RetryDeadLetter { module, seq, reply } => self.retry_dead_letter(&module, seq, reply),
             ModulesOrder::Purge { module, reply } => self.purge(myself, module, reply),
             ModulesOrder::ResumeAll(reply) => self.resume_all(myself, reply),
+            ModulesOrder::Query { module, question, reply } => self.query(&module, question, reply),
         }
     }
 
@@ -137,6 +138,7 @@ impl State {
                 self.shared.metrics.forget(name);
                 self.shared.permits.remove(name);
                 self.shared.begun.forget(name);
+                self.shared.queries.forget(name);
                 self.shared.outbox_metrics.forget(name);
                 (self.shared.unloaded)(name);
                 Ok(())

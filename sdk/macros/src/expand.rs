@@ -17,6 +17,7 @@ const HANDLERS: [(&str, &str); 6] = [
 ];
 
 const INIT: &str = "init";
+const QUERY: &str = "query";
 
 pub fn module(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let sdk = sdk_path.parse2(args)?;
@@ -42,7 +43,9 @@ pub fn module(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
     };
     let handlers =
         marked.handlers.iter().map(|(kind, method)| handler(&sdk, kind, method)).collect::<Result<Vec<_>>>()?;
-    let exports = exports(&sdk, this);
+    let query = marked.query.as_ref().map(|method| query(&sdk, method)).transpose()?;
+    let exports = exports(&sdk, this, query.is_some());
+    let schema = marked.init.as_ref().and_then(|method| schema(&sdk, this, method));
 
     Ok(quote! {
         #block
@@ -54,9 +57,13 @@ pub fn module(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
             }
 
             #(#handlers)*
+
+            #query
         }
 
         #exports
+
+        #schema
     })
 }
 
@@ -74,19 +81,20 @@ fn sdk_path(input: ParseStream<'_>) -> Result<Path> {
 
 struct Marked {
     init: Option<ImplItemFn>,
+    query: Option<ImplItemFn>,
     handlers: Vec<(Ident, ImplItemFn)>,
 }
 
 /// Takes the marks off the methods, and checks that each is known and used once.
 fn take_marks(block: &mut ItemImpl) -> Result<Marked> {
-    let mut marked = Marked { init: None, handlers: Vec::new() };
+    let mut marked = Marked { init: None, query: None, handlers: Vec::new() };
     for item in &mut block.items {
         let ImplItem::Fn(method) = item else { continue };
         let mut marks = Vec::new();
         let mut kept = Vec::new();
         for attribute in std::mem::take(&mut method.attrs) {
             match attribute.path().get_ident() {
-                Some(name) if name == INIT || HANDLERS.iter().any(|(known, _)| name == known) => {
+                Some(name) if name == INIT || name == QUERY || HANDLERS.iter().any(|(known, _)| name == known) => {
                     attribute.meta.require_path_only()?;
                     marks.push(name.clone());
                 }
@@ -109,6 +117,8 @@ fn take_marks(block: &mut ItemImpl) -> Result<Marked> {
         }
         let taken = if mark == INIT {
             marked.init.replace(method.clone()).is_some()
+        } else if mark == QUERY {
+            marked.query.replace(method.clone()).is_some()
         } else {
             let taken = marked.handlers.iter().any(|(other, _)| *other == mark);
             marked.handlers.push((mark.clone(), method.clone()));
@@ -132,13 +142,41 @@ fn call_init(sdk: &Path, method: &ImplItemFn) -> Result<TokenStream> {
             "`#[init]` is `fn(config: Config) -> Result<Self>`, or the same without the argument",
         ));
     }
-    let argument = (!inputs.is_empty()).then(|| quote!(config));
+    let argument = inputs.first().and_then(|input| match input {
+        FnArg::Typed(argument) => Some(&argument.ty),
+        FnArg::Receiver(_) => None,
+    });
+    // Spanned at the type, so that one that is no configuration is reported there.
+    let argument =
+        argument.map(|ty| quote_spanned!(ty.span()=> <#ty as #sdk::__private::FromConfig>::from_config(config)?));
     let unused = inputs.is_empty().then(|| quote!(let _ = config;));
     let call = quote_spanned!(method.sig.output.span()=> ::core::result::Result::map_err(
         Self::#name(#argument),
         ::core::convert::Into::<#sdk::Error>::into,
     ));
     Ok(quote!(#unused #call))
+}
+
+/// The schema of what `#[init]` takes, in the component; nothing where that is the configuration as it is.
+fn schema(sdk: &Path, this: &Type, method: &ImplItemFn) -> Option<TokenStream> {
+    let Some(FnArg::Typed(argument)) = method.sig.inputs.first() else { return None };
+    let Type::Path(path) = &*argument.ty else { return None };
+    let name = &path.path.segments.last()?.ident;
+    if name == "Config" {
+        return None;
+    }
+    let ty: &Type = if name == "Self" { this } else { &argument.ty };
+    Some(quote! {
+        #[cfg(target_family = "wasm")]
+        #[allow(unsafe_code)]
+        const _: () = {
+            const TEXT: &str = <#ty as #sdk::__private::ConfigType>::SCHEMA;
+
+            #[used]
+            #[unsafe(link_section = "nexum:config")]
+            static SCHEMA: [u8; TEXT.len()] = #sdk::__private::joined(&[TEXT]);
+        };
+    })
 }
 
 fn handler(sdk: &Path, kind: &Ident, method: &ImplItemFn) -> Result<TokenStream> {
@@ -173,6 +211,28 @@ fn handler(sdk: &Path, kind: &Ident, method: &ImplItemFn) -> Result<TokenStream>
     })
 }
 
+fn query(sdk: &Path, method: &ImplItemFn) -> Result<TokenStream> {
+    plain(method, QUERY)?;
+    let mut inputs = method.sig.inputs.iter();
+    let is_shared = |receiver: &syn::Receiver| receiver.reference.is_some() && receiver.mutability.is_none();
+    let argument = match (inputs.next(), inputs.next(), inputs.next()) {
+        (Some(FnArg::Receiver(receiver)), Some(FnArg::Typed(argument)), None) if is_shared(receiver) => argument,
+        _ => {
+            let message = "`#[query]` is `fn(&self, query: Query) -> Result<T>`: it changes nothing";
+            return Err(Error::new_spanned(&method.sig, message));
+        }
+    };
+    let name = &method.sig.ident;
+    let passed = quote_spanned!(argument.ty.span()=> query);
+    let call =
+        quote_spanned!(method.sig.output.span()=> #sdk::__private::Answer::into_answer(Self::#name(self, #passed)));
+    Ok(quote! {
+        fn on_query(&self, query: #sdk::Query) -> #sdk::Result<::std::string::String> {
+            #call
+        }
+    })
+}
+
 /// What the host can call: neither async nor generic.
 fn plain(method: &ImplItemFn, mark: &str) -> Result<()> {
     if let Some(token) = &method.sig.asyncness {
@@ -187,8 +247,23 @@ fn plain(method: &ImplItemFn, mark: &str) -> Result<()> {
     Ok(())
 }
 
-fn exports(sdk: &Path, this: &Type) -> TokenStream {
+fn exports(sdk: &Path, this: &Type, answers_queries: bool) -> TokenStream {
     let component = format_ident!("NexumComponent");
+    let (guest, query, export) = match answers_queries {
+        false => (quote!(Guest), None, quote!(#sdk::__private::export!(#component with_types_in #sdk::bindings);)),
+        true => (
+            quote!(QueryGuest),
+            Some(quote! {
+                fn query(
+                    method: ::std::string::String,
+                    params: ::std::string::String,
+                ) -> ::core::result::Result<::std::string::String, #sdk::__private::HostError> {
+                    SLOT.with(|slot| slot.query(method, params))
+                }
+            }),
+            quote!(#sdk::__private::export_with_query!(#component with_types_in #sdk::query_bindings);),
+        ),
+    };
     quote! {
         #[allow(unsafe_code)]
         const _: () = {
@@ -198,7 +273,7 @@ fn exports(sdk: &Path, this: &Type) -> TokenStream {
 
             struct #component;
 
-            impl #sdk::__private::Guest for #component {
+            impl #sdk::__private::#guest for #component {
                 fn init(
                     config: #sdk::__private::RawConfig,
                 ) -> ::core::result::Result<(), #sdk::__private::HostError> {
@@ -210,9 +285,11 @@ fn exports(sdk: &Path, this: &Type) -> TokenStream {
                 ) -> ::core::result::Result<(), #sdk::__private::HostError> {
                     SLOT.with(|slot| slot.on_event(event))
                 }
+
+                #query
             }
 
-            #sdk::__private::export!(#component with_types_in #sdk::bindings);
+            #export
         };
     }
 }
@@ -242,7 +319,27 @@ mod tests {
         .to_string();
         assert!(!out.contains("# [init]") && !out.contains("# [on_block]"), "{out}");
         assert!(out.contains("# [inline]") && out.contains("fn free"));
-        assert!(out.contains("Self :: start (config)") && out.contains("Self :: block (self , event)"));
+        assert!(out.contains("__private :: FromConfig > :: from_config (config)") && !out.contains("nexum:config"));
+        assert!(out.contains("Self :: block (self , event)"));
+    }
+
+    #[test]
+    fn the_schema_of_what_init_takes_is_in_the_component() {
+        let expanded = |item| module(TokenStream::new(), item).unwrap().to_string();
+        let typed = expanded(quote!(impl M { #[init] fn start(settings: my::Settings) -> Result<Self> {} }));
+        assert!(typed.contains("nexum:config") && typed.contains("< my :: Settings as :: nexum_sdk"), "{typed}");
+        let own = expanded(quote!(impl M { #[init] fn start(settings: Self) -> Result<Self> {} }));
+        assert!(own.contains("= < M as :: nexum_sdk :: __private :: ConfigType > :: SCHEMA"), "{own}");
+    }
+
+    #[test]
+    fn a_module_with_a_query_exports_it_and_one_without_does_not() {
+        let expanded = |item| module(TokenStream::new(), item).unwrap().to_string();
+        let with = expanded(quote!(impl M { #[query] fn ask(&self, query: Query) -> Result<u64> {} }));
+        assert!(with.contains("fn on_query (& self , query : :: nexum_sdk :: Query)"), "{with}");
+        assert!(with.contains("QueryGuest for") && with.contains("export_with_query !"), "{with}");
+        let without = expanded(quote!(impl M {}));
+        assert!(!without.contains("query"), "{without}");
     }
 
     #[test]
@@ -303,6 +400,14 @@ mod tests {
             (
                 quote!(impl M { #[init] fn a(&self) -> Result<Self> {} }),
                 "`#[init]` is `fn(config: Config) -> Result<Self>`, or the same without the argument",
+            ),
+            (
+                quote!(impl M { #[query] fn a(&mut self, q: Query) -> Result<u64> {} }),
+                "`#[query]` is `fn(&self, query: Query) -> Result<T>`: it changes nothing",
+            ),
+            (
+                quote!(impl M { #[query] fn a(&self, q: Query) -> Result<u64> {} #[query] fn b(&self) {} }),
+                "a module has one `#[query]`; this is the second",
             ),
             (
                 quote!(impl M { #[on_block] async fn a(&mut self, b: Block) {} }),

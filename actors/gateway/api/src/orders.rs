@@ -35,6 +35,34 @@ pub struct ModuleSpec {
     /// Whether it may have the state that another module of its name left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopt_state: bool,
+    /// Where values of `config` are written.
+    #[serde(skip)]
+    pub places: Places,
+}
+
+/// Where the values of a module's configuration are written, by their dotted keys: file and line. A value that moves to
+/// another line is no other one.
+#[derive(Debug, Clone, Default)]
+pub struct Places(BTreeMap<String, String>);
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl FromIterator<(String, String)> for Places {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(places: I) -> Self {
+        Self(places.into_iter().collect())
+    }
+}
+
+impl Places {
+    /// Of a value, or of the table that it is in.
+    pub fn of(&self, key: &str) -> Option<&str> {
+        let above = |key: &str| self.0.get(key).map(String::as_str);
+        above(key).or_else(|| above(key.split('.').next()?))
+    }
 }
 
 impl ModuleSpec {
@@ -50,6 +78,7 @@ impl ModuleSpec {
             record: None,
             component: None,
             adopt_state: false,
+            places: Places::default(),
         }
     }
 }

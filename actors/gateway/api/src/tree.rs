@@ -69,6 +69,26 @@ pub struct Budget {
     pub max: u32,
 }
 
+/// What became of a capability that a module asked for, or that the operator withholds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantReport {
+    pub capability: String,
+    /// `granted`; or `stubbed`, where the engine has no such service, and `denied`, by the operator, both of which answer
+    /// `unsupported`.
+    pub grant: String,
+    /// Who decided that, and where it is changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl GrantReport {
+    pub const GRANTED: &'static str = "granted";
+
+    pub fn is_granted(&self) -> bool {
+        self.grant == Self::GRANTED
+    }
+}
+
 /// What the tree knows of one module.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModuleFacts {
@@ -101,6 +121,11 @@ pub struct ModuleFacts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<ModuleWait>,
     pub last_error: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<GrantReport>,
+    /// The chains that it may ask.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chains: Vec<u64>,
 }
 
 /// What a module waits for before it may begin an event, its start or its load.

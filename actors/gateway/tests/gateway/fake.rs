@@ -7,7 +7,7 @@ use std::{
 
 use nexum_gateway::Accounts;
 use nexum_host_ifaces::{
-    Hash,
+    Hash, HostError, HostErrorKind,
     event::{Cursor, EventId, SourceId},
     port::Port,
     recording::CrashBrief,
@@ -185,6 +185,16 @@ fn modules_order(orders: &mut Vec<String>, order: ModulesOrder) -> Result<(), Ac
             reply.send(Err(AdminError::NotUpgraded { module: wanted.module, reason }))?;
         }
         ModulesOrder::ResumeAll(reply) => reply.send(Ok(Vec::new()))?,
+        ModulesOrder::Query { module, question, reply } => reply.send(match question.method.as_str() {
+            "echo" => Ok(Ok(question.params)),
+            "spin" => Err(AdminError::LateAnswer { module, reason: "deadline".to_owned() }),
+            "trap" => Err(AdminError::NoAnswer { module, reason: "trap".to_owned() }),
+            "busy" => Err(AdminError::Busy(format!("{module}: ask again later"))),
+            "none" => Err(AdminError::NoQueries(module)),
+            other => {
+                Ok(Err(HostError::new("query", HostErrorKind::Unsupported, format!("there is no query `{other}`"))))
+            }
+        })?,
     }
     Ok(())
 }

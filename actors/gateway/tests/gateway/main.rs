@@ -5,6 +5,7 @@
 mod accounts;
 mod fake;
 mod http;
+mod queries;
 mod token;
 
 use std::{

@@ -5,11 +5,11 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::Method;
 use nexum_admin_api::{
-    Dropped, Effect, Inspection, Letter, RestartRequest, Resumed, Retried, RetryRequest, Stopped,
+    Dropped, Effect, Inspection, Letter, QueryRequest, RestartRequest, Resumed, Retried, RetryRequest, Stopped,
     tree::{Node, ServiceReport},
 };
 use nexum_records::rpc::RpcUsage;
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 
 use super::{block_on, done};
 use crate::{
@@ -43,6 +43,7 @@ pub fn operator(command: Operator, output: &Output) -> Result<(), Failure> {
             Operator::Audit(command) => super::accounts::audit(&client, command, output).await,
             Operator::Service(command) => service(&client, command, output).await,
             Operator::Rpc { module } => rpc(&client, module.as_deref(), output).await,
+            Operator::Query { module, method, params } => query(&client, &module, method, params).await,
             Operator::Metrics => {
                 let text = client.text("/v1/metrics").await?;
                 match output.json {
@@ -72,6 +73,31 @@ pub fn operator(command: Operator, output: &Output) -> Result<(), Failure> {
             }
         }
     }))
+}
+
+/// What is asked: a method with its parameters, or an object that has both.
+fn question(method: String, params: Option<String>) -> Result<(String, Option<String>), Failure> {
+    let wrong = |what: &str, error: serde_json::Error| Failure::usage(format!("{what} is not JSON: {error}"));
+    if let Some(params) = &params {
+        serde_json::from_str::<&RawValue>(params).map_err(|error| wrong("what the method takes", error))?;
+    }
+    if !method.trim_start().starts_with('{') {
+        return Ok((method, params));
+    }
+    if params.is_some() {
+        return Err(Failure::usage("give either METHOD and its JSON, or an object with `method` and `params`"));
+    }
+    let asked: QueryRequest = serde_json::from_str(&method).map_err(|error| wrong("the question", error))?;
+    Ok((asked.method, asked.params.map(|params| params.get().to_owned())))
+}
+
+async fn query(client: &Client, module: &str, method: String, params: Option<String>) -> Result<(), Failure> {
+    let (method, params) = question(method, params)?;
+    let params = params.map(|params| format!("&params={}", part(&params))).unwrap_or_default();
+    let path = format!("/v1/modules/{}/query?method={}{params}", part(module), part(&method));
+    // The engine bounds how long a module may take.
+    let answer = client.patient(None).text(&path).await?;
+    print(&format!("{}\n", foreign::json(&answer)))
 }
 
 async fn tree(client: &Client, watch: bool, output: &Output) -> Result<(), Failure> {
@@ -237,5 +263,27 @@ async fn outbox(client: &Client, command: Outbox, output: &Output) -> Result<(),
             client.order(Method::DELETE, &path(&module, &id), None).await?;
             done(output, &module, &format!("effect {id} cancelled"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_a_method_with_json_or_an_object_with_both() {
+        let asked = |method: &str, params: Option<&str>| {
+            question(method.to_owned(), params.map(str::to_owned)).map_err(|failure| failure.message)
+        };
+        assert_eq!(asked("count", None), Ok(("count".to_owned(), None)));
+        let exact = "{\"of\": 123456789012345678901234567890}";
+        assert_eq!(asked("count", Some(exact)), Ok(("count".to_owned(), Some(exact.to_owned()))));
+        let object = format!("{{\"method\": \"count\", \"params\": {exact}}}");
+        assert_eq!(asked(&object, None), Ok(("count".to_owned(), Some(exact.to_owned()))));
+        assert!(asked("count", Some("{of}")).unwrap_err().starts_with("what the method takes is not JSON"));
+        assert!(
+            asked("{\"metod\": \"count\"}", None).unwrap_err().starts_with("the question is not JSON: unknown field")
+        );
+        assert!(asked(&object, Some("1")).is_err());
     }
 }

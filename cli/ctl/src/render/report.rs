@@ -51,6 +51,41 @@ pub fn modules(modules: &[Node]) -> String {
     table(&rows)
 }
 
+/// One module, with what it may reach.
+pub fn module(node: &Node) -> String {
+    let pair = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = vec![pair("module", node.name.clone()), pair("state", node.state.clone())];
+    if !node.summary.is_empty() {
+        rows.push(pair("", one_line(&node.summary, usize::MAX)));
+    }
+    let Some(facts) = &node.module else { return table(&rows) };
+    rows.push(pair("version", facts.version.clone()));
+    rows.push(pair("component", facts.component.clone()));
+    let mut name = "capabilities";
+    for grant in &facts.grants {
+        let why = grant.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        rows.push(pair(name, one_line(&format!("{} {}{why}", grant.capability, grant.grant), usize::MAX)));
+        name = "";
+    }
+    let chains: Vec<String> = facts.chains.iter().map(u64::to_string).collect();
+    rows.push(pair("chains", if chains.is_empty() { "none".to_owned() } else { chains.join(", ") }));
+    for (source, at) in &facts.cursors {
+        rows.push(pair("cursor", format!("{source} {at}")));
+    }
+    rows.push(pair("events", format!("{} handled, {} failed", facts.events_processed, facts.events_failed)));
+    rows.push(pair("restarts", facts.restarts.to_string()));
+    rows.push(pair("budget", format!("{}/{} spent", facts.budget.spent, facts.budget.max)));
+    let (used, limit) = (units::bytes(facts.state_bytes), units::bytes(facts.state_bytes_limit));
+    rows.push(pair("state size", format!("{used} of {limit}")));
+    rows.push(pair("memory", units::bytes(facts.memory_bytes)));
+    rows.push(pair("dead letters", facts.dead_letters.to_string()));
+    rows.push(pair("outbox", format!("{} pending", facts.outbox_pending)));
+    if let Some(error) = &facts.last_error {
+        rows.push(pair("last error", one_line(error, usize::MAX)));
+    }
+    table(&rows)
+}
+
 pub fn services(services: &[ServiceReport]) -> String {
     let mut rows = vec![row(&["NAME", "STATE", "RESTARTS", "FAILURES IN A MINUTE"])];
     for service in services {

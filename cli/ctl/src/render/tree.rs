@@ -105,6 +105,15 @@ fn running(facts: &ModuleFacts, budget: &str, reason: String) -> Vec<String> {
     if !reason.is_empty() {
         parts.push(reason);
     }
+    let missing: Vec<String> = facts
+        .grants
+        .iter()
+        .filter(|grant| !grant.is_granted())
+        .map(|grant| format!("{} {}", grant.capability, grant.grant))
+        .collect();
+    if !missing.is_empty() {
+        parts.push(one_line(&missing.join(", "), usize::MAX));
+    }
     let cursors = facts.cursors.iter().map(|(source, at)| match source.strip_prefix("chain:") {
         Some(chain) => format!("{chain}:{at}"),
         // A schedule's cursor is a time; that it has one says enough.
@@ -145,7 +154,7 @@ fn coloured(state: &str, colours: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nexum_admin_api::tree::Budget;
+    use nexum_admin_api::tree::{Budget, GrantReport};
     use std::collections::BTreeMap;
 
     fn service(name: &str, kind: NodeKind, state: &str, summary: &str, children: Vec<Node>) -> Node {
@@ -172,6 +181,8 @@ mod tests {
             next_start_in_ms: Some(4_200),
             waits: None,
             last_error: None,
+            grants: Vec::new(),
+            chains: Vec::new(),
         };
         Node { module: Some(facts), ..service(name, NodeKind::Module, state, summary, vec![]) }
     }
@@ -222,6 +233,22 @@ nexum                     up 3d 4h
         let drawn = tree(&root, false, Some(80));
         let longest = drawn.lines().map(|line| line.chars().count()).max();
         assert_eq!((longest, drawn.ends_with("x…\n")), (Some(80), true), "\n{drawn}");
+    }
+
+    #[test]
+    fn a_module_without_what_it_asked_for_says_so() {
+        let mut node = module("m", "0.1.0", "RUN", 0, "");
+        let grant = |capability: &str, grant: &str| GrantReport {
+            capability: capability.into(),
+            grant: grant.into(),
+            why: None,
+        };
+        let grants = vec![grant("chain", "granted"), grant("http", "denied"), grant("messaging", "stubbed")];
+        if let Some(facts) = &mut node.module {
+            facts.grants = grants;
+        }
+        let drawn = tree(&service("nexum", NodeKind::Engine, "UP", "", vec![node]), false, None);
+        assert!(drawn.contains("http denied, messaging stubbed") && !drawn.contains("chain granted"), "{drawn}");
     }
 
     #[test]

@@ -5,9 +5,16 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     Address, HostError, HostErrorKind,
-    call::Call,
-    interfaces::{chain::grant::CAPABILITY, identity::port::SigningPayload},
+    call::{Call, not_in_query},
+    grants::Grant,
+    interfaces::{
+        chain::grant::CAPABILITY,
+        identity::{self, port::SigningPayload},
+    },
 };
+
+/// Those that are answered here.
+const METHODS: [&str; 4] = ["eth_accounts", "personal_sign", "eth_signTypedData_v4", "eth_sendTransaction"];
 
 /// JSON-RPC 2.0, section 5.1.
 const CODE_INVALID_PARAMS: i32 = -32602;
@@ -22,6 +29,9 @@ impl Call {
         method: &str,
         params: &str,
     ) -> Option<Result<String, HostError>> {
+        if self.grants().get(identity::CAPABILITY) == Some(Grant::NotInQuery) && METHODS.contains(&method) {
+            return Some(Err(not_in_query(CAPABILITY.name(), &format!("`{method}`"))));
+        }
         self.grants().has_identity().ok()?;
         Some(match method {
             "eth_accounts" => self.accounts(Some(chain_id)).await.map(|accounts| {

@@ -42,6 +42,12 @@ impl View<'_> {
         self.call.count("local-store")
     }
 
+    /// Begins a call that would change what is kept.
+    fn write_call(&mut self, what: &str, argument_bytes: usize) -> Result<(), HostError> {
+        self.store_call(argument_bytes)?;
+        self.call.may_change("local-store", what)
+    }
+
     /// Ends a call: what it read and copied is counted.
     fn store_called(&mut self) {
         let copied = self.unit.state().take_copied();
@@ -62,14 +68,14 @@ impl local_store::Host for View<'_> {
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), HostError> {
-        self.store_call(key.len() + value.len())?;
+        self.write_call("set", key.len() + value.len())?;
         let done = self.unit.state().put(key, Some(value));
         self.store_called();
         done
     }
 
     fn delete(&mut self, key: String) -> Result<(), HostError> {
-        self.store_call(key.len())?;
+        self.write_call("delete", key.len())?;
         let done = self.unit.state().put(key, None);
         self.store_called();
         done
@@ -115,7 +121,7 @@ impl local_store::Host for View<'_> {
             Write::Put(Entry { key, value }) => key.len() + value.len(),
             Write::Delete(key) => key.len(),
         };
-        self.store_call(writes.iter().map(|write| size_of::<Write>() + bytes(write)).sum())?;
+        self.write_call("apply", writes.iter().map(|write| size_of::<Write>() + bytes(write)).sum())?;
         // The call itself is counted already.
         self.call.count_more(writes.len().saturating_sub(1) as u64);
         let done = self.unit.state().apply(writes);
@@ -124,7 +130,7 @@ impl local_store::Host for View<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), HostError> {
-        self.call.count("local-store")?;
+        self.write_call("flush", 0)?;
         self.unit.flush(self.call).await
     }
 }

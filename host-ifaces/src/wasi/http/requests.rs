@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     HostError, HostErrorKind,
+    call::not_in_query,
     grants::Grant,
     interfaces::http::{
         grant::{CAPABILITY, invalid},
@@ -108,8 +109,14 @@ impl WasiHttp<'_> {
     fn admit(&mut self, parts: &OutgoingRequest, timeout_ms: Option<u32>) -> Result<Request, HostError> {
         self.call.count(CAPABILITY.name())?;
         if self.call.grants().get(CAPABILITY) != Some(Grant::Served) {
-            let message = format!("capability `{CAPABILITY}` is not granted to module {}", self.call.module());
-            return Err(HostError::new(CAPABILITY.name(), HostErrorKind::Denied, message));
+            let refusal = match self.call.grants().get(CAPABILITY) {
+                Some(Grant::NotInQuery) => not_in_query(CAPABILITY.name(), "`wasi:http`"),
+                _ => {
+                    let message = format!("capability `{CAPABILITY}` is not granted to module {}", self.call.module());
+                    HostError::new(CAPABILITY.name(), HostErrorKind::Denied, message)
+                }
+            };
+            return Err(refusal);
         }
         let is_sent = |name: &str| !name.eq_ignore_ascii_case(CONTENT_LENGTH);
         let headers = parts.headers.headers.iter().filter(|header| is_sent(&header.name)).cloned().collect();

@@ -4,12 +4,15 @@
 //! account has one repayment under way, and a block from before a repayment leads to no second one. What is repaid on one day
 //! of UTC is bounded here, since the operator's policy counts ether and no tokens.
 
+use std::time::Duration;
+
 use nexum_sdk::alloy::primitives::utils::{Unit, format_ether, parse_ether};
 use nexum_sdk::alloy::primitives::{Address, U256};
 use nexum_sdk::alloy::rpc_types::BlockId;
 use nexum_sdk::transaction::FailureKind;
 use nexum_sdk::{
-    self as nexum, Block, Config, Context, Error, Outcome, Result, TransactionOutcome, block_on, outbox, provider, sol,
+    self as nexum, Block, Context, Error, NexumConfig, Outcome, Result, TransactionOutcome, block_on, outbox, provider,
+    sol,
     state::{Item, Map},
 };
 use serde::{Deserialize, Serialize};
@@ -41,9 +44,9 @@ const VARIABLE_RATE: u64 = 2;
 const LAST: Map<Address, Repayment> = Map::new("last");
 const TODAY: Item<Day> = Item::new("today");
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(NexumConfig)]
 struct Settings {
+    /// The lending pool.
     pool: Address,
     /// Whose loans they are.
     accounts: Vec<Address>,
@@ -56,11 +59,14 @@ struct Settings {
     /// Of all repayments of a day.
     max_per_day: U256,
     /// Blocks that make a repayment final. A reorg that is deeper may lead to a second one.
+    #[config(default = 3, min = 1)]
     confirmations: u32,
     /// A repayment that was not broadcast by then is given up.
-    valid_for_s: u64,
+    #[config(default = "15m", min = "1s", max = "1d")]
+    valid_for: Duration,
     /// Between the blocks that decide on a repayment that failed and on the next one.
-    retry_after_s: u64,
+    #[config(default = "1m", max = "1d")]
+    retry_after: Duration,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,8 +105,7 @@ struct Keeper {
 #[nexum::module]
 impl Keeper {
     #[init]
-    fn init(config: Config) -> Result<Self> {
-        let settings: Settings = config.deserialize()?;
+    fn init(settings: Settings) -> Result<Self> {
         let wrong = |what: String| Err(Error::invalid_input(what));
         let floor = match parse_ether(&settings.floor) {
             Ok(floor) if !settings.floor.starts_with('-') && floor > Unit::ETHER.wei() => floor,
@@ -108,9 +113,6 @@ impl Keeper {
         };
         if settings.amount.is_zero() || settings.amount > settings.max_per_day {
             return wrong("`amount` is 0, or more than `max_per_day`".to_owned());
-        }
-        if settings.confirmations == 0 {
-            return wrong("`confirmations` is 0: a block's own is 1".to_owned());
         }
         Ok(Self { settings, floor })
     }
@@ -143,7 +145,7 @@ impl Keeper {
             State::UnderWay => true,
             // What the pool was before it says nothing of what is to be repaid after it.
             State::MinedIn(number) => block.number < number,
-            State::Failed => block.timestamp < last.at_ms.saturating_add(millis(self.settings.retry_after_s)),
+            State::Failed => block.timestamp < last.at_ms.saturating_add(millis(self.settings.retry_after)),
         }
     }
 
@@ -156,7 +158,7 @@ impl Keeper {
     }
 
     fn repay(&self, block: &Block, account: &Address, health: U256) -> Result<()> {
-        let Settings { pool, asset, amount, max_per_day, confirmations, valid_for_s, .. } = &self.settings;
+        let Settings { pool, asset, amount, max_per_day, confirmations, valid_for, .. } = &self.settings;
         let number = block.timestamp / DAY_MS;
         let new = Day { number, repaid: U256::ZERO, is_told: false };
         let mut today = TODAY.get()?.filter(|day| day.number == number).unwrap_or(new);
@@ -182,7 +184,7 @@ impl Keeper {
                 onBehalfOf: *account,
             })
             .confirmations(*confirmations)
-            .deadline(block.timestamp.saturating_add(millis(*valid_for_s)))
+            .deadline(block.timestamp.saturating_add(millis(*valid_for)))
             .key(key.as_str())
             .send()?;
         nexum::info!("{account} is at {}: repays {amount}", format_ether(health));
@@ -221,8 +223,8 @@ impl Keeper {
     }
 }
 
-fn millis(seconds: u64) -> u64 {
-    seconds.saturating_mul(1_000)
+fn millis(period: Duration) -> u64 {
+    u64::try_from(period.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::*;
 use nexum_sdk::alloy::primitives::hex;
 use nexum_sdk::alloy::sol_types::{SolCall, SolValue};
-use nexum_sdk::{Level, OutcomeStatus, Scalar, Value, testing};
+use nexum_sdk::{Config, Level, OutcomeStatus, Scalar, Value, testing};
 
 const POOL: &str = "0x1111111111111111111111111111111111111111";
 const ACCOUNT: &str = "0x2222222222222222222222222222222222222222";
@@ -20,11 +20,11 @@ fn keeper(key: &str, value: Value) -> Result<Keeper> {
         ("amount", "100".into()),
         ("max_per_day", "250".into()),
         ("confirmations", 3.into()),
-        ("valid_for_s", 900.into()),
-        ("retry_after_s", 60.into()),
+        ("valid_for", "15m".into()),
+        ("retry_after", "1m".into()),
     ];
     let changed = |(name, given): (&'static str, Value)| (name, if name == key { value.clone() } else { given });
-    Keeper::init(config.into_iter().map(changed).collect())
+    Keeper::init(config.into_iter().map(changed).collect::<Config>().typed()?)
 }
 
 fn block(number: u8, seconds: u64) -> Block {

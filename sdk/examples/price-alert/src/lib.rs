@@ -4,7 +4,9 @@
 use nexum_sdk::alloy::primitives::utils::{format_units, parse_units};
 use nexum_sdk::alloy::primitives::{Address, I256};
 use nexum_sdk::alloy::rpc_types::BlockId;
-use nexum_sdk::{self as nexum, Block, Config, Context, Error, Result, block_on, provider, sol, state::Item};
+use nexum_sdk::{
+    self as nexum, Block, Context, Error, NexumConfig, Query, Result, block_on, provider, sol, state::Item,
+};
 use serde::{Deserialize, Serialize};
 
 sol! {
@@ -31,12 +33,21 @@ struct Round {
     updated_at: u64,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What the query `status` is answered.
+#[derive(Debug, PartialEq, Serialize)]
+struct Status {
+    last: Option<Round>,
+    alerts: u64,
+}
+
+#[derive(NexumConfig)]
 struct Settings {
+    /// Where the feed is; one of the manifest's chains.
     chain_id: u64,
+    /// The aggregator's contract.
     feed: Address,
     /// Prices as people write them, such as `"2500.50"`; crossing one in either direction is an alert.
+    #[config(max_items = 64)]
     thresholds: Vec<String>,
 }
 
@@ -49,8 +60,7 @@ struct PriceAlert {
 #[nexum::module]
 impl PriceAlert {
     #[init]
-    fn init(config: Config) -> Result<Self> {
-        let settings: Settings = config.deserialize()?;
+    fn init(settings: Settings) -> Result<Self> {
         for threshold in &settings.thresholds {
             parse_price(threshold, 18)?;
         }
@@ -82,6 +92,15 @@ impl PriceAlert {
             self.alert(&last, &round, decimals)?;
         }
         LAST.set(&round)
+    }
+
+    /// `status` answers the newest round and how many alerts there were.
+    #[query]
+    fn answer(&self, query: Query) -> Result<Status> {
+        match query.method() {
+            "status" => Ok(Status { last: LAST.get()?, alerts: ALERTS.get()?.unwrap_or(0) }),
+            _ => Err(query.unknown()),
+        }
     }
 
     fn alert(&self, last: &Round, round: &Round, decimals: u8) -> Result<()> {
@@ -116,7 +135,7 @@ mod tests {
     use super::*;
     use nexum_sdk::alloy::primitives::{U256, Uint, hex};
     use nexum_sdk::alloy::sol_types::{SolCall, SolValue};
-    use nexum_sdk::{Level, testing};
+    use nexum_sdk::{Config, Level, testing};
 
     fn block(number: u64) -> Block {
         Block { chain_id: 31337, number, hash: vec![1; 32], parent_hash: vec![0; 32], timestamp: number * 1_000 }
@@ -145,7 +164,7 @@ mod tests {
             ("feed", "0x5FbDB2315678afecb367f032d93F642f64180aa3".into()),
             ("thresholds", thresholds),
         ];
-        let mut module = PriceAlert::init(config.into_iter().collect()).unwrap();
+        let mut module = PriceAlert::init(config.into_iter().collect::<Config>().typed().unwrap()).unwrap();
         for (number, round, cents) in [(1, 1, 240_000), (2, 2, 260_050), (3, 2, 260_050), (4, 3, 249_900)] {
             feed_says(round, cents);
             module.check(block(number)).unwrap();
@@ -159,7 +178,8 @@ mod tests {
                 "price fell below 2500: 2600.50000000 -> 2499.00000000 (round 3)",
             ]
         );
-        assert_eq!(ALERTS.get().unwrap(), Some(2));
+        let status = module.answer(Query::new("status", ()).unwrap()).unwrap();
+        assert_eq!((status.alerts, status.last.unwrap().id.as_str()), (2, "3"));
     }
 
     #[test]
@@ -169,7 +189,7 @@ mod tests {
             ("feed", "0x5FbDB2315678afecb367f032d93F642f64180aa3".into()),
             ("thresholds", nexum::Value::List(vec![nexum::Scalar::String("cheap".into())])),
         ];
-        let error = PriceAlert::init(config.into_iter().collect()).err().unwrap();
+        let error = PriceAlert::init(config.into_iter().collect::<Config>().typed().unwrap()).err().unwrap();
         assert!(error.to_string().contains("`cheap` is not a price"), "{error}");
     }
 }

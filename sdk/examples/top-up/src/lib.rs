@@ -6,10 +6,10 @@
 use nexum_sdk::alloy::primitives::{Address, U256};
 use nexum_sdk::alloy::rpc_types::BlockId;
 use nexum_sdk::{
-    self as nexum, Block, Config, Error, Outcome, Provider, Result, TransactionOutcome, block_on, outbox, provider,
+    self as nexum, Block, Error, NexumConfig, Outcome, Provider, Result, TransactionOutcome, Wei, block_on, outbox,
+    provider,
     state::{Item, Map},
 };
-use serde::Deserialize;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -18,22 +18,24 @@ const UNDER_WAY: Map<Address, String> = Map::new("under-way");
 /// The day since the Unix epoch, and what left on it.
 const SPENT: Item<(u64, U256)> = Item::new("spent");
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(NexumConfig)]
 struct TopUp {
+    /// Whose balances are kept.
     accounts: Vec<Address>,
-    floor_wei: U256,
-    target_wei: U256,
-    max_wei_per_day: U256,
+    /// Below it a balance is topped up.
+    floor: Wei,
+    /// What it is topped up to.
+    target: Wei,
+    /// Of all transfers of one day of UTC.
+    max_per_day: Wei,
 }
 
 #[nexum::module]
 impl TopUp {
     #[init]
-    fn init(config: Config) -> Result<Self> {
-        let settings: Self = config.deserialize()?;
-        if settings.target_wei < settings.floor_wei {
-            return Err(Error::invalid_input("`target_wei` is less than `floor_wei`"));
+    fn init(settings: Self) -> Result<Self> {
+        if settings.target < settings.floor {
+            return Err(Error::invalid_input("`target` is less than `floor`"));
         }
         Ok(settings)
     }
@@ -46,8 +48,8 @@ impl TopUp {
                 continue;
             }
             let balance = block_on(provider(block.chain_id).get_balance(*account).block_id(at))?;
-            if balance < self.floor_wei {
-                self.send(&block, account, self.target_wei.saturating_sub(balance))?;
+            if balance < U256::from(self.floor) {
+                self.send(&block, account, U256::from(self.target).saturating_sub(balance))?;
             }
         }
         Ok(())
@@ -57,8 +59,8 @@ impl TopUp {
         let today = block.timestamp / DAY_MS;
         let spent = SPENT.get()?.filter(|(day, _)| *day == today).map_or(U256::ZERO, |(_, spent)| spent);
         let after = spent.saturating_add(wei);
-        if after > self.max_wei_per_day {
-            nexum::warn!("{account} needs {wei} wei, and {spent} of {} left today", self.max_wei_per_day);
+        if after > U256::from(self.max_per_day) {
+            nexum::warn!("{account} needs {wei} wei, and {spent} of {} left today", self.max_per_day.0);
             return Ok(());
         }
         let key = format!("{account}-{}", nexum::hex::encode(&block.hash));
@@ -97,9 +99,8 @@ mod tests {
     fn one_transfer_is_under_way_and_a_day_is_bounded() {
         testing::reset();
         testing::on_chain(|_, _, _| Ok("\"0x1\"".to_owned()));
-        let (accounts, number) = (vec![Address::repeat_byte(7)], |wei: u64| U256::from(wei));
-        let (floor_wei, target_wei, max_wei_per_day) = (number(5), number(10), number(20));
-        let mut module = TopUp { accounts, floor_wei, target_wei, max_wei_per_day };
+        let (accounts, floor, target, max_per_day) = (vec![Address::repeat_byte(7)], Wei(5), Wei(10), Wei(20));
+        let mut module = TopUp { accounts, floor, target, max_per_day };
         module.check(block(1)).unwrap();
         module.check(block(2)).unwrap();
         let sent = testing::transactions();
