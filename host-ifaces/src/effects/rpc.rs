@@ -9,7 +9,10 @@ use crate::{
     Hash, HostError, HostErrorKind,
     bindings::nexum::host::outbox::{Effect, RpcEffect},
     grants::{Grant, Grants},
-    interfaces::chain::{grant::CAPABILITY as CHAIN, port::ChainMsg},
+    interfaces::chain::{
+        grant::CAPABILITY as CHAIN,
+        port::{CODE_OVER_BUDGET, ChainMsg},
+    },
     port::Port,
 };
 
@@ -100,6 +103,10 @@ fn of_rpc(effect: &RpcEffect, answer: Result<String, HostError>) -> Verdict {
     let lower = error.message.to_ascii_lowercase();
     if effect.method == SEND_RAW && known.iter().any(|words| lower.contains(words)) {
         return Verdict::Delivered(Value::String(error.message).to_string().into_bytes());
+    }
+    // Nothing was sent: it waits for its module's budget, however long that is.
+    if error.code == CODE_OVER_BUDGET && error.kind == HostErrorKind::RateLimited {
+        return Verdict::Retry { error: error.message, after: None, counts: false };
     }
     match may_pass(&error) || lower.contains("pool is full") {
         true => retry(error.message),
@@ -200,6 +207,10 @@ mod tests {
             |message: &str| of_rpc(&effect, Err(HostError::new("chain", HostErrorKind::InvalidInput, message)));
         assert_eq!(answer("already known"), Verdict::Delivered(b"\"already known\"".to_vec()));
         assert!(matches!(answer("txpool is full"), Verdict::Retry { counts: true, .. }));
+        let limited =
+            |code| of_rpc(&effect, Err(HostError::new("chain", HostErrorKind::RateLimited, "x").with_code(code)));
+        assert!(matches!(limited(-32005), Verdict::Retry { counts: true, .. }), "an endpoint's");
+        assert!(matches!(limited(CODE_OVER_BUDGET), Verdict::Retry { counts: false, .. }), "the module's own");
         let internal = HostError::new("chain", HostErrorKind::Internal, "oops");
         assert_eq!(of_rpc(&effect, Err(internal.clone())), Verdict::Failed("oops".into()));
         assert!(matches!(of_rpc(&effect, Err(internal.with_code(-32603))), Verdict::Retry { .. }));
