@@ -6,5 +6,5 @@ mod hostile;
 pub mod replay;
 
 #[cfg(test)]
-use nexum_ctl::render::{approvals, crashes, logs, metrics, outbox, report, transactions, tree};
+use nexum_ctl::render::{approvals, crashes, logs, metrics, outbox, report, rpc, transactions, tree};
 pub use nexum_ctl::render::{foreign, journal, one_line, print, print_json, table, units};

@@ -40,7 +40,7 @@ pub struct Request {
 ///
 /// # Errors
 /// `Unsupported` (−32002) for a chain that is not the module's, `Denied` (−32601) for a method that it may not call,
-/// `Unavailable`, `Timeout` or `RateLimited` when no endpoint answers, `RateLimited` (−32005) when the module has used up the
+/// `Unavailable`, `Timeout` or `RateLimited` when no endpoint answers, `RateLimited` (−32029) when the module has used up the
 /// budget that the operator gives it, and the node's own errors.
 pub fn call<T: DeserializeOwned>(chain_id: u64, method: &str, params: impl Serialize) -> Result<T> {
     let text = request(chain_id, method, &serde_json::to_string(&params)?)?;

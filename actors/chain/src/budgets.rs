@@ -90,7 +90,7 @@ impl Budgets {
     /// Lets this be asked as soon as the module's budget does, if that is soon enough for a call that may take so long.
     ///
     /// # Errors
-    /// `rate-limited` (−32005), with the limit, whose it is, and in `data` after how many milliseconds to try again.
+    /// `rate-limited` (−32029), with the limit, whose it is, and in `data` after how many milliseconds to try again.
     /// `unavailable` when the day's budget cannot be read or written.
     pub async fn spend(
         &self,

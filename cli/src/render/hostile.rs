@@ -23,7 +23,9 @@ use nexum_kernel::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{approvals, bundle, crashes, foreign, journal, logs, metrics, outbox, replay, report, transactions, tree};
+use super::{
+    approvals, bundle, crashes, foreign, journal, logs, metrics, outbox, replay, report, rpc, transactions, tree,
+};
 use crate::{
     bundle::inspect,
     config::Period,
@@ -257,6 +259,15 @@ fn rendered() -> BTreeMap<&'static str, String> {
         "timestamp": "~", "level": "~", "target": "~", "message": "~", "module": "~", "~": "~", "error": ["~"],
     });
     let line: Value = filled(line);
+    let row = json!({
+        "chain_id": 1, "module": "~", "method": "~", "endpoint": "~", "requests": 1, "units": 1, "errors": 1, "bytes": 1,
+        "shared": 1,
+    });
+    let spent = json!({
+        "module": "~", "budget": { "units_per_day": 1 }, "requests_today": 1, "units_today": 1, "day_ends_ms": 1,
+        "refused": 1, "waited": 1,
+    });
+    let asked = json!({ "rows": [row], "budgets": [spent] });
     let difference = Difference { what: hostile(), recorded: hostile(), replayed: hostile() };
     let replayed = Replayed { outcome: outcome(), missing: vec![hostile()] };
     let as_json = |value: Value| foreign::json(&serde_json::to_string_pretty(&value).unwrap()).into_owned();
@@ -290,6 +301,7 @@ fn rendered() -> BTreeMap<&'static str, String> {
         ("report::letter", report::letter(&letter())),
         ("report::drained", report::drained(&filled(json!({ "drained": ["~"], "unfinished": ["~"], "held": ["~"] })))),
         ("report::retried", report::retried(&filled(retried))),
+        ("rpc::usage", rpc::usage(&filled(asked))),
         ("transactions::transactions", transactions::transactions(&[transaction()])),
         ("transactions::transaction", transactions::transaction(&transaction())),
         ("tree::tree", states.iter().map(|root| tree::tree(root, false, None)).collect()),

@@ -75,7 +75,7 @@ fn a_module_over_its_budget_is_told_so_and_a_restart_does_not_give_the_day_back(
     let told = seen(&engine, "frugal", 5);
     assert_eq!(told[..3], ["\"0x\""; 3]);
     for told in &told[3..] {
-        assert!(told.starts_with("RateLimited -32005: "), "{told}");
+        assert!(told.starts_with("RateLimited -32029: "), "{told}");
         assert!(told.contains("has used up its RPC budget of 3 requests per day"), "{told}");
         assert!(told.contains("`rpc.requests_per_day` of its [[modules]] entry"), "{told}");
     }

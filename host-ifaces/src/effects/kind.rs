@@ -94,7 +94,7 @@ pub enum Verdict {
     },
     Retry {
         error: String,
-        /// What the destination asked for.
+        /// What the destination asked for, or what kept the attempt from reaching out.
         after: Option<Duration>,
         /// Whether the attempt reached out at all.
         counts: bool,

@@ -1,6 +1,8 @@
 //! Effects over JSON-RPC: one request to a chain, what a node's answer means, and what became of a transaction that it
 //! refuses.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sha3::{Digest, Keccak256};
 
@@ -9,7 +11,10 @@ use crate::{
     Hash, HostError, HostErrorKind,
     bindings::nexum::host::outbox::{Effect, RpcEffect},
     grants::{Grant, Grants},
-    interfaces::chain::{grant::CAPABILITY as CHAIN, port::ChainMsg},
+    interfaces::chain::{
+        grant::CAPABILITY as CHAIN,
+        port::{CODE_OVER_BUDGET, ChainMsg},
+    },
     port::Port,
 };
 
@@ -101,6 +106,11 @@ fn of_rpc(effect: &RpcEffect, answer: Result<String, HostError>) -> Verdict {
     if effect.method == SEND_RAW && known.iter().any(|words| lower.contains(words)) {
         return Verdict::Delivered(Value::String(error.message).to_string().into_bytes());
     }
+    // Nothing was sent: it waits for its module's budget, however long that is.
+    if error.code == CODE_OVER_BUDGET && error.kind == HostErrorKind::RateLimited {
+        let after = error.data.and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
+        return Verdict::Retry { error: error.message, after, counts: false };
+    }
     match may_pass(&error) || lower.contains("pool is full") {
         true => retry(error.message),
         false => Verdict::Failed(error.message),
@@ -140,7 +150,7 @@ fn of_refused_transaction(refusal: String, hash: &Hash, again: bool, found: Resu
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::sync::Arc;
 
     use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -201,6 +211,10 @@ mod tests {
             |message: &str| of_rpc(&effect, Err(HostError::new("chain", HostErrorKind::InvalidInput, message)));
         assert_eq!(answer("already known"), Verdict::Delivered(b"\"already known\"".to_vec()));
         assert!(matches!(answer("txpool is full"), Verdict::Retry { counts: true, .. }));
+        let limited =
+            |code: i32| of_rpc(&effect, Err(HostError::new("chain", HostErrorKind::RateLimited, "x").with_code(code)));
+        assert!(matches!(limited(-32005), Verdict::Retry { counts: true, .. }), "an endpoint's");
+        assert!(matches!(limited(CODE_OVER_BUDGET), Verdict::Retry { counts: false, .. }), "the module's own");
         let internal = HostError::new("chain", HostErrorKind::Internal, "oops");
         assert_eq!(of_rpc(&effect, Err(internal.clone())), Verdict::Failed("oops".into()));
         assert!(matches!(of_rpc(&effect, Err(internal.with_code(-32603))), Verdict::Retry { .. }));

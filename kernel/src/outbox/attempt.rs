@@ -110,8 +110,9 @@ impl Attempts {
                 (progress.first_attempt_ms, progress.last_error) = (now_ms, None);
                 return Attempted::Underway(progress, what);
             }
-            Verdict::Retry { counts: false, error, .. } => {
-                progress.next_attempt_ms = now_ms + REFUSED_RETRY_MS;
+            Verdict::Retry { counts: false, error, after } => {
+                let wait_ms = after.map_or(0, |after| after.min(RETRY_AFTER_MAX).as_millis() as u64);
+                progress.next_attempt_ms = now_ms + wait_ms.max(REFUSED_RETRY_MS);
                 progress.last_error = Some(error);
                 return Attempted::Again(progress);
             }
