@@ -273,11 +273,12 @@ mod tests {
     #[test]
     fn the_schema_is_found_in_a_core_module_and_beside_it() {
         let (schema, other) = (custom(SECTION, SCHEMA.as_bytes()), custom("name", &[7; 300]));
-        let inside = component(&[core_module(&[other.clone(), schema.clone()]), core_module(&[other.clone()])]);
+        let inside =
+            component(&[core_module(&[other.clone(), schema.clone()]), core_module(std::slice::from_ref(&other))]);
         assert_eq!(read(&inside).unwrap().unwrap().fields[0].name, "every");
         assert!(read(&component(&[other.clone(), schema.clone()])).unwrap().is_some());
         assert_eq!(read(&component(&[core_module(&[other])])), Ok(None));
-        let twice = read(&component(&[core_module(&[schema.clone()]), schema.clone()])).unwrap_err();
+        let twice = read(&component(&[core_module(std::slice::from_ref(&schema)), schema.clone()])).unwrap_err();
         assert_eq!(twice, "it has several schemas of its configuration");
         let unusable = read(&component(&[custom(SECTION, b"{}")])).unwrap_err();
         assert!(unusable.starts_with("the schema of its configuration cannot be used: "), "{unusable}");

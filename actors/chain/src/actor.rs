@@ -118,7 +118,7 @@ impl State {
             return drop(reply.send(refused(too_many(EVERYWHERE_MAX))));
         };
         let backend = self.backend.clone();
-        self.requests.spawn(async move {
+        self.tasks.spawn(async move {
             let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
             tokio::join!(backend.broadcast(&raw, deadline, sender), gather(receiver, reply));
             drop(permit);

@@ -156,9 +156,7 @@ impl Requests {
             }
             answers.push(answer);
         }
-        if let Err(failed) = came {
-            return Err(failed);
-        }
+        came?;
         let mut all = Vec::with_capacity(answers.len());
         for ((turn, answer), (method, params)) in turns.into_iter().zip(answers).zip(&requests) {
             all.push(match (answer, turn) {

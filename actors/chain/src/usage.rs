@@ -53,10 +53,12 @@ struct Counted {
     shared: u64,
 }
 
+/// By method and endpoint.
+type OfModule = HashMap<(&'static str, Arc<str>), Counted>;
+
 #[derive(Default)]
 struct Rows {
-    /// By module, then by method and endpoint.
-    by_module: HashMap<Arc<str>, HashMap<(&'static str, Arc<str>), Counted>>,
+    by_module: HashMap<Arc<str>, OfModule>,
     count: usize,
 }
 

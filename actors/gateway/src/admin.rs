@@ -5,8 +5,8 @@ mod crashes;
 mod journal;
 mod modules;
 mod outbox;
-mod rpc;
 mod queries;
+mod rpc;
 mod services;
 mod state;
 

@@ -65,7 +65,7 @@ mod tests {
     fn what_is_held_still_is_as_it_was_whatever_is_written_and_outlives_every_other_handle() {
         let directory = tempfile::TempDir::new().unwrap();
         let options = Options::new(Arc::new(SystemClock::new()), prometheus::Registry::new());
-        let store = Arc::new(Store::open(directory.path(), &options).unwrap());
+        let store = Store::open(directory.path(), &options).unwrap();
         let id = ModuleId(1);
         let write = |value: Option<&[u8]>| {
             let mut batch = WriteBatch::new();
@@ -73,9 +73,9 @@ mod tests {
             store.db.write(Written::Group, batch, &WriteOptions::default()).unwrap();
         };
         write(Some(b"1"));
-        let still = store.clone().at_this_moment().unwrap();
+        let still = Arc::clone(&store).at_this_moment().unwrap();
         write(Some(b"2"));
-        let later = store.clone().at_this_moment().unwrap();
+        let later = Arc::clone(&store).at_this_moment().unwrap();
         write(None);
         assert_eq!(store.get(id, "a"), Ok(None));
         drop(store);

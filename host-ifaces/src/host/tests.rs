@@ -16,7 +16,7 @@ use wasmtime_wasi::p2::bindings::sockets::{instance_network, ip_name_lookup};
 
 use super::*;
 use crate::{
-    Hash,
+    Hash, HostErrorKind,
     bindings::nexum::host::{chain, http as fetching, local_store, outbox},
     clock::SystemClock,
     commit_queue::CommitQueue,

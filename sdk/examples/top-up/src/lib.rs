@@ -48,8 +48,8 @@ impl TopUp {
                 continue;
             }
             let balance = block_on(provider(block.chain_id).get_balance(*account).block_id(at))?;
-            if balance < U256::from(self.floor) {
-                self.send(&block, account, U256::from(self.target).saturating_sub(balance))?;
+            if balance < U256::from(self.floor.0) {
+                self.send(&block, account, U256::from(self.target.0).saturating_sub(balance))?;
             }
         }
         Ok(())
@@ -59,7 +59,7 @@ impl TopUp {
         let today = block.timestamp / DAY_MS;
         let spent = SPENT.get()?.filter(|(day, _)| *day == today).map_or(U256::ZERO, |(_, spent)| spent);
         let after = spent.saturating_add(wei);
-        if after > U256::from(self.max_per_day) {
+        if after > U256::from(self.max_per_day.0) {
             nexum::warn!("{account} needs {wei} wei, and {spent} of {} left today", self.max_per_day.0);
             return Ok(());
         }
