@@ -151,9 +151,7 @@ impl MockBackend {
         let to = address(&call["to"])?;
         let data = call.get("input").or(call.get("data")).and_then(Value::as_str).unwrap_or("0x");
         let data = hex::decode(data.trim_start_matches("0x")).map_err(|error| bad_params(error.to_string()))?;
-        // A hash is longer than any number.
-        let alone = Some(block).filter(|block| block.as_str().is_some_and(|text| text.len() == 66));
-        let number = match block.get("blockHash").or(alone) {
+        let number = match block.get("blockHash") {
             Some(block_hash) => {
                 let block = self.chain.block_by_hash(&hash(block_hash)?);
                 let gone = || {
