@@ -1,8 +1,8 @@
 //! The chain actor: follows one EVM chain and answers every module's pulls for what comes after its cursor.
 //!
-//! Owns: endpoints and failover, heads, logs, backfill, fork detection, and the mock chain that plays a fixture. The
-//! order and completeness of what is delivered is decided in [`tracker`] alone, which does no input or output; the
-//! backends only read.
+//! Owns: endpoints and failover, heads, logs, backfill, fork detection, what modules ask and may ask of nodes, and the mock
+//! chain that plays a fixture. The order and completeness of what is delivered is decided in [`tracker`] alone, which does
+//! no input or output; the backends only read.
 //!
 //! Leaves to others: what a module may ask for (host-ifaces), undoing state after a reorg (kernel), writing headers to
 //! the disk (store; this actor hands them over before it answers with their blocks).

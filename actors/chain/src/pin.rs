@@ -42,8 +42,12 @@ impl<'a> Pin<'a> {
 
     /// The same for all requests for the same.
     pub fn key(&self) -> [u8; 32] {
-        let by_hash = block::by_hash(&self.hash);
-        keccak256(format!("{} {}", self.method, block::replaced(&self.items, self.position, &by_hash))).0
+        keccak256(format!("{} {}", self.method, self.by_hash())).0
+    }
+
+    /// The parameters, with the block as the standard writes it.
+    pub fn by_hash(&self) -> String {
+        block::replaced(&self.items, self.position, &block::by_hash(&self.hash))
     }
 
     /// The parameters of the same question about whichever block has this number.
@@ -93,7 +97,10 @@ mod tests {
     }
 
     #[test]
-    fn the_same_question_can_be_put_by_number() {
+    fn the_same_question_can_be_put_by_number_and_in_the_form_of_the_standard() {
+        let alone = format!("[\"0x1\", \"{HASH}\"]");
+        let standard = format!("[\"0x1\",{{\"blockHash\":\"{HASH}\"}}]");
+        assert_eq!(Pin::of("eth_getCode", &alone).unwrap().by_hash(), standard);
         let params = format!("[{{\"to\": 1}}, {{\"blockHash\": \"{HASH}\"}}, {{}}]");
         assert_eq!(Pin::of("eth_call", &params).unwrap().by_number(255), "[{\"to\": 1},\"0xff\",{}]");
     }

@@ -76,9 +76,13 @@ impl Requests {
         let until = Instant::now() + asked.deadline;
         let cost = self.cost(std::iter::once(&*method));
         let begun = self.begin(&asked, cost).await;
+        let (turn, params) = match &begun {
+            Ok(_) => self.turn(&method, params),
+            Err(_) => (None, params),
+        };
         let answer = match begun {
             Err(refused) => Err(refused),
-            Ok(_call) => match Pin::of(&method, &params).map(|pin| self.reads.turn(pin.key())) {
+            Ok(_call) => match turn {
                 None => self.alone(&asked, &method, &params, until).await,
                 Some(Turn::Answered(text)) => {
                     self.usage.shared(&asked.module, &method);
@@ -124,13 +128,14 @@ impl Requests {
     async fn batch_within(
         &self,
         asked: &Asked,
-        requests: Vec<(String, String)>,
+        mut requests: Vec<(String, String)>,
         until: Instant,
     ) -> Result<Vec<Answer>, HostError> {
         let mut turns = Vec::with_capacity(requests.len());
         let mut sent = Vec::with_capacity(requests.len());
-        for (method, params) in &requests {
-            let turn = Pin::of(method, params).map(|pin| self.reads.turn(pin.key()));
+        for (method, params) in &mut requests {
+            let turn;
+            (turn, *params) = self.turn(method, std::mem::take(params));
             match &turn {
                 Some(Turn::Answered(_) | Turn::Waits(_)) => self.usage.shared(&asked.module, method),
                 Some(Turn::Asks(_)) | None => sent.push((method.clone(), params.clone())),
@@ -167,6 +172,15 @@ impl Requests {
             });
         }
         Ok(all)
+    }
+
+    /// Who asks, of a read that may be shared, and the parameters as they are asked.
+    fn turn(&self, method: &str, params: String) -> (Option<Turn>, String) {
+        let pinned = Pin::of(method, &params).map(|pin| (self.reads.turn(pin.key()), pin.by_hash()));
+        match pinned {
+            Some((turn, params)) => (Some(turn), params),
+            None => (None, params),
+        }
     }
 
     fn cost<'a>(&self, methods: impl Iterator<Item = &'a str>) -> Cost {

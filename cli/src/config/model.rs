@@ -225,9 +225,6 @@ pub struct Module {
     pub denied: Vec<Capability>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_methods: Vec<String>,
-    /// What it may ask of nodes.
-    #[serde(default, skip_serializing_if = "RpcBudget::is_unlimited")]
-    pub rpc: RpcBudget,
     /// What is recorded of its events, if otherwise than `[journal] record` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Record>,
@@ -237,6 +234,9 @@ pub struct Module {
     /// Whether it may have the state that another module of its name left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopt_state: bool,
+    /// What it may ask of nodes.
+    #[serde(default, skip_serializing_if = "RpcBudget::is_unlimited")]
+    pub rpc: RpcBudget,
     #[serde(default, skip_serializing_if = "Ceiling::is_absent")]
     pub limits: Ceiling,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -260,10 +260,10 @@ impl Module {
             source: directory.to_string_lossy().into_owned(),
             denied: Vec::new(),
             extra_methods: Vec::new(),
-            rpc: RpcBudget::default(),
             record: None,
             component: None,
             adopt_state: false,
+            rpc: RpcBudget::default(),
             limits: Ceiling::default(),
             config: BTreeMap::new(),
             places: Places::default(),

@@ -111,6 +111,21 @@ impl MockBackend {
         }
     }
 
+    /// The answer to a request, unless a fault is scripted.
+    async fn respond(&self, method: &str, params: &str, deadline: Duration) -> Result<String, HostError> {
+        match self.chain.fault(method) {
+            None => self.answer(method, params),
+            Some(FaultKind::Error) => {
+                let message = format!("scripted fault of {method}");
+                Err(HostError::new("chain", HostErrorKind::Internal, message).with_code(CODE_FAULT))
+            }
+            Some(FaultKind::Stall) => {
+                tokio::time::sleep(deadline).await;
+                Err(HostError::new("chain", HostErrorKind::Timeout, format!("{method} was not answered in time")))
+            }
+        }
+    }
+
     fn answer(&self, method: &str, params: &str) -> Result<String, HostError> {
         let params: Value = serde_json::from_str(params).map_err(|error| bad_params(error.to_string()))?;
         let param = |index: usize| params.get(index).unwrap_or(&Value::Null);
@@ -151,9 +166,7 @@ impl MockBackend {
         let to = address(&call["to"])?;
         let data = call.get("input").or(call.get("data")).and_then(Value::as_str).unwrap_or("0x");
         let data = hex::decode(data.trim_start_matches("0x")).map_err(|error| bad_params(error.to_string()))?;
-        // A hash is longer than any number.
-        let alone = Some(block).filter(|block| block.as_str().is_some_and(|text| text.len() == 66));
-        let number = match block.get("blockHash").or(alone) {
+        let number = match block.get("blockHash") {
             Some(block_hash) => {
                 let block = self.chain.block_by_hash(&hash(block_hash)?);
                 let gone = || {
@@ -325,17 +338,7 @@ impl Backend for MockBackend {
     }
 
     async fn request(&self, method: &str, params: &str, ask: Ask<'_>) -> Result<String, HostError> {
-        let answer = match self.chain.fault(method) {
-            None => self.answer(method, params),
-            Some(FaultKind::Error) => {
-                let message = format!("scripted fault of {method}");
-                Err(HostError::new("chain", HostErrorKind::Internal, message).with_code(CODE_FAULT))
-            }
-            Some(FaultKind::Stall) => {
-                tokio::time::sleep(ask.deadline).await;
-                Err(HostError::new("chain", HostErrorKind::Timeout, format!("{method} was not answered in time")))
-            }
-        };
+        let answer = self.respond(method, params, ask.deadline).await;
         self.usage.sent(ask.module, method, NAME, answer.as_ref().ok().map(String::len));
         answer
     }
@@ -369,8 +372,7 @@ impl Backend for MockBackend {
     /// It has no transactions: this is refused like any other method that it does not know, unless a fault is scripted.
     async fn broadcast(&self, raw: &[u8], deadline: Duration, answers: mpsc::Sender<EndpointAnswer>) {
         let params = json!([bytes_json(raw)]).to_string();
-        let ask = Ask { module: "engine", deadline, reply_bytes_max: usize::MAX };
-        let answer = self.request("eth_sendRawTransaction", &params, ask).await;
+        let answer = self.respond("eth_sendRawTransaction", &params, deadline).await;
         // Whoever asked may have given up.
         let _ = answers.send(EndpointAnswer { endpoint: NAME.to_owned(), answer }).await;
     }

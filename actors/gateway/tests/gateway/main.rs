@@ -173,6 +173,8 @@ async fn orders_reach_the_kernel_and_refusals_come_back_with_a_fitting_status() 
         ["load /bundles/gov-watch", "load /bundles/broken", "restart twap-monitor", "pause twap-monitor"]
     );
 
+    let asked = fixture.admin("GET", "/v1/rpc?module=twap-monitor").await;
+    assert_eq!((asked.status, asked.json()), (200, json!({ "rows": [], "budgets": [] })));
     let nowhere = fixture.admin("GET", "/v2/tree").await;
     assert_eq!((nowhere.status, nowhere.json()), (404, refused("no such path: /v2/tree")));
     let wrong = fixture.admin("DELETE", "/v1/tree").await;
