@@ -11,6 +11,7 @@ mod explain;
 mod files;
 mod identity;
 mod journal;
+mod kms;
 mod model;
 mod restart;
 pub(crate) mod secret;

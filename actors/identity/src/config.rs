@@ -2,7 +2,7 @@
 //!
 //! Plain values, and how each is written as text in the configuration. What they mean is `policy`'s to say.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use alloy_primitives::{U256, keccak256};
 use nexum_host_ifaces::{Address, interfaces::identity::port::Wei, secrets::shown_url};
@@ -20,6 +20,7 @@ pub struct Settings {
     /// Of the key files.
     pub password: Option<Zeroizing<String>>,
     pub remotes: Vec<Remote>,
+    pub kms: Vec<Kms>,
     /// In the order of the file: the first that fits decides.
     pub policies: Vec<Policy>,
 }
@@ -29,6 +30,7 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("keystore", &self.keystore)
             .field("remotes", &self.remotes)
+            .field("kms", &self.kms)
             .field("policies", &self.policies)
             .finish_non_exhaustive()
     }
@@ -51,6 +53,57 @@ impl fmt::Debug for Remote {
             .field("accounts", accounts)
             .field("ca_file", ca_file)
             .finish()
+    }
+}
+
+/// `[[identity.aws_kms]]` and `[[identity.gcp_kms]]`: one key of a key management service.
+#[derive(Debug, Clone)]
+pub struct Kms {
+    pub account: Address,
+    /// As the service names it.
+    pub key: String,
+    /// A URL of scheme, host and port.
+    pub endpoint: String,
+    /// Certificates that are trusted instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    pub provider: Provider,
+}
+
+/// Whose service it is, and what it is asked with.
+#[derive(Debug, Clone)]
+pub enum Provider {
+    Aws(Aws),
+    Gcp {
+        /// The bearer token of a service account.
+        token: ReadSecret,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct Aws {
+    pub region: String,
+    pub access_key_id: ReadSecret,
+    pub secret_access_key: ReadSecret,
+    pub session_token: Option<ReadSecret>,
+}
+
+/// Reads a secret whenever it is needed, since one that lies in a file may be replaced there. What an error says, it says to people.
+#[derive(Clone)]
+pub struct ReadSecret(Arc<dyn Fn() -> Result<Zeroizing<String>, String> + Send + Sync>);
+
+impl ReadSecret {
+    pub fn new(read: impl Fn() -> Result<Zeroizing<String>, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    pub fn read(&self) -> Result<Zeroizing<String>, String> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for ReadSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
     }
 }
 

@@ -92,7 +92,8 @@ impl Service {
     /// Opens the keys of the accounts that policies name.
     pub async fn open_signers(&self, settings: Settings) {
         let wanted = self.policies.all_accounts();
-        let opened = self.blocking.run(move || Signers::open(&settings, &wanted)).await;
+        let (clock, blocking) = (self.clock.clone(), self.blocking);
+        let opened = blocking.run(move || Signers::open(&settings, &wanted, &clock, blocking)).await;
         // A panic is said by whoever catches it; then there are no keys.
         *write(&self.signers) = Some(opened.unwrap_or_default());
     }

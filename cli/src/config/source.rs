@@ -27,9 +27,10 @@ const PREFIX: &str = "NEXUM_";
 /// on it.
 const UNSUPPORTED: [&str; 5] = ["content", "discovery", "trust", "swarm", "waku"];
 /// Keys that hold lists of tables.
-const TABLES: [&str; 7] = ["chains", "credentials", "endpoints", "modules", "remote", "policies", "typed_data"];
+const TABLES: [&str; 9] =
+    ["chains", "credentials", "endpoints", "modules", "remote", "aws_kms", "gcp_kms", "policies", "typed_data"];
 /// Keys whose relative paths are relative to the file.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 10] = [
     "engine.state_dir",
     "observability.admin_socket",
     "journal.key",
@@ -38,9 +39,18 @@ const PATHS: [&str; 8] = [
     "modules.#.source",
     "identity.keystore",
     "identity.remote.#.ca_file",
+    "identity.aws_kms.#.ca_file",
+    "identity.gcp_kms.#.ca_file",
 ];
 /// Keys whose values may be `file:` and a path, which is relative to the file as well.
-const SECRET_FILES: [&str; 2] = ["identity.password", CREDENTIAL];
+const SECRET_FILES: [&str; 6] = [
+    "identity.password",
+    "identity.aws_kms.#.access_key_id",
+    "identity.aws_kms.#.secret_access_key",
+    "identity.aws_kms.#.session_token",
+    "identity.gcp_kms.#.token",
+    CREDENTIAL,
+];
 
 /// Of these the ones of which errors tell what is in the file there, and not the path.
 const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
@@ -48,7 +58,7 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 7] = [
+const SECRETS: [&str; 11] = [
     "observability.admin_token",
     "egress.proxy",
     CREDENTIAL,
@@ -56,6 +66,10 @@ const SECRETS: [&str; 7] = [
     "chains.#.transactions.relay",
     "identity.password",
     "identity.remote.#.url",
+    "identity.aws_kms.#.access_key_id",
+    "identity.aws_kms.#.secret_access_key",
+    "identity.aws_kms.#.session_token",
+    "identity.gcp_kms.#.token",
 ];
 /// What requests of modules leave with.
 const CREDENTIAL: &str = "egress.credentials.#.value";

@@ -17,15 +17,15 @@ use super::{
 const PRIVATE_KEY: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 
 /// Everything quicker than people want it.
-const QUICK: &str =
+pub const QUICK: &str =
     "[chains.rpc]\npoll_interval = \"100ms\"\ntimeout = \"1s\"\n[chains.transactions]\nreplace_after = \"1s\"\n";
 
-fn secret(path: &Path, text: &str) {
+pub fn secret(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// A module that sends a transfer with every block up to `until`, from an account whose key was imported. `more` of its policy.
+/// The same from an account whose key was imported. `more` of its policy.
 fn transferring(setup: Setup, until: u64, more: &str) -> Setup {
     let dir = setup.dir.path();
     let [password, private_key, keys] = ["password", "private-key", "keys"].map(|name| dir.join(name));
@@ -39,9 +39,14 @@ fn transferring(setup: Setup, until: u64, more: &str) -> Setup {
     let said = String::from_utf8_lossy(&imported.stdout).into_owned();
     assert!(imported.status.success() && said.starts_with(ACCOUNT), "{said}{imported:?}");
     fs::remove_file(private_key).unwrap();
+    transfers(setup, until, "keystore = \"keys\"\npassword = \"file:password\"\n", ACCOUNT, more)
+}
+
+/// A module that sends a transfer with every block up to `until`, from an account whose key is where `keys` of `[identity]` say.
+pub fn transfers(setup: Setup, until: u64, keys: &str, account: &str, more: &str) -> Setup {
     let policy = format!(
-        "[identity]\nkeystore = \"keys\"\npassword = \"file:password\"\n\
-         [[identity.policies]]\nmodule = \"sender\"\naccount = \"{ACCOUNT}\"\nmethods = [\"transaction\"]\nchains = [31337]\n\
+        "[identity]\n{keys}\
+         [[identity.policies]]\nmodule = \"sender\"\naccount = \"{account}\"\nmethods = [\"transaction\"]\nchains = [31337]\n\
          to = [\"*\"]\nselectors = [\"\"]\nmax_value = \"1 gwei\"\nmax_value_per_day = \"1 ether\"\n\
          max_fee_per_gas = \"2000 gwei\"\nmax_per_hour = 1_000_000\n{more}"
     );
@@ -59,19 +64,19 @@ fn transferring(setup: Setup, until: u64, more: &str) -> Setup {
 }
 
 /// The account that a block's transfer is for.
-fn receiver(hash: &str) -> &str {
+pub fn receiver(hash: &str) -> &str {
     &hash[..42]
 }
 
 /// What the module was told of an effect.
-fn told(engine: &Engine, id: &str) -> Value {
+pub fn told(engine: &Engine, id: &str) -> Value {
     let found = engine.state("sender", &format!("o/{id}"));
     let [(_, outcome)] = found.as_slice() else { panic!("{id}: {found:#?}") };
     outcome.clone()
 }
 
 /// Mines on until the module was told of every transfer up to a block.
-fn settled(anvil: &Anvil, engine: &Engine, until: u64) {
+pub fn settled(anvil: &Anvil, engine: &Engine, until: u64) {
     eventually("every transfer has ended", || {
         anvil.mine();
         let node = engine.module("sender");
