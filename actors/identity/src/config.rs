@@ -125,6 +125,8 @@ pub struct Policy {
     pub max_value_per_day: Wei,
     /// Wei per unit of gas; absent: no ceiling.
     pub max_fee_per_gas: Option<u128>,
+    /// What all the gas of one transaction may cost, its limit times the price of a unit; absent: no ceiling.
+    pub max_fee: Option<Wei>,
     /// Signatures within the last hour; absent: as many as are asked for.
     pub max_per_hour: Option<u32>,
     /// Typed data that may be signed; none when it is empty.
@@ -147,6 +149,7 @@ impl Policy {
             max_value: Wei::default(),
             max_value_per_day: Wei::default(),
             max_fee_per_gas: None,
+            max_fee: None,
             max_per_hour: None,
             typed_data: Vec::new(),
             ask: false,

@@ -273,7 +273,8 @@ impl Service {
             return Err(error(HostErrorKind::InvalidInput, "what uses up a nonce may move nothing anywhere"));
         }
         let unsigned = Unsigned::new(transaction)?;
-        let request = Request { fee_per_gas: Some(transaction.fees.per_gas_max()), ..of_call(call)? };
+        let (fee_per_gas, fee) = (Some(transaction.fees.per_gas_max()), Some(unsigned.fee()));
+        let request = Request { fee_per_gas, fee, ..of_call(call)? };
         let signer = self.signer(module, call.account)?;
         let (intent, request) = (Some(intent), &request);
         let asked = Asked { module, intent, request, purpose, signs: true, may_ask: false };

@@ -80,6 +80,8 @@ pub struct Policy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_fee_per_gas: Option<Scalar>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_fee: Option<Scalar>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_per_hour: Option<u32>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ask: bool,
@@ -296,6 +298,7 @@ impl Policy {
             ("max_value", &self.max_value),
             ("max_value_per_day", &self.max_value_per_day),
             ("max_fee_per_gas", &self.max_fee_per_gas),
+            ("max_fee", &self.max_fee),
         ];
         if !policy.methods.contains(&Method::Transaction) {
             let lists = lists.into_iter().chain([("selectors", self.selectors.is_empty())]);
@@ -336,6 +339,8 @@ impl Policy {
         }
         let fee = self.max_fee_per_gas.as_ref().map(|fee| read(at, "max_fee_per_gas", parse_fee(&fee.text())));
         policy.max_fee_per_gas = fee.transpose()?;
+        let fee = self.max_fee.as_ref().map(|fee| read(at, "max_fee", parse_wei(&fee.text())));
+        policy.max_fee = fee.transpose()?;
         Ok(())
     }
 

@@ -31,7 +31,7 @@ fn a_policy_means_what_it_says() {
     let policy = "[[identity.policies]]\nmodule = \"keeper\"\naccount = \"ACCOUNT\"\n\
                   methods = [\"transaction\", \"typed-data\"]\nchains = [1, 10]\nto = [\"ACCOUNT\", \"create\"]\n\
                   selectors = [\"0xa9059cbb\", \"transfer(address,uint256)\", \"\"]\nmax_value = \"0.5 ether\"\n\
-                  max_value_per_day = 1_000_000_000_000_000_000\nmax_fee_per_gas = \"200 gwei\"\nmax_per_hour = 20\n\
+                  max_value_per_day = 1_000_000_000_000_000_000\nmax_fee_per_gas = \"200 gwei\"\nmax_fee = \"0.01 ether\"\nmax_per_hour = 20\n\
                   ask = true\napproval_timeout = \"2h\"\ntyped_data = [{ verifying_contract = \"ACCOUNT\", chain_id = 1, \
                   primary_type = \"*\" }]\n";
     let config = loaded(dir.path(), &format!("{KEYS}{policy}"), HUNTER).unwrap();
@@ -48,6 +48,7 @@ fn a_policy_means_what_it_says() {
     assert_eq!(policy.max_value, Wei::from(500_000_000_000_000_000));
     assert_eq!(policy.max_value_per_day, Wei::from(1_000_000_000_000_000_000));
     assert_eq!((policy.max_fee_per_gas, policy.max_per_hour), (Some(200_000_000_000), Some(20)));
+    assert_eq!(policy.max_fee, Some(Wei::from(10_000_000_000_000_000)));
     assert_eq!((policy.ask, policy.approval_timeout.as_secs()), (true, 7_200));
     let rule = TypedDataRule { verifying_contract: Some(account), chain_id: Some(1), primary_type: None };
     assert_eq!(policy.typed_data, [rule]);
@@ -99,6 +100,8 @@ fn what_is_wrong_is_said_with_its_line_and_what_would_be_right() {
         (of(&format!("{sends}chain = 1\n")), "11: [[identity.policies]] chain: unknown key, did you mean chains?"),
         (of(&format!("{goes}selectors = [\"transfer\"]\n")), "selectors: `transfer` is no selector: expected 0x"),
         (of(&format!("{sends}max_value = \"1 eth\"\n")), "max_value: `1 eth` is no amount: "),
+        (of(&format!("{sends}max_fee = \"1 eth\"\n")), "max_fee: `1 eth` is no amount: "),
+        (of("methods = [\"message\"]\nmax_fee = 1\n"), "max_fee: is not used: transaction is not among"),
         (of(&format!("{sends}max_value = 1\n")), "max_value_per_day: is less than max_value"),
         (of(&format!("{sends}max_per_hour = 0\n")), "max_per_hour: 0 would allow nothing"),
         (of(&format!("{sends}approval_timeout = \"1h\"\n")), "approval_timeout: is not used: ask = false"),
