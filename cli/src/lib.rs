@@ -55,6 +55,11 @@ fn nexumctl() -> ExitCode {
         }
         NexumctlCommand::Operator(operator) => nexum_ctl::command::operator(operator, &output),
         NexumctlCommand::Run(run) => wire::run(&run),
+        // What follows it is read as `nexum` reads it.
+        NexumctlCommand::Key { .. } => match args::parse() {
+            args::Nexum { output, command: args::NexumCommand::Key(wanted) } => command::key(&wanted, &output),
+            other => unreachable!("`key` is read as another command: {other:?}"),
+        },
     };
     exit::report(NEXUMCTL, done)
 }

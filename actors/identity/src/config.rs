@@ -9,6 +9,8 @@ use nexum_host_ifaces::{Address, interfaces::identity::port::Wei, secrets::shown
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::typed_data;
+
 /// How long an approval may be waited for, when a policy does not say.
 pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(3_600);
 
@@ -332,6 +334,14 @@ pub fn parse_address(text: &str) -> Result<Address, String> {
     match is_mixed && checked != text {
         true => Err(format!("`{text}` is mistyped: capitals and small letters do not fit (EIP-55)")),
         false => Ok(address),
+    }
+}
+
+/// The name of a type of typed data: whatever such a name may be, but that of the domain's own type.
+pub fn parse_type(text: &str) -> Result<String, String> {
+    match typed_data::check_name(text) {
+        Ok(()) if text != "EIP712Domain" => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is no name of a type: expected one such as Order, or \"*\" for any")),
     }
 }
 

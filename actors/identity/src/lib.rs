@@ -23,7 +23,7 @@ mod typed_data;
 pub use actor::{Args, IdentityActor, spawn};
 pub use config::{
     AnyOf, Aws, Kms, Method, Policy, Provider, ReadSecret, Remote, Settings, TypedDataRule, parse_address, parse_fee,
-    parse_wei,
+    parse_type, parse_wei,
 };
 pub use metrics::IdentityMetrics;
 pub use policy::Policies;

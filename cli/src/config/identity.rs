@@ -8,7 +8,7 @@ use nexum_ctl::period::Period;
 use nexum_host_ifaces::interfaces::identity::port::Wei;
 use nexum_identity::{
     AnyOf, Method, Policy as SigningPolicy, Remote as RemoteSigner, Settings, TypedDataRule, parse_address, parse_fee,
-    parse_wei,
+    parse_type, parse_wei,
 };
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -361,7 +361,7 @@ impl Policy {
             policy.typed_data.push(TypedDataRule {
                 verifying_contract: read(&at, "verifying_contract", any_or(&rule.verifying_contract, parse_address))?,
                 chain_id: read(&at, "chain_id", any_or(&rule.chain_id.text(), chain_id))?,
-                primary_type: read(&at, "primary_type", any_or(&rule.primary_type, primary_type))?,
+                primary_type: read(&at, "primary_type", any_or(&rule.primary_type, parse_type))?,
             });
         }
         Ok(())
@@ -371,14 +371,6 @@ impl Policy {
 /// Nothing for any, or what the text says.
 fn any_or<T>(text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
     if text == ANY { Ok(None) } else { read(text).map(Some) }
-}
-
-fn primary_type(text: &str) -> Result<String, String> {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    match !text.is_empty() && text.chars().all(is_part) {
-        true => Ok(text.to_owned()),
-        false => Err(format!("`{text}` is no name of a type: expected one such as Order, or \"*\" for any")),
-    }
 }
 
 fn chain_id(text: &str) -> Result<u64, String> {

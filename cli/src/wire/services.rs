@@ -27,6 +27,7 @@ use nexum_host_ifaces::{
     ports::Ports,
     store::StoreMsg,
 };
+use nexum_identity::IdentityMetrics;
 use nexum_kernel::{
     KernelArgs, ServiceSpec,
     admin::{AdminMsg, ModuleSpec},
@@ -78,8 +79,11 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let (listeners, own) = watch::channel(configured_listeners(config));
     let egress_metrics = EgressMetrics::register(&registry).context("metrics")?;
     services.push(egress_service(config, ports.of(), clock.clone(), egress_metrics.clone(), own)?);
+    let mut identity_metrics = None;
     if let Some(identity) = &config.identity {
-        services.push(super::identity::service(identity, &ports, &clock, &registry)?);
+        let counted = IdentityMetrics::register(&registry).context("metrics")?;
+        identity_metrics = Some(counted.clone());
+        services.push(super::identity::service(identity, &ports, &clock, counted)?);
         services.push(super::transactions::service(config, &ports, &clock, &registry)?);
     }
     services.push(gateway_service(config, &admin, &ports, &registry, log.tap.clone(), listeners)?);
@@ -110,6 +114,9 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
         unloaded: Arc::new(move |module: &str| {
             egress_metrics.forget(module);
             metrics.forget(module);
+            if let Some(counted) = &identity_metrics {
+                counted.forget(module);
+            }
         }),
     };
     let kernel = KernelHandle::start(args).await?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, NEXUM, Setup, eventually, path},
+    engine::{Engine, NEXUM, NEXUMCTL, Setup, eventually, path},
 };
 
 const CHAIN: &str = "chain_id = 31337\nname = \"slow\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 200\nendless = true\n";
@@ -123,11 +123,21 @@ fn a_module_has_signed_what_its_policy_allows() {
     assert_eq!(node["state"], "UP", "{node:#}");
     assert!(engine.metric("nexum_identity_sign_total", &[("module", "signer")]) >= 5.0);
 
+    let text = engine.metrics_text();
+    assert!(text.contains("nexum_identity_sign_total{account"), "{text}");
+
     let checked = Command::new(NEXUM).args(["check-config", "--config", path(&engine.config)]).output().unwrap();
     assert!(checked.status.success() && said(&checked).contains("[[identity.policies]]"), "{}", said(&checked));
     for order in [&["tree"][..], &["metrics"], &["journal", "tail", "signer"], &["outbox", "list", "signer"]] {
         said(&engine.raw_ctl(order));
     }
+    engine.ctl(&["module", "unload", "signer"]);
+    eventually("its series are gone", || {
+        let text = engine.metrics_text();
+        let is_left = |line: &&str| line.starts_with("nexum_identity_") && line.contains("module=\"signer\"");
+        let left: Vec<&str> = text.lines().filter(is_left).collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
+    });
     assert!(engine.terminate().success());
     assert_no_secret(&engine.log_text());
     for file in files(&engine.dir.path().join("state")) {
@@ -255,6 +265,11 @@ fn keys_are_made_listed_opened_and_encrypted_anew() {
     assert!(again.status.code() == Some(1) && said(&again).contains(path(&keys)), "{}", said(&again));
     let wrong = import(&PRIVATE_KEY[1..]);
     assert!(wrong.status.code() == Some(1) && said(&wrong).contains("32 bytes in hex"), "{}", said(&wrong));
+    // The client hands it on.
+    let handed_on = Command::new(NEXUMCTL).args(["key", "list"]).args(keystore).args(["--json"]).output().unwrap();
+    assert!(handed_on.status.success() && said(&handed_on).contains(ACCOUNT), "{}", said(&handed_on));
+    let help = Command::new(NEXUMCTL).args(["key", "new", "--help"]).output().unwrap();
+    assert!(help.status.success() && said(&help).contains("--password-file"), "{}", said(&help));
     // In place of the name of what holds it.
     for flag in ["--password-file", "--password-env", "--password-credential"] {
         let refused = run(&["new"], &with(flag, PASSWORD), "");

@@ -54,6 +54,27 @@ fn a_policy_means_what_it_says() {
     assert_eq!(policy.typed_data, [rule]);
 }
 
+/// Names of types that are in use: of EIP-712's example, of Hyperliquid, and such as Solidity has.
+#[test]
+fn the_primary_type_of_a_policy_may_be_any_name_of_a_type() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let of = |name: &str| {
+        let policy = format!(
+            "[[identity.policies]]\nmodule = \"m\"\naccount = \"ACCOUNT\"\nmethods = [\"typed-data\"]\n\
+             typed_data = [{{ verifying_contract = \"*\", chain_id = \"*\", primary_type = \"{name}\" }}]\n"
+        );
+        loaded(dir.path(), &format!("{KEYS}{policy}"), HUNTER)
+            .map(|config| settings(&config).policies[0].typed_data[0].primary_type.clone())
+    };
+    for name in ["Mail", "HyperliquidTransaction:UsdSend", "$_1", "Ordre\u{e9}"] {
+        assert_eq!(of(name), Ok(Some(name.to_owned())));
+    }
+    assert_eq!(of("*"), Ok(None));
+    for name in ["", "Order(", "a b", "EIP712Domain", &"a".repeat(257)] {
+        assert!(of(name).unwrap_err().contains("is no name of a type"), "{name}");
+    }
+}
+
 #[test]
 fn what_is_shown_reads_as_it_was_written_and_has_no_secret() {
     let dir = tempfile::TempDir::new().unwrap();
