@@ -48,6 +48,10 @@ pub(crate) struct Call {
     tape: Tape,
     log: LogBudget,
     label: EventLabel,
+    /// The event that what is sent in calls is named after: the one at hand, or the one that a retried dead letter holds.
+    origin: Option<EventId>,
+    /// Transactions that it has sent in calls.
+    transactions: usize,
 }
 
 impl Call {
@@ -63,6 +67,8 @@ impl Call {
             tape: Tape::new(&args.taping, recorded),
             log: LogBudget::new(args.clock.monotonic_ns()),
             label: EventLabel::default(),
+            origin: None,
+            transactions: 0,
         }
     }
 
@@ -74,12 +80,32 @@ impl Call {
             chain_id: block.map(|(chain, _)| chain),
             block: block.map(|(_, number)| number),
         };
+        (self.origin, self.transactions) = (Some(id.clone()), 0);
         // What the start of the instance saw belongs to `init`.
         if *id != EventId::Init {
             self.tape.begin();
         }
         self.usage = Usage::default();
         self.meter.reset();
+    }
+
+    /// What is sent from now on is named after this event.
+    pub(crate) fn stand_for(&mut self, origin: &EventId) {
+        self.origin = Some(origin.clone());
+    }
+
+    /// The event, and which of its transactions the next one is that it sends in a call: the same whenever it is tried again.
+    ///
+    /// # Errors
+    /// `unsupported` within `init`.
+    pub(crate) fn next_transaction(&mut self) -> Result<(EventId, usize), HostError> {
+        let Some(event) = self.origin.as_ref().filter(|event| **event != EventId::Init) else {
+            let message = "init sends no transactions: it runs at every start, before any event";
+            return Err(HostError::new("chain", HostErrorKind::Unsupported, message));
+        };
+        let next = (event.clone(), self.transactions);
+        self.transactions += 1;
+        Ok(next)
     }
 
     pub(crate) fn module(&self) -> &Arc<str> {

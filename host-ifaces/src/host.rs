@@ -104,6 +104,7 @@ impl HostState {
 
     /// The event at hand is another one delivered again; its effects have that one's ids.
     pub fn stand_for(&mut self, origin: &EventId) {
+        self.call.stand_for(origin);
         self.drafts.stand_for(origin);
     }
 
