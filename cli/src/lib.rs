@@ -24,6 +24,7 @@ use nexum_ctl::{
 };
 
 pub use nexum_ctl::exit::Failure;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// The name under which the client hands commands on.
 const NEXUMCTL: &str = "nexumctl";
@@ -62,6 +63,12 @@ fn nexumctl() -> ExitCode {
         },
     };
     exit::report(NEXUMCTL, done)
+}
+
+/// A process that holds keys leaves no copy of its memory when it dies, whatever whoever started it allows.
+fn forbid_core_dumps() -> Result<(), Failure> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).map_err(|error| Failure::failed(format!("core dumps cannot be forbidden: {error}")))
 }
 
 impl From<config::ConfigError> for Failure {

@@ -33,6 +33,7 @@ use crate::{
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 pub fn key(wanted: &Key, output: &Output) -> Result<(), Failure> {
+    crate::forbid_core_dumps()?;
     match wanted {
         Key::New { keystore, password } => {
             let password = chosen(&Named::of(password), "Password of the new key")?;
