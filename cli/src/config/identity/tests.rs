@@ -105,7 +105,7 @@ fn what_is_wrong_is_said_with_its_line_and_what_would_be_right() {
     let goes = "methods = [\"transaction\"]\nchains = [1]\nto = [\"*\"]\n";
     let sends = &format!("{goes}selectors = [\"*\"]\n");
     for (toml, wanted) in [
-        ("[identity]\n".to_owned(), "1: [identity]: has no keys: give keystore and password, or"),
+        ("[identity]\n".to_owned(), "1: [identity]: has no keys: give keystore and password, [[identity.remote]]"),
         ("[identity]\nkeystore = \"keys\"\n".to_owned(), "2: [identity] keystore: needs password, such as \"file:"),
         ("[identity]\npassword = \"x\"\n".to_owned(), "2: [identity] password: is not used: there is no keystore"),
         (KEYS.replace("\"keys\"", "\"none\""), "2: [identity] keystore: "),
