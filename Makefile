@@ -54,6 +54,11 @@ ANVIL := $(ANVIL_DIR)/node_modules/$(ANVIL_PACKAGE)/bin/anvil
 export NEXUM_ANVIL := $(ANVIL)
 endif
 
+# What stands for AWS KMS in the tests: moto, from PyPI.
+MOTO_REQUIREMENTS := $(CURDIR)/fixtures/moto/requirements.txt
+MOTO := $(CACHE)/moto-$(shell sha256sum < "$(MOTO_REQUIREMENTS)" | cut -c 1-12)
+export NEXUM_MOTO ?= $(MOTO)
+
 # What makes components of Python and of JavaScript, each file of it held to its hash. For the long form alone.
 LANGUAGES := $(CURDIR)/fixtures/languages
 PYTHON_TOOLS = $(CACHE)/componentize-py-$(shell sha256sum < "$(LANGUAGES)/python/requirements.txt" | cut -c 1-12)
@@ -92,7 +97,7 @@ build-deps:
 		fi; }
 
 .PHONY: test-deps
-test-deps: build-deps anvil nextest ## install what the tests need besides Rust: Anvil, from npm, and cargo-nextest
+test-deps: build-deps anvil moto nextest ## install what the tests need besides Rust: Anvil, from npm, moto, from PyPI, and cargo-nextest
 
 .PHONY: anvil
 anvil:
@@ -105,6 +110,19 @@ anvil:
 				--prefix "$(ANVIL_DIR).part" $(ANVIL_PACKAGE)@$(ANVIL_VERSION); \
 			mv "$(ANVIL_DIR).part" "$(ANVIL_DIR)"; \
 			ln -sfn "$(ANVIL)" "$(CACHE)/bin/anvil"; \
+		fi; }
+
+.PHONY: moto
+moto:
+	@[ "$(NEXUM_MOTO)" != "$(MOTO)" ] || [ -e "$(MOTO)" ] || { \
+		$(LOCK_CACHE); \
+		if [ ! -e "$(MOTO)" ]; then \
+			echo "installing moto"; \
+			rm -rf "$(MOTO).part"; \
+			python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+				--target "$(MOTO).part" -r "$(MOTO_REQUIREMENTS)"; \
+			mv "$(MOTO).part" "$(MOTO)"; \
+			ln -sfn "$(MOTO)" "$(CACHE)/moto"; \
 		fi; }
 
 .PHONY: nextest

@@ -7,11 +7,13 @@ mod check;
 mod credentials;
 mod effects;
 mod egress;
+mod environment;
 mod explain;
 mod files;
 mod identity;
 mod journal;
 mod messaging;
+mod kms;
 mod model;
 mod queries;
 mod remote_store;
@@ -37,8 +39,9 @@ pub use egress::Egress;
 pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Module, Observability, Period};
 pub use show::{shown, shown_json};
 
+use environment::Environment;
 pub(crate) use source::is_address;
-use source::{Environment, File};
+use source::File;
 
 pub use check::{Problem, log_level, problem};
 pub use files::read_fixture;
@@ -209,7 +212,7 @@ fn set_by<'a>(environment: &'a Variables, flags: &Flags, path: &[String]) -> Opt
         "observability.admin_socket" => flags.admin_socket.is_some(),
         _ => false,
     };
-    if flagged { None } else { source::set_by(environment, path) }
+    if flagged { None } else { environment::set_by(environment, path) }
 }
 
 #[cfg(test)]

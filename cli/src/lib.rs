@@ -24,6 +24,7 @@ use nexum_ctl::{
 };
 
 pub use nexum_ctl::exit::Failure;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// The name under which the client hands commands on.
 const NEXUMCTL: &str = "nexumctl";
@@ -55,8 +56,19 @@ fn nexumctl() -> ExitCode {
         }
         NexumctlCommand::Operator(operator) => nexum_ctl::command::operator(operator, &output),
         NexumctlCommand::Run(run) => wire::run(&run),
+        // What follows it is read as `nexum` reads it.
+        NexumctlCommand::Key { .. } => match args::parse() {
+            args::Nexum { output, command: args::NexumCommand::Key(wanted) } => command::key(&wanted, &output),
+            other => unreachable!("`key` is read as another command: {other:?}"),
+        },
     };
     exit::report(NEXUMCTL, done)
+}
+
+/// A process that holds keys leaves no copy of its memory when it dies, whatever whoever started it allows.
+fn forbid_core_dumps() -> Result<(), Failure> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).map_err(|error| Failure::failed(format!("core dumps cannot be forbidden: {error}")))
 }
 
 impl From<config::ConfigError> for Failure {

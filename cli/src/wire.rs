@@ -147,6 +147,9 @@ fn settings_with(settings: &args::Settings, further: config::Further<'_>) -> Res
 /// Runs an engine until a signal or an operator stops it.
 pub fn run(arguments: &args::Run) -> Result<(), Failure> {
     let Effective { config, temporary } = settings(&arguments.settings)?;
+    if config.identity.is_some() || !config.egress.credentials.is_empty() {
+        crate::forbid_core_dumps()?;
+    }
     crate::allocator::tune();
     let log = logging::install(&config.engine)?;
     services::private_directory(&config.engine.state_dir)?;

@@ -57,6 +57,10 @@ pub(crate) struct Call {
     /// The chain and the hash of the block that the event at hand is of.
     block: Option<(u64, Hash)>,
     in_query: bool,
+    /// The event that what is sent in calls is named after: the one at hand, or the one that a retried dead letter holds.
+    origin: Option<EventId>,
+    /// Transactions that it has sent in calls.
+    transactions: usize,
 }
 
 impl Call {
@@ -74,6 +78,8 @@ impl Call {
             label: EventLabel::default(),
             block: None,
             in_query: false,
+            origin: None,
+            transactions: 0,
         }
     }
 
@@ -86,17 +92,13 @@ impl Call {
             block: block.map(|(_, number)| number),
         };
         self.block = id.block_hash();
+        (self.origin, self.transactions) = (Some(id.clone()), 0);
         // What the start of the instance saw belongs to `init`.
         if *id != EventId::Init {
             self.tape.begin();
         }
         self.usage = Usage::default();
         self.meter.reset();
-    }
-
-    /// The event at hand is this one delivered again: its block is that one's.
-    pub(crate) fn stand_for(&mut self, origin: &EventId) {
-        self.block = origin.block_hash();
     }
 
     /// The hash of the block that the event at hand is of, if it is one of this chain.
@@ -116,6 +118,26 @@ impl Call {
     /// `denied` while a query is answered.
     pub(crate) fn may_change(&self, domain: &str, what: &str) -> Result<(), HostError> {
         if self.in_query { Err(not_in_query(domain, &format!("`{domain}.{what}`"))) } else { Ok(()) }
+    }
+
+    /// The event at hand is this one delivered again: its block is that one's, and what is sent from now on is named after it.
+    pub(crate) fn stand_for(&mut self, origin: &EventId) {
+        self.block = origin.block_hash();
+        self.origin = Some(origin.clone());
+    }
+
+    /// The event, and which of its transactions the next one is that it sends in a call: the same whenever it is tried again.
+    ///
+    /// # Errors
+    /// `unsupported` within `init`.
+    pub(crate) fn next_transaction(&mut self) -> Result<(EventId, usize), HostError> {
+        let Some(event) = self.origin.as_ref().filter(|event| **event != EventId::Init) else {
+            let message = "init sends no transactions: it runs at every start, before any event";
+            return Err(HostError::new("chain", HostErrorKind::Unsupported, message));
+        };
+        let next = (event.clone(), self.transactions);
+        self.transactions += 1;
+        Ok(next)
     }
 
     pub(crate) fn module(&self) -> &Arc<str> {

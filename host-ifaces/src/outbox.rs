@@ -23,6 +23,9 @@ use crate::{
 /// An event id longer than this goes into effect ids as its digest: receivers commonly take keys of at most 255 bytes.
 const EVENT_TEXT_BYTES_MAX: usize = 150;
 
+/// What stands before the ordinal of what was sent in a call.
+const CALL: &str = "call-";
+
 /// The source of a module's outcomes.
 pub const SOURCE: &str = "outbox";
 
@@ -86,11 +89,25 @@ impl EffectEntry {
 
 /// The id of the effect that a module's event sent as its `ordinal`-th.
 pub fn effect_id(module: &str, event: &EventId, ordinal: usize) -> String {
+    format!("{}/{ordinal}", prefix(module, event))
+}
+
+/// The name of the transaction that a module's event sent in a call as its `ordinal`-th; no effect has one like it.
+pub fn call_id(module: &str, event: &EventId, ordinal: usize) -> String {
+    format!("{}/{CALL}{ordinal}", prefix(module, event))
+}
+
+/// Whether a name is of something that was sent in a call, so that nobody waits for what becomes of it.
+pub fn is_of_call(id: &str) -> bool {
+    id.rsplit('/').next().is_some_and(|last| last.starts_with(CALL))
+}
+
+fn prefix(module: &str, event: &EventId) -> String {
     let mut event = event.to_string();
     if event.len() > EVENT_TEXT_BYTES_MAX {
         event = Hash(Sha256::digest(&event).into()).to_string();
     }
-    format!("{module}/{event}/{ordinal}")
+    format!("{module}/{event}")
 }
 
 /// The fixed-length name of an effect in keys of the store.
@@ -299,6 +316,8 @@ mod tests {
         let id = effect_id("alerts", &block, 2);
         assert_eq!(id, format!("alerts/block:1:5:0x{}/2", "ab".repeat(32)));
         assert_eq!(id, effect_id("alerts", &block, 2));
+        let of_call = call_id("alerts", &block, 2);
+        assert!(is_of_call(&of_call) && !is_of_call(&id) && !is_of_call("call-1/block/2"), "{of_call}");
         let long = EventId::Tick { source: SourceId::new(format!("cron:{}", "1,".repeat(200))), fired_at: 7 };
         let id = effect_id(&"m".repeat(64), &long, 63);
         assert!(id.len() <= 255 && id.contains("/0x"), "{id}");

@@ -24,6 +24,8 @@ use crate::{
 pub const SIGNATURES_KEPT: usize = 10_000;
 /// Signatures of one day that are kept at most: past it nothing is signed until some are older than a day.
 pub const SIGNATURES_MAX: usize = 200_000;
+/// The same of one module, so that none uses up what all have.
+pub const MODULE_SIGNATURES_MAX: usize = 50_000;
 /// Old ones that go with each new one, at most.
 const REMOVED_MAX: usize = 8;
 
@@ -45,6 +47,8 @@ struct Signature {
 #[derive(Debug, Default)]
 pub struct Book {
     signatures: BTreeMap<u64, Signature>,
+    /// How many of these each module has.
+    of_modules: HashMap<String, usize>,
     /// The signature that an intent was counted with.
     intents: HashMap<IntentKey, u64>,
     approvals: Approvals,
@@ -104,7 +108,9 @@ impl Book {
         if let (true, Some(intent)) = (signature.counts, &signature.entry.intent) {
             self.intents.insert((signature.entry.module.clone(), intent.clone()), number);
         }
-        self.signatures.insert(number, signature);
+        *self.of_modules.entry(signature.entry.module.clone()).or_default() += 1;
+        let before = self.signatures.insert(number, signature);
+        assert!(before.is_none(), "two signatures have the number {number}");
     }
 
     /// Decides on what was asked, and notes what comes of it. The caller makes the writes durable before it goes on; if that fails, the
@@ -187,13 +193,22 @@ impl Book {
         if !asked.signs {
             return Step::Granted(Vec::new());
         }
-        if self.signatures.len() >= SIGNATURES_MAX {
-            let message = format!("{SIGNATURES_MAX} signatures within a day, which is the limit");
-            return Step::refused(error(HostErrorKind::RateLimited, message).with_data("60000"));
+        let Asked { module, intent, request, .. } = asked;
+        let mut writes = Vec::new();
+        // A full book refuses only until what is in it is old.
+        self.remove_old(now, &mut writes);
+        let of_module = self.of_modules.get(module).copied().unwrap_or_default();
+        for (count, most, whose) in
+            [(of_module, MODULE_SIGNATURES_MAX, " of one module"), (self.signatures.len(), SIGNATURES_MAX, "")]
+        {
+            if count >= most {
+                let message = format!("{most} signatures{whose} within a day, which is the limit");
+                let error = error(HostErrorKind::RateLimited, message).with_data("60000");
+                return Step::Refused { error, writes };
+            }
         }
         let number = self.next_signature;
         self.next_signature += 1;
-        let Asked { module, intent, request, .. } = asked;
         let entry = AuditEntry {
             number,
             at_ms: now,
@@ -206,7 +221,7 @@ impl Book {
         };
         let (account, scope, facts) = (request.account, policies.scope(policy), request.facts.clone());
         let signature = Signature { entry, account, scope, facts, counts };
-        let mut writes = vec![put(SIGNATURE, number, &signature)];
+        writes.push(put(SIGNATURE, number, &signature));
         self.insert(signature);
         let key =
             intent.filter(|_| asked.purpose != Purpose::Empty).map(|intent| (module.to_owned(), intent.to_owned()));
@@ -216,18 +231,21 @@ impl Book {
         if let Some(number) = approval.filter(is_open).map(|approval| approval.number) {
             writes.push(put_approval(&self.approvals.turn(number, ApprovalState::Used, now)));
         }
-        self.remove_old(now, &mut writes);
         Step::Granted(writes)
     }
 
     fn remove_old(&mut self, now: u64, writes: &mut Vec<RecordWrite>) {
-        let over = self.signatures.len().saturating_sub(SIGNATURES_KEPT);
+        // With the one that is to come.
+        let over = (self.signatures.len() + 1).saturating_sub(SIGNATURES_KEPT);
         for _ in 0..over.min(REMOVED_MAX) {
             let is_old =
                 |signature: &Signature| !signature.counts || now.saturating_sub(signature.entry.at_ms) >= DAY_MS;
             // Those of the last day count.
             let Some(oldest) = self.signatures.first_entry().filter(|oldest| is_old(oldest.get())) else { break };
             let (number, signature) = oldest.remove_entry();
+            if let Some(count) = self.of_modules.get_mut(&signature.entry.module) {
+                *count -= 1;
+            }
             if let Some(intent) = signature.entry.intent {
                 let key = (signature.entry.module, intent);
                 if self.intents.get(&key) == Some(&number) {

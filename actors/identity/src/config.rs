@@ -2,12 +2,14 @@
 //!
 //! Plain values, and how each is written as text in the configuration. What they mean is `policy`'s to say.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use alloy_primitives::{U256, keccak256};
 use nexum_host_ifaces::{Address, Hash, interfaces::identity::port::Wei, secrets::shown_url};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+use crate::typed_data;
 
 /// How long an approval may be waited for, when a policy does not say.
 pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -20,6 +22,7 @@ pub struct Settings {
     /// Of the key files.
     pub password: Option<Zeroizing<String>>,
     pub remotes: Vec<Remote>,
+    pub kms: Vec<Kms>,
     /// In the order of the file: the first that fits decides.
     pub policies: Vec<Policy>,
 }
@@ -29,6 +32,7 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("keystore", &self.keystore)
             .field("remotes", &self.remotes)
+            .field("kms", &self.kms)
             .field("policies", &self.policies)
             .finish_non_exhaustive()
     }
@@ -54,6 +58,57 @@ impl fmt::Debug for Remote {
     }
 }
 
+/// `[[identity.aws_kms]]` and `[[identity.gcp_kms]]`: one key of a key management service.
+#[derive(Debug, Clone)]
+pub struct Kms {
+    pub account: Address,
+    /// As the service names it.
+    pub key: String,
+    /// A URL of scheme, host and port.
+    pub endpoint: String,
+    /// Certificates that are trusted instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    pub provider: Provider,
+}
+
+/// Whose service it is, and what it is asked with.
+#[derive(Debug, Clone)]
+pub enum Provider {
+    Aws(Aws),
+    Gcp {
+        /// The bearer token of a service account.
+        token: ReadSecret,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct Aws {
+    pub region: String,
+    pub access_key_id: ReadSecret,
+    pub secret_access_key: ReadSecret,
+    pub session_token: Option<ReadSecret>,
+}
+
+/// Reads a secret whenever it is needed, since one that lies in a file may be replaced there. What an error says, it says to people.
+#[derive(Clone)]
+pub struct ReadSecret(Arc<dyn Fn() -> Result<Zeroizing<String>, String> + Send + Sync>);
+
+impl ReadSecret {
+    pub fn new(read: impl Fn() -> Result<Zeroizing<String>, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    pub fn read(&self) -> Result<Zeroizing<String>, String> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for ReadSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// `[[identity.policies]]`: what one module may have signed with one account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -72,6 +127,8 @@ pub struct Policy {
     pub max_value_per_day: Wei,
     /// Wei per unit of gas; absent: no ceiling.
     pub max_fee_per_gas: Option<u128>,
+    /// What all the gas of one transaction may cost, its limit times the price of a unit; absent: no ceiling.
+    pub max_fee: Option<Wei>,
     /// Signatures within the last hour; absent: as many as are asked for.
     pub max_per_hour: Option<u32>,
     /// Typed data that may be signed; none when it is empty.
@@ -96,6 +153,7 @@ impl Policy {
             max_value: Wei::default(),
             max_value_per_day: Wei::default(),
             max_fee_per_gas: None,
+            max_fee: None,
             max_per_hour: None,
             typed_data: Vec::new(),
             feeds: AnyOf::default(),
@@ -281,6 +339,14 @@ pub fn parse_address(text: &str) -> Result<Address, String> {
     match is_mixed && checked != text {
         true => Err(format!("`{text}` is mistyped: capitals and small letters do not fit (EIP-55)")),
         false => Ok(address),
+    }
+}
+
+/// The name of a type of typed data: whatever such a name may be, but that of the domain's own type.
+pub fn parse_type(text: &str) -> Result<String, String> {
+    match typed_data::check_name(text) {
+        Ok(()) if text != "EIP712Domain" => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is no name of a type: expected one such as Order, or \"*\" for any")),
     }
 }
 

@@ -1,15 +1,17 @@
 //! The identity actor: signatures with the operator's keys, within the operator's policies.
 //!
 //! `config` is what the operator says and `policy` what it means, which is pure. `request` and `typed_data` make what is
-//! asked into what is hashed. `keystore` reads and makes key files, `remote` asks a signer elsewhere, and `signer` stands
-//! before both. `book` keeps what was signed and, with `approvals`, what the operator was asked; `service` carries
-//! requests out with it, and `actor` is the mailbox. Left out so far: signers of cloud providers.
+//! asked into what is hashed. `keystore` reads and makes key files, `remote` asks a signer elsewhere, `kms` a key
+//! management service, and `signer` stands before them. `book` keeps what was signed and, with `approvals`, what the operator was asked; `service` carries
+//! requests out with it, and `actor` is the mailbox.
 
 mod actor;
 mod approvals;
 mod book;
 pub mod config;
+mod http;
 pub mod keystore;
+mod kms;
 mod metrics;
 pub mod policy;
 mod remote;
@@ -19,7 +21,10 @@ mod signer;
 mod typed_data;
 
 pub use actor::{Args, IdentityActor, spawn};
-pub use config::{AnyOf, Method, Policy, Remote, Settings, TypedDataRule, parse_address, parse_fee, parse_wei};
+pub use config::{
+    AnyOf, Aws, Kms, Method, Policy, Provider, ReadSecret, Remote, Settings, TypedDataRule, parse_address, parse_fee,
+    parse_type, parse_wei,
+};
 pub use metrics::IdentityMetrics;
 pub use policy::Policies;
 pub use request::Request;

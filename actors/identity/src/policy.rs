@@ -179,10 +179,12 @@ impl Policies {
             policy.account == account && policy.methods.contains(&Method::Transaction) && policy.chains.has(&chain_id)
         };
         let highest = self.of_module(module).filter(|(_, policy)| sends(policy));
-        highest.max_by_key(|(_, policy)| policy.max_fee_per_gas.unwrap_or(u128::MAX)).map(|(number, _)| number)
+        let ceilings =
+            |policy: &Policy| (policy.max_fee_per_gas.unwrap_or(u128::MAX), policy.max_fee.unwrap_or(Wei([0xff; 32])));
+        highest.max_by_key(|(_, policy)| ceilings(policy)).map(|(number, _)| number)
     }
 
-    /// Whether the fee is within the ceiling of a policy.
+    /// Whether the fee is within the ceilings of a policy.
     pub fn check_fee(&self, policy: usize, module: &str, request: &Request) -> Result<(), Refusal> {
         match over_fee(self.get(policy), request) {
             None => Ok(()),
@@ -342,10 +344,16 @@ fn over_value(policy: &Policy, facts: &Facts) -> Option<Misfit> {
 }
 
 fn over_fee(policy: &Policy, request: &Request) -> Option<Misfit> {
-    let (fee, most) = (request.fee_per_gas?, policy.max_fee_per_gas?);
-    (fee > most).then(|| {
+    if let (Some(fee), Some(most)) = (request.fee_per_gas, policy.max_fee_per_gas)
+        && fee > most
+    {
         let got = format!("a fee of {fee} wei per unit of gas, at most {most}");
-        Misfit::new(6, "max_fee_per_gas", got, format!("at least \"{fee} wei\""))
+        return Some(Misfit::new(6, "max_fee_per_gas", got, format!("at least \"{fee} wei\"")));
+    }
+    let (fee, most) = (request.fee?, U256::from_be_bytes(policy.max_fee?.0));
+    (fee > most).then(|| {
+        let got = format!("a fee of up to {fee} wei, at most {most}");
+        Misfit::new(7, "max_fee", got, format!("at least \"{fee} wei\""))
     })
 }
 
@@ -359,12 +367,12 @@ fn over_budgets(policy: &Policy, request: &Request, counted: &Counted) -> Option
     // What moves nothing takes nothing of the day.
     if !value.is_zero() && sum > most {
         let got = format!("{value} wei more than {} wei of the last 24 hours, at most {most}", counted.value_of_day);
-        return Some(Misfit::new(7, "max_value_per_day", got, format!("at least \"{sum} wei\"")));
+        return Some(Misfit::new(8, "max_value_per_day", got, format!("at least \"{sum} wei\"")));
     }
     let most = policy.max_per_hour?;
     (counted.of_hour >= most).then(|| {
         let got = format!("{} signatures within the last hour, at most {most}", counted.of_hour);
-        let misfit = Misfit::new(8, "max_per_hour", got, format!("more than {most}"));
+        let misfit = Misfit::new(9, "max_per_hour", got, format!("more than {most}"));
         Misfit { free_at_ms: Some(counted.hour_frees_ms), ..misfit }
     })
 }

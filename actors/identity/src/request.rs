@@ -40,6 +40,8 @@ pub struct Request {
     pub digest: Hash,
     /// Wei per unit of gas, once it is known.
     pub fee_per_gas: Option<u128>,
+    /// Wei that all of its gas may cost, once that is known.
+    pub fee: Option<U256>,
     /// For people.
     pub what: Value,
 }
@@ -64,7 +66,7 @@ pub fn of_payload(account: Address, payload: SigningPayload) -> Result<(Request,
         }
     };
     let digest = digest(facts.method(), account, &preimage);
-    Ok((Request { account, facts, digest, fee_per_gas: None, what }, preimage))
+    Ok((Request { account, facts, digest, fee_per_gas: None, fee: None, what }, preimage))
 }
 
 /// An update of a feed: the owner signs the hash of its name and of its content's address, as a message.
@@ -112,6 +114,7 @@ pub fn of_call(call: &TransactionRequest) -> Result<Request, HostError> {
         facts: Facts::Transaction { chain_id: call.chain_id, to, selector, value: call.value },
         digest: digest(Method::Transaction, call.account, &bytes),
         fee_per_gas: None,
+        fee: None,
         what,
     })
 }
@@ -169,6 +172,16 @@ impl Unsigned {
                 })
             }
         })
+    }
+
+    /// Wei that all of its gas may cost.
+    pub fn fee(&self) -> U256 {
+        let (gas_limit, per_gas) = match self {
+            Self::Legacy(transaction) => (transaction.gas_limit, transaction.gas_price),
+            Self::Eip2930(transaction) => (transaction.gas_limit, transaction.gas_price),
+            Self::Eip1559(transaction) => (transaction.gas_limit, transaction.max_fee_per_gas),
+        };
+        U256::from(gas_limit).saturating_mul(U256::from(per_gas))
     }
 
     /// What the signer hashes.

@@ -92,7 +92,8 @@ impl Service {
     /// Opens the keys of the accounts that policies name.
     pub async fn open_signers(&self, settings: Settings) {
         let wanted = self.policies.all_accounts();
-        let opened = self.blocking.run(move || Signers::open(&settings, &wanted)).await;
+        let (clock, blocking) = (self.clock.clone(), self.blocking);
+        let opened = blocking.run(move || Signers::open(&settings, &wanted, &clock, blocking)).await;
         // A panic is said by whoever catches it; then there are no keys.
         *write(&self.signers) = Some(opened.unwrap_or_default());
     }
@@ -288,7 +289,8 @@ impl Service {
             return Err(error(HostErrorKind::InvalidInput, "what uses up a nonce may move nothing anywhere"));
         }
         let unsigned = Unsigned::new(transaction)?;
-        let request = Request { fee_per_gas: Some(transaction.fees.per_gas_max()), ..of_call(call)? };
+        let (fee_per_gas, fee) = (Some(transaction.fees.per_gas_max()), Some(unsigned.fee()));
+        let request = Request { fee_per_gas, fee, ..of_call(call)? };
         let signer = self.signer(module, call.account)?;
         let (intent, request) = (Some(intent), &request);
         let asked = Asked { module, intent, request, purpose, signs: true, may_ask: false };

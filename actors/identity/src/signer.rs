@@ -1,4 +1,4 @@
-//! What stands behind an account: a key of the keystore, or a signer elsewhere.
+//! What stands behind an account: a key of the keystore, a signer elsewhere, or a key of a cloud.
 //!
 //! Invariant: no signature is given out that is not one of the account, over exactly these bytes, with the lower of its two values of
 //! `s`.
@@ -14,17 +14,19 @@ use alloy_signer::SignerSync as _;
 use alloy_signer_local::PrivateKeySigner;
 use nexum_host_ifaces::{
     Address, HostError, HostErrorKind,
+    blocking::Blocking,
     bounded::{MESSAGE_BYTES_MAX, cut},
+    clock::Clock,
 };
 
-use crate::{config::Settings, keystore, remote, request::error};
+use crate::{config::Settings, keystore, kms, remote, request::error};
 
 /// A signature on its way.
 pub type Signing<'a> = Pin<Box<dyn Future<Output = Result<Signature, HostError>> + Send + 'a>>;
 
 /// The key of one account, wherever it is.
 pub trait Signer: Send + Sync {
-    /// Where it is, for people: `keystore`, `remote`.
+    /// Where it is, for people: `keystore`, `remote`, `aws-kms`, `gcp-kms`.
     fn kind(&self) -> &'static str;
     /// Signs the Keccak-256 hash of these bytes.
     fn sign<'a>(&'a self, preimage: &'a [u8]) -> Signing<'a>;
@@ -58,6 +60,16 @@ pub async fn sign(signer: &dyn Signer, account: Address, preimage: &[u8]) -> Res
     }
 }
 
+/// The account of an uncompressed public key, with or without the 4 before it.
+pub fn address_of_point(bytes: &[u8]) -> Option<Address> {
+    let point = match bytes {
+        [4, point @ ..] if point.len() == 64 => point,
+        point if point.len() == 64 => point,
+        _ => return None,
+    };
+    Address::try_from(&keccak256(point)[12..]).ok()
+}
+
 /// The signers of the accounts that policies name, and what does not work.
 #[derive(Default)]
 pub struct Signers {
@@ -71,7 +83,7 @@ const PROBLEMS_MAX: usize = 64;
 impl Signers {
     /// Opens what the settings name, of the accounts that are wanted alone: a key that nobody may use stays closed. Takes long, by
     /// the design of key files.
-    pub fn open(settings: &Settings, wanted: &BTreeSet<Address>) -> Self {
+    pub fn open(settings: &Settings, wanted: &BTreeSet<Address>, clock: &Arc<dyn Clock>, blocking: Blocking) -> Self {
         let mut signers = Self::default();
         signers.open_keystore(settings, wanted);
         for remote in &settings.remotes {
@@ -83,6 +95,12 @@ impl Signers {
                         signers.of.entry(account).or_insert(signer);
                     }
                 }
+                Err(why) => signers.problem(why),
+            }
+        }
+        for kms in settings.kms.iter().filter(|kms| wanted.contains(&kms.account)) {
+            match kms::signer(kms, clock.clone(), blocking) {
+                Ok(signer) => _ = signers.of.entry(kms.account).or_insert(signer),
                 Err(why) => signers.problem(why),
             }
         }

@@ -200,7 +200,7 @@ fn base(kind: &str) -> &str {
 }
 
 /// What a name may not have in it stands between names in the text of a type, and could make one type look like another.
-fn check_name(name: &str) -> Result<(), String> {
+pub fn check_name(name: &str) -> Result<(), String> {
     let strange = |c: char| "(),[]`\"\\".contains(c) || c.is_control() || c.is_whitespace();
     match name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(strange) {
         true => Err(format!(

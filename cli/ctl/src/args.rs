@@ -5,7 +5,7 @@ pub mod crash;
 pub mod journal;
 mod load;
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use nexum_admin_api::orders::ResyncTo;
@@ -64,6 +64,12 @@ pub enum NexumctlCommand {
     #[command(flatten)]
     Common(Common),
     Run(Run),
+    /// Make, import and list the key files of accounts, which `nexum key` does
+    #[command(disable_help_flag = true)]
+    Key {
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<OsString>,
+    },
 }
 
 /// Run an engine until SIGTERM, SIGINT, SIGQUIT or SIGHUP

@@ -30,7 +30,7 @@ pub fn main() -> ExitCode {
     let done = match command {
         NexumctlCommand::Common(common) => command::common(common, &output, Nexumctl::command),
         NexumctlCommand::Operator(operator) => command::operator(operator, &output),
-        NexumctlCommand::Run(_) => hand_on::to_nexum(),
+        NexumctlCommand::Run(_) | NexumctlCommand::Key { .. } => hand_on::to_nexum(),
     };
     exit::report("nexumctl", done)
 }

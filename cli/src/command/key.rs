@@ -33,6 +33,7 @@ use crate::{
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 pub fn key(wanted: &Key, output: &Output) -> Result<(), Failure> {
+    crate::forbid_core_dumps()?;
     match wanted {
         Key::New { keystore, password } => {
             let password = chosen(&Named::of(password), "Password of the new key")?;
@@ -212,7 +213,8 @@ fn private_key(file: Option<&Path>) -> Result<Zeroizing<String>, Failure> {
 }
 
 fn text(from: impl Read) -> io::Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::new());
+    // In one place: of a buffer that grows, the smaller ones would stay behind.
+    let mut text = Zeroizing::new(String::with_capacity(SECRET_BYTES_MAX as usize + 2));
     from.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > SECRET_BYTES_MAX {
         let message = format!("it has more than {SECRET_BYTES_MAX} bytes");

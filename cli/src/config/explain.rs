@@ -8,7 +8,8 @@ use nexum_host_ifaces::secrets::{holds_secret, veiled};
 
 use super::{
     ConfigError,
-    source::{self, ENVIRONMENT, File},
+    environment::{ENVIRONMENT, variable},
+    source::File,
 };
 
 /// How alike a key must be to be offered: a letter or two apart.
@@ -25,7 +26,7 @@ pub(super) fn explain(file: &File, error: Error) -> ConfigError {
         let mut sibling = path.to_vec();
         sibling.pop();
         sibling.push(name.to_owned());
-        if from_environment { source::variable(&sibling) } else { name.to_owned() }
+        if from_environment { variable(&sibling) } else { name.to_owned() }
     };
     let message = match &error.kind {
         Kind::UnknownField(field, known) => {
@@ -49,7 +50,7 @@ pub(super) fn explain(file: &File, error: Error) -> ConfigError {
         other => veiled(&other.to_string(), hidden).into_owned(),
     };
     if from_environment {
-        return ConfigError(format!("environment variable {}: {message}", source::variable(&path)));
+        return ConfigError(format!("environment variable {}: {message}", variable(&path)));
     }
     ConfigError(file.located(&path, &message))
 }

@@ -8,12 +8,16 @@ use nexum_ctl::period::Period;
 use nexum_host_ifaces::interfaces::identity::port::Wei;
 use nexum_identity::{
     AnyOf, Method, Policy as SigningPolicy, Remote as RemoteSigner, Settings, TypedDataRule, parse_address, parse_fee,
-    parse_wei,
+    parse_type, parse_wei,
 };
 use serde::{Deserialize, Serialize};
 use url::Url;
+use zeroize::Zeroizing;
 
-use super::secret::{self, Secret, Unreadable};
+use super::{
+    kms::{AwsKms, GcpKms},
+    secret::{self, Secret, Unreadable},
+};
 
 /// Stands for any.
 const ANY: &str = "*";
@@ -36,6 +40,13 @@ pub struct Identity {
     read: Option<Secret>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remote: Vec<Remote>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aws_kms: Vec<AwsKms>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gcp_kms: Vec<GcpKms>,
+    /// Where systemd has put credentials.
+    #[serde(skip)]
+    credentials: BTreeMap<String, String>,
     pub policies: Vec<Policy>,
 }
 
@@ -69,6 +80,8 @@ pub struct Policy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_fee_per_gas: Option<Scalar>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_fee: Option<Scalar>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_per_hour: Option<u32>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ask: bool,
@@ -99,7 +112,7 @@ pub struct Wrong {
     pub bare: Option<String>,
 }
 
-fn wrong(path: &str, message: impl Into<String>) -> Wrong {
+pub(super) fn wrong(path: &str, message: impl Into<String>) -> Wrong {
     Wrong { path: path.to_owned(), message: message.into(), bare: None }
 }
 
@@ -134,11 +147,16 @@ impl Identity {
     /// The first thing that is wrong.
     pub fn settings(&self) -> Result<Settings, Wrong> {
         let remotes = self.remote.iter().enumerate().map(|(index, remote)| remote.signer(&at("remote", index)));
+        let aws =
+            self.aws_kms.iter().enumerate().map(|(index, kms)| kms.meaning(&at("aws_kms", index), &self.credentials));
+        let gcp =
+            self.gcp_kms.iter().enumerate().map(|(index, kms)| kms.meaning(&at("gcp_kms", index), &self.credentials));
         let policies = self.policies.iter().enumerate().map(|(index, policy)| policy.meaning(&at("policies", index)));
         Ok(Settings {
             keystore: self.keystore.clone(),
             password: self.read.as_ref().map(|Secret(password)| password.clone().into()),
             remotes: remotes.collect::<Result<_, _>>()?,
+            kms: aws.chain(gcp).collect::<Result<_, _>>()?,
             policies: policies.collect::<Result<_, _>>()?,
         })
     }
@@ -155,8 +173,10 @@ impl Identity {
                 return Err(wrong("identity.keystore", wanted));
             }
             (None, Some(_)) => return Err(wrong("identity.password", "is not used: there is no keystore")),
-            (None, None) if self.remote.is_empty() => {
-                return Err(wrong("identity", "has no keys: give keystore and password, or [[identity.remote]]"));
+            (None, None) if self.remote.is_empty() && self.aws_kms.is_empty() && self.gcp_kms.is_empty() => {
+                let wanted = "has no keys: give keystore and password, [[identity.remote]], [[identity.aws_kms]] or \
+                              [[identity.gcp_kms]]";
+                return Err(wrong("identity", wanted));
             }
             _ => {}
         }
@@ -166,10 +186,15 @@ impl Identity {
     /// Every path, and its key.
     pub fn paths(&mut self) -> impl Iterator<Item = (String, &mut PathBuf)> {
         let keystore = self.keystore.as_mut().map(|path| ("identity.keystore".to_owned(), path));
-        let remote = self.remote.iter_mut().enumerate();
-        let files = remote.filter_map(|(index, remote)| {
-            let path = remote.ca_file.as_mut()?;
-            Some((format!("{}.ca_file", at("remote", index)), path))
+        let remote = self.remote.iter_mut().map(|remote| &mut remote.ca_file).enumerate();
+        let aws = self.aws_kms.iter_mut().map(|kms| &mut kms.ca_file).enumerate();
+        let gcp = self.gcp_kms.iter_mut().map(|kms| &mut kms.ca_file).enumerate();
+        let remote = remote.map(|(index, file)| ("remote", index, file));
+        let clouds = aws.map(|(index, file)| ("aws_kms", index, file));
+        let clouds = clouds.chain(gcp.map(|(index, file)| ("gcp_kms", index, file)));
+        let files = remote.chain(clouds).filter_map(|(table, index, file)| {
+            let path = file.as_mut()?;
+            Some((format!("{}.ca_file", at(table, index)), path))
         });
         keystore.into_iter().chain(files)
     }
@@ -188,14 +213,24 @@ impl Identity {
                 return Err(wrong(&key, format!("{} {expected}", path.display())).bare(expected));
             }
         }
-        if let Some(Secret(named)) = &self.password {
-            let read = secret::read(named, environment).map_err(|Unreadable { what, wrong: why }| {
-                // Where a secret is may be said, whatever may not be said of a password.
+        let directory = environment.get_key_value(secret::DIRECTORY);
+        self.credentials = directory.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let read = |key: &str, Secret(named): &Secret| {
+            secret::read(named, &self.credentials).map_err(|Unreadable { what, wrong: why }| {
+                // Where a secret is may be said, whatever may not be said of a secret.
                 let message = format!("{what} {why}");
-                wrong("identity.password", message.as_str()).bare(message)
-            })?;
-            self.read = Some(Secret(read));
+                wrong(key, message.as_str()).bare(message)
+            })
+        };
+        let aws = self.aws_kms.iter().enumerate().flat_map(|(index, kms)| kms.secrets(at("aws_kms", index)));
+        let gcp = self.gcp_kms.iter().enumerate().flat_map(|(index, kms)| kms.secrets(at("gcp_kms", index)));
+        for (key, secret) in aws.chain(gcp) {
+            drop(Zeroizing::new(read(&key, secret)?));
         }
+        self.read = match &self.password {
+            Some(password) => Some(Secret(read("identity.password", password)?)),
+            None => None,
+        };
         Ok(())
     }
 }
@@ -204,7 +239,7 @@ fn at(table: &str, index: usize) -> String {
     format!("identity.{table}.{index}")
 }
 
-fn read<T>(at: &str, key: &str, read: Result<T, String>) -> Result<T, Wrong> {
+pub(super) fn read<T>(at: &str, key: &str, read: Result<T, String>) -> Result<T, Wrong> {
     read.map_err(|why| wrong(&format!("{at}.{key}"), why))
 }
 
@@ -272,6 +307,7 @@ impl Policy {
             ("max_value", &self.max_value),
             ("max_value_per_day", &self.max_value_per_day),
             ("max_fee_per_gas", &self.max_fee_per_gas),
+            ("max_fee", &self.max_fee),
         ];
         if !policy.methods.contains(&Method::Transaction) {
             let lists = lists.into_iter().chain([("selectors", self.selectors.is_empty())]);
@@ -312,6 +348,8 @@ impl Policy {
         }
         let fee = self.max_fee_per_gas.as_ref().map(|fee| read(at, "max_fee_per_gas", parse_fee(&fee.text())));
         policy.max_fee_per_gas = fee.transpose()?;
+        let fee = self.max_fee.as_ref().map(|fee| read(at, "max_fee", parse_wei(&fee.text())));
+        policy.max_fee = fee.transpose()?;
         Ok(())
     }
 
@@ -332,7 +370,7 @@ impl Policy {
             policy.typed_data.push(TypedDataRule {
                 verifying_contract: read(&at, "verifying_contract", any_or(&rule.verifying_contract, parse_address))?,
                 chain_id: read(&at, "chain_id", any_or(&rule.chain_id.text(), chain_id))?,
-                primary_type: read(&at, "primary_type", any_or(&rule.primary_type, primary_type))?,
+                primary_type: read(&at, "primary_type", any_or(&rule.primary_type, parse_type))?,
             });
         }
         Ok(())
@@ -342,14 +380,6 @@ impl Policy {
 /// Nothing for any, or what the text says.
 fn any_or<T>(text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
     if text == ANY { Ok(None) } else { read(text).map(Some) }
-}
-
-fn primary_type(text: &str) -> Result<String, String> {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    match !text.is_empty() && text.chars().all(is_part) {
-        true => Ok(text.to_owned()),
-        false => Err(format!("`{text}` is no name of a type: expected one such as Order, or \"*\" for any")),
-    }
 }
 
 fn chain_id(text: &str) -> Result<u64, String> {
@@ -364,131 +394,4 @@ fn chains(list: &[Scalar]) -> Result<AnyOf<u64>, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
-
-    use nexum_host_ifaces::Address;
-
-    use super::*;
-    use crate::config::{Config, Flags, load, shown};
-
-    const ACCOUNT: &str = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
-
-    /// What a configuration with this `[identity]` comes to, or why not; its keystore is there.
-    fn loaded(dir: &std::path::Path, toml: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
-        let file = dir.join("nexum-engine.toml");
-        fs::create_dir_all(dir.join("keys")).unwrap();
-        fs::write(&file, toml.replace("ACCOUNT", ACCOUNT)).unwrap();
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        load(Some(&file), &variables, &Flags::default()).map_err(|error| error.to_string())
-    }
-
-    fn settings(config: &Config) -> Settings {
-        config.identity.as_ref().unwrap().settings().map_err(|wrong| wrong.message).unwrap()
-    }
-
-    const KEYS: &str = "[identity]\nkeystore = \"keys\"\npassword = \"${PASSWORD}\"\n";
-    const HUNTER: &[(&str, &str)] = &[("PASSWORD", "hunter2")];
-
-    #[test]
-    fn a_policy_means_what_it_says() {
-        let dir = tempfile::TempDir::new().unwrap();
-        let policy = "[[identity.policies]]\nmodule = \"keeper\"\naccount = \"ACCOUNT\"\n\
-                      methods = [\"transaction\", \"typed-data\"]\nchains = [1, 10]\nto = [\"ACCOUNT\", \"create\"]\n\
-                      selectors = [\"0xa9059cbb\", \"transfer(address,uint256)\", \"\"]\nmax_value = \"0.5 ether\"\n\
-                      max_value_per_day = 1_000_000_000_000_000_000\nmax_fee_per_gas = \"200 gwei\"\nmax_per_hour = 20\n\
-                      ask = true\napproval_timeout = \"2h\"\ntyped_data = [{ verifying_contract = \"ACCOUNT\", chain_id = 1, \
-                      primary_type = \"*\" }]\n";
-        let config = loaded(dir.path(), &format!("{KEYS}{policy}"), HUNTER).unwrap();
-        let settings = settings(&config);
-        assert_eq!(settings.keystore, Some(dir.path().join("keys")));
-        assert_eq!(settings.password.as_ref().map(|password| password.as_str()), Some("hunter2"));
-        let [policy] = settings.policies.as_slice() else { panic!("{:?}", settings.policies) };
-        let account: Address = ACCOUNT.parse().unwrap();
-        assert_eq!((policy.module.as_str(), policy.account), ("keeper", account));
-        assert_eq!(policy.methods, [Method::Transaction, Method::TypedData].into());
-        assert_eq!(policy.chains, AnyOf::Of(vec![1, 10]));
-        assert_eq!(policy.to, AnyOf::of_texts([ACCOUNT, "create"]).unwrap());
-        assert_eq!(policy.selectors, AnyOf::of_texts(["0xa9059cbb", "0xa9059cbb", ""]).unwrap());
-        assert_eq!(policy.max_value, Wei::from(500_000_000_000_000_000));
-        assert_eq!(policy.max_value_per_day, Wei::from(1_000_000_000_000_000_000));
-        assert_eq!((policy.max_fee_per_gas, policy.max_per_hour), (Some(200_000_000_000), Some(20)));
-        assert_eq!((policy.ask, policy.approval_timeout.as_secs()), (true, 7_200));
-        let rule = TypedDataRule { verifying_contract: Some(account), chain_id: Some(1), primary_type: None };
-        assert_eq!(policy.typed_data, [rule]);
-    }
-
-    #[test]
-    fn what_is_shown_reads_as_it_was_written_and_has_no_secret() {
-        let dir = tempfile::TempDir::new().unwrap();
-        let remote =
-            "[[identity.remote]]\nurl = \"https://me:k3y@signer.example.org:9000/k3y\"\naccounts = [\"ACCOUNT\"]\n";
-        let policy = "[[identity.policies]]\nmodule = \"keeper\"\naccount = \"ACCOUNT\"\nmethods = [\"message\"]\n";
-        let config = loaded(dir.path(), &format!("{KEYS}{remote}{policy}"), HUNTER).unwrap();
-        let text = shown(&config);
-        for secret in ["hunter2", "k3y"] {
-            assert!(!text.contains(secret) && !format!("{:?}", config.identity).contains(secret), "{text}");
-        }
-        assert!(text.contains("password = \"***\"") && text.contains("signer.example.org:9000"), "{text}");
-        assert!(text.contains(&policy.replace("ACCOUNT", ACCOUNT)), "{text}");
-        fs::write(dir.path().join("pw"), "hunter2\n").unwrap();
-        fs::set_permissions(dir.path().join("pw"), fs::Permissions::from_mode(0o600)).unwrap();
-        let named = KEYS.replace("${PASSWORD}", "file:pw");
-        let config = loaded(dir.path(), &format!("{named}{policy}"), &[]).unwrap();
-        let path = dir.path().join("pw");
-        assert!(shown(&config).contains(&format!("password = \"file:{}\"", path.display())), "{}", shown(&config));
-        assert_eq!(settings(&config).password.as_ref().map(|password| password.as_str()), Some("hunter2"));
-    }
-
-    #[test]
-    fn what_is_wrong_is_said_with_its_line_and_what_would_be_right() {
-        let dir = tempfile::TempDir::new().unwrap();
-        let base = "module = \"m\"\naccount = \"ACCOUNT\"\n";
-        let of = |keys: &str| format!("{KEYS}[[identity.policies]]\n{base}{keys}");
-        let goes = "methods = [\"transaction\"]\nchains = [1]\nto = [\"*\"]\n";
-        let sends = &format!("{goes}selectors = [\"*\"]\n");
-        for (toml, wanted) in [
-            ("[identity]\n".to_owned(), "1: [identity]: has no keys: give keystore and password, or"),
-            ("[identity]\nkeystore = \"keys\"\n".to_owned(), "2: [identity] keystore: needs password, such as \"file:"),
-            ("[identity]\npassword = \"x\"\n".to_owned(), "2: [identity] password: is not used: there is no keystore"),
-            (KEYS.replace("\"keys\"", "\"none\""), "2: [identity] keystore: "),
-            (KEYS.replace("${PASSWORD}", "file:none"), "3: [identity] password: "),
-            (KEYS.replace("${PASSWORD}", "credential:pw"), "CREDENTIALS_DIRECTORY is not set"),
-            (format!("{KEYS}keystor = 1\n"), "4: [identity] keystor: unknown key, did you mean keystore?"),
-            (
-                of("methods = [\"sign\"]\n"),
-                "7: [[identity.policies]] methods: `sign` is no method: expected transaction,",
-            ),
-            (of("methods = []\n"), "7: [[identity.policies]] methods: is empty: expected some of transaction, message"),
-            (of("methods = [\"message\"]\nto = [\"*\"]\n"), "to: is not used: transaction is not among the methods"),
-            (of("methods = [\"message\"]\nmax_value = 1\n"), "max_value: is not used: transaction is not among"),
-            (of("methods = [\"transaction\"]\nchains = [1]\n"), "to: is empty, so that no transaction is allowed"),
-            (of("methods = [\"typed-data\"]\n"), "typed_data: is empty, so that none is allowed"),
-            (of("methods = [\"feed\"]\n"), "feeds: is empty: list topics"),
-            (of("methods = [\"message\"]\nfeeds = [\"*\"]\n"), "feeds: is not used: feed is not among the methods"),
-            (of("methods = [\"feed\"]\nfeeds = [\"prices\"]\n"), "feeds: `prices` is not a 32-byte hash"),
-            (of(&format!("{sends}chain = 1\n")), "11: [[identity.policies]] chain: unknown key, did you mean chains?"),
-            (of(&format!("{goes}selectors = [\"transfer\"]\n")), "selectors: `transfer` is no selector: expected 0x"),
-            (of(&format!("{sends}max_value = \"1 eth\"\n")), "max_value: `1 eth` is no amount: "),
-            (of(&format!("{sends}max_value = 1\n")), "max_value_per_day: is less than max_value"),
-            (of(&format!("{sends}max_per_hour = 0\n")), "max_per_hour: 0 would allow nothing"),
-            (of(&format!("{sends}approval_timeout = \"1h\"\n")), "approval_timeout: is not used: ask = false"),
-            (of(goes), "[[identity.policies]] selectors: is empty, so that nothing may be called"),
-            (of(&sends.replace("[\"*\"]\nsel", "[\"*\", \"create\"]\nsel")), "to: \"*\" has no \"create\" in it"),
-            (of(&sends.replace("[1]", "[0]")), "chains: `0` is no chain id: expected a number, or \"*\" for any"),
-            (
-                of(&sends.replace("to = [\"*\"]", "to = [\"0x12\"]")),
-                "9: [[identity.policies]] to: `0x12` is not a 20-byte address",
-            ),
-            (of(sends).replace("module = \"m\"", "module = \"M\""), "module: `M` is no name of a module"),
-            (
-                format!("{KEYS}[[identity.remote]]\nurl = \"signer\"\naccounts = [\"ACCOUNT\"]\n"),
-                "5: [[identity.remote]] url: is no URL of a signer: expected one such as https://",
-            ),
-        ] {
-            let error = loaded(dir.path(), &toml, HUNTER).map(|_| toml.clone()).unwrap_err();
-            assert!(error.contains(wanted) && error.contains("nexum-engine.toml:"), "{toml}\n{error}");
-            assert!(!error.contains("hunter2"), "{error}");
-        }
-    }
-}
+mod tests;

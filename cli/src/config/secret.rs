@@ -1,10 +1,18 @@
 //! Secrets, and where they are: `file:PATH`, `credential:NAME` (systemd's), or the text itself, which is to come from the
 //! environment by `${VAR}`.
 
-use std::{collections::BTreeMap, fmt, fs::File, io, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
 use nexum_kernel::manifest::text;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// A value that is never shown.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,11 +90,16 @@ pub fn open(path: &Path) -> Result<File, String> {
 
 /// What a file has before the line end that closes it.
 fn file(path: &Path) -> Result<String, String> {
-    open(path)?;
-    let mut read = text::read(path, BYTES_MAX)?;
-    let end = read.trim_end_matches(['\r', '\n']).len();
-    read.truncate(end);
-    Ok(read)
+    // Of the file whose mode was seen, whatever has its name by now; and in one place, since a buffer that grows leaves parts of
+    // it behind.
+    let file = open(path)?;
+    let mut read = Zeroizing::new(Vec::with_capacity(BYTES_MAX as usize + 2));
+    file.take(BYTES_MAX + 1).read_to_end(&mut read).map_err(|error| format!("cannot be read: {error}"))?;
+    if read.len() as u64 > BYTES_MAX {
+        return Err(format!("is larger than {BYTES_MAX} bytes: expected at most as much"));
+    }
+    let text = std::str::from_utf8(&read).map_err(|_| "cannot be read: it is no UTF-8, expected text")?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nexum_host_ifaces::secrets::{self, MASK};
 
-use super::{Config, Credential, Secret, secret::is_named};
+use super::{Config, Credential, Secret, kms::AwsKms, secret::is_named};
 
 /// The configuration with every secret replaced by `***`: tokens, what may be a key in a URL, and of the values of modules
 /// those that came from the environment, that are named as secrets are, and that look like one.
@@ -23,8 +23,10 @@ pub fn masked(config: &Config) -> Config {
         *token = Secret(MASK.to_owned());
     }
     if let Some(identity) = &mut config.identity {
-        if let Some(password) = identity.password.as_mut().filter(|password| !is_named(&password.0)) {
-            *password = Secret(MASK.to_owned());
+        let clouds = identity.aws_kms.iter_mut().flat_map(AwsKms::secrets_mut);
+        let clouds = clouds.chain(identity.gcp_kms.iter_mut().map(|kms| &mut kms.token));
+        for secret in clouds.chain(&mut identity.password).filter(|secret| !is_named(&secret.0)) {
+            *secret = Secret(MASK.to_owned());
         }
         for remote in &mut identity.remote {
             remote.url = Secret(secrets::shown_url(&remote.url.0));

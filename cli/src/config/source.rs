@@ -1,4 +1,4 @@
-//! Where configuration comes from: the file, with the line of every key and `${VAR}` filled in, and the environment.
+//! Where configuration comes from: the file, with the line of every key and `${VAR}` filled in.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,9 +6,7 @@ use std::{
 };
 
 use figment::{
-    Error, Figment, Metadata, Profile, Provider,
-    error::{Actual, Kind},
-    providers::Serialized,
+    Error, Metadata, Profile, Provider,
     value::{Dict, Map, Tag, Value},
 };
 use nexum_host_ifaces::secrets;
@@ -19,21 +17,28 @@ use toml::{
 };
 
 use super::{
-    Config, ConfigError, NO_UTF8, Variables,
+    ConfigError, NO_UTF8, Variables,
     secret::{self, FILE},
 };
 
-/// The name of the environment's values in figment's errors.
-pub(super) const ENVIRONMENT: &str = "environment";
-const PREFIX: &str = "NEXUM_";
 /// Sections of the contract that this version does not have yet. Refused, because an operator who writes `[trust]` counts
 /// on it.
 const UNSUPPORTED: [&str; 5] = ["content", "discovery", "trust", "swarm", "waku"];
 /// Keys that hold lists of tables.
-const TABLES: [&str; 8] =
-    ["chains", "credentials", "endpoints", "modules", "nodes", "remote", "policies", "typed_data"];
+const TABLES: [&str; 10] = [
+    "chains",
+    "credentials",
+    "endpoints",
+    "modules",
+    "nodes",
+    "remote",
+    "aws_kms",
+    "gcp_kms",
+    "policies",
+    "typed_data",
+];
 /// Keys whose relative paths are relative to the file.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 10] = [
     "engine.state_dir",
     "observability.admin_socket",
     "journal.key",
@@ -42,9 +47,18 @@ const PATHS: [&str; 8] = [
     "modules.#.source",
     "identity.keystore",
     "identity.remote.#.ca_file",
+    "identity.aws_kms.#.ca_file",
+    "identity.gcp_kms.#.ca_file",
 ];
 /// Keys whose values may be `file:` and a path, which is relative to the file as well.
-const SECRET_FILES: [&str; 2] = ["identity.password", CREDENTIAL];
+const SECRET_FILES: [&str; 6] = [
+    "identity.password",
+    "identity.aws_kms.#.access_key_id",
+    "identity.aws_kms.#.secret_access_key",
+    "identity.aws_kms.#.session_token",
+    "identity.gcp_kms.#.token",
+    CREDENTIAL,
+];
 
 /// Of these the ones of which errors tell what is in the file there, and not the path.
 const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
@@ -52,7 +66,7 @@ const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Keys whose values are secret or hold something secret, with all that is below them.
-const SECRETS: [&str; 9] = [
+const SECRETS: [&str; 13] = [
     "observability.admin_token",
     "egress.proxy",
     CREDENTIAL,
@@ -62,6 +76,10 @@ const SECRETS: [&str; 9] = [
     "identity.remote.#.url",
     "remote-store.nodes.#.url",
     "messaging.nodes",
+    "identity.aws_kms.#.access_key_id",
+    "identity.aws_kms.#.secret_access_key",
+    "identity.aws_kms.#.session_token",
+    "identity.gcp_kms.#.token",
 ];
 /// What requests of modules leave with.
 const CREDENTIAL: &str = "egress.credentials.#.value";
@@ -327,9 +345,10 @@ fn split(path: &str) -> Vec<String> {
     path.split('.').map(str::to_owned).collect()
 }
 
-struct Layer {
-    name: &'static str,
-    values: Dict,
+/// Values under the name that errors give them.
+pub(super) struct Layer {
+    pub name: &'static str,
+    pub values: Dict,
 }
 
 impl Provider for Layer {
@@ -342,77 +361,11 @@ impl Provider for Layer {
     }
 }
 
-/// `NEXUM_SECTION__KEY`. The double underscore keeps apart what container platforms put into the environment for a
-/// service named nexum, such as `NEXUM_SERVICE_HOST`.
-pub(super) struct Environment<'a>(pub &'a Variables);
-
-/// The variable that sets a path.
-pub(super) fn variable(path: &[String]) -> String {
-    format!("{PREFIX}{}", path.join("__").replace('-', "_").to_uppercase())
-}
-
-/// Section and key that a variable sets, in small letters. No name of a variable has a hyphen.
-fn setting(name: &str) -> Option<(String, String)> {
-    let (section, key) = name.strip_prefix(PREFIX)?.split_once("__")?;
-    Some((section.to_lowercase().replace('_', "-"), key.to_lowercase()))
-}
-
-/// The variable that set what stands at a path, if any did.
-pub(super) fn set_by<'a>(variables: &'a Variables, path: &[String]) -> Option<&'a str> {
-    let [section, key, ..] = path else { return None };
-    let sets = |name: &&String| setting(name).is_some_and(|set| (&set.0, &set.1) == (section, key));
-    // The last one wins.
-    variables.keys().rev().find(sets).map(String::as_str)
-}
-
-impl Provider for Environment<'_> {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(ENVIRONMENT)
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
-        let mut root = Dict::new();
-        for (name, text) in self.0 {
-            let Some((section, key)) = setting(name) else { continue };
-            // What reads as a number or a list is one, as in the file, but where text is wanted: a token may be all
-            // digits. Everything else is a string without quotes.
-            let plain = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-            let value = match text.parse::<Value>() {
-                Ok(Value::String(..)) | Err(_) => Value::from(plain),
-                Ok(_) if takes_text(&section, &key, plain) => Value::from(plain),
-                Ok(value) => value,
-            };
-            let section = root.entry(section).or_insert_with(|| Value::from(Dict::new()));
-            if let Value::Dict(_, keys) = section {
-                keys.insert(key, value);
-            }
-        }
-        Ok(Map::from([(Profile::Default, root)]))
-    }
-}
-
-/// Whether a key wants text, be this one right or wrong.
-fn takes_text(section: &str, key: &str, text: &str) -> bool {
-    let keys = Dict::from([(key.to_owned(), Value::from(text))]);
-    let values = Dict::from([(section.to_owned(), Value::from(keys))]);
-    let tried = Figment::from(Serialized::defaults(Config::default())).merge(Layer { name: "text", values });
-    match tried.extract::<Config>() {
-        Ok(_) => true,
-        Err(error) => !matches!(error.kind, Kind::InvalidType(Actual::Str(_), _)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use figment::Figment;
 
-    #[test]
-    fn text_stays_text_where_text_is_wanted() {
-        assert!(takes_text("observability", "admin_token", "1234567890123456"));
-        assert!(takes_text("engine", "log_level", "3") && takes_text("engine", "shutdown_deadline", "20"));
-        assert!(!takes_text("limits", "max_state_bytes", "7") && !takes_text("engine", "pin_threads", "true"));
-        assert!(!takes_text("journal", "entries", "7"));
-    }
+    use super::{super::Config, *};
 
     #[test]
     fn any_text_may_be_what_a_file_has_and_is_as_secret_as_a_variable() {

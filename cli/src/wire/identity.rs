@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use nexum_host_ifaces::{blocking::Blocking, clock::Clock, interfaces::identity::port::IdentityMsg, ports::Ports};
 use nexum_identity::IdentityMetrics;
 use nexum_kernel::ServiceSpec;
-use prometheus::Registry;
 
 use crate::{config::Identity, status};
 
@@ -15,10 +14,9 @@ pub(super) fn service(
     identity: &Identity,
     ports: &Arc<Ports>,
     clock: &Arc<dyn Clock>,
-    registry: &Registry,
+    metrics: IdentityMetrics,
 ) -> anyhow::Result<ServiceSpec> {
     let settings = identity.settings().map_err(|wrong| anyhow!("{}: {}", wrong.path, wrong.message))?;
-    let metrics = IdentityMetrics::register(registry).context("metrics")?;
     let (port, ports, clock) = (ports.with::<IdentityMsg>(), ports.clone(), clock.clone());
     let status = status::identity(port.clone());
     let service = ServiceSpec::new("identity", port, move |supervisor| {

@@ -30,6 +30,7 @@ use nexum_host_ifaces::{
     store::StoreMsg,
     transactions::TransactionsMsg,
 };
+use nexum_identity::IdentityMetrics;
 use nexum_kernel::{
     KernelArgs, ServiceSpec,
     admin::{AdminMsg, ModuleSpec},
@@ -89,8 +90,11 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
     let (listeners, own) = watch::channel(configured_listeners(config));
     let egress_metrics = EgressMetrics::register(&registry).context("metrics")?;
     services.push(egress_service(config, ports.of(), clock.clone(), egress_metrics.clone(), own)?);
+    let mut identity_metrics = None;
     if let Some(identity) = &config.identity {
-        services.push(super::identity::service(identity, &ports, &clock, &registry)?);
+        let counted = IdentityMetrics::register(&registry).context("metrics")?;
+        identity_metrics = Some(counted.clone());
+        services.push(super::identity::service(identity, &ports, &clock, counted)?);
     }
     // What was broadcast is followed although there are no accounts any more.
     if sends {
@@ -133,6 +137,9 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
             usages.iter().for_each(|usage| usage.forget(module));
             budgets.forget(module);
             metrics.forget(module);
+            if let Some(counted) = &identity_metrics {
+                counted.forget(module);
+            }
         }),
     };
     let kernel = KernelHandle::start(args).await?;

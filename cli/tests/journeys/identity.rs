@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     anvil::Anvil,
-    engine::{Engine, NEXUM, Setup, eventually, path},
+    engine::{Engine, NEXUM, NEXUMCTL, Setup, eventually, path},
 };
 
 const CHAIN: &str = "chain_id = 31337\nname = \"slow\"\nseed = 1\nfirst_timestamp_s = 1_700_000_000\nblock_interval_ms = 200\nendless = true\n";
@@ -75,6 +75,68 @@ fn signer(setup: Setup, policy: &str, changes: &[(&str, &str)]) -> Setup {
     setup.mock(31337, CHAIN).with(&identity).module("signer", "signer", &all)
 }
 
+const SHOP: &str = "0x3535353535353535353535353535353535353535";
+
+/// The guest on a node, with calls that send so many wei to the shop.
+fn paying(anvil: &Anvil, wei: u64, policy: &str) -> Engine {
+    let setup = Setup::new();
+    with_key(&setup);
+    let identity = format!(
+        "[chains.rpc]\npoll_interval = \"100ms\"\n[identity]\nkeystore = \"keys\"\npassword = \"file:pw\"\n\
+         [[identity.policies]]\nmodule = \"signer\"\naccount = \"{ACCOUNT}\"\nmethods = [\"transaction\"]\n\
+         chains = [31337]\nto = [\"{SHOP}\"]\nselectors = [\"\"]\nmax_value = 5\nmax_value_per_day = 1000\n{policy}"
+    );
+    let transaction = format!("transaction = '[{{\"to\":\"{SHOP}\",\"value\":\"0x{wei:x}\"}}]'");
+    let changes = [
+        ("transaction = \"[{}]\"", transaction.as_str()),
+        ("methods = [\"sign\", \"sign-typed-data\"]", "methods = [\"transaction\"]"),
+    ];
+    let engine = setup.chain(31337, &[anvil.ws()]).with(&identity).module("signer", "signer", &changes).start();
+    engine.module_until("signer", "runs", |node| node["state"] == "RUN");
+    engine
+}
+
+/// What `eth_sendTransaction` answered, mining on until there is such an answer.
+fn sent_until(anvil: &Anvil, engine: &Engine, wanted: impl Fn(&str) -> bool) -> String {
+    eventually("the call is answered so", || {
+        anvil.mine();
+        let blocks = engine.state("signer", "b/");
+        let answers = blocks.iter().map(|(_, value)| value[6].as_str().unwrap().to_owned());
+        let answers: Vec<String> = answers.collect();
+        answers.iter().find(|answer| wanted(answer)).cloned().ok_or_else(|| format!("{answers:#?}"))
+    })
+}
+
+#[test]
+fn a_call_sends_a_transaction_and_is_answered_its_hash() {
+    let anvil = Anvil::start();
+    let mut engine = paying(&anvil, 5, "");
+    let hash = sent_until(&anvil, &engine, |answer| answer.starts_with("\"0x"));
+    let hash: String = serde_json::from_str(&hash).unwrap();
+    let receipt = eventually("it is mined", || {
+        anvil.mine();
+        let receipt = anvil.rpc("eth_getTransactionReceipt", json!([hash]));
+        if receipt["status"] == "0x1" { Ok(receipt) } else { Err(format!("{receipt:#}")) }
+    });
+    assert_eq!((&receipt["from"], &receipt["to"]), (&json!(ACCOUNT), &json!(SHOP)));
+    let audit = engine.json(&["audit"]);
+    assert!(audit[0]["effect"].as_str().unwrap().ends_with("/call-0"), "{audit:#}");
+    assert!(engine.terminate().success());
+}
+
+#[test]
+fn a_call_sends_nothing_beyond_its_policy_or_before_people_approved_it() {
+    let anvil = Anvil::start();
+    let engine = paying(&anvil, 6, "");
+    let denied = sent_until(&anvil, &engine, |answer| answer.starts_with("Denied"));
+    assert!(denied.contains("`max_value` of policy 1"), "{denied}");
+    let asking = paying(&anvil, 5, "ask = true");
+    let waits = sent_until(&anvil, &asking, |answer| answer.contains("nexumctl approvals show"));
+    assert!(waits.starts_with("Unavailable: identity: the operator decides on it"), "{waits}");
+    assert_eq!(anvil.rpc("eth_getTransactionCount", json!([ACCOUNT, "pending"])), "0x0");
+    assert_eq!(anvil.balance(SHOP), 0);
+}
+
 /// What the calls of a block answered, of the first one after the keys had been opened.
 fn seen(engine: &Engine) -> Vec<String> {
     eventually("the module has seen a block", || {
@@ -113,7 +175,8 @@ fn a_module_has_signed_what_its_policy_allows() {
     assert_eq!((&seen[1], &seen[2]), (&message, &typed));
     assert_eq!(seen[3], format!("[\"{ACCOUNT}\"]"));
     assert_eq!((&seen[4], &seen[5]), (&format!("0x{message}"), &format!("0x{typed}")));
-    assert!(seen[6].starts_with("Unsupported: chain: eth_sendTransaction is not served"), "{}", seen[6]);
+    let unlisted = "Denied: identity: `transaction` is not allowed to this module: add it to [capabilities.identity]";
+    assert!(seen[6].starts_with(unlisted), "{}", seen[6]);
 
     let told = eventually("the effect came back", || {
         engine.state("signer", "o/").into_iter().next().map(|(_, told)| told).ok_or_else(|| engine.ctl(&["tree"]))
@@ -123,11 +186,23 @@ fn a_module_has_signed_what_its_policy_allows() {
     assert_eq!(node["state"], "UP", "{node:#}");
     assert!(engine.metric("nexum_identity_sign_total", &[("module", "signer")]) >= 5.0);
 
+    // Nothing of it is left when it dies.
+    let limits = fs::read_to_string(format!("/proc/{}/limits", engine.pid())).unwrap();
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>(), ["0", "0", "bytes"], "{limits}");
+
     let checked = Command::new(NEXUM).args(["check-config", "--config", path(&engine.config)]).output().unwrap();
     assert!(checked.status.success() && said(&checked).contains("[[identity.policies]]"), "{}", said(&checked));
     for order in [&["tree"][..], &["metrics"], &["journal", "tail", "signer"], &["outbox", "list", "signer"]] {
         said(&engine.raw_ctl(order));
     }
+    engine.ctl(&["module", "unload", "signer"]);
+    eventually("its series are gone", || {
+        let text = engine.metrics_text();
+        let is_left = |line: &&str| line.starts_with("nexum_identity_") && line.contains("module=\"signer\"");
+        let left: Vec<&str> = text.lines().filter(is_left).collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
+    });
     assert!(engine.terminate().success());
     assert_no_secret(&engine.log_text());
     for file in files(&engine.dir.path().join("state")) {
@@ -255,6 +330,11 @@ fn keys_are_made_listed_opened_and_encrypted_anew() {
     assert!(again.status.code() == Some(1) && said(&again).contains(path(&keys)), "{}", said(&again));
     let wrong = import(&PRIVATE_KEY[1..]);
     assert!(wrong.status.code() == Some(1) && said(&wrong).contains("32 bytes in hex"), "{}", said(&wrong));
+    // The client hands it on.
+    let handed_on = Command::new(NEXUMCTL).args(["key", "list"]).args(keystore).args(["--json"]).output().unwrap();
+    assert!(handed_on.status.success() && said(&handed_on).contains(ACCOUNT), "{}", said(&handed_on));
+    let help = Command::new(NEXUMCTL).args(["key", "new", "--help"]).output().unwrap();
+    assert!(help.status.success() && said(&help).contains("--password-file"), "{}", said(&help));
     // In place of the name of what holds it.
     for flag in ["--password-file", "--password-env", "--password-credential"] {
         let refused = run(&["new"], &with(flag, PASSWORD), "");

@@ -20,6 +20,7 @@ mod held_back;
 mod hostile;
 mod identity;
 mod journal;
+mod kms;
 mod metrics;
 mod notify;
 mod operator;

@@ -32,7 +32,7 @@ pub struct Payer {
     pub first: usize,
 }
 
-const SENDER: [Payer; 1] = [Payer { module: "sender", account: 0, first: 0 }];
+pub const SENDER: [Payer; 1] = [Payer { module: "sender", account: 0, first: 0 }];
 
 impl Payer {
     pub fn address(&self) -> &'static str {
@@ -51,7 +51,11 @@ pub fn transferring(setup: Setup, payers: &[Payer], until: u64, more: &str) -> S
         import_key(NEXUM, setup.dir.path(), account);
     }
     let policies: String = payers.iter().map(|payer| transfer_policy(payer.module, payer.address(), more)).collect();
-    let setup = setup.with(&format!("{KEYSTORE}{policies}"));
+    sending(setup.with(&format!("{KEYSTORE}{policies}")), payers, until)
+}
+
+/// The same modules, whoever may have what signed.
+pub fn sending(setup: Setup, payers: &[Payer], until: u64) -> Setup {
     let until = format!("until = {until}");
     payers.iter().fold(setup, |setup, payer| {
         let first = format!("first = {}", payer.first);
@@ -67,7 +71,7 @@ pub fn transferring(setup: Setup, payers: &[Payer], until: u64, more: &str) -> S
 }
 
 /// What the module was told of an effect.
-fn told(engine: &Engine, id: &str) -> Value {
+pub fn told(engine: &Engine, id: &str) -> Value {
     let found = engine.state("sender", &format!("o/{id}"));
     let [(_, outcome)] = found.as_slice() else { panic!("{id}: {found:#?}") };
     outcome.clone()

@@ -4,7 +4,7 @@
 //! Invariant: once one was handed on, nothing but that actor says what became of it. Whatever else goes wrong is waited for,
 //! since a transaction that is said to have failed and is mined after all would be made twice.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -17,6 +17,7 @@ use crate::{
         grant::TRANSACTION,
         port::{ACCESS_LIST_MAX, DATA_BYTES_MAX, IdentityMsg, TransactionRequest, Wei},
     },
+    port::Port,
     transactions::{self, FailureKind, Intent, SubmitAnswer, TransactionFailure, TransactionsMsg},
 };
 
@@ -109,14 +110,14 @@ impl EffectKind for TransactionEffect {
     }
 
     async fn attempt(&self, with: &Attempting<'_>) -> Verdict {
-        let (account, unresolved) = match self.sender(with).await {
+        let (account, unresolved) = match self.sender(&with.ports.of(), with.module, with.deadline).await {
             Ok(Ok(account)) => (account, None),
             Ok(Err(why)) if !with.again => return failed(TransactionFailure::denied(why)),
             // It may have been handed on before: then it is known by its id, whatever account is named now.
             Ok(Err(why)) => (Address::default(), Some(why)),
             Err(what) => return Verdict::Underway { what, after: SERVICE_WAIT },
         };
-        let intent = match self.intent(with, account) {
+        let intent = match self.intent(&intent_id(with.id, with.round), with.module, account) {
             Ok(intent) => Box::new(intent),
             Err(error) => return failed(TransactionFailure::denied(error.message)),
         };
@@ -139,23 +140,28 @@ impl EffectKind for TransactionEffect {
 impl TransactionEffect {
     /// The account that it names, or the one that the policy gives its module; an inner error where that is not one. Fails
     /// while nobody can be asked.
-    async fn sender(&self, with: &Attempting<'_>) -> Result<Result<Address, String>, String> {
+    pub(crate) async fn sender(
+        &self,
+        identity: &Port<IdentityMsg>,
+        module: &Arc<str>,
+        deadline: Duration,
+    ) -> Result<Result<Address, String>, String> {
         if let Some(account) = &self.account {
             return Ok(address("the account", account).map_err(|error| error.message));
         }
-        let (module, chain_id) = (with.module.clone(), Some(self.chain_id));
-        let asked = |reply| IdentityMsg::Accounts { module, chain_id, reply };
-        let accounts = match with.ports.of::<IdentityMsg>().call(with.deadline, asked).await {
+        let (asking, chain_id) = (module.clone(), Some(self.chain_id));
+        let asked = |reply| IdentityMsg::Accounts { module: asking, chain_id, reply };
+        let accounts = match identity.call(deadline, asked).await {
             Ok(Ok(accounts)) => accounts,
             Ok(Err(error)) => return Err(error.message),
             Err(error) => return Err(error.to_string()),
         };
         Ok(match accounts.as_slice() {
             [account] => Ok(*account),
-            [] => Err(format!("no policy gives module {} an account on chain {}", with.module, self.chain_id)),
+            [] => Err(format!("no policy gives module {module} an account on chain {}", self.chain_id)),
             several => {
                 let named = several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                Err(format!("policies give module {} several accounts: name one of {named}", with.module))
+                Err(format!("policies give module {module} several accounts: name one of {named}"))
             }
         })
     }
@@ -187,10 +193,10 @@ impl TransactionEffect {
         })
     }
 
-    fn intent(&self, with: &Attempting<'_>, account: Address) -> Result<Intent, HostError> {
+    pub(crate) fn intent(&self, id: &str, module: &Arc<str>, account: Address) -> Result<Intent, HostError> {
         Ok(Intent {
-            id: intent_id(with.id, with.round),
-            module: with.module.clone(),
+            id: id.to_owned(),
+            module: module.clone(),
             request: self.request(account)?,
             gas_limit: self.gas_limit,
             fees: fee_policy(self.fees.as_ref())?,

@@ -69,3 +69,41 @@ fn an_approval_is_decided_once_in_time_and_holds_for_one_thing() {
     let message = of_payload(ACCOUNT, SigningPayload::Message(Vec::new())).unwrap().0;
     assert!(matches!(step(&mut book, &asks, "3", &message, false, 3), Step::Refused { .. }));
 }
+
+#[test]
+fn no_module_uses_up_what_all_have_and_a_full_book_is_full_for_a_day() {
+    let (mut book, policy) = (Book::read(Vec::new(), Vec::new()).unwrap(), policy());
+    let Step::Granted(writes) = step(&mut book, &policy, "1", &pay(0), true, 0) else { panic!("refused") };
+    let one: Signature = parsed(&writes[0].key, writes[0].value.as_deref().unwrap()).unwrap();
+    let of = |number: u64, module: &str| {
+        let entry = AuditEntry { number, module: module.to_owned(), intent: None, ..one.entry.clone() };
+        Signature { entry, ..one.clone() }
+    };
+    for number in 2..=50_000 {
+        book.insert(of(number, "m"));
+    }
+    book.next_signature = 50_001;
+    let refused = |book: &mut Book, policy: &Policy, now| match step(book, policy, "2", &pay(0), true, now) {
+        Step::Refused { error, writes } => (error.kind, error.message, writes.len()),
+        other => panic!("{other:?}"),
+    };
+    let wanted = "50000 signatures of one module within a day, which is the limit";
+    assert_eq!(refused(&mut book, &policy, DAY_MS - 1), (HostErrorKind::RateLimited, wanted.to_owned(), 0));
+    // Another module is not held up.
+    let (others, request) = (Policies::new(vec![Policy { module: "n".into(), ..policy.clone() }]), pay(0));
+    let asked =
+        Asked { module: "n", intent: None, request: &request, purpose: Purpose::Asked, signs: true, may_ask: false };
+    assert!(matches!(book.step(&others, asked, DAY_MS - 1), Step::Granted(_)));
+    for number in 50_002..=200_000 {
+        book.insert(of(number, "others"));
+    }
+    book.next_signature = 200_001;
+    let full = book.step(&others, asked, DAY_MS - 1);
+    assert!(
+        matches!(&full, Step::Refused { error, .. } if error.message.starts_with("200000 signatures within a day"))
+    );
+    // It goes on by itself, and what is old goes.
+    let Step::Granted(writes) = step(&mut book, &policy, "2", &pay(0), true, DAY_MS) else { panic!("refused") };
+    assert_eq!(writes.iter().filter(|write| write.value.is_none()).count(), REMOVED_MAX);
+    assert!(matches!(book.step(&others, asked, DAY_MS), Step::Granted(_)));
+}

@@ -25,6 +25,7 @@ fn policy() -> Policy {
         max_value: wei(5),
         max_value_per_day: wei(20),
         max_fee_per_gas: Some(100),
+        max_fee: Some(wei(2_000)),
         max_per_hour: Some(3),
         ..Policy::new("keeper", ACCOUNT)
     }
@@ -60,7 +61,8 @@ fn field(policies: &[Policy], request: &Request) -> &'static str {
 #[test]
 fn what_fits_in_every_field_is_allowed_or_asked_for() {
     let now = Counted { value_of_day: U256::from(15), of_hour: 2, hour_frees_ms: 9 };
-    assert_eq!(decide(&[policy()], &request(&call()), now), Decision::Allowed { policy: 1 });
+    let dearest = Request { fee_per_gas: Some(100), fee: Some(U256::from(2_000)), ..request(&call()) };
+    assert_eq!(decide(&[policy()], &dearest, now), Decision::Allowed { policy: 1 });
     let asks = Policy { ask: true, ..policy() };
     assert_eq!(decide(&[asks], &request(&call()), now), Decision::Ask { policy: 1 });
 }
@@ -83,6 +85,8 @@ fn each_field_refuses_what_is_beyond_it() {
     assert_eq!(beyond(&|call| call.value = Wei([0xff; 32])), "max_value");
     let dear = Request { fee_per_gas: Some(101), ..request(&call()) };
     assert_eq!(field(&[policy()], &dear), "max_fee_per_gas");
+    let dear = Request { fee: Some(U256::from(2_001)), ..request(&call()) };
+    assert_eq!(field(&[policy()], &dear), "max_fee");
     let message = of_payload(ACCOUNT, SigningPayload::Message(b"hello".to_vec())).unwrap().0;
     assert_eq!(field(&[policy()], &message), "methods");
     let nobody = Policies::new(vec![policy()]).decide(&request(&call()), "other", |_| Counted::default());
@@ -200,6 +204,9 @@ fn fees_of_what_was_signed_before_are_held_to_the_ceiling() {
     assert_eq!(policies.covering(&at(1), "keeper"), Ok(1));
     assert_eq!(policies.check_fee(1, "keeper", &at(100)), Ok(()));
     assert_eq!(policies.check_fee(1, "keeper", &at(101)).unwrap_err().field, "max_fee_per_gas");
+    let in_all = |fee: u64| Request { fee: Some(U256::from(fee)), ..request(&call()) };
+    assert_eq!(policies.check_fee(1, "keeper", &in_all(2_000)), Ok(()));
+    assert_eq!(policies.check_fee(1, "keeper", &in_all(2_001)).unwrap_err().field, "max_fee");
     assert_eq!(policies.covering(&at(1), "other").unwrap_err().field, "module");
     assert_eq!(policies.for_empty("keeper", ACCOUNT, 1), Some(1));
     assert_eq!(policies.for_empty("keeper", ACCOUNT, 2), None);

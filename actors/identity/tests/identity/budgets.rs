@@ -160,6 +160,43 @@ async fn what_uses_up_a_nonce_moves_nothing_anywhere() {
 }
 
 #[tokio::test]
+async fn the_gas_of_a_transaction_costs_no_more_in_all_than_its_ceiling() {
+    // 21,000 units at 100 wei.
+    let most = 2_100_000;
+    let mut harness = Harness::start(vec![Policy { max_fee: Some(Wei::from(most)), ..policy() }]).await;
+    let with = |gas_limit, fees, request| UnsignedTransaction { gas_limit, fees, ..unsigned(request) };
+    let (dynamic, legacy) = (unsigned(payment(1)).fees, Fees::Legacy { gas_price: 100 });
+    let listed = TransactionRequest { access_list: vec![(SHOP, Vec::new())], ..payment(1) };
+    let is_over = |refused: HostError| {
+        assert_eq!(refused.kind, HostErrorKind::Denied);
+        assert!(
+            refused.message.contains("2100100 wei") && refused.message.contains("`max_fee` of policy 1"),
+            "{refused:?}"
+        );
+    };
+    for (number, (fees, request)) in
+        [(dynamic, payment(1)), (legacy, payment(1)), (legacy, listed)].into_iter().enumerate()
+    {
+        let intent = number.to_string();
+        is_over(harness.send(&intent, with(21_001, fees, request.clone())).await.unwrap_err());
+        harness.send(&intent, with(21_000, fees, request.clone())).await.unwrap();
+        // The same with a higher price, and after a restart.
+        harness.restart().await;
+        let again = UnsignedTransaction { purpose: Purpose::Replacement, ..with(21_001, fees, request) };
+        is_over(harness.send(&intent, again).await.unwrap_err());
+    }
+    let to_itself = TransactionRequest { to: Some(account()), ..payment(0) };
+    let empty =
+        |gas_limit| UnsignedTransaction { purpose: Purpose::Empty, ..with(gas_limit, legacy, to_itself.clone()) };
+    is_over(harness.send("empty", empty(21_001)).await.unwrap_err());
+    harness.send("empty", empty(21_000)).await.unwrap();
+    // No number of it is too large to be one.
+    let huge = with(u64::MAX, Fees::Legacy { gas_price: 100 }, payment(1));
+    assert!(harness.send("huge", huge).await.unwrap_err().message.contains("1844674407370955161500 wei"));
+    assert_eq!(harness.audit().await.len(), 4);
+}
+
+#[tokio::test]
 async fn metrics_and_status_say_what_was_signed_and_refused() {
     let harness = Harness::start(vec![policy()]).await;
     harness.pay("1", 6).await.unwrap();

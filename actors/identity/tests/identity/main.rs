@@ -5,6 +5,8 @@
 mod approvals;
 mod budgets;
 mod harness;
+mod kms;
 mod policies;
 mod remote;
+mod stand_in;
 mod transactions;

@@ -1,11 +1,8 @@
 //! Signers elsewhere: a stand-in for Web3Signer on the loopback that answers rightly, wrongly, too much, or never.
 
-use std::{
-    future::pending,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use alloy_primitives::keccak256;
@@ -18,12 +15,11 @@ use nexum_host_ifaces::{
 };
 use nexum_identity::{Policy, Remote, Settings, config::Method};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
 
-use crate::harness::{Harness, KEY_BYTE, account, eventually, message};
+use crate::{
+    harness::{Harness, KEY_BYTE, account, eventually, message},
+    stand_in::{self, answer, ok},
+};
 
 /// The key that is elsewhere, 32 times.
 const REMOTE_BYTE: u8 = 0x47;
@@ -71,8 +67,6 @@ struct StandIn {
 
 impl StandIn {
     async fn start() -> (Arc<Self>, Remote) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
         let stand_in = Arc::new(Self {
             keys: Mutex::new(Keys::Listed),
             signs: Mutex::new(Signs::With(REMOTE_BYTE)),
@@ -80,13 +74,23 @@ impl StandIn {
             requests: AtomicUsize::new(0),
         });
         let serving = stand_in.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(serving.clone(), stream));
-            }
-        });
+        let port = stand_in::serve(move |head, body| serving.answer(head, body)).await;
         let url = format!("http://us3r:pa55@127.0.0.1:{port}/t0ken");
         (stand_in, Remote { url, accounts: vec![address_of(REMOTE_BYTE)], ca_file: None })
+    }
+
+    fn answer(&self, head: &str, body: &str) -> Option<String> {
+        let path = stand_in::path(head);
+        lock(&self.asked).push(path.to_owned());
+        assert!(head.contains("authorization: Basic "), "the signer is asked without the password of its URL: {head}");
+        match path.strip_prefix("/t0ken/api/v1/eth1/") {
+            Some("publicKeys") => self.keys(),
+            Some(path) if path.starts_with("sign/") => {
+                self.requests.fetch_add(1, Ordering::SeqCst);
+                self.signature(body)
+            }
+            _ => panic!("nothing is at {path}"),
+        }
     }
 
     fn keys(&self) -> Option<String> {
@@ -116,48 +120,6 @@ impl StandIn {
             Signs::Nothing => Some(String::new()),
             Signs::Never => None,
         }
-    }
-}
-
-fn answer(status: &str, headers: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
-}
-
-fn ok(body: &str) -> String {
-    answer("200 OK", "", body)
-}
-
-async fn serve(stand_in: Arc<StandIn>, mut stream: TcpStream) {
-    let mut text = String::new();
-    let mut buffer = [0; 4096];
-    // Requests come with their length, or without a body.
-    let is_whole = |text: &str| {
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-        body.len() >= length.map_or(0, |length| length.parse().unwrap())
-    };
-    while !is_whole(&text) {
-        match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(count) => text.push_str(std::str::from_utf8(&buffer[..count]).unwrap()),
-        }
-    }
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let path = head.split(' ').nth(1).unwrap();
-    lock(&stand_in.asked).push(path.to_owned());
-    assert!(head.contains("authorization: Basic "), "the signer is asked without the password of its URL: {head}");
-    let answer = match path.strip_prefix("/t0ken/api/v1/eth1/") {
-        Some("publicKeys") => stand_in.keys(),
-        Some(path) if path.starts_with("sign/") => {
-            stand_in.requests.fetch_add(1, Ordering::SeqCst);
-            stand_in.signature(body)
-        }
-        _ => panic!("nothing is at {path}"),
-    };
-    match answer {
-        // Whoever has read enough closes the connection.
-        Some(answer) => drop(stream.write_all(answer.as_bytes()).await),
-        None => pending().await,
     }
 }
 

@@ -185,16 +185,10 @@ impl Queue {
             }
             self.forget_void(nonce);
             let variants = vec![variant];
-            let slot = Slot {
-                nonce,
-                module,
-                intent,
-                variants,
-                standing: Standing::Signed,
-                withdrawn: None,
-                told: false,
-                at_ms: now,
-            };
+            // A call has its hash, and nobody asks further.
+            let told = intent.as_ref().is_some_and(|intent| nexum_host_ifaces::outbox::is_of_call(&intent.id));
+            let slot =
+                Slot { nonce, module, intent, variants, standing: Standing::Signed, withdrawn: None, told, at_ms: now };
             let mut live = Live::new(slot, 0, false);
             // The nonce was unused when it was taken.
             (live.born, live.watched) = (self.changes, true);

@@ -56,6 +56,14 @@ const READ_METHODS: &[&str] = &[
     "net_version",
 ];
 
+/// Whether it uses the keys of somebody, or names them.
+fn is_wallets(method: &str) -> bool {
+    let is_eth =
+        |name: &str| name.starts_with("sign") || ["accounts", "requestAccounts", "sendTransaction"].contains(&name);
+    let is_its = |prefix| method.starts_with(prefix);
+    method.strip_prefix("eth_").is_some_and(is_eth) || is_its("personal_") || is_its("wallet_")
+}
+
 impl Grants {
     /// With the methods beyond the standard ones that are both asked for and allowed.
     pub fn with_extra_methods(self, extra_methods: impl IntoIterator<Item = String>) -> Self {
@@ -97,7 +105,16 @@ impl Grants {
         if READ_METHODS.contains(&method) || self.extra_methods().iter().any(|extra| extra == method) {
             return Ok(());
         }
-        let message = format!("method {} is not available to modules", cut(method, NAME_BYTES_MAX));
+        let name = cut(method, NAME_BYTES_MAX);
+        let message = match is_wallets(method) {
+            true => format!(
+                "method {name} is a wallet's: accounts sign through eth_sendTransaction, personal_sign and eth_signTypedData_v4 \
+                 where the manifest lists `identity` in [capabilities] and the method in [capabilities.identity], and a policy \
+                 of the operator's ([[identity.policies]]) allows it. A node is asked only what is in `extra_methods` of the \
+                 manifest and of the operator's [[modules]]"
+            ),
+            false => format!("method {name} is not available to modules"),
+        };
         Err(HostError::new("chain", HostErrorKind::Denied, message).with_code(CODE_METHOD_DENIED))
     }
 }

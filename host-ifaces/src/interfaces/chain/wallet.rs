@@ -1,10 +1,13 @@
 //! The methods of JSON-RPC that are a wallet's: nodes leave them to whoever has the keys, and so are they answered by
 //! `identity`, for a module to which that is granted.
 
+mod transaction;
+
 use serde_json::{Value, value::RawValue};
 
 use crate::{
     Address, HostError, HostErrorKind,
+    bounded::{MESSAGE_BYTES_MAX, cut},
     call::{Call, not_in_query},
     grants::Grant,
     interfaces::{
@@ -18,8 +21,6 @@ const METHODS: [&str; 4] = ["eth_accounts", "personal_sign", "eth_signTypedData_
 
 /// JSON-RPC 2.0, section 5.1.
 const CODE_INVALID_PARAMS: i32 = -32602;
-/// EIP-1193: the provider does not support the method.
-const CODE_UNSUPPORTED_METHOD: i32 = 4200;
 
 impl Call {
     /// What `identity` answers to a method of wallets; nothing to any other method, or where `identity` is not granted.
@@ -40,23 +41,21 @@ impl Call {
             }),
             "personal_sign" => self.signed(message(params)).await,
             "eth_signTypedData_v4" => self.signed(typed_data(params)).await,
-            "eth_sendTransaction" => {
-                let message = "eth_sendTransaction is not served: send the outbox a `transaction` effect, which is signed and \
-                               broadcast once whatever happens, and whose outcome says what became of it";
-                Err(HostError::new(CAPABILITY.name(), HostErrorKind::Unsupported, message)
-                    .with_code(CODE_UNSUPPORTED_METHOD))
-            }
+            "eth_sendTransaction" => self.send_transaction(chain_id, params).await,
             _ => return None,
         })
     }
 
     async fn signed(&mut self, asked: Result<(Address, SigningPayload), String>) -> Result<String, HostError> {
-        let (account, payload) = asked.map_err(|wrong| {
-            HostError::new(CAPABILITY.name(), HostErrorKind::InvalidInput, wrong).with_code(CODE_INVALID_PARAMS)
-        })?;
+        let (account, payload) = asked.map_err(invalid_params)?;
         let signature = self.sign(account, payload).await?;
         Ok(Value::String(format!("0x{}", hex::encode(signature))).to_string())
     }
+}
+
+fn invalid_params(wrong: String) -> HostError {
+    let wrong = cut(wrong, MESSAGE_BYTES_MAX);
+    HostError::new(CAPABILITY.name(), HostErrorKind::InvalidInput, wrong).with_code(CODE_INVALID_PARAMS)
 }
 
 /// The two parameters, each with its JSON text as it is written: a number in it may be larger than any that is read.
@@ -68,9 +67,8 @@ fn string(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
 
-fn account(value: &RawValue) -> Result<Address, String> {
-    let text = string(value).filter(|text| text.starts_with("0x"));
-    let account = text.and_then(|text| text.parse().ok());
+fn account(text: &str) -> Result<Address, String> {
+    let account = Some(text).filter(|text| text.starts_with("0x")).and_then(|text| text.parse().ok());
     account.ok_or_else(|| "the account is no address: expected 0x and 40 hex digits".to_owned())
 }
 
@@ -82,7 +80,7 @@ fn message(params: &str) -> Result<(Address, SigningPayload), String> {
         Some(digits) => hex::decode(digits).map_err(|_| "the message begins with 0x and is no hex")?,
         None => text.into_bytes(),
     };
-    Ok((account(by)?, SigningPayload::Message(message)))
+    Ok((account(&string(by).unwrap_or_default())?, SigningPayload::Message(message)))
 }
 
 /// Of `eth_signTypedData_v4`: the data as an object, or as a string which has its JSON text.
@@ -93,7 +91,7 @@ fn typed_data(params: &str) -> Result<(Address, SigningPayload), String> {
         (None, object) if object.starts_with('{') => object.to_owned(),
         _ => return Err("the typed data is neither an object nor a string".to_owned()),
     };
-    Ok((account(by)?, SigningPayload::TypedData(text)))
+    Ok((account(&string(by).unwrap_or_default())?, SigningPayload::TypedData(text)))
 }
 
 #[cfg(test)]

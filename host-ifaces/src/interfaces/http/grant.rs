@@ -243,6 +243,11 @@ mod tests {
             "http://[::1]/",
             "ftp://api.cow.fi",
             "https://user@api.cow.fi",
+            "https://api.cow.fi@evil.org",
+            "https://api.cow.fi:443@evil.org",
+            "https://evil.org\\@api.cow.fi",
+            "https://evil.org#@api.cow.fi",
+            "https://evil.org?@api.cow.fi",
             "https://example.org.",
         ] {
             assert!(!allowed(url), "{url}");

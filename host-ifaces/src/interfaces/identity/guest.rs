@@ -228,7 +228,7 @@ mod tests {
         let request = |method: &str, params: &str| RpcRequest { method: method.into(), params: params.into() };
         let batch = vec![
             request("personal_sign", &format!(r#"["0x61", "{ACCOUNT}"]"#)),
-            request("eth_sendTransaction", "[{}]"),
+            request("eth_sendTransaction", r#"[{"to":"0x1111111111111111111111111111111111111111"}]"#),
             request("eth_sign", &format!(r#"["{ACCOUNT}", "0x61"]"#)),
             request("personal_sign", "[]"),
         ];
@@ -239,7 +239,7 @@ mod tests {
         };
         let told: Vec<_> = answers.iter().map(told).collect();
         let signed = format!("\"0x{}\"", "61".repeat(65));
-        assert_eq!(told, [&*signed, "unsupported 4200", "denied -32601", "invalid-input -32602"]);
+        assert_eq!(told, [&*signed, "denied 0", "denied -32601", "invalid-input -32602"]);
         assert_eq!(host.call().usage().host_calls, 5, "a batch is one call, and each method of a wallet one more");
         // Of a chain that is not the module's it is nobody's to answer.
         let other = chain::Host::request(host.call(), 8, "eth_accounts".into(), "[]".into()).await.unwrap_err();
