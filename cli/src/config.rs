@@ -12,8 +12,8 @@ mod explain;
 mod files;
 mod identity;
 mod journal;
-mod messaging;
 mod kms;
+mod messaging;
 mod model;
 mod queries;
 mod remote_store;
@@ -40,8 +40,8 @@ pub use model::{Ceiling, Chain, Config, Endpoint, Engine, Listen, LogFormat, Mod
 pub use show::{shown, shown_json};
 
 use environment::Environment;
-pub(crate) use source::is_address;
 use source::File;
+pub(crate) use source::is_address;
 
 pub use check::{Problem, log_level, problem};
 pub use files::read_fixture;

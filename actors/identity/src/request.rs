@@ -76,7 +76,7 @@ pub fn of_feed(account: Address, update: FeedUpdate) -> (Request, Vec<u8>) {
     let preimage = eip191_message(keccak256([&identifier[..], &content.0].concat()));
     let what = json!({ "method": "feed", "topic": topic, "index": index, "content": content });
     let digest = digest(Method::Feed, account, &preimage);
-    (Request { account, facts: Facts::Feed { topic }, digest, fee_per_gas: None, what }, preimage)
+    (Request { account, facts: Facts::Feed { topic }, digest, fee_per_gas: None, fee: None, what }, preimage)
 }
 
 /// A transaction without nonce and fees.

@@ -125,7 +125,7 @@ impl StandIn {
             Cloud::Aws => (self.aws(head, body), lock(&self.token)),
             Cloud::Google => (self.google(head, body), lock(&self.token)),
         };
-        let has_token = head.contains(&*wanted);
+        let has_token = head.contains(*wanted);
         drop(wanted);
         if !has_token {
             return Some(answer("403 Forbidden", "", r#"{"error":{"message":"t0ken1","status":"PERMISSION_DENIED"}}"#));

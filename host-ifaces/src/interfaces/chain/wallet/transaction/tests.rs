@@ -119,7 +119,7 @@ impl Actor for Transactions {
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         let (intent, reply) = match message {
-            TransactionsMsg::Submit { intent, reply } => (intent, reply),
+            TransactionsMsg::Submit { intent, reply, .. } => (intent, reply),
             other => panic!("{other:?}"),
         };
         lock(&self.0.submitted).push(*intent);
