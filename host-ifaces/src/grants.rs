@@ -5,9 +5,9 @@
 //! else decides. Interfaces are held against them at linking. `rpc` and `hosts`, in the folders of `chain` and `http`,
 //! and `refused` answer for the rest.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use crate::{capability::Capability, interfaces::table::Tables};
+use crate::{capability::Capability, interfaces::table::Tables, library::Library};
 
 /// How a module reaches one capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,7 +35,7 @@ impl Interfaces {
 }
 
 /// Everything that one module may reach.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Grants {
     interfaces: Interfaces,
     /// What the operator withholds, whether or not it was asked for.
@@ -43,6 +43,8 @@ pub struct Grants {
     chains: BTreeSet<u64>,
     /// What its manifest says about interfaces, as far as the operator lets it.
     tables: Tables,
+    /// What it may call besides the host, each with grants of its own.
+    libraries: Arc<[Library]>,
 }
 
 /// Why a required capability is missing.
@@ -87,6 +89,18 @@ impl Grants {
         Ok(Self { interfaces: Interfaces(interfaces), withheld: denied.clone(), ..Self::default() })
     }
 
+    /// Those that a recording was made with.
+    pub fn recorded(
+        (served, stubs): (&[Capability], &[Capability]),
+        chains: &[u64],
+        tables: &Tables,
+    ) -> Result<Self, GrantError> {
+        let provided = served.iter().copied().collect();
+        let asked = AskedCapabilities { required: served, optional: stubs };
+        let grants = Self::decide(asked, &provided, &BTreeSet::new())?;
+        Ok(grants.with_chains(chains.iter().copied()).with_tables(tables.clone()))
+    }
+
     /// With the chains that are both asked for and served.
     pub fn with_chains(self, chains: impl IntoIterator<Item = u64>) -> Self {
         Self { chains: chains.into_iter().collect(), ..self }
@@ -95,6 +109,15 @@ impl Grants {
     /// With what the manifest says about interfaces.
     pub fn with_tables(self, tables: Tables) -> Self {
         Self { tables, ..self }
+    }
+
+    /// With the libraries that it uses.
+    pub fn with_libraries(self, libraries: impl IntoIterator<Item = Library>) -> Self {
+        Self { libraries: libraries.into_iter().collect(), ..self }
+    }
+
+    pub fn libraries(&self) -> &[Library] {
+        &self.libraries
     }
 
     pub fn interfaces(&self) -> &Interfaces {
@@ -112,6 +135,11 @@ impl Grants {
 
     pub fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// Capabilities that are served, in the order in which lists for people have them.
+    pub fn served(&self) -> Vec<Capability> {
+        Capability::all().filter(|capability| self.get(*capability) == Some(Grant::Served)).collect()
     }
 
     /// Capabilities that answer `unsupported`: stubs, and what the operator withholds besides.

@@ -32,7 +32,7 @@ pub const LINES_MAX: usize = 256;
 pub const LINE_TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// What a file with a recording begins with; the number is that of the layout.
-const MAGIC: &[u8] = b"nexum recording 2\n";
+const MAGIC: &[u8] = b"nexum recording 3\n";
 
 /// Stands among the calls for how much room the journal had; the answer is a number of bytes.
 pub(crate) const JOURNAL_ROOM: &str = "local-store.journal-room";
@@ -147,6 +147,20 @@ pub struct Setting {
     pub stubs: Vec<Capability>,
     pub chains: Vec<u64>,
     /// What its grants say besides.
+    pub tables: Tables,
+    pub libraries: Vec<LibrarySetting>,
+}
+
+/// How a library of the module was set up.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct LibrarySetting {
+    pub name: Arc<str>,
+    pub version: String,
+    pub component: Hash,
+    pub config: Config,
+    pub served: Vec<Capability>,
+    pub stubs: Vec<Capability>,
+    pub chains: Vec<u64>,
     pub tables: Tables,
 }
 
@@ -325,6 +339,7 @@ mod tests {
                 stubs: Vec::new(),
                 chains: Vec::new(),
                 tables: Tables::default(),
+                libraries: vec![LibrarySetting::default()],
             },
             at_ms: 5,
             after_seq: 6,

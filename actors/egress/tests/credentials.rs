@@ -153,6 +153,7 @@ fn fetch(url: String) -> Fetch {
         Request { method: "POST".into(), url, headers: Vec::new(), body: Some(b"x".to_vec()), timeout_ms: None };
     Fetch {
         module: "m".into(),
+        library: None,
         request,
         allow: Arc::new(Allowlist::new(["127.0.0.1".to_owned(), "localhost".to_owned()])),
         deadline: PATIENCE,

@@ -28,6 +28,7 @@ impl Call {
         let asked = self.ask("http.fetch", &request);
         let fetch = Box::new(Fetch {
             module: self.module().clone(),
+            library: self.library().map(|library| library.principal().clone()),
             request,
             allow: Arc::new(self.grants().hosts()),
             deadline,

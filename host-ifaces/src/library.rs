@@ -1,0 +1,358 @@
+//! Libraries: components that export interfaces to modules, and run within the Store of the module that uses them.
+//!
+//! Owns: which libraries a module has, with the grants of each (`Library`); what a library's component may export, and how
+//! its functions get into a module's linker (`LinkedLibrary`).
+//!
+//! While a function of a library runs, calls of the host are held against the grants of that library and against no other;
+//! its keys of the state begin with a prefix of its own. Whatever is counted is the module's: fuel, memory, time, host
+//! calls, state. What a library is asked and what it answers are values: nothing that it holds gets into a module.
+//!
+//! Invariant: a library's code runs only within a call of its module, or at the start of its instance, and never beside it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use wasmtime::{
+    Engine, Store,
+    component::{
+        Component, ComponentExportIndex, InstancePre, Linker, Type, Val,
+        types::{ComponentFunc, ComponentInstance, ComponentItem},
+    },
+};
+
+use crate::{
+    Hash, HostError,
+    bounded::{MESSAGE_BYTES_MAX, cut},
+    capability::Capability,
+    grants::{GrantError, Grants, Interfaces},
+    host::HostState,
+    interfaces::{INTERFACES, chain, clock, http, local_store, logging, random},
+    limits::check_component,
+    link::{self, LinkError},
+    recording::LibrarySetting,
+    types::{Config, ConfigValue},
+};
+
+/// Libraries of one module: each is a component more to be instantiated with every start of it.
+pub const LIBRARIES_MAX: usize = 8;
+/// Functions of a library's interfaces with the parts of their types: those of a module are compared with them.
+const TYPE_PARTS_MAX: usize = 2_000;
+/// What keys of libraries begin with in the state of their module: no other key comes after them, and no module has one.
+pub(crate) const STATE: char = '\u{10ffff}';
+/// The function that a library may export to be told its configuration.
+const INIT: &str = "init";
+
+/// What a library may ask for. Effects and signatures are asked for by the module that answers for them.
+pub fn grantable() -> [Capability; 6] {
+    [
+        chain::CAPABILITY,
+        local_store::INTERFACE.capability,
+        logging::INTERFACE.capability,
+        clock::INTERFACE.capability,
+        random::INTERFACE.capability,
+        http::CAPABILITY,
+    ]
+}
+
+/// A library that a module uses, and what that library may reach.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Library {
+    name: Arc<str>,
+    /// Whom the operator's credentials are for.
+    principal: Arc<str>,
+    /// What its keys begin with.
+    prefix: String,
+    pub version: String,
+    pub component: Hash,
+    pub grants: Arc<Grants>,
+    pub config: Arc<Vec<(String, ConfigValue)>>,
+}
+
+impl Library {
+    pub fn new(
+        name: Arc<str>,
+        version: String,
+        component: Hash,
+        grants: Arc<Grants>,
+        config: Arc<Vec<(String, ConfigValue)>>,
+    ) -> Self {
+        let (principal, prefix) = (principal(&name).into(), format!("{STATE}lib/{name}/"));
+        Self { name, principal, prefix, version, component, grants, config }
+    }
+
+    /// The one that a recording was made with.
+    pub fn recorded(setting: &LibrarySetting) -> Result<Self, GrantError> {
+        let LibrarySetting { name, version, component, config, served, stubs, chains, tables } = setting;
+        let grants = Grants::recorded((served, stubs), chains, tables)?;
+        Ok(Self::new(name.clone(), version.clone(), *component, grants.into(), Arc::new(config.clone())))
+    }
+
+    /// How it is set up, for whoever runs a recording again.
+    pub fn setting(&self) -> LibrarySetting {
+        LibrarySetting {
+            name: self.name.clone(),
+            version: self.version.clone(),
+            component: self.component,
+            config: (*self.config).clone(),
+            served: self.grants.served(),
+            stubs: self.grants.refused().into_iter().collect(),
+            chains: self.grants.chains().iter().copied().collect(),
+            tables: self.grants.tables().clone(),
+        }
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn principal(&self) -> &Arc<str> {
+        &self.principal
+    }
+
+    /// What its keys of the state begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+}
+
+/// What the operator's credentials for a library name instead of a module.
+pub fn principal(library: &str) -> String {
+    format!("library:{library}")
+}
+
+/// A function that a library exports.
+struct Exported {
+    name: String,
+    /// Its place among the functions of the library.
+    place: usize,
+    ty: ComponentFunc,
+}
+
+/// A library's component, linked against its own grants.
+pub struct LinkedLibrary {
+    name: Arc<str>,
+    pre: InstancePre<HostState>,
+    interfaces: BTreeMap<String, Vec<Exported>>,
+    functions: Vec<ComponentExportIndex>,
+    init: Option<ComponentExportIndex>,
+}
+
+/// Links a library's component.
+///
+/// # Errors
+/// What is wrong with the component, in at most [`MESSAGE_BYTES_MAX`] bytes.
+pub fn prepare(
+    engine: &Engine,
+    component: &Component,
+    interfaces: &Interfaces,
+    name: &Arc<str>,
+) -> Result<LinkedLibrary, String> {
+    let said = |error: LinkError| cut(format_args!("library `{name}`: {error}"), MESSAGE_BYTES_MAX);
+    let linker = link::link(engine, component, interfaces, &principal(name)).map_err(said)?;
+    check_component(component).map_err(|error| format!("library `{name}`: {error}"))?;
+    let pre = linker.instantiate_pre(component).map_err(|error| said(LinkError::Misfit(format!("{error:#}"))))?;
+    let mut linked = LinkedLibrary {
+        name: name.clone(),
+        pre,
+        interfaces: BTreeMap::new(),
+        functions: Vec::new(),
+        init: component.get_export_index(None, INIT),
+    };
+    linked.read_exports(engine, component).map_err(said)?;
+    Ok(linked)
+}
+
+impl LinkedLibrary {
+    /// The interfaces that it exports.
+    pub fn interfaces(&self) -> impl Iterator<Item = &str> {
+        self.interfaces.keys().map(String::as_str)
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub fn component(&self) -> &Component {
+        self.pre.component()
+    }
+
+    fn read_exports(&mut self, engine: &Engine, component: &Component) -> Result<(), LinkError> {
+        let lost = |name: &str| LinkError::Misfit(format!("its export `{name}` cannot be found again"));
+        let mut parts = 0;
+        for (export, item) in component.component_type().exports(engine) {
+            let ComponentItem::ComponentInstance(interface) = &item.ty else { continue };
+            if export.starts_with("wasi:")
+                || !matches!(link::interface(INTERFACES, export), Err(LinkError::Unknown { .. }))
+            {
+                return Err(LinkError::HostsOwn { export: export.to_owned() });
+            }
+            let instance = component.get_export_index(None, export).ok_or_else(|| lost(export))?;
+            let mut functions = Vec::new();
+            for (name, item) in interface.exports(engine) {
+                let refused =
+                    |what| LinkError::NotValues { function: name.to_owned(), export: export.to_owned(), what };
+                match item.ty {
+                    ComponentItem::ComponentFunc(ty) => {
+                        only_values(&ty, &mut parts).map_err(refused)?;
+                        let index = component.get_export_index(Some(&instance), name).ok_or_else(|| lost(name))?;
+                        functions.push(Exported { name: name.to_owned(), place: self.functions.len(), ty });
+                        self.functions.push(index);
+                    }
+                    ComponentItem::Resource(_) => return Err(refused("a resource")),
+                    // Types are named by the functions that use them.
+                    _ => {}
+                }
+            }
+            self.interfaces.insert(export.to_owned(), functions);
+        }
+        if self.interfaces.is_empty() { Err(LinkError::ExportsNothing) } else { Ok(()) }
+    }
+}
+
+/// Whether a function takes and answers values alone, which are not too many.
+fn only_values(function: &ComponentFunc, parts: &mut usize) -> Result<(), &'static str> {
+    if function.async_() {
+        return Err("async");
+    }
+    *parts += 1;
+    let mut open: Vec<Type> = function.params().map(|(_, ty)| ty).chain(function.results()).collect();
+    while let Some(ty) = open.pop() {
+        *parts += 1;
+        if *parts > TYPE_PARTS_MAX {
+            return Err("more parts than are compared");
+        }
+        match ty {
+            Type::Own(_) | Type::Borrow(_) => return Err("a resource"),
+            Type::Future(_) => return Err("a future"),
+            Type::Stream(_) => return Err("a stream"),
+            Type::ErrorContext => return Err("an error context"),
+            Type::List(list) => open.push(list.ty()),
+            Type::FixedLengthList(list) => open.push(list.ty()),
+            Type::Map(map) => open.extend([map.key(), map.value()]),
+            Type::Record(record) => open.extend(record.fields().map(|field| field.ty)),
+            Type::Tuple(tuple) => open.extend(tuple.types()),
+            Type::Variant(variant) => open.extend(variant.cases().filter_map(|case| case.ty)),
+            Type::Option(option) => open.push(option.ty()),
+            Type::Result(result) => open.extend([result.ok(), result.err()].into_iter().flatten()),
+            Type::Bool
+            | Type::S8
+            | Type::U8
+            | Type::S16
+            | Type::U16
+            | Type::S32
+            | Type::U32
+            | Type::S64
+            | Type::U64
+            | Type::Float32
+            | Type::Float64
+            | Type::Char
+            | Type::String
+            | Type::Enum(_)
+            | Type::Flags(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a module calls a function as its library has it.
+fn is_same(wanted: &ComponentFunc, exported: &ComponentFunc) -> bool {
+    wanted.async_() == exported.async_()
+        && wanted.params().map(|(_, ty)| ty).eq(exported.params().map(|(_, ty)| ty))
+        && wanted.results().eq(exported.results())
+}
+
+/// Defines an import of a module by the library that exports it, if one does.
+pub(crate) fn define(
+    engine: &Engine,
+    linker: &mut Linker<HostState>,
+    libraries: &[Arc<LinkedLibrary>],
+    import: &str,
+    item: &ComponentItem,
+) -> Result<bool, LinkError> {
+    let mut exporting = libraries.iter().enumerate().filter(|(_, library)| library.interfaces.contains_key(import));
+    let Some((at, library)) = exporting.next() else { return Ok(false) };
+    if let Some((_, second)) = exporting.next() {
+        let (first, second) = (library.name.to_string(), second.name.to_string());
+        return Err(LinkError::ExportedTwice { import: import.to_owned(), first, second });
+    }
+    let ComponentItem::ComponentInstance(wanted) = item else { return Ok(false) };
+    let Some(functions) = library.interfaces.get(import) else { return Ok(false) };
+    define_interface(engine, linker, at, (import, wanted), functions).map_err(|error| match error {
+        Undefined::Differs(function) => {
+            let library = library.name.to_string();
+            LinkError::Differs { import: import.to_owned(), function, library }
+        }
+        Undefined::Wasm(error) => link::misfit(error),
+    })?;
+    Ok(true)
+}
+
+/// Why a function of an interface cannot be defined.
+enum Undefined {
+    /// The module wants this function, and the library has none of its name and type.
+    Differs(String),
+    Wasm(wasmtime::Error),
+}
+
+fn define_interface(
+    engine: &Engine,
+    linker: &mut Linker<HostState>,
+    library: usize,
+    (import, wanted): (&str, &ComponentInstance),
+    functions: &[Exported],
+) -> Result<(), Undefined> {
+    let mut instance = linker.instance(import).map_err(Undefined::Wasm)?;
+    for (name, item) in wanted.exports(engine) {
+        let differs = || Undefined::Differs(name.to_owned());
+        match item.ty {
+            ComponentItem::ComponentFunc(ty) => {
+                let exported = functions.iter().find(|exported| exported.name == name);
+                let exported = exported.filter(|exported| is_same(&ty, &exported.ty)).ok_or_else(differs)?;
+                let place = exported.place;
+                let defined = instance.func_new_async(name, move |mut store, _, arguments, results| {
+                    Box::new(async move {
+                        let (function, caller) = store.data_mut().call_library(library, place, arguments)?;
+                        function.call_async(&mut store, arguments, results).await?;
+                        store.data_mut().library_answered(caller, results);
+                        Ok(())
+                    })
+                });
+                defined.map_err(Undefined::Wasm)?;
+            }
+            ComponentItem::Type(_) => {}
+            // Of what else there is in interfaces, a library has nothing.
+            _ => return Err(differs()),
+        }
+    }
+    Ok(())
+}
+
+/// Instantiates the libraries of a module in its fresh Store, in the order in which its grants have them, and tells each its
+/// configuration.
+///
+/// # Errors
+/// What a library did wrong: it traps the start of the module.
+pub async fn start(libraries: &[Arc<LinkedLibrary>], store: &mut Store<HostState>) -> wasmtime::Result<()> {
+    for (at, library) in libraries.iter().enumerate() {
+        let (caller, config) = store.data_mut().start_library(at);
+        let instance = library.pre.instantiate_async(&mut *store).await?;
+        let mut functions = Vec::with_capacity(library.functions.len());
+        for index in &library.functions {
+            let found = instance.get_func(&mut *store, index);
+            functions.push(found.ok_or_else(|| wasmtime::Error::msg("a function of the library is not there"))?);
+        }
+        if let Some(index) = &library.init {
+            let init = instance.get_typed_func::<(Config,), (Result<(), HostError>,)>(&mut *store, index)?;
+            let (started,) = init.call_async(&mut *store, (config,)).await?;
+            started.map_err(|error| {
+                wasmtime::Error::msg(format!("init failed: {}", cut(&error.message, MESSAGE_BYTES_MAX)))
+            })?;
+        }
+        store.data_mut().library_started(caller, functions);
+    }
+    Ok(())
+}
+
+/// What values take to be handed over, about, bytes.
+pub(crate) fn weight(values: &[Val]) -> usize {
+    values.iter().map(link::weight).sum()
+}
