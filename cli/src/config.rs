@@ -11,6 +11,7 @@ mod explain;
 mod files;
 mod identity;
 mod journal;
+mod libraries;
 mod model;
 mod restart;
 pub(crate) mod secret;
@@ -41,6 +42,7 @@ pub use check::{Problem, log_level, problem};
 pub use files::read_fixture;
 pub use identity::Identity;
 pub use journal::Journal;
+pub use libraries::Library;
 pub use restart::Restart;
 pub use secret::Secret;
 pub use transactions::Transactions;
@@ -153,6 +155,10 @@ pub fn load_with(
     for (index, module) in config.modules.iter_mut().enumerate() {
         let source = absolute(&format!("modules.{index}.source"), Path::new(&module.source)).map_err(located)?;
         module.source = source.to_string_lossy().into_owned();
+    }
+    for (index, library) in config.libraries.iter_mut().enumerate() {
+        let source = absolute(&format!("libraries.{index}.source"), Path::new(&library.source)).map_err(located)?;
+        library.source = source.to_string_lossy().into_owned();
     }
     if let Some(identity) = &mut config.identity {
         for (key, path) in identity.paths() {

@@ -21,6 +21,7 @@ use super::effects::Outbox;
 use super::egress::Egress;
 use super::identity::Identity;
 use super::journal::Journal;
+use super::libraries::Library;
 use super::restart::Restart;
 use super::secret::Secret;
 use super::transactions::Transactions;
@@ -32,6 +33,9 @@ pub struct Config {
     pub engine: Engine,
     pub chains: Vec<Chain>,
     pub modules: Vec<Module>,
+    /// What modules may call besides the host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub libraries: Vec<Library>,
     pub observability: Observability,
     pub journal: Journal,
     pub egress: Egress,
@@ -53,6 +57,7 @@ impl Default for Config {
             engine: Engine::default(),
             chains: Vec::new(),
             modules: Vec::new(),
+            libraries: Vec::new(),
             observability: Observability::default(),
             journal: Journal::default(),
             egress: Egress::default(),

@@ -30,15 +30,17 @@ const PREFIX: &str = "NEXUM_";
 /// on it.
 const UNSUPPORTED: [&str; 5] = ["content", "discovery", "trust", "swarm", "waku"];
 /// Keys that hold lists of tables.
-const TABLES: [&str; 7] = ["chains", "credentials", "endpoints", "modules", "remote", "policies", "typed_data"];
+const TABLES: [&str; 8] =
+    ["chains", "credentials", "endpoints", "libraries", "modules", "remote", "policies", "typed_data"];
 /// Keys whose relative paths are relative to the file.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "engine.state_dir",
     "observability.admin_socket",
     "journal.key",
     "egress.ca_file",
     "chains.#.mock",
     "modules.#.source",
+    "libraries.#.source",
     "identity.keystore",
     "identity.remote.#.ca_file",
 ];
@@ -46,7 +48,7 @@ const PATHS: [&str; 8] = [
 const SECRET_FILES: [&str; 2] = ["identity.password", CREDENTIAL];
 
 /// Of these the ones of which errors tell what is in the file there, and not the path.
-const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
+const CONTENTS: [&str; 3] = ["chains.#.mock", "modules.#.source", "libraries.#.source"];
 /// The longest path to a value; every value below a table carries it.
 const PATH_BYTES_MAX: usize = 1024;
 

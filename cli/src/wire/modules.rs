@@ -1,12 +1,15 @@
 //! Whether the configured modules can be loaded, as far as files tell: an engine starts without those that cannot.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use nexum_host_ifaces::{interfaces::identity::port::IdentityMsg, ports::Ports};
-use nexum_kernel::{load::Terms, manifest::config_values};
+use nexum_kernel::{
+    load::{Terms, bundle},
+    manifest::config_values,
+};
 
 use super::services::{module_spec, schedule_check};
-use crate::config::{Config, Problem, problem};
+use crate::config::{Config, Library, Problem, problem};
 
 /// The first module that cannot be loaded, if any.
 pub fn check(config: &Config) -> Result<(), Problem> {
@@ -14,6 +17,7 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     if config.identity.is_some() {
         ports.with::<IdentityMsg>();
     }
+    let libraries: Vec<_> = config.libraries.iter().map(Library::spec).collect();
     let (ceiling, restart, schedule_check) = (config.limits.limits(), config.restart.ceiling(), schedule_check());
     let terms = Terms {
         ports: &ports,
@@ -22,7 +26,13 @@ pub fn check(config: &Config) -> Result<(), Problem> {
         schedule_check: &schedule_check,
         record: config.journal.record,
         pending_max: config.outbox.settings().pending_max,
+        libraries: &libraries,
     };
+    for (index, library) in libraries.iter().enumerate() {
+        let refused = |message: String| problem(&format!("libraries.{index}.source"), message);
+        terms.library_manifest(&library.source).map_err(refused)?;
+        check_component(config, &bundle(&library.source).1).map_err(refused)?;
+    }
     let mut names = BTreeMap::new();
     for (index, module) in config.modules.iter().enumerate() {
         for (key, value) in &module.config {
@@ -34,18 +44,7 @@ pub fn check(config: &Config) -> Result<(), Problem> {
         }
         let refused = |message: String| problem(&format!("modules.{index}.source"), message);
         let plan = terms.plan(&module_spec(module)).map_err(refused)?;
-        if !plan.component.is_file() {
-            return Err(refused(format!(
-                "{} is missing: a bundle has one beside its nexum.toml",
-                plan.component.display()
-            )));
-        }
-        let most = config.engine.max_component_bytes;
-        if let Some(bytes) = plan.component.metadata().ok().map(|found| found.len()).filter(|bytes| *bytes > most) {
-            let component = plan.component.display();
-            let message = format!("{component} has {bytes} bytes, more than [engine] max_component_bytes = {most}");
-            return Err(refused(message));
-        }
+        check_component(config, &plan.component).map_err(refused)?;
         if let Some(first) = names.insert(plan.manifest.name.clone(), index) {
             let (name, first) = (&plan.manifest.name, first + 1);
             return Err(refused(format!(
@@ -56,16 +55,29 @@ pub fn check(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Whether there is a component, and none that is too large.
+fn check_component(config: &Config, path: &Path) -> Result<(), String> {
+    let component = path.display();
+    if !path.is_file() {
+        return Err(format!("{component} is missing: a bundle has one beside its nexum.toml"));
+    }
+    let most = config.engine.max_component_bytes;
+    match path.metadata().ok().map(|found| found.len()).filter(|bytes| *bytes > most) {
+        None => Ok(()),
+        Some(bytes) => Err(format!("{component} has {bytes} bytes, more than [engine] max_component_bytes = {most}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::fs;
 
     use super::*;
     use crate::config::{Identity, Module};
 
     const CAPABILITIES: &str = "[capabilities]\nrequired = [\"logging\"]\n";
 
-    fn bundle(directory: &Path, name: &str, rest: &str) -> Module {
+    fn written(directory: &Path, name: &str, rest: &str) -> Module {
         fs::create_dir_all(directory).unwrap();
         let component = "1".repeat(64);
         let manifest =
@@ -82,7 +94,7 @@ mod tests {
     #[test]
     fn modules_that_would_be_dead_at_the_start_are_told() {
         let dir = tempfile::TempDir::new().unwrap();
-        let good = |at: &str, name: &str| bundle(&dir.path().join(at), name, CAPABILITIES);
+        let good = |at: &str, name: &str| written(&dir.path().join(at), name, CAPABILITIES);
         assert_eq!(refusal(vec![good("a", "a"), good("b", "b")]), None);
 
         let missing = refusal(vec![Module::at(&dir.path().join("none"))]).unwrap();
@@ -92,12 +104,12 @@ mod tests {
         let denied = Module { denied: vec!["logging".parse().unwrap()], ..good("a", "a") };
         let denied = refusal(vec![denied]).unwrap();
         assert!(denied.ends_with("capability `logging` is required but the operator denies it"), "{denied}");
-        let signs = || bundle(&dir.path().join("s"), "s", "[capabilities]\nrequired = [\"identity\"]\n");
+        let signs = || written(&dir.path().join("s"), "s", "[capabilities]\nrequired = [\"identity\"]\n");
         let without = refusal(vec![signs()]).unwrap();
         assert!(without.contains("capability `identity` is required but this engine provides no such"), "{without}");
         let with = Config { modules: vec![signs()], identity: Some(Identity::default()), ..Config::default() };
         assert!(check(&with).is_ok());
-        let elsewhere = bundle(&dir.path().join("c"), "c", &format!("[chains]\nrequired = [1]\n{CAPABILITIES}"));
+        let elsewhere = written(&dir.path().join("c"), "c", &format!("[chains]\nrequired = [1]\n{CAPABILITIES}"));
         let elsewhere = refusal(vec![elsewhere]).unwrap();
         assert!(elsewhere.contains("chain 1 is required but the engine has no endpoint for it"), "{elsewhere}");
         let mut float = good("e", "e");
