@@ -19,6 +19,7 @@ mod held_back;
 mod hostile;
 mod identity;
 mod journal;
+mod libraries;
 mod metrics;
 mod notify;
 mod operator;

@@ -59,6 +59,8 @@ impl Dca {
 
 impl Dca {
     fn order(&self, block: &Block) -> serde_json::Value {
+        // With the block in it, so that two orders are never the same by chance.
+        let app_data = json!({ "version": "1.1.0", "appCode": "cow-dca", "metadata": {}, "block": block.number });
         json!({
             "sellToken": self.sell_token,
             "buyToken": self.buy_token,
@@ -68,7 +70,7 @@ impl Dca {
             "validTo": block.timestamp / 1_000 + self.valid_for_s,
             "kind": "sell",
             "partiallyFillable": false,
-            "appData": "{}",
+            "appData": app_data.to_string(),
             "from": self.owner,
             "signingScheme": "presign",
             "signature": self.owner,
