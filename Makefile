@@ -164,7 +164,7 @@ dist: build ## put what is shipped into target/dist: both programs, stripped, an
 
 .PHONY: guests
 guests: build ## build the libraries, the example modules and the test guests into bundles
-	@for manifest in sdk/libraries/*/Cargo.toml fixtures/guests/*/Cargo.toml sdk/examples/*/Cargo.toml; do \
+	@for manifest in sdk/libraries/*/Cargo.toml fixtures/libraries/*/Cargo.toml fixtures/guests/*/Cargo.toml sdk/examples/*/Cargo.toml; do \
 		package=$$(sed -n 's/^name = "\(.*\)"/\1/p' $$manifest | head -1); \
 		CARGO_TARGET_DIR="$(GUEST_TARGET_DIR)" CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src=/registry" \
 			cargo build --quiet --locked --target wasm32-wasip2 --profile guest -p $$package; \

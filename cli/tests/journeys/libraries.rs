@@ -233,3 +233,37 @@ fn a_library_that_is_missing_or_another_one_is_refused_with_what_would_be_right(
     let engine = module(setup).start();
     told(&engine, "library `cow`: trap in start: init failed: [config] networks: expected entries such as");
 }
+
+#[test]
+fn a_library_has_state_of_its_own_and_what_it_does_wrong_has_its_name() {
+    let with_probe = |mode: &str| {
+        let setup = Setup::new().mock(31337, FAST_CHAIN);
+        let setup = setup.with(&format!("[[libraries]]\nsource = \"{}\"\n", path(&bundle("probe"))));
+        let mode = format!("mode = \"{mode}\"");
+        setup.module("probing", "probing", &[FROM_THE_FIRST, ("mode = \"state\"", &mode)]).start()
+    };
+    let engine = with_probe("state");
+    engine.module_until("probing", "counted", |node| node["events_processed"].as_u64() > Some(5));
+    engine.ctl(&["module", "pause", "probing"]);
+    let seen = engine.state_value("probing", "seen").unwrap();
+    let number = seen["number"].as_u64().unwrap();
+    // One event unit has the writes of both.
+    assert_eq!(seen["counted"].as_u64(), Some(number), "{seen:#}");
+    assert_eq!(engine.state_value("probing", "count"), Some((1_000 + number).into()));
+    assert_eq!(seen["of_library"], serde_json::json!(["count"]), "{seen:#}");
+    assert_eq!(seen["own"], serde_json::json!(["count", "seen"]), "{seen:#}");
+    assert!(seen["flush"].as_str().unwrap().contains("library `probe` may not flush"), "{seen:#}");
+    assert!(seen["reserved"].as_str().unwrap().contains("U+10FFFF"), "{seen:#}");
+    assert!(engine.log_text().contains("probe: counted"), "its lines are told from the module's");
+    drop(engine);
+
+    let engine = with_probe("trap");
+    let node = engine.module_until("probing", "trapped", |node| node["events_failed"].as_u64() > Some(0));
+    let told = node["last_error"].as_str().unwrap();
+    assert!(told.starts_with("library `probe`: trap: ") && told.ends_with(" in block"), "{told}");
+    engine.module_until("probing", "goes on", |node| node["dead_letters"].as_u64() > Some(0));
+    let shown = engine.ctl(&["crash", "show", "probing"]);
+    for part in ["library_probe.wasm", "as the module asked"] {
+        assert!(shown.contains(part), "no `{part}` in\n{shown}");
+    }
+}
