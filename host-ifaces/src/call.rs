@@ -18,9 +18,8 @@ use crate::{
     call::log::{EventLabel, LINES_PER_SECOND, LogBudget},
     clock::Clock,
     event::EventId,
-    grants::Grants,
+    grants::{Grants, Library},
     host::args::HostArgs,
-    library::Library,
     limits::{Limits, Meter},
     ports::Ports,
     recording::{

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use crate::{capability::Capability, interfaces::table::Tables, library::Library};
+use crate::{Hash, capability::Capability, interfaces::table::Tables, types::ConfigValue};
 
 /// How a module reaches one capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +45,56 @@ pub struct Grants {
     tables: Tables,
     /// What it may call besides the host, each with grants of its own.
     libraries: Arc<[Library]>,
+}
+
+/// Libraries of one module: each is a component more to be instantiated with every start of it.
+pub const LIBRARIES_MAX: usize = 8;
+/// What keys of libraries begin with in the state of their module: no other key comes after them, and no module has one.
+pub(crate) const LIBRARY_STATE: char = '\u{10ffff}';
+
+/// A library that a module uses, and what that library may reach.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Library {
+    name: Arc<str>,
+    /// Whom the operator's credentials are for.
+    principal: Arc<str>,
+    /// What its keys begin with.
+    prefix: String,
+    pub version: String,
+    pub component: Hash,
+    pub grants: Arc<Grants>,
+    pub config: Arc<Vec<(String, ConfigValue)>>,
+}
+
+impl Library {
+    pub fn new(
+        name: Arc<str>,
+        version: String,
+        component: Hash,
+        grants: Arc<Grants>,
+        config: Arc<Vec<(String, ConfigValue)>>,
+    ) -> Self {
+        let (principal, prefix) = (principal(&name).into(), format!("{LIBRARY_STATE}lib/{name}/"));
+        Self { name, principal, prefix, version, component, grants, config }
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn principal(&self) -> &Arc<str> {
+        &self.principal
+    }
+
+    /// What its keys of the state begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+}
+
+/// What the operator's credentials for a library name instead of a module.
+pub fn principal(library: &str) -> String {
+    format!("library:{library}")
 }
 
 /// Why a required capability is missing.

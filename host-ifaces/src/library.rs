@@ -1,7 +1,7 @@
 //! Libraries: components that export interfaces to modules, and run within the Store of the module that uses them.
 //!
-//! Owns: which libraries a module has, with the grants of each (`Library`); what a library's component may export, and how
-//! its functions get into a module's linker (`LinkedLibrary`).
+//! Owns what a library's component may export, and how its functions get into a module's linker. Which libraries a module
+//! has, and what each may reach, is in its grants.
 //!
 //! While a function of a library runs, calls of the host are held against the grants of that library and against no other;
 //! its keys of the state begin with a prefix of its own. Whatever is counted is the module's: fuel, memory, time, host
@@ -14,30 +14,25 @@ use std::{collections::BTreeMap, sync::Arc};
 use wasmtime::{
     Engine, Store,
     component::{
-        Component, ComponentExportIndex, InstancePre, Linker, Type, Val,
+        Component, ComponentExportIndex, InstancePre, Linker, Type,
         types::{ComponentFunc, ComponentInstance, ComponentItem},
     },
 };
 
 use crate::{
-    Hash, HostError,
+    HostError,
     bounded::{MESSAGE_BYTES_MAX, cut},
     capability::Capability,
-    grants::{GrantError, Grants, Interfaces},
+    grants::{Interfaces, principal},
     host::HostState,
     interfaces::{INTERFACES, chain, clock, http, local_store, logging, random},
     limits::check_component,
     link::{self, LinkError},
-    recording::LibrarySetting,
-    types::{Config, ConfigValue},
+    types::Config,
 };
 
-/// Libraries of one module: each is a component more to be instantiated with every start of it.
-pub const LIBRARIES_MAX: usize = 8;
 /// Functions of a library's interfaces with the parts of their types: those of a module are compared with them.
 const TYPE_PARTS_MAX: usize = 2_000;
-/// What keys of libraries begin with in the state of their module: no other key comes after them, and no module has one.
-pub(crate) const STATE: char = '\u{10ffff}';
 /// The function that a library may export to be told its configuration.
 const INIT: &str = "init";
 
@@ -51,72 +46,6 @@ pub fn grantable() -> [Capability; 6] {
         random::INTERFACE.capability,
         http::CAPABILITY,
     ]
-}
-
-/// A library that a module uses, and what that library may reach.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Library {
-    name: Arc<str>,
-    /// Whom the operator's credentials are for.
-    principal: Arc<str>,
-    /// What its keys begin with.
-    prefix: String,
-    pub version: String,
-    pub component: Hash,
-    pub grants: Arc<Grants>,
-    pub config: Arc<Vec<(String, ConfigValue)>>,
-}
-
-impl Library {
-    pub fn new(
-        name: Arc<str>,
-        version: String,
-        component: Hash,
-        grants: Arc<Grants>,
-        config: Arc<Vec<(String, ConfigValue)>>,
-    ) -> Self {
-        let (principal, prefix) = (principal(&name).into(), format!("{STATE}lib/{name}/"));
-        Self { name, principal, prefix, version, component, grants, config }
-    }
-
-    /// The one that a recording was made with.
-    pub fn recorded(setting: &LibrarySetting) -> Result<Self, GrantError> {
-        let LibrarySetting { name, version, component, config, served, stubs, chains, tables } = setting;
-        let grants = Grants::recorded((served, stubs), chains, tables)?;
-        Ok(Self::new(name.clone(), version.clone(), *component, grants.into(), Arc::new(config.clone())))
-    }
-
-    /// How it is set up, for whoever runs a recording again.
-    pub fn setting(&self) -> LibrarySetting {
-        LibrarySetting {
-            name: self.name.clone(),
-            version: self.version.clone(),
-            component: self.component,
-            config: (*self.config).clone(),
-            served: self.grants.served(),
-            stubs: self.grants.refused().into_iter().collect(),
-            chains: self.grants.chains().iter().copied().collect(),
-            tables: self.grants.tables().clone(),
-        }
-    }
-
-    pub fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    pub(crate) fn principal(&self) -> &Arc<str> {
-        &self.principal
-    }
-
-    /// What its keys of the state begin with.
-    pub fn prefix(&self) -> &str {
-        &self.prefix
-    }
-}
-
-/// What the operator's credentials for a library name instead of a module.
-pub fn principal(library: &str) -> String {
-    format!("library:{library}")
 }
 
 /// A function that a library exports.
@@ -350,9 +279,4 @@ pub async fn start(libraries: &[Arc<LinkedLibrary>], store: &mut Store<HostState
         store.data_mut().library_started(caller, functions);
     }
     Ok(())
-}
-
-/// What values take to be handed over, about, bytes.
-pub(crate) fn weight(values: &[Val]) -> usize {
-    values.iter().map(link::weight).sum()
 }

@@ -20,6 +20,7 @@ use crate::{
     Hash, HostError,
     capability::Capability,
     event::EventId,
+    grants::{GrantError, Grants, Library},
     interfaces::table::Tables,
     limits::Limits,
     outbox::EffectSummary,
@@ -162,6 +163,29 @@ pub struct LibrarySetting {
     pub stubs: Vec<Capability>,
     pub chains: Vec<u64>,
     pub tables: Tables,
+}
+
+impl LibrarySetting {
+    pub fn of(library: &Library) -> Self {
+        let Library { version, component, grants, config, .. } = library;
+        Self {
+            name: library.name().clone(),
+            version: version.clone(),
+            component: *component,
+            config: (**config).clone(),
+            served: grants.served(),
+            stubs: grants.refused().into_iter().collect(),
+            chains: grants.chains().iter().copied().collect(),
+            tables: grants.tables().clone(),
+        }
+    }
+
+    /// The library as it was.
+    pub fn library(&self) -> Result<Library, GrantError> {
+        let Self { name, version, component, config, served, stubs, chains, tables } = self;
+        let grants = Grants::recorded((served, stubs), chains, tables)?;
+        Ok(Library::new(name.clone(), version.clone(), *component, grants.into(), Arc::new(config.clone())))
+    }
 }
 
 /// One event of one module, or its `init`, with everything that it depended on.

@@ -16,7 +16,7 @@ mod histogram;
 pub mod instance;
 mod intensity;
 mod lane;
-pub mod libraries;
+mod libraries;
 pub mod load;
 pub mod manifest;
 mod metrics;

@@ -3,28 +3,14 @@
 //! Invariant: a module gets the very component that its manifest names, with grants that are decided from the library's own
 //! manifest and what the operator says about the library; nothing of either depends on the module.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use nexum_host_ifaces::library::Library;
+use nexum_host_ifaces::grants::Library;
 
 use crate::{
-    load::{Terms, bundle, configuration},
+    load::{LibrarySpec, Terms, bundle, configuration},
     manifest::{Kind, LibraryReference, Manifest},
 };
-
-/// Where the engine's configuration has a library, and what the operator changes about it.
-#[derive(Debug, Clone, Default)]
-pub struct LibrarySpec {
-    /// A bundle directory.
-    pub source: PathBuf,
-    /// Names of capabilities that the operator withholds.
-    pub denied: Vec<String>,
-    /// Values that replace or add to the `[config]` of its manifest.
-    pub config: BTreeMap<String, toml::Value>,
-}
 
 impl Terms<'_> {
     /// The library that a manifest names, and the file of its component.

@@ -13,12 +13,12 @@ use nexum_host_ifaces::{
     bounded::{MESSAGE_BYTES_MAX, cut},
     capability::Capability,
     cron::ScheduleCheck,
-    grants::{AskedCapabilities, Grants, Interfaces},
+    grants::{AskedCapabilities, Grants, Interfaces, Library},
     interfaces::{
         self,
         chain::{self, grant::EXTRA_METHODS},
     },
-    library::{self, Library, LinkedLibrary},
+    library::{self, LinkedLibrary},
     limits::Limits,
     ports::Ports,
     recording::Record,
@@ -34,7 +34,6 @@ use crate::{
     begun::{Marks, What},
     engine::{EngineError, WasmEngine},
     instance::{self, Prepared},
-    libraries::LibrarySpec,
     manifest::{self, Kind, Manifest},
     restart,
 };
@@ -80,6 +79,17 @@ pub struct Plan {
     pub record: Record,
     /// What of the manifest's `[module.restart]` the operator's ceiling changed.
     pub held: Option<String>,
+}
+
+/// Where the engine's configuration has a library, and what the operator changes about it.
+#[derive(Debug, Clone, Default)]
+pub struct LibrarySpec {
+    /// A bundle directory.
+    pub source: PathBuf,
+    /// Names of capabilities that the operator withholds.
+    pub denied: Vec<String>,
+    /// Values that replace or add to the `[config]` of its manifest.
+    pub config: BTreeMap<String, toml::Value>,
 }
 
 /// What plans are made against: the engine's services and ceilings.

@@ -9,12 +9,12 @@ use nexum_host_ifaces::{
     Hash,
     clock::Clock,
     commit_queue::CommitQueue,
-    grants::{GrantError, Grants},
+    grants::{GrantError, Grants, Library},
     host::HostArgs,
-    library::{self, Library, LinkedLibrary},
+    library::{self, LinkedLibrary},
     outbox::EffectSummary,
     ports::Ports,
-    recording::{Captured, Fault, RecordedOutcome, Recording, TapeMode, view::RecordedView},
+    recording::{Captured, Fault, LibrarySetting, RecordedOutcome, Recording, TapeMode, view::RecordedView},
     store::{ModuleId, ModuleRecord},
     unit::drafts::{PENDING_MAX, Quota},
 };
@@ -59,7 +59,7 @@ pub async fn replay(
     }
     let setting = &recording.setting;
     let grants = Grants::recorded((&setting.served, &setting.stubs), &setting.chains, &setting.tables);
-    let libraries = setting.libraries.iter().map(Library::recorded).collect::<Result<Vec<_>, _>>();
+    let libraries = setting.libraries.iter().map(LibrarySetting::library).collect::<Result<Vec<_>, _>>();
     let said = |error: GrantError| error.to_string();
     let grants = grants.map_err(said)?.with_libraries(libraries.map_err(said)?);
     let linked = grants.libraries().iter().map(|library| linked(engine, library)).collect::<Result<Vec<_>, _>>()?;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use nexum_host_ifaces::{
     capability::Capability,
-    grants::{AskedCapabilities, Grants},
+    grants::{AskedCapabilities, Grants, Library},
     host::HostArgs,
-    library::{self, Library},
+    library,
     store::{ModuleRecord, UnitKind},
     types::ConfigValue,
 };

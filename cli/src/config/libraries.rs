@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use nexum_host_ifaces::capability::Capability;
-use nexum_kernel::libraries::LibrarySpec;
+use nexum_kernel::load::LibrarySpec;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wasmtime::component::{Func, Val};
 
 use super::HostState;
-use crate::{library::weight, types::Config};
+use crate::{link::weight, types::Config};
 
 impl HostState {
     /// Code of the library at this place runs from now on. Answers whose did, and the library's configuration.
@@ -29,7 +29,7 @@ impl HostState {
         function: usize,
         arguments: &[Val],
     ) -> wasmtime::Result<(Func, Option<usize>)> {
-        self.call.take(weight(arguments));
+        self.call.take(arguments.iter().map(weight).sum());
         self.call.count_or_trap("library")?;
         let found = self.libraries.get(library).and_then(|functions| functions.get(function)).copied();
         let function = found.ok_or_else(|| wasmtime::Error::msg("the library has not been started"))?;
@@ -37,7 +37,7 @@ impl HostState {
     }
 
     pub(crate) fn library_answered(&mut self, caller: Option<usize>, results: &[Val]) {
-        self.call.give(weight(results));
+        self.call.give(results.iter().map(weight).sum());
         self.call.enter(caller);
     }
 

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use nexum_host_ifaces::library::LIBRARIES_MAX;
+use nexum_host_ifaces::grants::LIBRARIES_MAX;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{LibraryReference, ceilings, raw, values::Finding};
+use super::{
+    LibraryReference, ceilings,
+    values::{Finding, component, is_name},
+};
 
 /// Libraries by name.
 pub(super) type Libraries = BTreeMap<String, Spanned<Reference>>;
@@ -23,13 +26,13 @@ pub(super) fn check(libraries: Libraries) -> Result<Vec<LibraryReference>, Findi
     let mut found = Vec::with_capacity(count.min(LIBRARIES_MAX));
     for (name, reference) in libraries {
         ceilings::list(|| reference.span(), "libraries", count, LIBRARIES_MAX)?;
-        if !raw::is_name(&name) {
+        if !is_name(&name) {
             let message = format!("library name `{name}`: expected 1 to 64 of a-z, 0-9 and -, with - at neither end");
             return Err((reference.span(), message));
         }
-        let Reference { version, component } = reference.into_inner();
+        let Reference { version, component: named } = reference.into_inner();
         ceilings::text(&version, "version", ceilings::VERSION_BYTES_MAX)?;
-        let component = raw::component(&component)?;
+        let component = component(&named)?;
         found.push(LibraryReference { name: name.into(), version: version.into_inner(), component });
     }
     Ok(found)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nexum_host_ifaces::{Hash, capability::Capability, cron::ScheduleCheck, limits::Limits};
+use nexum_host_ifaces::{capability::Capability, cron::ScheduleCheck, limits::Limits};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -11,7 +11,7 @@ use super::{
     capabilities::{Capabilities, Packages},
     ceilings, config_values,
     libraries::{self, Libraries},
-    values::{Finding, Length, duration, positive},
+    values::{Finding, Length, component, duration, is_name, positive},
 };
 use crate::sources::{self, Reading, Subscription};
 
@@ -148,22 +148,6 @@ impl Manifest {
         }
         self.capabilities.check_library()
     }
-}
-
-/// Whether a module or a library can have this name.
-pub(super) fn is_name(name: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    // On a command line a name with `-` in front would be a flag.
-    let at_end = name.starts_with('-') || name.ends_with('-');
-    (1..=64).contains(&name.len()) && !at_end && name.chars().all(allowed)
-}
-
-pub(super) fn component(text: &Spanned<String>) -> Result<Hash, Finding> {
-    let digits = text.get_ref().strip_prefix("sha256:").filter(|digits| digits.len() == 64);
-    digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
-        let message = format!("component `{}`: expected \"sha256:\" and 64 hex digits", text.get_ref());
-        (text.span(), message)
-    })
 }
 
 impl Module {

@@ -6,9 +6,9 @@ use std::sync::{Arc, atomic::Ordering};
 use nexum_host_ifaces::{
     event::EventId,
     host::HostArgs,
-    library::Library,
     recording::{
-        Crash, CrashBrief, Fault, Pool, RECORDING_BYTES_MAX, Record, Recording, Setting, TapeMode, encoded_bytes,
+        Crash, CrashBrief, Fault, LibrarySetting, Pool, RECORDING_BYTES_MAX, Record, Recording, Setting, TapeMode,
+        encoded_bytes,
     },
     store::{ModuleHealth, ModuleId, StoreMsg},
     types::Event,
@@ -107,7 +107,7 @@ impl Plan {
             stubs: plan.grants.refused().into_iter().collect(),
             chains: plan.grants.chains().iter().copied().collect(),
             tables: plan.grants.tables().clone(),
-            libraries: plan.grants.libraries().iter().map(Library::setting).collect(),
+            libraries: plan.grants.libraries().iter().map(LibrarySetting::of).collect(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use nexum_admin_api::{state::ServiceState, tree::SHOWN_WAIT_MS};
-use nexum_host_ifaces::{grants::Grants, library::Library};
+use nexum_host_ifaces::grants::{Grants, Library};
 
 use super::{
     State,

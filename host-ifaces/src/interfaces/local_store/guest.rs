@@ -6,8 +6,8 @@ use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::local_store::{self, Entry, Write},
     call::Call,
+    grants::{LIBRARY_STATE, Library},
     host::HostState,
-    library::{self, Library},
     unit::Unit,
     unit::overlay::{LIST_ENTRIES_MAX, check_key, invalid},
 };
@@ -48,7 +48,7 @@ impl View<'_> {
     fn placed(&self, what: &str, key: String) -> Result<String, HostError> {
         let key = match self.call.library() {
             Some(library) => library.prefix().to_owned() + &key,
-            None if key.starts_with(library::STATE) => {
+            None if key.starts_with(LIBRARY_STATE) => {
                 return Err(invalid(format!("{what} that begins with U+10FFFF, as those of libraries do")));
             }
             None => key,
@@ -62,7 +62,7 @@ impl View<'_> {
         match self.call.library().map(Library::prefix) {
             Some(prefix) => entries.iter_mut().for_each(|(key, _)| drop(key.drain(..prefix.len()))),
             None => {
-                let own = entries.iter().take_while(|(key, _)| !key.starts_with(library::STATE)).count();
+                let own = entries.iter().take_while(|(key, _)| !key.starts_with(LIBRARY_STATE)).count();
                 entries.truncate(own);
             }
         }
