@@ -96,10 +96,6 @@ impl LinkedLibrary {
         self.interfaces.keys().map(String::as_str)
     }
 
-    pub(crate) fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
     pub fn component(&self) -> &Component {
         self.pre.component()
     }

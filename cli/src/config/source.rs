@@ -66,8 +66,8 @@ const SECRETS: [&str; 7] = [
 const CREDENTIAL: &str = "egress.credentials.#.value";
 /// What stands before the name of one of them, in the place of the name of a variable.
 const PLACEHOLDER: &str = "secret:";
-/// What modules are given, in which such a name stays.
-const GIVEN: &str = "modules.#.config.";
+/// What modules and libraries are given, in which such a name stays.
+const GIVEN: [&str; 2] = ["modules.#.config.", "libraries.#.config."];
 /// Here `${…}` stands for parts of a request.
 const PAYLOAD: &str = "egress.credentials.#.hmac.payload";
 
@@ -250,7 +250,8 @@ impl Reader<'_> {
     /// stands for `${`. `${secret:NAME}` stays in what modules are given: it is filled in where a request leaves.
     fn expand(&mut self, at: &str, text: &str) -> Result<String, ConfigError> {
         let refused = |message: String| ConfigError(self.file.located(&split(at), &message));
-        let is_given = pattern(&split(at)).starts_with(GIVEN);
+        let pattern = pattern(&split(at));
+        let is_given = GIVEN.iter().any(|given| pattern.starts_with(given));
         let mut expanded = String::new();
         let mut rest = text;
         let mut found = false;

@@ -42,7 +42,7 @@ use tokio::sync::watch;
 
 use super::{journal_key, logging::Log, store_directory};
 use crate::{
-    config::{Ceiling, Chain, Config, Credential, Module},
+    config::{Ceiling, Chain, Config, Credential, Library, Module},
     status,
 };
 
