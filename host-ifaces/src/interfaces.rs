@@ -121,7 +121,7 @@ impl Grants {
             if known.is_none() {
                 beyond.push(format!("library `{name}`"));
             }
-            let reached = library.grants.beyond(known.map_or(&nothing, |known| &known.grants));
+            let reached = library.grants.beyond(known.map_or(&nothing, |known| &*known.grants));
             beyond.extend(reached.into_iter().map(|what| format!("{what} of library `{name}`")));
         }
         beyond

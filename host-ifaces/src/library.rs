@@ -276,3 +276,60 @@ pub async fn start(libraries: &[Arc<LinkedLibrary>], store: &mut Store<HostState
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use nexum_testkit::wasm::{COMPONENT, component, extern_name, importing, section};
+
+    use super::*;
+
+    /// A component that exports an interface of this name, with a resource or with nothing.
+    fn exporting(name: &str, resource: bool) -> Vec<u8> {
+        // (type (resource (rep i32))), then an instance that exports it, then that instance.
+        let exports = if resource { [vec![1], extern_name("r"), vec![0x03, 0]].concat() } else { vec![0] };
+        let export = [vec![1], extern_name(name), vec![0x05, 0, 0x00]].concat();
+        component(&[
+            section(7, &[1, 0x3f, 0x7f, 0x00]),
+            section(5, &[vec![1, 0x01], exports].concat()),
+            section(11, &export),
+        ])
+    }
+
+    fn prepared(engine: &Engine, bytes: &[u8]) -> Result<LinkedLibrary, String> {
+        prepare(engine, &Component::new(engine, bytes).unwrap(), &Interfaces::default(), &"cow".into())
+    }
+
+    #[test]
+    fn a_library_exports_interfaces_of_its_own_with_values_alone() {
+        let engine = Engine::default();
+        let refused = |bytes: &[u8]| prepared(&engine, bytes).err().unwrap();
+        assert!(refused(COMPONENT).starts_with("library `cow`: the component exports no interface"));
+        let hosts = refused(&exporting("nexum:host/http@0.3.0", false));
+        assert!(hosts.ends_with("interfaces of the host and of WASI are the host's own"), "{hosts}");
+        let resource = refused(&exporting("a:b/c@1.0.0", true));
+        assert!(resource.contains("exports `r` of `a:b/c@1.0.0`, whose type is or has a resource"), "{resource}");
+        let linked = prepared(&engine, &exporting("a:b/c@1.0.0", false)).unwrap();
+        assert_eq!(linked.interfaces().collect::<Vec<_>>(), ["a:b/c@1.0.0"]);
+    }
+
+    #[test]
+    fn a_module_gets_an_interface_of_its_library_and_only_as_the_library_has_it() {
+        let engine = Engine::default();
+        let library = || Arc::new(prepared(&engine, &exporting("a:b/c@1.0.0", false)).unwrap());
+        let linked = |bytes: Vec<u8>, libraries: &[Arc<LinkedLibrary>]| {
+            let component = Component::new(&engine, bytes).unwrap();
+            let linked = link::link_with(&engine, &component, &Interfaces::default(), "m", libraries);
+            linked.err().map(|error| error.to_string())
+        };
+        // (type (func)), and it exported as "f".
+        let function = [vec![0x01, 0x40, 0, 0x01, 0x00, 0x04], extern_name("f"), vec![0x01, 0]].concat();
+        let calling = || importing("a:b/c@1.0.0", 2, &function);
+        assert_eq!(linked(importing("a:b/c@1.0.0", 0, &[]), &[library()]), None);
+        let missing = linked(calling(), &[library()]).unwrap();
+        assert!(missing.contains("with `f`, which library `cow` does not export"), "{missing}");
+        let twice = linked(calling(), &[library(), library()]).unwrap();
+        assert!(twice.ends_with("both of its libraries `cow` and `cow` export"), "{twice}");
+        let without = linked(calling(), &[]).unwrap();
+        assert!(without.ends_with("one of a library needs that library under [libraries]"), "{without}");
+    }
+}

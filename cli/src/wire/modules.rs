@@ -126,4 +126,49 @@ mod tests {
         let bare = refusal(vec![bare]).unwrap();
         assert!(bare.contains("d/module.wasm is missing"), "{bare}");
     }
+
+    #[test]
+    fn a_library_that_is_not_there_or_is_none_is_told() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let library = |at: &str, name: &str, rest: &str| {
+            let bundle = dir.path().join(at);
+            written(&bundle, name, rest);
+            let text = fs::read_to_string(bundle.join("nexum.toml")).unwrap();
+            let text = text.replace("[module]\n", "[module]\nkind = \"library\"\n");
+            fs::write(bundle.join("nexum.toml"), text).unwrap();
+            Library { source: bundle.to_string_lossy().into_owned(), denied: Vec::new(), config: BTreeMap::new() }
+        };
+        let using = |version: &str| {
+            let component = "1".repeat(64);
+            let used = format!("[libraries.cow]\nversion = \"{version}\"\ncomponent = \"sha256:{component}\"\n");
+            written(&dir.path().join("m"), "m", &format!("{CAPABILITIES}{used}"))
+        };
+        let refusal = |modules: Vec<Module>, libraries: Vec<Library>| {
+            check(&Config { modules, libraries, ..Config::default() }).err().map(|problem| problem.message)
+        };
+        let cow = || library("l", "cow", CAPABILITIES);
+        assert_eq!(refusal(vec![using("0.1.0")], vec![library("o", "other", CAPABILITIES), cow()]), None);
+        let none = refusal(vec![using("0.1.0")], Vec::new()).unwrap();
+        assert!(
+            none.ends_with("[[libraries]] in the engine's configuration has none: add the source of its bundle there")
+        );
+        let other = refusal(vec![using("0.1.0")], vec![library("o", "other", CAPABILITIES)]).unwrap();
+        assert!(
+            other.contains("library `cow` 0.1.0, sha256:1111") && other.contains("has other 0.1.0, sha"),
+            "{other}"
+        );
+        let version = refusal(vec![using("0.2.0")], vec![cow()]).unwrap();
+        assert!(
+            version.ends_with("its version is 0.1.0, but the module's [libraries] says 0.2.0 for the same component")
+        );
+        let denied = Library { denied: vec!["logging".parse().unwrap()], ..cow() };
+        let denied = refusal(vec![using("0.1.0")], vec![denied]).unwrap();
+        assert!(denied.contains("library `cow`, ") && denied.ends_with("but the operator denies it"), "{denied}");
+        let as_module = refusal(vec![Module::at(&dir.path().join("l"))], Vec::new()).unwrap();
+        assert!(as_module.ends_with("is a library, which modules use: list it in [[libraries]]"), "{as_module}");
+        let source = using("0.1.0").source;
+        let as_library = Library { source, denied: Vec::new(), config: BTreeMap::new() };
+        let as_library = refusal(Vec::new(), vec![as_library]).unwrap();
+        assert!(as_library.ends_with("is no library: list it in [[modules]]"), "{as_library}");
+    }
 }
