@@ -94,7 +94,7 @@ fn with_library(setup: Setup, url: &str) -> Setup {
 }
 
 fn module(setup: Setup) -> Setup {
-    setup.module("cow-dca", "cow-dca", &[FROM_THE_FIRST, ("every = 10", "every = 1")])
+    setup.module("cow-dca", "cow-dca", &[FROM_THE_FIRST, ("every = 7_200", "every = 1")])
 }
 
 /// The hash of the library as modules name it.
