@@ -276,6 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn the_hash_of_a_library_is_filled_in_for_the_version_that_it_has() {
+        let built = || Built { name: "cow".into(), version: "0.3.0".into(), component: "sha256:33".into() };
+        let filled = |more: &str| {
+            fill_in(&format!("{MANIFEST}{more}"), "sha256:11", &[built()]).map_err(|error| error.to_string())
+        };
+        let placed = filled("[libraries.cow]\nversion = \"0.3.0\" # as built\n").unwrap();
+        assert!(placed.contains("version = \"0.3.0\" # as built\ncomponent = \"sha256:33\"\n"), "{placed}");
+        let inline = filled("[libraries]\ncow = { version = \"0.3.0\", component = \"sha256:22\" }\n").unwrap();
+        assert!(inline.contains("sha256:33") && !inline.contains("sha256:22"), "{inline}");
+        let unused = filled("").unwrap_err();
+        assert!(unused.ends_with("add [libraries.cow] with version = \"0.3.0\""), "{unused}");
+        let other = filled("[libraries.cow]\nversion = \"0.2.0\"\n").unwrap_err();
+        assert!(other.ends_with("names version 0.2.0, but the bundle of the library has 0.3.0"), "{other}");
+    }
+
+    #[test]
     fn an_error_names_the_line_that_the_author_sees() {
         let directory = tempfile::TempDir::new().unwrap();
         let wasm = directory.path().join("m.wasm");

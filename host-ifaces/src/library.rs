@@ -238,7 +238,7 @@ fn define_interface(
                         let (function, caller) = store.data_mut().call_library(library, place, arguments)?;
                         function.call_async(&mut store, arguments, results).await?;
                         store.data_mut().library_answered(caller, results);
-                        Ok(())
+                        Ok::<(), wasmtime::Error>(())
                     })
                 });
                 defined.map_err(Undefined::Wasm)?;
