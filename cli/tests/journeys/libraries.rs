@@ -156,8 +156,9 @@ fn a_module_places_orders_through_a_library_that_has_the_key_also_when_the_engin
         assert!(book.duplicates > 0 && book.placed.len() >= cursor, "{} of {cursor}", book.placed.len());
         assert_eq!(book.refused, 0, "the key was there each time");
     }
-    let said = [&["tree", "--json"][..], &["logs"], &["state", "inspect", "cow-dca"], &["journal", "tail", "cow-dca"]];
-    assert!(said.iter().all(|order| !engine.ctl(order).contains(KEY)) && !engine.log_text().contains(KEY));
+    let orders: [&[&str]; 4] =
+        [&["tree", "--json"], &["logs"], &["state", "inspect", "cow-dca"], &["journal", "tail", "cow-dca"]];
+    assert!(orders.iter().all(|order| !engine.ctl(order).contains(KEY)) && !engine.log_text().contains(KEY));
     engine.kill9();
     let (taken, known) = {
         let book = book.lock().unwrap();
