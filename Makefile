@@ -181,14 +181,15 @@ dist: build ## put what is shipped into target/dist: both programs, stripped, an
 	@ls -l "$(DIST)"
 
 .PHONY: guests
-guests: build ## build the example modules and the test guests into bundles
-	@for manifest in fixtures/guests/*/Cargo.toml sdk/examples/*/Cargo.toml; do \
+guests: build ## build the libraries, the example modules and the test guests into bundles
+	@for manifest in sdk/libraries/*/Cargo.toml fixtures/libraries/*/Cargo.toml fixtures/guests/*/Cargo.toml sdk/examples/*/Cargo.toml; do \
 		package=$$(sed -n 's/^name = "\(.*\)"/\1/p' $$manifest | head -1); \
 		CARGO_TARGET_DIR="$(GUEST_TARGET_DIR)" CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src=/registry" \
 			cargo build --quiet --locked --target wasm32-wasip2 --profile guest -p $$package; \
 		dir=$$(dirname $$manifest); \
+		libraries=$$(sed -n 's|^\[libraries\.\(.*\)\]|--library=$(NEXUM_BUNDLES)/\1|p' $$dir/nexum.toml); \
 		"$(BIN)/nexum" module package $$dir --component "$(GUEST_TARGET_DIR)/wasm32-wasip2/guest/$${package//-/_}.wasm" \
-			--out "$(NEXUM_BUNDLES)/$$(basename $$dir)" >/dev/null; \
+			$$libraries --out "$(NEXUM_BUNDLES)/$$(basename $$dir)" >/dev/null; \
 	done
 
 .PHONY: languages-deps

@@ -7,7 +7,7 @@ pub mod replay;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use nexum_ctl::exit::CODES;
 
-pub use nexum_ctl::args::{Common, Module, Output, Run, Settings, State, journal};
+pub use nexum_ctl::args::{Common, Module, Output, Package, Run, Settings, State, journal};
 
 /// Runs WebAssembly modules that watch EVM chains.
 #[derive(Debug, Parser)]

@@ -19,7 +19,10 @@ use nexum_host_ifaces::{
     },
     secrets,
 };
-use nexum_kernel::manifest::{Manifest, ManifestError, text};
+use nexum_kernel::{
+    load,
+    manifest::{Kind, Manifest, ManifestError, text},
+};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};
 use toml_edit::{DocumentMut, Item, Value};
@@ -38,8 +41,9 @@ pub struct Made {
     pub bundle: PathBuf,
 }
 
-/// Writes `nexum.toml`, with the component's hash filled in, and `module.wasm` to the directory `out`.
-pub fn package(manifest_dir: &Path, component: &Path, out: &Path) -> anyhow::Result<Made> {
+/// Writes `nexum.toml`, with the hashes of the component and of `libraries` filled in, and `module.wasm` to the directory
+/// `out`.
+pub fn package(manifest_dir: &Path, component: &Path, libraries: &[PathBuf], out: &Path) -> anyhow::Result<Made> {
     let manifest = manifest_dir.join("nexum.toml");
     let text = text::read(&manifest, text::MANIFEST_BYTES_MAX);
     let text = text.map_err(|error| anyhow::anyhow!("{}: {error}", manifest.display()))?;
@@ -47,7 +51,8 @@ pub fn package(manifest_dir: &Path, component: &Path, out: &Path) -> anyhow::Res
     let wasm = wasm.map_err(|error| anyhow::anyhow!("{}: {error}", component.display()))?;
     check_component(&wasm).with_context(|| format!("{}", component.display()))?;
     let hash = format!("sha256:{}", hex::encode(Sha256::digest(&wasm)));
-    let filled = fill_in(&text, &hash).with_context(|| format!("{}", manifest.display()))?;
+    let libraries = libraries.iter().map(|bundle| Built::read(bundle)).collect::<anyhow::Result<Vec<_>>>()?;
+    let filled = fill_in(&text, &hash, &libraries).with_context(|| format!("{}", manifest.display()))?;
     // The check that an engine makes, so that a bundle that is made can be loaded.
     let checked = Manifest::parse(&filled, &manifest, &crate::wire::schedule_check())
         .map_err(|error| as_written(error, &text, &filled))?;
@@ -98,8 +103,45 @@ fn check_component(wasm: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// The manifest with `component` set in `[module]`, in whatever form TOML that is written; the comments stay.
-fn fill_in(manifest: &str, hash: &str) -> anyhow::Result<String> {
+/// A library that a module is packaged for.
+struct Built {
+    name: String,
+    version: String,
+    /// `sha256:` and 64 hex digits.
+    component: String,
+}
+
+impl Built {
+    fn read(bundle: &Path) -> anyhow::Result<Self> {
+        let (at, _) = load::bundle(bundle);
+        let manifest = Manifest::read(&at, &crate::wire::schedule_check())?;
+        if manifest.kind != Kind::Library {
+            bail!("{}: is no library, as --library wants one", at.display());
+        }
+        let component = format!("sha256:{}", hex::encode(manifest.component.0));
+        Ok(Self { name: manifest.name.to_string(), version: manifest.version, component })
+    }
+
+    /// Sets its hash in the manifest of the module.
+    fn fill_in(&self, document: &mut DocumentMut) -> anyhow::Result<()> {
+        let Self { name, version, component } = self;
+        let libraries = document.get_mut("libraries").and_then(Item::as_table_like_mut);
+        let named = libraries.and_then(|libraries| libraries.get_mut(name)).and_then(Item::as_table_like_mut);
+        let Some(named) = named else {
+            bail!("does not use library `{name}`: add [libraries.{name}] with version = \"{version}\"");
+        };
+        let wanted = named.get("version").and_then(Item::as_str);
+        if wanted != Some(version.as_str()) {
+            let wanted = wanted.unwrap_or("none");
+            bail!("[libraries.{name}] names version {wanted}, but the bundle of the library has {version}");
+        }
+        named.insert("component", toml_edit::value(component));
+        Ok(())
+    }
+}
+
+/// The manifest with `component` set in `[module]` and in `[libraries]`, in whatever form TOML that is written; the comments stay.
+fn fill_in(manifest: &str, hash: &str, libraries: &[Built]) -> anyhow::Result<String> {
     let line = |offset: usize| manifest.get(..offset).unwrap_or(manifest).matches('\n').count() + 1;
     if let Some((at, message)) = text::too_deep(manifest) {
         bail!("line {}: {message}", line(at));
@@ -121,6 +163,7 @@ fn fill_in(manifest: &str, hash: &str) -> anyhow::Result<String> {
             module.insert("component", toml_edit::value(hash));
         }
     }
+    libraries.iter().try_for_each(|library| library.fill_in(&mut document))?;
     Ok(document.to_string())
 }
 
@@ -203,11 +246,11 @@ mod tests {
 
     #[test]
     fn the_hash_is_filled_in_and_the_rest_stays() {
-        let filled = fill_in(MANIFEST, "sha256:11").unwrap();
+        let filled = fill_in(MANIFEST, "sha256:11", &[]).unwrap();
         assert_eq!(filled, MANIFEST.replace("\"0.1.0\"\n", "\"0.1.0\"\ncomponent = \"sha256:11\"\n"));
-        assert_eq!(fill_in(&filled, "sha256:22").unwrap(), filled.replace("11", "22"));
-        assert_eq!(fill_in("name = 1\n", "x").unwrap_err().to_string(), "has no [module]");
-        assert!(fill_in("[module]\nname = \n", "x").unwrap_err().to_string().starts_with("line 2: "));
+        assert_eq!(fill_in(&filled, "sha256:22", &[]).unwrap(), filled.replace("11", "22"));
+        assert_eq!(fill_in("name = 1\n", "x", &[]).unwrap_err().to_string(), "has no [module]");
+        assert!(fill_in("[module]\nname = \n", "x", &[]).unwrap_err().to_string().starts_with("line 2: "));
     }
 
     #[test]
@@ -221,8 +264,8 @@ mod tests {
         ];
         for form in forms {
             let written = format!("{form}\n[capabilities]\nrequired = [\"logging\"] # no more\n");
-            let filled = fill_in(&written, "sha256:11").unwrap();
-            let again = fill_in(&filled, "sha256:22").unwrap();
+            let filled = fill_in(&written, "sha256:11", &[]).unwrap();
+            let again = fill_in(&filled, "sha256:22", &[]).unwrap();
             assert_eq!(again, filled.replace("11", "22"));
             assert!(filled.contains("# identity") && filled.contains("# no more"), "{filled}");
             let mut table: toml::Table = toml::from_str(&filled).unwrap();
@@ -233,6 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn the_hash_of_a_library_is_filled_in_for_the_version_that_it_has() {
+        let built = || Built { name: "cow".into(), version: "0.3.0".into(), component: "sha256:33".into() };
+        let filled = |more: &str| {
+            fill_in(&format!("{MANIFEST}{more}"), "sha256:11", &[built()]).map_err(|error| error.to_string())
+        };
+        let placed = filled("[libraries.cow]\nversion = \"0.3.0\" # as built\n").unwrap();
+        assert!(placed.contains("version = \"0.3.0\" # as built\ncomponent = \"sha256:33\"\n"), "{placed}");
+        let inline = filled("[libraries]\ncow = { version = \"0.3.0\", component = \"sha256:22\" }\n").unwrap();
+        assert!(inline.contains("sha256:33") && !inline.contains("sha256:22"), "{inline}");
+        let unused = filled("").unwrap_err();
+        assert!(unused.ends_with("add [libraries.cow] with version = \"0.3.0\""), "{unused}");
+        let other = filled("[libraries.cow]\nversion = \"0.2.0\"\n").unwrap_err();
+        assert!(other.ends_with("names version 0.2.0, but the bundle of the library has 0.3.0"), "{other}");
+    }
+
+    #[test]
     fn an_error_names_the_line_that_the_author_sees() {
         let directory = tempfile::TempDir::new().unwrap();
         let wasm = directory.path().join("m.wasm");
@@ -240,7 +299,7 @@ mod tests {
         let manifest = directory.path().join("nexum.toml");
         let refused = |text: String| {
             fs::write(&manifest, text).unwrap();
-            package(directory.path(), &wasm, &directory.path().join("out")).unwrap_err().to_string()
+            package(directory.path(), &wasm, &[], &directory.path().join("out")).unwrap_err().to_string()
         };
         let at = |line: usize| format!("{}:{line}: ", manifest.display());
         let later = refused(MANIFEST.replace("logging", "loging"));
@@ -257,7 +316,7 @@ mod tests {
         let packaged = |more: &str| {
             let manifest = MANIFEST.replace("[\"logging\"]", "[\"http\"]") + more;
             fs::write(directory.path().join("nexum.toml"), manifest).unwrap();
-            package(directory.path(), &wasm, &directory.path().join("out")).map_err(|error| error.to_string())
+            package(directory.path(), &wasm, &[], &directory.path().join("out")).map_err(|error| error.to_string())
         };
         let refused = packaged("").unwrap_err();
         assert!(refused.contains("capability `http` is required, but no host is allowed"), "{refused}");
@@ -272,13 +331,13 @@ mod tests {
         fs::write(source.join("nexum.toml"), MANIFEST).unwrap();
         let wasm = directory.path().join("m.wasm");
         fs::write(&wasm, COMPONENT).unwrap();
-        let made = package(&source, &wasm, &out).unwrap();
+        let made = package(&source, &wasm, &[], &out).unwrap();
         assert_eq!((made.name.as_str(), &made.component[..7]), ("m", "sha256:"));
         assert!(fs::read_to_string(out.join("nexum.toml")).unwrap().contains(&made.component));
 
         fs::write(out.join("nexum.sig"), "of the component before").unwrap();
         fs::write(&wasm, [COMPONENT, b"\0"].concat()).unwrap();
-        let again = package(&source, &wasm, &out).unwrap();
+        let again = package(&source, &wasm, &[], &out).unwrap();
         assert_ne!(again.component, made.component);
         assert_eq!(fs::read(out.join("module.wasm")).unwrap().len(), COMPONENT.len() + 1);
         assert!(!out.join("nexum.sig").exists());
@@ -292,7 +351,7 @@ mod tests {
         fs::write(&wasm, COMPONENT).unwrap();
         let refused = |capability: &str| {
             fs::write(directory.path().join("nexum.toml"), MANIFEST.replace("logging", capability)).unwrap();
-            format!("{:#}", package(directory.path(), &wasm, &directory.path().join("out")).unwrap_err())
+            format!("{:#}", package(directory.path(), &wasm, &[], &directory.path().join("out")).unwrap_err())
         };
         let http = refused("http");
         assert!(http.contains("such as allow = [\"api.example.org\"]"), "{http}");
@@ -304,7 +363,7 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let wasm = directory.path().join("m.wasm");
         fs::write(directory.path().join("nexum.toml"), MANIFEST).unwrap();
-        let refused = |wasm: &Path, out: &Path| format!("{:#}", package(directory.path(), wasm, out).unwrap_err());
+        let refused = |wasm: &Path, out: &Path| format!("{:#}", package(directory.path(), wasm, &[], out).unwrap_err());
         fs::write(&wasm, MODULE).unwrap();
         assert!(refused(&wasm, &directory.path().join("out")).contains("is a core module, not a component"));
         fs::write(&wasm, COMPONENT).unwrap();
@@ -328,7 +387,7 @@ mod tests {
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&project, &link).unwrap();
         for out in [project.clone(), project.join("src/.."), link, directory.path().to_owned()] {
-            let refused = format!("{:#}", package(&project, &wasm, &out).unwrap_err());
+            let refused = format!("{:#}", package(&project, &wasm, &[], &out).unwrap_err());
             assert!(refused.contains("exists and is not a bundle, as `"), "{refused}");
             assert!(project.join("src/lib.rs").exists(), "{}", out.display());
             assert_eq!(fs::read_to_string(project.join("nexum.toml")).unwrap(), MANIFEST);
@@ -336,11 +395,11 @@ mod tests {
         // A directory by the name of a file is none of a bundle.
         let odd = project.join("odd");
         fs::create_dir_all(odd.join("module.wasm/precious")).unwrap();
-        assert!(format!("{:#}", package(&project, &wasm, &odd).unwrap_err()).contains("is not a bundle"));
+        assert!(format!("{:#}", package(&project, &wasm, &[], &odd).unwrap_err()).contains("is not a bundle"));
         assert!(odd.join("module.wasm/precious").exists());
         // Within the project a bundle may be made, and replaced.
         for _ in 0..2 {
-            package(&project, &wasm, &project.join("out/m")).unwrap();
+            package(&project, &wasm, &[], &project.join("out/m")).unwrap();
         }
         assert_eq!(fs::read_dir(project.join("out")).unwrap().count(), 1, "no draft is left");
     }
@@ -354,7 +413,8 @@ mod tests {
         let taken = directory.path().join(format!(".out.{}", std::process::id()));
         fs::create_dir(&taken).unwrap();
         fs::write(taken.join("nexum.toml"), "precious").unwrap();
-        let refused = format!("{:#}", package(directory.path(), &wasm, &directory.path().join("out")).unwrap_err());
+        let refused =
+            format!("{:#}", package(directory.path(), &wasm, &[], &directory.path().join("out")).unwrap_err());
         assert!(refused.starts_with(&taken.display().to_string()), "{refused}");
         assert_eq!(fs::read_to_string(taken.join("nexum.toml")).unwrap(), "precious");
     }

@@ -27,7 +27,8 @@ pub fn common(command: Common, output: &Output, program: fn() -> clap::Command) 
     match command {
         Common::CheckConfig(settings) => check_config(&settings, output),
         Common::Module(args::Module::Package(package)) => {
-            let made = bundle::package(&package.manifest_dir, &package.component, &package.out)?;
+            let args::Package { manifest_dir, component, library, out } = &package;
+            let made = bundle::package(manifest_dir, component, library, out)?;
             match output.json {
                 true => {
                     let bundle = made.bundle.to_string_lossy();

@@ -14,6 +14,7 @@ mod identity;
 mod journal;
 mod kms;
 mod messaging;
+mod libraries;
 mod model;
 mod queries;
 mod remote_store;
@@ -50,6 +51,7 @@ pub use journal::Journal;
 pub use messaging::Messaging;
 pub use queries::Queries;
 pub use remote_store::RemoteStore;
+pub use libraries::Library;
 pub use restart::Restart;
 pub use secret::Secret;
 pub use transactions::Transactions;
@@ -172,6 +174,10 @@ pub fn load_with(
     for (index, module) in config.modules.iter_mut().enumerate() {
         let source = absolute(&format!("modules.{index}.source"), Path::new(&module.source)).map_err(located)?;
         module.source = source.to_string_lossy().into_owned();
+    }
+    for (index, library) in config.libraries.iter_mut().enumerate() {
+        let source = absolute(&format!("libraries.{index}.source"), Path::new(&library.source)).map_err(located)?;
+        library.source = source.to_string_lossy().into_owned();
     }
     if let Some(identity) = &mut config.identity {
         for (key, path) in identity.paths() {

@@ -68,6 +68,7 @@ fn crates_depend_only_on_what_the_architecture_allows() {
         ("nexum-ctl", &["nexum-admin-api", "nexum-records"]),
         ("nexum-sdk", &["nexum-config-schema", "nexum-sdk-macros"]),
         ("nexum-sdk-macros", &[]),
+        ("shepherd-cow", &[]),
         ("nexum-testkit", &[]),
         ("nexum-testkit-engine", &["nexum-host-ifaces", "nexum-kernel", "nexum-store", "nexum-testkit"]),
         ("nexum-testkit-swarm", &["nexum-swarm", "nexum-testkit"]),

@@ -18,7 +18,7 @@ use crate::{
     call::log::{EventLabel, LINES_PER_SECOND, LogBudget},
     clock::Clock,
     event::EventId,
-    grants::Grants,
+    grants::{Grants, Library},
     host::args::HostArgs,
     limits::{Limits, Meter},
     ports::Ports,
@@ -61,6 +61,8 @@ pub(crate) struct Call {
     origin: Option<EventId>,
     /// Transactions that it has sent in calls.
     transactions: usize,
+    /// The library whose code runs, by its place in the grants; absent while the module's own does.
+    library: Option<usize>,
 }
 
 impl Call {
@@ -80,6 +82,7 @@ impl Call {
             in_query: false,
             origin: None,
             transactions: 0,
+            library: None,
         }
     }
 
@@ -144,8 +147,20 @@ impl Call {
         &self.module
     }
 
+    /// Those of whose code runs: the module's, or a library's.
     pub(crate) fn grants(&self) -> &Grants {
-        &self.grants
+        self.library().map_or(&*self.grants, |library| &*library.grants)
+    }
+
+    /// The library whose code runs, if one's does. After a trap it is the one that trapped.
+    pub(crate) fn library(&self) -> Option<&Library> {
+        self.library.map(|at| &self.grants.libraries()[at])
+    }
+
+    /// From now on code of this library runs, or the module's own. Answers whose did.
+    pub(crate) fn enter(&mut self, library: Option<usize>) -> Option<usize> {
+        assert!(library.is_none_or(|at| at < self.grants.libraries().len()), "the module has no such library");
+        std::mem::replace(&mut self.library, library)
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -277,6 +292,8 @@ impl Call {
             return;
         };
         let module = &*self.module;
+        let of_library = self.library().map(|library| format!("{}: {message}", library.name()));
+        let message = of_library.as_deref().unwrap_or(message);
         if dropped > 0 {
             tracing::warn!(target: "module", module, dropped, "log lines dropped: more than {LINES_PER_SECOND} per second");
         }

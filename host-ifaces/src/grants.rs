@@ -5,13 +5,15 @@
 //! else decides. Interfaces are held against them at linking. `rpc` and `hosts`, in the folders of `chain` and `http`,
 //! and `refused` answer for the rest.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use nexum_records::rpc::RpcBudget;
 
 use crate::{
+    Hash,
     capability::Capability,
     interfaces::{INTERFACES, table::Tables},
+    types::ConfigValue,
 };
 
 /// How a module reaches one capability.
@@ -52,7 +54,7 @@ pub enum Told {
 }
 
 /// Everything that one module may reach.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Grants {
     interfaces: Interfaces,
     /// What the operator withholds, whether or not it was asked for.
@@ -62,6 +64,58 @@ pub struct Grants {
     tables: Tables,
     /// How much it may ask of nodes.
     rpc_budget: RpcBudget,
+    /// What it may call besides the host, each with grants of its own.
+    libraries: Arc<[Library]>,
+}
+
+/// Libraries of one module: each is a component more to be instantiated with every start of it.
+pub const LIBRARIES_MAX: usize = 8;
+/// What keys of libraries begin with in the state of their module: no other key comes after them, and no module has one.
+pub(crate) const LIBRARY_STATE: char = '\u{10ffff}';
+
+/// A library that a module uses, and what that library may reach.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Library {
+    name: Arc<str>,
+    /// Whom the operator's credentials are for.
+    principal: Arc<str>,
+    /// What its keys begin with.
+    prefix: String,
+    pub version: String,
+    pub component: Hash,
+    pub grants: Arc<Grants>,
+    pub config: Arc<Vec<(String, ConfigValue)>>,
+}
+
+impl Library {
+    pub fn new(
+        name: Arc<str>,
+        version: String,
+        component: Hash,
+        grants: Arc<Grants>,
+        config: Arc<Vec<(String, ConfigValue)>>,
+    ) -> Self {
+        let (principal, prefix) = (principal(&name).into(), format!("{LIBRARY_STATE}lib/{name}/"));
+        Self { name, principal, prefix, version, component, grants, config }
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn principal(&self) -> &Arc<str> {
+        &self.principal
+    }
+
+    /// What its keys of the state begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+}
+
+/// What the operator's credentials for a library name instead of a module.
+pub fn principal(library: &str) -> String {
+    format!("library:{library}")
 }
 
 /// Why a required capability is missing.
@@ -106,6 +160,18 @@ impl Grants {
         Ok(Self { interfaces: Interfaces(interfaces), withheld: denied.clone(), ..Self::default() })
     }
 
+    /// Those that a recording was made with.
+    pub fn recorded(
+        (served, stubs): (&[Capability], &[Capability]),
+        chains: &[u64],
+        tables: &Tables,
+    ) -> Result<Self, GrantError> {
+        let provided = served.iter().copied().collect();
+        let asked = AskedCapabilities { required: served, optional: stubs };
+        let grants = Self::decide(asked, &provided, &BTreeSet::new())?;
+        Ok(grants.with_chains(chains.iter().copied()).with_tables(tables.clone()))
+    }
+
     /// With the chains that are both asked for and served.
     pub fn with_chains(self, chains: impl IntoIterator<Item = u64>) -> Self {
         Self { chains: chains.into_iter().collect(), ..self }
@@ -129,7 +195,21 @@ impl Grants {
             grant => (capability, grant),
         });
         let interfaces = Interfaces(asked.collect());
-        Self { interfaces, ..self.clone() }.with_extra_methods([])
+        let libraries = self.libraries.iter().map(|library| {
+            let grants = Arc::new(library.grants.in_query());
+            Library { grants, ..library.clone() }
+        });
+        let libraries = libraries.collect();
+        Self { interfaces, libraries, ..self.clone() }.with_extra_methods([])
+    }
+
+    /// With the libraries that it uses.
+    pub fn with_libraries(self, libraries: impl IntoIterator<Item = Library>) -> Self {
+        Self { libraries: libraries.into_iter().collect(), ..self }
+    }
+
+    pub fn libraries(&self) -> &[Library] {
+        &self.libraries
     }
 
     pub fn interfaces(&self) -> &Interfaces {
@@ -163,6 +243,11 @@ impl Grants {
         let asked = self.interfaces.0.iter().map(|(capability, grant)| (*capability, of(*capability, *grant)));
         let unasked = self.withheld.iter().filter(|capability| self.get(**capability).is_none());
         asked.chain(unasked.map(|capability| (*capability, Told::Denied))).collect()
+    }
+
+    /// Capabilities that are served, in the order in which lists for people have them.
+    pub fn served(&self) -> Vec<Capability> {
+        Capability::all().filter(|capability| self.get(*capability) == Some(Grant::Served)).collect()
     }
 
     /// Capabilities that answer `unsupported`: stubs, and what the operator withholds besides.

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use wasmtime::{CallHook, Store, component::ResourceTable};
+use wasmtime::{
+    CallHook, Store,
+    component::{Func, ResourceTable},
+};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, sockets::WasiSocketsView as _};
 
 pub use self::args::HostArgs;
@@ -31,6 +34,7 @@ use crate::{
 };
 
 pub mod args;
+mod library;
 
 /// The data of one module's Store.
 pub struct HostState {
@@ -47,6 +51,8 @@ pub struct HostState {
     table: ResourceTable,
     /// What requests and responses of `wasi:http` may hold.
     http_bytes: Arc<Pool>,
+    /// Functions of the libraries' instances, in the order of the grants.
+    libraries: Vec<Vec<Func>>,
 }
 
 /// Holds a fresh Store to the bounds of its module, but for fuel and the epoch, which belong to each call.
@@ -82,6 +88,7 @@ impl HostState {
             stdio,
             table,
             http_bytes: Arc::new(Pool::new(held_bytes_max(&args.limits))),
+            libraries: Vec::new(),
         }
     }
 

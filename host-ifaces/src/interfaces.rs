@@ -115,6 +115,15 @@ impl Grants {
         let mut beyond: Vec<_> = capabilities.map(|capability| format!("capability `{capability}`")).collect();
         beyond.extend(self.chains().difference(other.chains()).map(|chain| format!("chain {chain}")));
         beyond.extend(INTERFACES.iter().flat_map(|row| (row.beyond)(self, other)));
+        for library in self.libraries() {
+            let (name, nothing) = (library.name(), Self::default());
+            let known = other.libraries().iter().find(|known| known.name() == name);
+            if known.is_none() {
+                beyond.push(format!("library `{name}`"));
+            }
+            let reached = library.grants.beyond(known.map_or(&nothing, |known| &*known.grants));
+            beyond.extend(reached.into_iter().map(|what| format!("{what} of library `{name}`")));
+        }
         beyond
     }
 }

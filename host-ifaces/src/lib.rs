@@ -22,6 +22,7 @@ pub mod grants;
 pub mod host;
 pub mod interfaces;
 pub mod ledger;
+pub mod library;
 pub mod limits;
 pub mod link;
 pub mod names;

@@ -59,6 +59,26 @@ pub fn check_component(component: &Component) -> Result<(), String> {
     }
 }
 
+/// Whether the components of one Store, a module's and its libraries', have so few memories and tables together that they
+/// can be instantiated there.
+///
+/// # Errors
+/// What there is too much of.
+pub fn check_together<'a>(components: impl IntoIterator<Item = &'a Component>) -> Result<(), String> {
+    let (mut memories, mut tables) = (0, 0);
+    for needed in components.into_iter().filter_map(Component::resources_required) {
+        memories += needed.num_memories as usize;
+        tables += needed.num_tables as usize;
+    }
+    let counts = [(memories, MEMORIES_MAX, "linear memories"), (tables, TABLES_MAX, "tables")];
+    match counts.into_iter().find(|(count, max, _)| count > max) {
+        None => Ok(()),
+        Some((count, max, what)) => {
+            Err(format!("the component and its libraries have {count} {what}, at most {max} are hosted together"))
+        }
+    }
+}
+
 /// What the event at hand costs the host besides its calls of `nexum:host`. Shared with the parts of the WASI context.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {

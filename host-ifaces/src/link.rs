@@ -18,6 +18,7 @@ use crate::{
     grants::{Grant, Interfaces},
     host::HostState,
     interfaces::{INTERFACES, package::HOST, packages_of, row::Interface},
+    library::{self, LinkedLibrary},
     limits::{IMPORTED_ITEMS_MAX, IMPORTED_RESOURCES_MAX},
 };
 
@@ -30,7 +31,7 @@ pub enum LinkError {
     Undeclared { import: String, capability: Capability },
     #[error(
         "the component imports `{import}`, which is not hosted: modules may import {hosted} and WASI 0.2 io, clocks, random, \
-         cli and http, besides filesystem and sockets, which lead nowhere"
+         cli and http, besides filesystem and sockets, which lead nowhere; one of a library needs that library under [libraries]"
     )]
     Unknown { import: String, hosted: String },
     #[error("the component imports `{import}`; this engine hosts {hosted}, so it must be rebuilt")]
@@ -40,9 +41,25 @@ pub enum LinkError {
     TooMany { what: &'static str, max: usize },
     #[error("the component does not fit: {0}")]
     Misfit(String),
+    #[error(
+        "the component imports `{import}` with `{function}`, which library `{library}` does not export with the same type: \
+         build it against the WIT of that version"
+    )]
+    Differs { import: String, function: String, library: String },
+    #[error("the component imports `{import}`, which both of its libraries `{first}` and `{second}` export")]
+    ExportedTwice { import: String, first: String, second: String },
+    #[error("the component exports no interface, and so has nothing for a module to call")]
+    ExportsNothing,
+    #[error("the component exports `{export}`: interfaces of the host and of WASI are the host's own")]
+    HostsOwn { export: String },
+    #[error(
+        "the component exports `{function}` of `{export}`, whose type is or has {what}: between a library and a module there \
+         are values alone"
+    )]
+    NotValues { function: String, export: String, what: &'static str },
 }
 
-fn misfit(error: wasmtime::Error) -> LinkError {
+pub(crate) fn misfit(error: wasmtime::Error) -> LinkError {
     LinkError::Misfit(format!("{error:#}"))
 }
 
@@ -52,6 +69,17 @@ pub fn link(
     component: &Component,
     interfaces: &Interfaces,
     module: &str,
+) -> Result<Linker<HostState>, LinkError> {
+    link_with(engine, component, interfaces, module, &[])
+}
+
+/// The same, with libraries, in the order in which the module's grants have them.
+pub fn link_with(
+    engine: &Engine,
+    component: &Component,
+    interfaces: &Interfaces,
+    module: &str,
+    libraries: &[Arc<LinkedLibrary>],
 ) -> Result<Linker<HostState>, LinkError> {
     check_imports(engine, component)?;
     let mut linker = Linker::<HostState>::new(engine);
@@ -74,6 +102,9 @@ pub fn link(
         }
         // The world's own `use` of shared types imports them by name; types reach nothing.
         if matches!(item.ty, ComponentItem::Type(_)) {
+            continue;
+        }
+        if library::define(engine, &mut linker, libraries, &name, &item.ty)? {
             continue;
         }
         let Some(interface) = interface(INTERFACES, &name)? else { continue };
@@ -149,7 +180,7 @@ fn only_types(engine: &Engine, import: &ComponentItem) -> bool {
 }
 
 /// The interface behind an import; `None` for the shared types.
-fn interface<'a>(table: &'a [Interface], import: &str) -> Result<Option<&'a Interface>, LinkError> {
+pub(crate) fn interface<'a>(table: &'a [Interface], import: &str) -> Result<Option<&'a Interface>, LinkError> {
     let hosted = || packages_of(table).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let unknown = || LinkError::Unknown { import: import.to_owned(), hosted: hosted() };
     let (package, rest) = import.split_once('/').ok_or_else(unknown)?;
@@ -203,11 +234,11 @@ fn stub(
     Ok(())
 }
 
-/// What an argument of a stub took to be taken over, about, bytes: each of its parts becomes a value of its own.
-fn weight(argument: &Val) -> usize {
+/// What an argument of a stub or a library took to be taken over, about, bytes: each of its parts becomes a value of its own.
+pub(crate) fn weight(argument: &Val) -> usize {
     let parts = match argument {
         Val::String(text) => text.len(),
-        Val::List(items) | Val::Tuple(items) => items.iter().map(weight).sum(),
+        Val::List(items) | Val::FixedLengthList(items) | Val::Tuple(items) => items.iter().map(weight).sum(),
         Val::Record(fields) => fields.iter().map(|(name, value)| name.len() + weight(value)).sum(),
         Val::Variant(_, Some(value)) | Val::Option(Some(value)) | Val::Result(Ok(Some(value)) | Err(Some(value))) => {
             weight(value)

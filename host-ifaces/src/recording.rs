@@ -20,6 +20,7 @@ use crate::{
     Hash, HostError,
     capability::Capability,
     event::EventId,
+    grants::{GrantError, Grants, Library},
     interfaces::table::Tables,
     limits::Limits,
     outbox::EffectSummary,
@@ -32,7 +33,7 @@ pub const LINES_MAX: usize = 256;
 pub const LINE_TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// What a file with a recording begins with; the number is that of the layout.
-const MAGIC: &[u8] = b"nexum recording 2\n";
+const MAGIC: &[u8] = b"nexum recording 3\n";
 
 /// Stands among the calls for how much room the journal had; the answer is a number of bytes.
 pub(crate) const JOURNAL_ROOM: &str = "local-store.journal-room";
@@ -148,6 +149,43 @@ pub struct Setting {
     pub chains: Vec<u64>,
     /// What its grants say besides.
     pub tables: Tables,
+    pub libraries: Vec<LibrarySetting>,
+}
+
+/// How a library of the module was set up.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct LibrarySetting {
+    pub name: Arc<str>,
+    pub version: String,
+    pub component: Hash,
+    pub config: Config,
+    pub served: Vec<Capability>,
+    pub stubs: Vec<Capability>,
+    pub chains: Vec<u64>,
+    pub tables: Tables,
+}
+
+impl LibrarySetting {
+    pub fn of(library: &Library) -> Self {
+        let Library { version, component, grants, config, .. } = library;
+        Self {
+            name: library.name().clone(),
+            version: version.clone(),
+            component: *component,
+            config: (**config).clone(),
+            served: grants.served(),
+            stubs: grants.refused().into_iter().collect(),
+            chains: grants.chains().iter().copied().collect(),
+            tables: grants.tables().clone(),
+        }
+    }
+
+    /// The library as it was.
+    pub fn library(&self) -> Result<Library, GrantError> {
+        let Self { name, version, component, config, served, stubs, chains, tables } = self;
+        let grants = Grants::recorded((served, stubs), chains, tables)?;
+        Ok(Library::new(name.clone(), version.clone(), *component, grants.into(), Arc::new(config.clone())))
+    }
 }
 
 /// One event of one module, or its `init`, with everything that it depended on.
@@ -325,6 +363,7 @@ mod tests {
                 stubs: Vec::new(),
                 chains: Vec::new(),
                 tables: Tables::default(),
+                libraries: vec![LibrarySetting::default()],
             },
             at_ms: 5,
             after_seq: 6,

@@ -67,9 +67,9 @@ impl Unit {
     pub(crate) fn begin(&mut self, id: &EventId) {
         self.event = Some(id.clone());
         self.flushing_since_ns = None;
-        self.began = (self.overlay.used_bytes(), self.ledger.record.seq);
-        // What the start of the instance saw belongs to `init`.
+        // What the start of the instance saw and wrote belongs to `init`.
         if *id != EventId::Init {
+            self.began = (self.overlay.used_bytes(), self.ledger.record.seq);
             self.overlay.begin();
         }
     }

@@ -6,12 +6,13 @@ mod turn;
 use std::{io, pin::pin, sync::Arc, task::Poll};
 
 use nexum_host_ifaces::{
-    EventModule, Hash, HostError,
+    EventModule, EventModulePre, Hash, HostError,
     bounded::{BACKTRACE_BYTES_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, cut, cut_middle},
     commit_queue::CommitQueue,
     event::EventId,
     grants::Interfaces,
     host::{self, HostArgs, HostState},
+    library::{self, LinkedLibrary},
     limits, link,
     recording::{Fault, Recorded, RecordedOutcome, Recording, Session, Setting},
     store::ModuleRecord,
@@ -19,15 +20,18 @@ use nexum_host_ifaces::{
 };
 use rustix::io::Errno;
 use tokio::time::error::Elapsed;
-use wasmtime::{OutOfMemory, Store, WasmBacktrace, component::Component};
+use wasmtime::{Engine, OutOfMemory, Store, WasmBacktrace, component::Component};
 
 use crate::{
     backtrace::Backtrace,
     engine::{FUEL_YIELD, WasmEngine},
 };
 
-/// A component linked against its grants; instances are made from it in microseconds.
-pub type Prepared = nexum_host_ifaces::EventModulePre<HostState>;
+/// A component linked against its grants, with its libraries; instances are made from it in microseconds.
+pub struct Prepared {
+    module: EventModulePre<HostState>,
+    libraries: Arc<[Arc<LinkedLibrary>]>,
+}
 
 /// Links a component for one module. `Err` names the import that is wrong, in at most [`MESSAGE_BYTES_MAX`] bytes: names in
 /// a component have any length.
@@ -37,14 +41,40 @@ pub fn prepare(
     interfaces: &Interfaces,
     module: &str,
 ) -> Result<Prepared, String> {
+    prepare_with(engine, component, interfaces, module, &[])
+}
+
+/// The same with libraries, in the order in which the module's grants have them.
+pub fn prepare_with(
+    engine: &WasmEngine,
+    component: &Component,
+    interfaces: &Interfaces,
+    module: &str,
+    libraries: &[Arc<LinkedLibrary>],
+) -> Result<Prepared, String> {
     let message = |text: std::fmt::Arguments<'_>| cut(text, MESSAGE_BYTES_MAX);
-    let linker =
-        link::link(engine.wasm(), component, interfaces, module).map_err(|error| message(format_args!("{error}")))?;
+    let linker = link::link_with(engine.wasm(), component, interfaces, module, libraries)
+        .map_err(|error| message(format_args!("{error}")))?;
     limits::check_component(component)?;
+    limits::check_together(libraries.iter().map(|library| library.component()).chain([component]))?;
     let pre = linker
         .instantiate_pre(component)
         .map_err(|error| message(format_args!("the component does not fit: {error:#}")))?;
-    Prepared::new(pre).map_err(|error| message(format_args!("the component does not export a nexum module: {error:#}")))
+    let module = EventModulePre::new(pre)
+        .map_err(|error| message(format_args!("the component does not export a nexum module: {error:#}")))?;
+    Ok(Prepared { module, libraries: libraries.into() })
+}
+
+impl Prepared {
+    pub fn engine(&self) -> &Engine {
+        self.module.engine()
+    }
+
+    /// An instance of the module after one of each of its libraries.
+    pub async fn instantiate_async(&self, store: &mut Store<HostState>) -> wasmtime::Result<EventModule> {
+        library::start(&self.libraries, store).await?;
+        self.module.instantiate_async(store).await
+    }
 }
 
 /// Modules with the same component and the same interfaces can share what was linked, unless a stub names the module.
@@ -119,6 +149,7 @@ impl Instance {
             }
             Ok(Err(error)) => {
                 let failed = failure(&error, "start", used(&store, fuel_max), deadline);
+                let failed = blamed(failed, store.data().library());
                 (denied(store.data_mut(), said_last(failed, last_words)), false)
             }
             Err(_) => (late("start", used(&store, fuel_max), deadline), false),
@@ -253,7 +284,7 @@ impl Instance {
                 }
             },
             Ok(Ok(Err(error))) => Err(Failure { message: said(what, &error), backtrace: None, fuel }),
-            Ok(Err(error)) => Err(failure(&error, what, fuel, self.deadline)),
+            Ok(Err(error)) => Err(blamed(failure(&error, what, fuel, self.deadline), self.store.data().library())),
             Err(_) => {
                 self.store.data_mut().is_late(self.deadline);
                 Err(late(what, fuel, self.deadline))
@@ -292,6 +323,14 @@ fn is_refused_by_machine(error: &wasmtime::Error) -> bool {
     let errno = told.or_else(|| Errno::from_io_error(error.downcast_ref::<io::Error>()?));
     let is_passing = |errno: Errno| matches!(errno, Errno::NOMEM | Errno::AGAIN | Errno::MFILE | Errno::NFILE);
     error.is::<OutOfMemory>() || errno.is_some_and(is_passing)
+}
+
+/// Names the library whose code trapped, or called what did.
+fn blamed(failure: Failure, library: Option<Arc<str>>) -> Failure {
+    match library.filter(|_| failure.message.starts_with("trap")) {
+        Some(library) => Failure { message: format!("library `{library}`: {}", failure.message), ..failure },
+        None => failure,
+    }
 }
 
 /// Adds the last of stderr to a failure's report: a language runtime says there why it traps.

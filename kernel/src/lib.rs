@@ -16,6 +16,7 @@ mod histogram;
 pub mod instance;
 mod intensity;
 mod lane;
+mod libraries;
 pub mod load;
 pub mod manifest;
 mod metrics;

@@ -1,7 +1,7 @@
 //! Load: manifest, grants, component and link, before anything runs. Every failure says what would be right.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -13,11 +13,12 @@ use nexum_host_ifaces::{
     bounded::{MESSAGE_BYTES_MAX, cut},
     capability::Capability,
     cron::ScheduleCheck,
-    grants::{AskedCapabilities, Grants, Interfaces},
+    grants::{AskedCapabilities, Grants, Interfaces, Library},
     interfaces::{
         self,
         chain::{self, grant::EXTRA_METHODS},
     },
+    library::{self, LinkedLibrary},
     limits::Limits,
     ports::Ports,
     recording::Record,
@@ -33,7 +34,7 @@ use crate::{
     begun::{Marks, What},
     engine::{EngineError, WasmEngine},
     instance::{self, Prepared},
-    manifest::{self, Manifest},
+    manifest::{self, Kind, Manifest},
     restart, schema,
 };
 
@@ -69,6 +70,8 @@ impl From<JoinError> for Unprepared {
 pub struct Plan {
     pub manifest: Manifest,
     pub component: PathBuf,
+    /// The files of the components of its libraries, in the order of the grants.
+    pub libraries: Vec<PathBuf>,
     pub grants: Arc<Grants>,
     pub limits: Arc<Limits>,
     pub quota: Arc<Quota>,
@@ -76,6 +79,17 @@ pub struct Plan {
     pub record: Record,
     /// What of the manifest's `[module.restart]` the operator's ceiling changed.
     pub held: Option<String>,
+}
+
+/// Where the engine's configuration has a library, and what the operator changes about it.
+#[derive(Debug, Clone, Default)]
+pub struct LibrarySpec {
+    /// A bundle directory.
+    pub source: PathBuf,
+    /// Names of capabilities that the operator withholds.
+    pub denied: Vec<String>,
+    /// Values that replace or add to the `[config]` of its manifest.
+    pub config: BTreeMap<String, toml::Value>,
 }
 
 /// What plans are made against: the engine's services and ceilings.
@@ -91,7 +105,10 @@ pub struct Loader {
     pub pending_max: u64,
     /// Where it is marked what is verified and linked in this process: the wait for it and the compiler's work are not.
     pub begun: Arc<Marks>,
-    linked: Mutex<HashMap<(Hash, Interfaces), Arc<Prepared>>>,
+    /// What the operator has for modules to use.
+    pub libraries: Vec<LibrarySpec>,
+    linked: Mutex<HashMap<Vec<(Hash, Interfaces)>, Arc<Prepared>>>,
+    linked_libraries: Mutex<HashMap<(Hash, Interfaces), Arc<LinkedLibrary>>>,
     /// Modules that may be verified and linked at once: as many as there are cores. More would each take a thread and its
     /// memory and be done no sooner. Who compiles is not among them: it may take long, and others need not wait for it.
     turns: Semaphore,
@@ -105,6 +122,13 @@ pub struct Terms<'a> {
     pub schedule_check: &'a ScheduleCheck,
     pub record: Record,
     pub pending_max: u64,
+    pub libraries: &'a [LibrarySpec],
+}
+
+/// The component of a bundle.
+struct Artifact {
+    file: PathBuf,
+    hash: Hash,
 }
 
 impl Loader {
@@ -119,16 +143,20 @@ impl Loader {
             record: Record::default(),
             pending_max: PENDING_MAX,
             begun: Arc::new(Marks::none()),
+            libraries: Vec::new(),
             linked: Mutex::default(),
+            linked_libraries: Mutex::default(),
             turns: Semaphore::new(cores),
         }
     }
 
     /// Reads the manifest, decides grants, limits and configuration, and checks that by what the component says of it.
     pub fn plan(&self, spec: &ModuleSpec) -> Result<Plan, String> {
-        let Self { ports, ceiling, restart, schedule_check, record, pending_max, .. } = self;
-        let terms = Terms { ports, ceiling, restart, schedule_check, record: *record, pending_max: *pending_max };
-        terms.plan(spec).and_then(|plan| schema::checked(plan, spec))
+        let Self { ports, ceiling, restart, schedule_check, record, pending_max, libraries, .. } = self;
+        let (record, pending_max) = (*record, *pending_max);
+        Terms { ports, ceiling, restart, schedule_check, record, pending_max, libraries }
+            .plan(spec)
+            .and_then(|plan| schema::checked(plan, spec))
     }
 
     /// Verifies, compiles and links. A module whose machine code is there waits for nothing that others compile.
@@ -140,26 +168,50 @@ impl Loader {
     }
 
     async fn make(self: &Arc<Self>, blocking: Blocking, plan: &Arc<Plan>) -> Result<Arc<Prepared>, Unprepared> {
-        let linked = self.in_turn(blocking, plan, |loader, plan| {
-            let component = loader.engine.ready(&plan.component, plan.manifest.component)?;
-            component.map(|component| loader.link(plan, &component)).transpose()
+        let mut libraries = Vec::new();
+        for (at, library) in plan.grants.libraries().iter().enumerate() {
+            let artifact = Artifact { file: plan.libraries[at].clone(), hash: library.component };
+            let link = move |loader: &Self, plan: &Plan, component: &Component| {
+                loader.link_library(&plan.grants.libraries()[at], component)
+            };
+            libraries.push(self.linked(blocking, plan, artifact, link).await?);
+        }
+        let libraries: Arc<[_]> = libraries.into();
+        let artifact = Artifact { file: plan.component.clone(), hash: plan.manifest.component };
+        let link = move |loader: &Self, plan: &Plan, component: &Component| loader.link(plan, component, &libraries);
+        self.linked(blocking, plan, artifact, link).await
+    }
+
+    /// Verifies a component, compiles it where nobody has yet, and links it.
+    async fn linked<T: Send + 'static>(
+        self: &Arc<Self>,
+        blocking: Blocking,
+        plan: &Arc<Plan>,
+        artifact: Artifact,
+        link: impl Fn(&Self, &Plan, &Component) -> Result<T, Unprepared> + Clone + Send + 'static,
+    ) -> Result<T, Unprepared> {
+        let Artifact { file, hash } = artifact;
+        let (path, link_ready) = (file.clone(), link.clone());
+        let linked = self.in_turn(blocking, plan, move |loader, plan| {
+            let component = loader.engine.ready(&path, hash)?;
+            component.map(|component| link_ready(loader, plan, &component)).transpose()
         });
         if let Some(prepared) = linked.await? {
             return Ok(prepared);
         }
-        let turn = self.engine.turn(plan.manifest.component).await;
-        let (engine, of) = (self.engine.clone(), plan.clone());
+        let turn = self.engine.turn(hash).await;
+        let engine = self.engine.clone();
         let waits = Arc::new(());
         let waiting = Arc::downgrade(&waits);
         // The turn goes along: who waits here may be gone before the work is done, which is given up then.
         let compile = move || {
             let wanted = || waiting.strong_count() > 0;
-            engine.compile_in_turn(turn, &of.component, of.manifest.component, &wanted)
+            engine.compile_in_turn(turn, &file, hash, &wanted)
         };
         let compiled = blocking.run(compile).await;
         drop(waits);
         let component = compiled??;
-        self.in_turn(blocking, plan, move |loader, plan| loader.link(plan, &component)).await
+        self.in_turn(blocking, plan, move |loader, plan| link(loader, plan, &component)).await
     }
 
     /// Does what blocks when it is the caller's turn.
@@ -181,23 +233,47 @@ impl Loader {
         blocking.run(marked).await?
     }
 
-    fn link(&self, plan: &Plan, component: &Component) -> Result<Arc<Prepared>, Unprepared> {
-        let hash = plan.manifest.component;
-        let shared = instance::shared_key(hash, plan.grants.interfaces());
+    fn link(
+        &self,
+        plan: &Plan,
+        component: &Component,
+        libraries: &[Arc<LinkedLibrary>],
+    ) -> Result<Arc<Prepared>, Unprepared> {
+        let shared = shared_key(plan);
         if let Some(key) = &shared {
             let linked = lock(&self.linked);
             if let Some(prepared) = linked.get(key) {
                 return Ok(prepared.clone());
             }
         }
-        let prepared = instance::prepare(&self.engine, component, plan.grants.interfaces(), &plan.manifest.name)
-            .map_err(|error| Unprepared::Refused(format!("module `{}`: {error}", plan.manifest.name)))?;
+        let (interfaces, module) = (plan.grants.interfaces(), &plan.manifest.name);
+        let prepared = instance::prepare_with(&self.engine, component, interfaces, module, libraries)
+            .map_err(|error| Unprepared::Refused(format!("module `{module}`: {error}")))?;
         let prepared = Arc::new(prepared);
         if let Some(key) = shared {
             lock(&self.linked).insert(key, prepared.clone());
         }
         Ok(prepared)
     }
+
+    fn link_library(&self, library: &Library, component: &Component) -> Result<Arc<LinkedLibrary>, Unprepared> {
+        let key = (library.component, library.grants.interfaces().clone());
+        if let Some(linked) = lock(&self.linked_libraries).get(&key) {
+            return Ok(linked.clone());
+        }
+        let linked = library::prepare(self.engine.wasm(), component, &key.1, library.name());
+        let linked = Arc::new(linked.map_err(Unprepared::Refused)?);
+        lock(&self.linked_libraries).insert(key, linked.clone());
+        Ok(linked)
+    }
+}
+
+/// What modules have in common that can share what was linked: their component, those of their libraries, and the
+/// interfaces of each.
+fn shared_key(plan: &Plan) -> Option<Vec<(Hash, Interfaces)>> {
+    let of_libraries = plan.grants.libraries().iter().map(|library| (library.component, library.grants.interfaces()));
+    let all = [(plan.manifest.component, plan.grants.interfaces())].into_iter().chain(of_libraries);
+    all.map(|(component, interfaces)| instance::shared_key(component, interfaces)).collect()
 }
 
 impl Terms<'_> {
@@ -214,31 +290,27 @@ impl Terms<'_> {
                 hex::encode(pinned.0)
             ));
         }
-        let denied = spec.denied.iter().map(|name| name.parse()).collect::<Result<BTreeSet<Capability>, String>>()?;
-        let asked = AskedCapabilities { required: &manifest.required, optional: &manifest.optional };
-        let grants = Grants::decide(asked, &interfaces::provided(self.ports), &denied)
-            .map_err(|error| format!("{at}: {error}"))?;
-        if let Some(missing) = manifest.required_chains.iter().find(|chain| self.ports.chain(**chain).is_none()) {
-            let configured: Vec<_> = self.ports.chains().keys().map(u64::to_string).collect();
-            return Err(format!(
-                "{at}: chain {missing} is required but the engine has no endpoint for it; configured are: {}",
-                configured.join(", ")
-            ));
+        if manifest.kind == Kind::Library {
+            return Err(format!("{at}: is a library, which modules use: list it in [[libraries]]"));
         }
-        let wanted = manifest.required_chains.union(&manifest.optional_chains);
-        let chains = wanted.copied().filter(|chain| self.ports.chain(*chain).is_some());
-        let allowed: BTreeSet<_> = spec.extra_methods.iter().cloned().collect();
-        let wanted: BTreeSet<_> = manifest.list(chain::CAPABILITY, EXTRA_METHODS).iter().cloned().collect();
-        let extra_methods = wanted.intersection(&allowed).cloned();
-        let grants = grants.with_chains(chains).with_tables(manifest.tables.clone()).with_extra_methods(extra_methods);
-        let grants = grants.with_rpc_budget(spec.rpc);
+        let located = |error: String| format!("{at}: {error}");
+        let grants = self.grants(&manifest, &spec.denied, &spec.extra_methods).map_err(located)?;
+        let libraries: Result<Vec<_>, String> = manifest.libraries.iter().map(|wanted| self.library(wanted)).collect();
+        let (used, libraries): (Vec<_>, Vec<_>) = libraries.map_err(located)?.into_iter().unzip();
+        // What a library asks of nodes is paid from its module's budget.
+        let used = used.into_iter().map(|library: Library| {
+            let grants = library.grants.as_ref().clone().with_rpc_budget(spec.rpc);
+            Library { grants: Arc::new(grants), ..library }
+        });
+        let grants = grants.with_libraries(used).with_rpc_budget(spec.rpc);
         let mut limits = manifest.limits.lowered_to(self.ceiling);
         if let Some(ceiling) = &spec.ceiling {
             limits = limits.lowered_to(ceiling);
         }
-        let config = Arc::new(configuration(&manifest, spec).map_err(|error| format!("{at}: {error}"))?);
+        let config = Arc::new(configuration(&manifest, &spec.config).map_err(located)?);
         Ok(Plan {
             component,
+            libraries,
             grants: Arc::new(grants),
             limits: Arc::new(limits),
             quota: Quota::new(self.pending_max),
@@ -247,6 +319,32 @@ impl Terms<'_> {
             held,
             manifest,
         })
+    }
+
+    /// All that the code of a bundle may reach but for libraries, with what the operator withholds and allows.
+    pub(crate) fn grants(
+        &self,
+        manifest: &Manifest,
+        denied: &[String],
+        extra_methods: &[String],
+    ) -> Result<Grants, String> {
+        let denied = denied.iter().map(|name| name.parse()).collect::<Result<BTreeSet<Capability>, String>>()?;
+        let asked = AskedCapabilities { required: &manifest.required, optional: &manifest.optional };
+        let grants = Grants::decide(asked, &interfaces::provided(self.ports), &denied);
+        let grants = grants.map_err(|error| error.to_string())?;
+        if let Some(missing) = manifest.required_chains.iter().find(|chain| self.ports.chain(**chain).is_none()) {
+            let configured: Vec<_> = self.ports.chains().keys().map(u64::to_string).collect();
+            return Err(format!(
+                "chain {missing} is required but the engine has no endpoint for it; configured are: {}",
+                configured.join(", ")
+            ));
+        }
+        let wanted = manifest.required_chains.union(&manifest.optional_chains);
+        let chains = wanted.copied().filter(|chain| self.ports.chain(*chain).is_some());
+        let allowed: BTreeSet<_> = extra_methods.iter().cloned().collect();
+        let wanted: BTreeSet<_> = manifest.list(chain::CAPABILITY, EXTRA_METHODS).iter().cloned().collect();
+        let extra_methods = wanted.intersection(&allowed).cloned();
+        Ok(grants.with_chains(chains).with_tables(manifest.tables.clone()).with_extra_methods(extra_methods))
     }
 }
 
@@ -260,9 +358,12 @@ pub fn bundle(source: &Path) -> (PathBuf, PathBuf) {
 }
 
 /// The manifest's configuration with the operator's values in place of its own.
-fn configuration(manifest: &Manifest, spec: &ModuleSpec) -> Result<Vec<(String, ConfigValue)>, String> {
+pub(crate) fn configuration(
+    manifest: &Manifest,
+    given: &BTreeMap<String, toml::Value>,
+) -> Result<Vec<(String, ConfigValue)>, String> {
     let mut overrides = Vec::new();
-    for (key, value) in &spec.config {
+    for (key, value) in given {
         manifest::config_values(key, value, &mut overrides)?;
     }
     let mut merged = manifest.config.clone();

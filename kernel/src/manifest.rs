@@ -5,6 +5,7 @@
 
 mod capabilities;
 pub(crate) mod ceilings;
+mod libraries;
 mod raw;
 pub(crate) mod values;
 
@@ -35,6 +36,7 @@ use crate::sources::Source;
 /// A checked manifest.
 #[derive(Debug, Clone)]
 pub struct Manifest {
+    pub kind: Kind,
     pub name: Arc<str>,
     pub version: String,
     pub description: String,
@@ -52,6 +54,28 @@ pub struct Manifest {
     pub tables: Tables,
     pub sources: Vec<Arc<dyn Source>>,
     pub config: Vec<(String, ConfigValue)>,
+    /// What the component calls besides the host.
+    pub libraries: Vec<LibraryReference>,
+}
+
+/// What a bundle is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// What is told of events.
+    #[default]
+    Module,
+    /// What modules call.
+    Library,
+}
+
+/// A library that a module's component was built against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LibraryReference {
+    pub name: Arc<str>,
+    pub version: String,
+    /// SHA-256 of its component.
+    pub component: Hash,
 }
 
 /// When a failing module is started again, and when it is given up.

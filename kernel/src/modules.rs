@@ -25,6 +25,7 @@ use std::{
 use expected::Expected;
 use nexum_host_ifaces::{
     cron::ScheduleNext,
+    grants::LIBRARIES_MAX,
     store::{ModuleHealth, StoreError},
 };
 use owner::Newest;
@@ -307,7 +308,10 @@ impl State {
         newest: Option<Newest>,
     ) -> Result<String, AdminError> {
         let source = spec.source.display().to_string();
-        let tight = self.shared.map_limit.filter(|limit| self.slots.len() >= limit.instances());
+        // They are counted where there may be so many.
+        let each = if self.shared.loader.libraries.is_empty() { 1 } else { 1 + LIBRARIES_MAX };
+        let most = self.slots.len() * each;
+        let tight = self.shared.map_limit.filter(|limit| most >= limit.instances());
         let refusal = tight.and_then(|limit| limit.refusal(self.planned()));
         let planned = self.shared.loader.plan(&spec).and_then(|plan| refusal.map_or(Ok(plan), Err));
         let plan = match planned {
@@ -357,9 +361,9 @@ impl State {
         Ok(name.to_string())
     }
 
-    /// Modules that have or may have an instance; one that was refused has none.
+    /// Instances of modules that have or may have one, and of their libraries; a module that was refused has none.
     fn planned(&self) -> usize {
-        self.slots.values().filter(|slot| slot.plan.is_some()).count()
+        self.slots.values().filter_map(|slot| slot.plan.as_ref()).map(|plan| 1 + plan.libraries.len()).sum()
     }
 
     /// Lets the effects of a module go out, within what its plan grants. Says where its manifest asks for more than it has.

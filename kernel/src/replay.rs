@@ -9,11 +9,12 @@ use nexum_host_ifaces::{
     Hash,
     clock::Clock,
     commit_queue::CommitQueue,
-    grants::{AskedCapabilities, Grants},
+    grants::{GrantError, Grants, Library},
     host::HostArgs,
+    library::{self, LinkedLibrary},
     outbox::EffectSummary,
     ports::Ports,
-    recording::{Captured, Fault, RecordedOutcome, Recording, TapeMode, view::RecordedView},
+    recording::{Captured, Fault, LibrarySetting, RecordedOutcome, Recording, TapeMode, view::RecordedView},
     store::{ModuleId, ModuleRecord},
     unit::drafts::{PENDING_MAX, Quota},
 };
@@ -57,11 +58,12 @@ pub async fn replay(
         return Err("the recording was cut, because the event saw more than is kept: it cannot be replayed".into());
     }
     let setting = &recording.setting;
-    let served: BTreeSet<_> = setting.served.iter().copied().collect();
-    let asked = AskedCapabilities { required: &setting.served, optional: &setting.stubs };
-    let grants = Grants::decide(asked, &served, &BTreeSet::new()).map_err(|error| error.to_string())?;
-    let grants = grants.with_chains(setting.chains.iter().copied()).with_tables(setting.tables.clone());
-    let prepared = instance::prepare(engine, component, grants.interfaces(), &setting.module)?;
+    let grants = Grants::recorded((&setting.served, &setting.stubs), &setting.chains, &setting.tables);
+    let libraries = setting.libraries.iter().map(LibrarySetting::library).collect::<Result<Vec<_>, _>>();
+    let said = |error: GrantError| error.to_string();
+    let grants = grants.map_err(said)?.with_libraries(libraries.map_err(said)?);
+    let linked = grants.libraries().iter().map(|library| linked(engine, library)).collect::<Result<Vec<_>, _>>()?;
+    let prepared = instance::prepare_with(engine, component, grants.interfaces(), &setting.module, &linked)?;
     let init_view = Arc::new(RecordedView::new(&recording.init));
     let ports = Ports::new(init_view.clone(), setting.chains.iter().copied());
     let args = HostArgs {
@@ -108,6 +110,18 @@ pub async fn replay(
     missing.extend(view.missing());
     missing.extend(captured.missing.clone());
     Ok(Replayed { outcome: outcome(result, captured), missing })
+}
+
+/// A library as it was, from the machine code that is kept of it.
+fn linked(engine: &WasmEngine, library: &Library) -> Result<Arc<LinkedLibrary>, String> {
+    let (name, version, hash) = (library.name(), &library.version, library.component);
+    let component = engine.kept(hash).ok_or_else(|| {
+        let hash = hex::encode(hash.0);
+        format!(
+            "library `{name}` {version}, sha256:{hash}, is not among the compiled components: replay where an engine has run it"
+        )
+    })?;
+    library::prepare(engine.wasm(), &component, library.grants.interfaces(), name).map(Arc::new)
 }
 
 fn outcome(result: Result<u64, Failure>, captured: Captured) -> RecordedOutcome {

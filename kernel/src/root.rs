@@ -29,7 +29,7 @@ use crate::{
     engine::{MapLimit, WasmEngine},
     intensity::{Intensity, RESTARTS_MAX, WINDOW},
     lane::Lanes,
-    load::Loader,
+    load::{LibrarySpec, Loader},
     metrics::Metrics,
     module::Shared,
     modules::{self, ModulesSupervisor},
@@ -63,6 +63,8 @@ pub struct KernelArgs {
     pub roster: Arc<dyn Keep>,
     /// What is recorded of events, of modules of which the operator says nothing.
     pub record: Record,
+    /// What modules may call besides the host.
+    pub libraries: Vec<LibrarySpec>,
     pub engine: WasmEngine,
     /// Where components are compiled and linked.
     pub blocking: Blocking,
@@ -203,6 +205,7 @@ impl Actor for Root {
         loader.record = args.record;
         loader.pending_max = args.outbox.pending_max;
         loader.begun = args.begun.clone();
+        loader.libraries = args.libraries.clone();
         let (outbox, permits) = (Port::new("outbox"), Permits::default());
         let outbox_metrics = OutboxMetrics::register(&args.registry)?;
         args.services.push(outbox_service(&args, outbox.clone(), permits.clone(), outbox_metrics.clone()));

@@ -146,11 +146,12 @@ fn builder(proxy: Option<&Proxy>) -> reqwest::ClientBuilder {
 /// redirect to where this one may not go and for a secret that is not its own, `rate-limited` when the module's DNS
 /// lookups hang, `invalid-input` for a request that cannot be made or an answer that is too large.
 pub(crate) async fn fetch(client: &Client, fetch: Fetch, response_bytes_max: usize) -> Result<Response, HostError> {
-    let Fetch { module, request, allow, deadline, max_reply_bytes, is_effect } = fetch;
+    let Fetch { module, library, request, allow, deadline, max_reply_bytes, is_effect } = fetch;
     let limit = max_reply_bytes.min(response_bytes_max);
+    let whose = (&module, library.as_ref().unwrap_or(&module));
     let mut trip = Trip::default();
     let done =
-        tokio::time::timeout(deadline, follow(client, &module, request, &allow, limit, is_effect, &mut trip)).await;
+        tokio::time::timeout(deadline, follow(client, whose, request, &allow, limit, is_effect, &mut trip)).await;
     let Trip { heard, at, exposed } = trip;
     let received_bytes = heard.as_ref().map_or(0, |heard| heard.body.len());
     let late = |_| error(HostErrorKind::Timeout, format!("no answer within {} ms", deadline.as_millis()));
@@ -181,9 +182,10 @@ struct Trip {
     exposed: Exposed,
 }
 
+/// `owner` is whom the operator's secrets are for.
 async fn follow(
     client: &Client,
-    module: &Arc<str>,
+    (module, owner): (&Arc<str>, &Arc<str>),
     mut request: Request,
     allow: &Allowlist,
     limit: usize,
@@ -197,7 +199,7 @@ async fn follow(
         // After the allowlist: a module is told of TLS only where it may go.
         client.can_speak(&url)?;
         let addresses = client.gate.addresses(module, &url).await?;
-        let armed = client.credentials.armed(module, &request, &url, via, &mut trip.exposed)?;
+        let armed = client.credentials.armed(owner, &request, &url, via, &mut trip.exposed)?;
         let (sent, to) = armed.as_ref().map_or((&request, &url), |(request, url)| (request, url));
         let answer = CHECKED.scope(addresses, send(&client.http, sent, to)).await?;
         // What comes through a tunnel is the server's.
@@ -390,6 +392,7 @@ mod tests {
         let told = async |url: &str| {
             let wanted = Fetch {
                 module: "m".into(),
+                library: None,
                 request: Request {
                     method: "GET".into(),
                     url: url.to_owned(),

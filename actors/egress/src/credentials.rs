@@ -190,6 +190,11 @@ impl Credentials {
     }
 }
 
+/// A module, or a library as credentials name it, in words.
+fn named(owner: &str) -> String {
+    owner.split_once(':').map_or_else(|| format!("module {owner}"), |(what, name)| format!("{what} {name}"))
+}
+
 /// One hop of a request.
 struct Hop<'a> {
     all: &'a [Loaded],
@@ -207,7 +212,7 @@ impl<'a> Hop<'a> {
         let found = self.all.iter().map(|loaded| &loaded.credential).find(|credential| credential.is_named(name));
         let found = found.ok_or_else(|| refused("there is no secret of this name".to_owned()))?;
         if !found.is_of(self.module) {
-            return Err(refused(format!("it is not for module {}", self.module)));
+            return Err(refused(format!("it is not for {}", named(self.module))));
         }
         if found.hosts.check(self.url).is_err() {
             let host = cut(self.url.host_str().unwrap_or_default(), NAME_BYTES_MAX);

@@ -153,6 +153,7 @@ fn fetch(url: String) -> Fetch {
         Request { method: "POST".into(), url, headers: Vec::new(), body: Some(b"x".to_vec()), timeout_ms: None };
     Fetch {
         module: "m".into(),
+        library: None,
         request,
         allow: Arc::new(Allowlist::new(["127.0.0.1".to_owned(), "localhost".to_owned()])),
         deadline: PATIENCE,
@@ -356,4 +357,21 @@ async fn a_signature_arrives_and_its_key_does_not() {
     // 64 bytes, and seconds.
     assert_eq!((header("x-signature: ").len(), header("x-timestamp: ").len()), (88, 10));
     assert!(!asked.contains("s3cr3t"), "{asked}");
+}
+
+#[tokio::test]
+async fn a_library_of_a_module_leaves_with_its_own_secrets_and_none_of_the_modules() {
+    let of_library = Credential { modules: vec!["library:cow".into()], ..credential("key", Adds::Nothing) };
+    let (actor, server) = (actor(vec![credential("hook", Adds::Nothing), of_library]).await, Server::echo().await);
+    let library = |url: &str| Fetch { library: Some("library:cow".into()), ..fetch(server.url(url)) };
+    told(&ask(&actor, library("/${secret:key}")).await);
+    assert!(server.asked_once().contains(KEY.rsplit('/').next().unwrap()));
+    for (refused, whose) in [
+        (library("/${secret:hook}"), "it is not for library cow"),
+        (fetch(server.url("/${secret:key}")), "it is not for module m"),
+    ] {
+        let error = ask(&actor, refused).await.unwrap_err();
+        assert!(error.kind.name() == "denied" && error.message.contains(whose), "{}", error.message);
+    }
+    assert_eq!(server.asked(), Vec::<String>::new());
 }

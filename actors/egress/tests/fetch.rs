@@ -151,6 +151,7 @@ fn fetch_of(method: &str, url: String) -> Fetch {
     let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
     Fetch {
         module: "m".into(),
+        library: None,
         request: Request {
             method: method.into(),
             url,

@@ -12,6 +12,7 @@
 
 mod dispatch;
 mod figures;
+mod libraries;
 mod lifecycle;
 mod process;
 mod recording;
@@ -58,6 +59,9 @@ fn main() {
             for modules in sizes(full) {
                 dispatch::in_memory(&mut figures, modules).await;
             }
+        }
+        if wanted("libraries") {
+            libraries::calls(&mut figures).await;
         }
         if wanted("recording") {
             recording::overhead(&mut figures).await;

@@ -222,6 +222,9 @@ pub struct Package {
     /// The compiled component
     #[arg(long, value_name = "WASM", value_hint = ValueHint::FilePath)]
     pub component: PathBuf,
+    /// The bundle of a library that the manifest names: its hash is filled in; may be given again
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub library: Vec<PathBuf>,
     /// The bundle to make; one that is there is replaced in one step
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub out: PathBuf,

@@ -23,7 +23,7 @@ use nexum_host_ifaces::{
 };
 use nexum_kernel::{
     load,
-    manifest::{Manifest, OnReorg},
+    manifest::{Kind, LibraryReference, Manifest, OnReorg},
     schema,
     sources::{Calendar, Shown},
 };
@@ -38,7 +38,10 @@ pub const RUNS: usize = 5;
 /// A bundle that an engine would take, as far as its files tell.
 #[derive(Debug, Serialize)]
 pub struct Report {
+    /// Its name, or that of the library that it is.
     pub module: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_library: bool,
     pub version: String,
     pub description: String,
     pub authors: Vec<String>,
@@ -53,10 +56,22 @@ pub struct Report {
     /// What it asks for of other interfaces, by interface and key.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub asks: BTreeMap<&'static str, BTreeMap<&'static str, Vec<String>>>,
+    /// What its component calls besides the host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub libraries: Vec<Used>,
     pub subscriptions: Vec<Subscription>,
     pub on_reorg: &'static str,
     pub limits: Bounds,
     pub restart: Restart,
+}
+
+/// A library that a component was built against.
+#[derive(Debug, Serialize)]
+pub struct Used {
+    pub name: String,
+    pub version: String,
+    /// `sha256:` and 64 hex digits.
+    pub component: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -134,6 +149,7 @@ pub fn inspect(source: &Path, now_ms: u64) -> anyhow::Result<Report> {
     }
     Ok(Report {
         module: manifest.name.to_string(),
+        is_library: manifest.kind == Kind::Library,
         component: named(found),
         component_bytes,
         capabilities: RequiredOptional { required: manifest.required.clone(), optional: manifest.optional.clone() },
@@ -144,6 +160,7 @@ pub fn inspect(source: &Path, now_ms: u64) -> anyhow::Result<Report> {
         extra_methods: BTreeSet::from_iter(manifest.list(CHAIN, EXTRA_METHODS).iter().cloned()).into_iter().collect(),
         http_allow: manifest.list(HTTP, ALLOW).to_vec(),
         asks: asks(&manifest),
+        libraries: manifest.libraries.iter().map(|library| used(library, named)).collect(),
         subscriptions: subscriptions(&manifest, now_ms),
         on_reorg: match manifest.on_reorg {
             OnReorg::Rewind => "rewind",
@@ -174,6 +191,11 @@ pub fn schema(source: &Path) -> anyhow::Result<Option<Table>> {
     let (_, component) = load::bundle(source);
     digest(&component).with_context(|| format!("{}", component.display()))?;
     schema::of_component(&component).map_err(|error| anyhow!("{}: {error}", component.display()))
+}
+
+fn used(library: &LibraryReference, named: impl Fn(Hash) -> String) -> Used {
+    let LibraryReference { name, version, component } = library;
+    Used { name: name.to_string(), version: version.clone(), component: named(*component) }
 }
 
 /// What fires next of every schedule in the bundle at `source`.

@@ -113,6 +113,18 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
         check_budget(&format!("{path}.rpc"), &module.rpc)?;
         check_ceiling(&format!("{path}.limits"), &module.limits)?;
     }
+    for (index, library) in config.libraries.iter().enumerate() {
+        let path = format!("libraries.{index}.source");
+        if library.source.is_empty() {
+            return Err(problem(&path, "is empty: expected a bundle directory"));
+        }
+        if is_address(&library.source) {
+            return Err(problem(&path, "is an address: only bundle directories are supported by this version"));
+        }
+        if let Some(first) = config.libraries[..index].iter().position(|other| other.source == library.source) {
+            return Err(problem(&path, format!("the bundle of [[libraries]] number {} again", first + 1)));
+        }
+    }
     if let Some((key, wrong)) = config.egress.wrong() {
         return Err(problem(&format!("egress.{key}"), wrong));
     }

@@ -27,6 +27,7 @@ use super::journal::Journal;
 use super::messaging::Messaging;
 use super::queries::Queries;
 use super::remote_store::RemoteStore;
+use super::libraries::Library;
 use super::restart::Restart;
 use super::secret::Secret;
 use super::transactions::Transactions;
@@ -38,6 +39,9 @@ pub struct Config {
     pub engine: Engine,
     pub chains: Vec<Chain>,
     pub modules: Vec<Module>,
+    /// What modules may call besides the host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub libraries: Vec<Library>,
     pub observability: Observability,
     pub journal: Journal,
     pub egress: Egress,
@@ -66,6 +70,7 @@ impl Default for Config {
             engine: Engine::default(),
             chains: Vec::new(),
             modules: Vec::new(),
+            libraries: Vec::new(),
             observability: Observability::default(),
             journal: Journal::default(),
             egress: Egress::default(),

@@ -49,6 +49,11 @@ pub fn masked(config: &Config) -> Config {
         module.config =
             values.into_iter().map(|(key, value)| masked_value(&at, key, value, &config.from_environment)).collect();
     }
+    for (index, library) in config.libraries.iter_mut().enumerate() {
+        let (at, values) = (format!("libraries.{index}.config"), std::mem::take(&mut library.config));
+        let masked = |(key, value)| masked_value(&at, key, value, &config.from_environment);
+        library.config = values.into_iter().map(masked).collect();
+    }
     config
 }
 

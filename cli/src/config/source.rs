@@ -25,8 +25,9 @@ use super::{
 /// on it.
 const UNSUPPORTED: [&str; 5] = ["content", "discovery", "trust", "swarm", "waku"];
 /// Keys that hold lists of tables.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "chains",
+    "libraries",
     "credentials",
     "endpoints",
     "modules",
@@ -38,13 +39,14 @@ const TABLES: [&str; 10] = [
     "typed_data",
 ];
 /// Keys whose relative paths are relative to the file.
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 11] = [
     "engine.state_dir",
     "observability.admin_socket",
     "journal.key",
     "egress.ca_file",
     "chains.#.mock",
     "modules.#.source",
+    "libraries.#.source",
     "identity.keystore",
     "identity.remote.#.ca_file",
     "identity.aws_kms.#.ca_file",
@@ -61,7 +63,7 @@ const SECRET_FILES: [&str; 6] = [
 ];
 
 /// Of these the ones of which errors tell what is in the file there, and not the path.
-const CONTENTS: [&str; 2] = ["chains.#.mock", "modules.#.source"];
+const CONTENTS: [&str; 3] = ["chains.#.mock", "modules.#.source", "libraries.#.source"];
 /// The longest path to a value; every value below a table carries it.
 const PATH_BYTES_MAX: usize = 1024;
 
@@ -85,8 +87,8 @@ const SECRETS: [&str; 13] = [
 const CREDENTIAL: &str = "egress.credentials.#.value";
 /// What stands before the name of one of them, in the place of the name of a variable.
 const PLACEHOLDER: &str = "secret:";
-/// What modules are given, in which such a name stays.
-const GIVEN: &str = "modules.#.config.";
+/// What modules and libraries are given, in which such a name stays.
+const GIVEN: [&str; 2] = ["modules.#.config.", "libraries.#.config."];
 /// Here `${…}` stands for parts of a request.
 const PAYLOAD: &str = "egress.credentials.#.hmac.payload";
 
@@ -274,7 +276,8 @@ impl Reader<'_> {
     /// stands for `${`. `${secret:NAME}` stays in what modules are given: it is filled in where a request leaves.
     fn expand(&mut self, at: &str, text: &str) -> Result<String, ConfigError> {
         let refused = |message: String| ConfigError(self.file.located(&split(at), &message));
-        let is_given = pattern(&split(at)).starts_with(GIVEN);
+        let pattern = pattern(&split(at));
+        let is_given = GIVEN.iter().any(|given| pattern.starts_with(given));
         let mut expanded = String::new();
         let mut rest = text;
         let mut found = false;

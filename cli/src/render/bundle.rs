@@ -20,7 +20,8 @@ fn listed<T: ToString>(items: &[T]) -> String {
 pub fn report(report: &Report) -> String {
     let mut rows = Vec::new();
     let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
-    row("module", format!("{} {}", line(&report.module), line(&report.version)));
+    let what = if report.is_library { "library" } else { "module" };
+    row(what, format!("{} {}", line(&report.module), line(&report.version)));
     if !report.description.is_empty() {
         row("description", line(&report.description));
     }
@@ -40,6 +41,17 @@ pub fn report(report: &Report) -> String {
         row(interface, lists.join("; "));
     }
     row("chains", chains(&report.chains));
+    for library in &report.libraries {
+        row("uses library", format!("{} {}, {}", line(&library.name), line(&library.version), library.component));
+    }
+    if !report.is_library {
+        of_module(report, &mut row);
+    }
+    table(&rows)
+}
+
+/// What a library has nothing of: it runs within the calls of its module.
+fn of_module(report: &Report, row: &mut dyn FnMut(&str, String)) {
     let mut name = "told of";
     for subscription in &report.subscriptions {
         row(name, subscription.what.clone());
@@ -60,7 +72,6 @@ pub fn report(report: &Report) -> String {
     let [first, cap] = &restart.backoff;
     row("failures", format!("{} in a row, then it is DEAD; waits {first} to {cap}", restart.max_consecutive_failures));
     row("attempts", format!("{}, then an event is a dead letter", restart.max_event_attempts));
-    table(&rows)
 }
 
 fn chains(chains: &RequiredOptional<u64>) -> String {

@@ -209,6 +209,7 @@ fn inspected() -> inspect::Report {
     let period = || Period(Duration::from_secs(1));
     inspect::Report {
         module: hostile(),
+        is_library: false,
         version: hostile(),
         description: hostile(),
         authors: text(),
@@ -219,6 +220,7 @@ fn inspected() -> inspect::Report {
         extra_methods: text(),
         http_allow: text(),
         asks: BTreeMap::from([("identity", BTreeMap::from([("methods", text())]))]),
+        libraries: vec![inspect::Used { name: hostile(), version: hostile(), component: hostile() }],
         subscriptions: vec![inspect::Subscription { source: hostile(), what: hostile(), next_ms: Some(vec![0]) }],
         on_reorg: "rewind",
         limits: inspect::Bounds {

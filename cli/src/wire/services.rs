@@ -46,7 +46,7 @@ use tokio::sync::watch;
 
 use super::{journal_key, logging::Log, store_directory};
 use crate::{
-    config::{Ceiling, Chain, Config, Credential, Module},
+    config::{Ceiling, Chain, Config, Credential, Library, Module},
     status,
 };
 
@@ -113,6 +113,7 @@ pub async fn start(config: &Config, log: &Log) -> anyhow::Result<(KernelHandle, 
         ports,
         admin: admin.clone(),
         modules: config.modules.iter().map(module_spec).collect(),
+        libraries: config.libraries.iter().map(Library::spec).collect(),
         ceiling: config.limits.limits(),
         restart: config.restart.ceiling(),
         begun: begun.clone(),

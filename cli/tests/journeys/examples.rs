@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::engine::Setup;
+use super::engine::{Setup, bundle, path};
 
 /// Some examples send transactions, which an engine has to have accounts for: here one that no policy names.
 const IDENTITY: &str = "[[identity.remote]]\nurl = \"https://127.0.0.1:9\"\n\
@@ -28,7 +28,8 @@ fn every_example_loads_as_shipped_and_runs() {
     // Without logs: some examples answer them with requests to servers that are not here.
     let quiet = demo.split("# An ERC-20 token").next().unwrap();
     assert!(quiet.contains("[[call]]") && !quiet.contains("[[emit]]"), "{quiet}");
-    let setup = Setup::new().mock(31337, quiet).with(IDENTITY).with(MESSAGING);
+    let library = format!("[[libraries]]\nsource = \"{}\"\n", path(&bundle("cow")));
+    let setup = Setup::new().mock(31337, quiet).with(IDENTITY).with(MESSAGING).with(&library);
     let engine = names.iter().fold(setup, |setup, name| setup.module(name, name, &[])).start();
     for name in &names {
         let node = engine.module_until(name, "RUN", |node| node["state"] == "RUN");

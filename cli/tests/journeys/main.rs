@@ -21,6 +21,7 @@ mod hostile;
 mod identity;
 mod journal;
 mod kms;
+mod libraries;
 mod metrics;
 mod notify;
 mod operator;

@@ -88,6 +88,7 @@ impl EffectKind for HttpEffect {
         request.headers.push(key_header(with.key));
         let fetch = Box::new(Fetch {
             module: with.module.clone(),
+            library: None,
             request,
             allow: Arc::new(with.grants.hosts()),
             deadline: with.deadline,

@@ -15,7 +15,7 @@ use nexum_host_ifaces::{
 };
 use wasmtime::{Store, component::ComponentExportIndex};
 
-use super::{Failure, Prepared, arm, denied, failure, late, said, said_last, turn, used};
+use super::{Failure, Prepared, arm, denied, failure, late, library, said, said_last, turn, used};
 use crate::engine::WasmEngine;
 
 /// The export that answers.
@@ -53,9 +53,9 @@ pub fn prepare(
     grants: &Grants,
     module: &str,
 ) -> Result<Option<Answering>, String> {
-    let component = prepared.instance_pre().component();
+    let component = prepared.module.instance_pre().component();
     let Some(query) = component.get_export_index(None, EXPORT) else { return Ok(None) };
-    let prepared = super::prepare(engine, component, grants.interfaces(), module)?;
+    let prepared = super::prepare_with(engine, component, grants.interfaces(), module, &prepared.libraries)?;
     Ok(Some(Answering { prepared, query }))
 }
 
@@ -109,7 +109,9 @@ async fn call(
     config: &Config,
     (question, reply_bytes_max): (&Question, usize),
 ) -> wasmtime::Result<Result<Result<String, HostError>, String>> {
-    let instance = answering.prepared.instance_pre().instantiate_async(&mut *store).await?;
+    let Prepared { module, libraries } = &answering.prepared;
+    library::start(libraries, store).await?;
+    let instance = module.instance_pre().instantiate_async(&mut *store).await?;
     let guest = EventModule::new(&mut *store, &instance)?;
     store.data_mut().begin(&EventId::Init);
     if let Err(error) = guest.call_init(&mut *store, config).await? {

@@ -12,6 +12,7 @@ use nexum_host_ifaces::{
         row::Interface,
         table::{Key, Tables},
     },
+    library,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -52,6 +53,19 @@ impl Capabilities {
             }
         }
         Ok(tables)
+    }
+
+    /// Whether a library may ask for all that is listed.
+    pub(super) fn check_library(&self) -> Result<(), Finding> {
+        let allowed = library::grantable();
+        for list in &self.listed {
+            if let Some(asked) = list.get_ref().iter().find(|asked| !allowed.contains(asked)) {
+                let allowed = allowed.map(Capability::name).join(", ");
+                let message = format!("capability `{asked}` is not for a library: it may have {allowed}");
+                return Err((list.span(), message));
+            }
+        }
+        Ok(())
     }
 
     /// Whether every package is hosted, and every one that is needed is listed.

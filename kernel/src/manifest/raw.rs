@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nexum_host_ifaces::{Hash, capability::Capability, cron::ScheduleCheck, limits::Limits};
+use nexum_host_ifaces::{capability::Capability, cron::ScheduleCheck, limits::Limits};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    OnReorg, RestartPolicy,
+    Kind, OnReorg, RestartPolicy,
     capabilities::{Capabilities, Packages},
     ceilings, config_values,
-    values::{Finding, Length, duration, positive},
+    libraries::{self, Libraries},
+    values::{Finding, Length, component, duration, is_name, positive},
 };
 use crate::sources::{self, Reading, Subscription};
 
@@ -27,23 +28,24 @@ pub(super) struct Manifest {
     config: BTreeMap<String, Spanned<toml::Value>>,
     #[serde(default)]
     packages: Packages,
+    #[serde(default)]
+    libraries: Libraries,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Module {
+    #[serde(default)]
+    kind: Kind,
     name: Spanned<String>,
     version: Spanned<String>,
     description: Option<Spanned<String>>,
     #[serde(default)]
     authors: Vec<Spanned<String>>,
     component: Spanned<String>,
-    #[serde(default)]
-    on_reorg: OnReorg,
-    #[serde(default)]
-    resources: Resources,
-    #[serde(default)]
-    restart: Restart,
+    on_reorg: Option<Spanned<OnReorg>>,
+    resources: Option<Spanned<Resources>>,
+    restart: Option<Spanned<Restart>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -75,18 +77,19 @@ struct Chains {
 impl Manifest {
     pub(super) fn check(self, schedules: &ScheduleCheck) -> Result<super::Manifest, Finding> {
         self.module.lengths()?;
+        if self.module.kind == Kind::Library {
+            self.check_library()?;
+        }
         let name = self.module.name;
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        // On a command line a name with `-` in front would be a flag.
-        let at_end = name.get_ref().starts_with('-') || name.get_ref().ends_with('-');
-        if !(1..=64).contains(&name.get_ref().len()) || at_end || !name.get_ref().chars().all(allowed) {
+        if !is_name(name.get_ref()) {
             let message =
                 format!("module name `{}`: expected 1 to 64 of a-z, 0-9 and -, with - at neither end", name.get_ref());
             return Err((name.span(), message));
         }
         let component = component(&self.module.component)?;
-        let limits = self.module.resources.check()?;
-        let restart = self.module.restart.check()?;
+        let limits = self.module.resources.map(Spanned::into_inner).unwrap_or_default().check()?;
+        let restart = self.module.restart.map(Spanned::into_inner).unwrap_or_default().check()?;
+        let libraries = libraries::check(self.libraries)?;
         let tables = self.capabilities.tables()?;
         self.capabilities.check_packages(&self.packages)?;
         let mut known_chains = self.chains.required.clone();
@@ -106,6 +109,7 @@ impl Manifest {
             config_values(key, value.get_ref(), &mut config).map_err(|message| (value.span(), message))?;
         }
         Ok(super::Manifest {
+            kind: self.module.kind,
             name: name.into_inner().into(),
             version: self.module.version.into_inner(),
             description: self.module.description.map(Spanned::into_inner).unwrap_or_default(),
@@ -113,7 +117,7 @@ impl Manifest {
             component,
             limits,
             restart,
-            on_reorg: self.module.on_reorg,
+            on_reorg: self.module.on_reorg.map(Spanned::into_inner).unwrap_or_default(),
             required_chains: self.chains.required,
             optional_chains: self.chains.optional,
             required,
@@ -121,16 +125,29 @@ impl Manifest {
             tables,
             sources,
             config,
+            libraries,
         })
     }
-}
 
-fn component(text: &Spanned<String>) -> Result<Hash, Finding> {
-    let digits = text.get_ref().strip_prefix("sha256:").filter(|digits| digits.len() == 64);
-    digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
-        let message = format!("component `{}`: expected \"sha256:\" and 64 hex digits", text.get_ref());
-        (text.span(), message)
-    })
+    /// Refuses what only a module has: a library runs within its module's calls, and on the module's account.
+    fn check_library(&self) -> Result<(), Finding> {
+        let module = &self.module;
+        let written = [
+            ("[[subscription]]", self.subscription.first().map(Spanned::span)),
+            ("[libraries]", self.libraries.values().next().map(Spanned::span)),
+            ("[module.resources]", module.resources.as_ref().map(Spanned::span)),
+            ("[module.restart]", module.restart.as_ref().map(Spanned::span)),
+            ("on_reorg", module.on_reorg.as_ref().map(Spanned::span)),
+        ];
+        for (what, at) in written {
+            if let Some(at) = at {
+                let message =
+                    format!("{what} is not for a library: it runs within the calls of a module, which has it");
+                return Err((at, message));
+            }
+        }
+        self.capabilities.check_library()
+    }
 }
 
 impl Module {

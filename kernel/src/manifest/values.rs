@@ -2,6 +2,7 @@
 
 use std::{fmt, ops::Range, time::Duration};
 
+use nexum_host_ifaces::Hash;
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
@@ -45,4 +46,20 @@ pub(crate) fn positive<T: PartialEq + Default + Copy>(value: &Spanned<T>, what: 
         return Err((value.span(), format!("{what} is 0: expected at least 1")));
     }
     Ok(*value.get_ref())
+}
+
+/// Whether a module or a library can have this name.
+pub(super) fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    // On a command line a name with `-` in front would be a flag.
+    let at_end = name.starts_with('-') || name.ends_with('-');
+    (1..=64).contains(&name.len()) && !at_end && name.chars().all(allowed)
+}
+
+pub(super) fn component(text: &Spanned<String>) -> Result<Hash, Finding> {
+    let digits = text.get_ref().strip_prefix("sha256:").filter(|digits| digits.len() == 64);
+    digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
+        let message = format!("component `{}`: expected \"sha256:\" and 64 hex digits", text.get_ref());
+        (text.span(), message)
+    })
 }

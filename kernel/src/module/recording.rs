@@ -4,12 +4,11 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use nexum_host_ifaces::{
-    capability::Capability,
     event::EventId,
-    grants::Grant,
     host::HostArgs,
     recording::{
-        Crash, CrashBrief, Fault, Pool, RECORDING_BYTES_MAX, Record, Recording, Setting, TapeMode, encoded_bytes,
+        Crash, CrashBrief, Fault, LibrarySetting, Pool, RECORDING_BYTES_MAX, Record, Recording, Setting, TapeMode,
+        encoded_bytes,
     },
     store::{ModuleHealth, ModuleId, StoreMsg},
     types::Event,
@@ -98,17 +97,17 @@ impl Plan {
     /// How the module is set up, for whoever runs a recording again.
     pub(super) fn setting(&self) -> Setting {
         let plan = self;
-        let served = |capability: &Capability| plan.grants.get(*capability) == Some(Grant::Served);
         Setting {
             engine: env!("CARGO_PKG_VERSION").to_owned(),
             module: plan.manifest.name.clone(),
             component: plan.manifest.component,
             limits: (*plan.limits).clone(),
             config: (*plan.config).clone(),
-            served: Capability::all().filter(served).collect(),
+            served: plan.grants.served(),
             stubs: plan.grants.refused().into_iter().collect(),
             chains: plan.grants.chains().iter().copied().collect(),
             tables: plan.grants.tables().clone(),
+            libraries: plan.grants.libraries().iter().map(LibrarySetting::of).collect(),
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use nexum_admin_api::tree::SHOWN_WAIT_MS;
+use nexum_admin_api::{state::ServiceState, tree::SHOWN_WAIT_MS};
 use nexum_host_ifaces::{
     capability::Capability,
-    grants::{Grants, Told},
+    grants::{Grants, Library, Told},
 };
 
 use super::{
@@ -67,6 +67,13 @@ fn grants(grants: &Grants) -> Vec<GrantReport> {
     grants.told().into_iter().map(report).collect()
 }
 
+/// A library of a module, with what it may reach.
+fn library(library: &Library) -> Node {
+    let mut told = vec![format!("library {}, sha256:{}", library.version, hex::encode(library.component.0))];
+    told.extend(library.grants.beyond(&Grants::default()));
+    Node::new(&**library.name(), NodeKind::Library, ServiceState::Up, told.join(", "), Vec::new())
+}
+
 fn node(name: &str, slot: &Slot, waits: Option<ModuleWait>, now_ns: u64, now_ms: u64) -> Node {
     let status = &slot.status;
     let next_start_in_ms = match &slot.phase {
@@ -105,5 +112,7 @@ fn node(name: &str, slot: &Slot, waits: Option<ModuleWait>, now_ns: u64, now_ms:
         _ => String::new(),
     };
     let state = slot.phase.name().to_owned();
-    Node { name: name.to_owned(), kind: NodeKind::Module, state, summary, module: Some(facts), children: Vec::new() }
+    let libraries = slot.plan.iter().flat_map(|plan| plan.grants.libraries());
+    let children = libraries.map(library).collect();
+    Node { name: name.to_owned(), kind: NodeKind::Module, state, summary, module: Some(facts), children }
 }

@@ -32,6 +32,8 @@ pub enum NodeKind {
     Service,
     Modules,
     Module,
+    /// What a module calls besides the host.
+    Library,
 }
 
 /// One node of the tree that `nexumctl tree` shows.

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     HostError,
     bindings::nexum::host::http,
-    call::Call,
+    call::{Call, not_in_query},
+    grants::Grant,
+    interfaces::http::grant::CAPABILITY,
     interfaces::http::port::{EgressMsg, Fetch, Header, Request, Response, check},
 };
 
@@ -15,6 +17,10 @@ impl http::Host for Call {
         let carried = weight(&request.headers, request.body.as_deref().unwrap_or_default());
         self.take(request.method.len() + request.url.len() + carried);
         self.count("http")?;
+        // A library is linked once, for events and queries alike.
+        if self.grants().get(CAPABILITY) == Some(Grant::NotInQuery) {
+            return Err(not_in_query(CAPABILITY.name(), "`http.fetch`"));
+        }
         check(&request.method, &request.url, &request.headers, request.body.as_deref(), &self.grants().hosts())?;
         self.request(request).await
     }
@@ -28,6 +34,7 @@ impl Call {
         let asked = self.ask("http.fetch", &request);
         let fetch = Box::new(Fetch {
             module: self.module().clone(),
+            library: self.library().map(|library| library.principal().clone()),
             request,
             allow: Arc::new(self.grants().hosts()),
             deadline,

@@ -125,6 +125,9 @@ pub fn check_name(name: &str) -> Result<(), HostError> {
 #[derive(Debug, Clone)]
 pub struct Fetch {
     pub module: Arc<str>,
+    /// The library of the module that asks for it, as credentials name it: then it leaves with that one's secrets, and with
+    /// none of the module's.
+    pub library: Option<Arc<str>>,
     pub request: Request,
     pub allow: Arc<Allowlist>,
     /// From connecting to the last byte of the body, redirects included.
