@@ -167,8 +167,9 @@ impl Service {
             (Some(index), _) => match self.update(&feed, index).await? {
                 Some(update) => Ok(Some(update)),
                 None => {
+                    // It was there, so that it may come back: an effect that is given up here would be lost.
                     let text = format!("update {index} of the feed was there before, and no node has it now");
-                    Err(Trouble { failure: Failure::NotFound, status: 404, text }.into())
+                    Err(Trouble { failure: Failure::Failed, status: 404, text }.into())
                 }
             },
         }

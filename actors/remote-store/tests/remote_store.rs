@@ -225,7 +225,9 @@ async fn an_update_of_a_feed_is_written_once_for_one_effect() {
     let other = Store::start(&[&bee], Limits::default()).await;
     assert_eq!(other.read_feed().await.unwrap(), Some(content(9_000)));
     bee.set(Mood::Forgets);
-    assert_eq!(told(store.read_feed().await), (HostErrorKind::InvalidInput, "not-found".to_owned()));
+    let failed = (HostErrorKind::Unavailable, "failed".to_owned());
+    assert_eq!(told(store.read_feed().await), failed, "it was there, and may come back");
+    assert_eq!(told(store.write_feed(TOPIC, b"four", false).await), failed, "an effect is not given up for it");
     bee.set(Mood::Lies);
     assert_eq!(told(store.read_feed().await), (HostErrorKind::Unavailable, "corrupt".to_owned()));
 }
