@@ -143,7 +143,12 @@ impl Nodes {
             answer_bytes_max: (count + 1) * RECORD_BYTES_MAX,
         };
         let (node, body) = self.ask(on, &request).await?;
-        Ok((node, wire::page(&body, topic.as_deref())?))
+        let mut page = wire::page(&body, topic.as_deref())?;
+        // Nobody asked for these. One that a node has of the future would be named in positions until its time comes.
+        let is_in =
+            |time_ns: u64| start_ns.is_none_or(|start| start <= time_ns) && end_ns.is_none_or(|end| time_ns <= end);
+        page.messages.retain(|stored| is_in(stored.time_ns));
+        Ok((node, page))
     }
 
     /// Has a message published. The answer is what the node says.

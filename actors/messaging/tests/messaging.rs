@@ -306,6 +306,23 @@ async fn history_is_read_in_bounded_pages_and_names_nothing() {
     assert_eq!(at, Cursor::Message { time_ns: settled, hash: None, handled: Vec::new() });
 }
 
+/// Positions have room for so many names: what has a time of the next century would take it for as long.
+#[tokio::test]
+async fn what_a_store_says_of_the_future_is_not_taken_from_it() {
+    let node = Waku::start();
+    node.ignore_times();
+    let mut fixture = Fixture::new(&[node.url()], |_| {}).await;
+    let at = fixture.begin().await;
+    let now = fixture.now_ns();
+    node.put(TOPIC, "a", now);
+    node.put(TOPIC, "of the future", now + 3_600 * NS_PER_S);
+    let (told, at) = fixture.next(&at).await;
+    assert_eq!(told, ["a"]);
+    assert!(matches!(&at, Cursor::Message { handled, .. } if handled.len() == 1), "{at}");
+    fixture.go_on(3_600);
+    assert_eq!(fixture.next(&at).await.0, ["of the future"], "when its time has come");
+}
+
 #[tokio::test]
 async fn what_the_store_dropped_before_it_was_handled_is_told_once_and_the_rest_is_given() {
     let node = Waku::start();
