@@ -39,7 +39,7 @@ const EAGER_PAUSE: Duration = Duration::from_millis(300);
 /// After a failed look, doubled up to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
-/// Pages of one look. What is left is looked through by the next.
+/// Pages of one look, from where it gets past its beginning. What is left is looked through by the next.
 const PAGES_MAX: usize = 64;
 
 /// What all pulls share.
@@ -115,9 +115,10 @@ impl Pulls {
         while goes == Goes::On && !is_whole && pages < PAGES_MAX {
             let (node, page) = self.nodes.page(on, wanted.clone()).await?;
             on = Some(node);
-            pages += 1;
             let is_empty = page.messages.is_empty();
             goes = scan.take(page.messages)?;
+            // A look that ended where it began would be the same again, however often it came.
+            pages += usize::from(!scan.is_at(&start));
             match page.next.filter(|_| !is_empty) {
                 Some(next) => wanted.after = Some(next),
                 None => is_whole = true,

@@ -110,6 +110,11 @@ impl Scan {
         self.found
     }
 
+    /// Whether it has come no further than to where it began.
+    pub fn is_at(&self, start: &Position) -> bool {
+        self.position == *start
+    }
+
     /// Takes the next page.
     ///
     /// # Errors

@@ -323,6 +323,20 @@ async fn what_a_store_says_of_the_future_is_not_taken_from_it() {
     assert_eq!(fixture.next(&at).await.0, ["of the future"], "when its time has come");
 }
 
+/// More than the pages of one look: they stand before what is new until they are settled.
+#[tokio::test]
+async fn messages_that_were_handled_do_not_hide_what_comes_after_them() {
+    let node = Waku::start();
+    let mut fixture = Fixture::new(&[node.url()], |settings| settings.page_size = 1).await;
+    let at = fixture.begin().await;
+    let now = fixture.now_ns();
+    (0..100).for_each(|n| node.put(TOPIC, format!("{n:03}"), now + n));
+    let (first, at) = fixture.next(&at).await;
+    let (second, _) = fixture.next(&at).await;
+    let all: Vec<String> = (0..100).map(|n| format!("{n:03}")).collect();
+    assert_eq!((first.len(), [first, second].concat()), (64, all));
+}
+
 #[tokio::test]
 async fn what_the_store_dropped_before_it_was_handled_is_told_once_and_the_rest_is_given() {
     let node = Waku::start();
