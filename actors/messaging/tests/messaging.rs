@@ -21,7 +21,10 @@ use nexum_messaging::{Args, MessagingMetrics, PublishBy, Settings};
 use nexum_testkit::waku::{Publishing, Waku};
 use prometheus::Registry;
 use ractor::{Actor, ActorProcessingErr, ActorRef, rpc::CallResult};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 const TOPIC: &str = "/app/1/x/proto";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -280,6 +283,24 @@ async fn messages_are_pulled_as_they_come_late_ones_once_and_a_restart_of_the_no
     (told, _) = fixture.answer().await;
     assert_eq!(told.len(), 5, "{told:?}");
     assert_eq!(fixture.status().await.gaps_total, 0);
+}
+
+/// Such as one behind a proxy that does not pass on the topic in the path.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_knows_nothing_of_what_it_listens_to_is_not_asked_without_end() {
+    let node = Waku::start();
+    node.refuse("/relay/v1/auto/messages", 404);
+    let mut fixture = Fixture::new(&[node.url()], |_| {}).await;
+    let began = Instant::now();
+    let at = fixture.begin().await;
+    fixture.pull(1, Some(at), false);
+    nexum_testkit::eventually("it looks in the store now and then", || {
+        let (queries, refused) = (node.queries(), node.refused());
+        (queries >= 10 && refused > 0).then_some(()).ok_or_else(|| format!("{queries} queries, {refused} refused"))
+    });
+    // One at once, and the next one a second later.
+    let (refused, most) = (node.refused(), began.elapsed().as_secs() + 2);
+    assert!(refused <= most, "{refused} times, at most {most}");
 }
 
 #[tokio::test]
