@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::{
     metrics::MessagingMetrics,
-    nodes::{Nodes, Wanted},
+    nodes::{Nodes, Wanted, is_silent},
     wire::{error, is_duplicate, outgoing},
 };
 
@@ -88,7 +88,7 @@ impl Service {
     /// Whether a store has the message of an effect. A node that has no store cannot know, and it is sent again.
     ///
     /// # Errors
-    /// No node answers, so that nothing should be sent either.
+    /// A node that may know does not answer now, so that nothing should be sent either.
     async fn is_stored(&self, topic: &Arc<str>, effect: &Hash) -> Result<bool, HostError> {
         let start_ns = self.clock.now_ms().saturating_sub(LOOK_BACK_MS).saturating_mul(NS_PER_MS);
         let mut wanted = Wanted {
@@ -102,7 +102,7 @@ impl Service {
         for _ in 0..LOOK_BACK_PAGES {
             let (node, page) = match self.nodes.page(on, wanted.clone()).await {
                 Ok(found) => found,
-                Err(failed) if failed.code == 0 => return Err(failed),
+                Err(failed) if is_silent(&failed) => return Err(failed),
                 Err(_) => return Ok(false),
             };
             if page.messages.iter().any(|stored| stored.meta == effect.0) {

@@ -233,6 +233,37 @@ async fn an_effect_whose_answer_was_lost_is_found_in_the_store_and_not_sent_agai
     assert_eq!(node.stored(TOPIC).len(), 152);
 }
 
+#[tokio::test]
+async fn an_effect_is_not_sent_again_while_a_store_that_may_have_it_says_nothing() {
+    let (mut first, second) = (Waku::start(), Waku::start());
+    let effect = Some(Hash([7; 32]));
+    let fixture = Fixture::new(&[first.url(), second.url()], |_| {}).await;
+    fixture.publish(b"x", effect, false).await.unwrap();
+    fixture.go_on(30);
+    second.refuse("/store", 412);
+    for status in [429, 500, 503] {
+        first.refuse("/store", status);
+        assert_eq!(fixture.publish(b"x", effect, true).await.unwrap_err().code, i32::from(status));
+    }
+    first.stop();
+    // The other one has no store. That says nothing of the one that is away.
+    assert_eq!(fixture.publish(b"x", effect, true).await.unwrap_err().code, 0);
+    assert_eq!((first.stored(TOPIC).len(), second.stored(TOPIC).len()), (1, 0));
+    let alone = Fixture::new(&[second.url()], |_| {}).await;
+    alone.publish(b"x", effect, true).await.unwrap();
+    assert_eq!(second.stored(TOPIC).len(), 1, "nobody can know");
+}
+
+#[tokio::test]
+async fn a_node_that_has_the_message_of_an_effect_is_believed_although_the_next_one_is_away() {
+    let (first, mut second) = (Waku::start(), Waku::start());
+    let fixture = Fixture::new(&[first.url(), second.url()], |_| {}).await;
+    fixture.publish(b"x", Some(Hash([7; 32])), false).await.unwrap();
+    second.stop();
+    let again = fixture.publish(b"x", Some(Hash([7; 32])), false).await.unwrap();
+    assert_eq!(again, b"an earlier attempt had arrived");
+}
+
 /// What is on its way to the store is not there yet.
 #[tokio::test]
 async fn an_effect_that_is_tried_again_soon_is_the_same_message_to_the_network() {
