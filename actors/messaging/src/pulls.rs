@@ -12,6 +12,7 @@ use nexum_host_ifaces::{
     HostError,
     clock::Clock,
     event::{Answer, Cursor, SourceReply},
+    failing::Failing,
     interfaces::messaging::port::MessagePull,
     sync::lock,
 };
@@ -60,15 +61,18 @@ enum Looked {
 }
 
 impl Pulls {
-    /// Answers a pull, however long it takes until there is something. `wakes` changes when a message was heard.
-    pub async fn serve(&self, pull: &MessagePull, mut wakes: watch::Receiver<u64>) {
+    /// Answers a pull, however long it takes until there is something. `wakes` changes when a message was heard; `failing` has
+    /// why nothing can be said meanwhile.
+    pub async fn serve(&self, pull: &MessagePull, mut wakes: watch::Receiver<u64>, failing: &Mutex<Option<Failing>>) {
         // One that came just now is seldom alone.
         let is_recent = pull.after.as_ref().and_then(Position::of).is_some_and(|position| position.names() > 0);
         let mut eager = if is_recent { EAGER_LOOKS } else { 0 };
         let (mut backoff, mut asked_oldest) = (FIRST_BACKOFF, false);
         loop {
             wakes.borrow_and_update();
-            let pause = match self.look(pull, &mut asked_oldest).await {
+            let looked = self.look(pull, &mut asked_oldest).await;
+            self.note(failing, looked.as_ref().err());
+            let pause = match looked {
                 Ok(Looked::Answer(answer)) => return give(pull, answer),
                 Ok(Looked::Nothing(pause)) => {
                     backoff = FIRST_BACKOFF;
@@ -89,6 +93,12 @@ impl Pulls {
                 Err(_) => eager.saturating_sub(1),
             };
         }
+    }
+
+    fn note(&self, failing: &Mutex<Option<Failing>>, failed: Option<&HostError>) {
+        let mut failing = lock(failing);
+        let earlier = failing.take();
+        *failing = failed.map(|failed| Failing::again(earlier, self.clock.monotonic_ns(), failed.message.clone()));
     }
 
     async fn look(&self, pull: &MessagePull, asked_oldest: &mut bool) -> Result<Looked, HostError> {

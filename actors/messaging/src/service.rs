@@ -9,7 +9,11 @@ use std::{
 use nexum_host_ifaces::{
     Hash, HostError, HostErrorKind,
     clock::Clock,
-    interfaces::messaging::port::{Publish, Query},
+    failing::Failing,
+    interfaces::{
+        chain::port::ChainWait,
+        messaging::port::{Publish, Query},
+    },
     sync::lock,
     types::Message,
 };
@@ -41,11 +45,13 @@ pub struct Service {
     metrics: MessagingMetrics,
     /// The times that effects were published with, the newest last.
     times: Mutex<VecDeque<(Hash, u64)>>,
+    /// Why nothing can be published.
+    failing: Mutex<Option<Failing>>,
 }
 
 impl Service {
     pub fn new(nodes: Arc<Nodes>, clock: Arc<dyn Clock>, metrics: MessagingMetrics) -> Self {
-        Self { nodes, clock, metrics, times: Mutex::default() }
+        Self { nodes, clock, metrics, times: Mutex::default(), failing: Mutex::default() }
     }
 
     /// The time that a message is published with.
@@ -65,7 +71,25 @@ impl Service {
     }
 
     pub async fn publish(&self, publish: &Publish) -> Result<Vec<u8>, HostError> {
-        within(publish.deadline, "publish", self.publish_now(publish)).await
+        let done = within(publish.deadline, "publish", self.publish_now(publish)).await;
+        let mut failing = lock(&self.failing);
+        match &done {
+            Ok(_) => *failing = None,
+            Err(failed) if passes(failed.kind) => {
+                let earlier = failing.take();
+                *failing = Some(Failing::again(earlier, self.clock.monotonic_ns(), failed.message.clone()));
+            }
+            // It is about this message, and says nothing of others.
+            Err(_) => {}
+        }
+        drop(failing);
+        done
+    }
+
+    /// What those wait for who publish.
+    pub fn wait(&self, now_ns: u64) -> Option<ChainWait> {
+        let failing = lock(&self.failing);
+        failing.as_ref()?.wait(None, "a node that takes messages", now_ns)
     }
 
     async fn publish_now(&self, publish: &Publish) -> Result<Vec<u8>, HostError> {
@@ -153,6 +177,11 @@ impl Service {
         }
         Ok(found)
     }
+}
+
+/// Whether it is up to the nodes.
+fn passes(kind: HostErrorKind) -> bool {
+    matches!(kind, HostErrorKind::Unavailable | HostErrorKind::Timeout | HostErrorKind::RateLimited)
 }
 
 async fn within<T>(

@@ -14,7 +14,10 @@ use nexum_host_ifaces::{
     Hash, HostError, HostErrorKind,
     clock::Clock,
     event::{Answer, Cursor, SourceId, SourceReply},
-    interfaces::messaging::port::{MessagePull, MessagingMsg, MessagingStatus, Publish, Query},
+    interfaces::{
+        chain::port::ChainWait,
+        messaging::port::{MessagePull, MessagingMsg, MessagingStatus, Publish, Query},
+    },
     types::{Event, Message},
 };
 use nexum_messaging::{Args, MessagingMetrics, PublishBy, Settings};
@@ -164,6 +167,19 @@ impl Fixture {
             CallResult::Success(answer) => answer,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What is waited for, once that is so much.
+    async fn waits(&self, count: usize) -> Vec<ChainWait> {
+        let told = async {
+            loop {
+                match self.status().await.waits {
+                    waits if waits.len() == count => return waits,
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        };
+        timeout(PATIENCE, told).await.unwrap()
     }
 
     async fn status(&self) -> MessagingStatus {
@@ -316,7 +332,6 @@ async fn messages_are_pulled_as_they_come_late_ones_once_and_a_restart_of_the_no
     assert_eq!(fixture.status().await.gaps_total, 0);
 }
 
-/// Such as one behind a proxy that does not pass on the topic in the path.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_knows_nothing_of_what_it_listens_to_is_not_asked_without_end() {
     let node = Waku::start();
@@ -329,7 +344,6 @@ async fn a_node_that_knows_nothing_of_what_it_listens_to_is_not_asked_without_en
         let (queries, refused) = (node.queries(), node.refused());
         (queries >= 10 && refused > 0).then_some(()).ok_or_else(|| format!("{queries} queries, {refused} refused"))
     });
-    // One at once, and the next one a second later.
     let (refused, most) = (node.refused(), began.elapsed().as_secs() + 2);
     assert!(refused <= most, "{refused} times, at most {most}");
 }
@@ -437,6 +451,33 @@ async fn the_next_node_is_asked_when_one_is_away_and_the_status_says_so() {
     assert_eq!((nodes[1].failing_ms, nodes[1].name.as_str()), (None, second.url().as_str()));
     fixture.publish(b"c", None, false).await.unwrap();
     assert_eq!(second.stored(TOPIC).len(), 3);
+}
+
+#[tokio::test]
+async fn what_waits_because_of_the_nodes_is_told_with_its_age_until_it_is_over() {
+    let node = Waku::start();
+    node.refuse("/store", 412);
+    node.set(Publishing::NoPeers);
+    let mut fixture = Fixture::new(&[node.url()], |_| {}).await;
+    let at = fixture.begin().await;
+    assert_eq!(fixture.status().await.waits, []);
+    fixture.pull(1, Some(at), false);
+    fixture.publish(b"x", None, false).await.unwrap_err();
+    fixture.waits(2).await;
+    fixture.go_on(5);
+    let waits = fixture.waits(2).await;
+    let told = |at: usize| (waits[at].module.as_deref(), waits[at].age_ms);
+    assert_eq!((told(0), told(1)), ((Some("m"), 5_000), (None, 5_000)));
+    let of_topic = format!("messages of topic {TOPIC}; Waku node {}: store: the node knows no store", node.url());
+    assert!(waits[0].reason.starts_with(&of_topic), "{waits:?}");
+    assert!(waits[1].reason.starts_with("a node that takes messages; "), "{waits:?}");
+    // Nobody tries to publish any more; the module's look has failed a moment ago.
+    fixture.go_on(20 * 60);
+    assert_eq!(fixture.waits(1).await[0].module.as_deref(), Some("m"));
+    node.refuse("/nothing", 404);
+    node.put(TOPIC, "a", fixture.now_ns());
+    assert_eq!(fixture.answer().await.0, ["a"]);
+    fixture.waits(0).await;
 }
 
 #[tokio::test]
