@@ -168,7 +168,7 @@ fn identity_status(status: IdentityStatus) -> Status {
 }
 
 fn remote_store_status(status: RemoteStoreStatus) -> Status {
-    let RemoteStoreStatus { in_flight, requests_total, errors_total, cached_bytes, nodes } = &status;
+    let RemoteStoreStatus { in_flight, requests_total, errors_total, cached_bytes, nodes, waits } = &status;
     let mib = *cached_bytes as f64 / (1024.0 * 1024.0);
     let summary = format!(
         "{requests_total} requests, {errors_total} failed, {in_flight} under way, {mib:.1} MiB of chunks in memory"
@@ -177,12 +177,14 @@ fn remote_store_status(status: RemoteStoreStatus) -> Status {
     Status {
         state: if is_down { ServiceState::Down } else { ServiceState::Up },
         children: nodes.iter().map(storage_node).collect(),
+        waits: oldest_first(waits.clone()),
         ..Status::up(summary)
     }
 }
 
 fn storage_node(node: &NodeStatus) -> Node {
-    let mut parts = Vec::new();
+    let mut parts: Vec<String> =
+        node.down_ms.iter().map(|down_ms| format!("of no use for {}", age(*down_ms))).collect();
     match &node.batch {
         None => parts.push("no postage batch known".to_owned()),
         Some(BatchStatus { is_usable: false, .. }) => parts.push("its postage batch is of no use".to_owned()),
@@ -432,11 +434,14 @@ mod tests {
         assert_eq!(shown(&node), told);
         let status = RemoteStoreStatus { nodes: vec![node.clone()], ..RemoteStoreStatus::default() };
         assert_eq!(remote_store_status(status).state, ServiceState::Up);
-        node.is_up = false;
+        (node.is_up, node.down_ms) = (false, Some(65_400));
         node.batch = Some(BatchStatus::default());
-        assert!(shown(&node).starts_with("its postage batch is of no use, "), "{}", shown(&node));
-        let status = RemoteStoreStatus { nodes: vec![node], ..RemoteStoreStatus::default() };
-        assert_eq!(remote_store_status(status).state, ServiceState::Down);
+        let told = "of no use for 1m 5s, its postage batch is of no use, ";
+        assert!(shown(&node).starts_with(told), "{}", shown(&node));
+        let waits = vec![ChainWait { module: Some("m".into()), reason: "upload".into(), age_ms: 65_400 }];
+        let status =
+            remote_store_status(RemoteStoreStatus { nodes: vec![node], waits, ..RemoteStoreStatus::default() });
+        assert_eq!((status.state, status.waits.waits.len()), (ServiceState::Down, 1), "for health");
     }
 
     #[test]

@@ -2,13 +2,24 @@
 //!
 //! Invariant: nothing queues here. A request past a bound is refused as `rate-limited`; whoever wants it done tries again.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
     blocking::Blocking,
     clock::Clock,
-    interfaces::remote_store::port::{CONTENT_BYTES_MAX, RemoteStoreMsg, RemoteStoreStatus, error},
+    failing::Failing,
+    interfaces::{
+        chain::port::ChainWait,
+        remote_store::port::{
+            CONTENT_BYTES_MAX, NodeStatus, RemoteStoreMsg, RemoteStoreStatus, WAITS_FOR_OPERATOR, error,
+        },
+    },
     ports::Ports,
     secrets::shown_url,
 };
@@ -93,9 +104,26 @@ pub struct State {
     all: Arc<Semaphore>,
     modules: HashMap<Arc<str>, Arc<Semaphore>>,
     /// What runs ends with the actor, and so does the look after batches.
-    tasks: JoinSet<Option<bool>>,
+    tasks: JoinSet<Option<Ended>>,
+    clock: Arc<dyn Clock>,
+    /// What modules have not got since, each in one way of asking.
+    failing: BTreeMap<(Arc<str>, &'static str), Unmet>,
     requests_total: u64,
     errors_total: u64,
+}
+
+/// A request that has its answer.
+struct Ended {
+    module: Arc<str>,
+    operation: &'static str,
+    failed: Option<HostError>,
+}
+
+/// What a module has not got.
+struct Unmet {
+    failing: Failing,
+    /// Whether it is up to the operator although a node answers.
+    waits_for_operator: bool,
 }
 
 pub struct RemoteStoreActor;
@@ -113,7 +141,7 @@ impl Actor for RemoteStoreActor {
     async fn pre_start(&self, _: ActorRef<RemoteStoreMsg>, args: Args) -> Result<State, ActorProcessingErr> {
         let Args { settings, ports, clock, blocking, metrics } = args;
         let limits = settings.limits;
-        let client = Client::new(&settings, clock, metrics.clone())?;
+        let client = Client::new(&settings, clock.clone(), metrics.clone())?;
         let service = Arc::new(Service::new(client, limits, ports.of(), blocking, metrics.clone()));
         let mut tasks = JoinSet::new();
         let watched = service.clone();
@@ -123,7 +151,8 @@ impl Actor for RemoteStoreActor {
         });
         let all = Arc::new(Semaphore::new(limits.requests_max));
         let modules = HashMap::new();
-        Ok(State { service, metrics, limits, all, modules, tasks, requests_total: 0, errors_total: 0 })
+        let failing = BTreeMap::new();
+        Ok(State { service, metrics, limits, all, modules, tasks, clock, failing, requests_total: 0, errors_total: 0 })
     }
 
     async fn handle(
@@ -133,8 +162,11 @@ impl Actor for RemoteStoreActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         while let Some(ended) = state.tasks.try_join_next() {
-            // A panic is the end of one request: whoever waits for its answer is told that there is none.
-            state.errors_total += u64::from(!ended.unwrap_or(None).unwrap_or(false));
+            match ended {
+                Ok(Some(ended)) => state.ended(ended),
+                // A panic is the end of one request: whoever waits for its answer is told that there is none.
+                Ok(None) | Err(_) => state.errors_total += 1,
+            }
         }
         state.handle(message);
         Ok(())
@@ -161,18 +193,49 @@ impl State {
                 self.run("write-feed", module, deadline, reply, work);
             }
             RemoteStoreMsg::Status(reply) => {
+                let now_ns = self.clock.monotonic_ns();
+                let nodes = service.client().status(now_ns);
                 let status = RemoteStoreStatus {
                     // One task looks after the nodes.
                     in_flight: self.tasks.len().saturating_sub(1),
                     requests_total: self.requests_total,
                     errors_total: self.errors_total,
                     cached_bytes: service.cached_bytes(),
-                    nodes: service.client().status(),
+                    waits: self.waits(&nodes, now_ns),
+                    nodes,
                 };
                 // Nobody to tell when the caller gave up.
                 let _ = reply.send(status);
             }
         }
+    }
+
+    fn ended(&mut self, Ended { module, operation, failed }: Ended) {
+        self.errors_total += u64::from(failed.is_some());
+        let now_ns = self.clock.monotonic_ns();
+        let earlier = self.failing.remove(&(module.clone(), operation));
+        if let Some(HostError { message, data, .. }) =
+            failed.filter(|failed| matches!(failed.kind, HostErrorKind::Unavailable | HostErrorKind::Timeout))
+        {
+            self.failing.retain(|_, unmet| unmet.failing.is_recent(now_ns));
+            let failing = Failing::again(earlier.map(|unmet| unmet.failing), now_ns, message);
+            let waits_for_operator = data.is_some_and(|data| WAITS_FOR_OPERATOR.contains(&&*data));
+            self.failing.insert((module, operation), Unmet { failing, waits_for_operator });
+        }
+    }
+
+    /// What modules wait for: as long as the operator has to do something, or no node is of use. What one module asks for
+    /// may fail while the nodes work.
+    fn waits(&self, nodes: &[NodeStatus], now_ns: u64) -> Vec<ChainWait> {
+        let down_ms = nodes.iter().map(|node| node.down_ms).min().flatten();
+        let wait = |((module, operation), unmet): (&(Arc<str>, &'static str), &Unmet)| {
+            let mut wait = unmet.failing.wait(Some(module), &format!("an answer to {operation}"), now_ns)?;
+            if !unmet.waits_for_operator {
+                wait.age_ms = wait.age_ms.min(down_ms?);
+            }
+            Some(wait)
+        };
+        self.failing.iter().filter_map(wait).collect()
     }
 
     /// Lets the work run beside the mailbox, within its deadline, and answers with what comes of it.
@@ -205,18 +268,18 @@ impl State {
             let _ = reply.send(Err(error(HostErrorKind::RateLimited, message).with_data("1000")));
             return;
         };
-        let work = work(module);
+        let work = work(module.clone());
         self.tasks.spawn(async move {
             let done = tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
                 let message = format!("no end within {deadline:?}: the nodes are slow, or the content is large");
                 Err(error(HostErrorKind::Timeout, message).with_data("slow"))
             });
             metrics.ended(operation, done.as_ref().map_or_else(|error| error.kind.name(), |_| "ok"));
-            let is_done = done.is_ok();
+            let failed = done.as_ref().err().cloned();
             drop((own, all));
             // Nobody to tell when the caller gave up.
             let _ = reply.send(done);
-            Some(is_done)
+            Some(Ended { module, operation, failed })
         });
     }
 }

@@ -86,12 +86,15 @@ struct Store(Port<RemoteStoreMsg>);
 impl Store {
     /// An actor with these nodes, and limits besides.
     async fn start(bees: &[&Bee], limits: Limits) -> Self {
+        Self::at(bees.iter().map(|bee| bee.url()).collect(), limits).await
+    }
+
+    async fn at(urls: Vec<String>, limits: Limits) -> Self {
         let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
         let (identity, _) = Actor::spawn(None, Identity, ()).await.unwrap();
         let ports = Ports::unbound([]);
         ports.of::<IdentityMsg>().bind(identity);
-        let node = |bee: &&Bee| NodeSettings { url: bee.url(), batch: Some(BATCH.to_owned()) };
-        let nodes = bees.iter().map(node).collect();
+        let nodes = urls.into_iter().map(|url| NodeSettings { url, batch: Some(BATCH.to_owned()) }).collect();
         let args = Args {
             settings: Settings { nodes, limits, is_deferred: false, pins: false },
             ports: ports.clone(),
@@ -250,6 +253,28 @@ async fn a_node_that_fails_leaves_the_work_to_the_next_one() {
     let status = store.status().await;
     assert_eq!(status.nodes.len(), 2);
     assert!(!status.nodes[0].is_up && status.nodes[1].is_up, "{:?}", status.nodes);
+}
+
+#[tokio::test]
+async fn what_waits_because_of_the_nodes_is_told() {
+    let away = Bee::start().url();
+    let store = Store::at(vec![away], Limits::default()).await;
+    assert_eq!(store.status().await.waits, [], "nobody needs it");
+    assert_eq!(told(store.upload(b"1").await).1, "unreachable");
+    let waits = store.status().await.waits;
+    assert_eq!((waits.len(), waits[0].module.as_deref()), (1, Some("m")));
+    assert!(waits[0].reason.starts_with("an answer to upload; http://127.0.0.1:"), "{waits:?}");
+
+    let bee = Bee::start();
+    let store = Store::start(&[&bee], Limits::default()).await;
+    bee.set(Mood::BatchFull);
+    assert_eq!(told(store.upload(b"1").await).1, "batch-full");
+    assert_eq!(store.read_feed().await.unwrap(), None);
+    let waits = store.status().await.waits;
+    assert!(waits.len() == 1 && waits[0].reason.contains("402"), "the node is there, and waits: {waits:?}");
+    bee.set(Mood::Fine);
+    store.upload(b"1").await.unwrap();
+    assert_eq!(store.status().await.waits, []);
 }
 
 #[tokio::test]
