@@ -208,6 +208,8 @@ pub fn refusal(operation: &str, status: u16, said: &[u8]) -> HostError {
         400 if is_publish && lower.starts_with("failed to publish") => {
             (HostErrorKind::Unavailable, "the node could not pass it on")
         }
+        // As a node says whose interface is switched off, and a proxy whose node is not there.
+        404 => (HostErrorKind::Unavailable, "the node does not know such a request"),
         412 => (HostErrorKind::Unavailable, "the node knows no store"),
         400..500 => (HostErrorKind::InvalidInput, "the node refuses it"),
         505 if is_publish => (HostErrorKind::Unavailable, "the node has no peers to relay to"),
@@ -290,6 +292,7 @@ mod tests {
             (400, "Failed to publish. Message size exceeded maximum of 153600 bytes", HostErrorKind::InvalidInput),
             (400, "Unable to decode", HostErrorKind::InvalidInput),
             (401, "", HostErrorKind::Denied),
+            (404, "", HostErrorKind::Unavailable),
             (413, "", HostErrorKind::InvalidInput),
             (420, "", HostErrorKind::InvalidInput),
             (429, "", HostErrorKind::RateLimited),

@@ -167,6 +167,11 @@ impl Client {
                 // With redundancy content has another address.
                 .header("swarm-redundancy-level", "0");
             let answer = self.answer(node, request.body(body.clone()), node::MESSAGE_BYTES_MAX, true).await;
+            // An upload asks for nothing that could be missing: whatever is there takes none, or not yet.
+            let answer = answer.map_err(|trouble| match trouble.failure {
+                Failure::NotFound => Trouble { failure: Failure::Failed, ..trouble },
+                _ => trouble,
+            });
             let stored = answer.and_then(|answer| match node::is_answer(&answer, address) {
                 true => Ok(()),
                 false => Err(node.corrupt("it stored something else, or says so".to_owned())),

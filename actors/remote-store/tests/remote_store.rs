@@ -245,6 +245,10 @@ async fn a_node_that_fails_leaves_the_work_to_the_next_one() {
         let reference = hex::encode(store.upload(&data).await.unwrap());
         assert!(good.has(&reference), "{mood:?}");
     }
+    bad.set(Mood::Fails(404));
+    let store = Store::start(&[&bad], Limits::default()).await;
+    let failed = (HostErrorKind::Unavailable, "failed".to_owned());
+    assert_eq!(told(store.upload(b"x").await), failed, "it may take it once it is there");
     bad.set(Mood::Fine);
     let store = Store::start(&[&bad, &good], Limits::default()).await;
     assert_eq!(told(store.download(&"00".repeat(32), 1).await).1, "not-found", "both say so");
