@@ -109,7 +109,8 @@ impl Nodes {
             .timeout(settings.timeout)
             .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")));
         let http = builder.build().map_err(|failed| format!("requests to Waku nodes: {}", innermost(&failed)))?;
-        let (preferred, room) = (AtomicUsize::new(0), Semaphore::new(settings.requests_max));
+        let (preferred, room) =
+            (AtomicUsize::new(0), Semaphore::new(settings.requests_max.min(Semaphore::MAX_PERMITS)));
         let nodes = Self { http, nodes, preferred, room, settings, clock, metrics };
         nodes.show_connected();
         Ok(nodes)

@@ -201,7 +201,8 @@ impl Drop for Fixture {
 async fn a_message_is_published_by_relay_and_by_lightpush_and_looked_up() {
     for publish_by in [PublishBy::Relay, PublishBy::Lightpush] {
         let node = Waku::start();
-        let fixture = Fixture::new(&[node.url()], |settings| settings.publish_by = publish_by).await;
+        let change = |settings: &mut Settings| (settings.publish_by, settings.requests_max) = (publish_by, usize::MAX);
+        let fixture = Fixture::new(&[node.url()], change).await;
         for payload in ["a", "b", "c"] {
             fixture.publish(payload.as_bytes(), None, false).await.unwrap();
             fixture.go_on(1);

@@ -72,6 +72,19 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
+impl Limits {
+    /// No more at once than can be counted.
+    fn within_reach(self) -> Self {
+        let within = |count: usize| count.min(Semaphore::MAX_PERMITS);
+        Self {
+            requests_max: within(self.requests_max),
+            module_requests_max: within(self.module_requests_max),
+            node_requests_max: within(self.node_requests_max),
+            ..self
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -140,8 +153,8 @@ impl Actor for RemoteStoreActor {
 
     async fn pre_start(&self, _: ActorRef<RemoteStoreMsg>, args: Args) -> Result<State, ActorProcessingErr> {
         let Args { settings, ports, clock, blocking, metrics } = args;
-        let limits = settings.limits;
-        let client = Client::new(&settings, clock.clone(), metrics.clone())?;
+        let limits = settings.limits.within_reach();
+        let client = Client::new(&Settings { limits, ..settings }, clock.clone(), metrics.clone())?;
         let service = Arc::new(Service::new(client, limits, ports.of(), blocking, metrics.clone()));
         let mut tasks = JoinSet::new();
         let watched = service.clone();

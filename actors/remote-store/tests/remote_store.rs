@@ -282,6 +282,22 @@ async fn what_waits_because_of_the_nodes_is_told() {
 }
 
 #[tokio::test]
+async fn a_bound_may_be_as_high_as_a_number_can_be() {
+    let bee = Bee::start();
+    let most = usize::MAX;
+    let limits = Limits {
+        requests_max: most,
+        module_requests_max: most,
+        node_requests_max: most,
+        cache_bytes_max: most,
+        ..Limits::default()
+    };
+    let store = Store::start(&[&bee], limits).await;
+    let reference = hex::encode(store.upload(b"1").await.unwrap());
+    assert_eq!(store.download(&reference, most).await.unwrap(), b"1");
+}
+
+#[tokio::test]
 async fn what_is_under_way_has_a_bound_and_an_end() {
     let bee = Bee::start();
     let limits = Limits { module_requests_max: 1, ..Limits::default() };
