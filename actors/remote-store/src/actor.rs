@@ -115,7 +115,7 @@ pub struct State {
     metrics: RemoteStoreMetrics,
     limits: Limits,
     all: Arc<Semaphore>,
-    modules: HashMap<Arc<str>, Arc<Semaphore>>,
+    modules: HashMap<Arc<str>, Share>,
     /// What runs ends with the actor, and so does the look after batches.
     tasks: JoinSet<Option<Ended>>,
     clock: Arc<dyn Clock>,
@@ -123,6 +123,13 @@ pub struct State {
     failing: BTreeMap<(Arc<str>, &'static str), Unmet>,
     requests_total: u64,
     errors_total: u64,
+}
+
+/// What one module has of the bounds.
+struct Share {
+    requests: Arc<Semaphore>,
+    /// Chunks of all its downloads that are asked for at once: whatever they wait for, others have room.
+    chunks: Arc<Semaphore>,
 }
 
 /// A request that has its answer.
@@ -191,18 +198,23 @@ impl State {
         let service = self.service.clone();
         match message {
             RemoteStoreMsg::Upload { module, data, deadline, reply } => {
-                self.run("upload", module, deadline, reply, move |_| async move { service.upload(data).await });
+                self.run("upload", module, deadline, reply, move |_, _| async move { service.upload(data).await });
             }
             RemoteStoreMsg::Download { module, reference, bytes_max, deadline, reply } => {
-                let work = move |_| async move { service.download(&reference, bytes_max).await };
+                let work = move |_, chunks: Arc<Semaphore>| async move {
+                    service.download(&reference, bytes_max, &chunks).await
+                };
                 self.run("download", module, deadline, reply, work);
             }
             RemoteStoreMsg::ReadFeed { module, owner, topic, bytes_max, deadline, reply } => {
-                let work = move |_| async move { service.read_feed(owner, topic, bytes_max).await };
+                let work = move |_, chunks: Arc<Semaphore>| async move {
+                    service.read_feed(owner, topic, bytes_max, &chunks).await
+                };
                 self.run("read-feed", module, deadline, reply, work);
             }
             RemoteStoreMsg::WriteFeed { module, topic, data, again, deadline, reply } => {
-                let work = move |module: Arc<str>| async move { service.write_feed(&module, topic, data, again).await };
+                let work =
+                    move |module: Arc<str>, _| async move { service.write_feed(&module, topic, data, again).await };
                 self.run("write-feed", module, deadline, reply, work);
             }
             RemoteStoreMsg::Status(reply) => {
@@ -258,7 +270,7 @@ impl State {
         module: Arc<str>,
         deadline: Duration,
         reply: RpcReplyPort<Result<T, HostError>>,
-        work: impl FnOnce(Arc<str>) -> F,
+        work: impl FnOnce(Arc<str>, Arc<Semaphore>) -> F,
     ) where
         T: Send + 'static,
         F: Future<Output = Result<T, HostError>> + Send + 'static,
@@ -266,10 +278,14 @@ impl State {
         self.requests_total += 1;
         let metrics = self.metrics.clone();
         let own_max = self.limits.module_requests_max;
-        let own = self.modules.entry(module.clone()).or_insert_with(|| Arc::new(Semaphore::new(own_max))).clone();
-        let (own, all) = (own.try_acquire_owned(), self.all.clone().try_acquire_owned());
+        let chunks_max = (self.limits.node_requests_max / 2).max(1);
+        let share =
+            || Share { requests: Arc::new(Semaphore::new(own_max)), chunks: Arc::new(Semaphore::new(chunks_max)) };
+        let share = self.modules.entry(module.clone()).or_insert_with(share);
+        let (own, chunks) = (share.requests.clone().try_acquire_owned(), share.chunks.clone());
+        let all = self.all.clone().try_acquire_owned();
         // Modules come and go; what nobody uses is forgotten.
-        self.modules.retain(|_, permits| permits.available_permits() < own_max);
+        self.modules.retain(|_, share| share.requests.available_permits() < own_max);
         let (Ok(own), Ok(all)) = (own, all) else {
             self.errors_total += 1;
             let message = format!(
@@ -281,7 +297,7 @@ impl State {
             let _ = reply.send(Err(error(HostErrorKind::RateLimited, message).with_data("1000")));
             return;
         };
-        let work = work(module.clone());
+        let work = work(module.clone(), chunks);
         self.tasks.spawn(async move {
             let done = tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
                 let message = format!("no end within {deadline:?}: the nodes are slow, or the content is large");

@@ -298,6 +298,24 @@ async fn a_bound_may_be_as_high_as_a_number_can_be() {
 }
 
 #[tokio::test]
+async fn chunks_that_one_module_waits_for_leave_others_room() {
+    let bee = Bee::start();
+    bee.set(Mood::KeepsChunks);
+    let limits = Limits { node_requests_max: 2, timeout: Duration::from_secs(3_600), ..Limits::default() };
+    let store = Store::start(&[&bee], limits).await;
+    let references = ["11", "22", "33", "44"].map(|byte| byte.repeat(32));
+    let downloads = futures::future::join_all(references.iter().map(|reference| store.download(reference, 1)));
+    let (module, data, deadline) = (Arc::from("other"), b"x".to_vec(), PATIENCE);
+    let upload = store.call(|reply| RemoteStoreMsg::Upload { module, data, deadline, reply });
+    let uploaded = tokio::select! {
+        biased;
+        done = downloads => panic!("{done:?}"),
+        uploaded = upload => uploaded.unwrap(),
+    };
+    assert_eq!(uploaded.len(), 32);
+}
+
+#[tokio::test]
 async fn what_is_under_way_has_a_bound_and_an_end() {
     let bee = Bee::start();
     let limits = Limits { module_requests_max: 1, ..Limits::default() };
