@@ -65,7 +65,7 @@ impl Pulls {
     /// why nothing can be said meanwhile.
     pub async fn serve(&self, pull: &MessagePull, mut wakes: watch::Receiver<u64>, failing: &Mutex<Option<Failing>>) {
         // One that came just now is seldom alone.
-        let is_recent = pull.after.as_ref().and_then(Position::of).is_some_and(|position| position.names() > 0);
+        let is_recent = pull.after.as_ref().is_some_and(|after| Position::of(after).names() > 0);
         let mut eager = if is_recent { EAGER_LOOKS } else { 0 };
         let (mut backoff, mut asked_oldest) = (FIRST_BACKOFF, false);
         loop {
@@ -105,7 +105,7 @@ impl Pulls {
         let now_ms = self.clock.now_ms();
         let disorder_ms = u64::try_from(self.settings.max_disorder.as_millis()).unwrap_or(u64::MAX);
         let settled_ns = now_ms.saturating_sub(disorder_ms).saturating_mul(NS_PER_MS);
-        let Some(start) = pull.after.as_ref().and_then(Position::of) else {
+        let Some(start) = pull.after.as_ref().map(Position::of) else {
             // It has no position here yet. What is under way now is part of what it gets.
             let history_ms = pull.history.map_or(0, |back| u64::try_from(back.as_millis()).unwrap_or(u64::MAX));
             let start = settled_ns.saturating_sub(history_ms.saturating_mul(NS_PER_MS));

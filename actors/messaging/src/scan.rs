@@ -35,12 +35,14 @@ impl Position {
         Self { time_ns, hash: None, handled: Vec::new() }
     }
 
-    pub fn of(cursor: &Cursor) -> Option<Self> {
+    /// # Panics
+    /// With the cursor of another kind of source. As if there were none, everything up to now would be left out.
+    pub fn of(cursor: &Cursor) -> Self {
         match cursor {
             Cursor::Message { time_ns, hash, handled } => {
-                Some(Self { time_ns: *time_ns, hash: *hash, handled: handled.clone() })
+                Self { time_ns: *time_ns, hash: *hash, handled: handled.clone() }
             }
-            Cursor::Chain { .. } | Cursor::Cron { .. } | Cursor::Number { .. } => None,
+            other => unreachable!("a topic's position is a time and a hash, not {other}"),
         }
     }
 
