@@ -74,7 +74,7 @@ pub fn messaging(port: Port<MessagingMsg>) -> StatusSpec {
 }
 
 fn messaging_status(status: MessagingStatus) -> Status {
-    let MessagingStatus { nodes, topics, published_total, delivered_total, gaps_total, last_gap } = status;
+    let MessagingStatus { nodes, topics, published_total, delivered_total, gaps_total, last_gap, waits } = status;
     let noun = if topics == 1 { "topic" } else { "topics" };
     let mut summary = format!("{topics} {noun}, {delivered_total} messages delivered, {published_total} published");
     if let Some(gap) = last_gap {
@@ -85,6 +85,7 @@ fn messaging_status(status: MessagingStatus) -> Status {
     Status {
         state: if is_down { ServiceState::Down } else { ServiceState::Up },
         children: nodes.into_iter().map(waku_node).collect(),
+        waits: oldest_first(waits),
         ..Status::up(summary)
     }
 }
@@ -128,7 +129,7 @@ fn store_summary(status: &StoreStatus) -> String {
 
 /// Accounts that the tree lists; others are counted.
 const ACCOUNTS_SHOWN: usize = 20;
-/// Waits of transactions that health tells.
+/// Waits of one service that health tells.
 const WAITS_SHOWN: usize = 32;
 /// Problems that the tree tells in full; others are counted.
 const PROBLEMS_SHOWN: usize = 3;
@@ -167,7 +168,7 @@ fn identity_status(status: IdentityStatus) -> Status {
 }
 
 fn remote_store_status(status: RemoteStoreStatus) -> Status {
-    let RemoteStoreStatus { in_flight, requests_total, errors_total, cached_bytes, nodes } = &status;
+    let RemoteStoreStatus { in_flight, requests_total, errors_total, cached_bytes, nodes, waits } = &status;
     let mib = *cached_bytes as f64 / (1024.0 * 1024.0);
     let summary = format!(
         "{requests_total} requests, {errors_total} failed, {in_flight} under way, {mib:.1} MiB of chunks in memory"
@@ -176,12 +177,14 @@ fn remote_store_status(status: RemoteStoreStatus) -> Status {
     Status {
         state: if is_down { ServiceState::Down } else { ServiceState::Up },
         children: nodes.iter().map(storage_node).collect(),
+        waits: oldest_first(waits.clone()),
         ..Status::up(summary)
     }
 }
 
 fn storage_node(node: &NodeStatus) -> Node {
-    let mut parts = Vec::new();
+    let mut parts: Vec<String> =
+        node.down_ms.iter().map(|down_ms| format!("of no use for {}", age(*down_ms))).collect();
     match &node.batch {
         None => parts.push("no postage batch known".to_owned()),
         Some(BatchStatus { is_usable: false, .. }) => parts.push("its postage batch is of no use".to_owned()),
@@ -209,7 +212,7 @@ fn transactions_status(status: TransactionsStatus) -> Status {
     let (in_flight, waiting) = (sum(|queue| queue.in_flight), sum(|queue| queue.waiting));
     let nothing = status.signs_nothing.as_ref().map_or_else(String::new, |why| format!(", {why}"));
     let summary = format!("{} {noun}, {in_flight} in flight, {waiting} waiting{stopped}{nothing}", queues.len());
-    let waits = ServiceHealthReport { waits: transaction_waits(&status), decisions: Vec::new() };
+    let waits = oldest_first(transaction_waits(&status));
     // Those that stand still before all others.
     let mut shown: Vec<&QueueStatus> = queues.iter().collect();
     shown.sort_by_key(|queue| queue.stopped.is_none());
@@ -217,7 +220,14 @@ fn transactions_status(status: TransactionsStatus) -> Status {
     Status { children, waits, ..Status::up(summary) }
 }
 
-/// What is waited for, the oldest first. What waits for an approval is told where these are.
+/// What is waited for, the oldest first, as far as it is told.
+fn oldest_first(mut waits: Vec<ChainWait>) -> ServiceHealthReport {
+    waits.sort_by(|a, b| b.age_ms.cmp(&a.age_ms).then_with(|| a.reason.cmp(&b.reason)));
+    waits.truncate(WAITS_SHOWN);
+    ServiceHealthReport { waits, decisions: Vec::new() }
+}
+
+/// What transactions wait for. What waits for an approval is told where these are.
 fn transaction_waits(status: &TransactionsStatus) -> Vec<ChainWait> {
     let mut waits = Vec::new();
     for queue in &status.queues {
@@ -241,8 +251,6 @@ fn transaction_waits(status: &TransactionsStatus) -> Vec<ChainWait> {
             waits.push(ChainWait { module: Some(wait.module.clone()), reason, age_ms: wait.age_ms });
         }
     }
-    waits.sort_by(|a, b| b.age_ms.cmp(&a.age_ms).then_with(|| a.reason.cmp(&b.reason)));
-    waits.truncate(WAITS_SHOWN);
     waits
 }
 
@@ -426,11 +434,14 @@ mod tests {
         assert_eq!(shown(&node), told);
         let status = RemoteStoreStatus { nodes: vec![node.clone()], ..RemoteStoreStatus::default() };
         assert_eq!(remote_store_status(status).state, ServiceState::Up);
-        node.is_up = false;
+        (node.is_up, node.down_ms) = (false, Some(65_400));
         node.batch = Some(BatchStatus::default());
-        assert!(shown(&node).starts_with("its postage batch is of no use, "), "{}", shown(&node));
-        let status = RemoteStoreStatus { nodes: vec![node], ..RemoteStoreStatus::default() };
-        assert_eq!(remote_store_status(status).state, ServiceState::Down);
+        let told = "of no use for 1m 5s, its postage batch is of no use, ";
+        assert!(shown(&node).starts_with(told), "{}", shown(&node));
+        let waits = vec![ChainWait { module: Some("m".into()), reason: "upload".into(), age_ms: 65_400 }];
+        let status =
+            remote_store_status(RemoteStoreStatus { nodes: vec![node], waits, ..RemoteStoreStatus::default() });
+        assert_eq!((status.state, status.waits.waits.len()), (ServiceState::Down, 1), "for health");
     }
 
     #[test]
@@ -448,9 +459,10 @@ mod tests {
         assert_eq!(told.children[1].summary, "no answer for 1m 5s, last error: refused");
         status.nodes.remove(0);
         (status.gaps_total, status.last_gap) = (1, Some("m at message:/app/1/x/proto".into()));
+        status.waits = vec![ChainWait { module: Some("m".into()), reason: "messages".into(), age_ms: 65_400 }];
         let told = messaging_status(status);
         assert!(told.summary.ends_with(", 1 gap, the last: m at message:/app/1/x/proto"), "{}", told.summary);
-        assert_eq!(told.state, ServiceState::Down);
+        assert_eq!((told.state, told.waits.waits.len()), (ServiceState::Down, 1), "for health");
     }
 
     #[test]

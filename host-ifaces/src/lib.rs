@@ -18,6 +18,7 @@ pub mod commit_queue;
 pub mod cron;
 pub mod effects;
 pub mod event;
+pub mod failing;
 pub mod grants;
 pub mod host;
 pub mod interfaces;

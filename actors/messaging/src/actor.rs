@@ -14,6 +14,7 @@ use nexum_host_ifaces::{
     HostError, HostErrorKind,
     clock::Clock,
     event::SourceId,
+    failing::Failing,
     interfaces::messaging::port::{MessagePull, MessagingMsg, MessagingStatus},
     sync::lock,
 };
@@ -42,9 +43,16 @@ pub struct State {
     pulls: Arc<Pulls>,
     service: Arc<Service>,
     calls: Arc<Semaphore>,
-    waiting: HashMap<(Arc<str>, SourceId), AbortHandle>,
+    waiting: HashMap<(Arc<str>, SourceId), Waiting>,
     topics: HashMap<Arc<str>, Topic>,
     tasks: JoinSet<()>,
+}
+
+/// A pull, or the last one that there was.
+struct Waiting {
+    task: AbortHandle,
+    topic: Arc<str>,
+    failing: Arc<Mutex<Option<Failing>>>,
 }
 
 /// A topic that is listened to.
@@ -128,11 +136,15 @@ impl State {
     fn pull(&mut self, myself: &ActorRef<MessagingMsg>, pull: MessagePull) {
         let key = (pull.module.clone(), pull.source.clone());
         let wakes = self.topic(myself, &pull.topic, &pull.module);
-        let pulls = self.pulls.clone();
-        let task = self.spawn(myself, async move { pulls.serve(&pull, wakes).await });
-        if let Some(earlier) = self.waiting.insert(key, task) {
-            earlier.abort();
+        let earlier = self.waiting.remove(&key);
+        if let Some(earlier) = &earlier {
+            earlier.task.abort();
         }
+        // What has failed since then fails still, whoever asks.
+        let failing = earlier.map_or_else(Arc::default, |earlier| earlier.failing);
+        let (pulls, topic, told) = (self.pulls.clone(), pull.topic.clone(), failing.clone());
+        let task = self.spawn(myself, async move { pulls.serve(&pull, wakes, &told).await });
+        self.waiting.insert(key, Waiting { task, topic, failing });
     }
 
     /// Where it is heard that a topic has something new.
@@ -150,8 +162,8 @@ impl State {
     }
 
     fn forget(&mut self, module: &Arc<str>) {
-        for (_, task) in self.waiting.extract_if(|(waiting, _), _| waiting == module) {
-            task.abort();
+        for (_, waiting) in self.waiting.extract_if(|(waiting, _), _| waiting == module) {
+            waiting.task.abort();
         }
         for (_, topic) in self.topics.extract_if(|_, topic| topic.modules.remove(module) && topic.modules.is_empty()) {
             topic.live.abort();
@@ -182,7 +194,13 @@ impl State {
     }
 
     fn status(&self) -> MessagingStatus {
-        let Pulls { nodes, metrics, last_gap, .. } = &*self.pulls;
+        let Pulls { nodes, metrics, last_gap, clock, .. } = &*self.pulls;
+        let now_ns = clock.monotonic_ns();
+        let wait = |((module, _), Waiting { topic, failing, .. }): (&(Arc<str>, SourceId), &Waiting)| {
+            let failing = lock(failing);
+            failing.as_ref()?.wait(Some(module), &format!("messages of topic {topic}"), now_ns)
+        };
+        let waits = self.waiting.iter().filter_map(wait).chain(self.service.wait(now_ns)).collect();
         MessagingStatus {
             nodes: nodes.status(),
             topics: self.topics.len(),
@@ -190,6 +208,7 @@ impl State {
             delivered_total: metrics.delivered.get(),
             gaps_total: metrics.gaps.get(),
             last_gap: lock(last_gap).clone(),
+            waits,
         }
     }
 }

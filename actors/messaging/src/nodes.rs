@@ -109,7 +109,8 @@ impl Nodes {
             .timeout(settings.timeout)
             .user_agent(concat!("nexum/", env!("CARGO_PKG_VERSION")));
         let http = builder.build().map_err(|failed| format!("requests to Waku nodes: {}", innermost(&failed)))?;
-        let (preferred, room) = (AtomicUsize::new(0), Semaphore::new(settings.requests_max));
+        let (preferred, room) =
+            (AtomicUsize::new(0), Semaphore::new(settings.requests_max.min(Semaphore::MAX_PERMITS)));
         let nodes = Self { http, nodes, preferred, room, settings, clock, metrics };
         nodes.show_connected();
         Ok(nodes)
@@ -143,7 +144,12 @@ impl Nodes {
             answer_bytes_max: (count + 1) * RECORD_BYTES_MAX,
         };
         let (node, body) = self.ask(on, &request).await?;
-        Ok((node, wire::page(&body, topic.as_deref())?))
+        let mut page = wire::page(&body, topic.as_deref())?;
+        // Nobody asked for these. One that a node has of the future would be named in positions until its time comes.
+        let is_in =
+            |time_ns: u64| start_ns.is_none_or(|start| start <= time_ns) && end_ns.is_none_or(|end| time_ns <= end);
+        page.messages.retain(|stored| is_in(stored.time_ns));
+        Ok((node, page))
     }
 
     /// Has a message published. The answer is what the node says.
@@ -204,7 +210,7 @@ impl Nodes {
     async fn ask(&self, on: Option<usize>, request: &Request) -> Result<(usize, Vec<u8>), HostError> {
         let first = on.unwrap_or_else(|| self.preferred());
         let tries = if on.is_some() { 1 } else { self.nodes.len() };
-        let mut last = None;
+        let mut worst: Option<HostError> = None;
         for index in (0..tries).map(|step| (first + step) % self.nodes.len()) {
             let answer = self.send(&self.nodes[index], request).await;
             self.note(index, request.operation, &answer);
@@ -215,12 +221,18 @@ impl Nodes {
                     }
                     return Ok((index, body));
                 }
-                Err(failed) if may_pass(&failed) => last = Some(failed),
+                // That it has the message is as good as that it takes it.
+                Err(failed) if may_pass(&failed) && !wire::is_duplicate(&failed) => {
+                    // What a node that said nothing knows, no other one's refusal stands for.
+                    if worst.as_ref().is_none_or(|worst| !is_silent(worst)) {
+                        worst = Some(failed);
+                    }
+                }
                 Err(failed) => return Err(failed),
             }
         }
-        let Some(last) = last else { unreachable!("there is at least one node") };
-        Err(last)
+        let Some(worst) = worst else { unreachable!("there is at least one node") };
+        Err(worst)
     }
 
     async fn send(&self, node: &Node, request: &Request) -> Result<Vec<u8>, HostError> {
@@ -300,6 +312,11 @@ impl Nodes {
 /// Another node may do better.
 fn may_pass(failed: &HostError) -> bool {
     matches!(failed.kind, HostErrorKind::Unavailable | HostErrorKind::Timeout)
+}
+
+/// Whether a node has said nothing of what it was asked: it may say it later.
+pub fn is_silent(failed: &HostError) -> bool {
+    failed.code == 0 || failed.code == 429 || failed.code >= 500
 }
 
 /// Whether there was no answer, or that of something in front of a node that is away. Of what is published a node may say

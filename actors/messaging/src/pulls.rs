@@ -12,6 +12,7 @@ use nexum_host_ifaces::{
     HostError,
     clock::Clock,
     event::{Answer, Cursor, SourceReply},
+    failing::Failing,
     interfaces::messaging::port::MessagePull,
     sync::lock,
 };
@@ -39,7 +40,7 @@ const EAGER_PAUSE: Duration = Duration::from_millis(300);
 /// After a failed look, doubled up to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
-/// Pages of one look. What is left is looked through by the next.
+/// Pages of one look, from where it gets past its beginning. What is left is looked through by the next.
 const PAGES_MAX: usize = 64;
 
 /// What all pulls share.
@@ -60,15 +61,18 @@ enum Looked {
 }
 
 impl Pulls {
-    /// Answers a pull, however long it takes until there is something. `wakes` changes when a message was heard.
-    pub async fn serve(&self, pull: &MessagePull, mut wakes: watch::Receiver<u64>) {
+    /// Answers a pull, however long it takes until there is something. `wakes` changes when a message was heard; `failing` has
+    /// why nothing can be said meanwhile.
+    pub async fn serve(&self, pull: &MessagePull, mut wakes: watch::Receiver<u64>, failing: &Mutex<Option<Failing>>) {
         // One that came just now is seldom alone.
-        let is_recent = pull.after.as_ref().and_then(Position::of).is_some_and(|position| position.names() > 0);
+        let is_recent = pull.after.as_ref().is_some_and(|after| Position::of(after).names() > 0);
         let mut eager = if is_recent { EAGER_LOOKS } else { 0 };
         let (mut backoff, mut asked_oldest) = (FIRST_BACKOFF, false);
         loop {
             wakes.borrow_and_update();
-            let pause = match self.look(pull, &mut asked_oldest).await {
+            let looked = self.look(pull, &mut asked_oldest).await;
+            self.note(failing, looked.as_ref().err());
+            let pause = match looked {
                 Ok(Looked::Answer(answer)) => return give(pull, answer),
                 Ok(Looked::Nothing(pause)) => {
                     backoff = FIRST_BACKOFF;
@@ -91,11 +95,17 @@ impl Pulls {
         }
     }
 
+    fn note(&self, failing: &Mutex<Option<Failing>>, failed: Option<&HostError>) {
+        let mut failing = lock(failing);
+        let earlier = failing.take();
+        *failing = failed.map(|failed| Failing::again(earlier, self.clock.monotonic_ns(), failed.message.clone()));
+    }
+
     async fn look(&self, pull: &MessagePull, asked_oldest: &mut bool) -> Result<Looked, HostError> {
         let now_ms = self.clock.now_ms();
         let disorder_ms = u64::try_from(self.settings.max_disorder.as_millis()).unwrap_or(u64::MAX);
         let settled_ns = now_ms.saturating_sub(disorder_ms).saturating_mul(NS_PER_MS);
-        let Some(start) = pull.after.as_ref().and_then(Position::of) else {
+        let Some(start) = pull.after.as_ref().map(Position::of) else {
             // It has no position here yet. What is under way now is part of what it gets.
             let history_ms = pull.history.map_or(0, |back| u64::try_from(back.as_millis()).unwrap_or(u64::MAX));
             let start = settled_ns.saturating_sub(history_ms.saturating_mul(NS_PER_MS));
@@ -115,9 +125,10 @@ impl Pulls {
         while goes == Goes::On && !is_whole && pages < PAGES_MAX {
             let (node, page) = self.nodes.page(on, wanted.clone()).await?;
             on = Some(node);
-            pages += 1;
             let is_empty = page.messages.is_empty();
             goes = scan.take(page.messages)?;
+            // A look that ended where it began would be the same again, however often it came.
+            pages += usize::from(!scan.is_at(&start));
             match page.next.filter(|_| !is_empty) {
                 Some(next) => wanted.after = Some(next),
                 None => is_whole = true,

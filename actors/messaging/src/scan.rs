@@ -35,12 +35,14 @@ impl Position {
         Self { time_ns, hash: None, handled: Vec::new() }
     }
 
-    pub fn of(cursor: &Cursor) -> Option<Self> {
+    /// # Panics
+    /// With the cursor of another kind of source. As if there were none, everything up to now would be left out.
+    pub fn of(cursor: &Cursor) -> Self {
         match cursor {
             Cursor::Message { time_ns, hash, handled } => {
-                Some(Self { time_ns: *time_ns, hash: *hash, handled: handled.clone() })
+                Self { time_ns: *time_ns, hash: *hash, handled: handled.clone() }
             }
-            Cursor::Chain { .. } | Cursor::Cron { .. } | Cursor::Number { .. } => None,
+            other => unreachable!("a topic's position is a time and a hash, not {other}"),
         }
     }
 
@@ -108,6 +110,11 @@ impl Scan {
     /// Whether the message that the position names as its last was there.
     pub fn found(&self) -> bool {
         self.found
+    }
+
+    /// Whether it has come no further than to where it began.
+    pub fn is_at(&self, start: &Position) -> bool {
+        self.position == *start
     }
 
     /// Takes the next page.

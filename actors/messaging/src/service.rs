@@ -9,7 +9,11 @@ use std::{
 use nexum_host_ifaces::{
     Hash, HostError, HostErrorKind,
     clock::Clock,
-    interfaces::messaging::port::{Publish, Query},
+    failing::Failing,
+    interfaces::{
+        chain::port::ChainWait,
+        messaging::port::{Publish, Query},
+    },
     sync::lock,
     types::Message,
 };
@@ -17,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::{
     metrics::MessagingMetrics,
-    nodes::{Nodes, Wanted},
+    nodes::{Nodes, Wanted, is_silent},
     wire::{error, is_duplicate, outgoing},
 };
 
@@ -41,11 +45,13 @@ pub struct Service {
     metrics: MessagingMetrics,
     /// The times that effects were published with, the newest last.
     times: Mutex<VecDeque<(Hash, u64)>>,
+    /// Why nothing can be published.
+    failing: Mutex<Option<Failing>>,
 }
 
 impl Service {
     pub fn new(nodes: Arc<Nodes>, clock: Arc<dyn Clock>, metrics: MessagingMetrics) -> Self {
-        Self { nodes, clock, metrics, times: Mutex::default() }
+        Self { nodes, clock, metrics, times: Mutex::default(), failing: Mutex::default() }
     }
 
     /// The time that a message is published with.
@@ -65,7 +71,25 @@ impl Service {
     }
 
     pub async fn publish(&self, publish: &Publish) -> Result<Vec<u8>, HostError> {
-        within(publish.deadline, "publish", self.publish_now(publish)).await
+        let done = within(publish.deadline, "publish", self.publish_now(publish)).await;
+        let mut failing = lock(&self.failing);
+        match &done {
+            Ok(_) => *failing = None,
+            Err(failed) if passes(failed.kind) => {
+                let earlier = failing.take();
+                *failing = Some(Failing::again(earlier, self.clock.monotonic_ns(), failed.message.clone()));
+            }
+            // It is about this message, and says nothing of others.
+            Err(_) => {}
+        }
+        drop(failing);
+        done
+    }
+
+    /// What those wait for who publish.
+    pub fn wait(&self, now_ns: u64) -> Option<ChainWait> {
+        let failing = lock(&self.failing);
+        failing.as_ref()?.wait(None, "a node that takes messages", now_ns)
     }
 
     async fn publish_now(&self, publish: &Publish) -> Result<Vec<u8>, HostError> {
@@ -88,7 +112,7 @@ impl Service {
     /// Whether a store has the message of an effect. A node that has no store cannot know, and it is sent again.
     ///
     /// # Errors
-    /// No node answers, so that nothing should be sent either.
+    /// A node that may know does not answer now, so that nothing should be sent either.
     async fn is_stored(&self, topic: &Arc<str>, effect: &Hash) -> Result<bool, HostError> {
         let start_ns = self.clock.now_ms().saturating_sub(LOOK_BACK_MS).saturating_mul(NS_PER_MS);
         let mut wanted = Wanted {
@@ -102,7 +126,7 @@ impl Service {
         for _ in 0..LOOK_BACK_PAGES {
             let (node, page) = match self.nodes.page(on, wanted.clone()).await {
                 Ok(found) => found,
-                Err(failed) if failed.code == 0 => return Err(failed),
+                Err(failed) if is_silent(&failed) => return Err(failed),
                 Err(_) => return Ok(false),
             };
             if page.messages.iter().any(|stored| stored.meta == effect.0) {
@@ -153,6 +177,11 @@ impl Service {
         }
         Ok(found)
     }
+}
+
+/// Whether it is up to the nodes.
+fn passes(kind: HostErrorKind) -> bool {
+    matches!(kind, HostErrorKind::Unavailable | HostErrorKind::Timeout | HostErrorKind::RateLimited)
 }
 
 async fn within<T>(

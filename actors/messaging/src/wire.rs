@@ -3,6 +3,8 @@
 //! Hashes are 0x-hex in newer nodes and Base64 in older ones; payloads are Base64. Store version 3 knows a message by its hash,
 //! and its cursor is one; version 1 had a cursor of four fields and no hashes, and is not asked.
 
+use std::fmt::{self, Display};
+
 use base64::{Engine as _, engine::general_purpose};
 use nexum_host_ifaces::{
     Hash, HostError, HostErrorKind,
@@ -10,12 +12,21 @@ use nexum_host_ifaces::{
     interfaces::messaging::CAPABILITY,
     types::Message,
 };
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, SeqAccess, Visitor},
+};
 use serde_json::{Value, json};
+
+use crate::settings::PAGE_SIZE_MAX;
 
 const NS_PER_MS: u64 = 1_000_000;
 /// What a node's limit on messages is waited for, since nodes do not say how long their epochs are, milliseconds.
 const RLN_WAIT_MS: &str = "30000";
+
+/// Messages that are read of one page: a store may give each twice. Small ones would fill the memory many times over before
+/// they were counted.
+const RECORDS_MAX: usize = 2 * PAGE_SIZE_MAX;
 
 /// A stored message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +50,7 @@ pub struct Page {
 struct StoreAnswer {
     status_code: Option<u32>,
     status_desc: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "records")]
     messages: Vec<StoredRecord>,
     pagination_cursor: Option<String>,
 }
@@ -64,20 +75,51 @@ pub fn error(kind: HostErrorKind, message: impl Into<String>) -> HostError {
     HostError::new(CAPABILITY.name(), kind, message)
 }
 
+/// Of what a node wrote no more is kept than people read.
+fn unusable(whose: &str, why: impl Display) -> HostError {
+    error(HostErrorKind::Unavailable, cut(format_args!("the answer of a {whose}: {why}"), MESSAGE_BYTES_MAX))
+}
+
+fn records<'de, D: Deserializer<'de>>(page: D) -> Result<Vec<StoredRecord>, D::Error> {
+    struct Records;
+
+    impl<'de> Visitor<'de> for Records {
+        type Value = Vec<StoredRecord>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {RECORDS_MAX} messages")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut page: A) -> Result<Vec<StoredRecord>, A::Error> {
+            let mut records = Vec::new();
+            while let Some(record) = page.next_element()? {
+                if records.len() == RECORDS_MAX {
+                    return Err(A::Error::invalid_length(RECORDS_MAX + 1, &self));
+                }
+                records.push(record);
+            }
+            Ok(records)
+        }
+    }
+
+    page.deserialize_seq(Records)
+}
+
 /// What a store answered; a message of another topic than the wanted one is an error.
 pub fn page(body: &[u8], topic: Option<&str>) -> Result<Page, HostError> {
-    let unusable = |why: String| error(HostErrorKind::Unavailable, format!("the answer of a store: {why}"));
-    let answer: StoreAnswer = serde_json::from_slice(body).map_err(|why| unusable(why.to_string()))?;
+    let answer: StoreAnswer = serde_json::from_slice(body).map_err(|why| unusable("store", why))?;
     if let Some(code) = answer.status_code.filter(|code| *code != 200) {
-        let told = answer.status_desc.unwrap_or_default();
+        let told = in_one_line(&answer.status_desc.unwrap_or_default());
         let kind = match code {
             400 => HostErrorKind::InvalidInput,
             429 => HostErrorKind::RateLimited,
             _ => HostErrorKind::Unavailable,
         };
-        return Err(error(kind, cut(format!("a store answers {code}: {told}"), MESSAGE_BYTES_MAX)));
+        let failed = error(kind, cut(format_args!("a store answers {code}: {told}"), MESSAGE_BYTES_MAX));
+        return Err(if code == 429 { failed.with_code(429) } else { failed });
     }
-    let messages = answer.messages.into_iter().map(|record| stored(record, topic).map_err(unusable));
+    let messages =
+        answer.messages.into_iter().map(|record| stored(record, topic).map_err(|why| unusable("store", why)));
     Ok(Page {
         messages: messages.collect::<Result<_, _>>()?,
         next: answer.pagination_cursor.filter(|it| !it.is_empty()),
@@ -128,15 +170,19 @@ pub fn outgoing(topic: &str, payload: &[u8], meta: Option<&Hash>, time_ns: u64) 
 
 /// How many messages a node heard since it was asked last.
 pub fn heard(body: &[u8]) -> Result<usize, HostError> {
-    let heard: Vec<serde::de::IgnoredAny> = serde_json::from_slice(body)
-        .map_err(|why| error(HostErrorKind::Unavailable, format!("the answer of a relay: {why}")))?;
+    let heard: Vec<serde::de::IgnoredAny> = serde_json::from_slice(body).map_err(|why| unusable("relay", why))?;
     Ok(heard.len())
+}
+
+/// What somebody wrote, without what moves a terminal's cursor.
+fn in_one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// What a status that is no success means. `said` is the body of the answer.
 pub fn refusal(operation: &str, status: u16, said: &[u8]) -> HostError {
-    let said = String::from_utf8_lossy(said);
-    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = in_one_line(&String::from_utf8_lossy(said));
     let told = |what: &str| {
         let said = if said.is_empty() { String::new() } else { format!(": {said}") };
         cut(format!("{operation}: {what} (status {status}{said})"), MESSAGE_BYTES_MAX)
@@ -162,6 +208,8 @@ pub fn refusal(operation: &str, status: u16, said: &[u8]) -> HostError {
         400 if is_publish && lower.starts_with("failed to publish") => {
             (HostErrorKind::Unavailable, "the node could not pass it on")
         }
+        // As a node says whose interface is switched off, and a proxy whose node is not there.
+        404 => (HostErrorKind::Unavailable, "the node does not know such a request"),
         412 => (HostErrorKind::Unavailable, "the node knows no store"),
         400..500 => (HostErrorKind::InvalidInput, "the node refuses it"),
         505 if is_publish => (HostErrorKind::Unavailable, "the node has no peers to relay to"),
@@ -244,6 +292,7 @@ mod tests {
             (400, "Failed to publish. Message size exceeded maximum of 153600 bytes", HostErrorKind::InvalidInput),
             (400, "Unable to decode", HostErrorKind::InvalidInput),
             (401, "", HostErrorKind::Denied),
+            (404, "", HostErrorKind::Unavailable),
             (413, "", HostErrorKind::InvalidInput),
             (420, "", HostErrorKind::InvalidInput),
             (429, "", HostErrorKind::RateLimited),
@@ -259,6 +308,26 @@ mod tests {
         assert!(!is_duplicate(&refusal("publish", 400, b"Failed to publish. NoPeersToPublish")));
         let told = refusal("publish", 413, b"too\nbig").message;
         assert_eq!(told, "publish: the message is too large for the node (status 413: too big)");
+        let told = refusal("publish", 413, b"\x1b[2Jgone\r\x07").message;
+        assert!(told.ends_with("(status 413: [2Jgone)"), "{told}");
+    }
+
+    #[test]
+    fn an_answer_is_told_and_read_up_to_a_bound() {
+        let long = "x".repeat(100_000);
+        for body in [
+            format!(r#"{{"messages":"{long}"}}"#),
+            format!(r#"{{"statusCode":503,"statusDesc":"{long}","messages":[]}}"#),
+        ] {
+            let told = page(body.as_bytes(), Some(TOPIC)).unwrap_err().message;
+            assert!(told.len() <= MESSAGE_BYTES_MAX && told.contains("xxx"), "{told}");
+        }
+        assert!(heard(format!("\"{long}\"").as_bytes()).unwrap_err().message.len() <= MESSAGE_BYTES_MAX);
+        let one = record(&format!("0x{}", "11".repeat(32)));
+        let most = vec![one.clone(); RECORDS_MAX].join(",");
+        assert_eq!(page(answer(&most, "").as_bytes(), Some(TOPIC)).unwrap().messages.len(), RECORDS_MAX);
+        let told = page(answer(&format!("{most},{one}"), "").as_bytes(), Some(TOPIC)).unwrap_err().message;
+        assert!(told.contains("invalid length 201, expected at most 200 messages"), "{told}");
     }
 
     #[test]

@@ -14,14 +14,20 @@ use nexum_host_ifaces::{
     Hash, HostError, HostErrorKind,
     clock::Clock,
     event::{Answer, Cursor, SourceId, SourceReply},
-    interfaces::messaging::port::{MessagePull, MessagingMsg, MessagingStatus, Publish, Query},
+    interfaces::{
+        chain::port::ChainWait,
+        messaging::port::{MessagePull, MessagingMsg, MessagingStatus, Publish, Query},
+    },
     types::{Event, Message},
 };
 use nexum_messaging::{Args, MessagingMetrics, PublishBy, Settings};
 use nexum_testkit::waku::{Publishing, Waku};
 use prometheus::Registry;
 use ractor::{Actor, ActorProcessingErr, ActorRef, rpc::CallResult};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 const TOPIC: &str = "/app/1/x/proto";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -163,6 +169,19 @@ impl Fixture {
         }
     }
 
+    /// What is waited for, once that is so much.
+    async fn waits(&self, count: usize) -> Vec<ChainWait> {
+        let told = async {
+            loop {
+                match self.status().await.waits {
+                    waits if waits.len() == count => return waits,
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        };
+        timeout(PATIENCE, told).await.unwrap()
+    }
+
     async fn status(&self) -> MessagingStatus {
         match self.actor.call(MessagingMsg::Status, Some(PATIENCE)).await.unwrap() {
             CallResult::Success(status) => status,
@@ -182,7 +201,8 @@ impl Drop for Fixture {
 async fn a_message_is_published_by_relay_and_by_lightpush_and_looked_up() {
     for publish_by in [PublishBy::Relay, PublishBy::Lightpush] {
         let node = Waku::start();
-        let fixture = Fixture::new(&[node.url()], |settings| settings.publish_by = publish_by).await;
+        let change = |settings: &mut Settings| (settings.publish_by, settings.requests_max) = (publish_by, usize::MAX);
+        let fixture = Fixture::new(&[node.url()], change).await;
         for payload in ["a", "b", "c"] {
             fixture.publish(payload.as_bytes(), None, false).await.unwrap();
             fixture.go_on(1);
@@ -228,6 +248,37 @@ async fn an_effect_whose_answer_was_lost_is_found_in_the_store_and_not_sent_agai
     // Another effect with the same payload is another message.
     assert_eq!(fixture.publish(b"x", Some(Hash([8; 32])), true).await.unwrap(), b"OK");
     assert_eq!(node.stored(TOPIC).len(), 152);
+}
+
+#[tokio::test]
+async fn an_effect_is_not_sent_again_while_a_store_that_may_have_it_says_nothing() {
+    let (mut first, second) = (Waku::start(), Waku::start());
+    let effect = Some(Hash([7; 32]));
+    let fixture = Fixture::new(&[first.url(), second.url()], |_| {}).await;
+    fixture.publish(b"x", effect, false).await.unwrap();
+    fixture.go_on(30);
+    second.refuse("/store", 412);
+    for status in [429, 500, 503] {
+        first.refuse("/store", status);
+        assert_eq!(fixture.publish(b"x", effect, true).await.unwrap_err().code, i32::from(status));
+    }
+    first.stop();
+    // The other one has no store. That says nothing of the one that is away.
+    assert_eq!(fixture.publish(b"x", effect, true).await.unwrap_err().code, 0);
+    assert_eq!((first.stored(TOPIC).len(), second.stored(TOPIC).len()), (1, 0));
+    let alone = Fixture::new(&[second.url()], |_| {}).await;
+    alone.publish(b"x", effect, true).await.unwrap();
+    assert_eq!(second.stored(TOPIC).len(), 1, "nobody can know");
+}
+
+#[tokio::test]
+async fn a_node_that_has_the_message_of_an_effect_is_believed_although_the_next_one_is_away() {
+    let (first, mut second) = (Waku::start(), Waku::start());
+    let fixture = Fixture::new(&[first.url(), second.url()], |_| {}).await;
+    fixture.publish(b"x", Some(Hash([7; 32])), false).await.unwrap();
+    second.stop();
+    let again = fixture.publish(b"x", Some(Hash([7; 32])), false).await.unwrap();
+    assert_eq!(again, b"an earlier attempt had arrived");
 }
 
 /// What is on its way to the store is not there yet.
@@ -282,6 +333,22 @@ async fn messages_are_pulled_as_they_come_late_ones_once_and_a_restart_of_the_no
     assert_eq!(fixture.status().await.gaps_total, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_knows_nothing_of_what_it_listens_to_is_not_asked_without_end() {
+    let node = Waku::start();
+    node.refuse("/relay/v1/auto/messages", 404);
+    let mut fixture = Fixture::new(&[node.url()], |_| {}).await;
+    let began = Instant::now();
+    let at = fixture.begin().await;
+    fixture.pull(1, Some(at), false);
+    nexum_testkit::eventually("it looks in the store now and then", || {
+        let (queries, refused) = (node.queries(), node.refused());
+        (queries >= 10 && refused > 0).then_some(()).ok_or_else(|| format!("{queries} queries, {refused} refused"))
+    });
+    let (refused, most) = (node.refused(), began.elapsed().as_secs() + 2);
+    assert!(refused <= most, "{refused} times, at most {most}");
+}
+
 #[tokio::test]
 async fn history_is_read_in_bounded_pages_and_names_nothing() {
     let node = Waku::start();
@@ -304,6 +371,37 @@ async fn history_is_read_in_bounded_pages_and_names_nothing() {
     assert!(rest.is_empty(), "{rest:?}");
     let settled = fixture.now_ns() - DISORDER_NS + 1;
     assert_eq!(at, Cursor::Message { time_ns: settled, hash: None, handled: Vec::new() });
+}
+
+/// Positions have room for so many names: what has a time of the next century would take it for as long.
+#[tokio::test]
+async fn what_a_store_says_of_the_future_is_not_taken_from_it() {
+    let node = Waku::start();
+    node.ignore_times();
+    let mut fixture = Fixture::new(&[node.url()], |_| {}).await;
+    let at = fixture.begin().await;
+    let now = fixture.now_ns();
+    node.put(TOPIC, "a", now);
+    node.put(TOPIC, "of the future", now + 3_600 * NS_PER_S);
+    let (told, at) = fixture.next(&at).await;
+    assert_eq!(told, ["a"]);
+    assert!(matches!(&at, Cursor::Message { handled, .. } if handled.len() == 1), "{at}");
+    fixture.go_on(3_600);
+    assert_eq!(fixture.next(&at).await.0, ["of the future"], "when its time has come");
+}
+
+/// More than the pages of one look: they stand before what is new until they are settled.
+#[tokio::test]
+async fn messages_that_were_handled_do_not_hide_what_comes_after_them() {
+    let node = Waku::start();
+    let mut fixture = Fixture::new(&[node.url()], |settings| settings.page_size = 1).await;
+    let at = fixture.begin().await;
+    let now = fixture.now_ns();
+    (0..100).for_each(|n| node.put(TOPIC, format!("{n:03}"), now + n));
+    let (first, at) = fixture.next(&at).await;
+    let (second, _) = fixture.next(&at).await;
+    let all: Vec<String> = (0..100).map(|n| format!("{n:03}")).collect();
+    assert_eq!((first.len(), [first, second].concat()), (64, all));
 }
 
 #[tokio::test]
@@ -354,6 +452,33 @@ async fn the_next_node_is_asked_when_one_is_away_and_the_status_says_so() {
     assert_eq!((nodes[1].failing_ms, nodes[1].name.as_str()), (None, second.url().as_str()));
     fixture.publish(b"c", None, false).await.unwrap();
     assert_eq!(second.stored(TOPIC).len(), 3);
+}
+
+#[tokio::test]
+async fn what_waits_because_of_the_nodes_is_told_with_its_age_until_it_is_over() {
+    let node = Waku::start();
+    node.refuse("/store", 412);
+    node.set(Publishing::NoPeers);
+    let mut fixture = Fixture::new(&[node.url()], |_| {}).await;
+    let at = fixture.begin().await;
+    assert_eq!(fixture.status().await.waits, []);
+    fixture.pull(1, Some(at), false);
+    fixture.publish(b"x", None, false).await.unwrap_err();
+    fixture.waits(2).await;
+    fixture.go_on(5);
+    let waits = fixture.waits(2).await;
+    let told = |at: usize| (waits[at].module.as_deref(), waits[at].age_ms);
+    assert_eq!((told(0), told(1)), ((Some("m"), 5_000), (None, 5_000)));
+    let of_topic = format!("messages of topic {TOPIC}; Waku node {}: store: the node knows no store", node.url());
+    assert!(waits[0].reason.starts_with(&of_topic), "{waits:?}");
+    assert!(waits[1].reason.starts_with("a node that takes messages; "), "{waits:?}");
+    // Nobody tries to publish any more; the module's look has failed a moment ago.
+    fixture.go_on(20 * 60);
+    assert_eq!(fixture.waits(1).await[0].module.as_deref(), Some("m"));
+    node.refuse("/nothing", 404);
+    node.put(TOPIC, "a", fixture.now_ns());
+    assert_eq!(fixture.answer().await.0, ["a"]);
+    fixture.waits(0).await;
 }
 
 #[tokio::test]

@@ -2,13 +2,24 @@
 //!
 //! Invariant: nothing queues here. A request past a bound is refused as `rate-limited`; whoever wants it done tries again.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
     blocking::Blocking,
     clock::Clock,
-    interfaces::remote_store::port::{CONTENT_BYTES_MAX, RemoteStoreMsg, RemoteStoreStatus, error},
+    failing::Failing,
+    interfaces::{
+        chain::port::ChainWait,
+        remote_store::port::{
+            CONTENT_BYTES_MAX, NodeStatus, RemoteStoreMsg, RemoteStoreStatus, WAITS_FOR_OPERATOR, error,
+        },
+    },
     ports::Ports,
     secrets::shown_url,
 };
@@ -61,6 +72,19 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
+impl Limits {
+    /// No more at once than can be counted.
+    fn within_reach(self) -> Self {
+        let within = |count: usize| count.min(Semaphore::MAX_PERMITS);
+        Self {
+            requests_max: within(self.requests_max),
+            module_requests_max: within(self.module_requests_max),
+            node_requests_max: within(self.node_requests_max),
+            ..self
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -91,11 +115,35 @@ pub struct State {
     metrics: RemoteStoreMetrics,
     limits: Limits,
     all: Arc<Semaphore>,
-    modules: HashMap<Arc<str>, Arc<Semaphore>>,
+    modules: HashMap<Arc<str>, Share>,
     /// What runs ends with the actor, and so does the look after batches.
-    tasks: JoinSet<Option<bool>>,
+    tasks: JoinSet<Option<Ended>>,
+    clock: Arc<dyn Clock>,
+    /// What modules have not got since, each in one way of asking.
+    failing: BTreeMap<(Arc<str>, &'static str), Unmet>,
     requests_total: u64,
     errors_total: u64,
+}
+
+/// What one module has of the bounds.
+struct Share {
+    requests: Arc<Semaphore>,
+    /// Chunks of all its downloads that are asked for at once: whatever they wait for, others have room.
+    chunks: Arc<Semaphore>,
+}
+
+/// A request that has its answer.
+struct Ended {
+    module: Arc<str>,
+    operation: &'static str,
+    failed: Option<HostError>,
+}
+
+/// What a module has not got.
+struct Unmet {
+    failing: Failing,
+    /// Whether it is up to the operator although a node answers.
+    waits_for_operator: bool,
 }
 
 pub struct RemoteStoreActor;
@@ -112,8 +160,8 @@ impl Actor for RemoteStoreActor {
 
     async fn pre_start(&self, _: ActorRef<RemoteStoreMsg>, args: Args) -> Result<State, ActorProcessingErr> {
         let Args { settings, ports, clock, blocking, metrics } = args;
-        let limits = settings.limits;
-        let client = Client::new(&settings, clock, metrics.clone())?;
+        let limits = settings.limits.within_reach();
+        let client = Client::new(&Settings { limits, ..settings }, clock.clone(), metrics.clone())?;
         let service = Arc::new(Service::new(client, limits, ports.of(), blocking, metrics.clone()));
         let mut tasks = JoinSet::new();
         let watched = service.clone();
@@ -123,7 +171,8 @@ impl Actor for RemoteStoreActor {
         });
         let all = Arc::new(Semaphore::new(limits.requests_max));
         let modules = HashMap::new();
-        Ok(State { service, metrics, limits, all, modules, tasks, requests_total: 0, errors_total: 0 })
+        let failing = BTreeMap::new();
+        Ok(State { service, metrics, limits, all, modules, tasks, clock, failing, requests_total: 0, errors_total: 0 })
     }
 
     async fn handle(
@@ -133,8 +182,11 @@ impl Actor for RemoteStoreActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         while let Some(ended) = state.tasks.try_join_next() {
-            // A panic is the end of one request: whoever waits for its answer is told that there is none.
-            state.errors_total += u64::from(!ended.unwrap_or(None).unwrap_or(false));
+            match ended {
+                Ok(Some(ended)) => state.ended(ended),
+                // A panic is the end of one request: whoever waits for its answer is told that there is none.
+                Ok(None) | Err(_) => state.errors_total += 1,
+            }
         }
         state.handle(message);
         Ok(())
@@ -146,33 +198,69 @@ impl State {
         let service = self.service.clone();
         match message {
             RemoteStoreMsg::Upload { module, data, deadline, reply } => {
-                self.run("upload", module, deadline, reply, move |_| async move { service.upload(data).await });
+                self.run("upload", module, deadline, reply, move |_, _| async move { service.upload(data).await });
             }
             RemoteStoreMsg::Download { module, reference, bytes_max, deadline, reply } => {
-                let work = move |_| async move { service.download(&reference, bytes_max).await };
+                let work = move |_, chunks: Arc<Semaphore>| async move {
+                    service.download(&reference, bytes_max, &chunks).await
+                };
                 self.run("download", module, deadline, reply, work);
             }
             RemoteStoreMsg::ReadFeed { module, owner, topic, bytes_max, deadline, reply } => {
-                let work = move |_| async move { service.read_feed(owner, topic, bytes_max).await };
+                let work = move |_, chunks: Arc<Semaphore>| async move {
+                    service.read_feed(owner, topic, bytes_max, &chunks).await
+                };
                 self.run("read-feed", module, deadline, reply, work);
             }
             RemoteStoreMsg::WriteFeed { module, topic, data, again, deadline, reply } => {
-                let work = move |module: Arc<str>| async move { service.write_feed(&module, topic, data, again).await };
+                let work =
+                    move |module: Arc<str>, _| async move { service.write_feed(&module, topic, data, again).await };
                 self.run("write-feed", module, deadline, reply, work);
             }
             RemoteStoreMsg::Status(reply) => {
+                let now_ns = self.clock.monotonic_ns();
+                let nodes = service.client().status(now_ns);
                 let status = RemoteStoreStatus {
                     // One task looks after the nodes.
                     in_flight: self.tasks.len().saturating_sub(1),
                     requests_total: self.requests_total,
                     errors_total: self.errors_total,
                     cached_bytes: service.cached_bytes(),
-                    nodes: service.client().status(),
+                    waits: self.waits(&nodes, now_ns),
+                    nodes,
                 };
                 // Nobody to tell when the caller gave up.
                 let _ = reply.send(status);
             }
         }
+    }
+
+    fn ended(&mut self, Ended { module, operation, failed }: Ended) {
+        self.errors_total += u64::from(failed.is_some());
+        let now_ns = self.clock.monotonic_ns();
+        let earlier = self.failing.remove(&(module.clone(), operation));
+        if let Some(HostError { message, data, .. }) =
+            failed.filter(|failed| matches!(failed.kind, HostErrorKind::Unavailable | HostErrorKind::Timeout))
+        {
+            self.failing.retain(|_, unmet| unmet.failing.is_recent(now_ns));
+            let failing = Failing::again(earlier.map(|unmet| unmet.failing), now_ns, message);
+            let waits_for_operator = data.is_some_and(|data| WAITS_FOR_OPERATOR.contains(&&*data));
+            self.failing.insert((module, operation), Unmet { failing, waits_for_operator });
+        }
+    }
+
+    /// What modules wait for: as long as the operator has to do something, or no node is of use. What one module asks for
+    /// may fail while the nodes work.
+    fn waits(&self, nodes: &[NodeStatus], now_ns: u64) -> Vec<ChainWait> {
+        let down_ms = nodes.iter().map(|node| node.down_ms).min().flatten();
+        let wait = |((module, operation), unmet): (&(Arc<str>, &'static str), &Unmet)| {
+            let mut wait = unmet.failing.wait(Some(module), &format!("an answer to {operation}"), now_ns)?;
+            if !unmet.waits_for_operator {
+                wait.age_ms = wait.age_ms.min(down_ms?);
+            }
+            Some(wait)
+        };
+        self.failing.iter().filter_map(wait).collect()
     }
 
     /// Lets the work run beside the mailbox, within its deadline, and answers with what comes of it.
@@ -182,7 +270,7 @@ impl State {
         module: Arc<str>,
         deadline: Duration,
         reply: RpcReplyPort<Result<T, HostError>>,
-        work: impl FnOnce(Arc<str>) -> F,
+        work: impl FnOnce(Arc<str>, Arc<Semaphore>) -> F,
     ) where
         T: Send + 'static,
         F: Future<Output = Result<T, HostError>> + Send + 'static,
@@ -190,10 +278,14 @@ impl State {
         self.requests_total += 1;
         let metrics = self.metrics.clone();
         let own_max = self.limits.module_requests_max;
-        let own = self.modules.entry(module.clone()).or_insert_with(|| Arc::new(Semaphore::new(own_max))).clone();
-        let (own, all) = (own.try_acquire_owned(), self.all.clone().try_acquire_owned());
+        let chunks_max = (self.limits.node_requests_max / 2).max(1);
+        let share =
+            || Share { requests: Arc::new(Semaphore::new(own_max)), chunks: Arc::new(Semaphore::new(chunks_max)) };
+        let share = self.modules.entry(module.clone()).or_insert_with(share);
+        let (own, chunks) = (share.requests.clone().try_acquire_owned(), share.chunks.clone());
+        let all = self.all.clone().try_acquire_owned();
         // Modules come and go; what nobody uses is forgotten.
-        self.modules.retain(|_, permits| permits.available_permits() < own_max);
+        self.modules.retain(|_, share| share.requests.available_permits() < own_max);
         let (Ok(own), Ok(all)) = (own, all) else {
             self.errors_total += 1;
             let message = format!(
@@ -205,18 +297,18 @@ impl State {
             let _ = reply.send(Err(error(HostErrorKind::RateLimited, message).with_data("1000")));
             return;
         };
-        let work = work(module);
+        let work = work(module.clone(), chunks);
         self.tasks.spawn(async move {
             let done = tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
                 let message = format!("no end within {deadline:?}: the nodes are slow, or the content is large");
                 Err(error(HostErrorKind::Timeout, message).with_data("slow"))
             });
             metrics.ended(operation, done.as_ref().map_or_else(|error| error.kind.name(), |_| "ok"));
-            let is_done = done.is_ok();
+            let failed = done.as_ref().err().cloned();
             drop((own, all));
             // Nobody to tell when the caller gave up.
             let _ = reply.send(done);
-            Some(is_done)
+            Some(Ended { module, operation, failed })
         });
     }
 }

@@ -41,6 +41,8 @@ const ASIDE: Duration = Duration::from_secs(30);
 const BATCH_FULL_PERCENT: u64 = 90;
 const BATCH_TTL_MIN_S: u64 = 86_400;
 
+const NS_PER_MS: u64 = 1_000_000;
+
 /// One node.
 pub struct Node {
     url: Url,
@@ -54,7 +56,8 @@ pub struct Node {
 struct State {
     /// Until when it is asked after the others.
     aside_until_ns: u64,
-    is_up: bool,
+    /// Since when it is of no use.
+    down_since_ns: Option<u64>,
     corrupt_total: u64,
     last_error: Option<String>,
     batch: Option<Batch>,
@@ -84,8 +87,7 @@ impl Client {
         let node = |NodeSettings { url, batch }: &NodeSettings| {
             let name = shown_url(url);
             let url = Url::parse(url).map_err(|_| format!("{name} is no URL"))?;
-            let state = Mutex::new(State { is_up: true, ..State::default() });
-            Ok::<_, String>(Node { url, name, batch: batch.clone(), state })
+            Ok::<_, String>(Node { url, name, batch: batch.clone(), state: Mutex::default() })
         };
         Ok(Self {
             http,
@@ -165,6 +167,11 @@ impl Client {
                 // With redundancy content has another address.
                 .header("swarm-redundancy-level", "0");
             let answer = self.answer(node, request.body(body.clone()), node::MESSAGE_BYTES_MAX, true).await;
+            // An upload asks for nothing that could be missing: whatever is there takes none, or not yet.
+            let answer = answer.map_err(|trouble| match trouble.failure {
+                Failure::NotFound => Trouble { failure: Failure::Failed, ..trouble },
+                _ => trouble,
+            });
             let stored = answer.and_then(|answer| match node::is_answer(&answer, address) {
                 true => Ok(()),
                 false => Err(node.corrupt("it stored something else, or says so".to_owned())),
@@ -218,9 +225,10 @@ impl Client {
         if matches!(failure, Some(Failure::NotFound | Failure::Refused | Failure::Busy)) {
             return done;
         }
+        let now_ns = self.clock.monotonic_ns();
         let mut state = lock(&node.state);
         match &done {
-            Ok(_) => state.is_up = true,
+            Ok(_) => state.down_since_ns = None,
             Err(Trouble { failure, text, .. }) => {
                 if *failure == Failure::Corrupt {
                     state.corrupt_total += 1;
@@ -228,13 +236,15 @@ impl Client {
                     tracing::warn!(node = %node.name, "a storage node is not to be trusted: {text}");
                 }
                 // With another batch it would be of use.
-                state.is_up &= matches!(failure, Failure::BatchFull | Failure::BatchUnusable);
+                if !matches!(failure, Failure::BatchFull | Failure::BatchUnusable) {
+                    state.down_since_ns.get_or_insert(now_ns);
+                }
                 state.last_error = Some(text.clone());
                 let aside = u64::try_from(ASIDE.as_nanos()).unwrap_or(u64::MAX);
-                state.aside_until_ns = self.clock.monotonic_ns().saturating_add(aside);
+                state.aside_until_ns = now_ns.saturating_add(aside);
             }
         }
-        self.metrics.node_up(&node.name, state.is_up);
+        self.metrics.node_up(&node.name, state.down_since_ns.is_none());
         drop(state);
         done
     }
@@ -273,13 +283,14 @@ impl Client {
         }
     }
 
-    pub fn status(&self) -> Vec<NodeStatus> {
+    pub fn status(&self, now_ns: u64) -> Vec<NodeStatus> {
         let shown = |node: &Node| {
             let state = lock(&node.state);
             let batch = |Batch { is_usable, ttl_s, used_percent }| BatchStatus { is_usable, used_percent, ttl_s };
             NodeStatus {
                 name: node.name.clone(),
-                is_up: state.is_up,
+                is_up: state.down_since_ns.is_none(),
+                down_ms: state.down_since_ns.map(|since_ns| now_ns.saturating_sub(since_ns) / NS_PER_MS),
                 corrupt_total: state.corrupt_total,
                 last_error: state.last_error.clone(),
                 batch: state.batch.map(batch),

@@ -24,6 +24,7 @@ use nexum_swarm::{
     soc,
     split::root,
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     actor::Limits,
@@ -106,20 +107,21 @@ impl Service {
         Ok((data, root))
     }
 
-    pub async fn download(&self, reference: &[u8], bytes_max: usize) -> Result<Vec<u8>, HostError> {
+    /// `share` is how many chunks are asked for at once on behalf of whoever wants it.
+    pub async fn download(&self, reference: &[u8], bytes_max: usize, share: &Semaphore) -> Result<Vec<u8>, HostError> {
         let Some(reference) = Reference::of_bytes(reference) else {
             return Err(error(HostErrorKind::InvalidInput, "a reference has 32 bytes, or 64"));
         };
-        self.join(Join::new(reference, bytes_max.min(self.limits.content_bytes_max))).await
+        self.join(Join::new(reference, bytes_max.min(self.limits.content_bytes_max)), share).await
     }
 
-    async fn join(&self, mut join: Join) -> Result<Vec<u8>, HostError> {
+    async fn join(&self, mut join: Join, share: &Semaphore) -> Result<Vec<u8>, HostError> {
         let mut asked = FuturesUnordered::new();
         loop {
             while asked.len() < CHUNKS_AT_ONCE
                 && let Some(address) = join.ask()
             {
-                asked.push(self.chunk(address));
+                asked.push(self.chunk(address, share));
             }
             let Some(chunk) = asked.next().await else { break };
             let chunk = chunk?;
@@ -130,22 +132,30 @@ impl Service {
         Ok(data)
     }
 
-    async fn chunk(&self, address: ChunkAddress) -> Result<Arc<Chunk>, HostError> {
+    async fn chunk(&self, address: ChunkAddress, share: &Semaphore) -> Result<Arc<Chunk>, HostError> {
         if let Some(chunk) = self.cache.get(&address) {
             self.metrics.chunk(true);
             return Ok(chunk);
         }
+        let Ok(_room) = share.acquire().await else { unreachable!("nobody closes the semaphore") };
         let chunk = Arc::new(self.client.chunk(&address, |wire| Chunk::read(wire, &address)).await?);
         self.metrics.chunk(false);
         self.cache.put(&chunk);
         Ok(chunk)
     }
 
-    pub async fn read_feed(&self, owner: Address, topic: Hash, bytes_max: usize) -> Result<Option<Vec<u8>>, HostError> {
+    /// `share` is as with a download.
+    pub async fn read_feed(
+        &self,
+        owner: Address,
+        topic: Hash,
+        bytes_max: usize,
+        share: &Semaphore,
+    ) -> Result<Option<Vec<u8>>, HostError> {
         let feed = Feed { owner: owner.0, topic: topic.0 };
         let Some(Update { content, .. }) = self.newest(feed).await? else { return Ok(None) };
         let below = Join::below(&content, bytes_max.min(self.limits.content_bytes_max)).map_err(unreadable)?;
-        self.join(below).await.map(Some)
+        self.join(below, share).await.map(Some)
     }
 
     /// The newest update, as far as the nodes have it.
@@ -167,8 +177,9 @@ impl Service {
             (Some(index), _) => match self.update(&feed, index).await? {
                 Some(update) => Ok(Some(update)),
                 None => {
+                    // It was there, so that it may come back: an effect that is given up here would be lost.
                     let text = format!("update {index} of the feed was there before, and no node has it now");
-                    Err(Trouble { failure: Failure::NotFound, status: 404, text }.into())
+                    Err(Trouble { failure: Failure::Failed, status: 404, text }.into())
                 }
             },
         }

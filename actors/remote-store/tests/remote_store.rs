@@ -86,12 +86,15 @@ struct Store(Port<RemoteStoreMsg>);
 impl Store {
     /// An actor with these nodes, and limits besides.
     async fn start(bees: &[&Bee], limits: Limits) -> Self {
+        Self::at(bees.iter().map(|bee| bee.url()).collect(), limits).await
+    }
+
+    async fn at(urls: Vec<String>, limits: Limits) -> Self {
         let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
         let (identity, _) = Actor::spawn(None, Identity, ()).await.unwrap();
         let ports = Ports::unbound([]);
         ports.of::<IdentityMsg>().bind(identity);
-        let node = |bee: &&Bee| NodeSettings { url: bee.url(), batch: Some(BATCH.to_owned()) };
-        let nodes = bees.iter().map(node).collect();
+        let nodes = urls.into_iter().map(|url| NodeSettings { url, batch: Some(BATCH.to_owned()) }).collect();
         let args = Args {
             settings: Settings { nodes, limits, is_deferred: false, pins: false },
             ports: ports.clone(),
@@ -225,7 +228,9 @@ async fn an_update_of_a_feed_is_written_once_for_one_effect() {
     let other = Store::start(&[&bee], Limits::default()).await;
     assert_eq!(other.read_feed().await.unwrap(), Some(content(9_000)));
     bee.set(Mood::Forgets);
-    assert_eq!(told(store.read_feed().await), (HostErrorKind::InvalidInput, "not-found".to_owned()));
+    let failed = (HostErrorKind::Unavailable, "failed".to_owned());
+    assert_eq!(told(store.read_feed().await), failed, "it was there, and may come back");
+    assert_eq!(told(store.write_feed(TOPIC, b"four", false).await), failed, "an effect is not given up for it");
     bee.set(Mood::Lies);
     assert_eq!(told(store.read_feed().await), (HostErrorKind::Unavailable, "corrupt".to_owned()));
 }
@@ -240,6 +245,10 @@ async fn a_node_that_fails_leaves_the_work_to_the_next_one() {
         let reference = hex::encode(store.upload(&data).await.unwrap());
         assert!(good.has(&reference), "{mood:?}");
     }
+    bad.set(Mood::Fails(404));
+    let store = Store::start(&[&bad], Limits::default()).await;
+    let failed = (HostErrorKind::Unavailable, "failed".to_owned());
+    assert_eq!(told(store.upload(b"x").await), failed, "it may take it once it is there");
     bad.set(Mood::Fine);
     let store = Store::start(&[&bad, &good], Limits::default()).await;
     assert_eq!(told(store.download(&"00".repeat(32), 1).await).1, "not-found", "both say so");
@@ -248,6 +257,62 @@ async fn a_node_that_fails_leaves_the_work_to_the_next_one() {
     let status = store.status().await;
     assert_eq!(status.nodes.len(), 2);
     assert!(!status.nodes[0].is_up && status.nodes[1].is_up, "{:?}", status.nodes);
+}
+
+#[tokio::test]
+async fn what_waits_because_of_the_nodes_is_told() {
+    let away = Bee::start().url();
+    let store = Store::at(vec![away], Limits::default()).await;
+    assert_eq!(store.status().await.waits, [], "nobody needs it");
+    assert_eq!(told(store.upload(b"1").await).1, "unreachable");
+    let waits = store.status().await.waits;
+    assert_eq!((waits.len(), waits[0].module.as_deref()), (1, Some("m")));
+    assert!(waits[0].reason.starts_with("an answer to upload; http://127.0.0.1:"), "{waits:?}");
+
+    let bee = Bee::start();
+    let store = Store::start(&[&bee], Limits::default()).await;
+    bee.set(Mood::BatchFull);
+    assert_eq!(told(store.upload(b"1").await).1, "batch-full");
+    assert_eq!(store.read_feed().await.unwrap(), None);
+    let waits = store.status().await.waits;
+    assert!(waits.len() == 1 && waits[0].reason.contains("402"), "the node is there, and waits: {waits:?}");
+    bee.set(Mood::Fine);
+    store.upload(b"1").await.unwrap();
+    assert_eq!(store.status().await.waits, []);
+}
+
+#[tokio::test]
+async fn a_bound_may_be_as_high_as_a_number_can_be() {
+    let bee = Bee::start();
+    let most = usize::MAX;
+    let limits = Limits {
+        requests_max: most,
+        module_requests_max: most,
+        node_requests_max: most,
+        cache_bytes_max: most,
+        ..Limits::default()
+    };
+    let store = Store::start(&[&bee], limits).await;
+    let reference = hex::encode(store.upload(b"1").await.unwrap());
+    assert_eq!(store.download(&reference, most).await.unwrap(), b"1");
+}
+
+#[tokio::test]
+async fn chunks_that_one_module_waits_for_leave_others_room() {
+    let bee = Bee::start();
+    bee.set(Mood::KeepsChunks);
+    let limits = Limits { node_requests_max: 2, timeout: Duration::from_secs(3_600), ..Limits::default() };
+    let store = Store::start(&[&bee], limits).await;
+    let references = ["11", "22", "33", "44"].map(|byte| byte.repeat(32));
+    let downloads = futures::future::join_all(references.iter().map(|reference| store.download(reference, 1)));
+    let (module, data, deadline) = (Arc::from("other"), b"x".to_vec(), PATIENCE);
+    let upload = store.call(|reply| RemoteStoreMsg::Upload { module, data, deadline, reply });
+    let uploaded = tokio::select! {
+        biased;
+        done = downloads => panic!("{done:?}"),
+        uploaded = upload => uploaded.unwrap(),
+    };
+    assert_eq!(uploaded.len(), 32);
 }
 
 #[tokio::test]

@@ -39,6 +39,10 @@ fn messaging(nodes: &[String]) -> String {
 
 /// An engine with the recorder, which wants the topic's messages and nothing else; `more` is about the subscription.
 fn recording(nodes: &[String], more: &str) -> Engine {
+    recording_in(Setup::new(), nodes, more)
+}
+
+fn recording_in(setup: Setup, nodes: &[String], more: &str) -> Engine {
     let topic = format!("[[subscription]]\nkind = \"message\"\ncontent_topic = \"{TOPIC}\"\n{more}");
     let chains =
         "[[subscription]]\nkind = \"block\"\nchain_id = 31337\n\n[[subscription]]\nkind = \"log\"\nchain_id = 31337";
@@ -47,7 +51,7 @@ fn recording(nodes: &[String], more: &str) -> Engine {
         ("required = [\"local-store\"]", "required = [\"local-store\", \"messaging\"]"),
         (chains, topic.as_str()),
     ];
-    Setup::new().with(&messaging(nodes)).module("recorder", "recorder", &changes).start()
+    setup.with(&messaging(nodes)).module("recorder", "recorder", &changes).start()
 }
 
 /// Once the module has a position, whatever comes later is its.
@@ -89,6 +93,26 @@ fn all_handled(engine: &Engine, count: u64) -> Vec<String> {
     let node = engine.module("recorder");
     assert_eq!((&node["dead_letters"], &node["events_failed"]), (&0.into(), &0.into()), "{node:#}");
     order
+}
+
+#[test]
+fn health_says_who_waits_for_which_topic_and_why() {
+    let mut node = Waku::start();
+    let engine = recording_in(Setup::new().with("event_age_threshold = \"1s\""), &[node.url()], "");
+    begun(&engine);
+    node.stop();
+    let told = format!("messaging: module recorder waits for messages of topic {TOPIC}; Waku node {}", node.url());
+    let health = |what: &str, fits: &dyn Fn(&str) -> bool| {
+        eventually(what, || match engine.get("health_listen", "/health") {
+            health if fits(&health) => Ok(()),
+            health => Err(health),
+        });
+    };
+    health("it is unhealthy", &|health| health.starts_with("HTTP/1.1 503") && health.contains(&told));
+    node.resume();
+    node.put(TOPIC, "0", now_ns());
+    all_handled(&engine, 1);
+    health("it is healthy again", &|health| health.starts_with("HTTP/1.1 200"));
 }
 
 fn service(engine: &Engine) -> Value {

@@ -120,6 +120,13 @@ pub(super) fn retry(error: String) -> Verdict {
     Verdict::Retry { error, after: None, counts: true }
 }
 
+/// It was refused for now. An answer of the other side has a code; the engine's own bound on what runs at once has none, and
+/// kept the attempt from reaching out.
+pub(super) fn limited(error: HostError) -> Verdict {
+    let after = error.data.as_deref().and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+    Verdict::Retry { counts: error.code != 0, error: error.message, after }
+}
+
 pub(super) fn short(text: String) -> String {
     match text.char_indices().nth(ERROR_CHARS_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),

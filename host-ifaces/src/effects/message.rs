@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::kind::{ANSWER_BYTES_MAX, Attempting, EffectKind, Verdict, hex, missing, retry};
+use super::kind::{ANSWER_BYTES_MAX, Attempting, EffectKind, Verdict, hex, limited, missing, retry};
 use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::outbox::{Effect, MessageEffect},
@@ -61,7 +61,7 @@ impl EffectKind for MessageEffect {
             deadline: with.deadline,
         });
         // The actor keeps the deadline; the call waits longer only for its word.
-        let waited = with.deadline + Duration::from_secs(1);
+        let waited = with.deadline.saturating_add(Duration::from_secs(1));
         let ask = |reply| MessagingMsg::Publish { publish, reply };
         let answer = with.ports.of::<MessagingMsg>().call(waited, ask).await;
         of_messaging(answer.unwrap_or_else(|error| Err(error.to_host_error(MESSAGING.name()))))
@@ -79,10 +79,7 @@ fn of_messaging(answer: Result<Vec<u8>, HostError>) -> Verdict {
     };
     match error.kind {
         HostErrorKind::Unavailable | HostErrorKind::Timeout | HostErrorKind::Internal => retry(error.message),
-        HostErrorKind::RateLimited => {
-            let after = error.data.and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
-            Verdict::Retry { error: error.message, after, counts: true }
-        }
+        HostErrorKind::RateLimited => limited(error),
         _ => Verdict::Failed(error.message),
     }
 }
@@ -166,7 +163,10 @@ mod tests {
         }
         let limited = HostError::new("messaging", HostErrorKind::RateLimited, "why").with_data("1500");
         let after = Some(Duration::from_millis(1_500));
-        assert_eq!(of_messaging(Err(limited)), Verdict::Retry { error: "why".into(), after, counts: true });
+        let of = |code| of_messaging(Err(limited.clone().with_code(code)));
+        assert_eq!(of(429), Verdict::Retry { error: "why".into(), after, counts: true });
+        let own = Verdict::Retry { error: "why".into(), after, counts: false };
+        assert_eq!(of(0), own, "what others send at once does not use up its attempts");
     }
 
     #[test]

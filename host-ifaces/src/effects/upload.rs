@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::kind::{Attempting, EffectKind, Verdict, hex, missing, retry};
+use super::kind::{Attempting, EffectKind, Verdict, hex, limited, missing, retry};
 use crate::{
     HostError, HostErrorKind,
     bindings::nexum::host::outbox::{Effect, UploadEffect},
@@ -88,8 +88,7 @@ fn of_store(answer: Result<Vec<u8>, HostError>) -> Verdict {
     }
     match error.kind {
         HostErrorKind::Unavailable | HostErrorKind::Timeout | HostErrorKind::Internal => retry(error.message),
-        // The engine's own bound on what runs at once, or the node's.
-        HostErrorKind::RateLimited => Verdict::Retry { error: error.message, after: None, counts: false },
+        HostErrorKind::RateLimited => limited(error),
         _ => Verdict::Failed(error.message),
     }
 }
@@ -192,8 +191,10 @@ mod tests {
         for kind in [HostErrorKind::Unavailable, HostErrorKind::Timeout, HostErrorKind::Internal] {
             assert_eq!(of(kind, "slow"), retry("why".into()));
         }
-        let busy = Verdict::Retry { error: "why".into(), after: None, counts: false };
-        assert_eq!(of(HostErrorKind::RateLimited, "1000"), busy);
+        let busy = |counts| Verdict::Retry { error: "why".into(), after: Some(Duration::from_secs(1)), counts };
+        assert_eq!(of(HostErrorKind::RateLimited, "1000"), busy(false), "the engine's own bound");
+        let of_node = error(HostErrorKind::RateLimited, "why").with_code(429).with_data("1000");
+        assert_eq!(of_store(Err(of_node)), busy(true), "so that the pauses grow");
         for kind in [HostErrorKind::Denied, HostErrorKind::InvalidInput, HostErrorKind::Unsupported] {
             assert_eq!(of(kind, "refused"), Verdict::Failed("why".into()));
         }

@@ -58,6 +58,12 @@ fn put(store: &mut BTreeMap<(u64, Hash), Stored>, time_ns: u64, number: u64) {
 }
 
 #[test]
+#[should_panic(expected = "a topic's position is a time and a hash, not 5")]
+fn the_position_of_another_source_is_not_taken_for_none() {
+    Position::of(&Cursor::Number { number: 5 });
+}
+
+#[test]
 fn a_late_message_is_given_once_and_those_after_it_not_again() {
     let mut store = BTreeMap::new();
     put(&mut store, 1_000, 1);
@@ -78,7 +84,7 @@ fn a_delivery_that_is_not_handled_comes_again() {
     (0..5).for_each(|n| put(&mut store, 1_000 + n, n));
     let first = look(&store, Position::start(900), 1_010, 10);
     // The module ends after the second one.
-    let position = Position::of(&first.deliveries[1].cursor).unwrap();
+    let position = Position::of(&first.deliveries[1].cursor);
     let second = look(&store, position, 1_011, 10);
     assert_eq!(second.deliveries.iter().map(number).collect::<Vec<_>>(), [2, 3, 4]);
 }
@@ -95,7 +101,7 @@ fn history_needs_no_names_and_messages_of_one_time_are_told_apart() {
         }
         for delivery in &scanned.deliveries {
             assert!(seen.insert(number(delivery)), "{delivery:?}");
-            assert_eq!(Position::of(&delivery.cursor).unwrap().names(), 0);
+            assert_eq!(Position::of(&delivery.cursor).names(), 0);
         }
         position = scanned.position;
     }
@@ -144,12 +150,11 @@ fn a_duplicate_falls_by_its_hash_and_a_page_out_of_order_is_refused() {
 fn whether_the_last_settled_message_is_still_there_is_known() {
     let mut store = BTreeMap::new();
     put(&mut store, 100, 1);
-    let position =
-        look(&store, Position::start(0), 120, 10).deliveries.pop().map(|it| Position::of(&it.cursor).unwrap());
+    let position = look(&store, Position::start(0), 120, 10).deliveries.pop().map(|it| Position::of(&it.cursor));
     let named = position.unwrap();
     assert_eq!((named.time_ns, named.hash, named.names()), (61, None, 1), "it is not settled yet");
     let settled = look(&store, Position::start(0), 1_000, 10).deliveries.pop().unwrap();
-    let settled = Position::of(&settled.cursor).unwrap();
+    let settled = Position::of(&settled.cursor);
     assert_eq!((settled.time_ns, settled.hash), (100, Some(hash(1))));
     for (messages, found) in [(vec![stored(100, 1)], true), (vec![stored(200, 2)], false)] {
         let mut scan = Scan::new(source(), settled.clone(), 900, MAX, 1);
@@ -196,7 +201,7 @@ fn whatever_comes_late_and_whenever_the_module_ends_each_message_is_handled_once
             let whole = ends_after >= scanned.deliveries.len();
             for delivery in scanned.deliveries.iter().take(ends_after) {
                 *handled.entry(number(delivery)).or_default() += 1;
-                position = Position::of(&delivery.cursor).unwrap();
+                position = Position::of(&delivery.cursor);
             }
             if whole {
                 position = scanned.position;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Hash, HostError, HostErrorKind,
     event::{Cursor, SourceId, Subscriber},
-    interfaces::messaging::CAPABILITY,
+    interfaces::{chain::port::ChainWait, messaging::CAPABILITY},
     ports::Service,
     types::Message,
 };
@@ -130,6 +130,8 @@ pub struct MessagingStatus {
     /// How often a node no longer had what a module had not handled yet.
     pub gaps_total: u64,
     pub last_gap: Option<String>,
+    /// What modules wait for because of the nodes.
+    pub waits: Vec<ChainWait>,
 }
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ractor::RpcReplyPort;
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, Hash, HostError, HostErrorKind, ports::Service};
+use crate::{Address, Hash, HostError, HostErrorKind, interfaces::chain::port::ChainWait, ports::Service};
 
 /// The interface, as errors name it.
 pub const DOMAIN: &str = "remote-store";
@@ -79,6 +79,8 @@ pub struct RemoteStoreStatus {
     /// Of the chunks that are kept to be read again.
     pub cached_bytes: u64,
     pub nodes: Vec<NodeStatus>,
+    /// What modules wait for because of the nodes.
+    pub waits: Vec<ChainWait>,
 }
 
 /// A Bee node.
@@ -88,6 +90,8 @@ pub struct NodeStatus {
     pub name: String,
     /// Whether it was of use when it was asked last.
     pub is_up: bool,
+    /// How long it has been of none.
+    pub down_ms: Option<u64>,
     /// Answers that were not what was asked for.
     pub corrupt_total: u64,
     pub last_error: Option<String>,
