@@ -163,13 +163,22 @@ impl Requests {
         }
         came?;
         let mut all = Vec::with_capacity(answers.len());
+        // Of one answer that is shared a batch may ask for as many copies as it has requests.
+        let mut left = asked.reply_bytes_max;
         for ((turn, answer), (method, params)) in turns.into_iter().zip(answers).zip(&requests) {
-            all.push(match (answer, turn) {
+            let answer = match (answer, turn) {
                 (Some(answer), _) => answer,
                 (None, Some(Turn::Answered(text))) => within(&text, asked.reply_bytes_max),
                 (None, Some(Turn::Waits(waiting))) => self.heard(asked, method, params, waiting, until).await,
                 (None, None | Some(Turn::Asks(_))) => unreachable!("what nobody else asked was sent"),
-            });
+            };
+            if let Ok(text) = &answer {
+                left = left.checked_sub(text.len()).ok_or_else(|| {
+                    let most = asked.reply_bytes_max;
+                    error(HostErrorKind::InvalidInput, format!("the replies are together larger than {most} bytes"))
+                })?;
+            }
+            all.push(answer);
         }
         Ok(all)
     }
@@ -338,6 +347,21 @@ mod tests {
         assert_eq!(hasty, HostErrorKind::Timeout);
         assert!(waits.is_err(), "it waits on: {waits:?}");
         assert_eq!(counted(&requests).0, 1, "what is under way was not asked again");
+    }
+
+    #[tokio::test]
+    async fn copies_of_one_answer_count_each_for_what_a_batch_may_bring() {
+        let (requests, chain) = requests();
+        let pinned = at(&format!("{{\"blockHash\":\"{}\"}}", chain.head().1));
+        let bytes = one(&requests, asked("m", None), &pinned).await.unwrap().len();
+        let most = asked("m", None).reply_bytes_max / bytes;
+        for (count, is_told) in [(most, true), (most + 1, false)] {
+            let batch = vec![("eth_call".to_owned(), pinned.clone()); count];
+            let (sender, receiver) = ractor::concurrency::oneshot();
+            requests.clone().batch(asked("m", None), batch, sender.into()).await;
+            let answers = receiver.await.unwrap();
+            assert_eq!(answers.is_ok(), is_told, "{count} copies: {answers:?}");
+        }
     }
 
     #[tokio::test]
