@@ -28,6 +28,8 @@ const CALLS_MAX: usize = 16_384;
 /// How long a read that others may wait for goes on, whatever the deadline of whoever asked it first: as long as an engine lets
 /// any call wait that configures nothing.
 const SHARED_DEADLINE: Duration = Duration::from_secs(120);
+/// How long anybody waits for what others ask in a batch, which takes as long as the longest in it.
+const BATCH_PATIENCE: Duration = Duration::from_secs(1);
 /// The longest answer to such a read. Whoever may have a longer one asks for it alone.
 const SHARED_BYTES_MAX: usize = 1 << 20;
 
@@ -77,7 +79,7 @@ impl Requests {
         let cost = self.cost(std::iter::once(&*method));
         let begun = self.begin(&asked, cost).await;
         let (turn, params) = match &begun {
-            Ok(_) => self.turn(&method, params),
+            Ok(_) => self.turn(&method, params, false),
             Err(_) => (None, params),
         };
         let answer = match begun {
@@ -135,7 +137,7 @@ impl Requests {
         let mut sent = Vec::with_capacity(requests.len());
         for (method, params) in &mut requests {
             let turn;
-            (turn, *params) = self.turn(method, std::mem::take(params));
+            (turn, *params) = self.turn(method, std::mem::take(params), true);
             match &turn {
                 Some(Turn::Answered(_) | Turn::Waits(_)) => self.usage.shared(&asked.module, method),
                 Some(Turn::Asks(_)) | None => sent.push((method.clone(), params.clone())),
@@ -147,7 +149,8 @@ impl Requests {
             false => self.in_flight(self.backend.request_batch(sent, self.ask(asked, until))).await,
         }
         .map(Vec::into_iter);
-        // Those who wait for one of these are told before anything else is waited for.
+        // Those who wait for one of these are told before anything else is waited for. Why the batch failed as a whole may be
+        // what else is in it: they are told that it has ended, and ask for themselves.
         let mut answers = Vec::with_capacity(turns.len());
         for turn in &mut turns {
             let answer = matches!(turn, None | Some(Turn::Asks(_))).then(|| match &mut came {
@@ -156,6 +159,7 @@ impl Requests {
             });
             if let Some(answer) = &answer
                 && let Some(Turn::Asks(asking)) = turn.take()
+                && came.is_ok()
             {
                 asking.answered(answer.clone().map(Arc::from));
             }
@@ -184,8 +188,8 @@ impl Requests {
     }
 
     /// Who asks, of a read that may be shared, and the parameters as they are asked.
-    fn turn(&self, method: &str, params: String) -> (Option<Turn>, String) {
-        let pinned = Pin::of(method, &params).map(|pin| (self.reads.turn(pin.key()), pin.by_hash()));
+    fn turn(&self, method: &str, params: String, in_batch: bool) -> (Option<Turn>, String) {
+        let pinned = Pin::of(method, &params).map(|pin| (self.reads.turn(pin.key(), in_batch), pin.by_hash()));
         match pinned {
             Some((turn, params)) => (Some(turn), params),
             None => (None, params),
@@ -229,16 +233,20 @@ impl Requests {
         asking.answered(answer.map(Arc::from));
     }
 
-    /// The answer that another request brings, or that an own one does where that one had less room or time.
+    /// The answer that another request brings, or that an own one does where that one had less room or time, or is a batch's
+    /// that takes long.
     async fn heard(&self, asked: &Asked, method: &str, params: &str, waiting: Waiting, until: Instant) -> Answer {
-        match waiting.answer(until).await {
-            Ok(text) => within(&text, asked.reply_bytes_max),
-            Err(error) if is_of_the_other(&error) && Instant::now() < until => {
-                let alone = self.alone(asked, method, params, until);
-                timeout_at(until, alone).await.unwrap_or(Err(error))
-            }
-            Err(error) => Err(error),
+        let patience = if waiting.is_in_batch() { until.min(Instant::now() + BATCH_PATIENCE) } else { until };
+        let failed = match waiting.answer(patience).await {
+            Some(Ok(text)) => return within(&text, asked.reply_bytes_max),
+            Some(Err(failed)) if !is_of_the_other(&failed) => return Err(failed),
+            Some(Err(failed)) => failed,
+            None => error(HostErrorKind::Unavailable, "the request that this one waited for has ended"),
+        };
+        if Instant::now() >= until {
+            return Err(failed);
         }
+        timeout_at(until, self.alone(asked, method, params, until)).await.unwrap_or(Err(failed))
     }
 }
 
@@ -347,6 +355,30 @@ mod tests {
         assert_eq!(hasty, HostErrorKind::Timeout);
         assert!(waits.is_err(), "it waits on: {waits:?}");
         assert_eq!(counted(&requests).0, 1, "what is under way was not asked again");
+    }
+
+    #[tokio::test]
+    async fn what_others_ask_in_a_batch_is_not_waited_for_long_and_its_end_is_its_own() {
+        let (requests, chain) = requests();
+        let pinned = at(&format!("{{\"blockHash\":\"{}\"}}", chain.head().1));
+        chain.fail("eth_getCode", FaultKind::Stall, 1);
+        let patient = || Asked { deadline: Duration::from_secs(60), ..asked("m", None) };
+        let slow = "[\"0x00000000000000000000000000000000000000ff\",\"latest\"]";
+        let batch = vec![("eth_getCode".to_owned(), slow.to_owned()), ("eth_call".to_owned(), pinned.clone())];
+        let (sender, _receiver) = ractor::concurrency::oneshot();
+        tokio::spawn(requests.clone().batch(patient(), batch, sender.into()));
+        let began = Instant::now();
+        let answer = one(&requests, patient(), &pinned).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+        // Of one that ended without an answer nothing is told.
+        let other = at(&format!("{{\"blockHash\":\"{}\"}}", chain.hashes()[1].1));
+        let key = Pin::of("eth_call", &other).unwrap().key();
+        let Turn::Asks(asking) = requests.reads.turn(key, true) else { panic!("nobody asks this") };
+        let waiting = asking.waiting();
+        drop(asking);
+        let until = Instant::now() + Duration::from_secs(10);
+        let heard = requests.heard(&patient(), "eth_call", &other, waiting, until).await;
+        assert!(heard.as_ref().is_ok_and(|heard| *heard != answer), "{heard:?}");
     }
 
     #[tokio::test]
