@@ -1,6 +1,6 @@
 //! What modules ask of a chain: paid from their budgets, asked once where several ask the same, and counted.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
@@ -28,6 +28,9 @@ const CALLS_MAX: usize = 16_384;
 /// How long a read that others may wait for goes on, whatever the deadline of whoever asked it first: as long as an engine lets
 /// any call wait that configures nothing.
 const SHARED_DEADLINE: Duration = Duration::from_secs(120);
+/// Reads that go on though nobody waits for them any more: whoever gave up may ask again. More are given up, too, or modules
+/// of little patience would have all that may be in flight.
+const UNHEARD_MAX: usize = 64;
 /// How long anybody waits for what others ask in a batch, which takes as long as the longest in it.
 const BATCH_PATIENCE: Duration = Duration::from_secs(1);
 /// The longest answer to such a read. Whoever may have a longer one asks for it alone.
@@ -55,12 +58,14 @@ pub struct Requests {
     permits: Arc<Semaphore>,
     /// At hand.
     calls: Arc<Semaphore>,
+    unheard: Arc<Semaphore>,
 }
 
 impl Requests {
     pub fn new(backend: DynBackend, budgets: Budgets, usage: Usage, reads: Arc<SharedReads>) -> Self {
-        let (permits, calls) = (Arc::new(Semaphore::new(REQUESTS_MAX)), Arc::new(Semaphore::new(CALLS_MAX)));
-        Self { backend, budgets, usage, reads, permits, calls }
+        let [permits, calls, unheard] =
+            [REQUESTS_MAX, CALLS_MAX, UNHEARD_MAX].map(|most| Arc::new(Semaphore::new(most)));
+        Self { backend, budgets, usage, reads, permits, calls, unheard }
     }
 
     /// Room for what is in flight.
@@ -229,7 +234,15 @@ impl Requests {
 
     async fn ask_for_all(&self, module: &str, method: &str, params: &str, asking: Asking) {
         let ask = Ask { module, deadline: SHARED_DEADLINE, reply_bytes_max: SHARED_BYTES_MAX };
-        let answer = self.in_flight(self.backend.request(method, params, ask)).await;
+        let mut asked = pin!(self.in_flight(self.backend.request(method, params, ask)));
+        let answer = tokio::select! {
+            biased;
+            answer = &mut asked => answer,
+            () = asking.unheard() => {
+                let Ok(_unheard) = self.unheard.try_acquire() else { return };
+                asked.await
+            }
+        };
         asking.answered(answer.map(Arc::from));
     }
 
@@ -355,6 +368,22 @@ mod tests {
         assert_eq!(hasty, HostErrorKind::Timeout);
         assert!(waits.is_err(), "it waits on: {waits:?}");
         assert_eq!(counted(&requests).0, 1, "what is under way was not asked again");
+    }
+
+    #[tokio::test]
+    async fn so_many_reads_go_on_that_nobody_waits_for() {
+        let (requests, chain) = requests();
+        let pinned = at(&format!("{{\"blockHash\":\"{}\"}}", chain.head().1));
+        requests.unheard.forget_permits(UNHEARD_MAX);
+        chain.fail("eth_call", FaultKind::Stall, 1);
+        assert_eq!(one(&requests, asked("a", None), &pinned).await.unwrap_err().kind, HostErrorKind::Timeout);
+        let ended = async {
+            while requests.permits().available_permits() < REQUESTS_MAX {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
+        one(&requests, asked("a", None), &pinned).await.unwrap();
     }
 
     #[tokio::test]

@@ -30,6 +30,8 @@ pub type Key = [u8; 32];
 /// An answer as it is shared.
 pub type SharedAnswer = Result<Arc<str>, HostError>;
 
+type Answering = watch::Sender<Option<SharedAnswer>>;
+
 struct Kept {
     text: Arc<str>,
     since_ns: u64,
@@ -41,7 +43,8 @@ struct Inner {
     /// Those that are kept, the oldest first.
     order: VecDeque<Key>,
     bytes: usize,
-    under_way: HashMap<Key, Waiting>,
+    /// Each with whether it is in a batch. Nobody here waits for the answer.
+    under_way: HashMap<Key, (Answering, bool)>,
 }
 
 pub struct SharedReads {
@@ -63,7 +66,7 @@ pub enum Turn {
 pub struct Asking {
     reads: Arc<SharedReads>,
     key: Key,
-    answer: watch::Sender<Option<SharedAnswer>>,
+    answer: Answering,
     in_batch: bool,
 }
 
@@ -95,6 +98,11 @@ impl Asking {
         Waiting { answer: self.answer.subscribe(), in_batch: self.in_batch }
     }
 
+    /// Returns when nobody waits for the answer.
+    pub async fn unheard(&self) {
+        self.answer.closed().await;
+    }
+
     /// Tells all who wait, and keeps the answer if it may be kept.
     pub fn answered(self, answer: SharedAnswer) {
         if let Ok(text) = &answer {
@@ -123,12 +131,12 @@ impl SharedReads {
         if let Some(kept) = inner.kept.get(&key) {
             return Turn::Answered(kept.text.clone());
         }
-        if let Some(waiting) = inner.under_way.get(&key) {
-            return Turn::Waits(waiting.clone());
+        if let Some((answer, in_batch)) = inner.under_way.get(&key) {
+            return Turn::Waits(Waiting { answer: answer.subscribe(), in_batch: *in_batch });
         }
-        let (sender, answer) = watch::channel(None);
-        inner.under_way.insert(key, Waiting { answer, in_batch });
-        Turn::Asks(Asking { reads: self.clone(), key, answer: sender, in_batch })
+        let answer = Answering::new(None);
+        inner.under_way.insert(key, (answer.clone(), in_batch));
+        Turn::Asks(Asking { reads: self.clone(), key, answer, in_batch })
     }
 
     fn keep(&self, key: Key, text: &Arc<str>) {
