@@ -131,7 +131,7 @@ impl CallError {
     }
 
     /// Whether a contract refused the call, in words of its own.
-    fn is_revert(&self) -> bool {
+    pub fn is_revert(&self) -> bool {
         let Self::Node { code, message, .. } = self else { return false };
         *code == CODE_REVERTED || message.to_lowercase().contains("revert")
     }
