@@ -6,7 +6,11 @@
 mod json_schema;
 pub mod units;
 
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Bound,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -167,15 +171,17 @@ impl Table {
     /// The first problem: an unknown key before a missing one, which may be the same misspelt.
     pub fn check(&self, values: &[(String, Value)]) -> Result<(), Problem> {
         let fields = self.flat();
+        // The first one, where two have the same key.
+        let by_key: BTreeMap<&str, &Field> = fields.iter().rev().map(|(key, field)| (key.as_str(), *field)).collect();
         for (key, value) in values {
             let problem = |message: String| Problem { key: key.clone(), message };
-            match fields.iter().find(|(name, _)| name == key) {
-                Some((_, field)) => field.check(value).map_err(problem)?,
+            match by_key.get(key.as_str()) {
+                Some(field) => field.check(value).map_err(problem)?,
                 None if self.is_open(key) => {}
                 None => return Err(problem(unknown(key, &fields))),
             }
         }
-        self.check_present("", values)
+        self.check_present("", &values.iter().map(|(key, _)| key.as_str()).collect())
     }
 
     /// Whether a key lies in a table that has others than its fields.
@@ -190,15 +196,19 @@ impl Table {
         nested.unwrap_or(self.open)
     }
 
-    fn check_present(&self, prefix: &str, values: &[(String, Value)]) -> Result<(), Problem> {
+    fn check_present(&self, prefix: &str, present: &BTreeSet<&str>) -> Result<(), Problem> {
+        let is_any = |below: &str| {
+            let from = (Bound::Included(below), Bound::<&str>::Unbounded);
+            present.range::<str, _>(from).next().is_some_and(|key| key.starts_with(below))
+        };
         for field in &self.fields {
             let key = format!("{prefix}{}", field.name);
             let below = format!("{key}.");
             match &field.kind {
-                Kind::Table(_) if field.optional && !values.iter().any(|(key, _)| key.starts_with(&below)) => {}
-                Kind::Table(table) => table.check_present(&below, values)?,
+                Kind::Table(_) if field.optional && !is_any(&below) => {}
+                Kind::Table(table) => table.check_present(&below, present)?,
                 _ if field.optional || field.default.is_some() => {}
-                _ if values.iter().any(|(present, _)| *present == key) => {}
+                _ if present.contains(key.as_str()) => {}
                 _ => {
                     let message = format!("is missing: expected {}", field.expected());
                     return Err(Problem { key, message });

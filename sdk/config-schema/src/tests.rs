@@ -133,6 +133,21 @@ fn a_schema_that_contradicts_itself_is_none() {
 }
 
 #[test]
+fn an_optional_table_is_there_with_the_first_key_in_it() {
+    let field = |name: &str| format!(r#"{{"name":"{name}","type":{{"kind":"text"}}}}"#);
+    let table = format!(r#"{{"kind":"table","fields":[{},{}]}}"#, field("x"), field("y"));
+    let table = format!(r#"{{"name":"a","optional":true,"type":{table}}}"#);
+    let schema = Table::parse(&format!(r#"{{"kind":"table","open":true,"fields":[{table}]}}"#)).unwrap();
+    let check = |keys: &[&str]| {
+        let values: Vec<_> = keys.iter().map(|key| ((*key).to_owned(), text("v"))).collect();
+        schema.check(&values).map_err(|problem| problem.to_string())
+    };
+    assert_eq!(check(&["A", "a-b", "ab", "b.x"]), Ok(()));
+    assert_eq!(check(&["a.x", "a-b"]), Err("a.y: is missing: expected text".to_owned()));
+    assert_eq!(check(&["a.y", "a.x"]), Ok(()));
+}
+
+#[test]
 fn no_key_of_a_schema_is_longer_than_one_of_a_configuration() {
     let of = |table: usize, field: usize| {
         let field = format!(r#"{{"name":"{}","type":{{"kind":"text"}}}}"#, "f".repeat(field));
