@@ -97,14 +97,14 @@ impl Requests {
                 }
                 Some(Turn::Waits(waiting)) => {
                     self.usage.shared(&asked.module, &method);
-                    self.heard(&asked, &method, &params, waiting, until).await
+                    self.heard(&asked, (&method, &params), waiting, (patience(), until)).await
                 }
                 Some(Turn::Asks(asking)) => {
                     let waiting = asking.waiting();
                     let asks = self.ask_for_all(&asked.module, &method, &params, asking);
                     let answers = async {
                         // The caller may have given up.
-                        let _ = reply.send(self.heard(&asked, &method, &params, waiting, until).await);
+                        let _ = reply.send(self.heard(&asked, (&method, &params), waiting, (patience(), until)).await);
                     };
                     tokio::join!(asks, answers);
                     return;
@@ -172,13 +172,17 @@ impl Requests {
         }
         came?;
         let mut all = Vec::with_capacity(answers.len());
+        // Of all that others ask in batches, together.
+        let patience = patience();
         // Of one answer that is shared a batch may ask for as many copies as it has requests.
         let mut left = asked.reply_bytes_max;
         for ((turn, answer), (method, params)) in turns.into_iter().zip(answers).zip(&requests) {
             let answer = match (answer, turn) {
                 (Some(answer), _) => answer,
                 (None, Some(Turn::Answered(text))) => within(&text, asked.reply_bytes_max),
-                (None, Some(Turn::Waits(waiting))) => self.heard(asked, method, params, waiting, until).await,
+                (None, Some(Turn::Waits(waiting))) => {
+                    self.heard(asked, (method, params), waiting, (patience, until)).await
+                }
                 (None, None | Some(Turn::Asks(_))) => unreachable!("what nobody else asked was sent"),
             };
             if let Ok(text) = &answer {
@@ -247,10 +251,16 @@ impl Requests {
     }
 
     /// The answer that another request brings, or that an own one does where that one had less room or time, or is a batch's
-    /// that takes long.
-    async fn heard(&self, asked: &Asked, method: &str, params: &str, waiting: Waiting, until: Instant) -> Answer {
-        let patience = if waiting.is_in_batch() { until.min(Instant::now() + BATCH_PATIENCE) } else { until };
-        let failed = match waiting.answer(patience).await {
+    /// that takes longer than until `patience`.
+    async fn heard(
+        &self,
+        asked: &Asked,
+        (method, params): (&str, &str),
+        waiting: Waiting,
+        (patience, until): (Instant, Instant),
+    ) -> Answer {
+        let at_most = if waiting.is_in_batch() { until.min(patience) } else { until };
+        let failed = match waiting.answer(at_most).await {
             Some(Ok(text)) => return within(&text, asked.reply_bytes_max),
             Some(Err(failed)) if !is_of_the_other(&failed) => return Err(failed),
             Some(Err(failed)) => failed,
@@ -261,6 +271,11 @@ impl Requests {
         }
         timeout_at(until, self.alone(asked, method, params, until)).await.unwrap_or(Err(failed))
     }
+}
+
+/// Until when what others ask in a batch is waited for from now on.
+fn patience() -> Instant {
+    Instant::now() + BATCH_PATIENCE
 }
 
 /// Whether an answer may have taken longer, or been longer, than whoever asked for it had time or room for. Nodes' errors have
@@ -399,6 +414,18 @@ mod tests {
         let began = Instant::now();
         let answer = one(&requests, patient(), &pinned).await.unwrap();
         assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+        // Nor is each of several waited for anew.
+        let keys: Vec<_> =
+            (0..5).map(|to| format!("[\"0x{to:040x}\",{{\"blockHash\":\"{}\"}}]", chain.head().1)).collect();
+        let turn = |params: &String| requests.reads.turn(Pin::of("eth_getBalance", params).unwrap().key(), true);
+        let asked_by_others: Vec<_> = keys.iter().map(turn).collect();
+        let (sender, receiver) = ractor::concurrency::oneshot();
+        let began = Instant::now();
+        let batch = keys.iter().map(|params| ("eth_getBalance".to_owned(), params.clone())).collect();
+        requests.clone().batch(patient(), batch, sender.into()).await;
+        assert_eq!(receiver.await.unwrap().unwrap().iter().filter(|answer| answer.is_ok()).count(), keys.len());
+        assert!(began.elapsed() < BATCH_PATIENCE * 4, "{:?}", began.elapsed());
+        drop(asked_by_others);
         // Of one that ended without an answer nothing is told.
         let other = at(&format!("{{\"blockHash\":\"{}\"}}", chain.hashes()[1].1));
         let key = Pin::of("eth_call", &other).unwrap().key();
@@ -406,7 +433,7 @@ mod tests {
         let waiting = asking.waiting();
         drop(asking);
         let until = Instant::now() + Duration::from_secs(10);
-        let heard = requests.heard(&patient(), "eth_call", &other, waiting, until).await;
+        let heard = requests.heard(&patient(), ("eth_call", &other), waiting, (until, until)).await;
         assert!(heard.as_ref().is_ok_and(|heard| *heard != answer), "{heard:?}");
     }
 
