@@ -39,7 +39,8 @@ pub use metrics::QueryMetrics;
 
 /// The store's answers are of its memory and take a millisecond.
 const STORE_DEADLINE: Duration = Duration::from_secs(5);
-/// Questions to the store at once: a quarter of what it bears of everybody besides commits, so that queries have no other refused.
+/// Questions to the store at once: a quarter of what it bears of everybody besides commits, so that nobody else is refused
+/// for queries.
 const LOOKS_MAX: usize = 8;
 /// What memory is given out in.
 const MIB: usize = 1024 * 1024;
