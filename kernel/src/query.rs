@@ -166,7 +166,10 @@ impl Queries {
         let grants = asked.plan.grants.in_query();
         let linked = query::prepare(&shared.loader.engine, &asked.prepared, &grants, name);
         let linked = linked.map_err(AdminError::Refused)?.map(Arc::new);
-        lock(&self.linked).insert(name.clone(), (asked.plan.clone(), linked.clone()));
+        let mut all = lock(&self.linked);
+        // Versions that are not in force any more, and modules that were unloaded while a query was linked.
+        all.retain(|_, (plan, _)| Arc::strong_count(plan) > 1);
+        all.insert(name.clone(), (asked.plan.clone(), linked.clone()));
         Ok(linked)
     }
 
