@@ -181,7 +181,8 @@ impl Table {
                 None => return Err(problem(unknown(key, &fields))),
             }
         }
-        self.check_present("", &values.iter().map(|(key, _)| key.as_str()).collect())
+        let present: BTreeSet<&str> = values.iter().map(|(key, _)| key.as_str()).collect();
+        self.check_present("", &present)
     }
 
     /// Whether a key lies in a table that has others than its fields.
