@@ -16,6 +16,7 @@ use nexum_host_ifaces::{
     commit_queue::CommitQueue,
     host::HostArgs,
     limits::Limits,
+    port::Port,
     recording::TapeMode,
     store::{ModuleInfo, StoreMsg},
     sync::lock,
@@ -38,6 +39,9 @@ pub use metrics::QueryMetrics;
 
 /// The store's answers are of its memory and take a millisecond.
 const STORE_DEADLINE: Duration = Duration::from_secs(5);
+/// Questions to the store at once: a quarter of what it bears of everybody besides commits, so that nobody else is refused
+/// for queries.
+const LOOKS_MAX: usize = 8;
 /// What memory is given out in.
 const MIB: usize = 1024 * 1024;
 
@@ -81,6 +85,7 @@ pub struct Queries {
     limits: QueryLimits,
     /// So many MiB are left.
     memory: Arc<Semaphore>,
+    looks: Semaphore,
     /// How many run, by module; absent where none does.
     running: Arc<Mutex<BTreeMap<Arc<str>, usize>>>,
     /// Each module's component as it was last linked for queries, and the plan that it was linked for.
@@ -113,7 +118,8 @@ impl Drop for Room {
 impl Queries {
     pub fn new(limits: QueryLimits, metrics: QueryMetrics) -> Self {
         let memory = Arc::new(Semaphore::new((limits.max_memory_bytes / MIB).min(Semaphore::MAX_PERMITS)));
-        Self { limits, memory, running: Arc::default(), linked: Mutex::default(), metrics }
+        let looks = Semaphore::new(LOOKS_MAX);
+        Self { limits, memory, looks, running: Arc::default(), linked: Mutex::default(), metrics }
     }
 
     /// Room for a query of a module whose instances may have so much memory.
@@ -160,8 +166,21 @@ impl Queries {
         let grants = asked.plan.grants.in_query();
         let linked = query::prepare(&shared.loader.engine, &asked.prepared, &grants, name);
         let linked = linked.map_err(AdminError::Refused)?.map(Arc::new);
-        lock(&self.linked).insert(name.clone(), (asked.plan.clone(), linked.clone()));
+        let mut all = lock(&self.linked);
+        // Versions that are not in force any more, and modules that were unloaded while a query was linked.
+        all.retain(|_, (plan, _)| Arc::strong_count(plan) > 1);
+        all.insert(name.clone(), (asked.plan.clone(), linked.clone()));
         Ok(linked)
+    }
+
+    /// What the store knows of a module.
+    async fn look(&self, store: &Port<StoreMsg>, name: &str) -> Result<ModuleInfo, AdminError> {
+        // The semaphore is never closed.
+        let _place = self.looks.acquire().await;
+        let inspect = |reply| StoreMsg::Inspect { name: name.to_owned(), reply };
+        let found = store.call(STORE_DEADLINE, inspect).await;
+        let found = found.map_err(|error| AdminError::Unavailable(error.to_string()))?;
+        found.map_err(|error| AdminError::Unavailable(error.to_string()))
     }
 
     /// The limits of a query of this module.
@@ -211,10 +230,7 @@ async fn answered(
     let Some(answering) = queries.answering(shared, asked)? else {
         return Err(AdminError::NoQueries(name.to_string()));
     };
-    let inspect = |reply| StoreMsg::Inspect { name: name.to_string(), reply };
-    let found = ports.store().call(STORE_DEADLINE, inspect).await;
-    let found = found.map_err(|error| AdminError::Unavailable(error.to_string()))?;
-    let ModuleInfo { id, record, .. } = found.map_err(|error| AdminError::Unavailable(error.to_string()))?;
+    let ModuleInfo { id, record, .. } = queries.look(&ports.store(), name).await?;
     let view = ports.view.clone().at_this_moment();
     let view = view.map_err(|error| AdminError::Unavailable(error.to_string()))?;
     let args = HostArgs {
@@ -245,9 +261,57 @@ async fn answered(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use prometheus::Registry;
+    use ractor::{Actor, ActorProcessingErr, ActorRef};
 
     use super::*;
+
+    /// A store that answers nobody, and counts who asks.
+    struct Silent(Arc<AtomicUsize>);
+
+    impl Actor for Silent {
+        type Msg = StoreMsg;
+        type State = Vec<StoreMsg>;
+        type Arguments = ();
+
+        async fn pre_start(&self, _: ActorRef<StoreMsg>, (): ()) -> Result<Vec<StoreMsg>, ActorProcessingErr> {
+            Ok(Vec::new())
+        }
+
+        async fn handle(
+            &self,
+            _: ActorRef<StoreMsg>,
+            message: StoreMsg,
+            asked: &mut Vec<StoreMsg>,
+        ) -> Result<(), ActorProcessingErr> {
+            asked.push(message);
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn queries_leave_the_store_places_for_others() {
+        let (queries, count, port) = (Arc::new(queries(QueryLimits::default()).0), Arc::default(), Port::new("store"));
+        port.bind(Actor::spawn(None, Silent(Arc::clone(&count)), ()).await.unwrap().0);
+        for _ in 0..LOOKS_MAX + 4 {
+            let (queries, port) = (queries.clone(), port.clone());
+            tokio::spawn(async move { queries.look(&port, "m").await.is_ok() });
+        }
+        let reached = async {
+            while count.load(Ordering::Relaxed) < LOOKS_MAX {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(4), reached).await.unwrap();
+        // All that could come has, by now.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(count.load(Ordering::Relaxed), LOOKS_MAX);
+    }
 
     fn queries(limits: QueryLimits) -> (Queries, QueryMetrics) {
         let metrics = QueryMetrics::register(&Registry::new()).unwrap();

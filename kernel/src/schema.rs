@@ -2,6 +2,7 @@
 //! component is neither compiled nor verified for that: its sections are walked, and the one that has the schema is read.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, BufReader, Read as _},
     path::Path,
@@ -87,14 +88,14 @@ pub fn secret_names(plan: &Plan) -> Vec<(String, String)> {
         Kind::List { item } => **item == Kind::Secret,
         _ => false,
     });
-    let named = fields.flat_map(|(key, _)| {
-        let values =
-            plan.config.iter().filter(|(name, _)| *name == key).flat_map(|(_, value)| match self::given(value) {
-                Value::Text(name) => vec![name],
-                Value::List(items) => items.into_iter().filter_map(text).collect(),
-                Value::Integer(_) | Value::Boolean(_) => Vec::new(),
-            });
-        values.map(|name| (key.clone(), name)).collect::<Vec<_>>()
+    let keys: BTreeSet<String> = fields.map(|(key, _)| key).collect();
+    let named = plan.config.iter().filter(|(key, _)| keys.contains(key)).flat_map(|(key, value)| {
+        let names = match given(value) {
+            Value::Text(name) => vec![name],
+            Value::List(items) => items.into_iter().filter_map(text).collect(),
+            Value::Integer(_) | Value::Boolean(_) => Vec::new(),
+        };
+        names.into_iter().map(|name| (key.clone(), name)).collect::<Vec<_>>()
     });
     named.collect()
 }

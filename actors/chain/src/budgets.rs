@@ -110,32 +110,27 @@ impl Budgets {
         };
         // What is left after the wait is for the request.
         let at_most = (deadline / 2).min(WAIT_MAX);
-        let wait = {
+        let waits = {
             let _turn = account.turn.lock().await;
             let paces = account.counted().paces;
             let paced = paces.wait(budget, cost, self.clock.monotonic_ns(), at_most);
+            // Nothing is counted of what finds no place to wait.
+            let paced = paced.and_then(|(wait, paces)| Ok((place(&account.waiting, budget, wait)?, paces)));
             // The day first: what it refuses is not worth a wait, or a place among those that wait.
             if budget.has_day()
                 && let Some(refusal) = self.of_the_day(module, &account, budget, cost, paced.is_ok()).await?
             {
                 return Err(refused(refusal));
             }
-            let (wait, paces) = paced.map_err(refused)?;
+            let (waits, paces) = paced.map_err(refused)?;
             let mut counted = account.counted();
             (counted.paces, counted.budget) = (paces, *budget);
-            wait
+            waits
         };
-        if wait.is_zero() {
-            return Ok(());
+        if let Some((wait, _waits)) = waits {
+            account.waited.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(wait).await;
         }
-        let Some(_waits) = Waits::new(&account.waiting) else {
-            let limit = budget.requests_per_second.map(Limit::RequestsPerSecond);
-            let limit = limit.or(budget.units_per_second.map(Limit::UnitsPerSecond));
-            let Some(limit) = limit else { unreachable!("only a budget of a second is waited for") };
-            return Err(refused(Refusal { limit, retry_after: wait }));
-        };
-        account.waited.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(wait).await;
         Ok(())
     }
 
@@ -217,6 +212,24 @@ impl Budgets {
     pub fn forget(&self, module: &str) {
         self.accounts().remove(module);
     }
+}
+
+/// A place to wait for so long; none is needed where there is no wait.
+fn place<'a>(
+    waiting: &'a AtomicUsize,
+    budget: &RpcBudget,
+    wait: Duration,
+) -> Result<Option<(Duration, Waits<'a>)>, Refusal> {
+    if wait.is_zero() {
+        return Ok(None);
+    }
+    if let Some(waits) = Waits::new(waiting) {
+        return Ok(Some((wait, waits)));
+    }
+    let limit = budget.requests_per_second.map(Limit::RequestsPerSecond);
+    let limit = limit.or(budget.units_per_second.map(Limit::UnitsPerSecond));
+    let Some(limit) = limit else { unreachable!("only a budget of a second is waited for") };
+    Err(Refusal { limit, retry_after: wait })
 }
 
 /// Where a module's day is written. No name of a module has a zero in it, so that none begins with another one's.
@@ -343,6 +356,22 @@ mod tests {
         let error = budgets.spend(&"m".into(), &budget, ONE, DEADLINE).await.unwrap_err();
         assert_eq!(error.kind, HostErrorKind::Unavailable);
         budgets.spend(&"m".into(), &RpcBudget::default(), ONE, DEADLINE).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_place_to_wait_costs_nothing() {
+        let budgets = budgets(&Arc::default()).await;
+        let budget = RpcBudget { requests_per_second: Some(1), requests_per_day: Some(100), ..RpcBudget::default() };
+        let (module, deadline): (Arc<str>, _) = ("m".into(), Duration::from_secs(20));
+        budgets.spend(&module, &budget, ONE, deadline).await.unwrap();
+        let account = budgets.account(&module);
+        account.waiting.store(WAITING_MAX, Ordering::Relaxed);
+        for _ in 0..3 {
+            let error = budgets.spend(&module, &budget, ONE, deadline).await.unwrap_err();
+            assert_eq!((error.code, error.data.as_deref()), (CODE_OVER_BUDGET, Some("1000")));
+        }
+        assert_eq!((budgets.spent()[0].requests_today, budgets.spent()[0].refused), (1, 3));
+        assert_eq!(account.waiting.load(Ordering::Relaxed), WAITING_MAX);
     }
 
     #[tokio::test]

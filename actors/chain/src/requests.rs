@@ -1,6 +1,6 @@
 //! What modules ask of a chain: paid from their budgets, asked once where several ask the same, and counted.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use nexum_host_ifaces::{
     HostError, HostErrorKind,
@@ -28,6 +28,11 @@ const CALLS_MAX: usize = 16_384;
 /// How long a read that others may wait for goes on, whatever the deadline of whoever asked it first: as long as an engine lets
 /// any call wait that configures nothing.
 const SHARED_DEADLINE: Duration = Duration::from_secs(120);
+/// Reads that go on though nobody waits for them any more: whoever gave up may ask again. More are given up, too, or modules
+/// of little patience would have all that may be in flight.
+const UNHEARD_MAX: usize = 64;
+/// How long anybody waits for what others ask in a batch, which takes as long as the longest in it.
+const BATCH_PATIENCE: Duration = Duration::from_secs(1);
 /// The longest answer to such a read. Whoever may have a longer one asks for it alone.
 const SHARED_BYTES_MAX: usize = 1 << 20;
 
@@ -53,12 +58,14 @@ pub struct Requests {
     permits: Arc<Semaphore>,
     /// At hand.
     calls: Arc<Semaphore>,
+    unheard: Arc<Semaphore>,
 }
 
 impl Requests {
     pub fn new(backend: DynBackend, budgets: Budgets, usage: Usage, reads: Arc<SharedReads>) -> Self {
-        let (permits, calls) = (Arc::new(Semaphore::new(REQUESTS_MAX)), Arc::new(Semaphore::new(CALLS_MAX)));
-        Self { backend, budgets, usage, reads, permits, calls }
+        let [permits, calls, unheard] =
+            [REQUESTS_MAX, CALLS_MAX, UNHEARD_MAX].map(|most| Arc::new(Semaphore::new(most)));
+        Self { backend, budgets, usage, reads, permits, calls, unheard }
     }
 
     /// Room for what is in flight.
@@ -77,7 +84,7 @@ impl Requests {
         let cost = self.cost(std::iter::once(&*method));
         let begun = self.begin(&asked, cost).await;
         let (turn, params) = match &begun {
-            Ok(_) => self.turn(&method, params),
+            Ok(_) => self.turn(&method, params, false),
             Err(_) => (None, params),
         };
         let answer = match begun {
@@ -90,14 +97,14 @@ impl Requests {
                 }
                 Some(Turn::Waits(waiting)) => {
                     self.usage.shared(&asked.module, &method);
-                    self.heard(&asked, &method, &params, waiting, until).await
+                    self.heard(&asked, (&method, &params), waiting, (patience(), until)).await
                 }
                 Some(Turn::Asks(asking)) => {
                     let waiting = asking.waiting();
                     let asks = self.ask_for_all(&asked.module, &method, &params, asking);
                     let answers = async {
                         // The caller may have given up.
-                        let _ = reply.send(self.heard(&asked, &method, &params, waiting, until).await);
+                        let _ = reply.send(self.heard(&asked, (&method, &params), waiting, (patience(), until)).await);
                     };
                     tokio::join!(asks, answers);
                     return;
@@ -135,7 +142,7 @@ impl Requests {
         let mut sent = Vec::with_capacity(requests.len());
         for (method, params) in &mut requests {
             let turn;
-            (turn, *params) = self.turn(method, std::mem::take(params));
+            (turn, *params) = self.turn(method, std::mem::take(params), true);
             match &turn {
                 Some(Turn::Answered(_) | Turn::Waits(_)) => self.usage.shared(&asked.module, method),
                 Some(Turn::Asks(_)) | None => sent.push((method.clone(), params.clone())),
@@ -147,7 +154,8 @@ impl Requests {
             false => self.in_flight(self.backend.request_batch(sent, self.ask(asked, until))).await,
         }
         .map(Vec::into_iter);
-        // Those who wait for one of these are told before anything else is waited for.
+        // Those who wait for one of these are told before anything else is waited for. Why the batch failed as a whole may be
+        // what else is in it: they are told that it has ended, and ask for themselves.
         let mut answers = Vec::with_capacity(turns.len());
         for turn in &mut turns {
             let answer = matches!(turn, None | Some(Turn::Asks(_))).then(|| match &mut came {
@@ -156,6 +164,7 @@ impl Requests {
             });
             if let Some(answer) = &answer
                 && let Some(Turn::Asks(asking)) = turn.take()
+                && came.is_ok()
             {
                 asking.answered(answer.clone().map(Arc::from));
             }
@@ -163,20 +172,33 @@ impl Requests {
         }
         came?;
         let mut all = Vec::with_capacity(answers.len());
+        // Of all that others ask in batches, together.
+        let patience = patience();
+        // Of one answer that is shared a batch may ask for as many copies as it has requests.
+        let mut left = asked.reply_bytes_max;
         for ((turn, answer), (method, params)) in turns.into_iter().zip(answers).zip(&requests) {
-            all.push(match (answer, turn) {
+            let answer = match (answer, turn) {
                 (Some(answer), _) => answer,
                 (None, Some(Turn::Answered(text))) => within(&text, asked.reply_bytes_max),
-                (None, Some(Turn::Waits(waiting))) => self.heard(asked, method, params, waiting, until).await,
+                (None, Some(Turn::Waits(waiting))) => {
+                    self.heard(asked, (method, params), waiting, (patience, until)).await
+                }
                 (None, None | Some(Turn::Asks(_))) => unreachable!("what nobody else asked was sent"),
-            });
+            };
+            if let Ok(text) = &answer {
+                left = left.checked_sub(text.len()).ok_or_else(|| {
+                    let most = asked.reply_bytes_max;
+                    error(HostErrorKind::InvalidInput, format!("the replies are together larger than {most} bytes"))
+                })?;
+            }
+            all.push(answer);
         }
         Ok(all)
     }
 
     /// Who asks, of a read that may be shared, and the parameters as they are asked.
-    fn turn(&self, method: &str, params: String) -> (Option<Turn>, String) {
-        let pinned = Pin::of(method, &params).map(|pin| (self.reads.turn(pin.key()), pin.by_hash()));
+    fn turn(&self, method: &str, params: String, in_batch: bool) -> (Option<Turn>, String) {
+        let pinned = Pin::of(method, &params).map(|pin| (self.reads.turn(pin.key(), in_batch), pin.by_hash()));
         match pinned {
             Some((turn, params)) => (Some(turn), params),
             None => (None, params),
@@ -216,21 +238,44 @@ impl Requests {
 
     async fn ask_for_all(&self, module: &str, method: &str, params: &str, asking: Asking) {
         let ask = Ask { module, deadline: SHARED_DEADLINE, reply_bytes_max: SHARED_BYTES_MAX };
-        let answer = self.in_flight(self.backend.request(method, params, ask)).await;
+        let mut asked = pin!(self.in_flight(self.backend.request(method, params, ask)));
+        let answer = tokio::select! {
+            biased;
+            answer = &mut asked => answer,
+            () = asking.unheard() => {
+                let Ok(_unheard) = self.unheard.try_acquire() else { return };
+                asked.await
+            }
+        };
         asking.answered(answer.map(Arc::from));
     }
 
-    /// The answer that another request brings, or that an own one does where that one had less room or time.
-    async fn heard(&self, asked: &Asked, method: &str, params: &str, waiting: Waiting, until: Instant) -> Answer {
-        match waiting.answer(until).await {
-            Ok(text) => within(&text, asked.reply_bytes_max),
-            Err(error) if is_of_the_other(&error) && Instant::now() < until => {
-                let alone = self.alone(asked, method, params, until);
-                timeout_at(until, alone).await.unwrap_or(Err(error))
-            }
-            Err(error) => Err(error),
+    /// The answer that another request brings, or that an own one does where that one had less room or time, or is a batch's
+    /// that takes longer than until `patience`.
+    async fn heard(
+        &self,
+        asked: &Asked,
+        (method, params): (&str, &str),
+        waiting: Waiting,
+        (patience, until): (Instant, Instant),
+    ) -> Answer {
+        let at_most = if waiting.is_in_batch() { until.min(patience) } else { until };
+        let failed = match waiting.answer(at_most).await {
+            Some(Ok(text)) => return within(&text, asked.reply_bytes_max),
+            Some(Err(failed)) if !is_of_the_other(&failed) => return Err(failed),
+            Some(Err(failed)) => failed,
+            None => error(HostErrorKind::Unavailable, "the request that this one waited for has ended"),
+        };
+        if Instant::now() >= until {
+            return Err(failed);
         }
+        timeout_at(until, self.alone(asked, method, params, until)).await.unwrap_or(Err(failed))
     }
+}
+
+/// Until when what others ask in a batch is waited for from now on.
+fn patience() -> Instant {
+    Instant::now() + BATCH_PATIENCE
 }
 
 /// Whether an answer may have taken longer, or been longer, than whoever asked for it had time or room for. Nodes' errors have
@@ -338,6 +383,73 @@ mod tests {
         assert_eq!(hasty, HostErrorKind::Timeout);
         assert!(waits.is_err(), "it waits on: {waits:?}");
         assert_eq!(counted(&requests).0, 1, "what is under way was not asked again");
+    }
+
+    #[tokio::test]
+    async fn so_many_reads_go_on_that_nobody_waits_for() {
+        let (requests, chain) = requests();
+        let pinned = at(&format!("{{\"blockHash\":\"{}\"}}", chain.head().1));
+        requests.unheard.forget_permits(UNHEARD_MAX);
+        chain.fail("eth_call", FaultKind::Stall, 1);
+        assert_eq!(one(&requests, asked("a", None), &pinned).await.unwrap_err().kind, HostErrorKind::Timeout);
+        let ended = async {
+            while requests.permits().available_permits() < REQUESTS_MAX {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
+        one(&requests, asked("a", None), &pinned).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_others_ask_in_a_batch_is_not_waited_for_long_and_its_end_is_its_own() {
+        let (requests, chain) = requests();
+        let pinned = at(&format!("{{\"blockHash\":\"{}\"}}", chain.head().1));
+        chain.fail("eth_getCode", FaultKind::Stall, 1);
+        let patient = || Asked { deadline: Duration::from_secs(60), ..asked("m", None) };
+        let slow = "[\"0x00000000000000000000000000000000000000ff\",\"latest\"]";
+        let batch = vec![("eth_getCode".to_owned(), slow.to_owned()), ("eth_call".to_owned(), pinned.clone())];
+        let (sender, _receiver) = ractor::concurrency::oneshot();
+        tokio::spawn(requests.clone().batch(patient(), batch, sender.into()));
+        let began = Instant::now();
+        let answer = one(&requests, patient(), &pinned).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+        // Nor is each of several waited for anew.
+        let keys: Vec<_> =
+            (0..5).map(|to| format!("[\"0x{to:040x}\",{{\"blockHash\":\"{}\"}}]", chain.head().1)).collect();
+        let turn = |params: &String| requests.reads.turn(Pin::of("eth_getBalance", params).unwrap().key(), true);
+        let asked_by_others: Vec<_> = keys.iter().map(turn).collect();
+        let (sender, receiver) = ractor::concurrency::oneshot();
+        let began = Instant::now();
+        let batch = keys.iter().map(|params| ("eth_getBalance".to_owned(), params.clone())).collect();
+        requests.clone().batch(patient(), batch, sender.into()).await;
+        assert_eq!(receiver.await.unwrap().unwrap().iter().filter(|answer| answer.is_ok()).count(), keys.len());
+        assert!(began.elapsed() < BATCH_PATIENCE * 4, "{:?}", began.elapsed());
+        drop(asked_by_others);
+        // Of one that ended without an answer nothing is told.
+        let other = at(&format!("{{\"blockHash\":\"{}\"}}", chain.hashes()[1].1));
+        let key = Pin::of("eth_call", &other).unwrap().key();
+        let Turn::Asks(asking) = requests.reads.turn(key, true) else { panic!("nobody asks this") };
+        let waiting = asking.waiting();
+        drop(asking);
+        let until = Instant::now() + Duration::from_secs(10);
+        let heard = requests.heard(&patient(), ("eth_call", &other), waiting, (until, until)).await;
+        assert!(heard.as_ref().is_ok_and(|heard| *heard != answer), "{heard:?}");
+    }
+
+    #[tokio::test]
+    async fn copies_of_one_answer_count_each_for_what_a_batch_may_bring() {
+        let (requests, chain) = requests();
+        let pinned = at(&format!("{{\"blockHash\":\"{}\"}}", chain.head().1));
+        let bytes = one(&requests, asked("m", None), &pinned).await.unwrap().len();
+        let most = asked("m", None).reply_bytes_max / bytes;
+        for (count, is_told) in [(most, true), (most + 1, false)] {
+            let batch = vec![("eth_call".to_owned(), pinned.clone()); count];
+            let (sender, receiver) = ractor::concurrency::oneshot();
+            requests.clone().batch(asked("m", None), batch, sender.into()).await;
+            let answers = receiver.await.unwrap();
+            assert_eq!(answers.is_ok(), is_told, "{count} copies: {answers:?}");
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! Reads that several modules ask for, asked once: while one is under way, and for a while after it was answered.
 //!
 //! Invariant: only answers that cannot become others are kept, and no errors. Whoever waits for an answer waits as long as
-//! its own deadline lets it: neither the one that asked first nor one that gives up ends the read for the others.
+//! its own deadline lets it: neither the one that asked first nor one that gives up ends the read for the others. What is
+//! asked in a batch takes as long as the longest in it, and may fail with it: those who wait are told that it is one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -29,6 +30,8 @@ pub type Key = [u8; 32];
 /// An answer as it is shared.
 pub type SharedAnswer = Result<Arc<str>, HostError>;
 
+type Answering = watch::Sender<Option<SharedAnswer>>;
+
 struct Kept {
     text: Arc<str>,
     since_ns: u64,
@@ -40,7 +43,8 @@ struct Inner {
     /// Those that are kept, the oldest first.
     order: VecDeque<Key>,
     bytes: usize,
-    under_way: HashMap<Key, watch::Receiver<Option<SharedAnswer>>>,
+    /// Each with whether it is in a batch. Nobody here waits for the answer.
+    under_way: HashMap<Key, (Answering, bool)>,
 }
 
 pub struct SharedReads {
@@ -62,28 +66,41 @@ pub enum Turn {
 pub struct Asking {
     reads: Arc<SharedReads>,
     key: Key,
-    answer: watch::Sender<Option<SharedAnswer>>,
+    answer: Answering,
+    in_batch: bool,
 }
 
 /// The answer to a read that is under way.
 #[derive(Clone)]
-pub struct Waiting(watch::Receiver<Option<SharedAnswer>>);
+pub struct Waiting {
+    answer: watch::Receiver<Option<SharedAnswer>>,
+    in_batch: bool,
+}
 
 impl Waiting {
-    /// Waits at most until then.
-    pub async fn answer(mut self, until: Instant) -> SharedAnswer {
-        let error = |kind, message: &str| Err(HostError::new("chain", kind, message));
-        match timeout_at(until, self.0.wait_for(Option::is_some)).await {
-            Ok(Ok(answer)) => answer.clone().unwrap_or_else(|| error(HostErrorKind::Internal, "an answer is none")),
-            Ok(Err(_)) => error(HostErrorKind::Unavailable, "the request that this one waited for has ended"),
-            Err(_) => error(HostErrorKind::Timeout, "the chain did not answer in time"),
+    /// Whether it is asked along with others.
+    pub fn is_in_batch(&self) -> bool {
+        self.in_batch
+    }
+
+    /// Waits at most until then. None when the request has ended without an answer.
+    pub async fn answer(mut self, until: Instant) -> Option<SharedAnswer> {
+        match timeout_at(until, self.answer.wait_for(Option::is_some)).await {
+            Ok(Ok(answer)) => answer.clone(),
+            Ok(Err(_)) => None,
+            Err(_) => Some(Err(HostError::new("chain", HostErrorKind::Timeout, "the chain did not answer in time"))),
         }
     }
 }
 
 impl Asking {
     pub fn waiting(&self) -> Waiting {
-        Waiting(self.answer.subscribe())
+        Waiting { answer: self.answer.subscribe(), in_batch: self.in_batch }
+    }
+
+    /// Returns when nobody waits for the answer.
+    pub async fn unheard(&self) {
+        self.answer.closed().await;
     }
 
     /// Tells all who wait, and keeps the answer if it may be kept.
@@ -106,20 +123,20 @@ impl SharedReads {
         Arc::new(Self { inner: Mutex::default(), clock })
     }
 
-    /// Says who asks this.
-    pub fn turn(self: &Arc<Self>, key: Key) -> Turn {
+    /// Says who asks this, which is alone or `in_batch`.
+    pub fn turn(self: &Arc<Self>, key: Key, in_batch: bool) -> Turn {
         let now_ns = self.clock.monotonic_ns();
         let mut inner = self.lock();
         inner.let_go(now_ns);
         if let Some(kept) = inner.kept.get(&key) {
             return Turn::Answered(kept.text.clone());
         }
-        if let Some(answer) = inner.under_way.get(&key) {
-            return Turn::Waits(Waiting(answer.clone()));
+        if let Some((answer, in_batch)) = inner.under_way.get(&key) {
+            return Turn::Waits(Waiting { answer: answer.subscribe(), in_batch: *in_batch });
         }
-        let (answer, waiting) = watch::channel(None);
-        inner.under_way.insert(key, waiting);
-        Turn::Asks(Asking { reads: self.clone(), key, answer })
+        let answer = Answering::new(None);
+        inner.under_way.insert(key, (answer.clone(), in_batch));
+        Turn::Asks(Asking { reads: self.clone(), key, answer, in_batch })
     }
 
     fn keep(&self, key: Key, text: &Arc<str>) {
@@ -180,12 +197,12 @@ mod tests {
     }
 
     fn asks(reads: &Arc<SharedReads>, key: u8) -> Asking {
-        let Turn::Asks(asking) = reads.turn([key; 32]) else { panic!("somebody else asks") };
+        let Turn::Asks(asking) = reads.turn([key; 32], false) else { panic!("somebody else asks") };
         asking
     }
 
     fn kept(reads: &Arc<SharedReads>, key: u8) -> Option<Arc<str>> {
-        match reads.turn([key; 32]) {
+        match reads.turn([key; 32], false) {
             Turn::Answered(text) => Some(text),
             Turn::Waits(_) | Turn::Asks(_) => None,
         }
@@ -201,12 +218,13 @@ mod tests {
         let reads = SharedReads::new(clock.clone());
         let asking = asks(&reads, 1);
         let waiting = asking.waiting();
-        let Turn::Waits(other) = reads.turn([1; 32]) else { panic!("it is under way") };
+        let Turn::Waits(other) = reads.turn([1; 32], false) else { panic!("it is under way") };
         // One that gives up is none of the others' business.
-        assert_eq!(other.clone().answer(Instant::now()).await.unwrap_err().kind, HostErrorKind::Timeout);
+        let late = other.clone().answer(Instant::now()).await.unwrap().unwrap_err();
+        assert_eq!(late.kind, HostErrorKind::Timeout);
         asking.answered(Ok("\"0x1\"".into()));
-        assert_eq!(&*waiting.answer(in_a_while()).await.unwrap(), "\"0x1\"");
-        assert_eq!(&*other.answer(in_a_while()).await.unwrap(), "\"0x1\"");
+        assert_eq!(&*waiting.answer(in_a_while()).await.unwrap().unwrap(), "\"0x1\"");
+        assert_eq!(&*other.answer(in_a_while()).await.unwrap().unwrap(), "\"0x1\"");
         assert_eq!(kept(&reads, 1).as_deref(), Some("\"0x1\""));
         clock.0.store(KEPT_FOR_NS + 1, Ordering::Relaxed);
         assert_eq!(kept(&reads, 1), None);
@@ -219,13 +237,13 @@ mod tests {
         let asking = asks(&reads, 1);
         let waiting = asking.waiting();
         asking.answered(Err(HostError::new("chain", HostErrorKind::Unavailable, "no")));
-        assert_eq!(waiting.answer(in_a_while()).await.unwrap_err().message, "no");
+        assert_eq!(waiting.answer(in_a_while()).await.unwrap().unwrap_err().message, "no");
         asks(&reads, 1).answered(Ok("null".into()));
         let asking = asks(&reads, 1);
         let waiting = asking.waiting();
         // As when its task ends.
         drop(asking);
-        assert_eq!(waiting.answer(in_a_while()).await.unwrap_err().kind, HostErrorKind::Unavailable);
+        assert!(waiting.answer(in_a_while()).await.is_none());
         asks(&reads, 1);
     }
 
@@ -243,7 +261,7 @@ mod tests {
         for number in 0..KEPT_ANSWERS_MAX as u64 + 10 {
             let mut key = [0xff; 32];
             key[..8].copy_from_slice(&number.to_be_bytes());
-            let Turn::Asks(asking) = reads.turn(key) else { panic!("nobody asked this") };
+            let Turn::Asks(asking) = reads.turn(key, false) else { panic!("nobody asked this") };
             asking.answered(Ok("1".into()));
         }
         let inner = reads.lock();

@@ -114,6 +114,11 @@ fn queries_that_go_on_for_ever_take_up_no_more_than_their_room() {
     }
     thread::scope(|scope| {
         let spinning = scope.spawn(|| refusal(&engine, "hostile", "spin"));
+        // The other way round it would be the first one that finds no room.
+        eventually("the first one runs", || match engine.metric("nexum_queries_running", &[]) {
+            running if running >= 1.0 => Ok(()),
+            running => Err(format!("{running} run")),
+        });
         eventually("a second query is refused at once", || match engine.try_ctl(&["query", "hostile", "count"]) {
             Err(busy) if busy.contains("as many of its queries run as may at once") => Ok(()),
             other => Err(format!("{other:?}")),

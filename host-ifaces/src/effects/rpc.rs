@@ -106,15 +106,24 @@ fn of_rpc(effect: &RpcEffect, answer: Result<String, HostError>) -> Verdict {
     if effect.method == SEND_RAW && known.iter().any(|words| lower.contains(words)) {
         return Verdict::Delivered(Value::String(error.message).to_string().into_bytes());
     }
-    // Nothing was sent: it waits for its module's budget, however long that is.
-    if error.code == CODE_OVER_BUDGET && error.kind == HostErrorKind::RateLimited {
-        let after = error.data.and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
-        return Verdict::Retry { error: error.message, after, counts: false };
+    // Nothing was sent.
+    if is_over_budget(&error) {
+        return over_budget(error);
     }
     match may_pass(&error) || lower.contains("pool is full") {
         true => retry(error.message),
         false => Verdict::Failed(error.message),
     }
+}
+
+fn is_over_budget(error: &HostError) -> bool {
+    error.code == CODE_OVER_BUDGET && error.kind == HostErrorKind::RateLimited
+}
+
+/// It waits for its module's budget, however long that is.
+fn over_budget(error: HostError) -> Verdict {
+    let after = error.data.and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
+    Verdict::Retry { error: error.message, after, counts: false }
 }
 
 /// Whether the node is at fault, or busy, and not the effect.
@@ -143,6 +152,7 @@ fn of_refused_transaction(refusal: String, hash: &Hash, again: bool, found: Resu
         }
         Ok(_) if again => Verdict::Failed(unknown("the node does not know it")),
         Ok(_) => Verdict::Failed(refusal),
+        Err(error) if is_over_budget(&error) => over_budget(error),
         Err(error) if may_pass(&error) => retry(unknown(&error.message)),
         Err(error) => Verdict::Failed(unknown(&error.message)),
     }
@@ -237,5 +247,8 @@ mod tests {
         assert!(unknown.starts_with(&format!("not known whether {text} was carried out before: nonce too low")));
         let down = Err(HostError::new("chain", HostErrorKind::Unavailable, "no endpoint"));
         assert!(matches!(verdict(true, down), Verdict::Retry { counts: true, .. }));
+        let over = HostError::new("chain", HostErrorKind::RateLimited, "used up").with_code(CODE_OVER_BUDGET);
+        let waits = Verdict::Retry { error: "used up".into(), after: Some(Duration::from_millis(7)), counts: false };
+        assert_eq!(verdict(true, Err(over.with_data("7"))), waits);
     }
 }

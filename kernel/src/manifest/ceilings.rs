@@ -19,7 +19,7 @@ pub(crate) const CONFIRMATIONS_MAX: u64 = 1_000_000;
 /// It is part of the name of its source, which is written with every event.
 pub(crate) const SCHEDULE_BYTES_MAX: usize = 256;
 /// With the names of the tables that it is in; each value carries them.
-pub(crate) const CONFIG_KEY_BYTES_MAX: usize = 256;
+pub(crate) const CONFIG_KEY_BYTES_MAX: usize = nexum_config_schema::KEY_BYTES_MAX;
 
 /// Refuses a text that is too long, without repeating it.
 pub(crate) fn text(value: &Spanned<String>, what: &str, bytes_max: usize) -> Result<(), Finding> {

@@ -6,7 +6,11 @@
 mod json_schema;
 pub mod units;
 
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Bound,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -15,8 +19,13 @@ use serde_json::Value as Json;
 pub const SECTION: &str = "nexum:config";
 /// A schema is about as long as what its author documents of it.
 pub const SCHEMA_BYTES_MAX: usize = 256 * 1024;
+/// A dotted key, in bytes: the longest that a configuration may have. A long name of a table would be in the key of each of its
+/// fields.
+pub const KEY_BYTES_MAX: usize = 256;
 /// Items of a list, where its field says nothing.
 pub const ITEMS_MAX: usize = 1024;
+/// Words of a choice.
+pub const CHOICES_MAX: usize = 1024;
 /// The name of a secret, in bytes.
 pub const SECRET_NAME_BYTES_MAX: usize = 64;
 
@@ -111,17 +120,32 @@ impl Table {
     /// Reads the schema of a whole configuration.
     ///
     /// # Errors
-    /// It is no schema, or one of its defaults or bounds is none of its own type.
+    /// It is no schema, has a key or a choice that is too long, or one of its defaults or bounds is none of its own type.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.len() > SCHEMA_BYTES_MAX {
             return Err(format!("a schema of {} bytes: expected at most {SCHEMA_BYTES_MAX}", text.len()));
         }
         let kind: Kind = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let Kind::Table(table) = kind else { return Err("its outermost type is no table".to_owned()) };
+        table.check_keys(0)?;
         for (key, field) in table.flat() {
             field.check_own().map_err(|message| format!("{key}: {message}"))?;
         }
         Ok(table)
+    }
+
+    /// Checks that no key is too long, below one of so many bytes.
+    fn check_keys(&self, above: usize) -> Result<(), String> {
+        for field in &self.fields {
+            let bytes = above + field.name.len();
+            if bytes > KEY_BYTES_MAX {
+                return Err(format!("a key of {bytes} bytes: expected at most {KEY_BYTES_MAX}"));
+            }
+            if let Kind::Table(table) = &field.kind {
+                table.check_keys(bytes + 1)?;
+            }
+        }
+        Ok(())
     }
 
     /// Every field that has a value, by its dotted key.
@@ -147,15 +171,18 @@ impl Table {
     /// The first problem: an unknown key before a missing one, which may be the same misspelt.
     pub fn check(&self, values: &[(String, Value)]) -> Result<(), Problem> {
         let fields = self.flat();
+        // The first one, where two have the same key.
+        let by_key: BTreeMap<&str, &Field> = fields.iter().rev().map(|(key, field)| (key.as_str(), *field)).collect();
         for (key, value) in values {
             let problem = |message: String| Problem { key: key.clone(), message };
-            match fields.iter().find(|(name, _)| name == key) {
-                Some((_, field)) => field.check(value).map_err(problem)?,
+            match by_key.get(key.as_str()) {
+                Some(field) => field.check(value).map_err(problem)?,
                 None if self.is_open(key) => {}
                 None => return Err(problem(unknown(key, &fields))),
             }
         }
-        self.check_present("", values)
+        let present: BTreeSet<&str> = values.iter().map(|(key, _)| key.as_str()).collect();
+        self.check_present("", &present)
     }
 
     /// Whether a key lies in a table that has others than its fields.
@@ -170,15 +197,19 @@ impl Table {
         nested.unwrap_or(self.open)
     }
 
-    fn check_present(&self, prefix: &str, values: &[(String, Value)]) -> Result<(), Problem> {
+    fn check_present(&self, prefix: &str, present: &BTreeSet<&str>) -> Result<(), Problem> {
+        let is_any = |below: &str| {
+            let from = (Bound::Included(below), Bound::<&str>::Unbounded);
+            present.range::<str, _>(from).next().is_some_and(|key| key.starts_with(below))
+        };
         for field in &self.fields {
             let key = format!("{prefix}{}", field.name);
             let below = format!("{key}.");
             match &field.kind {
-                Kind::Table(_) if field.optional && !values.iter().any(|(key, _)| key.starts_with(&below)) => {}
-                Kind::Table(table) => table.check_present(&below, values)?,
+                Kind::Table(_) if field.optional && !is_any(&below) => {}
+                Kind::Table(table) => table.check_present(&below, present)?,
                 _ if field.optional || field.default.is_some() => {}
-                _ if values.iter().any(|(present, _)| *present == key) => {}
+                _ if present.contains(key.as_str()) => {}
                 _ => {
                     let message = format!("is missing: expected {}", field.expected());
                     return Err(Problem { key, message });
@@ -262,14 +293,20 @@ impl Field {
 
     /// Whether its default and its bounds are of its own type.
     fn check_own(&self) -> Result<(), String> {
-        if let Some(default) = &self.default {
-            let value = from_json(default).ok_or("its default has no form in a configuration")?;
-            self.check(&value).map_err(|message| format!("its default: {message}"))?;
-        }
         let kind: &Kind = match &self.kind {
             Kind::List { item } => item,
             kind => kind,
         };
+        // Each item of a list is looked up among them.
+        if let Kind::Choice { of } = kind
+            && of.len() > CHOICES_MAX
+        {
+            return Err(format!("{} words to choose from: expected at most {CHOICES_MAX}", of.len()));
+        }
+        if let Some(default) = &self.default {
+            let value = from_json(default).ok_or("its default has no form in a configuration")?;
+            self.check(&value).map_err(|message| format!("its default: {message}"))?;
+        }
         let is_bound = |bound: &Json| from_json(bound).is_some_and(|bound| kind.amount(&bound).is_some());
         match [&self.min, &self.max].into_iter().flatten().all(is_bound) {
             true => Ok(()),

@@ -133,6 +133,48 @@ fn a_schema_that_contradicts_itself_is_none() {
 }
 
 #[test]
+fn an_optional_table_is_there_with_the_first_key_in_it() {
+    let field = |name: &str| format!(r#"{{"name":"{name}","type":{{"kind":"text"}}}}"#);
+    let table = format!(r#"{{"kind":"table","fields":[{},{}]}}"#, field("x"), field("y"));
+    let table = format!(r#"{{"name":"a","optional":true,"type":{table}}}"#);
+    let schema = Table::parse(&format!(r#"{{"kind":"table","open":true,"fields":[{table}]}}"#)).unwrap();
+    let check = |keys: &[&str]| {
+        let values: Vec<_> = keys.iter().map(|key| ((*key).to_owned(), text("v"))).collect();
+        schema.check(&values).map_err(|problem| problem.to_string())
+    };
+    assert_eq!(check(&["A", "a-b", "ab", "b.x"]), Ok(()));
+    assert_eq!(check(&["a.x", "a-b"]), Err("a.y: is missing: expected text".to_owned()));
+    assert_eq!(check(&["a.y", "a.x"]), Ok(()));
+}
+
+#[test]
+fn no_key_of_a_schema_is_longer_than_one_of_a_configuration() {
+    let of = |table: usize, field: usize| {
+        let field = format!(r#"{{"name":"{}","type":{{"kind":"text"}}}}"#, "f".repeat(field));
+        let fields = format!(r#"{{"kind":"table","fields":[{field}]}}"#);
+        let table = format!(r#"{{"name":"{}","type":{fields}}}"#, "t".repeat(table));
+        Table::parse(&format!(r#"{{"kind":"table","fields":[{table}]}}"#)).map(drop)
+    };
+    assert_eq!(of(200, KEY_BYTES_MAX - 201), Ok(()));
+    assert_eq!(of(200, KEY_BYTES_MAX - 200), Err("a key of 257 bytes: expected at most 256".to_owned()));
+    assert!(of(KEY_BYTES_MAX + 1, 1).is_err());
+}
+
+#[test]
+fn a_choice_is_of_so_many_words() {
+    let of = |count: usize, item: bool| {
+        let words: Vec<String> = (0..count).map(|number| format!("\"{number}\"")).collect();
+        let choice = format!(r#"{{"kind":"choice","of":[{}]}}"#, words.join(","));
+        let kind = if item { format!(r#"{{"kind":"list","item":{choice}}}"#) } else { choice };
+        Table::parse(&format!(r#"{{"kind":"table","fields":[{{"name":"a","type":{kind}}}]}}"#)).map(drop)
+    };
+    for item in [false, true] {
+        assert_eq!(of(CHOICES_MAX, item), Ok(()));
+        assert_eq!(of(CHOICES_MAX + 1, item), Err("a: 1025 words to choose from: expected at most 1024".to_owned()));
+    }
+}
+
+#[test]
 fn a_schema_is_told_to_other_tools() {
     let told = schema().json_schema();
     assert_eq!(told["required"], serde_json::json!(["url"]));

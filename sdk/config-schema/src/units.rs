@@ -2,8 +2,8 @@
 
 use crate::{SECRET_NAME_BYTES_MAX, Value};
 
-/// 2²⁵⁶ has as many digits.
-const DIGITS_MAX: usize = 78;
+/// 2²⁵⁶ − 1.
+const LARGEST: &str = "115792089237316195423570985008687907853269984665640564039457584007913129639935";
 /// 18 decimals of an ether.
 const ETHER_DECIMALS: usize = 18;
 
@@ -78,10 +78,11 @@ pub fn wei(value: &Value) -> Option<u128> {
     format!("{whole}{fraction:0<decimals$}").parse().ok()
 }
 
-/// A whole number of decimal digits.
+/// A whole number of at most 256 bits, in decimal digits.
 pub fn digits(text: &str) -> Option<&str> {
-    let is_number = !text.is_empty() && text.len() <= DIGITS_MAX && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then_some(text)
+    let is_number = !text.is_empty() && text.len() <= LARGEST.len() && text.bytes().all(|byte| byte.is_ascii_digit());
+    // Of the same length, the digits order themselves.
+    (is_number && (text.len() < LARGEST.len() || text <= LARGEST)).then_some(text)
 }
 
 pub fn is_address(text: &str) -> bool {
@@ -142,6 +143,8 @@ mod tests {
         assert!(!is_address("5FbDB2315678afecb367f032d93F642f64180aa3") && !is_address("0x5F"));
         assert!(is_secret_name("slack-hook.eu") && !is_secret_name("") && !is_secret_name("a b"));
         assert!(digits("007").is_some() && digits("").is_none() && digits("0x7").is_none());
-        assert!(digits(&"9".repeat(78)).is_some() && digits(&"9".repeat(79)).is_none());
+        assert!(digits(&"9".repeat(77)).is_some() && digits(&"9".repeat(78)).is_none());
+        assert!(digits(LARGEST).is_some() && digits(&LARGEST.replace("9935", "9936")).is_none());
+        assert!(digits(&format!("0{}", &LARGEST[1..])).is_some() && digits(&format!("0{LARGEST}")).is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nexum_host_ifaces::{HostError, HostErrorKind};
+use nexum_host_ifaces::{HostError, HostErrorKind, interfaces::chain::port::CODE_OVER_BUDGET};
 use serde_json::Value;
 
 use super::{dial::Broken, envelope::NodeError, secrets::Secrets};
@@ -14,6 +14,8 @@ const BODY_BYTES_MAX: usize = 4_096;
 /// geth's code for a reverted call.
 const CODE_REVERTED: i64 = 3;
 const CODE_LIMIT_EXCEEDED: i64 = -32005;
+/// With this some ask for fewer requests. Modules are told [`CODE_LIMIT_EXCEEDED`]: theirs is another limit, of the engine.
+const CODE_TOO_MANY: i64 = CODE_OVER_BUDGET as i64;
 /// EIP-1474: resource not found.
 const CODE_NOT_FOUND: i64 = -32001;
 /// Words that ask for fewer requests.
@@ -131,7 +133,7 @@ impl CallError {
     }
 
     /// Whether a contract refused the call, in words of its own.
-    fn is_revert(&self) -> bool {
+    pub fn is_revert(&self) -> bool {
         let Self::Node { code, message, .. } = self else { return false };
         *code == CODE_REVERTED || message.to_lowercase().contains("revert")
     }
@@ -148,7 +150,7 @@ impl CallError {
                 let message = message.to_lowercase();
                 let has = |words: &[&str]| words.iter().any(|words| message.contains(words));
                 let asks_for_fewer = has(&RATE_WORDS) || (has(&RATE_OR_SIZE_WORDS) && !has(&SIZE_WORDS));
-                let says_so = *code == 429 || *unsized_limit || names_rps(&message);
+                let says_so = [429, CODE_TOO_MANY].contains(code) || *unsized_limit || names_rps(&message);
                 says_so || asks_for_fewer || backoff(data.as_deref()).is_some()
             }
         }
@@ -220,7 +222,8 @@ impl CallError {
                     _ => HostErrorKind::Internal,
                 };
                 let error = HostError::new("chain", kind, message.clone());
-                let error = error.with_code(i32::try_from(*code).unwrap_or(i32::MIN));
+                let code = if *code == CODE_TOO_MANY { CODE_LIMIT_EXCEEDED } else { *code };
+                let error = error.with_code(i32::try_from(code).unwrap_or(i32::MIN));
                 match data {
                     Some(data) => error.with_data(data.clone()),
                     None => error,
@@ -347,6 +350,8 @@ mod tests {
             (node(-32602, "bad", None), InvalidInput, -32602, None),
             (node(-32005, "limit", None), RateLimited, -32005, None),
             (node(429, "slow down", None), RateLimited, 429, None),
+            (node(-32029, "slow down", None), RateLimited, -32005, None),
+            (node(-32029, "execution reverted", None), InvalidInput, -32005, None),
             (http(400, ""), InvalidInput, 400, None),
             (http(401, ""), Denied, 401, None),
             (http(403, ""), Denied, 403, None),

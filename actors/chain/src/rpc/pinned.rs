@@ -33,6 +33,10 @@ impl ByHash {
 /// Whether the node says that it does not have the block, in whatever words: the question names one, and nothing else.
 pub fn lacks_block(error: &CallError) -> bool {
     let CallError::Node { code, message, .. } = error else { return false };
+    // What a contract says of itself is no word of the node.
+    if error.is_revert() {
+        return false;
+    }
     let message = message.to_lowercase();
     let words = ["for hash not found", "could not be found", "not currently canonical", "block not found"];
     error.is_unknown_block()
@@ -179,4 +183,23 @@ const HEADER_BYTES_MAX: usize = 4 << 20;
 /// Whether the node may have refused how the question is written.
 pub fn is_of_form(error: &CallError) -> bool {
     matches!(error, CallError::Node { code, .. } if CODES_OF_FORM.contains(code)) && !lacks_block(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_says_that_it_lacks_a_block_and_no_contract_does() {
+        let says = |code: i64, message: &str| {
+            let message = message.to_owned();
+            lacks_block(&CallError::Node { code, message, data: None, unsized_limit: false })
+        };
+        for message in ["header for hash not found", "hash 0x12 is not currently canonical", "block not found"] {
+            assert!(says(-32000, message), "{message}");
+            assert!(!says(3, &format!("execution reverted: {message}")), "{message}");
+            assert!(!says(-32000, &format!("execution reverted: {message}")), "{message}");
+        }
+        assert!(!says(-32000, "insufficient funds"));
+    }
 }

@@ -214,7 +214,8 @@ pub enum ChainMsg {
     Status(RpcReplyPort<ChainStatus>),
 }
 
-/// Of a module that has used up its budget. None that nodes have, so that nobody takes it for an endpoint's limit.
+/// Of a module that has used up its budget. Modules are told it of nothing else, whatever nodes answer, so that nobody takes it
+/// for an endpoint's limit.
 pub const CODE_OVER_BUDGET: i32 = -32029;
 /// EIP-1898: no endpoint has the block that state was to be read at.
 pub const CODE_BLOCK_GONE: i32 = -32001;
