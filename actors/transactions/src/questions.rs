@@ -22,7 +22,7 @@ use crate::{
     fees::Market,
     queue::{Call, Facts, Found, Simulated, Votes},
     record::{Mined, QueueKey},
-    voices::{majority, of_revert},
+    voices::{majority, middle, of_revert},
 };
 
 /// One answer; blocks come without their transactions, so that only the hashes of these take room.
@@ -94,15 +94,16 @@ impl Chain {
         let account = queue.account.to_string();
         let status = self.status().await.map_err(|error| error.message)?;
         let (head, _) = status.head.ok_or("no head has been read")?;
-        let block = self.ask("eth_getBlockByNumber", &json!(["latest", false]));
+        let blocks = self.ask_each("eth_getBlockByNumber", &json!([hex(head), false]));
         let counts = self.ask_each("eth_getTransactionCount", &json!([account, hex(head)]));
         let balances = self.ask_each("eth_getBalance", &json!([account, hex(head)]));
-        let history = self.ask("eth_feeHistory", &json!([hex(FEE_BLOCKS), "latest", [50]]));
-        let (block, counts) = (read(block.answer().await)?, counts.answer().await.map_err(|error| error.message)?);
-        let balances = balances.answer().await.map_err(|error| error.message)?;
+        let histories = self.ask_each("eth_feeHistory", &json!([hex(FEE_BLOCKS), hex(head), [50]]));
+        let [blocks, counts, balances] = [blocks.answer().await, counts.answer().await, balances.answer().await]
+            .map(|answers| answers.map_err(|error| error.message));
+        let (blocks, counts, balances) = (blocks?, counts?, balances?);
         // A chain without a base fee may not know the question.
-        let history = read(history.answer().await).unwrap_or_default();
-        let market = self.market(&block, &history).await?;
+        let histories = told(histories.answer().await.unwrap_or_default(), history).unwrap_or_default();
+        let market = self.market(blocks, &histories).await?;
         // Whoever does not know that block has no say.
         let counts = told(counts, |count| number(count).ok_or("an account without a nonce"))?;
         let disagree = |who: String| format!("how many transactions the account has at block {head}: {who}");
@@ -114,26 +115,32 @@ impl Chain {
         Ok(Facts { head, nonce, voices, balance, market })
     }
 
-    async fn market(&self, block: &Value, history: &Value) -> Result<Market, String> {
-        let Some(base_fee) = wei(&block["baseFeePerGas"]) else {
-            let price = read(self.ask("eth_gasPrice", &json!([])).answer().await)?;
-            return Ok(Market::Legacy { gas_price: wei(&price).ok_or("a gas price that is no number")? });
+    /// What the chain takes, as none of several endpoints alone says: what is offered on top of the base fee is paid in full.
+    async fn market(&self, blocks: Vec<EndpointAnswer>, histories: &[(String, History)]) -> Result<Market, String> {
+        // Whoever does not know that block has no say.
+        let base_fees = told(blocks, |block| {
+            block.is_object().then(|| wei(&block["baseFeePerGas"])).ok_or("no block at the head")
+        })?;
+        let Some(base_fee) = middle(base_fees.into_iter().map(|(_, fee)| fee)).flatten() else {
+            let gas_price = self.price("eth_gasPrice").await?;
+            return Ok(Market::Legacy { gas_price });
         };
-        // The last one is of the block to come; without it, the most that it can be.
-        let next = history["baseFeePerGas"].as_array().and_then(|fees| wei(fees.last()?));
-        let base_fee = next.unwrap_or(base_fee.saturating_add(base_fee.div_ceil(8)));
-        let rewards = history["reward"].as_array().into_iter().flatten();
-        let mut rewards: Vec<u128> = rewards.filter_map(|block| wei(block.get(0)?)).filter(|paid| *paid > 0).collect();
-        rewards.sort_unstable();
-        let priority = match rewards.get(rewards.len() / 2) {
-            Some(median) => *median,
-            // Nobody else paid: what the node thinks.
-            None => read(self.ask("eth_maxPriorityFeePerGas", &json!([])).answer().await)
-                .ok()
-                .and_then(|fee| wei(&fee))
-                .unwrap_or(1),
+        let base_fee_next = middle(histories.iter().filter_map(|(_, history)| history.base_fee));
+        // Without it, the most that it can be.
+        let base_fee = base_fee_next.unwrap_or(base_fee.saturating_add(base_fee.div_ceil(8)));
+        let priority = match middle(histories.iter().map(|(_, history)| history.priority)) {
+            Some(paid) if paid > 0 => paid,
+            // Nobody else paid: what the nodes think.
+            Some(_) | None => self.price("eth_maxPriorityFeePerGas").await.unwrap_or(1),
         };
         Ok(Market::Dynamic { base_fee, priority })
+    }
+
+    /// A price that endpoints make up their own minds about.
+    async fn price(&self, method: &str) -> Result<u128, String> {
+        let answers = self.ask_each(method, &json!([])).answer().await.map_err(|error| error.message)?;
+        let prices = told(answers, |price| wei(price).ok_or("a price that is no number"))?;
+        middle(prices.into_iter().map(|(_, price)| price)).ok_or_else(|| "no endpoint tells a price".to_owned())
     }
 
     /// The receipts that are there, of the hashes that were asked for.
@@ -395,6 +402,23 @@ fn told<T>(
         }
     }
     if told.is_empty() { Err(failed) } else { Ok(told) }
+}
+
+/// What one endpoint says was paid lately.
+#[derive(Debug, Clone, Copy)]
+struct History {
+    /// Of the block after the head.
+    base_fee: Option<u128>,
+    /// The median of what was paid on top; zero where nobody paid.
+    priority: u128,
+}
+
+fn history(answer: &Value) -> Result<History, &'static str> {
+    let fees = answer["baseFeePerGas"].as_array().ok_or("no history of fees")?;
+    let rewards = answer["reward"].as_array().into_iter().flatten();
+    let mut paid: Vec<u128> = rewards.filter_map(|block| wei(block.get(0)?)).filter(|paid| *paid > 0).collect();
+    paid.sort_unstable();
+    Ok(History { base_fee: fees.last().and_then(wei), priority: paid.get(paid.len() / 2).copied().unwrap_or(0) })
 }
 
 fn hex(number: u64) -> String {

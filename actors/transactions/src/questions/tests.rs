@@ -1,6 +1,88 @@
 //! What answers are read as.
 
+use nexum_host_ifaces::Address;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
 use super::*;
+
+/// Endpoints, each with the price that it tells; one that is dear knows no base fee.
+struct Endpoints(Vec<u64>);
+
+const DEAR: u64 = 900_000;
+
+fn says(price: u64, method: &str) -> String {
+    match method {
+        "eth_getBlockByNumber" if price == DEAR => r#"{"number":"0x5"}"#.to_owned(),
+        "eth_getBlockByNumber" => r#"{"number":"0x5","baseFeePerGas":"0xa"}"#.to_owned(),
+        "eth_feeHistory" => {
+            format!(r#"{{"baseFeePerGas":["0xa","{:#x}"],"reward":[["{price:#x}"]]}}"#, price + 10)
+        }
+        "eth_gasPrice" => format!(r#""{price:#x}""#),
+        _ => r#""0x1""#.to_owned(),
+    }
+}
+
+impl Actor for Endpoints {
+    type Msg = ChainMsg;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<ChainMsg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(&self, _: ActorRef<ChainMsg>, message: ChainMsg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let answer = |(at, price): (usize, &u64), method: &str| EndpointAnswer {
+            endpoint: at.to_string(),
+            answer: Ok(says(*price, method)),
+        };
+        match message {
+            // The first one is the best.
+            ChainMsg::Request { method, reply, .. } => reply.send(Ok(says(self.0[0], &method)))?,
+            ChainMsg::RequestEach { method, reply, .. } => {
+                reply.send(self.0.iter().enumerate().map(|told| answer(told, &method)).collect())?;
+            }
+            ChainMsg::Status(reply) => reply.send(ChainStatus {
+                chain_id: 1,
+                name: "fake".to_owned(),
+                connected: true,
+                head: Some((5, Hash([5; 32]))),
+                safe: None,
+                finalized: None,
+                blocks_behind: 0,
+                endpoints: Vec::new(),
+                waiting_modules: 0,
+                reorgs: 0,
+                learnt: Vec::new(),
+                waits: Vec::new(),
+                more_waits: 0,
+            })?,
+            other => return Err(format!("not expected: {other:?}").into()),
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_one_endpoint_of_several_says_of_prices_is_not_paid() {
+    for (prices, expected) in [
+        (vec![DEAR, 3, 4], Market::Dynamic { base_fee: 14, priority: 4 }),
+        (vec![3, DEAR, 4], Market::Dynamic { base_fee: 14, priority: 4 }),
+        // It may have two do without a base fee, and not make them pay more.
+        (vec![DEAR, 3], Market::Legacy { gas_price: 3 }),
+        (vec![4, 3], Market::Dynamic { base_fee: 13, priority: 3 }),
+        (vec![7], Market::Dynamic { base_fee: 17, priority: 7 }),
+    ] {
+        let port = Port::new("chain");
+        let (actor, ended) = Actor::spawn(None, Endpoints(prices.clone()), ()).await.unwrap();
+        port.bind(actor.clone());
+        let chain = Chain { port, module: "m".into() };
+        let facts = chain.facts(&QueueKey { chain_id: 1, account: Address([9; 20]) }).await.unwrap();
+        assert_eq!(facts.market, expected, "{prices:?}");
+        actor.stop(None);
+        ended.await.unwrap();
+    }
+}
 
 #[test]
 fn numbers_are_read_and_written_as_quantities() {
