@@ -101,6 +101,9 @@ const GUARD_BLOCKS: u64 = 32;
 const GUARD_MS: u64 = 3_600_000;
 /// Questions of one kind at once.
 const AT_ONCE: usize = 32;
+/// Signatures at once, of new nonces and as many of others: identity takes 64 requests of one module and refuses the rest, which
+/// costs all new nonces above and some seconds.
+const SIGNING_MAX: usize = 16;
 /// A nonce counts as used by another transaction only when it was so this many blocks ago: a shorter reorg would bring its
 /// transaction back beside the one that was signed anew.
 pub const FOREIGN_DEPTH: u64 = 12;

@@ -10,8 +10,8 @@ use nexum_host_ifaces::{
 };
 
 use super::{
-    AGAIN_MS, AT_ONCE, Action, EMPTY_GAS, Live, Note, Queue, VARIANTS_MAX, Written, answers::result_name, millis,
-    short, unsigned, waiting::is_late,
+    AGAIN_MS, AT_ONCE, Action, EMPTY_GAS, Live, Note, Queue, SIGNING_MAX, VARIANTS_MAX, Written, answers::result_name,
+    millis, short, unsigned, waiting::is_late,
 };
 use crate::{
     classify::Class,
@@ -221,7 +221,12 @@ impl Queue {
         // Asked for; until then nothing is signed.
         let Some(facts) = self.fresh(now) else { return };
         let open: Vec<u64> = self.live.range(facts.nonce..).copied().collect();
+        let is_signing = |queue: &Self, nonce: &u64| queue.slots[nonce].draft.is_some();
+        let mut signing = open.iter().filter(|nonce| is_signing(self, nonce)).count();
         for nonce in open {
+            if signing >= SIGNING_MAX {
+                break;
+            }
             let live = &self.slots[&nonce];
             let newest = live.slot.newest();
             let withdraw = live.slot.withdrawn.is_some() && !newest.empty;
@@ -232,6 +237,7 @@ impl Queue {
             let idle = live.draft.is_none() && !live.asking_ceiling && live.written == live.slot.variants.len();
             if live.slot.is_open() && idle && live.hold_ms <= now && (withdraw || stuck || bump) {
                 self.replace_one(nonce, now, out);
+                signing += usize::from(is_signing(self, &nonce));
             }
         }
     }

@@ -24,6 +24,37 @@ fn modules_on_one_account_share_one_queue_and_its_nonces() {
     }
 }
 
+/// Steps until nothing is to be done; the most signatures that were wanted at once.
+fn signed_at_once(run: &mut Run) -> usize {
+    let mut most = 0;
+    loop {
+        let actions = run.queue.step(run.now);
+        if actions.is_empty() {
+            return most;
+        }
+        most = most.max(actions.iter().filter(|action| matches!(action, Action::Sign { .. })).count());
+        for action in actions {
+            let input = run.world.perform(KEY, action);
+            run.queue.take(input, run.now);
+        }
+    }
+}
+
+#[test]
+fn no_more_signatures_are_wanted_at_once_than_identity_makes() {
+    let mut run = Run::with(ChainSettings { max_in_flight: 100, ..ChainSettings::default() });
+    for number in 0..80 {
+        run.submit(number);
+    }
+    assert!(signed_at_once(&mut run) <= 16);
+    assert_eq!((run.world.signed.len(), run.world.pool.len()), (80, 80));
+    for nonce in 0..80 {
+        run.queue.order(nonce, TransactionOrder::Cancel).unwrap();
+    }
+    assert!(signed_at_once(&mut run) <= 16);
+    assert_eq!(run.empty_nonces().len(), 80);
+}
+
 #[test]
 fn nonce_bytes_hash_and_intent_are_durable_before_anything_is_broadcast() {
     let mut run = Run::new();
