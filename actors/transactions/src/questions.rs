@@ -373,8 +373,12 @@ fn mined(receipt: &Value, of: &Hash) -> Result<Option<Mined>, String> {
         hash,
         block_number: count("blockNumber")?,
         block_hash: text("blockHash")?.parse()?,
-        // Chains from before Byzantium say nothing of it.
-        succeeded: number(&receipt["status"]).is_none_or(|status| status == 1),
+        succeeded: match &receipt["status"] {
+            // Chains from before Byzantium say nothing of it.
+            Value::Null => true,
+            Value::Bool(succeeded) => *succeeded,
+            _ => count("status")? == 1,
+        },
         gas_used: count("gasUsed")?,
         effective_gas_price: wei(&receipt["effectiveGasPrice"]).unwrap_or(0),
         contract: receipt["contractAddress"].as_str().map(str::parse).transpose()?,
@@ -432,20 +436,20 @@ fn quantity(number: &[u8; 32]) -> String {
     format!("0x{}", if digits.is_empty() { "0" } else { digits })
 }
 
-fn digits(value: &Value) -> Option<&str> {
-    value.as_str()?.strip_prefix("0x")
+/// `"0x1a"`, and `"26"` or `26`, as some nodes say it. What does not fit counts as the most that fits.
+fn wei(value: &Value) -> Option<u128> {
+    if let Some(number) = value.as_u64() {
+        return Some(number.into());
+    }
+    let text = value.as_str()?;
+    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
+    let is_whole = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
+    is_whole.then(|| u128::from_str_radix(digits, radix).unwrap_or(u128::MAX))
 }
 
 /// No chain has blocks, nonces or gas beyond half of what fits; below that, adding a few goes well.
 fn number(value: &Value) -> Option<u64> {
-    u64::from_str_radix(digits(value)?, 16).ok().filter(|number| *number <= u64::MAX / 2)
-}
-
-/// What does not fit counts as the most that fits.
-fn wei(value: &Value) -> Option<u128> {
-    let digits = digits(value)?;
-    let whole = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    whole.then(|| u128::from_str_radix(digits, 16).unwrap_or(u128::MAX))
+    u64::try_from(wei(value)?).ok().filter(|number| *number <= u64::MAX / 2)
 }
 
 #[cfg(test)]

@@ -88,13 +88,16 @@ async fn what_one_endpoint_of_several_says_of_prices_is_not_paid() {
 fn numbers_are_read_and_written_as_quantities() {
     assert_eq!(hex(255), "0xff");
     assert_eq!(number(&json!("0x10")), Some(16));
-    assert_eq!(number(&json!(16)), None);
+    assert_eq!([json!(16), json!("16")].map(|odd| number(&odd)), [Some(16), Some(16)], "as odd nodes say it");
     assert_eq!(number(&json!("0x7fffffffffffffff")), Some(u64::MAX / 2));
-    for wrong in [json!("0x8000000000000000"), json!("0x"), json!("0x1g"), json!("10"), json!(null), json!(["0x1"])] {
+    let large = [json!("0x8000000000000000"), json!(u64::MAX)];
+    let wrong = ["0x", "0x1g", "1a", "", "-1", "+1", "0x+1", "1.5"].map(Value::from);
+    for wrong in large.into_iter().chain(wrong).chain([json!(null), json!(["0x1"]), json!(-1), json!(1.5)]) {
         assert_eq!(number(&wrong), None, "{wrong}");
     }
     assert_eq!(wei(&json!("0x")), None);
     assert_eq!(wei(&json!(format!("0x{}", "f".repeat(40)))), Some(u128::MAX));
+    assert_eq!(wei(&json!("100000000000000000000")), Some(100_000_000_000_000_000_000));
     let mut value = [0; 32];
     assert_eq!(quantity(&value), "0x0");
     value[30] = 1;
@@ -146,6 +149,14 @@ fn a_receipt_without_a_block_is_none() {
     });
     let read = mined(&receipt, &of).unwrap().unwrap();
     assert_eq!((read.block_number, read.succeeded, read.gas_used, read.effective_gas_price), (5, false, 21_000, 7));
+    let odd = [json!(null), json!(true), json!("0x1"), json!(false), json!("0x0"), json!(0), json!("failed")];
+    let succeeded = odd.map(|status| {
+        receipt["status"] = status;
+        mined(&receipt, &of).map(|read| read.unwrap().succeeded).ok()
+    });
+    let [yes, no] = [true, false].map(Some);
+    assert_eq!(succeeded, [yes, yes, yes, no, no, no, None]);
+    receipt["status"] = json!("0x1");
     let other = Hash([2; 32]);
     assert_eq!(mined(&receipt, &other), Err(format!("a receipt of {hash} instead of {other}")));
     receipt["blockNumber"] = Value::Null;
