@@ -326,11 +326,18 @@ impl Queue {
 
     fn is_active(&self, now: u64) -> bool {
         let guarded = |(block, until): (u64, u64)| {
-            now < until && self.facts.is_none_or(|facts| facts.head < block + GUARD_BLOCKS)
+            let watched = |facts: Facts| facts.head < block.saturating_add(GUARD_BLOCKS) || self.has_lost(facts.nonce);
+            now < until && self.facts.is_none_or(watched)
         };
         let busy = !self.live.is_empty() || !self.waiting.is_empty() || !self.drafts.is_empty();
         let unwritten = !self.dirty.is_empty() || !self.removed.is_empty() || !self.marks.is_empty();
         busy || unwritten || self.guard.is_some_and(guarded)
+    }
+
+    /// Whether something that was final is in no block any more, and is sent again.
+    fn has_lost(&self, nonce: u64) -> bool {
+        let is_final = |live: &Live| matches!(live.slot.standing, Standing::Final(_));
+        self.slots.range(nonce..).any(|(_, live)| is_final(live) && !live.slot.newest().raw.is_empty())
     }
 
     fn poll_ms(&self) -> u64 {

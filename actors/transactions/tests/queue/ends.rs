@@ -164,6 +164,24 @@ fn what_was_told_holds_after_a_reorg_that_is_deeper() {
 }
 
 #[test]
+fn what_went_while_the_engine_was_away_is_sent_until_it_is_back() {
+    let mut run = Run::of([0]);
+    run.blocks(4);
+    run.mined_hash(0);
+    run.world.blocks.truncate(1);
+    run.world.empty_blocks(100);
+    run.world.refusals.insert(0, Class::PoolFull);
+    run.restart();
+    run.settle();
+    assert!(run.queue.next_look(run.now).is_some(), "it is not back yet");
+    run.world.refusals.clear();
+    run.seconds(30);
+    run.blocks(2);
+    assert_eq!((run.world.signed.len(), run.world.times("intent 0")), (1, 1));
+    assert_eq!(run.queue.next_look(run.now), None);
+}
+
+#[test]
 fn a_gap_that_another_s_transaction_left_under_a_told_one_is_closed() {
     let mut run = Run::new();
     run.world.balance = 0;
