@@ -12,6 +12,7 @@ use std::{
 use nexum_host_ifaces::{
     Address, HostError, HostErrorKind,
     clock::Clock,
+    outbox::is_of_call,
     ports::Ports,
     store::{Records, StoreMsg},
     transactions::{
@@ -216,6 +217,14 @@ impl Shared {
         let known = queues.all.values().find(|handle| handle.queue().knows(&intent.id)).cloned();
         if known.is_none() && !may_send {
             return Err(error(HostErrorKind::Denied, "its module is not granted transactions any more".to_owned()));
+        }
+        // A module that decides anew is not to take the hash of what it wanted before for that of what it wants now.
+        if let Some(handle) = &known
+            && is_of_call(&intent.id)
+            && handle.queue().is_another(intent)
+        {
+            let message = "an earlier attempt at this event sent another transaction in this call, which stands";
+            return Err(error(HostErrorKind::InvalidInput, message.to_owned()));
         }
         // A retry is a transaction of its own, and not while one before it may be mined.
         let retried = |before: &String| queues.all.values().find_map(|handle| handle.queue().retried(before));

@@ -136,6 +136,23 @@ impl Queue {
         self.places.contains_key(intent)
     }
 
+    /// Whether what is known under the name of an intent calls or moves something else.
+    pub fn is_another(&self, intent: &Intent) -> bool {
+        let known = match self.places.get(&intent.id) {
+            Some(Place::Waiting(order)) => Some((&self.waiting[order].intent, true)),
+            Some(Place::Nonce(nonce)) => {
+                let slot = &self.slots[nonce].slot;
+                slot.intent.as_ref().map(|known| (known, !slot.is_stripped()))
+            }
+            Some(Place::Ended) | None => None,
+        };
+        // What ended long ago has no data any more.
+        known.is_some_and(|(known, is_whole)| {
+            let (ours, theirs) = (&known.request, &intent.request);
+            ours.to != theirs.to || ours.value != theirs.value || (is_whole && ours.data != theirs.data)
+        })
+    }
+
     fn wait(&mut self, order: i64, intent: Box<Intent>, now: u64) {
         self.waiting_bytes += intent.request.data.len();
         self.places.insert(intent.id.clone(), Place::Waiting(order));

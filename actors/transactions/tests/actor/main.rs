@@ -12,7 +12,7 @@ use nexum_host_ifaces::{
     interfaces::identity::port::IdentityMsg,
     ports::Ports,
     store::StoreMsg,
-    transactions::{FailureKind, SubmitAnswer, TransactionOrder, TransactionsMsg, TransactionsStatus, Which},
+    transactions::{FailureKind, Intent, SubmitAnswer, TransactionOrder, TransactionsMsg, TransactionsStatus, Which},
 };
 use nexum_testkit::eventually;
 use nexum_transactions::{Args, ChainSettings, TransactionsMetrics};
@@ -70,6 +70,12 @@ impl Engine {
         let intent = Box::new(intent(number, !before.is_empty()));
         let before = before.iter().map(|before| (*before).to_owned()).collect();
         let ask = |reply| TransactionsMsg::Submit { intent, may_send: true, before, reply };
+        self.ports.of::<TransactionsMsg>().call(DEADLINE, ask).await.unwrap()
+    }
+
+    async fn submit_as(&self, id: &str, number: u8) -> Result<SubmitAnswer, HostError> {
+        let intent = Box::new(Intent { id: id.to_owned(), ..intent(number, false) });
+        let ask = |reply| TransactionsMsg::Submit { intent, may_send: true, before: Vec::new(), reply };
         self.ports.of::<TransactionsMsg>().call(DEADLINE, ask).await.unwrap()
     }
 
@@ -191,4 +197,26 @@ async fn a_retry_is_another_transaction_once_the_one_before_has_failed_for_good(
         assert_eq!(is_denied, !is_known, "intent {number}");
     }
     assert_eq!(engine.status().await.queues[0].waiting, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_wants_something_else_than_before_is_not_told_the_hash_of_that() {
+    let (call, effect) = ("m/block:7:1:0x/call-0", "m/block:7:1:0x/0");
+    // Where it waits for a signature, and where it was broadcast.
+    for signs in [false, true] {
+        let world = World::new();
+        let engine = Engine::new(&world, signs).await;
+        engine.store().await;
+        engine.until(0, |answer| matches!(answer, SubmitAnswer::Underway { .. }));
+        engine.submit_as(call, 1).await.unwrap();
+        engine.submit_as(effect, 3).await.unwrap();
+        if signs {
+            engine.until_broadcast(3);
+        }
+        let other = engine.submit_as(call, 2).await.unwrap_err();
+        assert_eq!(other.kind, HostErrorKind::InvalidInput, "{other:?}");
+        engine.submit_as(call, 1).await.unwrap();
+        // What an effect is was decided when it was committed.
+        engine.submit_as(effect, 2).await.unwrap();
+    }
 }
