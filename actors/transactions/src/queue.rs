@@ -94,6 +94,8 @@ pub const WAITING_BYTES_MAX: usize = 16 << 20;
 pub const VARIANTS_MAX: usize = 1_000;
 /// Ended records that are kept, so that an intent that is submitted again is known.
 pub const KEPT: usize = 1_000;
+/// The same of transactions of calls, which nothing else knows when their events are tried again.
+const CALLS_KEPT: usize = 10_000;
 /// Ended nonces that could still be sent again, after a reorg deeper than was asked for.
 const GUARDED: u64 = 128;
 /// For how many blocks after the last end the chain is still looked at, and for how long.

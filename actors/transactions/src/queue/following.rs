@@ -4,11 +4,11 @@
 //! is told once a second endpoint has it, too. A nonce is another transaction's only when it was used long enough ago and
 //! more than one endpoint says so; and not when it was used so long ago that endpoints may have dropped receipts.
 
-use nexum_host_ifaces::transactions::FailureKind;
+use nexum_host_ifaces::{outbox::is_of_call, transactions::FailureKind};
 
 use super::{
-    AT_ONCE, Action, FOREIGN_DEPTH, FOREIGN_DEPTH_MAX, Facts, Found, GUARD_MS, GUARDED, KEPT, Live, Note, Queue,
-    RECEIPTS_MS, Votes,
+    AT_ONCE, Action, CALLS_KEPT, FOREIGN_DEPTH, FOREIGN_DEPTH_MAX, Facts, Found, GUARD_MS, GUARDED, KEPT, Live, Note,
+    Queue, RECEIPTS_MS, Votes,
     answers::{mined_name, result_name},
     short,
     waiting::is_late,
@@ -261,7 +261,13 @@ impl Queue {
         }
         // Whoever still waits for an end is known to the outbox, whose own limits bound how many these are.
         while self.slots.len() - self.live.len() > KEPT {
-            let over = |live: &Live| !live.slot.is_live() && (live.slot.told || live.slot.intent.is_none());
+            let is_full = self.slots.len() - self.live.len() > CALLS_KEPT;
+            let is_needed = |live: &Live| match &live.slot.intent {
+                Some(intent) if is_of_call(&intent.id) => !is_full,
+                Some(_) => !live.slot.told,
+                None => false,
+            };
+            let over = |live: &Live| !live.slot.is_live() && !is_needed(live);
             let Some(oldest) = self.slots.iter().find(|(_, live)| over(live)).map(|(nonce, _)| *nonce) else { break };
             if let Some(intent) = self.slots.remove(&oldest).and_then(|live| live.slot.intent) {
                 self.places.remove(&intent.id);
