@@ -112,7 +112,7 @@ impl Chain {
         // Where they do not agree, it has no more than the least that one of them says.
         let least = || balances.iter().map(|(_, balance)| *balance).min().unwrap_or(0);
         let balance = majority(&balances).map_or_else(|_| least(), |(balance, _)| balance);
-        Ok(Facts { head, nonce, voices, balance, market })
+        Ok(Facts { head, nonce, voices, configured: status.endpoints.len(), balance, market })
     }
 
     /// What the chain takes, as none of several endpoints alone says: what is offered on top of the base fee is paid in full.

@@ -38,13 +38,18 @@ impl Queue {
         };
         // An account that was never used here has whatever nonce it has.
         let explained = self.facts.map(|facts| facts.nonce).max(self.counted);
-        if facts.voices >= 2 || explained.is_none_or(|explained| facts.nonce <= explained) {
+        let is_explained = explained.map_or(facts.configured <= 1, |explained| facts.nonce <= explained);
+        if facts.voices >= 2 || is_explained {
             self.nonce_alone.clear();
         } else if !self.nonce_alone.note(facts.head) {
-            let (nonce, explained) = (facts.nonce, explained.unwrap_or_default());
+            let nonce = facts.nonce;
+            let expected = explained.map_or_else(
+                || "of which nothing is known here".to_owned(),
+                |explained| format!("where {explained} was expected"),
+            );
             self.chain_trouble = Some(format!(
-                "one endpoint alone says that the account's next nonce is {nonce}, where {explained} was expected: waits for \
-                 a second one, or for it to say so at three heads"
+                "one endpoint alone says that the account's next nonce is {nonce}, {expected}: waits for a second one, or for \
+                 it to say so at three heads"
             ));
             return;
         }

@@ -342,6 +342,20 @@ fn a_nonce_that_one_endpoint_alone_tells_signs_nothing_until_it_said_so_at_three
 }
 
 #[test]
+fn the_first_look_at_an_account_wants_two_endpoints_where_there_are_several() {
+    let mut run = Run::new();
+    run.world.configured = 3;
+    run.world.nonce_alone = Some(900);
+    run.submit_all([0]);
+    run.seconds(30);
+    assert!(run.queue.status(run.now).stopped.unwrap().contains("of which nothing is known here"));
+    assert!(run.world.signed.is_empty(), "every nonce below would have to be used up");
+    run.world.nonce_alone = None;
+    run.seconds(3);
+    assert_eq!(run.nonce_of(0), Some(0));
+}
+
+#[test]
 fn a_nonce_used_elsewhere_that_a_deep_reorg_frees_is_used_up_and_holds_up_nothing() {
     let mut run = Run::of([0]);
     run.world.use_elsewhere(KEY.account);

@@ -44,6 +44,8 @@ pub struct World {
     lies: BTreeMap<Address, u8>,
     /// What an endpoint that is alone says of the account's nonce.
     pub nonce_alone: Option<u64>,
+    /// Endpoints that there are; one of them answers what is broadcast.
+    pub configured: usize,
     /// What the best endpoint says of receipts; the truth where it is not said.
     pub told: Option<Vec<Found>>,
     pub signed: BTreeMap<Hash, Signed>,
@@ -80,6 +82,7 @@ impl World {
             lying: false,
             lies: BTreeMap::new(),
             nonce_alone: None,
+            configured: 1,
             told: None,
             signed: BTreeMap::new(),
             pool: BTreeMap::new(),
@@ -207,7 +210,8 @@ impl World {
             Action::Observe { .. } => {
                 let (nonce, voices) = self.told_nonce(key.account);
                 let (head, balance, market) = (self.blocks.len() as u64 - 1, self.balance, self.market);
-                Input::Observed(Ok(Facts { head, nonce, voices, balance, market }))
+                let configured = self.configured;
+                Input::Observed(Ok(Facts { head, nonce, voices, configured, balance, market }))
             }
             Action::Admit { order, intent, .. } => {
                 let answer = self.admissions.get(&intent).cloned().unwrap_or(Ok(Admission::Allowed));
