@@ -155,6 +155,8 @@ impl Queue {
 
     pub(super) fn broadcast(&mut self, nonce: u64, answers: &[(Class, String)], now: u64) {
         let (again, soon) = (now + self.send_again_ms(), now + self.poll_ms());
+        // One of several may keep what it says that it refused, and tell it later.
+        let alone = answers.len() <= 1 && self.facts.is_some_and(|facts| facts.configured > 1);
         // Its record made way for another one.
         let Some(live) = self.slots.get_mut(&nonce) else { return };
         live.sending = false;
@@ -176,7 +178,7 @@ impl Queue {
             }
             return;
         }
-        live.doubtful |= answers.is_empty() || !answers.iter().all(|(class, _)| class.is_not_taken());
+        live.doubtful |= alone || answers.is_empty() || !answers.iter().all(|(class, _)| class.is_not_taken());
         let only = live.slot.variants.len() == 1;
         if any(|class| class == Class::NonceTooLow) {
             self.observe_ms = 0;
