@@ -89,6 +89,8 @@ impl ChainSettings {
 pub const WAITING_MAX: usize = 1_000;
 /// What these may take together, bytes of data.
 pub const WAITING_BYTES_MAX: usize = 16 << 20;
+/// The part of both that one module may take, so that what it cannot pay keeps no other module out.
+const MODULE_PART: usize = 4;
 /// Signed transactions of one nonce. Each pays an eighth more than the one before, so that there is no cap on fees that is
 /// not met before: from one wei to the most that can be written it takes fewer than 800.
 pub const VARIANTS_MAX: usize = 1_000;

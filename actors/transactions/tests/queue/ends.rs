@@ -228,6 +228,22 @@ fn what_was_sent_in_calls_is_known_long_after_what_was_sent_in_effects() {
 }
 
 #[test]
+fn what_one_module_has_wait_keeps_no_other_out() {
+    let mut run = Run::new();
+    let mut submit = |module: &str, number: usize, bytes: usize| {
+        let mut wanted = Intent { id: format!("{module}/{number}"), module: module.into(), ..intent(0) };
+        wanted.request.data = vec![0; bytes];
+        run.queue.submit(&wanted, run.now);
+        run.queue.knows(&wanted.id)
+    };
+    assert!((0..250).all(|number| submit("many", number, 1)));
+    assert!(!submit("many", 250, 1));
+    assert!((0..32).all(|number| submit("large", number, 128 << 10)));
+    assert!(!submit("large", 32, 128 << 10));
+    assert!(submit("neighbour", 0, 128 << 10));
+}
+
+#[test]
 fn a_gap_that_another_s_transaction_left_under_a_told_one_is_closed() {
     let mut run = Run::new();
     run.world.balance = 0;
