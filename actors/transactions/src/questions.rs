@@ -3,6 +3,7 @@
 //! Nothing here decides anything. An answer that cannot be read is an error, never a guess.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
@@ -258,16 +259,14 @@ impl Chain {
         let block = call.block.map_or_else(|| "pending".to_owned(), hex);
         let params = json!([call_object(&call.request, call.gas_limit), block]);
         let run = (!call.skip).then(|| self.ask("eth_call", &params));
-        let estimate = call.gas_limit.is_none().then(|| self.ask("eth_estimateGas", &params));
+        let estimate = call.gas_limit.is_none().then(|| self.ask_each("eth_estimateGas", &params));
         let ran = match run {
             Some(run) => run.answer().await.and_then(|answer| answer).err().map(|error| failed(&error)),
             None => None,
         };
         let (method, come_to) = match (ran, estimate, call.gas_limit) {
             (Some(failed), ..) => ("eth_call", failed),
-            (None, Some(estimate), _) => {
-                ("eth_estimateGas", estimated(estimate.answer().await.and_then(|answer| answer)))
-            }
+            (None, Some(estimate), _) => ("eth_estimateGas", estimated(estimate.answer().await)),
             (None, None, Some(gas)) => ("eth_call", Simulated::Succeeds { gas }),
             (None, None, None) => unreachable!("a call without a limit is estimated"),
         };
@@ -288,8 +287,31 @@ impl Chain {
     }
 }
 
-/// What an estimate comes to.
-fn estimated(answer: Answer) -> Simulated {
+/// What estimates come to: the middle one, of two the higher, since what runs out of gas is paid and fails. A revert where more say
+/// that than tell one.
+fn estimated(answers: Result<Vec<EndpointAnswer>, HostError>) -> Simulated {
+    let answers = match answers {
+        Ok(answers) => answers.into_iter().map(|answer| one_estimated(answer.answer)).collect::<Vec<_>>(),
+        Err(error) => return failed(&error),
+    };
+    let gas = |answer: &Simulated| match answer {
+        Simulated::Succeeds { gas } => Some(Reverse(*gas)),
+        _ => None,
+    };
+    let told: Vec<Reverse<u64>> = answers.iter().filter_map(gas).collect();
+    let reverts: Vec<&Simulated> =
+        answers.iter().filter(|answer| matches!(answer, Simulated::Reverts { .. })).collect();
+    match (middle(told.iter().copied()), reverts.first()) {
+        (_, Some(revert)) if reverts.len() > told.len() => (*revert).clone(),
+        (Some(Reverse(gas)), _) => Simulated::Succeeds { gas },
+        (None, _) => {
+            let nobody = || Simulated::Unknown("no endpoint is connected".to_owned());
+            answers.first().cloned().unwrap_or_else(nobody)
+        }
+    }
+}
+
+fn one_estimated(answer: Answer) -> Simulated {
     match answer {
         Ok(gas) => match serde_json::from_str(&gas).ok().and_then(|gas| number(&gas)) {
             Some(gas) => Simulated::Succeeds { gas },

@@ -117,6 +117,30 @@ fn what_endpoints_told_is_read_and_the_others_have_no_say() {
 }
 
 #[test]
+fn no_endpoint_alone_has_a_transaction_run_out_of_gas() {
+    let estimate = |gas: u64| Ok(format!("\"{gas:#x}\""));
+    let reverts = || Err(HostError::new("chain", HostErrorKind::InvalidInput, "execution reverted").with_code(3));
+    let away = || Err(HostError::new("chain", HostErrorKind::Timeout, "slow"));
+    let come_to = |answers: Vec<Answer>| {
+        let named = answers.into_iter().map(|answer| EndpointAnswer { endpoint: "n".to_owned(), answer });
+        estimated(Ok(named.collect()))
+    };
+    for (answers, gas) in [
+        (vec![estimate(21_000), estimate(50_000), estimate(51_000)], 50_000),
+        (vec![estimate(9_000_000), estimate(50_000), estimate(51_000)], 51_000),
+        (vec![estimate(21_000), estimate(50_000)], 50_000),
+        (vec![estimate(50_000), reverts(), away()], 50_000),
+        (vec![away(), estimate(50_000)], 50_000),
+    ] {
+        assert_eq!(come_to(answers), Simulated::Succeeds { gas });
+    }
+    assert!(matches!(come_to(vec![estimate(50_000), reverts(), reverts()]), Simulated::Reverts { .. }));
+    assert!(matches!(come_to(vec![away(), reverts()]), Simulated::Reverts { .. }));
+    assert!(matches!(come_to(vec![away()]), Simulated::Unknown(_)));
+    assert!(matches!(come_to(Vec::new()), Simulated::Unknown(_)));
+}
+
+#[test]
 fn only_a_revert_is_a_revert() {
     let error =
         |kind, code, message: &str| HostError::new("chain", kind, message).with_code(code).with_data("0x08c379a0");
