@@ -110,9 +110,12 @@ impl Queue {
         for nonce in gone {
             self.unmined(nonce);
         }
-        let foreign = |live: &Live| live.slot.standing == Standing::Foreign;
+        let failed = |live: &Live| match live.slot.standing {
+            Standing::Foreign => true,
+            _ => live.slot.has_reverted() && !live.slot.is_stripped(),
+        };
         let freed: Vec<u64> =
-            self.slots.range(chain..).filter(|(_, live)| foreign(live)).map(|(nonce, _)| *nonce).collect();
+            self.slots.range(chain..).filter(|(_, live)| failed(live)).map(|(nonce, _)| *nonce).collect();
         if freed.is_empty() {
             self.freed_alone.clear();
         } else if facts.voices >= 2 || self.freed_alone.note(facts.head) {
@@ -120,15 +123,19 @@ impl Queue {
         }
     }
 
-    /// Another program's transaction went with its block, deeper than it takes for the nonce to count as used. What was signed
-    /// with it here may be mined yet and must not, so that a transfer of nothing takes its place.
+    /// Another program's transaction, or one that reverted, went with its block, deeper than it takes for the nonce to count as
+    /// used. What was signed with it here may be mined yet and must not, so that a transfer of nothing takes its place.
     fn freed(&mut self, nonce: u64) {
         let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
+        let (kind, message) = match live.slot.has_reverted() {
+            true => (FailureKind::Reverted, "it reverted in a block that a reorg took away"),
+            false => (
+                FailureKind::Replaced,
+                "its nonce was used by a transaction that is not of this engine, which a reorg took away",
+            ),
+        };
         live.slot.standing = Standing::Accepted;
-        if live.slot.withdrawn.is_none() {
-            let message = "its nonce was used by a transaction that is not of this engine, which a reorg took away";
-            live.slot.withdrawn = Some((FailureKind::Replaced, message.to_owned()));
-        }
+        live.slot.withdrawn.get_or_insert_with(|| (kind, message.to_owned()));
         (live.doubt_ms, live.send_ms, live.hold_ms, live.watched) = (None, 0, 0, true);
         live.alone.clear();
         live.told_alone.clear();

@@ -127,7 +127,8 @@ impl Queue {
         let due = |live: &Live| {
             let durable = live.written == live.slot.variants.len();
             // A final one whose nonce is unused again was in a block that went, deeper than was asked for.
-            let missing = live.slot.is_open() || matches!(live.slot.standing, Standing::Final(_));
+            let is_final = matches!(live.slot.standing, Standing::Final(_));
+            let missing = live.slot.is_open() || (is_final && !live.slot.has_reverted());
             let has_bytes = !live.slot.newest().raw.is_empty() && !live.is_given_up();
             missing && durable && !live.sending && live.send_ms <= now && has_bytes
         };

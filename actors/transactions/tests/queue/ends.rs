@@ -7,7 +7,7 @@ use nexum_host_ifaces::{
 };
 use nexum_transactions::{
     classify::Class,
-    queue::{Action, KEPT, Note, Simulated, Votes},
+    queue::{Action, Found, KEPT, Note, Simulated, Votes},
     record::{Mined, Slot, Standing, Variant, key},
 };
 
@@ -180,6 +180,26 @@ fn what_went_while_the_engine_was_away_is_sent_until_it_is_back() {
     run.blocks(2);
     assert_eq!((run.world.signed.len(), run.world.times("intent 0")), (1, 1));
     assert_eq!(run.queue.next_look(run.now), None);
+}
+
+#[test]
+fn what_was_told_to_have_reverted_does_not_happen_after_a_reorg_that_is_deeper() {
+    let mut run = Run::of([0]);
+    run.world.block();
+    let found = run.world.made_up(run.world.mined(KEY.account)[0], true);
+    let reverted = Found { mined: Mined { succeeded: false, ..found.mined }, ..found };
+    run.world.told = Some(vec![reverted.clone()]);
+    run.world.votes = Some(Votes { found: vec![reverted; 2], answered: 3, configured: 3, ..Votes::default() });
+    run.empty_blocks(4);
+    assert_eq!(run.failed_as(0), FailureKind::Reverted);
+    (run.world.told, run.world.votes) = (None, None);
+    // Its module may have sent it anew.
+    run.world.blocks.truncate(1);
+    run.world.empty_blocks(6);
+    run.seconds(5);
+    run.blocks(4);
+    assert_eq!((run.empty_nonces(), run.world.times("intent 0")), (vec![0], 0));
+    assert_eq!(run.failed_as(0), FailureKind::Reverted);
 }
 
 /// The record of a transaction that was mined in the first block.
