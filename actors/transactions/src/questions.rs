@@ -287,8 +287,8 @@ impl Chain {
     }
 }
 
-/// What estimates come to: the middle one, of two the higher, since what runs out of gas is paid and fails. A revert where more say
-/// that than tell one.
+/// What estimates come to: the middle one, of two the higher, since what runs out of gas is paid and fails. A revert where
+/// more say that than tell one.
 fn estimated(answers: Result<Vec<EndpointAnswer>, HostError>) -> Simulated {
     let answers = match answers {
         Ok(answers) => answers.into_iter().map(|answer| one_estimated(answer.answer)).collect::<Vec<_>>(),
