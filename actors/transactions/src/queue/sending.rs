@@ -10,8 +10,10 @@ use nexum_host_ifaces::{
 };
 
 use super::{
-    AGAIN_MS, AT_ONCE, Action, EMPTY_GAS, Live, Note, Queue, SIGNING_MAX, VARIANTS_MAX, Written, answers::result_name,
-    millis, short, unsigned, waiting::is_late,
+    AGAIN_MS, AT_ONCE, Action, EMPTY_GAS, Live, Note, Queue, SIGNING_MAX, VARIANTS_MAX, Written,
+    answers::result_name,
+    millis, short, unsigned,
+    waiting::{is_final, is_late},
 };
 use crate::{
     classify::Class,
@@ -307,6 +309,8 @@ impl Queue {
         live.asking_ceiling = false;
         match answer {
             Ok(ceiling) => live.ceiling = Some((ceiling, now)),
+            // What takes its place needs no leave for what was asked for.
+            Err(error) if live.slot.withdrawn.is_some() && is_final(&error) => live.ceiling = Some((None, now)),
             Err(error) => {
                 live.what = format!("the policy cannot be asked: {}", short(&error.message));
                 live.hold_ms = now + AGAIN_MS;
@@ -325,6 +329,10 @@ impl Queue {
             Err(error) => {
                 live.what = format!("cannot be signed anew: {}", short(&error.message));
                 live.hold_ms = now + 5 * AGAIN_MS;
+                // Its module may not send any more. Whoever uses the account now has the nonce used up, which holds up all.
+                if kind == Kind::Empty && is_final(&error) {
+                    live.slot.module = self.module.clone();
+                }
                 return;
             }
         };

@@ -91,6 +91,21 @@ fn what_one_of_several_endpoints_alone_refused_is_not_made_again_beside_it() {
 }
 
 #[test]
+fn what_a_module_left_that_may_not_send_any_more_holds_up_no_other() {
+    let mut run = Run::of([0]);
+    run.world.market = Market::Dynamic { base_fee: 100, priority: 1 };
+    run.world.denied = Some("even");
+    run.submit_all([1]);
+    run.blocks(30);
+    assert!(run.empty_nonces().is_empty() && run.is_underway(1));
+    run.queue.order(0, TransactionOrder::Cancel).unwrap();
+    run.seconds(30);
+    run.blocks(4);
+    assert_eq!((run.failed_as(0), run.world.times("intent 0")), (FailureKind::Cancelled, 0));
+    run.mined_hash(1);
+}
+
+#[test]
 fn a_cancel_strands_nothing_behind_it() {
     let mut run = Run::of(0..4);
     for nonce in [0, 2] {
