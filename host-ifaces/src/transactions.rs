@@ -249,9 +249,9 @@ pub enum TransactionsMsg {
         intent: Box<Intent>,
         /// If not, it is asked after alone, since it may not be sent any more; one that is not known is denied.
         may_send: bool,
-        /// An intent that ended, whose retry this one is; while that is not known to have failed for good, its answer is
-        /// this one's.
-        before: Option<String>,
+        /// Intents that ended, whose retry this one is, the newest first; while one of them is not known to have failed for
+        /// good, its answer is this one's.
+        before: Vec<String>,
         reply: RpcReplyPort<Result<SubmitAnswer, HostError>>,
     },
     /// Transactions that have not ended, and the newest of those that have, at most `limit`. Must reply.

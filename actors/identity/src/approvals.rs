@@ -98,6 +98,15 @@ impl Approvals {
         Ok((approval, ended))
     }
 
+    /// Ends those whose time is over, at most as many as one module may have: what they are for is kept whole no longer. The
+    /// caller writes them down.
+    pub fn expire(&mut self, now: u64) -> Vec<Approval> {
+        let is_over = |approval: &&Approval| approval.state == ApprovalState::Waiting && now >= approval.expires_at_ms;
+        let over = self.all.values().filter(is_over).map(|approval| approval.number);
+        let over: Vec<u64> = over.take(WAITING_MAX).collect();
+        over.into_iter().map(|number| self.turn(number, ApprovalState::Expired, now)).collect()
+    }
+
     /// How a request stands that has asked before.
     pub fn standing(approval: &Approval, request: &Request, now: u64) -> Standing {
         let number = approval.number;

@@ -176,13 +176,15 @@ impl Book {
     fn ask(&mut self, policies: &Policies, key: &IntentKey, request: &Request, policy: usize, now: u64) -> Step {
         let timeout = u64::try_from(policies.get(policy).approval_timeout.as_millis()).unwrap_or(u64::MAX);
         let (number, expires_at_ms) = (self.next_approval, now.saturating_add(timeout));
+        // Whoever asked in a call may never come back to hear that its time is over.
+        let mut writes: Vec<RecordWrite> = self.approvals.expire(now).iter().map(put_approval).collect();
         match self.approvals.ask(number, key, request, policy.to_string(), now, expires_at_ms) {
-            Err(error) => Step::refused(error),
+            Err(error) => Step::Refused { error, writes },
             Ok((approval, ended)) => {
                 self.next_approval += 1;
-                let removed =
-                    ended.into_iter().map(|number| RecordWrite { key: key_of(APPROVAL, number), value: None });
-                let writes = [put_approval(&approval)].into_iter().chain(removed).collect();
+                writes.push(put_approval(&approval));
+                writes
+                    .extend(ended.into_iter().map(|number| RecordWrite { key: key_of(APPROVAL, number), value: None }));
                 Step::Waits { number, expires_at_ms, writes }
             }
         }

@@ -40,7 +40,10 @@ use crate::{
 const SERVICE: &str = "identity";
 /// The store answers within milliseconds; it may be compacting.
 const STORE_DEADLINE: Duration = Duration::from_secs(10);
-const PAGE: usize = 1_000;
+/// Records that are read at once. The store answers with 64 MiB at most: a signature has some hundred bytes, and an approval
+/// what is to be signed.
+const SIGNATURES_PAGE: usize = 1_000;
+const APPROVALS_PAGE: usize = 32;
 /// Between two attempts to read the records, at first and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -126,21 +129,22 @@ impl Service {
     }
 
     async fn book_of_store(&self) -> Result<Book, HostError> {
-        let (signatures, approvals) = (self.records(SIGNATURE).await?, self.records(APPROVAL).await?);
+        let (signatures, approvals) =
+            (self.records(SIGNATURE, SIGNATURES_PAGE).await?, self.records(APPROVAL, APPROVALS_PAGE).await?);
         Book::read(signatures, approvals).map_err(|why| {
             tracing::error!("identity signs nothing, because it cannot read what it kept: {why}");
             error(HostErrorKind::Unavailable, format!("what was kept cannot be read: {why}"))
         })
     }
 
-    async fn records(&self, prefix: &str) -> Result<Records, HostError> {
+    async fn records(&self, prefix: &str, limit: usize) -> Result<Records, HostError> {
         let mut all = Records::new();
         loop {
             let (prefix, after) = (prefix.as_bytes().to_vec(), all.last().map(|(key, _)| key.clone()));
-            let page = |reply| StoreMsg::Records { service: SERVICE, prefix, after, limit: PAGE, reply };
+            let page = |reply| StoreMsg::Records { service: SERVICE, prefix, after, limit, reply };
             let page = self.store.call(STORE_DEADLINE, page).await.map_err(no_store)?;
             let page = page.map_err(|failed| error(HostErrorKind::Unavailable, failed.to_string()))?;
-            let is_last = page.len() < PAGE;
+            let is_last = page.len() < limit;
             all.extend(page);
             if is_last {
                 return Ok(all);

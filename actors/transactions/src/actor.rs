@@ -12,6 +12,7 @@ use std::{
 use nexum_host_ifaces::{
     Address, HostError, HostErrorKind,
     clock::Clock,
+    outbox::is_of_call,
     ports::Ports,
     store::{Records, StoreMsg},
     transactions::{
@@ -114,7 +115,7 @@ impl Actor for TransactionsActor {
         // Nobody to tell when the caller gave up.
         match message {
             TransactionsMsg::Submit { intent, may_send, before, reply } => {
-                drop(reply.send(shared.submit(&intent, may_send, before.as_deref())));
+                drop(reply.send(shared.submit(&intent, may_send, &before)));
             }
             TransactionsMsg::List { limit, reply } => drop(reply.send(shared.list(limit))),
             TransactionsMsg::Order { chain_id, account, which, order, reply } => {
@@ -206,7 +207,7 @@ impl Shared {
         answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
-    fn submit(&self, intent: &Intent, may_send: bool, before: Option<&str>) -> Result<SubmitAnswer, HostError> {
+    fn submit(&self, intent: &Intent, may_send: bool, before: &[String]) -> Result<SubmitAnswer, HostError> {
         let error = |kind, message: String| HostError::new("transactions", kind, message);
         let mut queues = self.queues();
         if let Some(why) = &queues.closed {
@@ -217,9 +218,19 @@ impl Shared {
         if known.is_none() && !may_send {
             return Err(error(HostErrorKind::Denied, "its module is not granted transactions any more".to_owned()));
         }
-        // A retry is a transaction of its own, and not while the one before it may be mined.
-        let retried = |before: &str| queues.all.values().find_map(|handle| handle.queue().retried(before));
-        if let (None, Some(answer)) = (&known, before.and_then(retried)) {
+        // A module that decides anew is not to take the hash of what it wanted before for that of what it wants now.
+        if let Some(handle) = &known
+            && is_of_call(&intent.id)
+            && handle.queue().is_another(intent)
+        {
+            let message = "an earlier attempt at this event sent another transaction in this call, which stands";
+            return Err(error(HostErrorKind::InvalidInput, message.to_owned()));
+        }
+        // A retry is a transaction of its own, and not while one before it may be mined.
+        let retried = |before: &String| queues.all.values().find_map(|handle| handle.queue().retried(before));
+        if known.is_none()
+            && let Some(answer) = before.iter().find_map(retried)
+        {
             return Ok(answer);
         }
         let key = QueueKey { chain_id: intent.request.chain_id, account: intent.request.account };

@@ -3,6 +3,7 @@
 //! Nothing here decides anything. An answer that cannot be read is an error, never a guess.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
@@ -22,7 +23,7 @@ use crate::{
     fees::Market,
     queue::{Call, Facts, Found, Simulated, Votes},
     record::{Mined, QueueKey},
-    voices::{majority, of_revert},
+    voices::{majority, middle, of_revert},
 };
 
 /// One answer; blocks come without their transactions, so that only the hashes of these take room.
@@ -94,15 +95,16 @@ impl Chain {
         let account = queue.account.to_string();
         let status = self.status().await.map_err(|error| error.message)?;
         let (head, _) = status.head.ok_or("no head has been read")?;
-        let block = self.ask("eth_getBlockByNumber", &json!(["latest", false]));
+        let blocks = self.ask_each("eth_getBlockByNumber", &json!([hex(head), false]));
         let counts = self.ask_each("eth_getTransactionCount", &json!([account, hex(head)]));
         let balances = self.ask_each("eth_getBalance", &json!([account, hex(head)]));
-        let history = self.ask("eth_feeHistory", &json!([hex(FEE_BLOCKS), "latest", [50]]));
-        let (block, counts) = (read(block.answer().await)?, counts.answer().await.map_err(|error| error.message)?);
-        let balances = balances.answer().await.map_err(|error| error.message)?;
+        let histories = self.ask_each("eth_feeHistory", &json!([hex(FEE_BLOCKS), hex(head), [50]]));
+        let [blocks, counts, balances] = [blocks.answer().await, counts.answer().await, balances.answer().await]
+            .map(|answers| answers.map_err(|error| error.message));
+        let (blocks, counts, balances) = (blocks?, counts?, balances?);
         // A chain without a base fee may not know the question.
-        let history = read(history.answer().await).unwrap_or_default();
-        let market = self.market(&block, &history).await?;
+        let histories = told(histories.answer().await.unwrap_or_default(), history).unwrap_or_default();
+        let market = self.market(blocks, &histories).await?;
         // Whoever does not know that block has no say.
         let counts = told(counts, |count| number(count).ok_or("an account without a nonce"))?;
         let disagree = |who: String| format!("how many transactions the account has at block {head}: {who}");
@@ -111,29 +113,35 @@ impl Chain {
         // Where they do not agree, it has no more than the least that one of them says.
         let least = || balances.iter().map(|(_, balance)| *balance).min().unwrap_or(0);
         let balance = majority(&balances).map_or_else(|_| least(), |(balance, _)| balance);
-        Ok(Facts { head, nonce, voices, balance, market })
+        Ok(Facts { head, nonce, voices, configured: status.endpoints.len(), balance, market })
     }
 
-    async fn market(&self, block: &Value, history: &Value) -> Result<Market, String> {
-        let Some(base_fee) = wei(&block["baseFeePerGas"]) else {
-            let price = read(self.ask("eth_gasPrice", &json!([])).answer().await)?;
-            return Ok(Market::Legacy { gas_price: wei(&price).ok_or("a gas price that is no number")? });
+    /// What the chain takes, as none of several endpoints alone says: what is offered on top of the base fee is paid in full.
+    async fn market(&self, blocks: Vec<EndpointAnswer>, histories: &[(String, History)]) -> Result<Market, String> {
+        // Whoever does not know that block has no say.
+        let base_fees = told(blocks, |block| {
+            block.is_object().then(|| wei(&block["baseFeePerGas"])).ok_or("no block at the head")
+        })?;
+        let Some(base_fee) = middle(base_fees.into_iter().map(|(_, fee)| fee)).flatten() else {
+            let gas_price = self.price("eth_gasPrice").await?;
+            return Ok(Market::Legacy { gas_price });
         };
-        // The last one is of the block to come; without it, the most that it can be.
-        let next = history["baseFeePerGas"].as_array().and_then(|fees| wei(fees.last()?));
-        let base_fee = next.unwrap_or(base_fee.saturating_add(base_fee.div_ceil(8)));
-        let rewards = history["reward"].as_array().into_iter().flatten();
-        let mut rewards: Vec<u128> = rewards.filter_map(|block| wei(block.get(0)?)).filter(|paid| *paid > 0).collect();
-        rewards.sort_unstable();
-        let priority = match rewards.get(rewards.len() / 2) {
-            Some(median) => *median,
-            // Nobody else paid: what the node thinks.
-            None => read(self.ask("eth_maxPriorityFeePerGas", &json!([])).answer().await)
-                .ok()
-                .and_then(|fee| wei(&fee))
-                .unwrap_or(1),
+        let base_fee_next = middle(histories.iter().filter_map(|(_, history)| history.base_fee));
+        // Without it, the most that it can be.
+        let base_fee = base_fee_next.unwrap_or(base_fee.saturating_add(base_fee.div_ceil(8)));
+        let priority = match middle(histories.iter().map(|(_, history)| history.priority)) {
+            Some(paid) if paid > 0 => paid,
+            // Nobody else paid: what the nodes think.
+            Some(_) | None => self.price("eth_maxPriorityFeePerGas").await.unwrap_or(1),
         };
         Ok(Market::Dynamic { base_fee, priority })
+    }
+
+    /// A price that endpoints make up their own minds about.
+    async fn price(&self, method: &str) -> Result<u128, String> {
+        let answers = self.ask_each(method, &json!([])).answer().await.map_err(|error| error.message)?;
+        let prices = told(answers, |price| wei(price).ok_or("a price that is no number"))?;
+        middle(prices.into_iter().map(|(_, price)| price)).ok_or_else(|| "no endpoint tells a price".to_owned())
     }
 
     /// The receipts that are there, of the hashes that were asked for.
@@ -251,16 +259,14 @@ impl Chain {
         let block = call.block.map_or_else(|| "pending".to_owned(), hex);
         let params = json!([call_object(&call.request, call.gas_limit), block]);
         let run = (!call.skip).then(|| self.ask("eth_call", &params));
-        let estimate = call.gas_limit.is_none().then(|| self.ask("eth_estimateGas", &params));
+        let estimate = call.gas_limit.is_none().then(|| self.ask_each("eth_estimateGas", &params));
         let ran = match run {
             Some(run) => run.answer().await.and_then(|answer| answer).err().map(|error| failed(&error)),
             None => None,
         };
         let (method, come_to) = match (ran, estimate, call.gas_limit) {
             (Some(failed), ..) => ("eth_call", failed),
-            (None, Some(estimate), _) => {
-                ("eth_estimateGas", estimated(estimate.answer().await.and_then(|answer| answer)))
-            }
+            (None, Some(estimate), _) => ("eth_estimateGas", estimated(estimate.answer().await)),
             (None, None, Some(gas)) => ("eth_call", Simulated::Succeeds { gas }),
             (None, None, None) => unreachable!("a call without a limit is estimated"),
         };
@@ -281,8 +287,31 @@ impl Chain {
     }
 }
 
-/// What an estimate comes to.
-fn estimated(answer: Answer) -> Simulated {
+/// What estimates come to: the middle one, of two the higher, since what runs out of gas is paid and fails. A revert where
+/// more say that than tell one.
+fn estimated(answers: Result<Vec<EndpointAnswer>, HostError>) -> Simulated {
+    let answers = match answers {
+        Ok(answers) => answers.into_iter().map(|answer| one_estimated(answer.answer)).collect::<Vec<_>>(),
+        Err(error) => return failed(&error),
+    };
+    let gas = |answer: &Simulated| match answer {
+        Simulated::Succeeds { gas } => Some(Reverse(*gas)),
+        _ => None,
+    };
+    let told: Vec<Reverse<u64>> = answers.iter().filter_map(gas).collect();
+    let reverts: Vec<&Simulated> =
+        answers.iter().filter(|answer| matches!(answer, Simulated::Reverts { .. })).collect();
+    match (middle(told.iter().copied()), reverts.first()) {
+        (_, Some(revert)) if reverts.len() > told.len() => (*revert).clone(),
+        (Some(Reverse(gas)), _) => Simulated::Succeeds { gas },
+        (None, _) => {
+            let nobody = || Simulated::Unknown("no endpoint is connected".to_owned());
+            answers.first().cloned().unwrap_or_else(nobody)
+        }
+    }
+}
+
+fn one_estimated(answer: Answer) -> Simulated {
     match answer {
         Ok(gas) => match serde_json::from_str(&gas).ok().and_then(|gas| number(&gas)) {
             Some(gas) => Simulated::Succeeds { gas },
@@ -366,8 +395,12 @@ fn mined(receipt: &Value, of: &Hash) -> Result<Option<Mined>, String> {
         hash,
         block_number: count("blockNumber")?,
         block_hash: text("blockHash")?.parse()?,
-        // Chains from before Byzantium say nothing of it.
-        succeeded: number(&receipt["status"]).is_none_or(|status| status == 1),
+        succeeded: match &receipt["status"] {
+            // Chains from before Byzantium say nothing of it.
+            Value::Null => true,
+            Value::Bool(succeeded) => *succeeded,
+            _ => count("status")? == 1,
+        },
         gas_used: count("gasUsed")?,
         effective_gas_price: wei(&receipt["effectiveGasPrice"]).unwrap_or(0),
         contract: receipt["contractAddress"].as_str().map(str::parse).transpose()?,
@@ -397,6 +430,23 @@ fn told<T>(
     if told.is_empty() { Err(failed) } else { Ok(told) }
 }
 
+/// What one endpoint says was paid lately.
+#[derive(Debug, Clone, Copy)]
+struct History {
+    /// Of the block after the head.
+    base_fee: Option<u128>,
+    /// The median of what was paid on top; zero where nobody paid.
+    priority: u128,
+}
+
+fn history(answer: &Value) -> Result<History, &'static str> {
+    let fees = answer["baseFeePerGas"].as_array().ok_or("no history of fees")?;
+    let rewards = answer["reward"].as_array().into_iter().flatten();
+    let mut paid: Vec<u128> = rewards.filter_map(|block| wei(block.get(0)?)).filter(|paid| *paid > 0).collect();
+    paid.sort_unstable();
+    Ok(History { base_fee: fees.last().and_then(wei), priority: paid.get(paid.len() / 2).copied().unwrap_or(0) })
+}
+
 fn hex(number: u64) -> String {
     format!("{number:#x}")
 }
@@ -408,20 +458,20 @@ fn quantity(number: &[u8; 32]) -> String {
     format!("0x{}", if digits.is_empty() { "0" } else { digits })
 }
 
-fn digits(value: &Value) -> Option<&str> {
-    value.as_str()?.strip_prefix("0x")
+/// `"0x1a"`, and `"26"` or `26`, as some nodes say it. What does not fit counts as the most that fits.
+fn wei(value: &Value) -> Option<u128> {
+    if let Some(number) = value.as_u64() {
+        return Some(number.into());
+    }
+    let text = value.as_str()?;
+    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
+    let is_whole = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
+    is_whole.then(|| u128::from_str_radix(digits, radix).unwrap_or(u128::MAX))
 }
 
 /// No chain has blocks, nonces or gas beyond half of what fits; below that, adding a few goes well.
 fn number(value: &Value) -> Option<u64> {
-    u64::from_str_radix(digits(value)?, 16).ok().filter(|number| *number <= u64::MAX / 2)
-}
-
-/// What does not fit counts as the most that fits.
-fn wei(value: &Value) -> Option<u128> {
-    let digits = digits(value)?;
-    let whole = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    whole.then(|| u128::from_str_radix(digits, 16).unwrap_or(u128::MAX))
+    u64::try_from(wei(value)?).ok().filter(|number| *number <= u64::MAX / 2)
 }
 
 #[cfg(test)]

@@ -89,11 +89,15 @@ impl ChainSettings {
 pub const WAITING_MAX: usize = 1_000;
 /// What these may take together, bytes of data.
 pub const WAITING_BYTES_MAX: usize = 16 << 20;
+/// The part of both that one module may take, so that what it cannot pay keeps no other module out.
+const MODULE_PART: usize = 4;
 /// Signed transactions of one nonce. Each pays an eighth more than the one before, so that there is no cap on fees that is
 /// not met before: from one wei to the most that can be written it takes fewer than 800.
 pub const VARIANTS_MAX: usize = 1_000;
 /// Ended records that are kept, so that an intent that is submitted again is known.
 pub const KEPT: usize = 1_000;
+/// The same of transactions of calls, which nothing else knows when their events are tried again.
+const CALLS_KEPT: usize = 10_000;
 /// Ended nonces that could still be sent again, after a reorg deeper than was asked for.
 const GUARDED: u64 = 128;
 /// For how many blocks after the last end the chain is still looked at, and for how long.
@@ -101,6 +105,9 @@ const GUARD_BLOCKS: u64 = 32;
 const GUARD_MS: u64 = 3_600_000;
 /// Questions of one kind at once.
 const AT_ONCE: usize = 32;
+/// Signatures at once, of new nonces and as many of others: identity takes 64 requests of one module and refuses the rest, which
+/// costs all new nonces above and some seconds.
+const SIGNING_MAX: usize = 16;
 /// A nonce counts as used by another transaction only when it was so this many blocks ago: a shorter reorg would bring its
 /// transaction back beside the one that was signed anew.
 pub const FOREIGN_DEPTH: u64 = 12;
@@ -323,11 +330,18 @@ impl Queue {
 
     fn is_active(&self, now: u64) -> bool {
         let guarded = |(block, until): (u64, u64)| {
-            now < until && self.facts.is_none_or(|facts| facts.head < block + GUARD_BLOCKS)
+            let watched = |facts: Facts| facts.head < block.saturating_add(GUARD_BLOCKS) || self.has_lost(facts.nonce);
+            now < until && self.facts.is_none_or(watched)
         };
         let busy = !self.live.is_empty() || !self.waiting.is_empty() || !self.drafts.is_empty();
         let unwritten = !self.dirty.is_empty() || !self.removed.is_empty() || !self.marks.is_empty();
         busy || unwritten || self.guard.is_some_and(guarded)
+    }
+
+    /// Whether something that was final is in no block any more, and is sent again.
+    fn has_lost(&self, nonce: u64) -> bool {
+        let is_final = |live: &Live| matches!(live.slot.standing, Standing::Final(_));
+        self.slots.range(nonce..).any(|(_, live)| is_final(live) && !live.slot.newest().raw.is_empty())
     }
 
     fn poll_ms(&self) -> u64 {

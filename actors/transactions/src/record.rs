@@ -124,6 +124,11 @@ impl Slot {
         if found.raw.is_empty() { alike.next().unwrap_or(found) } else { found }
     }
 
+    /// Ended by a revert, as whoever asked was told: where its block went it must not happen after all.
+    pub fn has_reverted(&self) -> bool {
+        matches!(&self.standing, Standing::Final(mined) if !mined.succeeded && !self.bytes_of(mined).empty)
+    }
+
     /// Adds what was signed last. Of each kind only the newest bytes are ever sent again; of the others the hashes stay, for
     /// any of them may be mined.
     pub fn push(&mut self, variant: Variant) {

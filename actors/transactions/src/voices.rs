@@ -23,6 +23,14 @@ pub fn majority<T: Copy + PartialEq + Display>(told: &[(String, T)]) -> Result<(
     }
 }
 
+/// The middle one of what endpoints say, of two the lower: where there are several, none of them alone makes it higher than
+/// what another one says. None where nobody says anything.
+pub fn middle<T: Copy + Ord>(told: impl IntoIterator<Item = T>) -> Option<T> {
+    let mut told: Vec<T> = told.into_iter().collect();
+    told.sort_unstable();
+    told.get(told.len().checked_sub(1)? / 2).copied()
+}
+
 /// What a call comes to that reverts at one endpoint, by what each says of it; `connected`: those that could be asked.
 pub fn of_revert(first: Simulated, others: &[Simulated], connected: usize) -> Simulated {
     let (message, data) = match first {
@@ -50,6 +58,14 @@ mod tests {
         assert_eq!(majority(&told(&[900])), Ok((900, 1)));
         assert_eq!(majority(&told(&[5, 900])), Err("a says 5, b says 900".to_owned()));
         assert!(majority(&told(&[5, 6, 7])).is_err() && majority::<u64>(&[]).is_err());
+    }
+
+    #[test]
+    fn no_endpoint_alone_makes_a_price_higher() {
+        assert_eq!(middle([9, 2]), Some(2));
+        assert_eq!(middle([900, 2, 3]), Some(3));
+        assert_eq!(middle([7]), Some(7));
+        assert_eq!(middle::<u8>([]), None);
     }
 
     #[test]

@@ -31,6 +31,8 @@ const DEADLINE_MS_MIN: u64 = 1_000_000_000_000;
 const SHOWN_BYTES_MAX: usize = 4 * 1024;
 /// Data of a failure, hex digits with 0x.
 const FAILURE_DATA_CHARS_MAX: usize = 2 + 2 * 1_024;
+/// Times that one was taken up again, of which the ends still count.
+const ROUNDS_MAX: usize = 1_000;
 /// How long a service that does not answer is left alone.
 const SERVICE_WAIT: Duration = Duration::from_secs(1);
 
@@ -121,7 +123,8 @@ impl EffectKind for TransactionEffect {
             Ok(intent) => Box::new(intent),
             Err(error) => return failed(TransactionFailure::denied(error.message)),
         };
-        let before = with.round.checked_sub(1).map(|round| intent_id(with.id, round));
+        // A retry that was refused leaves nothing: the one before it may be mined all the same.
+        let before = (0..with.round).rev().take(ROUNDS_MAX).map(|round| intent_id(with.id, round)).collect();
         // One that may have been handed on is asked after whatever is granted by now, and not handed on anew.
         let may_send = self.granted(with.module, with.grants).is_ok();
         let submit = |reply| TransactionsMsg::Submit { intent, may_send, before, reply };

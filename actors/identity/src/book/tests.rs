@@ -71,6 +71,25 @@ fn an_approval_is_decided_once_in_time_and_holds_for_one_thing() {
 }
 
 #[test]
+fn what_nobody_decided_on_in_time_is_kept_whole_no_longer() {
+    let asks = Policy { ask: true, ..policy() };
+    let mut book = Book::read(Vec::new(), Vec::new()).unwrap();
+    let (to, value, data) = (Some(Address([1; 20])), Wei::default(), vec![1; 8 * 1_024]);
+    let call = TransactionRequest { chain_id: 1, account: ACCOUNT, to, value, data, access_list: Vec::new() };
+    let large = of_call(&call).unwrap();
+    let mut ask = |intent: usize, now| step(&mut book, &asks, &intent.to_string(), &large, false, now);
+    for intent in 0..32 {
+        assert!(matches!(ask(intent, 0), Step::Waits { .. }));
+    }
+    assert!(matches!(ask(32, HOUR_MS - 1), Step::Refused { writes, .. } if writes.is_empty()));
+    let Step::Waits { writes, .. } = ask(32, HOUR_MS) else { panic!("the others wait no longer") };
+    let bytes: Vec<usize> = writes.iter().map(|write| write.value.as_ref().unwrap().len()).collect();
+    let is_cut = |bytes: &&usize| **bytes < 8 * 1_024;
+    assert_eq!((bytes.len(), bytes.iter().filter(is_cut).count()), (33, 32));
+    assert!(book.approvals(33, HOUR_MS)[1..].iter().all(|approval| approval.state == ApprovalState::Expired));
+}
+
+#[test]
 fn no_module_uses_up_what_all_have_and_a_full_book_is_full_for_a_day() {
     let (mut book, policy) = (Book::read(Vec::new(), Vec::new()).unwrap(), policy());
     let Step::Granted(writes) = step(&mut book, &policy, "1", &pay(0), true, 0) else { panic!("refused") };

@@ -22,7 +22,7 @@ use nexum_host_ifaces::{
     },
     port::{Pending, Port},
     ports::Ports,
-    store::{RecordWrite, Records, StoreError, StoreMsg},
+    store::{RECORD_BYTES_MAX, RECORDS_READ_BYTES_MAX, RecordWrite, Records, StoreError, StoreMsg},
     sync::lock,
 };
 use nexum_identity::{
@@ -144,6 +144,9 @@ impl Actor for StoreActor {
                 }
             }
             StoreMsg::Records { service: "identity", prefix, after, limit, reply } => {
+                // A store refuses an answer that is larger.
+                let bytes_max = if prefix == b"approval/" { RECORD_BYTES_MAX } else { 4 * 1_024 };
+                assert!(limit * bytes_max <= RECORDS_READ_BYTES_MAX, "{limit} records at once");
                 let _ = reply.send(Ok(disk.read(&prefix, after.as_deref(), limit)));
             }
             other => panic!("nobody asks the store this: {other:?}"),

@@ -9,7 +9,7 @@ use nexum_host_ifaces::{
 };
 
 use super::{
-    AGAIN_MS, Action, Draft, Facts, Live, Note, Place, Queue, Slot, cost, short, unsigned,
+    AGAIN_MS, Action, Draft, Facts, Live, Note, Place, Queue, SIGNING_MAX, Slot, cost, short, unsigned,
     waiting::{Stage, Waiting, is_final, too_little},
 };
 use crate::{
@@ -22,7 +22,8 @@ impl Queue {
     pub(super) fn draft(&mut self, now: u64, out: &mut Vec<Action>) {
         // Asked for; until then nothing is signed.
         let Some(facts) = self.fresh(now) else { return };
-        let mut room = self.settings.max_in_flight.saturating_sub(self.in_flight());
+        let room = self.settings.max_in_flight.saturating_sub(self.in_flight());
+        let mut room = room.min(SIGNING_MAX.saturating_sub(self.drafts.len()));
         let ready = |waiting: &Waiting| matches!(waiting.stage, Stage::Ready { .. }) && waiting.look_ms <= now;
         let orders: Vec<i64> =
             self.waiting.iter().filter(|(_, waiting)| ready(waiting)).map(|(order, _)| *order).collect();

@@ -4,11 +4,11 @@
 //! is told once a second endpoint has it, too. A nonce is another transaction's only when it was used long enough ago and
 //! more than one endpoint says so; and not when it was used so long ago that endpoints may have dropped receipts.
 
-use nexum_host_ifaces::transactions::FailureKind;
+use nexum_host_ifaces::{outbox::is_of_call, transactions::FailureKind};
 
 use super::{
-    AT_ONCE, Action, FOREIGN_DEPTH, FOREIGN_DEPTH_MAX, Facts, Found, GUARD_MS, GUARDED, KEPT, Live, Note, Queue,
-    RECEIPTS_MS, Votes,
+    AT_ONCE, Action, CALLS_KEPT, FOREIGN_DEPTH, FOREIGN_DEPTH_MAX, Facts, Found, GUARD_MS, GUARDED, KEPT, Live, Note,
+    Queue, RECEIPTS_MS, Votes,
     answers::{mined_name, result_name},
     short,
     waiting::is_late,
@@ -38,13 +38,18 @@ impl Queue {
         };
         // An account that was never used here has whatever nonce it has.
         let explained = self.facts.map(|facts| facts.nonce).max(self.counted);
-        if facts.voices >= 2 || explained.is_none_or(|explained| facts.nonce <= explained) {
+        let is_explained = explained.map_or(facts.configured <= 1, |explained| facts.nonce <= explained);
+        if facts.voices >= 2 || is_explained {
             self.nonce_alone.clear();
         } else if !self.nonce_alone.note(facts.head) {
-            let (nonce, explained) = (facts.nonce, explained.unwrap_or_default());
+            let nonce = facts.nonce;
+            let expected = explained.map_or_else(
+                || "of which nothing is known here".to_owned(),
+                |explained| format!("where {explained} was expected"),
+            );
             self.chain_trouble = Some(format!(
-                "one endpoint alone says that the account's next nonce is {nonce}, where {explained} was expected: waits for \
-                 a second one, or for it to say so at three heads"
+                "one endpoint alone says that the account's next nonce is {nonce}, {expected}: waits for a second one, or for \
+                 it to say so at three heads"
             ));
             return;
         }
@@ -105,9 +110,12 @@ impl Queue {
         for nonce in gone {
             self.unmined(nonce);
         }
-        let foreign = |live: &Live| live.slot.standing == Standing::Foreign;
+        let failed = |live: &Live| match live.slot.standing {
+            Standing::Foreign => true,
+            _ => live.slot.has_reverted() && !live.slot.is_stripped(),
+        };
         let freed: Vec<u64> =
-            self.slots.range(chain..).filter(|(_, live)| foreign(live)).map(|(nonce, _)| *nonce).collect();
+            self.slots.range(chain..).filter(|(_, live)| failed(live)).map(|(nonce, _)| *nonce).collect();
         if freed.is_empty() {
             self.freed_alone.clear();
         } else if facts.voices >= 2 || self.freed_alone.note(facts.head) {
@@ -115,15 +123,19 @@ impl Queue {
         }
     }
 
-    /// Another program's transaction went with its block, deeper than it takes for the nonce to count as used. What was signed
-    /// with it here may be mined yet and must not, so that a transfer of nothing takes its place.
+    /// Another program's transaction, or one that reverted, went with its block, deeper than it takes for the nonce to count as
+    /// used. What was signed with it here may be mined yet and must not, so that a transfer of nothing takes its place.
     fn freed(&mut self, nonce: u64) {
         let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
+        let (kind, message) = match live.slot.has_reverted() {
+            true => (FailureKind::Reverted, "it reverted in a block that a reorg took away"),
+            false => (
+                FailureKind::Replaced,
+                "its nonce was used by a transaction that is not of this engine, which a reorg took away",
+            ),
+        };
         live.slot.standing = Standing::Accepted;
-        if live.slot.withdrawn.is_none() {
-            let message = "its nonce was used by a transaction that is not of this engine, which a reorg took away";
-            live.slot.withdrawn = Some((FailureKind::Replaced, message.to_owned()));
-        }
+        live.slot.withdrawn.get_or_insert_with(|| (kind, message.to_owned()));
         (live.doubt_ms, live.send_ms, live.hold_ms, live.watched) = (None, 0, 0, true);
         live.alone.clear();
         live.told_alone.clear();
@@ -261,7 +273,13 @@ impl Queue {
         }
         // Whoever still waits for an end is known to the outbox, whose own limits bound how many these are.
         while self.slots.len() - self.live.len() > KEPT {
-            let over = |live: &Live| !live.slot.is_live() && (live.slot.told || live.slot.intent.is_none());
+            let is_full = self.slots.len() - self.live.len() > CALLS_KEPT;
+            let is_needed = |live: &Live| match &live.slot.intent {
+                Some(intent) if is_of_call(&intent.id) => !is_full,
+                Some(_) => !live.slot.told,
+                None => false,
+            };
+            let over = |live: &Live| !live.slot.is_live() && !is_needed(live);
             let Some(oldest) = self.slots.iter().find(|(_, live)| over(live)).map(|(nonce, _)| *nonce) else { break };
             if let Some(intent) = self.slots.remove(&oldest).and_then(|live| live.slot.intent) {
                 self.places.remove(&intent.id);

@@ -17,8 +17,9 @@ pub struct Facts {
     pub head: u64,
     /// Transactions of the account up to the head.
     pub nonce: u64,
-    /// Endpoints that say so.
+    /// Endpoints that say so, and those that the chain has, whether they answered or not.
     pub voices: usize,
+    pub configured: usize,
     /// Wei; what does not fit counts as the most that fits.
     pub balance: u128,
     pub market: Market,

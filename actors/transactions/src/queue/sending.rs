@@ -10,8 +10,10 @@ use nexum_host_ifaces::{
 };
 
 use super::{
-    AGAIN_MS, AT_ONCE, Action, EMPTY_GAS, Live, Note, Queue, VARIANTS_MAX, Written, answers::result_name, millis,
-    short, unsigned, waiting::is_late,
+    AGAIN_MS, AT_ONCE, Action, EMPTY_GAS, Live, Note, Queue, SIGNING_MAX, VARIANTS_MAX, Written,
+    answers::result_name,
+    millis, short, unsigned,
+    waiting::{is_final, is_late},
 };
 use crate::{
     classify::Class,
@@ -127,7 +129,8 @@ impl Queue {
         let due = |live: &Live| {
             let durable = live.written == live.slot.variants.len();
             // A final one whose nonce is unused again was in a block that went, deeper than was asked for.
-            let missing = live.slot.is_open() || matches!(live.slot.standing, Standing::Final(_));
+            let is_final = matches!(live.slot.standing, Standing::Final(_));
+            let missing = live.slot.is_open() || (is_final && !live.slot.has_reverted());
             let has_bytes = !live.slot.newest().raw.is_empty() && !live.is_given_up();
             missing && durable && !live.sending && live.send_ms <= now && has_bytes
         };
@@ -155,6 +158,8 @@ impl Queue {
 
     pub(super) fn broadcast(&mut self, nonce: u64, answers: &[(Class, String)], now: u64) {
         let (again, soon) = (now + self.send_again_ms(), now + self.poll_ms());
+        // One of several may keep what it says that it refused, and tell it later.
+        let alone = answers.len() <= 1 && self.facts.is_some_and(|facts| facts.configured > 1);
         // Its record made way for another one.
         let Some(live) = self.slots.get_mut(&nonce) else { return };
         live.sending = false;
@@ -176,7 +181,7 @@ impl Queue {
             }
             return;
         }
-        live.doubtful |= answers.is_empty() || !answers.iter().all(|(class, _)| class.is_not_taken());
+        live.doubtful |= alone || answers.is_empty() || !answers.iter().all(|(class, _)| class.is_not_taken());
         let only = live.slot.variants.len() == 1;
         if any(|class| class == Class::NonceTooLow) {
             self.observe_ms = 0;
@@ -221,7 +226,12 @@ impl Queue {
         // Asked for; until then nothing is signed.
         let Some(facts) = self.fresh(now) else { return };
         let open: Vec<u64> = self.live.range(facts.nonce..).copied().collect();
+        let is_signing = |queue: &Self, nonce: &u64| queue.slots[nonce].draft.is_some();
+        let mut signing = open.iter().filter(|nonce| is_signing(self, nonce)).count();
         for nonce in open {
+            if signing >= SIGNING_MAX {
+                break;
+            }
             let live = &self.slots[&nonce];
             let newest = live.slot.newest();
             let withdraw = live.slot.withdrawn.is_some() && !newest.empty;
@@ -232,6 +242,7 @@ impl Queue {
             let idle = live.draft.is_none() && !live.asking_ceiling && live.written == live.slot.variants.len();
             if live.slot.is_open() && idle && live.hold_ms <= now && (withdraw || stuck || bump) {
                 self.replace_one(nonce, now, out);
+                signing += usize::from(is_signing(self, &nonce));
             }
         }
     }
@@ -298,6 +309,8 @@ impl Queue {
         live.asking_ceiling = false;
         match answer {
             Ok(ceiling) => live.ceiling = Some((ceiling, now)),
+            // What takes its place needs no leave for what was asked for.
+            Err(error) if live.slot.withdrawn.is_some() && is_final(&error) => live.ceiling = Some((None, now)),
             Err(error) => {
                 live.what = format!("the policy cannot be asked: {}", short(&error.message));
                 live.hold_ms = now + AGAIN_MS;
@@ -316,6 +329,10 @@ impl Queue {
             Err(error) => {
                 live.what = format!("cannot be signed anew: {}", short(&error.message));
                 live.hold_ms = now + 5 * AGAIN_MS;
+                // Its module may not send any more. Whoever uses the account now has the nonce used up, which holds up all.
+                if kind == Kind::Empty && is_final(&error) {
+                    live.slot.module = self.module.clone();
+                }
                 return;
             }
         };

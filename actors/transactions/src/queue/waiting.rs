@@ -12,8 +12,8 @@ use nexum_host_ifaces::{
 };
 
 use super::{
-    AGAIN_MS, AT_ONCE, Action, Call, ChainSettings, Facts, Place, Queue, Simulated, WAITING_BYTES_MAX, WAITING_MAX,
-    gas_cost, in_u128, short,
+    AGAIN_MS, AT_ONCE, Action, Call, ChainSettings, Facts, MODULE_PART, Place, Queue, Simulated, WAITING_BYTES_MAX,
+    WAITING_MAX, gas_cost, in_u128, short,
 };
 use crate::fees::{self, Kind};
 
@@ -120,8 +120,15 @@ impl Queue {
             return answer;
         }
         let bytes = intent.request.data.len();
-        if self.waiting.len() >= WAITING_MAX || self.waiting_bytes + bytes > WAITING_BYTES_MAX {
-            let what = format!("{} transactions of this account wait already, which is the limit", self.waiting.len());
+        let own = self.waiting.values().filter(|waiting| waiting.intent.module == intent.module);
+        let (own, own_bytes) =
+            own.fold((0, bytes), |(count, sum), waiting| (count + 1, sum + waiting.intent.request.data.len()));
+        let is_full = self.waiting.len() >= WAITING_MAX || self.waiting_bytes + bytes > WAITING_BYTES_MAX;
+        if is_full || own >= WAITING_MAX / MODULE_PART || own_bytes > WAITING_BYTES_MAX / MODULE_PART {
+            let all = self.waiting.len();
+            let what = format!(
+                "{all} transactions of this account wait already, {own} of this module: one of the two is the limit"
+            );
             return SubmitAnswer::Underway { what, after: self.settings.poll, hash: None };
         }
         self.module = intent.module.clone();
@@ -134,6 +141,23 @@ impl Queue {
     /// Whether the intent is this queue's.
     pub fn knows(&self, intent: &str) -> bool {
         self.places.contains_key(intent)
+    }
+
+    /// Whether what is known under the name of an intent calls or moves something else.
+    pub fn is_another(&self, intent: &Intent) -> bool {
+        let known = match self.places.get(&intent.id) {
+            Some(Place::Waiting(order)) => Some((&self.waiting[order].intent, true)),
+            Some(Place::Nonce(nonce)) => {
+                let slot = &self.slots[nonce].slot;
+                slot.intent.as_ref().map(|known| (known, !slot.is_stripped()))
+            }
+            Some(Place::Ended) | None => None,
+        };
+        // What ended long ago has no data any more.
+        known.is_some_and(|(known, is_whole)| {
+            let (ours, theirs) = (&known.request, &intent.request);
+            ours.to != theirs.to || ours.value != theirs.value || (is_whole && ours.data != theirs.data)
+        })
     }
 
     fn wait(&mut self, order: i64, intent: Box<Intent>, now: u64) {

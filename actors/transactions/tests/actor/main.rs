@@ -12,7 +12,7 @@ use nexum_host_ifaces::{
     interfaces::identity::port::IdentityMsg,
     ports::Ports,
     store::StoreMsg,
-    transactions::{FailureKind, SubmitAnswer, TransactionOrder, TransactionsMsg, TransactionsStatus, Which},
+    transactions::{FailureKind, Intent, SubmitAnswer, TransactionOrder, TransactionsMsg, TransactionsStatus, Which},
 };
 use nexum_testkit::eventually;
 use nexum_transactions::{Args, ChainSettings, TransactionsMetrics};
@@ -63,12 +63,19 @@ impl Engine {
     }
 
     async fn submit(&self, number: u8) -> Result<SubmitAnswer, HostError> {
-        self.submit_again(number, None).await
+        self.submit_again(number, &[]).await
     }
 
-    async fn submit_again(&self, number: u8, before: Option<&str>) -> Result<SubmitAnswer, HostError> {
-        let (intent, before) = (Box::new(intent(number, before.is_some())), before.map(str::to_owned));
+    async fn submit_again(&self, number: u8, before: &[&str]) -> Result<SubmitAnswer, HostError> {
+        let intent = Box::new(intent(number, !before.is_empty()));
+        let before = before.iter().map(|before| (*before).to_owned()).collect();
         let ask = |reply| TransactionsMsg::Submit { intent, may_send: true, before, reply };
+        self.ports.of::<TransactionsMsg>().call(DEADLINE, ask).await.unwrap()
+    }
+
+    async fn submit_as(&self, id: &str, number: u8) -> Result<SubmitAnswer, HostError> {
+        let intent = Box::new(Intent { id: id.to_owned(), ..intent(number, false) });
+        let ask = |reply| TransactionsMsg::Submit { intent, may_send: true, before: Vec::new(), reply };
         self.ports.of::<TransactionsMsg>().call(DEADLINE, ask).await.unwrap()
     }
 
@@ -167,24 +174,49 @@ async fn a_retry_is_another_transaction_once_the_one_before_has_failed_for_good(
     engine.store().await;
     engine.until(0, |answer| matches!(answer, SubmitAnswer::Underway { .. }));
     let id = intent(0, false).id;
-    let early = engine.submit_again(0, Some(&id)).await.unwrap();
-    assert!(matches!(early, SubmitAnswer::Underway { .. }), "the one before may be sent yet: {early:?}");
-    assert_eq!(engine.status().await.queues[0].waiting, 1);
+    // Also where a retry was refused between the two.
+    for before in [&[&*id][..], &["intent 0~0", &*id]] {
+        let early = engine.submit_again(0, before).await.unwrap();
+        assert!(matches!(early, SubmitAnswer::Underway { .. }), "the one before may be sent yet: {early:?}");
+        assert_eq!(engine.status().await.queues[0].waiting, 1);
+    }
     let (account, which) = (ACCOUNT.to_string(), Which::Intent(id.clone()));
     let order = |reply| TransactionsMsg::Order { chain_id: 1, account, which, order: TransactionOrder::Cancel, reply };
     engine.ports.of::<TransactionsMsg>().call(DEADLINE, order).await.unwrap().unwrap();
     let is_cancelled = |answer: &SubmitAnswer| matches!(answer, SubmitAnswer::Failed(failure) if failure.kind == FailureKind::Cancelled);
     engine.until(0, is_cancelled);
-    let again = engine.submit_again(0, Some(&id)).await.unwrap();
+    let again = engine.submit_again(0, &[&id]).await.unwrap();
     assert!(matches!(again, SubmitAnswer::Underway { .. }), "{again:?}");
     assert_eq!(engine.status().await.queues[0].waiting, 1);
     // What may not be sent any more is asked after, and not taken on.
     for (number, is_known) in [(0, true), (5, false)] {
         let intent = Box::new(intent(number, false));
-        let ask = |reply| TransactionsMsg::Submit { intent, may_send: false, before: None, reply };
+        let ask = |reply| TransactionsMsg::Submit { intent, may_send: false, before: Vec::new(), reply };
         let answer = engine.ports.of::<TransactionsMsg>().call(DEADLINE, ask).await.unwrap();
         let is_denied = answer.is_err_and(|error| error.kind == HostErrorKind::Denied);
         assert_eq!(is_denied, !is_known, "intent {number}");
     }
     assert_eq!(engine.status().await.queues[0].waiting, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_wants_something_else_than_before_is_not_told_the_hash_of_that() {
+    let (call, effect) = ("m/block:7:1:0x/call-0", "m/block:7:1:0x/0");
+    // Where it waits for a signature, and where it was broadcast.
+    for signs in [false, true] {
+        let world = World::new();
+        let engine = Engine::new(&world, signs).await;
+        engine.store().await;
+        engine.until(0, |answer| matches!(answer, SubmitAnswer::Underway { .. }));
+        engine.submit_as(call, 1).await.unwrap();
+        engine.submit_as(effect, 3).await.unwrap();
+        if signs {
+            engine.until_broadcast(3);
+        }
+        let other = engine.submit_as(call, 2).await.unwrap_err();
+        assert_eq!(other.kind, HostErrorKind::InvalidInput, "{other:?}");
+        engine.submit_as(call, 1).await.unwrap();
+        // What an effect is was decided when it was committed.
+        engine.submit_as(effect, 2).await.unwrap();
+    }
 }

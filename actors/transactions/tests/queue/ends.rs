@@ -1,13 +1,14 @@
 //! What is told of an intent, and when it is told without a nonce.
 
 use nexum_host_ifaces::{
-    HostError, HostErrorKind,
-    interfaces::identity::port::Admission,
+    Hash, HostError, HostErrorKind,
+    interfaces::identity::port::{Admission, Fees},
     transactions::{FailureKind, Intent, SubmitAnswer, TransactionOrder, WaitKind, Which},
 };
 use nexum_transactions::{
     classify::Class,
-    queue::{Action, Note, Simulated, Votes},
+    queue::{Action, Found, KEPT, Note, Simulated, Votes},
+    record::{Mined, Slot, Standing, Variant, key},
 };
 
 use super::support::{KEY, Run, intent};
@@ -161,6 +162,105 @@ fn what_was_told_holds_after_a_reorg_that_is_deeper() {
     run.blocks(2);
     assert_eq!((run.world.signed.len(), run.world.times("intent 0")), (1, 1));
     assert_eq!(run.submit(0), told);
+}
+
+#[test]
+fn what_went_while_the_engine_was_away_is_sent_until_it_is_back() {
+    let mut run = Run::of([0]);
+    run.blocks(4);
+    run.mined_hash(0);
+    run.world.blocks.truncate(1);
+    run.world.empty_blocks(100);
+    run.world.refusals.insert(0, Class::PoolFull);
+    run.restart();
+    run.settle();
+    assert!(run.queue.next_look(run.now).is_some(), "it is not back yet");
+    run.world.refusals.clear();
+    run.seconds(30);
+    run.blocks(2);
+    assert_eq!((run.world.signed.len(), run.world.times("intent 0")), (1, 1));
+    assert_eq!(run.queue.next_look(run.now), None);
+}
+
+#[test]
+fn what_was_told_to_have_reverted_does_not_happen_after_a_reorg_that_is_deeper() {
+    let mut run = Run::of([0]);
+    run.world.block();
+    let found = run.world.made_up(run.world.mined(KEY.account)[0], true);
+    let reverted = Found { mined: Mined { succeeded: false, ..found.mined }, ..found };
+    run.world.told = Some(vec![reverted.clone()]);
+    run.world.votes = Some(Votes { found: vec![reverted; 2], answered: 3, configured: 3, ..Votes::default() });
+    run.empty_blocks(4);
+    assert_eq!(run.failed_as(0), FailureKind::Reverted);
+    (run.world.told, run.world.votes) = (None, None);
+    // Its module may have sent it anew.
+    run.world.blocks.truncate(1);
+    run.world.empty_blocks(6);
+    run.seconds(5);
+    run.blocks(4);
+    assert_eq!((run.empty_nonces(), run.world.times("intent 0")), (vec![0], 0));
+    assert_eq!(run.failed_as(0), FailureKind::Reverted);
+}
+
+/// The record of a transaction that was mined in the first block.
+fn ended(nonce: u64, id: String) -> Slot {
+    let mut hash = Hash([7; 32]);
+    hash.0[..8].copy_from_slice(&nonce.to_be_bytes());
+    let mined = Mined {
+        hash,
+        block_number: 1,
+        block_hash: Hash([8; 32]),
+        succeeded: true,
+        gas_used: 21_000,
+        effective_gas_price: 1,
+        contract: None,
+    };
+    let fees = Fees::Legacy { gas_price: 1 };
+    Slot {
+        nonce,
+        module: "m".into(),
+        intent: Some(Box::new(Intent { id, ..intent(0) })),
+        variants: vec![Variant { raw: [1].into(), hash, fees, gas_limit: 21_000, at_ms: 0, empty: false }],
+        standing: Standing::Final(mined),
+        withdrawn: None,
+        told: true,
+        at_ms: 0,
+    }
+}
+
+#[test]
+fn what_was_sent_in_calls_is_known_long_after_what_was_sent_in_effects() {
+    let mut run = Run::new();
+    let mut block = Vec::new();
+    for nonce in 0..=u64::try_from(KEPT).unwrap() {
+        let call = if nonce.is_multiple_of(2) { "call-" } else { "" };
+        let slot = ended(nonce, format!("m/{nonce}/{call}0"));
+        block.push((KEY.account, slot.newest().hash));
+        run.world.durable.insert(key(&KEY, nonce), slot.encode());
+    }
+    run.world.blocks.push(block);
+    run.restart();
+    run.submit_all([0]);
+    run.blocks(4);
+    run.mined_hash(0);
+    let known = ["m/0/call-0", "m/1/0", "m/2/call-0", "m/3/0", "m/5/0"].map(|intent| run.queue.knows(intent));
+    assert_eq!(known, [true, false, true, false, true]);
+}
+
+#[test]
+fn what_one_module_has_wait_keeps_no_other_out() {
+    let mut run = Run::new();
+    let mut submit = |module: &str, number: usize, bytes: usize| {
+        let mut wanted = Intent { id: format!("{module}/{number}"), module: module.into(), ..intent(0) };
+        wanted.request.data = vec![0; bytes];
+        run.queue.submit(&wanted, run.now);
+        run.queue.knows(&wanted.id)
+    };
+    assert!((0..250).all(|number| submit("many", number, 1)));
+    assert!(!submit("many", 250, 1));
+    assert!((0..32).all(|number| submit("large", number, 128 << 10)));
+    assert!(!submit("large", 32, 128 << 10));
+    assert!(submit("neighbour", 0, 128 << 10));
 }
 
 #[test]

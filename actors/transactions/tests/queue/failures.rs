@@ -1,7 +1,7 @@
 //! What programs of this kind are known to get wrong.
 
 use nexum_host_ifaces::transactions::{FailureKind, TransactionOrder};
-use nexum_transactions::{ChainSettings, fees::Market, queue::Action};
+use nexum_transactions::{ChainSettings, classify::Class, fees::Market, queue::Action};
 
 use super::support::{KEY, Run};
 
@@ -67,6 +67,42 @@ fn a_fee_cap_strands_nothing_for_ever() {
         run.mined_hash(number);
     }
     assert_eq!(run.world.signed.len(), 3);
+}
+
+#[test]
+fn what_one_of_several_endpoints_alone_refused_is_not_made_again_beside_it() {
+    let mut run = Run::new();
+    run.world.configured = 3;
+    run.world.refusals.insert(0, Class::IntrinsicGas);
+    run.submit_all([0]);
+    // It has the bytes all the same, and tells them once the intent is said to have failed.
+    let kept = run.world.sent[0].1;
+    run.world.refusals.clear();
+    run.seconds(5);
+    assert!(run.is_underway(0));
+    run.submit_all([1]);
+    run.blocks(4);
+    assert_eq!(run.failed_as(0), FailureKind::Refused);
+    assert!(run.empty_nonces().contains(&0));
+    run.world.pool.insert((KEY.account, 0), kept);
+    run.blocks(4);
+    run.mined_hash(1);
+    assert_eq!((run.world.times("intent 0"), run.world.times("intent 1")), (0, 1));
+}
+
+#[test]
+fn what_a_module_left_that_may_not_send_any_more_holds_up_no_other() {
+    let mut run = Run::of([0]);
+    run.world.market = Market::Dynamic { base_fee: 100, priority: 1 };
+    run.world.denied = Some("even");
+    run.submit_all([1]);
+    run.blocks(30);
+    assert!(run.empty_nonces().is_empty() && run.is_underway(1));
+    run.queue.order(0, TransactionOrder::Cancel).unwrap();
+    run.seconds(30);
+    run.blocks(4);
+    assert_eq!((run.failed_as(0), run.world.times("intent 0")), (FailureKind::Cancelled, 0));
+    run.mined_hash(1);
 }
 
 #[test]

@@ -24,6 +24,37 @@ fn modules_on_one_account_share_one_queue_and_its_nonces() {
     }
 }
 
+/// Steps until nothing is to be done; the most signatures that were wanted at once.
+fn signed_at_once(run: &mut Run) -> usize {
+    let mut most = 0;
+    loop {
+        let actions = run.queue.step(run.now);
+        if actions.is_empty() {
+            return most;
+        }
+        most = most.max(actions.iter().filter(|action| matches!(action, Action::Sign { .. })).count());
+        for action in actions {
+            let input = run.world.perform(KEY, action);
+            run.queue.take(input, run.now);
+        }
+    }
+}
+
+#[test]
+fn no_more_signatures_are_wanted_at_once_than_identity_makes() {
+    let mut run = Run::with(ChainSettings { max_in_flight: 100, ..ChainSettings::default() });
+    for number in 0..80 {
+        run.submit(number);
+    }
+    assert!(signed_at_once(&mut run) <= 16);
+    assert_eq!((run.world.signed.len(), run.world.pool.len()), (80, 80));
+    for nonce in 0..80 {
+        run.queue.order(nonce, TransactionOrder::Cancel).unwrap();
+    }
+    assert!(signed_at_once(&mut run) <= 16);
+    assert_eq!(run.empty_nonces().len(), 80);
+}
+
 #[test]
 fn nonce_bytes_hash_and_intent_are_durable_before_anything_is_broadcast() {
     let mut run = Run::new();
@@ -308,6 +339,20 @@ fn a_nonce_that_one_endpoint_alone_tells_signs_nothing_until_it_said_so_at_three
     run.submit_all([3]);
     run.empty_blocks(4);
     assert_eq!(run.nonce_of(3), Some(4));
+}
+
+#[test]
+fn the_first_look_at_an_account_wants_two_endpoints_where_there_are_several() {
+    let mut run = Run::new();
+    run.world.configured = 3;
+    run.world.nonce_alone = Some(900);
+    run.submit_all([0]);
+    run.seconds(30);
+    assert!(run.queue.status(run.now).stopped.unwrap().contains("of which nothing is known here"));
+    assert!(run.world.signed.is_empty(), "every nonce below would have to be used up");
+    run.world.nonce_alone = None;
+    run.seconds(3);
+    assert_eq!(run.nonce_of(0), Some(0));
 }
 
 #[test]

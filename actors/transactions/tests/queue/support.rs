@@ -44,6 +44,8 @@ pub struct World {
     lies: BTreeMap<Address, u8>,
     /// What an endpoint that is alone says of the account's nonce.
     pub nonce_alone: Option<u64>,
+    /// Endpoints that there are; one of them answers what is broadcast.
+    pub configured: usize,
     /// What the best endpoint says of receipts; the truth where it is not said.
     pub told: Option<Vec<Found>>,
     pub signed: BTreeMap<Hash, Signed>,
@@ -62,6 +64,8 @@ pub struct World {
     /// Nodes take what they get, and their answers do not come back.
     pub silent: bool,
     pub signer_down: bool,
+    /// No policy lets this module send any more.
+    pub denied: Option<&'static str>,
     pub store_down: bool,
     /// No endpoint has receipts.
     pub blind: bool,
@@ -80,6 +84,7 @@ impl World {
             lying: false,
             lies: BTreeMap::new(),
             nonce_alone: None,
+            configured: 1,
             told: None,
             signed: BTreeMap::new(),
             pool: BTreeMap::new(),
@@ -92,6 +97,7 @@ impl World {
             refusals: BTreeMap::new(),
             silent: false,
             signer_down: false,
+            denied: None,
             store_down: false,
             blind: false,
             votes: None,
@@ -207,7 +213,8 @@ impl World {
             Action::Observe { .. } => {
                 let (nonce, voices) = self.told_nonce(key.account);
                 let (head, balance, market) = (self.blocks.len() as u64 - 1, self.balance, self.market);
-                Input::Observed(Ok(Facts { head, nonce, voices, balance, market }))
+                let configured = self.configured;
+                Input::Observed(Ok(Facts { head, nonce, voices, configured, balance, market }))
             }
             Action::Admit { order, intent, .. } => {
                 let answer = self.admissions.get(&intent).cloned().unwrap_or(Ok(Admission::Allowed));
@@ -217,9 +224,12 @@ impl World {
                 let answer = self.calls.get(&call.request.data).cloned();
                 Input::Simulated { order, answer: answer.unwrap_or(Simulated::Succeeds { gas: 21_000 }) }
             }
-            Action::Ceiling { nonce, .. } => Input::Ceiling { nonce, answer: Ok(None) },
-            Action::Sign { draft, nonce, intent, transaction, .. } => {
-                Input::Signed { draft, nonce, answer: self.sign(intent, &transaction) }
+            Action::Ceiling { nonce, module, .. } => {
+                Input::Ceiling { nonce, answer: self.allows(&module).map(|()| None) }
+            }
+            Action::Sign { draft, nonce, module, intent, transaction } => {
+                let answer = self.allows(&module).and_then(|()| self.sign(intent, &transaction));
+                Input::Signed { draft, nonce, answer }
             }
             Action::Write { written, .. } if self.store_down => {
                 Input::Written { written, answer: Err("the disk is full".to_owned()) }
@@ -271,6 +281,11 @@ impl World {
                 Input::Doubted { nonce, votes: self.votes.clone().unwrap_or(truth) }
             }
         }
+    }
+
+    fn allows(&self, module: &str) -> Result<(), HostError> {
+        let denied = || HostError::new("identity", HostErrorKind::Denied, "no policy");
+        if self.denied == Some(module) { Err(denied()) } else { Ok(()) }
     }
 
     fn sign(&mut self, intent: String, transaction: &UnsignedTransaction) -> Result<SignedTransaction, HostError> {

@@ -59,7 +59,7 @@ impl Actor for Identity {
 }
 
 /// Answers every intent the same, and keeps them.
-struct Transactions(Mutex<Vec<Intent>>, Result<SubmitAnswer, HostError>, Mutex<Vec<(bool, Option<String>)>>);
+struct Transactions(Mutex<Vec<Intent>>, Result<SubmitAnswer, HostError>, Mutex<Vec<(bool, Vec<String>)>>);
 
 struct Sending(Arc<Transactions>);
 
@@ -157,7 +157,7 @@ async fn it_is_handed_on_under_its_id_and_told_when_it_is_final() {
 }
 
 #[tokio::test]
-async fn what_is_taken_up_again_is_a_transaction_of_its_own_that_names_the_one_before() {
+async fn what_is_taken_up_again_is_a_transaction_of_its_own_that_names_those_before() {
     let ports = Ports::unbound([7]);
     let seen = Arc::new(Transactions(Mutex::default(), underway(), Mutex::default()));
     ports.of::<TransactionsMsg>().bind(Actor::spawn(None, Sending(seen.clone()), ()).await.unwrap().0);
@@ -181,8 +181,10 @@ async fn what_is_taken_up_again_is_a_transaction_of_its_own_that_names_the_one_b
     let ids: Vec<String> = seen.0.lock().unwrap().iter().map(|intent| intent.id.clone()).collect();
     assert_eq!(ids, ["m/block:7:1:0x/0", "m/block:7:1:0x/0~1", "m/block:7:1:0x/0~2"]);
     let before = seen.2.lock().unwrap().clone();
-    let [first, second] = [0, 1].map(|at| Some(ids[at].clone()));
-    assert_eq!(before, [(true, None), (true, first), (false, second)], "what is not granted is asked after alone");
+    let [first, second] = [&ids[0], &ids[1]].map(String::clone);
+    let named = [vec![], vec![first.clone()], vec![second, first]];
+    let granted = [true, true, false];
+    assert_eq!(before, granted.into_iter().zip(named).collect::<Vec<_>>(), "what is not granted is asked after alone");
 }
 
 #[tokio::test]

@@ -170,7 +170,7 @@ impl Sending {
         self.admit(&intent).await?;
         loop {
             let asked = Box::new(intent.clone());
-            let submit = |reply| TransactionsMsg::Submit { intent: asked, may_send: true, before: None, reply };
+            let submit = |reply| TransactionsMsg::Submit { intent: asked, may_send: true, before: Vec::new(), reply };
             let answer = self.transactions.call(self.deadline, submit).await;
             match answer.map_err(|failed| failed.to_host_error(CAPABILITY.name()))?? {
                 SubmitAnswer::Underway { hash: Some(hash), .. } => return Ok(hash.to_string()),
