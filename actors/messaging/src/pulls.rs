@@ -111,7 +111,7 @@ impl Pulls {
             count: pull.deliveries_max.saturating_add(start.names() + 1),
             ..Wanted::default()
         };
-        let (mut on, mut pages, mut is_whole, mut goes) = (None, 0, false, Goes::On);
+        let (mut on, mut pages, mut is_whole, mut goes, mut breaks_off) = (None, 0, false, Goes::On, false);
         while goes == Goes::On && !is_whole && pages < PAGES_MAX {
             let (node, page) = self.nodes.page(on, wanted.clone()).await?;
             on = Some(node);
@@ -120,12 +120,13 @@ impl Pulls {
             goes = scan.take(page.messages)?;
             match page.next.filter(|_| !is_empty) {
                 Some(next) => wanted.after = Some(next),
-                None => is_whole = true,
+                None => (is_whole, breaks_off) = (true, is_empty && wanted.after.is_some()),
             }
         }
         let gap = !*asked_oldest && self.is_gone(pull, &start, &mut scan, on, now_ms).await?;
         *asked_oldest = true;
-        let has_more = goes == Goes::On && !is_whole;
+        // A cursor says that there is more, and some stores find nothing after their own. Then the next look asks by time.
+        let has_more = goes == Goes::On && (!is_whole || (breaks_off && scan.is_past(&start)));
         let Scanned { deliveries, position } = if has_more { scan.pause() } else { scan.end() };
         if gap || !deliveries.is_empty() || pull.at_once || has_more {
             self.metrics.delivered.inc_by(deliveries.len() as u64);

@@ -110,6 +110,11 @@ impl Scan {
         self.found
     }
 
+    /// Whether it came any further than where it began.
+    pub fn is_past(&self, start: &Position) -> bool {
+        self.position != *start
+    }
+
     /// Takes the next page.
     ///
     /// # Errors

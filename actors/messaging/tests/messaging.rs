@@ -18,7 +18,7 @@ use nexum_host_ifaces::{
     types::{Event, Message},
 };
 use nexum_messaging::{Args, MessagingMetrics, PublishBy, Settings};
-use nexum_testkit::waku::{Publishing, Waku};
+use nexum_testkit::waku::{Cursors, Publishing, Waku};
 use prometheus::Registry;
 use ractor::{Actor, ActorProcessingErr, ActorRef, rpc::CallResult};
 use tokio::{sync::mpsc, time::timeout};
@@ -304,6 +304,25 @@ async fn history_is_read_in_bounded_pages_and_names_nothing() {
     assert!(rest.is_empty(), "{rest:?}");
     let settled = fixture.now_ns() - DISORDER_NS + 1;
     assert_eq!(at, Cursor::Message { time_ns: settled, hash: None, handled: Vec::new() });
+}
+
+#[tokio::test]
+async fn a_store_that_finds_nothing_after_its_own_cursor_is_asked_by_time() {
+    let node = Waku::start();
+    let mut fixture = Fixture::new(&[node.url()], |settings| settings.page_size = 10).await;
+    let mut at = fixture.begin().await;
+    let now = fixture.now_ns();
+    fixture.go_on(600);
+    let all: Vec<String> = (0..25).map(|n| format!("{n:02}")).collect();
+    all.iter().enumerate().for_each(|(n, payload)| node.put(TOPIC, payload.as_str(), now + n as u64));
+    node.set_cursors(Cursors::Loses);
+    let mut seen = Vec::new();
+    while seen.len() < all.len() {
+        let (told, next) = fixture.next(&at).await;
+        seen.extend(told);
+        at = next;
+    }
+    assert_eq!(seen, all);
 }
 
 #[tokio::test]
