@@ -326,6 +326,20 @@ async fn a_store_that_finds_nothing_after_its_own_cursor_is_asked_by_time() {
 }
 
 #[tokio::test]
+async fn a_query_gives_nothing_twice_and_fails_where_the_store_begins_anew() {
+    let node = Waku::start();
+    let fixture = Fixture::new(&[node.url()], |settings| settings.page_size = 10).await;
+    (0..25).for_each(|n| node.put(TOPIC, format!("{n}"), fixture.now_ns() + n));
+    node.repeat(true);
+    assert_eq!(fixture.query(0, 100, 1 << 20).await.unwrap().len(), 25);
+    node.set_cursors(Cursors::Ignores);
+    let failed = fixture.query(0, 100, 1 << 20).await.unwrap_err();
+    assert_eq!(failed.kind, HostErrorKind::Unavailable);
+    assert!(failed.message.ends_with("nothing that was not in those before it"), "{}", failed.message);
+    assert_eq!(fixture.query(0, 10, 1 << 20).await.unwrap().len(), 10, "one page is all that is wanted");
+}
+
+#[tokio::test]
 async fn what_the_store_dropped_before_it_was_handled_is_told_once_and_the_rest_is_given() {
     let node = Waku::start();
     let mut fixture = Fixture::new(&[node.url()], |_| {}).await;
