@@ -263,12 +263,13 @@ impl Client {
                 found.map_or(100, |batch| batch.used_percent),
                 left.map_or(0, |batch| batch.ttl_s.unwrap_or(u64::MAX)),
             );
-            let known = found.unwrap_or(Batch { is_usable: false, ttl_s: None, used_percent: 0 });
+            let none = Batch { is_usable: false, ttl_s: None, used_percent: 0, is_mutable: false };
+            let known = found.unwrap_or(none);
             let before = lock(&node.state).batch.replace(known);
             if before.is_none_or(|before| concern(&before) != concern(&known))
                 && let Some(what) = concern(&known)
             {
-                tracing::warn!(node = %node.name, "the postage batch {what}: top it up or dilute it before uploads fail");
+                tracing::warn!(node = %node.name, "the postage batch {what}");
             }
         }
     }
@@ -276,7 +277,7 @@ impl Client {
     pub fn status(&self) -> Vec<NodeStatus> {
         let shown = |node: &Node| {
             let state = lock(&node.state);
-            let batch = |Batch { is_usable, ttl_s, used_percent }| BatchStatus { is_usable, used_percent, ttl_s };
+            let batch = |Batch { is_usable, ttl_s, used_percent, .. }| BatchStatus { is_usable, used_percent, ttl_s };
             NodeStatus {
                 name: node.name.clone(),
                 is_up: state.is_up,
@@ -301,9 +302,14 @@ fn builder() -> reqwest::ClientBuilder {
 /// What an operator should know of a batch.
 fn concern(batch: &Batch) -> Option<&'static str> {
     match batch {
-        Batch { is_usable: false, .. } => Some("is of no use"),
-        Batch { used_percent: BATCH_FULL_PERCENT.., .. } => Some("is nearly full"),
-        Batch { ttl_s: Some(ttl_s), .. } if *ttl_s < BATCH_TTL_MIN_S => Some("lasts less than a day"),
+        Batch { is_usable: false, .. } => Some("is of no use, and uploads wait"),
+        Batch { used_percent: BATCH_FULL_PERCENT.., is_mutable: true, .. } => {
+            Some("is nearly full, and mutable: dilute it before uploads displace older content without an error")
+        }
+        Batch { used_percent: BATCH_FULL_PERCENT.., .. } => Some("is nearly full: dilute it before uploads fail"),
+        Batch { ttl_s: Some(ttl_s), .. } if *ttl_s < BATCH_TTL_MIN_S => {
+            Some("lasts less than a day: top it up before uploads fail")
+        }
         _ => None,
     }
 }
@@ -363,4 +369,29 @@ fn innermost(failed: &reqwest::Error) -> String {
         inner = error.source();
     }
     cause
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_full_batch_does_to_uploads_is_told() {
+        let fine = Batch { is_usable: true, ttl_s: None, used_percent: 89, is_mutable: true };
+        let full = Batch { used_percent: 90, is_mutable: false, ..fine };
+        for (batch, told) in [
+            (fine, None),
+            (Batch { is_usable: false, ..fine }, Some("is of no use")),
+            (full, Some("is nearly full: dilute it")),
+            (Batch { is_mutable: true, ..full }, Some("is nearly full, and mutable")),
+            (Batch { ttl_s: Some(86_399), ..fine }, Some("lasts less than a day")),
+        ] {
+            let said = concern(&batch);
+            let is_told = match (said, told) {
+                (Some(said), Some(told)) => said.starts_with(told),
+                (said, told) => said == told,
+            };
+            assert!(is_told, "{batch:?}: {said:?}");
+        }
+    }
 }
