@@ -111,22 +111,26 @@ impl Pulls {
             count: pull.deliveries_max.saturating_add(start.names() + 1),
             ..Wanted::default()
         };
-        let (mut on, mut pages, mut is_whole, mut goes, mut breaks_off) = (None, 0, false, Goes::On, false);
+        let (mut on, mut pages, mut is_whole, mut goes, mut began) = (None, 0, false, Goes::On, None);
         while goes == Goes::On && !is_whole && pages < PAGES_MAX {
             let (node, page) = self.nodes.page(on, wanted.clone()).await?;
             on = Some(node);
             pages += 1;
-            let is_empty = page.messages.is_empty();
+            let first = page.messages.iter().map(|stored| (stored.time_ns, stored.hash)).min();
+            // A cursor says that there is more. Some stores find nothing after their own, or begin anew: the next look asks by time.
+            if pages > 1 && (first.is_none() || first == began) && scan.is_past(&start) {
+                break;
+            }
+            began = began.or(first);
             goes = scan.take(page.messages)?;
-            match page.next.filter(|_| !is_empty) {
+            match page.next.filter(|_| first.is_some()) {
                 Some(next) => wanted.after = Some(next),
-                None => (is_whole, breaks_off) = (true, is_empty && wanted.after.is_some()),
+                None => is_whole = true,
             }
         }
         let gap = !*asked_oldest && self.is_gone(pull, &start, &mut scan, on, now_ms).await?;
         *asked_oldest = true;
-        // A cursor says that there is more, and some stores find nothing after their own. Then the next look asks by time.
-        let has_more = goes == Goes::On && (!is_whole || (breaks_off && scan.is_past(&start)));
+        let has_more = goes == Goes::On && !is_whole;
         let Scanned { deliveries, position } = if has_more { scan.pause() } else { scan.end() };
         if gap || !deliveries.is_empty() || pull.at_once || has_more {
             self.metrics.delivered.inc_by(deliveries.len() as u64);

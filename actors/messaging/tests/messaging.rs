@@ -307,22 +307,24 @@ async fn history_is_read_in_bounded_pages_and_names_nothing() {
 }
 
 #[tokio::test]
-async fn a_store_that_finds_nothing_after_its_own_cursor_is_asked_by_time() {
-    let node = Waku::start();
-    let mut fixture = Fixture::new(&[node.url()], |settings| settings.page_size = 10).await;
-    let mut at = fixture.begin().await;
-    let now = fixture.now_ns();
-    fixture.go_on(600);
-    let all: Vec<String> = (0..25).map(|n| format!("{n:02}")).collect();
-    all.iter().enumerate().for_each(|(n, payload)| node.put(TOPIC, payload.as_str(), now + n as u64));
-    node.set_cursors(Cursors::Loses);
-    let mut seen = Vec::new();
-    while seen.len() < all.len() {
-        let (told, next) = fixture.next(&at).await;
-        seen.extend(told);
-        at = next;
+async fn a_store_that_does_not_go_on_after_its_own_cursor_is_asked_by_time() {
+    for cursors in [Cursors::Loses, Cursors::Ignores] {
+        let node = Waku::start();
+        let mut fixture = Fixture::new(&[node.url()], |settings| settings.page_size = 10).await;
+        let mut at = fixture.begin().await;
+        let now = fixture.now_ns();
+        fixture.go_on(600);
+        let all: Vec<String> = (0..25).map(|n| format!("{n:02}")).collect();
+        all.iter().enumerate().for_each(|(n, payload)| node.put(TOPIC, payload.as_str(), now + n as u64));
+        node.set_cursors(cursors);
+        let mut seen = Vec::new();
+        while seen.len() < all.len() {
+            let (told, next) = fixture.next(&at).await;
+            seen.extend(told);
+            at = next;
+        }
+        assert_eq!(seen, all, "{cursors:?}");
     }
-    assert_eq!(seen, all);
 }
 
 #[tokio::test]
