@@ -58,6 +58,8 @@ struct State {
     corrupt_total: u64,
     last_error: Option<String>,
     batch: Option<Batch>,
+    /// It says itself that the batch has expired, or is not usable yet.
+    is_spent: bool,
 }
 
 /// All nodes.
@@ -169,6 +171,7 @@ impl Client {
                 true => Ok(()),
                 false => Err(node.corrupt("it stored something else, or says so".to_owned())),
             });
+            let stored = if stored.is_ok() && self.is_spent(node).await { Err(node.spent()) } else { stored };
             match self.judged(node, stored) {
                 Ok(()) => return Ok(()),
                 Err(trouble) if !trouble.failure.is_of_this_node() => return Err(trouble),
@@ -242,36 +245,55 @@ impl Client {
     /// Asks every node how it is.
     pub async fn look(&self) {
         for node in &self.nodes {
-            let path = match &node.batch {
-                Some(batch) => vec!["stamps".to_owned(), batch.clone()],
-                None => vec!["health".to_owned()],
-            };
-            let request = self.http.get(node.path(&path));
-            let answer = self.answer(node, request, node::MESSAGE_BYTES_MAX, node.batch.is_some()).await;
-            let told = self.judged(node, answer);
-            let found = match &told {
-                _ if node.batch.is_none() => continue,
-                Ok(body) => Batch::read(body),
-                // It has none of this name.
-                Err(Trouble { failure: Failure::BatchUnusable | Failure::NotFound | Failure::Refused, .. }) => None,
-                // It says nothing of the batch.
-                Err(_) => continue,
-            };
-            let left = found.filter(|batch| batch.is_usable);
-            self.metrics.batch(
-                &node.name,
-                found.map_or(100, |batch| batch.used_percent),
-                left.map_or(0, |batch| batch.ttl_s.unwrap_or(u64::MAX)),
-            );
-            let none = Batch { is_usable: false, ttl_s: None, used_percent: 0, is_mutable: false };
-            let known = found.unwrap_or(none);
-            let before = lock(&node.state).batch.replace(known);
-            if before.is_none_or(|before| concern(&before) != concern(&known))
-                && let Some(what) = concern(&known)
-            {
-                tracing::warn!(node = %node.name, "the postage batch {what}");
-            }
+            self.look_at(node).await;
         }
+    }
+
+    async fn look_at(&self, node: &Node) {
+        let path = match &node.batch {
+            Some(batch) => vec!["stamps".to_owned(), batch.clone()],
+            None => vec!["health".to_owned()],
+        };
+        let request = self.http.get(node.path(&path));
+        let answer = self.answer(node, request, node::MESSAGE_BYTES_MAX, node.batch.is_some()).await;
+        let told = self.judged(node, answer);
+        let found = match &told {
+            _ if node.batch.is_none() => return,
+            Ok(body) => Batch::read(body),
+            // It has none of this name.
+            Err(Trouble { failure: Failure::BatchUnusable | Failure::NotFound | Failure::Refused, .. }) => None,
+            // It says nothing of the batch.
+            Err(_) => return,
+        };
+        let left = found.filter(|batch| batch.is_usable);
+        self.metrics.batch(
+            &node.name,
+            found.map_or(100, |batch| batch.used_percent),
+            left.map_or(0, |batch| batch.ttl_s.unwrap_or(u64::MAX)),
+        );
+        let none = Batch { is_usable: false, ttl_s: None, used_percent: 0, is_mutable: false };
+        let known = found.unwrap_or(none);
+        let before = {
+            let mut state = lock(&node.state);
+            // One that knows nothing of a batch may stand before another that does.
+            state.is_spent = found.is_some_and(|batch| !batch.is_usable);
+            state.batch.replace(known)
+        };
+        if before.is_none_or(|before| concern(&before) != concern(&known))
+            && let Some(what) = concern(&known)
+        {
+            tracing::warn!(node = %node.name, "the postage batch {what}");
+        }
+    }
+
+    /// Whether a node that took an upload says itself that the batch is of no use. The network drops what comes with it.
+    async fn is_spent(&self, node: &Node) -> bool {
+        // It may have become usable since the last look.
+        let is_known_usable = lock(&node.state).batch.is_some_and(|batch| batch.is_usable);
+        if !is_known_usable {
+            self.look_at(node).await;
+        }
+        lock(&node.state).is_spent
     }
 
     pub fn status(&self) -> Vec<NodeStatus> {
@@ -348,6 +370,11 @@ impl Node {
 
     fn corrupt(&self, what: String) -> Trouble {
         Trouble { failure: Failure::Corrupt, status: 0, text: format!("{}: {what}", self.name) }
+    }
+
+    fn spent(&self) -> Trouble {
+        let text = format!("{}: it takes uploads, but its postage batch has expired or is not usable yet", self.name);
+        Trouble { failure: Failure::BatchUnusable, status: 0, text }
     }
 
     fn unanswered(&self, failed: reqwest::Error, otherwise: Failure) -> Trouble {

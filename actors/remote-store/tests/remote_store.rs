@@ -231,6 +231,19 @@ async fn an_update_of_a_feed_is_written_once_for_one_effect() {
 }
 
 #[tokio::test]
+async fn an_upload_with_an_expired_batch_has_failed_though_the_node_takes_it() {
+    let bee = Bee::start();
+    bee.set(Mood::TakesExpired);
+    let store = Store::start(&[&bee], Limits::default()).await;
+    for _ in 0..2 {
+        assert_eq!(told(store.upload(b"1").await), (HostErrorKind::Unavailable, "batch-unusable".to_owned()));
+    }
+    assert_eq!(bee.uploads().len(), 2);
+    bee.set(Mood::Fine);
+    assert!(bee.has(&hex::encode(store.upload(b"1").await.unwrap())));
+}
+
+#[tokio::test]
 async fn a_search_that_was_given_up_goes_on_from_what_it_found() {
     let (bee, other) = (Bee::start(), Bee::start());
     let writer = Store::start(&[&bee], Limits::default()).await;
