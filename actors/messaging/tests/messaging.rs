@@ -392,6 +392,24 @@ async fn the_next_node_is_asked_when_one_is_away_and_the_status_says_so() {
 }
 
 #[tokio::test]
+async fn the_next_node_is_asked_when_one_does_not_reach_its_store() {
+    for refusal in [
+        (504, "PEER_DIAL_FAILURE: 16Uiu2HAm"),
+        (300, "BAD_RESPONSE: Stream Reset!"),
+        (400, "BAD_REQUEST: Stream Reset!"),
+    ] {
+        let (first, second) = (Waku::start(), Waku::start());
+        let fixture = Fixture::new(&[first.url(), second.url()], |_| {}).await;
+        first.refuse(Some(refusal));
+        second.put(TOPIC, "a", fixture.now_ns());
+        assert_eq!(fixture.query(0, 10, 1 << 20).await.unwrap().len(), 1, "{refusal:?}");
+        let nodes = fixture.status().await.nodes;
+        assert!(nodes[0].last_error.as_ref().is_some_and(|told| told.contains(refusal.1)), "{nodes:?}");
+        assert!(nodes[0].failing_ms.is_some() && nodes[1].failing_ms.is_none(), "{nodes:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_pull_that_is_forgotten_or_replaced_has_no_answer() {
     let node = Waku::start();
     let mut fixture = Fixture::new(&[node.url()], |_| {}).await;
