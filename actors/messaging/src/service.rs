@@ -145,12 +145,12 @@ impl Service {
                 }
                 found.push(stored.message);
             }
-            // Some begin anew when the message that their cursor names is gone.
-            if !is_empty && seen.len() == seen_before {
-                let message = "the answer of a store: a page has nothing that was not in those before it";
-                return Err(error(HostErrorKind::Unavailable, message));
-            }
             match page.next.filter(|_| !is_empty) {
+                // Some begin anew when the message that their cursor names is gone.
+                Some(_) if seen.len() == seen_before => {
+                    let message = "the answer of a store: a page has nothing that was not in those before it";
+                    return Err(error(HostErrorKind::Unavailable, message));
+                }
                 Some(next) => (on, after) = (Some(node), Some(next)),
                 None => break,
             }
