@@ -48,8 +48,15 @@ impl Server {
         Ok(Self { http, url, shown })
     }
 
+    /// What it answers. A server closes a connection that was idle, perhaps just when a request is on its way: one whose
+    /// connection was lost is sent once more. It is of no consequence that something is signed twice.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, HostError> {
-        request.send().await.map_err(|failed| self.failure(failed))
+        let again = request.try_clone();
+        let answer = match (request.send().await, again) {
+            (Err(failed), Some(again)) if is_lost(&failed) => again.send().await,
+            (answer, _) => answer,
+        };
+        answer.map_err(|failed| self.failure(failed))
     }
 
     pub async fn read(&self, mut answer: Response, limit: usize) -> Result<Vec<u8>, HostError> {
@@ -72,6 +79,11 @@ impl Server {
         let cause = cut(innermost(&failed.without_url()), MESSAGE_BYTES_MAX);
         error(kind, format!("{}: {cause}", self.shown))
     }
+}
+
+/// Whether there was a connection, and no answer came over it.
+fn is_lost(failed: &reqwest::Error) -> bool {
+    failed.is_request() && !failed.is_connect() && !failed.is_timeout()
 }
 
 fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {

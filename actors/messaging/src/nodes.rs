@@ -143,8 +143,7 @@ impl Nodes {
             body: None,
             answer_bytes_max: (count + 1) * RECORD_BYTES_MAX,
         };
-        let (node, body) = self.ask(on, &request).await?;
-        let mut page = wire::page(&body, topic.as_deref())?;
+        let (node, mut page) = self.ask(on, &request, |body| wire::page(&body, topic.as_deref())).await?;
         // Nobody asked for these. One that a node has of the future would be named in positions until its time comes.
         let is_in =
             |time_ns: u64| start_ns.is_none_or(|start| start <= time_ns) && end_ns.is_none_or(|end| time_ns <= end);
@@ -166,7 +165,7 @@ impl Nodes {
             body: Some(body.to_string()),
             answer_bytes_max: WORD_BYTES_MAX,
         };
-        self.ask(None, &request).await.map(|(_, said)| said)
+        self.ask(None, &request, Ok).await.map(|(_, said)| said)
     }
 
     /// Has a node listen to a topic.
@@ -179,7 +178,7 @@ impl Nodes {
             body: Some(serde_json::json!([topic]).to_string()),
             answer_bytes_max: WORD_BYTES_MAX,
         };
-        self.ask(Some(node), &request).await.map(drop)
+        self.ask(Some(node), &request, Ok).await.map(drop)
     }
 
     /// How many messages a node has heard of a topic since it was asked last.
@@ -192,8 +191,7 @@ impl Nodes {
             body: None,
             answer_bytes_max: HEARD_BYTES_MAX,
         };
-        let (_, body) = self.ask(Some(node), &request).await?;
-        wire::heard(&body)
+        self.ask(Some(node), &request, |body| wire::heard(&body)).await.map(|(_, heard)| heard)
     }
 
     pub fn status(&self) -> Vec<NodeStatus> {
@@ -206,20 +204,26 @@ impl Nodes {
         self.nodes.iter().map(status).collect()
     }
 
-    /// Asks one node, or one after the other until one answers.
-    async fn ask(&self, on: Option<usize>, request: &Request) -> Result<(usize, Vec<u8>), HostError> {
+    /// Asks one node, or one after the other until one answers. Some have a success to say that they could not reach a store:
+    /// what `read` finds to be no answer is none.
+    async fn ask<T>(
+        &self,
+        on: Option<usize>,
+        request: &Request,
+        read: impl Fn(Vec<u8>) -> Result<T, HostError>,
+    ) -> Result<(usize, T), HostError> {
         let first = on.unwrap_or_else(|| self.preferred());
         let tries = if on.is_some() { 1 } else { self.nodes.len() };
         let mut worst: Option<HostError> = None;
         for index in (0..tries).map(|step| (first + step) % self.nodes.len()) {
-            let answer = self.send(&self.nodes[index], request).await;
+            let answer = self.send(&self.nodes[index], request).await.and_then(&read);
             self.note(index, request.operation, &answer);
             match answer {
-                Ok(body) => {
+                Ok(answer) => {
                     if on.is_none() {
                         self.preferred.store(index, Ordering::Relaxed);
                     }
-                    return Ok((index, body));
+                    return Ok((index, answer));
                 }
                 // That it has the message is as good as that it takes it.
                 Err(failed) if may_pass(&failed) && !wire::is_duplicate(&failed) => {
@@ -275,7 +279,7 @@ impl Nodes {
     }
 
     /// Keeps what became of a request. An answer that refuses something is an answer.
-    fn note(&self, index: usize, operation: &str, answer: &Result<Vec<u8>, HostError>) {
+    fn note<T>(&self, index: usize, operation: &str, answer: &Result<T, HostError>) {
         let result = answer.as_ref().map_or_else(|failed| failed.kind.name(), |_| "ok");
         self.metrics.requests.with_label_values(&[operation, result]).inc();
         let node = &self.nodes[index];

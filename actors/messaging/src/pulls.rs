@@ -121,15 +121,22 @@ impl Pulls {
             count: pull.deliveries_max.saturating_add(start.names() + 1),
             ..Wanted::default()
         };
-        let (mut on, mut pages, mut is_whole, mut goes) = (None, 0, false, Goes::On);
+        let (mut on, mut pages, mut asked, mut is_whole) = (None, 0, 0, false);
+        let (mut goes, mut began) = (Goes::On, None);
         while goes == Goes::On && !is_whole && pages < PAGES_MAX {
             let (node, page) = self.nodes.page(on, wanted.clone()).await?;
             on = Some(node);
-            let is_empty = page.messages.is_empty();
+            asked += 1;
+            let first = page.messages.iter().map(|stored| (stored.time_ns, stored.hash)).min();
+            // A cursor says that there is more. Some stores find nothing after their own, or begin anew: the next look asks by time.
+            if asked > 1 && (first == began || (first.is_none() && scan.is_past(&start))) {
+                break;
+            }
+            began = began.or(first);
             goes = scan.take(page.messages)?;
             // A look that ended where it began would be the same again, however often it came.
-            pages += usize::from(!scan.is_at(&start));
-            match page.next.filter(|_| !is_empty) {
+            pages += usize::from(scan.is_past(&start));
+            match page.next.filter(|_| first.is_some()) {
                 Some(next) => wanted.after = Some(next),
                 None => is_whole = true,
             }

@@ -112,9 +112,9 @@ impl Scan {
         self.found
     }
 
-    /// Whether it has come no further than to where it began.
-    pub fn is_at(&self, start: &Position) -> bool {
-        self.position == *start
+    /// Whether it came any further than where it began.
+    pub fn is_past(&self, start: &Position) -> bool {
+        self.position != *start
     }
 
     /// Takes the next page.

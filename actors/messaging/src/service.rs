@@ -1,7 +1,7 @@
 //! What is answered at once: messages are published, and stored ones are looked up.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -145,7 +145,7 @@ impl Service {
     async fn query_now(&self, query: &Query) -> Result<Vec<Message>, HostError> {
         let most = query.messages_max as usize;
         let (mut found, mut bytes, mut on, mut after) = (Vec::new(), 0, None, None);
-        let mut last = None;
+        let mut seen = HashSet::new();
         while found.len() < most {
             let wanted = Wanted {
                 topic: Some(query.topic.clone()),
@@ -156,13 +156,12 @@ impl Service {
                 after: after.take(),
             };
             let (node, page) = self.nodes.page(on, wanted).await?;
-            let is_empty = page.messages.is_empty();
+            let (is_empty, seen_before) = (page.messages.is_empty(), seen.len());
             for stored in page.messages {
                 // A store may give one twice.
-                if last == Some(stored.hash) || found.len() == most {
+                if found.len() == most || !seen.insert(stored.hash) {
                     continue;
                 }
-                last = Some(stored.hash);
                 bytes += stored.message.content_topic.len() + stored.message.payload.len();
                 if bytes > query.bytes_max {
                     let message = format!("the messages are larger than the limit of {} bytes", query.bytes_max);
@@ -171,6 +170,11 @@ impl Service {
                 found.push(stored.message);
             }
             match page.next.filter(|_| !is_empty) {
+                // Some begin anew when the message that their cursor names is gone.
+                Some(_) if seen.len() == seen_before => {
+                    let message = "the answer of a store: a page has nothing that was not in those before it";
+                    return Err(error(HostErrorKind::Unavailable, message));
+                }
                 Some(next) => (on, after) = (Some(node), Some(next)),
                 None => break,
             }

@@ -111,6 +111,8 @@ pub fn page(body: &[u8], topic: Option<&str>) -> Result<Page, HostError> {
     if let Some(code) = answer.status_code.filter(|code| *code != 200) {
         let told = in_one_line(&answer.status_desc.unwrap_or_default());
         let kind = match code {
+            // Nothing is wrong with the question: the connection between the node and its store broke off.
+            400 if told.to_ascii_lowercase().contains("stream") => HostErrorKind::Unavailable,
             400 => HostErrorKind::InvalidInput,
             429 => HostErrorKind::RateLimited,
             _ => HostErrorKind::Unavailable,

@@ -21,7 +21,7 @@ use nexum_host_ifaces::{
     types::{Event, Message},
 };
 use nexum_messaging::{Args, MessagingMetrics, PublishBy, Settings};
-use nexum_testkit::waku::{Publishing, Waku};
+use nexum_testkit::waku::{Cursors, Publishing, Waku};
 use prometheus::Registry;
 use ractor::{Actor, ActorProcessingErr, ActorRef, rpc::CallResult};
 use tokio::{
@@ -405,6 +405,41 @@ async fn messages_that_were_handled_do_not_hide_what_comes_after_them() {
 }
 
 #[tokio::test]
+async fn a_store_that_does_not_go_on_after_its_own_cursor_is_asked_by_time() {
+    for cursors in [Cursors::Loses, Cursors::Ignores] {
+        let node = Waku::start();
+        let mut fixture = Fixture::new(&[node.url()], |settings| settings.page_size = 10).await;
+        let mut at = fixture.begin().await;
+        let now = fixture.now_ns();
+        fixture.go_on(600);
+        let all: Vec<String> = (0..25).map(|n| format!("{n:02}")).collect();
+        all.iter().enumerate().for_each(|(n, payload)| node.put(TOPIC, payload.as_str(), now + n as u64));
+        node.set_cursors(cursors);
+        let mut seen = Vec::new();
+        while seen.len() < all.len() {
+            let (told, next) = fixture.next(&at).await;
+            seen.extend(told);
+            at = next;
+        }
+        assert_eq!(seen, all, "{cursors:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_query_gives_nothing_twice_and_fails_where_the_store_begins_anew() {
+    let node = Waku::start();
+    let fixture = Fixture::new(&[node.url()], |settings| settings.page_size = 10).await;
+    (0..25).for_each(|n| node.put(TOPIC, format!("{n}"), fixture.now_ns() + n));
+    node.repeat(true);
+    assert_eq!(fixture.query(0, 100, 1 << 20).await.unwrap().len(), 25);
+    node.set_cursors(Cursors::Ignores);
+    let failed = fixture.query(0, 100, 1 << 20).await.unwrap_err();
+    assert_eq!(failed.kind, HostErrorKind::Unavailable);
+    assert!(failed.message.ends_with("nothing that was not in those before it"), "{}", failed.message);
+    assert_eq!(fixture.query(0, 10, 1 << 20).await.unwrap().len(), 10, "one page is all that is wanted");
+}
+
+#[tokio::test]
 async fn what_the_store_dropped_before_it_was_handled_is_told_once_and_the_rest_is_given() {
     let node = Waku::start();
     let mut fixture = Fixture::new(&[node.url()], |_| {}).await;
@@ -479,6 +514,24 @@ async fn what_waits_because_of_the_nodes_is_told_with_its_age_until_it_is_over()
     node.put(TOPIC, "a", fixture.now_ns());
     assert_eq!(fixture.answer().await.0, ["a"]);
     fixture.waits(0).await;
+}
+
+#[tokio::test]
+async fn the_next_node_is_asked_when_one_does_not_reach_its_store() {
+    for refusal in [
+        (504, "PEER_DIAL_FAILURE: 16Uiu2HAm"),
+        (300, "BAD_RESPONSE: Stream Reset!"),
+        (400, "BAD_REQUEST: Stream Reset!"),
+    ] {
+        let (first, second) = (Waku::start(), Waku::start());
+        let fixture = Fixture::new(&[first.url(), second.url()], |_| {}).await;
+        first.refuse_within(Some(refusal));
+        second.put(TOPIC, "a", fixture.now_ns());
+        assert_eq!(fixture.query(0, 10, 1 << 20).await.unwrap().len(), 1, "{refusal:?}");
+        let nodes = fixture.status().await.nodes;
+        assert!(nodes[0].last_error.as_ref().is_some_and(|told| told.contains(refusal.1)), "{nodes:?}");
+        assert!(nodes[0].failing_ms.is_some() && nodes[1].failing_ms.is_none(), "{nodes:?}");
+    }
 }
 
 #[tokio::test]

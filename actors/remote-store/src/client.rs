@@ -61,6 +61,8 @@ struct State {
     corrupt_total: u64,
     last_error: Option<String>,
     batch: Option<Batch>,
+    /// It says itself that the batch has expired, or is not usable yet.
+    is_spent: bool,
 }
 
 /// All nodes.
@@ -176,6 +178,7 @@ impl Client {
                 true => Ok(()),
                 false => Err(node.corrupt("it stored something else, or says so".to_owned())),
             });
+            let stored = if stored.is_ok() && self.is_spent(node).await { Err(node.spent()) } else { stored };
             match self.judged(node, stored) {
                 Ok(()) => return Ok(()),
                 Err(trouble) if !trouble.failure.is_of_this_node() => return Err(trouble),
@@ -252,41 +255,61 @@ impl Client {
     /// Asks every node how it is.
     pub async fn look(&self) {
         for node in &self.nodes {
-            let path = match &node.batch {
-                Some(batch) => vec!["stamps".to_owned(), batch.clone()],
-                None => vec!["health".to_owned()],
-            };
-            let request = self.http.get(node.path(&path));
-            let answer = self.answer(node, request, node::MESSAGE_BYTES_MAX, node.batch.is_some()).await;
-            let told = self.judged(node, answer);
-            let found = match &told {
-                _ if node.batch.is_none() => continue,
-                Ok(body) => Batch::read(body),
-                // It has none of this name.
-                Err(Trouble { failure: Failure::BatchUnusable | Failure::NotFound | Failure::Refused, .. }) => None,
-                // It says nothing of the batch.
-                Err(_) => continue,
-            };
-            let left = found.filter(|batch| batch.is_usable);
-            self.metrics.batch(
-                &node.name,
-                found.map_or(100, |batch| batch.used_percent),
-                left.map_or(0, |batch| batch.ttl_s.unwrap_or(u64::MAX)),
-            );
-            let known = found.unwrap_or(Batch { is_usable: false, ttl_s: None, used_percent: 0 });
-            let before = lock(&node.state).batch.replace(known);
-            if before.is_none_or(|before| concern(&before) != concern(&known))
-                && let Some(what) = concern(&known)
-            {
-                tracing::warn!(node = %node.name, "the postage batch {what}: top it up or dilute it before uploads fail");
-            }
+            self.look_at(node).await;
         }
+    }
+
+    async fn look_at(&self, node: &Node) {
+        let path = match &node.batch {
+            Some(batch) => vec!["stamps".to_owned(), batch.clone()],
+            None => vec!["health".to_owned()],
+        };
+        let request = self.http.get(node.path(&path));
+        let answer = self.answer(node, request, node::MESSAGE_BYTES_MAX, node.batch.is_some()).await;
+        let told = self.judged(node, answer);
+        let found = match &told {
+            _ if node.batch.is_none() => return,
+            Ok(body) => Batch::read(body),
+            // It has none of this name.
+            Err(Trouble { failure: Failure::BatchUnusable | Failure::NotFound | Failure::Refused, .. }) => None,
+            // It says nothing of the batch.
+            Err(_) => return,
+        };
+        let left = found.filter(|batch| batch.is_usable);
+        self.metrics.batch(
+            &node.name,
+            found.map_or(100, |batch| batch.used_percent),
+            left.map_or(0, |batch| batch.ttl_s.unwrap_or(u64::MAX)),
+        );
+        let none = Batch { is_usable: false, ttl_s: None, used_percent: 0, is_mutable: false };
+        let known = found.unwrap_or(none);
+        let before = {
+            let mut state = lock(&node.state);
+            // One that knows nothing of a batch may stand before another that does.
+            state.is_spent = found.is_some_and(|batch| !batch.is_usable);
+            state.batch.replace(known)
+        };
+        if before.is_none_or(|before| concern(&before) != concern(&known))
+            && let Some(what) = concern(&known)
+        {
+            tracing::warn!(node = %node.name, "the postage batch {what}");
+        }
+    }
+
+    /// Whether a node that took an upload says itself that the batch is of no use. The network drops what comes with it.
+    async fn is_spent(&self, node: &Node) -> bool {
+        // It may have become usable since the last look.
+        let is_known_usable = lock(&node.state).batch.is_some_and(|batch| batch.is_usable);
+        if !is_known_usable {
+            self.look_at(node).await;
+        }
+        lock(&node.state).is_spent
     }
 
     pub fn status(&self, now_ns: u64) -> Vec<NodeStatus> {
         let shown = |node: &Node| {
             let state = lock(&node.state);
-            let batch = |Batch { is_usable, ttl_s, used_percent }| BatchStatus { is_usable, used_percent, ttl_s };
+            let batch = |Batch { is_usable, ttl_s, used_percent, .. }| BatchStatus { is_usable, used_percent, ttl_s };
             NodeStatus {
                 name: node.name.clone(),
                 is_up: state.down_since_ns.is_none(),
@@ -312,9 +335,14 @@ fn builder() -> reqwest::ClientBuilder {
 /// What an operator should know of a batch.
 fn concern(batch: &Batch) -> Option<&'static str> {
     match batch {
-        Batch { is_usable: false, .. } => Some("is of no use"),
-        Batch { used_percent: BATCH_FULL_PERCENT.., .. } => Some("is nearly full"),
-        Batch { ttl_s: Some(ttl_s), .. } if *ttl_s < BATCH_TTL_MIN_S => Some("lasts less than a day"),
+        Batch { is_usable: false, .. } => Some("is of no use, and uploads wait"),
+        Batch { used_percent: BATCH_FULL_PERCENT.., is_mutable: true, .. } => {
+            Some("is nearly full, and mutable: dilute it before uploads displace older content without an error")
+        }
+        Batch { used_percent: BATCH_FULL_PERCENT.., .. } => Some("is nearly full: dilute it before uploads fail"),
+        Batch { ttl_s: Some(ttl_s), .. } if *ttl_s < BATCH_TTL_MIN_S => {
+            Some("lasts less than a day: top it up before uploads fail")
+        }
         _ => None,
     }
 }
@@ -355,6 +383,11 @@ impl Node {
         Trouble { failure: Failure::Corrupt, status: 0, text: format!("{}: {what}", self.name) }
     }
 
+    fn spent(&self) -> Trouble {
+        let text = format!("{}: it takes uploads, but its postage batch has expired or is not usable yet", self.name);
+        Trouble { failure: Failure::BatchUnusable, status: 0, text }
+    }
+
     fn unanswered(&self, failed: reqwest::Error, otherwise: Failure) -> Trouble {
         let failure = if failed.is_timeout() { Failure::Slow } else { otherwise };
         let cause = match failure {
@@ -374,4 +407,29 @@ fn innermost(failed: &reqwest::Error) -> String {
         inner = error.source();
     }
     cause
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_full_batch_does_to_uploads_is_told() {
+        let fine = Batch { is_usable: true, ttl_s: None, used_percent: 89, is_mutable: true };
+        let full = Batch { used_percent: 90, is_mutable: false, ..fine };
+        for (batch, told) in [
+            (fine, None),
+            (Batch { is_usable: false, ..fine }, Some("is of no use")),
+            (full, Some("is nearly full: dilute it")),
+            (Batch { is_mutable: true, ..full }, Some("is nearly full, and mutable")),
+            (Batch { ttl_s: Some(86_399), ..fine }, Some("lasts less than a day")),
+        ] {
+            let said = concern(&batch);
+            let is_told = match (said, told) {
+                (Some(said), Some(told)) => said.starts_with(told),
+                (said, told) => said == told,
+            };
+            assert!(is_told, "{batch:?}: {said:?}");
+        }
+    }
 }

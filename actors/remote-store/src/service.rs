@@ -165,14 +165,15 @@ impl Service {
         while let Some(index) = search.next() {
             let update = self.update(&feed, index).await?;
             search.answer(index, update.is_some());
-            newest = update.or(newest);
+            if update.is_some() {
+                // What is missing takes a node long to say. A search that is given up for that is not begun anew the next time.
+                self.feeds.see(feed, index);
+                newest = update;
+            }
         }
         match (search.found(), newest) {
             (None, _) => Ok(None),
-            (Some(index), Some(update)) if update.index == index => {
-                self.feeds.see(feed, index);
-                Ok(Some(update))
-            }
+            (Some(index), Some(update)) if update.index == index => Ok(Some(update)),
             // Seen before, and nothing after it.
             (Some(index), _) => match self.update(&feed, index).await? {
                 Some(update) => Ok(Some(update)),

@@ -236,6 +236,38 @@ async fn an_update_of_a_feed_is_written_once_for_one_effect() {
 }
 
 #[tokio::test]
+async fn an_upload_with_an_expired_batch_has_failed_though_the_node_takes_it() {
+    let bee = Bee::start();
+    bee.set(Mood::TakesExpired);
+    let store = Store::start(&[&bee], Limits::default()).await;
+    for _ in 0..2 {
+        assert_eq!(told(store.upload(b"1").await), (HostErrorKind::Unavailable, "batch-unusable".to_owned()));
+    }
+    assert_eq!(bee.uploads().len(), 2);
+    bee.set(Mood::Fine);
+    assert!(bee.has(&hex::encode(store.upload(b"1").await.unwrap())));
+}
+
+#[tokio::test]
+async fn a_search_that_was_given_up_goes_on_from_what_it_found() {
+    let (bee, other) = (Bee::start(), Bee::start());
+    let writer = Store::start(&[&bee], Limits::default()).await;
+    for number in 0..40_u8 {
+        writer.write_feed(TOPIC, &[number], false).await.unwrap();
+    }
+    let store = Store::start(&[&bee, &other], Limits::default()).await;
+    // That an update is missing is known only when both say so.
+    other.set(Mood::Fails(500));
+    for (requests, what) in [(6, "0, 2, 6, 14, 30 and not 62"), (4, "31, 33, 37 and not 45"), (2, "38 and not 40")] {
+        let before = bee.chunk_requests();
+        assert_eq!(told(store.read_feed().await).1, "failed");
+        assert_eq!(bee.chunk_requests() - before, requests, "{what}");
+    }
+    other.set(Mood::Fine);
+    assert_eq!(store.read_feed().await.unwrap(), Some(vec![39]));
+}
+
+#[tokio::test]
 async fn a_node_that_fails_leaves_the_work_to_the_next_one() {
     let (bad, good) = (Bee::start(), Bee::start());
     for mood in [Mood::Fails(500), Mood::BatchFull, Mood::Misnames, Mood::LosesAnswers, Mood::Syncs] {

@@ -152,6 +152,9 @@ const LINES: &[Line] = &[
     line("openethereum", "transaction cost exceeds current gas limit", Class::GasLimitExceeded),
     line("geth, reth", "gas uint64 overflow", Class::GasLimitExceeded),
     line("erigon", "gasuintoverflow", Class::GasLimitExceeded),
+    // Gas enough, and still more of something than can be proved.
+    line("polygon zkevm, x layer", "counters to continue the execution", Class::GasLimitExceeded),
+    line("polygon zkevm, x layer", "out of counters at node level", Class::GasLimitExceeded),
     line("geth, erigon, reth", "oversized data", Class::TooLarge),
     line("nethermind", "transaction too large", Class::TooLarge),
     line("erigon", "rlptoolong", Class::TooLarge),

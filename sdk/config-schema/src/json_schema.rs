@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::{ITEMS_MAX, Kind, SECRET_NAME_BYTES_MAX, Table};
+use crate::{Field, ITEMS_MAX, Kind, SECRET_NAME_BYTES_MAX, Table};
 
 impl Table {
     /// The whole configuration as JSON Schema (draft 2020-12).
@@ -35,7 +35,7 @@ impl Table {
             if let Some(default) = &field.default {
                 schema.insert("default".to_owned(), default.clone());
             }
-            if !field.optional && field.default.is_none() && !matches!(field.kind, Kind::Table(_)) {
+            if is_needed(field) {
                 required.push(json!(field.name));
             }
             properties.insert(field.name.clone(), Json::Object(schema));
@@ -46,6 +46,14 @@ impl Table {
             "required": required,
             "additionalProperties": self.open,
         }))
+    }
+}
+
+/// Whether a configuration without it is refused. A table is needed for what is needed of it.
+fn is_needed(field: &Field) -> bool {
+    match &field.kind {
+        Kind::Table(table) => !field.optional && table.fields.iter().any(is_needed),
+        _ => !field.optional && field.default.is_none(),
     }
 }
 

@@ -188,3 +188,22 @@ fn a_schema_is_told_to_other_tools() {
         (&false.into(), &true.into())
     );
 }
+
+#[test]
+fn a_table_is_needed_as_soon_as_something_of_it_is() {
+    let told_of = |rest: &str| {
+        let of = |name: &str, kind: &str| format!(r#"{{"kind":"table","fields":[{{"name":"{name}","type":{kind}}}]}}"#);
+        let file = format!(r#"{{"kind":"table","fields":[{{"name":"file","type":{{"kind":"text"}}{rest}}}]}}"#);
+        let table = Table::parse(&of("api", &of("key", &file))).unwrap();
+        (table.check(&[]).is_ok(), table.json_schema())
+    };
+    let (is_empty_taken, told) = told_of("");
+    assert!(!is_empty_taken);
+    assert_eq!(told["required"], serde_json::json!(["api"]));
+    assert_eq!(told["properties"]["api"]["required"], serde_json::json!(["key"]));
+    for whatever in [r#","optional":true"#, r#","default":"f""#] {
+        let (is_empty_taken, told) = told_of(whatever);
+        assert!(is_empty_taken);
+        assert_eq!(told["required"], serde_json::json!([]));
+    }
+}

@@ -19,11 +19,13 @@ const CODE_TOO_MANY: i64 = CODE_OVER_BUDGET as i64;
 /// EIP-1474: resource not found.
 const CODE_NOT_FOUND: i64 = -32001;
 /// Words that ask for fewer requests.
-const RATE_WORDS: [&str; 10] = [
+const RATE_WORDS: [&str; 12] = [
     "rate limit",
     "rate-limit",
     "ratelimit",
     "request rate",
+    "rate exceeded",
+    "concurrent requests",
     "too many requests",
     "requests per second",
     "throttl",
@@ -32,7 +34,7 @@ const RATE_WORDS: [&str; 10] = [
     "quota",
 ];
 /// Words that ask for fewer requests, unless something else says that one of them asked for too much.
-const RATE_OR_SIZE_WORDS: [&str; 5] = ["per second", "/second", "compute units", "capacity", "request limit"];
+const RATE_OR_SIZE_WORDS: [&str; 5] = ["per second", "/sec", "compute units", "capacity", "request limit"];
 const SIZE_WORDS: [&str; 4] = ["block range", "narrow", "smaller", "response size"];
 /// The whole of what some nodes say, with [`CODE_LIMIT_EXCEEDED`], to whoever asks too often or for too many logs.
 const BARE_LIMIT: &str = "limit exceeded";
@@ -407,6 +409,9 @@ mod tests {
             (-32005, "daily request count exceeded, request rate limited"),
             (-32005, "You've exceeded the RPS limit available on the current plan."),
             (-32000, "at most 25rps"),
+            (-32012, "credits limited to 6000/sec"),
+            (-32000, "rate exceeded"),
+            (-32000, "reached the maximum number of concurrent requests"),
             (-32000, "you are being rate-limited"),
             (-32005, "You've reached the usage limit for your current plan"),
             (-32005, "Limit exceeded."),

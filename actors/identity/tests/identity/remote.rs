@@ -53,6 +53,8 @@ enum Signs {
     Raw(String),
     /// It closes the connection.
     Nothing,
+    /// The same, the next time only.
+    NothingOnce,
     Never,
 }
 
@@ -108,7 +110,8 @@ impl StandIn {
         let body: Value = serde_json::from_str(body).unwrap();
         let data = hex::decode(body["data"].as_str().unwrap().strip_prefix("0x").unwrap()).unwrap();
         let sign = |byte: u8, data: &[u8]| key(byte).sign_hash_sync(&keccak256(data)).unwrap().as_bytes();
-        match lock(&self.signs).clone() {
+        let signs = lock(&self.signs).clone();
+        match signs {
             Signs::With(byte) => Some(ok(&format!("0x{}", hex::encode(sign(byte, &data))))),
             Signs::Plainly => {
                 let mut signature = sign(REMOTE_BYTE, &data);
@@ -118,6 +121,10 @@ impl StandIn {
             Signs::Another => Some(ok(&format!("0x{}", hex::encode(sign(REMOTE_BYTE, b"something else"))))),
             Signs::Raw(answer) => Some(answer),
             Signs::Nothing => Some(String::new()),
+            Signs::NothingOnce => {
+                *lock(&self.signs) = Signs::With(REMOTE_BYTE);
+                Some(String::new())
+            }
             Signs::Never => None,
         }
     }
@@ -176,6 +183,18 @@ async fn a_service_that_lists_nothing_is_asked_by_address() {
     *lock(&stand_in.keys) = Keys::Raw(ok(&" ".repeat(10 << 20)));
     let refused = sign(&harness, "one").await.unwrap_err();
     assert!(refused.message.contains("it answered with more than 1048576 bytes"), "{}", refused.message);
+}
+
+/// As when the signer closes a connection that was idle while a request is on its way.
+#[tokio::test]
+async fn a_request_whose_connection_was_lost_is_sent_once_more() {
+    let (stand_in, harness) = start().await;
+    *lock(&stand_in.signs) = Signs::NothingOnce;
+    assert_eq!(sign(&harness, "one").await.unwrap(), signed("one"));
+    assert_eq!(stand_in.requests.load(Ordering::SeqCst), 2);
+    *lock(&stand_in.signs) = Signs::Nothing;
+    assert_eq!(sign(&harness, "two").await.unwrap_err().kind, HostErrorKind::Unavailable);
+    assert_eq!(stand_in.requests.load(Ordering::SeqCst), 4);
 }
 
 #[tokio::test]

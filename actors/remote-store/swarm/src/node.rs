@@ -120,8 +120,10 @@ pub struct Batch {
     pub is_usable: bool,
     /// How long it lasts at today's price; none when the node does not know.
     pub ttl_s: Option<u64>,
-    /// How full its fullest bucket is, in percent: when that is full, uploads begin to fail.
+    /// How full its fullest bucket is, in percent: when that is full, uploads begin to fail, or to displace what is there.
     pub used_percent: u64,
+    /// What finds no room displaces older chunks, and the node says nothing of it.
+    pub is_mutable: bool,
 }
 
 impl Batch {
@@ -135,11 +137,14 @@ impl Batch {
             bucket_depth: u32,
             #[serde(rename = "batchTTL")]
             batch_ttl: i64,
+            #[serde(default)]
+            immutable_flag: Option<bool>,
         }
         let told: Told = serde_json::from_slice(body).ok()?;
         let bucket = 1u64.checked_shl(told.depth.checked_sub(told.bucket_depth)?).filter(|slots| *slots > 0)?;
         let used_percent = told.utilization.min(bucket).checked_mul(100)? / bucket;
-        Some(Self { is_usable: told.usable, ttl_s: u64::try_from(told.batch_ttl).ok(), used_percent })
+        let (ttl_s, is_mutable) = (u64::try_from(told.batch_ttl).ok(), told.immutable_flag == Some(false));
+        Some(Self { is_usable: told.usable, ttl_s, used_percent, is_mutable })
     }
 }
 
@@ -187,9 +192,14 @@ mod tests {
             )
         };
         let read = |text: String| Batch::read(text.as_bytes());
-        let half = Batch { is_usable: true, ttl_s: Some(9), used_percent: 50 };
+        let half = Batch { is_usable: true, ttl_s: Some(9), used_percent: 50, is_mutable: false };
         assert_eq!(read(batch(true, 8, 9)), Some(half));
-        assert_eq!(read(batch(false, 99, -1)), Some(Batch { is_usable: false, ttl_s: None, used_percent: 100 }));
+        let with =
+            |flag: &str| batch(true, 8, 9).replace("\"depth\":20", &format!("\"depth\":20,\"immutableFlag\":{flag}"));
+        assert_eq!(read(with("true")), Some(half));
+        assert_eq!(read(with("false")), Some(Batch { is_mutable: true, ..half }));
+        let spent = Batch { is_usable: false, ttl_s: None, used_percent: 100, is_mutable: false };
+        assert_eq!(read(batch(false, 99, -1)), Some(spent));
         assert_eq!(read(batch(true, 8, 9).replace("\"depth\":20", "\"depth\":15")), None);
         assert_eq!(read(batch(true, 8, 9).replace("\"depth\":20", "\"depth\":90")), None);
     }

@@ -135,6 +135,18 @@ const SAID: &[(&str, i32, &str, Class)] = &[
     ("openethereum", -32010, "Transaction cost exceeds current gas limit. Limit: 1, got: 2.", Class::GasLimitExceeded),
     ("geth", -32000, "gas uint64 overflow", Class::GasLimitExceeded),
     ("erigon", -32000, "GasUintOverflow", Class::GasLimitExceeded),
+    (
+        "polygon zkevm",
+        -32000,
+        "failed to add tx to the pool: not enough keccak counters to continue the execution",
+        Class::GasLimitExceeded,
+    ),
+    (
+        "x layer",
+        -32000,
+        "failed to add tx to the pool: out of counters at node level (Steps, Sha256Hashes)",
+        Class::GasLimitExceeded,
+    ),
     ("geth", -32000, "oversized data: transaction size 131073, limit 131072", Class::TooLarge),
     ("nethermind", -32010, "transaction too large", Class::TooLarge),
     ("erigon", -32000, "RLPTooLong", Class::TooLarge),
