@@ -68,6 +68,10 @@ MACHETE_VERSION := 0.9.2
 MACHETE_DIR := $(CACHE)/cargo-machete-$(MACHETE_VERSION)
 export PATH := $(PATH):$(NEXTEST_DIR)/bin:$(DENY_DIR)/bin:$(MACHETE_DIR)/bin
 
+# For the compose stack's Dockerfile, held to its hash.
+HADOLINT_DIR = $(CACHE)/hadolint-$(shell sha256sum < deploy/hadolint.txt | cut -c 1-12)
+HADOLINT = $(HADOLINT_DIR)/bin/hadolint
+
 .PHONY: help
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -272,10 +276,31 @@ check-echo: lint nextest ## build the worked example of docs/ARCHITECTURE.md and
 	@cargo clippy $(CARGO_FLAGS) --all-targets --features nexum-cli/echo -- -D warnings
 
 .PHONY: check-deploy
-check-deploy: ## check the alert rules and what they make of samples; installs promtool when it is missing
+check-deploy: hadolint ## check the alert rules and what they make of samples, the compose stack, the Dockerfile and the scripts; installs what is missing
 	@command -v promtool >/dev/null || apt-get install -y --no-install-recommends prometheus >/dev/null
+	@command -v docker-compose >/dev/null || apt-get install -y --no-install-recommends docker-compose python3-yaml >/dev/null
+	@command -v shellcheck >/dev/null || apt-get install -y --no-install-recommends shellcheck >/dev/null
 	@promtool check rules deploy/alerts.yaml
 	@cd deploy && promtool test rules alerts.test.yaml
+	@BIN="$(BIN)" BUNDLES="$(NEXUM_BUNDLES)" deploy/check-compose.sh
+	@"$(HADOLINT)" deploy/Dockerfile && echo "hadolint has nothing to say of deploy/Dockerfile"
+	@git ls-files -z '*.sh' | xargs -0 shellcheck && echo "shellcheck has nothing to say of the scripts"
+
+.PHONY: hadolint
+hadolint:
+	@[ -e "$(HADOLINT)" ] || { \
+		$(LOCK_CACHE); \
+		if [ ! -e "$(HADOLINT)" ]; then \
+			echo "installing hadolint"; \
+			rm -rf "$(HADOLINT_DIR).part"; \
+			python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+				--target "$(HADOLINT_DIR).part" -r deploy/hadolint.txt; \
+			mv "$(HADOLINT_DIR).part" "$(HADOLINT_DIR)"; \
+		fi; }
+
+.PHONY: check-image
+check-image: ## carry out deploy/Dockerfile without Docker, and start the stack's engine and Anvil from it; needs root
+	@deploy/check-image.sh
 
 SEEDS ?= 2000
 .PHONY: sim
@@ -324,6 +349,7 @@ check-long: ## what every release runs: all that takes longer than CI may; hours
 	@$(MAKE) --no-print-directory check-fresh
 	@$(MAKE) --no-print-directory dist
 	@$(MAKE) --no-print-directory check-deploy
+	@$(MAKE) --no-print-directory check-image
 	@$(MAKE) --no-print-directory check-echo
 	@$(MAKE) --no-print-directory deny
 	@$(MAKE) --no-print-directory sim
