@@ -253,9 +253,10 @@ prove-outage: test-deps guests ## endpoints that stall, lag, lie, refuse, cut, e
 FUZZ_SECONDS ?= 60
 CARGO_FUZZ_VERSION := 0.13.1
 .PHONY: fuzz
-fuzz: build-deps ## fuzz every reader of what others wrote (a node's answer, allowlists, redirects, manifests), FUZZ_SECONDS each; needs a nightly Rust
+fuzz: build-deps ## fuzz every reader of what others wrote, from nodes' answers to records of the store, FUZZ_SECONDS each; needs a nightly Rust
 	@command -v cargo-fuzz >/dev/null || env -u CARGO_TARGET_DIR cargo install --quiet --locked cargo-fuzz@$(CARGO_FUZZ_VERSION)
-	@for name in header head logs envelope quantity receipts allow location manifest; do \
+	@for name in header head logs envelope quantity receipts allow location retry-after manifest schedule component recording \
+			key-file typed-data signer-answer engine-config order export record; do \
 		mkdir -p "$(CARGO_TARGET_DIR)/fuzz-corpus/$$name"; \
 		env -u CARGO_TARGET_DIR cargo +nightly fuzz run --fuzz-dir fixtures/fuzz $$name "$(CARGO_TARGET_DIR)/fuzz-corpus/$$name" \
 			fixtures/fuzz/corpus/$$name -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=5 -verbosity=0; \

@@ -64,7 +64,7 @@ from() {
 	roots+=("$root")
 	root_of[$stage]=$root
 	cp -a "$base/." "$root/"
-	base_env=()
+	base_env=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
 	: >"$logs/$stage.log"
 	case $1 in
 	debian:12.*-slim)
@@ -88,6 +88,7 @@ from() {
 		cp -L "$(command -v rustup)" "$root/usr/local/cargo/bin/rustup"
 		for proxy in cargo rustc rustdoc; do ln -s rustup "$root/usr/local/cargo/bin/$proxy"; done
 		local env="env ${base_env[*]}"
+		connect
 		step root "$env rustup default $name && $env rustup target list --installed"
 		# The image has Linux alone, and `make` installs the target. Where nothing can be had from Rust's server, that goes unseen.
 		if [ -d "$into/$name/lib/rustlib/wasm32-wasip2" ]; then
@@ -132,7 +133,7 @@ run() {
 		mounts+="$given /given ro"$'\n'
 		say "$stage: NOT SHOWN: make dist guests; what it leaves is taken from $given"
 	fi
-	say "$stage: ${script:0:100}"
+	say "$stage: $(tr -s '[:space:]' ' ' <<<"$script" | cut -c 1-100)"
 	step "$user" "cd $(printf %q "$workdir") && env $(printf '%q ' "${base_env[@]}" "${image_env[@]}") /bin/sh -c $(printf %q "$script")"
 	mounts=
 }
@@ -315,7 +316,7 @@ for service in anvil engine; do wait_until_healthy $service; done
 
 tree_has() { within engine nexumctl tree >"$logs/tree.log" 2>&1 && grep -Eq "$1" "$logs/tree.log"; }
 until=$((SECONDS + 60))
-until tree_has 'erc20-watch .* RUN .* cursor 31337:[1-9]' && tree_has 'heartbeat .* RUN '; do
+until tree_has '31337 +try head [1-9]' && tree_has 'erc20-watch .* RUN .* cursor 31337:' && tree_has 'heartbeat .* RUN .* cursor cron:'; do
 	[ $SECONDS -lt $until ] || { cat "$logs/tree.log" >&2; fail "the modules of the stack do not follow the chain"; }
 	sleep 0.5
 done

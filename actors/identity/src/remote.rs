@@ -143,8 +143,7 @@ impl Service {
             return Ok(None);
         }
         let text = self.read(answer, KEYS_BYTES_MAX).await?;
-        let keys: Vec<String> = serde_json::from_slice(&text).unwrap_or_default();
-        Ok(keys.into_iter().find(|key| address_of(key) == Some(account)))
+        Ok(keys(&text).into_iter().find(|key| address_of(key) == Some(account)))
     }
 
     async fn read(&self, mut answer: reqwest::Response, limit: usize) -> Result<Vec<u8>, HostError> {
@@ -180,15 +179,20 @@ fn innermost(failed: &reqwest::Error) -> String {
     cause
 }
 
+/// The public keys that it lists; none when that is no list.
+pub(crate) fn keys(text: &[u8]) -> Vec<String> {
+    serde_json::from_slice(text).unwrap_or_default()
+}
+
 /// 65 bytes in hex, perhaps in quotes.
-fn parsed(text: &[u8]) -> Option<Signature> {
+pub(crate) fn parsed(text: &[u8]) -> Option<Signature> {
     let text = std::str::from_utf8(text).ok()?.trim().trim_matches('"');
     let bytes = hex::decode(text.strip_prefix("0x").unwrap_or(text)).ok()?;
     Signature::from_raw(&bytes).ok()
 }
 
 /// Of an uncompressed public key, with or without the 4 before it.
-fn address_of(key: &str) -> Option<Address> {
+pub(crate) fn address_of(key: &str) -> Option<Address> {
     let bytes = hex::decode(key.strip_prefix("0x").unwrap_or(key)).ok()?;
     let point = match bytes.as_slice() {
         [4, point @ ..] if point.len() == 64 => point,
