@@ -37,6 +37,8 @@ roots+=("$work")
 
 new_system
 base=$root
+# As Debian's image has it: what is installed need not outlast a power cut.
+echo force-unsafe-io >"$base/etc/dpkg/dpkg.cfg.d/docker-apt-speedup"
 # As the image of Rust has it, besides what Debian's has.
 rust_packages=(ca-certificates gcc libc6-dev)
 # A folder of its own for what is given, so that nothing of it gets into a later build.
