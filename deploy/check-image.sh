@@ -336,9 +336,16 @@ series=$(grep -c '^nexum_' "$logs/metrics.log") || fail "$target serves no metri
 say "$target, where Prometheus looks, serves $series series"
 fetch 127.0.0.1:8080 /ready | grep -q '^HTTP/1.[01] 200' || fail "the engine is not ready at its published port"
 
+within engine nexumctl state backup --to /var/lib/nexum/backup >"$logs/backup.log" 2>&1 || { cat "$logs/backup.log" >&2; fail "no backup could be made"; }
 volume=$work/volumes/state
 [ -z "$(find "$volume" ! -uid "$(awk '/^Uid:/ { print $2 }' "/proc/$(first_of "${container[engine]}")/status")")" ] ||
 	fail "what is in the volume is not all of the engine's user"
+stop engine
+
+say "engine: again, on the volume that it left"
+start engine
+wait_until_healthy engine
+tree_has '2 loaded' || { cat "$logs/tree.log" >&2; fail "the modules are not there again"; }
 stop engine
 stop anvil
 

@@ -204,7 +204,7 @@ def read(path, name):
             else:
                 stage.carry_out(word, rest)
         except (Unknown, ValueError) as error:
-            raise Unknown(f"{path}:{number}: {error}") from error
+            raise Unknown(f"{path}:{number}: not known here: {error}") from error
     if not found:
         raise Unknown(f"{path}: there is no stage `{name}`")
     return found
@@ -315,7 +315,7 @@ def service(name):
         )
         given.update(health)
     if given:
-        raise Unknown(f"of the service `{name}`: {', '.join(sorted(given))}")
+        raise Unknown(f"the service `{name}` has what is not known here: {', '.join(sorted(given))}")
     print("\n".join(lines))
 
 
@@ -331,4 +331,4 @@ if __name__ == "__main__":
     try:
         main()
     except Unknown as error:
-        sys.exit(f"image.py does not know {error}")
+        sys.exit(f"image.py: {error}")
