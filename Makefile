@@ -84,7 +84,9 @@ build-deps:
 			"/usr/lib/llvm-18/lib, or unset it, and make installs the one that it needs" >&2; exit 1; }
 	@cxx=$${CXX:-c++}; for tool in cargo rustc cc $${cxx%% *} python3; do \
 		command -v $$tool >/dev/null || { echo "this needs $$tool: README.md says what to install" >&2; exit 1; }; done
-	@[ -d "$$(rustc --print target-libdir --target wasm32-wasip2)" ] || rustup target add wasm32-wasip2
+	@[ -d "$$(rustc --print target-libdir --target wasm32-wasip2)" ] || { \
+		$(LOCK_CACHE); \
+		[ -d "$$(rustc --print target-libdir --target wasm32-wasip2)" ] || rustup target add wasm32-wasip2; }
 	@[ -z "$(LIBCLANG)" ] || [ -e "$(LIBCLANG)" ] || { \
 		$(LOCK_CACHE); \
 		if [ ! -e "$(LIBCLANG)" ]; then \
