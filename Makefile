@@ -73,6 +73,10 @@ MACHETE_VERSION := 0.9.2
 MACHETE_DIR := $(CACHE)/cargo-machete-$(MACHETE_VERSION)
 export PATH := $(PATH):$(NEXTEST_DIR)/bin:$(DENY_DIR)/bin:$(MACHETE_DIR)/bin
 
+# For the compose stack's Dockerfile, held to its hash.
+HADOLINT_DIR = $(CACHE)/hadolint-$(shell sha256sum < deploy/hadolint.txt | cut -c 1-12)
+HADOLINT = $(HADOLINT_DIR)/bin/hadolint
+
 .PHONY: help
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -85,7 +89,9 @@ build-deps:
 			"/usr/lib/llvm-18/lib, or unset it, and make installs the one that it needs" >&2; exit 1; }
 	@cxx=$${CXX:-c++}; for tool in cargo rustc cc $${cxx%% *} python3; do \
 		command -v $$tool >/dev/null || { echo "this needs $$tool: README.md says what to install" >&2; exit 1; }; done
-	@[ -d "$$(rustc --print target-libdir --target wasm32-wasip2)" ] || rustup target add wasm32-wasip2
+	@[ -d "$$(rustc --print target-libdir --target wasm32-wasip2)" ] || { \
+		$(LOCK_CACHE); \
+		[ -d "$$(rustc --print target-libdir --target wasm32-wasip2)" ] || rustup target add wasm32-wasip2; }
 	@[ -z "$(LIBCLANG)" ] || [ -e "$(LIBCLANG)" ] || { \
 		$(LOCK_CACHE); \
 		if [ ! -e "$(LIBCLANG)" ]; then \
@@ -268,9 +274,10 @@ prove-outage: test-deps guests ## endpoints that stall, lag, lie, refuse, cut, e
 FUZZ_SECONDS ?= 60
 CARGO_FUZZ_VERSION := 0.13.1
 .PHONY: fuzz
-fuzz: build-deps ## fuzz every reader of what others wrote (a node's answer, allowlists, redirects, manifests), FUZZ_SECONDS each; needs a nightly Rust
+fuzz: build-deps ## fuzz every reader of what others wrote, from nodes' answers to records of the store, FUZZ_SECONDS each; needs a nightly Rust
 	@command -v cargo-fuzz >/dev/null || env -u CARGO_TARGET_DIR cargo install --quiet --locked cargo-fuzz@$(CARGO_FUZZ_VERSION)
-	@for name in header head logs envelope quantity receipts allow location manifest waku-page; do \
+	@for name in header head logs envelope quantity receipts allow location retry-after manifest schedule component recording \
+			key-file typed-data signer-answer engine-config order export record waku-page; do \
 		mkdir -p "$(CARGO_TARGET_DIR)/fuzz-corpus/$$name"; \
 		env -u CARGO_TARGET_DIR cargo +nightly fuzz run --fuzz-dir fixtures/fuzz $$name "$(CARGO_TARGET_DIR)/fuzz-corpus/$$name" \
 			fixtures/fuzz/corpus/$$name -- -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=5 -verbosity=0; \
@@ -318,10 +325,31 @@ check-swarm: build-deps swarm-deps ## hold the stand-in for a Bee node against b
 		cd "$(SWARM_TOOLS)" && node client.mjs "$$(cat "$$url")" "$$(sed -n 's/^pub const BATCH.*"\(.*\)".*/\1/p' "$(CURDIR)/fixtures/testkit/swarm/src/lib.rs")"
 
 .PHONY: check-deploy
-check-deploy: ## check the alert rules and what they make of samples; installs promtool when it is missing
+check-deploy: hadolint ## check the alert rules and what they make of samples, the compose stack, the Dockerfile and the scripts; installs what is missing
 	@command -v promtool >/dev/null || apt-get install -y --no-install-recommends prometheus >/dev/null
+	@command -v docker-compose >/dev/null || apt-get install -y --no-install-recommends docker-compose python3-yaml >/dev/null
+	@command -v shellcheck >/dev/null || apt-get install -y --no-install-recommends shellcheck >/dev/null
 	@promtool check rules deploy/alerts.yaml
 	@cd deploy && promtool test rules alerts.test.yaml
+	@BIN="$(BIN)" BUNDLES="$(NEXUM_BUNDLES)" deploy/check-compose.sh
+	@"$(HADOLINT)" deploy/Dockerfile && echo "hadolint has nothing to say of deploy/Dockerfile"
+	@git ls-files -z '*.sh' | xargs -0 shellcheck && echo "shellcheck has nothing to say of the scripts"
+
+.PHONY: hadolint
+hadolint:
+	@[ -e "$(HADOLINT)" ] || { \
+		$(LOCK_CACHE); \
+		if [ ! -e "$(HADOLINT)" ]; then \
+			echo "installing hadolint"; \
+			rm -rf "$(HADOLINT_DIR).part"; \
+			python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+				--target "$(HADOLINT_DIR).part" -r deploy/hadolint.txt; \
+			mv "$(HADOLINT_DIR).part" "$(HADOLINT_DIR)"; \
+		fi; }
+
+.PHONY: check-image
+check-image: ## carry out deploy/Dockerfile without Docker, and start the stack's engine and Anvil from it; needs root
+	@deploy/check-image.sh
 
 SEEDS ?= 2000
 .PHONY: sim
@@ -375,6 +403,7 @@ check-long: ## what every release runs: all that takes longer than CI may; hours
 	@$(MAKE) --no-print-directory check-fresh
 	@$(MAKE) --no-print-directory dist
 	@$(MAKE) --no-print-directory check-deploy
+	@$(MAKE) --no-print-directory check-image
 	@$(MAKE) --no-print-directory check-echo
 	@$(MAKE) --no-print-directory check-swarm
 	@$(MAKE) --no-print-directory deny

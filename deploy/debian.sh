@@ -3,6 +3,7 @@
 #
 # Whoever reads this file sets before: program, for messages; dir, where systems and logs go; home, of the user inside.
 # MIRROR is where Debian's packages come from [what this machine's apt uses for bookworm].
+# A script may set, for the commands that it runs next: mounts, read_only, gives_up, under.
 
 fail() { echo "$program: $*" >&2; exit 1; }
 say() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$*"; }
@@ -12,16 +13,30 @@ suite=bookworm
 mkdir -p "$dir/logs"
 logs=$dir/logs
 roots=()
-job=
+# The commands that run apart, by their process ids.
+declare -A running=()
+# What is mounted for a command besides, one per line: a path of this machine or `tmpfs`, a path inside, `ro` or options.
+mounts=
+# Whether all else is read-only for it [no].
+read_only=
+# Which rights it gives up: options of setpriv.
+gives_up=(--inh-caps=-all)
+# What it is started by, for a network or limits of its own.
+under=()
+
+# What runs inside has a process namespace of its own, and all of it ends with that namespace's first process: this one.
+first_of() {
+	local first=
+	read -r first _ <"/proc/$1/task/$1/children" || true
+	echo "${first:-$1}"
+}
 
 clean() {
-	if [ -n "$job" ]; then
-		# What runs inside has a process namespace of its own, and all of it ends with that namespace's first process.
-		local first=
-		read -r first _ <"/proc/$job/task/$job/children" || true
-		kill -KILL "${first:-$job}" || true
+	local job
+	for job in "${!running[@]}"; do
+		kill -KILL "$(first_of "$job")" || true
 		wait "$job" || true
-	fi 2>/dev/null
+	done 2>/dev/null
 	for root in "${roots[@]}"; do
 		if [ "${KEEP:-}" = 1 ]; then
 			echo "the system is kept in $root"
@@ -55,8 +70,18 @@ done < <(compgen -e | grep -xE '(https?|no|all|HTTPS?|NO|ALL)_(proxy|PROXY)|SSL_
 # shellcheck disable=SC2016  # it is for the shell inside
 enter='
 set -euo pipefail
-root=$1 user=$2 home=$3 script=$4
-shift 4
+root=$1 user=$2 home=$3 script=$4 mounts=$5 read_only=$6 gives_up=$7
+shift 7
+mount --bind "$root" "$root"
+while read -r source target options; do
+	case $source in
+	"") continue ;;
+	tmpfs) mount -t tmpfs -o "$options" tmpfs "$root$target" ;;
+	*) mount --bind "$source" "$root$target" ;;
+	esac
+	[ "$options" != ro ] || mount -o remount,bind,ro "$root$target"
+done <<<"$mounts"
+[ -z "$read_only" ] || mount -o remount,bind,ro "$root"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 for device in null zero full random urandom tty; do
@@ -73,28 +98,46 @@ cd /
 exec chroot "$root" /usr/bin/env -i --default-signal=INT --default-signal=TERM \
 	HOME="$home" USER="$user" LANG=C.UTF-8 TERM=dumb DEBIAN_FRONTEND=noninteractive \
 	PATH="$home/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$@" \
-	setpriv --reuid="$user" --regid="$user" --init-groups --inh-caps=-all /bin/bash -c "$script"
+	setpriv --reuid="$user" --regid="$user" --init-groups $gives_up /bin/bash -c "$script"
 '
 
-# Runs a command with mounts and processes of its own, and its output in the log `$1`.
-apart() {
-	local code=0 log=$1
+# Starts a command with mounts and processes of its own, and its output in the log `$1`. Its process id is `started`.
+begin() {
+	local log=$1
 	shift
 	set -m # so that Ctrl-C reaches this script alone, which ends the rest
-	unshare --mount --pid --fork --kill-child "$@" </dev/null >>"$logs/$log" 2>&1 &
-	job=$!
+	"${under[@]}" unshare --mount --pid --fork --kill-child "$@" </dev/null >>"$logs/$log" 2>&1 &
+	started=$!
 	set +m
-	wait "$job" || code=$?
-	job=
+	running[$started]=1
+}
+
+# Waits for what was started, and returns its exit code.
+finish() {
+	local code=0
+	wait "$1" || code=$?
+	unset "running[$1]"
 	return "$code"
 }
 
-# Runs the script `$3` inside as the user `$1`, with its output in the log `$2`.
-inside() {
+# Runs a command so, and waits for it.
+apart() {
+	begin "$@"
+	finish "$started"
+}
+
+# Starts the script `$3` inside as the user `$1`, with its output in the log `$2`.
+begin_inside() {
 	local user_home=$home
 	[ "$1" != root ] || user_home=/root
+	begin "$2" bash -c "$enter" enter "$root" "$1" "$user_home" "$3" "$mounts" "$read_only" "${gives_up[*]}" "${passed[@]}"
+}
+
+# Runs a script so, and waits for it.
+inside() {
 	# The script does not replace the first shell: that one reaps what nobody waits for.
-	apart "$2" bash -c "$enter" enter "$root" "$1" "$user_home" "cd; $3"$'\nexit $?' "${passed[@]}"
+	begin_inside "$1" "$2" "cd; $3"$'\nexit $?'
+	finish "$started"
 }
 
 # The same for a step that must succeed.
@@ -129,10 +172,11 @@ connect() {
 		file=${setting#*=}
 		[ ! -f "$file" ] || install -D -m 644 "$file" "$root$file"
 	done
-	[ ! -f /etc/ssl/certs/ca-certificates.crt ] || cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+	[ ! -f /etc/ssl/certs/ca-certificates.crt ] || install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 	for file in "$HOME/.pip/pip.conf" "$HOME/.config/pip/pip.conf" /etc/pip.conf; do
 		[ ! -f "$file" ] || install -m 644 "$file" "$root/etc/pip.conf"
 	done
+	rm -f "$root/etc/npmrc"
 	for file in "$(npm config get globalconfig 2>/dev/null || true)" "$HOME/.npmrc"; do
 		[ ! -f "$file" ] || cat "$file" >>"$root/etc/npmrc"
 	done

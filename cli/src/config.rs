@@ -22,6 +22,8 @@ mod restart;
 pub(crate) mod secret;
 mod show;
 mod source;
+#[cfg(any(test, feature = "fuzzing"))]
+mod torture;
 mod transactions;
 
 use std::{
@@ -54,6 +56,9 @@ pub use remote_store::RemoteStore;
 pub use libraries::Library;
 pub use restart::Restart;
 pub use secret::Secret;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use torture::config;
 pub use transactions::Transactions;
 
 /// What is wrong with the configuration; displays as one line.
@@ -117,6 +122,10 @@ pub fn load_with(
         }
         None => File::default(),
     };
+    of_file(&file, environment, flags, further)
+}
+
+fn of_file(file: &File, environment: &Variables, flags: &Flags, further: Further<'_>) -> Result<Config, ConfigError> {
     let mut figment =
         Figment::from(Serialized::defaults(Config::default())).merge(file.provider()).merge(Environment(environment));
     if let Some(directory) = &flags.state_dir {
@@ -131,7 +140,7 @@ pub fn load_with(
     if let Some(level) = &flags.log_level {
         figment = figment.merge(Serialized::default("engine.log_level", level));
     }
-    let mut config: Config = figment.extract().map_err(|error| explain::explain(&file, error))?;
+    let mut config: Config = figment.extract().map_err(|error| explain::explain(file, error))?;
     if let Some((fixture, path)) = &flags.mock {
         config.chains.retain(|chain| chain.chain_id != fixture.chain_id);
         config.chains.push(Chain { fixture: Some(fixture.clone()), ..Chain::mock(fixture.chain_id, path.clone()) });
@@ -194,7 +203,7 @@ pub fn load_with(
     }
     files::check(&mut config).and_then(|()| further(&config)).map_err(located)?;
     config.observability.admin_socket.get_or_insert_with(|| config.engine.state_dir.join("admin.sock"));
-    config.from_environment = file.expanded;
+    config.from_environment.clone_from(&file.expanded);
     Ok(config)
 }
 

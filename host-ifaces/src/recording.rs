@@ -342,6 +342,17 @@ impl TapeMode {
 mod tests {
     use super::*;
 
+    /// What the fuzzer begins with.
+    #[test]
+    fn the_corpus_of_recordings_is_read_or_refused() {
+        let read = |seed: &Vec<u8>| Recording::decode(seed).ok().map(|recording| (recording.encode(), seed.clone()));
+        let read: Vec<_> = nexum_testkit::corpus("recording").iter().filter_map(read).collect();
+        assert!(!read.is_empty());
+        for (written, seed) in read {
+            assert_eq!(written, Ok(seed));
+        }
+    }
+
     #[test]
     fn a_recording_reads_back_whole_and_one_of_another_layout_is_refused() {
         let sent = EffectSummary {

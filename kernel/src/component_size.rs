@@ -122,4 +122,11 @@ mod tests {
         assert_eq!(check(&[wasm::COMPONENT, &[0xff]].concat()), Ok(()));
         assert_eq!(check(b"no component"), Ok(()));
     }
+
+    /// What the fuzzer begins with.
+    #[test]
+    fn the_corpus_of_components_is_answered() {
+        let refused = nexum_testkit::corpus("component").iter().filter(|seed| check(seed).is_err()).count();
+        assert_eq!(refused, 0, "none of them is large");
+    }
 }

@@ -34,5 +34,12 @@ pub mod sources;
 mod status;
 pub mod threads;
 
+/// What is read of a component before it is compiled, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod readers {
+    pub use crate::component_size::check as component;
+}
+
 pub use root::{KernelArgs, KernelError, KernelHandle};
 pub use service::{ServiceSpec, Status, StatusSpec};

@@ -358,10 +358,9 @@ mod tests {
     /// What the fuzzer begins with.
     #[test]
     fn the_corpus_is_answered() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/fuzz/corpus/manifest");
         let mut taken = 0;
-        for file in std::fs::read_dir(corpus).unwrap() {
-            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for seed in nexum_testkit::corpus("manifest") {
+            let text = String::from_utf8(seed).unwrap();
             match Manifest::parse(&text, Path::new("nexum.toml"), &any_schedule()) {
                 Ok(_) => taken += 1,
                 Err(error) => assert_eq!(error.to_string().lines().count(), 1, "{error}"),

@@ -6,6 +6,15 @@
 mod actor;
 mod due;
 mod schedule;
+#[cfg(any(test, feature = "fuzzing"))]
+mod torture;
 
 pub use actor::{Args, CronActor, spawn};
 pub use schedule::{check, next_after};
+
+/// What must hold of schedules, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod readers {
+    pub use crate::torture::schedule;
+}

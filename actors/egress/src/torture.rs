@@ -42,15 +42,12 @@ pub fn location(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use nexum_testkit::corpus;
+
     use super::*;
 
     #[test]
     fn a_location_leads_nowhere_but_where_a_module_may_go() {
-        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/fuzz/corpus/location");
-        let files: Vec<_> = std::fs::read_dir(corpus).unwrap().map(|file| file.unwrap().path()).collect();
-        assert!(files.len() > 5, "{files:?}");
-        for file in files {
-            location(&std::fs::read(file).unwrap());
-        }
+        corpus("location").iter().for_each(|seed| location(seed));
     }
 }

@@ -52,6 +52,14 @@ pub fn list(directory: &Path) -> Result<Listing, KeystoreError> {
     directory::list(directory)
 }
 
+/// What a key file says: its JSON, and the account if it names one, or why it is not used. None for what is no key file.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn claims(bytes: &[u8]) -> Option<(serde_json::Value, Result<Option<Address>, String>)> {
+    let json = format::as_key_file(bytes)?;
+    let read = format::Content::read(&json).map(|content| content.account);
+    Some((json, read))
+}
+
 /// Opens one file. The account that it names, if it names one, is that of the key.
 pub fn open(file: &KeyFile, password: &str) -> Result<PrivateKeySigner, KeystoreError> {
     let secret = file.content.open(password).map_err(|why| KeystoreError::file(&file.path, why))?;

@@ -18,6 +18,8 @@ mod remote;
 mod request;
 mod service;
 mod signer;
+#[cfg(any(test, feature = "fuzzing"))]
+mod torture;
 mod typed_data;
 
 pub use actor::{Args, IdentityActor, spawn};
@@ -28,3 +30,10 @@ pub use config::{
 pub use metrics::IdentityMetrics;
 pub use policy::Policies;
 pub use request::Request;
+
+/// What must hold of what others write, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod readers {
+    pub use crate::torture::{key_file, signer_answer, typed_data};
+}

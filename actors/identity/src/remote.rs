@@ -95,18 +95,22 @@ async fn key_of(server: &Server, account: Address) -> Result<Option<String>, Hos
         return Ok(None);
     }
     let text = server.read(answer, KEYS_BYTES_MAX).await?;
-    let keys: Vec<String> = serde_json::from_slice(&text).unwrap_or_default();
-    Ok(keys.into_iter().find(|key| address_of(key) == Some(account)))
+    Ok(keys(&text).into_iter().find(|key| address_of(key) == Some(account)))
+}
+
+/// The public keys that it lists; none when that is no list.
+pub(crate) fn keys(text: &[u8]) -> Vec<String> {
+    serde_json::from_slice(text).unwrap_or_default()
 }
 
 /// 65 bytes in hex, perhaps in quotes.
-fn parsed(text: &[u8]) -> Option<Signature> {
+pub(crate) fn parsed(text: &[u8]) -> Option<Signature> {
     let text = std::str::from_utf8(text).ok()?.trim().trim_matches('"');
     let bytes = hex::decode(text.strip_prefix("0x").unwrap_or(text)).ok()?;
     Signature::from_raw(&bytes).ok()
 }
 
 /// Of an uncompressed public key in hex.
-fn address_of(key: &str) -> Option<Address> {
+pub(crate) fn address_of(key: &str) -> Option<Address> {
     address_of_point(&hex::decode(key.strip_prefix("0x").unwrap_or(key)).ok()?)
 }

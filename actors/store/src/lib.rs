@@ -28,6 +28,8 @@ mod rewind;
 mod still;
 mod store;
 mod tables;
+#[cfg(any(test, feature = "fuzzing"))]
+mod torture;
 
 pub use actor::{Args, StoreActor, spawn};
 pub use backup::{Restore, RestoreError, remains, restore};
@@ -35,3 +37,10 @@ pub use disk::{Disk, Written};
 pub use open::OpenError;
 pub use options::{Companion, Durability, JOURNAL_BYTES, JOURNAL_ENTRIES, Options, Receipts, Syncs};
 pub use store::Store;
+
+/// What must hold of records, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod readers {
+    pub use crate::torture::record;
+}

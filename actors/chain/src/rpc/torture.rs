@@ -166,7 +166,7 @@ pub fn receipts(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use nexum_testkit::corpus;
 
     use super::*;
 
@@ -248,15 +248,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    fn corpus(name: &str) -> Vec<Vec<u8>> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/fuzz/corpus").join(name);
-        let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-        let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
-        paths.sort();
-        assert!(!paths.is_empty(), "{} is empty", folder.display());
-        paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
     }
 
     #[test]

@@ -13,12 +13,21 @@ pub mod journal;
 pub mod orders;
 pub mod state;
 pub mod text;
+#[cfg(any(test, feature = "fuzzing"))]
+mod torture;
 pub mod tree;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
+
+/// What must hold of orders and exports, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod readers {
+    pub use crate::torture::{export, order};
+}
 
 /// Every answer that is not 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

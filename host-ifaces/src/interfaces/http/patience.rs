@@ -54,6 +54,20 @@ mod tests {
         }
     }
 
+    /// What the fuzzer begins with.
+    #[test]
+    fn as_time_goes_by_nobody_is_to_wait_longer() {
+        let (now_ms, mut told) = (1_700_000_000_000, 0);
+        for seed in nexum_testkit::corpus("retry-after") {
+            of_body(&seed);
+            let text = String::from_utf8(seed).unwrap();
+            let Some(wait) = retry_after(&text, now_ms) else { continue };
+            assert!(retry_after(&text, now_ms + 1_000).is_some_and(|later| later <= wait), "{text:?}");
+            told += 1;
+        }
+        assert!(told > 4);
+    }
+
     #[test]
     fn the_body_of_an_answer_may_say_it() {
         for (body, after) in [
