@@ -122,6 +122,8 @@ impl Chain {
         let base_fees = told(blocks, |block| {
             block.is_object().then(|| wei(&block["baseFeePerGas"])).ok_or("no block at the head")
         })?;
+        // Some endpoints do not tell it: what others say is left aside where these are not more.
+        let histories = if histories.len() * 2 > base_fees.len() { histories } else { &[] };
         let Some(base_fee) = middle(base_fees.into_iter().map(|(_, fee)| fee)).flatten() else {
             let gas_price = self.price("eth_gasPrice").await?;
             return Ok(Market::Legacy { gas_price });

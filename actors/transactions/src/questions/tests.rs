@@ -9,12 +9,14 @@ use super::*;
 struct Endpoints(Vec<u64>);
 
 const DEAR: u64 = 900_000;
+/// The price of one that tells no history.
+const SILENT: u64 = 2;
 
 fn says(price: u64, method: &str) -> String {
     match method {
         "eth_getBlockByNumber" if price == DEAR => r#"{"number":"0x5"}"#.to_owned(),
         "eth_getBlockByNumber" => r#"{"number":"0x5","baseFeePerGas":"0xa"}"#.to_owned(),
-        "eth_feeHistory" => {
+        "eth_feeHistory" if price != SILENT => {
             format!(r#"{{"baseFeePerGas":["0xa","{:#x}"],"reward":[["{price:#x}"]]}}"#, price + 10)
         }
         "eth_gasPrice" => format!(r#""{price:#x}""#),
@@ -71,6 +73,7 @@ async fn what_one_endpoint_of_several_says_of_prices_is_not_paid() {
         // It may have two do without a base fee, and not make them pay more.
         (vec![DEAR, 3], Market::Legacy { gas_price: 3 }),
         (vec![4, 3], Market::Dynamic { base_fee: 13, priority: 3 }),
+        (vec![SILENT, 800_000], Market::Dynamic { base_fee: 12, priority: 1 }),
         (vec![7], Market::Dynamic { base_fee: 17, priority: 7 }),
     ] {
         let port = Port::new("chain");
