@@ -13,8 +13,8 @@ mod files;
 mod identity;
 mod journal;
 mod kms;
-mod messaging;
 mod libraries;
+mod messaging;
 mod model;
 mod queries;
 mod remote_store;
@@ -50,10 +50,10 @@ pub use check::{Problem, log_level, problem};
 pub use files::read_fixture;
 pub use identity::Identity;
 pub use journal::Journal;
+pub use libraries::Library;
 pub use messaging::Messaging;
 pub use queries::Queries;
 pub use remote_store::RemoteStore;
-pub use libraries::Library;
 pub use restart::Restart;
 pub use secret::Secret;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -467,40 +467,5 @@ mod tests {
         let observability =
             Observability { admin_socket: config.observability.admin_socket.clone(), ..defaults.observability };
         assert_eq!(config.observability, observability);
-    }
-
-    #[test]
-    fn environment_wins_over_the_file_and_flags_over_both() {
-        let directory = tempfile::TempDir::new().unwrap();
-        let file = directory.path().join("nexum-engine.toml");
-        fs::write(&file, "[engine]\nlog_level = \"warn\"\nstate_dir = \"state\"\nlog_format = \"json\"\n").unwrap();
-        let set = |pairs: &[(&str, &str)]| -> Variables {
-            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-        };
-        let environment = set(&[
-            ("NEXUM_ENGINE__LOG_LEVEL", "debug"),
-            ("NEXUM_LIMITS__MAX_STATE_BYTES", "7"),
-            ("NEXUM_SERVICE_HOST", "10.0.0.1"),
-        ]);
-        let config = load(Some(&file), &environment, &Flags::default()).unwrap();
-        assert_eq!(config.engine.log_level, "debug");
-        assert_eq!(config.engine.log_format, LogFormat::Json);
-        assert_eq!(config.limits.max_state_bytes, Some(7));
-        assert_eq!(config.engine.state_dir, directory.path().join("state"));
-        assert_eq!(config.observability.admin_socket, Some(directory.path().join("state/admin.sock")));
-
-        let flags = Flags { log_level: Some("trace".to_owned()), ..Flags::default() };
-        assert_eq!(load(Some(&file), &environment, &flags).unwrap().engine.log_level, "trace");
-
-        let error = load(None, &set(&[("NEXUM_ENGINE__STAT_DIR", "x")]), &Flags::default()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "environment variable NEXUM_ENGINE__STAT_DIR: unknown key, did you mean NEXUM_ENGINE__STATE_DIR?"
-        );
-        let error = load(None, &set(&[("NEXUM_LIMITS__MAX_STATE_BYTES", "much")]), &Flags::default()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "environment variable NEXUM_LIMITS__MAX_STATE_BYTES: expected a whole number, not a string"
-        );
     }
 }

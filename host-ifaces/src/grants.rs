@@ -184,7 +184,13 @@ impl Grants {
 
     /// With what the operator lets it ask of nodes.
     pub fn with_rpc_budget(self, rpc_budget: RpcBudget) -> Self {
-        Self { rpc_budget, ..self }
+        // What a library asks of nodes is paid from its module's budget.
+        let of_module = |library: &Library| {
+            let grants = Arc::new(library.grants.as_ref().clone().with_rpc_budget(rpc_budget));
+            Library { grants, ..library.clone() }
+        };
+        let libraries = self.libraries.iter().map(of_module).collect();
+        Self { rpc_budget, libraries, ..self }
     }
 
     /// What is left of these while the module answers a query: what reads, and no method beyond those that only read.

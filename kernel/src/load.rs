@@ -92,6 +92,9 @@ pub struct LibrarySpec {
     pub config: BTreeMap<String, toml::Value>,
 }
 
+/// What was linked, by its component and those of its libraries, each with the interfaces that it has.
+type LinkedModules = HashMap<Vec<(Hash, Interfaces)>, Arc<Prepared>>;
+
 /// What plans are made against: the engine's services and ceilings.
 pub struct Loader {
     pub engine: WasmEngine,
@@ -107,7 +110,7 @@ pub struct Loader {
     pub begun: Arc<Marks>,
     /// What the operator has for modules to use.
     pub libraries: Vec<LibrarySpec>,
-    linked: Mutex<HashMap<Vec<(Hash, Interfaces)>, Arc<Prepared>>>,
+    linked: Mutex<LinkedModules>,
     linked_libraries: Mutex<HashMap<(Hash, Interfaces), Arc<LinkedLibrary>>>,
     /// Modules that may be verified and linked at once: as many as there are cores. More would each take a thread and its
     /// memory and be done no sooner. Who compiles is not among them: it may take long, and others need not wait for it.
@@ -297,11 +300,6 @@ impl Terms<'_> {
         let grants = self.grants(&manifest, &spec.denied, &spec.extra_methods).map_err(located)?;
         let libraries: Result<Vec<_>, String> = manifest.libraries.iter().map(|wanted| self.library(wanted)).collect();
         let (used, libraries): (Vec<_>, Vec<_>) = libraries.map_err(located)?.into_iter().unzip();
-        // What a library asks of nodes is paid from its module's budget.
-        let used = used.into_iter().map(|library: Library| {
-            let grants = library.grants.as_ref().clone().with_rpc_budget(spec.rpc);
-            Library { grants: Arc::new(grants), ..library }
-        });
         let grants = grants.with_libraries(used).with_rpc_budget(spec.rpc);
         let mut limits = manifest.limits.lowered_to(self.ceiling);
         if let Some(ceiling) = &spec.ceiling {

@@ -75,7 +75,12 @@ fn takes_text(section: &str, key: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
+
+    use super::{
+        super::{Flags, load, model::LogFormat},
+        *,
+    };
 
     #[test]
     fn text_stays_text_where_text_is_wanted() {
@@ -83,5 +88,40 @@ mod tests {
         assert!(takes_text("engine", "log_level", "3") && takes_text("engine", "shutdown_deadline", "20"));
         assert!(!takes_text("limits", "max_state_bytes", "7") && !takes_text("engine", "pin_threads", "true"));
         assert!(!takes_text("journal", "entries", "7"));
+    }
+
+    #[test]
+    fn environment_wins_over_the_file_and_flags_over_both() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let file = directory.path().join("nexum-engine.toml");
+        fs::write(&file, "[engine]\nlog_level = \"warn\"\nstate_dir = \"state\"\nlog_format = \"json\"\n").unwrap();
+        let set = |pairs: &[(&str, &str)]| -> Variables {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let environment = set(&[
+            ("NEXUM_ENGINE__LOG_LEVEL", "debug"),
+            ("NEXUM_LIMITS__MAX_STATE_BYTES", "7"),
+            ("NEXUM_SERVICE_HOST", "10.0.0.1"),
+        ]);
+        let config = load(Some(&file), &environment, &Flags::default()).unwrap();
+        assert_eq!(config.engine.log_level, "debug");
+        assert_eq!(config.engine.log_format, LogFormat::Json);
+        assert_eq!(config.limits.max_state_bytes, Some(7));
+        assert_eq!(config.engine.state_dir, directory.path().join("state"));
+        assert_eq!(config.observability.admin_socket, Some(directory.path().join("state/admin.sock")));
+
+        let flags = Flags { log_level: Some("trace".to_owned()), ..Flags::default() };
+        assert_eq!(load(Some(&file), &environment, &flags).unwrap().engine.log_level, "trace");
+
+        let error = load(None, &set(&[("NEXUM_ENGINE__STAT_DIR", "x")]), &Flags::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "environment variable NEXUM_ENGINE__STAT_DIR: unknown key, did you mean NEXUM_ENGINE__STATE_DIR?"
+        );
+        let error = load(None, &set(&[("NEXUM_LIMITS__MAX_STATE_BYTES", "much")]), &Flags::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "environment variable NEXUM_LIMITS__MAX_STATE_BYTES: expected a whole number, not a string"
+        );
     }
 }
