@@ -26,6 +26,9 @@ const CIRCLES: &[(&str, usize)] = &[
     ("cli/ctl/src", 2),
 ];
 
+/// Files for tests and fuzz targets alone.
+const FOR_TESTS: [&str; 2] = ["tests", "torture"];
+
 /// The modules of a crate by their paths, `""` for its root, each with its text.
 fn modules(source: &Path) -> BTreeMap<String, String> {
     let (mut found, mut open) = (BTreeMap::new(), vec![(source.to_owned(), String::new())]);
@@ -38,7 +41,7 @@ fn modules(source: &Path) -> BTreeMap<String, String> {
                 if name != "bin" {
                     open.push((file, inner));
                 }
-            } else if file.extension().is_some_and(|extension| extension == "rs") && name != "tests" {
+            } else if file.extension().is_some_and(|extension| extension == "rs") && !FOR_TESTS.contains(&&*name) {
                 let is_root = path.is_empty() && (name == "lib" || name == "main");
                 found.insert(if is_root { String::new() } else { inner }, fs::read_to_string(&file).unwrap());
             }

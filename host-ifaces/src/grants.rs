@@ -9,12 +9,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use nexum_records::rpc::RpcBudget;
 
-use crate::{
-    Hash,
-    capability::Capability,
-    interfaces::{INTERFACES, table::Tables},
-    types::ConfigValue,
-};
+use crate::{Hash, capability::Capability, interfaces::table::Tables, types::ConfigValue};
 
 /// How a module reaches one capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -193,16 +188,15 @@ impl Grants {
         Self { rpc_budget, libraries, ..self }
     }
 
-    /// What is left of these while the module answers a query: what reads, and no method beyond those that only read.
-    pub fn in_query(&self) -> Self {
-        let reads = |capability: Capability| INTERFACES.iter().any(|row| row.capability == capability && row.in_query);
+    /// What is left of these where only some capabilities are within reach, and no method beyond those that only read.
+    pub(crate) fn within(&self, reads: &dyn Fn(Capability) -> bool) -> Self {
         let asked = self.interfaces.0.iter().map(|&(capability, grant)| match grant {
             Grant::Served if !reads(capability) => (capability, Grant::NotInQuery),
             grant => (capability, grant),
         });
         let interfaces = Interfaces(asked.collect());
         let libraries = self.libraries.iter().map(|library| {
-            let grants = Arc::new(library.grants.in_query());
+            let grants = Arc::new(library.grants.within(reads));
             Library { grants, ..library.clone() }
         });
         let libraries = libraries.collect();

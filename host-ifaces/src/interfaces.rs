@@ -108,6 +108,11 @@ impl<'de> Deserialize<'de> for Capability {
 }
 
 impl Grants {
+    /// What is left of these while the module answers a query.
+    pub fn in_query(&self) -> Self {
+        self.within(&|capability| INTERFACES.iter().any(|row| row.capability == capability && row.in_query))
+    }
+
     /// What these grants reach and others do not, in words.
     pub fn beyond(&self, other: &Self) -> Vec<String> {
         let served = |grants: &Self, capability| grants.get(capability) == Some(Grant::Served);

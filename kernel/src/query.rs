@@ -12,29 +12,24 @@ use std::{
 };
 
 use nexum_host_ifaces::{
-    HostError,
-    commit_queue::CommitQueue,
-    host::HostArgs,
     limits::Limits,
     port::Port,
-    recording::TapeMode,
     store::{ModuleInfo, StoreMsg},
     sync::lock,
-    unit::drafts::Quota,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use crate::instance::query::Question;
 use crate::{
     admin::AdminError,
+    engine::WasmEngine,
     instance::{
-        Failure, Prepared,
-        query::{self, Answering, NoAnswer},
+        Prepared,
+        query::{self, Answering},
     },
     load::Plan,
-    module::Shared,
 };
-use metrics::Outcome;
+pub(crate) use metrics::Outcome;
 pub use metrics::QueryMetrics;
 
 /// The store's answers are of its memory and take a millisecond.
@@ -82,7 +77,7 @@ type Linked = (Arc<Plan>, Option<Arc<Answering>>);
 
 /// What all queries share.
 pub struct Queries {
-    limits: QueryLimits,
+    pub limits: QueryLimits,
     /// So many MiB are left.
     memory: Arc<Semaphore>,
     looks: Semaphore,
@@ -156,7 +151,7 @@ impl Queries {
     }
 
     /// The module's component, linked for queries.
-    fn answering(&self, shared: &Shared, asked: &Asked) -> Result<Option<Arc<Answering>>, AdminError> {
+    pub fn answering(&self, engine: &WasmEngine, asked: &Asked) -> Result<Option<Arc<Answering>>, AdminError> {
         let name = &asked.plan.manifest.name;
         if let Some((plan, linked)) = lock(&self.linked).get(name)
             && Arc::ptr_eq(plan, &asked.plan)
@@ -164,7 +159,7 @@ impl Queries {
             return Ok(linked.clone());
         }
         let grants = asked.plan.grants.in_query();
-        let linked = query::prepare(&shared.loader.engine, &asked.prepared, &grants, name);
+        let linked = query::prepare(engine, &asked.prepared, &grants, name);
         let linked = linked.map_err(AdminError::Refused)?.map(Arc::new);
         let mut all = lock(&self.linked);
         // Versions that are not in force any more, and modules that were unloaded while a query was linked.
@@ -174,7 +169,7 @@ impl Queries {
     }
 
     /// What the store knows of a module.
-    async fn look(&self, store: &Port<StoreMsg>, name: &str) -> Result<ModuleInfo, AdminError> {
+    pub async fn look(&self, store: &Port<StoreMsg>, name: &str) -> Result<ModuleInfo, AdminError> {
         // The semaphore is never closed.
         let _place = self.looks.acquire().await;
         let inspect = |reply| StoreMsg::Inspect { name: name.to_owned(), reply };
@@ -184,7 +179,7 @@ impl Queries {
     }
 
     /// The limits of a query of this module.
-    fn limits_of(&self, plan: &Plan, room: &Room) -> Limits {
+    pub fn limits_of(&self, plan: &Plan, room: &Room) -> Limits {
         let event_deadline = plan.limits.event_deadline.min(self.limits.deadline);
         Limits {
             max_memory_bytes: room.memory_bytes,
@@ -194,69 +189,6 @@ impl Queries {
             ..(*plan.limits).clone()
         }
     }
-}
-
-/// Answers a question, on the threads of slow work.
-///
-/// # Errors
-/// The outer one says why the module has not answered; the inner one is what it says instead of an answer.
-pub async fn ask(
-    shared: Arc<Shared>,
-    asked: Asked,
-    room: Room,
-    question: Question,
-) -> Result<Result<String, HostError>, AdminError> {
-    let began_ns = shared.clock.monotonic_ns();
-    let name = asked.plan.manifest.name.clone();
-    let asking = {
-        let shared = shared.clone();
-        async move { answered(&shared, &asked, &room, &question).await }
-    };
-    let answer = shared.lanes.aside(asking).await;
-    let metrics = &shared.queries.metrics;
-    metrics.count(&name, Outcome::of(&answer));
-    metrics.observe_ns(shared.clock.monotonic_ns().saturating_sub(began_ns));
-    answer
-}
-
-async fn answered(
-    shared: &Shared,
-    asked: &Asked,
-    room: &Room,
-    question: &Question,
-) -> Result<Result<String, HostError>, AdminError> {
-    let Asked { plan, .. } = asked;
-    let (name, queries, ports) = (&plan.manifest.name, &shared.queries, &shared.ports);
-    let Some(answering) = queries.answering(shared, asked)? else {
-        return Err(AdminError::NoQueries(name.to_string()));
-    };
-    let ModuleInfo { id, record, .. } = queries.look(&ports.store(), name).await?;
-    let view = ports.view.clone().at_this_moment();
-    let view = view.map_err(|error| AdminError::Unavailable(error.to_string()))?;
-    let args = HostArgs {
-        module: name.clone(),
-        id,
-        component: plan.manifest.component,
-        limits: Arc::new(queries.limits_of(plan, room)),
-        clock: shared.clock.clone(),
-        commits: Arc::new(CommitQueue::new(ports.store())),
-        grants: Arc::new(plan.grants.in_query()),
-        ports: ports.clone(),
-        taping: TapeMode::Off,
-        quota: Quota::new(0),
-    };
-    let answer =
-        query::answer(&answering, (&args, record), view, &plan.config, question, queries.limits.max_reply_bytes);
-    answer.await.map_err(|none| {
-        let (NoAnswer::Late(failure) | NoAnswer::Failed(failure)) = &none;
-        let Failure { message, backtrace, fuel } = failure;
-        tracing::warn!(module = %name, fuel, backtrace, "a query was not answered: {message}");
-        let (module, reason) = (name.to_string(), message.clone());
-        match none {
-            NoAnswer::Late(_) => AdminError::LateAnswer { module, reason },
-            NoAnswer::Failed(_) => AdminError::NoAnswer { module, reason },
-        }
-    })
 }
 
 #[cfg(test)]

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
+use nexum_ctl::period::Period;
 use nexum_kernel::outbox::{Concurrency, RetryPolicy, Settings};
 use serde::{Deserialize, Serialize};
-
-use super::Period;
 
 /// How effects are carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

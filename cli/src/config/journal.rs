@@ -2,13 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use nexum_ctl::period::Period;
 use nexum_host_ifaces::{
     journal::{REWIND_UNITS, SMALL_UNIT_BYTES},
     recording::Record,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Period, check::Problem};
+use super::check::Problem;
 
 /// Longer than any chain takes to make a block final.
 const AGE_MIN: Duration = Duration::from_secs(3600);

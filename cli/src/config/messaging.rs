@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use nexum_ctl::period::Period;
 use nexum_messaging::{PAGE_SIZE_MAX, PublishBy, Settings};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{Period, Secret};
+use super::secret::Secret;
 
 /// A longer one would have each message that comes named for as long.
 const DISORDER_MAX: Duration = Duration::from_secs(3_600);

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
+use nexum_ctl::period::Period;
 use nexum_kernel::query::QueryLimits;
 use serde::{Deserialize, Serialize};
-
-use super::Period;
 
 /// Besides the limits of the module that is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
+use nexum_ctl::period::Period;
 use nexum_kernel::{begun::DEATHS_MAX, restart::Ceiling};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Period,
-    check::{Problem, check_backoff, problem},
-};
+use super::check::{Problem, check_backoff, problem};
 
 /// Ceilings for the `[module.restart]` of every manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,11 +1,20 @@
 //! Queries: who is asked is looked up here, and everything else happens beside the supervisor.
 
-use nexum_host_ifaces::HostError;
+use std::sync::Arc;
+
+use nexum_host_ifaces::{
+    HostError, commit_queue::CommitQueue, host::HostArgs, recording::TapeMode, store::ModuleInfo, unit::drafts::Quota,
+};
 
 use super::{State, answer};
 use crate::{
     admin::{AdminError, AdminReply},
-    query::{self, Asked, Question, Room},
+    instance::{
+        Failure,
+        query::{self, NoAnswer},
+    },
+    module::Shared,
+    query::{Asked, Outcome, Question, Room},
 };
 
 impl State {
@@ -16,7 +25,7 @@ impl State {
             Ok((asked, room)) => {
                 let shared = self.shared.clone();
                 let _asking: tokio::task::JoinHandle<_> =
-                    tokio::spawn(async move { answer(reply, query::ask(shared, asked, room, question).await) });
+                    tokio::spawn(async move { answer(reply, ask(shared, asked, room, question).await) });
             }
         }
     }
@@ -33,4 +42,67 @@ impl State {
         let room = self.shared.queries.room(name, plan.limits.max_memory_bytes)?;
         Ok((Asked { plan: plan.clone(), prepared: prepared.clone() }, room))
     }
+}
+
+/// Answers a question, on the threads of slow work.
+///
+/// # Errors
+/// The outer one says why the module has not answered; the inner one is what it says instead of an answer.
+async fn ask(
+    shared: Arc<Shared>,
+    asked: Asked,
+    room: Room,
+    question: Question,
+) -> Result<Result<String, HostError>, AdminError> {
+    let began_ns = shared.clock.monotonic_ns();
+    let name = asked.plan.manifest.name.clone();
+    let asking = {
+        let shared = shared.clone();
+        async move { answered(&shared, &asked, &room, &question).await }
+    };
+    let answer = shared.lanes.aside(asking).await;
+    let metrics = &shared.queries.metrics;
+    metrics.count(&name, Outcome::of(&answer));
+    metrics.observe_ns(shared.clock.monotonic_ns().saturating_sub(began_ns));
+    answer
+}
+
+async fn answered(
+    shared: &Shared,
+    asked: &Asked,
+    room: &Room,
+    question: &Question,
+) -> Result<Result<String, HostError>, AdminError> {
+    let Asked { plan, .. } = asked;
+    let (name, queries, ports) = (&plan.manifest.name, &shared.queries, &shared.ports);
+    let Some(answering) = queries.answering(&shared.loader.engine, asked)? else {
+        return Err(AdminError::NoQueries(name.to_string()));
+    };
+    let ModuleInfo { id, record, .. } = queries.look(&ports.store(), name).await?;
+    let view = ports.view.clone().at_this_moment();
+    let view = view.map_err(|error| AdminError::Unavailable(error.to_string()))?;
+    let args = HostArgs {
+        module: name.clone(),
+        id,
+        component: plan.manifest.component,
+        limits: Arc::new(queries.limits_of(plan, room)),
+        clock: shared.clock.clone(),
+        commits: Arc::new(CommitQueue::new(ports.store())),
+        grants: Arc::new(plan.grants.in_query()),
+        ports: ports.clone(),
+        taping: TapeMode::Off,
+        quota: Quota::new(0),
+    };
+    let answer =
+        query::answer(&answering, (&args, record), view, &plan.config, question, queries.limits.max_reply_bytes);
+    answer.await.map_err(|none| {
+        let (NoAnswer::Late(failure) | NoAnswer::Failed(failure)) = &none;
+        let Failure { message, backtrace, fuel } = failure;
+        tracing::warn!(module = %name, fuel, backtrace, "a query was not answered: {message}");
+        let (module, reason) = (name.to_string(), message.clone());
+        match none {
+            NoAnswer::Late(_) => AdminError::LateAnswer { module, reason },
+            NoAnswer::Failed(_) => AdminError::NoAnswer { module, reason },
+        }
+    })
 }

@@ -10,7 +10,7 @@ const SECONDS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 
 
 /// How a query ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Answered,
     /// The module said why it does not answer, or answers no queries.
     Refused,
@@ -45,7 +45,7 @@ impl Outcome {
 
 #[derive(Clone)]
 pub struct QueryMetrics {
-    pub(super) running: IntGauge,
+    pub(crate) running: IntGauge,
     total: IntCounterVec,
     seconds: Histogram,
 }
@@ -67,15 +67,15 @@ impl QueryMetrics {
         Ok(metrics)
     }
 
-    pub(super) fn count(&self, module: &str, outcome: Outcome) {
+    pub(crate) fn count(&self, module: &str, outcome: Outcome) {
         self.total.with_label_values(&[module, outcome.name()]).inc();
     }
 
-    pub(super) fn observe_ns(&self, ns: u64) {
+    pub(crate) fn observe_ns(&self, ns: u64) {
         self.seconds.observe(ns as f64 / 1e9);
     }
 
-    pub(super) fn forget(&self, module: &str) {
+    pub(crate) fn forget(&self, module: &str) {
         for outcome in Outcome::ALL {
             // There is none of most outcomes.
             let _ = self.total.remove_label_values(&[module, outcome.name()]);
