@@ -243,6 +243,7 @@ impl Requests {
             biased;
             answer = &mut asked => answer,
             () = asking.unheard() => {
+                // Nobody is told: nobody waits for it any more.
                 let Ok(_unheard) = self.unheard.try_acquire() else { return };
                 asked.await
             }
