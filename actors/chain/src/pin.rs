@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn only_a_read_at_the_hash_of_a_block_is_for_good() {
-        let pinned = |method: &str, params: &str| Pin::of(method, &params.replace('H', HASH)).is_some();
+        let pinned =
+            |method: &str, params: &str| Pin::of(method, &params.replace("\"H\"", &format!("\"{HASH}\""))).is_some();
         assert!(pinned("eth_call", "[{}, {\"blockHash\": \"H\"}]"));
         assert!(pinned("eth_call", "[{}, \"H\"]"));
         assert!(pinned("eth_getProof", "[\"0x\", [], {\"blockHash\":\"H\",\"requireCanonical\":false}]"));
@@ -86,7 +87,9 @@ mod tests {
 
     #[test]
     fn the_key_is_that_of_the_question_and_not_of_how_it_is_written() {
-        let key = |method: &str, params: &str| Pin::of(method, &params.replace('H', HASH)).map(|pin| pin.key());
+        let key = |method: &str, params: &str| {
+            Pin::of(method, &params.replace("\"H\"", &format!("\"{HASH}\""))).map(|pin| pin.key())
+        };
         let one = key("eth_getCode", "[\"0x1\", {\"blockHash\": \"H\"}]");
         assert!(one.is_some());
         assert_eq!(one, key("eth_getCode", "[\"0x1\",\"H\"]"));

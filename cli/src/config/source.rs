@@ -24,14 +24,14 @@ use super::{
 /// Sections of the contract that this version does not have yet. Refused, because an operator who writes `[trust]` counts
 /// on it.
 const UNSUPPORTED: [&str; 5] = ["content", "discovery", "trust", "swarm", "waku"];
-/// Keys that hold lists of tables.
+/// Keys that hold lists of tables, with the table above where elsewhere it holds something else.
 const TABLES: [&str; 11] = [
     "chains",
     "libraries",
     "credentials",
     "endpoints",
     "modules",
-    "nodes",
+    "remote-store.nodes",
     "remote",
     "aws_kms",
     "gcp_kms",
@@ -175,6 +175,15 @@ impl File {
     }
 }
 
+/// Whether a list below these tables is one of tables.
+fn is_table(tables: &[String], list: &str) -> bool {
+    let named = |name: &&str| match name.split_once('.') {
+        Some((above, name)) => name == list && tables.last().is_some_and(|last| last == above),
+        None => *name == list,
+    };
+    TABLES.iter().any(named)
+}
+
 /// A path as the file writes it: `[engine] state_dir`, `[[chains.endpoints]] url`.
 fn written(path: &[String]) -> String {
     // Who mixes up the sides of an equals sign has the secret in the key, which may have dots.
@@ -188,7 +197,7 @@ fn written(path: &[String]) -> String {
     let is_index = |part: &String| part.bytes().all(|b| b.is_ascii_digit());
     // An element of a plain list is its list.
     let path = match path.as_slice() {
-        [tables @ .., list, element] if is_index(element) && !TABLES.contains(&list.as_str()) => {
+        [tables @ .., list, element] if is_index(element) && !is_table(tables, list) => {
             [tables, std::slice::from_ref(list)].concat()
         }
         path => path.to_vec(),

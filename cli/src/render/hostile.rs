@@ -204,6 +204,12 @@ fn compared() -> diff::Comparison {
     }
 }
 
+fn schema() -> nexum_config_schema::Table {
+    let kinds = [json!({ "kind": "text" }), json!({ "kind": "choice", "of": [hostile()] })];
+    let fields = kinds.map(|kind| json!({ "name": hostile(), "doc": hostile(), "type": kind, "default": hostile() }));
+    serde_json::from_value(json!({ "fields": fields })).unwrap()
+}
+
 fn inspected() -> inspect::Report {
     let text = || vec![hostile()];
     let period = || Period(Duration::from_secs(1));
@@ -278,6 +284,7 @@ fn rendered() -> BTreeMap<&'static str, String> {
         ("approvals::approval", approvals::approval(&approval())),
         ("approvals::audit", approvals::audit(&[signature()])),
         ("bundle::report", bundle::report(&inspected())),
+        ("bundle::schema", bundle::schema(&schema())),
         ("bundle::planned", bundle::planned(&[planned()])),
         ("crashes::crashes", crashes::crashes(&[filled(crash)])),
         ("journal::entries", journal::entries(&[entry()], true)),

@@ -12,15 +12,8 @@ const READERS: u64 = 100;
 
 /// A module that calls the same with every block, at that block.
 fn reader(setup: Setup, name: &str) -> Setup {
-    let changes = [
-        (
-            "required = [\"local-store\", \"http\", \"outbox\"]",
-            "required = [\"local-store\", \"http\", \"outbox\", \"chain\"]",
-        ),
-        ("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1"),
-        ("mode = \"lane\"", "mode = \"read\""),
-    ];
-    setup.module("sender", name, &changes)
+    let changes = [("kind = \"block\"\nchain_id = 31337", "kind = \"block\"\nchain_id = 31337\nstart_block = 1")];
+    setup.module("reader", name, &changes)
 }
 
 /// What a module saw, block by block, once there are as many.
