@@ -301,6 +301,7 @@ fn rendered() -> BTreeMap<&'static str, String> {
         ("replay::crash_json", as_json(replay::crash_json(&recording()))),
         ("replay::replayed", replay::replayed(&recording(), Hash([1; 32]), &replayed, &[difference])),
         ("report::health", report::health(&filled(health))),
+        ("report::module", modules.iter().map(report::module).collect()),
         ("report::modules", report::modules(&modules)),
         ("report::services", report::services(&[filled(service)])),
         ("report::state", report::state(&filled(page))),

@@ -62,6 +62,8 @@ impl Golden {
                 }
                 _ => panic!("{name} is in {}", self.dir.display()),
             };
+            // The components are those of this version.
+            setup = setup.with("adopt_state = true\n");
         }
         setup
     }
