@@ -4,10 +4,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
+use nexum_testkit::{PATIENCE, manifest, memory_bytes, signal, within};
 pub use nexum_testkit::{bundle, children_of, eventually, free_port, get, has_ended, put_component};
-use nexum_testkit::{manifest, memory_bytes, signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -301,8 +302,18 @@ impl Engine {
     }
 
     /// Waits until a module's node is as wanted.
-    pub fn module_until(&self, name: &str, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
-        eventually(&format!("{name}: {what}"), || {
+    pub fn module_until(&self, name: &str, what: &str, wanted: impl FnMut(&Value) -> bool) -> Value {
+        self.module_within(PATIENCE, name, what, wanted)
+    }
+
+    pub fn module_within(
+        &self,
+        patience: Duration,
+        name: &str,
+        what: &str,
+        mut wanted: impl FnMut(&Value) -> bool,
+    ) -> Value {
+        within(patience, Duration::from_millis(25), &format!("{name}: {what}"), || {
             let node = self.module(name);
             if wanted(&node) { Ok(node) } else { Err(format!("{node:#}\n{}", tail(&self.log_text()))) }
         })

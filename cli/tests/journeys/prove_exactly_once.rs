@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nexum_testkit::PATIENCE;
+
 use super::{
     anvil::Anvil,
     engine::{Engine, FROM_THE_FIRST, Setup, eventually},
@@ -61,7 +63,9 @@ pub fn mine_some(anvil: &Anvil, emitter: &str, moments: &mut Moments) {
 /// Waits until the record equals the chain; how many blocks and logs there are.
 pub fn check(anvil: &Anvil, emitter: &str, engine: &Engine) -> (usize, usize) {
     let head = anvil.head().to_string();
-    engine.module_until("recorder", "handled the head", |node| node["cursors"]["chain:31337"] == head.as_str());
+    engine.module_within(3 * PATIENCE, "recorder", "handled the head", |node| {
+        node["cursors"]["chain:31337"] == head.as_str()
+    });
     // The cursor is shown when a unit is sent, the state when it is written.
     let counts = eventually("the record equals the chain", || compare(anvil, emitter, engine));
     let node = engine.module("recorder");

@@ -29,6 +29,8 @@ use crate::{ChainConfig, backend::Seen, header::Header};
 const RECONNECT_MIN: Duration = Duration::from_millis(250);
 /// A node that was away for long is picked up this soon after its return.
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
+/// One that came up and was lost again may have cut a question of ours that is too large for it: it answers others.
+const RECONNECT_UP_MAX: Duration = Duration::from_secs(1);
 /// A node of another chain is looked at again this often: somebody may have put it right.
 const REFUSED_AGAIN: Duration = Duration::from_secs(30);
 /// Whoever asks to be left alone is looked at again after this long at the latest.
@@ -130,7 +132,6 @@ impl EndpointTask {
                 Ended::Failed(error) => {
                     let message = self.shared.said(&error);
                     pause = error.retry_after();
-                    longest = if error.is_rate_limit() { PAUSE_MAX } else { RECONNECT_MAX };
                     let lost = |board: &mut Scoreboard, now| {
                         let was_up = board.down(self.index, now, message.clone());
                         // Whether it can be reached says the connection; how well it serves, the score.
@@ -139,7 +140,13 @@ impl EndpointTask {
                         }
                         was_up
                     };
-                    if self.shared.update(lost) {
+                    let was_up = self.shared.update(lost);
+                    longest = match was_up {
+                        _ if error.is_rate_limit() => PAUSE_MAX,
+                        true => RECONNECT_UP_MAX,
+                        false => RECONNECT_MAX,
+                    };
+                    if was_up {
                         tracing::warn!(chain_id, endpoint = %name, error = %message, "endpoint lost");
                     } else {
                         tracing::debug!(chain_id, endpoint = %name, error = %message, "endpoint still not reached");
