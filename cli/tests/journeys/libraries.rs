@@ -45,11 +45,16 @@ impl Book {
 
 fn request(stream: &TcpStream) -> Option<(Vec<String>, String)> {
     let mut stream = BufReader::new(stream);
-    let lines = stream.by_ref().lines().map_while(Result::ok);
-    let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    let mut head = Vec::new();
+    // An engine that was killed does not end what it says.
+    loop {
+        match stream.by_ref().lines().next()?.ok()? {
+            line if line.is_empty() => break,
+            line => head.push(line),
+        }
+    }
     let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));
     let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
-    // An engine that was killed does not end what it says.
     stream.read_exact(&mut body).ok()?;
     Some((head, String::from_utf8(body).unwrap()))
 }
