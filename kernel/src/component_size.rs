@@ -127,6 +127,6 @@ mod tests {
     #[test]
     fn the_corpus_of_components_is_answered() {
         let refused = nexum_testkit::corpus("component").iter().filter(|seed| check(seed).is_err()).count();
-        assert_eq!(refused, 0, "none of them is large");
+        assert_eq!(refused, 1, "one says that it has more globals than can be");
     }
 }

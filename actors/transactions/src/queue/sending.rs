@@ -225,7 +225,10 @@ impl Queue {
     pub(super) fn replace(&mut self, now: u64, out: &mut Vec<Action>) {
         // Asked for; until then nothing is signed.
         let Some(facts) = self.fresh(now) else { return };
-        let open: Vec<u64> = self.live.range(facts.nonce..).copied().collect();
+        let mut open: Vec<u64> = self.live.range(facts.nonce..).copied().collect();
+        if self.is_lost(facts.nonce) {
+            open.insert(0, facts.nonce);
+        }
         let is_signing = |queue: &Self, nonce: &u64| queue.slots[nonce].draft.is_some();
         let mut signing = open.iter().filter(|nonce| is_signing(self, nonce)).count();
         for nonce in open {
@@ -234,17 +237,29 @@ impl Queue {
             }
             let live = &self.slots[&nonce];
             let newest = live.slot.newest();
-            let withdraw = live.slot.withdrawn.is_some() && !newest.empty;
+            let withdraw = live.slot.is_open() && live.slot.withdrawn.is_some() && !newest.empty;
             // Those behind the lowest cannot be mined before it, whatever they pay. A chain without a new block mines nothing.
             let waited = newest.at_ms.max(self.nonce_ms) + millis(self.settings.replace_after) <= now;
             let stuck = nonce == facts.nonce && waited && self.head_ms > newest.at_ms;
             let bump = live.bump && newest.at_ms + self.poll_ms() <= now;
             let idle = live.draft.is_none() && !live.asking_ceiling && live.written == live.slot.variants.len();
-            if live.slot.is_open() && idle && live.hold_ms <= now && (withdraw || stuck || bump) {
+            if (live.slot.is_open() || self.is_lost(nonce))
+                && idle
+                && live.hold_ms <= now
+                && (withdraw || stuck || bump)
+            {
                 self.replace_one(nonce, now, out);
                 signing += usize::from(is_signing(self, &nonce));
             }
         }
+    }
+
+    /// Whether a nonce is the lowest that is unused although it was final: its block went, deeper than was asked for. What was
+    /// told stays true only if the same is mined again, for which it may have to pay more by now.
+    fn is_lost(&self, nonce: u64) -> bool {
+        let is_final = |live: &Live| matches!(live.slot.standing, Standing::Final(_)) && !live.slot.has_reverted();
+        let is_next = self.facts.is_some_and(|facts| facts.nonce == nonce);
+        is_next && self.slots.get(&nonce).is_some_and(|live| is_final(live) && !live.slot.newest().raw.is_empty())
     }
 
     fn replace_one(&mut self, nonce: u64, now: u64, out: &mut Vec<Action>) {
@@ -253,7 +268,11 @@ impl Queue {
         let live = &self.slots[&nonce];
         let slot = &live.slot;
         let newest = slot.newest();
-        let kind = if slot.withdrawn.is_some() || slot.intent.is_none() { Kind::Empty } else { Kind::Asked };
+        let is_empty = match &slot.standing {
+            Standing::Final(mined) => slot.bytes_of(mined).empty,
+            _ => slot.withdrawn.is_some() || slot.intent.is_none(),
+        };
+        let kind = if is_empty { Kind::Empty } else { Kind::Asked };
         let hold = |queue: &mut Self, what: String, until: u64| {
             if let Some(live) = queue.slots.get_mut(&nonce) {
                 (live.what, live.hold_ms) = (what, until);
@@ -320,6 +339,7 @@ impl Queue {
 
     /// A nonce was signed once more.
     pub(super) fn signed_anew(&mut self, nonce: u64, answer: Result<SignedTransaction, HostError>, now: u64) {
+        let is_lost = self.is_lost(nonce);
         let Some(live) = self.slots.get_mut(&nonce) else { unreachable!("nonce {nonce} went away") };
         let (Some((_, kind)), Some(transaction)) = (live.draft.take(), mem::take(&mut live.replacement)) else {
             unreachable!("nonce {nonce} was not being signed");
@@ -338,7 +358,7 @@ impl Queue {
         };
         // Mined meanwhile, or withdrawn: these bytes go nowhere.
         let outdated = kind == Kind::Asked && live.slot.withdrawn.is_some();
-        if !live.slot.is_open() || outdated {
+        if !is_lost && (!live.slot.is_open() || outdated) {
             return;
         }
         live.slot.push(Variant {

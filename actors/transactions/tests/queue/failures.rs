@@ -102,6 +102,8 @@ fn what_a_module_left_that_may_not_send_any_more_holds_up_no_other() {
     run.seconds(30);
     run.blocks(4);
     assert_eq!((run.failed_as(0), run.world.times("intent 0")), (FailureKind::Cancelled, 0));
+    // It was signed when fees were lower.
+    run.blocks(30);
     run.mined_hash(1);
 }
 

@@ -131,7 +131,7 @@ mod tests {
             ("eth_getProof", "[\"0x1\",[],\"this-block\"]", "[\"0x1\",[],{\"blockHash\":\"H\"}]"),
         ];
         for (method, params, expected) in cases {
-            assert_eq!(pinned(method, params), Ok(Some(expected.replace('H', HASH))), "{params}");
+            assert_eq!(pinned(method, params), Ok(Some(expected.replace("\"H\"", &format!("\"{HASH}\"")))), "{params}");
         }
         for params in
             ["[{},\"latest\"]", "[{\"data\":\"this-block\"},\"latest\"]", "this-block", "{\"a\":\"this-block\"}", "["]
