@@ -7,7 +7,7 @@ use std::{
     error::Error as _,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -66,12 +66,16 @@ pub struct Wanted {
 struct Node {
     url: Url,
     shown: String,
+    /// How many requests were begun.
+    begun: AtomicU64,
     health: Mutex<Health>,
 }
 
 #[derive(Default)]
 struct Health {
     failing_since_ms: Option<u64>,
+    /// Requests that were begun before it was last seen to be away: their answers say nothing of it now.
+    outdated: u64,
     last_error: Option<String>,
 }
 
@@ -96,7 +100,7 @@ impl Nodes {
             let shown = shown_url(url);
             let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
             let url = parsed.ok_or_else(|| format!("Waku node {shown}: that is no URL of http or https"))?;
-            Ok::<_, String>(Node { url, shown, health: Mutex::default() })
+            Ok::<_, String>(Node { url, shown, begun: AtomicU64::new(0), health: Mutex::default() })
         };
         let nodes = settings.nodes.iter().map(node).collect::<Result<Vec<_>, _>>()?;
         if nodes.is_empty() {
@@ -216,8 +220,9 @@ impl Nodes {
         let tries = if on.is_some() { 1 } else { self.nodes.len() };
         let mut worst: Option<HostError> = None;
         for index in (0..tries).map(|step| (first + step) % self.nodes.len()) {
+            let nth = self.nodes[index].begun.fetch_add(1, Ordering::Relaxed);
             let answer = self.send(&self.nodes[index], request).await.and_then(&read);
-            self.note(index, request.operation, &answer);
+            self.note(index, nth, request.operation, &answer);
             match answer {
                 Ok(answer) => {
                     if on.is_none() {
@@ -279,7 +284,7 @@ impl Nodes {
     }
 
     /// Keeps what became of a request. An answer that refuses something is an answer.
-    fn note<T>(&self, index: usize, operation: &str, answer: &Result<T, HostError>) {
+    fn note<T>(&self, index: usize, nth: u64, operation: &str, answer: &Result<T, HostError>) {
         let result = answer.as_ref().map_or_else(|failed| failed.kind.name(), |_| "ok");
         self.metrics.requests.with_label_values(&[operation, result]).inc();
         let node = &self.nodes[index];
@@ -292,9 +297,10 @@ impl Nodes {
                         health.failing_since_ms = Some(self.clock.now_ms());
                     }
                     health.last_error = Some(failed.message.clone());
+                    health.outdated = node.begun.load(Ordering::Relaxed);
                 }
                 answered => {
-                    if health.failing_since_ms.take().is_some() {
+                    if nth >= health.outdated && health.failing_since_ms.take().is_some() {
                         tracing::info!(node = node.shown, "a Waku node answers again");
                     }
                     // Of a node that hears nothing live, that is no error: it need not relay.

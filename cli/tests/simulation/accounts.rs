@@ -150,14 +150,25 @@ impl Accounts {
         }
     }
 
-    /// No more blocks come: from now on what arrives counts as being in one as deep as anybody asks for.
+    /// No more blocks come: what is in the last ones, and what arrives from now on, counts as being in one as deep as anybody asks
+    /// for.
     pub fn calm_down(&mut self, canon: &[Arc<Block>]) {
         (self.calm, self.poor, self.base_fee) = (true, false, BASE_FEE);
+        let (_, last) = canon.split_at(canon.len().min(Self::deep(canon) + 1));
+        let late: Vec<Hash> = last.iter().filter_map(|block| self.mined.remove(&block.hash)).flatten().collect();
+        if let Some(deep) = canon.get(Self::deep(canon)) {
+            self.mined.entry(deep.hash).or_default().extend(late);
+        }
         self.include_deep(canon);
     }
 
     fn include_deep(&mut self, canon: &[Arc<Block>]) {
-        self.include(canon, canon.len().saturating_sub(CONFIRMATIONS as usize + 1));
+        self.include(canon, Self::deep(canon));
+    }
+
+    /// The place of a block that is deep enough.
+    fn deep(canon: &[Arc<Block>]) -> usize {
+        canon.len().saturating_sub(CONFIRMATIONS as usize + 1)
     }
 
     /// Bytes come to a node, whose answer then has this outcome. What the node says to them; nothing when it was not reached, or
