@@ -266,7 +266,7 @@ fn a_library_has_state_of_its_own_and_what_it_does_wrong_has_its_name() {
     drop(engine);
 
     let engine = with_probe("trap");
-    let node = engine.module_until("probing", "trapped", |node| node["events_failed"].as_u64() > Some(0));
+    let node = engine.module_until("probing", "trapped", |node| node["last_error"].is_string());
     let told = node["last_error"].as_str().unwrap();
     assert!(told.contains("library `probe`: trap: ") && told.contains(" in block"), "{told}");
     engine.module_until("probing", "goes on", |node| node["dead_letters"].as_u64() > Some(0));

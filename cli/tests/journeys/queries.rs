@@ -47,6 +47,7 @@ fn a_module_answers_from_what_is_committed_whether_it_runs_or_not() {
     engine.terminate();
     engine.launch();
     engine.module_until("recorder", "is paused again", |node| node["state"] == "PAUSED");
+    eventually("its component is there", || engine.try_ctl(&["query", "recorder", "handled"]));
     assert_eq!(number(&engine, &["recorder", "handled"]), committed, "after the engine was started again");
     assert_eq!(engine.state_value("recorder", "n").unwrap(), committed, "and nothing was written");
 }

@@ -153,7 +153,7 @@ fn a_guest_whose_request_died_with_its_chain_sees_unavailable_and_goes_on() {
         if begun > done { Ok(()) } else { Err(format!("{begun} begun, {done} done")) }
     });
     engine.ctl(&["service", "restart", "chain:31337", "--kill"]);
-    let node = engine.module_until("m", "was told", |node| node["events_failed"].as_u64() > Some(0));
+    let node = engine.module_until("m", "was told", |node| node["last_error"].is_string());
     let told = node["last_error"].as_str().unwrap();
     assert!(told.contains("unavailable"), "{told}");
     proxy.set(Fault::None);
