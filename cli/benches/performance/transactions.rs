@@ -2,8 +2,8 @@
 //! that does the same with alloy alone, against the same node, and that forgets everything when it dies.
 //!
 //! Both are watched from outside: the time begins when the node tells a bystander of the block, and ends when it tells another
-//! one of the transaction, or when the last one is mined. They are two, since a node whose connections wait to fill their packets
-//! tells the same one nothing further for 40 ms.
+//! one of the transaction, or when the last one is mined. A node whose connections wait to fill their packets tells the same one
+//! nothing further for 40 ms: they are two, and each was told nothing for longer than that.
 
 use std::{
     fs,
@@ -160,6 +160,7 @@ async fn answers_ms(
         let call = emit(node, emitter, nth as u64).await;
         let answered = async {
             while pending.recv().await.unwrap() != call {}
+            tokio::time::sleep(BLOCK_TIME).await;
             let mined = async {
                 heads.recv().await.unwrap();
                 let seen = now();
