@@ -4,6 +4,7 @@
 //! followed, and no error quotes a URL, which may hold a key. Hosts are looked up on threads that nothing else runs on.
 
 mod frames;
+mod prompt;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use url::{Host, Url};
 
 use crate::metrics::ChainMetrics;
 use frames::Framed;
+use prompt::Prompt;
 use room::Bounded;
 pub use room::Room;
 
@@ -198,7 +200,7 @@ impl Hosts {
     }
 
     /// A connection to the host and port of a URL.
-    async fn connect(&self, url: &Url, bytes_max: usize) -> Result<TcpStream, Broken> {
+    async fn connect(&self, url: &Url, bytes_max: usize) -> Result<Prompt, Broken> {
         let port = url.port_or_known_default().unwrap_or(0);
         let mut addresses: Vec<SocketAddr> = match url.host() {
             Some(Host::Ipv4(address)) => vec![SocketAddr::from((address, port))],
@@ -208,7 +210,7 @@ impl Hosts {
         };
         addresses.iter_mut().for_each(|address| address.set_port(port));
         let connected = first(&addresses, TcpStream::connect).await;
-        let connected = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+        let connected = connected.and_then(Prompt::new);
         connected.map_err(|error| of_websocket(&tungstenite::Error::Io(error), bytes_max))
     }
 }
