@@ -413,6 +413,7 @@ check-long: ## what every release runs: all that takes longer than CI may; hours
 	@$(MAKE) --no-print-directory prove-outage
 	@$(MAKE) --no-print-directory prove-outbox
 	@$(MAKE) --no-print-directory prove-transactions
+	@$(MAKE) --no-print-directory prove-messages
 	@$(MAKE) --no-print-directory prove-isolation
 	@$(MAKE) --no-print-directory prove-languages
 	@$(MAKE) --no-print-directory fuzz

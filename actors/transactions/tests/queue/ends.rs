@@ -7,6 +7,7 @@ use nexum_host_ifaces::{
 };
 use nexum_transactions::{
     classify::Class,
+    fees::Market,
     queue::{Action, Found, KEPT, Note, Simulated, Votes},
     record::{Mined, Slot, Standing, Variant, key},
 };
@@ -147,6 +148,22 @@ fn what_a_reorg_takes_away_is_sent_again_as_the_same_bytes_and_told_once() {
     run.mined_hash(0);
     assert_eq!((run.world.signed.len(), run.world.times("intent 0")), (1, 1));
     assert!(run.world.sent.iter().all(|sent| *sent == run.world.sent[0]));
+    assert_eq!(run.notes.iter().filter(|note| **note == Note::Ended("mined")).count(), 1);
+}
+
+#[test]
+fn what_was_told_holds_after_a_reorg_that_is_deeper_also_where_fees_have_risen() {
+    let mut run = Run::of([0]);
+    run.blocks(4);
+    run.mined_hash(0);
+    run.world.blocks.truncate(1);
+    run.world.pool.clear();
+    run.world.empty_blocks(6);
+    run.world.market = Market::Dynamic { base_fee: 100, priority: 1 };
+    run.seconds(3);
+    run.blocks(60);
+    assert!(run.world.signed.len() > 1 && run.world.times("intent 0") == 1);
+    assert!(matches!(run.submit(0), SubmitAnswer::Mined(_)));
     assert_eq!(run.notes.iter().filter(|note| **note == Note::Ended("mined")).count(), 1);
 }
 
